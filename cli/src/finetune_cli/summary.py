@@ -1,0 +1,40 @@
+"""The results of a run as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def summarise(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """What came out, from results (contract/result.schema.json) by stage; the last failure is named."""
+    lines: list[str] = []
+    for stage, result in results.items():
+        if result["outcome"] != "Succeeded":
+            lines.append(f"{stage}: {result['outcome']}: {result.get('reason')}: {result.get('message')}")
+    prepare = results.get("Prepare", {}).get("prepare")
+    if prepare:
+        dataset, model = prepare["dataset"], prepare["model"]
+        lines.append(
+            f"dataset   {dataset['digest']} ({dataset['kept']} of {dataset['rows']} rows kept, "
+            f"{dataset['supervisedTokens']} supervised tokens)"
+        )
+        lines.append(f"weights   {model['digest']} ({model['quantizedModules']} modules in NF4)")
+    train = results.get("Train", {}).get("train")
+    if train:
+        evaluation = train["evaluation"]
+        low, high = evaluation["interval"]
+        lines.append(
+            f"verdict   {evaluation['verdict']}: loss {evaluation['baseLoss']:.4f} -> {evaluation['tunedLoss']:.4f} "
+            f"on {evaluation['rows']} held-out rows (difference in [{low:.4f}, {high:.4f}])"
+        )
+    merge = results.get("Merge", {}).get("merge")
+    if merge:
+        lines += [f"artifact  {a['kind']} {a['uri']} {a['digest']}" for a in merge["artifacts"]]
+        if merge["verification"]:
+            check = merge["verification"]
+            lines.append(
+                f"verified  KL {check['klDivergence']:.5f} nats a token over {check['tokens']} tokens; "
+                f"answered {check['prompt'][-60:]!r} with {check['answer'][:80]!r}"
+            )
+    return "\n".join(lines) or "the trainer ended without a result"

@@ -1,0 +1,158 @@
+"""Rules between fields, each a small function named for the violation it finds.
+
+The CRD's CEL rules say the same where CEL can; these hold for objects that an older CRD let through and for files
+that the command line reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from finetune_operator.errors import InvalidSpecError
+from finetune_operator.model import DatasetSource, FineTuneJobSpec
+from finetune_operator.stages import GROUP
+
+MAXIMUM_NAME_LENGTH = 45
+"""Children's names append a stage and an attempt and must stay within 63 characters."""
+
+Check = Callable[[str, FineTuneJobSpec], str | None]
+"""Takes the job's name and spec; returns what must be and what was found, or None."""
+
+
+def name_too_long(name: str, _spec: FineTuneJobSpec) -> str | None:
+    """Children's names derive from the job's."""
+    if len(name) > MAXIMUM_NAME_LENGTH:
+        return f"metadata.name must be at most {MAXIMUM_NAME_LENGTH} characters, found {len(name)}"
+    return None
+
+
+def model_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A union has exactly one member."""
+    source = spec.model.source
+    found = sum(member is not None for member in (source.persistent_volume_claim, source.hugging_face))
+    if found != 1:
+        return f"model.source must have exactly one of persistentVolumeClaim and huggingFace, found {found}"
+    return None
+
+
+def dataset_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A union has exactly one member."""
+    for field, source in _dataset_sources(spec):
+        found = sum(
+            member is not None for member in (source.config_map, source.persistent_volume_claim, source.url)
+        )
+        if found != 1:
+            return f"{field} must have exactly one of configMap, persistentVolumeClaim and url, found {found}"
+    return None
+
+
+def dataset_path_is_missing(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A dataset is a file, so the claim's root cannot be one."""
+    for field, source in _dataset_sources(spec):
+        claim = source.persistent_volume_claim
+        if claim is not None and not claim.path:
+            return f"{field}.persistentVolumeClaim.path must name a file inside the claim, found none"
+    return None
+
+
+def validation_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Validation rows come from one place."""
+    validation = spec.dataset.validation
+    if validation.fraction is not None and validation.source is not None:
+        return "dataset.validation must have at most one of fraction and source, found both"
+    return None
+
+
+def training_length_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Epochs and steps would contradict each other."""
+    if spec.training.epochs is not None and spec.training.maximum_steps is not None:
+        return "training must have at most one of epochs and maximumSteps, found both"
+    return None
+
+
+def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Gradient accumulation needs a whole number of micro-batches per optimiser step."""
+    training = spec.training
+    if training.micro_batch_size is not None and training.effective_batch_size % training.micro_batch_size:
+        return (
+            "training.microBatchSize must divide training.effectiveBatchSize, found "
+            f"{training.micro_batch_size} and {training.effective_batch_size}"
+        )
+    return None
+
+
+def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A path must stay inside the claim it belongs to."""
+    for field, path in _paths(spec):
+        parts = PurePosixPath(path).parts
+        if ".." in parts or path.startswith("/"):
+            return f"{field} must be a relative path without '..', found {path!r}"
+    return None
+
+
+def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The list is a set."""
+    if len(set(spec.output.artifacts)) != len(spec.output.artifacts):
+        return f"output.artifacts must not repeat itself, found {', '.join(spec.output.artifacts)}"
+    return None
+
+
+def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The operator finds its pods by its own labels, so users may not set them."""
+    template = spec.pod_template
+    for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
+        for key in keys:
+            if key.startswith(_RESERVED_PREFIXES):
+                return f"podTemplate.{field} must not use keys that belong to the operator, found {key!r}"
+    return None
+
+
+_RESERVED_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/")
+
+
+def template_argument_is_unusable(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Arguments become variables of a Jinja template."""
+    for key in spec.model.chat_template_arguments:
+        if not key.isidentifier() or len(key) > 64:
+            return f"model.chatTemplateArguments must have identifiers of at most 64 characters as keys, found {key!r}"
+    return None
+
+
+CHAIN: tuple[Check, ...] = (
+    name_too_long,
+    model_source_is_not_one,
+    dataset_source_is_not_one,
+    dataset_path_is_missing,
+    validation_is_ambiguous,
+    training_length_is_ambiguous,
+    micro_batch_does_not_divide,
+    path_leaves_its_volume,
+    artifact_is_repeated,
+    template_argument_is_unusable,
+    metadata_is_reserved,
+)
+
+
+def check(name: str, spec: FineTuneJobSpec) -> None:
+    """Run every check on a job called `name`; raise InvalidSpecError with all that was found."""
+    found = [message for rule in CHAIN if (message := rule(name, spec)) is not None]
+    if found:
+        raise InvalidSpecError("; ".join(found))
+
+
+def _dataset_sources(spec: FineTuneJobSpec) -> Iterable[tuple[str, DatasetSource]]:
+    yield "dataset.source", spec.dataset.source
+    if spec.dataset.validation.source is not None:
+        yield "dataset.validation.source", spec.dataset.validation.source
+
+
+def _paths(spec: FineTuneJobSpec) -> Iterable[tuple[str, str]]:
+    if spec.model.source.persistent_volume_claim is not None:
+        yield "model.source.persistentVolumeClaim.path", spec.model.source.persistent_volume_claim.path
+    for field, source in _dataset_sources(spec):
+        if source.persistent_volume_claim is not None:
+            yield f"{field}.persistentVolumeClaim.path", source.persistent_volume_claim.path
+    path = spec.output.destination.persistent_volume_claim.path
+    if path is not None:
+        yield "output.destination.persistentVolumeClaim.path", path

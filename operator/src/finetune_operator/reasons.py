@@ -1,0 +1,120 @@
+"""Reasons that appear in conditions, attempts and failures, with what each means for a retry.
+
+The texts are in contract/reasons.json; a contract test holds both lists equal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ReasonClass(StrEnum):
+    """What the operator does about a reason."""
+
+    PERMANENT = "Permanent"
+    """The same input fails again: never retried."""
+    RETRYABLE = "Retryable"
+    """Another attempt may succeed."""
+    INTERRUPTED = "Interrupted"
+    """State is saved; going on is not an attempt."""
+    WAITING = "Waiting"
+    """Something outside the job must change; the job goes on by itself."""
+    ACTIVE = "Active"
+    """The job is on its way."""
+    TERMINAL = "Terminal"
+    """Nothing is left to do."""
+
+
+class Reason(StrEnum):
+    """Reasons that the operator itself writes."""
+
+    INVALID_SPEC = "InvalidSpec"
+    STAGE_LOST = "StageLost"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    POD_STUCK = "PodStuck"
+    UNSCHEDULABLE = "Unschedulable"
+    CHILD_REFUSED = "ChildRefused"
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    MERGING = "Merging"
+    BACKING_OFF = "BackingOff"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    RUNNING = "Running"
+    PROGRESSING = "Progressing"
+    FINISHED = "Finished"
+    COMPLETED = "Completed"
+    AWAITING_STAGE = "AwaitingStage"
+    STAGE_SUCCEEDED = "StageSucceeded"
+    STAGE_FAILED = "StageFailed"
+
+
+OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
+    Reason.INVALID_SPEC: ReasonClass.PERMANENT,
+    Reason.STAGE_LOST: ReasonClass.RETRYABLE,
+    Reason.HOST_OUT_OF_MEMORY: ReasonClass.PERMANENT,
+    Reason.DEADLINE_EXCEEDED: ReasonClass.PERMANENT,
+    Reason.POD_STUCK: ReasonClass.WAITING,
+    Reason.UNSCHEDULABLE: ReasonClass.WAITING,
+    Reason.CHILD_REFUSED: ReasonClass.WAITING,
+    Reason.PENDING: ReasonClass.ACTIVE,
+    Reason.PREPARING: ReasonClass.ACTIVE,
+    Reason.TRAINING: ReasonClass.ACTIVE,
+    Reason.MERGING: ReasonClass.ACTIVE,
+    Reason.BACKING_OFF: ReasonClass.ACTIVE,
+    Reason.SUSPENDED_BY_USER: ReasonClass.ACTIVE,
+    Reason.RUNNING: ReasonClass.ACTIVE,
+    Reason.PROGRESSING: ReasonClass.ACTIVE,
+    Reason.FINISHED: ReasonClass.TERMINAL,
+    Reason.COMPLETED: ReasonClass.TERMINAL,
+    Reason.AWAITING_STAGE: ReasonClass.ACTIVE,
+    Reason.STAGE_SUCCEEDED: ReasonClass.TERMINAL,
+    Reason.STAGE_FAILED: ReasonClass.TERMINAL,
+}
+
+TRAINER_CLASSES: dict[str, ReasonClass] = {
+    "InternalError": ReasonClass.RETRYABLE,
+    "Interrupted": ReasonClass.INTERRUPTED,
+    **dict.fromkeys(
+        (
+            "InvalidRunSpec",
+            "DatasetNotFound",
+            "DatasetAccessDenied",
+            "DatasetUrlExpired",
+            "DatasetAddressForbidden",
+            "DatasetUnavailable",
+            "DatasetTooLarge",
+            "MalformedDataset",
+            "InvalidDataset",
+            "ModelNotFound",
+            "ModelAccessDenied",
+            "ModelUnavailable",
+            "InvalidModel",
+            "UnsupportedModel",
+            "ChatTemplateMissing",
+            "ChatTemplateUnprovable",
+            "GpuNotVisible",
+            "GpuOutOfMemory",
+            "NonFiniteLoss",
+            "QuantizationMismatch",
+            "AdapterUntrained",
+            "ArtifactVerificationFailed",
+            "DestinationUnwritable",
+            "WorkspaceFull",
+        ),
+        ReasonClass.PERMANENT,
+    ),
+}
+
+
+def classify_trainer_reason(reason: str, exit_code: int) -> ReasonClass:
+    """Class of a reason that a trainer gave.
+
+    A reason this operator does not know (a newer trainer's) is judged by the exit code: 65 is permanent,
+    anything else may be tried again.
+    """
+    known = TRAINER_CLASSES.get(reason)
+    if known is not None:
+        return known
+    return ReasonClass.PERMANENT if exit_code == 65 else ReasonClass.RETRYABLE

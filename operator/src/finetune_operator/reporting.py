@@ -1,0 +1,78 @@
+"""When a running stage's progress is worth a write to status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_operator.formats import format_number, format_time, parse_time
+from finetune_operator.result import Progress
+from finetune_operator.stages import Stage
+
+MINIMUM_INTERVAL = timedelta(seconds=30)
+"""Status is stored and watched by many; live curves come from the trainer's own /metrics."""
+
+
+def starting(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Progress of a stage that has not reported yet; the last loss stays in view."""
+    progress: dict[str, Any] = {
+        "stage": stage.value,
+        "activity": "Starting",
+        "step": 0,
+        "percent": "0%",
+        "updateTime": format_time(now),
+    }
+    if "loss" in previous:
+        progress["loss"] = previous["loss"]
+    return progress
+
+
+def finished(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Progress of a job that has succeeded."""
+    return {**starting(stage, previous, now), "activity": "Finished", "percent": "100%"}
+
+
+def updated(previous: Mapping[str, Any], report: Progress, now: datetime) -> dict[str, Any]:
+    """The progress to show after `report`: `previous` itself while the report is not worth a write.
+
+    It is when stage or activity changed, when a whole percent was gained, or 30 s after the last write.
+    """
+    ratio = report.ratio
+    percent = None if ratio is None else int(ratio * 100)
+    changed = previous.get("stage") != report.stage or previous.get("activity") != report.activity
+    gained = percent is not None and f"{percent}%" != previous.get("percent")
+    update_time = previous.get("updateTime")
+    aged = update_time is None or now - parse_time(update_time) >= MINIMUM_INTERVAL
+    current = _to_status(report, percent, previous, now)
+    if changed or gained or (aged and _without_time(current) != _without_time(previous)):
+        return current
+    return dict(previous)
+
+
+def _to_status(
+    report: Progress, percent: int | None, previous: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    progress: dict[str, Any] = {
+        "stage": report.stage.value,
+        "activity": report.activity,
+        "step": report.step,
+        "updateTime": format_time(now),
+    }
+    if report.total_steps is not None:
+        progress["totalSteps"] = report.total_steps
+    if percent is not None:
+        progress["percent"] = f"{percent}%"
+    if report.loss is not None:
+        progress["loss"] = format_number(report.loss)
+    elif "loss" in previous:
+        progress["loss"] = previous["loss"]
+    if report.tokens_per_second is not None:
+        progress["tokensPerSecond"] = format_number(report.tokens_per_second)
+    if report.estimated_completion_time is not None:
+        progress["estimatedCompletionTime"] = format_time(report.estimated_completion_time)
+    return progress
+
+
+def _without_time(progress: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in progress.items() if name != "updateTime"}

@@ -1,0 +1,289 @@
+"""Strict, bounded reading of what a trainer says: termination messages and progress documents.
+
+The trainer runs users' data and models, so its words are hostile input. Everything that passes here fits the CRD's
+status schema; everything else raises MalformedDocumentError.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Literal, NoReturn, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_operator.errors import MalformedDocumentError
+from finetune_operator.stages import Stage
+
+MAXIMUM_RESULT_BYTES = 4096
+"""The kubelet's limit on one container's termination message."""
+MAXIMUM_PROGRESS_BYTES = 16 * 1024
+
+_INT64_MAX = 2**63 - 1
+
+
+def clean_text(text: str) -> str:
+    """`text` without lone surrogates and control characters, which no terminal or JSON reader should meet."""
+    encodable = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in encodable)
+
+
+def _to_utc(moment: datetime) -> datetime:
+    """The same moment in UTC; refuses one that UTC cannot express."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be a moment between the years 1 and 9999 in UTC") from error
+
+
+Text64 = Annotated[str, Field(max_length=64), AfterValidator(clean_text)]
+Text128 = Annotated[str, Field(max_length=128), AfterValidator(clean_text)]
+Text256 = Annotated[str, Field(max_length=256), AfterValidator(clean_text)]
+Text512 = Annotated[str, Field(max_length=512), AfterValidator(clean_text)]
+Text1024 = Annotated[str, Field(max_length=1024), AfterValidator(clean_text)]
+ReasonText = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}\Z")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Count = Annotated[int, Field(ge=0, le=_INT64_MAX, strict=True)]
+Positive = Annotated[int, Field(ge=1, le=_INT64_MAX, strict=True)]
+Step = Annotated[int, Field(ge=0, le=10**12, strict=True)]
+Attempt = Annotated[int, Field(ge=0, le=1000, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}\Z")]
+Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+
+
+class _Document(BaseModel):
+    """Immutable, camelCase on the wire; unknown members are a newer minor version's and are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+_AnyDocument = TypeVar("_AnyDocument", bound=_Document)
+
+
+class Example(_Document):
+    """What the labels of one row decode to."""
+
+    row: Positive
+    learned: Text512
+
+
+class DatasetReport(_Document):
+    """What PREPARE found in the rows. `longest_example` and `supervised_tokens` are in tokens."""
+
+    digest: Digest
+    rows: Count
+    kept: Count
+    duplicates: Count = 0
+    rejected: Annotated[dict[ReasonText, Positive], Field(max_length=32)]
+    training_examples: Count
+    validation_examples: Count
+    supervised_tokens: Count
+    longest_example: Count
+    warnings: Annotated[tuple[Text256, ...], Field(max_length=8)]
+    example: Example | None = None
+
+
+class ModelReport(_Document):
+    """The quantised base model that PREPARE left in the workspace."""
+
+    architecture: Text128
+    parameters: Positive
+    commit: Text64 | None = None
+    digest: Digest
+    quantized_modules: Positive
+    bytes: Positive
+
+
+class PrepareResult(_Document):
+    """What came out of PREPARE."""
+
+    dataset: DatasetReport
+    model: ModelReport
+
+
+class EvaluationReport(_Document):
+    """Loss before and after training, in nats per supervised token."""
+
+    rows: Positive
+    base_loss: Finite
+    tuned_loss: Finite
+    difference: Finite
+    interval: tuple[Finite, Finite]
+    verdict: Literal["Improved", "NoChange", "Worse"]
+
+
+class TrainResult(_Document):
+    """What came out of TRAIN."""
+
+    device: Text64
+    steps: Positive
+    training_loss: Finite
+    tokens_per_second: Finite | None = None
+    adapter_digest: Digest
+    evaluation: EvaluationReport
+
+
+class Artifact(_Document):
+    """One published folder."""
+
+    kind: Literal["Adapter", "Merged"]
+    uri: Text512
+    digest: Digest
+    bytes: Positive
+    files: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+
+
+def _distinct_kinds(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+    """The status is a list-map by kind: a repeated one would have the whole status refused."""
+    if len({artifact.kind for artifact in artifacts}) != len(artifacts):
+        raise ValueError("must have at most one artifact of each kind")
+    return artifacts
+
+
+class Verification(_Document):
+    """How the merged model compares with the trained one; losses and divergence in nats per token."""
+
+    rows: Positive
+    tokens: Positive
+    kl_divergence: Finite
+    trained_loss: Finite
+    merged_loss: Finite
+    prompt: Text512
+    answer: Text512
+
+
+class MergeResult(_Document):
+    """What came out of MERGE."""
+
+    artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=2), AfterValidator(_distinct_kinds)]
+    verification: Verification | None = None
+
+
+class CompletedStages(_Document):
+    """Later stages of this spec hash that PREPARE found finished."""
+
+    train: TrainResult | None = None
+    merge: MergeResult | None = None
+
+
+class Result(_Document):
+    """The last word of a stage (contract/result.schema.json)."""
+
+    version: Version
+    uid: Text64
+    stage: Stage
+    attempt: Attempt
+    outcome: Literal["Succeeded", "Failed", "Interrupted"]
+    reason: ReasonText | None = None
+    message: Text1024 = ""
+    start_time: Time
+    completion_time: Time
+    peak_memory_bytes: Count | None = None
+    log_tail: Annotated[tuple[Text256, ...], Field(max_length=20)] = ()
+    prepare: PrepareResult | None = None
+    train: TrainResult | None = None
+    merge: MergeResult | None = None
+    completed: CompletedStages | None = None
+
+
+class Progress(_Document):
+    """What a running stage tells (contract/progress.schema.json)."""
+
+    version: Version
+    uid: Text64
+    stage: Stage
+    attempt: Attempt
+    activity: Literal[
+        "Starting",
+        "FetchingDataset",
+        "ProvingRows",
+        "FetchingModel",
+        "Quantizing",
+        "LoadingModel",
+        "EvaluatingBase",
+        "Training",
+        "EvaluatingTuned",
+        "Merging",
+        "Verifying",
+        "Publishing",
+        "Finished",
+    ]
+    step: Step
+    total_steps: Step | None
+    loss: Finite | None = None
+    learning_rate: Finite | None = None
+    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    peak_memory_bytes: Count | None = None
+    start_time: Time
+    heartbeat_time: Time
+    estimated_completion_time: Time | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the activity that is done, 0 to 1; None while its extent is unknown."""
+        if not self.total_steps:
+            return None
+        return min(self.step / self.total_steps, 1.0)
+
+
+def parse_result(message: str, *, uid: str, stage: Stage, attempt: int) -> Result:
+    """Read the termination message of one attempt of one stage of the job with this uid.
+
+    Raises MalformedDocumentError when it breaks the contract, speaks of another run, or claims a success without
+    what the stage must bring, a failure without a reason.
+    """
+    result = _parse(Result, message.encode("utf-8", "replace"), MAXIMUM_RESULT_BYTES)
+    _match_run(result.uid, result.stage, result.attempt, uid, stage, attempt)
+    if result.outcome == "Succeeded":
+        section = {Stage.PREPARE: result.prepare, Stage.TRAIN: result.train, Stage.MERGE: result.merge}[stage]
+        if section is None:
+            raise MalformedDocumentError(f"a successful result must have `{stage.slug}`, found none")
+    elif result.reason is None:
+        raise MalformedDocumentError(f"outcome {result.outcome} must come with a reason, found none")
+    return result
+
+
+def parse_progress(body: bytes, *, uid: str, stage: Stage, attempt: int) -> Progress:
+    """Read a progress document; raises MalformedDocumentError if it is malformed or a stranger's."""
+    progress = _parse(Progress, body, MAXIMUM_PROGRESS_BYTES)
+    _match_run(progress.uid, progress.stage, progress.attempt, uid, stage, attempt)
+    return progress
+
+
+def _match_run(
+    found_uid: str, found_stage: Stage, found_attempt: int, uid: str, stage: Stage, attempt: int
+) -> None:
+    found, expected = (found_uid, found_stage, found_attempt), (uid, stage, attempt)
+    if found != expected:
+        raise MalformedDocumentError(
+            f"must speak of uid {uid}, stage {stage}, attempt {attempt}; "
+            f"found {clean_text(found_uid)}, {found_stage}, {found_attempt}"
+        )
+
+
+def _parse(kind: type[_AnyDocument], body: bytes, maximum: int) -> _AnyDocument:
+    if len(body) > maximum:
+        raise MalformedDocumentError(f"must be at most {maximum} bytes, found {len(body)}")
+    try:
+        content = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedDocumentError(f"must be JSON, found {type(error).__name__}") from error
+    try:
+        return kind.model_validate(content)
+    except (ValidationError, RecursionError) as error:
+        raise MalformedDocumentError(_describe(error)) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _describe(error: ValidationError | RecursionError) -> str:
+    """First violation, without the offending value: it may be anything."""
+    if isinstance(error, RecursionError):
+        return "must not be nested that deeply"
+    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(str(step) for step in detail["loc"])
+    return clean_text(f"{path}: {detail['msg']}")[:256]

@@ -1,0 +1,128 @@
+"""The operator's settings: one JSON file that the chart renders, and two variables of the downward API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_operator.errors import SettingsError
+from finetune_operator.model import Quantity
+from finetune_operator.planning import Device
+from finetune_operator.runspec import Limits
+from finetune_operator.stages import Stage
+
+PATH_VARIABLE = "FINETUNE_OPERATOR_SETTINGS"
+DEFAULT_PATH = "/etc/finetune-operator/settings.json"
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class _Settings(BaseModel):
+    """Immutable, camelCase in the file; an unknown member is a typing mistake and stops the start."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class DefaultResources(_Settings):
+    """CPU request and memory request (= limit) where the FineTuneJob names none."""
+
+    cpu: Quantity
+    memory: Quantity
+
+
+class StageDefaults(_Settings):
+    """Default resources of each stage."""
+
+    prepare: DefaultResources = DefaultResources(cpu="2", memory="8Gi")
+    train: DefaultResources = DefaultResources(cpu="4", memory="24Gi")
+    merge: DefaultResources = DefaultResources(cpu="2", memory="8Gi")
+
+    def of(self, stage: Stage) -> DefaultResources:
+        """The defaults of one stage."""
+        return {Stage.PREPARE: self.prepare, Stage.TRAIN: self.train, Stage.MERGE: self.merge}[stage]
+
+
+class LimitSettings(_Settings):
+    """What a trainer may download."""
+
+    dataset_bytes: Annotated[int, Field(ge=1)] = 10 * 2**30
+    download_seconds: Annotated[int, Field(ge=1)] = 3600
+    allow_private_addresses: bool = False
+
+    def to_limits(self) -> Limits:
+        """The same limits as the run spec needs them."""
+        return Limits(self.dataset_bytes, self.download_seconds, self.allow_private_addresses)
+
+
+class TrainerSettings(_Settings):
+    """How stages run."""
+
+    image: Annotated[str, Field(min_length=1)]
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    device: Device = "cuda"
+    telemetry_port: Annotated[int, Field(ge=1024, le=65000)] = 9500
+    """First of the ten ports that a trainer tries."""
+    resources: StageDefaults = StageDefaults()
+    limits: LimitSettings = LimitSettings()
+
+
+class ClientSettings(_Settings):
+    """Rate limit on calls to the API server, per second, with a burst above it."""
+
+    qps: Annotated[float, Field(gt=0)] = 50.0
+    burst: Annotated[int, Field(ge=1)] = 100
+
+
+class LeaderElectionSettings(_Settings):
+    """Whether replicas take turns by a Lease."""
+
+    enabled: bool = True
+    lease_name: Annotated[str, Field(min_length=1, max_length=253)] = "finetune-operator"
+
+
+class Settings(_Settings):
+    """Everything that the administrator decides."""
+
+    trainer: TrainerSettings
+    watch_namespace: str = ""
+    """The only namespace to serve; empty for all."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    client: ClientSettings = ClientSettings()
+    resync_seconds: Annotated[int, Field(ge=10)] = 600
+    progress_seconds: Annotated[int, Field(ge=1)] = 5
+    metrics_port: Port = 8080
+    health_port: Port = 8081
+    leader_election: LeaderElectionSettings = LeaderElectionSettings()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+def parse_settings(content: str | bytes) -> Settings:
+    """Parse the settings file's content; raises SettingsError naming each bad member."""
+    try:
+        return Settings.model_validate(json.loads(content))
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"settings must be JSON: {error}") from error
+    except ValidationError as error:
+        details = [
+            f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"
+            for detail in error.errors(include_url=False, include_context=False)
+        ]
+        raise SettingsError("settings must follow values.yaml of the chart: " + "; ".join(details)) from error
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the file that FINETUNE_OPERATOR_SETTINGS names; raises SettingsError if it cannot be used."""
+    path = Path(environment.get(PATH_VARIABLE, DEFAULT_PATH))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{PATH_VARIABLE} must name a readable settings file, found {path} ({error.strerror}); "
+            "the chart mounts one"
+        ) from error
+    return parse_settings(content)

@@ -1,0 +1,212 @@
+"""Write the generated documents: API reference, chart values and failure modes. With --check, only compare.
+
+Sources: crds/finetunejobs.yaml, the chart's values.yaml, contract/reasons.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = {
+    "Permanent": "the job fails; the same input would fail again",
+    "Retryable": "the stage is tried again, up to `lifecycle.retries` times",
+    "Interrupted": "not a failure; the stage goes on from its saved state",
+    "Waiting": "not a failure; the job goes on by itself once the cause is gone",
+    "Active": "not a failure; the job is under way",
+    "Terminal": "the stage or the job has ended",
+}
+
+
+def header(title: str, source: str) -> list[str]:
+    """Return a document's first lines, which say what it is made from."""
+    return [
+        f"# {title}",
+        "",
+        f"Generated from `{source}` by `scripts/docs/generate.py`; edit that file instead.",
+        "",
+    ]
+
+
+def cell(text: str) -> str:
+    """Return `text` fit for one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def code(value: object) -> str:
+    """Return `value` as inline JSON code."""
+    return f"`{json.dumps(value)}`"
+
+
+def bounds(schema: dict[str, Any]) -> str:
+    """Return the bounds of a field in words that a reader can check a value against."""
+    parts = []
+    if "enum" in schema:
+        parts.append(" or ".join(f"`{value}`" for value in schema["enum"]))
+    if "minimum" in schema:
+        parts.append(("above " if schema.get("exclusiveMinimum") else "at least ") + str(schema["minimum"]))
+    if "maximum" in schema:
+        parts.append(f"at most {schema['maximum']}")
+    for key, unit in (("Length", "characters"), ("Items", "items"), ("Properties", "entries")):
+        if f"max{key}" in schema:
+            parts.append(f"{schema.get(f'min{key}', 0)} to {schema[f'max{key}']} {unit}")
+    if "pattern" in schema:
+        parts.append(f"matches `{schema['pattern']}`")
+    parts += [rule["message"] for rule in schema.get("x-kubernetes-validations", [])]
+    return "; ".join(parts)
+
+
+def type_name(schema: dict[str, Any]) -> str:
+    """Return the type of a field as the reference names it."""
+    if schema.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if schema.get("type") == "array":
+        return f"list of {type_name(schema['items'])}"
+    if "additionalProperties" in schema:
+        return f"map of {type_name(schema['additionalProperties'])}"
+    if schema.get("format") == "date-time":
+        return "time"
+    return str(schema.get("type", "scalar"))
+
+
+def fields(path: str, schema: dict[str, Any]) -> list[str]:
+    """Return the section of the object at `path` and, after it, those of the objects in it."""
+    required = schema.get("required", [])
+    lines = [f"## {path}", "", cell(schema["description"]), ""]
+    lines += [f"- {rule['message']}" for rule in schema.get("x-kubernetes-validations", [])]
+    if schema.get("x-kubernetes-validations"):
+        lines.append("")
+    lines += ["| field | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    inner: list[str] = []
+    for name, field in schema["properties"].items():
+        kept = "required" if name in required else code(field["default"]) if "default" in field else ""
+        is_object = "properties" in field
+        limits = "" if is_object else bounds(field)
+        lines.append(
+            f"| `{name}` | {type_name(field)} | {kept} | {cell(limits)} | {cell(field['description'])} |",
+        )
+        if is_object:
+            inner += fields(f"{path}.{name}", field)
+        elif "properties" in field.get("items", {}):
+            inner += fields(f"{path}.{name}[]", field["items"])
+    return [*lines, "", *inner]
+
+
+def api_reference(crd: dict[str, Any]) -> str:
+    """Return the reference of the FineTuneJob from its CRD."""
+    names = crd["spec"]["names"]
+    version = crd["spec"]["versions"][0]
+    schema = version["schema"]["openAPIV3Schema"]
+    lines = header(f"{names['kind']} {crd['spec']['group']}/{version['name']}", "crds/finetunejobs.yaml")
+    lines += [cell(schema["description"]), ""]
+    lines += [f"- {rule['message']}" for rule in schema["x-kubernetes-validations"]]
+    lines += ["", f"Short name `{names['shortNames'][0]}`, category `{names['categories'][0]}`.", ""]
+    for part in ("spec", "status"):
+        lines += fields(part, schema["properties"][part])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def value_comments(text: str) -> dict[str, str]:
+    """Return the documentation of each dotted value path: a comment that begins with the path, above its key."""
+    found: dict[str, str] = {}
+    for block in re.findall(r"(?:^ *# .*\n)+(?=^ *[A-Za-z]+:)", text, flags=re.MULTILINE):
+        words = " ".join(line.strip().removeprefix("# ") for line in block.splitlines())
+        path, _, meaning = words.partition(" ")
+        found[path] = meaning
+    return found
+
+
+def chart_values(text: str) -> str:
+    """Return the table of the chart's values from values.yaml."""
+    values = yaml.safe_load(text)
+    comments = value_comments(text)
+    lines = header("Values of the Helm chart", "helm/finetune-operator/values.yaml")
+    lines += ["| value | default | meaning |", "|---|---|---|"]
+    for path, meaning in comments.items():
+        value = values
+        for part in path.split("."):
+            value = value[part]
+        section = any(other.startswith(f"{path}.") for other in comments)
+        lines.append(f"| `{path}` | {'' if section else code(value)} | {cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+def failure_modes(reasons: dict[str, Any]) -> str:
+    """Return the document of every reason from the contract's list."""
+    lines = header("Failure modes", "contract/reasons.json")
+    lines += [
+        "`kubectl get ftj -o wide` shows a job's reason, `kubectl describe ftj NAME` its message, `.status.failure` the",
+        "stage and its last log lines. Conditions carry job reasons; `.status.dataset.rejected` counts row reasons.",
+        "",
+        "## Job reasons",
+        "",
+        "What the operator does depends on the reason's class:",
+        "",
+        "| class | what happens |",
+        "|---|---|",
+    ]
+    used = {reason["class"] for reason in reasons["job"].values()}
+    lines += [f"| {name} | {meaning} |" for name, meaning in CLASSES.items() if name in used]
+    if missing := used - CLASSES.keys():
+        raise ValueError(
+            f"each class of contract/reasons.json must be in CLASSES, found {sorted(missing)} without; explain them there",
+        )
+    lines.append("")
+    for name, reason in reasons["job"].items():
+        lines += [
+            f"### {name}",
+            "",
+            f"{reason['meaning']} Written by the {reason['source']}; {reason['class']}.",
+            "",
+            f"Remedy: {reason['remedy']}",
+            "",
+        ]
+    lines += ["## Row reasons", "", "Why a row of a dataset is refused.", ""]
+    lines += ["| reason | meaning | remedy |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {cell(reason['meaning'])} | {cell(reason['remedy'])} |"
+        for name, reason in reasons["row"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def documents(root: Path) -> dict[Path, str]:
+    """Return the text that each generated document must have, by its path."""
+    crd = yaml.safe_load((root / "crds/finetunejobs.yaml").read_text())
+    values = (root / "helm/finetune-operator/values.yaml").read_text()
+    reasons = json.loads((root / "contract/reasons.json").read_text())
+    return {
+        root / "docs/reference/api.md": api_reference(crd),
+        root / "docs/reference/chart-values.md": chart_values(values),
+        root / "docs/failure-modes.md": failure_modes(reasons),
+    }
+
+
+def main() -> int:
+    """Write or check the documents; return 1 when a check found a difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail when a document is out of date"
+    )
+    arguments = parser.parse_args()
+    wanted = documents(ROOT)
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if arguments.check:
+            print(f"{path.relative_to(ROOT)} is out of date; run scripts/docs/generate.py", file=sys.stderr)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path])
+            print(f"wrote {path.relative_to(ROOT)}")
+    return 1 if arguments.check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

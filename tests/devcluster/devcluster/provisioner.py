@@ -1,0 +1,176 @@
+"""A dynamic provisioner of hostPath volumes for the one node: the `standard` StorageClass.
+
+Level-triggered: any event on claims or volumes leads to a new look at both lists, `plan` says what to do, `Provisioner.act` does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster.api import ApiClient
+from devcluster.bootstrap import PROVISIONER, STORAGE_CLASS
+from devcluster.errors import ApiError
+from devcluster.layout import INSIDE, NODE_NAME
+
+VOLUMES = INSIDE / "volumes"
+
+_CLAIMS = "/api/v1/persistentvolumeclaims"
+_VOLUMES = "/api/v1/persistentvolumes"
+_WATCH_SECONDS = 300
+_RETRY_SECONDS = 1.0
+_SELECTED_NODE = "volume.kubernetes.io/selected-node"
+_CLAIM_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
+_PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
+
+
+@dataclass(frozen=True)
+class Create:
+    """Make the folder of `volume` (a PersistentVolume) and the object."""
+
+    volume: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Remove the folder of the volume called `name`, then the object, if it is still the one with `uid`."""
+
+    name: str
+    uid: str
+
+
+def _volume(claim: dict[str, Any]) -> dict[str, Any]:
+    metadata, spec = claim["metadata"], claim["spec"]
+    name = f"pvc-{metadata['uid']}"
+    node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
+    reference = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    reference |= {key: metadata[key] for key in ("namespace", "name", "uid")}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name, "annotations": {_PROVISIONED_BY: PROVISIONER}},
+        "spec": {
+            "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+            "accessModes": spec["accessModes"],
+            "volumeMode": "Filesystem",
+            "persistentVolumeReclaimPolicy": "Delete",
+            "storageClassName": STORAGE_CLASS,
+            "claimRef": reference,
+            "hostPath": {"path": str(VOLUMES / name), "type": "Directory"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [node]}]}},
+        },
+    }
+
+
+def _is_waiting(claim: dict[str, Any]) -> bool:
+    """Whether the scheduler chose our node for a pod of this claim and the claim waits for us."""
+    metadata, spec = claim["metadata"], claim["spec"]
+    annotations = metadata.get("annotations", {})
+    return (
+        annotations.get(_CLAIM_PROVISIONER) == PROVISIONER
+        and annotations.get(_SELECTED_NODE) == NODE_NAME
+        and spec.get("volumeMode", "Filesystem") == "Filesystem"
+        and not spec.get("volumeName")
+        and "deletionTimestamp" not in metadata
+    )
+
+
+def plan(claims: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> list[Create | Delete]:
+    """What must happen, given all claims and all volumes of the cluster."""
+    existing = {volume["metadata"]["name"] for volume in volumes}
+    wanted = [_volume(claim) for claim in claims if _is_waiting(claim)]
+    actions: list[Create | Delete] = [
+        Create(volume) for volume in wanted if volume["metadata"]["name"] not in existing
+    ]
+    for volume in volumes:
+        metadata = volume["metadata"]
+        ours = metadata.get("annotations", {}).get(_PROVISIONED_BY) == PROVISIONER
+        released = volume.get("status", {}).get("phase") == "Released"
+        if ours and released and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
+            actions.append(Delete(metadata["name"], metadata["uid"]))
+    return actions
+
+
+class Provisioner:
+    """Acts on the API server behind `client`; folders are made in `folder`, which is the same path on the node."""
+
+    def __init__(self, client: ApiClient, folder: Path = VOLUMES) -> None:
+        self._client = client
+        self._folder = folder
+
+    def act(self, action: Create | Delete) -> None:
+        """Do one action; doing it twice is harmless."""
+        if isinstance(action, Create):
+            name = action.volume["metadata"]["name"]
+            path = self._folder / name
+            path.mkdir(parents=True, exist_ok=True)
+            # hostPath volumes ignore fsGroup, and pods run as any user: only an open folder serves them all.
+            path.chmod(0o777)
+            self._client.request("POST", _VOLUMES, action.volume)
+            say(f"created {name}")
+            return
+        path = self._folder / action.name
+        if path.exists():
+            shutil.rmtree(path)
+        self._client.request("DELETE", f"{_VOLUMES}/{action.name}", {"preconditions": {"uid": action.uid}})
+        say(f"deleted {action.name}")
+
+    def reconcile(self) -> None:
+        """One look at everything, and every action that follows from it; an action that fails is told and left to the next look."""
+        claims, volumes = (self._client.request("GET", path)["items"] for path in (_CLAIMS, _VOLUMES))
+        for action in plan(claims, volumes):
+            try:
+                self.act(action)
+            except (ApiError, OSError) as error:
+                say(f"{action}: {error}")
+
+    def _follow(self, collection: str, changed: threading.Event) -> None:
+        while True:
+            try:
+                version = self._client.request("GET", f"{collection}?limit=1")["metadata"]["resourceVersion"]
+                changed.set()
+                for _ in self._client.watch(collection, version, _WATCH_SECONDS):
+                    changed.set()
+            except (ApiError, OSError, http.client.HTTPException) as error:
+                say(f"watch of {collection}: {error}")
+                time.sleep(_RETRY_SECONDS)
+
+    def run(self) -> None:
+        """Follow claims and volumes until the process ends."""
+        changed = threading.Event()
+        for collection in (_CLAIMS, _VOLUMES):
+            threading.Thread(target=self._follow, args=(collection, changed), daemon=True).start()
+        while True:
+            changed.wait(timeout=_WATCH_SECONDS)
+            changed.clear()
+            try:
+                self.reconcile()
+            except (ApiError, OSError, http.client.HTTPException) as error:
+                say(f"reconcile: {error}")
+                time.sleep(_RETRY_SECONDS)
+                changed.set()
+
+
+def say(text: str) -> None:
+    """Write one line of the provisioner's log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run with the identity of the kubeconfig given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--kubeconfig", type=Path, required=True, help="kubeconfig of the provisioner's identity"
+    )
+    Provisioner(ApiClient(parser.parse_args().kubeconfig)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The run spec as typed values: contract/run.schema.json seen from the trainer's side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from finetune_trainer.errors import Reason, StageError
+
+CONTRACT_VERSION = "1.0"
+
+
+class _Value(BaseModel):
+    """Immutable, camelCase on the wire, unknown members refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class Job(_Value):
+    """The FineTuneJob that this run belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class DirectorySource(_Value):
+    """A model folder that is mounted here."""
+
+    kind: Literal["Directory"]
+    path: Path
+
+
+class HuggingFaceSource(_Value):
+    """A model repository; `token_variable` names the environment variable that holds the token."""
+
+    kind: Literal["HuggingFace"]
+    repository: str
+    revision: str
+    token_variable: str | None = None
+
+
+class Model(_Value):
+    """The base model and how its chat template is rendered."""
+
+    source: Annotated[DirectorySource | HuggingFaceSource, Field(discriminator="kind")]
+    chat_template_path: Path | None = None
+    chat_template_arguments: dict[str, str | int | float | bool]
+
+
+class FileSource(_Value):
+    """A dataset file that is mounted here."""
+
+    kind: Literal["File"]
+    path: Path
+
+
+class UrlSource(_Value):
+    """A dataset behind a URL; `url_variable` names the environment variable that holds it."""
+
+    kind: Literal["Url"]
+    url_variable: str
+
+
+DatasetSource = Annotated[FileSource | UrlSource, Field(discriminator="kind")]
+
+
+class ValidationFraction(_Value):
+    """Hold out this share of the distinct conversations, chosen by seed and content."""
+
+    fraction: Annotated[float, Field(ge=0.001, le=0.5)]
+
+
+class ValidationSource(_Value):
+    """Validate on a dataset of its own."""
+
+    source: DatasetSource
+
+
+class RejectedRows(_Value):
+    """How many rows may be refused before the dataset is."""
+
+    maximum_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+class Dataset(_Value):
+    """Where rows come from and what is done with them."""
+
+    source: DatasetSource
+    validation: ValidationFraction | ValidationSource
+    reasoning: Literal["Keep", "Strip"]
+    rejected_rows: RejectedRows
+
+
+class Lora(_Value):
+    """Low-rank adapter settings, in peft's meaning."""
+
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[int, Field(ge=1)]
+    dropout: Annotated[float, Field(ge=0, le=0.9)]
+    target_modules: Literal["AllLinear", "AttentionOnly"]
+    variant: Literal["Standard", "RankStabilized", "DoRA"]
+
+
+class Schedule(_Value):
+    """Learning-rate schedule; `warmup_ratio` is a share of all optimiser steps."""
+
+    type: Literal["Cosine", "Linear", "Constant"]
+    warmup_ratio: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class Checkpoint(_Value):
+    """How often TRAIN saves its state."""
+
+    interval_steps: Annotated[int, Field(ge=1)]
+
+
+class Training(_Value):
+    """Optimisation settings. Exactly one of `epochs` and `maximum_steps` is set."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    maximum_steps: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    effective_batch_size: Annotated[int, Field(ge=1)]
+    micro_batch_size: Annotated[int, Field(ge=1)]
+    maximum_length: Annotated[int, Field(ge=16)]
+    lora: Lora
+    quantization: Literal["NF4"]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+    schedule: Schedule
+    gradient_checkpointing: bool
+    checkpoint: Checkpoint
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if (self.epochs is None) == (self.maximum_steps is None):
+            raise ValueError("must have exactly one of `epochs` and `maximumSteps`")
+        if self.effective_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"microBatchSize must divide effectiveBatchSize, found {self.micro_batch_size} "
+                f"and {self.effective_batch_size}"
+            )
+        return self
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Forward passes per optimiser step."""
+        return self.effective_batch_size // self.micro_batch_size
+
+
+class Evaluation(_Value):
+    """How many validation rows are measured before and after training."""
+
+    maximum_rows: Annotated[int, Field(ge=2)]
+
+
+class Destination(_Value):
+    """Folder that receives the artifacts; `uri` is its name for people."""
+
+    kind: Literal["Directory"]
+    path: Path
+    uri: str
+
+
+class Output(_Value):
+    """What is published, and where."""
+
+    artifacts: tuple[Literal["Adapter", "Merged"], ...]
+    destination: Destination
+
+
+class Workspace(_Value):
+    """The job's own volume, shared by its stages."""
+
+    path: Path
+
+
+class Telemetry(_Value):
+    """First port to try for /progress and /metrics."""
+
+    port: Annotated[int, Field(ge=1024, le=65000)]
+    host: str = "0.0.0.0"  # noqa: S104 -- pods are scraped on their IP
+
+
+class Limits(_Value):
+    """Bounds set by the administrator."""
+
+    dataset_bytes: Annotated[int, Field(ge=1)]
+    download_seconds: Annotated[int, Field(ge=1)]
+    allow_private_addresses: bool
+
+
+class RunSpec(_Value):
+    """Everything one trainer process is asked to do; the subcommand names the stage."""
+
+    version: str
+    job: Job
+    spec_hash: str
+    attempt: Annotated[int, Field(ge=0)]
+    device: Literal["cuda", "cpu"]
+    model: Model
+    dataset: Dataset
+    training: Training
+    evaluation: Evaluation
+    output: Output
+    workspace: Workspace
+    telemetry: Telemetry
+    limits: Limits
+
+
+def read_run_spec(path: Path) -> RunSpec:
+    """Read and check a run spec.
+
+    Raises StageError(InvalidRunSpec) when the file is missing, is not JSON, has another major version, or
+    breaks the schema; the message names the first offending member.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            Reason.INVALID_RUN_SPEC, f"the run spec must be a readable JSON file, found {path}: {error}"
+        ) from error
+    major = CONTRACT_VERSION.split(".")[0]
+    found = document.get("version") if isinstance(document, dict) else None
+    if not isinstance(found, str) or found.split(".")[0] != major:
+        raise StageError(
+            Reason.INVALID_RUN_SPEC,
+            f"the run spec's `version` must be {major}.x, found {found!r}; "
+            "use operator and trainer image of the same release",
+        )
+    try:
+        return RunSpec.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise StageError(Reason.INVALID_RUN_SPEC, f"run spec member `{where}`: {first['msg']}") from error

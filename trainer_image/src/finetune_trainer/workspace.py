@@ -1,0 +1,115 @@
+"""Where the stages of one job leave things for each other, and how a step says that it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WorkspaceLayout:
+    """Paths inside one job's workspace.
+
+    `dataset/` holds Arrow tables with the columns `row` (int32, 1-based row of the source), `input_ids` and
+    `labels` (lists of int32, equal length, -100 where nothing is learned). `base/` holds the base model's own
+    small files byte for byte and `layout.json`, the tensors of each of its weight files in order. `model/` is
+    the 4-bit checkpoint that TRAIN loads and MERGE dequantises.
+    """
+
+    root: Path
+
+    @property
+    def training_table(self) -> Path:
+        """Examples to train on."""
+        return self.root / "dataset" / "training.arrow"
+
+    @property
+    def validation_table(self) -> Path:
+        """Examples held out."""
+        return self.root / "dataset" / "validation.arrow"
+
+    @property
+    def dataset_report(self) -> Path:
+        """The whole dataset report, of which the result carries the head."""
+        return self.root / "dataset" / "report.json"
+
+    @property
+    def base(self) -> Path:
+        """Config, tokenizer and other small files of the base model, byte for byte."""
+        return self.root / "base"
+
+    @property
+    def base_layout(self) -> Path:
+        """JSON: `{"files": [{"name", "tensors": [{"name", "dtype", "shape"}]}], "quantized": [module, ...]}`."""
+        return self.base / "layout.json"
+
+    @property
+    def quantized_model(self) -> Path:
+        """The bitsandbytes checkpoint."""
+        return self.root / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state for a resume."""
+        return self.root / "train" / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter in peft's format."""
+        return self.root / "train" / "adapter"
+
+    @property
+    def verification(self) -> Path:
+        """Safetensors file: what the trained model said on held-out rows, for MERGE to compare with."""
+        return self.root / "train" / "verification.safetensors"
+
+    @property
+    def progress(self) -> Path:
+        """The last progress document, replaced atomically."""
+        return self.root / "progress.json"
+
+    def marker(self, step: str) -> Path:
+        """File whose presence says that `step` finished, with the digest of its inputs and its result."""
+        return self.root / "markers" / f"{step}.json"
+
+    def log(self, stage: str, attempt: int) -> Path:
+        """Log of one stage's attempt, redacted."""
+        return self.root / "logs" / f"{stage.lower()}-{attempt}.log"
+
+
+def write_json_atomically(path: Path, document: Any) -> None:
+    """Write JSON so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(document, file, ensure_ascii=False, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def digest_of(document: Any) -> str:
+    """`sha256:` digest of a document's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_marker(layout: WorkspaceLayout, step: str, inputs: str) -> dict[str, Any] | None:
+    """Result of `step` if it finished earlier with exactly these `inputs` (a digest), else None."""
+    try:
+        marker = json.loads(layout.marker(step).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(marker, dict) or marker.get("inputs") != inputs:
+        return None
+    result = marker.get("result")
+    return result if isinstance(result, dict) else None
+
+
+def write_marker(layout: WorkspaceLayout, step: str, inputs: str, result: dict[str, Any]) -> None:
+    """Record that `step` finished with these `inputs` (a digest) and this result."""
+    write_json_atomically(layout.marker(step), {"inputs": inputs, "result": result})
