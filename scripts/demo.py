@@ -38,6 +38,7 @@ class ProgressLines:
         self._last = ""
 
     def __call__(self, job: dict[str, Any]) -> None:
+        """Look at the job as it is now."""
         status = job.get("status", {})
         progress = status.get("progress") or {}
         parts = [status.get("phase", "Pending")]

@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PHRASINGS = (
 INSTRUCTION = "Extract the airport as JSON with the keys iata, name, city, country, elevation_ft."
 
 
-def conversation(airport: dict[str, Any], phrasing: str) -> dict[str, Any]:
+def conversation(airport: Mapping[str, Any], phrasing: str) -> dict[str, Any]:
     """One row: the instruction and a sentence from the user, the JSON object from the assistant."""
     elevation = round(airport["elevation"])
     sentence = phrasing.format(

@@ -142,8 +142,8 @@ def failure_modes(reasons: dict[str, Any]) -> str:
     """Return the document of every reason from the contract's list."""
     lines = header("Failure modes", "contract/reasons.json")
     lines += [
-        "`kubectl get ftj -o wide` shows a job's reason, `kubectl describe ftj NAME` its message, `.status.failure` the",
-        "stage and its last log lines. Conditions carry job reasons; `.status.dataset.rejected` counts row reasons.",
+        "`kubectl get ftj -o wide` shows a job's reason, `kubectl describe ftj NAME` its message, `.status.failure`",
+        "the stage and its last log lines. Conditions carry job reasons, `.status.dataset.rejected` row reasons.",
         "",
         "## Job reasons",
         "",
@@ -156,7 +156,7 @@ def failure_modes(reasons: dict[str, Any]) -> str:
     lines += [f"| {name} | {meaning} |" for name, meaning in CLASSES.items() if name in used]
     if missing := used - CLASSES.keys():
         raise ValueError(
-            f"each class of contract/reasons.json must be in CLASSES, found {sorted(missing)} without; explain them there",
+            f"each class of contract/reasons.json must be in CLASSES, found also {sorted(missing)}; explain them there",
         )
     lines.append("")
     for name, reason in reasons["job"].items():

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from devcluster import product
 from devcluster.gpus import Gpus, set_gpus_by_kubectl
 from devcluster.kubectl import Kubectl
+from devcluster.layout import REPOSITORY
 from devcluster.provider import ProvidedCluster, provided_cluster
+
+from tests.cluster import jobs
+
+QUICKSTART_VOLUME = REPOSITORY / ".finetune" / "volumes" / "quickstart"
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,30 @@ def gpus(kubectl: Kubectl) -> Iterator[Callable[[Gpus], None]]:
     """Sets the pretend GPUs of the cluster's first node; the default two come back at the end."""
     yield lambda wanted: set_gpus_by_kubectl(kubectl, wanted)
     set_gpus_by_kubectl(kubectl, Gpus())
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: ProvidedCluster) -> ProvidedCluster:
+    """The cluster with the operator installed by its chart."""
+    product.install_chart(cluster)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random model and a folder that is not a model."""
+    folder = tmp_path_factory.mktemp("assets")
+    jobs.write_tiny_model(folder / "models" / "tiny", QUICKSTART_VOLUME / "models" / "SmolLM2-135M-Instruct")
+    (folder / "models" / "not-a-model").mkdir()
+    (folder / "models" / "not-a-model" / "README.txt").write_text("no model here\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def assets(operator: ProvidedCluster, kubectl: Kubectl, namespace: str, tiny_assets: Path) -> Kubectl:
+    """kubectl in a fresh namespace whose claim `assets` holds the tiny model; the operator watches it."""
+    scoped = kubectl.within(namespace)
+    scoped.apply(product.claim(jobs.CLAIM, "1Gi"))
+    with product.volume_pod(scoped, jobs.CLAIM, operator.trainer_image) as pod:
+        product.fill_volume(scoped, pod, tiny_assets)
+    return scoped

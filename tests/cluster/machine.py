@@ -8,7 +8,13 @@ from pathlib import Path
 
 from devcluster.cgroups import hierarchies
 
-_SETTINGS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
+_SETTINGS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/ipv4/ip_forward",
+)
 # Paths that Kubernetes components use by default, which a cluster must not create outside its namespaces.
 _PATHS = ("/run/netns", "/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers", "/opt/containerd",
           "/run/containerd", "/etc/cni", "/etc/kubernetes", "/run/devcluster")  # fmt: skip
@@ -36,7 +42,9 @@ class Machine:
         # Comment lines of the two hold the time.
         rules = [line for text in saved for line in text.splitlines() if not line.startswith("#")]
         groups = [path for top in hierarchies() for path in top.glob("*devcluster*")]
-        groups += [path for top in hierarchies() for name in ("kubepods", "k8s.io") for path in top.glob(name)]
+        groups += [
+            path for top in hierarchies() for name in ("kubepods", "k8s.io") for path in top.glob(name)
+        ]
         return cls(
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             firewall="\n".join([*rules, _output("nft", "list", "ruleset")]),

@@ -65,7 +65,11 @@ def room(admin: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
 
 def pod(name: str, command: list[str], **container: Any) -> dict[str, Any]:
     """A pod that the restricted level admits, of the thin trainer image."""
-    security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    security = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     mounts = [{"name": "tmp", "mountPath": "/tmp"}, *container.pop("volumeMounts", [])]  # noqa: S108  an emptyDir
     volumes = [{"name": "tmp", "emptyDir": {}}, *container.pop("volumes", [])]
     main = {"name": "main", "image": images.TRAINER_IMAGE, "command": command, "securityContext": security}
@@ -103,7 +107,9 @@ def test_is_ready_soon_after_the_start(layout: Layout, admin: Kubectl) -> None:
 
 def test_api_server_reports_the_pinned_version(admin: Kubectl) -> None:
     module = Path(__file__).parents[1] / "devcluster" / "components" / "go.mod"
-    pinned = next(line.split()[1] for line in module.read_text().splitlines() if "k8s.io/kubernetes v" in line)
+    pinned = next(
+        line.split()[1] for line in module.read_text().splitlines() if "k8s.io/kubernetes v" in line
+    )
     assert admin.json("version")["serverVersion"]["gitVersion"] == pinned
 
 
@@ -182,7 +188,9 @@ def test_logs_exec_and_copy_work(room: Kubectl, tmp_path: Path) -> None:
     assert back.read_text() == "there and back"
 
 
-def test_a_claim_is_bound_written_by_a_non_root_user_and_its_folder_removed(layout: Layout, room: Kubectl) -> None:
+def test_a_claim_is_bound_written_by_a_non_root_user_and_its_folder_removed(
+    layout: Layout, room: Kubectl
+) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
@@ -228,7 +236,9 @@ def test_a_pod_reaches_another_pod_directly_and_through_a_service(room: Kubectl)
     server["metadata"]["labels"] = {"app": "server"}
     ports = [{"port": 80, "targetPort": 8080}]
     service_spec = {"selector": {"app": "server"}, "ports": ports}
-    room.apply(server, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"}, "spec": service_spec})
+    room.apply(
+        server, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "server"}, "spec": service_spec}
+    )
     room("wait", "pod/server", "--for=condition=Ready", "--timeout=60s")
     address = room.json("get", "pod", "server")["status"]["podIP"]
     service = room.json("get", "service", "server")["spec"]["clusterIP"]
@@ -255,7 +265,9 @@ def test_two_pods_take_the_two_gpus_and_the_third_waits_for_one(room: Kubectl) -
     room("wait", "pod", "--all", "--for=condition=Ready", "--timeout=60s")
 
 
-def test_gpus_are_chosen_and_outlive_the_status_updates_of_the_kubelet(layout: Layout, admin: Kubectl) -> None:
+def test_gpus_are_chosen_and_outlive_the_status_updates_of_the_kubelet(
+    layout: Layout, admin: Kubectl
+) -> None:
     client = ApiClient(layout.kubeconfig)
     wanted = Gpus("NVIDIA-A100-SXM4-80GB", 81920, 4)
     set_gpus(client, wanted)
@@ -339,6 +351,8 @@ def test_run_ends_with_its_parent() -> None:
 
 def test_run_sets_kubeconfig_and_gives_the_exit_status_of_its_command() -> None:
     name = Layout(f"status-{os.getpid()}")
-    run = python_command("__main__", "--name", name.name, "run", "--", "sh", "-c", 'test -s "$KUBECONFIG" && exit 7')
+    run = python_command(
+        "__main__", "--name", name.name, "run", "--", "sh", "-c", 'test -s "$KUBECONFIG" && exit 7'
+    )
     assert subprocess.run(run, env=python_environment(), check=False).returncode == 7
     assert not name.state.exists()

@@ -1,0 +1,130 @@
+"""A keyed queue with client-go's semantics: a key waits once, and is never worked on twice at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+BASE_DELAY = 0.005
+MAXIMUM_DELAY = 1000.0
+
+
+class QueueMetrics(Protocol):
+    """What a queue tells about itself; times in seconds."""
+
+    def added(self, depth: int) -> None:
+        """A key was added; `depth` keys wait now."""
+
+    def taken(self, depth: int, waited: float) -> None:
+        """A key was taken after waiting `waited`."""
+
+    def done(self, worked: float) -> None:
+        """A key was worked on for `worked`."""
+
+    def retried(self) -> None:
+        """A key failed and will be tried again."""
+
+
+class WorkQueue(Generic[Item]):
+    """Keys to reconcile.
+
+    `add` during work on the same key makes it come again afterwards. Delays of failed keys grow per key:
+    5 ms * 2^failures, at most 1000 s.
+    """
+
+    def __init__(self, metrics: QueueMetrics, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._metrics = metrics
+        self._clock = clock
+        self._ready: deque[Item] = deque()
+        self._dirty: dict[Item, float] = {}
+        self._processing: dict[Item, float] = {}
+        self._failures: dict[Item, int] = {}
+        self._delayed: list[tuple[float, int, Item]] = []
+        self._due: dict[Item, float] = {}
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def add(self, item: Item) -> None:
+        """Let `item` be worked on as soon as possible."""
+        if item in self._dirty:
+            return
+        self._dirty[item] = self._clock()
+        if item not in self._processing:
+            self._ready.append(item)
+            self._changed.set()
+        self._metrics.added(len(self._ready))
+
+    def add_after(self, item: Item, delay: float) -> None:
+        """Add `item` in `delay` seconds. An earlier time for the same item wins."""
+        if delay <= 0:
+            self.add(item)
+            return
+        due = self._clock() + delay
+        known = self._due.get(item)
+        if known is not None and known <= due:
+            return
+        self._due[item] = due
+        heapq.heappush(self._delayed, (due, next(self._order), item))
+        self._changed.set()
+
+    def add_rate_limited(self, item: Item) -> None:
+        """Add `item`, whose work failed, after its own growing delay."""
+        failures = self._failures.get(item, 0)
+        self._failures[item] = failures + 1
+        self._metrics.retried()
+        self.add_after(item, min(BASE_DELAY * 2 ** min(failures, 30), MAXIMUM_DELAY))
+
+    def forget(self, item: Item) -> None:
+        """Start the delays of `item` anew: its work succeeded."""
+        self._failures.pop(item, None)
+
+    async def get(self) -> Item:
+        """Wait for a key; `done` must follow."""
+        while True:
+            wait = self._promote_due()
+            if self._ready:
+                item = self._ready.popleft()
+                now = self._clock()
+                self._processing[item] = now
+                self._metrics.taken(len(self._ready), now - self._dirty.pop(item))
+                if self._ready:
+                    self._changed.set()
+                return item
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait)
+            except TimeoutError:
+                continue
+
+    def done(self, item: Item) -> None:
+        """End the work on `item`; it comes again if it was added meanwhile."""
+        started = self._processing.pop(item)
+        self._metrics.done(self._clock() - started)
+        if item in self._dirty:
+            self._ready.append(item)
+            self._changed.set()
+
+    def _promote_due(self) -> float | None:
+        """Move due keys over; returns seconds until the next one, None without any."""
+        now = self._clock()
+        while self._delayed:
+            due, _, item = self._delayed[0]
+            if self._due.get(item) != due:
+                heapq.heappop(self._delayed)
+                continue
+            if due > now:
+                return due - now
+            heapq.heappop(self._delayed)
+            del self._due[item]
+            self.add(item)
+        return None

@@ -1,0 +1,279 @@
+"""The Helm chart: what it renders is valid, least privileged and restricted, and its values are checked and documented."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from finetune_operator import rbac
+
+from tests.chart.rendering import CHART, NAMESPACE, ROOT, VALUES_FILES, Manifest, helm, only, render
+
+# kubernetes-validate knows Kubernetes' own kinds only; the ServiceMonitor is the Prometheus operator's.
+FOREIGN_KINDS = {"ServiceMonitor"}
+each_values_file = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
+
+
+def pod_spec(objects: list[Manifest]) -> dict[str, Any]:
+    spec: dict[str, Any] = only(objects, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def settings(objects: list[Manifest]) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(only(objects, "ConfigMap", "-settings")["data"]["settings.json"])
+    return parsed
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        found |= leaves(value, f"{path}.") if isinstance(value, dict) and value else {path}
+    return found
+
+
+@each_values_file
+def test_lints_strictly(values: Path) -> None:
+    done = helm("lint", "--strict", str(CHART), "--values", str(values))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_values_file
+def test_rendered_objects_are_valid_kubernetes(values: Path) -> None:
+    objects = render("--values", str(values))
+    checked = [item for item in objects if item["kind"] not in FOREIGN_KINDS]
+    assert checked
+    for item in checked:
+        kubernetes_validate.validate(item, "1.36", strict=True)
+
+
+@each_values_file
+def test_objects_carry_the_recommended_labels(values: Path) -> None:
+    for item in render("--values", str(values)):
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "finetune-operator"
+        assert labels["app.kubernetes.io/instance"] == "ft"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+
+
+@each_values_file
+def test_namespaced_objects_lie_in_the_release_namespace_or_the_watched_one(values: Path) -> None:
+    cluster_kinds = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    for item in render("--values", str(values)):
+        if item["kind"] not in cluster_kinds:
+            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a"}
+
+
+@each_values_file
+def test_pod_meets_the_restricted_level_with_a_read_only_root(values: Path) -> None:
+    spec = pod_spec(render("--values", str(values)))
+    security = spec["securityContext"]
+    assert security["runAsNonRoot"]
+    assert security["runAsUser"] == 65532
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert all({"configMap", "emptyDir"} & volume.keys() for volume in spec["volumes"])
+    assert not any(spec.get(member) for member in ("hostNetwork", "hostPID", "hostIPC"))
+
+
+def test_crd_is_the_one_in_the_crds_folder() -> None:
+    source = yaml.safe_load((ROOT / "crds/finetunejobs.yaml").read_text())
+    rendered = only(render(), "CustomResourceDefinition")
+    assert (CHART / "files/crds").resolve() == ROOT / "crds"
+    assert rendered["spec"] == source["spec"]
+    assert rendered["metadata"]["name"] == source["metadata"]["name"]
+
+
+def test_crd_outlives_the_release_unless_told_otherwise() -> None:
+    kept = only(render(), "CustomResourceDefinition")
+    dropped = only(render("--set", "crds.keep=false"), "CustomResourceDefinition")
+    assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert "annotations" not in dropped["metadata"]
+
+
+def test_crd_can_be_left_to_another_tool() -> None:
+    assert "CustomResourceDefinition" not in {item["kind"] for item in render("--set", "crds.enabled=false")}
+
+
+def test_package_holds_the_crd_itself(tmp_path: Path) -> None:
+    """A link would point out of the packaged chart."""
+    done = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.iterdir()
+    shown = helm("template", "ft", str(package), "--set", "rbac.create=false")
+    assert "name: finetunejobs.finetune.dev" in shown.stdout
+
+
+def rules(role: Manifest) -> set[tuple[str, str, frozenset[str]]]:
+    return {
+        (group, resource, frozenset(rule["verbs"]))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def declared(wanted: tuple[rbac.Rule, ...]) -> set[tuple[str, str, frozenset[str]]]:
+    return {(group, resource, frozenset(verbs)) for group, resource, verbs in wanted}
+
+
+def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
+    objects = render()
+    role = only(objects, "ClusterRole", "-operator")
+    assert rules(role) == declared(rbac.WATCHED_RULES)
+    assert rules(only(objects, "Role", "-leases")) == declared(rbac.LEASE_RULES)
+    binding = only(objects, "ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    account = only(objects, "ServiceAccount")["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
+    assert pod_spec(objects)["serviceAccountName"] == account
+
+
+def test_one_watched_namespace_needs_no_cluster_role() -> None:
+    objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false")
+    assert not {"ClusterRole", "ClusterRoleBinding"} & {item["kind"] for item in objects}
+    role = only(objects, "Role", "-operator")
+    assert role["metadata"]["namespace"] == "team-a"
+    assert rules(role) == declared(rbac.WATCHED_RULES)
+    assert only(objects, "RoleBinding", "-operator")["subjects"][0]["namespace"] == NAMESPACE
+    assert settings(objects)["watchNamespace"] == "team-a"
+
+
+def test_namespace_admins_may_use_the_kind() -> None:
+    objects = render()
+    view, edit = only(objects, "ClusterRole", "-view"), only(objects, "ClusterRole", "-edit")
+    assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
+    assert not any("status" in resource for _, resource, _ in rules(edit))
+
+
+def test_only_the_operators_pod_mounts_a_token() -> None:
+    objects = render()
+    assert only(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod_spec(objects)["automountServiceAccountToken"] is True
+
+
+def test_settings_say_what_the_values_say() -> None:
+    full = settings(render("--values", str(CHART / "ci/full-values.yaml")))
+    assert full["trainer"]["image"] == "registry.example.com/ml/finetune-trainer:0.1.0-cu128"
+    assert full["trainer"]["device"] == "cpu"
+    assert full["trainer"]["telemetryPort"] == 19500
+    assert full["trainer"]["limits"] == {
+        "datasetBytes": 10737418240,
+        "downloadSeconds": 3600,
+        "allowPrivateAddresses": True,
+    }
+    assert full["metricsPort"] == 18080
+    assert full["logLevel"] == "DEBUG"
+
+
+def test_changed_settings_start_new_pods() -> None:
+    def checksum(*arguments: str) -> str:
+        template = only(render(*arguments), "Deployment")["spec"]["template"]
+        found: str = template["metadata"]["annotations"]["checksum/settings"]
+        return found
+
+    assert checksum() == checksum()
+    assert checksum() != checksum("--set", "workers=9")
+
+
+def test_ports_of_pod_probes_and_settings_agree() -> None:
+    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    (container,) = pod_spec(objects)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"metrics": settings(objects)["metricsPort"], "health": settings(objects)["healthPort"]}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+
+
+def test_digest_wins_over_the_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+    (container,) = pod_spec(render("--set", f"image.tag=v1,image.digest={digest}"))["containers"]
+    assert container["image"] == f"docker.io/finetune/operator@{digest}"
+
+
+def test_tag_defaults_to_the_charts_application_version() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    objects = render()
+    (container,) = pod_spec(objects)["containers"]
+    assert container["image"] == f"docker.io/finetune/operator:{version}"
+    assert settings(objects)["trainer"]["image"] == f"docker.io/finetune/trainer:{version}"
+
+
+def test_selector_of_service_monitor_budget_and_policy_is_the_deployments() -> None:
+    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    selector = only(objects, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert only(objects, "Service")["spec"]["selector"] == selector
+    assert only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == selector
+    assert only(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == selector
+    monitor = only(objects, "ServiceMonitor")["spec"]
+    assert (
+        monitor["selector"]["matchLabels"].items() <= only(objects, "Service")["metadata"]["labels"].items()
+    )
+    assert monitor["endpoints"][0]["honorLabels"] is True
+
+
+def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
+    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    first = settings(objects)["trainer"]["telemetryPort"]
+    ports = [rule["ports"][0] for rule in only(objects, "NetworkPolicy")["spec"]["egress"]]
+    assert {"port": first, "endPort": first + 9, "protocol": "TCP"} in ports
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("replica=2", "replica"),
+        ("trainer.device=gpu", "trainer/device"),
+        ("trainer.limits.datasetbytes=1", "datasetbytes"),
+        ("image.digest=sha256:12", "image/digest"),
+        ("watchNamespace=Team_A", "watchNamespace"),
+        ("logLevel=TRACE", "logLevel"),
+        ("trainer.resources.train.memory=24GB", "trainer/resources/train/memory"),
+        ("replicas=2,leaderElection.enabled=false", "replicas must be at most 1"),
+        ("serviceAccount.create=false", "serviceAccount.name must be given"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(argument: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        render("--set", argument)
+
+
+def test_one_replica_without_election_is_never_doubled() -> None:
+    objects = render("--set", "replicas=1,leaderElection.enabled=false")
+    assert only(objects, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    assert not any(item["metadata"]["name"].endswith("-leases") for item in objects)
+
+
+def schema_leaves(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in schema["properties"].items():
+        field = definitions[value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+        path = f"{prefix}{name}"
+        found |= schema_leaves(field, definitions, f"{path}.") if "properties" in field else {path}
+    return found
+
+
+def test_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
+    known = schema_leaves(schema, schema["definitions"])
+    free = {"resources.requests", "resources.limits"}
+    inside = {path for path in values if any(path.startswith(f"{parent}.") for parent in free)}
+    assert known - free - {"global", "resources.claims"} == values - inside
+
+
+def test_notes_warn_of_what_is_risky() -> None:
+    done = helm(
+        "install", "ft", str(CHART), "--dry-run=client", "--set", "trainer.limits.allowPrivateAddresses=true"
+    )
+    assert "Warning: trainer.limits.allowPrivateAddresses" in done.stdout, done.stderr

@@ -1,0 +1,78 @@
+"""The Dockerfiles as users build them. They are not built here: that needs a registry for the base images."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.chart.rendering import ROOT
+
+DOCKERFILES = [ROOT / "operator/Dockerfile", ROOT / "trainer_image/Dockerfile"]
+each_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+
+
+def final_stage(path: Path) -> str:
+    return path.read_text().rpartition("\nFROM ")[2]
+
+
+@each_dockerfile
+def test_hadolint_finds_nothing(path: Path) -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run([hadolint, "--no-color", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_dockerfile
+def test_base_is_pinned_by_version_and_can_be_pinned_by_digest(path: Path) -> None:
+    """The base is an argument of the build whose default names a full version."""
+    text = path.read_text()
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
+    (argument,) = bases - stages
+    default = re.search(rf"^ARG {argument.strip('${}')}=(\S+)$", text, re.MULTILINE)
+    assert default is not None
+    assert re.search(r":\d+\.\d+\.\d+-", default[1])
+
+
+@each_dockerfile
+def test_image_runs_as_the_numeric_user_of_the_pods(path: Path) -> None:
+    users = re.findall(r"^USER (.*)$", final_stage(path), re.MULTILINE)
+    assert users == ["65532:65532"]
+
+
+@each_dockerfile
+def test_entry_point_is_the_package_and_the_labels_are_there(path: Path) -> None:
+    package = {"operator": "finetune_operator", "trainer_image": "finetune_trainer"}[path.parent.name]
+    stage = final_stage(path)
+    assert f'ENTRYPOINT ["python", "-m", "{package}"]' in stage
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", stage))
+    assert labels == {"title", "description", "licenses", "version", "revision"}
+
+
+@each_dockerfile
+def test_sources_come_through_the_dockerignore(path: Path) -> None:
+    """Whatever is copied from the context exists and is let through."""
+    let_through = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    copied = [
+        words
+        for line in re.findall(r"^COPY (?!--from)(.*)$", path.read_text(), re.MULTILINE)
+        if (words := line.split())
+    ]
+    sources = {source for words in copied for source in words[:-1]}
+    assert sources
+    assert sources <= let_through
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_trainer_has_what_triton_compiles_with() -> None:
+    text = (ROOT / "trainer_image/Dockerfile").read_text()
+    assert re.search(r"^FROM python$", text, re.MULTILINE), (
+        "the final stage starts from the one with the compiler"
+    )
+    assert all(package in text for package in ("gcc", "libc6-dev", "python3-dev"))

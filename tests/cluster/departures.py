@@ -1,0 +1,92 @@
+"""How long a trainer's pod outlives its process: from its last line to the pod's DELETED event on a watch.
+
+The trainer's last line carries the time in ms at which it was about to leave, so kubelet, operator, garbage collector
+and API server are all inside the figure. Clocks: pods and watcher run on one machine or on machines in step.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from kubernetes import client, config, watch
+
+STAGE_LABEL = "finetune.dev/stage"
+_LAST_LINE = re.compile(r"stage=(\w+) outcome=(\w+) code=(\d+) at=(\S+)$")
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One pod's end: `seconds` from its last line to its DELETED event."""
+
+    pod: str
+    stage: str
+    outcome: str
+    seconds: float
+
+
+class DepartureWatch:
+    """Watches the trainer pods of one namespace while in a `with` block."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self._api = config.new_client_from_config(str(kubeconfig))
+        self._core = client.CoreV1Api(self._api)
+        self._namespace = namespace
+        self._watch = watch.Watch()
+        self._last_lines: dict[str, re.Match[str]] = {}
+        self._deleted: dict[str, datetime.datetime] = {}
+        self._followed: set[str] = set()
+        self._followers: list[threading.Thread] = []
+        self._thread = threading.Thread(target=self._watch_pods, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._watch.stop()
+        for follower in self._followers:
+            follower.join(timeout=5)
+
+    def departures(self) -> list[Departure]:
+        """The pods that have gone so far and whose last line was read."""
+        found = []
+        for pod, gone in sorted(self._deleted.items()):
+            line = self._last_lines.get(pod)
+            if line is not None:
+                left = datetime.datetime.fromisoformat(line[4])
+                found.append(Departure(pod, line[1], line[2], (gone - left).total_seconds()))
+        return found
+
+    def pods_seen(self) -> set[str]:
+        """Names of all trainer pods that ran."""
+        return set(self._followed)
+
+    def _watch_pods(self) -> None:
+        stream = self._watch.stream(
+            self._core.list_namespaced_pod, self._namespace, label_selector=STAGE_LABEL, timeout_seconds=3600
+        )
+        for event in stream:
+            now = datetime.datetime.now(datetime.UTC)
+            pod: Any = event["object"]
+            name = pod.metadata.name
+            if event["type"] == "DELETED":
+                self._deleted[name] = now
+            elif name not in self._followed and pod.status.phase not in (None, "Pending"):
+                self._followed.add(name)
+                follower = threading.Thread(target=self._follow, args=(name,), daemon=True)
+                self._followers.append(follower)
+                follower.start()
+
+    def _follow(self, name: str) -> None:
+        logs = self._core.read_namespaced_pod_log(
+            name, self._namespace, container="trainer", follow=True, _preload_content=False
+        )
+        for line in logs:
+            match = _LAST_LINE.search(line.decode(errors="replace").strip())
+            if match:
+                self._last_lines[name] = match

@@ -1,0 +1,81 @@
+"""FineTuneJobs for the cluster tests, and the small model and data that they use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CLAIM = "assets"
+
+
+def conversations(count: int) -> list[dict[str, Any]]:
+    """`count` different two-turn conversations."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {number} plus {number}?"},
+                {"role": "assistant", "content": f"The sum is {2 * number}."},
+            ]
+        }
+        for number in range(1, count + 1)
+    ]
+
+
+def jsonl(rows: list[dict[str, Any]]) -> str:
+    """Rows as the text of a JSONL file."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def config_map(name: str, text: str) -> dict[str, Any]:
+    """A ConfigMap that holds a data set under the key data.jsonl."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name},
+        "data": {"data.jsonl": text},
+    }
+
+
+def fine_tune_job(name: str, *, dataset: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    """A job on the tiny model of the claim `assets`; `spec` replaces whole top-level fields."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": {"persistentVolumeClaim": {"claimName": CLAIM, "path": "models/tiny"}}},
+            "dataset": {"source": dataset or {"configMap": {"name": "data", "key": "data.jsonl"}}},
+            "training": {
+                "maximumSteps": 4,
+                "effectiveBatchSize": 2,
+                "microBatchSize": 2,
+                "maximumLength": 256,
+                "learningRate": 0.001,
+            },
+            "evaluation": {"maximumRows": 4},
+            "output": {
+                "destination": {"persistentVolumeClaim": {"claimName": CLAIM, "path": f"outputs/{name}"}}
+            },
+            "workspace": {"size": "1Gi"},
+            **spec,
+        },
+    }
+
+
+def write_tiny_model(folder: Path, tokenizer: Path) -> None:
+    """A random two-layer Llama with the tokenizer files of `tokenizer`: real formats, a second a step."""
+    import shutil  # noqa: PLC0415 -- beside the imports it belongs to
+
+    import torch  # noqa: PLC0415 -- 10 s, only where a model is made
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(tokenizer / name, folder / name)
