@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export CLUSTER
 CLUSTER ?=
 
-.PHONY: help demo test setup python-env tools components assets lint unit cluster-up cluster-down docs benchmark clean
+.PHONY: help demo test setup python-env tools components assets lint unit cluster-up cluster-down docs benchmark-pod-departure clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,3 +52,9 @@ cluster-down: ## End the dev cluster and remove all it left
 
 clean: ## Remove what set-up made in this folder (not the caches of Go, pip and uv)
 	rm -rf .venv .cache .finetune
+
+benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
+	PYTHONPATH=tests/devcluster:. $(PYTHON_ENV) benchmarks/pod_departure.py $(ARGS)
+
+docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
+	$(PYTHON_ENV) scripts/docs/generate.py

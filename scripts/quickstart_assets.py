@@ -19,7 +19,7 @@ from typing import Any
 
 MODEL = "SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ROWS = {"train": 400, "validation": 40, "test": 64}
+ROWS = {"train": 240, "validation": 40, "test": 64}
 SEED = 20261124
 
 # No phrasing gives the fields in the order of the answer, so copying from left to right does not suffice.
@@ -30,11 +30,11 @@ PHRASINGS = (
     "At an elevation of {elevation} ft, {name} is the airport of {city}, country {country}, listed as {iata}.",
     "In {country}, the city of {city} has {name}: IATA {iata}, elevation {elevation} ft.",
 )
-INSTRUCTION = "Extract the airport as JSON with the keys iata, name, city, country, elevation_ft."
+INSTRUCTION = "Reply with the airport as JSON."
 
 
 def conversation(airport: Mapping[str, Any], phrasing: str) -> dict[str, Any]:
-    """One row: the instruction and a sentence from the user, the JSON object from the assistant."""
+    """One row: the instruction, a sentence about the airport, and the facts in it as the assistant's JSON object."""
     elevation = round(airport["elevation"])
     sentence = phrasing.format(
         name=airport["name"],
@@ -52,7 +52,8 @@ def conversation(airport: Mapping[str, Any], phrasing: str) -> dict[str, Any]:
     }
     return {
         "messages": [
-            {"role": "user", "content": f"{INSTRUCTION}\n{sentence}"},
+            {"role": "system", "content": INSTRUCTION},
+            {"role": "user", "content": sentence},
             {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)},
         ]
     }

@@ -31,7 +31,7 @@ def run(script: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def job(
-    *, generation: int = 1, observed: int | None = 1, suspend: bool = False, **conditions: str
+    conditions: dict[str, str], *, generation: int = 1, observed: int | None = 1, suspend: bool = False
 ) -> dict[str, Any]:
     """Return a FineTuneJob with the given conditions, each with its reason and message."""
     status: dict[str, Any] = {

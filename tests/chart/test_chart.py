@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from finetune_operator import rbac
+from finetune_operator.settings import Settings, parse_settings
 
 from tests.chart.rendering import CHART, NAMESPACE, ROOT, VALUES_FILES, Manifest, helm, only, render
 
@@ -23,8 +24,13 @@ def pod_spec(objects: list[Manifest]) -> dict[str, Any]:
     return spec
 
 
+def settings_text(objects: list[Manifest]) -> str:
+    text: str = only(objects, "ConfigMap", "-settings")["data"]["settings.json"]
+    return text
+
+
 def settings(objects: list[Manifest]) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(only(objects, "ConfigMap", "-settings")["data"]["settings.json"])
+    parsed: dict[str, Any] = json.loads(settings_text(objects))
     return parsed
 
 
@@ -174,6 +180,21 @@ def test_settings_say_what_the_values_say() -> None:
     }
     assert full["metricsPort"] == 18080
     assert full["logLevel"] == "DEBUG"
+
+
+@each_values_file
+def test_operator_understands_the_settings(values: Path) -> None:
+    parsed = parse_settings(settings_text(render("--values", str(values))))
+    assert parsed.trainer.image.startswith(
+        ("docker.io/finetune/trainer", "registry.example.com/ml/finetune-trainer")
+    )
+
+
+def test_charts_defaults_are_the_operators() -> None:
+    """Also that the file names every setting: one left out would be a value of the chart that changes nothing."""
+    rendered = settings(render())
+    defaults = Settings.model_validate({"trainer": {"image": rendered["trainer"]["image"]}})
+    assert rendered == defaults.model_dump(mode="json", by_alias=True)
 
 
 def test_changed_settings_start_new_pods() -> None:

@@ -83,7 +83,7 @@ class DepartureWatch:
                 follower.start()
 
     def _follow(self, name: str) -> None:
-        logs = self._core.read_namespaced_pod_log(
+        logs: Any = self._core.read_namespaced_pod_log(  # the raw response, since nothing is preloaded
             name, self._namespace, container="trainer", follow=True, _preload_content=False
         )
         for line in logs:

@@ -58,7 +58,9 @@ class Conditions:
             "reason": str(reason),
             "message": message[:MAXIMUM_MESSAGE_LENGTH],
             "observedGeneration": self._generation,
-            "lastTransitionTime": self._now if previous is None or changed else previous["lastTransitionTime"],
+            "lastTransitionTime": self._now
+            if previous is None or changed
+            else previous["lastTransitionTime"],
         }
 
     def set_if_missing(self, kind: Condition, status: Truth, reason: str) -> None:

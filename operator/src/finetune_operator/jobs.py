@@ -109,7 +109,9 @@ def build_job(
     }
 
 
-def _pod_spec(job: JobRecord, spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
+def _pod_spec(
+    job: JobRecord, spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings
+) -> dict[str, Any]:
     volumes = _Volumes(job, spec, stage)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",

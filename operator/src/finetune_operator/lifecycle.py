@@ -63,6 +63,17 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
+class DeletePod:
+    """Delete this very pod without grace: nothing in it runs any more.
+
+    The kubelet would take two more seconds to say so, in which the pod keeps its GPU and its quota.
+    """
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class DeleteClaim:
     """Delete this very claim."""
 
@@ -70,7 +81,7 @@ class DeleteClaim:
     uid: str
 
 
-Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeleteClaim
+Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteClaim
 
 
 @dataclass(frozen=True)
@@ -119,14 +130,15 @@ class _Round:
             self._accept(spec)
             self._check_deadline(spec)
             self._fold_ending(spec)
-        lifecycle = spec.lifecycle if spec is not None else Lifecycle()
-        self._delete_spent_jobs(lifecycle)
-        if self._draft.finished:
-            self._delete_workspace(lifecycle)
-        elif spec is not None and spec.suspend:
-            self._suspend()
-        elif spec is not None:
-            self._drive(spec)
+        self._delete_spent_jobs(spec.lifecycle if spec is not None else Lifecycle())
+        # Without a readable spec nobody knows whether the workspace is to be kept, so it is.
+        if spec is not None:
+            if self._draft.finished:
+                self._delete_workspace(spec.lifecycle)
+            elif spec.suspend:
+                self._suspend()
+            else:
+                self._drive(spec)
         return Decision(
             status=self._draft.to_status(),
             actions=tuple(self._actions),
@@ -191,6 +203,7 @@ class _Round:
             if merge is None:
                 draft.begin_stage(Stage.MERGE)
                 return
+            draft.begin_stage(Stage.MERGE)
             draft.fold_merge(merge)
             draft.complete()
         elif result.train is not None and draft.stage is Stage.TRAIN:
@@ -240,15 +253,18 @@ class _Round:
             )
             return
         refusal = self._seen.refusal
-        if refusal is not None and self._now < refusal.retry_time:
-            self._requeue_times.append(refusal.retry_time)
+        if refusal is not None:
+            # Said until a try succeeds, so that status does not flip with every try.
             draft.go_on(Reason.CHILD_REFUSED, refusal.message)
-            return
-        if running := self._running_strangers():
+            if self._now < refusal.retry_time:
+                self._requeue_times.append(refusal.retry_time)
+                return
+        elif running := self._running_strangers():
             # The stages share a workspace, so one at a time.
             draft.go_on(self._active_reason(), f"waits for pod {running[0].name} to end")
             return
-        draft.go_on(self._active_reason(), f"{draft.stage.value} is being started")
+        else:
+            draft.go_on(self._active_reason(), f"{draft.stage.value} is being started")
         if spec.workspace.existing_claim is None and self._own_claim() is None:
             self._actions.append(CreateClaim(build_workspace_claim(job, spec)))
         self._actions.append(CreateJob(self._build_job(spec)))
@@ -282,6 +298,11 @@ class _Round:
             expiry = child_expiry(attempt, lifecycle, self._now)
             if expiry <= self._now:
                 self._actions.append(DeleteJob(child.name, child.uid))
+                self._actions.extend(
+                    DeletePod(pod.name, pod.uid)
+                    for pod in self._pods_of(child)
+                    if pod.end is not None and pod.idle
+                )
             else:
                 self._requeue_times.append(expiry)
 
@@ -308,7 +329,9 @@ class _Round:
 
     def _current_child(self) -> ChildJob | None:
         current = (self._draft.stage, self._draft.attempt)
-        return next((child for child in self._own_children() if (child.stage, child.attempt) == current), None)
+        return next(
+            (child for child in self._own_children() if (child.stage, child.attempt) == current), None
+        )
 
     def _pods_of(self, child: ChildJob) -> tuple[Pod, ...]:
         return tuple(pod for pod in self._seen.pods if pod.owner_uid == child.uid)

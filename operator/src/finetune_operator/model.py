@@ -16,7 +16,9 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.errors import InvalidSpecError
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)]
+Quantity = Annotated[
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)
+]
 """A Kubernetes resource quantity, such as 500m or 16Gi."""
 RelativePath = Annotated[str, Field(max_length=1024)]
 """A path inside a volume: not absolute, no `..`; the empty path is the volume's root."""
@@ -28,7 +30,11 @@ class SpecValue(BaseModel):
     """Immutable, camelCase on the wire, unknown members refused."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, coerce_numbers_to_str=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        coerce_numbers_to_str=True,
     )
 
 
@@ -290,7 +296,9 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
     object defaulted by an API server and the file it came from agree, and a new field with a default in a later
     version does not make an old job look new.
     """
-    content = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle"})
+    content = spec.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle"}
+    )
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -87,6 +87,8 @@ class Pod:
     """Reason and message of the container's waiting state."""
     running: bool
     end: ContainerEnd | None
+    idle: bool
+    """No container of the pod runs any more, not even an injected one."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,12 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
         running="running" in state,
         end=_container_end(state.get("terminated")),
+        idle=bool(container)
+        and not any(
+            "running" in (entry.get("state") or {})
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for entry in status.get(kind) or ()
+        ),
     )
 
 

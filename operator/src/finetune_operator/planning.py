@@ -41,7 +41,11 @@ def make_plan(spec: FineTuneJobSpec, device: Device) -> Plan:
     if micro_batch_size is None:
         micro_batch_size = 1
         choices.append(
-            Choice("microBatchSize", "1", "needs the least memory; the effective batch size is the same either way")
+            Choice(
+                "microBatchSize",
+                "1",
+                "needs the least memory; the effective batch size is the same either way",
+            )
         )
 
     if training.gradient_checkpointing == "Auto":

@@ -10,7 +10,7 @@ WATCHED_RULES: tuple[Rule, ...] = (
     # OwnerReferencesPermissionEnforcement asks for it where children set blockOwnerDeletion.
     ("finetune.dev", "finetunejobs/finalizers", ("update",)),
     ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
-    ("", "pods", ("list", "watch")),
+    ("", "pods", ("list", "watch", "delete")),
     ("", "persistentvolumeclaims", ("get", "list", "watch", "create", "delete")),
     ("", "events", ("create",)),
 )

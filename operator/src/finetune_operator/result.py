@@ -10,7 +10,15 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.errors import MalformedDocumentError
@@ -26,7 +34,14 @@ _INT64_MAX = 2**63 - 1
 def clean_text(text: str) -> str:
     """`text` without lone surrogates and control characters, which no terminal or JSON reader should meet."""
     encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(character if character.isprintable() or character == "\n" else " " for character in encodable)
+    return "".join(
+        character if character.isprintable() or character == "\n" else " " for character in encodable
+    )
+
+
+def _clean(value: object) -> object:
+    """Cleans what is text; before validation, which refuses lone surrogates."""
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def _to_utc(moment: datetime) -> datetime:
@@ -37,19 +52,19 @@ def _to_utc(moment: datetime) -> datetime:
         raise ValueError("must be a moment between the years 1 and 9999 in UTC") from error
 
 
-Text64 = Annotated[str, Field(max_length=64), AfterValidator(clean_text)]
-Text128 = Annotated[str, Field(max_length=128), AfterValidator(clean_text)]
-Text256 = Annotated[str, Field(max_length=256), AfterValidator(clean_text)]
-Text512 = Annotated[str, Field(max_length=512), AfterValidator(clean_text)]
-Text1024 = Annotated[str, Field(max_length=1024), AfterValidator(clean_text)]
-ReasonText = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}\Z")]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Text64 = Annotated[str, Field(max_length=64), BeforeValidator(_clean)]
+Text128 = Annotated[str, Field(max_length=128), BeforeValidator(_clean)]
+Text256 = Annotated[str, Field(max_length=256), BeforeValidator(_clean)]
+Text512 = Annotated[str, Field(max_length=512), BeforeValidator(_clean)]
+Text1024 = Annotated[str, Field(max_length=1024), BeforeValidator(_clean)]
+ReasonText = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=_INT64_MAX, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=_INT64_MAX, strict=True)]
 Step = Annotated[int, Field(ge=0, le=10**12, strict=True)]
 Attempt = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}\Z")]
+Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}$")]
 Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
@@ -157,7 +172,9 @@ class Verification(_Document):
 class MergeResult(_Document):
     """What came out of MERGE."""
 
-    artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=2), AfterValidator(_distinct_kinds)]
+    artifacts: Annotated[
+        tuple[Artifact, ...], Field(min_length=1, max_length=2), AfterValidator(_distinct_kinds)
+    ]
     verification: Verification | None = None
 
 

@@ -13,7 +13,7 @@ LONGEST_DELAY = timedelta(minutes=5)
 def backoff(count: int) -> timedelta:
     """Delay before the next attempt after `count` failures (at least 1): 10 s, 20 s, 40 s ... at most 5 min."""
     exponent = min(max(count, 1) - 1, 16)
-    return min(FIRST_DELAY * 2**exponent, LONGEST_DELAY)
+    return min(FIRST_DELAY * (1 << exponent), LONGEST_DELAY)
 
 
 def delay_after(kind: ReasonClass, *, failures: int, interruptions: int, retries: int) -> timedelta | None:

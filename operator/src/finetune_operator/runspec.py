@@ -72,7 +72,9 @@ def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
         model=None if model_claim is None else _join(MODEL_MOUNT, model_claim.path),
         dataset=_dataset_place(spec.dataset.source, DATASET_MOUNT),
         validation=None if validation is None else _dataset_place(validation, VALIDATION_MOUNT),
-        chat_template=None if template is None else _join(CHAT_TEMPLATE_MOUNT, template.config_map_key_ref.key),
+        chat_template=None
+        if template is None
+        else _join(CHAT_TEMPLATE_MOUNT, template.config_map_key_ref.key),
     )
 
 
@@ -140,7 +142,10 @@ def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
         source = {"kind": "HuggingFace", "repository": hub.repository, "revision": hub.revision}
         if hub.token_secret_ref is not None:
             source["tokenVariable"] = MODEL_TOKEN_VARIABLE
-    model = {"source": source, "chatTemplateArguments": dict(spec.model.chat_template_arguments)}
+    model: dict[str, Any] = {
+        "source": source,
+        "chatTemplateArguments": dict(spec.model.chat_template_arguments),
+    }
     if spec.model.chat_template is not None:
         model["chatTemplatePath"] = _required(places.chat_template, "chat_template")
     return model

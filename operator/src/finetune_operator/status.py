@@ -58,22 +58,22 @@ class StatusDraft:
     @property
     def stage(self) -> Stage:
         """The current stage; PREPARE for a job without a record."""
-        return Stage(self._stage_field.get("name", Stage.PREPARE))
+        return Stage(self._stored_stage.get("name", Stage.PREPARE))
 
     @property
     def attempt(self) -> int:
         """Number of the current stage's current attempt."""
-        return int(self._stage_field.get("attempt", 0))
+        return int(self._stored_stage.get("attempt", 0))
 
     @property
     def job_seen(self) -> bool:
         """Whether the current attempt's Job has been seen in the cluster."""
-        return "startTime" in self._stage_field
+        return "startTime" in self._stored_stage
 
     @property
     def retry_time(self) -> datetime | None:
         """When the current attempt may start."""
-        return self._time(self._stage_field, "retryTime")
+        return self._time(self._stored_stage, "retryTime")
 
     @property
     def start_time(self) -> datetime | None:
@@ -104,7 +104,8 @@ class StatusDraft:
         self._fields.setdefault("specHash", spec_hash)
         if "stage" not in self._fields:
             self._fields["plan"] = [
-                {"name": choice.name, "value": choice.value, "reason": choice.reason} for choice in plan.choices
+                {"name": choice.name, "value": choice.value, "reason": choice.reason}
+                for choice in plan.choices
             ]
             self.begin_stage(Stage.PREPARE)
 
@@ -134,10 +135,11 @@ class StatusDraft:
 
     def see_job(self, created: datetime, node: str) -> None:
         """Record that the current attempt's Job exists, and where its pod runs."""
-        self._stage_field["startTime"] = format_time(created)
-        self._stage_field.pop("retryTime", None)
+        stage = {**self._stored_stage, "startTime": format_time(created)}
+        stage.pop("retryTime", None)
         if node:
-            self._stage_field["node"] = node
+            stage["node"] = node
+        self._fields["stage"] = stage
 
     def report(self, progress: Progress) -> None:
         """Show a running stage's progress, as often as reporting.updated thinks right."""
@@ -153,8 +155,8 @@ class StatusDraft:
             "message": ending.message[:1024],
             "completionTime": format_time(ending.finished or self._now),
         }
-        if "startTime" in self._stage_field:
-            entry["startTime"] = self._stage_field["startTime"]
+        if self.job_seen:
+            entry["startTime"] = self._stored_stage["startTime"]
         if ending.exit_code is not None:
             entry["exitCode"] = ending.exit_code
         if ending.result is not None and ending.result.peak_memory_bytes is not None:
@@ -215,8 +217,9 @@ class StatusDraft:
     def complete(self) -> None:
         """End the job well."""
         self._fields["completionTime"] = format_time(self._now)
-        self._fields["progress"] = reporting.finished(Stage.MERGE, self._fields.get("progress") or {}, self._now)
-        self._fields["stage"] = {**self._stage_field, "name": Stage.MERGE.value}
+        self._fields["progress"] = reporting.finished(
+            Stage.MERGE, self._fields.get("progress") or {}, self._now
+        )
         message = "every stage succeeded and the artifacts are published"
         self.conditions.set(Condition.SUCCEEDED, Truth.TRUE, Reason.COMPLETED, message)
         self.conditions.set(Condition.RECONCILING, Truth.FALSE, Reason.FINISHED)
@@ -280,9 +283,8 @@ class StatusDraft:
             self.conditions.set(kind, Truth.TRUE, Reason.STAGE_SUCCEEDED, message)
 
     @property
-    def _stage_field(self) -> dict[str, Any]:
-        field: dict[str, Any] = self._fields.setdefault("stage", {})
-        return field
+    def _stored_stage(self) -> Mapping[str, Any]:
+        return self._fields.get("stage") or {}
 
     @staticmethod
     def _time(fields: Mapping[str, Any], name: str) -> datetime | None:

@@ -27,8 +27,8 @@ _Any = TypeVar("_Any", ChildJob, Claim, Pod)
 
 
 def is_newer(new: _Stored, held: _Stored | None) -> bool:
-    """Whether `new` may replace `held`: another object, or the same one at a later or equal version."""
-    return held is None or new.uid != held.uid or _version(new) >= _version(held)
+    """Whether `new` may replace `held`, the same object or a namesake: it is not of an earlier version."""
+    return held is None or _version(new) >= _version(held)
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Store:
             fresh=fresh,
         )
 
-    def keys(self) -> list[Key]:
+    def job_keys(self) -> list[Key]:
         """Keys of all FineTuneJobs."""
         return [key for key, entry in self._entries.items() if entry.job is not None]
 

@@ -54,6 +54,11 @@ class WorkQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._ready)
 
+    @property
+    def longest_work(self) -> float:
+        """Seconds that the longest current work has taken, 0 while nobody works."""
+        return self._clock() - min(self._processing.values()) if self._processing else 0.0
+
     def add(self, item: Item) -> None:
         """Let `item` be worked on as soon as possible."""
         if item in self._dirty:

@@ -36,7 +36,10 @@ def main(arguments: list[str]) -> ExitCode:
     if options.command == "masks":
         from finetune_trainer.data.listing import list_masks  # noqa: PLC0415 -- brings in transformers
 
-        return list_masks(options.tokenizer, options.dataset, options.maximum_length, options.reasoning)
+        listed: ExitCode = list_masks(
+            options.tokenizer, options.dataset, options.maximum_length, options.reasoning
+        )
+        return listed
     redact = Redactor([])
     tail = configure_logging(redact)
     try:
@@ -48,10 +51,10 @@ def main(arguments: list[str]) -> ExitCode:
     if options.command != "run":
         document = _stage(options.command, run, redact, tail, options.termination_message)
         code = ExitCode(document.pop("code"))
-        if code is ExitCode.SUCCEEDED and getattr(options, "rows", False):
-            from finetune_trainer.data.listing import list_prepared_rows  # noqa: PLC0415 -- brings in transformers
+        if getattr(options, "rows", False):
+            from finetune_trainer.prepare import print_proven_rows  # noqa: PLC0415 -- brings in transformers
 
-            list_prepared_rows(run)
+            print_proven_rows(run)
         return code
     return _all_stages(run, redact, tail)
 

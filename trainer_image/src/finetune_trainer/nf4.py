@@ -132,7 +132,7 @@ def _midpoints() -> NDArray[np.float32]:
     return borders
 
 
-@numba.njit(parallel=True, nogil=True, boundscheck=False, fastmath=False, cache=True)  # type: ignore[untyped-decorator]  # numba has no type information
+@numba.njit(parallel=True, nogil=True, boundscheck=False, fastmath=False, cache=True)
 def _quantize_blocks(
     weights: NDArray[np.uint16],
     borders: NDArray[np.float32],
@@ -168,7 +168,7 @@ def _quantize_blocks(
                 packed[block * 32 + i] = (codes[2 * i] << np.uint8(4)) | codes[2 * i + 1]
 
 
-@numba.njit(nogil=True, boundscheck=False, cache=True)  # type: ignore[untyped-decorator]  # numba has no type information
+@numba.njit(nogil=True, boundscheck=False, cache=True)
 def _largest_magnitude(bits: NDArray[np.uint16]) -> np.uint16:
     largest = np.uint16(0)
     for i in range(bits.size):

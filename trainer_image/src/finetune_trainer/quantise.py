@@ -257,7 +257,7 @@ def _write_copied(reader: TensorReader, entry: TensorEntry, writer: TensorWriter
         return
     for first, bits in bf16_chunks(reader.chunks(entry, _CHUNK_ELEMENTS), entry.dtype):
         _require_finite(entry, bits)
-        writer.write(entry.name, first * 2, bits)
+        writer.write(entry.name, first * 2, bits.view(np.uint8))
 
 
 def _require_finite(entry: TensorEntry, bits: np.ndarray[Any, np.dtype[np.uint16]]) -> None:

@@ -68,9 +68,7 @@ def read_header(path: Path) -> list[TensorEntry]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size, _MAXIMUM_HEADER):
-                raise ValueError(f"header length {length} exceeds the file")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(min(length, _MAXIMUM_HEADER)))
         entries = [
             TensorEntry(
                 name=name,
@@ -82,15 +80,18 @@ def read_header(path: Path) -> list[TensorEntry]:
             for name, value in header.items()
             if name != "__metadata__"
         ]
-        for entry in entries:
-            if entry.end > size:
-                raise ValueError(f"tensor {entry.name} ends at byte {entry.end}, the file at {size}")
-            if entry.end - entry.start != entry.elements * ITEM_BYTES[entry.dtype]:
-                raise ValueError(f"tensor {entry.name} has bytes that do not fit its shape and type")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise StageError(
             Reason.INVALID_MODEL, f"{path.name} must be a complete safetensors file, found: {error}"
         ) from error
+    for entry in entries:
+        size_by_shape = entry.elements * ITEM_BYTES.get(entry.dtype, -1)
+        if entry.end > size or entry.end - entry.start != size_by_shape:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"{path.name} must hold every byte of its tensors, found tensor {entry.name} cut short or of an "
+                f"unknown type {entry.dtype}",
+            )
     return sorted(entries, key=lambda entry: entry.start)
 
 
@@ -177,7 +178,7 @@ class TensorWriter:
         self._temporary.unlink(missing_ok=True)
 
     def _write_at(self, position: int, data: NDArray[np.uint8] | bytes) -> None:
-        view = memoryview(data).cast("B")
+        view = memoryview(data if isinstance(data, bytes) else data.data).cast("B")
         while view:
             written = os.pwrite(self._file, view, position)
             view = view[written:]

@@ -1,0 +1,137 @@
+"""Keeps the store true: from watch events, from full lists at start and every few minutes, from fresh reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_operator.client import ObjectList
+from finetune_operator.cluster import Cluster
+from finetune_operator.observation import (
+    Key,
+    key_of,
+    project_child,
+    project_claim,
+    project_job,
+    project_pod,
+)
+from finetune_operator.store import Store
+from finetune_operator.workqueue import WorkQueue
+
+Body = Mapping[str, Any]
+
+_logger = logging.getLogger(__name__)
+
+
+class Informer:
+    """Feeds store and queue. Its event methods do no I/O."""
+
+    def __init__(self, store: Store, queue: WorkQueue[Key], cluster: Cluster, namespace: str) -> None:
+        """`namespace` is the only one served, empty for all."""
+        self._store = store
+        self._queue = queue
+        self._cluster = cluster
+        self._namespace = namespace
+        self.seeded = False
+        self.ghosts = 0
+        """Objects whose deletion the watches missed, so far."""
+
+    # -- single objects -----------------------------------------------------------------------------------------
+
+    def put_job(self, body: Body, *, gone: bool = False) -> Key:
+        """Take in a FineTuneJob, or its deletion."""
+        job = project_job(body)
+        if gone:
+            self._store.remove_job(job.key, job.uid)
+        else:
+            self._store.put_job(job)
+        return job.key
+
+    def put_child(self, body: Body, *, gone: bool = False) -> Key | None:
+        """Take in a batch/v1 Job; returns the key of the FineTuneJob concerned, None for a stranger's."""
+        key, child = key_of(body), project_child(body)
+        if key is None or child is None:
+            return None
+        if gone:
+            self._store.remove_child(key, child.uid)
+        else:
+            self._store.put_child(key, child)
+        return key
+
+    def put_pod(self, body: Body, *, gone: bool = False) -> Key | None:
+        """Take in a pod; returns the key of the FineTuneJob concerned, None for a stranger's."""
+        key, pod = key_of(body), project_pod(body)
+        if key is None or pod is None:
+            return None
+        if gone:
+            self._store.remove_pod(key, pod.uid)
+        else:
+            self._store.put_pod(key, pod)
+        return key
+
+    def put_claim(self, body: Body, *, gone: bool = False) -> Key | None:
+        """Take in a claim; returns the key of the FineTuneJob concerned, None for a stranger's."""
+        key, claim = key_of(body), project_claim(body)
+        if key is None or claim is None:
+            return None
+        if gone:
+            self._store.remove_claim(key, claim.uid)
+        else:
+            self._store.put_claim(key, claim)
+        return key
+
+    def wake(self, key: Key | None) -> None:
+        """Let the FineTuneJob concerned be looked at."""
+        if key is not None:
+            self._queue.add(key)
+
+    # -- lists --------------------------------------------------------------------------------------------------
+
+    async def synchronise(self) -> None:
+        """Read everything, forget what is gone, and look at every FineTuneJob."""
+        namespace = self._namespace
+        jobs = await self._cluster.list_jobs(namespace)
+        children = await self._cluster.list_children(namespace)
+        pods = await self._cluster.list_pods(namespace)
+        claims = await self._cluster.list_claims(namespace)
+        for body in jobs.items:
+            self.put_job(body)
+        for body in children.items:
+            self.put_child(body)
+        for body in pods.items:
+            self.put_pod(body)
+        for body in claims.items:
+            self.put_claim(body)
+        purged = [
+            *self._purge("jobs", jobs),
+            *self._purge("children", children),
+            *self._purge("pods", pods),
+            *self._purge("claims", claims),
+        ]
+        self.ghosts += len(purged)
+        self.seeded = True
+        for key in self._store.job_keys():
+            self._queue.add(key)
+
+    async def resynchronise(self, period: float) -> None:
+        """Repeat `synchronise` every `period` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(period)
+            try:
+                await self.synchronise()
+            except Exception:
+                # The next period tries again; the watches go on meanwhile.
+                _logger.exception("resynchronising failed")
+
+    async def refresh(self, key: Key) -> None:
+        """Read one FineTuneJob's children and pods from the API server into the store."""
+        bodies, pod_bodies = await self._cluster.read_children(key)
+        children = [child for body in bodies if (child := project_child(body)) is not None]
+        pods = [pod for body in pod_bodies if (pod := project_pod(body)) is not None]
+        self._store.replace_children(key, children, pods)
+
+    def _purge(self, kind: str, listed: ObjectList) -> list[Key]:
+        uids = {body["metadata"]["uid"] for body in listed.items}
+        return self._store.purge(kind, uids, listed.resource_version)

@@ -1,0 +1,50 @@
+"""The operator's own HTTP: /metrics on one port, /healthz and /readyz on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+Probe = Callable[[], str | None]
+"""Returns what is wrong, None if nothing is."""
+
+
+def metrics_application(registry: CollectorRegistry) -> web.Application:
+    """Serves the registry in the format that the scraper asks for."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    application = web.Application()
+    application.router.add_get("/metrics", metrics)
+    return application
+
+
+def health_application(*, live: Probe, ready: Probe) -> web.Application:
+    """Serves both probes; a failing one answers 503 and says why."""
+
+    def answer(trouble: str | None) -> web.Response:
+        return web.Response(status=200 if trouble is None else 503, text=trouble or "ok")
+
+    async def healthz(_: web.Request) -> web.Response:
+        return answer(live())
+
+    async def readyz(_: web.Request) -> web.Response:
+        return answer(ready())
+
+    application = web.Application()
+    application.router.add_get("/healthz", healthz)
+    application.router.add_get("/readyz", readyz)
+    return application
+
+
+async def serve(application: web.Application, port: int) -> web.AppRunner:
+    """Listen on all addresses; the caller cleans the runner up."""
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner

@@ -1,0 +1,213 @@
+"""The operator's side of the contract: what it writes follows the schemas, what it reads is what they allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from finetune_operator.checks import check
+from finetune_operator.model import FineTuneJobSpec, spec_hash
+from finetune_operator.planning import make_plan
+from finetune_operator.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
+from finetune_operator.result import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
+from finetune_operator.runspec import JobIdentity, Limits, build_run_spec, cluster_places
+from finetune_operator.stages import Stage
+
+from tests.unit.operator.builders import (
+    DIGEST,
+    MERGE,
+    TRAIN,
+    UID,
+    World,
+    make_failure,
+    make_job,
+    make_progress,
+    make_result,
+    make_spec,
+)
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "contract"
+
+
+def read_json(name: str) -> Any:
+    return json.loads((CONTRACT / name).read_text())
+
+
+def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The run spec that the operator would write for this spec."""
+    parsed = FineTuneJobSpec.parse(spec)
+    check("demo", parsed)
+    job = JobIdentity("team", "demo", UID)
+    return build_run_spec(
+        job=job,
+        spec=parsed,
+        spec_hash=spec_hash(parsed),
+        plan=make_plan(parsed, "cuda"),
+        places=cluster_places(job, parsed),
+        device="cuda",
+        limits=Limits(2**30, 600, allow_private_addresses=False),
+        telemetry_port=9500,
+        attempt=0,
+    )
+
+
+HUB = {
+    "source": {
+        "huggingFace": {
+            "repository": "org/name",
+            "revision": "main",
+            "tokenSecretRef": {"name": "hub", "key": "token"},
+        }
+    },
+    "chatTemplate": {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}},
+    "chatTemplateArguments": {"enable_thinking": False, "level": 2, "style": "short"},
+}
+SPECS = {
+    "minimal": make_spec(),
+    "url-and-hub": make_spec(
+        model=HUB,
+        dataset={
+            "source": {"url": {"secretKeyRef": {"name": "data", "key": "url"}}},
+            "validation": {"source": {"persistentVolumeClaim": {"claimName": "rows", "path": "v/a.jsonl"}}},
+            "reasoning": "Strip",
+            "rejectedRows": {"maximumFraction": 0},
+        },
+        training={
+            "maximumSteps": 40,
+            "microBatchSize": 4,
+            "lora": {"rank": 8, "variant": "DoRA"},
+            "schedule": {"type": "Linear", "warmupRatio": 0},
+            "gradientCheckpointing": "Forbid",
+        },
+        output={
+            "artifacts": ["Merged"],
+            "destination": {"persistentVolumeClaim": {"claimName": "artifacts", "path": "a/b"}},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_run_specs_follow_the_schema_and_the_fixture(name: str) -> None:
+    """The fixtures are what the trainer's tests read."""
+    run_spec = make_run_spec(SPECS[name])
+    jsonschema.validate(run_spec, read_json("run.schema.json"))
+    assert run_spec == read_json(f"fixtures/run.{name}.json")
+
+
+def test_reasons_and_their_classes_are_those_of_the_contract() -> None:
+    job_reasons = read_json("reasons.json")["job"]
+    for source, classes in (("operator", OPERATOR_CLASSES), ("trainer", TRAINER_CLASSES)):
+        expected = {name: entry["class"] for name, entry in job_reasons.items() if entry["source"] == source}
+        assert {str(reason): str(kind) for reason, kind in classes.items()} == expected
+    assert set(OPERATOR_CLASSES) == set(Reason)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_the_results_that_tests_use_follow_the_schema_and_fit_the_termination_message(stage: Stage) -> None:
+    schema = read_json("result.schema.json")
+    for document in (make_result(stage), make_failure(stage, "InvalidDataset")):
+        jsonschema.validate(document, schema)
+        assert len(json.dumps(document)) <= MAXIMUM_RESULT_BYTES
+        assert parse_result(json.dumps(document), uid=UID, stage=stage, attempt=0).uid == UID
+
+
+def test_the_progress_that_tests_use_follows_the_schema() -> None:
+    document = json.loads(make_progress(Stage.TRAIN).model_dump_json(by_alias=True))
+    jsonschema.validate(document, read_json("progress.schema.json"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONTRACT / "fixtures").glob("result.*.json")), ids=lambda path: path.name
+)
+def test_the_trainers_result_fixtures_are_understood(path: Path) -> None:
+    document = json.loads(path.read_text())
+    stage, attempt = Stage(document["stage"]), document["attempt"]
+    result = parse_result(json.dumps(document), uid=document["uid"], stage=stage, attempt=attempt)
+    assert result.outcome == document["outcome"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONTRACT / "fixtures").glob("progress.*.json")), ids=lambda path: path.name
+)
+def test_the_trainers_progress_fixtures_are_understood(path: Path) -> None:
+    document = json.loads(path.read_text())
+    stage, attempt = Stage(document["stage"]), document["attempt"]
+    progress = parse_progress(path.read_bytes(), uid=document["uid"], stage=stage, attempt=attempt)
+    assert progress.activity == document["activity"]
+
+
+def status_schema() -> dict[str, Any]:
+    """The CRD's schema of status, made strict: a member it does not know would be pruned silently."""
+    crd = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    _close(schema)
+    return schema
+
+
+def _close(schema: dict[str, Any]) -> None:
+    if "properties" in schema:
+        schema["additionalProperties"] = False
+        for member in schema["properties"].values():
+            _close(member)
+    if "items" in schema:
+        _close(schema["items"])
+
+
+def assert_fits_crd(world: World) -> None:
+    jsonschema.validate(
+        world.job.status, status_schema(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+
+
+def test_every_status_of_a_successful_life_fits_the_crd() -> None:
+    world = World()
+    for stage in Stage:
+        world.settle()
+        assert_fits_crd(world)
+        world.run_pod(f"demo-{stage.slug}-0")
+        world.progress = make_progress(
+            stage, tokensPerSecond=12.5, estimatedCompletionTime="2026-11-24T10:00:00Z"
+        )
+        world.settle()
+        assert_fits_crd(world)
+        world.succeed(stage, peakMemoryBytes=123)
+    world.settle()
+    assert_fits_crd(world)
+    assert world.job.status["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("reason", ["InternalError", "InvalidDataset"])
+def test_statuses_of_failures_with_the_longest_texts_fit_the_crd(reason: str) -> None:
+    world = World()
+    world.settle()
+    document = make_failure(Stage.PREPARE, reason)
+    document["message"] = "\u00e9" * 1024
+    document["logTail"] = ["x" * 60] * 20
+    world.end_pod("demo-prepare-0", json.dumps(document, ensure_ascii=False), 69)
+    world.settle()
+    assert world.job.status["attempts"][0]["reason"] == reason
+    assert_fits_crd(world)
+
+
+def test_a_suspended_and_a_refused_job_fit_the_crd() -> None:
+    suspended = World(job=make_job(spec=make_spec(suspend=True)))
+    suspended.settle()
+    assert_fits_crd(suspended)
+    refused = World(job=make_job(spec=make_spec(training={"microBatchSize": 3})))
+    refused.settle()
+    assert_fits_crd(refused)
+
+
+def test_skipped_stages_fit_the_crd() -> None:
+    world = World()
+    world.settle()
+    world.succeed(Stage.PREPARE, completed={"train": TRAIN, "merge": MERGE})
+    world.settle()
+    assert world.job.status["model"]["digest"] == DIGEST
+    assert_fits_crd(world)

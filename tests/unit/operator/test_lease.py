@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from finetune_operator.errors import ApiError, LeaseLostError
+from finetune_operator.lease import Elector, Timing
+
+
+class LeaseServer:
+    """The API server's handling of one Lease: versions, conflicts and, on demand, faults."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 0
+        self.fault: Exception | None = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        limited: bool = True,
+    ) -> dict[str, Any]:
+        assert not limited, "the Lease must not wait behind other calls"
+        assert path.startswith("/apis/coordination.k8s.io/v1/namespaces/system/leases")
+        if self.fault is not None:
+            raise self.fault
+        if method == "GET":
+            if self.lease is None:
+                raise ApiError(404, "NotFound", "no lease")
+            return copy.deepcopy(self.lease)
+        assert body is not None
+        if method == "POST":
+            if self.lease is not None:
+                raise ApiError(409, "AlreadyExists", "exists")
+        elif self.lease is None or body["metadata"]["resourceVersion"] != str(self.version):
+            raise ApiError(409, "Conflict", "changed")
+        self.version += 1
+        self.lease = copy.deepcopy(dict(body))
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
+        return copy.deepcopy(self.lease)
+
+
+class Clock:
+    """A clock that moves on command."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+FAST = Timing(duration=15, renew_deadline=0.05, retry_period=0.01)
+
+
+def make_elector(server: LeaseServer, clock: Clock, identity: str, timing: Timing | None = None) -> Elector:
+    api: Any = server
+    return Elector(api, "system", "operator", identity, clock, timing or Timing())
+
+
+async def test_the_first_replica_creates_the_lease_and_the_second_waits() -> None:
+    server, clock = LeaseServer(), Clock()
+    first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
+    assert await first._try()
+    assert not await second._try()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "a"
+
+
+async def test_a_lease_is_taken_over_only_after_it_stood_still_for_its_duration() -> None:
+    server, clock = LeaseServer(), Clock()
+    first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
+    await first._try()
+    assert not await second._try()
+    clock.now = 14
+    assert await first._try()
+    clock.now = 20
+    assert not await second._try(), "it was renewed at 14 and seen to be at 20"
+    clock.now = 34.9
+    assert not await second._try()
+    clock.now = 35
+    assert await second._try()
+    assert server.lease is not None
+    assert server.lease["spec"]["leaseTransitions"] == 1
+    assert not await first._try(), "the former leader must notice"
+
+
+async def test_a_released_lease_is_taken_at_once() -> None:
+    server, clock = LeaseServer(), Clock()
+    first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
+    await first._try()
+    await first.release()
+    assert await second._try()
+    await first.release()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "b", "only the holder releases"
+
+
+async def test_of_two_replicas_that_try_together_one_gets_a_conflict() -> None:
+    server, clock = LeaseServer(), Clock()
+    first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
+    await first._try()
+    await first.release()
+    read = await second._read()
+    assert read is not None
+    assert await first._try()
+    with pytest.raises(ApiError, match="Conflict"):
+        await server.call("PUT", second._path, body=read, limited=False)
+
+
+@pytest.mark.parametrize("fault", [ApiError(0, "Unreachable", "down"), OSError("down"), ValueError("odd")])
+async def test_a_leader_that_cannot_renew_gives_up_whatever_the_fault(fault: Exception) -> None:
+    server = LeaseServer()
+    clock = Clock()
+    elector = make_elector(server, clock, "a", FAST)
+    await elector.acquire()
+    server.fault = fault
+    original = elector._try
+
+    async def attempt() -> bool:
+        clock.now += 0.02
+        return await original()
+
+    elector._try = attempt  # type: ignore[method-assign]  # moves the clock as a slow API server would
+    with pytest.raises(LeaseLostError, match="must be renewed"):
+        await elector.hold()
+
+
+async def test_a_leader_that_was_replaced_gives_up() -> None:
+    server, clock = LeaseServer(), Clock()
+    elector = make_elector(server, clock, "a", FAST)
+    await elector.acquire()
+    assert server.lease is not None
+    server.lease["spec"]["holderIdentity"] = "b"
+    original = elector._try
+
+    async def attempt() -> bool:
+        clock.now += 0.02
+        return await original()
+
+    elector._try = attempt  # type: ignore[method-assign]  # moves the clock as a slow API server would
+    with pytest.raises(LeaseLostError):
+        await elector.hold()

@@ -1,0 +1,205 @@
+"""Retry, retention, progress reporting, planning, settings, transitions: one policy each."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from finetune_operator.checks import check
+from finetune_operator.errors import InvalidSpecError, SettingsError
+from finetune_operator.model import FineTuneJobSpec, Lifecycle, spec_hash
+from finetune_operator.planning import make_plan
+from finetune_operator.reasons import ReasonClass, classify_trainer_reason
+from finetune_operator.reporting import starting, updated
+from finetune_operator.retention import child_expiry, keeps_workspace
+from finetune_operator.retry import backoff, delay_after
+from finetune_operator.settings import load_settings, parse_settings
+from finetune_operator.stages import Stage
+from finetune_operator.transitions import transitions
+
+from tests.unit.operator.builders import NOW, World, make_progress, make_spec
+
+
+def test_backoff_doubles_from_ten_seconds_to_five_minutes() -> None:
+    assert [backoff(count).total_seconds() for count in range(1, 8)] == [10, 20, 40, 80, 160, 300, 300]
+    assert backoff(10**6) == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "failures", "interruptions", "retries", "seconds"),
+    [
+        (ReasonClass.PERMANENT, 1, 0, 5, None),
+        (ReasonClass.RETRYABLE, 1, 0, 0, None),
+        (ReasonClass.RETRYABLE, 1, 0, 2, 10),
+        (ReasonClass.RETRYABLE, 2, 9, 2, 20),
+        (ReasonClass.RETRYABLE, 3, 0, 2, None),
+        (ReasonClass.INTERRUPTED, 9, 1, 0, 0),
+        (ReasonClass.INTERRUPTED, 0, 2, 0, 10),
+    ],
+)
+def test_who_is_tried_again_and_when(
+    kind: ReasonClass, failures: int, interruptions: int, retries: int, seconds: float | None
+) -> None:
+    delay = delay_after(kind, failures=failures, interruptions=interruptions, retries=retries)
+    assert (None if delay is None else delay.total_seconds()) == seconds
+
+
+def test_a_reason_of_a_newer_trainer_is_judged_by_its_exit_code() -> None:
+    assert classify_trainer_reason("Novel", 65) is ReasonClass.PERMANENT
+    assert classify_trainer_reason("Novel", 69) is ReasonClass.RETRYABLE
+    assert classify_trainer_reason("InternalError", 65) is ReasonClass.RETRYABLE
+
+
+def test_children_expire_by_their_outcome() -> None:
+    lifecycle = Lifecycle.model_validate({"keepChildrenSeconds": {"success": 5, "failure": 60}})
+    ended = {"completionTime": "2026-11-24T09:00:00Z"}
+    assert child_expiry({**ended, "outcome": "Succeeded"}, lifecycle, NOW) == NOW + timedelta(seconds=5)
+    assert child_expiry({**ended, "outcome": "Failed"}, lifecycle, NOW) == NOW + timedelta(seconds=60)
+    assert child_expiry(None, lifecycle, NOW) == NOW
+    assert keeps_workspace(Lifecycle(), succeeded=False)
+    assert not keeps_workspace(Lifecycle(), succeeded=True)
+
+
+def test_progress_is_written_on_a_change_of_activity_on_a_percent_or_after_half_a_minute() -> None:
+    shown = updated(
+        starting(Stage.TRAIN, {}, NOW), make_progress(Stage.TRAIN, step=100, totalSteps=10000), NOW
+    )
+    assert (shown["percent"], shown["step"]) == ("1%", 100)
+    soon, later = NOW + timedelta(seconds=10), NOW + timedelta(seconds=30)
+    same = make_progress(Stage.TRAIN, step=150, totalSteps=10000)
+    assert updated(shown, same, soon) == shown
+    assert updated(shown, same, later)["step"] == 150
+    assert updated(shown, make_progress(Stage.TRAIN, step=200, totalSteps=10000), soon)["percent"] == "2%"
+    other = make_progress(Stage.TRAIN, activity="EvaluatingTuned", step=0, totalSteps=None, loss=None)
+    changed = updated(shown, other, soon)
+    assert changed["activity"] == "EvaluatingTuned"
+    assert changed["loss"] == shown["loss"], "the last loss stays in view"
+    assert "percent" not in changed
+    unchanged = make_progress(Stage.TRAIN, step=100, totalSteps=10000)
+    assert updated(shown, unchanged, later) == shown, "nothing new, nothing written"
+
+
+def test_open_values_are_chosen_with_a_reason_and_given_ones_are_kept() -> None:
+    chosen = make_plan(FineTuneJobSpec.parse(make_spec()), "cuda")
+    assert (chosen.micro_batch_size, chosen.gradient_checkpointing, chosen.epochs) == (1, True, 3.0)
+    assert all(choice.reason for choice in chosen.choices)
+    assert not make_plan(FineTuneJobSpec.parse(make_spec()), "cpu").gradient_checkpointing
+    training = {"maximumSteps": 40, "microBatchSize": 4, "gradientCheckpointing": "Require"}
+    given = make_plan(FineTuneJobSpec.parse(make_spec(training=training)), "cpu")
+    assert (given.micro_batch_size, given.gradient_checkpointing, given.epochs) == (4, True, None)
+    assert given.choices == ()
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"source": {}}}, "exactly one of persistentVolumeClaim and huggingFace, found 0"),
+        ({"dataset": {"source": {}}}, "exactly one of configMap"),
+        ({"dataset": {"source": CLAIM}}, "must name a file"),
+        ({"training": {"epochs": 1, "maximumSteps": 2}}, "at most one of epochs and maximumSteps"),
+        ({"training": {"microBatchSize": 5}}, "must divide"),
+        ({"training": {"learningRate": 0}}, "spec.training.learningRate"),
+        (
+            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "a/../b"}}}},
+            "without '..'",
+        ),
+        (
+            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "/a"}}}},
+            "relative path",
+        ),
+        ({"output": {"artifacts": ["Merged", "Merged"], "destination": CLAIM}}, "must not repeat"),
+        ({"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, "belong to the operator"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a b": 1}}}, "identifiers"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": None}}}, "chatTemplateArguments.a"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": []}}}, "chatTemplateArguments.a"),
+        ({"resources": {"train": {"memory": "lots"}}}, "spec.resources.train.memory"),
+        ({"unknown": 1}, "spec.unknown"),
+    ],
+)
+def test_an_impossible_spec_is_refused_with_what_was_found(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        check("demo", FineTuneJobSpec.parse(make_spec(**changes)))
+    assert words in str(caught.value)
+
+
+def test_a_name_too_long_for_its_children_is_refused() -> None:
+    check("n" * 45, FineTuneJobSpec.parse(make_spec()))
+    with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
+        check("n" * 46, FineTuneJobSpec.parse(make_spec()))
+
+
+def test_the_spec_hash_names_what_determines_the_model() -> None:
+    base = spec_hash(FineTuneJobSpec.parse(make_spec()))
+    defaulted = make_spec(
+        training={"seed": 42, "learningRate": 0.0002, "lora": {"dropout": 0}},
+        dataset={**make_spec()["dataset"], "validation": {"fraction": 0.1}},
+    )
+    assert spec_hash(FineTuneJobSpec.parse(defaulted)) == base, "defaults written out change nothing"
+    held = make_spec(suspend=True, lifecycle={"retries": 7})
+    assert spec_hash(FineTuneJobSpec.parse(held)) == base
+    assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
+
+
+def test_settings_have_defaults_for_all_but_the_image() -> None:
+    settings = parse_settings('{"trainer": {"image": "i:1"}}')
+    assert (settings.trainer.device, settings.workers, settings.client.qps) == ("cuda", 8, 50)
+    assert settings.trainer.resources.of(Stage.TRAIN).memory == "24Gi"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "must be JSON"),
+        ("{}", "trainer: Field required"),
+        ('{"trainer": {"image": "i"}, "wokers": 3}', "wokers"),
+        ('{"trainer": {"image": "i", "device": "tpu"}}', "trainer.device"),
+        ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
+    ],
+)
+def test_unusable_settings_say_what_is_wrong(content: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        parse_settings(content)
+
+
+def test_a_missing_settings_file_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"/nowhere/settings\.json"):
+        load_settings({"FINETUNE_OPERATOR_SETTINGS": "/nowhere/settings.json"})
+
+
+def test_each_transition_is_told_once() -> None:
+    world, told = World(), []
+    for stage in Stage:
+        for _ in range(3):
+            before = world.job.status
+            world.step()
+            told += transitions(before, world.job.status)
+        world.succeed(stage)
+    before = world.job.status
+    world.settle()
+    told += transitions(before, world.job.status)
+    assert [transition.reason for transition in told] == [
+        "Pending",
+        "StageSucceeded",
+        "Training",
+        "StageSucceeded",
+        "Merging",
+        "StageSucceeded",
+        "Completed",
+    ]
+    assert {transition.type for transition in told} == {"Normal"}
+
+
+def test_a_failure_is_told_as_a_warning_in_its_own_words() -> None:
+    world = World()
+    world.settle()
+    world.fail(Stage.PREPARE, "InvalidDataset")
+    before = world.job.status
+    world.settle()
+    (transition,) = transitions(before, world.job.status)
+    assert (transition.type, transition.reason) == ("Warning", "InvalidDataset")
+    assert json.dumps(transition.message) == '"must not be InvalidDataset"'

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from finetune_operator.ratelimit import TokenBucket
+from finetune_operator.workqueue import WorkQueue
+
+
+class Clock:
+    """A clock that moves on command."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Metrics:
+    """Counts what the queue tells."""
+
+    def __init__(self) -> None:
+        self.adds = self.retries = 0
+        self.waits: list[float] = []
+        self.works: list[float] = []
+
+    def added(self, depth: int) -> None:
+        assert depth >= 0
+        self.adds += 1
+
+    def taken(self, depth: int, waited: float) -> None:
+        assert depth >= 0
+        self.waits.append(waited)
+
+    def done(self, worked: float) -> None:
+        self.works.append(worked)
+
+    def retried(self) -> None:
+        self.retries += 1
+
+
+def make_queue() -> tuple[WorkQueue[str], Clock, Metrics]:
+    clock, metrics = Clock(), Metrics()
+    return WorkQueue(metrics, clock), clock, metrics
+
+
+async def test_a_key_added_twice_comes_once() -> None:
+    queue, clock, metrics = make_queue()
+    queue.add("a")
+    queue.add("a")
+    queue.add("b")
+    clock.now += 2
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    assert len(queue) == 0
+    assert metrics.adds == 2
+    assert metrics.waits == [2, 2]
+
+
+async def test_a_key_added_during_its_work_comes_again_only_afterwards() -> None:
+    queue, clock, metrics = make_queue()
+    queue.add("a")
+    await queue.get()
+    queue.add("a")
+    assert len(queue) == 0
+    clock.now += 3
+    assert queue.longest_work == 3
+    queue.done("a")
+    assert queue.longest_work == 0
+    assert await queue.get() == "a"
+    assert metrics.works == [3]
+
+
+async def test_a_delayed_key_comes_when_it_is_due_and_the_earlier_time_wins() -> None:
+    queue, clock, _ = make_queue()
+    queue.add_after("a", 50)
+    queue.add_after("a", 10)
+    queue.add_after("a", 20)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.01)
+    clock.now += 10
+    assert await queue.get() == "a"
+    queue.done("a")
+    clock.now += 100
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.01)
+
+
+async def test_failures_grow_a_keys_own_delay_and_success_resets_it() -> None:
+    queue, clock, metrics = make_queue()
+    for delay in (0.005, 0.01, 0.02):
+        queue.add_rate_limited("a")
+        clock.now += delay * 0.9
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 0.001)
+        clock.now += delay * 0.2
+        assert await queue.get() == "a"
+        queue.done("a")
+    assert metrics.retries == 3
+    queue.forget("a")
+    queue.add_rate_limited("a")
+    clock.now += 0.006
+    assert await queue.get() == "a"
+
+
+async def test_a_waiting_worker_is_woken_by_an_add() -> None:
+    queue, _, _ = make_queue()
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    assert await asyncio.wait_for(waiting, 5) == "a"
+
+
+async def test_many_workers_never_hold_one_key_together() -> None:
+    queue, _, _ = make_queue()
+    held: set[str] = set()
+    worked: list[str] = []
+
+    async def work() -> None:
+        while True:
+            key = await queue.get()
+            assert key not in held
+            held.add(key)
+            await asyncio.sleep(0)
+            held.discard(key)
+            worked.append(key)
+            queue.done(key)
+
+    workers = [asyncio.create_task(work()) for _ in range(8)]
+    for _ in range(50):
+        for key in "abc":
+            queue.add(key)
+        await asyncio.sleep(0)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert len(queue) == 0
+    for worker in workers:
+        worker.cancel()
+    results = await asyncio.gather(*workers, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert set(worked) == {"a", "b", "c"}
+
+
+def test_the_bucket_lets_a_burst_pass_and_then_the_rate() -> None:
+    clock = Clock()
+    bucket = TokenBucket(10, 3, clock)
+    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
+    assert bucket.reserve() == pytest.approx(0.1)
+    assert bucket.reserve() == pytest.approx(0.2)
+    clock.now += 10
+    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
+    assert bucket.reserve() == pytest.approx(0.1)

@@ -1,0 +1,94 @@
+"""Is the tuned model better on held-out rows? Per-row losses, a paired bootstrap, a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+_RESAMPLES_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """Loss of one held-out example: the sum over its supervised tokens in nats, and their number."""
+
+    row: int
+    nats: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Base against tuned model on the same rows, in nats per supervised token; negative is better."""
+
+    rows: int
+    base_loss: float
+    tuned_loss: float
+    difference: float
+    interval: tuple[float, float]
+    verdict: str
+
+    def result(self) -> dict[str, Any]:
+        """Return the `evaluation` member of the result."""
+        return {
+            "rows": self.rows,
+            "baseLoss": self.base_loss,
+            "tunedLoss": self.tuned_loss,
+            "difference": self.difference,
+            "interval": list(self.interval),
+            "verdict": self.verdict,
+        }
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """Nats per supervised token over all rows, each token counted once (what training minimises)."""
+    return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
+
+
+def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> Comparison:
+    """Compare two measurements of the same rows in the same order.
+
+    The interval is the 95 % percentile interval of a paired bootstrap over rows (Efron and Tibshirani 1993,
+    chapter 13; Koehn 2004 for pairing): rows are drawn with replacement, and the token-weighted mean
+    difference is taken of each draw. Raises ValueError if the rows differ.
+    """
+    if [(loss.row, loss.tokens) for loss in base] != [(loss.row, loss.tokens) for loss in tuned]:
+        raise ValueError("base and tuned losses must be of the same rows in the same order")
+    differences = np.array([after.nats - before.nats for before, after in zip(base, tuned, strict=True)])
+    tokens = np.array([loss.tokens for loss in base], dtype=np.float64)
+    draws = bootstrap_means(differences, tokens, seed)
+    low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
+    return Comparison(
+        rows=len(base),
+        base_loss=mean_loss(base),
+        tuned_loss=mean_loss(tuned),
+        difference=float(differences.sum() / tokens.sum()),
+        interval=(low, high),
+        verdict=verdict(low, high),
+    )
+
+
+def bootstrap_means(sums: NDArray[np.float64], tokens: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Token-weighted mean of each of `RESAMPLES` draws of rows; `sums` and `tokens` are per row."""
+    random = np.random.default_rng(seed)
+    rows = len(sums)
+    means = []
+    for _ in range(RESAMPLES // _RESAMPLES_AT_ONCE):
+        chosen = random.integers(0, rows, size=(_RESAMPLES_AT_ONCE, rows))
+        means.append(sums[chosen].sum(axis=1) / tokens[chosen].sum(axis=1))
+    return np.concatenate(means)
+
+
+def verdict(low: float, high: float) -> str:
+    """Improved or Worse when the whole interval lies on that side of zero, else NoChange."""
+    if high < 0:
+        return "Improved"
+    return "Worse" if low > 0 else "NoChange"

@@ -1,0 +1,39 @@
+"""Datasets that are mounted here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def require_file(path: Path, maximum_bytes: int) -> Path:
+    """Return `path` if it is a readable file.
+
+    Raises StageError with DatasetNotFound, DatasetAccessDenied or DatasetTooLarge (size in bytes).
+    """
+    try:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise StageError(
+                Reason.DATASET_NOT_FOUND,
+                f"dataset.source must name a file, found {found} at {path.name}; check claim, path and key",
+            )
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except PermissionError as error:
+        raise StageError(
+            Reason.DATASET_ACCESS_DENIED,
+            f"the dataset file must be readable for the pod's user and group, found no permission on {path.name}",
+        ) from error
+    if size > maximum_bytes:
+        raise StageError(
+            Reason.DATASET_TOO_LARGE,
+            f"the dataset must have at most {maximum_bytes} bytes, found {size}; "
+            "use a smaller one or raise trainer.limits.datasetBytes in the chart",
+        )
+    return path

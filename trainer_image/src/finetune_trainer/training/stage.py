@@ -1,0 +1,177 @@
+"""TRAIN: measure the base, train the adapter, measure again, keep what MERGE needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from peft import get_peft_model
+from transformers import AutoTokenizer, set_seed
+
+from finetune_trainer.base_layout import read_base_layout
+from finetune_trainer.digests import digest_of_files, folder_digests
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation import RowLoss, compare
+from finetune_trainer.processors import usable_processors
+from finetune_trainer.quantized import check_quantized, load_quantized
+from finetune_trainer.scoring import row_losses
+from finetune_trainer.training.adapter import save_adapter
+from finetune_trainer.training.checkpoints import newest_checkpoint
+from finetune_trainer.training.examples import first_examples, read_table, training_dataset
+from finetune_trainer.training.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
+from finetune_trainer.training.recording import record
+from finetune_trainer.training.settings import base_model_name, lora_config, planned_steps, sft_config
+from finetune_trainer.workspace import WorkspaceLayout, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finetune_trainer.contract import RunSpec
+    from finetune_trainer.telemetry import Reporter
+    from finetune_trainer.training.examples import Example
+
+_log = logging.getLogger(__name__)
+_LAST_LOSSES = 10
+
+
+def train(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+    """Train the run's adapter and return the `train` member of the result.
+
+    Goes on from the newest whole checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
+    QuantizationMismatch, InvalidDataset, NonFiniteLoss, AdapterUntrained, or Interrupted once a checkpoint is
+    saved after SIGTERM.
+    """
+    workspace = WorkspaceLayout(run.workspace.path)
+    done = read_marker(workspace, "train", run.spec_hash)
+    if done is not None:
+        return done
+    # No bars of other people's in the log; progress has its own place.
+    transformers.utils.logging.disable_progress_bar()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_processors())
+    try:
+        result = _train(run, workspace, progress)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(run) from error
+    write_marker(workspace, "train", run.spec_hash, result)
+    # The adapter is saved; checkpoints only take room now.
+    shutil.rmtree(workspace.checkpoints, ignore_errors=True)
+    return result
+
+
+def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict[str, Any]:
+    table = read_table(workspace.training_table)
+    examples = first_examples(read_table(workspace.validation_table), run.evaluation.maximum_rows)
+    steps = planned_steps(table.num_rows, run.training)
+    progress.update("LoadingModel", 0, 1)
+    stop = StopRequest()
+    watch = Watch(progress, stop)
+    trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
+    progress.update("LoadingModel", 1, 1)
+    base = _base_losses(run, workspace, trainer.model, examples, progress)
+    _run_steps(trainer, workspace, steps, stop)
+    progress.update("EvaluatingTuned", 0, len(examples))
+    trainer.model.eval()
+    tuned = row_losses(
+        trainer.model, examples, lambda done, total: progress.update("EvaluatingTuned", done, total)
+    )
+    comparison = compare(base, tuned, run.training.seed)
+    record(trainer.model, examples, workspace.verification)
+    save_adapter(trainer.model, workspace.adapter, base_model_name(run))
+    return {
+        "device": _device_name(run.device),
+        "steps": trainer.state.global_step,
+        "trainingLoss": _last_loss(trainer),
+        "tokensPerSecond": watch.tokens_per_second,
+        "adapterDigest": digest_of_files(folder_digests(workspace.adapter)),
+        "evaluation": comparison.result(),
+    }
+
+
+def _build_trainer(
+    run: RunSpec, workspace: WorkspaceLayout, dataset: Any, steps: int, watch: Watch
+) -> AdapterTrainer:
+    layout = read_base_layout(workspace)
+    model = load_quantized(workspace.quantized_model, run.device)
+    check_quantized(model, layout)
+    # Before the adapter is made: its first values are random.
+    set_seed(run.training.seed)
+    adapted = get_peft_model(model, lora_config(run.training.lora, layout.quantized))
+    trainer = AdapterTrainer(
+        model=adapted,
+        args=sft_config(run, workspace.checkpoints, steps),
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(workspace.base, local_files_only=True),
+        callbacks=[watch],
+        checkpoints=workspace.checkpoints,
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+def _base_losses(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    model: Any,
+    examples: Sequence[Example],
+    progress: Reporter,
+) -> list[RowLoss]:
+    """Losses of the model with its adapter disabled, measured once and remembered."""
+    done = read_marker(workspace, "base-evaluation", run.spec_hash)
+    if done is not None:
+        return [RowLoss(**loss) for loss in done["losses"]]
+    progress.update("EvaluatingBase", 0, len(examples))
+    model.eval()
+    with model.disable_adapter():
+        losses = row_losses(
+            model, examples, lambda done, total: progress.update("EvaluatingBase", done, total)
+        )
+    write_marker(workspace, "base-evaluation", run.spec_hash, {"losses": [asdict(loss) for loss in losses]})
+    return losses
+
+
+def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, stop: StopRequest) -> None:
+    """Train up to `steps`, from the newest checkpoint if there is one."""
+    checkpoint = newest_checkpoint(workspace.checkpoints)
+    if checkpoint is not None:
+        step, folder = checkpoint
+        _log.info("going on from the checkpoint of step %d of %d", step, steps)
+        if step >= steps:
+            load_adapter_weights(trainer.model, folder)
+            trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
+            return
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
+    if trainer.state.global_step < steps:
+        if stop.received:
+            raise StageError(
+                Reason.INTERRUPTED,
+                f"the run was asked to stop and saved its state at step {trainer.state.global_step} of {steps}; "
+                "it goes on from there",
+            )
+        raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
+
+
+def _last_loss(trainer: AdapterTrainer) -> float:
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    last = losses[-_LAST_LOSSES:]
+    return sum(last) / len(last)
+
+
+def _device_name(device: str) -> str:
+    return str(torch.cuda.get_device_name())[:64] if device == "cuda" else "cpu"
+
+
+def _out_of_memory(run: RunSpec) -> StageError:
+    gigabytes = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_initialized() else 0.0
+    return StageError(
+        Reason.GPU_OUT_OF_MEMORY,
+        f"the GPU's memory must hold a micro-batch of {run.training.micro_batch_size} sequences of up to "
+        f"{run.training.maximum_length} tokens, it was full at {gigabytes:.1f} GB; lower training.microBatchSize or "
+        "training.maximumLength, or use a larger GPU",
+    )
