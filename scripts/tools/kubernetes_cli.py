@@ -8,7 +8,6 @@ is read for one file. Skipped when both binaries report the pinned versions.
 from __future__ import annotations
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def ensure(tool: Tool) -> None:
     partial = BIN / f"{tool.name}.new"
     partial.write_bytes(content)
     partial.chmod(0o755)
-    os.replace(partial, BIN / tool.name)
+    partial.replace(BIN / tool.name)
     found = reported_version(tool)
     if found != tool.version:
         raise SetupError(

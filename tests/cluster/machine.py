@@ -36,12 +36,12 @@ class Machine:
     paths: tuple[str, ...]
 
     @classmethod
-    def look(cls) -> Machine:
-        """Look at the machine as it is now."""
+    def look(cls, cluster: str) -> Machine:
+        """Look at the machine as it is now; of cgroups, only at those that the cluster called `cluster` could make."""
         saved = [_output(f"{program}-save") for program in ("iptables", "ip6tables")]
         # Comment lines of the two hold the time.
         rules = [line for text in saved for line in text.splitlines() if not line.startswith("#")]
-        groups = [path for top in hierarchies() for path in top.glob("*devcluster*")]
+        groups = [path for top in hierarchies() for path in top.glob(f"*{cluster}*")]
         groups += [
             path for top in hierarchies() for name in ("kubepods", "k8s.io") for path in top.glob(name)
         ]

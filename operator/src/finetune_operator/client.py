@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import secrets
 from collections.abc import Callable, Mapping
@@ -40,14 +39,14 @@ class ObjectList:
     resource_version: int
 
 
-async def load_configuration() -> kubernetes_client.Configuration:
-    """Credentials of the pod's ServiceAccount inside a cluster, else from KUBECONFIG or ~/.kube/config."""
+async def load_configuration(environment: Mapping[str, str]) -> kubernetes_client.Configuration:
+    """Credentials from KUBECONFIG if set, of the pod's ServiceAccount inside a cluster, else from ~/.kube/config."""
     configuration = kubernetes_client.Configuration()
-    # The library annotates its models and not its configuration loaders.
-    if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-        kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    kubeconfig = environment.get("KUBECONFIG")
+    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in environment:
+        kubernetes_config.load_incluster_config(client_configuration=configuration)
     else:
-        await kubernetes_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     configuration.retries = None
     configuration.connection_pool_maxsize = 64
     return configuration
@@ -70,7 +69,7 @@ class ApiClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()  # type: ignore[no-untyped-call]  # not annotated by the library
+        await self._api.close()
 
     async def call(
         self,
@@ -138,7 +137,7 @@ class ApiClient:
             response = await self._api.call_api(
                 method, url, header_params=headers, body=body, _request_timeout=REQUEST_TIMEOUT
             )
-            content = await response.read()  # type: ignore[no-untyped-call]  # same as in close
+            content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._observe(method, "<error>")
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error

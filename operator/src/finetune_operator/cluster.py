@@ -78,7 +78,9 @@ class Cluster:
     async def write_status(self, job: JobRecord, status: Mapping[str, Any]) -> dict[str, Any]:
         """Apply the whole status; returns the stored FineTuneJob.
 
-        Raises ConflictError if the object has changed since `job` was read, or is another one of the same name.
+        Raises ConflictError if the object has changed since `job` was read, or is another one of the same name: it is
+        the resourceVersion, never used twice, that tells. The uid says whom it is meant for; the API server does not
+        compare it for the status of custom resources.
         """
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
@@ -139,7 +141,8 @@ class Cluster:
                 query={"fieldManager": FIELD_MANAGER},
             )
         except ApiError as error:
-            if error.status in {404, 409}:
+            # 422 is how the API server says that another Job of this name has another uid.
+            if error.status in {404, 409, 422}:
                 raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
             raise
 

@@ -287,7 +287,8 @@ class _Round:
         else:
             draft.go_on(self._active_reason(), f"waits for the pod of Job {child.name} to start")
         if not pods:
-            self._requeue_times.append(max(child.created, self._now) + NO_POD_GRACE)
+            told = child.created + NO_POD_GRACE
+            self._requeue_times.append(told if self._now < told else self._now + NO_POD_GRACE)
 
     def _delete_spent_jobs(self, lifecycle: Lifecycle) -> None:
         """Delete every Job but the current attempt's, recorded ones after the time they are kept for."""

@@ -44,7 +44,7 @@ def remove(name: str) -> None:
         for folder, _, _ in os.walk(hierarchy / name, topdown=False):
             while True:
                 try:
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
                     break
                 except FileNotFoundError:
                     break

@@ -9,7 +9,7 @@ from devcluster import cgroups
 from devcluster.layout import STATE_ROOT, Layout
 
 
-def remove(layout: Layout, keep_logs: bool = False) -> None:
+def remove(layout: Layout, *, keep_logs: bool = False) -> None:
     """Remove the cgroups and the state of a cluster none of whose processes lives any more; the caller holds its lock.
 
     With `keep_logs` the folder `log` stays, so that the end of a cluster can be understood; the next `up` or `down` removes it.

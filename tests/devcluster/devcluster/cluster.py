@@ -147,7 +147,10 @@ def _wait_ready(layout: Layout, owner: subprocess.Popen[bytes]) -> None:
 
 
 def stop(layout: Layout) -> bool:
-    """End the cluster, if it runs, and remove all that it left; tells whether it ran. Raises DevClusterError when it does not end."""
+    """End the cluster, if it runs, and remove all that it left; tells whether it ran.
+
+    Raises DevClusterError when it does not end.
+    """
     owner = _owner(layout)
     lock = _lock(layout)
     ran = lock is None

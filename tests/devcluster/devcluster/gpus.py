@@ -27,6 +27,9 @@ _MODELS = {
     "B200": ("blackwell", 10, 0),
 }
 
+# Compute capabilities of the models above whose GPUs can be split into MIG instances.
+_MIG_CAPABLE = {(8, 0), (9, 0), (10, 0)}
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -58,7 +61,7 @@ class Gpus:
             "gpu.compute.major": str(major),
             "gpu.compute.minor": str(minor),
             "gpu.sharing-strategy": "none",
-            "mig.capable": str(self.product.upper().find("100") >= 0).lower(),
+            "mig.capable": str((major, minor) in _MIG_CAPABLE).lower(),
             "mig.strategy": "single",
         }
         return {f"nvidia.com/{name}": value for name, value in values.items()}

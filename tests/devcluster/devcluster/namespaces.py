@@ -22,8 +22,8 @@ from devcluster.layout import (
 
 # Folders of the state that must appear at paths which the components have built in.
 _FIXED_PATHS = {"kubelet": "/var/lib/kubelet", "pod-logs": "/var/log/pods"}
-# The kubelet sets these kernel settings, which belong to the whole machine and to no namespace. It finds plain files in their place,
-# with the values it wants; should it ever want others, it writes to those files.
+# The kubelet sets these kernel settings, which belong to the whole machine and to no namespace. It finds plain files
+# in their place, with the values it wants; should it ever want others, it writes to those files.
 _KUBELET_SETTINGS = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,

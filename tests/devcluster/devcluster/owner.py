@@ -74,6 +74,9 @@ class Owner:
         cgroups.create(layout.cgroup)
         status = self._supervise(listener)
         cleanup.remove(layout, keep_logs=not self._stopping)
+        if self._stopping:
+            # Nobody may be left to call `stop`: the stop signal also comes from the death of the parent.
+            cleanup.remove_lock(layout)
         return 0 if self._stopping else status
 
     def _supervise(self, listener: socket.socket) -> int:

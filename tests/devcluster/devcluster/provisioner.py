@@ -1,6 +1,7 @@
 """A dynamic provisioner of hostPath volumes for the one node: the `standard` StorageClass.
 
-Level-triggered: any event on claims or volumes leads to a new look at both lists, `plan` says what to do, `Provisioner.act` does it.
+Level-triggered: any event on claims or volumes leads to a new look at both lists, `plan` says what to do,
+`Provisioner.act` does it.
 """
 
 from __future__ import annotations

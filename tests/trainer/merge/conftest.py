@@ -1,4 +1,4 @@
-"""Prepared tiny workspaces, made once; a test gets its own copy."""
+"""Trained tiny workspaces, made once; a test gets its own copy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from finetune_trainer.telemetry import NullReporter
+from finetune_trainer.training.stage import train
 
 from tests.trainer.train import workspaces
 
@@ -14,17 +16,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def prepared_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `base/` and a prepared `workspace/` of a tiny Llama in several weight files."""
-    root = tmp_path_factory.mktemp("llama")
+def trained_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `base/` and a trained `workspace/` of a tiny Llama in several weight files."""
+    root = tmp_path_factory.mktemp("trained")
     workspaces.write_base(root / "base", "llama", shard="60KB")
     workspaces.prepare(root / "workspace", root / "base")
+    train(workspaces.run_spec(root / "workspace", root / "unused", maximumSteps=10), NullReporter())
     return root
 
 
 @pytest.fixture
-def workspace(prepared_llama: Path, tmp_path: Path) -> Path:
-    """Return a fresh copy of the prepared workspace."""
+def workspace(trained_llama: Path, tmp_path: Path) -> Path:
+    """Return a fresh copy of the trained workspace."""
     copy = tmp_path / "workspace"
-    shutil.copytree(prepared_llama / "workspace", copy)
+    shutil.copytree(trained_llama / "workspace", copy)
     return copy

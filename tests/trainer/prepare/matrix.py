@@ -9,9 +9,12 @@ from typing import Any
 import trl
 from tokenizers import AddedToken
 
+_WORDS = re.compile(r"[ASTUR]R(?:ONE|TWO|THREE)|SYONE|TRONE|ARGONE")
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+# The bar of DeepSeek's control tokens is U+FF5C, written as an escape because it looks like another one.
+_WIDE = "\uff5c"
 _CONTROL = re.compile(
-    r"<\|[^|<>\s'\"{}]+\|>|<｜[^｜]+｜>|</?s>|<(?:start|end)_of_turn>|<bos>|<eos>|<turn\|>|<\|turn>"
+    rf"<\|[^|<>\s'\"{{}}]+\|?>|<[a-z_]+\|>|<{_WIDE}[^{_WIDE}]+{_WIDE}>|</?s>|<(?:start|end)_of_turn>|<bos>|<eos>"
 )
 
 # End-of-turn token per family, as each model's own tokenizer names it.
@@ -22,7 +25,7 @@ _EOS = {
     "phi3_5": "<|endoftext|>",
     "llama3": "<|eot_id|>",
     "gptoss": "<|return|>",
-    "deepseek": "<｜end▁of▁sentence｜>",
+    "deepseek": f"<{_WIDE}end▁of▁sentence{_WIDE}>",
     "cohere": "<|END_OF_TURN_TOKEN|>",
     "llava": "</s>",
 }
@@ -84,11 +87,7 @@ def sources() -> dict[str, str]:
 
 def fit_tokenizer(tokenizer: Any, name: str, source: str) -> Any:
     """Give a real vocabulary the special tokens that the template `name` writes."""
-    special = sorted(
-        set(_CONTROL.findall(source)) | {"<|im_end|>"}
-        if "im_start" in source
-        else set(_CONTROL.findall(source))
-    )
+    special = sorted(set(_CONTROL.findall(source)))
     if name == "next_role_ends":
         special = ["<|user|>", "<|assistant|>", "<|system|>"]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
@@ -130,7 +129,7 @@ def conversations() -> dict[str, list[dict[str, Any]]]:
         "repeated": _chat(u="Say ARONE", a="Say ARONE", u2="Say ARONE", a2="Say ARONE"),
         "short": _chat(u="a", a="b"),
         "code": _chat(u=user, a="```python\nprint('ARONE')  # x < y > z [0]\n```"),
-        "unicode": _chat(u="naïve 你好 URONE", a="ARONE – größer 你好 🙂"),
+        "unicode": _chat(u="naïve 你好 URONE", a="ARONE größer 你好 🙂"),
         "reasoning field": [
             {"role": "user", "content": user},
             {"role": "assistant", "content": "Say ARONE.", "reasoning_content": "Why RRONE"},
@@ -151,43 +150,47 @@ def _chat(**turns: str) -> list[dict[str, Any]]:
 
 def judge(tokenizer: Any, messages: list[dict[str, Any]], examples: list[Any]) -> list[str]:
     """Say what is wrong with the examples of one conversation: nothing, if they are as they must be."""
-    faults: list[str] = []
-    runs: list[tuple[list[int], list[int]]] = []
-    for example in examples:
-        ids, labels = list(example.input_ids), list(example.labels)
-        position = 0
-        while position < len(ids):
-            if labels[position] == -100:
-                position += 1
-                continue
-            end = position
-            while end < len(ids) and labels[end] != -100:
-                end += 1
-            runs.append((ids[:position], ids[position:end]))
-            position = end
+    runs = [run for example in examples for run in _runs(list(example.input_ids), list(example.labels))]
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if len(runs) != len(turns):
         return [f"{len(turns)} answers, {len(runs)} learned"]
+    faults = []
     for (before, learned), index in zip(runs, turns, strict=True):
-        served = tokenizer.apply_chat_template(
-            messages[:index], add_generation_prompt=True, tokenize=False, return_dict=False
-        )
+        served = tokenizer.apply_chat_template(messages[:index], add_generation_prompt=True, tokenize=False)
         if before != tokenizer(served, add_special_tokens=False)["input_ids"]:
             faults.append(f"turn {index}: context differs from the served prompt")
-        text = tokenizer.decode(learned)
-        message = messages[index]
-        wanted = [message["content"], message.get("reasoning_content", "")]
-        if "</think>" in message["content"]:
-            wanted = list(message["content"].removeprefix("<think>").split("</think>"))
-        wanted += [call["function"]["arguments"]["key"] for call in message.get("tool_calls", [])]
-        faults += [f"turn {index}: {part!r} not learned" for part in wanted if part.strip() not in text]
-        own = str(message)
-        for other in messages:
-            if other is message:
-                continue
-            words = re.findall(r"[ASTUR]R(?:ONE|TWO|THREE)|SYONE", str(other))
-            faults += [f"turn {index}: {word} learned" for word in words if word not in own and word in text]
-        last = tokenizer.convert_ids_to_tokens(learned[-1])
-        if learned[-1] not in tokenizer.added_tokens_decoder and last != tokenizer.eos_token:
-            faults.append(f"turn {index}: ends with {last!r}")
+        faults += [
+            f"turn {index}: {fault}" for fault in _faults_of_answer(tokenizer, messages, index, learned)
+        ]
+    return faults
+
+
+def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Split an example into (all ids before, learned ids) per unbroken run of labels."""
+    starts = [i for i, label in enumerate(labels) if label != -100 and (i == 0 or labels[i - 1] == -100)]
+    runs = []
+    for start in starts:
+        end = next((i for i in range(start, len(labels)) if labels[i] == -100), len(labels))
+        runs.append((ids[:start], labels[start:end]))
+    return runs
+
+
+def _faults_of_answer(
+    tokenizer: Any, messages: list[dict[str, Any]], index: int, learned: list[int]
+) -> list[str]:
+    text = tokenizer.decode(learned)
+    message = messages[index]
+    wanted = [message["content"], message.get("reasoning_content", "")]
+    if "</think>" in message["content"]:
+        wanted = list(message["content"].removeprefix("<think>").split("</think>"))
+    wanted += [call["function"]["arguments"]["key"] for call in message.get("tool_calls", [])]
+    faults = [f"{part!r} not learned" for part in wanted if part.strip() not in text]
+    foreign = [other for other in messages if other is not message]
+    words = {word for other in foreign for word in _WORDS.findall(str(other))} - set(
+        _WORDS.findall(str(message))
+    )
+    faults += [f"{word} learned" for word in sorted(words) if word in text]
+    last = tokenizer.convert_ids_to_tokens(learned[-1])
+    if learned[-1] not in tokenizer.added_tokens_decoder and last != tokenizer.eos_token:
+        faults.append(f"ends with {last!r}")
     return faults

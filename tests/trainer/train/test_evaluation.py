@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from finetune_trainer.evaluation import RESAMPLES, RowLoss, bootstrap_means, compare, mean_loss, verdict
 
 

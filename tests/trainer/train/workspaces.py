@@ -10,7 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
+from finetune_trainer.contract import RunSpec
+from finetune_trainer.tensorfile import read_header
+from finetune_trainer.workspace import WorkspaceLayout, write_json_atomically, write_marker
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -20,10 +24,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
-
-from finetune_trainer.contract import RunSpec
-from finetune_trainer.tensorfile import read_header
-from finetune_trainer.workspace import WorkspaceLayout, write_json_atomically, write_marker
 
 SPEC_HASH = "sha256:" + "1" * 64
 TEMPLATE = (
@@ -38,7 +38,7 @@ _SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "llama": lambda **more: LlamaConfig(**_SIZES, tie_word_embeddings=True, **more),
     "mistral": lambda **more: MistralConfig(**_SIZES, tie_word_embeddings=False, **more),
     "qwen3": lambda **more: Qwen3Config(**_SIZES, head_dim=16, tie_word_embeddings=False, **more),
@@ -130,8 +130,6 @@ def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> Worksp
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file  # noqa: PLC0415 -- one use
-
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
@@ -149,8 +147,8 @@ def _write_tables(layout: WorkspaceLayout, rows: int, held_out: int) -> None:
             question = {"role": "user", "content": f"say {number}"}
             answer = {"role": "assistant", "content": f"{number} {number}"}
             prompt = tokenizer.apply_chat_template([question], add_generation_prompt=True, tokenize=False)
-            whole = tokenizer.apply_chat_template([question, answer], tokenize=False).removesuffix("\n")
-            start = len(tokenizer(prompt)["input_ids"])
+            whole = str(tokenizer.apply_chat_template([question, answer], tokenize=False)).removesuffix("\n")
+            start = len(tokenizer(str(prompt))["input_ids"])
             ids = tokenizer(whole)["input_ids"]
             examples.append({"row": row, "input_ids": ids, "labels": [-100] * start + ids[start:]})
         schema = pa.schema(

@@ -94,7 +94,7 @@ TRAIN = {
         "verdict": "Improved",
     },
 }
-MERGE = {
+MERGE: dict[str, Any] = {
     "artifacts": [
         {
             "kind": "Merged",

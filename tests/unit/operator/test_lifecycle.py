@@ -385,9 +385,9 @@ def test_a_pod_that_cannot_start_is_told_in_the_kubelets_words(reason: str) -> N
 
 def test_a_job_without_a_pod_for_long_is_told() -> None:
     world = started()
-    decision = world.decide()
-    assert decision.requeue_time is not None
-    world.wait(31)
+    world.wait(20)
+    assert world.decide().requeue_time == NOW + timedelta(seconds=30)
+    world.wait(10)
     world.settle()
     assert world.condition("Reconciling") == ("True", "ChildRefused")
 

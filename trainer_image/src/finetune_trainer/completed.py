@@ -40,9 +40,13 @@ def published_results(run: RunSpec) -> dict[str, Any] | None:
     manifest = _manifest(destination / "manifest.json")
     results = manifest.get("results")
     files = manifest.get("files")
-    if manifest.get("specHash") != run.spec_hash or not isinstance(results, dict) or not isinstance(files, dict):
+    if (
+        manifest.get("specHash") != run.spec_hash
+        or not isinstance(results, dict)
+        or not isinstance(files, dict)
+    ):
         return None
-    if not _STEPS <= results.keys():
+    if any(step not in results for step in _STEPS):
         return None
     for name, listed in files.items():
         path = destination / name

@@ -224,7 +224,7 @@ def read_run_spec(path: Path) -> RunSpec:
         raise StageError(
             Reason.INVALID_RUN_SPEC, f"the run spec must be a readable JSON file, found {path}: {error}"
         ) from error
-    major = CONTRACT_VERSION.split(".")[0]
+    major = CONTRACT_VERSION.split(".", maxsplit=1)[0]
     found = document.get("version") if isinstance(document, dict) else None
     if not isinstance(found, str) or found.split(".")[0] != major:
         raise StageError(

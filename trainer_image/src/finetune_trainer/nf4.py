@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import bitsandbytes.functional as bnb
+import bitsandbytes.functional
 import numba
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BLOCK = 64
 NESTED_BLOCK = 256
+# bitsandbytes has no annotations; Any says so once instead of at every call.
+bnb: Any = bitsandbytes.functional
 _BLOCKS_PER_TASK = 4096
 # bf16 bit patterns from here on, sign removed, are infinite or not a number.
 _FIRST_NOT_FINITE = 0x7F80

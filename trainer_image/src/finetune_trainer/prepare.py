@@ -14,9 +14,10 @@ from finetune_trainer.data.dataset import build_dataset
 from finetune_trainer.data.listing import print_rows
 from finetune_trainer.data.masking import Masker
 from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.generation import end_token_ids
-from finetune_trainer.quantise import file_digest, quantise
+from finetune_trainer.quantise import quantise
 from finetune_trainer.sources.files import require_file
 from finetune_trainer.sources.http import Limits, download
 from finetune_trainer.sources.model import DirectoryModel, ModelSource

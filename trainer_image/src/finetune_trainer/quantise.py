@@ -6,7 +6,6 @@ write, so plain `from_pretrained` loads the folder. Memory stays bounded by one 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from finetune_trainer.base_model import BaseModel, inspect_base_model, quantization_config
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.nf4 import (
     BLOCK,
@@ -301,9 +301,3 @@ def _write_checkpoint_files(base: Path, target: Path, files: list[dict[str, Any]
         write_json_atomically(
             target / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
-
-
-def file_digest(path: Path) -> str:
-    """`sha256:` digest of a file's bytes."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,7 +96,7 @@ def _message(item: Any, place: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise RowRefused(RowReason.INVALID_MESSAGES, place, f"must be an object, found {type(item).__name__}")
     role = item.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(sorted(ROLES))
         raise RowRefused(
             RowReason.INVALID_MESSAGES, f"{place}.role", f"must be one of {known}, found {_short(role)}"
@@ -151,6 +151,7 @@ def _tools(tools: Any) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowRefused(RowReason.INVALID_MESSAGES, "tools", "must be a list of JSON schemas of functions")
+    _require_text(tools, "tools")
     return tools or None
 
 

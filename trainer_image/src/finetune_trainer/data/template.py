@@ -75,7 +75,8 @@ class ChatTemplate:
         Raises RowRefused(TemplateRefused) with the template's own message.
         """
         try:
-            rendered, _ = render_jinja_template(
+            # Annotated as text, the function returns the texts and the spans that it calls generated.
+            outcome: Any = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
                 tools=tools,
                 chat_template=self.tokenizer.get_chat_template(self._template, tools),
@@ -85,8 +86,7 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise RowRefused(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
-        text: str = rendered[0]
-        return text
+        return str(outcome[0][0])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""

@@ -158,15 +158,7 @@ class TurnWriter:
         text = answer.text.strip() if grammar.trims else answer.text
         opened = opened_reasoning(prompt)
         if opened is not None:
-            end = grammar.reasoning_end if "/" in grammar.reasoning_end else DEFAULT_REASONING_END
-            if answer.inline:
-                body = answer.content.lstrip().removeprefix("<think>")
-                return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.tail
-            if answer.reasoning is not None:
-                return answer.reasoning.strip() + end + text.lstrip("\n") + grammar.tail
-            if opened.replace("<", "</").replace("[", "[/") in answer.text:
-                return text + grammar.tail
-            return end + text.lstrip("\n") + grammar.tail
+            return self._after_opened_reasoning(prompt, opened, answer, text)
         if grammar.lead is None:
             raise RowRefused(
                 RowReason.MASK_UNPROVABLE,
@@ -188,6 +180,18 @@ class TurnWriter:
             f"{place}.reasoning_content",
             "the template has no place for reasoning; dataset.reasoning: Strip removes it",
         )
+
+    def _after_opened_reasoning(self, prompt: str, opened: str, answer: Answer, text: str) -> str:
+        """Put the answer together where the served prompt has already opened the reasoning block."""
+        grammar = self._grammar
+        end = grammar.reasoning_end if "/" in grammar.reasoning_end else DEFAULT_REASONING_END
+        if answer.inline:
+            body = answer.content.lstrip().removeprefix("<think>")
+            return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.tail
+        closing_tag = opened.replace("<", "</").replace("[", "[/")
+        if answer.reasoning is None and closing_tag in answer.text:
+            return text + grammar.tail
+        return (answer.reasoning or "").strip() + end + text.lstrip("\n") + grammar.tail
 
 
 def _shape(message: dict[str, Any]) -> list[Any]:

@@ -54,10 +54,10 @@ def open_staging(destination: Path, spec_hash: str) -> Path:
         occupied = [name for name in FOLDERS.values() if (destination / name).exists()]
         if occupied and spec_hash not in {published, staged}:
             raise _taken(destination, f"a folder `{occupied[0]}` without a {MANIFEST}")
-        # From here on the place is not complete; without this a crash would leave the old proof beside new files.
-        (destination / MANIFEST).unlink(missing_ok=True)
         staging.mkdir(exist_ok=True)
         write_json_atomically(staging / _OWNER, {"specHash": spec_hash})
+        # Now the owner file vouches for what is here. A manifest must not stand beside files it does not list.
+        (destination / MANIFEST).unlink(missing_ok=True)
         for name in FOLDERS.values():
             shutil.rmtree(staging / name, ignore_errors=True)
             if name in occupied:

@@ -151,6 +151,6 @@ def answer(model: Any, folder: Path, example: Example) -> tuple[str, str]:
             eos_token_id=eos,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else IGNORED,
         )
-    prompt = tokenizer.decode(ids[0])
-    said = tokenizer.decode(output[0, length:], skip_special_tokens=True)
+    prompt = str(tokenizer.decode(ids[0]))
+    said = str(tokenizer.decode(output[0, length:], skip_special_tokens=True))
     return prompt[-_TEXT_LIMIT:], said[:_TEXT_LIMIT]

@@ -129,7 +129,7 @@ def _dequantise(tensors: Any, entries: Mapping[str, TensorEntry], name: str) -> 
     state_names = [key for key in entries if key.startswith(f"{name}.")]
     state = {key: tensors.get_tensor(key) for key in state_names}
     quant_state = QuantState.from_dict(state, device=torch.device("cpu"))
-    return dequantize_4bit(tensors.get_tensor(name), quant_state)  # type: ignore[no-any-return]  # untyped library
+    return dequantize_4bit(tensors.get_tensor(name), quant_state)
 
 
 def _updated(
@@ -164,6 +164,8 @@ def _copied(reader: TensorReader, entry: TensorEntry, tensor: PlannedTensor) -> 
 
 
 def _write(output: BinaryIO, piece: torch.Tensor) -> int:
-    data = memoryview(piece.contiguous().view(torch.uint8).numpy()).cast("B")
+    # numpy's annotations of the buffer protocol begin with Python 3.12.
+    array: Any = piece.contiguous().view(torch.uint8).numpy()
+    data = memoryview(array).cast("B")
     output.write(data)
     return len(data)

@@ -171,7 +171,11 @@ class _Download:
         """Follow redirects to the file and take its bytes. Raises _Transient or httpcore's errors to try again."""
         location = self._checked(url)
         for _ in range(_REDIRECTS + 1):
-            headers: dict[bytes | str, bytes | str] = {"Host": location.netloc.decode(), "Accept": "*/*", "Accept-Encoding": "identity"}
+            headers: dict[bytes | str, bytes | str] = {
+                "Host": location.netloc.decode(),
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            }
             if self.done and self._etag is not None:
                 headers |= {"Range": f"bytes={self.done}-", "If-Range": self._etag}
             timeouts = {

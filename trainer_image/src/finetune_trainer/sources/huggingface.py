@@ -129,16 +129,9 @@ class HubModel:
                     f"model.source.huggingFace.repository must be ORGANISATION/NAME: {error}",
                 ) from error
             except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                if status in {401, 403}:
-                    raise self._denied() from error
-                if (
-                    isinstance(error, OSError)
-                    and error.errno is not None
-                    and not isinstance(error, ConnectionError | TimeoutError)
-                ):
-                    raise  # a full disk is no outage
+                self._require_outage(error)
                 if attempt == _TRIES - 1:
+                    status = _status(error)
                     detail = f"HTTP status {status}" if status else type(error).__name__
                     raise StageError(
                         Reason.MODEL_UNAVAILABLE,
@@ -147,9 +140,22 @@ class HubModel:
                 self._sleep(_PAUSES[attempt])
         raise AssertionError("the last try either returns or raises")
 
+    def _require_outage(self, error: Exception) -> None:
+        """Raise what is no outage: a refusal, or a fault of this machine such as a full disk."""
+        if _status(error) in {401, 403}:
+            raise self._denied() from error
+        network = isinstance(error, ConnectionError | TimeoutError)
+        if isinstance(error, OSError) and error.errno is not None and not network:
+            raise error
+
     def _denied(self) -> StageError:
         return StageError(
             Reason.MODEL_ACCESS_DENIED,
             f"the token must be allowed to read {self._repository}, found it gated or private; "
             "ask for access and name a valid token in model.source.huggingFace.tokenSecretRef",
         )
+
+
+def _status(error: Exception) -> int | None:
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status

@@ -15,7 +15,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.training.checkpoints import publish_checkpoint
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type information
+class AdapterTrainer(SFTTrainer):
     """Trains the adapter of a quantised model on proven labels.
 
     `checkpoints` receives the checkpoints; `tokens` counts the tokens seen by this process, padding excluded.
@@ -47,7 +47,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
         self.processing_class = None
         if self.args.device.type == "cpu":
             # TRL makes the adapter of a quantised model bf16, which a CPU multiplies ten times slower.
-            for parameter in self.model.parameters():
+            for parameter in self.adapted.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
 
@@ -65,7 +65,9 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
         """
         self.tokens += int(inputs["attention_mask"].sum())
         if self.args.device.type != "cpu" or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(  # type: ignore[no-untyped-call]  # trl has no annotations
+                model, inputs, return_outputs, num_items_in_batch
+            )
         targets = inputs["labels"][:, 1:]
         kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
         logits = model(
@@ -81,6 +83,11 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
         count = (chosen != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(count).clamp(min=1)
 
+    @property
+    def adapted(self) -> Any:
+        """The model with its adapter."""
+        return self.model
+
     def create_model_card(self, *_arguments: Any, **_settings: Any) -> None:
         """Write none: MERGE writes the card of what is published."""
 
@@ -91,7 +98,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
         """Write aside, seal, then move into place: a crash leaves no checkpoint that looks whole."""
         shutil.rmtree(self._writing, ignore_errors=True)
         self._writing.mkdir(parents=True)
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]  # trl has no annotations
         folder = publish_checkpoint(self._writing / f"checkpoint-{self.state.global_step}", self.checkpoints)
         _log.info("checkpoint of step %d written", self.state.global_step)
         shutil.rmtree(self._writing)
@@ -99,7 +106,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Put the adapter's values back in place; peft's own loading would change their type."""
-        load_adapter_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        load_adapter_weights(self.adapted if model is None else model, Path(resume_from_checkpoint))
 
     @property
     def _writing(self) -> Path:
@@ -109,7 +116,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]  # trl publishes no type
 def load_adapter_weights(model: Any, folder: Path) -> None:
     """Load the adapter in `folder` into a model that has one of the same shape."""
     weights = load_file(folder / _ADAPTER_FILE)
-    outcome = set_peft_model_state_dict(model, weights)
+    outcome: Any = set_peft_model_state_dict(model, weights)
     missing = [name for name in outcome.missing_keys if "lora_" in name]
     if missing or outcome.unexpected_keys:
         raise RuntimeError(
@@ -142,7 +149,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]  # transformers publishes no type information
+class Watch(TrainerCallback):
     """Reports every step, ends the run at a loss that is no number, and stops it when asked to."""
 
     def __init__(self, progress: Reporter, stop: StopRequest) -> None:
@@ -166,15 +173,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers publishes no
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Ask for a checkpoint and the end when the process must stop."""
-        if self._stop.received:
-            control.should_save = True
-            control.should_training_stop = True
+        self._obey(control)
 
     def on_log(
         self,
         args: Any,  # noqa: ARG002 -- the base class's signature
         state: Any,
-        control: Any,  # noqa: ARG002
+        control: Any,
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
@@ -200,3 +205,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers publishes no
             tokens_per_second=self.tokens_per_second,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         )
+        # Between a step's end and its saving: a request that came meanwhile need not wait for another step.
+        self._obey(control)
+
+    def _obey(self, control: Any) -> None:
+        if self._stop.received:
+            control.should_save = True
+            control.should_training_stop = True

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -73,16 +73,16 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict
     watch = Watch(progress, stop)
     trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
     progress.update("LoadingModel", 1, 1)
-    base = _base_losses(run, workspace, trainer.model, examples, progress)
+    base = _base_losses(run, workspace, trainer.adapted, examples, progress)
     _run_steps(trainer, workspace, steps, stop)
     progress.update("EvaluatingTuned", 0, len(examples))
-    trainer.model.eval()
+    trainer.adapted.eval()
     tuned = row_losses(
-        trainer.model, examples, lambda done, total: progress.update("EvaluatingTuned", done, total)
+        trainer.adapted, examples, lambda done, total: progress.update("EvaluatingTuned", done, total)
     )
     comparison = compare(base, tuned, run.training.seed)
-    record(trainer.model, examples, workspace.verification)
-    save_adapter(trainer.model, workspace.adapter, base_model_name(run))
+    record(trainer.adapted, examples, workspace.verification)
+    save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
     return {
         "device": _device_name(run.device),
         "steps": trainer.state.global_step,
@@ -142,7 +142,7 @@ def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, 
         step, folder = checkpoint
         _log.info("going on from the checkpoint of step %d of %d", step, steps)
         if step >= steps:
-            load_adapter_weights(trainer.model, folder)
+            load_adapter_weights(trainer.adapted, folder)
             trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
             return
     with stop.listening():

@@ -1,0 +1,177 @@
+"""The operator's calls against a real API server: apply, adoption, preconditions, paging, Lease."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from devcluster.kubectl import Kubectl
+from devcluster.layout import REPOSITORY
+from devcluster.provider import ProvidedCluster
+from finetune_operator.client import ApiClient, load_configuration
+from finetune_operator.cluster import Cluster, batch_jobs_path, claims_path, jobs_path
+from finetune_operator.errors import ApiError, ChildRefusedError, ConflictError
+from finetune_operator.jobs import build_job, build_workspace_claim
+from finetune_operator.lease import Elector
+from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.observation import JobRecord, project_job
+from finetune_operator.ratelimit import TokenBucket
+from finetune_operator.settings import TrainerSettings
+from finetune_operator.stages import Stage
+from finetune_operator.transitions import Transition
+
+pytestmark = pytest.mark.cluster
+
+# Suspended from the start, so that an operator that another test has installed creates nothing for it.
+SPEC: dict[str, Any] = {
+    "model": {"source": {"persistentVolumeClaim": {"claimName": "models"}}},
+    "dataset": {"source": {"configMap": {"name": "rows", "key": "train.jsonl"}}},
+    "output": {"destination": {"persistentVolumeClaim": {"claimName": "artifacts"}}},
+    "suspend": True,
+}
+TRAINER = TrainerSettings(image="registry.example/none:1")
+
+
+@pytest_asyncio.fixture
+async def api(cluster: ProvidedCluster) -> AsyncIterator[ApiClient]:
+    """A client with the administrator's credentials, hardly limited."""
+    configuration = await load_configuration({"KUBECONFIG": str(cluster.kubeconfig)})
+    client = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
+    yield client
+    await client.close()
+
+
+@pytest_asyncio.fixture
+async def job(api: ApiClient, kubectl: Kubectl, namespace: str) -> JobRecord:
+    """A suspended FineTuneJob."""
+    kubectl("apply", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
+    kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+    return project_job(await api.call("POST", jobs_path(namespace), body=make_body(namespace)))
+
+
+def make_body(namespace: str) -> dict[str, Any]:
+    """The FineTuneJob as a user would send it."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "demo", "namespace": namespace},
+        "spec": SPEC,
+    }
+
+
+def batch_job(job: JobRecord, attempt: int = 0) -> dict[str, Any]:
+    """A stage's Job that would be suspended, so that no pod comes of it."""
+    body = build_job(job, FineTuneJobSpec.parse(SPEC), Stage.PREPARE, attempt, {"version": "1.0"}, TRAINER)
+    body["spec"]["suspend"] = True
+    # An operator that another test has installed would tidy it up.
+    del body["metadata"]["labels"]["finetune.dev/job"]
+    return body
+
+
+async def test_status_is_applied_whole_and_never_over_a_change_or_a_namesake(
+    api: ApiClient, job: JobRecord
+) -> None:
+    cluster = Cluster(api, "test")
+    path = f"{jobs_path(job.namespace)}/{job.name}"
+    stored: dict[str, Any] = {}
+    for _ in range(20):
+        current = project_job(await api.call("GET", path))
+        try:
+            stored = await cluster.write_status(
+                current, {"phase": "Training", "specHash": "sha256:" + "0" * 64}
+            )
+            break
+        except ConflictError:
+            # An operator installed by another test wrote in between; read again as the controller would.
+            continue
+    assert stored["status"]["phase"] == "Training"
+    with pytest.raises(ConflictError):
+        await cluster.write_status(job, {"phase": "Merging"})
+    latest = project_job(await api.call("GET", path))
+    with pytest.raises(ConflictError):
+        await cluster.write_status(replace(latest, name="gone"), {"phase": "Merging"})
+    await cluster.delete(path, job.uid)
+    await api.call("POST", jobs_path(job.namespace), body=make_body(job.namespace))
+    with pytest.raises(ConflictError):
+        await cluster.write_status(latest, {"phase": "Merging"})
+
+
+async def test_a_child_is_created_once_adopted_by_its_owner_and_refused_to_a_stranger(
+    api: ApiClient, job: JobRecord
+) -> None:
+    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    created = await cluster.create_child(path, job, batch_job(job, 7))
+    again = await cluster.create_child(path, job, batch_job(job, 7))
+    assert again["metadata"]["uid"] == created["metadata"]["uid"]
+    stranger = replace(job, uid="00000000-0000-0000-0000-000000000000")
+    with pytest.raises(ChildRefusedError, match="must belong to this FineTuneJob"):
+        await cluster.create_child(path, stranger, batch_job(stranger, 7))
+
+
+async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
+    api: ApiClient, job: JobRecord, kubectl: Kubectl
+) -> None:
+    cluster = Cluster(api, "test")
+    kubectl.within(job.namespace)("create", "quota", "none", "--hard=persistentvolumeclaims=0")
+    claim = build_workspace_claim(job, FineTuneJobSpec.parse(SPEC))
+    kubectl.within(job.namespace)(
+        "wait", "--for=jsonpath={.status.hard.persistentvolumeclaims}=0", "quota/none", "--timeout=30s"
+    )
+    with pytest.raises(ChildRefusedError, match="quota"):
+        await cluster.create_child(claims_path(job.namespace), job, claim)
+    invalid = batch_job(job, 8)
+    invalid["spec"]["template"]["spec"]["containers"][0]["resources"] = {"requests": {"memory": "lots"}}
+    with pytest.raises(ChildRefusedError):
+        await cluster.create_child(batch_jobs_path(job.namespace), job, invalid)
+
+
+async def test_deletes_and_suspensions_are_for_one_uid_only(api: ApiClient, job: JobRecord) -> None:
+    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    body = await cluster.create_child(path, job, batch_job(job, 9))
+    name, uid = body["metadata"]["name"], body["metadata"]["uid"]
+    other = "00000000-0000-0000-0000-000000000000"
+    await cluster.delete(f"{path}/{name}", other)
+    assert (await api.call("GET", f"{path}/{name}"))["metadata"]["uid"] == uid
+    with pytest.raises(ConflictError):
+        await cluster.suspend_job(job.namespace, name, other, suspend=False)
+    assert (await cluster.suspend_job(job.namespace, name, uid, suspend=True))["spec"]["suspend"] is True
+    await cluster.delete(f"{path}/{name}", uid)
+    await cluster.delete(f"{path}/{name}", uid)
+    with pytest.raises(ApiError, match="404"):
+        await api.call("GET", f"{path}/{name}")
+
+
+async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
+    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    for attempt in range(20, 25):
+        await cluster.create_child(path, job, batch_job(job, attempt))
+    listed = await api.list_all(path, "finetune.dev/stage=prepare", page=2)
+    names = {item["metadata"]["name"] for item in listed.items}
+    assert {f"demo-prepare-{attempt}" for attempt in range(20, 25)} <= names
+    assert listed.resource_version > 0
+
+
+async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, kubectl: Kubectl) -> None:
+    transition = Transition("Warning", "InvalidDataset", "row 3 must have an answer")
+    await Cluster(api, "test").tell(job, transition, datetime.now(UTC), "0123456789abcdef")
+    told = kubectl.within(job.namespace).json("get", "event", "demo.0123456789abcdef")
+    assert told["involvedObject"]["uid"] == job.uid
+    assert told["message"] == transition.message
+
+
+async def test_the_lease_has_one_holder_and_goes_over_when_it_is_released(
+    api: ApiClient, namespace: str
+) -> None:
+    first = Elector(api, namespace, "operator", "a", time.monotonic)
+    second = Elector(api, namespace, "operator", "b", time.monotonic)
+    await first.acquire()
+    assert not await second._try()
+    assert await first._try()
+    await first.release()
+    await second.acquire()
+    assert not await first._try()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_trainer.contract import RunSpec, read_run_spec
+from finetune_trainer.errors import Reason, StageError
+from jsonschema import Draft202012Validator
+
+CONTRACT = Path(__file__).parents[2] / "contract"
+RUN_SPECS = sorted((CONTRACT / "fixtures").glob("run.*.json"))
+SCHEMA = json.loads((CONTRACT / "run.schema.json").read_text())
+
+
+@pytest.mark.parametrize("path", RUN_SPECS, ids=lambda path: path.stem)
+def test_the_trainer_reads_every_run_spec_and_writes_it_back_as_the_schema_wants(path: Path) -> None:
+    run = read_run_spec(path)
+    written = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    Draft202012Validator(SCHEMA).validate(written)
+    assert RunSpec.model_validate(written) == run
+
+
+def changed(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**json.loads(RUN_SPECS[0].read_text()), **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": "2.0"}, {"version": 1}, {"surprise": True}, {"attempt": -1}, {"device": "tpu"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_major_version_and_broken_members_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(StageError) as caught:
+        read_run_spec(changed(tmp_path, **changes))
+    assert caught.value.reason is Reason.INVALID_RUN_SPEC
+
+
+def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
+    assert read_run_spec(changed(tmp_path, version="1.9")).version == "1.9"
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_file_that_is_no_run_spec_is_refused(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "run.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StageError) as caught:
+        read_run_spec(path)
+    assert caught.value.reason is Reason.INVALID_RUN_SPEC

@@ -1,0 +1,96 @@
+"""Real vocabularies from packages: mistral-common, llama-models and dashscope, as fast tokenizers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dashscope
+import llama_models
+import mistral_common
+from transformers import AddedToken, AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.integrations.mistral.tokenizer import MistralConverter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
+_LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_MISTRAL_DATA = Path(mistral_common.__file__).parent / "data"
+
+
+def _sentencepiece(version: str, folder: Path) -> Any:
+    (model,) = _MISTRAL_DATA.glob(f"*.model.{version}")
+    source = folder / "source"
+    source.mkdir(parents=True)
+    shutil.copy(model, source / "tokenizer.model")
+    return LlamaTokenizer.from_pretrained(source, legacy=version == "v1")
+
+
+def _tekken(_folder: Path) -> Any:
+    backend = MistralConverter(str(_MISTRAL_DATA / "tekken_240718.json")).converted()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def _qwen(_folder: Path) -> Any:
+    vocabulary = Path(dashscope.__file__).parent / "resources" / "qwen.tiktoken"
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = TikTokenConverter(
+        vocab_file=str(vocabulary), pattern=_QWEN, extra_special_tokens=control
+    ).converted()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tags = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
+    return tokenizer
+
+
+def _llama3(_folder: Path) -> Any:
+    vocabulary = Path(llama_models.__file__).parent / "llama3" / "tokenizer.model"
+    control = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
+    backend = TikTokenConverter(
+        vocab_file=str(vocabulary),
+        pattern=_LLAMA3,
+        extra_special_tokens=[*control, "<|eom_id|>", "<|python_tag|>"],
+    ).converted()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
+    )
+
+
+_BUILDERS: dict[str, Callable[[Path], Any]] = {
+    "mistral v1": lambda folder: _sentencepiece("v1", folder),
+    "mistral v2": lambda folder: _sentencepiece("v2", folder),
+    "mistral v3": lambda folder: _sentencepiece("v3", folder),
+    "tekken": _tekken,
+    "qwen": _qwen,
+    "llama 3": _llama3,
+}
+
+
+class RealTokenizers:
+    """Builds each vocabulary once and loads a fresh copy of it for every use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, name: str) -> Any:
+        """Return a new tokenizer with the vocabulary `name`."""
+        folder = self._folder / name.replace(" ", "-")
+        if not (folder / "tokenizer_config.json").is_file():
+            _BUILDERS[name](folder).save_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)

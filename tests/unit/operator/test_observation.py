@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.observation import key_of, project_child, project_claim, project_job, project_pod
+from finetune_operator.stages import Stage
+
+CREATED = "2026-11-24T09:00:00Z"
+
+
+def owner(kind: str, uid: str) -> list[dict[str, Any]]:
+    return [{"kind": "Other", "uid": "x"}, {"kind": kind, "uid": uid, "controller": True}]
+
+
+def make_pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "p",
+            "namespace": "team",
+            "uid": "u",
+            "resourceVersion": "7",
+            "creationTimestamp": CREATED,
+            "labels": {"finetune.dev/job": "demo"},
+            "ownerReferences": owner("Job", "j"),
+            **metadata,
+        },
+        "spec": {"nodeName": "node1"},
+        "status": status,
+    }
+
+
+def container(state: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
+    return {"name": name, "state": state}
+
+
+ENDED = {"terminated": {"exitCode": 65, "reason": "Error", "message": "{}", "finishedAt": CREATED}}
+
+
+def test_a_finetunejob_without_status_is_projected() -> None:
+    metadata = {
+        "name": "demo",
+        "namespace": "team",
+        "uid": "u",
+        "resourceVersion": "5",
+        "creationTimestamp": CREATED,
+        "deletionTimestamp": CREATED,
+    }
+    job = project_job({"metadata": metadata, "spec": {"suspend": True}})
+    assert (job.key, job.deleting, job.status, job.spec) == (("team", "demo"), True, {}, {"suspend": True})
+
+
+def test_an_ended_trainer_is_seen_beside_a_container_that_goes_on() -> None:
+    statuses = [container({"running": {}}, "sidecar"), container(ENDED)]
+    pod = project_pod(make_pod({"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": statuses}))
+    assert pod is not None
+    assert pod.end is not None
+    assert (pod.end.exit_code, pod.end.message) == (65, "{}")
+    assert not pod.idle
+    assert not pod.running
+
+
+def test_a_pod_is_idle_only_when_every_container_and_native_sidecar_has_ended() -> None:
+    ended = project_pod(make_pod({"containerStatuses": [container(ENDED)]}))
+    assert ended is not None
+    assert ended.idle
+    sidecar = project_pod(
+        make_pod(
+            {
+                "containerStatuses": [container(ENDED)],
+                "initContainerStatuses": [container({"running": {}}, "proxy")],
+            }
+        )
+    )
+    assert sidecar is not None
+    assert not sidecar.idle
+
+
+def test_disruption_scheduling_and_waiting_are_read_from_their_places() -> None:
+    pod = project_pod(
+        make_pod(
+            {
+                "conditions": [
+                    {"type": "DisruptionTarget", "status": "True"},
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/1 nodes are available",
+                    },
+                ],
+                "containerStatuses": [
+                    container({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})
+                ],
+            }
+        )
+    )
+    assert pod is not None
+    assert pod.disrupted
+    assert pod.unschedulable == "0/1 nodes are available"
+    assert pod.waiting == ("ImagePullBackOff", "no such image")
+
+
+def test_strangers_with_our_labels_are_no_children() -> None:
+    loose = make_pod({}, ownerReferences=[])
+    assert project_pod(loose) is None
+    assert key_of(loose) == ("team", "demo")
+    assert key_of(make_pod({}, labels={})) is None
+    labels = {"finetune.dev/job": "demo", "finetune.dev/stage": "train", "finetune.dev/attempt": "2"}
+    body = {
+        **make_pod({}, labels=labels, ownerReferences=owner("FineTuneJob", "f")),
+        "spec": {"suspend": True},
+    }
+    child = project_child(body)
+    assert child is not None
+    assert (child.stage, child.attempt, child.owner_uid, child.suspended) == (Stage.TRAIN, 2, "f", True)
+    assert not child.finished
+    for wrong in ({"finetune.dev/stage": "cook"}, {"finetune.dev/attempt": "many"}):
+        assert (
+            project_child({**body, "metadata": {**body["metadata"], "labels": {**labels, **wrong}}}) is None
+        )
+    assert project_child({**body, "metadata": {**body["metadata"], "ownerReferences": []}}) is None
+    assert project_claim(loose) is None
+
+
+def test_a_failed_batch_job_carries_its_message() -> None:
+    labels = {"finetune.dev/job": "demo", "finetune.dev/stage": "merge", "finetune.dev/attempt": "0"}
+    body = make_pod(
+        {"conditions": [{"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}]},
+        labels=labels,
+        ownerReferences=owner("FineTuneJob", "f"),
+    )
+    child = project_child(body)
+    assert child is not None
+    assert child.finished
+    assert child.failure == "BackoffLimitExceeded"
