@@ -103,7 +103,8 @@ def demo() -> int:
         say("filling the claim `quickstart` with the model and the data set")
         kubectl.apply(product.claim("quickstart", "4Gi"))
         with product.volume_pod(kubectl, "quickstart", provided.trainer_image) as pod:
-            product.fill_volume(kubectl, pod, VOLUME)
+            for folder in ("models", "datasets"):
+                product.fill_volume(kubectl, pod, VOLUME / folder, folder)
         say("kubectl apply -f examples/quickstart.yaml")
         kubectl("apply", "--filename", str(REPOSITORY / "examples" / "quickstart.yaml"))
         job = product.follow(kubectl, JOB, seconds=1200, seen=ProgressLines())

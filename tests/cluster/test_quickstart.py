@@ -63,7 +63,8 @@ def cluster_run(
     scoped = kubectl.within(NAMESPACE)
     scoped.apply(product.claim("quickstart", "4Gi"))
     with product.volume_pod(scoped, "quickstart", operator.trainer_image) as pod:
-        product.fill_volume(scoped, pod, QUICKSTART_VOLUME)
+        for folder in ("models", "datasets"):
+            product.fill_volume(scoped, pod, QUICKSTART_VOLUME / folder, folder)
     killer = OperatorKiller(kubectl)
     with DepartureWatch(scoped.kubeconfig, NAMESPACE) as departing:
         scoped("apply", "--filename", str(QUICKSTART))

@@ -148,7 +148,8 @@ def fill_volume(kubectl: Kubectl, pod: str, folder: Path, path: str = ".") -> No
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
     ) as process:
         with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-            archive.add(folder, arcname=".", filter=_readable)
+            for entry in sorted(folder.iterdir()):  # not ".", which in a volume may belong to somebody else
+                archive.add(entry, arcname=entry.name, filter=_readable)
         if process.stdin is not None:
             process.stdin.close()
         if process.wait() != 0:
