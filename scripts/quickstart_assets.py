@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import random
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ MODEL = "SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = {"train": 240, "validation": 40, "test": 64}
 SEED = 20261124
+PLAIN_NAME = re.compile(r"[A-Za-z .'-]{3,28}")
 
 # No phrasing gives the fields in the order of the answer, so copying from left to right does not suffice.
 PHRASINGS = (
@@ -66,7 +68,9 @@ def write_datasets(folder: Path) -> None:
     airports = [
         airport
         for _, airport in sorted(airportsdata.load("IATA").items())
-        if all(airport[key] for key in ("iata", "name", "city", "country")) and airport["name"].isascii()
+        if airport["iata"] and airport["country"] and airport["elevation"] >= 1
+        # Plain names: what is to be learned is the task, not the spelling of brackets and slashes.
+        if all(PLAIN_NAME.fullmatch(airport[key]) for key in ("name", "city"))
     ]
     choose = random.Random(SEED)  # noqa: S311 -- a reproducible sample, not a secret
     choose.shuffle(airports)

@@ -61,6 +61,18 @@ def test_a_second_run_gives_the_same_result_without_the_dataset(
     )
 
 
+def test_a_template_of_the_users_own_goes_with_the_artifact(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    """What it was trained with is what it must be served with."""
+    template = tmp_path / "own.jinja"
+    template.write_text(str(tiny_tokenizer().chat_template).replace("\n' }}", "\n\n' }}"), encoding="utf-8")
+    run = make_run(model={**run_document["model"], "chatTemplatePath": str(template)})
+    prepare(run, NullReporter())
+    found = WorkspaceLayout(run.workspace.path).base / "chat_template.jinja"
+    assert found.read_bytes() == template.read_bytes()
+
+
 def refusal(run: RunSpec) -> StageError:
     with pytest.raises(StageError) as caught:
         prepare(run, NullReporter())

@@ -15,8 +15,10 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry import NullReporter
 from finetune_trainer.training.checkpoints import newest_checkpoint
+from finetune_trainer.training.examples import read_table, training_dataset
+from finetune_trainer.training.loop import AdapterTrainer, StopRequest, Watch
 from finetune_trainer.training.recording import read_record
-from finetune_trainer.training.stage import train
+from finetune_trainer.training.stage import _build_trainer, train
 from finetune_trainer.workspace import WorkspaceLayout, read_marker, write_json_atomically
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
@@ -221,6 +223,34 @@ def test_gradient_checkpointing_changes_memory_not_the_adapter(prepared_llama: P
     without = _adapter(tmp_path / "without")
     for name, tensor in _adapter(tmp_path / "with").items():
         assert torch.allclose(tensor, without[name], atol=1e-6), name
+
+
+def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -> None:
+    """Only positions with a label are projected onto the vocabulary, which must not change value or gradient."""
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
+    layout = WorkspaceLayout(workspace)
+    dataset = training_dataset(read_table(layout.training_table))
+    trainer = _build_trainer(run, layout, dataset, 1, Watch(NullReporter(), StopRequest()))
+    inputs = trainer.data_collator([dataset[index] for index in range(3)])
+    found = []
+    for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):
+        trainer.adapted.zero_grad()
+        loss = compute(trainer.model, dict(inputs))
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in trainer.adapted.named_parameters() if p.grad is not None}
+        found.append((loss.item(), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert torch.allclose(gradient, found[1][1][name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_uses_it(workspace: Path, tmp_path: Path) -> None:
+    result = train(run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20), NullReporter())
+    assert result["device"] == torch.cuda.get_device_name()
+    assert torch.cuda.max_memory_allocated() > 0
+    assert math.isfinite(result["evaluation"]["tunedLoss"])
 
 
 def _repository() -> Path:

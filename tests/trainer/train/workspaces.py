@@ -158,7 +158,7 @@ def _write_tables(layout: WorkspaceLayout, rows: int, held_out: int) -> None:
             writer.write_table(pa.Table.from_pylist(examples, schema))
 
 
-def run_spec(root: Path, output: Path, **training: Any) -> RunSpec:
+def run_spec(root: Path, output: Path, device: str = "cpu", **training: Any) -> RunSpec:
     """Return a run spec for the workspace `root`; `training` overrides members of the run's training."""
     settings: dict[str, Any] = {
         "maximumSteps": 6,
@@ -179,7 +179,7 @@ def run_spec(root: Path, output: Path, **training: Any) -> RunSpec:
         "job": {"namespace": "team", "name": "numbers", "uid": "u1"},
         "specHash": SPEC_HASH,
         "attempt": 0,
-        "device": "cpu",
+        "device": device,
         "model": {
             "source": {"kind": "Directory", "path": "/source/model/tiny"},
             "chatTemplateArguments": {"enable_thinking": False},

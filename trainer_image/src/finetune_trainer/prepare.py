@@ -47,6 +47,9 @@ def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     tokenizer = _tokenizer_folder(source, layout)
     dataset = _dataset(run, layout, tokenizer, progress)
     model = quantise(source, layout, progress)
+    if run.model.chat_template_path is not None:
+        # The artifact must be served with the template that it was trained with.
+        shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
     shutil.rmtree(layout.root / "tokenizer", ignore_errors=True)
     shutil.rmtree(layout.root / "download", ignore_errors=True)
     members: dict[str, Any] = {"prepare": {"dataset": dataset, "model": model.result()}}

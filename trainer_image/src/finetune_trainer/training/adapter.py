@@ -38,6 +38,8 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     # peft's card is a form to fill in; MERGE writes the real one.
     (partial / "README.md").unlink(missing_ok=True)
     for path in partial.iterdir():
+        # safetensors writes for the owner alone; whoever serves the artifact is somebody else.
+        path.chmod(0o644)
         with path.open("rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
