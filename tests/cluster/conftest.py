@@ -41,7 +41,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     yield name
     # A pod that ignores SIGTERM would hold the namespace, and its GPU, for half a minute.
     kubectl.within(name)("delete", "pods", "--all", "--grace-period=1", "--wait=false")
-    kubectl("delete", "namespace", name, "--timeout=120s")
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kubernetes import client, config, watch
+from urllib3.exceptions import ProtocolError
 
 STAGE_LABEL = "finetune.dev/stage"
 _LAST_LINE = re.compile(r"stage=(\w+) outcome=(\w+) code=(\d+) at=(\S+)$")
@@ -41,6 +42,7 @@ class DepartureWatch:
         self._deleted: dict[str, datetime.datetime] = {}
         self._followed: set[str] = set()
         self._followers: list[threading.Thread] = []
+        self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._watch_pods, daemon=True)
 
     def __enter__(self) -> Self:
@@ -48,6 +50,7 @@ class DepartureWatch:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._leaving.set()
         self._watch.stop()
         for follower in self._followers:
             follower.join(timeout=5)
@@ -67,6 +70,14 @@ class DepartureWatch:
         return set(self._followed)
 
     def _watch_pods(self) -> None:
+        try:
+            self._read_events()
+        except ProtocolError:
+            # A watch ends with its next event or with the cluster, which may be gone before.
+            if not self._leaving.is_set():
+                raise
+
+    def _read_events(self) -> None:
         stream = self._watch.stream(
             self._core.list_namespaced_pod, self._namespace, label_selector=STAGE_LABEL, timeout_seconds=3600
         )

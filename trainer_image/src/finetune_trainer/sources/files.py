@@ -20,7 +20,7 @@ def require_file(path: Path, maximum_bytes: int) -> Path:
             found = "a folder" if path.is_dir() else "nothing"
             raise StageError(
                 Reason.DATASET_NOT_FOUND,
-                f"dataset.source must name a file, found {found} at {path.name}; check claim, path and key",
+                f"dataset.source must name a file, found {found} at {path}; check claim, path and key",
             )
         size = path.stat().st_size
         with path.open("rb"):
@@ -28,7 +28,7 @@ def require_file(path: Path, maximum_bytes: int) -> Path:
     except PermissionError as error:
         raise StageError(
             Reason.DATASET_ACCESS_DENIED,
-            f"the dataset file must be readable for the pod's user and group, found no permission on {path.name}",
+            f"the dataset file must be readable for the pod's user and group, found no permission on {path}",
         ) from error
     if size > maximum_bytes:
         raise StageError(

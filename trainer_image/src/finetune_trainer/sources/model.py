@@ -62,7 +62,7 @@ class DirectoryModel:
             raise StageError(
                 Reason.MODEL_NOT_FOUND,
                 f"model.source must name a folder, found {'a file' if folder.exists() else 'nothing'} "
-                f"at {folder.name or folder}; check claim and path",
+                f"at {folder}; check claim and path",
             )
         self._folder = folder
         self._names = sorted(path.name for path in folder.iterdir() if path.is_file())
