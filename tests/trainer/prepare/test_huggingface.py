@@ -125,6 +125,18 @@ def test_a_short_outage_is_survived_and_a_long_one_is_named(hub: Hub, tmp_path: 
     assert caught.value.reason is Reason.MODEL_UNAVAILABLE
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid"])
+def test_a_hub_that_cannot_be_reached_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """Nothing listens, or the name does not resolve."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+    assert "after 3 tries" in caught.value.message
+
+
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("repository", "revision"), [("org/other", "main"), ("org/model", "v2"), ("not a repository", "main")]

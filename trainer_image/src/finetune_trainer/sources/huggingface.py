@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -128,7 +128,7 @@ class HubModel:
                     Reason.MODEL_NOT_FOUND,
                     f"model.source.huggingFace.repository must be ORGANISATION/NAME: {error}",
                 ) from error
-            except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+            except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
                 self._require_outage(error)
                 if attempt == _TRIES - 1:
                     status = _status(error)
