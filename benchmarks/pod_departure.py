@@ -26,8 +26,11 @@ GOAL_SECONDS = 2.0
 TOKENIZER = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models" / "SmolLM2-135M-Instruct"
 
 
-def measure(good: int, bad: int) -> list[Departure]:
-    """Run `good` jobs of three stages and `bad` jobs that PREPARE refuses; the departures of their pods."""
+def measure(good: int, bad: int, taken: int) -> list[Departure]:
+    """Run `good` jobs of three stages, `bad` ones that PREPARE refuses and `taken` ones that MERGE refuses.
+
+    A `taken` job wants to publish where another spec has published. Returns the departures of all their pods.
+    """
     folder = Path(tempfile.mkdtemp(prefix="pod-departure-"))
     with provided_cluster(f"departure-{os.getpid()}") as provided:
         product.install_chart(provided)
@@ -47,6 +50,14 @@ def measure(good: int, bad: int) -> list[Departure]:
                 kubectl.apply(jobs.fine_tune_job(f"good-{number}"))
                 product.follow(kubectl, f"good-{number}", seconds=300)
                 print(f"good-{number} ended", flush=True)
+            for number in range(taken):
+                occupied = jobs.fine_tune_job("good-0")["spec"]["output"]
+                evaluation = {"maximumRows": 5 + number}  # other than good-0: another hash
+                kubectl.apply(jobs.fine_tune_job(f"taken-{number}", output=occupied, evaluation=evaluation))
+                ended = product.follow(kubectl, f"taken-{number}", seconds=300)
+                reason = product.condition(ended, "Succeeded")["reason"]
+                assert reason == "DestinationUnwritable", reason
+                print(f"taken-{number} ended", flush=True)
             for number in range(bad):
                 source = {"configMap": {"name": "bad", "key": "data.jsonl"}}
                 kubectl.apply(jobs.fine_tune_job(f"bad-{number}", dataset=source))
@@ -63,8 +74,9 @@ def main() -> None:
     )
     parser.add_argument("--good", type=int, default=5, help="jobs that succeed, three pods each")
     parser.add_argument("--bad", type=int, default=6, help="jobs that PREPARE refuses, one pod each")
+    parser.add_argument("--taken", type=int, default=2, help="jobs that MERGE refuses, three pods each")
     options = parser.parse_args()
-    departures = measure(options.good, options.bad)
+    departures = measure(options.good, options.bad, options.taken)
     for departure in departures:
         print(f"{departure.pod:24} {departure.outcome:10} {departure.seconds:6.2f} s")
     seconds = sorted(departure.seconds for departure in departures)
