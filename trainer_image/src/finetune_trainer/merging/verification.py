@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Rounding noise of bf16 alone gives a divergence of 0.002 to 0.005 nats on a small model, a merge into other
-# weights than the trained ones 0.6 (facts in docs/adr). The product promises 0.01; the gate leaves as much
+# weights than the trained ones 0.6 (docs/adr/0009). The product promises 0.01; the gate leaves as much
 # again for a GPU's other order of additions.
 MAXIMUM_DIVERGENCE = 0.02
 MAXIMUM_LOSS_SHARE = 0.02

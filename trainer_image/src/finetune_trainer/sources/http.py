@@ -80,7 +80,7 @@ class _GuardedNetwork(httpcore.NetworkBackend):
             raise StageError(
                 Reason.DATASET_ADDRESS_FORBIDDEN,
                 "the dataset's URL must lead to a public address, found a private, loopback, link-local or "
-                "reserved one; the administrator can allow it with trainer.allowPrivateAddresses",
+                "reserved one; the administrator can allow it with trainer.limits.allowPrivateAddresses",
             )
         for number, address in enumerate(allowed, start=1):
             try:
