@@ -173,6 +173,7 @@ def test_settings_say_what_the_values_say() -> None:
     assert full["trainer"]["image"] == "registry.example.com/ml/finetune-trainer:0.1.0-cu128"
     assert full["trainer"]["device"] == "cpu"
     assert full["trainer"]["telemetryPort"] == 19500
+    assert full["trainer"]["huggingFaceEndpoint"] == "https://hub.example.com"
     assert full["trainer"]["limits"] == {
         "datasetBytes": 10737418240,
         "downloadSeconds": 3600,
@@ -259,6 +260,7 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("image.digest=sha256:12", "image/digest"),
         ("watchNamespace=Team_A", "watchNamespace"),
         ("logLevel=TRACE", "logLevel"),
+        ("trainer.huggingFaceEndpoint=hub.example.com", "trainer/huggingFaceEndpoint"),
         ("trainer.resources.train.memory=24GB", "trainer/resources/train/memory"),
         ("replicas=2,leaderElection.enabled=false", "replicas must be at most 1"),
         ("serviceAccount.create=false", "serviceAccount.name must be given"),

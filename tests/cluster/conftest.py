@@ -58,6 +58,14 @@ def operator(cluster: ProvidedCluster) -> ProvidedCluster:
     return cluster
 
 
+@pytest.fixture(scope="module")
+def private_addresses(operator: ProvidedCluster) -> Iterator[None]:
+    """While the tests of a module run, the administrator lets PREPARE fetch from private addresses, such as a pod's."""
+    product.install_chart(operator, {"trainer": {"limits": {"allowPrivateAddresses": True}}})
+    yield
+    product.install_chart(operator)
+
+
 @pytest.fixture(scope="session")
 def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random model and a folder that is not a model."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
+from devcluster import product
+from devcluster.kubectl import Kubectl
 
 CLAIM = "assets"
 
@@ -61,6 +66,28 @@ def fine_tune_job(name: str, *, dataset: dict[str, Any] | None = None, **spec: A
             **spec,
         },
     }
+
+
+# No node has this label: what comes after PREPARE waits, so that a test of PREPARE needs no TRAIN.
+ONLY_PREPARE = {"nodeSelector": {"tests.finetune.dev/no-such-node": "true"}}
+
+
+def secret(name: str, values: dict[str, str]) -> dict[str, Any]:
+    """A Secret of text values."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+
+
+def prepared(kubectl: Kubectl, name: str, *, seconds: float) -> dict[str, Any]:
+    """Poll a FineTuneJob until PREPARE has ended well, and give it; fails with the last status otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        job: dict[str, Any] = kubectl.json("get", "finetunejob", name)
+        ready = [product.condition(job, kind)["status"] for kind in ("DatasetReady", "ModelReady")]
+        if ready == ["True", "True"]:
+            return job
+        if "False" in ready or time.monotonic() > deadline:
+            pytest.fail(f"PREPARE of {name} must end well within {seconds:.0f} s, found {job.get('status')}")
+        time.sleep(0.5)
 
 
 def write_tiny_model(folder: Path, tokenizer: Path) -> None:

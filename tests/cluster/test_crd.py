@@ -89,6 +89,37 @@ VALID = {
     "validation source": {
         "dataset__validation": {"source": {"configMap": {"name": "rows", "key": "held-out"}}}
     },
+    "hub dataset": {
+        "dataset__source": {
+            "huggingFace": {
+                "repository": "org/name",
+                "configuration": "20220301.en",
+                "split": "train.clean",
+                "tokenSecretRef": {"name": "hub", "key": "token"},
+            }
+        }
+    },
+    "file of a hub": {"dataset__source": {"huggingFace": {"repository": "org/name", "path": "data/a b.csv"}}},
+    "S3 dataset": {
+        "dataset__source": {
+            "s3": {
+                "uri": "s3://My_Bucket.1/a folder/b=c+d%20?.jsonl",
+                "endpoint": "http://[fd00::1]:7070/path",
+                "region": "eu-central-1",
+                "secretRef": {"name": "store"},
+            }
+        }
+    },
+    "model and validation rows in clouds": {
+        "model__source": {"gcs": {"uri": "gs://models/org/name/", "secretRef": {"name": "store"}}},
+        "dataset__validation": {"source": {"azure": {"uri": "az://account1/$web/rows.parquet"}}},
+    },
+    "report settings": {
+        "dataset__format": "ShareGPT",
+        "dataset__targetPrompts": {"configMapKeyRef": {"name": "production", "key": "prompts.txt"}},
+        "dataset__thresholds": {"minimumRows": 0, "mixedReasoningFraction": 0.5, "targetSimilarity": 1},
+    },
+    "model cache": {"modelCache": {"claimName": "bases"}},
     "template arguments": {
         "model__chatTemplateArguments": {"flag": False, "share": 0.5, "count": 2, "text": "x"}
     },
@@ -108,20 +139,63 @@ INVALID = {
     "no model": ({"model": ABSENT}, "spec.model: Required value"),
     "no model source": (
         {"model__source": {}},
-        "must give exactly one of persistentVolumeClaim and huggingFace",
+        "must give exactly one of persistentVolumeClaim, huggingFace, s3, gcs and azure",
     ),
     "two model sources": (
         {"model__source__huggingFace": {"repository": "org/name"}},
-        "must give exactly one of persistentVolumeClaim and huggingFace",
+        "must give exactly one of persistentVolumeClaim, huggingFace, s3, gcs and azure",
     ),
     "two dataset sources": (
         {"dataset__source__url": {"secretKeyRef": {"name": "a", "key": "b"}}},
-        "must give exactly one of configMap, persistentVolumeClaim and url",
+        "must give exactly one of configMap, persistentVolumeClaim, url, huggingFace, s3, gcs and azure",
     ),
     "no dataset source": (
         {"dataset__source": {}},
-        "must give exactly one of configMap, persistentVolumeClaim and url",
+        "must give exactly one of configMap, persistentVolumeClaim, url, huggingFace, s3, gcs and azure",
     ),
+    "S3 without a key": (
+        {"dataset__source": {"s3": {"uri": "s3://bucket"}}},
+        "must be s3://BUCKET/KEY",
+    ),
+    "user in a URI": (
+        {"dataset__source": {"s3": {"uri": "s3://key:secret@bucket/rows"}}},
+        "must be s3://BUCKET/KEY",
+    ),
+    "GCS of another scheme": (
+        {"model__source": {"gcs": {"uri": "https://storage.googleapis.com/models/a"}}},
+        "must be gs://BUCKET/KEY",
+    ),
+    "Azure without a container": (
+        {"dataset__source": {"azure": {"uri": "az://account/rows"}}},
+        "must be az://ACCOUNT/CONTAINER/KEY",
+    ),
+    "endpoint with a user": (
+        {"dataset__source": {"s3": {"uri": "s3://bucket/a", "endpoint": "https://u:p@host"}}},
+        "must be an http or https URL without user, query and fragment",
+    ),
+    "endpoint of the other clouds": (
+        {"dataset__source": {"gcs": {"uri": "gs://bucket/a", "endpoint": "https://host"}}},
+        'unknown field "spec.dataset.source.gcs.endpoint"',
+    ),
+    "file and configuration of a hub": (
+        {"dataset__source": {"huggingFace": {"repository": "a", "path": "b", "configuration": "c"}}},
+        "must give path or configuration, not both",
+    ),
+    "climbing file of a hub": (
+        {"dataset__source": {"huggingFace": {"repository": "a", "path": "../b"}}},
+        "must be a relative path",
+    ),
+    "plain text": ({"dataset__format": "Text"}, "must not be Text: plain text has no answers to learn"),
+    "unknown format": ({"dataset__format": "Chat"}, "Unsupported value"),
+    "unknown threshold": (
+        {"dataset__thresholds": {"leaked": 0}},
+        'unknown field "spec.dataset.thresholds.leaked"',
+    ),
+    "threshold beyond everything": (
+        {"dataset__thresholds": {"leakedFraction": 1.5}},
+        "less than or equal to 1",
+    ),
+    "cache without a claim": ({"modelCache": {}}, "spec.modelCache.claimName: Required value"),
     "no validation": ({"dataset__validation": {}}, "must give exactly one of fraction and source"),
     "two validations": (
         {"dataset__validation": {"fraction": 0.1, "source": {"configMap": {"name": "a", "key": "b"}}}},
@@ -180,6 +254,9 @@ CHANGES = {
     "model": {"model": {"source": {"persistentVolumeClaim": {"path": "other"}}}},
     "added template argument": {"model": {"chatTemplateArguments": {"flag": True}}},
     "dataset": {"dataset": {"source": {"configMap": {"key": "other"}}}},
+    "added prompts": {"dataset": {"targetPrompts": {"configMapKeyRef": {"name": "a", "key": "b"}}}},
+    "threshold": {"dataset": {"thresholds": {"minimumRows": 1}}},
+    "added model cache": {"modelCache": {"claimName": "bases"}},
     "added epochs": {"training": {"epochs": 1}},
     "removed training": {"training": None},
     "evaluation": {"evaluation": {"maximumRows": 10}},
@@ -282,6 +359,8 @@ def test_applying_the_same_text_again_changes_nothing(stored: Kubectl) -> None:
 def test_defaults_are_stored(stored: Kubectl) -> None:
     spec = stored.json("get", "finetunejob", "crd-subject")["spec"]
     assert spec["dataset"]["validation"] == {"fraction": 0.1}
+    assert spec["dataset"]["format"] == "Auto"
+    assert spec["dataset"]["thresholds"]["minimumRows"] == 50
     assert spec["training"]["effectiveBatchSize"] == 16
     assert spec["training"]["lora"]["rank"] == 16
     assert spec["output"]["artifacts"] == ["Adapter", "Merged"]
@@ -296,6 +375,9 @@ def test_defaults_are_stored(stored: Kubectl) -> None:
         ({"huggingFace": {"repository": "org/name"}}, "org/name"),
         ({"persistentVolumeClaim": {**CLAIM, "path": "SmolLM2"}}, "SmolLM2"),
         ({"persistentVolumeClaim": CLAIM}, "models"),
+        ({"s3": {"uri": "s3://models/org/name"}}, "s3://models/org/name"),
+        ({"gcs": {"uri": "gs://models/org/name"}}, "gs://models/org/name"),
+        ({"azure": {"uri": "az://account/models/name"}}, "az://account/models/name"),
     ],
 )
 def test_model_column_shows_what_the_source_has(room: Kubectl, source: dict[str, Any], shown: str) -> None:

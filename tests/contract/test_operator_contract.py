@@ -89,6 +89,42 @@ SPECS = {
             "destination": {"persistentVolumeClaim": {"claimName": "artifacts", "path": "a/b"}},
         },
     ),
+    "hub-dataset": make_spec(
+        dataset={
+            "source": {
+                "huggingFace": {
+                    "repository": "org/rows",
+                    "revision": "v2",
+                    "configuration": "chat",
+                    "split": "train.clean",
+                    "tokenSecretRef": {"name": "hub", "key": "token"},
+                }
+            },
+            "validation": {"source": {"huggingFace": {"repository": "org/rows", "path": "held/out.jsonl"}}},
+            "format": "ShareGPT",
+            "targetPrompts": {"configMapKeyRef": {"name": "production", "key": "prompts.txt"}},
+            "thresholds": {"leakedFraction": 0.25, "minimumRows": 10},
+        },
+        modelCache={"claimName": "models"},
+    ),
+    "object-stores": make_spec(
+        model={"source": {"gcs": {"uri": "gs://models/org/name"}}},
+        dataset={
+            "source": {
+                "s3": {
+                    "uri": "s3://bucket/rows/train.parquet",
+                    "endpoint": "https://minio.example.com:9000",
+                    "region": "eu-central-1",
+                    "secretRef": {"name": "store"},
+                }
+            },
+            "validation": {
+                "source": {
+                    "azure": {"uri": "az://account/rows/held-out.jsonl", "secretRef": {"name": "azure"}}
+                }
+            },
+        },
+    ),
 }
 
 
@@ -98,6 +134,47 @@ def test_run_specs_follow_the_schema_and_the_fixture(name: str) -> None:
     run_spec = make_run_spec(SPECS[name])
     jsonschema.validate(run_spec, read_json("run.schema.json"))
     assert run_spec == read_json(f"fixtures/run.{name}.json")
+
+
+@pytest.mark.parametrize("name", ["minimal", "url-and-hub"])
+def test_a_job_of_the_first_version_gives_a_run_spec_that_its_trainer_reads(name: str) -> None:
+    """A trainer refuses members that it does not know, and may be one minor version older."""
+    run_spec = make_run_spec(SPECS[name])
+    assert run_spec.keys() == FIRST_VERSION["run"]
+    assert run_spec["dataset"].keys() == FIRST_VERSION["dataset"]
+    assert run_spec["dataset"]["source"]["kind"] in {"File", "Url"}
+    assert run_spec["model"]["source"]["kind"] in {"Directory", "HuggingFace"}
+
+
+FIRST_VERSION = {
+    "run": {
+        "version",
+        "job",
+        "specHash",
+        "attempt",
+        "device",
+        "model",
+        "dataset",
+        "training",
+        "evaluation",
+        "output",
+        "workspace",
+        "telemetry",
+        "limits",
+    },
+    "dataset": {"source", "validation", "reasoning", "rejectedRows"},
+}
+
+
+def test_warnings_of_the_first_version_are_read_as_sentences_without_a_code() -> None:
+    document = make_result(Stage.PREPARE)
+    document["version"] = "1.0"
+    document["prepare"]["dataset"]["warnings"] = ["3 of 20 rows repeat another row"]
+    result = parse_result(json.dumps(document), uid=UID, stage=Stage.PREPARE, attempt=0)
+    assert result.prepare is not None
+    (warning,) = result.prepare.dataset.warnings
+    assert (warning.code, warning.value) == ("Unnamed", None)
+    assert warning.message == "3 of 20 rows repeat another row"
 
 
 def test_reasons_and_their_classes_are_those_of_the_contract() -> None:
@@ -127,6 +204,7 @@ def test_the_progress_that_tests_use_follows_the_schema() -> None:
 )
 def test_the_trainers_result_fixtures_are_understood(path: Path) -> None:
     document = json.loads(path.read_text())
+    jsonschema.validate(document, read_json("result.schema.json"))
     stage, attempt = Stage(document["stage"]), document["attempt"]
     result = parse_result(json.dumps(document), uid=document["uid"], stage=stage, attempt=attempt)
     assert result.outcome == document["outcome"]
@@ -151,6 +229,7 @@ def status_schema() -> dict[str, Any]:
 
 
 def _close(schema: dict[str, Any]) -> None:
+    """Refuse what the schema does not name; a map keeps what it says of its values."""
     if "properties" in schema:
         schema["additionalProperties"] = False
         for member in schema["properties"].values():
@@ -202,6 +281,30 @@ def test_a_suspended_and_a_refused_job_fit_the_crd() -> None:
     refused = World(job=make_job(spec=make_spec(training={"microBatchSize": 3})))
     refused.settle()
     assert_fits_crd(refused)
+
+
+@pytest.mark.parametrize("name", ["prepare-reported", "prepare-completed"])
+def test_statuses_of_both_versions_dataset_reports_fit_the_crd(name: str) -> None:
+    """`prepare-completed` is of version 1.0, whose warnings are sentences."""
+    prepare = read_json(f"fixtures/result.{name}.json")["prepare"]
+    world = World()
+    world.settle()
+    world.succeed(Stage.PREPARE, prepare=prepare)
+    world.settle()
+    assert_fits_crd(world)
+    shown = world.job.status["dataset"]
+    assert len(shown["warnings"]) == 1
+    assert shown["warnings"][0]["message"]
+    assert not any(isinstance(value, float) for value in _scalars(shown)), "Kubernetes APIs avoid floats"
+
+
+def _scalars(value: Any) -> list[Any]:
+    """Every number and text inside nested lists and objects."""
+    if isinstance(value, dict):
+        return [scalar for item in value.values() for scalar in _scalars(item)]
+    if isinstance(value, list):
+        return [scalar for item in value for scalar in _scalars(item)]
+    return [value]
 
 
 def test_skipped_stages_fit_the_crd() -> None:

@@ -34,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         "run",
         help="prepare, train and merge on this machine, without a cluster",
         description="Run the FineTuneJob of a YAML file on this machine. ConfigMaps and Secrets that it refers to "
-        "must stand in the same file; each PersistentVolumeClaim is a folder.",
+        "must stand in the same file; each PersistentVolumeClaim is a folder. A Secret may also be given by the environment "
+        "variables that a pod would have: FINETUNE_MODEL_, FINETUNE_DATASET_ or FINETUNE_VALIDATION_ and URL, TOKEN or "
+        "the Secret's key.",
     )
     run.add_argument("file", type=Path, help="YAML with one FineTuneJob")
     run.add_argument("--name", help="which FineTuneJob, if the file holds several")

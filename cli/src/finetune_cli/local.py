@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.checks import check
-from finetune_operator.model import ClaimPath, DatasetSource, FineTuneJobSpec, spec_hash
+from finetune_operator.credentials import secret_prefixes, secret_variables
+from finetune_operator.model import FineTuneJobSpec, spec_hash
 from finetune_operator.planning import make_plan
-from finetune_operator.runspec import (
-    DATASET_URL_VARIABLE,
-    MODEL_TOKEN_VARIABLE,
-    VALIDATION_URL_VARIABLE,
-    JobIdentity,
-    Limits,
-    Places,
-    build_run_spec,
-)
+from finetune_operator.runspec import JobIdentity, Limits, Places, build_run_spec
+from finetune_operator.sources import ClaimPath, DatasetSource, KeyRef
 
 from finetune_cli.devices import Device
 from finetune_cli.errors import UsageError
@@ -60,6 +54,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     """
     spec = FineTuneJobSpec.parse(manifests.spec)
     check(manifests.name, spec)
+    secrets = secret_environment(manifests, spec, os.environ)
     digest = spec_hash(spec)
     job = JobIdentity(manifests.namespace, manifests.name, f"local-{digest.removeprefix('sha256:')[:16]}")
     home = folders.runs / f"{manifests.name}-{digest.removeprefix('sha256:')[:12]}"
@@ -70,7 +65,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
         spec=spec,
         spec_hash=digest,
         plan=make_plan(spec, device),
-        places=_places(manifests, spec, folders, home),
+        places=places(manifests, spec, folders, home),
         device=device,
         limits=LOCAL_LIMITS,
         telemetry_port=TELEMETRY_PORT,
@@ -81,7 +76,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
     print(f"finetune: workspace {workspace}", file=sys.stderr)
     command = [sys.executable, "-m", "finetune_trainer", "run", "--run", str(run_file)]
-    environment = {**os.environ, **_secrets(manifests, spec)}
+    environment = {**os.environ, **secrets}
     results: dict[str, dict[str, Any]] = {}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -97,15 +92,12 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     return process.returncode
 
 
-def _places(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> Places:
+def places(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> Places:
+    """Where things are on this machine; ConfigMaps become files below `home`. Raises UsageError."""
     output = spec.output.destination.persistent_volume_claim
     path = manifests.name if output.path is None else output.path
     validation = spec.dataset.validation.source
-    template = spec.model.chat_template
-    place = None
-    if template is not None:
-        reference = template.config_map_key_ref
-        place = _config_map_file(manifests, reference.name, reference.key, home)
+    template, prompts = spec.model.chat_template, spec.dataset.target_prompts
     return Places(
         workspace=str(home / "workspace"),
         output=str(folders.claim(output.claim_name) / path),
@@ -113,7 +105,13 @@ def _places(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, 
         model=_claim_path(spec.model.source.persistent_volume_claim, folders),
         dataset=_dataset(manifests, spec.dataset.source, folders, home),
         validation=None if validation is None else _dataset(manifests, validation, folders, home),
-        chat_template=place,
+        chat_template=None
+        if template is None
+        else _config_map_file(manifests, template.config_map_key_ref, home),
+        target_prompts=None
+        if prompts is None
+        else _config_map_file(manifests, prompts.config_map_key_ref, home),
+        model_cache=None if spec.model_cache is None else str(folders.claim(spec.model_cache.claim_name)),
     )
 
 
@@ -123,31 +121,44 @@ def _claim_path(claim: ClaimPath | None, folders: LocalFolders) -> str | None:
 
 def _dataset(manifests: Manifests, source: DatasetSource, folders: LocalFolders, home: Path) -> str | None:
     if source.config_map is not None:
-        return _config_map_file(manifests, source.config_map.name, source.config_map.key, home)
+        return _config_map_file(manifests, source.config_map, home)
     return _claim_path(source.persistent_volume_claim, folders)
 
 
-def _config_map_file(manifests: Manifests, name: str, key: str, home: Path) -> str:
+def _config_map_file(manifests: Manifests, reference: KeyRef, home: Path) -> str:
     """A ConfigMap's key as the file that a pod would see."""
-    path = home / "config-maps" / name / key
+    path = home / "config-maps" / reference.name / reference.key
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(manifests.config_map_value(name, key), encoding="utf-8")
+    path.write_bytes(manifests.config_map_value(reference.name, reference.key))
     return str(path)
 
 
-def _secrets(manifests: Manifests, spec: FineTuneJobSpec) -> dict[str, str]:
-    """Environment variables that carry secrets; they go to the trainer's process and to no file."""
+def secret_environment(
+    manifests: Manifests, spec: FineTuneJobSpec, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Environment variables that carry secrets; they go to the trainer's process and to no file.
+
+    A Secret stands in the same file. One that does not may be given by the very variables that a pod would have, in
+    `environment`, so that no file needs to hold it. Raises UsageError where it is in neither.
+    """
     variables: dict[str, str] = {}
-    validation = spec.dataset.validation.source
-    for source, variable in (
-        (spec.dataset.source, DATASET_URL_VARIABLE),
-        (validation, VALIDATION_URL_VARIABLE),
-    ):
-        if source is not None and source.url is not None:
-            reference = source.url.secret_key_ref
-            variables[variable] = manifests.secret_value(reference.name, reference.key)
-    hub = spec.model.source.hugging_face
-    if hub is not None and hub.token_secret_ref is not None:
-        token = hub.token_secret_ref
-        variables[MODEL_TOKEN_VARIABLE] = manifests.secret_value(token.name, token.key)
+    for item in secret_variables(spec):
+        if item.reference.name in manifests.secrets or item.variable not in environment:
+            variables[item.variable] = _secret_value(manifests, item.reference, item.variable)
+    for whole in secret_prefixes(spec):
+        if whole.secret in manifests.secrets:
+            values = manifests.secrets[whole.secret]
+            variables |= {whole.prefix + key: value for key, value in values.items()}
+        elif not any(name.startswith(whole.prefix) for name in environment):
+            raise UsageError(
+                f"Secret {whole.secret!r} must stand in the same file, or its keys be set as environment variables "
+                f"that begin with {whole.prefix}; found neither"
+            )
     return variables
+
+
+def _secret_value(manifests: Manifests, reference: KeyRef, variable: str) -> str:
+    try:
+        return manifests.secret_value(reference.name, reference.key)
+    except UsageError as error:
+        raise UsageError(f"{error}; the environment variable {variable} would do, too") from error

@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from finetune_cli.errors import UsageError
+
+_Value = TypeVar("_Value", str, bytes)
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,11 +35,11 @@ class Manifests:
     namespace: str
     name: str
     spec: Mapping[str, Any]
-    config_maps: Mapping[str, Mapping[str, str]]
+    config_maps: Mapping[str, Mapping[str, bytes]]
     secrets: Mapping[str, Mapping[str, str]]
 
-    def config_map_value(self, name: str, key: str) -> str:
-        """Value of a ConfigMap's key; raises UsageError when it is not in the file."""
+    def config_map_value(self, name: str, key: str) -> bytes:
+        """Bytes of a ConfigMap's key; raises UsageError when it is not in the file."""
         return _value("ConfigMap", self.config_maps, name, key)
 
     def secret_value(self, name: str, key: str) -> str:
@@ -88,15 +90,22 @@ def _name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def _plain(config_map: Mapping[str, Any]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in (config_map.get("data") or {}).items()}
+def _plain(config_map: Mapping[str, Any]) -> dict[str, bytes]:
+    values = {str(key): str(value).encode() for key, value in (config_map.get("data") or {}).items()}
+    for key, value in (config_map.get("binaryData") or {}).items():
+        try:
+            values[str(key)] = base64.b64decode("".join(str(value).split()), validate=True)
+        except binascii.Error as error:
+            raise UsageError(f"ConfigMap {_name(config_map)}: binaryData.{key} must be base64") from error
+    return values
 
 
 def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in (secret.get("data") or {}).items():
         try:
-            values[str(key)] = base64.b64decode(str(value), validate=True).decode()
+            # Encoders break long lines, which the API server takes as well.
+            values[str(key)] = base64.b64decode("".join(str(value).split()), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise UsageError(f"Secret {_name(secret)}: data.{key} must be base64 of UTF-8 text") from error
     for key, value in (secret.get("stringData") or {}).items():
@@ -104,7 +113,7 @@ def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
     return values
 
 
-def _value(kind: str, objects: Mapping[str, Mapping[str, str]], name: str, key: str) -> str:
+def _value(kind: str, objects: Mapping[str, Mapping[str, _Value]], name: str, key: str) -> _Value:
     if name not in objects:
         raise UsageError(f"{kind} {name!r} must stand in the same file, found {sorted(objects) or 'none'}")
     if key not in objects[name]:

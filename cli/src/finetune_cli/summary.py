@@ -19,6 +19,9 @@ def summarise(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"dataset   {dataset['digest']} ({dataset['kept']} of {dataset['rows']} rows kept, "
             f"{dataset['supervisedTokens']} supervised tokens)"
         )
+        if reading := dataset.get("format"):
+            lines.append(f"format    {reading['name']}: {reading['why']}")
+        lines += [f"warning   {_sentence(warning)}" for warning in dataset["warnings"]]
         lines.append(f"weights   {model['digest']} ({model['quantizedModules']} modules in NF4)")
     train = results.get("Train", {}).get("train")
     if train:
@@ -38,3 +41,8 @@ def summarise(results: Mapping[str, Mapping[str, Any]]) -> str:
                 f"answered {check['prompt'][-60:]!r} with {check['answer'][:80]!r}"
             )
     return "\n".join(lines) or "the trainer ended without a result"
+
+
+def _sentence(warning: Mapping[str, Any] | str) -> str:
+    """A warning of the dataset report; artifacts published under contract 1.0 have sentences alone."""
+    return warning if isinstance(warning, str) else f"{warning['code']}: {warning['message']}"

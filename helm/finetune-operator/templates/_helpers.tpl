@@ -58,6 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "imagePullPolicy" $trainer.image.pullPolicy
     "device" $trainer.device
     "telemetryPort" $trainer.telemetryPort
+    "huggingFaceEndpoint" $trainer.huggingFaceEndpoint
     "resources" $trainer.resources
     "limits" $trainer.limits)
   "watchNamespace" .Values.watchNamespace

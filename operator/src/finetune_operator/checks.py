@@ -6,11 +6,22 @@ that the command line reads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from finetune_operator.errors import InvalidSpecError
-from finetune_operator.model import DatasetSource, FineTuneJobSpec
+from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.sources import (
+    AZURE_URI,
+    ENDPOINT,
+    GCS_URI,
+    S3_URI,
+    CloudObject,
+    DatasetSource,
+    ModelSource,
+    S3Object,
+)
 from finetune_operator.stages import GROUP
 
 MAXIMUM_NAME_LENGTH = 45
@@ -29,22 +40,14 @@ def name_too_long(name: str, _spec: FineTuneJobSpec) -> str | None:
 
 def model_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
     """A union has exactly one member."""
-    source = spec.model.source
-    found = sum(member is not None for member in (source.persistent_volume_claim, source.hugging_face))
-    if found != 1:
-        return f"model.source must have exactly one of persistentVolumeClaim and huggingFace, found {found}"
-    return None
+    return _not_one("model.source", spec.model.source)
 
 
 def dataset_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
     """A union has exactly one member."""
-    for field, source in _dataset_sources(spec):
-        found = sum(
-            member is not None for member in (source.config_map, source.persistent_volume_claim, source.url)
-        )
-        if found != 1:
-            return f"{field} must have exactly one of configMap, persistentVolumeClaim and url, found {found}"
-    return None
+    return next(
+        (found for field, source in _dataset_sources(spec) if (found := _not_one(field, source))), None
+    )
 
 
 def dataset_path_is_missing(_name: str, spec: FineTuneJobSpec) -> str | None:
@@ -61,6 +64,50 @@ def validation_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
     validation = spec.dataset.validation
     if validation.fraction is not None and validation.source is not None:
         return "dataset.validation must have at most one of fraction and source, found both"
+    return None
+
+
+def uri_is_not_a_place(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A URI names a bucket and a place inside it, and holds nothing secret."""
+    for field, store in _object_stores(spec):
+        scheme, form, pattern = _URIS[field.rpartition(".")[2]]
+        if re.fullmatch(pattern, store.uri) is None:
+            return f"{field}.uri must be {form}, found {_without_query(store.uri)!r}; its scheme is {scheme}"
+    return None
+
+
+_URIS = {
+    "s3": ("s3", "s3://BUCKET/KEY", S3_URI),
+    "gcs": ("gs", "gs://BUCKET/KEY", GCS_URI),
+    "azure": ("az", "az://ACCOUNT/CONTAINER/KEY", AZURE_URI),
+}
+
+
+def endpoint_is_not_a_url(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """An endpoint is a server's address and holds nothing secret."""
+    for field, store in _object_stores(spec):
+        endpoint = store.endpoint if isinstance(store, S3Object) else None
+        if endpoint is not None and re.fullmatch(ENDPOINT, endpoint) is None:
+            return f"{field}.endpoint must be an http or https URL without user, query and fragment"
+    return None
+
+
+def hub_file_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A configuration chooses files, and a path is one."""
+    for field, source in _dataset_sources(spec):
+        hub = source.hugging_face
+        if hub is not None and hub.path is not None and hub.configuration is not None:
+            return f"{field}.huggingFace must have path or configuration, found both"
+    return None
+
+
+def format_is_text(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The format is known so that it can be refused with a reason."""
+    if spec.dataset.format == "Text":
+        return (
+            "dataset.format must not be Text: plain text has no answers to learn; "
+            "write each row as messages, or as prompt and completion"
+        )
     return None
 
 
@@ -124,6 +171,10 @@ CHAIN: tuple[Check, ...] = (
     model_source_is_not_one,
     dataset_source_is_not_one,
     dataset_path_is_missing,
+    uri_is_not_a_place,
+    endpoint_is_not_a_url,
+    hub_file_is_ambiguous,
+    format_is_text,
     validation_is_ambiguous,
     training_length_is_ambiguous,
     micro_batch_does_not_divide,
@@ -147,12 +198,37 @@ def _dataset_sources(spec: FineTuneJobSpec) -> Iterable[tuple[str, DatasetSource
         yield "dataset.validation.source", spec.dataset.validation.source
 
 
+def _not_one(field: str, source: ModelSource | DatasetSource) -> str | None:
+    """What must be, unless exactly one member is set."""
+    members = [info.alias or name for name, info in type(source).model_fields.items()]
+    found = sum(getattr(source, name) is not None for name in type(source).model_fields)
+    if found == 1:
+        return None
+    return f"{field} must have exactly one of {', '.join(members[:-1])} and {members[-1]}, found {found}"
+
+
+def _object_stores(spec: FineTuneJobSpec) -> Iterable[tuple[str, S3Object | CloudObject]]:
+    """Every place in an object store with its field, whose last part is the member's name."""
+    for field, source in (("model.source", spec.model.source), *_dataset_sources(spec)):
+        for member in ("s3", "gcs", "azure"):
+            store: S3Object | CloudObject | None = getattr(source, member)
+            if store is not None:
+                yield f"{field}.{member}", store
+
+
+def _without_query(uri: str) -> str:
+    """`uri` up to where a signed one would become secret."""
+    return re.split(r"[?#]", uri, maxsplit=1)[0].rpartition("@")[2][:80]
+
+
 def _paths(spec: FineTuneJobSpec) -> Iterable[tuple[str, str]]:
     if spec.model.source.persistent_volume_claim is not None:
         yield "model.source.persistentVolumeClaim.path", spec.model.source.persistent_volume_claim.path
     for field, source in _dataset_sources(spec):
         if source.persistent_volume_claim is not None:
             yield f"{field}.persistentVolumeClaim.path", source.persistent_volume_claim.path
+        if source.hugging_face is not None and source.hugging_face.path is not None:
+            yield f"{field}.huggingFace.path", source.hugging_face.path
     path = spec.output.destination.persistent_volume_claim.path
     if path is not None:
         yield "output.destination.persistentVolumeClaim.path", path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -33,7 +33,7 @@ def judge(*, uid: str, child: ChildJob, pods: tuple[Pod, ...], suspending: bool)
 
     The attempt has ended when the trainer's container has terminated, whatever other containers do. A pod that was
     disrupted, deleted or suspended is another matter unless it succeeded: the Job controller replaces it, or fails
-    the Job, and only its verdict ends the attempt.
+    the Job, and only its verdict ends the attempt. What such a pod did not live to say is a disruption, not a failure.
     """
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
     endings = [(pod, ending) for pod in newest_first if (ending := _pod_ending(uid, child, pod)) is not None]
@@ -47,16 +47,23 @@ def judge(*, uid: str, child: ChildJob, pods: tuple[Pod, ...], suspending: bool)
     if not child.finished:
         return None
     if endings:
-        return endings[0][1]
+        _, ending = endings[0]
+        return _disrupted(ending) if ending.reason == Reason.STAGE_LOST else ending
     if newest_first:
         # The Job is counted as ended but its pod's last state has not come yet: the pod's event or removal follows.
         return None
-    return lost(f"Job {child.name} ended without a pod that left a result: {child.failure or 'no message'}")
+    # A pod that ended by itself stays with its Job: somebody deleted this one.
+    return _disrupted(lost(f"the pod of Job {child.name} was deleted before it left a result"))
 
 
 def lost(message: str) -> Ending:
     """The ending of an attempt that left nothing to read."""
     return Ending("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, clean_text(message)[:1024])
+
+
+def _disrupted(ending: Ending) -> Ending:
+    """The same end as an interruption, which uses up no retry."""
+    return replace(ending, outcome="Interrupted", kind=ReasonClass.INTERRUPTED, reason=Reason.DISRUPTED)
 
 
 def _pod_ending(uid: str, child: ChildJob, pod: Pod) -> Ending | None:

@@ -5,20 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from finetune_operator.model import DatasetSource, FineTuneJobSpec, KeyRef
+from finetune_operator.credentials import secret_prefixes, secret_variables
+from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.observation import JobRecord
-from finetune_operator.runspec import (
-    CHAT_TEMPLATE_MOUNT,
-    DATASET_MOUNT,
-    DATASET_URL_VARIABLE,
-    MODEL_MOUNT,
-    MODEL_TOKEN_VARIABLE,
-    OUTPUT_MOUNT,
-    VALIDATION_MOUNT,
-    VALIDATION_URL_VARIABLE,
-    WORKSPACE_MOUNT,
-)
 from finetune_operator.settings import TrainerSettings
+from finetune_operator.sources import KeyRef
 from finetune_operator.stages import (
     ATTEMPT_LABEL,
     CONTAINER_NAME,
@@ -32,8 +23,8 @@ from finetune_operator.stages import (
     child_name,
     workspace_claim_name,
 )
+from finetune_operator.volumes import Volumes
 
-RUN_SPEC_FOLDER = "/etc/finetune"
 USER_ID = 65532
 """The trainer image's user and group; not root, as the restricted Pod Security level asks."""
 TRAIN_GRACE_SECONDS = 120
@@ -112,7 +103,7 @@ def build_job(
 def _pod_spec(
     job: JobRecord, spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings
 ) -> dict[str, Any]:
-    volumes = _Volumes(job, spec, stage)
+    volumes = Volumes(job, spec, stage)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -134,7 +125,7 @@ def _pod_spec(
                 "image": trainer.image,
                 "imagePullPolicy": trainer.image_pull_policy,
                 "args": [stage.slug],
-                "env": _environment(spec, stage),
+                **_environment(spec, stage, trainer),
                 "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
                 "resources": _resources(spec, stage, trainer),
                 "securityContext": {
@@ -194,23 +185,25 @@ def _resources(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) ->
     return {"requests": requests, "limits": limits}
 
 
-def _environment(spec: FineTuneJobSpec, stage: Stage) -> list[dict[str, Any]]:
-    environment: list[dict[str, Any]] = [
+def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
+    """The container's `env` and, where whole Secrets are asked for, `envFrom`; secrets are PREPARE's alone."""
+    variables: list[dict[str, Any]] = [
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
         {"name": "PYTHONUNBUFFERED", "value": "1"},
     ]
     if stage is not Stage.TRAIN:
         # CUDA images say `all`, with which the NVIDIA runtime would hand every GPU to a pod that asked for none.
-        environment.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+        variables.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+    environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:
-        dataset, validation = spec.dataset.source.url, spec.dataset.validation.source
-        hub = spec.model.source.hugging_face
-        if dataset is not None:
-            environment.append(_secret_variable(DATASET_URL_VARIABLE, dataset.secret_key_ref))
-        if validation is not None and validation.url is not None:
-            environment.append(_secret_variable(VALIDATION_URL_VARIABLE, validation.url.secret_key_ref))
-        if hub is not None and hub.token_secret_ref is not None:
-            environment.append(_secret_variable(MODEL_TOKEN_VARIABLE, hub.token_secret_ref))
+        if trainer.hugging_face_endpoint:
+            variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+        variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
+        prefixes = [
+            {"prefix": item.prefix, "secretRef": {"name": item.secret}} for item in secret_prefixes(spec)
+        ]
+        if prefixes:
+            environment["envFrom"] = prefixes
     return environment
 
 
@@ -228,89 +221,6 @@ def _annotations(spec: FineTuneJobSpec, stage: Stage, run_spec: dict[str, Any]) 
         annotations["karpenter.sh/do-not-disrupt"] = "true"
         annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
     return annotations
-
-
-class _Volumes:
-    """Volumes and mounts of one stage. A claim that serves several roles is one volume with several mounts."""
-
-    def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage) -> None:
-        self.volumes: list[dict[str, Any]] = []
-        self.mounts: list[dict[str, Any]] = []
-        self._claims: dict[str, str] = {}
-        self._mount(
-            "run-spec",
-            RUN_SPEC_FOLDER,
-            {
-                "downwardAPI": {
-                    "items": [
-                        {
-                            "path": "run.json",
-                            "fieldRef": {"fieldPath": f"metadata.annotations['{RUN_ANNOTATION}']"},
-                        }
-                    ]
-                }
-            },
-            read_only=True,
-        )
-        self._mount("tmp", "/tmp", {"emptyDir": {}})  # noqa: S108 - the pod's own
-        self._workspace(job, spec)
-        if stage is Stage.PREPARE:
-            self._sources(spec)
-        if stage is Stage.TRAIN:
-            # Data loaders and NCCL share memory; the default of 64 MiB is too little.
-            self._mount("shared-memory", "/dev/shm", {"emptyDir": {"medium": "Memory"}})  # noqa: S108 - same
-        else:
-            self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
-
-    def _workspace(self, job: JobRecord, spec: FineTuneJobSpec) -> None:
-        existing = spec.workspace.existing_claim
-        if existing is None:
-            self._claim("workspace", WORKSPACE_MOUNT, workspace_claim_name(job.name))
-        else:
-            # Jobs that share a claim get a folder each; a namesake created later has another uid.
-            self._claim("workspace", WORKSPACE_MOUNT, existing, sub_path=job.uid)
-
-    def _sources(self, spec: FineTuneJobSpec) -> None:
-        model = spec.model.source.persistent_volume_claim
-        if model is not None:
-            self._claim("model", MODEL_MOUNT, model.claim_name, read_only=True)
-        self._dataset("dataset", DATASET_MOUNT, spec.dataset.source)
-        if spec.dataset.validation.source is not None:
-            self._dataset("validation", VALIDATION_MOUNT, spec.dataset.validation.source)
-        if spec.model.chat_template is not None:
-            reference = spec.model.chat_template.config_map_key_ref
-            self._config_map("chat-template", CHAT_TEMPLATE_MOUNT, reference)
-
-    def _dataset(self, name: str, path: str, source: DatasetSource) -> None:
-        if source.config_map is not None:
-            self._config_map(name, path, source.config_map)
-        elif source.persistent_volume_claim is not None:
-            self._claim(name, path, source.persistent_volume_claim.claim_name, read_only=True)
-
-    def _config_map(self, name: str, path: str, reference: KeyRef) -> None:
-        item = {"key": reference.key, "path": reference.key}
-        self._mount(name, path, {"configMap": {"name": reference.name, "items": [item]}}, read_only=True)
-
-    def _claim(
-        self, name: str, path: str, claim: str, *, read_only: bool = False, sub_path: str | None = None
-    ) -> None:
-        volume = self._claims.get(claim)
-        if volume is None:
-            self._claims[claim] = volume = name
-            self.volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
-        self._add_mount(volume, path, read_only=read_only, sub_path=sub_path)
-
-    def _mount(self, name: str, path: str, source: dict[str, Any], *, read_only: bool = False) -> None:
-        self.volumes.append({"name": name, **source})
-        self._add_mount(name, path, read_only=read_only)
-
-    def _add_mount(self, volume: str, path: str, *, read_only: bool, sub_path: str | None = None) -> None:
-        mount: dict[str, Any] = {"name": volume, "mountPath": path}
-        if read_only:
-            mount["readOnly"] = True
-        if sub_path is not None:
-            mount["subPath"] = sub_path
-        self.mounts.append(mount)
 
 
 def _common_labels(job_name: str) -> dict[str, str]:

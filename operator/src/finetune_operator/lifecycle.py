@@ -181,7 +181,7 @@ class _Round:
         ending = self._ending(spec)
         if ending is None:
             return
-        if ending.reason == Reason.STAGE_LOST and not self._seen.fresh:
+        if ending.reason in {Reason.STAGE_LOST, Reason.DISRUPTED} and not self._seen.fresh:
             raise _NeedsFreshError
         self._draft.record_attempt(ending)
         if ending.outcome == "Succeeded" and ending.result is not None:
@@ -220,6 +220,7 @@ class _Round:
             failures=draft.count_attempts(draft.stage, "Failed"),
             interruptions=draft.count_attempts(draft.stage, "Interrupted"),
             retries=spec.lifecycle.retries,
+            ran=draft.attempt_duration,
         )
         if delay is None or draft.attempt >= MAXIMUM_ATTEMPT:
             log_tail = ending.result.log_tail if ending.result is not None else ()

@@ -11,60 +11,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError, model_validator
 
 from finetune_operator.errors import InvalidSpecError
+from finetune_operator.sources import DatasetSource, KeyRef, ModelSource, ObjectName, RelativePath, SpecValue
 
 Quantity = Annotated[
     str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)
 ]
 """A Kubernetes resource quantity, such as 500m or 16Gi."""
-RelativePath = Annotated[str, Field(max_length=1024)]
-"""A path inside a volume: not absolute, no `..`; the empty path is the volume's root."""
-ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
-Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-
-
-class SpecValue(BaseModel):
-    """Immutable, camelCase on the wire, unknown members refused."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        coerce_numbers_to_str=True,
-    )
-
-
-class KeyRef(SpecValue):
-    """A key of a Secret or ConfigMap in the job's namespace."""
-
-    name: ObjectName
-    key: Key
-
-
-class ClaimPath(SpecValue):
-    """A path inside a PersistentVolumeClaim of the job's namespace."""
-
-    claim_name: ObjectName
-    path: RelativePath = ""
-
-
-class HuggingFaceSource(SpecValue):
-    """A model repository on a Hugging Face hub."""
-
-    repository: Annotated[str, Field(min_length=1, max_length=256)]
-    revision: Annotated[str, Field(min_length=1, max_length=256)] = "main"
-    token_secret_ref: KeyRef | None = None
-
-
-class ModelSource(SpecValue):
-    """Where the base model comes from: exactly one member is set."""
-
-    persistent_volume_claim: ClaimPath | None = None
-    hugging_face: HuggingFaceSource | None = None
 
 
 class ChatTemplate(SpecValue):
@@ -78,21 +33,7 @@ class Model(SpecValue):
 
     source: ModelSource
     chat_template: ChatTemplate | None = None
-    chat_template_arguments: Annotated[dict[str, bool | int | float | str], Field(max_length=16)] = {}
-
-
-class UrlSource(SpecValue):
-    """A URL that a Secret holds."""
-
-    secret_key_ref: KeyRef
-
-
-class DatasetSource(SpecValue):
-    """Where rows come from: exactly one member is set."""
-
-    config_map: KeyRef | None = None
-    persistent_volume_claim: ClaimPath | None = None
-    url: UrlSource | None = None
+    chat_template_arguments: Annotated[dict[str, bool | int | float | str], Field(max_length=16)] = {}  # noqa: RUF012 -- pydantic copies defaults
 
 
 class Validation(SpecValue):
@@ -115,13 +56,45 @@ class RejectedRows(SpecValue):
     maximum_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
+class TargetPrompts(SpecValue):
+    """Prompts like those of production, for the dataset report's coverage."""
+
+    config_map_key_ref: KeyRef
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Thresholds(SpecValue):
+    """Where the dataset report begins to warn; the trainer's contract has the same defaults."""
+
+    refused_fraction: Fraction = 0.0
+    duplicate_fraction: Fraction = 0.05
+    near_duplicate_fraction: Fraction = 0.2
+    near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    leaked_fraction: Fraction = 0.0
+    repeated_answer_fraction: Fraction = 0.1
+    mixed_reasoning_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    reasoning_as_text_fraction: Fraction = 0.0
+    shortened_fraction: Fraction = 0.05
+    minimum_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 50
+    minimum_prompt_variety: Fraction = 0.3
+    minimum_language_fraction: Fraction = 0.9
+    maximum_capacity_ratio: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    minimum_coverage: Fraction = 0.8
+    target_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
 class Dataset(SpecValue):
     """The rows to learn from and what is done with them."""
 
     source: DatasetSource
+    format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT", "Text"] = "Auto"
     validation: Validation = Validation(fraction=0.1)
     reasoning: Literal["Keep", "Strip"] = "Keep"
     rejected_rows: RejectedRows = RejectedRows()
+    target_prompts: TargetPrompts | None = None
+    thresholds: Thresholds = Thresholds()
 
 
 class Lora(SpecValue):
@@ -218,7 +191,7 @@ class Resources(SpecValue):
     prepare: StageResources = StageResources()
     train: StageResources = StageResources()
     merge: StageResources = StageResources()
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
     tolerations: tuple[Toleration, ...] = ()
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
@@ -235,8 +208,8 @@ class PodTemplate(SpecValue):
 
     service_account_name: ObjectName | None = None
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    annotations: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
 
 
 class Workspace(SpecValue):
@@ -245,6 +218,12 @@ class Workspace(SpecValue):
     size: Quantity = "20Gi"
     storage_class_name: ObjectName | None = None
     existing_claim: ObjectName | None = None
+
+
+class ModelCache(SpecValue):
+    """A claim on which jobs share quantised base models."""
+
+    claim_name: ObjectName
 
 
 class KeepChildrenSeconds(SpecValue):
@@ -274,6 +253,7 @@ class FineTuneJobSpec(SpecValue):
     resources: Resources = Resources()
     pod_template: PodTemplate = PodTemplate()
     workspace: Workspace = Workspace()
+    model_cache: ModelCache | None = None
     lifecycle: Lifecycle = Lifecycle()
     suspend: bool = False
 

@@ -30,6 +30,7 @@ class Reason(StrEnum):
 
     INVALID_SPEC = "InvalidSpec"
     STAGE_LOST = "StageLost"
+    DISRUPTED = "Disrupted"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     POD_STUCK = "PodStuck"
@@ -48,11 +49,13 @@ class Reason(StrEnum):
     AWAITING_STAGE = "AwaitingStage"
     STAGE_SUCCEEDED = "StageSucceeded"
     STAGE_FAILED = "StageFailed"
+    DATASET_WARNINGS = "DatasetWarnings"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.INVALID_SPEC: ReasonClass.PERMANENT,
     Reason.STAGE_LOST: ReasonClass.RETRYABLE,
+    Reason.DISRUPTED: ReasonClass.INTERRUPTED,
     Reason.HOST_OUT_OF_MEMORY: ReasonClass.PERMANENT,
     Reason.DEADLINE_EXCEEDED: ReasonClass.PERMANENT,
     Reason.POD_STUCK: ReasonClass.WAITING,
@@ -71,6 +74,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.AWAITING_STAGE: ReasonClass.ACTIVE,
     Reason.STAGE_SUCCEEDED: ReasonClass.TERMINAL,
     Reason.STAGE_FAILED: ReasonClass.TERMINAL,
+    Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
 }
 
 TRAINER_CLASSES: dict[str, ReasonClass] = {
@@ -90,6 +94,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "ModelNotFound",
             "ModelAccessDenied",
             "ModelUnavailable",
+            "ModelAddressForbidden",
             "InvalidModel",
             "UnsupportedModel",
             "ChatTemplateMissing",

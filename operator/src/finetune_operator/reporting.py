@@ -1,4 +1,4 @@
-"""When a running stage's progress is worth a write to status."""
+"""How reports of the trainer look in status, and when a running stage's progress is worth a write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.formats import format_number, format_time, parse_time
-from finetune_operator.result import Progress
+from finetune_operator.result import DatasetReport, Progress
 from finetune_operator.stages import Stage
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
@@ -76,3 +76,19 @@ def _to_status(
 
 def _without_time(progress: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in progress.items() if name != "updateTime"}
+
+
+def dataset(report: DatasetReport) -> dict[str, Any]:
+    """The dataset report as status holds it: numbers that are not counts become strings."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    shown["rejected"] = [{"reason": reason, "rows": rows} for reason, rows in sorted(report.rejected.items())]
+    for name in ("reasoningFraction", "promptVariety", "capacityRatio"):
+        if name in shown:
+            shown[name] = format_number(shown[name])
+    for language in shown.get("languages", ()):
+        language["fraction"] = format_number(language["fraction"])
+    for warning in shown["warnings"]:
+        for name in ("value", "threshold"):
+            if name in warning:
+                warning[name] = format_number(warning[name])
+    return shown

@@ -27,6 +27,8 @@ from finetune_operator.stages import Stage
 MAXIMUM_RESULT_BYTES = 4096
 """The kubelet's limit on one container's termination message."""
 MAXIMUM_PROGRESS_BYTES = 16 * 1024
+UNNAMED_WARNING = "Unnamed"
+"""Code of a warning from a trainer of contract 1.0, which named none."""
 
 _INT64_MAX = 2**63 - 1
 
@@ -52,18 +54,22 @@ def _to_utc(moment: datetime) -> datetime:
         raise ValueError("must be a moment between the years 1 and 9999 in UTC") from error
 
 
+Text16 = Annotated[str, Field(max_length=16), BeforeValidator(_clean)]
 Text64 = Annotated[str, Field(max_length=64), BeforeValidator(_clean)]
 Text128 = Annotated[str, Field(max_length=128), BeforeValidator(_clean)]
 Text256 = Annotated[str, Field(max_length=256), BeforeValidator(_clean)]
 Text512 = Annotated[str, Field(max_length=512), BeforeValidator(_clean)]
 Text1024 = Annotated[str, Field(max_length=1024), BeforeValidator(_clean)]
-ReasonText = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=_INT64_MAX, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=_INT64_MAX, strict=True)]
 Step = Annotated[int, Field(ge=0, le=10**12, strict=True)]
 Attempt = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PropertyName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}$")]
 Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
@@ -84,6 +90,51 @@ class Example(_Document):
     learned: Text512
 
 
+class RowFormat(_Document):
+    """How the rows were read, and what decided it."""
+
+    name: Text64
+    why: Text256
+
+
+class Language(_Document):
+    """A language and its share of the sampled rows."""
+
+    code: Text16
+    fraction: Fraction
+
+
+class Coverage(_Document):
+    """How many of the target prompts have a similar training prompt."""
+
+    targets: Count
+    covered: Count
+
+
+class DatasetWarning(_Document):
+    """Something that a person should look at; `message` says what was found and what to do."""
+
+    code: Word
+    value: Finite | None = None
+    threshold: Finite | None = None
+    message: Text256
+
+
+def _as_warning(value: object) -> object:
+    """Contract 1.0 wrote a warning as its sentence alone."""
+    return {"code": UNNAMED_WARNING, "message": value} if isinstance(value, str) else value
+
+
+def _as_text(value: object) -> object:
+    """A size or a count of a source's identity is shown as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+SourceProperty = Annotated[Text256, BeforeValidator(_as_text)]
+SourceIdentity = Annotated[dict[PropertyName, SourceProperty], Field(max_length=16)]
+"""Which bytes were read: a commit, an ETag, a size. It holds no URL and no secret."""
+
+
 class DatasetReport(_Document):
     """What PREPARE found in the rows. `longest_example` and `supervised_tokens` are in tokens."""
 
@@ -91,12 +142,25 @@ class DatasetReport(_Document):
     rows: Count
     kept: Count
     duplicates: Count = 0
-    rejected: Annotated[dict[ReasonText, Positive], Field(max_length=32)]
+    rejected: Annotated[dict[Word, Positive], Field(max_length=32)]
     training_examples: Count
     validation_examples: Count
     supervised_tokens: Count
     longest_example: Count
-    warnings: Annotated[tuple[Text256, ...], Field(max_length=8)]
+    format: RowFormat | None = None
+    source: SourceIdentity | None = None
+    validation_source: SourceIdentity | None = None
+    near_duplicates: Count | None = None
+    leaked: Count | None = None
+    languages: Annotated[tuple[Language, ...], Field(max_length=3)] | None = None
+    reasoning_fraction: Fraction | None = None
+    prompt_variety: Fraction | None = None
+    capacity_ratio: NotNegative | None = None
+    coverage: Coverage | None = None
+    shortened: Count | None = None
+    warnings: Annotated[
+        tuple[Annotated[DatasetWarning, BeforeValidator(_as_warning)], ...], Field(max_length=8)
+    ]
     example: Example | None = None
 
 
@@ -193,7 +257,7 @@ class Result(_Document):
     stage: Stage
     attempt: Attempt
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
-    reason: ReasonText | None = None
+    reason: Word | None = None
     message: Text1024 = ""
     start_time: Time
     completion_time: Time
@@ -212,21 +276,8 @@ class Progress(_Document):
     uid: Text64
     stage: Stage
     attempt: Attempt
-    activity: Literal[
-        "Starting",
-        "FetchingDataset",
-        "ProvingRows",
-        "FetchingModel",
-        "Quantizing",
-        "LoadingModel",
-        "EvaluatingBase",
-        "Training",
-        "EvaluatingTuned",
-        "Merging",
-        "Verifying",
-        "Publishing",
-        "Finished",
-    ]
+    activity: Word
+    """Any word: a newer minor version may do things that this one has no name for."""
     step: Step
     total_steps: Step | None
     loss: Finite | None = None

@@ -8,6 +8,8 @@ from finetune_operator.reasons import ReasonClass
 
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(minutes=5)
+MANY_INTERRUPTIONS = 15
+"""Of the 20 attempts that status remembers."""
 
 
 def backoff(count: int) -> timedelta:
@@ -16,14 +18,21 @@ def backoff(count: int) -> timedelta:
     return min(FIRST_DELAY * (1 << exponent), LONGEST_DELAY)
 
 
-def delay_after(kind: ReasonClass, *, failures: int, interruptions: int, retries: int) -> timedelta | None:
+def delay_after(
+    kind: ReasonClass, *, failures: int, interruptions: int, retries: int, ran: timedelta
+) -> timedelta | None:
     """How long to wait before the next attempt; None to give up.
 
-    `failures` and `interruptions` count this stage's ends so far, this one included. An interruption uses up no retry;
-    the first goes on at once, further ones back off so that a pod that is always killed does not spin.
+    `failures` and `interruptions` count this stage's ends so far, this one included; `ran` is how long the attempt
+    was there. An interruption uses up no retry. The first goes on at once; after that an attempt starts no sooner
+    than 10 s after the one before it, so that a pod that is always killed does not spin, and after many
+    interruptions no sooner than 5 min.
     """
     if kind is ReasonClass.INTERRUPTED:
-        return timedelta() if interruptions <= 1 else backoff(interruptions - 1)
+        if interruptions <= 1:
+            return timedelta()
+        interval = FIRST_DELAY if interruptions < MANY_INTERRUPTIONS else LONGEST_DELAY
+        return max(interval - ran, timedelta())
     if kind is ReasonClass.RETRYABLE and failures <= retries:
         return backoff(failures)
     return None

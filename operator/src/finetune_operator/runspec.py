@@ -6,19 +6,31 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from finetune_operator.model import DatasetSource, FineTuneJobSpec
+from finetune_operator.credentials import (
+    DATASET_PREFIX,
+    MODEL_PREFIX,
+    VALIDATION_PREFIX,
+    token_variable,
+    url_variable,
+)
+from finetune_operator.model import FineTuneJobSpec, Thresholds
 from finetune_operator.planning import Device, Plan
+from finetune_operator.sources import (
+    CloudObject,
+    DatasetSource,
+    HuggingFaceDataset,
+    HuggingFaceModel,
+    S3Object,
+)
 
-CONTRACT_VERSION = "1.0"
-
-DATASET_URL_VARIABLE = "FINETUNE_DATASET_URL"
-VALIDATION_URL_VARIABLE = "FINETUNE_VALIDATION_URL"
-MODEL_TOKEN_VARIABLE = "FINETUNE_MODEL_TOKEN"  # noqa: S105 - the variable's name, not a token
+CONTRACT_VERSION = "1.1"
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"
 VALIDATION_MOUNT = "/source/validation"
 CHAT_TEMPLATE_MOUNT = "/source/chat-template"
+TARGET_PROMPTS_MOUNT = "/source/target-prompts"
+MODEL_CACHE_MOUNT = "/model-cache"
 OUTPUT_MOUNT = "/output"
 WORKSPACE_MOUNT = "/workspace"
 
@@ -45,8 +57,8 @@ class Limits:
 class Places:
     """Where the trainer process finds things: absolute paths on its own file system.
 
-    `model`, `dataset` and `validation` are None where the source is a hub or a URL, `chat_template` where the model's
-    own is used. `output_uri` is how people call the output's place.
+    `model`, `dataset` and `validation` are None where the source is a hub, a URL or an object store, `chat_template`
+    where the model's own is used. `output_uri` is how people call the output's place.
     """
 
     workspace: str
@@ -56,6 +68,8 @@ class Places:
     dataset: str | None = None
     validation: str | None = None
     chat_template: str | None = None
+    target_prompts: str | None = None
+    model_cache: str | None = None
 
 
 def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
@@ -63,7 +77,7 @@ def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
     claim = spec.output.destination.persistent_volume_claim
     output_path = job.name if claim.path is None else claim.path
     model_claim = spec.model.source.persistent_volume_claim
-    template = spec.model.chat_template
+    template, prompts = spec.model.chat_template, spec.dataset.target_prompts
     validation = spec.dataset.validation.source
     return Places(
         workspace=WORKSPACE_MOUNT,
@@ -75,6 +89,10 @@ def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
         chat_template=None
         if template is None
         else _join(CHAT_TEMPLATE_MOUNT, template.config_map_key_ref.key),
+        target_prompts=None
+        if prompts is None
+        else _join(TARGET_PROMPTS_MOUNT, prompts.config_map_key_ref.key),
+        model_cache=None if spec.model_cache is None else MODEL_CACHE_MOUNT,
     )
 
 
@@ -93,7 +111,8 @@ def build_run_spec(
     """The run spec of one attempt, ready for JSON.
 
     `spec` must have passed checks.check, and `places` must name a path for every source that is a file. One document
-    serves all three stages.
+    serves all three stages. A member that an earlier minor version does not know is left out where it would only say
+    what that version does anyway, so that a trainer of one minor version before reads every job that it can do.
     """
     training = spec.training
     length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
@@ -124,6 +143,11 @@ def build_run_spec(
             "destination": {"kind": "Directory", "path": places.output, "uri": places.output_uri},
         },
         "workspace": {"path": places.workspace},
+        **(
+            {}
+            if spec.model_cache is None
+            else {"modelCache": {"path": _required(places.model_cache, "model_cache")}}
+        ),
         "telemetry": {"port": telemetry_port},
         "limits": {
             "datasetBytes": limits.dataset_bytes,
@@ -134,14 +158,14 @@ def build_run_spec(
 
 
 def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
-    hub = spec.model.source.hugging_face
+    given = spec.model.source
     source: dict[str, Any]
-    if hub is None:
-        source = {"kind": "Directory", "path": _required(places.model, "model")}
+    if given.hugging_face is not None:
+        source = _hub(given.hugging_face, MODEL_PREFIX)
+    elif given.object_store is not None:
+        source = _object_store(given.object_store, MODEL_PREFIX)
     else:
-        source = {"kind": "HuggingFace", "repository": hub.repository, "revision": hub.revision}
-        if hub.token_secret_ref is not None:
-            source["tokenVariable"] = MODEL_TOKEN_VARIABLE
+        source = {"kind": "Directory", "path": _required(places.model, "model")}
     model: dict[str, Any] = {
         "source": source,
         "chatTemplateArguments": dict(spec.model.chat_template_arguments),
@@ -152,25 +176,59 @@ def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
 
 
 def _dataset(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
-    dataset = spec.dataset
+    given = spec.dataset
     validation: dict[str, Any]
-    if dataset.validation.source is None:
-        validation = {"fraction": dataset.validation.fraction}
+    if given.validation.source is None:
+        validation = {"fraction": given.validation.fraction}
     else:
-        place = _dataset_source(dataset.validation.source, places.validation, VALIDATION_URL_VARIABLE)
-        validation = {"source": place}
-    return {
-        "source": _dataset_source(dataset.source, places.dataset, DATASET_URL_VARIABLE),
+        validation = {
+            "source": _dataset_source(given.validation.source, places.validation, VALIDATION_PREFIX)
+        }
+    dataset: dict[str, Any] = {
+        "source": _dataset_source(given.source, places.dataset, DATASET_PREFIX),
         "validation": validation,
-        "reasoning": dataset.reasoning,
-        "rejectedRows": {"maximumFraction": dataset.rejected_rows.maximum_fraction},
+        "reasoning": given.reasoning,
+        "rejectedRows": {"maximumFraction": given.rejected_rows.maximum_fraction},
     }
+    if given.format != "Auto":
+        dataset["format"] = given.format
+    if given.target_prompts is not None:
+        dataset["targetPromptsPath"] = _required(places.target_prompts, "target_prompts")
+    if given.thresholds != Thresholds():
+        dataset["thresholds"] = given.thresholds.model_dump(by_alias=True)
+    return dataset
 
 
-def _dataset_source(source: DatasetSource, place: str | None, variable: str) -> dict[str, str]:
+def _dataset_source(source: DatasetSource, place: str | None, prefix: str) -> dict[str, Any]:
     if source.url is not None:
-        return {"kind": "Url", "urlVariable": variable}
+        return {"kind": "Url", "urlVariable": url_variable(prefix)}
+    if source.hugging_face is not None:
+        hub = source.hugging_face
+        members = {"configuration": hub.configuration, "split": hub.split, "path": hub.path}
+        return {
+            **_hub(hub, prefix),
+            **{name: value for name, value in members.items() if value is not None},
+        }
+    if source.object_store is not None:
+        return _object_store(source.object_store, prefix)
     return {"kind": "File", "path": _required(place, "dataset")}
+
+
+def _hub(hub: HuggingFaceModel | HuggingFaceDataset, prefix: str) -> dict[str, Any]:
+    source = {"kind": "HuggingFace", "repository": hub.repository, "revision": hub.revision}
+    if hub.token_secret_ref is not None:
+        source["tokenVariable"] = token_variable(prefix)
+    return source
+
+
+def _object_store(store: S3Object | CloudObject, prefix: str) -> dict[str, Any]:
+    source = {"kind": "ObjectStore", "uri": store.uri}
+    if isinstance(store, S3Object):
+        members = {"endpoint": store.endpoint, "region": store.region}
+        source |= {name: value for name, value in members.items() if value is not None}
+    if store.secret_ref is not None:
+        source["credentialsPrefix"] = prefix
+    return source
 
 
 def _dataset_place(source: DatasetSource, mount: str) -> str | None:

@@ -67,6 +67,8 @@ class TrainerSettings(_Settings):
     device: Device = "cuda"
     telemetry_port: Annotated[int, Field(ge=1024, le=65000)] = 9500
     """First of the ten ports that a trainer tries."""
+    hugging_face_endpoint: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s?#@]+)?$")] = ""
+    """Base URL of the hub that PREPARE uses; empty for the public one."""
     resources: StageDefaults = StageDefaults()
     limits: LimitSettings = LimitSettings()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator import reporting
@@ -69,6 +69,12 @@ class StatusDraft:
     def job_seen(self) -> bool:
         """Whether the current attempt's Job has been seen in the cluster."""
         return "startTime" in self._stored_stage
+
+    @property
+    def attempt_duration(self) -> timedelta:
+        """How long the current attempt's Job has been there; zero for one that was never seen."""
+        start = self._time(self._stored_stage, "startTime")
+        return timedelta() if start is None else max(self._now - start, timedelta())
 
     @property
     def retry_time(self) -> datetime | None:
@@ -174,11 +180,7 @@ class StatusDraft:
 
     def fold_prepare(self, result: PrepareResult) -> None:
         """Record what PREPARE found."""
-        dataset = result.dataset.model_dump(mode="json", by_alias=True, exclude_none=True)
-        dataset["rejected"] = [
-            {"reason": reason, "rows": rows} for reason, rows in sorted(result.dataset.rejected.items())
-        ]
-        self._fields["dataset"] = dataset
+        self._fields["dataset"] = reporting.dataset(result.dataset)
         self._fields["model"] = result.model.model_dump(mode="json", by_alias=True, exclude_none=True)
         self._stage_succeeded(Stage.PREPARE, "")
 

@@ -32,13 +32,21 @@ class Transition:
 
 
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
-    """What happened between two statuses: attempts that ended, and a new reason of the Succeeded condition."""
+    """What happened between two statuses.
+
+    Attempts that ended, warnings about a dataset that was just accepted, and a new reason of the Succeeded condition.
+    """
     found = []
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
     for attempt in new.get("attempts") or ():
         if _attempt_id(attempt) not in before and attempt["outcome"] == "Succeeded":
             name = f"attempt {attempt['attempt']} of {attempt['stage']}"
             found.append(Transition("Normal", Reason.STAGE_SUCCEEDED, f"{name} succeeded"))
+    warnings = (new.get("dataset") or {}).get("warnings") or ()
+    if warnings and not old.get("dataset"):
+        codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))
+        message = f"the dataset is accepted; look at status.dataset.warnings: {codes}"
+        found.append(Transition("Warning", Reason.DATASET_WARNINGS, message[:MAXIMUM_NOTE_LENGTH]))
     was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
     if now and now.get("reason") != was.get("reason"):
         kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL else "Warning"

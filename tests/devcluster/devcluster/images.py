@@ -68,6 +68,8 @@ def product_image(name: str, module: str) -> ThinImage:
         "PYTHONPATH": ":".join(f"{PRODUCT_ROOT}/{source}" for source in sources),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
+        # Compiled by scripts/tools/compile_kernels.sh for this very path.
+        "FINETUNE_KERNELS": f"{PRODUCT_ROOT}/.cache/kernels",
     }
     return ThinImage(name, [f"{PRODUCT_ROOT}/.venv/bin/python", "-m", module], environment)
 

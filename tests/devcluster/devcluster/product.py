@@ -51,10 +51,11 @@ def create_namespace(kubectl: Kubectl, name: str) -> None:
 def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = None) -> None:
     """Install or upgrade the chart with this cluster's images, training on the CPU, and wait until it is available.
 
-    `values` are merged over what fits a small machine without a GPU. Raises DevClusterError with helm's words.
+    `values` are merged over what fits a small machine without a GPU, object by object. Raises DevClusterError with
+    helm's words.
     """
     create_namespace(Kubectl(provided.kubeconfig), SYSTEM_NAMESPACE)
-    chosen: dict[str, Any] = {
+    small: dict[str, Any] = {
         "image": _image_values(provided.operator_image),
         "replicas": 1,
         "progressSeconds": 2,
@@ -63,8 +64,8 @@ def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = 
             "device": "cpu",
             "resources": SMALL_STAGES,
         },
-        **(values or {}),
     }
+    chosen = _merged(small, values or {})
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(chosen, file)
         file.flush()
@@ -78,6 +79,15 @@ def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = 
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if answer.returncode != 0:
         raise DevClusterError(f"helm must install {CHART.name}, it said: {answer.stderr.strip()}")
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with what `above` says instead; objects are merged, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both_objects = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both_objects else value
+    return merged
 
 
 def claim(name: str, size: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from devcluster.errors import DevClusterError
 from devcluster.gpus import Gpus, patches
 from devcluster.images import ThinImage, oci_archive, runtime_spec
 from devcluster.layout import Layout
+from devcluster.product import _merged
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "-x", "x-", "a" * 41])
@@ -81,3 +82,14 @@ def test_the_runtime_spec_adds_read_only_mounts_and_drops_the_limits() -> None:
     assert {"/usr", "/opt/finetune/tests"} <= destinations
     assert "/opt/finetune/.git" not in destinations
     assert all("ro" in mount["options"] for mount in added)
+
+
+def test_chart_values_are_merged_object_by_object() -> None:
+    small = {"replicas": 1, "trainer": {"device": "cpu", "limits": {"a": 1}}, "list": [1, 2]}
+    changes = {"trainer": {"limits": {"b": 2}}, "list": [3]}
+    assert _merged(small, changes) == {
+        "replicas": 1,
+        "trainer": {"device": "cpu", "limits": {"a": 1, "b": 2}},
+        "list": [3],
+    }
+    assert small["trainer"] == {"device": "cpu", "limits": {"a": 1}}

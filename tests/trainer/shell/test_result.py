@@ -12,7 +12,7 @@ from finetune_trainer.errors import Reason
 from finetune_trainer.exitcodes import ExitCode, exit_code
 from finetune_trainer.processors import usable_processors
 from finetune_trainer.redaction import MASK, Redactor
-from finetune_trainer.result import MAXIMUM_BYTES, Outcome, encode_result, result_document
+from finetune_trainer.result import MAXIMUM_BYTES, Outcome, as_contract, encode_result, result_document
 from finetune_trainer.telemetry import Identity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +78,115 @@ def test_long_texts_of_a_success_are_shortened_and_numbers_kept() -> None:
     result = json.loads(encoded)
     assert result["prepare"]["dataset"]["rows"] == 5
     assert "logTail" not in result
+
+
+def warning(message: str) -> dict[str, Any]:
+    return {"code": "ValidationLeakage", "value": 0.123456789, "threshold": 0.05, "message": message}
+
+
+def full_success(character: str) -> dict[str, Any]:
+    """The members of a PREPARE that found everything done, each text as long as the contract allows."""
+    digest = "sha256:" + "0" * 64
+    identity = {f"property{number}": character * 256 for number in range(16)}
+    artifact = {"uri": character * 512, "digest": digest, "bytes": 2**40, "files": 2**20}
+    numbers = ("rows", "kept", "duplicates", "trainingExamples", "validationExamples", "supervisedTokens")
+    counts = dict.fromkeys((*numbers, "longestExample", "nearDuplicates", "leaked", "shortened"), 2**40)
+    loss = 1.2345678901234567
+    return {
+        "prepare": {
+            "dataset": {
+                **counts,
+                "digest": digest,
+                "rejected": dict.fromkeys((reason.value for reason in RowReason), 10**6),
+                "format": {"name": "PromptCompletion", "why": character * 256},
+                "source": dict(identity),
+                "validationSource": dict(identity),
+                "languages": [{"code": "zh-Hant", "fraction": 0.333333}] * 3,
+                "reasoningFraction": 0.333333,
+                "promptVariety": 0.333333,
+                "capacityRatio": 0.333333,
+                "coverage": {"targets": 1000, "covered": 999},
+                "warnings": [warning(character * 256) for _ in range(8)],
+                "example": {"row": 1, "learned": character * 512},
+            },
+            "model": {
+                "architecture": character * 128, "parameters": 2**40, "commit": "c" * 40, "digest": digest,
+                "quantizedModules": 1000, "bytes": 2**40,
+            },
+        },
+        "completed": {
+            "train": {
+                "device": character * 64, "steps": 10**6, "trainingLoss": loss, "tokensPerSecond": loss,
+                "adapterDigest": digest,
+                "evaluation": {
+                    "rows": 200, "baseLoss": loss, "tunedLoss": loss, "difference": -loss,
+                    "interval": [-loss, loss], "verdict": "Improved",
+                },
+            },
+            "merge": {
+                "artifacts": [{"kind": "Adapter", **artifact}, {"kind": "Merged", **artifact}],
+                "verification": {
+                    "rows": 8, "tokens": 1000, "klDivergence": loss, "trainedLoss": loss, "mergedLoss": loss,
+                    "prompt": character * 512, "answer": character * 512,
+                },
+            },
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("character", ["a", "\u00e9", "\U0001f600", '"'])
+def test_the_largest_success_fits_and_follows_the_contract(character: str) -> None:
+    encoded = encode_result(document(Outcome(full_success(character)), []))
+    assert len(encoded) <= MAXIMUM_BYTES
+    result = json.loads(encoded)
+    Draft202012Validator(SCHEMA).validate(result)
+    assert result["prepare"]["dataset"]["rejected"].keys() == {reason.value for reason in RowReason}
+
+
+def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
+    """Eight warnings beside a long example are the common case; the example gives way first."""
+    members = full_success("a")
+    del members["completed"]
+    dataset = members["prepare"]["dataset"]
+    dataset["source"] = {"kind": "ObjectStore", "uri": "s3://bucket/rows.jsonl", "etag": "0" * 32}
+    del dataset["validationSource"]
+    dataset["warnings"] = [warning("w" * 200) for _ in range(8)]
+    result = json.loads(encode_result(document(Outcome(members), [])))
+    found = result["prepare"]["dataset"]
+    assert [item["code"] for item in found["warnings"]] == ["ValidationLeakage"] * 8
+    assert found["warnings"][0]["message"] == "w" * 200
+    assert found["example"]["learned"].endswith("...")
+    assert found["source"] == dataset["source"]
+
+
+def test_a_reader_of_the_first_version_gets_warnings_as_sentences() -> None:
+    members = {"prepare": {"dataset": {"warnings": [warning("look here"), "an earlier run's"]}}}
+    assert as_contract(members, "1.0")["prepare"]["dataset"]["warnings"] == ["look here", "an earlier run's"]
+    assert as_contract(members, "1.1") == members
+    assert as_contract(members, "1.10") == members
+    assert as_contract({"train": {}}, "1.0") == {"train": {}}
+
+
+def test_what_stages_return_is_brought_within_the_contracts_bounds() -> None:
+    members = full_success("a")
+    dataset = members["prepare"]["dataset"]
+    dataset["source"] = {
+        "kind": "HuggingFace",
+        "files": ["a"] * 300,
+        "etag": None,
+        "uri": "u" * 300,
+        "bytes": 5,
+    }
+    dataset["format"]["why"] = "w" * 300
+    dataset["example"]["learned"] = "l" * 600
+    dataset["warnings"] = [warning("m" * 300)] * 9
+    found = as_contract(members, "1.1")
+    assert found["prepare"]["dataset"]["source"] == {
+        "kind": "HuggingFace", "files": 300, "uri": "u" * 253 + "...", "bytes": 5
+    }  # fmt: skip
+    assert len(dataset["warnings"]) == 9, "the argument is left alone"
+    result = json.loads(encode_result(document(Outcome(found), []), 10**6))
+    Draft202012Validator(SCHEMA).validate(result)
 
 
 def test_a_number_that_is_not_finite_is_an_error() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from finetune_cli.__main__ import EXIT_USAGE, main
-from finetune_cli.local import LocalFolders, run_locally
+from finetune_cli.errors import UsageError
+from finetune_cli.local import LocalFolders, places, run_locally, secret_environment
 from finetune_cli.manifests import read_manifests
+from finetune_operator.model import FineTuneJobSpec
 from jsonschema import Draft202012Validator
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -63,3 +65,89 @@ def test_an_unknown_field_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     text = JOB.replace("spec:\n", "spec:\n  trainin: {epochs: 1}\n")
     assert main(["run", str(job_file(tmp_path, text))]) == EXIT_USAGE
     assert "trainin" in capsys.readouterr().err
+
+
+STORES = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny, namespace: team}
+spec:
+  model: {source: {huggingFace: {repository: org/name, tokenSecretRef: {name: hub, key: token}}}}
+  dataset:
+    source: {s3: {uri: "s3://bucket/rows.jsonl", secretRef: {name: store}}}
+    validation: {source: {url: {secretKeyRef: {name: link, key: url}}}}
+    targetPrompts: {configMapKeyRef: {name: production, key: prompts.txt}}
+  output: {destination: {persistentVolumeClaim: {claimName: assets}}}
+  modelCache: {claimName: bases}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: production}
+data: {prompts.txt: "How do I?\\n"}
+"""
+SECRETS = """
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: store}
+stringData: {AWS_ACCESS_KEY_ID: a, AWS_SECRET_ACCESS_KEY: b}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hub}
+stringData: {token: t}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: link}
+stringData: {url: "https://example.com/a?sig=s"}
+"""
+VARIABLES = {
+    "FINETUNE_DATASET_AWS_ACCESS_KEY_ID": "a",
+    "FINETUNE_DATASET_AWS_SECRET_ACCESS_KEY": "b",
+    "FINETUNE_MODEL_TOKEN": "t",
+    "FINETUNE_VALIDATION_URL": "https://example.com/a?sig=s",
+}
+
+
+def secrets(folder: Path, text: str, environment: dict[str, str]) -> dict[str, str]:
+    manifests = read_manifests(job_file(folder, text))
+    return secret_environment(manifests, FineTuneJobSpec.parse(manifests.spec), environment)
+
+
+def test_secrets_of_the_file_become_the_variables_of_a_pod(tmp_path: Path) -> None:
+    assert secrets(tmp_path, STORES + SECRETS, {"PATH": "/bin"}) == VARIABLES
+
+
+def test_secrets_may_stay_in_the_environment_and_those_of_the_file_win(tmp_path: Path) -> None:
+    assert secrets(tmp_path, STORES, VARIABLES) == {}
+    other = dict.fromkeys(VARIABLES, "other")
+    assert secrets(tmp_path, STORES + SECRETS, other) == VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("FINETUNE_MODEL_TOKEN", "found none; the environment variable FINETUNE_MODEL_TOKEN would do"),
+        ("FINETUNE_DATASET_", "Secret 'store' must stand in the same file, or its keys be set"),
+    ],
+)
+def test_a_secret_that_is_nowhere_is_named_with_its_variable(
+    tmp_path: Path, missing: str, words: str
+) -> None:
+    given = {name: value for name, value in VARIABLES.items() if not name.startswith(missing)}
+    with pytest.raises(UsageError, match=words):
+        secrets(tmp_path, STORES, given)
+
+
+def test_caches_and_prompts_are_folders_and_files(tmp_path: Path) -> None:
+    for claim in ("assets", "bases"):
+        (tmp_path / "volumes" / claim).mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    manifests = read_manifests(job_file(tmp_path, STORES + SECRETS))
+    spec = FineTuneJobSpec.parse(manifests.spec)
+    found = places(manifests, spec, folders, tmp_path / "home")
+    assert found.model_cache == str(tmp_path / "volumes" / "bases")
+    assert found.target_prompts is not None
+    assert Path(found.target_prompts).read_text("utf-8") == "How do I?\n"
+    assert (found.model, found.dataset, found.validation) == (None, None, None)

@@ -34,7 +34,7 @@ def test_config_maps_and_secrets_beside_the_job_are_found(tmp_path: Path) -> Non
         + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: link}\ndata: {url: aHR0cHM6Ly94}\nstringData: {b: c}\n"
     )
     manifests = read_manifests(write(tmp_path, text))
-    assert manifests.config_map_value("data", "rows") == "x"
+    assert manifests.config_map_value("data", "rows") == b"x"
     assert manifests.secret_value("link", "url") == "https://x"
     assert manifests.secret_value("link", "b") == "c"
 
@@ -47,12 +47,24 @@ def test_config_maps_and_secrets_beside_the_job_are_found(tmp_path: Path) -> Non
         (JOB + "---" + JOB, "found one, one"),
         (JOB.replace("v1alpha1", "v9"), "apiVersion must be"),
         (JOB.replace("name: one", "labels: {}"), "metadata.name"),
+        ("kind: ConfigMap\nmetadata: {name: s}\nbinaryData: {a: '%%'}\n---" + JOB, "must be base64"),
         ("kind: Secret\nmetadata: {name: s}\ndata: {url: '%%'}\n---" + JOB, "must be base64"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_was_found(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_manifests(write(tmp_path, text))
+
+
+def test_binary_data_and_broken_lines_of_base64_are_decoded_as_the_api_server_does(tmp_path: Path) -> None:
+    text = (
+        JOB
+        + "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: data}\nbinaryData: {rows: 'KLUv/Q=='}\n"
+        + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: link}\ndata:\n  url: |\n    aHR0\n    cHM6Ly94\n"
+    )
+    manifests = read_manifests(write(tmp_path, text))
+    assert manifests.config_map_value("data", "rows") == bytes.fromhex("28b52ffd")
+    assert manifests.secret_value("link", "url") == "https://x"
 
 
 def test_a_missing_object_names_those_that_are_there(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The command line parses files that no API server has validated, and a status tha
 from __future__ import annotations
 
 import copy
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from finetune_operator.observation import JobRecord
 from finetune_operator.planning import make_plan
 from finetune_operator.reasons import Reason, ReasonClass
 from finetune_operator.result import MergeResult, PrepareResult, Progress, TrainResult
+from finetune_operator.sources import AZURE_URI, ENDPOINT, GCS_URI, S3_URI
 from finetune_operator.stages import Stage
 from finetune_operator.status import StatusDraft
 
@@ -104,6 +106,21 @@ def test_bounds_of_numbers_and_enums_are_the_same() -> None:
     assert different == []
 
 
+def test_unions_and_texts_of_places_have_the_same_rules() -> None:
+    """CEL in the CRD and the checks of files use the same patterns."""
+    rules = {
+        path: [rule["rule"] for rule in field.get("x-kubernetes-validations", [])]
+        for path, field in walk(SPEC, "spec")
+    }
+    for source in ("spec.model.source", "spec.dataset.source", "spec.dataset.validation.source"):
+        for member, pattern in (("s3", S3_URI), ("gcs", GCS_URI), ("azure", AZURE_URI)):
+            assert rules[f"{source}.{member}.uri"] == [f"self.matches('{pattern}')"]
+        assert rules[f"{source}.s3.endpoint"] == [f"self.matches('{ENDPOINT}')"]
+        (union,) = (rule for rule in rules[source] if "filter" in rule)
+        members = {path.rpartition(".")[2] for path in rules if path.rpartition(".")[0] == source}
+        assert set(re.findall(r"has\(self\.(\w+)\)", union)) == members
+
+
 def record(status: dict[str, Any]) -> JobRecord:
     return JobRecord(
         namespace="team",
@@ -137,7 +154,18 @@ PREPARED = {
         "validationExamples": 2,
         "supervisedTokens": 300,
         "longestExample": 64,
-        "warnings": ["w" * 256],
+        "format": {"name": "Messages", "why": "y" * 256},
+        "source": {f"property{number}": "s" * 256 for number in range(16)},
+        "validationSource": {"size": 2**62},
+        "nearDuplicates": 1,
+        "leaked": 1,
+        "languages": [{"code": "l" * 16, "fraction": 1 / 3}] * 3,
+        "reasoningFraction": 1 / 3,
+        "promptVariety": 1e-9,
+        "capacityRatio": 1e300,
+        "coverage": {"targets": 3, "covered": 1},
+        "shortened": 1,
+        "warnings": [{"code": "FewRows", "value": 1 / 3, "threshold": 50, "message": "w" * 256}] * 8,
         "example": {"row": 1, "learned": "l" * 512},
     },
     "model": {

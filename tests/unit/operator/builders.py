@@ -67,7 +67,24 @@ PREPARE = {
         "validationExamples": 2,
         "supervisedTokens": 400,
         "longestExample": 60,
-        "warnings": [],
+        "format": {"name": "Messages", "why": "column `messages` holds objects with `role` and `content`"},
+        "source": {"kind": "ObjectStore", "uri": "s3://bucket/rows.jsonl", "etag": "0123abcd", "size": 4096},
+        "nearDuplicates": 2,
+        "leaked": 0,
+        "languages": [{"code": "en", "fraction": 0.95}, {"code": "de", "fraction": 0.05}],
+        "reasoningFraction": 0.25,
+        "promptVariety": 0.625,
+        "capacityRatio": 0.0123456789,
+        "coverage": {"targets": 10, "covered": 9},
+        "shortened": 1,
+        "warnings": [
+            {
+                "code": "RowsRefused",
+                "value": 0.05,
+                "threshold": 0.0,
+                "message": "1 of 20 rows was refused; see rejected",
+            }
+        ],
         "example": {"row": 1, "learned": "hello"},
     },
     "model": {
@@ -124,7 +141,7 @@ SECTIONS: dict[Stage, dict[str, Any]] = {
 def make_result(stage: Stage, attempt: int = 0, **changes: Any) -> dict[str, Any]:
     """A result document of contract/result.schema.json; a success unless `changes` say otherwise."""
     return {
-        "version": "1.0",
+        "version": "1.1",
         "uid": UID,
         "stage": stage.value,
         "attempt": attempt,
@@ -148,7 +165,7 @@ def make_failure(stage: Stage, reason: str, attempt: int = 0, outcome: str = "Fa
 def make_progress(stage: Stage, attempt: int = 0, **changes: Any) -> Progress:
     """A progress document as the poller stores it."""
     document = {
-        "version": "1.0",
+        "version": "1.1",
         "uid": UID,
         "stage": stage.value,
         "attempt": attempt,

@@ -129,6 +129,61 @@ def test_secrets_reach_prepare_alone_and_only_by_reference() -> None:
         assert not secret & set(variables(FULL, stage))
 
 
+STORES = make_spec(
+    model={"source": {"azure": {"uri": "az://account/models/a", "secretRef": {"name": "azure"}}}},
+    dataset={
+        "source": {"s3": {"uri": "s3://bucket/rows.jsonl", "secretRef": {"name": "store"}}},
+        "validation": {
+            "source": {
+                "huggingFace": {"repository": "a/b", "tokenSecretRef": {"name": "hub", "key": "token"}}
+            }
+        },
+        "targetPrompts": {"configMapKeyRef": {"name": "production", "key": "prompts.txt"}},
+    },
+    modelCache={"claimName": "bases"},
+)
+
+
+def test_whole_secrets_reach_prepare_alone_under_a_prefix_of_their_own() -> None:
+    assert container(STORES, Stage.PREPARE)["envFrom"] == [
+        {"prefix": "FINETUNE_MODEL_", "secretRef": {"name": "azure"}},
+        {"prefix": "FINETUNE_DATASET_", "secretRef": {"name": "store"}},
+    ]
+    token = variables(STORES, Stage.PREPARE)["FINETUNE_VALIDATION_TOKEN"]
+    assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    for stage in (Stage.TRAIN, Stage.MERGE):
+        assert "envFrom" not in container(STORES, stage)
+        assert "FINETUNE_VALIDATION_TOKEN" not in variables(STORES, stage)
+
+
+def test_a_store_without_a_secret_is_reached_by_the_pods_own_identity() -> None:
+    spec = make_spec(dataset={"source": {"gcs": {"uri": "gs://bucket/rows.jsonl"}}})
+    assert "envFrom" not in container(spec, Stage.PREPARE)
+
+
+def test_the_model_cache_is_written_by_prepare_and_read_by_the_others() -> None:
+    assert "readOnly" not in mounts(STORES, Stage.PREPARE)["/model-cache"]
+    for stage in (Stage.TRAIN, Stage.MERGE):
+        assert mounts(STORES, stage)["/model-cache"]["readOnly"] is True
+    claims = [volume.get("persistentVolumeClaim") for volume in pod_spec(STORES, Stage.TRAIN)["volumes"]]
+    assert {"claimName": "bases"} in claims
+
+
+def test_target_prompts_are_mounted_for_prepare_alone() -> None:
+    assert mounts(STORES, Stage.PREPARE)["/source/target-prompts"]["readOnly"] is True
+    assert "/source/target-prompts" not in mounts(STORES, Stage.TRAIN)
+
+
+def test_the_administrators_hub_reaches_prepare_alone() -> None:
+    trainer = TRAINER.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
+    for stage in Stage:
+        job = build_job(make_job(FULL), FineTuneJobSpec.parse(FULL), stage, 1, {"version": "1.0"}, trainer)
+        environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        named = {"name": "HF_ENDPOINT", "value": "https://hub.example.com"} in environment
+        assert named == (stage is Stage.PREPARE)
+    assert "HF_ENDPOINT" not in variables(FULL, Stage.PREPARE)
+
+
 def test_sources_are_mounted_read_only_for_prepare_alone() -> None:
     spec = make_spec()
     assert mounts(spec, Stage.PREPARE)["/source/model"]["readOnly"] is True

@@ -251,14 +251,44 @@ def test_a_job_deleted_by_hand_is_a_lost_stage_only_after_a_fresh_read() -> None
     assert list(world.children) == ["demo-train-1"]
 
 
-def test_a_failed_job_without_pods_is_lost_only_after_a_fresh_read() -> None:
-    world = started()
+def test_a_failed_job_without_pods_was_disrupted_but_only_after_a_fresh_read() -> None:
+    """A pod that ended by itself would still be there."""
+    world = started(spec=make_spec(lifecycle={"retries": 0}))
     child = world.children["demo-prepare-0"]
     world.children["demo-prepare-0"] = replace(child, finished=True, failure="BackoffLimitExceeded")
     assert decide(world.observe(), TRAINER, NOW).needs_fresh
     world.settle()
-    assert world.job.status["attempts"][-1]["reason"] == "StageLost"
-    assert "BackoffLimitExceeded" in world.job.status["attempts"][-1]["message"]
+    last = world.job.status["attempts"][-1]
+    assert (last["outcome"], last["reason"]) == ("Interrupted", "Disrupted")
+    assert "was deleted" in last["message"]
+    assert list(world.children) == ["demo-prepare-1"]
+
+
+def test_pods_killed_by_hand_use_up_no_retry_however_often() -> None:
+    world = started(spec=make_spec(lifecycle={"retries": 0}))
+    for attempt in range(10):
+        name = f"demo-prepare-{attempt}"
+        world.end_pod(name, "", 137, "Error", deleting=True)
+        world.settle()
+        assert list(world.children) == [name], "the Job controller's verdict is awaited"
+        world.children[name] = replace(world.children[name], finished=True, failure="BackoffLimitExceeded")
+        world.wait(10)
+        world.settle()
+    world.succeed(Stage.PREPARE, 10)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Train"
+    reasons = [entry.get("reason") for entry in world.job.status["attempts"]]
+    assert reasons == ["Disrupted"] * 10 + ["StageSucceeded"]
+
+
+def test_a_pod_that_told_its_reason_before_it_was_deleted_is_believed() -> None:
+    world = started()
+    world.fail(Stage.PREPARE, "InvalidDataset")
+    pod = next(iter(world.pods.values()))
+    world.pods[pod.uid] = replace(pod, deleting=True)
+    world.children["demo-prepare-0"] = replace(world.children["demo-prepare-0"], finished=True)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "InvalidDataset")
 
 
 def test_a_disrupted_pod_is_left_to_the_job_controller() -> None:

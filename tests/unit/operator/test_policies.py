@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from finetune_operator.settings import load_settings, parse_settings
 from finetune_operator.stages import Stage
 from finetune_operator.transitions import transitions
 
-from tests.unit.operator.builders import NOW, World, make_progress, make_spec
+from tests.unit.operator.builders import NOW, PREPARE, World, make_progress, make_spec
 
 
 def test_backoff_doubles_from_ten_seconds_to_five_minutes() -> None:
@@ -28,21 +29,25 @@ def test_backoff_doubles_from_ten_seconds_to_five_minutes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "failures", "interruptions", "retries", "seconds"),
+    ("kind", "failures", "interruptions", "retries", "ran", "seconds"),
     [
-        (ReasonClass.PERMANENT, 1, 0, 5, None),
-        (ReasonClass.RETRYABLE, 1, 0, 0, None),
-        (ReasonClass.RETRYABLE, 1, 0, 2, 10),
-        (ReasonClass.RETRYABLE, 2, 9, 2, 20),
-        (ReasonClass.RETRYABLE, 3, 0, 2, None),
-        (ReasonClass.INTERRUPTED, 9, 1, 0, 0),
-        (ReasonClass.INTERRUPTED, 0, 2, 0, 10),
+        (ReasonClass.PERMANENT, 1, 0, 5, 0, None),
+        (ReasonClass.RETRYABLE, 1, 0, 0, 0, None),
+        (ReasonClass.RETRYABLE, 1, 0, 2, 60, 10),
+        (ReasonClass.RETRYABLE, 2, 9, 2, 0, 20),
+        (ReasonClass.RETRYABLE, 3, 0, 2, 0, None),
+        (ReasonClass.INTERRUPTED, 9, 1, 0, 0, 0),
+        (ReasonClass.INTERRUPTED, 0, 2, 0, 4, 6),
+        (ReasonClass.INTERRUPTED, 0, 9, 0, 60, 0),
+        (ReasonClass.INTERRUPTED, 0, 15, 0, 60, 240),
     ],
 )
 def test_who_is_tried_again_and_when(
-    kind: ReasonClass, failures: int, interruptions: int, retries: int, seconds: float | None
+    kind: ReasonClass, failures: int, interruptions: int, retries: int, ran: int, seconds: float | None
 ) -> None:
-    delay = delay_after(kind, failures=failures, interruptions=interruptions, retries=retries)
+    delay = delay_after(
+        kind, failures=failures, interruptions=interruptions, retries=retries, ran=timedelta(seconds=ran)
+    )
     assert (None if delay is None else delay.total_seconds()) == seconds
 
 
@@ -93,12 +98,36 @@ def test_open_values_are_chosen_with_a_reason_and_given_ones_are_kept() -> None:
 
 
 CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
+CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": {"source": {}}}, "exactly one of persistentVolumeClaim and huggingFace, found 0"),
+        (
+            {"model": {"source": {}}},
+            "exactly one of persistentVolumeClaim, huggingFace, s3, gcs and azure, found 0",
+        ),
+        (
+            {"model": {"source": {"s3": {"uri": "s3://bucket"}}}},
+            "model.source.s3.uri must be s3://BUCKET/KEY",
+        ),
+        ({"model": {"source": {"gcs": {"uri": "s3://bucket/a"}}}}, "must be gs://BUCKET/KEY"),
+        ({"dataset": {"source": {"azure": {"uri": "az://a/b/c"}}}}, "must be az://ACCOUNT/CONTAINER/KEY"),
+        (
+            {"dataset": {"source": {"s3": {"uri": "s3://bucket/a", "endpoint": "https://u:p@host"}}}},
+            "endpoint must be an http or https URL",
+        ),
+        (
+            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "b", "configuration": "c"}}}},
+            "path or configuration, found both",
+        ),
+        (
+            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "../b"}}}},
+            "dataset.source.huggingFace.path must be a relative path",
+        ),
+        ({"dataset": {"source": CONFIG_MAP, "format": "Text"}}, "plain text has no answers to learn"),
+        ({"dataset": {"source": CONFIG_MAP, "thresholds": {"leaked": 1}}}, "dataset.thresholds.leaked"),
         ({"dataset": {"source": {}}}, "exactly one of configMap"),
         ({"dataset": {"source": CLAIM}}, "must name a file"),
         ({"training": {"epochs": 1, "maximumSteps": 2}}, "at most one of epochs and maximumSteps"),
@@ -127,6 +156,27 @@ def test_an_impossible_spec_is_refused_with_what_was_found(changes: dict[str, An
     assert words in str(caught.value)
 
 
+def test_a_refused_uri_is_shown_without_what_could_be_secret() -> None:
+    dataset = {"source": {"s3": {"uri": "https://key:S3CRET@bucket/a?X-Amz-Signature=S3CRET"}}}
+    with pytest.raises(InvalidSpecError) as caught:
+        check("demo", FineTuneJobSpec.parse(make_spec(dataset=dataset)))
+    assert "S3CRET" not in str(caught.value)
+    assert "bucket/a" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "uri"),
+    [
+        ("s3", "s3://My_Bucket.1/a folder/b=c+d%20?.jsonl"),
+        ("s3", "s3://abc/d"),
+        ("gcs", "gs://my_bucket/a/b.parquet"),
+        ("azure", "az://account1/$web/a"),
+    ],
+)
+def test_what_stores_allow_in_names_is_accepted(member: str, uri: str) -> None:
+    check("demo", FineTuneJobSpec.parse(make_spec(dataset={"source": {member: {"uri": uri}}})))
+
+
 def test_a_name_too_long_for_its_children_is_refused() -> None:
     check("n" * 45, FineTuneJobSpec.parse(make_spec()))
     with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
@@ -140,6 +190,10 @@ def test_the_spec_hash_names_what_determines_the_model() -> None:
         dataset={**make_spec()["dataset"], "validation": {"fraction": 0.1}},
     )
     assert spec_hash(FineTuneJobSpec.parse(defaulted)) == base, "defaults written out change nothing"
+    widened = make_spec(
+        dataset={**make_spec()["dataset"], "format": "Auto", "thresholds": {"minimumRows": 50}}
+    )
+    assert spec_hash(FineTuneJobSpec.parse(widened)) == base, "so do those of fields that came later"
     held = make_spec(suspend=True, lifecycle={"retries": 7})
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
@@ -185,13 +239,27 @@ def test_each_transition_is_told_once() -> None:
     assert [transition.reason for transition in told] == [
         "Pending",
         "StageSucceeded",
+        "DatasetWarnings",
         "Training",
         "StageSucceeded",
         "Merging",
         "StageSucceeded",
         "Completed",
     ]
-    assert {transition.type for transition in told} == {"Normal"}
+    warnings = [transition for transition in told if transition.type == "Warning"]
+    assert [warning.reason for warning in warnings] == ["DatasetWarnings"]
+    assert "RowsRefused" in warnings[0].message
+
+
+def test_a_dataset_without_warnings_is_told_nothing_about() -> None:
+    world = World()
+    world.settle()
+    prepare = copy.deepcopy(PREPARE)
+    prepare["dataset"]["warnings"] = []
+    before = world.job.status
+    world.succeed(Stage.PREPARE, prepare=prepare)
+    world.settle()
+    assert "DatasetWarnings" not in {change.reason for change in transitions(before, world.job.status)}
 
 
 def test_a_failure_is_told_as_a_warning_in_its_own_words() -> None:

@@ -21,6 +21,8 @@ EVENTS = st.lists(
             "vanish",
             "interrupt",
             "disrupt",
+            "kill",
+            "kill and forget",
             "delete by hand",
             "suspend",
             "resume",
@@ -63,6 +65,11 @@ def end(world: World, child: ChildJob, event: str) -> None:
             world.end_pod(child.name, "", 137)
         case "disrupt":
             world.end_pod(child.name, "", 143, disrupted=True)
+        case "kill" | "kill and forget":
+            world.end_pod(child.name, "", 137, deleting=True)
+            world.children[child.name] = replace(child, finished=True, failure="BackoffLimitExceeded")
+            if event == "kill and forget":
+                world.pods = {uid: pod for uid, pod in world.pods.items() if pod.owner_uid != child.uid}
 
 
 def succeeded_stages(world: World) -> list[str]:

@@ -55,6 +55,19 @@ def test_unknown_members_of_a_newer_minor_version_are_ignored() -> None:
         (Stage.PREPARE, "prepare.dataset.rows", "20"),
         (Stage.PREPARE, "prepare.dataset.digest", "sha256:short"),
         (Stage.PREPARE, "prepare.dataset.rejected", {"not a reason": 1}),
+        (Stage.PREPARE, "prepare.dataset.source", {"url": "x" * 257}),
+        (Stage.PREPARE, "prepare.dataset.source", {"Not a name": "x"}),
+        (Stage.PREPARE, "prepare.dataset.source", {f"p{number}": "x" for number in range(17)}),
+        (Stage.PREPARE, "prepare.dataset.reasoningFraction", 1.5),
+        (Stage.PREPARE, "prepare.dataset.capacityRatio", float("inf")),
+        (Stage.PREPARE, "prepare.dataset.languages", [{"code": "en", "fraction": 0.1}] * 4),
+        (Stage.PREPARE, "prepare.dataset.warnings", [{"code": "not a word", "message": "m"}]),
+        (
+            Stage.PREPARE,
+            "prepare.dataset.warnings",
+            [{"code": "FewRows", "message": "m", "value": float("nan")}],
+        ),
+        (Stage.PREPARE, "prepare.dataset.warnings", [{"message": "m"}]),
         (Stage.PREPARE, "prepare.model.parameters", 10**400),
         (Stage.TRAIN, "train.trainingLoss", float("nan")),
         (Stage.TRAIN, "train.trainingLoss", float("inf")),
@@ -112,6 +125,13 @@ def test_progress_of_another_run_is_refused() -> None:
     for uid, stage, attempt in (("x", Stage.TRAIN, 0), (UID, Stage.MERGE, 0), (UID, Stage.TRAIN, 1)):
         with pytest.raises(MalformedDocumentError):
             parse_progress(body, uid=uid, stage=stage, attempt=attempt)
+
+
+def test_an_activity_of_a_newer_trainer_is_shown_and_what_is_no_word_is_not() -> None:
+    assert make_progress(Stage.PREPARE, activity="CountingSheep").activity == "CountingSheep"
+    body = make_progress(Stage.PREPARE).model_dump_json(by_alias=True).replace("Training", "<script>")
+    with pytest.raises(MalformedDocumentError, match="activity"):
+        parse_progress(body.encode(), uid=UID, stage=Stage.PREPARE, attempt=0)
 
 
 def test_an_oversized_progress_is_refused() -> None:

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.0"
+CONTRACT_VERSION = "1.1"
 
 
 class _Value(BaseModel):
@@ -44,10 +44,26 @@ class HuggingFaceSource(_Value):
     token_variable: str | None = None
 
 
+class ObjectStoreSource(_Value):
+    """An object, or for a model a prefix, in an S3-compatible store, Google Cloud Storage or Azure.
+
+    `uri` is s3://BUCKET/KEY, gs://BUCKET/KEY or az://ACCOUNT/CONTAINER/KEY. `endpoint` replaces the cloud's own
+    URL. Environment variables that begin with `credentials_prefix` hold the credentials under the names that the
+    cloud's own tools use (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT_KEY, AZURE_STORAGE_ACCOUNT_KEY, ...);
+    without a prefix the pod's own identity is used.
+    """
+
+    kind: Literal["ObjectStore"]
+    uri: str
+    endpoint: str | None = None
+    region: str | None = None
+    credentials_prefix: str | None = None
+
+
 class Model(_Value):
     """The base model and how its chat template is rendered."""
 
-    source: Annotated[DirectorySource | HuggingFaceSource, Field(discriminator="kind")]
+    source: Annotated[DirectorySource | HuggingFaceSource | ObjectStoreSource, Field(discriminator="kind")]
     chat_template_path: Path | None = None
     chat_template_arguments: dict[str, str | int | float | bool]
 
@@ -66,7 +82,21 @@ class UrlSource(_Value):
     url_variable: str
 
 
-DatasetSource = Annotated[FileSource | UrlSource, Field(discriminator="kind")]
+class HubDatasetSource(_Value):
+    """A dataset repository on a Hugging Face hub: the files of one split, or the one file at `path`."""
+
+    kind: Literal["HuggingFace"]
+    repository: str
+    revision: str
+    configuration: str | None = None
+    split: str = "train"
+    path: str | None = None
+    token_variable: str | None = None
+
+
+DatasetSource = Annotated[
+    FileSource | UrlSource | HubDatasetSource | ObjectStoreSource, Field(discriminator="kind")
+]
 
 
 class ValidationFraction(_Value):
@@ -87,13 +117,36 @@ class RejectedRows(_Value):
     maximum_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
+class Thresholds(_Value):
+    """Where the dataset report begins to warn. Fractions are of the kept rows unless said otherwise."""
+
+    refused_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    duplicate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    near_duplicate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    leaked_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repeated_answer_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    mixed_reasoning_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    reasoning_as_text_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shortened_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    minimum_rows: Annotated[int, Field(ge=0)] = 50
+    minimum_prompt_variety: Annotated[float, Field(ge=0, le=1)] = 0.3
+    minimum_language_fraction: Annotated[float, Field(ge=0, le=1)] = 0.9
+    maximum_capacity_ratio: Annotated[float, Field(gt=0)] = 1.0
+    minimum_coverage: Annotated[float, Field(ge=0, le=1)] = 0.8
+    target_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
 class Dataset(_Value):
     """Where rows come from and what is done with them."""
 
     source: DatasetSource
+    format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT"] = "Auto"
     validation: ValidationFraction | ValidationSource
     reasoning: Literal["Keep", "Strip"]
     rejected_rows: RejectedRows
+    target_prompts_path: Path | None = None
+    thresholds: Thresholds = Thresholds()
 
 
 class Lora(_Value):
@@ -179,6 +232,12 @@ class Workspace(_Value):
     path: Path
 
 
+class ModelCache(_Value):
+    """A folder that jobs share for quantised base models."""
+
+    path: Path
+
+
 class Telemetry(_Value):
     """First port to try for /progress and /metrics."""
 
@@ -208,6 +267,7 @@ class RunSpec(_Value):
     evaluation: Evaluation
     output: Output
     workspace: Workspace
+    model_cache: ModelCache | None = None
     telemetry: Telemetry
     limits: Limits
 

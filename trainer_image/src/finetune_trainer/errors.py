@@ -20,6 +20,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_UNAVAILABLE = "ModelUnavailable"
+    MODEL_ADDRESS_FORBIDDEN = "ModelAddressForbidden"
     INVALID_MODEL = "InvalidModel"
     UNSUPPORTED_MODEL = "UnsupportedModel"
     CHAT_TEMPLATE_MISSING = "ChatTemplateMissing"

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.result import Outcome
+from finetune_trainer.result import Outcome, as_contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,8 @@ def run_stage(command: str, run: RunSpec, progress: Reporter, redact: Redactor) 
     try:
         members = load_stage(command)(run, progress)
         # PREPARE returns result members by name; the others return the one member named after them.
-        return Outcome(members if command == "prepare" else {command: members})
+        named = members if command == "prepare" else {command: members}
+        return Outcome(as_contract(named, run.version))
     except StageError as error:
         reason, message = error.reason, error.message
         _log.error("%s: %s", reason, message)

@@ -1,0 +1,125 @@
+"""Where a FineTuneJob's model and rows come from, as typed values, and the small values that name places."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+RelativePath = Annotated[str, Field(max_length=1024)]
+"""A path inside a volume or repository: not absolute, no `..`; the empty path is the volume's root."""
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+
+S3_URI = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]/[^/].*$"
+GCS_URI = r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*$"
+AZURE_URI = r"^az://[a-z0-9]{3,24}/[a-z0-9$][a-z0-9-]{1,62}/[^/].*$"
+ENDPOINT = r"^https?://[^/?#@ ]+(/[^?#@ ]*)?$"
+"""The CRD's rules hold these very patterns (a test compares them); none admits a user, a query or a signature."""
+
+
+class SpecValue(BaseModel):
+    """Immutable, camelCase on the wire, unknown members refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        coerce_numbers_to_str=True,
+    )
+
+
+class KeyRef(SpecValue):
+    """A key of a Secret or ConfigMap in the job's namespace."""
+
+    name: ObjectName
+    key: Key
+
+
+class SecretRef(SpecValue):
+    """A whole Secret in the job's namespace: each of its keys is the name of one credential."""
+
+    name: ObjectName
+
+
+class ClaimPath(SpecValue):
+    """A path inside a PersistentVolumeClaim of the job's namespace."""
+
+    claim_name: ObjectName
+    path: RelativePath = ""
+
+
+class S3Object(SpecValue):
+    """An object, or for a model a prefix, in an S3-compatible store; without `secret_ref` by the pod's identity."""
+
+    uri: Uri
+    endpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    region: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    secret_ref: SecretRef | None = None
+
+
+class CloudObject(SpecValue):
+    """The same in Google Cloud Storage or Azure Blob Storage, whose endpoints follow from the URI."""
+
+    uri: Uri
+    secret_ref: SecretRef | None = None
+
+
+class HuggingFaceModel(SpecValue):
+    """A model repository on a Hugging Face hub."""
+
+    repository: Annotated[str, Field(min_length=1, max_length=256)]
+    revision: Annotated[str, Field(min_length=1, max_length=256)] = "main"
+    token_secret_ref: KeyRef | None = None
+
+
+class HuggingFaceDataset(SpecValue):
+    """A dataset repository on a Hugging Face hub: the files of one split, or the one file at `path`."""
+
+    repository: Annotated[str, Field(min_length=1, max_length=256)]
+    revision: Annotated[str, Field(min_length=1, max_length=256)] = "main"
+    configuration: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    split: Annotated[str, Field(min_length=1, max_length=128)] = "train"
+    path: RelativePath | None = None
+    token_secret_ref: KeyRef | None = None
+
+
+class UrlSource(SpecValue):
+    """A URL that a Secret holds."""
+
+    secret_key_ref: KeyRef
+
+
+class ModelSource(SpecValue):
+    """Where the base model comes from: exactly one member is set."""
+
+    persistent_volume_claim: ClaimPath | None = None
+    hugging_face: HuggingFaceModel | None = None
+    s3: S3Object | None = None
+    gcs: CloudObject | None = None
+    azure: CloudObject | None = None
+
+    @property
+    def object_store(self) -> S3Object | CloudObject | None:
+        """The member that names a place in an object store, if one does."""
+        return self.s3 or self.gcs or self.azure
+
+
+class DatasetSource(SpecValue):
+    """Where rows come from: exactly one member is set."""
+
+    config_map: KeyRef | None = None
+    persistent_volume_claim: ClaimPath | None = None
+    url: UrlSource | None = None
+    hugging_face: HuggingFaceDataset | None = None
+    s3: S3Object | None = None
+    gcs: CloudObject | None = None
+    azure: CloudObject | None = None
+
+    @property
+    def object_store(self) -> S3Object | CloudObject | None:
+        """The member that names a place in an object store, if one does."""
+        return self.s3 or self.gcs or self.azure

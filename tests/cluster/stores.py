@@ -1,0 +1,156 @@
+"""A real S3 server inside the cluster: versitygw in a pod, filled from here through a forwarded port."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from devcluster.errors import DevClusterError
+from devcluster.kubectl import Kubectl
+from devcluster.layout import BIN, tool
+from obstore.store import S3Store
+
+NAME = "s3"
+PORT = 7070
+SERVER = BIN / "versitygw"
+_FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A running S3 server: `endpoint` is its URL for pods, `forwarded` the same server for this process."""
+
+    endpoint: str
+    forwarded: str
+    credentials: dict[str, str]
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """Store one object."""
+        obstore.put(self._client(self.forwarded, bucket), key, content)
+
+    def signed_url(self, bucket: str, key: str) -> str:
+        """A URL that pods can read the object with for an hour, without credentials."""
+        return str(obstore.sign(self._client(self.endpoint, bucket), "GET", key, timedelta(hours=1)))
+
+    def _client(self, endpoint: str, bucket: str) -> S3Store:
+        return S3Store(
+            bucket,
+            endpoint=endpoint,
+            region="us-east-1",
+            access_key_id=self.credentials["AWS_ACCESS_KEY_ID"],
+            secret_access_key=self.credentials["AWS_SECRET_ACCESS_KEY"],
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+
+@contextmanager
+def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[ObjectStore]:
+    """An S3 server with empty `buckets` in kubectl's namespace for the length of a `with` block."""
+    credentials = {
+        "AWS_ACCESS_KEY_ID": "AKIA" + secrets.token_hex(8).upper(),
+        # As Amazon's have it: characters that queries and JSON treat apart.
+        "AWS_SECRET_ACCESS_KEY": f"{secrets.token_hex(10)}/+{secrets.token_hex(10)}",
+    }
+    kubectl.apply(_pod(image, credentials, buckets))
+    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
+    _send_server(kubectl)
+    address = kubectl.json("get", "pod", NAME)["status"]["podIP"]
+    with _forwarded_port(kubectl) as port:
+        store = ObjectStore(f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)
+        yield store
+    kubectl("delete", "pod", NAME, "--grace-period=0", "--force", "--wait=false")
+
+
+def _pod(image: str, credentials: dict[str, str], buckets: list[str]) -> dict[str, Any]:
+    """The pod waits for its program, which no image of the product holds, and starts it."""
+    folders = " ".join(f"/data/buckets/{bucket}" for bucket in buckets)
+    script = (
+        f"mkdir -p {folders}; until [ -e /data/ready ]; do sleep 0.2; done; "
+        f"exec /data/{SERVER.name} --port :{PORT} --quiet posix /data/buckets"
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": NAME},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "server",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", script],
+                    "env": [
+                        {"name": "ROOT_ACCESS_KEY", "value": credentials["AWS_ACCESS_KEY_ID"]},
+                        {"name": "ROOT_SECRET_KEY", "value": credentials["AWS_SECRET_ACCESS_KEY"]},
+                    ],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                        "readOnlyRootFilesystem": True,
+                    },
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                }
+            ],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    }
+
+
+def _send_server(kubectl: Kubectl) -> None:
+    if not os.access(SERVER, os.X_OK):
+        raise DevClusterError(f"{SERVER} must exist, found none; run scripts/tools/build_object_stores.sh")
+    command = [str(tool("kubectl")), "--namespace", str(kubectl.namespace), "exec", "--stdin", NAME, "--",
+               "sh", "-c", "tar -C /data -xf - && touch /data/ready"]  # fmt: skip
+    environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
+            archive.add(SERVER, arcname=SERVER.name, filter=_executable)
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.wait() != 0:
+            raise DevClusterError(
+                f"tar in pod {NAME} must take the server, it ended with {process.returncode}"
+            )
+
+
+def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 65532
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755
+    return entry
+
+
+@contextmanager
+def _forwarded_port(kubectl: Kubectl) -> Iterator[int]:
+    command = [str(tool("kubectl")), "--namespace", str(kubectl.namespace), "port-forward", f"pod/{NAME}",
+               f":{PORT}", "--address=127.0.0.1"]  # fmt: skip
+    environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            line = process.stdout.readline() if process.stdout is not None else ""
+            match = _FORWARDING.search(line)
+            if match is None:
+                raise DevClusterError(f"kubectl port-forward must name its port, it said {line!r}")
+            yield int(match[1])
+        finally:
+            process.terminate()
