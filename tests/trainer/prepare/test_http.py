@@ -2,96 +2,47 @@
 
 from __future__ import annotations
 
+import gzip
+import socket
 import ssl
-import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 
+import httpcore
 import pytest
 import trustme
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.http import Limits, download, is_public
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+from tests.trainer.prepare.servers import BODY, Answer, Script, http_server, ranged, status
 
-BODY = bytes(range(256)) * 400
 SECRET = "X-Signature=deadbeefcafe"
-
-
-@dataclass
-class Script:
-    """Answers of a server, one per request; the last one repeats. `seen` are the requests' headers."""
-
-    answers: list[Callable[[BaseHTTPRequestHandler], None]]
-    seen: list[dict[str, str]] = field(default_factory=list)
-
-
-def status(code: int, body: bytes = b"", **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
-
-
-def ranged(etag: str, *, cut_at: int | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Serve BODY with Range and If-Range; cut the connection after `cut_at` bytes."""
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        resumed = wanted is not None and handler.headers.get("If-Range") == etag
-        first = int(wanted.removeprefix("bytes=").rstrip("-")) if resumed and wanted else 0
-        handler.send_response(206 if resumed else 200)
-        if resumed:
-            handler.send_header("Content-Range", f"bytes {first}-{len(BODY) - 1}/{len(BODY)}")
-        handler.send_header("ETag", etag)
-        handler.send_header("Content-Length", str(len(BODY) - first))
-        handler.end_headers()
-        handler.wfile.write(BODY[first : None if cut_at is None else first + cut_at])
-        if cut_at is not None:
-            handler.close_connection = True
-
-    return answer
 
 
 @contextmanager
 def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            script.seen.append({name.lower(): value for name, value in self.headers.items()})
-            script.answers[min(len(script.seen), len(script.answers)) - 1](self)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"{'http' if context is None else 'https'}://localhost:{server.server_port}/data.jsonl?{SECRET}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server(script, context=context) as origin:
+        yield f"{origin}/data.jsonl?{SECRET}"
 
 
 def fetch(
-    url: str, tmp_path: Path, *, allow: bool = True, size: int = 10**9, context: ssl.SSLContext | None = None
+    url: str,
+    tmp_path: Path,
+    *,
+    allow: bool = True,
+    size: int = 10**9,
+    seconds: float = 60,
+    context: ssl.SSLContext | None = None,
 ) -> bytes:
     target = tmp_path / "dataset"
     download(
         url,
         target,
-        Limits(size, 60, allow),
+        Limits(size, seconds, allow),
         lambda _done, _total: None,
         ssl_context=context,
         sleep=lambda _s: None,
@@ -107,16 +58,23 @@ def refusal(script: Script, tmp_path: Path, **options: Any) -> StageError:
     return caught.value
 
 
-def test_a_file_arrives_over_verified_tls(tmp_path: Path) -> None:
+def tls() -> tuple[trustme.CA, ssl.SSLContext]:
+    """An authority of our own and the context of a server that it vouches for."""
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server_side)
+    return authority, server_side
+
+
+def test_a_file_arrives_over_verified_tls(tmp_path: Path) -> None:
+    authority, server_side = tls()
     client_side = ssl.create_default_context()
     script = Script([status(200, BODY)])
     with serving(script, server_side) as url:
         with pytest.raises(StageError) as caught:
             fetch(url, tmp_path, context=client_side)
         assert caught.value.reason is Reason.DATASET_UNAVAILABLE
+        assert "certificate" in caught.value.message
         authority.configure_trust(client_side)
         assert fetch(url, tmp_path, context=client_side) == BODY
     assert script.seen[-1]["host"].startswith("localhost:")
@@ -180,10 +138,17 @@ def test_a_port_where_nobody_listens_is_unavailable(tmp_path: Path) -> None:
         (status(404), Reason.DATASET_NOT_FOUND),
         (status(410), Reason.DATASET_URL_EXPIRED),
         (status(418), Reason.DATASET_UNAVAILABLE),
+        (status(200, b"<Error><Code>NoSuchKey</Code></Error>"), Reason.DATASET_NOT_FOUND),
+        (status(200, b"<html><title>Log in</title></html>"), Reason.DATASET_ACCESS_DENIED),
+        (
+            status(403, gzip.compress(b"<Error><Code>ExpiredToken</Code></Error>"), Content_Encoding="gzip"),
+            Reason.DATASET_URL_EXPIRED,
+        ),
+        (status(200, BODY, Content_Encoding="br"), Reason.DATASET_UNAVAILABLE),
     ],
 )
 def test_a_refusal_has_its_own_reason_and_is_not_retried(
-    tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], reason: Reason
+    tmp_path: Path, answer: Answer, reason: Reason
 ) -> None:
     script = Script([answer])
     assert refusal(script, tmp_path).reason is reason
@@ -252,3 +217,153 @@ def test_private_addresses_and_other_schemes_are_forbidden(tmp_path: Path, url: 
 )
 def test_public_addresses_are_told_from_all_others(address: str, *, public: bool) -> None:
     assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "168.63.129.16",
+        "192.0.0.192",
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::1",
+        "2002:a9fe:a9fe::1",
+        "fec0::1",
+        "ff02::1",
+        "::",
+        "::1",
+        "::7f00:1",
+        "2001:db8::1",
+        "2001::1",
+        "255.255.255.255",
+        "198.18.0.1",
+    ],
+)
+def test_metadata_and_special_addresses_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "localhost", "[::1]"]
+)
+def test_every_spelling_of_loopback_is_forbidden(tmp_path: Path, host: str) -> None:
+    with pytest.raises(StageError) as caught:
+        fetch(f"https://{host}/x", tmp_path, allow=False)
+    assert caught.value.reason is Reason.DATASET_ADDRESS_FORBIDDEN
+
+
+def test_a_name_that_resolves_differently_the_second_time_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: what is connected to is the address that was checked, and each connection is checked."""
+    connected: list[str] = []
+    answers = iter(["93.184.216.34", "127.0.0.1"])
+
+    def resolve(_host: str, port: int, **_options: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
+
+    def refuse(_self: Any, host: str, *_arguments: Any) -> None:
+        connected.append(host)
+        raise httpcore.ConnectError
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", refuse)
+    with pytest.raises(StageError) as caught:
+        fetch("https://rebinding.example/x", tmp_path, allow=False)
+    assert caught.value.reason is Reason.DATASET_ADDRESS_FORBIDDEN
+    assert connected == ["93.184.216.34"]
+
+
+def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
+    authority, server_side = tls()
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    plain = Script([status(200, BODY)])
+    with http_server(plain) as elsewhere:
+        script = Script([status(302, Location=f"{elsewhere}/file")])
+        with serving(script, server_side) as url, pytest.raises(StageError) as caught:
+            fetch(url, tmp_path, context=client_side)
+    assert caught.value.reason is Reason.DATASET_ADDRESS_FORBIDDEN
+    assert plain.seen == []
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_left_at_the_deadline(tmp_path: Path) -> None:
+    """Both while it sends the header and while it sends the body."""
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        for letter in b"HTTP/1.0 200 OK\r\nX-Padding: " + b"x" * 1000:
+            handler.wfile.write(bytes([letter]))
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    error = refusal(Script([drip]), tmp_path, seconds=1)
+    slow = refusal(Script([ranged('"v1"', pause_seconds=0.5)]), tmp_path, seconds=1)
+    assert {error.reason, slow.reason} == {Reason.DATASET_UNAVAILABLE}
+    assert "within 1 seconds" in error.message
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("label", ["gzip", "x-gzip", "aws-chunked,gzip"])
+def test_a_body_in_gzip_coding_is_decoded(tmp_path: Path, label: str) -> None:
+    packed = gzip.compress(BODY)
+    script = Script([ranged('"v1"', packed, cut_at=100, headers={"Content-Encoding": label})])
+    script.answers.append(ranged('"v1"', packed, headers={"Content-Encoding": label}))
+    with serving(script) as url:
+        assert fetch(url, tmp_path) == BODY
+    assert script.seen[0]["accept-encoding"] == "identity"
+    assert script.seen[1]["range"] == "bytes=100-"
+
+
+def test_a_body_that_is_only_labelled_gzip_is_taken_as_it_is(tmp_path: Path) -> None:
+    with serving(Script([status(200, BODY, Content_Encoding="gzip")])) as url:
+        assert fetch(url, tmp_path) == BODY
+
+
+def test_a_gzip_body_is_bounded_by_what_it_unpacks_to_and_must_be_whole(tmp_path: Path) -> None:
+    packed = gzip.compress(bytes(10**6))
+    bomb = refusal(Script([status(200, packed, Content_Encoding="gzip")]), tmp_path, size=10**5)
+    assert bomb.reason is Reason.DATASET_TOO_LARGE
+    broken = refusal(Script([status(200, packed[:-20], Content_Encoding="gzip")]), tmp_path)
+    assert broken.reason is Reason.MALFORMED_DATASET
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": "bytes 5-9/10"},
+        {"Content-Range": "bytes nonsense"},
+        {},
+        {"Content-Range": "bytes 0-9/10"},
+    ],
+)
+def test_a_part_that_was_not_asked_for_is_not_taken(tmp_path: Path, headers: dict[str, str]) -> None:
+    named = {name.replace("-", "_"): value for name, value in headers.items()}
+    assert (
+        refusal(Script([status(206, b"0123456789", **named)]), tmp_path).reason is Reason.DATASET_UNAVAILABLE
+    )
+
+
+def test_a_range_that_no_longer_exists_starts_the_file_anew(tmp_path: Path) -> None:
+    script = Script([ranged('"v1"', cut_at=40_000), status(416), ranged('"v2"')])
+    with serving(script) as url:
+        assert fetch(url, tmp_path) == BODY
+    assert "range" not in script.seen[2]
+
+
+def test_the_server_is_left_alone_as_long_as_it_asks(tmp_path: Path) -> None:
+    paused: list[float] = []
+    with serving(Script([status(503, Retry_After="7"), status(200, BODY)])) as url:
+        download(url, tmp_path / "x", Limits(10**9, 60, True), lambda _d, _t: None, sleep=paused.append)
+    assert paused == [7]
+
+
+def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+    heard: list[tuple[int, int | None]] = []
+    with serving(Script([status(200, BODY)])) as url:
+        download(
+            url, tmp_path / "x", Limits(10**9, 60, True), lambda done, total: heard.append((done, total))
+        )
+    assert heard[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)

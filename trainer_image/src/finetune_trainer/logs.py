@@ -53,7 +53,7 @@ def configure_logging(redact: Redactor) -> LogTail:
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     # One line per request would bury the stage's own lines, and would show addresses.
-    for name in ("httpx", "httpcore", "numba"):
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "numba"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return tail
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
+from finetune_trainer.digests import sampled_digest
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -69,11 +70,23 @@ class DirectoryModel:
         self._weights = weight_files(self._names, lambda name: (folder / name).read_bytes())
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and modification times: a changed file is another model."""
-        status = {name: (self._folder / name).stat() for name in self._names}
+        """Names, sizes, modification times and samples of the weights: a changed file is another model.
+
+        Times alone do not tell two fine-tunes of one base apart where an archive set them all to one value.
+        """
+        try:
+            status = {name: (self._folder / name).stat() for name in self._names}
+            samples = {name: sampled_digest(self._folder / name) for name in self._weights}
+        except OSError as error:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"the model folder must be readable, found: {error.strerror or type(error).__name__}; "
+                "check the files' permissions and the volume",
+            ) from error
         return {
             "kind": "Directory",
             "files": {name: [entry.st_size, entry.st_mtime_ns] for name, entry in status.items()},
+            "samples": samples,
         }
 
     def small_files(self) -> list[Path]:
@@ -84,9 +97,13 @@ class DirectoryModel:
         """Names of the weight files, sorted."""
         return self._weights
 
+    def path(self, name: str) -> Path:
+        """Where a file of the model is."""
+        return self._folder / name
+
     def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
         """Return the file's path; nothing is copied."""
-        path = self._folder / name
+        path = self.path(name)
         size = path.stat().st_size
         on_bytes(size, size)
         return path
@@ -123,6 +140,12 @@ def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str
             Reason.UNSUPPORTED_MODEL,
             "the model's weights must be safetensors files, found pickle files only; "
             "pickles can run code when loaded: convert them to safetensors",
+        )
+    elif any(name.endswith(".gguf") for name in present):
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            "the base must be in 16 or 32 bits, found a checkpoint quantised already: GGUF files only; "
+            "name the original model",
         )
     else:
         raise StageError(

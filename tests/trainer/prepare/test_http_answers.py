@@ -1,0 +1,206 @@
+"""What every answer of a file server means: a table, judged without any server."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_trainer.errors import Reason
+from finetune_trainer.sources.answers import PREFIX_BYTES, Action, judge
+from hypothesis import given
+from hypothesis import strategies as st
+
+EXPIRED, DENIED = Reason.DATASET_URL_EXPIRED, Reason.DATASET_ACCESS_DENIED
+MISSING, OUTAGE = Reason.DATASET_NOT_FOUND, Reason.DATASET_UNAVAILABLE
+
+
+def s3(code: str, message: str = "", more: str = "") -> bytes:
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message>{more}'
+        "<RequestId>4442587FB7D0A2F9</RequestId></Error>"
+    ).encode()
+
+
+def azure(code: str, message: str, detail: str = "") -> bytes:
+    more = f"<AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail>" if detail else ""
+    return (
+        f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{message}\n'
+        f"RequestId:5c4e\nTime:2026-01-01T00:00:00.0Z</Message>{more}</Error>"
+    ).encode()
+
+
+def window(start: str, expiry: str, current: str) -> str:
+    return (
+        f"Signature not valid in the specified time frame: Start [{start}] - Expiry [{expiry}] - "
+        f"Current [{current}]"
+    )
+
+
+JANUARY, MARCH, MAY = (f"Thu, 01 {month} 2026 00:00:00 GMT" for month in ("Jan", "Mar", "May"))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        # Amazon S3 and its kin
+        (403, s3("AccessDenied", "Request has expired", "<Expires>2026-01-01T00:00:00Z</Expires>"), EXPIRED),
+        (400, s3("ExpiredToken", "The provided token has expired."), EXPIRED),
+        (400, s3("TokenRefreshRequired", "The provided token must be refreshed."), OUTAGE),
+        (403, s3("AccessDenied", "Access Denied"), DENIED),
+        (403, s3("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist."), DENIED),
+        (
+            403,
+            s3(
+                "SignatureDoesNotMatch",
+                "The request signature we calculated does not match.",
+                "<StringToSign>GET\n/bucket/expired/data.jsonl?X-Amz-Expires=60</StringToSign>",
+            ),
+            DENIED,
+        ),
+        (400, s3("AuthorizationQueryParametersError", "X-Amz-Expires must be less than a week"), DENIED),
+        (403, s3("RequestTimeTooSkewed", "The difference is too large."), DENIED),
+        (404, s3("NoSuchKey", "The specified key does not exist.", "<Key>expired.jsonl</Key>"), MISSING),
+        (404, s3("NoSuchBucket", "The specified bucket does not exist"), MISSING),
+        (404, s3("XAdminUserNotFound", "No user exists with the provided access key ID."), DENIED),
+        (400, s3("InvalidBucketName", "The specified bucket is not valid."), MISSING),
+        (400, s3("RequestTimeout", "Your socket connection was not read from."), OUTAGE),
+        (503, s3("SlowDown", "Please reduce your request rate."), OUTAGE),
+        (503, s3("AccessDenied", "Request has expired"), OUTAGE),
+        (500, s3("InternalError", "We encountered an internal error."), OUTAGE),
+        # Google Cloud Storage, XML and JSON
+        (
+            400,
+            s3("ExpiredToken", "Invalid argument.", "<Details>Request signature expired at: 2026</Details>"),
+            EXPIRED,
+        ),
+        (403, s3("SignatureDoesNotMatch", "Access denied.", "<Details>expired.jsonl</Details>"), DENIED),
+        (
+            403,
+            s3("AccessDenied", "Access denied.", "<Details>no access to token-expired.csv</Details>"),
+            DENIED,
+        ),
+        (404, s3("NoSuchKey", "The specified key does not exist."), MISSING),
+        (401, b'{"error": {"code": 401, "message": "Invalid Credentials"}}', DENIED),
+        (401, b'{"error": {"code": 401, "message": "The access token expired"}}', EXPIRED),
+        (403, b'{"error": {"errors": [{"reason": "rateLimitExceeded"}], "code": 403}}', OUTAGE),
+        (403, b'{"error": {"message": "no access to the object", "name": "expired"}}', DENIED),
+        (403, b'{"error": {"message": "x@y has no storage.objects.get access to b/expired.jsonl."}}', DENIED),
+        # Azure Blob Storage
+        (
+            403,
+            azure("AuthenticationFailed", "Server failed to authenticate.", window(JANUARY, MARCH, MAY)),
+            EXPIRED,
+        ),
+        (
+            403,
+            azure("AuthenticationFailed", "Server failed to authenticate.", window(MARCH, MAY, JANUARY)),
+            DENIED,
+        ),
+        (
+            403,
+            azure("AuthenticationFailed", "Server failed.", "Signature did not match. String to sign: r"),
+            DENIED,
+        ),
+        (
+            403,
+            azure(
+                "AuthenticationFailed",
+                "Server failed.",
+                "Signature did not match. String to sign used was r\n\n/blob/a/c/expired rows.jsonl",
+            ),
+            DENIED,
+        ),
+        (403, azure("AuthorizationFailure", "This request is not authorized."), DENIED),
+        (409, azure("PublicAccessNotPermitted", "Public access is not permitted."), DENIED),
+        (404, azure("BlobNotFound", "The specified blob does not exist."), MISSING),
+        (404, azure("ContainerNotFound", "The specified container does not exist."), MISSING),
+        (503, azure("ServerBusy", "The server is busy."), OUTAGE),
+        (
+            401,
+            azure("InvalidAuthenticationInfo", "Lifetime validation failed. The token is expired."),
+            EXPIRED,
+        ),
+        # Anybody
+        (401, b"", DENIED),
+        (403, b"<html><body>Your session has expired</body></html>", DENIED),
+        (403, b"link expired", EXPIRED),
+        (407, b"", DENIED),
+        (451, b"", DENIED),
+        (404, b"", MISSING),
+        (410, b"", EXPIRED),
+        (400, b"", OUTAGE),
+        (418, b"", OUTAGE),
+        (204, b"", OUTAGE),
+        (304, b"", OUTAGE),
+        (302, b"", OUTAGE),
+        (408, b"", OUTAGE),
+        (429, b"", OUTAGE),
+        (502, b"", OUTAGE),
+        (599, b"", OUTAGE),
+    ],
+)
+def test_an_error_answer_means_its_reason(status: int, body: bytes, reason: Reason) -> None:
+    assert judge(status, {}, body).reason is reason
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 599])
+def test_outages_are_tried_again(status: int) -> None:
+    assert judge(status, {}, b"").action is Action.RETRY
+
+
+@pytest.mark.parametrize("status", [412, 416])
+def test_a_broken_precondition_means_to_start_anew(status: int) -> None:
+    assert judge(status, {}, b"").action is Action.RESTART
+
+
+def test_azure_names_its_code_in_a_header_too() -> None:
+    assert judge(409, {"x-ms-error-code": "PublicAccessNotPermitted"}, b"").reason is DENIED
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"messages": []}', None),
+        (b"", None),
+        (b"<id>,text\n1,a\n", None),
+        (b"<html><head><title>Data</title></head></html>", None),
+        (b"<!DOCTYPE html><html><head><title>Sign in - Corp</title></head>", DENIED),
+        (b"\n<HTML><form><input name=p type='password'></form>", DENIED),
+        (b"<html><h1>Please log in</h1></html>", DENIED),
+        (s3("AccessDenied", "Request has expired"), EXPIRED),
+        (s3("NoSuchKey"), MISSING),
+        (azure("AuthorizationFailure", "This request is not authorized."), DENIED),
+        (b"<Error><Code>Whatever</Code></Error>", OUTAGE),
+    ],
+)
+def test_a_success_is_a_file_unless_it_is_an_error_document_or_a_page_to_sign_in(
+    body: bytes, reason: Reason | None
+) -> None:
+    verdict = judge(200, {}, body)
+    assert verdict.reason is reason
+    assert (verdict.action is Action.TAKE) is (reason is None)
+
+
+def test_a_wish_to_be_left_alone_is_heard_within_bounds() -> None:
+    assert judge(429, {"retry-after": "7"}, b"").pause_seconds == 7
+    assert judge(503, {"retry-after": "86400"}, b"").pause_seconds == 30
+    assert judge(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"").pause_seconds == 0
+
+
+@given(
+    status=st.integers(0, 999),
+    fields=st.dictionaries(
+        st.sampled_from(["location", "retry-after", "x-ms-error-code", "content-type"]), st.text(), max_size=3
+    ),
+    body=st.binary(max_size=300)
+    | st.builds(
+        lambda start, rest: start + rest, st.sampled_from([s3("A")[:60], b"{", b"<html>"]), st.binary()
+    ),
+)
+def test_every_answer_has_a_verdict(status: int, fields: dict[str, str], body: bytes) -> None:
+    verdict = judge(status, fields, body)
+    assert (verdict.reason is None) is (verdict.action in {Action.TAKE, Action.CONTINUE, Action.REDIRECT})
+    assert 0 <= verdict.pause_seconds <= 30
+
+
+def test_long_bodies_are_judged_by_their_beginning() -> None:
+    padded = s3("AccessDenied", "Access Denied") + b" " * PREFIX_BYTES + b"expired"
+    assert judge(403, {}, padded).reason is DENIED

@@ -1,0 +1,115 @@
+"""Secrets are found in text whatever happened to them on the way there."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from finetune_trainer.contract import RunSpec
+from finetune_trainer.redaction import MASK, Redactor, secrets_of
+
+SIGNATURE = "a/b+c=d&é 12345678"
+URL = (
+    "https://user:pass%2Fword@bucket.example.com/team/data.jsonl"
+    f"?X-Amz-Credential=AKIA123456%2Faws4&X-Amz-Signature={quote_plus(SIGNATURE)}&plain=tokentokentoken"
+)
+ACCOUNT = {
+    "type": "service_account",
+    "private_key_id": "0123456789abcdef",
+    "private_key": "-----BEGIN\nMIIEvAIB+/w==\n",
+}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        str,
+        quote,
+        quote_plus,
+        lambda text: quote(text, safe=""),
+        lambda text: quote(text, safe="").replace("%2F", "%2f").replace("%3D", "%3d"),
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: json.dumps(quote(text, safe=""))[1:-1],
+        html.escape,
+    ],
+)
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [
+        (URL, URL),
+        (URL, URL.partition("?")[2]),
+        (URL, SIGNATURE),
+        (URL, quote_plus(SIGNATURE)),
+        (URL, "AKIA123456/aws4"),
+        (URL, "tokentokentoken"),
+        (URL, "pass%2Fword"),
+        ("hf_abcdefghij", "hf_abcdefghij"),
+        ('p"ass\\word/1+', 'p"ass\\word/1+'),
+        ("?sv=2022-11-02&sig=c2lnbmF0dXJl%2Bx", "c2lnbmF0dXJl+x"),
+        (json.dumps(ACCOUNT), ACCOUNT["private_key"].strip()),
+        (json.dumps(ACCOUNT), "MIIEvAIB+/w=="),
+        (json.dumps(ACCOUNT), json.dumps(ACCOUNT)),
+    ],
+)
+def test_a_secret_is_masked_in_every_form(secret: str, shown: str, form: Callable[[str], str]) -> None:
+    text = Redactor([secret])(f"before {form(shown)} after")
+    assert text == f"before {MASK} after"
+
+
+def test_basic_authorization_of_a_url_is_masked() -> None:
+    assert Redactor([URL])("Basic dXNlcjpwYXNzL3dvcmQ=") == f"Basic {MASK}"
+
+
+def test_ordinary_words_stay() -> None:
+    text = "GET https://elsewhere.example/file: HTTP status 404, key data.jsonl, plain"
+    assert Redactor([URL, "  ", ""])(text) == text
+
+
+STORE = {"kind": "ObjectStore", "uri": "s3://b/k", "credentialsPrefix": "TEAM_"}
+HUB = {"kind": "HuggingFace", "repository": "o/d", "revision": "main", "tokenVariable": "HUB_TOKEN"}
+PLAIN = {"kind": "File", "path": "/data/x"}
+ENVIRONMENT = {
+    "TEAM_AWS_ACCESS_KEY_ID": "AKIATEAM",
+    "TEAM_AWS_SECRET_ACCESS_KEY": "team secret",
+    "TEAM_AWS_REGION": "eu-central-1",
+    "TEAM_OTHER_TOKEN": "another secret of the same Secret",
+    "HUB_TOKEN": "hf_token",
+    "DATASET_URL": URL,
+    "PATH": "/usr/bin:/bin:/sbin",
+}
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"source": STORE}, {"AKIATEAM", "team secret", "another secret of the same Secret"}),
+        ({"source": HUB}, {"hf_token"}),
+        ({"source": {"kind": "Url", "urlVariable": "DATASET_URL"}}, {URL}),
+        ({"source": PLAIN}, set()),
+        ({"source": PLAIN, "validation": {"source": HUB}}, {"hf_token"}),
+        (
+            {"source": HUB, "validation": {"source": {"kind": "Url", "urlVariable": "DATASET_URL"}}},
+            {"hf_token", URL},
+        ),
+    ],
+)
+def test_every_variable_that_a_source_names_is_a_secret(
+    make_run: Callable[..., RunSpec],
+    run_document: dict[str, Any],
+    members: dict[str, Any],
+    expected: set[str],
+) -> None:
+    run = make_run(dataset=run_document["dataset"] | members)
+    assert set(secrets_of(run, ENVIRONMENT)) == expected
+
+
+def test_a_models_store_is_as_secret_as_a_datasets(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    own = {"kind": "ObjectStore", "uri": "az://account/container/model"}
+    run = make_run(model=run_document["model"] | {"source": own})
+    assert secrets_of(run, {"AZURE_STORAGE_ACCOUNT_KEY": "account key"}) == ["account key"]

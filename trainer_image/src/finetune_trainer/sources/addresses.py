@@ -1,0 +1,148 @@
+"""Which network addresses a source may lead to, and connections that hold to it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import httpcore
+
+# Special-purpose blocks of the IANA registries for IPv4 and IPv6 that older versions of `ipaddress` call global,
+# and the one public address at which a cloud keeps a host service (Azure's WireServer).
+_FORBIDDEN = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        "168.63.129.16/32",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "64:ff9b:1::/48",
+        "3fff::/20",
+        "5f00::/16",
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+Refusal = Callable[[], Exception]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public Internet, looking through IPv4 inside IPv6."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour
+        if embedded is None and ip in _NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_public(str(embedded))
+        if ip.is_site_local:
+            return False
+    if any(ip.version == block.version and ip in block for block in _FORBIDDEN):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def allowed_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """Resolve `host` and return the addresses that may be connected to; empty where all are forbidden.
+
+    Names are resolved as the operating system does it, so that other spellings of an address (decimal, octal,
+    hexadecimal) are judged by what they mean. Raises OSError or UnicodeError where the name does not resolve.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return [text for text in addresses if allow_private or is_public(text)]
+
+
+class GuardedNetwork(httpcore.NetworkBackend):
+    """Connects to the very address that was checked, so that a second look-up cannot lead elsewhere.
+
+    `forbidden` makes the error for a host without an allowed address, `late` the one for work that goes on after
+    `deadline` (of time.monotonic). Every read and write is bounded by the deadline, so that a server which sends
+    a byte now and then cannot hold the connection.
+    """
+
+    def __init__(self, *, allow_private: bool, deadline: float, forbidden: Refusal, late: Refusal) -> None:
+        self._allow_private = allow_private
+        self._clock = _Clock(deadline, late)
+        self._forbidden = forbidden
+        self._network = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve `host`, drop forbidden addresses and connect to the first that answers."""
+        try:
+            allowed = allowed_addresses(host, port, allow_private=self._allow_private)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError("the server's name cannot be resolved") from error
+        if not allowed:
+            raise self._forbidden()
+        for number, address in enumerate(allowed, start=1):
+            try:
+                stream = self._network.connect_tcp(
+                    address, port, self._clock.bounded(timeout), local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if number == len(allowed):
+                    raise
+            else:
+                return _BoundedStream(stream, self._clock)
+        raise httpcore.ConnectError("no address answered")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between httpcore's own connection attempts."""
+        self._network.sleep(seconds)
+
+
+class _Clock:
+    """Time that is left."""
+
+    def __init__(self, deadline: float, late: Refusal) -> None:
+        self._deadline = deadline
+        self._late = late
+
+    def bounded(self, timeout: float | None) -> float:
+        """Return `timeout` or, if that is shorter, the time left. Raises the `late` error at the deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._late()
+        return left if timeout is None else min(timeout, left)
+
+
+class _BoundedStream(httpcore.NetworkStream):
+    """A connection whose every operation ends by the deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream, clock: _Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read at most `max_bytes`."""
+        return self._stream.read(max_bytes, self._clock.bounded(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all of `buffer`."""
+        self._stream.write(buffer, self._clock.bounded(timeout))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Begin TLS over this connection."""
+        secured = self._stream.start_tls(ssl_context, server_hostname, self._clock.bounded(timeout))
+        return _BoundedStream(secured, self._clock)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the connection below knows of itself."""
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,69 @@
+"""Content codings that a server may put on a file although none was asked for."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_trainer.errors import Reason, StageError
+
+_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 20
+# Object stores keep `aws-chunked` from the upload's own framing; the bytes are not coded.
+_NONE = frozenset({"", "identity", "aws-chunked"})
+_GZIP = frozenset({"gzip", "x-gzip"})
+
+
+def coding_of(content_encoding: str) -> str:
+    """Return "gzip" or "" for a Content-Encoding field. Raises StageError(DatasetUnavailable) for any other."""
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    codings = [coding for coding in codings if coding not in _NONE]
+    if not codings:
+        return ""
+    if len(codings) > 1 or codings[0] not in _GZIP:
+        raise StageError(
+            Reason.DATASET_UNAVAILABLE,
+            "the dataset's server must send the file as it is or in gzip content coding, found another "
+            "Content-Encoding; store the file without one",
+        )
+    return "gzip"
+
+
+def decode_file(path: Path, inspect: Callable[[bytes], None], require_size: Callable[[int], None]) -> None:
+    """Replace a file by what it is in gzip coding of; one that is not gzip was only labelled so and stays.
+
+    `inspect` hears the first bytes, `require_size` the number of bytes so far; both may raise. Raises
+    StageError(MalformedDataset) where the coding is broken.
+    """
+    decoded = path.with_name(f"{path.name}.decoded")
+    with path.open("rb") as raw:
+        if raw.read(len(_MAGIC)) != _MAGIC:
+            return
+        raw.seek(0)
+        size = 0
+        try:
+            with gzip.GzipFile(fileobj=raw) as stream, decoded.open("wb") as out:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    if size == 0:
+                        inspect(chunk)
+                    size += len(chunk)
+                    require_size(size)
+                    out.write(chunk)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise StageError(
+                Reason.MALFORMED_DATASET,
+                f"a body with Content-Encoding gzip must be valid gzip, found: {error}; store the file again",
+            ) from error
+    decoded.replace(path)
+
+
+def decode_beginning(beginning: bytes, size: int) -> bytes:
+    """Return at most `size` bytes of an error body, decoded where it is gzip; b"" where that is broken."""
+    if not beginning.startswith(_MAGIC):
+        return beginning[:size]
+    try:
+        return zlib.decompressobj(wbits=31).decompress(beginning, size)
+    except zlib.error:
+        return b""

@@ -1,0 +1,224 @@
+"""A repository on a Hugging Face hub at one commit, whose files are downloaded one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from finetune_trainer.errors import StageError
+from finetune_trainer.sources.http import PAUSES_SECONDS, TRIES, OnBytes
+from finetune_trainer.sources.subject import DATASET, Subject
+from finetune_trainer.workspace import write_json_atomically
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+_ANSWER_SECONDS = 10
+_Result = TypeVar("_Result")
+
+
+class _NotTheProtocolError(Exception):
+    """The hub's answer is not what its interface promises."""
+
+
+class HubRepository:
+    """A model or dataset repository. Its commit is resolved once, so that every file is of one version."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        repository: str,
+        revision: str,
+        token: str | None,
+        folder: Path,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Resolve the revision and list the files.
+
+        The commit is noted in `folder`, so that a process which goes on there takes the same one although a
+        branch has moved. Raises StageError with the subject's not-found, access-denied or unavailable reason.
+        """
+        self._subject = subject
+        self._repository = repository
+        self._revision = revision
+        # False, not None: the library would look for a token of its own.
+        self._token = token or False
+        self._sleep = sleep
+        # Read now: the library keeps the value it saw when it was imported.
+        self._endpoint = os.environ.get("HF_ENDPOINT") or None
+        note = folder / ".commit.json"
+        asked = {"repository": repository, "revision": revision, "endpoint": self._endpoint}
+        self.commit, self.sizes = self._retried(lambda: self._resolve(_noted_commit(note, asked) or revision))
+        write_json_atomically(note, {**asked, "commit": self.commit})
+        self.folder = folder / self.commit
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def download(self, name: str, on_bytes: OnBytes) -> Path:
+        """Download a file below the commit's folder; an interrupted download goes on where it stood.
+
+        `on_bytes` hears of bytes done and in all, and ends the download by raising. Raises StageError.
+        """
+        on_bytes(0, self.sizes.get(name))
+
+        meter: Any = partial(_Meter, on_bytes)  # declared as a class, but only ever called
+        path = Path(
+            self._retried(
+                lambda: hf_hub_download(
+                    self._repository,
+                    name,
+                    repo_type=self._subject.name,
+                    revision=self.commit,
+                    local_dir=self.folder,
+                    token=self._token,
+                    endpoint=self._endpoint,
+                    etag_timeout=_ANSWER_SECONDS,
+                    tqdm_class=meter,
+                )
+            )
+        )
+        size = path.stat().st_size
+        on_bytes(size, size)
+        return path
+
+    def _resolve(self, revision: str) -> tuple[str, dict[str, int | None]]:
+        api = HfApi(endpoint=self._endpoint, token=self._token)
+        ask = api.dataset_info if self._subject is DATASET else api.model_info
+        try:
+            info = ask(self._repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # The library takes the answer's members as they come.
+            raise _NotTheProtocolError from error
+        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+            raise _NotTheProtocolError
+        files = {item.rfilename: item.size for item in info.siblings or []}
+        return info.sha, {name: size for name, size in files.items() if _is_inside(name)}
+
+    def _retried(self, action: Callable[[], _Result]) -> _Result:
+        """Run a call to the hub, three times where the fault may pass, and give its failure a reason."""
+        for attempt in range(TRIES):
+            try:
+                return action()
+            except GatedRepoError as error:
+                raise self._denied() from error
+            except RevisionNotFoundError as error:
+                raise self._missing(f"revision, found no {self._revision!r} in {self._repository}") from error
+            except RepositoryNotFoundError as error:
+                # The hub answers 401 for a private repository and for one that does not exist.
+                if error.response is not None and error.response.status_code == 401 and self._token:
+                    raise self._denied() from error
+                raise self._missing(
+                    f"repository, found no {self._repository}; a private one needs tokenSecretRef"
+                ) from error
+            except HFValidationError as error:
+                raise self._missing(f"repository, which is ORGANISATION/NAME: {error}") from error
+            except (
+                HfHubHTTPError,
+                LocalEntryNotFoundError,
+                EntryNotFoundError,
+                httpx2.HTTPError,
+                httpx2.InvalidURL,
+                OSError,
+                RuntimeError,  # what the library's storage client raises
+                _NotTheProtocolError,
+            ) as error:
+                self._require_outage(error)
+                if attempt == TRIES - 1:
+                    raise StageError(
+                        self._subject.unavailable,
+                        f"the hub must answer, found after {TRIES} tries: {_found(error)}; "
+                        "check that it is reachable",
+                    ) from error
+                self._sleep(PAUSES_SECONDS[attempt])
+        raise AssertionError("the last try either returns or raises")
+
+    def _require_outage(self, error: Exception) -> None:
+        """Raise what is no outage: a refusal, a missing file, or a fault of this machine such as a full disk."""
+        status = _status(error)
+        refused = isinstance(error, PermissionError) and error.errno is None  # said by the storage client
+        if status in {401, 402, 403, 451} or refused:
+            raise self._denied() from error
+        if status in {404, 410}:
+            raise self._missing(f"file, found one gone from {self._repository}") from error
+        network = isinstance(error, ConnectionError | TimeoutError)
+        if isinstance(error, OSError) and error.errno is not None and not network:
+            raise error
+
+    def _missing(self, what: str) -> StageError:
+        return StageError(
+            self._subject.not_found, f"{self._subject.name}.source must name an existing {what}"
+        )
+
+    def _denied(self) -> StageError:
+        return StageError(
+            self._subject.access_denied,
+            f"the token must be allowed to read {self._repository}, found it gated or private; "
+            f"ask for access and name a valid token in {self._subject.name}.source.huggingFace.tokenSecretRef",
+        )
+
+
+class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """Takes the place of the library's progress bar and shows nothing."""
+
+    def __init__(self, on_bytes: OnBytes, **options: Any) -> None:
+        self._on_bytes = on_bytes
+        super().__init__(disable=True, **{key: options.get(key) for key in ("total", "initial")})
+
+    def update(self, n: float | None = 1) -> None:
+        """Pass on the number of bytes that are here."""
+        self.n += n or 0
+        self._on_bytes(int(self.n), None if self.total is None else int(self.total))
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether a file's name stays below the folder that it is written to."""
+    return (
+        isinstance(name, str)
+        and bool(name)
+        and "\\" not in name
+        and all(part not in {"", ".", ".."} and len(os.fsencode(part)) < 256 for part in name.split("/"))
+    )
+
+
+def _noted_commit(note: Path, asked: dict[str, Any]) -> str | None:
+    """Return the commit that an earlier process resolved the same revision to."""
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    commit = found.pop("commit", None) if isinstance(found, dict) else None
+    return commit if found == asked and isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+
+
+def _status(error: Exception) -> int | None:
+    """Status of the answer behind an error, which the library may have wrapped."""
+    for link in (error, error.__cause__):
+        status = getattr(getattr(link, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _found(error: Exception) -> str:
+    status = _status(error)
+    if isinstance(error, _NotTheProtocolError):
+        return "an answer that is not the hub's protocol"
+    return f"HTTP status {status}" if status else type(error).__name__
