@@ -1,4 +1,4 @@
-"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks`."""
+"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks|compile`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from finetune_trainer.contract import RunSpec, read_run_spec
 from finetune_trainer.errors import StageError
 from finetune_trainer.execution import STAGES, peak_memory_bytes, raise_on_termination, run_stage
 from finetune_trainer.exitcodes import ExitCode
+from finetune_trainer.kernels import compile_kernels, use_shipped_kernels
 from finetune_trainer.logs import LogTail, add_log_file, configure_logging
 from finetune_trainer.processors import limit_threads, usable_processors
 from finetune_trainer.redaction import Redactor, secrets_of
@@ -31,13 +32,16 @@ def main(arguments: list[str]) -> ExitCode:
     options = _parser().parse_args(arguments)
     raise_on_termination()
     limit_threads(usable_processors())
-    os.environ.setdefault("NUMBA_CACHE_DIR", "/tmp/numba")  # noqa: S108 -- the image's root is read-only
+    if options.command == "compile":
+        compile_kernels(options.folder)
+        return ExitCode.SUCCEEDED
+    use_shipped_kernels(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if options.command == "masks":
         from finetune_trainer.data.listing import list_masks  # noqa: PLC0415 -- brings in transformers
 
         listed: ExitCode = list_masks(
-            options.tokenizer, options.dataset, options.maximum_length, options.reasoning
+            options.tokenizer, options.dataset, options.maximum_length, options.reasoning, options.format
         )
         return listed
     redact = Redactor([])
@@ -169,9 +173,19 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument(
         "--tokenizer", type=Path, required=True, help="folder with tokenizer and chat template"
     )
-    masks.add_argument("--dataset", type=Path, required=True, help="messages JSONL")
+    masks.add_argument(
+        "--dataset",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="files of rows: JSONL, JSON, Parquet or CSV, plain or compressed",
+    )
+    formats = ("Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT")
+    masks.add_argument("--format", choices=formats, default="Auto", help="what columns rows have")
     masks.add_argument("--maximum-length", type=int, default=2048, help="tokens; default %(default)s")
     masks.add_argument("--reasoning", choices=("Keep", "Strip"), default="Keep")
+    compiling = commands.add_parser("compile", help="compile the kernels that an image carries")
+    compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser
 
 
@@ -182,7 +196,7 @@ def _leave() -> None:
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
     logging.shutdown()
     sys.stdout.flush()
-    if command != "masks":
+    if command not in {"masks", "compile"}:
         outcome = names.get(code, "Failed")
         line = f"finetune-trainer: stage={command} outcome={outcome} code={int(code)} at={rfc3339(utc_now())}"
         print(line, file=sys.stderr)

@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.dataset import prove_rows, row_line
+from finetune_trainer.data.formats import Detection, detect_format, parse_row
 from finetune_trainer.data.masking import Masker
+from finetune_trainer.data.proving import prove, row_line
+from finetune_trainer.data.reader import read_rows, until_fault
 from finetune_trainer.data.template import ChatTemplate, load_tokenizer
 from finetune_trainer.errors import StageError
 from finetune_trainer.exitcodes import ExitCode, exit_code
 from finetune_trainer.generation import end_token_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-def list_masks(tokenizer_folder: Path, dataset: Path, maximum_length: int, reasoning: Any) -> ExitCode:
-    """Print one JSON line per row of `dataset` for the tokenizer in `tokenizer_folder`; no model is needed."""
+def list_masks(
+    tokenizer_folder: Path,
+    dataset: Sequence[Path],
+    maximum_length: int,
+    reasoning: Any,
+    format_name: str = "Auto",
+) -> ExitCode:
+    """Print one JSON line per row of the files for the tokenizer in `tokenizer_folder`; no model is needed."""
     try:
         template = ChatTemplate(load_tokenizer(tokenizer_folder))
-        print_rows(dataset, Masker(template, maximum_length, end_token_ids(tokenizer_folder)), reasoning)
+        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder))
+        print_rows(dataset, masker, reasoning, format_name)
     except StageError as error:
         print(f"{error.reason}: {error.message}", file=sys.stderr)
         return exit_code(error.reason)
     except OSError as error:
-        print(f"the dataset must be a readable file: {error}", file=sys.stderr)
+        print(f"the dataset must be readable files: {error}", file=sys.stderr)
         return ExitCode.PERMANENT
     return ExitCode.SUCCEEDED
 
 
-def print_rows(dataset: Path, masker: Masker, reasoning: Any) -> None:
-    """Print one JSON line per row of `dataset`."""
-    for row in prove_rows(dataset, masker, reasoning):
+def print_rows(paths: Sequence[Path], masker: Masker, reasoning: Any, format_name: str = "Auto") -> None:
+    """Print one JSON line per row of the files, and on standard error what decided their format.
+
+    Rows of which no format can be told are printed too, each refused, before StageError(InvalidDataset) is raised.
+    """
+    faults: list[StageError] = []
+    detection = Detection(format_name, "as asked for")
+    if format_name == "Auto":
+        try:
+            detection = detect_format(until_fault(read_rows(paths), []))
+        except StageError as error:
+            faults.append(error)
+            detection = Detection("Messages", "assumed: the columns are not known")
+    print(f"format {detection.format}: {detection.why}", file=sys.stderr)
+    parse = partial(parse_row, format_name=detection.format, reasoning=reasoning)
+    for row in prove(until_fault(read_rows(paths), faults), masker, parse):
         print(row_line(row))
+    if faults:
+        raise faults[0]

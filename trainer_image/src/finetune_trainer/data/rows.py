@@ -9,9 +9,12 @@ class RowReason(StrEnum):
     """Reason of a refused row."""
 
     INVALID_JSON = "InvalidJson"
+    INVALID_CSV = "InvalidCsv"
     INVALID_ENCODING = "InvalidEncoding"
     NOT_AN_OBJECT = "NotAnObject"
+    ROW_TOO_LARGE = "RowTooLarge"
     INVALID_MESSAGES = "InvalidMessages"
+    UNSUPPORTED_CONTENT = "UnsupportedContent"
     NO_ASSISTANT_TURN = "NoAssistantTurn"
     EMPTY_ANSWER = "EmptyAnswer"
     CONTROL_TOKEN_IN_CONTENT = "ControlTokenInContent"  # noqa: S105 -- a reason, no password
@@ -22,7 +25,15 @@ class RowReason(StrEnum):
 
 
 # Rows that could not even be read: too many of them mean another file, not another template.
-UNREADABLE = frozenset({RowReason.INVALID_JSON, RowReason.INVALID_ENCODING, RowReason.NOT_AN_OBJECT})
+UNREADABLE = frozenset(
+    {
+        RowReason.INVALID_JSON,
+        RowReason.INVALID_CSV,
+        RowReason.INVALID_ENCODING,
+        RowReason.NOT_AN_OBJECT,
+        RowReason.ROW_TOO_LARGE,
+    }
+)
 
 
 class RowRefused(Exception):  # noqa: N818 -- it is a verdict on the row, not an error of the program
@@ -33,3 +44,7 @@ class RowRefused(Exception):  # noqa: N818 -- it is a verdict on the row, not an
         self.reason = reason
         self.field = field
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[RowRefused], tuple[RowReason, str, str]]:
+        """Exceptions are copied between processes by their arguments; ours is not its message."""
+        return RowRefused, (self.reason, self.field, self.detail)
