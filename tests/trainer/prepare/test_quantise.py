@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.base_model import quantization_config
+from finetune_trainer.checkpoint import QuantizedModel
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.nf4 import quantize_bf16
-from finetune_trainer.quantise import QuantizedModel, quantise
+from finetune_trainer.quantise import quantise
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry import NullReporter
 from finetune_trainer.workspace import WorkspaceLayout
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
+from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import write_tiny_model
 
@@ -154,87 +154,6 @@ def test_a_run_killed_between_files_goes_on_with_the_next_file(
     assert resumed.digest == whole.digest
 
 
-def refusal(model: Path, workspace: Path) -> StageError:
-    with pytest.raises(StageError) as caught:
-        run_quantise(model, workspace)
-    return caught.value
-
-
-def change_config(model: Path, **changes: Any) -> None:
-    path = model / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-        ({"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}, "auto_map"),
-        ({"model_type": "nobody_knows"}, "nobody_knows"),
-        ({"vision_config": {}}, "multimodal"),
-        ({"num_local_experts": 8}, "mixture of experts"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
-    ],
-)
-def test_models_that_cannot_be_tuned_faithfully_are_unsupported(
-    tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
-    model = write_tiny_model(tmp_path / "base")
-    change_config(model, **changes)
-    error = refusal(model, tmp_path / "workspace")
-    assert error.reason is Reason.UNSUPPORTED_MODEL
-    assert said in error.message
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        MixtralConfig(
-            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
-        ),
-        GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2),
-    ],
-    ids=["experts", "Conv1D"],
-)
-def test_real_architectures_without_plain_linear_layers_are_unsupported(tmp_path: Path, config: Any) -> None:
-    model = write_tiny_model(tmp_path / "base")
-    config.save_pretrained(model)
-    assert refusal(model, tmp_path / "workspace").reason is Reason.UNSUPPORTED_MODEL
-
-
-def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
-    model = write_tiny_model(tmp_path / "base")
-    tensors = load_file(model / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    error = refusal(model, tmp_path / "workspace")
-    assert error.reason is Reason.INVALID_MODEL
-    assert "model.layers.1.mlp.up_proj.weight" in error.message
-
-
-def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
-    model = write_tiny_model(tmp_path / "base")
-    tensors = load_file(model / "model.safetensors")
-    shorter = {**tensors, "model.norm.weight": tensors["model.norm.weight"][:10].clone()}
-    save_file(shorter, model / "model.safetensors", metadata={"format": "pt"})
-    error = refusal(model, tmp_path / "one")
-    assert (error.reason, "model.norm.weight" in error.message) == (Reason.INVALID_MODEL, True)
-    del tensors["model.layers.0.mlp.gate_proj.weight"]
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    error = refusal(model, tmp_path / "two")
-    assert (error.reason, "model.layers.0.mlp.gate_proj.weight" in error.message) == (
-        Reason.INVALID_MODEL,
-        True,
-    )
-
-
-def test_a_file_cut_short_is_invalid(tmp_path: Path) -> None:
-    model = write_tiny_model(tmp_path / "base")
-    weights = model / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    assert refusal(model, tmp_path / "workspace").reason is Reason.INVALID_MODEL
-
-
 def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path, tiny_model: Path) -> None:
     folder = tmp_path / "folder"
     with pytest.raises(StageError) as caught:
@@ -262,8 +181,3 @@ def test_the_real_model_equals_what_bitsandbytes_writes(tmp_path: Path, real_mod
     found = load_file(layout.quantized_model / "model.safetensors")
     assert_same_tensors(found, reference_tensors(real_model, tmp_path / "reference"))
     assert (result.quantized_modules, len(found)) == (210, 1322)
-
-
-def test_weights_in_part_of_a_block_are_refused_by_the_kernel() -> None:
-    with pytest.raises(ValueError, match="multiple of 64"):
-        quantize_bf16(torch.zeros(65, dtype=torch.bfloat16).view(torch.uint16).numpy())

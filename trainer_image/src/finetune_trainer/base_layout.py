@@ -48,8 +48,21 @@ class BaseLayout:
 def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
     """Read `base/layout.json`.
 
-    Raises StageError(QuantizationMismatch) when it is missing or is not what PREPARE writes.
+    Raises StageError(QuantizationMismatch) when it is missing or is not what PREPARE writes, or when the checkpoint
+    that it describes is not there.
     """
+    if not workspace.quantized_model.is_dir():
+        cached = workspace.quantized_model.is_symlink()
+        raise StageError(
+            Reason.QUANTIZATION_MISMATCH,
+            "the workspace must hold PREPARE's 4-bit checkpoint, found "
+            + (
+                f"a link to {workspace.quantized_model.readlink()}, where nothing is; mount modelCache there in every "
+                "stage, or run PREPARE again if the cache was emptied"
+                if cached
+                else "none; run PREPARE again"
+            ),
+        )
     try:
         document = json.loads(workspace.base_layout.read_text(encoding="utf-8"))
         return BaseLayout(

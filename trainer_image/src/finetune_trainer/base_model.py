@@ -1,39 +1,62 @@
-"""What a base model is, learned from its config on the meta device, and whether it can be tuned here."""
+"""What a base model is, learned from its config on the meta device: parameters, tied ones, 4-bit modules."""
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-from transformers.pytorch_utils import Conv1D
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
+from finetune_trainer.base_support import read_config, refuse_config, refuse_files, refuse_structure
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+# What transformers raises for values that it cannot build a model from; it has no common base class for that.
+_BUILD_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    StrictDataclassError,
+)
+# Buffers of old checkpoints that every version of transformers passes over.
+_IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
 
 
 @dataclass(frozen=True)
 class BaseModel:
     """Facts about a supported model.
 
-    `parameter_shapes` has every parameter by its name in the weight files; `tied` those that may be missing
-    there because they share another one's values; `quantized` the linear modules that become 4-bit.
+    `parameter_shapes` has every tensor by its name in the weight files; `optional` those that may be missing
+    there because they share another one's values or are computed; `ignored` are patterns of names that may be
+    there and mean nothing to the architecture; `quantized` the linear modules that become 4-bit.
     """
 
     architecture: str
     parameters: int
     parameter_shapes: dict[str, tuple[int, ...]]
-    tied: frozenset[str]
+    optional: frozenset[str]
+    ignored: tuple[str, ...]
     quantized: tuple[str, ...]
+
+    def ignores(self, name: str) -> bool:
+        """Whether a tensor of this name in the weight files means nothing to the architecture."""
+        return any(re.search(pattern, name) for pattern in self.ignored)
 
 
 def quantization_config() -> BitsAndBytesConfig:
@@ -52,94 +75,54 @@ def inspect_base_model(folder: Path) -> BaseModel:
     Raises StageError(InvalidModel) for a config that is none, UnsupportedModel for what cannot be trained and
     merged faithfully: mixtures of experts, remote code, quantised checkpoints, unknown or multimodal types.
     """
-    document = _read_config(folder / "config.json")
-    _refuse_unsupported(document)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, OSError) as error:
-        # transformers has no common base class for a config that it cannot build.
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"config.json must describe a text model that transformers can build, found model type "
-            f"{document.get('model_type')!r}: {first_line}",
-        ) from error
-    architecture = type(model).__name__
-    declared = document.get("architectures")
-    if isinstance(declared, list) and declared and architecture not in declared:
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"the model must be a causal language model, found architecture {', '.join(map(str, declared))}",
-        )
+    document = read_config(folder / "config.json")
+    refuse_files(folder)
+    refuse_config(document)
+    model = _build(folder, document)
+    refuse_structure(model, document)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if any(".experts" in name for name in shapes):
-        raise _mixture_of_experts()
-    if any(isinstance(module, Conv1D) for module in model.modules()):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"every projection must be a plain linear layer, found Conv1D in {architecture}; choose another model",
-        )
-    tied = frozenset(model.all_tied_weights_keys)
+    computed = {
+        name
+        for name, _ in model.named_buffers()
+        if any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_missing or ())  # noqa: SLF001 -- loading reads it the same way
+    }
+    ignored = (*_IGNORED_ALWAYS, *sorted(model._keys_to_ignore_on_load_unexpected or ()))  # noqa: SLF001 -- same
+    optional = frozenset(model.all_tied_weights_keys) | computed
     parameters = model.num_parameters()
-    settings = quantization_config()
-    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
-    replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=settings)
-    quantized = tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))
+    quantized = _quantized_modules(model)
     if not quantized:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the model must have linear layers to quantise, found none in {architecture}",
+            f"the model must have linear layers to quantise, found none in {type(model).__name__}; "
+            "choose another model",
         )
-    return BaseModel(architecture, parameters, shapes, tied, quantized)
+    return BaseModel(type(model).__name__, parameters, shapes, optional, ignored, quantized)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _build(folder: Path, document: dict[str, Any]) -> Any:
+    """Build the causal language model without memory for its weights."""
+    kind = document["model_type"]
+    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"config.json must describe a causal language model that transformers can build, found model type "
+            f"{kind!r}; choose another model",
+        )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+    except _BUILD_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise StageError(
-            Reason.INVALID_MODEL, f"config.json must be readable JSON, found: {error}"
+            Reason.INVALID_MODEL,
+            f"config.json must describe a model of type {kind!r} that transformers can build, found: "
+            f"{' '.join(lines[:2])}; compare it with the original model's",
         ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):
-        raise StageError(Reason.INVALID_MODEL, "config.json must be an object with `model_type`, found none")
-    return document
 
 
-def _refuse_unsupported(document: dict[str, Any]) -> None:
-    if "quantization_config" in document:
-        method = document["quantization_config"]
-        name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"the base must be in 16 or 32 bits, found a checkpoint quantised already ({name}); "
-            "name the original model",
-        )
-    if document.get("auto_map"):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            "the model must be one that transformers knows, found `auto_map` in config.json: "
-            "code from a repository is never run here",
-        )
-    for part in (document, document.get("text_config")):
-        if isinstance(part, dict) and any((_count(part.get(key)) > 1) for key in _EXPERT_COUNTS):
-            raise _mixture_of_experts()
-    if any(key in document for key in ("vision_config", "audio_config")) or document.get(
-        "is_encoder_decoder"
-    ):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            "the model must take text alone, found a multimodal or encoder-decoder config",
-        )
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _mixture_of_experts() -> StageError:
-    return StageError(
-        Reason.UNSUPPORTED_MODEL,
-        "the model must be dense, found a mixture of experts: its experts would not be quantised",
-    )
+def _quantized_modules(model: Any) -> tuple[str, ...]:
+    """Names of the modules that transformers itself would replace by 4-bit ones; changes `model`."""
+    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
+    replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())
+    return tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))

@@ -10,8 +10,9 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MAXIMUM_HEADER = 100_000_000
+_MAXIMUM_HEADER = 100_000_000  # the format's own limit
 ITEM_BYTES = {
+    "C64": 8,
     "F64": 8,
     "I64": 8,
     "U64": 8,
@@ -36,7 +38,10 @@ ITEM_BYTES = {
     "I16": 2,
     "U16": 2,
     "F8_E4M3": 1,
+    "F8_E4M3FNUZ": 1,
     "F8_E5M2": 1,
+    "F8_E5M2FNUZ": 1,
+    "F8_E8M0": 1,
     "I8": 1,
     "U8": 1,
     "BOOL": 1,
@@ -62,48 +67,141 @@ class TensorEntry:
 def read_header(path: Path) -> list[TensorEntry]:
     """List a file's tensors in the order of their bytes.
 
-    Raises StageError(InvalidModel) if the file is cut short or is not safetensors.
+    Raises StageError(InvalidModel) naming file and tensor if the file cannot be read, is cut short or is not
+    what the format allows.
     """
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _MAXIMUM_HEADER)))
-        entries = [
-            TensorEntry(
-                name=name,
-                dtype=str(value["dtype"]),
-                shape=tuple(int(extent) for extent in value["shape"]),
-                start=8 + length + int(value["data_offsets"][0]),
-                end=8 + length + int(value["data_offsets"][1]),
-            )
-            for name, value in header.items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
-        raise StageError(
-            Reason.INVALID_MODEL, f"{path.name} must be a complete safetensors file, found: {error}"
-        ) from error
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
+            if length is None or length > size - 8:
+                raise _invalid(path, f"{size} bytes, fewer than its header announces; fetch the file again")
+            if length > _MAXIMUM_HEADER:
+                raise _invalid(
+                    path,
+                    f"a header of {length} bytes, more than the format's {_MAXIMUM_HEADER}; it is another format",
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    entries = [_entry(path, name, value, 8 + length) for name, value in _header_items(path, text)]
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    position = 8 + length
     for entry in entries:
-        size_by_shape = entry.elements * ITEM_BYTES.get(entry.dtype, -1)
-        if entry.end > size or entry.end - entry.start != size_by_shape:
-            raise StageError(
-                Reason.INVALID_MODEL,
-                f"{path.name} must hold every byte of its tensors, found tensor {entry.name} cut short or of an "
-                f"unknown type {entry.dtype}",
-            )
-    return sorted(entries, key=lambda entry: entry.start)
+        if entry.start != position:
+            what = "overlaps the one before" if entry.start < position else "leaves a hole before it"
+            raise _invalid(path, f"tensor {entry.name}, whose place {what}; write the file anew")
+        position = entry.end
+    if position != size:
+        relation = "fewer" if size < position else "more"
+        raise _invalid(
+            path, f"{size} bytes, {relation} than the {position} of its tensors; fetch the file again"
+        )
+    return entries
+
+
+def _header_items(path: Path, text: bytes) -> list[tuple[str, Any]]:
+    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise _invalid(path, f"{repeated!r} twice in its header; write the file anew")
+        return members
+
+    try:
+        header = json.loads(text, object_pairs_hook=without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(path, f"a header that is no JSON ({error}); it is another format") from error
+    if not isinstance(header, dict):
+        raise _invalid(path, "a header that is no JSON object; it is another format")
+    return [(name, value) for name, value in header.items() if name != "__metadata__"]
+
+
+def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+    """Check one member of the header."""
+    members = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = (members.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise _invalid(path, f"tensor {name} without a shape and two offsets; write the file anew")
+    if dtype not in ITEM_BYTES:
+        raise _invalid(path, f"tensor {name} of the unknown type {dtype!r}; save the model in bf16")
+    entry = TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+    if entry.end - entry.start != entry.elements * ITEM_BYTES[dtype]:
+        raise _invalid(
+            path,
+            f"tensor {name} of type {dtype} and shape {shape} in {entry.end - entry.start} bytes; "
+            "write the file anew",
+        )
+    return entry
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _invalid(path: Path, found: str) -> StageError:
+    return StageError(Reason.INVALID_MODEL, f"{path.name} must be a complete safetensors file, found {found}")
+
+
+def _unreadable(path: Path, error: OSError) -> StageError:
+    return StageError(
+        Reason.INVALID_MODEL,
+        f"{path.name} must be readable, found: {error.strerror or type(error).__name__}; check the volume",
+    )
 
 
 class TensorReader:
-    """Bytes of a file's tensors, mapped and not copied."""
+    """Bytes of a file's tensors. Close it, or use it in a `with` statement, after `read_into`."""
 
     def __init__(self, path: Path) -> None:
+        """Raise as `read_header` does."""
         self.entries = read_header(path)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self._path = path
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def read_into(self, entry: TensorEntry, first_byte: int, buffer: NDArray[np.uint8]) -> None:
+        """Fill `buffer` with the tensor's bytes from `first_byte` on; safe from several threads.
+
+        Unlike with a map of the file, a disk's fault or a file cut short meanwhile is an error and no signal, and
+        the pages read belong to the kernel and not to this process. Raises StageError(InvalidModel).
+        """
+        if self._file is None:
+            raise ValueError("the reader must be open: use it in a `with` statement")
+        view = buffer.data.cast("B")
+        position = entry.start + first_byte
+        while view:
+            try:
+                count = os.preadv(self._file, [view], position)
+            except OSError as error:
+                raise _unreadable(self._path, error) from error
+            if count == 0:
+                raise _invalid(
+                    self._path, f"tensor {entry.name} cut short while it was read; fetch the file again"
+                )
+            view = view[count:]
+            position += count
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return np.memmap(self._path, dtype=np.uint8, mode="r")
 
     def chunks(self, entry: TensorEntry, elements: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield (first element, bytes) of consecutive parts of at most `elements` elements."""
+        """Yield (first element, bytes) of consecutive parts of at most `elements` elements, mapped and not copied."""
         item = ITEM_BYTES[entry.dtype]
         for first in range(0, entry.elements, elements):
             start = entry.start + first * item
@@ -131,6 +229,7 @@ class TensorWriter:
     Sizes are needed beforehand so that nothing is buffered; byte tensors whose size comes out late (the
     quantisation states) go to the end, where they move nothing. Wide types come first, which keeps every
     tensor aligned to its type. The file appears under its name only when `finish` has flushed it to disk.
+    `write` is safe from several threads, the other methods are not.
     """
 
     def __init__(self, path: Path, planned: Iterable[PlannedTensor], trailing_names: Iterable[str]) -> None:
@@ -150,7 +249,7 @@ class TensorWriter:
         late = {name: _header_entry("U8", (10**19,), 10**19, 10**19) for name in trailing_names}
         reserved = len(json.dumps({**self._header, **late}, separators=(",", ":")).encode())
         self._header_bytes = -(-reserved // 8) * 8
-        self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
     def write(self, name: str, first_byte: int, data: NDArray[np.uint8] | bytes) -> None:
         """Write part of a planned tensor, `first_byte` bytes from its beginning."""

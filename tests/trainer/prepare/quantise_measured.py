@@ -1,0 +1,47 @@
+"""Quantise a model folder in this process and print the memory it took: `quantise_measured.py MODEL WORKSPACE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+from finetune_trainer.quantise import quantise
+from finetune_trainer.sources.model import DirectoryModel
+from finetune_trainer.telemetry import NullReporter
+from finetune_trainer.workspace import WorkspaceLayout
+
+
+def resident() -> dict[str, int]:
+    """Return anonymous and file-backed resident bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    return {name: int(values[name]) * 1024 for name in ("RssAnon", "RssFile")}
+
+
+def main() -> None:
+    """Sample the memory every 5 ms until the model is quantised."""
+    before = resident()
+    peak = dict(before)
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.005):
+            for name, value in resident().items():
+                peak[name] = max(peak[name], value)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        model = quantise(
+            DirectoryModel(Path(sys.argv[1])), WorkspaceLayout(Path(sys.argv[2])), NullReporter()
+        )
+    finally:
+        done.set()
+        sampler.join()
+    print(json.dumps({"before": before, "peak": peak, "bytes": model.bytes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Which base models are refused, and why: from the config and the small files, then from the built structure.
+
+The rules look at structure (what is quantised already, what would stay in 16 bits, what is not text) so that a
+family that is not known here is judged as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+# Written beside the weights by AutoGPTQ, AutoAWQ and NVIDIA ModelOpt.
+_QUANTIZER_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
+# Tensors that stand beside packed weights: GPTQ, AWQ, compressed-tensors, fp8, bitsandbytes.
+_QUANTIZER_SUFFIXES = (
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".g_idx",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_zero_point",
+    ".input_scale",
+    ".SCB",
+    ".quant_map",
+    ".absmax",
+)
+_OTHER_SENSES = ("vision", "visual", "image", "audio", "speech", "video")
+_EXPERT_COUNT = re.compile(r"(^|_)(n|num)_(\w+_)?experts$")
+_LARGEST_LAYERS = 2048
+# More of a model than this outside embeddings and plain linear layers would stay in 16 bits without notice.
+_LARGEST_UNQUANTIZED = 0.1
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.json. Raises StageError(InvalidModel) unless it is an object with a `model_type`."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"config.json must be readable JSON, found: {error}; fetch the model again",
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):
+        raise StageError(
+            Reason.INVALID_MODEL,
+            "config.json must be an object with a string `model_type`, found none; fetch the model again",
+        )
+    return document
+
+
+def refuse_files(folder: Path) -> None:
+    """Raise StageError(UnsupportedModel) if a quantiser left its settings in the folder."""
+    for name in _QUANTIZER_FILES:
+        if (folder / name).is_file():
+            raise _quantized_already(f"{name} beside the weights")
+
+
+def refuse_config(document: dict[str, Any]) -> None:
+    """Raise StageError(UnsupportedModel) for what config.json alone shows, InvalidModel for absurd sizes."""
+    parts = [document, *(part for part in document.values() if isinstance(part, dict))]
+    for part in parts:
+        for key in _QUANTIZER_KEYS:
+            if part.get(key):
+                method = part[key].get("quant_method", key) if isinstance(part[key], dict) else part[key]
+                raise _quantized_already(f"`{key}` ({method}) in config.json")
+    if document.get("auto_map"):
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            "the model must be one that transformers knows by itself, found `auto_map` in config.json: code from a "
+            "repository is never run here; if transformers has the same architecture, use a copy without `auto_map`",
+        )
+    for part in parts:
+        count = next((key for key, value in part.items() if _counts_experts(key, value)), None)
+        if count is not None:
+            raise _mixture_of_experts(f"`{count}` in config.json")
+    sense = next((key for key in document if _is_other_sense(key, document[key])), None)
+    if sense is not None or document.get("is_encoder_decoder"):
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the model must take text alone, found {f'`{sense}`' if sense else 'an encoder-decoder'} in config.json: "
+            "multimodal and encoder-decoder models are not tuned here; choose the family's text model",
+        )
+    _refuse_absurd_depth(parts)
+
+
+def refuse_structure(model: Any, document: dict[str, Any]) -> None:
+    """Raise StageError(UnsupportedModel) for what the model, built on the meta device, shows.
+
+    That is: another architecture than the config declares, inputs other than text, experts, projections that
+    are no plain linear layers, and any other large part that would not be quantised.
+    """
+    architecture = type(model).__name__
+    declared = document.get("architectures")
+    if isinstance(declared, list) and declared:
+        names = [str(name) for name in declared]
+        if architecture.lower() not in {name.lower() for name in names}:
+            raise StageError(
+                Reason.UNSUPPORTED_MODEL,
+                f"the model must be a causal language model, found architecture {', '.join(names)} (transformers "
+                f"would build {architecture}); choose a model for text generation",
+            )
+    senses = model.input_modalities
+    # Text models of multimodal families inherit the family's claim, but not its further configs.
+    if ({senses} if isinstance(senses, str) else set(senses)) != {"text"} and model.config.sub_configs:
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the model must take text alone, found {architecture} that takes {senses}; "
+            "choose the family's text model",
+        )
+    experts = next(_expert_modules(model), None)
+    if experts is not None:
+        raise _mixture_of_experts(f"{experts} in {architecture}")
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"every projection must be a plain linear layer, found Conv1D in {architecture}; choose another model",
+        )
+    _refuse_large_rest(model, architecture)
+
+
+def refuse_tensor_names(names: Iterable[str]) -> None:
+    """Raise StageError(UnsupportedModel) if names in an index or header are those of a quantised checkpoint."""
+    for name in names:
+        if name.endswith(_QUANTIZER_SUFFIXES):
+            raise _quantized_already(f"tensor {name}")
+
+
+def _refuse_absurd_depth(parts: list[dict[str, Any]]) -> None:
+    """Raise StageError(InvalidModel) for a number of layers that would take hours to build."""
+    for part in parts:
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            layers = part.get(key)
+            if isinstance(layers, int) and layers > _LARGEST_LAYERS:
+                raise StageError(
+                    Reason.INVALID_MODEL,
+                    f"`{key}` in config.json must be at most {_LARGEST_LAYERS}, found {layers}; "
+                    "compare it with the original model's",
+                )
+
+
+def _refuse_large_rest(model: Any, architecture: str) -> None:
+    """Refuse a model of which a large part is neither embedding nor linear layer."""
+    counted: set[int] = set()
+    rest: dict[str, int] = {}
+    total = 0
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in counted:
+                continue
+            counted.add(id(parameter))
+            total += parameter.numel()
+            # Subclasses of Linear are not replaced by 4-bit modules.
+            if type(module) is not torch.nn.Linear and not isinstance(module, torch.nn.Embedding):
+                rest[f"{path}.{name}"] = parameter.numel()
+    if sum(rest.values()) > _LARGEST_UNQUANTIZED * total:
+        largest = max(rest, key=lambda name: rest[name])
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"at least {1 - _LARGEST_UNQUANTIZED:.0%} of the parameters must be in embeddings and plain linear layers, "
+            f"found {sum(rest.values()) / total:.0%} elsewhere in {architecture} (the largest: {largest}), which would "
+            "not be quantised; choose another model",
+        )
+
+
+def _expert_modules(model: Any) -> Iterator[str]:
+    """Find experts: modules so named, or a list of alike feed-forward modules inside a layer.
+
+    A layer is an item of a list of modules; lists inside a layer are where architectures put their experts.
+    """
+    for path, module in model.named_modules():
+        last = path.rpartition(".")[2]
+        if last == "experts" or last.endswith("_experts"):
+            yield path
+        if not isinstance(module, torch.nn.ModuleList) or not any(part.isdigit() for part in path.split(".")):
+            continue
+        kinds = {type(item) for item in module}
+        has_linear = all(any(isinstance(part, torch.nn.Linear) for part in item.modules()) for item in module)
+        if len(module) > 1 and len(kinds) == 1 and has_linear:
+            yield path
+
+
+def _counts_experts(key: str, value: Any) -> bool:
+    """Whether a member of a config says that there are several experts."""
+    return type(value) is int and value > 1 and _EXPERT_COUNT.search(key) is not None
+
+
+def _is_other_sense(key: str, value: Any) -> bool:
+    """Whether a member of a config describes an encoder of images or sounds."""
+    return isinstance(value, dict) and any(sense in key.lower() for sense in _OTHER_SENSES)
+
+
+def _quantized_already(found: str) -> StageError:
+    return StageError(
+        Reason.UNSUPPORTED_MODEL,
+        f"the base must be in 16 or 32 bits, found a checkpoint quantised already: {found}; "
+        "name the original model",
+    )
+
+
+def _mixture_of_experts(found: str) -> StageError:
+    return StageError(
+        Reason.UNSUPPORTED_MODEL,
+        f"the model must be dense, found a mixture of experts ({found}): its experts would not be quantised; "
+        "choose a dense model",
+    )
+
+
+def tensor_list(names: Collection[str]) -> str:
+    """Name the first few of many tensors."""
+    shown = sorted(names)[:3]
+    return f"{len(names)}: {', '.join(shown)}{', ...' if len(names) > len(shown) else ''}"
