@@ -1,0 +1,83 @@
+"""Tables of a word-level tokenizer with a ChatML-like template, for the tests of the dataset report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract import Thresholds
+from finetune_trainer.data.example import IGNORED, Example
+from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.tables import TableWriter
+from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyse
+from finetune_trainer.report.prompts import Frame
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START, END = 0, 1
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass
+class Words:
+    """One token a word; `ids` grows as words come."""
+
+    ids: dict[str, int] = field(default_factory=lambda: {"<start>": START, "<end>": END})
+
+    def encode(self, text: str) -> list[int]:
+        return [self.ids.setdefault(word, len(self.ids)) for word in text.split(" ") if word]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        texts = list(self.ids)
+        return " ".join(texts[token] for token in ids)
+
+    def example(self, turns: Turns, system: str | None = None) -> Example:
+        ids: list[int] = []
+        labels: list[int] = []
+        if system is not None:
+            ids += [START, *self.encode(f"system: {system}"), END]
+        for prompt, answer in turns:
+            ids += [START, *self.encode(f"user: {prompt}"), END, START, *self.encode("assistant:")]
+            labels += [IGNORED] * (len(ids) - len(labels))
+            learned = [*self.encode(answer), END]
+            ids += learned
+            labels += learned
+        return Example(ids, labels)
+
+
+FRAME = Frame("user:", "")
+
+
+def write_table(path: Path, rows: Sequence[Sequence[Example]]) -> Path:
+    """Write rows, each of one example or more, numbered from 1."""
+    table = TableWriter(path)
+    for number, examples in enumerate(rows, start=1):
+        for example in examples:
+            table.add(number, example)
+    table.finish()
+    return path
+
+
+def analyse_turns(
+    folder: Path,
+    training: Sequence[Turns],
+    validation: Sequence[Turns] = ((("how do you do", "well thank you"),),),
+    system: str | None = None,
+    **settings: Any,
+) -> Analysis:
+    """Analyse conversations of one example each."""
+    words = Words()
+    paths = [
+        write_table(folder / f"{name}.arrow", [[words.example(turns, system)] for turns in rows])
+        for name, rows in (("training", training), ("validation", validation))
+    ]
+    members: dict[str, Any] = {
+        "reports": (DatasetReport(rows=len(training), kept=len(training)),),
+        "special_ids": {START, END},
+        "frame": FRAME,
+        "thresholds": Thresholds(),
+        **settings,
+    }
+    return analyse(paths[0], paths[1], words.decode, AnalysisSettings(**members))

@@ -1,0 +1,134 @@
+"""The counts of one source: cheap as rows go by, restorable, and quoting strangers' text with care."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from finetune_trainer.data.conversation import Conversation
+from finetune_trainer.data.example import Example
+from finetune_trainer.data.report import REMEDIES, DatasetReport, has_reasoning
+from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.redaction import MASK, Redactor
+from finetune_trainer.report.text import excerpt, middle_cut, percent, visible
+from hypothesis import given
+from hypothesis import strategies as st
+
+COUNTS = [field.name for field in dataclasses.fields(DatasetReport) if field.type == "int"]
+REFUSAL = RowRefused(RowReason.EMPTY_ANSWER, "messages[1].content", "the answer has no text")
+
+
+def refused_content(content: Any, redact: Redactor | None = None) -> str:
+    report = DatasetReport() if redact is None else DatasetReport(redact=redact)
+    report.refuse(7, REFUSAL, content)
+    found = report.examples[RowReason.EMPTY_ANSWER][0].content
+    assert found is not None
+    return found
+
+
+def test_the_first_refused_rows_of_each_reason_are_kept_with_their_content() -> None:
+    report = DatasetReport()
+    for row in range(1, 31):
+        report.refuse(row, REFUSAL, {"messages": [row]})
+    report.refuse(31, RowRefused(RowReason.TOO_LONG, "messages", "900 tokens"))
+    document = report.document()
+    assert document["rejected"] == {"EmptyAnswer": 30, "TooLong": 1}
+    assert [item["row"] for item in document["rejectedExamples"]["EmptyAnswer"]] == list(range(1, 21))
+    assert document["rejectedExamples"]["EmptyAnswer"][0] == {
+        "row": 1, "field": "messages[1].content", "found": "the answer has no text", "content": '{"messages": [1]}',
+    }  # fmt: skip
+    assert document["rejectedExamples"]["TooLong"][0]["content"] is None
+    assert document["remedies"] == {reason.value: REMEDIES[reason] for reason in report.refused}
+
+
+def test_every_reason_has_a_remedy() -> None:
+    assert REMEDIES.keys() == set(RowReason)
+
+
+def test_content_is_short_and_shows_what_cannot_be_seen() -> None:
+    content = refused_content({"text": "a\u202eb\x00c\ud83d" + "x" * 10_000_000})
+    assert content.startswith('{"text": "a\\u202eb\\u0000c\\ud83dxxx')
+    assert len(content) == 200
+
+
+def test_a_secret_in_a_row_is_taken_out_before_the_row_is_cut() -> None:
+    """Else the cut could leave a part that nobody recognises."""
+    secret = "s3cr3t-" + "k" * 60
+    content = refused_content("y" * 180 + secret + " end", Redactor([secret]))
+    assert content == "y" * 180 + MASK + " end"
+    report = DatasetReport(redact=Redactor([secret]))
+    report.refuse(1, RowRefused(RowReason.INVALID_JSON, "line", f"near {secret}"))
+    assert report.examples[RowReason.INVALID_JSON][0].detail == f"near {MASK}"
+
+
+def test_kept_rows_are_counted() -> None:
+    report = DatasetReport()
+    report.keep([Example([1, 2, 3], [-100, 2, 3])], reasoning=True)
+    report.keep([Example([1, 2], [-100, 2], dropped_turns=2), Example([1] * 9, [-100] * 8 + [1])])
+    assert (report.kept, report.with_reasoning, report.shortened) == (2, 1, 1)
+    assert (report.supervised_tokens, report.longest_example) == (4, 9)
+
+
+@given(
+    refused=st.lists(st.tuples(st.sampled_from(RowReason), st.text(max_size=20)), max_size=40),
+    counts=st.fixed_dictionaries(dict.fromkeys(COUNTS, st.integers(0, 10**9))),
+)
+def test_a_state_that_went_through_json_is_the_same_report(
+    refused: list[tuple[RowReason, str]], counts: dict[str, int]
+) -> None:
+    report = DatasetReport()
+    for name, count in counts.items():
+        setattr(report, name, count)
+    for row, (reason, text) in enumerate(refused):
+        report.refuse(row, RowRefused(reason, "place", text), text)
+    assert len(COUNTS) == 8
+    restored = DatasetReport.from_state(json.loads(json.dumps(report.to_state())))
+    assert restored == report
+    assert restored.document() == report.document()
+    for half in (report, restored):
+        half.refuse(99, REFUSAL, "more")
+    assert restored == report
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "assistant", "content": "<think>\nso\n</think>\nyes"}, True),
+        ({"role": "assistant", "content": "yes", "reasoning_content": "so"}, True),
+        ({"role": "assistant", "content": "yes", "reasoning_content": " "}, False),
+        ({"role": "assistant", "content": "yes"}, False),
+        ({"role": "user", "content": "<think>so</think> yes"}, False),
+    ],
+)
+def test_reasoning_is_a_trace_in_an_answer(message: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 -- a case's outcome
+    assert has_reasoning(Conversation([{"role": "user", "content": "q"}, message])) is expected
+
+
+def test_too_many_refused_rows_end_the_job_with_rows_and_remedy() -> None:
+    report = DatasetReport(rows=10, kept=8)
+    for row in (3, 5):
+        report.refuse(row, REFUSAL, {})
+    report.require_acceptable(0.2, "dataset")
+    with pytest.raises(StageError) as caught:
+        report.require_acceptable(0.19, "dataset")
+    assert caught.value.reason is Reason.INVALID_DATASET
+    assert "2 of 10: 2 EmptyAnswer (rows 3, 5; messages[1].content" in caught.value.message
+
+
+@given(text=st.text(), maximum=st.integers(10, 60))
+def test_an_excerpt_is_short_and_wholly_visible(text: str, maximum: int) -> None:
+    shown = excerpt(text, maximum)
+    assert len(shown) <= maximum
+    assert visible(shown) == shown
+    assert len(middle_cut(text, maximum)) <= 10 * maximum
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0, "0%"), (0.00001, "under 0.01%"), (0.0012, "0.12%"), (0.051, "5.1%"), (0.5, "50%"), (0.996, "99.6%"), (1, "100%")],
+)  # fmt: skip
+def test_a_share_is_never_rounded_to_none_or_all(fraction: float, text: str) -> None:
+    assert percent(fraction) == text

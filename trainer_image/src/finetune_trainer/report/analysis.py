@@ -1,0 +1,292 @@
+"""The dataset report from two finished tables: statistics, warnings, and a few rows as proof for human eyes.
+
+Everything is computed from token ids, batch by batch; only samples and excerpts become text. Equal tables and settings
+give equal results, whatever the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune_trainer.contract import Thresholds
+from finetune_trainer.report.content import learn_shape
+from finetune_trainer.report.languages import language_mix
+from finetune_trainer.report.likeness import TargetIndex
+from finetune_trainer.report.nearness import exact_pairs, find_near_copies
+from finetune_trainer.report.prompts import Frame, TextReader, row_hashes, supervised_counts
+from finetune_trainer.report.statistics import (
+    Answers,
+    Capacity,
+    Coverage,
+    FrequentAnswer,
+    Histogram,
+    NearCopies,
+    NearPair,
+    Prompts,
+    RowCounts,
+    Statistics,
+    UncoveredPrompt,
+)
+from finetune_trainer.report.table import ROWS_BETWEEN_RELEASES, TokenTable
+from finetune_trainer.report.targets import read_target_prompts
+from finetune_trainer.report.text import excerpt, middle_cut
+from finetune_trainer.report.warnings import DatasetWarning, dataset_warnings
+from finetune_trainer.report.words import mean_nearest_similarity, words_and_pairs
+from finetune_trainer.result import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from finetune_trainer.data.report import DatasetReport
+    from finetune_trainer.report.content import Shape
+
+SAMPLED_ROWS = 2000
+LANGUAGE_ROWS = 1000
+_NAMED = 20
+_PAIRS_NAMED = 10
+_PROOF_ROWS = 3
+_EXCERPT = 200
+_PROOF_CHARACTERS = 1200
+_LANGUAGES_NAMED = 3
+_WARNINGS_NAMED = 8
+_MESSAGE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class AnalysisSettings:
+    """What the analysis must be told.
+
+    `reports` are the counts of the training source and, where it has its own, the validation source. `special_ids`
+    are the tokenizer's control tokens, `frame` what the template writes around a user's text (`user_frame`).
+    `trainable_parameters` is the adapter's size, None where the model is not known. `redact` takes secrets out of
+    every text of a row before it is kept.
+    """
+
+    reports: tuple[DatasetReport, ...]
+    special_ids: Collection[int]
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    frame: Frame = field(default_factory=Frame)
+    seed: int = 0
+    trainable_parameters: int | None = None
+    reasoning_is_plain_text: bool = False
+    target_prompts: Path | None = None
+    redact: Callable[[str], str] = str
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """One example as text: (learned, text) in order."""
+
+    row: int
+    runs: tuple[tuple[bool, str], ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found. `proof` are the first training rows."""
+
+    statistics: Statistics
+    warnings: tuple[DatasetWarning, ...]
+    proof: tuple[ProofRow, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The head of the report for a termination message: what is not known is left out, warnings are at most 8.
+
+        About 300 bytes, and up to 300 for each warning.
+        """
+        statistics = self.statistics
+        coverage, capacity = statistics.coverage, statistics.capacity
+        head: dict[str, Any] = {
+            "nearDuplicates": statistics.near_duplicates.rows,
+            "leaked": statistics.leaked.rows,
+            "languages": [
+                {"code": item.code, "fraction": round(item.fraction, 4)}
+                for item in statistics.languages.languages[:_LANGUAGES_NAMED]
+            ],
+            "reasoningFraction": round(statistics.reasoning_fraction, 4),
+            "shortened": statistics.rows.shortened,
+            "warnings": [
+                {**warning.document(), "message": shorten(warning.message, _MESSAGE_CHARACTERS)}
+                for warning in self.warnings[:_WARNINGS_NAMED]
+            ],
+        }
+        if statistics.prompts.variety is not None:
+            head["promptVariety"] = statistics.prompts.variety
+        if capacity is not None:
+            head["capacityRatio"] = float(f"{capacity.ratio:.4g}")
+        if coverage is not None:
+            head["coverage"] = {"targets": coverage.targets, "covered": coverage.covered}
+        return head
+
+
+def analyse(
+    training: Path,
+    validation: Path,
+    decode: Callable[[list[int]], str],
+    settings: AnalysisSettings,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Analysis:
+    """Analyse two finished tables.
+
+    `decode` gives the text of token ids. `on_progress(done, total)` is told of rows gone through. Scratch files
+    lie beside the training table while this runs. The training table must have an example. Raises
+    StageError(InvalidDataset) for target prompts that cannot be read, OSError when the disk is full.
+    """
+    # Read first: a bad file must not cost the minutes that a large table takes.
+    targets = None if settings.target_prompts is None else read_target_prompts(settings.target_prompts)
+    tables = _Tables(TokenTable(training), TokenTable(validation), decode, settings)
+    total = tables.training.rows * (2 if targets is None else 3)
+    tables.count(lambda rows: on_progress(rows, total))
+    limit = settings.thresholds.near_duplicate_similarity
+    near = find_near_copies(
+        tables.training, tables.validation, tables.shape, limit, training.parent,
+        lambda rows: on_progress(tables.training.rows + rows, total),
+    )  # fmt: skip
+    coverage = None
+    if targets is not None:
+        coverage = tables.coverage(targets, lambda rows: on_progress(2 * tables.training.rows + rows, total))
+    statistics = Statistics(
+        rows=RowCounts.of(settings.reports),
+        training_rows=tables.training.rows,
+        validation_rows=tables.validation.rows,
+        training_examples=tables.training.examples,
+        validation_examples=tables.validation.examples,
+        lengths=Histogram.of(tables.training.view.lengths),
+        supervised=Histogram.of(tables.supervised),
+        near_duplicates=NearCopies(
+            near.near_duplicates, tables.training.rows, limit,
+            tables.near_pairs(tables.training, near.original),
+        ),
+        leaked=NearCopies(
+            near.leaked, tables.validation.rows, limit, tables.near_pairs(tables.validation, near.copied)
+        ),
+        answers=tables.answers(),
+        prompts=tables.prompts(),
+        languages=language_mix(tables.sampled_texts[:LANGUAGE_ROWS]),
+        reasoning_is_plain_text=settings.reasoning_is_plain_text,
+        capacity=tables.capacity(),
+        coverage=coverage,
+    )  # fmt: skip
+    tables.training.release()
+    return Analysis(
+        statistics, tuple(dataset_warnings(statistics, settings.thresholds)), tuple(tables.proof())
+    )
+
+
+class _Tables:
+    """Both tables, what their rows have in common, and the columns counted from them."""
+
+    def __init__(
+        self,
+        training: TokenTable,
+        validation: TokenTable,
+        decode: Callable[[list[int]], str],
+        settings: AnalysisSettings,
+    ) -> None:
+        self.training = training
+        self.validation = validation
+        self._settings = settings
+        random = np.random.default_rng(settings.seed)
+        # In chance order, so that a part of the sample is a sample too.
+        sample = random.permutation(training.rows)[:SAMPLED_ROWS]
+        special = frozenset(settings.special_ids)
+        self.shape: Shape = learn_shape([training, validation], np.sort(sample), decode, special)
+        self._decode = decode
+        self._reader = self._reader_of(training)
+        self.sampled_texts = []
+        for number, row in enumerate(sample.tolist()):
+            if number % ROWS_BETWEEN_RELEASES == 0:
+                training.release()
+            self.sampled_texts.append(self._reader.row(row))
+        self.training.release()
+        self.supervised: NDArray[np.int32] = np.empty(training.examples, np.int32)
+        self._answer_hashes: NDArray[np.uint64] = np.empty(training.rows, np.uint64)
+        self._prompt_hashes: NDArray[np.uint64] = np.empty(training.rows, np.uint64)
+
+    def count(self, on_rows: Callable[[int], None]) -> None:
+        """Fill the columns of the training rows."""
+        view = self.training.view
+        for start, end in self.training.parts():
+            self.supervised[view.first[start] : view.first[end]] = supervised_counts(view, start, end)
+            hashes = row_hashes(view, start, end, self.shape)
+            self._answer_hashes[start:end] = hashes[:, 0]
+            self._prompt_hashes[start:end] = hashes[:, 1]
+            self.training.release()
+            on_rows(end)
+
+    def near_pairs(self, table: TokenTable, found: NDArray[np.int64]) -> tuple[NearPair, ...]:
+        """The first pairs of `found`, which gives for a row of `table` a row of training."""
+        reader = self._reader_of(table)
+        positions = np.flatnonzero(found >= 0)[:_PAIRS_NAMED]
+        pairs = exact_pairs(table, self.training, found, self.shape, _PAIRS_NAMED)
+        return tuple(
+            NearPair(pair.row, pair.other, pair.similarity, self._excerpt(reader.row(int(position)).prompt))
+            for position, pair in zip(positions, pairs, strict=True)
+        )
+
+    def answers(self) -> Answers:
+        """How often answers repeat."""
+        values, first, counts = np.unique(self._answer_hashes, return_index=True, return_counts=True)
+        repeated = counts > 1
+        order = np.lexsort((first[repeated], -counts[repeated]))[:_PAIRS_NAMED]
+        frequent = tuple(
+            FrequentAnswer(
+                int(counts[repeated][place]),
+                self._excerpt(self._reader.row(int(first[repeated][place])).answer),
+            )
+            for place in order
+        )
+        return Answers(self.training.rows, values.size, int(counts[repeated].sum()), frequent)
+
+    def prompts(self) -> Prompts:
+        """How much the opening prompts differ."""
+        sets = [words_and_pairs(texts.prompt) for texts in self.sampled_texts]
+        variety = round(1 - mean_nearest_similarity(sets), 4) if len(sets) > 1 else None
+        return Prompts(self.training.rows, int(np.unique(self._prompt_hashes).size), len(sets), variety)
+
+    def capacity(self) -> Capacity | None:
+        """What the answers hold against what the adapter can."""
+        parameters = self._settings.trainable_parameters
+        return None if parameters is None else Capacity(int(self.supervised.sum()), parameters)
+
+    def coverage(self, targets: list[str], on_rows: Callable[[int], None]) -> Coverage:
+        """Compare every prompt of the training rows with the target prompts."""
+        index = TargetIndex(targets, [texts.prompt for texts in self.sampled_texts])
+        for start, end in self.training.parts():
+            for row, texts in self._reader.prompts(start, end):
+                for text in texts:
+                    index.add(row, text)
+            self.training.release()
+            on_rows(end)
+        similarity = self._settings.thresholds.target_similarity
+        missed = [item for item in index.nearest() if item.nearest < similarity]
+        uncovered = tuple(
+            UncoveredPrompt(self._excerpt(item.text), round(item.nearest, 4), item.row)
+            for item in missed[:_NAMED]
+        )
+        return Coverage(len(targets), len(targets) - len(missed), similarity, uncovered)
+
+    def proof(self) -> list[ProofRow]:
+        """The first training rows' first examples, with what is learned told apart."""
+        rows = []
+        for position in range(min(_PROOF_ROWS, self.training.rows)):
+            example = int(self.training.view.first[position])
+            runs = tuple(
+                (learned, middle_cut(self._settings.redact(self._decode(ids)), _PROOF_CHARACTERS))
+                for learned, ids in self._reader.runs(example)
+            )
+            rows.append(ProofRow(int(self.training.row_numbers[position]), runs))
+        return rows
+
+    def _reader_of(self, table: TokenTable) -> TextReader:
+        settings = self._settings
+        return TextReader(table, self.shape, self._decode, settings.special_ids, settings.frame)
+
+    def _excerpt(self, text: str) -> str:
+        return excerpt(self._settings.redact(text), _EXCERPT)

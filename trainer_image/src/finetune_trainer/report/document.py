@@ -1,0 +1,73 @@
+"""The dataset report as one JSON document, and as a page made from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune_trainer.data.report import DatasetReport
+    from finetune_trainer.report.analysis import Analysis
+
+VERSION = 1
+_DERIVED = ("fraction", "ratio", "reasoning_fraction", "main_fraction")
+
+
+@dataclass(frozen=True)
+class DatasetDocument:
+    """Everything the report says.
+
+    `digest` is over all examples. `training_source` and `validation_source` say which bytes were read (a commit, an
+    ETag, a size; never a URL or a secret), the latter and `validation_rows` where validation has its own source.
+    `format_name` is how rows were read, and `format_reason` what decided it. `settings` are those of the run that
+    shaped the data, thresholds included. A dataset that was refused has no `digest` and no `analysis`, but the
+    `refusal`: why.
+    """
+
+    training_source: dict[str, Any]
+    training_rows: DatasetReport
+    settings: dict[str, Any]
+    digest: str | None = None
+    analysis: Analysis | None = None
+    refusal: str | None = None
+    validation_source: dict[str, Any] | None = None
+    validation_rows: DatasetReport | None = None
+    format_name: str | None = None
+    format_reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document as JSON values; equal reports give equal documents."""
+        rows, analysis = self.validation_rows, self.analysis
+        return {
+            "version": VERSION,
+            "digest": self.digest,
+            "sources": {"training": self.training_source, "validation": self.validation_source},
+            "format": {"name": self.format_name, "why": self.format_reason},
+            "settings": self.settings,
+            "dataset": self.training_rows.document(),
+            "validationDataset": None if rows is None else rows.document(),
+            "refusal": self.refusal,
+            "statistics": None if analysis is None else as_json(analysis.statistics),
+            "warnings": [] if analysis is None else [warning.document() for warning in analysis.warnings],
+            "proof": [] if analysis is None else as_json(analysis.proof),
+        }
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses as objects with camelCase members and their shares, tuples as lists, numbers to six digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value)]
+        names += [name for name in _DERIVED if isinstance(getattr(type(value), name, None), property)]
+        return {_camel(name): as_json(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), name)

@@ -1,0 +1,104 @@
+"""The dataset report as one HTML page that needs nothing else: no network, no script, plots as inline SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, StrictUndefined
+
+from finetune_trainer.report.text import percent, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+PLOT_WIDTH = 640
+PLOT_HEIGHT = 150
+_TICKS = 6
+_COUNTS = ("rows", "kept", "duplicates", "heldOutCopies", "withReasoning", "shortened")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bin of a plot: left edge, width and height in user units, and its values as text."""
+
+    x: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label below the plot."""
+
+    x: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A histogram ready to be drawn; bars stand on y = PLOT_HEIGHT."""
+
+    bars: tuple[Bar, ...]
+    ticks: tuple[Tick, ...]
+    largest: int
+
+
+def plot(histogram: dict[str, Any]) -> Plot:
+    """Lay out a histogram of the report's document."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    width = PLOT_WIDTH / len(counts)
+    largest = max(counts)
+    # The last bin may reach far: it is drawn like the others and named by where it begins.
+    open_end = len(counts) > 1 and edges[-1] - edges[-2] > edges[1] - edges[0]
+    bars = []
+    for number, count in enumerate(counts):
+        first, last = edges[number], edges[number + 1] - 1
+        tokens = f"{first}" if first == last else f"{first} to {last}"
+        height = count / largest * PLOT_HEIGHT
+        bars.append(
+            Bar(
+                round(number * width, 2), round(width - 1, 2), round(height, 2), f"{tokens} tokens: {count:,}"
+            )
+        )
+    step = -(-len(edges) // _TICKS)
+    shown = edges[:-1] if open_end else edges
+    ticks = tuple(Tick(round(place * width, 2), f"{shown[place]:,}") for place in range(0, len(shown), step))
+    return Plot(tuple(bars), ticks, largest)
+
+
+def render_html(document: dict[str, Any]) -> str:
+    """Render the document of `DatasetDocument.to_json`; equal documents give equal bytes."""
+    sources = [
+        source for source in (document["dataset"], document["validationDataset"]) if source is not None
+    ]
+    counts = {name: sum(source[name] for source in sources) for name in _COUNTS}
+    counts["refused"] = sum(sum(source["rejected"].values()) for source in sources)
+    return _template().render(report=document, counts=counts) + "\n"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=_number, percent=percent, plot=plot, visible=lambda text: visible(str(text)), value=_value
+    )
+    environment.globals.update(plot_width=PLOT_WIDTH, plot_height=PLOT_HEIGHT)
+    source = files("finetune_trainer.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _value(value: Any) -> str:
+    """A setting or identity as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not set"}[value]
+    return visible(str(value))
