@@ -62,7 +62,7 @@ def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
             assert (merged / path.name).read_bytes() == path.read_bytes()
     assert {path.name for path in merged.iterdir()} == {path.name for path in base.iterdir()} | {"README.md"}
     assert "quantization_config" not in json.loads((merged / "config.json").read_text())
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged"]
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["specHash"] == SPEC_HASH
     assert manifest["results"]["merge"] == result
@@ -164,7 +164,7 @@ def test_interrupted_publication_is_finished_by_the_next_run(workspace: Path, tm
         merge(run_spec(workspace, output), _Stop())
     assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == []
     merge(run_spec(workspace, output), NullReporter())
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged"]
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
 
 
 @pytest.mark.parametrize("found", ["manifest", "folder"])

@@ -17,7 +17,8 @@ from finetune_trainer.workspace import WorkspaceLayout, write_marker
 from jsonschema import Draft202012Validator
 
 from tests.trainer.conftest import conversation_rows, tiny_tokenizer, write_rows
-from tests.trainer.prepare.test_http import SECRET, Script, serving, status
+from tests.trainer.prepare.servers import Script, status
+from tests.trainer.prepare.test_http import SECRET, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

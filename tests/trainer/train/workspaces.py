@@ -81,6 +81,9 @@ def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> Worksp
     """Leave in `root` what PREPARE leaves: tables, the base's small files, layout and 4-bit checkpoint."""
     layout = WorkspaceLayout(root)
     layout.base.mkdir(parents=True)
+    layout.report.mkdir()
+    layout.dataset_report.write_text("{}", encoding="utf-8")
+    layout.dataset_page.write_text("<!doctype html><title>Dataset</title>", encoding="utf-8")
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             shutil.copyfile(path, layout.base / path.name)

@@ -33,9 +33,24 @@ class WorkspaceLayout:
         return self.root / "dataset" / "validation.arrow"
 
     @property
+    def dataset_parts(self) -> Path:
+        """Proven rows on their way into the tables, and the ledger of the rows gone by."""
+        return self.root / "dataset" / "parts"
+
+    @property
+    def report(self) -> Path:
+        """Reports for people and programs, published beside the artifacts."""
+        return self.root / "report"
+
+    @property
     def dataset_report(self) -> Path:
-        """The whole dataset report, of which the result carries the head."""
-        return self.root / "dataset" / "report.json"
+        """The whole dataset report as JSON, of which the result carries the head."""
+        return self.report / "dataset.json"
+
+    @property
+    def dataset_page(self) -> Path:
+        """The dataset report as an HTML page."""
+        return self.report / "dataset.html"
 
     @property
     def base(self) -> Path:

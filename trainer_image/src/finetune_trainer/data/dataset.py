@@ -1,25 +1,33 @@
-"""From files of rows to tables of proven examples."""
+"""From files of rows to tables of proven examples, in steps that survive a killed pod.
+
+Rows are proven in lots of a fixed number. Each lot becomes a part file; then the ledger records in one transaction
+which conversations it held and how far the source is read. A second process goes on behind the last lot. When all
+rows are proven, the parts are split into the two tables.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract import ValidationFraction
-from finetune_trainer.data.conversation import Conversation, parse_conversation
 from finetune_trainer.data.example import IGNORED, Example
-from finetune_trainer.data.reader import Row, read_rows
-from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.formats import detect_format, parse_row
+from finetune_trainer.data.ledger import RowLedger
+from finetune_trainer.data.proving import ProvenRow, prove
+from finetune_trainer.data.reader import Row, read_rows, until_fault
+from finetune_trainer.data.report import DatasetReport, has_reasoning
 from finetune_trainer.data.rows import RowRefused
-from finetune_trainer.data.split import conversation_digest, draw, held_out_rows
+from finetune_trainer.data.split import conversation_digest, draw
 from finetune_trainer.data.tables import TableWriter, read_table
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.workspace import digest_of, write_json_atomically
+from finetune_trainer.workspace import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from finetune_trainer.contract import Dataset
@@ -27,168 +35,215 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry import Reporter
     from finetune_trainer.workspace import WorkspaceLayout
 
-_BATCH = 64
+LOT = 10_000
 _LEARNED_CHARACTERS = 512
+_TRAINING, _VALIDATION = "training", "validation"
+_NAMES = {_TRAINING: "dataset", _VALIDATION: "validation dataset"}
 
 
 @dataclass(frozen=True)
-class ProvenRow:
-    """One row with its conversation and examples, or why it was refused."""
+class RowSource:
+    """Files that are read one behind the other as one source of rows, and the format they are in.
 
-    number: int
-    outcome: list[Example] | RowRefused
-    conversation: Conversation | None
-    offset: int
-
-
-def prove_rows(path: Path, masker: Masker, reasoning: Any) -> Iterator[ProvenRow]:
-    """Yield every row of a file with its examples or its refusal, in order; memory does not grow with rows."""
-    rows = read_rows(path)
-    while batch := list(islice(rows, _BATCH)):
-        parsed = [_parse(row, reasoning) for row in batch]
-        conversations = [item for item in parsed if isinstance(item, Conversation)]
-        outcomes = iter(masker.examples(conversations))
-        for row, item in zip(batch, parsed, strict=True):
-            if isinstance(item, RowRefused):
-                yield ProvenRow(row.number, item, None, row.offset)
-            else:
-                yield ProvenRow(row.number, next(outcomes), item, row.offset)
-
-
-def build_dataset(
-    settings: Dataset,
-    training: Path,
-    validation: Path | None,
-    masker: Masker,
-    seed: int,
-    layout: WorkspaceLayout,
-    progress: Reporter,
-) -> dict[str, Any]:
-    """Write both tables and the report; return the `dataset` member of the result.
-
-    `validation` is the held-out file, None where a fraction of the training rows is held out. Raises
-    StageError with MalformedDataset or InvalidDataset.
+    `maximum_bytes` is what compressed files may unpack to in all; `spool` is a folder for temporary files.
     """
-    seen: set[bytes] = set()
-    reports = {"dataset": DatasetReport()}
-    held_out = TableWriter(layout.validation_table)
-    if validation is not None:
-        # First, so that a training row that is also held out can be left out of training.
-        reports["validation dataset"] = DatasetReport()
-        _fill(validation, masker, settings, reports["validation dataset"], progress, seen, held_out)
-    spool = TableWriter(layout.training_table.with_name("proven.arrow"))
-    lots = _fill(training, masker, settings, reports["dataset"], progress, seen, spool, seed=seed)
-    spool.finish()
-    for name, report in reports.items():
-        report.require_acceptable(settings.rejected_rows.maximum_fraction, name)
-    chosen: frozenset[int] = frozenset()
-    if isinstance(settings.validation, ValidationFraction):
-        chosen = held_out_rows(lots, settings.validation.fraction)
-    trained = TableWriter(layout.training_table)
-    first_example: tuple[int, Example] | None = None
-    for row, example in read_table(spool.path):
-        if row in chosen:
-            held_out.add(row, example)
-            continue
-        trained.add(row, example)
-        first_example = first_example or (row, example)
-    spool.path.unlink()
-    trained.finish()
-    held_out.finish()
-    if first_example is None or not held_out.count:
-        empty = "training" if first_example is None else "validation"
-        raise StageError(
-            Reason.INVALID_DATASET,
-            f"at least one {empty} example must be left, found none among {reports['dataset'].kept} kept rows; "
-            "add rows or change dataset.validation",
-        )
-    report = reports["dataset"]
-    digest = digest_of([trained.digest.text(), held_out.digest.text()])
-    write_json_atomically(
-        layout.dataset_report, {"digest": digest, **{name: item.document() for name, item in reports.items()}}
-    )
-    result: dict[str, Any] = {
-        "digest": digest,
-        "rows": report.rows,
-        "kept": report.kept,
-        "duplicates": report.duplicates,
-        "rejected": {reason.value: count for reason, count in sorted(report.refused.items())},
-        "trainingExamples": trained.count,
-        "validationExamples": held_out.count,
-        "supervisedTokens": report.supervised_tokens,
-        "longestExample": max(item.longest_example for item in reports.values()),
-        "warnings": _warnings(report),
-    }
-    row, example = first_example
-    learned = masker.template.decode([label for label in example.labels if label != IGNORED])
-    result["example"] = {"row": row, "learned": learned[:_LEARNED_CHARACTERS]}
-    return result
+
+    paths: tuple[Path, ...]
+    format: str
+    why: str
+    maximum_bytes: int
+    spool: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows in order. Raises StageError with MalformedDataset or DatasetTooLarge."""
+        return read_rows(self.paths, self.maximum_bytes, self.spool)
 
 
-def _parse(row: Row, reasoning: Any) -> Conversation | RowRefused:
-    if isinstance(row.value, RowRefused):
-        return row.value
-    try:
-        return parse_conversation(row.value, reasoning)
-    except RowRefused as refusal:
-        return refusal
+def open_source(paths: Sequence[Path], wanted: str, maximum_bytes: int, spool: Path) -> RowSource:
+    """Settle the rows' format: the one that is asked for, or for `Auto` what the first rows show.
+
+    Raises StageError(InvalidDataset) where nothing can be decided.
+    """
+    source = RowSource(tuple(paths), wanted, "as asked for", maximum_bytes, spool)
+    if wanted != "Auto":
+        return source
+    # A file that is broken further on still shows its format; whoever proves the rows meets the fault.
+    detection = detect_format(until_fault(source.rows(), []))
+    return replace(source, format=detection.format, why=detection.why)
 
 
-def _fill(
-    path: Path,
-    masker: Masker,
-    settings: Dataset,
-    report: DatasetReport,
-    progress: Reporter,
-    seen: set[bytes],
-    table: TableWriter,
-    seed: int = 0,
-) -> dict[int, int]:
-    """Put a file's proven rows, repetitions left out, into `table`; return the lot that each row drew."""
-    size = path.stat().st_size
-    lots: dict[int, int] = {}
-    for row in prove_rows(path, masker, settings.reasoning):
+@dataclass(frozen=True)
+class BuiltDataset:
+    """The `dataset` member of the result, and the counts behind it by source."""
+
+    result: dict[str, Any]
+    reports: dict[str, DatasetReport]
+
+
+class DatasetBuilder:
+    """Builds both tables of one run.
+
+    `inputs` is a digest of everything that they depend on; `redact` takes secrets out of what is quoted of rows;
+    `lot` is how many rows are proven between two records of the work.
+    """
+
+    def __init__(
+        self,
+        settings: Dataset,
+        masker: Masker,
+        seed: int,
+        layout: WorkspaceLayout,
+        inputs: str,
+        progress: Reporter,
+        redact: Callable[[str], str] = str,
+        lot: int = LOT,
+    ) -> None:
+        self._settings = settings
+        self._masker = masker
+        self._seed = seed
+        self._layout = layout
+        self._progress = progress
+        self._redact = redact
+        self._lot = lot
+        self._ledger = RowLedger(layout.dataset_parts / "rows.sqlite", inputs)
+
+    def build(self, training: RowSource, validation: RowSource | None) -> BuiltDataset:
+        """Prove all rows and write both tables; `validation` is None where a fraction is held out.
+
+        Raises StageError with MalformedDataset or InvalidDataset; `reports` tells what was found until then.
+        """
+        # Held-out rows first, so that a training row that is also held out can be left out of training.
+        sources = {_VALIDATION: validation, _TRAINING: training}
+        given = {name: source for name, source in sources.items() if source is not None}
+        for name, source in given.items():
+            self._prove(name, source)
+        reports = self.reports()
+        for name in given:
+            reports[name].require_acceptable(self._settings.rejected_rows.maximum_fraction, _NAMES[name])
+        if isinstance(self._settings.validation, ValidationFraction):
+            self._ledger.choose_held_out(_TRAINING, self._settings.validation.fraction)
+        tables, first = self._split()
+        trained, held_out = tables[_TRAINING], tables[_VALIDATION]
+        if first is None or not held_out.count:
+            empty = _TRAINING if first is None else _VALIDATION
+            raise StageError(
+                Reason.INVALID_DATASET,
+                f"at least one {empty} example must be left, found none among {reports[_TRAINING].kept} kept "
+                "rows; add rows or change dataset.validation",
+            )
+        report = reports[_TRAINING]
+        row, example = first
+        learned = self._masker.template.decode([label for label in example.labels if label != IGNORED])
+        result: dict[str, Any] = {
+            "digest": digest_of([trained.digest.text(), held_out.digest.text()]),
+            "rows": report.rows,
+            "kept": report.kept,
+            "duplicates": report.duplicates + report.held_out_copies,
+            "rejected": {reason.value: count for reason, count in sorted(report.refused.items())},
+            "trainingExamples": trained.count,
+            "validationExamples": held_out.count,
+            "supervisedTokens": report.supervised_tokens,
+            "longestExample": max(item.longest_example for item in reports.values()),
+            "shortened": report.shortened,
+            "format": {"name": training.format, "why": training.why},
+            "example": {"row": row, "learned": learned[:_LEARNED_CHARACTERS]},
+        }
+        return BuiltDataset(result, reports)
+
+    def reports(self) -> dict[str, DatasetReport]:
+        """Counts of the rows proven so far, by source."""
+        states = {name: self._ledger.state(name) for name in (_TRAINING, _VALIDATION)}
+        return {
+            name: DatasetReport.from_state(state["report"], self._redact)
+            for name, state in states.items()
+            if state
+        }
+
+    def close(self) -> None:
+        """Keep what was proven for another process, and let go of the files."""
+        self._ledger.close()
+
+    def discard_parts(self) -> None:
+        """Remove everything but the tables; for when they are known to be finished."""
+        self._ledger.close()
+        shutil.rmtree(self._layout.dataset_parts)
+
+    def _prove(self, name: str, source: RowSource) -> None:
+        """Bring a source's rows into parts, from where the ledger says that the work stands."""
+        state = self._ledger.state(name) or {"parts": 0, "report": DatasetReport().to_state(), "done": False}
+        if state["done"]:
+            return
+        report, parts = DatasetReport.from_state(state["report"], self._redact), state["parts"]
+        parse = partial(parse_row, format_name=source.format, reasoning=self._settings.reasoning)
+        faults: list[StageError] = []
+        behind = islice(until_fault(source.rows(), faults), report.rows, None)
+        rows = prove(behind, self._masker, parse)
+        size = source.size
+        done = False
+        while not done:
+            part = TableWriter(self._part(name, parts))
+            before = report.rows
+            for row in islice(rows, self._lot):
+                self._progress.update("ProvingRows", row.offset, size)
+                self._enter(name, row, report, part)
+            part.finish()
+            parts += 1
+            # A file that is broken further on was not read to its end, but what came before is in the report.
+            ended = report.rows - before < self._lot
+            done = ended and not faults
+            self._ledger.commit({name: {"parts": parts, "report": report.to_state(), "done": done}})
+            if ended and faults:
+                raise faults[0]
+
+    def _enter(self, name: str, row: ProvenRow, report: DatasetReport, part: TableWriter) -> None:
         report.rows += 1
-        progress.update("ProvingRows", row.offset, size)
         if isinstance(row.outcome, RowRefused):
-            report.refuse(row.number, row.outcome)
-            continue
+            report.refuse(row.number, row.outcome, row.content)
+            return
         if row.conversation is None:
             raise ValueError("a row without refusal must have a conversation")
         digest = conversation_digest(row.conversation)
-        if digest in seen:
-            report.duplicates += 1
-            continue
-        seen.add(digest)
-        lots[row.number] = draw(digest, seed)
-        report.keep(row.outcome)
+        known = self._ledger.add(digest, name, row.number, draw(digest, self._seed))
+        if known is not None:
+            if known == name:
+                report.duplicates += 1
+            else:
+                report.held_out_copies += 1
+            return
+        report.keep(row.outcome, reasoning=has_reasoning(row.conversation))
         for example in row.outcome:
-            table.add(row.number, example)
-    return lots
+            part.add(row.number, example)
 
+    def _split(self) -> tuple[dict[str, TableWriter], tuple[int, Example] | None]:
+        """Write the tables; return them and the first training example with its row."""
+        tables = {_TRAINING: self._layout.training_table, _VALIDATION: self._layout.validation_table}
+        writers = {name: TableWriter(path) for name, path in tables.items()}
+        for row, example in self._examples(_VALIDATION):
+            writers[_VALIDATION].add(row, example)
+        first: tuple[int, Example] | None = None
+        chosen = self._ledger.held_out()
+        next_chosen = next(chosen, None)
+        for row, example in self._examples(_TRAINING):
+            while next_chosen is not None and next_chosen < row:
+                next_chosen = next(chosen, None)
+            if row == next_chosen:
+                writers[_VALIDATION].add(row, example)
+                continue
+            writers[_TRAINING].add(row, example)
+            first = first or (row, example)
+        for writer in writers.values():
+            writer.finish()
+        return writers, first
 
-def _warnings(report: DatasetReport) -> list[str]:
-    warnings = []
-    if report.duplicates:
-        warnings.append(f"{report.duplicates} of {report.rows} rows repeat another row and were left out")
-    refused = sum(report.refused.values())
-    if refused:
-        counts = ", ".join(f"{count} {reason}" for reason, count in report.refused.most_common(4))
-        warnings.append(f"{refused} of {report.rows} rows were refused: {counts}")
-    return warnings
+    def _part(self, name: str, number: int) -> Path:
+        return self._layout.dataset_parts / f"{name}-{number:05d}.arrow"
 
-
-def row_line(row: ProvenRow) -> str:
-    """One row's examples or refusal as a line of JSON."""
-    refused = isinstance(row.outcome, RowRefused)
-    examples = [] if isinstance(row.outcome, RowRefused) else row.outcome
-    document: dict[str, Any] = {
-        "row": row.number,
-        "accepted": not refused,
-        "reason": row.outcome.reason.value if isinstance(row.outcome, RowRefused) else None,
-        "examples": [{"input_ids": item.input_ids, "labels": item.labels} for item in examples],
-    }
-    if isinstance(row.outcome, RowRefused):
-        document["field"] = row.outcome.field
-        document["detail"] = row.outcome.detail
-    return json.dumps(document, ensure_ascii=False)
+    def _examples(self, name: str) -> Iterator[tuple[int, Example]]:
+        state = self._ledger.state(name)
+        for number in range(state["parts"] if state else 0):
+            yield from read_table(self._part(name, number))

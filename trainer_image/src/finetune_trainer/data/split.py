@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def conversation_digest(conversation: Conversation) -> bytes:
-    """16-byte digest of a conversation's messages and tools; equal conversations have equal digests."""
-    canonical = json.dumps(
-        [conversation.messages, conversation.tools], sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    """16-byte digest of messages, tools and what is not to be learned; equal conversations have equal digests."""
+    parts: list[object] = [conversation.messages, conversation.tools]
+    if conversation.untrained:
+        parts.append(sorted(conversation.untrained))
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
 
 
@@ -23,12 +24,3 @@ def draw(digest: bytes, seed: int) -> int:
     return int.from_bytes(
         hashlib.blake2b(digest, digest_size=8, salt=seed.to_bytes(8, "little")).digest(), "big"
     )
-
-
-def held_out_rows(lots: dict[int, int], fraction: float) -> frozenset[int]:
-    """Choose the rows to hold out: those with the lowest lots, `fraction` of them rounded, at least one.
-
-    `lots` maps row numbers to what their conversations drew.
-    """
-    number = max(1, round(fraction * len(lots)))
-    return frozenset(sorted(lots, key=lambda row: (lots[row], row))[:number])

@@ -92,7 +92,8 @@ class TableWriter:
 
 def read_table(path: Path) -> Iterator[tuple[int, Example]]:
     """Yield (row, example) of a table in order, one batch in memory at a time."""
-    with pa.memory_map(str(path)) as source:
+    # Read, not mapped: mapped pages of a large table would stay in the process's memory.
+    with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)

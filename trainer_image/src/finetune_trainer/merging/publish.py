@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 _STAGING = ".finetune-staging"
 _OWNER = "owner.json"
 FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
+REPORT_FOLDER = "report"
+_ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER)
 
 
 @contextmanager
@@ -51,14 +53,14 @@ def open_staging(destination: Path, spec_hash: str) -> Path:
         published, staged = _spec_hash(destination / MANIFEST), _spec_hash(staging / _OWNER)
         if published not in {None, spec_hash}:
             raise _taken(destination, f"the {MANIFEST} of another job")
-        occupied = [name for name in FOLDERS.values() if (destination / name).exists()]
+        occupied = [name for name in _ALL_FOLDERS if (destination / name).exists()]
         if occupied and spec_hash not in {published, staged}:
             raise _taken(destination, f"a folder `{occupied[0]}` without a {MANIFEST}")
         staging.mkdir(exist_ok=True)
         write_json_atomically(staging / _OWNER, {"specHash": spec_hash})
         # Now the owner file vouches for what is here. A manifest must not stand beside files it does not list.
         (destination / MANIFEST).unlink(missing_ok=True)
-        for name in FOLDERS.values():
+        for name in _ALL_FOLDERS:
             shutil.rmtree(staging / name, ignore_errors=True)
             if name in occupied:
                 shutil.rmtree(destination / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from shutil import copytree
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -15,6 +16,7 @@ from finetune_trainer.merging.artifact import copy_adapter, copy_small_files
 from finetune_trainer.merging.manifest import manifest_document, model_card
 from finetune_trainer.merging.publish import (
     FOLDERS,
+    REPORT_FOLDER,
     discard_staging,
     open_staging,
     publish,
@@ -73,6 +75,9 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         if "Adapter" in run.output.artifacts:
             with writing_to_destination():
                 copy_adapter(workspace, staging / FOLDERS["Adapter"])
+        with writing_to_destination():
+            if workspace.report.is_dir():  # a workspace that an older image prepared has none
+                copytree(workspace.report, staging / REPORT_FOLDER)
         return _publish(run, destination, staging, results, verification, progress)
     except StageError:
         discard_staging(destination)
@@ -161,7 +166,12 @@ def _publish(
                 }
             )
             progress.update("Publishing", done, len(kinds))
+        folders = [FOLDERS[kind] for kind in kinds]
+        if (staging / REPORT_FOLDER).is_dir():
+            report = seal(staging / REPORT_FOLDER)
+            files |= {f"{REPORT_FOLDER}/{name}": file for name, file in report.items()}
+            folders.append(REPORT_FOLDER)
     result = {"artifacts": artifacts, "verification": verification}
     manifest = manifest_document(run, {**results, "merge": result}, files)
-    publish(destination, [FOLDERS[kind] for kind in kinds], manifest)
+    publish(destination, folders, manifest)
     return result

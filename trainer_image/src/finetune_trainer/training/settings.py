@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from peft import LoraConfig
 from trl.trainer.sft_config import SFTConfig
 
+from finetune_trainer.adapted_modules import adapted_modules
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
@@ -48,14 +50,10 @@ def lora_config(lora: Lora, quantized: Collection[str]) -> LoraConfig:
 
 def target_modules(kind: str, quantized: Collection[str]) -> list[str]:
     """Modules to adapt: their last name parts where these are unambiguous (q_proj), else their full names."""
-    chosen = {name for name in quantized if kind == "AllLinear" or _in_attention(name)}
+    chosen = adapted_modules(kind, quantized)
     leaves = {name.rpartition(".")[2] for name in chosen}
     ambiguous = any(name.rpartition(".")[2] in leaves for name in set(quantized) - chosen)
     return sorted(chosen if ambiguous else leaves)
-
-
-def _in_attention(name: str) -> bool:
-    return any("attn" in part or "attention" in part for part in name.split(".")[:-1])
 
 
 def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
