@@ -73,6 +73,7 @@ class Thresholds(SpecValue):
     near_duplicate_fraction: Fraction = 0.2
     near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
     leaked_fraction: Fraction = 0.0
+    empty_answer_fraction: Fraction = 0.0
     repeated_answer_fraction: Fraction = 0.1
     mixed_reasoning_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     reasoning_as_text_fraction: Fraction = 0.0

@@ -158,12 +158,6 @@ def _too_long(row: Row, random: Random) -> None:
     message["content"] = " ".join(random.choices(_WORDS, k=3000))
 
 
-def _empty_answer(row: Row, random: Random) -> None:
-    message = _message(row, random, "assistant")
-    message["content"] = random.choice(["", " ", "\n\n", "\u00a0\t"])
-    message.pop("weight", None)
-
-
 def _call(function: Any) -> Row:
     return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
@@ -271,7 +265,6 @@ _OTHER_CHANGES = {
     "column of pictures": (RowReason.UNSUPPORTED_CONTENT, _set_column("images", ["x"], [{"path": "x"}], "x")),
     "no answers": (RowReason.NO_ASSISTANT_TURN, _no_answers),
     "no answers to learn": (RowReason.NO_ASSISTANT_TURN, _no_learned_answers),
-    "empty answer": (RowReason.EMPTY_ANSWER, _empty_answer),
     "control token": (RowReason.CONTROL_TOKEN_IN_CONTENT, _insert("content", *_CONTROL_TOKENS)),
     "too long": (RowReason.TOO_LONG, _too_long),
 }

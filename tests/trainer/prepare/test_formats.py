@@ -201,11 +201,6 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
             (RowReason.INVALID_MESSAGES, "conversations[1].value"),
         ),
         (
-            {"conversations": [SHARED[0], {"from": "gpt", "value": " "}]},
-            "ShareGPT",
-            (RowReason.EMPTY_ANSWER, "conversations[1].value"),
-        ),
-        (
             {"conversations": [{"from": "function_call", "value": "f(1)"}, SHARED[1]]},
             "ShareGPT",
             (RowReason.INVALID_MESSAGES, "conversations[0].value"),
@@ -215,7 +210,6 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
         ({"messages": CHAT, "images": ["x"]}, "Messages", (RowReason.UNSUPPORTED_CONTENT, "images")),
         ({"prompt": "q"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "completion")),
         ({"prompt": 5, "completion": "a"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "prompt")),
-        ({"prompt": "q", "completion": ""}, "PromptCompletion", (RowReason.EMPTY_ANSWER, "completion")),
         (
             {"prompt": "q", "completion": "\ud800"},
             "PromptCompletion",
@@ -235,7 +229,6 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
         ({"output": "a"}, "Alpaca", (RowReason.INVALID_MESSAGES, "instruction")),
         ({"instruction": "q"}, "Alpaca", (RowReason.INVALID_MESSAGES, "output")),
         ({"instruction": "q", "input": 5, "output": "a"}, "Alpaca", (RowReason.INVALID_MESSAGES, "input")),
-        ({"instruction": "q", "output": "\n"}, "Alpaca", (RowReason.EMPTY_ANSWER, "output")),
         (
             {"instruction": "q", "input": "x", "context": "y", "output": "a"},
             "Alpaca",
@@ -257,3 +250,36 @@ def test_a_row_that_does_not_fit_is_refused_at_its_column(
     value: dict[str, Any], name: str, expected: tuple[RowReason, str]
 ) -> None:
     assert refusal(value, name) == expected
+
+
+_ONLY_REASONING = "<think>why</think>\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "format_name", "place"),
+    [
+        ({"conversations": [SHARED[0], {"from": "gpt", "value": _ONLY_REASONING}]}, "ShareGPT", "conversations[1].value"),
+        ({"prompt": "q", "completion": _ONLY_REASONING}, "PromptCompletion", "completion"),
+        ({"instruction": "q", "output": _ONLY_REASONING}, "Alpaca", "output"),
+    ],
+)  # fmt: skip
+def test_an_answer_of_which_stripping_leaves_nothing_is_refused(
+    row: dict[str, Any], format_name: str, place: str
+) -> None:
+    parse_row(row, format_name, "Keep")
+    with pytest.raises(RowRefused) as caught:
+        parse_row(row, format_name, "Strip")
+    assert (caught.value.reason, caught.value.field) == (RowReason.EMPTY_ANSWER, place)
+
+
+@pytest.mark.parametrize("reasoning", ["Keep", "Strip"])
+@pytest.mark.parametrize(
+    ("row", "format_name"),
+    [
+        ({"prompt": "q", "completion": ""}, "PromptCompletion"),
+        ({"instruction": "q", "output": " \n"}, "Alpaca"),
+    ],
+)
+def test_an_empty_answer_is_a_turn_like_others(row: dict[str, Any], format_name: str, reasoning: Any) -> None:
+    """What it teaches is the report's business: a template renders it, and its end token can be learned."""
+    assert parse_row(row, format_name, reasoning).assistant_turns == [1]

@@ -84,7 +84,7 @@ def test_a_state_that_went_through_json_is_the_same_report(
         setattr(report, name, count)
     for row, (reason, text) in enumerate(refused):
         report.refuse(row, RowRefused(reason, "place", text), text)
-    assert len(COUNTS) == 8
+    assert len(COUNTS) == 9
     restored = DatasetReport.from_state(json.loads(json.dumps(report.to_state())))
     assert restored == report
     assert restored.document() == report.document()

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "dataset-report.md"
 FLAT = Histogram((1, 2), (100,), 100, 1.0, 1, 1, 1, 1, 1)
-ROWS = RowCounts(100, 0, 0, 0, 100, 0, 0, {})
+ROWS = RowCounts(100, 0, 0, 0, 100, 0, 0, 0, {})
 GOOD = Statistics(
     rows=ROWS,
     training_rows=90,
@@ -65,6 +65,7 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
     "LowPromptVariety": ({"prompts": Prompts(90, 3, 90, 0.25)}, 0.25, ["75%", "0.25"]),
     "NearDuplicateRows": ({"near_duplicates": NearCopies(27, 90, 0.8, ())}, 0.3, ["27 of 90", "30%"]),
     "DuplicateRows": ({"rows": replace(ROWS, duplicates=5, held_out_copies=1)}, 0.06, ["6 of 100"]),
+    "EmptyAnswers": ({"rows": replace(ROWS, empty_answers=3)}, 0.03, ["3 of 100"]),
     "RepeatedAnswers": (
         {"answers": Answers(90, 73, 18, (FrequentAnswer(18, "no"),))}, 0.2, ["18 of 90", "18 times"],
     ),
@@ -109,6 +110,7 @@ def test_a_handful_of_rows_tells_nothing_of_languages() -> None:
 COUNT = st.integers(0, 100)
 MAXIMA = {
     "refused_fraction", "duplicate_fraction", "near_duplicate_fraction", "leaked_fraction", "repeated_answer_fraction",
+    "empty_answer_fraction",
     "mixed_reasoning_fraction", "reasoning_as_text_fraction", "shortened_fraction", "maximum_capacity_ratio",
 }  # fmt: skip
 MINIMA = {"minimum_rows", "minimum_prompt_variety", "minimum_language_fraction", "minimum_coverage"}
@@ -120,15 +122,15 @@ def test_every_threshold_is_a_maximum_a_minimum_or_a_similarity() -> None:
     assert set(Thresholds.model_fields) == MAXIMA | MINIMA | SIMILARITIES
 
 
-@given(counts=st.tuples(*[COUNT] * 9), left=st.floats(0.0, 0.5), right=st.floats(0.0, 0.5))
+@given(counts=st.tuples(*[COUNT] * 10), left=st.floats(0.0, 0.5), right=st.floats(0.0, 0.5))
 def test_a_stricter_threshold_never_silences_a_warning(
     counts: tuple[int, ...], left: float, right: float
 ) -> None:
-    refused, duplicates, near, leaked, answers, reasoning, shortened, covered, kept = counts
+    refused, duplicates, near, leaked, answers, reasoning, empty, shortened, covered, kept = counts
     statistics = replace(
         GOOD,
         training_rows=kept,
-        rows=RowCounts(300, refused, duplicates, 0, 100, reasoning, shortened, {}),
+        rows=RowCounts(300, refused, duplicates, 0, 100, reasoning, empty, shortened, {}),
         near_duplicates=NearCopies(near, 100, 0.8, ()),
         leaked=NearCopies(leaked, 100, 0.8, ()),
         answers=Answers(100, 100, answers, ()),
@@ -162,7 +164,7 @@ def test_the_head_of_the_report_fits_into_a_termination_message() -> None:
     """With every warning there is, of numbers as long as they come."""
     changes = {name: value for crossing, _, _ in CROSSING.values() for name, value in crossing.items()}
     changes["rows"] = RowCounts(
-        10**9, 10**8, 10**8, 10**8, 10**9, 10**8, 10**8, {"ControlTokenInContent": 10**8}
+        10**9, 10**8, 10**8, 10**8, 10**9, 10**8, 10**8, 10**8, {"ControlTokenInContent": 10**8}
     )
     statistics = replace(GOOD, **changes)
     warnings = tuple(dataset_warnings(statistics, Thresholds()))

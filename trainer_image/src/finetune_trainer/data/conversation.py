@@ -68,6 +68,12 @@ def answer_of(message: dict[str, Any]) -> Answer:
     return Answer(content, match["answer"], match["reasoning"], inline=True, tool_calls=calls)
 
 
+def is_empty_answer(message: dict[str, Any]) -> bool:
+    """Whether an assistant message has neither text nor a tool call nor a reasoning trace."""
+    answer = answer_of(message)
+    return not answer.parts and not answer.tool_calls
+
+
 def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"]) -> Conversation:
     """Check a row and return its conversation.
 
@@ -98,12 +104,17 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
     for index in answers:
         if index >= len(messages):
             break
-        if reasoning == "Strip":
-            messages[index] = _without_reasoning(messages[index])
-        message = messages[index]
-        if not message["content"].strip() and not message.get("tool_calls") and index in trained:
+        if reasoning != "Strip":
+            continue
+        given, stripped = messages[index], _without_reasoning(messages[index])
+        messages[index] = stripped
+        # An answer that was empty from the start is learned as it is, and the report counts it.
+        emptied = stripped != given and is_empty_answer(stripped)
+        if emptied and index in trained:
             place = read[index].content_place if places[index].endswith("]") else places[index]
-            raise RowRefused(RowReason.EMPTY_ANSWER, place, "the answer has no text and no tool call")
+            raise RowRefused(
+                RowReason.EMPTY_ANSWER, place, "the answer is nothing but reasoning, which is stripped"
+            )
     system = _system(row.get("system"), messages)
     shift = len(system)
     return Conversation(

@@ -19,7 +19,7 @@ from finetune_trainer.data.formats import detect_format, parse_row
 from finetune_trainer.data.ledger import RowLedger
 from finetune_trainer.data.proving import ProvenRow, prove
 from finetune_trainer.data.reader import Row, read_rows, until_fault
-from finetune_trainer.data.report import DatasetReport, has_reasoning
+from finetune_trainer.data.report import DatasetReport, has_empty_answer, has_reasoning
 from finetune_trainer.data.rows import RowRefused
 from finetune_trainer.data.split import conversation_digest, draw
 from finetune_trainer.data.tables import TableWriter, read_table
@@ -215,7 +215,8 @@ class DatasetBuilder:
             else:
                 report.held_out_copies += 1
             return
-        report.keep(row.outcome, reasoning=has_reasoning(row.conversation))
+        talk = row.conversation
+        report.keep(row.outcome, reasoning=has_reasoning(talk), empty=has_empty_answer(talk))
         for example in row.outcome:
             part.add(row.number, example)
 

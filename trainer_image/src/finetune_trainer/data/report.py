@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.conversation import answer_of
+from finetune_trainer.data.conversation import answer_of, is_empty_answer
 from finetune_trainer.data.rows import UNREADABLE, RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.report.text import excerpt
@@ -25,7 +25,8 @@ _DETAIL_CHARACTERS = 300
 # Redaction must see a secret whole, so that far more is read than is shown.
 _CONTENT_READ = 1 << 20
 _COUNTS = (
-    "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "shortened", "supervised_tokens", "longest_example",
+    "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "empty_answers", "shortened",
+    "supervised_tokens", "longest_example",
 )  # fmt: skip
 
 REMEDIES = {
@@ -37,7 +38,7 @@ REMEDIES = {
     RowReason.INVALID_MESSAGES: "give every message a role and a content string",
     RowReason.UNSUPPORTED_CONTENT: "leave the row out or say in text what the part shows",
     RowReason.NO_ASSISTANT_TURN: "add the answer",
-    RowReason.EMPTY_ANSWER: "fill in or remove the answer",
+    RowReason.EMPTY_ANSWER: "add what comes after the reasoning, or keep the reasoning",
     RowReason.CONTROL_TOKEN_IN_CONTENT: "remove the control token from the text",
     RowReason.CONTENT_NOT_RENDERED: "use roles and fields that this model's template renders",
     RowReason.TEMPLATE_REFUSED: "follow the template's rules, for example alternate user and assistant",
@@ -61,8 +62,9 @@ class DatasetReport:
     """What became of the rows of one source.
 
     `kept` counts the rows proven, repetitions left out: `duplicates` repeat a row of the same source,
-    `held_out_copies` repeat a row of the validation source. `with_reasoning` and `shortened` count kept rows
-    whose answers hold a reasoning trace, and those that lost earlier turns to the maximum length. `examples` are
+    `held_out_copies` repeat a row of the validation source. `with_reasoning`, `empty_answers` and `shortened`
+    count kept rows with a reasoning trace, with an answer that says nothing, and those that lost earlier turns to the
+    maximum length. `examples` are
     the first refused rows of each reason.
     """
 
@@ -71,6 +73,7 @@ class DatasetReport:
     duplicates: int = 0
     held_out_copies: int = 0
     with_reasoning: int = 0
+    empty_answers: int = 0
     shortened: int = 0
     supervised_tokens: int = 0
     longest_example: int = 0
@@ -92,10 +95,11 @@ class DatasetReport:
             place = excerpt(self.redact(refusal.field), _DETAIL_CHARACTERS)
             named.append(RefusedRow(row, place, detail, self._shortened(content)))
 
-    def keep(self, examples: list[Example], *, reasoning: bool = False) -> None:
-        """Count a row that was proven; `reasoning` as `has_reasoning` says of its conversation."""
+    def keep(self, examples: list[Example], *, reasoning: bool = False, empty: bool = False) -> None:
+        """Count a proven row; `reasoning` and `empty` as `has_reasoning` and `has_empty_answer` say of it."""
         self.kept += 1
         self.with_reasoning += reasoning
+        self.empty_answers += empty
         self.shortened += any(example.dropped_turns for example in examples)
         for example in examples:
             self.supervised_tokens += example.supervised_tokens
@@ -128,6 +132,7 @@ class DatasetReport:
             "duplicates": self.duplicates,
             "heldOutCopies": self.held_out_copies,
             "withReasoning": self.with_reasoning,
+            "emptyAnswers": self.empty_answers,
             "shortened": self.shortened,
             "rejected": {reason.value: count for reason, count in sorted(self.refused.items())},
             "rejectedExamples": {
@@ -184,9 +189,14 @@ class DatasetReport:
 
 
 def has_reasoning(conversation: Conversation) -> bool:
-    """Whether an answer of the conversation holds a reasoning trace, in a field of its own or as `<think>`."""
-    return any(
-        (answer_of(message).reasoning or "").strip()
-        for message in conversation.messages
-        if message["role"] == "assistant"
-    )
+    """Whether an answer that is learned holds a reasoning trace, in a field of its own or as `<think>`."""
+    return any((answer_of(answer).reasoning or "").strip() for answer in _learned(conversation))
+
+
+def has_empty_answer(conversation: Conversation) -> bool:
+    """Whether an answer that is learned says nothing: the model then learns to end its turn at once."""
+    return any(is_empty_answer(answer) for answer in _learned(conversation))
+
+
+def _learned(conversation: Conversation) -> list[dict[str, Any]]:
+    return [conversation.messages[index] for index in conversation.assistant_turns]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PLOT_WIDTH = 640
 PLOT_HEIGHT = 150
 _TICKS = 6
-_COUNTS = ("rows", "kept", "duplicates", "heldOutCopies", "withReasoning", "shortened")
+_COUNTS = ("rows", "kept", "duplicates", "heldOutCopies", "withReasoning", "emptyAnswers", "shortened")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class RowCounts:
     held_out_copies: int
     kept: int
     with_reasoning: int
+    empty_answers: int
     shortened: int
     refused_by_reason: dict[str, int]
 
@@ -54,6 +55,7 @@ class RowCounts:
             held_out_copies=sum(report.held_out_copies for report in everything),
             kept=sum(report.kept for report in everything),
             with_reasoning=sum(report.with_reasoning for report in everything),
+            empty_answers=sum(report.empty_answers for report in everything),
             shortened=sum(report.shortened for report in everything),
             refused_by_reason=dict(sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))),
         )

@@ -88,6 +88,15 @@ def _mixed_reasoning(statistics: Statistics, thresholds: Thresholds) -> DatasetW
     )  # fmt: skip
 
 
+def _empty_answers(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
+    rows = statistics.rows
+    return _above(
+        "EmptyAnswers", rows.empty_answers / max(1, rows.kept), thresholds.empty_answer_fraction,
+        f"{rows.empty_answers:,} of {rows.kept:,} rows have an answer without text, so that the model learns to end its turn "
+        "at once; fill in or drop these answers unless silence is wanted",
+    )  # fmt: skip
+
+
 def _rows_refused(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
     rows = statistics.rows
     fraction = share(rows.refused, rows.read)
@@ -195,6 +204,7 @@ POLICIES: dict[str, Callable[[Statistics, Thresholds], DatasetWarning | None]] =
     "LowPromptVariety": _low_prompt_variety,
     "NearDuplicateRows": _near_duplicate_rows,
     "DuplicateRows": _duplicate_rows,
+    "EmptyAnswers": _empty_answers,
     "RepeatedAnswers": _repeated_answers,
     "MixedLanguages": _mixed_languages,
     "ShortenedRows": _shortened_rows,
