@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
@@ -16,84 +13,13 @@ from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry import NullReporter
 from finetune_trainer.workspace import WorkspaceLayout
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_test"
-
-
-class Hub:
-    """Which repository there is and how it answers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-        self.failures = 0
-        self.gated = False
-
-    def answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
-        path = handler.path.partition("?")[0]
-        allowed = handler.headers.get("Authorization") == f"Bearer {TOKEN}"
-        if self.failures:
-            self.failures -= 1
-            self._send(handler, 503, b"", body=body)
-        elif not path.removeprefix("/api/models").startswith("/org/model"):
-            self._send(handler, 404, b"{}", body=body, X_Error_Code="RepoNotFound")
-        elif path.startswith("/api/models/org/model/revision/"):
-            if path.rsplit("/", 1)[1] not in {"main", COMMIT}:
-                self._send(handler, 404, b"{}", body=body, X_Error_Code="RevisionNotFound")
-                return
-            siblings = [{"rfilename": name} for name in self.files]
-            document = {"id": "org/model", "sha": COMMIT, "siblings": siblings}
-            self._send(
-                handler, 200, json.dumps(document).encode(), body=body, Content_Type="application/json"
-            )
-        elif self.gated and not allowed:
-            self._send(handler, 403, b"{}", body=body, X_Error_Code="GatedRepo")
-        else:
-            content = self.files[path.rsplit("/", 1)[1]]
-            etag = f'"{len(content):040d}"'
-            self._send(handler, 200, content, body=body, ETag=etag, X_Repo_Commit=COMMIT)
-
-    @staticmethod
-    def _send(
-        handler: BaseHTTPRequestHandler, code: int, content: bytes, *, body: bool, **headers: str
-    ) -> None:
-        handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        if body:
-            handler.wfile.write(content)
-
-
-@contextmanager
-def serving(hub: Hub) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            hub.answer(self, body=True)
-
-        def do_HEAD(self) -> None:
-            hub.answer(self, body=False)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+from tests.trainer.prepare.servers import COMMIT, TOKEN, Hub, http_server
 
 
 @pytest.fixture
 def hub(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub(tiny_model)
-    with serving(hub) as endpoint:
+    hub = Hub.of_folder(tiny_model)
+    with http_server(hub, host="127.0.0.1") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         yield hub
 
@@ -153,3 +79,41 @@ def test_a_gated_repository_needs_the_token(hub: Hub, tmp_path: Path) -> None:
         open_model(tmp_path / "without")
     assert caught.value.reason is Reason.MODEL_ACCESS_DENIED
     assert open_model(tmp_path / "with", token=TOKEN).commit == COMMIT
+
+
+def test_a_token_that_the_hub_does_not_know_is_denied(hub: Hub, tmp_path: Path) -> None:
+    hub.valid_tokens.clear()
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path, token="hf_wrong")
+    assert caught.value.reason is Reason.MODEL_ACCESS_DENIED
+    assert "hf_wrong" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "information",
+    [b"", b"<html>", b"[]", b"{}", b'{"id": "org/model"}', b'{"id": "org/model", "sha": "../../etc"}'],
+)
+def test_an_answer_that_is_not_the_hubs_protocol_is_an_outage(
+    hub: Hub, tmp_path: Path, information: bytes
+) -> None:
+    hub.information = information
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+
+
+def test_a_process_that_goes_on_takes_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
+    """The branch may have moved in between; a folder holds files of one commit."""
+    assert open_model(tmp_path).commit == COMMIT
+    hub.information = b'{"id": "org/model", "sha": "%s"}' % (b"f" * 40)
+    with pytest.raises(StageError):
+        open_model(tmp_path)  # this hub has no files of the newer commit
+    assert f"/api/models/org/model/revision/{COMMIT}" in hub.paths
+
+
+def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path) -> None:
+    heard: list[tuple[int, int | None]] = []
+    size = len(hub.files["model.safetensors"])
+    open_model(tmp_path).fetch("model.safetensors", lambda done, total: heard.append((done, total)))
+    assert heard[0] == (0, size)
+    assert heard[-1] == (size, size)
