@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dashscope
 import llama_models
 import mistral_common
-from transformers import AddedToken, AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from tokenizers import normalizers
+from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.integrations.mistral.tokenizer import MistralConverter
 
@@ -45,6 +46,7 @@ def _qwen(_folder: Path) -> Any:
     backend = TikTokenConverter(
         vocab_file=str(vocabulary), pattern=_QWEN, extra_special_tokens=control
     ).converted()
+    backend.normalizer = normalizers.NFC()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
@@ -72,6 +74,11 @@ def _llama3(_folder: Path) -> Any:
     )
 
 
+def _bytes(_folder: Path) -> Any:
+    """Return a slow tokenizer, written in Python: it has no offsets, and its vocabulary is the 256 bytes."""
+    return ByT5Tokenizer(extra_ids=0)
+
+
 _BUILDERS: dict[str, Callable[[Path], Any]] = {
     "mistral v1": lambda folder: _sentencepiece("v1", folder),
     "mistral v2": lambda folder: _sentencepiece("v2", folder),
@@ -79,6 +86,7 @@ _BUILDERS: dict[str, Callable[[Path], Any]] = {
     "tekken": _tekken,
     "qwen": _qwen,
     "llama 3": _llama3,
+    "byt5": _bytes,
 }
 
 

@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
     from finetune_trainer.data.template import ChatTemplate
 
-DEFAULT_REASONING_END = "\n</think>\n\n"
+DEFAULT_REASONING_LEAD, DEFAULT_REASONING_END = "<think>\n", "\n</think>\n\n"
 _MARKUP = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[[^\[\]\s]{1,40}\]|#{2,} ?[A-Za-z ]{2,30}:")
-_OPEN_REASONING = re.compile(r"(?P<tag><think>|<thinking>|\[THINK\])(?P<space>\s*)\Z")
+_REASONING_TAG = (
+    r"<[^<>\s/]{0,24}(?:think|thought|reason)[^<>\s/]{0,24}>|\[[^\[\]\s/]{0,24}THINK[^\[\]\s/]{0,24}\]"
+)
+_OPEN_REASONING = re.compile(rf"(?P<tag>{_REASONING_TAG})(?P<space>\s*)\Z", re.IGNORECASE)
+_CLOSED_REASONING = re.compile(
+    r"</[^<>\s]*(?:think|thought|reason)[^<>\s]*>\s*\Z|\[/THINK\]\s*\Z", re.IGNORECASE
+)
 
 
 def sentinel(number: int) -> str:
@@ -32,6 +38,7 @@ def sentinel(number: int) -> str:
 class Grammar:
     """What surrounds an answer.
 
+    `generation_prompt` is what the template adds to prompt an answer, empty where that cannot be told.
     `enders` are the token ids that end a turn, as text in `ender_texts`; `appended_ender` is put behind an
     answer after which the template writes none. `lead` and `tail` surround a plain answer after the served
     prompt (None: not known); `reasoning_lead` and `reasoning_end` surround a reasoning trace where the
@@ -46,6 +53,8 @@ class Grammar:
     tail: str
     reasoning_lead: str | None
     reasoning_end: str
+    reasoning_is_plain_text: bool
+    generation_prompt: str
     trims: bool
     headers: frozenset[str]
 
@@ -63,9 +72,18 @@ class Grammar:
 
 
 def opened_reasoning(prompt: str) -> str | None:
-    """Return the tag by which a served prompt has already opened the reasoning block, else None."""
-    match = _OPEN_REASONING.search(prompt)
-    return None if match is None else match["tag"]
+    """Return the tag, with the space behind it, by which a served prompt has opened the reasoning block."""
+    match = _OPEN_REASONING.search(prompt, max(0, len(prompt) - 120))
+    return None if match is None else match[0]
+
+
+def closing_tag(opened: str) -> str:
+    """Return the tag that closes the one in `opened`."""
+    tag = opened.strip()
+    for start, end in (("START", "END"), ("start", "end"), ("BEGIN", "END"), ("begin", "end")):
+        if start in tag:
+            return tag.replace(start, end)
+    return tag[0] + "/" + tag[1:]
 
 
 def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Grammar:
@@ -84,9 +102,9 @@ def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Gramma
     if user not in prompt or answer not in full or user in full[full.rindex(answer) :]:
         raise _unprovable("it leaves out the question or the answer of a conversation of one turn")
     raw_tail = full[full.rindex(answer) + len(answer) :]
-    known = set(eos_ids)
-    if template.tokenizer.eos_token_id is not None:
-        known.add(template.tokenizer.eos_token_id)
+    known = {token_id for token_id in eos_ids if template.token_text(token_id)}
+    if template.eos_id is not None:
+        known.add(template.eos_id)
     written = _first_added_token(template, raw_tail)
     appended = None
     if written is not None:
@@ -112,6 +130,8 @@ def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Gramma
         tail=tail,
         reasoning_lead=reasoning_lead,
         reasoning_end=reasoning_end,
+        reasoning_is_plain_text=_reasoning_is_plain_text(template, question, prompt),
+        generation_prompt=_generation_prompt(template, question, prompt),
         trims=_trims(template, question, answer),
         headers=_headers(template),
     )
@@ -126,7 +146,7 @@ def _unprovable(what: str) -> StageError:
 
 
 def _text(template: ChatTemplate, token_id: int) -> str:
-    return template.added_tokens.get(token_id) or str(template.tokenizer.convert_ids_to_tokens(token_id))
+    return template.token_text(token_id) or ""
 
 
 def _first_added_token(template: ChatTemplate, text: str) -> int | None:
@@ -182,11 +202,10 @@ def _lead(
     before = full[: full.rindex(answer)]
     if before.startswith(prompt):
         return before[len(prompt) :]
-    without = template.render(question, None, generation=False)
-    generation_prompt = prompt[len(without) :] if prompt.startswith(without) else ""
-    opened = _OPEN_REASONING.search(generation_prompt)
+    generation_prompt = _generation_prompt(template, question, prompt)
+    opened = opened_reasoning(generation_prompt)
     if opened is not None:
-        generation_prompt = generation_prompt[: opened.start()]
+        generation_prompt = generation_prompt.removesuffix(opened)
     if not generation_prompt or generation_prompt not in before:
         return None
     return before[before.rindex(generation_prompt) + len(generation_prompt) :]
@@ -210,8 +229,32 @@ def _reasoning(template: ChatTemplate, question: list[dict[str, str]], prompt: s
         before = full[: full.index(trace)]
         if before.startswith(prompt):
             return before[len(prompt) :], end
-        return None, end
+        # The prompt opens the block already, or closes an empty one: a trace after that opens its own.
+        return opened_reasoning(before), end
     return None, DEFAULT_REASONING_END
+
+
+def _reasoning_is_plain_text(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> bool:
+    if opened_reasoning(prompt) is not None:
+        return False
+    if _CLOSED_REASONING.search(prompt) is not None:
+        return True
+    trace, answer = sentinel(7), sentinel(8)
+    block = f"{DEFAULT_REASONING_LEAD}{trace}{DEFAULT_REASONING_END}"
+    following = {"role": "user", "content": sentinel(9)}
+    as_field = {"role": "assistant", "content": answer, "reasoning_content": trace}
+    inline = {"role": "assistant", "content": block + answer}
+    try:
+        if trace in template.render([*question, as_field], None, generation=False):
+            return False
+        return block in template.render([*question, inline, following], None, generation=True)
+    except RowRefused:
+        return False
+
+
+def _generation_prompt(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> str:
+    without = template.render(question, None, generation=False)
+    return prompt[len(without) :] if prompt.startswith(without) else ""
 
 
 def _trims(template: ChatTemplate, question: list[dict[str, str]], answer: str) -> bool:

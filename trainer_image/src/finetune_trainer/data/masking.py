@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.conversation import Conversation
@@ -44,11 +44,21 @@ class _EncodedTurn:
 
 @dataclass
 class _Draft:
-    """An example under construction."""
+    """An example under construction; `runs` are the (start, end) of its answers."""
 
     ids: list[int]
     labels: list[int]
-    turns: list[_EncodedTurn] = field(default_factory=list)
+    runs: list[tuple[int, int]]
+    turns: list[_EncodedTurn]
+    dropped_turns: int = 0
+
+    def add(self, turn: _EncodedTurn) -> None:
+        """Take in a turn of which the prompt begins with this example's ids."""
+        start = len(turn.prompt)
+        self.labels += [IGNORED] * (start - len(self.ids)) + turn.answer
+        self.ids = turn.prompt + turn.answer
+        self.runs.append((start, len(self.ids)))
+        self.turns.append(turn)
 
 
 class Masker:
@@ -61,6 +71,7 @@ class Masker:
         self.grammar: Grammar = learn_grammar(template, eos_ids)
         self._writer = TurnWriter(template, self.grammar)
         self._control = ControlText(template, self.grammar.ender_texts, self.grammar.headers)
+        self._cut_texts()
         self._require_canary()
 
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRefused]:
@@ -94,6 +105,24 @@ class Masker:
             except RowRefused as refusal:
                 results[position] = refusal
         return results
+
+    @property
+    def reasoning_is_plain_text(self) -> bool:
+        """Whether the template takes no notice of a `<think>` trace and would write it as ordinary text."""
+        return self.grammar.reasoning_is_plain_text
+
+    def _cut_texts(self) -> None:
+        """Let the tokenizer encode what turns have in common only once."""
+        samples = []
+        for roles in _CANARIES:
+            messages = [_canary_message(role, position) for position, role in enumerate(roles)]
+            try:
+                samples.append(self.template.render(messages, None, generation=True))
+            except RowRefused:
+                continue  # a role that the template does not take
+        written = "".join(samples)
+        tokens = [token for token in self.template.added_tokens.values() if token and token in written]
+        self.template.encoder.cut_at([*tokens, *self.grammar.ender_texts], samples)
 
     def _refuse_control_tokens(self, conversation: Conversation) -> None:
         for index, message in enumerate(conversation.messages):
@@ -147,43 +176,42 @@ class Masker:
         """Fold turns where each is a literal beginning of the next and the whole fits; check every example."""
         drafts: list[_Draft] = []
         for number, turn in enumerate(turns):
-            size = len(turn.prompt) + len(turn.answer)
+            if len(turn.prompt) + len(turn.answer) > self.maximum_length:
+                short, dropped = self._shortened(conversation, conversation.assistant_turns[number])
+                drafts.append(_Draft([], [], [], [], dropped))
+                drafts[-1].add(short)
+                continue
             last = drafts[-1] if drafts else None
-            if size > self.maximum_length:
-                turn = self._shortened(conversation, conversation.assistant_turns[number])  # noqa: PLW2901 -- the shorter turn takes its place
-                last = None
-            if last is not None and turn.prompt[: len(last.ids)] == last.ids:
-                last.labels += [IGNORED] * (len(turn.prompt) - len(last.ids)) + turn.answer
-                last.ids = turn.prompt + turn.answer
-                last.turns.append(turn)
-            else:
-                labels = [IGNORED] * len(turn.prompt) + turn.answer
-                drafts.append(_Draft(turn.prompt + turn.answer, labels, [turn]))
+            # Two answers with nothing between them would be one run of labels.
+            if last is None or len(turn.prompt) <= len(last.ids) or turn.prompt[: len(last.ids)] != last.ids:
+                last = _Draft([], [], [], [])
+                drafts.append(last)
+            last.add(turn)
         examples = []
         for draft in drafts:
-            example = Example(draft.ids, draft.labels)
+            example = Example(draft.ids, draft.labels, draft.dropped_turns)
             require_example(
                 self.template,
                 self.grammar,
-                example.input_ids,
-                example.labels,
+                example,
+                runs=draft.runs,
                 text=draft.turns[-1].text,
                 answers=[turn.parts for turn in draft.turns],
             )
             examples.append(example)
         return examples
 
-    def _shortened(self, conversation: Conversation, index: int) -> _EncodedTurn:
-        """Drop whole earlier turns, oldest first and the system message last, until the turn fits."""
+    def _shortened(self, conversation: Conversation, index: int) -> tuple[_EncodedTurn, int]:
+        """Drop whole earlier turns, oldest first, until the turn fits; return it and how many were dropped."""
         messages = conversation.messages[: index + 1]
         head = [message for message in messages[:1] if message["role"] in {"system", "developer"}]
         starts = [i for i, message in enumerate(messages) if message["role"] == "user" and i > len(head)]
-        for start in starts:
+        for dropped, start in enumerate(starts, start=1):
             kept = Conversation([*head, *messages[start:]], conversation.tools)
             turn = self._writer.turn(kept, len(kept.messages) - 1)
             encoded = self._split(turn, *self.template.encode([turn.prompt, turn.prompt + turn.answer]))
             if len(encoded.prompt) + len(encoded.answer) <= self.maximum_length:
-                return encoded
+                return encoded, dropped
         raise RowRefused(
             RowReason.TOO_LONG,
             f"messages[{index}]",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from transformers import AutoTokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
-
+from finetune_trainer.data.content_form import learn_part_roles, with_parts
+from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.rendering import RENDER_ERRORS, RESERVED_ARGUMENTS, Renderer
 from finetune_trainer.data.rows import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 
@@ -15,16 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-# What templates raise for a conversation they do not take: their own raise_exception, and whatever Python
-# says when a template indexes or concatenates a value that is not there.
-_RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
-
 
 def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer in `folder` without network, remote code or mistral-common's own backend.
 
     Raises StageError(InvalidModel) if there is none that transformers can read.
     """
+    from transformers import AutoTokenizer  # noqa: PLC0415 -- processes that only prove rows do without it
+
     try:
         return AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, mistral_format=False
@@ -39,75 +38,124 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 class ChatTemplate:
-    """Renders and encodes conversations for one tokenizer, one template and one set of arguments."""
+    """Renders and encodes conversations for one tokenizer, one template and one set of arguments.
+
+    It needs no tokenizer object once it is made and can be sent to another process, which compiles the template
+    anew.
+    """
 
     def __init__(
-        self, tokenizer: Any, template: str | None = None, arguments: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        moment: datetime.datetime | None = None,
     ) -> None:
-        """Raise StageError(ChatTemplateMissing) if neither tokenizer nor `template` gives a chat template."""
+        """`moment` is what a template that writes a date sees as now: the present, if it is left out.
+
+        Raises StageError with ChatTemplateMissing if neither tokenizer nor `template` gives a chat template,
+        ChatTemplateUnprovable if the template does not compile or an argument bears a reserved name.
+        """
         if template is None and not tokenizer.chat_template:
             raise StageError(
                 Reason.CHAT_TEMPLATE_MISSING,
                 "the tokenizer must have a chat template, found none; name one in model.chatTemplate",
             )
-        self.tokenizer = tokenizer
-        self._template = template
+        reserved = sorted(RESERVED_ARGUMENTS.intersection(arguments or {}))
+        if reserved:
+            raise StageError(
+                Reason.CHAT_TEMPLATE_UNPROVABLE,
+                "model.chatTemplateArguments must not hold what rendering itself passes, "
+                f"found {reserved[0]}; remove it",
+            )
+        self.moment = moment or datetime.datetime.now().astimezone().replace(tzinfo=None)
         self._arguments = {**tokenizer.special_tokens_map, **(arguments or {})}
-        self._backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-        if self._backend is not None:
-            self._backend.no_truncation()
-            self._backend.no_padding()
+        try:
+            self._sources = (
+                str(tokenizer.get_chat_template(template, None)),
+                str(tokenizer.get_chat_template(template, [{}])),
+            )
+        except ValueError as error:
+            # A tokenizer may have several templates by name and none called default.
+            raise StageError(
+                Reason.CHAT_TEMPLATE_MISSING,
+                "the tokenizer must have a chat template that is used by default, found only named ones: "
+                f"{str(error).splitlines()[0][:200]}; name one in model.chatTemplate",
+            ) from error
+        self._renderers = self._compile()
+        self.encoder = Encoder(tokenizer)
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         self.added_tokens = {token_id: str(token.content) for token_id, token in added.items()}
         self.special_ids = {token_id for token_id, token in added.items() if token.special}
         self.special_ids.update(tokenizer.all_special_ids)
         self.eos_token: str | None = tokenizer.eos_token
+        self.eos_id: int | None = tokenizer.eos_token_id
         self.bos_token: str | None = tokenizer.bos_token
         self.bos_id: int | None = tokenizer.bos_token_id
+        self.part_roles = frozenset[str]()
+        self.part_roles = learn_part_roles(self)
+
+    @property
+    def writes_the_date(self) -> bool:
+        """Whether the template asks for the present, so that its text depends on `moment`."""
+        return any("strftime_now" in source for source in self._sources)
+
+    def at(self, moment: datetime.datetime) -> ChatTemplate:
+        """Return the same template rendered at another moment."""
+        other = copy.copy(self)
+        other.moment = moment
+        other._renderers = other._compile()  # noqa: SLF001 -- a copy of our own
+        return other
 
     def source(self, *, tools: bool = False) -> str:
         """Return the Jinja source used with or without tools."""
-        return str(self.tokenizer.get_chat_template(self._template, [{}] if tools else None))
+        return self._sources[tools]
+
+    def token_text(self, token_id: int) -> str | None:
+        """Text of a control token as the template writes it; None for an id that the tokenizer lacks."""
+        return self.added_tokens.get(token_id) or self.encoder.token(token_id)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""
+        return self.encoder.encode(texts)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included, spaces as they are."""
+        return self.encoder.decode(ids)
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generation: bool) -> str:
         """Render messages as a server does; `generation` adds the prompt for the assistant's next turn.
 
         Raises RowRefused(TemplateRefused) with the template's own message.
         """
+        if self.part_roles:
+            messages = with_parts(messages, self.part_roles)
         try:
-            # Annotated as text, the function returns the texts and the spans that it calls generated.
-            outcome: Any = render_jinja_template(
-                conversations=[[dict(message) for message in messages]],
-                tools=tools,
-                chat_template=self.tokenizer.get_chat_template(self._template, tools),
-                add_generation_prompt=generation,
-                **self._arguments,
-            )
-        except _RENDER_ERRORS as error:
-            first_line = (str(error) or type(error).__name__).splitlines()[0][:200]
+            return self._renderers[bool(tools)].render(messages, tools, generation=generation)
+        except RENDER_ERRORS as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise RowRefused(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
-        return str(outcome[0][0])
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""
-        if self._backend is not None:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [encoding.ids for encoding in encodings]
-        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    def _compile(self) -> tuple[Renderer, Renderer]:
+        try:
+            plain = Renderer(self._sources[0], self._arguments, self.moment)
+            if self._sources[1] == self._sources[0]:
+                return plain, plain
+            return plain, Renderer(self._sources[1], self._arguments, self.moment)
+        except RENDER_ERRORS as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise StageError(
+                Reason.CHAT_TEMPLATE_UNPROVABLE,
+                f"the chat template must be Jinja that compiles, found: {first_line}; "
+                "use the model's own template or name another one in model.chatTemplate",
+            ) from error
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, control tokens included, spaces as they are."""
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_renderers"}
 
-    def normalise(self, text: str) -> str:
-        """Text as the tokenizer sees it, for comparing what was written with what was encoded."""
-        normaliser = self._backend.normalizer if self._backend is not None else None
-        if normaliser is not None:
-            text = normaliser.normalize_str(text)
-        return text.replace("\u2581", " ").strip()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renderers = self._compile()
 
 
 class ControlText:
@@ -115,7 +163,7 @@ class ControlText:
 
     def __init__(self, template: ChatTemplate, enders: Iterable[str], headers: Iterable[str]) -> None:
         tokens = {template.added_tokens.get(token_id) for token_id in template.special_ids}
-        tokens.update(str(template.tokenizer.convert_ids_to_tokens(i)) for i in template.special_ids)
+        tokens.update(template.token_text(token_id) for token_id in template.special_ids)
         tokens.update(enders)
         tokens.update(headers)
         sources = template.source() + template.source(tools=True)

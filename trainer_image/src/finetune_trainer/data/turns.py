@@ -6,8 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.conversation import REASONING_FIELDS, Answer, Conversation, answer_of
-from finetune_trainer.data.grammar import DEFAULT_REASONING_END, Grammar, opened_reasoning, sentinel
+from finetune_trainer.data.conversation import Answer, Conversation, answer_of
+from finetune_trainer.data.grammar import (
+    DEFAULT_REASONING_LEAD,
+    Grammar,
+    closing_tag,
+    opened_reasoning,
+    sentinel,
+)
+from finetune_trainer.data.messages import REASONING_FIELDS
 from finetune_trainer.data.rows import RowReason, RowRefused
 
 if TYPE_CHECKING:
@@ -29,10 +36,12 @@ class Turn:
 class _Skeleton:
     """What the template writes in a turn of one shape: text around the answer's parts, white space removed.
 
-    None where the rendered conversation does not begin with the served prompt.
+    None where the rendered conversation does not begin with the served prompt. `left_out` are the positions of
+    messages whose words the template does not write into the prompt.
     """
 
     literals: tuple[str, ...] | None
+    left_out: tuple[int, ...] = ()
 
 
 class TurnWriter:
@@ -55,13 +64,22 @@ class TurnWriter:
         """
         messages, tools = conversation.messages, conversation.tools
         answer = answer_of(messages[index])
+        if index == 0:
+            raise RowRefused(
+                RowReason.TEMPLATE_REFUSED,
+                "messages[0]",
+                "no message stands before this answer: it is never served",
+            )
         prompt = self._template.render(messages[:index], tools, generation=True)
         self._require_history(messages[:index], prompt)
         full = self._template.render(messages[: index + 1], tools, generation=False)
-        continuation = _continuation(prompt, full)
-        written = None if continuation is None else self._cut(continuation, answer)
-        if written is not None and _matches(written, self._skeleton(messages[: index + 1], tools), answer):
-            return Turn(prompt, written, tuple(answer.parts))
+        skeleton = self._skeleton(messages[: index + 1], tools)
+        for position in skeleton.left_out:
+            raise _left_out(messages[position], position)
+        continuation = self._continuation(prompt, full, answer)
+        for written in [] if continuation is None else self._cuts(continuation, answer):
+            if _matches(written, skeleton, answer):
+                return Turn(prompt, written, tuple(answer.parts))
         if answer.tool_calls:
             names = [call["function"]["name"] for call in answer.tool_calls]
             if not all(name in full for name in names):
@@ -75,7 +93,29 @@ class TurnWriter:
                 f"messages[{index}].tool_calls",
                 "the template renders this tool call in another way than it would be served",
             )
-        return Turn(prompt, self._rebuild(prompt, answer, f"messages[{index}]"), tuple(answer.parts))
+        text = answer.text.strip()
+        if text not in full and not _escaped_in(text, full):
+            raise _left_out(messages[index], index)
+        rebuilt = self._rebuild(prompt, answer, f"messages[{index}]")
+        if full.startswith(prompt) and not self._agrees(prompt, full[len(prompt) :], answer, rebuilt):
+            raise RowRefused(
+                RowReason.MASK_UNPROVABLE,
+                f"messages[{index}]",
+                "what the template writes around or into this answer depends on its words",
+            )
+        return Turn(prompt, rebuilt, tuple(answer.parts))
+
+    def _agrees(self, prompt: str, rendered: str, answer: Answer, rebuilt: str) -> bool:
+        """Whether the template itself writes the rebuilt answer behind the prompt, white space apart.
+
+        A trace that the template has no place for is not expected there.
+        """
+        reasoning = (answer.reasoning or "").strip()
+        if reasoning and reasoning not in rendered:
+            answer = Answer(answer.text, answer.text)
+            rebuilt = self._rebuild(prompt, answer, "messages")
+        wanted = "".join(rebuilt.split())
+        return any("".join(written.split()) == wanted for written in self._cuts(rendered, answer))
 
     def _require_history(self, messages: list[dict[str, Any]], prompt: str) -> None:
         """Refuse a row of which the template leaves something out: the model would be trained without it."""
@@ -85,11 +125,7 @@ class TurnWriter:
                 content = answer_of(message).text.rpartition("</think>")[2]
             text = content.strip()
             if text and text not in prompt and not _escaped_in(text, prompt):
-                raise RowRefused(
-                    RowReason.CONTENT_NOT_RENDERED,
-                    f"messages[{index}].content",
-                    f"the template leaves out the text of this {message['role']} message",
-                )
+                raise _left_out(message, index)
             for call in message.get("tool_calls") or []:
                 if call["function"]["name"] not in prompt:
                     raise RowRefused(
@@ -98,26 +134,28 @@ class TurnWriter:
                         "the template leaves out this tool call",
                     )
 
-    def _cut(self, text: str, answer: Answer) -> str | None:
-        """Cut at the end of the turn; None if a part of the answer is missing."""
-        after = 0
+    def _cuts(self, text: str, answer: Answer) -> list[str]:
+        """Ways to cut the text at the end of the turn; none if a part of the answer is missing.
+
+        A part that repeats words of the template may be found too early or too late: the end is looked for
+        behind its first and behind its last occurrence.
+        """
+        first = last = 0
         for part in answer.parts:
-            position = text.find(part, after)
+            position = text.find(part, first)
             if position < 0:
-                return None
-            after = position + len(part)
+                return []
+            first = position + len(part)
+            last = text.rindex(part) + len(part)
         for call in answer.tool_calls:
             position = text.rfind(call["function"]["name"])
             if position < 0 or not all(
                 _escaped_in(value, text) for value in _strings(call["function"]["arguments"])
             ):
-                return None
-            after = max(after, position)
-        # The last part may be found too early where it repeats the template's words; the end only counts
-        # behind its last occurrence.
-        if answer.parts and not answer.tool_calls:
-            after = text.rindex(answer.parts[-1]) + len(answer.parts[-1])
-        return self._grammar.cut(text, after)
+                return []
+            first = last = max(last, position)
+        cuts = [self._grammar.cut(text, after) for after in dict.fromkeys((first, last))]
+        return [cut for cut in cuts if cut is not None]
 
     def _skeleton(self, messages: list[dict[str, Any]], tools: Any) -> _Skeleton:
         key = json.dumps([[_shape(message) for message in messages], tools], sort_keys=True)
@@ -142,15 +180,45 @@ class TurnWriter:
                 "messages",
                 f"the template takes these words but not others in their place: {error.detail}",
             ) from error
-        continuation = _continuation(prompt, full)
-        if continuation is None:
-            return _Skeleton(None)
+        left_out = tuple(
+            position
+            for position, word in enumerate(words[:-1])
+            if word in str(masked[position].get("content")) and word not in prompt
+        )
         answer = answer_of(masked[-1])
-        written = self._cut(continuation, answer)
+        continuation = self._continuation(prompt, full, answer)
+        if continuation is None:
+            return _Skeleton(None, left_out)
+        cuts = self._cuts(continuation, answer)
         foreign = words[:-1] + traces[:-1]
-        if written is None or any(word in written for word in foreign):
-            return _Skeleton(None)
-        return _Skeleton(_literals(written, answer.parts))
+        if not cuts or any(word in cuts[0] for word in foreign):
+            return _Skeleton(None, left_out)
+        return _Skeleton(_literals(cuts[0], answer.parts), left_out)
+
+    def _continuation(self, prompt: str, full: str, answer: Answer) -> str | None:
+        """Text that follows the served prompt in the rendered conversation; None if it begins otherwise.
+
+        A prompt may open a reasoning block whose white space the rendered conversation writes in another way,
+        or which it leaves out where there is no trace: then the model closes the block first.
+        """
+        if full.startswith(prompt):
+            return full[len(prompt) :]
+        opened = opened_reasoning(prompt)
+        if opened is None:
+            return None
+        space = opened[len(opened.rstrip()) :]
+        before = prompt.removesuffix(space)
+        if full.startswith(before):
+            return full[len(before) :].removeprefix(space)
+        header = prompt.removesuffix(opened)
+        if answer.reasoning is None and full.startswith(header):
+            return self._close(opened) + full[len(header) :].lstrip("\n")
+        return None
+
+    def _close(self, opened: str) -> str:
+        """Text that ends the reasoning block which a prompt has opened by `opened`."""
+        closing = closing_tag(opened)
+        return self._grammar.reasoning_end if closing in self._grammar.reasoning_end else f"\n{closing}\n\n"
 
     def _rebuild(self, prompt: str, answer: Answer, place: str) -> str:
         """Put the answer together from the text that the template writes around answers."""
@@ -159,7 +227,7 @@ class TurnWriter:
         opened = opened_reasoning(prompt)
         if opened is not None:
             return self._after_opened_reasoning(prompt, opened, answer, text)
-        if grammar.lead is None:
+        if grammar.lead is None or not prompt.endswith(grammar.generation_prompt):
             raise RowRefused(
                 RowReason.MASK_UNPROVABLE,
                 place,
@@ -168,6 +236,13 @@ class TurnWriter:
         if answer.reasoning is None:
             return grammar.lead + text + grammar.tail
         if grammar.reasoning_lead is not None:
+            plain = grammar.reasoning_is_plain_text
+            if plain and grammar.reasoning_lead != grammar.lead + DEFAULT_REASONING_LEAD:
+                raise RowRefused(
+                    RowReason.MASK_UNPROVABLE,
+                    place,
+                    "what the template writes before an answer depends on its words",
+                )
             reasoning = answer.reasoning.strip()
             return (
                 grammar.reasoning_lead + reasoning + grammar.reasoning_end + text.lstrip("\n") + grammar.tail
@@ -184,14 +259,12 @@ class TurnWriter:
     def _after_opened_reasoning(self, prompt: str, opened: str, answer: Answer, text: str) -> str:
         """Put the answer together where the served prompt has already opened the reasoning block."""
         grammar = self._grammar
-        end = grammar.reasoning_end if "/" in grammar.reasoning_end else DEFAULT_REASONING_END
         if answer.inline:
             body = answer.content.lstrip().removeprefix("<think>")
             return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.tail
-        closing_tag = opened.replace("<", "</").replace("[", "[/")
-        if answer.reasoning is None and closing_tag in answer.text:
+        if answer.reasoning is None and closing_tag(opened) in answer.text:
             return text + grammar.tail
-        return (answer.reasoning or "").strip() + end + text.lstrip("\n") + grammar.tail
+        return (answer.reasoning or "").strip() + self._close(opened) + text.lstrip("\n") + grammar.tail
 
 
 def _shape(message: dict[str, Any]) -> list[Any]:
@@ -201,7 +274,14 @@ def _shape(message: dict[str, Any]) -> list[Any]:
         message["role"],
         bool((message.get("content") or "").strip()),
         sorted(message),
-        None if answer is None else [answer.inline, bool(answer.text.strip()), "</think>" in answer.text],
+        None
+        if answer is None
+        else [
+            answer.inline,
+            bool((answer.reasoning or "").strip()),
+            bool(answer.text.strip()),
+            "</think>" in answer.text,
+        ],
         message.get("tool_calls"),
         [message.get(key) for key in ("name", "tool_call_id")],
     ]
@@ -215,6 +295,7 @@ def _masked(message: dict[str, Any], word: str, trace: str) -> dict[str, Any]:
         answer = answer_of(message)
         if answer.inline:
             text = word if answer.text.strip() else ""
+            trace = trace if (answer.reasoning or "").strip() else ""
             masked["content"] = f"<think>\n{trace}\n</think>\n\n{text}"
             return masked
         for name in REASONING_FIELDS:
@@ -252,20 +333,12 @@ def _matches(written: str, skeleton: _Skeleton, answer: Answer) -> bool:
     return "".join(pieces) == "".join(written.split()) and all(part in written for part in answer.parts)
 
 
-def _continuation(prompt: str, full: str) -> str | None:
-    """Text that follows the served prompt in the rendered conversation; None if it begins otherwise.
-
-    A prompt may open a reasoning block whose white space the rendered conversation writes in another way.
-    """
-    if full.startswith(prompt):
-        return full[len(prompt) :]
-    opened = opened_reasoning(prompt)
-    if opened is None:
-        return None
-    before = prompt.rstrip()
-    if not full.startswith(before):
-        return None
-    return full[len(before) :].removeprefix(prompt[len(before) :])
+def _left_out(message: dict[str, Any], position: int) -> RowRefused:
+    return RowRefused(
+        RowReason.CONTENT_NOT_RENDERED,
+        f"messages[{position}].content",
+        f"the template leaves out the text of this {message['role']} message",
+    )
 
 
 def _strings(value: Any) -> list[str]:

@@ -1,0 +1,78 @@
+"""Rows of all fates and ways to parse them, for tests in other processes: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.conversation import Conversation, parse_conversation
+from finetune_trainer.data.masking import Masker
+from finetune_trainer.data.reader import Row
+from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = 3000
+PARSE = partial(parse_conversation, reasoning="Keep")
+
+
+def masker(folder: Path, maximum_length: int = 256) -> Masker:
+    """Masker for the tokenizer in `folder`."""
+    return Masker(ChatTemplate(load_tokenizer(folder)), maximum_length)
+
+
+def rows(count: int) -> Iterator[Row]:
+    """Yield rows of all fates: kept, unreadable, without an answer, too long, with a control token."""
+    for number in range(1, count + 1):
+        user, answer = f"what is {number} + 1", f"it is {number + 1}"
+        messages: list[dict[str, str]] = [{"role": "user", "content": user}]
+        if number % 101 == 0:
+            yield Row(number, RowRefused(RowReason.INVALID_JSON, "column 3", "no value"), number)
+            continue
+        if number % 103 == 0:
+            answer = answer * 100
+        if number % 107 == 0:
+            answer += "<|im_end|>"
+        if number % 109:
+            messages.append({"role": "assistant", "content": answer})
+        yield Row(number, {"messages": messages}, number)
+
+
+def killing(_row: dict[str, Any]) -> Conversation:
+    """End the process in the way of the kernel's memory killer."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def failing(row: dict[str, Any]) -> Conversation:
+    """Fail as no row may make it fail."""
+    raise ZeroDivisionError(row["messages"][0]["content"])
+
+
+def killing_late(row: dict[str, Any]) -> Conversation:
+    """Die at a row that a worker proves."""
+    return killing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)
+
+
+def failing_late(row: dict[str, Any]) -> Conversation:
+    """Fail at a row that a worker proves."""
+    return failing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)
+
+
+def refusing_late(row: dict[str, Any]) -> Conversation:
+    """Fail at a row that a worker proves with an error that pickle cannot put together again."""
+    if row["messages"][0]["content"] == "what is 2900 + 1":
+        raise StageError(Reason.INVALID_DATASET, "no such column")
+    return PARSE(row)
+
+
+def children() -> list[int]:
+    """Return this process's children."""
+    task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return [int(number) for number in task.read_text().split()]

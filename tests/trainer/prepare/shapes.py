@@ -1,0 +1,51 @@
+"""What a case of the mask matrix is, and parts of which its templates are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# The bar of DeepSeek's control tokens is U+FF5C, written as an escape because it looks like another one.
+WIDE = "\uff5c"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One template with the vocabulary it is tried on.
+
+    `special` and `plain` are added tokens that the vocabulary lacks; `stops` what the generation config would name;
+    `strips` added tokens that swallow white space after them; `parts` the roles whose content the template reads as
+    a list of parts. `faithful` is false for a template that rewrites or leaves out content.
+    """
+
+    source: str
+    family: str
+    vocabulary: str
+    eos: str | None = None
+    bos: str | None = None
+    special: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    strips: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    parts: frozenset[str] = frozenset()
+    faithful: bool = True
+
+
+CHATML_TURN = "'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'"
+CHATML_PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+IM = ("<|im_start|>", "<|im_end|>")
+EVERY_ROLE = frozenset({"system", "user", "assistant", "tool", "developer"})
+ROLE_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>")
+
+
+def loop(user: str, assistant: str, system: str | None = None, prompt: str = "''", before: str = "") -> str:
+    """Template of Jinja expressions for the three roles; a role without expression is refused."""
+    other = f"{{{{ {system} }}}}" if system else "{{ raise_exception('only user and assistant') }}"
+    return (
+        f"{before}{{% for m in messages %}}{{% if m.role == 'user' %}}{{{{ {user} }}}}"
+        f"{{% elif m.role == 'assistant' %}}{{{{ {assistant} }}}}"
+        f"{{% elif m.role == 'system' %}}{other}"
+        "{% else %}{{ raise_exception('unknown role') }}{% endif %}{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {prompt} }}}}{{% endif %}}"
+    )
