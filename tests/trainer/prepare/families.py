@@ -368,31 +368,6 @@ def families() -> dict[str, Case]:
         ),
         "rounds": Case(_ROUNDS, "numbered rounds", "mistral v2"),
         "no_generation_prompt": Case(chatml, "ChatML without a generation prompt", "qwen", special=IM),
-        "upper_roles": Case(
-            "{% for m in messages %}{{ m.role | upper + ': ' + m.content | trim + '\n' }}"
-"{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}",
-            "turns that end with a newline",
-            "mistral v3",
-        ),
-        "eos_at_the_very_end": Case(
-            loop(
-                "'Human: ' + m.content + '\n'",
-                "'Bot: ' + m.content + '\n'",
-                "m.content + '\n'",
-                "'Bot:'",
-            ).replace("{% if add_generation_prompt %}", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-"{% if add_generation_prompt %}"),
-            "end token once, behind everything",
-            "llama 3",
-        ),
-        "separator_between_turns": Case(
-            "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
-"{% if not loop.last %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|im_end|>\n<|im_start|>assistant\n' }}{% endif %}",
-            "end token between turns only",
-            "qwen",
-            special=IM,
-        ),
         "parts_for_users": Case(
             _PARTS_FOR_USERS,
             "parts for users only",

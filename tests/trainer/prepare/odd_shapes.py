@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from tests.trainer.prepare.shapes import CHATML_PROMPT, EVERY_ROLE, IM, Case
+from tests.trainer.prepare.shapes import CHATML_PROMPT, EVERY_ROLE, IM, Case, loop
 
 
 def odd_shapes() -> dict[str, Case]:
     """Return them by name; those that leave out or rewrite content are marked as not faithful."""
     return {
+        "upper_roles": Case(
+            "{% for m in messages %}{{ m.role | upper + ': ' + m.content | trim + '\n' }}"
+            "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}",
+            "turns that end with a newline",
+            "mistral v3",
+        ),
+        "eos_at_the_very_end": Case(
+            loop(
+                "'Human: ' + m.content + '\n'",
+                "'Bot: ' + m.content + '\n'",
+                "m.content + '\n'",
+                "'Bot:'",
+            ).replace(
+                "{% if add_generation_prompt %}",
+                "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add_generation_prompt %}",
+            ),
+            "end token once, behind everything",
+            "llama 3",
+        ),
+        "separator_between_turns": Case(
+            "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+            "{% if not loop.last %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|im_end|>\n<|im_start|>assistant\n' }}{% endif %}",
+            "end token between turns only",
+            "qwen",
+            special=IM,
+        ),
         "drops_system": Case(
             (
                 "{% for m in messages %}{% if m.role != 'system' %}"

@@ -62,6 +62,7 @@ def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
             ) from error
     chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
     chat = dated(chat, run.workspace.path)
+    chat = dated(chat, run.workspace.path)
     return Masker(chat, run.training.maximum_length, end_token_ids(tokenizer_folder))
 
 
