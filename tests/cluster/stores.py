@@ -62,8 +62,10 @@ def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[Obje
         "AWS_SECRET_ACCESS_KEY": f"{secrets.token_hex(10)}/+{secrets.token_hex(10)}",
     }
     kubectl.apply(_pod(image, credentials, buckets))
-    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", f"pod/{NAME}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
     _send_server(kubectl)
+    # A port that is forwarded to a server that does not listen yet is lost.
+    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
     address = kubectl.json("get", "pod", NAME)["status"]["podIP"]
     with _forwarded_port(kubectl) as port:
         store = ObjectStore(f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)
@@ -108,6 +110,7 @@ def _pod(image: str, credentials: dict[str, str], buckets: list[str]) -> dict[st
                         "capabilities": {"drop": ["ALL"]},
                         "readOnlyRootFilesystem": True,
                     },
+                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
                     "volumeMounts": [{"name": "data", "mountPath": "/data"}],
                 }
             ],

@@ -13,9 +13,11 @@ from finetune_trainer.data.rows import RowReason, RowRefused
 from finetune_trainer.data.template import ChatTemplate, load_tokenizer
 
 from tests.trainer.prepare import matrix
+from tests.trainer.prepare.odd_shapes import odd_shapes
+from tests.trainer.prepare.other_families import other_families
 from tests.trainer.prepare.real_tokenizers import RealTokenizers
 from tests.trainer.prepare.shapes import Case
-from tests.trainer.prepare.talks import talks
+from tests.trainer.prepare.talks import Talk, talks
 from tests.trainer.prepare.templates import TRL_TEMPLATES, cases
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _TEMPLATE_REASONS = {
     RowReason.CONTENT_NOT_RENDERED,
     RowReason.MASK_UNPROVABLE,
 }
+_ODD = {**other_families(), **odd_shapes()}.keys()
 # Neighbours share a vocabulary and tokens, so that a worker builds few tokenizers.
 _NAMES = sorted(cases(), key=lambda name: (cases()[name].vocabulary, name.replace("_training", "")))
 
@@ -66,6 +69,16 @@ def same_text(
     return True
 
 
+def _conversations(name: str) -> list[tuple[str, Talk]]:
+    """Every conversation; a part of them, another for each name, where other templates of its kind have the rest.
+
+    A template that trl patches for training serves as the original does, and odd shapes are many.
+    """
+    everything = list(talks().items())
+    share = 3 if name.endswith("_training") else 2 if name in _ODD else 1
+    return everything[_NAMES.index(name) % share :: share]
+
+
 @pytest.mark.parametrize("name", _NAMES)
 def test_what_a_template_renders_is_accepted_and_nothing_is_accepted_wrong(
     tokenizers: RealTokenizers, name: str
@@ -79,9 +92,7 @@ def test_what_a_template_renders_is_accepted_and_nothing_is_accepted_wrong(
     judge = matrix.Judge(tokenizer, case)
     counts: Counter[str] = Counter()
     wrong, refused = {}, {}
-    # A template that trl patches for training serves as the original does: some conversations are enough.
-    chosen = list(talks().items())[:: 3 if name.endswith("_training") else 1]
-    for title, talk in chosen:
+    for title, talk in _conversations(name):
         messages = parse_conversation(talk.row, "Keep").messages
         assert same_text(judge, masker.template, messages, talk.tools), (
             f"{title}: not as transformers renders it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -148,7 +149,7 @@ def make_result(stage: Stage, attempt: int = 0, **changes: Any) -> dict[str, Any
         "outcome": "Succeeded",
         "startTime": "2026-11-24T09:00:00Z",
         "completionTime": "2026-11-24T09:00:05Z",
-        **SECTIONS[stage],
+        **copy.deepcopy(SECTIONS[stage]),
         **changes,
     }
 
