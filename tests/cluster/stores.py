@@ -14,7 +14,9 @@ from datetime import timedelta
 from typing import Any
 
 import obstore
+from devcluster import product
 from devcluster.errors import DevClusterError
+from devcluster.images import NONROOT
 from devcluster.kubectl import Kubectl
 from devcluster.layout import BIN, tool
 from obstore.store import S3Store
@@ -88,13 +90,7 @@ def _pod(image: str, credentials: dict[str, str], buckets: list[str]) -> dict[st
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "runAsGroup": 65532,
-                "fsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": product.RESTRICTED_POD,
             "containers": [
                 {
                     "name": "server",
@@ -105,11 +101,7 @@ def _pod(image: str, credentials: dict[str, str], buckets: list[str]) -> dict[st
                         {"name": "ROOT_ACCESS_KEY", "value": credentials["AWS_ACCESS_KEY_ID"]},
                         {"name": "ROOT_SECRET_KEY", "value": credentials["AWS_SECRET_ACCESS_KEY"]},
                     ],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                        "readOnlyRootFilesystem": True,
-                    },
+                    "securityContext": product.RESTRICTED_CONTAINER,
                     "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
                     "volumeMounts": [{"name": "data", "mountPath": "/data"}],
                 }
@@ -137,7 +129,7 @@ def _send_server(kubectl: Kubectl) -> None:
 
 
 def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 65532
+    entry.uid = entry.gid = NONROOT
     entry.uname = entry.gname = ""
     entry.mode = 0o755
     return entry

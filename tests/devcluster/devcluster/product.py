@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from devcluster.errors import DevClusterError
+from devcluster.images import NONROOT
 from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY, tool
 from devcluster.provider import ProvidedCluster
@@ -100,15 +101,25 @@ def claim(name: str, size: str) -> dict[str, Any]:
     }
 
 
+# What the namespaces' restricted Pod Security level asks for.
+RESTRICTED_POD = {
+    "runAsNonRoot": True,
+    "runAsUser": NONROOT,
+    "runAsGroup": NONROOT,
+    "fsGroup": NONROOT,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+RESTRICTED_CONTAINER = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
 @contextmanager
 def volume_pod(kubectl: Kubectl, claim_name: str, image: str) -> Iterator[str]:
     """A pod that mounts a claim at /volume for the length of a `with` block; gives its name."""
     name = f"volume-{claim_name}"
-    security = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-    }
     kubectl.apply(
         {
             "apiVersion": "v1",
@@ -118,20 +129,14 @@ def volume_pod(kubectl: Kubectl, claim_name: str, image: str) -> Iterator[str]:
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": False,
                 "terminationGracePeriodSeconds": 0,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": 65532,
-                    "runAsGroup": 65532,
-                    "fsGroup": 65532,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
+                "securityContext": RESTRICTED_POD,
                 "containers": [
                     {
                         "name": "volume",
                         "image": image,
                         "imagePullPolicy": "IfNotPresent",
                         "command": ["sleep", "3600"],
-                        "securityContext": security,
+                        "securityContext": RESTRICTED_CONTAINER,
                         "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
                     }
                 ],
@@ -170,7 +175,7 @@ def fill_volume(kubectl: Kubectl, pod: str, folder: Path, path: str = ".") -> No
 
 def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     """Whoever the pod runs as must be able to unpack and to read."""
-    entry.uid = entry.gid = 65532
+    entry.uid = entry.gid = NONROOT
     entry.uname = entry.gname = ""
     entry.mode = 0o775 if entry.isdir() else 0o664
     return entry

@@ -58,7 +58,7 @@ class Counter(NullReporter):
 
 def build(
     root: Path, masker: Masker, training: Path, held_out: Path | None = None, *,
-    fraction: float = 0.25, rejected: float = 0.5, progress: NullReporter | None = None, lot: int = 10,
+    fraction: float = 0.25, rejected: float = 0.5, progress: NullReporter | None = None, segment_rows: int = 10,
 ) -> BuiltDataset:  # fmt: skip
     document: dict[str, Any] = {
         "source": {"kind": "File", "path": str(training)},
@@ -70,7 +70,13 @@ def build(
     }
     layout = WorkspaceLayout(root)
     builder = DatasetBuilder(
-        Dataset.model_validate(document), masker, 42, layout, "inputs", progress or NullReporter(), lot=lot
+        Dataset.model_validate(document),
+        masker,
+        42,
+        layout,
+        "inputs",
+        progress or NullReporter(),
+        segment_rows=segment_rows,
     )
 
     def source(path: Path) -> Any:
@@ -96,38 +102,39 @@ def mixed_rows(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-@given(kills=st.lists(st.integers(0, 130), max_size=6), lot=st.sampled_from([1, 7, 10, 1000]))
+@given(kills=st.lists(st.integers(0, 130), max_size=6), segment_rows=st.sampled_from([1, 7, 10, 1000]))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_killed_anywhere_the_tables_are_those_of_an_undisturbed_build(
-    tmp_path_factory: pytest.TempPathFactory, masker: Masker, kills: list[int], lot: int
+    tmp_path_factory: pytest.TempPathFactory, masker: Masker, kills: list[int], segment_rows: int
 ) -> None:
     root = tmp_path_factory.mktemp("build")
     training = write_rows(root / "rows.jsonl", mixed_rows(100))
-    undisturbed = build(root / "a", masker, training, lot=lot)
+    undisturbed = build(root / "a", masker, training, segment_rows=segment_rows)
     for reports in kills:
         try:
-            build(root / "b", masker, training, progress=KillAt(reports), lot=lot)
+            build(root / "b", masker, training, progress=KillAt(reports), segment_rows=segment_rows)
         except Killed:
             continue
-    resumed = build(root / "b", masker, training, lot=lot)
+    resumed = build(root / "b", masker, training, segment_rows=segment_rows)
     assert resumed.result == undisturbed.result
     assert resumed.reports == undisturbed.reports
     assert tables(root / "a") == tables(root / "b")
 
 
-def test_a_killed_build_proves_at_most_one_lot_again(tmp_path: Path, masker: Masker) -> None:
+def test_a_killed_build_proves_at_most_one_segment_again(tmp_path: Path, masker: Masker) -> None:
     training = write_rows(tmp_path / "rows.jsonl", conversation_rows(100))
     with pytest.raises(Killed):
-        build(tmp_path / "work", masker, training, progress=KillAt(75), lot=10)
+        build(tmp_path / "work", masker, training, progress=KillAt(75), segment_rows=10)
     counter = Counter()
-    build(tmp_path / "work", masker, training, progress=counter, lot=10)
+    build(tmp_path / "work", masker, training, progress=counter, segment_rows=10)
     assert counter.rows == 30
 
 
-def test_lots_of_any_size_give_the_same_digest(tmp_path: Path, masker: Masker) -> None:
+def test_segments_of_any_size_give_the_same_digest(tmp_path: Path, masker: Masker) -> None:
     training = write_rows(tmp_path / "rows.jsonl", mixed_rows(60))
     digests = {
-        build(tmp_path / str(lot), masker, training, lot=lot).result["digest"] for lot in (1, 8, 71, 72, 500)
+        build(tmp_path / str(segment_rows), masker, training, segment_rows=segment_rows).result["digest"]
+        for segment_rows in (1, 8, 71, 72, 500)
     }
     assert len(digests) == 1
 

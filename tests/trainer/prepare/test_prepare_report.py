@@ -123,3 +123,20 @@ def test_a_compressed_csv_of_prompts_and_completions_is_proven(
     dataset = prepare(run, NullReporter())["prepare"]["dataset"]
     assert dataset["format"]["name"] == "PromptCompletion"
     assert dataset["digest"] == same["digest"]
+
+
+def test_a_dataset_of_which_no_format_can_be_told_has_a_page_too(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    path = Path(run_document["dataset"]["source"]["path"])
+    path.write_text('{"text": "just prose"}\n' * 20, encoding="utf-8")
+    run = make_run()
+    with pytest.raises(StageError, match="text") as caught:
+        prepare(run, NullReporter())
+    assert caught.value.reason is Reason.INVALID_DATASET
+    assert (
+        caught.value.message
+        in json.loads(WorkspaceLayout(run.workspace.path).dataset_report.read_text(encoding="utf-8"))[
+            "refusal"
+        ]
+    )

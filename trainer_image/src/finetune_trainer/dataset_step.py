@@ -62,7 +62,6 @@ def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
             ) from error
     chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
     chat = dated(chat, run.workspace.path)
-    chat = dated(chat, run.workspace.path)
     return Masker(chat, run.training.maximum_length, end_token_ids(tokenizer_folder))
 
 
@@ -80,7 +79,9 @@ def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) ->
     }
 
 
-def open_datasets(run: RunSpec, layout: WorkspaceLayout, fetched: dict[str, Fetched]) -> dict[str, RowSource]:
+def _open_datasets(
+    run: RunSpec, layout: WorkspaceLayout, fetched: dict[str, Fetched]
+) -> dict[str, RowSource]:
     """Settle the format of each part's rows. Raises StageError for files of which none can be told."""
     spool = layout.root / "download"
     spool.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,10 @@ def prove_dataset(
     if done is not None:
         return done
     identities = {part: files.identity for part, files in fetched.items()}
-    sources = open_datasets(run, layout, fetched)
+    try:
+        sources = _open_datasets(run, layout, fetched)
+    except StageError as error:
+        raise DatasetRefusedError(error, {}, identities) from error
     masker = make_masker(run, tokenizer)
     builder = DatasetBuilder(run.dataset, masker, run.training.seed, layout, content, progress, redact)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.adapted_modules import trainable_parameters
@@ -14,7 +13,13 @@ from finetune_trainer.report.analysis import AnalysisSettings, analyse
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import render_html
 from finetune_trainer.report.prompts import user_frame
-from finetune_trainer.workspace import digest_of, read_marker, write_json_atomically, write_marker
+from finetune_trainer.workspace import (
+    digest_of,
+    read_marker,
+    write_json_atomically,
+    write_marker,
+    write_text_atomically,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,9 +118,7 @@ def report_refusal(run: RunSpec, layout: WorkspaceLayout, refused: DatasetRefuse
 def _write(layout: WorkspaceLayout, document: DatasetDocument) -> None:
     content = document.to_json()
     write_json_atomically(layout.dataset_report, content)
-    temporary = layout.dataset_page.with_name(f".{layout.dataset_page.name}.{os.getpid()}.tmp")
-    temporary.write_text(render_html(content), encoding="utf-8")
-    temporary.replace(layout.dataset_page)
+    write_text_atomically(layout.dataset_page, render_html(content))
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:

@@ -97,11 +97,16 @@ class WorkspaceLayout:
 
 
 def write_json_atomically(path: Path, document: Any) -> None:
-    """Write JSON so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Write JSON as `write_text_atomically` writes text."""
+    write_text_atomically(path, json.dumps(document, ensure_ascii=False, sort_keys=True))
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 so that a reader, or a crash, sees the old file or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(document, file, ensure_ascii=False, sort_keys=True)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

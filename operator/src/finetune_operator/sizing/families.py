@@ -24,7 +24,7 @@ class Family:
     `attention` says whether q, k and v are matrices of their own. `mlp` says whether the block is gated
     (down(act(gate x) * up x)), gated with gate and up in one matrix, or plain (down(act(up x))). `norms` counts the
     vectors of hidden size that a layer's norms hold. `qkv_bias`, `output_bias` and `mlp_bias` are booleans or name
-    the config member that decides. `eager` marks families whose attention cannot use a fused kernel.
+    the config member that decides. `aliases` are the family's own spellings of members.
     """
 
     defaults: Mapping[str, Any]

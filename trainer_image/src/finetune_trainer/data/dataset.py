@@ -1,7 +1,7 @@
 """From files of rows to tables of proven examples, in steps that survive a killed pod.
 
-Rows are proven in lots of a fixed number. Each lot becomes a part file; then the ledger records in one transaction
-which conversations it held and how far the source is read. A second process goes on behind the last lot. When all
+Rows are proven in segments of a fixed number. Each segment becomes a part file; then the ledger records in one transaction
+which conversations it held and how far the source is read. A second process goes on behind the last segment. When all
 rows are proven, the parts are split into the two tables.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry import Reporter
     from finetune_trainer.workspace import WorkspaceLayout
 
-LOT = 10_000
+SEGMENT_ROWS = 10_000
 _LEARNED_CHARACTERS = 512
 _TRAINING, _VALIDATION = "training", "validation"
 _NAMES = {_TRAINING: "dataset", _VALIDATION: "validation dataset"}
@@ -89,7 +89,7 @@ class DatasetBuilder:
     """Builds both tables of one run.
 
     `inputs` is a digest of everything that they depend on; `redact` takes secrets out of what is quoted of rows;
-    `lot` is how many rows are proven between two records of the work.
+    `segment_rows` is how many rows are proven between two records of the work.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class DatasetBuilder:
         inputs: str,
         progress: Reporter,
         redact: Callable[[str], str] = str,
-        lot: int = LOT,
+        segment_rows: int = SEGMENT_ROWS,
     ) -> None:
         self._settings = settings
         self._masker = masker
@@ -109,7 +109,7 @@ class DatasetBuilder:
         self._layout = layout
         self._progress = progress
         self._redact = redact
-        self._lot = lot
+        self._segment_rows = segment_rows
         self._ledger = RowLedger(layout.dataset_parts / "rows.sqlite", inputs)
 
     def build(self, training: RowSource, validation: RowSource | None) -> BuiltDataset:
@@ -188,13 +188,13 @@ class DatasetBuilder:
         while not done:
             part = TableWriter(self._part(name, parts))
             before = report.rows
-            for row in islice(rows, self._lot):
+            for row in islice(rows, self._segment_rows):
                 self._progress.update("ProvingRows", row.offset, size)
                 self._enter(name, row, report, part)
             part.finish()
             parts += 1
             # A file that is broken further on was not read to its end, but what came before is in the report.
-            ended = report.rows - before < self._lot
+            ended = report.rows - before < self._segment_rows
             done = ended and not faults
             self._ledger.commit({name: {"parts": parts, "report": report.to_state(), "done": done}})
             if ended and faults:

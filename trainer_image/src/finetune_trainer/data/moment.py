@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING
 
+from finetune_trainer.workspace import write_text_atomically
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,8 +29,5 @@ def dated(template: ChatTemplate, workspace: Path) -> ChatTemplate:
         return template.at(datetime.datetime.fromisoformat(path.read_text(encoding="ascii").strip()))
     except (FileNotFoundError, ValueError):
         # None yet, or cut short when the node died while it was written.
-        workspace.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{_FILE}.tmp")
-        temporary.write_text(template.moment.isoformat(), encoding="ascii")
-        temporary.replace(path)
+        write_text_atomically(path, template.moment.isoformat())
         return template
