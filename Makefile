@@ -10,7 +10,7 @@ CLUSTER ?=
 # With kind or a given cluster the demo needs no dev cluster.
 DEMO_CLUSTER := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,kernels components)
 
-.PHONY: help demo test setup python-env kernels tools components object-stores assets lint unit cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare clean
+.PHONY: help demo test setup python-env kernels tools components object-stores assets lint unit cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ demo: python-env tools assets $(DEMO_CLUSTER) ## A real cluster, the chart, one 
 	$(PYTHON_ENV) scripts/demo.py
 
 test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
-	$(PYTHON_ENV) -m pytest $(ARGS)
+	$(PYTHON_ENV) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 setup: python-env kernels tools components object-stores assets ## All set-up, each step skipped when it is done
 
@@ -65,6 +65,9 @@ benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's D
 
 benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE beside TRL, bitsandbytes and a plain copy
 	PYTHONPATH=trainer_image/src:. $(PYTHON_ENV) -m benchmarks.prepare $(ARGS)
+
+benchmark-memory: python-env ## Estimated GPU memory beside the fake-tensor run of the trainer's own code
+	PYTHONPATH=operator/src:trainer_image/src:. $(PYTHON_ENV) -m benchmarks.memory $(ARGS)
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py

@@ -33,6 +33,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(NO_DOCKER)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those of a file stay together, and those of the cluster in one process.
+
+    A file's tests share what is costly to make; the cluster is one.
+    """
+    for item in items:
+        group = "cluster" if item.get_closest_marker("cluster") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Turn every other skip into a failure: a test that nobody runs proves nothing."""

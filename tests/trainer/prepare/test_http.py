@@ -141,7 +141,11 @@ def test_a_port_where_nobody_listens_is_unavailable(tmp_path: Path) -> None:
         (status(200, b"<Error><Code>NoSuchKey</Code></Error>"), Reason.DATASET_NOT_FOUND),
         (status(200, b"<html><title>Log in</title></html>"), Reason.DATASET_ACCESS_DENIED),
         (
-            status(403, gzip.compress(b"<Error><Code>ExpiredToken</Code></Error>"), Content_Encoding="gzip"),
+            status(
+                403,
+                gzip.compress(b"<Error><Code>ExpiredToken</Code></Error>", mtime=0),
+                Content_Encoding="gzip",
+            ),
             Reason.DATASET_URL_EXPIRED,
         ),
         (status(200, BODY, Content_Encoding="br"), Reason.DATASET_UNAVAILABLE),

@@ -1,0 +1,37 @@
+"""What is known of a training run when its memory is estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TargetModules = Literal["AllLinear", "AttentionOnly"]
+Variant = Literal["Standard", "RankStabilized", "DoRA"]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The values of one run that decide its memory.
+
+    `sequence_length` is the padded length of the longest row in tokens, `micro_batch_size` the rows of one forward
+    pass, `gradient_accumulation` the forward passes of one optimiser step.
+    """
+
+    sequence_length: int
+    micro_batch_size: int = 1
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = True
+    rank: int = 16
+    target_modules: TargetModules = "AllLinear"
+    dropout: bool = False
+    variant: Variant = "Standard"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one forward pass, padding included."""
+        return self.sequence_length * self.micro_batch_size
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows of one optimiser step."""
+        return self.micro_batch_size * self.gradient_accumulation
