@@ -31,15 +31,35 @@ def say(text: str) -> None:
     print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", flush=True)
 
 
+def plan_lines(plan: dict[str, Any]) -> list[str]:
+    """What the operator chose before it asked for a GPU: the values, the GPU, and what of its memory the run needs."""
+    gpu, memory = plan["gpu"], plan["memory"]
+    need, usable = (f"{count / 2**30:.2f} GiB" for count in (memory["deviceBytes"], gpu["usableBytes"]))
+    largest = max(memory["terms"], key=lambda term: int(term["bytes"]))
+    size = (
+        f"plan: {need} of {usable} on {gpu['product']}; most in the phase {memory['bottleneck']}, "
+        f"largest part: {largest['name']}, {largest['bytes'] / 2**20:.0f} MiB"
+    )
+    return [
+        size,
+        *(f"plan: {choice['name']} {choice['value']}: {choice['reason']}" for choice in plan["choices"]),
+    ]
+
+
 class ProgressLines:
-    """Prints a line whenever the job's stage, activity or step has moved."""
+    """Prints the plan once it is known, and a line whenever the job's stage, activity or step has moved."""
 
     def __init__(self) -> None:
         self._last = ""
+        self._planned = False
 
     def __call__(self, job: dict[str, Any]) -> None:
         """Look at the job as it is now."""
         status = job.get("status", {})
+        if not self._planned and (status.get("plan") or {}).get("memory"):
+            self._planned = True
+            for line in plan_lines(status["plan"]):
+                say(line)
         progress = status.get("progress") or {}
         parts = [status.get("phase", "Pending")]
         if progress:

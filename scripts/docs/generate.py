@@ -20,6 +20,7 @@ CLASSES = {
     "Retryable": "the stage is tried again, up to `lifecycle.retries` times",
     "Interrupted": "not a failure; the stage goes on from its saved state",
     "Waiting": "not a failure; the job goes on by itself once the cause is gone",
+    "Stalled": "not a failure; Stalled is True until nodes, volumes or the catalogue allow the job to go on by itself",
     "Active": "not a failure; the job is under way",
     "Terminal": "the stage or the job has ended",
 }

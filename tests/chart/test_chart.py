@@ -137,15 +137,22 @@ def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
     role = only(objects, "ClusterRole", "-operator")
     assert rules(role) == declared(rbac.WATCHED_RULES)
     assert rules(only(objects, "Role", "-leases")) == declared(rbac.LEASE_RULES)
-    binding = only(objects, "ClusterRoleBinding")
+    assert rules(only(objects, "ClusterRole", "-places")) == declared(rbac.CLUSTER_RULES)
+    binding = only(objects, "ClusterRoleBinding", "-operator")
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     account = only(objects, "ServiceAccount")["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
     assert pod_spec(objects)["serviceAccountName"] == account
 
 
-def test_one_watched_namespace_needs_no_cluster_role() -> None:
+def test_one_watched_namespace_needs_a_cluster_role_for_reading_objects_of_none_alone() -> None:
     objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false")
+    assert rules(only(objects, "ClusterRole")) == declared(rbac.CLUSTER_RULES)
+    assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in rules(only(objects, "ClusterRole")))
+
+
+def test_one_watched_namespace_can_do_without_any_cluster_role() -> None:
+    objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false,rbac.clusterReads=false")
     assert not {"ClusterRole", "ClusterRoleBinding"} & {item["kind"] for item in objects}
     role = only(objects, "Role", "-operator")
     assert role["metadata"]["namespace"] == "team-a"

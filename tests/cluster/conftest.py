@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from devcluster import product
 from devcluster.gpus import Gpus, set_gpus_by_kubectl
 from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY
+from devcluster.pretend_nodes import PretendNodes
 from devcluster.provider import ProvidedCluster, provided_cluster
 
 from tests.cluster import jobs
+from tests.cluster.sizes import PretendGpus, pretend_gpus
 
 QUICKSTART_VOLUME = REPOSITORY / ".finetune" / "volumes" / "quickstart"
 
@@ -35,6 +38,13 @@ def kubectl(cluster: ProvidedCluster) -> Kubectl:
 @pytest.fixture
 def namespace(kubectl: Kubectl) -> Iterator[str]:
     """A fresh namespace that enforces the restricted Pod Security level, deleted at the end."""
+    with fresh_namespace(kubectl) as name:
+        yield name
+
+
+@contextmanager
+def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
+    """The same for the length of a `with` block."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -49,6 +59,13 @@ def gpus(kubectl: Kubectl) -> Iterator[Callable[[Gpus], None]]:
     """Sets the pretend GPUs of the cluster's first node; the default two come back at the end."""
     yield lambda wanted: set_gpus_by_kubectl(kubectl, wanted)
     set_gpus_by_kubectl(kubectl, Gpus())
+
+
+@pytest.fixture
+def pretend_nodes(cluster: ProvidedCluster) -> Iterator[PretendNodes]:
+    """Further nodes, without a kubelet, for the length of a test."""
+    with PretendNodes(cluster.kubeconfig) as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +97,43 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assets(operator: ProvidedCluster, kubectl: Kubectl, namespace: str, tiny_assets: Path) -> Kubectl:
     """kubectl in a fresh namespace whose claim `assets` holds the tiny model; the operator watches it."""
     scoped = kubectl.within(namespace)
-    scoped.apply(product.claim(jobs.CLAIM, "1Gi"))
-    with product.volume_pod(scoped, jobs.CLAIM, operator.trainer_image) as pod:
-        product.fill_volume(scoped, pod, tiny_assets)
+    fill_assets(scoped, operator.trainer_image, tiny_assets)
     return scoped
+
+
+def fill_assets(kubectl: Kubectl, image: str, folder: Path) -> None:
+    """Make the claim `assets` and copy the content of `folder` into it."""
+    kubectl.apply(product.claim(jobs.CLAIM, "1Gi"))
+    with product.volume_pod(kubectl, jobs.CLAIM, image) as pod:
+        product.fill_volume(kubectl, pod, folder)
+
+
+@pytest.fixture(scope="module")
+def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) -> Iterator[Kubectl]:
+    """kubectl in a namespace with the claim `assets` and the ConfigMap `data`, for all tests of a module."""
+    with fresh_namespace(kubectl) as name:
+        scoped = kubectl.within(name)
+        fill_assets(scoped, operator.trainer_image, tiny_assets)
+        scoped.apply(jobs.config_map("data", jobs.jsonl(jobs.conversations(24))))
+        yield scoped
+
+
+@pytest.fixture
+def room(workplace: Kubectl) -> Iterator[Kubectl]:
+    """The module's namespace without FineTuneJobs; those of the test are gone, with their pods, at its end."""
+    yield workplace
+    workplace("delete", "finetunejobs", "--all", "--wait=true")
+    workplace("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+
+
+@pytest.fixture(scope="session")
+def volume_classes(kubectl: Kubectl) -> None:
+    """The StorageClasses `shared` and `zonal`, which only the dev cluster has."""
+    if kubectl.run("get", "storageclass", "shared", "zonal").returncode != 0:
+        pytest.skip("this cluster has no StorageClasses `shared` and `zonal`")
+
+
+@pytest.fixture(scope="session")
+def sizes(tiny_assets: Path) -> PretendGpus:
+    """GPUs that are too small, small and large for the tiny model's training."""
+    return pretend_gpus(tiny_assets / "models" / "tiny")

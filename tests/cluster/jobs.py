@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,90 @@ def fine_tune_job(name: str, *, dataset: dict[str, Any] | None = None, **spec: A
     }
 
 
-# No node has this label: what comes after PREPARE waits, so that a test of PREPARE needs no TRAIN.
-ONLY_PREPARE = {"nodeSelector": {"tests.finetune.dev/no-such-node": "true"}}
+# No node has so many processors: what comes after PREPARE waits, so that a test of PREPARE needs no TRAIN.
+ONLY_PREPARE = {"train": {"cpu": "1000"}}
 
 
 def secret(name: str, values: dict[str, str]) -> dict[str, Any]:
     """A Secret of text values."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+
+
+def until(
+    kubectl: Kubectl, name: str, what: str, *, seconds: float, holds: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """Poll a FineTuneJob until `holds` says so, and give it; fails with the last status once `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        job: dict[str, Any] = kubectl.json("get", "finetunejob", name)
+        if holds(job):
+            return job
+        if time.monotonic() > deadline:
+            pytest.fail(
+                f"{what} must be seen within {seconds:.0f} s, the status is {json.dumps(job.get('status'))}"
+            )
+        time.sleep(0.3)
+
+
+SHARED_WORKSPACE = {"size": "1Gi", "storageClassName": "shared"}
+"""A workspace that pods on every node can use, which a pretend node's are not asked for."""
+
+
+def stalled(reason: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a job is stalled for `reason` without having failed."""
+
+    def holds(job: dict[str, Any]) -> bool:
+        found = product.condition(job, "Stalled")
+        return (found["status"], found["reason"]) == ("True", reason)
+
+    return holds
+
+
+def waiting(reason: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a job is being carried out and waits for `reason`."""
+
+    def holds(job: dict[str, Any]) -> bool:
+        found = product.condition(job, "Reconciling")
+        return (found["status"], found["reason"]) == ("True", reason)
+
+    return holds
+
+
+def stage_pods(kubectl: Kubectl, name: str, stage: str) -> list[dict[str, Any]]:
+    """The pods that a stage of a job has now."""
+    selector = f"--selector=finetune.dev/job={name},finetune.dev/stage={stage}"
+    found: list[dict[str, Any]] = kubectl.json("get", "pods", selector)["items"]
+    return found
+
+
+def bound(kubectl: Kubectl, name: str, stage: str, node: str, *, seconds: float) -> dict[str, Any]:
+    """Poll until a pod of the stage is bound to `node`, and give it; fails with what is there once `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        pods = stage_pods(kubectl, name, stage)
+        for pod in pods:
+            if pod["spec"].get("nodeName") == node:
+                return pod
+        if time.monotonic() > deadline:
+            nodes = [(pod["metadata"]["name"], pod["spec"].get("nodeName")) for pod in pods]
+            status = json.dumps(kubectl.json("get", "finetunejob", name).get("status"))
+            pytest.fail(
+                f"a {stage} pod must be on {node} within {seconds:.0f} s, found {nodes}, the status is {status}"
+            )
+        time.sleep(0.3)
+
+
+def required_values(pod: dict[str, Any], key: str) -> set[str]:
+    """The values of a label that the pod's required node affinity names in all its terms."""
+    affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    return {
+        value
+        for term in terms
+        for expression in term.get("matchExpressions", [])
+        if expression["key"] == key and expression["operator"] == "In"
+        for value in expression["values"]
+    }
 
 
 def prepared(kubectl: Kubectl, name: str, *, seconds: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.observation import JobRecord, project_job
 from finetune_operator.ratelimit import TokenBucket
 from finetune_operator.settings import TrainerSettings
+from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.stages import Stage
 from finetune_operator.transitions import Transition
 
@@ -35,6 +36,7 @@ SPEC: dict[str, Any] = {
     "suspend": True,
 }
 TRAINER = TrainerSettings(image="registry.example/none:1")
+HOST = HostNeeds("1", 2**30, "any size will do", 0, 2**30)
 
 
 @pytest_asyncio.fixture
@@ -66,7 +68,8 @@ def make_body(namespace: str) -> dict[str, Any]:
 
 def batch_job(job: JobRecord, attempt: int = 0) -> dict[str, Any]:
     """A stage's Job that would be suspended, so that no pod comes of it."""
-    body = build_job(job, FineTuneJobSpec.parse(SPEC), Stage.PREPARE, attempt, {"version": "1.0"}, TRAINER)
+    spec = FineTuneJobSpec.parse(SPEC)
+    body = build_job(job, spec, Stage.PREPARE, attempt, {"version": "1.0"}, TRAINER, host=HOST)
     body["spec"]["suspend"] = True
     # An operator that another test has installed would tidy it up.
     del body["metadata"]["labels"]["finetune.dev/job"]

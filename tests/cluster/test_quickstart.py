@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from devcluster import product
+from devcluster.gpus import Gpus
 from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY
 from devcluster.provider import ProvidedCluster
@@ -125,6 +126,18 @@ def test_the_gain_is_proven_on_held_out_rows(cluster_run: ClusterRun) -> None:
     evaluation = cluster_run.status["evaluation"]
     assert evaluation["verdict"] == "Improved"
     assert float(evaluation["interval"][1]) < 0
+
+
+def test_the_plan_is_in_the_status_with_its_memory_and_reasons(cluster_run: ClusterRun) -> None:
+    plan = cluster_run.status["plan"]
+    assert plan["training"]["microBatchSize"] == 4, "what the spec gives is kept"
+    assert plan["training"]["gradientAccumulationSteps"] == 1
+    assert plan["gpu"]["product"] == Gpus().product.replace("-", " ")
+    memory = plan["memory"]
+    assert memory["lowBytes"] <= memory["deviceBytes"] <= memory["highBytes"] <= plan["gpu"]["usableBytes"]
+    shown = sum(term["bytes"] for term in memory["terms"])
+    assert shown == memory["deviceBytes"], "the terms of the bottleneck and of the device"
+    assert all(choice["reason"] for choice in plan["choices"])
 
 
 def test_labels_are_shown_in_the_status(cluster_run: ClusterRun) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -24,16 +23,6 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def _wait_for(kubectl: Kubectl, name: str, what: str, seconds: float, holds: Any) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        job: dict[str, Any] = kubectl.json("get", "finetunejob", name)
-        if holds(job):
-            return job
-        time.sleep(0.5)
-    pytest.fail(f"{what} must be seen within {seconds} s, the status is {json.dumps(job.get('status'))}")
-
-
 def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(assets: Kubectl) -> None:
     def suspend(*, value: bool) -> None:
         assets(
@@ -52,18 +41,18 @@ def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(assets: 
         jobs.config_map("data", jobs.jsonl(jobs.conversations(24))),
         jobs.fine_tune_job("pause", training=TRAINING),
     )
-    _wait_for(assets, "pause", "the third step", 120, training_has_begun)
+    jobs.until(assets, "pause", "the third step", seconds=120, holds=training_has_begun)
     suspend(value=True)
-    _wait_for(
-        assets, "pause", "Suspended", 60,
-        lambda job: product.condition(job, "Suspended")["status"] == "True"
+    jobs.until(
+        assets, "pause", "Suspended", seconds=60,
+        holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
         and not assets.json("get", "pods")["items"],
     )  # fmt: skip
     reached = assets.json("get", "finetunejob", "pause")["status"]["progress"]["step"]
     suspend(value=False)
-    resumed = _wait_for(
-        assets, "pause", "training again", 120,
-        lambda job: training_has_begun(job) and product.condition(job, "Suspended")["status"] == "False",
+    resumed = jobs.until(
+        assets, "pause", "training again", seconds=120,
+        holds=lambda job: training_has_begun(job) and product.condition(job, "Suspended")["status"] == "False",
     )  # fmt: skip
     assert resumed["status"]["progress"]["step"] >= reached > 0
     job = product.follow(assets, "pause", seconds=400)

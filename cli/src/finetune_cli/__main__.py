@@ -1,4 +1,4 @@
-"""Command line: `finetune run FILE` does a FineTuneJob's three stages here, without a cluster."""
+"""Command line: `finetune run` does a FineTuneJob's stages here, `finetune plan` says beforehand whether it fits."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from finetune_operator.errors import InvalidSpecError
 
+from finetune_cli.calibrate_command import DESCRIPTION as CALIBRATE
+from finetune_cli.calibrate_command import add_calibrate_options, calibrate
 from finetune_cli.devices import Device, choose_device
 from finetune_cli.errors import UsageError
 from finetune_cli.local import LocalFolders, run_locally
 from finetune_cli.manifests import read_manifests
+from finetune_cli.plan_arguments import DESCRIPTION, add_plan_options, add_volume_options
+from finetune_cli.plan_command import plan
 
 EXIT_USAGE = 64
 
 
-def _claim(text: str) -> tuple[str, Path]:
-    name, separator, folder = text.partition("=")
-    if not separator or not name or not folder:
-        raise argparse.ArgumentTypeError(f"must be CLAIM=FOLDER, found {text!r}")
-    return name, Path(folder)
+class _Parser(argparse.ArgumentParser):
+    """A parser whose exit code for a wrong request is this program's, not the 2 of a plan that does not fit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what was wrong; exit."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="finetune", description="Fine-tune language models from FineTuneJob YAML."
-    )
+    parser = _Parser(prog="finetune", description="Fine-tune language models from FineTuneJob YAML.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
@@ -40,20 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("file", type=Path, help="YAML with one FineTuneJob")
     run.add_argument("--name", help="which FineTuneJob, if the file holds several")
-    run.add_argument(
-        "--volumes",
-        type=Path,
-        default=Path(".finetune/volumes"),
-        help="claim NAME is the folder VOLUMES/NAME (default: %(default)s)",
-    )
-    run.add_argument(
-        "--volume",
-        type=_claim,
-        action="append",
-        default=[],
-        metavar="CLAIM=FOLDER",
-        help="folder of one claim",
-    )
+    add_volume_options(run)
     run.add_argument(
         "--runs",
         type=Path,
@@ -66,13 +58,25 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto takes an NVIDIA GPU where the driver shows one, else the CPU, and says so (default: %(default)s)",
     )
+    plan_parser = commands.add_parser(
+        "plan", help="say whether a job fits, on which GPU, and why", description=DESCRIPTION
+    )
+    add_plan_options(plan_parser)
+    calibrate_parser = commands.add_parser(
+        "calibrate", help="fit the estimates to what finished runs measured", description=CALIBRATE
+    )
+    add_calibrate_options(calibrate_parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the trainer's exit code, or 64 when the request itself is wrong."""
+    """Entry point; returns the command's exit code, or 64 when the request itself is wrong."""
     options = build_parser().parse_args(arguments)
     try:
+        if options.command == "plan":
+            return plan(options, sys.stdout)
+        if options.command == "calibrate":
+            return calibrate(options, sys.stdout)
         manifests = read_manifests(options.file, options.name)
         device: Device = choose_device(options.device, sys.stderr)
         folders = LocalFolders(options.volumes.resolve(), dict(options.volume), options.runs.resolve())

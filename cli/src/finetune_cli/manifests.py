@@ -47,22 +47,34 @@ class Manifests:
         return _value("Secret", self.secrets, name, key)
 
 
+def read_documents(path: Path) -> list[Any]:
+    """Every document of a YAML or JSON file, read as kubectl reads numbers.
+
+    Raises UsageError when the file cannot be read or is not YAML.
+    """
+    try:
+        # _Loader derives from SafeLoader.
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_Loader))
+    except OSError as error:
+        raise UsageError(f"{path} must be a readable file: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} must be YAML: {error}") from error
+
+
+def read_scalar(text: str) -> Any:
+    """The value of one YAML scalar or flow collection, such as `2e-4` or `[Adapter]`; raises UsageError."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 -- derives from SafeLoader
+    except yaml.YAMLError as error:
+        raise UsageError(f"a value must be YAML, found {text!r}: {error}") from error
+
+
 def read_manifests(path: Path, name: str | None = None) -> Manifests:
     """Read the FineTuneJob called `name` (or the only one) from a YAML file.
 
     Raises UsageError when the file cannot be read, is not YAML, or does not hold exactly one such job.
     """
-    try:
-        documents = [
-            document
-            # _Loader derives from SafeLoader.
-            for document in yaml.load_all(path.read_text(encoding="utf-8"), Loader=_Loader)
-            if isinstance(document, dict)
-        ]
-    except OSError as error:
-        raise UsageError(f"{path} must be a readable file: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} must be YAML: {error}") from error
+    documents = [document for document in read_documents(path) if isinstance(document, dict)]
     jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]
     if name is not None:
         jobs = [job for job in jobs if _name(job) == name]

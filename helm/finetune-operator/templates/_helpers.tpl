@@ -60,7 +60,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "telemetryPort" $trainer.telemetryPort
     "huggingFaceEndpoint" $trainer.huggingFaceEndpoint
     "resources" $trainer.resources
-    "limits" $trainer.limits)
+    "limits" $trainer.limits
+    "stackProfile" $trainer.stackProfile)
+  "gpuProfiles" .Values.gpuProfiles
+  "allowTimeSlicing" .Values.allowTimeSlicing
+  "calibration" .Values.calibration
   "watchNamespace" .Values.watchNamespace
   "workers" .Values.workers
   "client" .Values.client

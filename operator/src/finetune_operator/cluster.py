@@ -39,6 +39,11 @@ def claims_path(namespace: str = "") -> str:
     return _path("/api/v1", namespace, "persistentvolumeclaims")
 
 
+NODES_PATH = "/api/v1/nodes"
+STORAGE_CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
+VOLUMES_PATH = "/api/v1/persistentvolumes"
+
+
 class Cluster:
     """Reads and writes of the operator."""
 
@@ -64,6 +69,22 @@ class Cluster:
     async def list_claims(self, namespace: str) -> ObjectList:
         """All claims with the operator's label."""
         return await self._api.list_all(claims_path(namespace), JOB_LABEL)
+
+    async def list_nodes(self) -> ObjectList:
+        """All nodes."""
+        return await self._api.list_all(NODES_PATH)
+
+    async def list_storage_classes(self) -> list[dict[str, Any]]:
+        """All StorageClasses."""
+        return (await self._api.list_all(STORAGE_CLASSES_PATH)).items
+
+    async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A PersistentVolumeClaim; None if there is none."""
+        return await self._read(f"{claims_path(namespace)}/{name}")
+
+    async def read_volume(self, name: str) -> dict[str, Any] | None:
+        """A PersistentVolume; None if there is none."""
+        return await self._read(f"{VOLUMES_PATH}/{name}")
 
     async def read_children(self, key: Key) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself."""
@@ -144,6 +165,28 @@ class Cluster:
             # 422 is how the API server says that another Job of this name has another uid.
             if error.status in {404, 409, 422}:
                 raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
+            raise
+
+    async def expand_claim(self, namespace: str, name: str, uid: str, size: str) -> dict[str, Any]:
+        """Raise a claim's storage request. Raises ConflictError if that claim is gone."""
+        body = {"metadata": {"uid": uid}, "spec": {"resources": {"requests": {"storage": size}}}}
+        try:
+            return await self._api.call(
+                "PATCH",
+                f"{claims_path(namespace)}/{name}",
+                body=body,
+                content_type=MERGE,
+                query={"fieldManager": FIELD_MANAGER},
+            )
+        except ApiError as error:
+            if error.status in {404, 409}:
+                raise ConflictError(
+                    f"PersistentVolumeClaim {namespace}/{name} has changed: {error}"
+                ) from error
+            if error.status in {403, 422}:
+                raise ChildRefusedError(
+                    f"PersistentVolumeClaim {name} was not grown: {error.message}"
+                ) from error
             raise
 
     async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> None:

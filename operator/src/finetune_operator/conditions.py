@@ -2,6 +2,8 @@
 
 While active: Reconciling True, Stalled False, Succeeded Unknown. Waiting for something outside (a node, a Secret, quota)
 goes on by itself, so it is Reconciling with that reason, not Stalled: kstatus reads Stalled as failed.
+No GPU or volume there is would do: Reconciling False, Stalled True, Succeeded Unknown; kstatus may well call that failed,
+for somebody must act, though the job goes on by itself afterwards.
 Suspended: Reconciling False, Suspended True. Succeeded: Reconciling False, Stalled False. Failed: Stalled True.
 """
 

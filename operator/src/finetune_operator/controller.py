@@ -6,13 +6,11 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from finetune_operator.cluster import Cluster, batch_jobs_path, claims_path, pods_path
-from finetune_operator.errors import ChildRefusedError, ConflictError
-from finetune_operator.informer import Informer
-from finetune_operator.lifecycle import (
+from finetune_operator.actions import (
     Action,
     CreateClaim,
     CreateJob,
@@ -20,13 +18,18 @@ from finetune_operator.lifecycle import (
     DeleteClaim,
     DeleteJob,
     DeletePod,
+    ExpandClaim,
     SuspendJob,
-    decide,
 )
+from finetune_operator.cluster import Cluster, batch_jobs_path, claims_path, pods_path
+from finetune_operator.errors import ChildRefusedError, ConflictError
+from finetune_operator.informer import Informer
+from finetune_operator.lifecycle import decide
 from finetune_operator.observation import JobRecord, Key, Refusal
-from finetune_operator.settings import TrainerSettings
+from finetune_operator.settings import Settings
 from finetune_operator.store import Store
 from finetune_operator.transitions import transitions
+from finetune_operator.volume_reader import VolumeReader
 from finetune_operator.workqueue import WorkQueue
 
 REFUSAL_DELAY = timedelta(seconds=15)
@@ -54,7 +57,7 @@ class Controller:
         queue: WorkQueue[Key],
         cluster: Cluster,
         informer: Informer,
-        trainer: TrainerSettings,
+        settings: Settings,
         metrics: ReconcileMetrics,
         now: Callable[[], datetime],
         clock: Callable[[], float],
@@ -64,10 +67,11 @@ class Controller:
         self._queue = queue
         self._cluster = cluster
         self._informer = informer
-        self._trainer = trainer
+        self._settings = settings
         self._metrics = metrics
         self._now = now
         self._clock = clock
+        self._volumes = VolumeReader(cluster, clock)
 
     async def work(self) -> None:
         """Reconcile keys until cancelled. A failed one comes again after its own growing delay."""
@@ -100,13 +104,16 @@ class Controller:
         observation = self._store.observe(key)
         if observation is None:
             return None
-        decision = decide(observation, self._trainer, self._now())
+        decision = decide(observation, self._settings, self._now())
         if decision.needs_fresh:
             await self._informer.refresh(key)
             observation = self._store.observe(key, fresh=True)
             if observation is None:
                 return None
-            decision = decide(observation, self._trainer, self._now())
+            decision = decide(observation, self._settings, self._now())
+        if decision.needs_volumes:
+            observation = replace(observation, volumes=await self._volumes.read(observation))
+            decision = decide(observation, self._settings, self._now())
         await self._apply(observation.job, decision)
         if decision.requeue_time is None:
             return None
@@ -147,6 +154,9 @@ class Controller:
                 self._store.mark_child_deleting(job.key, uid)
             case DeletePod(name, uid):
                 await self._cluster.delete(f"{pods_path(namespace)}/{name}", uid, grace_seconds=0)
+            case ExpandClaim(name, uid, size):
+                claim = await self._cluster.expand_claim(namespace, name, uid, size)
+                self._informer.put_claim(claim)
             case DeleteClaim(name, uid):
                 await self._cluster.delete(f"{claims_path(namespace)}/{name}", uid)
                 self._store.mark_claim_deleting(job.key, uid)

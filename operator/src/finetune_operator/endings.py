@@ -67,6 +67,8 @@ def _disrupted(ending: Ending) -> Ending:
 
 
 def _pod_ending(uid: str, child: ChildJob, pod: Pod) -> Ending | None:
+    if pod.phase == "Failed" and not pod.disrupted and _outgrew_scratch(pod):
+        return _scratch_full(pod)
     if pod.end is not None:
         return _container_ending(uid, child, pod, pod.end)
     if pod.phase == "Failed":
@@ -94,6 +96,9 @@ def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) ->
             node=pod.node,
             finished=end.finished,
         )
+    if end.reason == "OOMKilled" and result.outcome == "Failed" and result.reason == "InternalError":
+        # The kernel took one of its processes, and the trainer lived to say that it misses it.
+        return replace(_without_result(pod, end, ""), result=result)
     reason = result.reason or Reason.STAGE_LOST
     kind = (
         ReasonClass.INTERRUPTED
@@ -109,6 +114,27 @@ def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) ->
         exit_code=end.exit_code,
         node=pod.node,
         finished=end.finished,
+    )
+
+
+def _outgrew_scratch(pod: Pod) -> bool:
+    """Whether the kubelet evicted the pod for what it wrote, not for what the node lacked (that is a disruption)."""
+    words = pod.message.lower()
+    return pod.reason == "Evicted" and ("ephemeral" in words or "emptydir" in words)
+
+
+def _scratch_full(pod: Pod) -> Ending:
+    return Ending(
+        "Failed",
+        OPERATOR_CLASSES[Reason.SCRATCH_FULL],
+        Reason.SCRATCH_FULL,
+        clean_text(
+            f"pod {pod.name} must keep within its own disk space, the kubelet evicted it: {pod.message}; "
+            "everything large belongs to the workspace, so report a bug with the stage's log"
+        )[:1024],
+        exit_code=pod.end.exit_code if pod.end is not None else None,
+        node=pod.node,
+        finished=pod.end.finished if pod.end is not None else None,
     )
 
 

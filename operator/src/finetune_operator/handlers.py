@@ -34,8 +34,13 @@ def build_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def build_registry(informer: Informer, configuration: Configuration) -> kopf.OperatorRegistry:
-    """Handlers that feed `informer`, logged in with the operator's own credentials."""
+def build_registry(
+    informer: Informer, configuration: Configuration, *, watch_nodes: bool
+) -> kopf.OperatorRegistry:
+    """Handlers that feed `informer`, logged in with the operator's own credentials.
+
+    `watch_nodes` must be false where nodes may not be read: a watch that is refused would be tried for ever.
+    """
     registry = kopf.OperatorRegistry()
     labels = {JOB_LABEL: kopf.PRESENT}
 
@@ -58,6 +63,12 @@ def build_registry(informer: Informer, configuration: Configuration) -> kopf.Ope
     @kopf.on.event("", "v1", "persistentvolumeclaims", labels=labels, registry=registry)
     async def claim_event(event: kopf.RawEvent, **_: Any) -> None:
         informer.wake(informer.put_claim(event["object"], gone=event["type"] == "DELETED"))
+
+    if watch_nodes:
+
+        @kopf.on.event("", "v1", "nodes", registry=registry)
+        async def node_event(event: kopf.RawEvent, **_: Any) -> None:
+            informer.put_node(event["object"], gone=event["type"] == "DELETED")
 
     return registry
 

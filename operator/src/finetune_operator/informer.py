@@ -9,6 +9,9 @@ from typing import Any
 
 from finetune_operator.client import ObjectList
 from finetune_operator.cluster import Cluster
+from finetune_operator.errors import ApiError
+from finetune_operator.gpu_store import GpuStore
+from finetune_operator.nodes import project_node
 from finetune_operator.observation import (
     Key,
     key_of,
@@ -17,10 +20,14 @@ from finetune_operator.observation import (
     project_job,
     project_pod,
 )
+from finetune_operator.result import clean_text
 from finetune_operator.store import Store
 from finetune_operator.workqueue import WorkQueue
 
 Body = Mapping[str, Any]
+
+NODE_DELAY = 0.2
+"""Seconds in which changes of nodes are gathered: a node group comes and goes as a whole."""
 
 _logger = logging.getLogger(__name__)
 
@@ -28,12 +35,16 @@ _logger = logging.getLogger(__name__)
 class Informer:
     """Feeds store and queue. Its event methods do no I/O."""
 
-    def __init__(self, store: Store, queue: WorkQueue[Key], cluster: Cluster, namespace: str) -> None:
+    def __init__(
+        self, store: Store, gpus: GpuStore, queue: WorkQueue[Key], cluster: Cluster, namespace: str
+    ) -> None:
         """`namespace` is the only one served, empty for all."""
         self._store = store
         self._queue = queue
         self._cluster = cluster
         self._namespace = namespace
+        self._gpus = gpus
+        self._waking = False
         self.seeded = False
         self.ghosts = 0
         """Objects whose deletion the watches missed, so far."""
@@ -82,6 +93,12 @@ class Informer:
             self._store.put_claim(key, claim)
         return key
 
+    def put_node(self, body: Body, *, gone: bool = False) -> None:
+        """Take in a node; what changes the GPUs that jobs have asked for lets these be looked at."""
+        node = project_node(body)
+        if self._gpus.remove(node.name, node.uid) if gone else self._gpus.put(node):
+            self._wake_without_gpu()
+
     def wake(self, key: Key | None) -> None:
         """Let the FineTuneJob concerned be looked at."""
         if key is not None:
@@ -104,6 +121,7 @@ class Informer:
             self.put_pod(body)
         for body in claims.items:
             self.put_claim(body)
+        await self._synchronise_nodes()
         purged = [
             *self._purge("jobs", jobs),
             *self._purge("children", children),
@@ -114,6 +132,21 @@ class Informer:
         self.seeded = True
         for key in self._store.job_keys():
             self._queue.add(key)
+
+    async def _synchronise_nodes(self) -> None:
+        try:
+            nodes = await self._cluster.list_nodes()
+        except ApiError as error:
+            if error.status not in {401, 403}:
+                raise
+            problem = (
+                "the operator must be allowed to list and watch nodes to know their GPUs, and is not "
+                f"({clean_text(error.message)[:300]}); grant it, or describe the GPUs in gpuProfiles of the chart"
+            )
+            if self._gpus.fail(problem):
+                _logger.warning("%s", problem)
+        else:
+            self._gpus.replace([project_node(body) for body in nodes.items])
 
     async def resynchronise(self, period: float) -> None:
         """Repeat `synchronise` every `period` seconds until cancelled."""
@@ -131,6 +164,17 @@ class Informer:
         children = [child for body in bodies if (child := project_child(body)) is not None]
         pods = [pod for body in pod_bodies if (pod := project_pod(body)) is not None]
         self._store.replace_children(key, children, pods)
+
+    def _wake_without_gpu(self) -> None:
+        """Let every job that lacks a GPU be looked at, once for all nodes that change at one time."""
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_later(NODE_DELAY, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._waking = False
+        for key in self._store.keys_without_gpu():
+            self._queue.add(key)
 
     def _purge(self, kind: str, listed: ObjectList) -> list[Key]:
         uids = {body["metadata"]["uid"] for body in listed.items}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.credentials import secret_prefixes, secret_variables
 from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.observation import JobRecord
+from finetune_operator.quantities import format_bytes
 from finetune_operator.settings import TrainerSettings
+from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, HostNeeds
+from finetune_operator.sizing.inventory import gpu_taint_keys
 from finetune_operator.sources import KeyRef
 from finetune_operator.stages import (
     ATTEMPT_LABEL,
@@ -32,11 +36,13 @@ TRAIN_GRACE_SECONDS = 120
 OTHER_GRACE_SECONDS = 30
 
 
-def build_workspace_claim(job: JobRecord, spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The PersistentVolumeClaim that the stages share."""
+def build_workspace_claim(
+    job: JobRecord, spec: FineTuneJobSpec, default_size: str = DEFAULT_WORKSPACE_SIZE
+) -> dict[str, Any]:
+    """The PersistentVolumeClaim that the stages share, of `default_size` where the spec names no size."""
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": spec.workspace.size}},
+        "resources": {"requests": {"storage": spec.workspace.size or default_size}},
     }
     if spec.workspace.storage_class_name is not None:
         claim["storageClassName"] = spec.workspace.storage_class_name
@@ -60,8 +66,17 @@ def build_job(
     attempt: int,
     run_spec: dict[str, Any],
     trainer: TrainerSettings,
+    *,
+    host: HostNeeds,
+    affinity: Mapping[str, Any] | None = None,
+    tolerates_gpu_nodes: bool = False,
 ) -> dict[str, Any]:
-    """The batch/v1 Job of one attempt of one stage, its run spec inside."""
+    """The batch/v1 Job of one attempt of one stage, its run spec inside.
+
+    `host` are the stage's sizes, where the spec names none. `affinity` is the value of the pod's `affinity`.
+    `tolerates_gpu_nodes` lets a CPU stage onto GPU nodes, where its volume may be;
+    TRAIN always may.
+    """
     labels = {
         **_common_labels(job.name),
         "app.kubernetes.io/component": stage.slug,
@@ -94,16 +109,24 @@ def build_job(
                     "labels": {**spec.pod_template.labels, **labels},
                     "annotations": _annotations(spec, stage, run_spec),
                 },
-                "spec": _pod_spec(job, spec, stage, trainer),
+                "spec": _pod_spec(
+                    job, spec, stage, trainer, affinity, host, tolerates_gpu_nodes or stage is Stage.TRAIN
+                ),
             },
         },
     }
 
 
 def _pod_spec(
-    job: JobRecord, spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    trainer: TrainerSettings,
+    affinity: Mapping[str, Any] | None,
+    host: HostNeeds,
+    gpu_nodes: bool,  # noqa: FBT001 -- private, and named where it is decided
 ) -> dict[str, Any]:
-    volumes = Volumes(job, spec, stage)
+    volumes = Volumes(job, spec, stage, host)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -127,7 +150,7 @@ def _pod_spec(
                 "args": [stage.slug],
                 **_environment(spec, stage, trainer),
                 "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
-                "resources": _resources(spec, stage, trainer),
+                "resources": _resources(spec, stage, host),
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -148,35 +171,38 @@ def _pod_spec(
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in template.image_pull_secrets]
     if spec.resources.priority_class_name is not None:
         pod["priorityClassName"] = spec.resources.priority_class_name
+    if affinity:
+        pod["affinity"] = dict(affinity)
+    if gpu_nodes:
+        pod["tolerations"] = _tolerations(spec)
     if stage is Stage.TRAIN:
-        pod.update(_placement(spec))
+        # The CPU stages must not sit on GPU nodes because of these.
+        if spec.resources.node_selector:
+            pod["nodeSelector"] = dict(spec.resources.node_selector)
+        if spec.resources.runtime_class_name is not None:
+            pod["runtimeClassName"] = spec.resources.runtime_class_name
     return pod
 
 
-def _placement(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """Where TRAIN may run; the CPU stages must not sit on GPU nodes because of it."""
-    resources = spec.resources
-    placement: dict[str, Any] = {}
-    if resources.node_selector:
-        placement["nodeSelector"] = dict(resources.node_selector)
-    if resources.tolerations:
-        placement["tolerations"] = [
-            toleration.model_dump(by_alias=True, exclude_none=True) for toleration in resources.tolerations
-        ]
-    if resources.runtime_class_name is not None:
-        placement["runtimeClassName"] = resources.runtime_class_name
-    return placement
+def _tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
+    """The user's, and those for the GPU's own taints, which not every cluster adds by itself."""
+    given = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.resources.tolerations]
+    own = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
+    return [*given, *(item for item in own if item not in given)]
 
 
-def _resources(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
+def _resources(spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> dict[str, Any]:
     asked = {
         Stage.PREPARE: spec.resources.prepare,
         Stage.TRAIN: spec.resources.train,
         Stage.MERGE: spec.resources.merge,
     }[stage]
-    default = trainer.resources.of(stage)
-    memory = asked.memory or default.memory
-    requests = {"cpu": asked.cpu or default.cpu, "memory": memory}
+    memory = asked.memory or format_bytes(host.memory_bytes)
+    requests = {
+        "cpu": asked.cpu or host.cpu,
+        "memory": memory,
+        "ephemeral-storage": format_bytes(host.scratch_bytes),
+    }
     limits = {"memory": memory}
     if stage is Stage.TRAIN:
         gpus = {spec.resources.gpu_resource_name: str(spec.resources.gpus)}
@@ -191,7 +217,10 @@ def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) 
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
         {"name": "PYTHONUNBUFFERED", "value": "1"},
     ]
-    if stage is not Stage.TRAIN:
+    if stage is Stage.TRAIN:
+        # Without it rows of many lengths leave the GPU's memory in pieces that no large tensor fits into.
+        variables.append({"name": "PYTORCH_ALLOC_CONF", "value": "expandable_segments:True"})
+    else:
         # CUDA images say `all`, with which the NVIDIA runtime would hand every GPU to a pod that asked for none.
         variables.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     environment: dict[str, Any] = {"env": variables}

@@ -6,123 +6,78 @@ written before any action, so whatever the operator was doing when it died, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
+from finetune_operator.actions import (
+    Action,
+    CreateClaim,
+    CreateJob,
+    Decision,
+    DeleteClaim,
+    DeleteJob,
+    DeletePod,
+    SuspendJob,
+)
 from finetune_operator.checks import check
+from finetune_operator.claims import JobVolumes
 from finetune_operator.endings import Ending, judge, lost
 from finetune_operator.errors import InvalidSpecError
-from finetune_operator.jobs import build_job, build_workspace_claim
+from finetune_operator.folding import fold_success
+from finetune_operator.jobs import build_workspace_claim
 from finetune_operator.model import FineTuneJobSpec, Lifecycle, spec_hash
 from finetune_operator.observation import ChildJob, Claim, Observation, Pod
+from finetune_operator.placement import Placement
 from finetune_operator.planning import make_plan
 from finetune_operator.reasons import Reason
-from finetune_operator.result import Result
+from finetune_operator.result import Progress
 from finetune_operator.retention import child_expiry, keeps_workspace
 from finetune_operator.retry import delay_after
-from finetune_operator.runspec import JobIdentity, build_run_spec, cluster_places
-from finetune_operator.settings import TrainerSettings
+from finetune_operator.settings import Settings
+from finetune_operator.sizing.hosts import may_retry_with_more, out_of_memory_message
+from finetune_operator.sizing_policy import Doomed, Hold, Sized, assess, why_no_gpu
+from finetune_operator.stage_jobs import build_stage_job, size_host
 from finetune_operator.stages import Stage
 from finetune_operator.status import StatusDraft
+from finetune_operator.volume_policy import check_volumes, place_prepare
 from finetune_operator.waiting import NO_POD_GRACE, why_waiting
 
 MAXIMUM_ATTEMPT = 1000
 """Highest attempt number that the contract allows."""
 
 
-@dataclass(frozen=True)
-class CreateClaim:
-    """Create the workspace's claim."""
-
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class CreateJob:
-    """Create a stage's batch/v1 Job."""
-
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SuspendJob:
-    """Set `spec.suspend` of this very batch/v1 Job."""
-
-    name: str
-    uid: str
-    suspend: bool
-
-
-@dataclass(frozen=True)
-class DeleteJob:
-    """Delete this very batch/v1 Job and, in the background, its pods."""
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class DeletePod:
-    """Delete this very pod without grace: nothing in it runs any more.
-
-    The kubelet would take two more seconds to say so, in which the pod keeps its GPU and its quota.
-    """
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class DeleteClaim:
-    """Delete this very claim."""
-
-    name: str
-    uid: str
-
-
-Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteClaim
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What to do: write `status` if it differs from the stored one, then the actions in order.
-
-    `needs_fresh` asks to decide again with children and pods read from the API server: an attempt would otherwise be
-    called lost on the word of a watch that may lag behind. Nothing else of such a decision is to be carried out.
-    """
-
-    status: dict[str, Any] | None = None
-    actions: tuple[Action, ...] = ()
-    requeue_time: datetime | None = None
-    needs_fresh: bool = False
-
-
 class _NeedsFreshError(Exception):
     """The decision must not rest on the watch alone."""
 
 
-def decide(observation: Observation, trainer: TrainerSettings, now: datetime) -> Decision:
+class _NeedsVolumesError(Exception):
+    """The decision depends on the job's claims, which have not been read."""
+
+
+def decide(observation: Observation, settings: Settings, now: datetime) -> Decision:
     """Decide on one FineTuneJob. Deciding twice on the same observation gives the same."""
     if observation.job.deleting:
         # Children go with their owner.
         return Decision()
     try:
-        return _Round(observation, trainer, now).decide()
+        return _Round(observation, settings, now).decide()
     except _NeedsFreshError:
         return Decision(needs_fresh=True)
+    except _NeedsVolumesError:
+        return Decision(needs_volumes=True)
 
 
 class _Round:
     """One decision in the making."""
 
-    def __init__(self, observation: Observation, trainer: TrainerSettings, now: datetime) -> None:
+    def __init__(self, observation: Observation, settings: Settings, now: datetime) -> None:
         self._seen = observation
-        self._trainer = trainer
+        self._settings = settings
+        self._trainer = settings.trainer
         self._now = now
         self._draft = StatusDraft(observation.job, now)
         self._actions: list[Action] = []
         self._requeue_times: list[datetime] = []
+        self._verdict: Sized | Hold | Doomed | None = None
 
     def decide(self) -> Decision:
         spec = self._read_spec()
@@ -130,6 +85,7 @@ class _Round:
             self._accept(spec)
             self._check_deadline(spec)
             self._fold_ending(spec)
+            self._assess(spec)
         self._delete_spent_jobs(spec.lifecycle if spec is not None else Lifecycle())
         # Without a readable spec nobody knows whether the workspace is to be kept, so it is.
         if spec is not None:
@@ -139,6 +95,7 @@ class _Round:
                 self._suspend()
             else:
                 self._drive(spec)
+                self._await_deadline(spec)
         return Decision(
             status=self._draft.to_status(),
             actions=tuple(self._actions),
@@ -162,17 +119,25 @@ class _Round:
         if not spec.suspend:
             self._draft.mark_started()
 
-    def _check_deadline(self, spec: FineTuneJobSpec) -> None:
+    def _deadline(self, spec: FineTuneJobSpec) -> datetime | None:
+        """When the job must have ended, as things stand: it moves on while the job lacks a GPU."""
         seconds, start = spec.lifecycle.deadline_seconds, self._draft.start_time
         if seconds is None or start is None or spec.suspend:
-            return
-        deadline = start + timedelta(seconds=seconds)
-        if self._now < deadline:
-            self._requeue_times.append(deadline)
-        elif self._ending(spec) is None:
+            return None
+        return start + timedelta(seconds=seconds) + self._draft.waited
+
+    def _check_deadline(self, spec: FineTuneJobSpec) -> None:
+        deadline = self._deadline(spec)
+        if deadline is not None and self._now >= deadline and self._ending(spec) is None:
             self._draft.fail(
-                Reason.DEADLINE_EXCEEDED, f"the job must end within {seconds} s of its start, and has not"
+                Reason.DEADLINE_EXCEEDED,
+                f"the job must end within {spec.lifecycle.deadline_seconds} s of its start, and has not",
             )
+
+    def _await_deadline(self, spec: FineTuneJobSpec) -> None:
+        deadline = self._deadline(spec)
+        if deadline is not None and self._draft.waiting_since is None:
+            self._requeue_times.append(deadline)
 
     def _fold_ending(self, spec: FineTuneJobSpec) -> None:
         """Fold the current attempt's end into status: go on, try again, or end the job."""
@@ -185,48 +150,68 @@ class _Round:
             raise _NeedsFreshError
         self._draft.record_attempt(ending)
         if ending.outcome == "Succeeded" and ending.result is not None:
-            self._fold_success(ending.result)
+            fold_success(self._draft, ending.result)
         else:
             self._fold_failure(ending, spec)
 
-    def _fold_success(self, result: Result) -> None:
-        draft = self._draft
-        if result.prepare is not None and draft.stage is Stage.PREPARE:
-            draft.fold_prepare(result.prepare)
-            train = result.completed.train if result.completed is not None else None
-            merge = result.completed.merge if result.completed is not None else None
-            if train is None:
-                draft.begin_stage(Stage.TRAIN)
-                return
-            # Stages of this very spec hash that an earlier run finished are not run again.
-            draft.fold_train(train)
-            if merge is None:
-                draft.begin_stage(Stage.MERGE)
-                return
-            draft.begin_stage(Stage.MERGE)
-            draft.fold_merge(merge)
-            draft.complete()
-        elif result.train is not None and draft.stage is Stage.TRAIN:
-            draft.fold_train(result.train)
-            draft.begin_stage(Stage.MERGE)
-        elif result.merge is not None and draft.stage is Stage.MERGE:
-            draft.fold_merge(result.merge)
-            draft.complete()
-
     def _fold_failure(self, ending: Ending, spec: FineTuneJobSpec) -> None:
         draft = self._draft
+        killed = ending.reason == Reason.HOST_OUT_OF_MEMORY
         delay = delay_after(
             ending.kind,
             failures=draft.count_attempts(draft.stage, "Failed"),
             interruptions=draft.count_attempts(draft.stage, "Interrupted"),
             retries=spec.lifecycle.retries,
             ran=draft.attempt_duration,
+            may_grow=killed and may_retry_with_more(spec, draft.stage, self._out_of_memory()),
         )
         if delay is None or draft.attempt >= MAXIMUM_ATTEMPT:
             log_tail = ending.result.log_tail if ending.result is not None else ()
-            draft.fail(ending.reason, ending.message, log_tail)
+            message = ending.message
+            if killed:
+                had = size_host(spec, draft, self._settings, self._out_of_memory() - 1)
+                message = f"{message}; {out_of_memory_message(spec, draft.stage, had)}"
+            draft.fail(ending.reason, message, log_tail)
         else:
             draft.begin_attempt(draft.attempt + 1, self._now + delay)
+
+    def _assess(self, spec: FineTuneJobSpec) -> None:
+        """Find out whether TRAIN can run, and take back a TRAIN Job that waits for what would not do any more."""
+        draft = self._draft
+        if draft.finished or spec.suspend:
+            return
+        progress = self._progress()
+        news = draft.config is None and progress is not None and progress.config is not None
+        if progress is not None and progress.config is not None:
+            draft.record_config(progress.config)
+        child = self._current_child()
+        pods = self._pods_of(child) if child is not None else ()
+        if draft.stage is Stage.TRAIN and pods and max(pods, key=lambda pod: pod.created).node:
+            return
+        verdict = assess(spec, draft, self._seen.inventory, self._settings)
+        if isinstance(verdict, Sized) and (draft.stage is Stage.TRAIN or news):
+            verdict, changes = check_volumes(spec, draft, verdict, self._volumes())
+            self._actions.extend(changes)
+        self._verdict = verdict
+        if isinstance(verdict, Doomed):
+            draft.fail(verdict.reason, verdict.message)
+        if draft.stage is not Stage.TRAIN:
+            return
+        if isinstance(verdict, Sized) and not draft.training_begun:
+            draft.record_plan(verdict.shown)
+        good = isinstance(verdict, Sized) and child is not None and child.placement == verdict.digest
+        if child is not None and not good and not draft.finished and draft.attempt < MAXIMUM_ATTEMPT:
+            # Its pod has no node, so nothing is lost; what a pod asks of a node cannot be changed.
+            draft.begin_attempt(draft.attempt + 1, self._now)
+
+    def _volumes(self) -> JobVolumes:
+        if self._seen.volumes is None:
+            raise _NeedsVolumesError
+        return self._seen.volumes
+
+    def _out_of_memory(self) -> int:
+        """How many attempts of the current stage were killed for their memory."""
+        return self._draft.count_reason(self._draft.stage, Reason.HOST_OUT_OF_MEMORY)
 
     def _suspend(self) -> None:
         self._draft.suspend()
@@ -236,14 +221,20 @@ class _Round:
 
     def _drive(self, spec: FineTuneJobSpec) -> None:
         child = self._current_child()
-        if child is None:
+        if isinstance(self._verdict, Hold):
+            self._draft.stall(self._verdict.reason, self._verdict.message)
+            if child is not None and not child.suspended and not child.deleting:
+                self._actions.append(SuspendJob(child.name, child.uid, suspend=True))
+        elif self._draft.finished:
+            return
+        elif child is None:
             self._start(spec)
         else:
             self._follow(child)
 
     def _start(self, spec: FineTuneJobSpec) -> None:
         """Create the current attempt's Job as soon as nothing speaks against it."""
-        draft, job = self._draft, self._seen.job
+        draft = self._draft
         if draft.retry_time is not None and self._now < draft.retry_time:
             last = draft.find_attempt(draft.stage, draft.attempt - 1) or {}
             self._requeue_times.append(draft.retry_time)
@@ -264,11 +255,28 @@ class _Round:
             # The stages share a workspace, so one at a time.
             draft.go_on(self._active_reason(), f"waits for pod {running[0].name} to end")
             return
+        elif leftovers := self._leftovers():
+            draft.go_on(self._active_reason(), f"waits for Job {leftovers[0].name} to be gone")
+            return
         else:
             draft.go_on(self._active_reason(), f"{draft.stage.value} is being started")
+        placement = Placement()
+        sized = self._verdict if isinstance(self._verdict, Sized) else None
+        if draft.stage is Stage.PREPARE:
+            found = place_prepare(spec, sized, self._volumes(), self._seen.inventory)
+            if isinstance(found, Hold):
+                draft.stall(found.reason, found.message)
+                return
+            if isinstance(found, Doomed):
+                draft.fail(found.reason, found.message)
+                return
+            placement = found
         if spec.workspace.existing_claim is None and self._own_claim() is None:
-            self._actions.append(CreateClaim(build_workspace_claim(job, spec)))
-        self._actions.append(CreateJob(self._build_job(spec)))
+            self._actions.append(CreateClaim(build_workspace_claim(self._seen.job, spec)))
+        host = size_host(spec, draft, self._settings, self._out_of_memory())
+        draft.record_host(draft.stage, host.memory_bytes, host.memory_reason)
+        body = build_stage_job(self._seen.job, spec, draft, self._settings, sized, placement, host)
+        self._actions.append(CreateJob(body))
 
     def _follow(self, child: ChildJob) -> None:
         draft = self._draft
@@ -277,11 +285,14 @@ class _Round:
         draft.see_job(child.created, node)
         if child.suspended and not child.deleting:
             self._actions.append(SuspendJob(child.name, child.uid, suspend=False))
-        progress = self._seen.progress
-        if progress is not None and (progress.stage, progress.attempt) == (draft.stage, draft.attempt):
+        progress = self._progress()
+        if progress is not None:
             draft.report(progress)
         waiting = why_waiting(child, pods, self._now)
-        if waiting is not None:
+        sized = self._verdict if isinstance(self._verdict, Sized) and draft.stage is Stage.TRAIN else None
+        if waiting is not None and waiting.reason is Reason.UNSCHEDULABLE and sized is not None:
+            draft.go_on(Reason.WAITING_FOR_GPU, why_no_gpu(sized.offers, waiting.message))
+        elif waiting is not None:
             draft.go_on(waiting.reason, waiting.message)
         elif any(pod.running for pod in pods):
             draft.go_on(draft.stage.active_reason, f"{draft.stage.value} is running")
@@ -303,7 +314,7 @@ class _Round:
                 self._actions.extend(
                     DeletePod(pod.name, pod.uid)
                     for pod in self._pods_of(child)
-                    if pod.end is not None and pod.idle
+                    if (pod.end is not None and pod.idle) or not pod.node
                 )
             else:
                 self._requeue_times.append(expiry)
@@ -343,6 +354,21 @@ class _Round:
         uids = {child.uid for child in self._own_children()}
         return [pod for pod in self._seen.pods if pod.owner_uid in uids and pod.running]
 
+    def _leftovers(self) -> list[ChildJob]:
+        """Jobs that are being deleted without having ended: one that was taken back, or of a status that was lost."""
+        current = self._current_child()
+        return [
+            child
+            for child in self._own_children()
+            if child != current and self._draft.find_attempt(child.stage, child.attempt) is None
+        ]
+
+    def _progress(self) -> Progress | None:
+        """What the current attempt's trainer told last."""
+        progress = self._seen.progress
+        current = (self._draft.stage, self._draft.attempt)
+        return progress if progress is not None and (progress.stage, progress.attempt) == current else None
+
     def _own_claim(self) -> Claim | None:
         claim = self._seen.claim
         return claim if claim is not None and claim.owner_uid == self._seen.job.uid else None
@@ -351,19 +377,3 @@ class _Round:
         """The current stage's reason, Pending before the first stage runs."""
         first = self._draft.stage is Stage.PREPARE and self._draft.attempt == 0
         return Reason.PENDING if first else self._draft.stage.active_reason
-
-    def _build_job(self, spec: FineTuneJobSpec) -> dict[str, Any]:
-        job, draft = self._seen.job, self._draft
-        identity = JobIdentity(job.namespace, job.name, job.uid)
-        run_spec = build_run_spec(
-            job=identity,
-            spec=spec,
-            spec_hash=draft.spec_hash or spec_hash(spec),
-            plan=make_plan(spec, self._trainer.device),
-            places=cluster_places(identity, spec),
-            device=self._trainer.device,
-            limits=self._trainer.limits.to_limits(),
-            telemetry_port=self._trainer.telemetry_port,
-            attempt=draft.attempt,
-        )
-        return build_job(job, spec, draft.stage, draft.attempt, run_spec, self._trainer)

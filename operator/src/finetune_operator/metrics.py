@@ -5,6 +5,7 @@ Stock dashboards for controllers work on the former. The latter end with their o
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from finetune_operator.conditions import Truth
+from finetune_operator.conditions import Condition, Truth, find_condition
 from finetune_operator.formats import parse_time
+from finetune_operator.gpu_store import GpuStore
 from finetune_operator.observation import JobRecord
+from finetune_operator.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.store import Store
 
 CONTROLLER = "finetunejob"
@@ -154,7 +157,58 @@ class JobCollector(Collector):
                     condition.add_metric(sample, int(entry["status"] == truth))
             for name, value in _values(job).items():
                 gauges[name].add_metric(identity, value)
-        return [info, condition, *gauges.values()]
+        return [info, condition, *gauges.values(), _stalled(self._store.jobs())]
+
+
+class GpuCollector(Collector):
+    """Series of the GPUs that jobs have asked about, of nodes and of the catalogue."""
+
+    def __init__(self, gpus: GpuStore) -> None:
+        """Read from `gpus` at each scrape."""
+        self._gpus = gpus
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, each with its samples."""
+        labels = ["product", "resource"]
+        counts = GaugeMetricFamily(
+            "finetune_gpus",
+            "GPUs that nodes offer; those of the catalogue, which do not exist yet, count as state Catalogue.",
+            labels=[*labels, "state"],
+        )
+        usable = GaugeMetricFamily(
+            "finetune_gpu_usable_bytes", "Memory of one GPU that one process can use.", labels=labels
+        )
+        inventory = self._gpus.inventory
+        number: Counts[tuple[str, str, str]] = Counts()
+        sizes: dict[tuple[str, str], int] = {}
+        for resource in sorted(self._gpus.asked_for):
+            for offer in inventory.offers(resource):
+                state = offer.state if offer.node is not None else "Catalogue"
+                number[offer.gpu.product, resource, state] += offer.count
+                if offer.gpu.usable_bytes is not None:
+                    key = (offer.gpu.product, resource)
+                    sizes[key] = min(sizes.get(key, offer.gpu.usable_bytes), offer.gpu.usable_bytes)
+        for identity, count in sorted(number.items()):
+            counts.add_metric(identity, count)
+        for product, size in sorted(sizes.items()):
+            usable.add_metric(product, size)
+        return [counts, usable]
+
+
+def _stalled(jobs: Iterable[JobRecord]) -> GaugeMetricFamily:
+    """How many jobs cannot go on as things stand, by reason; those that have failed do not count."""
+    family = GaugeMetricFamily(
+        "finetunejobs_stalled", "FineTuneJobs that cannot go on as things stand.", labels=["reason"]
+    )
+    number: Counts[str] = Counts()
+    for job in jobs:
+        if find_condition(job.status, Condition.SUCCEEDED).get("status") == Truth.UNKNOWN:
+            stalled = find_condition(job.status, Condition.STALLED)
+            number[stalled.get("reason", "")] += stalled.get("status") == Truth.TRUE
+    for reason, entry in OPERATOR_CLASSES.items():
+        if entry is ReasonClass.STALLED:
+            family.add_metric([reason.value], number[reason.value])
+    return family
 
 
 _GAUGES = {
@@ -167,6 +221,9 @@ _GAUGES = {
     "tuned_loss": "Validation loss after training, nats per supervised token.",
     "attempts": "Attempts of stages that have ended, at most the last 20.",
     "requested_gpus": "GPUs that TRAIN asks for.",
+    "memory_estimated_bytes": "Estimated most GPU memory that TRAIN allocates at one time.",
+    "memory_measured_bytes": "Most GPU memory that TRAIN allocated at one time, as its last attempt measured it.",
+    "memory_ratio": "Measured over estimated GPU memory.",
 }
 
 
@@ -187,6 +244,7 @@ def _values(job: JobRecord) -> dict[str, float]:
             values[name] = parse_time(status[field]).timestamp()
     if "percent" in progress:
         values["progress_ratio"] = float(progress["percent"].rstrip("%")) / 100
+    values |= _memory(status)
     for name, source, field in (
         ("train_loss", progress, "loss"),
         ("base_loss", evaluation, "baseLoss"),
@@ -194,6 +252,22 @@ def _values(job: JobRecord) -> dict[str, float]:
     ):
         if field in source:
             values[name] = float(source[field])
+    return values
+
+
+def _memory(status: Mapping[str, Any]) -> dict[str, float]:
+    """Estimated and measured GPU memory, as far as they are known."""
+    values: dict[str, float] = {}
+    plan = status.get("plan") or {}
+    if "memory" in plan:
+        values["memory_estimated_bytes"] = float(plan["memory"]["peakBytes"])
+    for attempt in reversed(status.get("attempts") or ()):
+        memory = attempt.get("memory") or {}
+        if "allocatedBytes" in memory:
+            values["memory_measured_bytes"] = float(memory["allocatedBytes"])
+            if memory.get("estimatedBytes"):
+                values["memory_ratio"] = memory["allocatedBytes"] / memory["estimatedBytes"]
+            break
     return values
 
 

@@ -168,7 +168,7 @@ class Output(SpecValue):
 
 
 class StageResources(SpecValue):
-    """CPU request and memory request (= limit) of one stage; an absent one comes from the chart."""
+    """CPU request and memory request (= limit) of one stage; an absent one is chosen by the operator."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
@@ -188,6 +188,7 @@ class Resources(SpecValue):
     """What the stages' pods ask for. Node selector, tolerations and runtime class are TRAIN's alone."""
 
     gpus: Annotated[int, Field(ge=1, le=1)] = 1
+    right_size: Literal["Allow", "Forbid"] = "Allow"
     gpu_resource_name: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
     prepare: StageResources = StageResources()
     train: StageResources = StageResources()
@@ -214,9 +215,9 @@ class PodTemplate(SpecValue):
 
 
 class Workspace(SpecValue):
-    """The volume that the stages share."""
+    """The volume that the stages share. Without a size the operator chooses one."""
 
-    size: Quantity = "20Gi"
+    size: Quantity | None = None
     storage_class_name: ObjectName | None = None
     existing_claim: ObjectName | None = None
 

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from finetune_operator.claims import JobVolumes
 from finetune_operator.formats import parse_time
+from finetune_operator.gpu_store import Inventory
 from finetune_operator.result import Progress
-from finetune_operator.stages import ATTEMPT_LABEL, CONTAINER_NAME, JOB_LABEL, KIND, STAGE_LABEL, Stage
+from finetune_operator.stages import (
+    ATTEMPT_LABEL,
+    CONTAINER_NAME,
+    JOB_LABEL,
+    KIND,
+    PLACEMENT_ANNOTATION,
+    STAGE_LABEL,
+    Stage,
+)
 
 Key = tuple[str, str]
 """(namespace, name) of a FineTuneJob."""
@@ -51,6 +61,8 @@ class ChildJob:
     finished: bool
     failure: str | None
     """Message of the Failed condition, if the Job has failed."""
+    placement: str = ""
+    """Which plan and GPUs a Job of TRAIN was made for."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +127,14 @@ class Observation:
     """Everything that one decision is based on."""
 
     job: JobRecord
+    inventory: Inventory
     children: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     claim: Claim | None = None
     progress: Progress | None = None
     refusal: Refusal | None = None
+    volumes: JobVolumes | None = None
+    """The claims of the job, where they were read for this very decision."""
     fresh: bool = False
     """Children and pods were read from the API server for this very decision, not from the watch."""
 
@@ -169,6 +184,7 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         deleting="deletionTimestamp" in metadata,
         finished="Complete" in conditions or "Failed" in conditions,
         failure=conditions.get("Failed"),
+        placement=(metadata.get("annotations") or {}).get(PLACEMENT_ANNOTATION, ""),
     )
 
 

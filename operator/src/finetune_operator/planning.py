@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.training_plan import TrainingPlan
 
 Device = Literal["cuda", "cpu"]
 
 DEFAULT_EPOCHS = 3.0
+CPU_CHECKPOINTING_REASON = "saves GPU memory only, and trainer.device is cpu"
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,37 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
-def make_plan(spec: FineTuneJobSpec, device: Device) -> Plan:
-    """Choose what `spec` leaves open for a run on `device`."""
+def make_plan(
+    spec: FineTuneJobSpec,
+    device: Device,
+    decided: TrainingPlan | None = None,
+    choices: tuple[Choice, ...] = (),
+) -> Plan:
+    """Choose what `spec` leaves open for a run on `device`.
+
+    `decided` and `choices` are what sizing has decided for a GPU (sizing.decision.Fits). Without them, as on one's
+    own machine and before the data is known, the plan is the one that needs the least memory.
+    """
+    training = spec.training
+    if decided is None:
+        decided, choices = _frugal(spec, device)
+    epochs = training.epochs
+    if epochs is None and training.maximum_steps is None:
+        epochs = DEFAULT_EPOCHS
+        choices = (*choices, Choice("epochs", "3", "neither epochs nor maximumSteps is given"))
+    return Plan(
+        micro_batch_size=decided.micro_batch_size,
+        gradient_checkpointing=decided.gradient_checkpointing,
+        epochs=epochs,
+        maximum_steps=training.maximum_steps,
+        choices=choices,
+    )
+
+
+def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:
+    """The plan that needs the least memory, with its choices."""
     training = spec.training
     choices: list[Choice] = []
-
     micro_batch_size = training.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = 1
@@ -47,27 +76,14 @@ def make_plan(spec: FineTuneJobSpec, device: Device) -> Plan:
                 "needs the least memory; the effective batch size is the same either way",
             )
         )
-
+    checkpointing = training.gradient_checkpointing == "Require"
     if training.gradient_checkpointing == "Auto":
-        gradient_checkpointing = device == "cuda"
+        checkpointing = device == "cuda"
         reason = (
             "saves GPU memory at the price of recomputing activations"
-            if gradient_checkpointing
-            else "saves GPU memory only, and trainer.device is cpu"
+            if checkpointing
+            else CPU_CHECKPOINTING_REASON
         )
-        choices.append(Choice("gradientCheckpointing", "true" if gradient_checkpointing else "false", reason))
-    else:
-        gradient_checkpointing = training.gradient_checkpointing == "Require"
-
-    epochs = training.epochs
-    if epochs is None and training.maximum_steps is None:
-        epochs = DEFAULT_EPOCHS
-        choices.append(Choice("epochs", "3", "neither epochs nor maximumSteps is given"))
-
-    return Plan(
-        micro_batch_size=micro_batch_size,
-        gradient_checkpointing=gradient_checkpointing,
-        epochs=epochs,
-        maximum_steps=training.maximum_steps,
-        choices=tuple(choices),
-    )
+        choices.append(Choice("gradientCheckpointing", "true" if checkpointing else "false", reason))
+    plan = training_plan(training, training.maximum_length, micro_batch_size, checkpointing=checkpointing)
+    return plan, tuple(choices)

@@ -19,10 +19,11 @@ from finetune_operator.client import ApiClient, load_configuration
 from finetune_operator.cluster import Cluster
 from finetune_operator.controller import Controller, run_workers
 from finetune_operator.errors import ApiError, LeaseLostError, SettingsError
+from finetune_operator.gpu_store import GpuStore
 from finetune_operator.handlers import build_registry, build_settings
 from finetune_operator.informer import Informer
 from finetune_operator.lease import Elector
-from finetune_operator.metrics import JobCollector, OperatorMetrics
+from finetune_operator.metrics import GpuCollector, JobCollector, OperatorMetrics
 from finetune_operator.observation import Key
 from finetune_operator.progress import HttpFetcher, ProgressPoller
 from finetune_operator.ratelimit import TokenBucket
@@ -60,8 +61,10 @@ class Operator:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated by the library
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
-        self._store = Store()
+        self._gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
+        self._store = Store(self._gpus)
         self._registry.register(JobCollector(self._store))
+        self._registry.register(GpuCollector(self._gpus))
         self._queue: WorkQueue[Key] = WorkQueue(self._metrics, time.monotonic)
         self._metrics.workers(settings.workers, lambda: self._queue.longest_work)
         self._leading = False
@@ -114,13 +117,13 @@ class Operator:
         settings = self._settings
         self._leading = True
         cluster = Cluster(api, self._identity or "finetune-operator")
-        informer = Informer(self._store, self._queue, cluster, settings.watch_namespace)
+        informer = Informer(self._store, self._gpus, self._queue, cluster, settings.watch_namespace)
         controller = Controller(
             store=self._store,
             queue=self._queue,
             cluster=cluster,
             informer=informer,
-            trainer=settings.trainer,
+            settings=settings,
             metrics=self._metrics,
             now=lambda: datetime.now(UTC),
             clock=time.monotonic,
@@ -143,7 +146,9 @@ class Operator:
         ready = asyncio.Event()
         watches = asyncio.create_task(
             kopf.operator(
-                registry=build_registry(informer, configuration),
+                registry=build_registry(
+                    informer, configuration, watch_nodes=self._gpus.inventory.problem is None
+                ),
                 settings=build_settings(),
                 clusterwide=not namespace,
                 namespaces=[namespace] if namespace else [],

@@ -19,6 +19,8 @@ class ReasonClass(StrEnum):
     """State is saved; going on is not an attempt."""
     WAITING = "Waiting"
     """Something outside the job must change; the job goes on by itself."""
+    STALLED = "Stalled"
+    """No node, volume or catalogue entry there is would do; decided again whenever these change."""
     ACTIVE = "Active"
     """The job is on its way."""
     TERMINAL = "Terminal"
@@ -32,10 +34,19 @@ class Reason(StrEnum):
     STAGE_LOST = "StageLost"
     DISRUPTED = "Disrupted"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    SCRATCH_FULL = "ScratchFull"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     POD_STUCK = "PodStuck"
     UNSCHEDULABLE = "Unschedulable"
     CHILD_REFUSED = "ChildRefused"
+    WAITING_FOR_GPU = "WaitingForGpu"
+    DOES_NOT_FIT = "DoesNotFit"
+    GPU_NOT_SUPPORTED = "GpuNotSupported"
+    GPU_MEMORY_UNKNOWN = "GpuMemoryUnknown"
+    WORKSPACE_ZONE_MISMATCH = "WorkspaceZoneMismatch"
+    MODEL_SIZE_UNKNOWN = "ModelSizeUnknown"
+    MODEL_CACHE_NOT_SHARED = "ModelCacheNotShared"
+    WORKSPACE_TOO_SMALL = "WorkspaceTooSmall"
     PENDING = "Pending"
     PREPARING = "Preparing"
     TRAINING = "Training"
@@ -57,10 +68,19 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.STAGE_LOST: ReasonClass.RETRYABLE,
     Reason.DISRUPTED: ReasonClass.INTERRUPTED,
     Reason.HOST_OUT_OF_MEMORY: ReasonClass.PERMANENT,
+    Reason.SCRATCH_FULL: ReasonClass.PERMANENT,
     Reason.DEADLINE_EXCEEDED: ReasonClass.PERMANENT,
     Reason.POD_STUCK: ReasonClass.WAITING,
     Reason.UNSCHEDULABLE: ReasonClass.WAITING,
     Reason.CHILD_REFUSED: ReasonClass.WAITING,
+    Reason.WAITING_FOR_GPU: ReasonClass.WAITING,
+    Reason.DOES_NOT_FIT: ReasonClass.STALLED,
+    Reason.GPU_NOT_SUPPORTED: ReasonClass.STALLED,
+    Reason.GPU_MEMORY_UNKNOWN: ReasonClass.STALLED,
+    Reason.WORKSPACE_ZONE_MISMATCH: ReasonClass.STALLED,
+    Reason.MODEL_SIZE_UNKNOWN: ReasonClass.PERMANENT,
+    Reason.MODEL_CACHE_NOT_SHARED: ReasonClass.PERMANENT,
+    Reason.WORKSPACE_TOO_SMALL: ReasonClass.PERMANENT,
     Reason.PENDING: ReasonClass.ACTIVE,
     Reason.PREPARING: ReasonClass.ACTIVE,
     Reason.TRAINING: ReasonClass.ACTIVE,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.formats import format_number, format_time, parse_time
-from finetune_operator.result import DatasetReport, Progress
+from finetune_operator.planning import Choice
+from finetune_operator.result import DatasetReport, MemoryReport, ModelReport, Progress
+from finetune_operator.sizing.terms import Estimate, Phase
 from finetune_operator.stages import Stage
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
 """Status is stored and watched by many; live curves come from the trainer's own /metrics."""
+MAXIMUM_TERMS = 64
 
 
 def starting(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -91,4 +95,58 @@ def dataset(report: DatasetReport) -> dict[str, Any]:
         for name in ("value", "threshold"):
             if name in warning:
                 warning[name] = format_number(warning[name])
+    return shown
+
+
+def read_dataset(shown: Mapping[str, Any]) -> DatasetReport:
+    """The dataset report that status holds."""
+    rejected = {entry["reason"]: entry["rows"] for entry in shown.get("rejected") or ()}
+    return DatasetReport.model_validate({**shown, "rejected": rejected})
+
+
+def config(members: Mapping[str, Any]) -> str:
+    """A config.json's members as status holds them: text, since the API server drops nulls, which mean something."""
+    return json.dumps(members, sort_keys=True, separators=(",", ":"))
+
+
+def model(report: ModelReport) -> dict[str, Any]:
+    """The quantised model as status holds it."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
+    return shown if report.config is None else {**shown, "config": config(report.config)}
+
+
+def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
+    """Chosen values as status holds them."""
+    return [
+        {"name": choice.name, "value": choice.value[:256], "reason": choice.reason[:1024]}
+        for choice in chosen
+    ]
+
+
+def estimated(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as status holds it, with the terms of its peak and of the device, largest first."""
+    terms = [term for term in estimate.terms if term.phase in {estimate.bottleneck, Phase.DEVICE}]
+    return {
+        "peakBytes": estimate.peak_bytes,
+        "deviceBytes": estimate.device_bytes,
+        "lowBytes": estimate.low_bytes,
+        "highBytes": estimate.high_bytes,
+        "bottleneck": estimate.bottleneck.value,
+        "terms": [
+            {"name": term.name, "bytes": term.bytes, "phase": term.phase.value}
+            for term in sorted(terms, key=lambda term: -term.bytes)[:MAXIMUM_TERMS]
+            if term.bytes
+        ],
+    }
+
+
+def memory(plan: Mapping[str, Any], measured: MemoryReport | None) -> dict[str, Any]:
+    """GPU memory of an attempt: what `status.plan` estimated and what the trainer measured."""
+    shown: dict[str, Any] = {}
+    estimate = plan.get("memory") or {}
+    for name, member in (("estimatedBytes", "peakBytes"), ("estimatedDeviceBytes", "deviceBytes")):
+        if member in estimate:
+            shown[name] = estimate[member]
+    if measured is not None:
+        shown |= measured.model_dump(mode="json", by_alias=True, exclude_none=True)
     return shown

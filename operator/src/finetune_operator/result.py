@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -70,6 +70,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PropertyName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9]{0,63}$")]
+ConfigName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Scalar = bool | Annotated[int, Field(ge=-_INT64_MAX - 1, le=_INT64_MAX, strict=True)] | Finite | Text64 | None
 Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}$")]
 Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
@@ -164,6 +166,21 @@ class DatasetReport(_Document):
     example: Example | None = None
 
 
+def _nested_once(config: dict[str, Any]) -> dict[str, Any]:
+    """A config nests its text part and nothing else."""
+    nested = [name for name, value in config.items() if isinstance(value, dict)]
+    if nested not in ([], ["text_config"]):
+        raise ValueError("must nest no object but `text_config`")
+    return config
+
+
+ConfigMembers = Annotated[dict[ConfigName, Scalar], Field(max_length=64)]
+ModelConfig = Annotated[
+    dict[ConfigName, Scalar | ConfigMembers], Field(max_length=64), AfterValidator(_nested_once)
+]
+"""Members of the base model's config.json (contract/model_config.json)."""
+
+
 class ModelReport(_Document):
     """The quantised base model that PREPARE left in the workspace."""
 
@@ -173,6 +190,7 @@ class ModelReport(_Document):
     digest: Digest
     quantized_modules: Positive
     bytes: Positive
+    config: ModelConfig | None = None
 
 
 class PrepareResult(_Document):
@@ -193,6 +211,16 @@ class EvaluationReport(_Document):
     verdict: Literal["Improved", "NoChange", "Worse"]
 
 
+class MemoryReport(_Document):
+    """Measured peaks of the GPU's memory, in bytes; `device_bytes` is what nvidia-smi would have shown."""
+
+    allocated_bytes: Count
+    reserved_bytes: Count
+    device_bytes: Count | None = None
+    usable_bytes: Count | None = None
+    load_bytes: Count | None = None
+
+
 class TrainResult(_Document):
     """What came out of TRAIN."""
 
@@ -201,6 +229,7 @@ class TrainResult(_Document):
     training_loss: Finite
     tokens_per_second: Finite | None = None
     adapter_digest: Digest
+    memory: MemoryReport | None = None
     evaluation: EvaluationReport
 
 
@@ -287,6 +316,8 @@ class Progress(_Document):
     start_time: Time
     heartbeat_time: Time
     estimated_completion_time: Time | None = None
+    config: ModelConfig | None = None
+    """Of the base model; told by PREPARE as soon as config.json is there."""
 
     @property
     def ratio(self) -> float | None:

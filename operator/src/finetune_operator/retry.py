@@ -19,15 +19,24 @@ def backoff(count: int) -> timedelta:
 
 
 def delay_after(
-    kind: ReasonClass, *, failures: int, interruptions: int, retries: int, ran: timedelta
+    kind: ReasonClass,
+    *,
+    failures: int,
+    interruptions: int,
+    retries: int,
+    ran: timedelta,
+    may_grow: bool = False,
 ) -> timedelta | None:
     """How long to wait before the next attempt; None to give up.
 
     `failures` and `interruptions` count this stage's ends so far, this one included; `ran` is how long the attempt
     was there. An interruption uses up no retry. The first goes on at once; after that an attempt starts no sooner
     than 10 s after the one before it, so that a pod that is always killed does not spin, and after many
-    interruptions no sooner than 5 min.
+    interruptions no sooner than 5 min. `may_grow` says that the next attempt gets more of what this one lacked
+    (sizing.hosts.may_retry_with_more): it follows after 10 s and uses up no retry.
     """
+    if may_grow:
+        return FIRST_DELAY
     if kind is ReasonClass.INTERRUPTED:
         if interruptions <= 1:
             return timedelta()

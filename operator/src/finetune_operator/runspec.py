@@ -23,7 +23,7 @@ from finetune_operator.sources import (
     S3Object,
 )
 
-CONTRACT_VERSION = "1.1"
+CONTRACT_VERSION = "1.2"
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.errors import SettingsError
 from finetune_operator.model import Quantity
 from finetune_operator.planning import Device
 from finetune_operator.runspec import Limits
+from finetune_operator.sizing.calibration import Calibration, parse_calibration
+from finetune_operator.sizing.catalogue import GpuProfile, check_distinct
+from finetune_operator.sizing.stack import StackProfile, parse_stack
 from finetune_operator.stages import Stage
 
 PATH_VARIABLE = "FINETUNE_OPERATOR_SETTINGS"
@@ -29,22 +34,31 @@ class _Settings(BaseModel):
 
 
 class DefaultResources(_Settings):
-    """CPU request and memory request (= limit) where the FineTuneJob names none."""
+    """CPU request and memory request (= limit) where the FineTuneJob names none; empty where they are computed."""
 
-    cpu: Quantity
-    memory: Quantity
+    cpu: Quantity | Literal[""] = ""
+    memory: Quantity | Literal[""] = ""
+
+
+@dataclass(frozen=True)
+class StageDefault:
+    """The same for one stage, None where it is computed."""
+
+    cpu: str | None
+    memory: str | None
 
 
 class StageDefaults(_Settings):
     """Default resources of each stage."""
 
-    prepare: DefaultResources = DefaultResources(cpu="2", memory="8Gi")
-    train: DefaultResources = DefaultResources(cpu="4", memory="24Gi")
-    merge: DefaultResources = DefaultResources(cpu="2", memory="8Gi")
+    prepare: DefaultResources = DefaultResources()
+    train: DefaultResources = DefaultResources()
+    merge: DefaultResources = DefaultResources()
 
-    def of(self, stage: Stage) -> DefaultResources:
+    def of(self, stage: Stage) -> StageDefault:
         """The defaults of one stage."""
-        return {Stage.PREPARE: self.prepare, Stage.TRAIN: self.train, Stage.MERGE: self.merge}[stage]
+        chosen = {Stage.PREPARE: self.prepare, Stage.TRAIN: self.train, Stage.MERGE: self.merge}[stage]
+        return StageDefault(chosen.cpu or None, chosen.memory or None)
 
 
 class LimitSettings(_Settings):
@@ -71,6 +85,8 @@ class TrainerSettings(_Settings):
     """Base URL of the hub that PREPARE uses; empty for the public one."""
     resources: StageDefaults = StageDefaults()
     limits: LimitSettings = LimitSettings()
+    stack_profile: dict[str, Any] = {}
+    """What of the image's software decides memory, over this version's own (docs/stack-profile.md)."""
 
 
 class ClientSettings(_Settings):
@@ -101,6 +117,28 @@ class Settings(_Settings):
     health_port: Port = 8081
     leader_election: LeaderElectionSettings = LeaderElectionSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    gpu_profiles: tuple[GpuProfile, ...] = ()
+    """GPUs that an autoscaler can start (docs/gpus.md)."""
+    allow_time_slicing: bool = False
+    calibration: dict[str, Any] = {}
+    """Constants of the memory estimate that measured runs have corrected; empty for none."""
+
+    @model_validator(mode="after")
+    def _sizing_is_usable(self) -> Self:
+        """Parsed here, so that a mistake stops the start and not the first job."""
+        check_distinct(self.gpu_profiles)
+        _ = self.stack, self.fitted_calibration
+        return self
+
+    @cached_property
+    def stack(self) -> StackProfile:
+        """The stack profile of the trainer's image."""
+        return parse_stack(self.trainer.stack_profile)
+
+    @cached_property
+    def fitted_calibration(self) -> Calibration:
+        """The calibration, parsed."""
+        return parse_calibration(self.calibration)
 
 
 def parse_settings(content: str | bytes) -> Settings:

@@ -15,6 +15,8 @@ JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
 ATTEMPT_LABEL = "finetune.dev/attempt"
 RUN_ANNOTATION = "finetune.dev/run"
+PLACEMENT_ANNOTATION = "finetune.dev/placement"
+"""On TRAIN's Job: which plan and GPUs it was made for (sizing_policy.Sized.digest)."""
 CONTAINER_NAME = "trainer"
 
 

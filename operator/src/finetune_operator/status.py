@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from finetune_operator import reporting
-from finetune_operator.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Conditions, Truth
+from finetune_operator.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Truth
 from finetune_operator.endings import Ending
-from finetune_operator.formats import format_number, format_time, parse_time
+from finetune_operator.formats import format_number, format_time
 from finetune_operator.observation import JobRecord
 from finetune_operator.planning import Plan
 from finetune_operator.reasons import Reason
 from finetune_operator.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.stages import Stage, child_name
+from finetune_operator.status_record import StatusRecord
 
 MAXIMUM_ATTEMPTS = 20
 
@@ -26,15 +26,12 @@ STAGE_CONDITIONS: dict[Stage, tuple[Condition, ...]] = {
 }
 
 
-class StatusDraft:
+class StatusDraft(StatusRecord):
     """Edits one status. All text that goes in is bounded to what the CRD takes."""
 
     def __init__(self, job: JobRecord, now: datetime) -> None:
         """Start from the stored status of `job`; a condition never written before is written as unknown."""
-        self._job = job
-        self._now = now
-        self._fields: dict[str, Any] = copy.deepcopy(dict(job.status))
-        self.conditions = Conditions(self._fields.get("conditions") or [], job.generation, now)
+        super().__init__(job, now)
         self.conditions.set_if_missing(Condition.SUCCEEDED, Truth.UNKNOWN, Reason.PENDING)
         self.conditions.set_if_missing(Condition.RECONCILING, Truth.TRUE, Reason.PENDING)
         self.conditions.set_if_missing(Condition.STALLED, Truth.FALSE, Reason.PROGRESSING)
@@ -43,76 +40,13 @@ class StatusDraft:
             for kind in kinds:
                 self.conditions.set_if_missing(kind, Truth.UNKNOWN, Reason.AWAITING_STAGE)
 
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    @property
-    def finished(self) -> bool:
-        """Whether the job has ended, well or badly."""
-        return self.conditions.status(Condition.SUCCEEDED) is not Truth.UNKNOWN
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the job has ended well."""
-        return self.conditions.is_true(Condition.SUCCEEDED)
-
-    @property
-    def stage(self) -> Stage:
-        """The current stage; PREPARE for a job without a record."""
-        return Stage(self._stored_stage.get("name", Stage.PREPARE))
-
-    @property
-    def attempt(self) -> int:
-        """Number of the current stage's current attempt."""
-        return int(self._stored_stage.get("attempt", 0))
-
-    @property
-    def job_seen(self) -> bool:
-        """Whether the current attempt's Job has been seen in the cluster."""
-        return "startTime" in self._stored_stage
-
-    @property
-    def attempt_duration(self) -> timedelta:
-        """How long the current attempt's Job has been there; zero for one that was never seen."""
-        start = self._time(self._stored_stage, "startTime")
-        return timedelta() if start is None else max(self._now - start, timedelta())
-
-    @property
-    def retry_time(self) -> datetime | None:
-        """When the current attempt may start."""
-        return self._time(self._stored_stage, "retryTime")
-
-    @property
-    def start_time(self) -> datetime | None:
-        """When the job was accepted or last resumed."""
-        return self._time(self._fields, "startTime")
-
-    @property
-    def spec_hash(self) -> str | None:
-        """The recorded spec hash."""
-        return self._fields.get("specHash")
-
-    def find_attempt(self, stage: Stage, attempt: int) -> Mapping[str, Any] | None:
-        """The record of an ended attempt."""
-        for entry in self._fields.get("attempts") or ():
-            if entry["stage"] == stage and entry["attempt"] == attempt:
-                return dict(entry)
-        return None
-
-    def count_attempts(self, stage: Stage, outcome: str) -> int:
-        """How many recorded attempts of the stage ended so."""
-        entries = self._fields.get("attempts") or ()
-        return sum(entry["stage"] == stage and entry["outcome"] == outcome for entry in entries)
-
     # -- writing ------------------------------------------------------------------------------------------------
 
     def accept(self, spec_hash: str, plan: Plan) -> None:
         """Record what the job is: on the first visit, or after its status was lost."""
         self._fields.setdefault("specHash", spec_hash)
         if "stage" not in self._fields:
-            self._fields["plan"] = [
-                {"name": choice.name, "value": choice.value, "reason": choice.reason}
-                for choice in plan.choices
-            ]
+            self._fields["plan"] = {"choices": reporting.choices(plan.choices)}
             self.begin_stage(Stage.PREPARE)
 
     def mark_started(self) -> None:
@@ -138,6 +72,31 @@ class StatusDraft:
             "retryTime": format_time(retry_time),
         }
         self._fields["progress"] = reporting.starting(stage, self._fields.get("progress") or {}, self._now)
+
+    def record_config(self, config: Mapping[str, Any]) -> None:
+        """Record what the model's config.json says, before anything else of the model is known."""
+        self._fields["model"] = {**(self._fields.get("model") or {}), "config": reporting.config(config)}
+
+    def record_plan(self, plan: Mapping[str, Any]) -> None:
+        """Record how TRAIN will run; the hosts of stages stay."""
+        hosts = self.plan.get("hosts")
+        self._fields["plan"] = {**plan, **({"hosts": hosts} if hosts else {})}
+
+    def record_host(self, stage: Stage, memory_bytes: int, reason: str) -> None:
+        """Record the host memory of a stage's pod."""
+        others = [entry for entry in self.plan.get("hosts") or () if entry["stage"] != stage]
+        entry = {"stage": stage.value, "memoryBytes": memory_bytes, "reason": reason[:1024]}
+        self._fields["plan"] = {**self.plan, "hosts": [*others, entry]}
+
+    def begin_waiting(self) -> None:
+        """Stop the job's clock: it lacks a GPU."""
+        waiting = self._fields.get("waiting") or {}
+        self._fields["waiting"] = {"since": format_time(self._now), **waiting}
+
+    def end_waiting(self) -> None:
+        """Let the job's clock go on."""
+        if self.waiting_since is not None:
+            self._fields["waiting"] = {"totalSeconds": int(self.waited.total_seconds())}
 
     def see_job(self, created: datetime, node: str) -> None:
         """Record that the current attempt's Job exists, and where its pod runs."""
@@ -169,6 +128,11 @@ class StatusDraft:
             entry["peakMemoryBytes"] = ending.result.peak_memory_bytes
         if ending.node:
             entry["node"] = ending.node
+        if self.stage is Stage.TRAIN:
+            train = ending.result.train if ending.result is not None else None
+            memory = reporting.memory(self.plan, train.memory if train is not None else None)
+            if memory:
+                entry["memory"] = memory
         attempts = [*(self._fields.get("attempts") or ()), entry]
         while len(attempts) > MAXIMUM_ATTEMPTS:
             counted = (entry["stage"], "Failed")
@@ -181,7 +145,11 @@ class StatusDraft:
     def fold_prepare(self, result: PrepareResult) -> None:
         """Record what PREPARE found."""
         self._fields["dataset"] = reporting.dataset(result.dataset)
-        self._fields["model"] = result.model.model_dump(mode="json", by_alias=True, exclude_none=True)
+        known = self._fields.get("model") or {}
+        self._fields["model"] = {
+            **({"config": known["config"]} if "config" in known else {}),
+            **reporting.model(result.model),
+        }
         self._stage_succeeded(Stage.PREPARE, "")
 
     def fold_train(self, result: TrainResult) -> None:
@@ -218,6 +186,7 @@ class StatusDraft:
 
     def complete(self) -> None:
         """End the job well."""
+        self.end_waiting()
         self._fields["completionTime"] = format_time(self._now)
         self._fields["progress"] = reporting.finished(
             Stage.MERGE, self._fields.get("progress") or {}, self._now
@@ -230,6 +199,7 @@ class StatusDraft:
 
     def fail(self, reason: str, message: str, log_tail: tuple[str, ...] = ()) -> None:
         """End the job badly, in its current stage."""
+        self.end_waiting()
         message = message[:MAXIMUM_MESSAGE_LENGTH]
         self._fields["completionTime"] = format_time(self._now)
         failure: dict[str, Any] = {"stage": self.stage.value, "reason": str(reason), "message": message}
@@ -247,15 +217,29 @@ class StatusDraft:
                     self.conditions.set(kind, Truth.FALSE, Reason.STAGE_FAILED, text)
 
     def go_on(self, reason: Reason, message: str) -> None:
-        """Say what the active job does or waits for."""
+        """Say what the active job does or waits for. Its clock stops while it waits for a GPU."""
+        if reason is Reason.WAITING_FOR_GPU:
+            self.begin_waiting()
+        else:
+            self.end_waiting()
         self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
         self.conditions.set(Condition.RECONCILING, Truth.TRUE, reason, message)
         self.conditions.set(Condition.STALLED, Truth.FALSE, Reason.PROGRESSING)
         self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.RUNNING)
 
+    def stall(self, reason: Reason, message: str) -> None:
+        """Say that the job cannot go on as things stand; it is not over, and its clock stops."""
+        message = message[:MAXIMUM_MESSAGE_LENGTH]
+        self.begin_waiting()
+        self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
+        self.conditions.set(Condition.RECONCILING, Truth.FALSE, reason, message)
+        self.conditions.set(Condition.STALLED, Truth.TRUE, reason, message)
+        self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.RUNNING)
+
     def suspend(self) -> None:
         """Say that the job is suspended; its clock starts anew when it is resumed, as a batch/v1 Job's does."""
         self._fields.pop("startTime", None)
+        self._fields.pop("waiting", None)
         reason, message = Reason.SUSPENDED_BY_USER, "spec.suspend is true"
         self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
         self.conditions.set(Condition.RECONCILING, Truth.FALSE, reason, message)
@@ -276,6 +260,8 @@ class StatusDraft:
             return "Succeeded" if self.succeeded else "Failed"
         if self.conditions.is_true(Condition.SUSPENDED):
             return "Suspended"
+        if self.conditions.is_true(Condition.STALLED):
+            return "Stalled"
         if self.stage is Stage.PREPARE and not self.job_seen and self.attempt == 0:
             return "Pending"
         return self.stage.active_reason.value
@@ -283,12 +269,3 @@ class StatusDraft:
     def _stage_succeeded(self, stage: Stage, message: str) -> None:
         for kind in STAGE_CONDITIONS[stage]:
             self.conditions.set(kind, Truth.TRUE, Reason.STAGE_SUCCEEDED, message)
-
-    @property
-    def _stored_stage(self) -> Mapping[str, Any]:
-        return self._fields.get("stage") or {}
-
-    @staticmethod
-    def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
-        text = fields.get(name)
-        return None if text is None else parse_time(text)

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from finetune_operator.gpu_store import GpuStore
 from finetune_operator.observation import ChildJob, Claim, JobRecord, Key, Observation, Pod, Refusal
 from finetune_operator.result import Progress
+from finetune_operator.status_record import lacks_gpu
 
 
 class _Stored(Protocol):
@@ -46,10 +48,11 @@ class _Entry:
 
 
 class Store:
-    """All FineTuneJobs and their children. Not for use from several threads."""
+    """All FineTuneJobs and their children, and the GPUs of `gpus`. Not for use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: GpuStore) -> None:
         self._entries: dict[Key, _Entry] = {}
+        self._gpus = gpus
 
     def put_job(self, job: JobRecord) -> None:
         """Store a FineTuneJob. A namesake with another uid starts without the old one's progress."""
@@ -120,6 +123,7 @@ class Store:
         claim = next((claim for claim in entry.claims.values() if claim.owner_uid == job.uid), None)
         return Observation(
             job=job,
+            inventory=self._gpus.inventory,
             children=tuple(entry.children.values()),
             pods=tuple(entry.pods.values()),
             claim=claim,
@@ -131,6 +135,14 @@ class Store:
     def job_keys(self) -> list[Key]:
         """Keys of all FineTuneJobs."""
         return [key for key, entry in self._entries.items() if entry.job is not None]
+
+    def keys_without_gpu(self) -> list[Key]:
+        """Keys of the FineTuneJobs for which it matters what GPUs there are."""
+        return [
+            key
+            for key, entry in self._entries.items()
+            if entry.job is not None and lacks_gpu(entry.job.status)
+        ]
 
     def jobs(self) -> Iterator[JobRecord]:
         """All FineTuneJobs."""

@@ -17,6 +17,7 @@ _NORMAL = {
     Reason.PREPARING,
     Reason.TRAINING,
     Reason.MERGING,
+    Reason.WAITING_FOR_GPU,
     Reason.SUSPENDED_BY_USER,
     Reason.COMPLETED,
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.observation import JobRecord
+from finetune_operator.quantities import format_bytes
 from finetune_operator.runspec import (
     CHAT_TEMPLATE_MOUNT,
     DATASET_MOUNT,
@@ -16,6 +17,7 @@ from finetune_operator.runspec import (
     VALIDATION_MOUNT,
     WORKSPACE_MOUNT,
 )
+from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.sources import DatasetSource, KeyRef
 from finetune_operator.stages import RUN_ANNOTATION, Stage, workspace_claim_name
 
@@ -25,7 +27,7 @@ RUN_SPEC_FOLDER = "/etc/finetune"
 class Volumes:
     """Volumes and mounts of one stage. A claim that serves several roles is one volume with several mounts."""
 
-    def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage) -> None:
+    def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> None:
         self.volumes: list[dict[str, Any]] = []
         self.mounts: list[dict[str, Any]] = []
         self._claims: dict[str, str] = {}
@@ -44,13 +46,14 @@ class Volumes:
             },
             read_only=True,
         )
-        self._mount("tmp", "/tmp", {"emptyDir": {}})  # noqa: S108 - the pod's own
+        self._mount("tmp", "/tmp", {"emptyDir": {"sizeLimit": format_bytes(host.scratch_bytes)}})  # noqa: S108 - the pod's own
         self._workspace(job, spec)
         if stage is Stage.PREPARE:
             self._sources(spec)
         if stage is Stage.TRAIN:
             # Data loaders and NCCL share memory; the default of 64 MiB is too little.
-            self._mount("shared-memory", "/dev/shm", {"emptyDir": {"medium": "Memory"}})  # noqa: S108 - same
+            shared = {"medium": "Memory", "sizeLimit": format_bytes(host.shared_memory_bytes)}
+            self._mount("shared-memory", "/dev/shm", {"emptyDir": shared})  # noqa: S108 - same
         else:
             self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
         if spec.model_cache is not None:

@@ -1,7 +1,8 @@
-"""The objects that a cluster needs beyond those that Kubernetes makes itself: rights of two identities and the StorageClass."""
+"""The objects that a cluster needs beyond those that Kubernetes makes itself: rights of two identities and StorageClasses."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from devcluster.api import ApiClient
@@ -9,6 +10,19 @@ from devcluster.certificates import KUBELET_CLIENT_USER, PROVISIONER_USER
 
 PROVISIONER = "devcluster.finetune.dev/hostpath"
 STORAGE_CLASS = "standard"
+
+
+class Reach(Enum):
+    """From which nodes a volume can be used, as its node affinity says."""
+
+    NODE = "node"
+    ZONE = "zone"
+    CLUSTER = "cluster"
+
+
+# Volumes as clouds and network file systems have them, for pods on nodes that are only pretended. All are folders of the one
+# real node.
+STORAGE_CLASSES = {STORAGE_CLASS: Reach.NODE, "zonal": Reach.ZONE, "shared": Reach.CLUSTER}
 
 _RBAC = "rbac.authorization.k8s.io"
 
@@ -27,6 +41,19 @@ def _binding(name: str, role: str, user: str) -> dict[str, Any]:
     }
 
 
+def _storage_class(name: str, reach: Reach) -> dict[str, Any]:
+    """A class whose volumes bind where their first pod runs, unless every node can use them."""
+    annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if name == STORAGE_CLASS else {}
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name, "annotations": annotations},
+        "provisioner": PROVISIONER,
+        "volumeBindingMode": "Immediate" if reach is Reach.CLUSTER else "WaitForFirstConsumer",
+        "reclaimPolicy": "Delete",
+    }
+
+
 def objects() -> list[tuple[str, dict[str, Any]]]:
     """Pairs of collection path and object, in the order they are applied."""
     role = {
@@ -36,25 +63,18 @@ def objects() -> list[tuple[str, dict[str, Any]]]:
         "rules": [
             _rule("", ["persistentvolumes"], ["list", "watch", "create", "delete"]),
             _rule("", ["persistentvolumeclaims"], ["list", "watch"]),
+            _rule("", ["nodes"], ["list"]),
         ],
-    }
-    storage_class = {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {
-            "name": STORAGE_CLASS,
-            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-        },
-        "provisioner": PROVISIONER,
-        "volumeBindingMode": "WaitForFirstConsumer",
-        "reclaimPolicy": "Delete",
     }
     roles, bindings = (f"/apis/{_RBAC}/v1/{kind}" for kind in ("clusterroles", "clusterrolebindings"))
     return [
         (bindings, _binding("devcluster:kubelet-client", "system:kubelet-api-admin", KUBELET_CLIENT_USER)),
         (roles, role),
         (bindings, _binding("devcluster:provisioner", "devcluster:provisioner", PROVISIONER_USER)),
-        ("/apis/storage.k8s.io/v1/storageclasses", storage_class),
+        *[
+            ("/apis/storage.k8s.io/v1/storageclasses", _storage_class(name, reach))
+            for name, reach in STORAGE_CLASSES.items()
+        ],
     ]
 
 

@@ -12,10 +12,14 @@ from devcluster.kubectl import Kubectl
 from devcluster.layout import NODE_NAME
 
 RESOURCE = "nvidia.com/gpu"
+PRETEND_LABEL = "tests.finetune.dev/pretend-node"
+"""On nodes that no kubelet stands behind."""
 _MERGE_PATCH = "application/merge-patch+json"
 
-# Architecture and compute capability by the model in the product name, as NVIDIA publishes them.
+# Architecture and compute capability by the model in the product name, as NVIDIA publishes them; `Pretend` is a model that
+# exists in no table, so that its memory is what the label says.
 _MODELS = {
+    "PRETEND": ("ampere", 8, 6),
     "T4": ("turing", 7, 5),
     "A100": ("ampere", 8, 0),
     "A10G": ("ampere", 8, 6),
@@ -90,9 +94,15 @@ def set_gpus(client: ApiClient, gpus: Gpus, node: str = NODE_NAME) -> None:
     client.request("PATCH", f"/api/v1/nodes/{node}/status", status, _MERGE_PATCH)
 
 
+def first_node(kubectl: Kubectl) -> str:
+    """Name of the cluster's first node with a kubelet."""
+    name: str = kubectl.json("get", "nodes", f"--selector=!{PRETEND_LABEL}")["items"][0]["metadata"]["name"]
+    return name
+
+
 def set_gpus_by_kubectl(kubectl: Kubectl, gpus: Gpus, node: str | None = None) -> None:
-    """The same on any cluster, by its administrator's kubectl; without `node`, on the cluster's first node."""
-    name = node or kubectl.json("get", "nodes")["items"][0]["metadata"]["name"]
+    """The same on any cluster, by its administrator's kubectl; without `node`, on the cluster's first real node."""
+    name = node or first_node(kubectl)
     metadata, status = patches(gpus)
     kubectl("patch", "node", name, "--type=merge", "--patch", json.dumps(metadata))
     kubectl("patch", "node", name, "--type=merge", "--subresource=status", "--patch", json.dumps(status))

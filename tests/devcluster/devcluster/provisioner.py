@@ -1,4 +1,4 @@
-"""A dynamic provisioner of hostPath volumes for the one node: the `standard` StorageClass.
+"""A dynamic provisioner of hostPath volumes on the one node: the StorageClasses of `bootstrap`.
 
 Level-triggered: any event on claims or volumes leads to a new look at both lists, `plan` says what to do,
 `Provisioner.act` does it.
@@ -12,12 +12,13 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from devcluster.api import ApiClient
-from devcluster.bootstrap import PROVISIONER, STORAGE_CLASS
+from devcluster.bootstrap import PROVISIONER, STORAGE_CLASSES, Reach
 from devcluster.errors import ApiError
 from devcluster.layout import INSIDE, NODE_NAME
 
@@ -25,6 +26,9 @@ VOLUMES = INSIDE / "volumes"
 
 _CLAIMS = "/api/v1/persistentvolumeclaims"
 _VOLUMES = "/api/v1/persistentvolumes"
+_NODES = "/api/v1/nodes"
+_HOSTNAME = "kubernetes.io/hostname"
+_ZONE = "topology.kubernetes.io/zone"
 _WATCH_SECONDS = 300
 _RETRY_SECONDS = 1.0
 _SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -47,13 +51,12 @@ class Delete:
     uid: str
 
 
-def _volume(claim: dict[str, Any]) -> dict[str, Any]:
+def _volume(claim: dict[str, Any], zones: Mapping[str, str]) -> dict[str, Any]:
     metadata, spec = claim["metadata"], claim["spec"]
     name = f"pvc-{metadata['uid']}"
-    node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
     reference = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
     reference |= {key: metadata[key] for key in ("namespace", "name", "uid")}
-    return {
+    volume: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {"name": name, "annotations": {_PROVISIONED_BY: PROVISIONER}},
@@ -62,31 +65,52 @@ def _volume(claim: dict[str, Any]) -> dict[str, Any]:
             "accessModes": spec["accessModes"],
             "volumeMode": "Filesystem",
             "persistentVolumeReclaimPolicy": "Delete",
-            "storageClassName": STORAGE_CLASS,
+            "storageClassName": spec["storageClassName"],
             "claimRef": reference,
             "hostPath": {"path": str(VOLUMES / name), "type": "Directory"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [node]}]}},
         },
     }
+    where = _topology(claim, zones)
+    if where is not None:
+        term = {"matchExpressions": [{"key": where[0], "operator": "In", "values": [where[1]]}]}
+        volume["spec"]["nodeAffinity"] = {"required": {"nodeSelectorTerms": [term]}}
+    return volume
 
 
-def _is_waiting(claim: dict[str, Any]) -> bool:
-    """Whether the scheduler chose our node for a pod of this claim and the claim waits for us."""
+def _topology(claim: dict[str, Any], zones: Mapping[str, str]) -> tuple[str, str] | None:
+    """The label that the nodes have which can use the claim's volume; None when all can."""
+    if STORAGE_CLASSES[claim["spec"]["storageClassName"]] is Reach.ZONE:
+        return _ZONE, zones[claim["metadata"]["annotations"][_SELECTED_NODE]]
+    if STORAGE_CLASSES[claim["spec"]["storageClassName"]] is Reach.NODE:
+        return _HOSTNAME, NODE_NAME
+    return None
+
+
+def _is_waiting(claim: dict[str, Any], zones: Mapping[str, str]) -> bool:
+    """Whether the claim waits for us: where its place matters, the scheduler has chosen one that we can serve."""
     metadata, spec = claim["metadata"], claim["spec"]
     annotations = metadata.get("annotations", {})
+    reach = STORAGE_CLASSES.get(spec.get("storageClassName", ""))
+    node = annotations.get(_SELECTED_NODE)
     return (
         annotations.get(_CLAIM_PROVISIONER) == PROVISIONER
-        and annotations.get(_SELECTED_NODE) == NODE_NAME
+        and (
+            reach is Reach.CLUSTER
+            or (reach is Reach.ZONE and node in zones)
+            or (reach is Reach.NODE and node == NODE_NAME)
+        )
         and spec.get("volumeMode", "Filesystem") == "Filesystem"
         and not spec.get("volumeName")
         and "deletionTimestamp" not in metadata
     )
 
 
-def plan(claims: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> list[Create | Delete]:
-    """What must happen, given all claims and all volumes of the cluster."""
+def plan(
+    claims: list[dict[str, Any]], volumes: list[dict[str, Any]], zones: Mapping[str, str]
+) -> list[Create | Delete]:
+    """What must happen, given all claims and all volumes of the cluster; `zones` are those of its nodes that have one."""
     existing = {volume["metadata"]["name"] for volume in volumes}
-    wanted = [_volume(claim) for claim in claims if _is_waiting(claim)]
+    wanted = [_volume(claim, zones) for claim in claims if _is_waiting(claim, zones)]
     actions: list[Create | Delete] = [
         Create(volume) for volume in wanted if volume["metadata"]["name"] not in existing
     ]
@@ -97,6 +121,12 @@ def plan(claims: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> list[Cr
         if ours and released and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
             actions.append(Delete(metadata["name"], metadata["uid"]))
     return actions
+
+
+def zones_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
+    """The zone of each node that has one, by the node's name."""
+    labels = {node["metadata"]["name"]: node["metadata"].get("labels", {}) for node in nodes}
+    return {name: found[_ZONE] for name, found in labels.items() if _ZONE in found}
 
 
 class Provisioner:
@@ -125,8 +155,10 @@ class Provisioner:
 
     def reconcile(self) -> None:
         """One look at everything, and every action that follows from it; an action that fails is told and left to the next look."""
-        claims, volumes = (self._client.request("GET", path)["items"] for path in (_CLAIMS, _VOLUMES))
-        for action in plan(claims, volumes):
+        claims, volumes, nodes = (
+            self._client.request("GET", path)["items"] for path in (_CLAIMS, _VOLUMES, _NODES)
+        )
+        for action in plan(claims, volumes, zones_of(nodes)):
             try:
                 self.act(action)
             except (ApiError, OSError) as error:

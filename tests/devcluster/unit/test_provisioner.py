@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from devcluster.bootstrap import PROVISIONER
-from devcluster.provisioner import Create, Delete, plan
+from devcluster.provisioner import Create, Delete, plan, zones_of
 
 CLAIM: dict[str, Any] = {
     "metadata": {
@@ -17,8 +17,28 @@ CLAIM: dict[str, Any] = {
             "volume.kubernetes.io/selected-node": "node1",
         },
     },
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "3Gi"}}},
+    "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "3Gi"}}, "storageClassName": "standard",
+    },
 }  # fmt: skip
+ZONES = {"node2": "zone-b"}
+
+
+def changed(part: str, key: str, value: str | None) -> dict[str, Any]:
+    """CLAIM with one value replaced, or with None, taken away."""
+    claim = copy.deepcopy(CLAIM)
+    target = claim["metadata"]["annotations"] if part == "annotations" else claim[part]
+    target.pop(key, None)
+    if value is not None:
+        target[key] = value
+    return claim
+
+
+def terms(claim: dict[str, Any]) -> Any:
+    """The node affinity of the volume that is made for a claim."""
+    (action,) = plan([claim], [], ZONES)
+    assert isinstance(action, Create)
+    return action.volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms")
 
 
 def volume(phase: str, *, provisioner: str = PROVISIONER, policy: str = "Delete") -> dict[str, Any]:
@@ -35,7 +55,7 @@ def volume(phase: str, *, provisioner: str = PROVISIONER, policy: str = "Delete"
 
 
 def test_a_claim_with_a_chosen_node_gets_a_volume_bound_to_it() -> None:
-    (action,) = plan([CLAIM], [])
+    (action,) = plan([CLAIM], [], ZONES)
     assert isinstance(action, Create)
     spec = action.volume["spec"]
     assert action.volume["metadata"]["name"] == "pvc-u1"
@@ -47,7 +67,7 @@ def test_a_claim_with_a_chosen_node_gets_a_volume_bound_to_it() -> None:
 
 
 def test_a_claim_whose_volume_exists_gets_no_second_one() -> None:
-    assert plan([CLAIM], [volume("Available")]) == []
+    assert plan([CLAIM], [volume("Available")], ZONES) == []
 
 
 @pytest.mark.parametrize(
@@ -58,17 +78,45 @@ def test_a_claim_whose_volume_exists_gets_no_second_one() -> None:
         ("metadata", "deletionTimestamp", "2026-01-01T00:00:00Z"),
         ("spec", "volumeName", "pvc-other"),
         ("spec", "volumeMode", "Block"),
+        ("spec", "storageClassName", "another"),
     ],
 )
 def test_a_claim_that_is_not_ours_to_serve_is_left_alone(part: str, key: str, value: str) -> None:
-    claim = copy.deepcopy(CLAIM)
-    target = claim["metadata"]["annotations"] if part == "annotations" else claim[part]
-    target[key] = value
-    assert plan([claim], []) == []
+    assert plan([changed(part, key, value)], [], ZONES) == []
+
+
+def test_a_volume_of_the_default_class_is_bound_to_the_node() -> None:
+    (term,) = terms(CLAIM)
+    (expression,) = term["matchExpressions"]
+    assert (expression["key"], expression["values"]) == ("kubernetes.io/hostname", ["node1"])
+
+
+def test_a_zonal_volume_can_be_used_in_the_zone_of_the_chosen_node() -> None:
+    claim = changed("annotations", "volume.kubernetes.io/selected-node", "node2")
+    claim["spec"]["storageClassName"] = "zonal"
+    (term,) = terms(claim)
+    (expression,) = term["matchExpressions"]
+    assert (expression["key"], expression["values"]) == ("topology.kubernetes.io/zone", ["zone-b"])
+
+
+def test_a_zonal_claim_waits_for_a_node_with_a_zone() -> None:
+    claim = changed("spec", "storageClassName", "zonal")
+    assert plan([claim], [], ZONES) == []
+
+
+def test_a_shared_volume_waits_for_no_node_and_serves_all() -> None:
+    claim = changed("annotations", "volume.kubernetes.io/selected-node", None)
+    claim["spec"]["storageClassName"] = "shared"
+    assert terms(claim) is None
+
+
+def test_zones_are_those_of_the_labels() -> None:
+    zoned = {"metadata": {"name": "node2", "labels": {"topology.kubernetes.io/zone": "zone-b"}}}
+    assert zones_of([zoned, {"metadata": {"name": "node3"}}]) == ZONES
 
 
 def test_a_released_volume_of_ours_is_deleted() -> None:
-    assert plan([], [volume("Released")]) == [Delete("pvc-u1", "v1")]
+    assert plan([], [volume("Released")], ZONES) == [Delete("pvc-u1", "v1")]
 
 
 @pytest.mark.parametrize(
@@ -80,4 +128,4 @@ def test_a_released_volume_of_ours_is_deleted() -> None:
     ],
 )
 def test_other_volumes_are_kept(kept: dict[str, Any]) -> None:
-    assert plan([], [kept]) == []
+    assert plan([], [kept], ZONES) == []

@@ -80,8 +80,8 @@ class ModelHub:
 
 
 @contextmanager
-def serving(hub: ModelHub) -> Iterator[str]:
-    """Serve on loopback; the value is the endpoint."""
+def serving(hub: ModelHub, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve on loopback and a free port if nothing else is said; the value is the endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -96,10 +96,10 @@ def serving(hub: ModelHub) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{host}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -10,6 +10,7 @@ from finetune_trainer.clock import rfc3339
 from finetune_trainer.data.rows import RowReason
 from finetune_trainer.errors import Reason
 from finetune_trainer.exitcodes import ExitCode, exit_code
+from finetune_trainer.model_config import MEMBERS
 from finetune_trainer.processors import usable_processors
 from finetune_trainer.redaction import MASK, Redactor
 from finetune_trainer.result import MAXIMUM_BYTES, Outcome, as_contract, encode_result, result_document
@@ -84,6 +85,11 @@ def warning(message: str) -> dict[str, Any]:
     return {"code": "ValidationLeakage", "value": 0.123456789, "threshold": 0.05, "message": message}
 
 
+def full_config() -> dict[str, Any]:
+    """More members than the config of any one dense family has, each as long as a real one."""
+    return {**dict.fromkeys(MEMBERS[:16], 1_000_000), "model_type": "recurrent_gemma"}
+
+
 def full_success(character: str) -> dict[str, Any]:
     """The members of a PREPARE that found everything done, each text as long as the contract allows."""
     digest = "sha256:" + "0" * 64
@@ -111,13 +117,16 @@ def full_success(character: str) -> dict[str, Any]:
             },
             "model": {
                 "architecture": character * 128, "parameters": 2**40, "commit": "c" * 40, "digest": digest,
-                "quantizedModules": 1000, "bytes": 2**40,
+                "quantizedModules": 1000, "bytes": 2**40, "config": full_config(),
             },
         },
         "completed": {
             "train": {
                 "device": character * 64, "steps": 10**6, "trainingLoss": loss, "tokensPerSecond": loss,
                 "adapterDigest": digest,
+                "memory": dict.fromkeys(
+                    ("allocatedBytes", "reservedBytes", "deviceBytes", "usableBytes", "loadBytes"), 2**40
+                ),
                 "evaluation": {
                     "rows": 200, "baseLoss": loss, "tunedLoss": loss, "difference": -loss,
                     "interval": [-loss, loss], "verdict": "Improved",
@@ -141,6 +150,18 @@ def test_the_largest_success_fits_and_follows_the_contract(character: str) -> No
     result = json.loads(encoded)
     Draft202012Validator(SCHEMA).validate(result)
     assert result["prepare"]["dataset"]["rejected"].keys() == {reason.value for reason in RowReason}
+    assert result["prepare"]["model"]["config"] == full_config()
+
+
+def test_a_config_of_long_texts_gives_way_where_the_result_would_not_fit() -> None:
+    """Sizing would refuse it, and progress has told it; a result that cannot be written would be a lost stage."""
+    members = full_success("a")
+    members["prepare"]["model"]["config"] = dict.fromkeys(MEMBERS, "x" * 64) | {
+        "text_config": dict.fromkeys(MEMBERS, "x" * 64)
+    }
+    encoded = encode_result(document(Outcome(members), []))
+    assert len(encoded) <= MAXIMUM_BYTES
+    assert json.loads(encoded)["prepare"]["model"]["config"] is None
 
 
 def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
@@ -150,6 +171,7 @@ def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
     dataset = members["prepare"]["dataset"]
     dataset["source"] = {"kind": "ObjectStore", "uri": "s3://bucket/rows.jsonl", "etag": "0" * 32}
     del dataset["validationSource"]
+    dataset["rejected"] = dict.fromkeys([reason.value for reason in RowReason][:4], 1000)
     dataset["warnings"] = [warning("w" * 200) for _ in range(8)]
     result = json.loads(encode_result(document(Outcome(members), [])))
     found = result["prepare"]["dataset"]

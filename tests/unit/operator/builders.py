@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator.lifecycle import (
+from finetune_operator.actions import (
     CreateClaim,
     CreateJob,
     Decision,
@@ -16,17 +16,73 @@ from finetune_operator.lifecycle import (
     DeleteJob,
     DeletePod,
     SuspendJob,
-    decide,
 )
+from finetune_operator.claims import JobVolumes
+from finetune_operator.gpu_store import Inventory
+from finetune_operator.lifecycle import decide
+from finetune_operator.nodes import NodeRecord, project_node
 from finetune_operator.observation import ChildJob, Claim, ContainerEnd, JobRecord, Observation, Pod, Refusal
 from finetune_operator.result import Progress
-from finetune_operator.settings import TrainerSettings
-from finetune_operator.stages import Stage, child_name
+from finetune_operator.settings import Settings, TrainerSettings
+from finetune_operator.sizing.catalogue import GpuProfile
+from finetune_operator.stages import PLACEMENT_ANNOTATION, Stage, child_name
 
 NOW = datetime(2026, 11, 24, 9, 0, 0, tzinfo=UTC)
 UID = "0c7a3f52-6f0e-4a53-9a5f-8c1d2b3e4f50"
 DIGEST = "sha256:" + "a" * 64
 TRAINER = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu")
+SETTINGS = Settings(trainer=TRAINER)
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+"""A model of 135 million parameters, as the trainer tells its config.json."""
+
+
+def make_node(
+    name: str = "gpu1",
+    product: str = "NVIDIA-L4",
+    memory: int = 23034,
+    gpus: int = 1,
+    labels: dict[str, str] | None = None,
+    **changes: Any,
+) -> NodeRecord:
+    """A node as GPU feature discovery labels it; `memory` in MiB."""
+    discovered = {
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/gpu.product": product,
+        "nvidia.com/gpu.memory": str(memory),
+        "nvidia.com/gpu.count": str(gpus),
+        "nvidia.com/gpu.compute.major": "8",
+        "nvidia.com/gpu.compute.minor": "9",
+    }
+    body = {
+        "metadata": {
+            "name": name,
+            "uid": f"uid-{name}",
+            "resourceVersion": "1",
+            "labels": {"kubernetes.io/hostname": name, **discovered, **(labels or {})},
+        },
+        "spec": {},
+        "status": {
+            "allocatable": {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": str(gpus)},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    return replace(project_node(body), **changes)
+
+
+def make_inventory(
+    *nodes: NodeRecord, profiles: tuple[GpuProfile, ...] = (), problem: str | None = None
+) -> Inventory:
+    """The GPUs of these nodes."""
+    return Inventory({node.name: node for node in nodes}, profiles, problem=problem)
 
 
 def make_spec(**changes: Any) -> dict[str, Any]:
@@ -95,6 +151,7 @@ PREPARE = {
         "digest": DIGEST,
         "quantizedModules": 210,
         "bytes": 80000000,
+        "config": CONFIG,
     },
 }
 TRAIN = {
@@ -142,7 +199,7 @@ SECTIONS: dict[Stage, dict[str, Any]] = {
 def make_result(stage: Stage, attempt: int = 0, **changes: Any) -> dict[str, Any]:
     """A result document of contract/result.schema.json; a success unless `changes` say otherwise."""
     return {
-        "version": "1.1",
+        "version": "1.2",
         "uid": UID,
         "stage": stage.value,
         "attempt": attempt,
@@ -166,7 +223,7 @@ def make_failure(stage: Stage, reason: str, attempt: int = 0, outcome: str = "Fa
 def make_progress(stage: Stage, attempt: int = 0, **changes: Any) -> Progress:
     """A progress document as the poller stores it."""
     document = {
-        "version": "1.1",
+        "version": "1.2",
         "uid": UID,
         "stage": stage.value,
         "attempt": attempt,
@@ -187,11 +244,14 @@ class World:
 
     job: JobRecord = field(default_factory=make_job)
     now: datetime = NOW
+    inventory: Inventory = field(default_factory=lambda: make_inventory(make_node()))
+    settings: Settings = SETTINGS
     children: dict[str, ChildJob] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     claim: Claim | None = None
     progress: Progress | None = None
     refusal: Refusal | None = None
+    volumes: JobVolumes = field(default_factory=JobVolumes)
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
@@ -200,18 +260,22 @@ class World:
         """What the operator would see."""
         return Observation(
             job=self.job,
+            inventory=self.inventory,
             children=tuple(self.children.values()),
             pods=tuple(self.pods.values()),
             claim=self.claim,
             progress=self.progress,
             refusal=self.refusal,
+            volumes=self.volumes,
             fresh=fresh,
         )
 
     def decide(self) -> Decision:
         """One decision, with a fresh read if it asks for one; nothing is applied."""
-        decision = decide(self.observe(), TRAINER, self.now)
-        return decide(self.observe(fresh=True), TRAINER, self.now) if decision.needs_fresh else decision
+        decision = decide(self.observe(), self.settings, self.now)
+        if decision.needs_fresh:
+            decision = decide(self.observe(fresh=True), self.settings, self.now)
+        return decision
 
     def step(self, *, lose_actions: bool = False) -> Decision:
         """Decide, write the status and carry the actions out, or lose them as a crash in between would."""
@@ -337,4 +401,5 @@ class World:
             deleting=False,
             finished=False,
             failure=None,
+            placement=body["metadata"].get("annotations", {}).get(PLACEMENT_ANNOTATION, ""),
         )

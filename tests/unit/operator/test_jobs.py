@@ -7,11 +7,13 @@ import pytest
 from finetune_operator.jobs import build_job, build_workspace_claim
 from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.settings import TrainerSettings
+from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.stages import Stage
 
 from tests.unit.operator.builders import UID, make_job, make_spec
 
 TRAINER = TrainerSettings(image="registry.example/finetune/trainer:1")
+HOST = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
 FULL = make_spec(
     dataset={
         "source": {"url": {"secretKeyRef": {"name": "data", "key": "url"}}},
@@ -39,7 +41,9 @@ FULL = make_spec(
 
 
 def build(spec: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    return build_job(make_job(spec), FineTuneJobSpec.parse(spec), stage, 1, {"version": "1.0"}, TRAINER)
+    return build_job(
+        make_job(spec), FineTuneJobSpec.parse(spec), stage, 1, {"version": "1.0"}, TRAINER, host=HOST
+    )
 
 
 def pod_spec(spec: dict[str, Any], stage: Stage) -> dict[str, Any]:
@@ -114,9 +118,18 @@ def test_only_train_asks_for_a_gpu_and_for_its_place() -> None:
 
 def test_memory_is_limited_to_what_is_requested_and_cpu_is_not_limited() -> None:
     resources = container(FULL, Stage.TRAIN)["resources"]
-    assert resources["requests"] == {"cpu": "3", "memory": "30Gi", "example.com/gpu": "1"}
+    assert resources["requests"] == {
+        "cpu": "3",
+        "memory": "30Gi",
+        "ephemeral-storage": "1Gi",
+        "example.com/gpu": "1",
+    }
     assert resources["limits"] == {"memory": "30Gi", "example.com/gpu": "1"}
-    assert container(FULL, Stage.PREPARE)["resources"]["requests"] == {"cpu": "2", "memory": "8Gi"}
+    assert container(FULL, Stage.PREPARE)["resources"]["requests"] == {
+        "cpu": "2",
+        "memory": "8Gi",
+        "ephemeral-storage": "1Gi",
+    }
 
 
 def test_secrets_reach_prepare_alone_and_only_by_reference() -> None:
@@ -177,7 +190,9 @@ def test_target_prompts_are_mounted_for_prepare_alone() -> None:
 def test_the_administrators_hub_reaches_prepare_alone() -> None:
     trainer = TRAINER.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
     for stage in Stage:
-        job = build_job(make_job(FULL), FineTuneJobSpec.parse(FULL), stage, 1, {"version": "1.0"}, trainer)
+        job = build_job(
+            make_job(FULL), FineTuneJobSpec.parse(FULL), stage, 1, {"version": "1.0"}, trainer, host=HOST
+        )
         environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
         named = {"name": "HF_ENDPOINT", "value": "https://hub.example.com"} in environment
         assert named == (stage is Stage.PREPARE)

@@ -5,23 +5,23 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_operator.lifecycle import (
+from finetune_operator.actions import (
     CreateClaim,
     CreateJob,
     DeleteClaim,
     DeleteJob,
     DeletePod,
     SuspendJob,
-    decide,
 )
+from finetune_operator.lifecycle import decide
 from finetune_operator.observation import Refusal
 from finetune_operator.stages import Stage
 
 from tests.unit.operator.builders import (
     MERGE,
     NOW,
+    SETTINGS,
     TRAIN,
-    TRAINER,
     World,
     make_failure,
     make_job,
@@ -87,7 +87,7 @@ def test_first_visit_writes_every_condition_and_the_plan() -> None:
         "Trained": "Unknown",
         "Published": "Unknown",
     }
-    assert {choice["name"] for choice in world.job.status["plan"]} == {
+    assert {choice["name"] for choice in world.job.status["plan"]["choices"]} == {
         "microBatchSize",
         "gradientCheckpointing",
         "epochs",
@@ -194,11 +194,33 @@ def test_repeated_interruptions_back_off() -> None:
     assert world.condition("Reconciling") == ("True", "BackingOff")
 
 
-def test_an_oom_kill_is_named_and_not_retried() -> None:
-    world = started(Stage.MERGE)
+def test_an_oom_kill_is_tried_again_once_with_half_as_much_memory_again() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
+    first = hosts(world)["Merge"]
+    world.end_pod("demo-merge-0", "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+    world.wait(10)
+    world.settle()
+    assert list(world.children) == ["demo-merge-1"]
+    assert hosts(world)["Merge"] >= first * 3 // 2
+    world.end_pod("demo-merge-1", "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "HostOutOfMemory")
+    assert "resources.merge.memory" in world.job.status["failure"]["message"]
+
+
+def test_memory_that_the_user_gave_is_not_raised() -> None:
+    world = started(Stage.MERGE, spec=make_spec(resources={"merge": {"memory": "1Gi"}}))
     world.end_pod("demo-merge-0", "", 137, "OOMKilled")
     world.settle()
     assert world.condition("Succeeded") == ("False", "HostOutOfMemory")
+    assert "1536Mi" in world.job.status["failure"]["message"]
+
+
+def hosts(world: World) -> dict[str, int]:
+    """Memory of the stages that have been started."""
+    return {entry["stage"]: entry["memoryBytes"] for entry in world.job.status["plan"]["hosts"]}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +264,7 @@ def test_a_job_deleted_by_hand_is_a_lost_stage_only_after_a_fresh_read() -> None
     world = started(Stage.TRAIN)
     world.settle()
     world.children.clear()
-    assert decide(world.observe(), TRAINER, NOW).needs_fresh
+    assert decide(world.observe(), SETTINGS, NOW).needs_fresh
     world.settle()
     assert world.job.status["attempts"][-1]["reason"] == "StageLost"
     assert world.condition("Reconciling") == ("True", "BackingOff")
@@ -256,7 +278,7 @@ def test_a_failed_job_without_pods_was_disrupted_but_only_after_a_fresh_read() -
     world = started(spec=make_spec(lifecycle={"retries": 0}))
     child = world.children["demo-prepare-0"]
     world.children["demo-prepare-0"] = replace(child, finished=True, failure="BackoffLimitExceeded")
-    assert decide(world.observe(), TRAINER, NOW).needs_fresh
+    assert decide(world.observe(), SETTINGS, NOW).needs_fresh
     world.settle()
     last = world.job.status["attempts"][-1]
     assert (last["outcome"], last["reason"]) == ("Interrupted", "Disrupted")

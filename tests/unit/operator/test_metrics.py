@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.metrics import JobCollector, OperatorMetrics
+from finetune_operator.gpu_store import GpuStore
+from finetune_operator.metrics import GpuCollector, JobCollector, OperatorMetrics
+from finetune_operator.sizing.catalogue import GpuProfile
 from finetune_operator.stages import Stage
 from finetune_operator.store import Store
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.unit.operator.builders import UID, World
+from tests.unit.operator.builders import TRAIN, UID, World, make_inventory, make_node
+
+MEASURED = {"allocatedBytes": 10**9, "reservedBytes": 2 * 10**9}
 
 
 def test_job_series_come_from_the_store_and_end_with_their_object() -> None:
@@ -16,7 +20,7 @@ def test_job_series_come_from_the_store_and_end_with_their_object() -> None:
         world.settle()
         world.succeed(stage)
     world.settle()
-    store, registry = Store(), CollectorRegistry()
+    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
     registry.register(JobCollector(store))
     store.put_job(world.job)
     labels = {"namespace": "team", "name": "demo"}
@@ -39,7 +43,7 @@ def test_job_series_come_from_the_store_and_end_with_their_object() -> None:
 
 
 def test_a_job_without_status_has_what_is_known_of_it() -> None:
-    store, registry = Store(), CollectorRegistry()
+    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
     registry.register(JobCollector(store))
     store.put_job(replace(World().job, status={}))
     labels = {"namespace": "team", "name": "demo"}
@@ -79,3 +83,50 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
     ]
     for series, labels, value in expected:
         assert registry.get_sample_value(series, labels) == value, series
+
+
+def test_estimated_and_measured_memory_have_a_ratio_once_there_is_a_measurement() -> None:
+    world = World()
+    for stage in (Stage.PREPARE, Stage.TRAIN):
+        world.settle()
+        if stage is Stage.PREPARE:
+            world.succeed(stage)
+        else:
+            world.succeed(stage, train={**TRAIN, "memory": MEASURED})
+    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
+    registry.register(JobCollector(store))
+    labels = {"namespace": "team", "name": "demo"}
+    store.put_job(world.job)
+    estimated = registry.get_sample_value("finetunejob_memory_estimated_bytes", labels)
+    assert estimated == world.job.status["plan"]["memory"]["peakBytes"]
+    assert registry.get_sample_value("finetunejob_memory_ratio", labels) is None
+    world.settle()
+    store.put_job(world.job)
+    assert registry.get_sample_value("finetunejob_memory_measured_bytes", labels) == 10**9
+    assert registry.get_sample_value("finetunejob_memory_ratio", labels) == 10**9 / int(estimated or 0)
+
+
+def test_stalled_jobs_are_counted_by_reason() -> None:
+    world = World(inventory=make_inventory())
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
+    registry.register(JobCollector(store))
+    store.put_job(world.job)
+    store.put_job(replace(world.job, name="other", uid="other"))
+    assert registry.get_sample_value("finetunejobs_stalled", {"reason": "DoesNotFit"}) == 2
+    assert registry.get_sample_value("finetunejobs_stalled", {"reason": "GpuNotSupported"}) == 0
+
+
+def test_gpus_of_nodes_and_catalogue_are_told_apart() -> None:
+    profile = GpuProfile(name="pool", product="NVIDIA L4", labels={"pool": "l4"})
+    gpus, registry = GpuStore((profile,), allow_time_slicing=False), CollectorRegistry()
+    registry.register(GpuCollector(gpus))
+    gpus.put(make_node(gpus=4))
+    assert b"finetune_gpus{" not in generate_latest(registry), "nobody has asked for any"
+    (offer, _) = gpus.inventory.offers("nvidia.com/gpu")
+    labels = {"product": "NVIDIA L4", "resource": "nvidia.com/gpu"}
+    assert registry.get_sample_value("finetune_gpus", {**labels, "state": "Available"}) == 4
+    assert registry.get_sample_value("finetune_gpus", {**labels, "state": "Catalogue"}) == 1
+    assert registry.get_sample_value("finetune_gpu_usable_bytes", labels) == offer.gpu.usable_bytes

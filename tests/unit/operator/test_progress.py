@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from finetune_operator.gpu_store import GpuStore
 from finetune_operator.observation import Key
 from finetune_operator.progress import HttpFetcher, ProgressPoller
 from finetune_operator.stages import Stage
@@ -33,7 +34,7 @@ def make_poller(ports: Ports) -> tuple[ProgressPoller, Store, list[Key]]:
     world = World()
     world.settle()
     pod = world.run_pod("demo-prepare-0")
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job())
     store.put_child(KEY, world.children["demo-prepare-0"])
     store.put_pod(KEY, pod)

@@ -9,7 +9,15 @@ from finetune_operator.stages import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.operator.builders import World, make_failure, make_job, make_result, make_spec
+from tests.unit.operator.builders import (
+    World,
+    make_failure,
+    make_inventory,
+    make_job,
+    make_node,
+    make_result,
+    make_spec,
+)
 
 EVENTS = st.lists(
     st.sampled_from(
@@ -27,10 +35,20 @@ EVENTS = st.lists(
             "suspend",
             "resume",
             "wait",
+            "schedule",
+            "fitting gpu",
+            "small gpu",
+            "no gpu",
         ]
     ),
     max_size=60,
 )
+
+INVENTORIES = {
+    "fitting gpu": make_inventory(make_node()),
+    "small gpu": make_inventory(make_node("tiny", "NVIDIA-Tiny", 600)),
+    "no gpu": make_inventory(),
+}
 
 
 def apply(world: World, event: str) -> None:
@@ -43,12 +61,27 @@ def apply(world: World, event: str) -> None:
             world.step(lose_actions=True)
         case "wait":
             world.wait(15)
+        case "fitting gpu" | "small gpu" | "no gpu":
+            world.inventory = INVENTORIES[event]
         case "suspend" | "resume":
             world.job = replace(world.job, spec=make_spec(suspend=event == "suspend"))
         case "delete by hand" if child is not None:
             world.delete_child(child.name)
+        case "schedule" if child is not None and not child.suspended:
+            schedule(world, child)
         case _ if child is not None and not child.suspended:
             end(world, child, event)
+
+
+def schedule(world: World, child: ChildJob) -> None:
+    """Give the child's pod a node, or show that there is none for it, as the scheduler would."""
+    held = any(pod.owner_uid == child.uid for pod in world.pods.values())
+    if held:
+        return
+    if child.stage is Stage.TRAIN and world.inventory is not INVENTORIES["fitting gpu"]:
+        world.run_pod(child.name, phase="Pending", running=False, node="", unschedulable="0/3 nodes")
+    else:
+        world.run_pod(child.name)
 
 
 def end(world: World, child: ChildJob, event: str) -> None:
@@ -72,6 +105,12 @@ def end(world: World, child: ChildJob, event: str) -> None:
                 world.pods = {uid: pod for uid, pod in world.pods.items() if pod.owner_uid != child.uid}
 
 
+def unfinished(world: World) -> list[str]:
+    """Jobs that may still run something."""
+    ended = {pod.owner_uid for pod in world.pods.values() if pod.end is not None}
+    return [child.name for child in world.children.values() if not child.finished and child.uid not in ended]
+
+
 def succeeded_stages(world: World) -> list[str]:
     """Stages in the order of their recorded successes."""
     return [
@@ -82,14 +121,18 @@ def succeeded_stages(world: World) -> list[str]:
 @settings(max_examples=300, deadline=None)
 @given(EVENTS)
 def test_no_stage_runs_after_its_success_and_every_job_ends(events: list[str]) -> None:
-    world = World(job=make_job())
+    world = World(job=make_job(), inventory=INVENTORIES["fitting gpu"])
     for event in events:
         done = set(succeeded_stages(world))
         before = len(world.created)
         apply(world, event)
         for name in world.created[before:]:
             assert not any(name.startswith(f"demo-{stage.lower()}-") for stage in done), (event, name)
+            fits = world.inventory is INVENTORIES["fitting gpu"]
+            assert fits or not name.startswith("demo-train-"), (event, name)
         assert len(world.children) <= 2
+        assert len(unfinished(world)) <= 1
+    world.inventory = INVENTORIES["fitting gpu"]
     world.job = replace(world.job, spec=make_spec())
     for _ in range(60):
         world.step()

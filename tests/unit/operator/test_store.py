@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune_operator.gpu_store import GpuStore
 from finetune_operator.observation import ChildJob, Pod
 from finetune_operator.stages import Stage
 from finetune_operator.store import Store
@@ -21,7 +22,7 @@ def make_children() -> tuple[ChildJob, Pod]:
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job(resource_version="12", status={"phase": "Training"}))
     store.put_job(make_job(resource_version="11", status={"phase": "Preparing"}))
     observation = store.observe(KEY)
@@ -30,7 +31,7 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
 
 
 def test_a_late_event_of_a_deleted_namesake_changes_nothing() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job(uid="new", resource_version="50"))
     store.put_job(make_job(uid="old", resource_version="40"))
     store.remove_job(KEY, "old")
@@ -40,7 +41,7 @@ def test_a_late_event_of_a_deleted_namesake_changes_nothing() -> None:
 
 
 def test_a_new_namesake_does_not_inherit_progress() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job(resource_version="1"))
     assert store.set_progress(KEY, make_progress(Stage.TRAIN))
     assert not store.set_progress(KEY, make_progress(Stage.TRAIN)), "the same again is not new"
@@ -51,7 +52,7 @@ def test_a_new_namesake_does_not_inherit_progress() -> None:
 
 
 def test_children_may_come_before_their_job() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     child, pod = make_children()
     store.put_child(KEY, child)
     store.put_pod(KEY, pod)
@@ -65,7 +66,7 @@ def test_children_may_come_before_their_job() -> None:
 
 
 def test_a_full_list_purges_ghosts_but_not_what_is_newer_than_the_list() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     child, pod = make_children()
     store.put_job(make_job(resource_version="10"))
     store.put_child(KEY, child)
@@ -79,7 +80,7 @@ def test_a_full_list_purges_ghosts_but_not_what_is_newer_than_the_list() -> None
 
 
 def test_nothing_is_left_of_a_job_when_all_of_it_is_gone() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     child, pod = make_children()
     store.put_job(make_job())
     store.put_child(KEY, child)
@@ -91,7 +92,7 @@ def test_nothing_is_left_of_a_job_when_all_of_it_is_gone() -> None:
 
 
 def test_an_accepted_delete_is_remembered_before_the_watch_says_so() -> None:
-    store = Store()
+    store = Store(GpuStore((), allow_time_slicing=False))
     child, _ = make_children()
     store.put_job(make_job())
     store.put_child(KEY, child)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import resource
@@ -10,6 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from finetune_trainer.disk_space import is_full, says_disk_full
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.result import Outcome, as_contract
 
@@ -77,17 +77,13 @@ def run_stage(command: str, run: RunSpec, progress: Reporter, redact: Redactor) 
             f"the stage was stopped by {signal_name}; running it again goes on",
         )
         _log.warning("%s", message)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- the process's last barrier: becomes InternalError
+        if says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
             reason = Reason.WORKSPACE_FULL
-            message = (
-                f"the workspace must have free space, found none ({error.strerror}); raise workspace.size"
-            )
+            message = f"the workspace must have free space, found none ({error}); raise workspace.size"
             _log.error("%s: %s", reason, message)
         else:
             reason, message = _internal(error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 -- the process's last barrier: becomes InternalError
-        reason, message = _internal(error)
     return Outcome({}, reason, redact(message))
 
 

@@ -8,10 +8,12 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.base_model import inspect_base_model
+from finetune_trainer.base_support import read_config
 from finetune_trainer.completed import completed_stages, published_results
 from finetune_trainer.contract import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.listing import print_rows
 from finetune_trainer.dataset_step import DatasetRefusedError, fetch_datasets, make_masker, prove_dataset
+from finetune_trainer.model_config import told_config
 from finetune_trainer.quantise import quantise
 from finetune_trainer.redaction import Redactor, secrets_of
 from finetune_trainer.report.targets import read_target_prompts
@@ -44,6 +46,9 @@ def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
         read_target_prompts(run.dataset.target_prompts_path)
     source = _model_source(run, layout)
     tokenizer = _tokenizer_folder(source, layout)
+    # Before rows are proven and weights fetched: whoever listens can tell now whether any GPU is large enough.
+    config = told_config(read_config(tokenizer / "config.json"))
+    progress.tell_config(config)
     # Looked at again where it is quantised: a model that cannot be is refused before the rows are proven.
     inspect_base_model(tokenizer)
     try:
@@ -58,7 +63,12 @@ def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     head = report_dataset(run, layout, proven, tokenizer, progress, redact)
     for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
         shutil.rmtree(folder, ignore_errors=True)
-    members: dict[str, Any] = {"prepare": {"dataset": {**proven.result, **head}, "model": model.result()}}
+    members: dict[str, Any] = {
+        "prepare": {
+            "dataset": {**proven.result, **head},
+            "model": {**model.result(), "config": config},
+        }
+    }
     # MERGE puts it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, members["prepare"])
     completed = completed_stages(run, layout)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.head import prove_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +31,8 @@ def load_quantized(path: Path, device: str) -> Any:
     """Load the checkpoint in `path` onto `device` ("cuda" or "cpu"), ready for an adapter.
 
     Raises StageError(GpuNotVisible) when "cuda" is asked for and no CUDA device is visible: there is no
-    fallback. Attention is torch's scaled dot product; what is not 4-bit has the type of `compute_dtype`.
+    fallback. Raises StageError(UnsupportedModel) as `head.prove_head` does. What is not 4-bit has the type of
+    `compute_dtype`.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise StageError(
@@ -38,14 +41,33 @@ def load_quantized(path: Path, device: str) -> Any:
             "device plugin and runtimeClassName",
         )
     dtype = compute_dtype(device)
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=dtype,
         device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation="sdpa",
+        attn_implementation=attention_implementation(config),
         local_files_only=True,
         trust_remote_code=False,
     )
+    settle_types(model, dtype)
+    prove_head(model)
+    return model
+
+
+def attention_implementation(config: Any) -> str:
+    """Name transformers' attention for a model: torch's scaled dot product, in a kernel that keeps no scores.
+
+    That computes no soft cap of the scores (Gemma 2), and some architectures do not use it: plain products then.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    fused = architecture._supports_sdpa  # noqa: SLF001 -- transformers decides by it
+    return "sdpa" if fused and not capped else "eager"
+
+
+def settle_types(model: Any, dtype: torch.dtype) -> None:
+    """Make a loaded model compute in `dtype`, all of it."""
     for parameter in model.parameters():
         # transformers keeps the checkpoint's type for what a quantised checkpoint holds unquantised, whatever
         # `dtype` says. On a CPU without bf16 instructions the output head alone would take 90 % of a step.
@@ -58,7 +80,6 @@ def load_quantized(path: Path, device: str) -> Any:
         # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first evaluation and
         # its backward pass then reads them as if it had not: gradients vanish without an error.
         module.support_avx512bf16_for_cpu = False
-    return model
 
 
 def quantized_modules(model: Any) -> dict[str, Any]:

@@ -201,6 +201,12 @@ def _drop_identities(document: dict[str, Any]) -> bool:
     return any(identity is not None for identity in identities)
 
 
+def _drop_config(document: dict[str, Any]) -> bool:
+    """No dense model's config is that long; progress has told it."""
+    model = document.get("prepare", {}).get("model", {})
+    return model.get("config") is not None and not model.update(config=None)
+
+
 def _cut_all(document: dict[str, Any]) -> bool:
     shortened = _shorten_texts(document)
     changed = shortened != document
@@ -216,6 +222,7 @@ _CONCESSIONS = (
     _drop_last_warning,
     _drop_identities,
     _cut_all,
+    _drop_config,
 )
 """From the least needed text to the most; each says whether it gave something up."""
 

@@ -7,27 +7,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_trainer.evaluation import RowLoss
+from finetune_trainer.head import chunks, hidden_states, output_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from finetune_trainer.training.examples import Example
 
-# Logits are the largest tensor of an evaluation: at most this many of them at once (256 MB in bf16).
-_LOGITS_AT_ONCE = 1 << 27
-_POSITIONS_AT_ONCE = 256
-
 
 def row_losses(
-    model: Any, examples: Sequence[Example], progress: Callable[[int, int], None]
+    model: Any, examples: Sequence[Example], maximum_tokens: int, progress: Callable[[int, int], None]
 ) -> list[RowLoss]:
     """Loss of each example, in the given order.
 
-    Examples are batched by length, which wastes little on padding. `progress` gets (examples done, in all).
+    Examples are batched by length, which wastes little on padding; a batch has at most `maximum_tokens` tokens,
+    padding included: those of a training step, so that evaluating needs no more memory than training. `progress`
+    gets (examples done, in all).
     """
     losses: dict[int, RowLoss] = {}
-    budget = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
-    for batch in batches([len(example.input_ids) for example in examples], budget):
+    for batch in batches([len(example.input_ids) for example in examples], maximum_tokens):
         members = [examples[index] for index in batch]
         for index, log_probabilities in zip(batch, supervised_log_probabilities(model, members), strict=True):
             example = examples[index]
@@ -56,21 +54,22 @@ def batches(lengths: Sequence[int], maximum_tokens: int) -> list[list[int]]:
 @torch.no_grad()
 def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> list[torch.Tensor]:
     """Log-probability (nats, float32) of each supervised token, one vector per example."""
-    targets = [example.supervised for example in examples]
-    # The logits that predict token t are those at position t - 1.
-    kept = sorted({position - 1 for positions in targets for position in positions})
-    place = {position: index for index, position in enumerate(kept)}
-    logits = _logits(model, examples, kept)
+    head = output_head(model)
+    states = _hidden_states(model, examples)
     result = []
-    for row, (example, positions) in enumerate(zip(examples, targets, strict=True)):
-        labels = torch.tensor([example.labels[position] for position in positions], device=logits.device)
-        places = torch.tensor([place[position - 1] for position in positions], device=logits.device)
-        parts = [
-            torch.log_softmax(logits[row, chunk].float(), dim=-1)
-            .gather(1, labels[first : first + len(chunk), None])
-            .squeeze(1)
-            for first, chunk in _chunks(places)
-        ]
+    for row, example in enumerate(examples):
+        # The state that predicts token t is that at position t - 1.
+        places = torch.tensor([position - 1 for position in example.supervised], device=states.device)
+        targets = torch.tensor(
+            [example.labels[position] for position in example.supervised], device=states.device
+        )
+        parts = []
+        for chunk in chunks(len(places), model.config.get_text_config().vocab_size):
+            logits = head.logits(states[row].index_select(0, places[chunk]))
+            chosen = logits.gather(1, targets[chunk].unsqueeze(1)).squeeze(1)
+            parts.append(chosen - _log_totals(logits))
+            # Else they would live until the next chunk's logits are there.
+            del logits
         result.append(torch.cat(parts).cpu())
     return result
 
@@ -81,35 +80,30 @@ def distributions(model: Any, example: Example, positions: Sequence[int]) -> tor
 
     Shape (len(positions), vocabulary). A position names the token that is predicted.
     """
-    logits = _logits(model, [example], [position - 1 for position in positions])
-    return torch.log_softmax(logits[0].float(), dim=-1).cpu()
+    head = output_head(model)
+    states = _hidden_states(model, [example])[0]
+    places = torch.tensor([position - 1 for position in positions], device=states.device)
+    parts = []
+    for chunk in chunks(len(places), model.config.get_text_config().vocab_size):
+        logits = head.logits(states.index_select(0, places[chunk])).cpu()
+        parts.append(torch.log_softmax(logits, dim=-1))
+    return torch.cat(parts)
 
 
-def _chunks(places: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    return [
-        (first, places[first : first + _POSITIONS_AT_ONCE])
-        for first in range(0, len(places), _POSITIONS_AT_ONCE)
-    ]
+def _log_totals(logits: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the sum of exponentials of each row; `logits` is used up, so that no copy is needed."""
+    largest = logits.amax(dim=-1, keepdim=True)
+    return (logits.sub_(largest).exp_().sum(dim=-1).log() + largest.squeeze(1)).float()
 
 
-def _logits(model: Any, examples: Sequence[Example], kept: list[int]) -> torch.Tensor:
-    """Logits of shape (examples, len(kept), vocabulary)."""
+def _hidden_states(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """Hidden states (examples, longest example, width)."""
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":
         # Weights stay on disk until a layer needs them; the inputs live on the CPU.
         device = torch.device("cpu")
     length = max(len(example.input_ids) for example in examples)
-    # Padding is on the right and masked: its value is never seen by a real token.
     ids = torch.zeros((len(examples), length), dtype=torch.long)
-    mask = torch.zeros((len(examples), length), dtype=torch.long)
     for row, example in enumerate(examples):
         ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        mask[row, : len(example.input_ids)] = 1
-    outputs = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        logits_to_keep=torch.tensor(kept, device=device),
-        use_cache=False,
-    )
-    logits: torch.Tensor = outputs.logits
-    return logits
+    return hidden_states(model, ids.to(device))

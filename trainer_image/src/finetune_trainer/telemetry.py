@@ -100,6 +100,7 @@ class Reporter:
         self._last_line = -math.inf
         self._last_activity = ""
         self._bar_open = False
+        self._config: dict[str, Any] | None = None
         self._snapshot = _Snapshot(
             "Starting", 0, None, None, None, None, None, self._started, self._started, 0
         )
@@ -142,9 +143,16 @@ class Reporter:
             if not same:
                 self._changed.notify()
 
+    def tell_config(self, config: dict[str, Any]) -> None:
+        """Show the base model's config (`model_config.told_config`) from now on in every document."""
+        with self._changed:
+            self._config = config
+            self._dirty = True
+            self._changed.notify()
+
     def document(self) -> dict[str, Any]:
         """Return the progress document of contract/progress.schema.json."""
-        snapshot = self._snapshot
+        snapshot, config = self._snapshot, self._config
         completion = snapshot.estimated_completion()
         return {
             "version": CONTRACT_VERSION,
@@ -161,6 +169,7 @@ class Reporter:
             "startTime": rfc3339(self._started),
             "heartbeatTime": rfc3339(snapshot.heartbeat),
             "estimatedCompletionTime": None if completion is None else rfc3339(completion),
+            **({} if config is None else {"config": config}),
         }
 
     def close(self) -> None:
@@ -258,6 +267,9 @@ class NullReporter(Reporter):
         tokens_per_second: float | None = None,
         peak_memory_bytes: int | None = None,
     ) -> None:
+        """Do nothing."""
+
+    def tell_config(self, config: dict[str, Any]) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Attention = Literal["Separate", "FusedQkv", "Falcon"]
-Mlp = Literal["Gated", "FusedGated", "Plain"]
+Mlp = Literal["Gated", "FusedGated", "Plain", "Squared"]
 QkNorm = Literal["None", "PerHead", "FullWidth"]
+Norm = Literal["Rms", "RmsFloat", "Layer", "LayerFloat"]
+NormPlaces = Literal["Pre", "PreAndPost", "Post", "Parallel"]
+Rope = Literal["Whole", "Joined", "Float"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Family:
     """One `model_type`.
 
     `attention` says whether q, k and v are matrices of their own. `mlp` says whether the block is gated
-    (down(act(gate x) * up x)), gated with gate and up in one matrix, or plain (down(act(up x))). `norms` counts the
+    (down(act(gate x) * up x)), gated with gate and up in one matrix, plain (down(act(up x))), or that with the
+    square of a rectifier. `norms` counts the
     vectors of hidden size that a layer's norms hold. `qkv_bias`, `output_bias` and `mlp_bias` are booleans or name
     the config member that decides. `aliases` are the family's own spellings of members.
     """
@@ -39,6 +43,13 @@ class Family:
     output_bias: bool | str = False
     mlp_bias: bool | str = False
     aliases: Mapping[str, str] = field(default_factory=dict)
+    norm: Norm = "Rms"
+    norm_places: NormPlaces = "Pre"
+    rope: Rope = "Whole"
+    always_masked: bool = False
+    sliding: tuple[int, int] = (1, 1)
+    window_flag: str | None = None
+    scaled_residual: bool = False
 
 
 def _defaults(
@@ -67,12 +78,13 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family(_LLAMA, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     "mistral": Family(_MISTRAL),
     "ministral": Family(_MISTRAL),
-    "qwen2": Family(_QWEN2, qkv_bias=True),
+    "qwen2": Family(_QWEN2, qkv_bias=True, window_flag="use_sliding_window"),
     "qwen3": Family(
         {**_QWEN2, "head_dim": 128},
         qk_norm="PerHead",
         qkv_bias="attention_bias",
         output_bias="attention_bias",
+        window_flag="use_sliding_window",
     ),
     "gemma": Family(
         _defaults(
@@ -80,12 +92,16 @@ FAMILIES: Mapping[str, Family] = {
         ),
         qkv_bias="attention_bias",
         output_bias="attention_bias",
+        norm="RmsFloat",
     ),
     "gemma2": Family(
         {**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         norms=4,
         qkv_bias="attention_bias",
         output_bias="attention_bias",
+        norm="RmsFloat",
+        norm_places="PreAndPost",
+        sliding=(1, 2),
     ),
     "gemma3_text": Family(
         {**_GEMMA2, "vocab_size": 262208},
@@ -93,28 +109,56 @@ FAMILIES: Mapping[str, Family] = {
         qk_norm="PerHead",
         qkv_bias="attention_bias",
         output_bias="attention_bias",
+        norm="RmsFloat",
+        norm_places="PreAndPost",
+        sliding=(5, 6),
     ),
     "phi3": Family(
         _defaults(32064, 3072, 8192, 32, 32),
         attention="FusedQkv",
         mlp="FusedGated",
         mlp_names=("gate_up_proj", "down_proj"),
+        rope="Joined",
     ),
     "smollm3": Family(
         _defaults(128256, 2048, 11008, 36, 16, num_key_value_heads=4, tie_word_embeddings=True),
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
+        window_flag="use_sliding_window",
     ),
-    "olmo": Family(_OLMO, norms=0, final_norm=False, qkv_bias="attention_bias", output_bias="attention_bias"),
-    "olmo2": Family(_OLMO, qk_norm="FullWidth", qkv_bias="attention_bias", output_bias="attention_bias"),
+    "olmo": Family(
+        _OLMO,
+        norms=0,
+        final_norm=False,
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        norm="LayerFloat",
+    ),
+    "olmo2": Family(
+        _OLMO,
+        qk_norm="FullWidth",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        norm="RmsFloat",
+        norm_places="Post",
+    ),
     "olmo3": Family(
         {**_OLMO, "sliding_window": 4096},
         qk_norm="FullWidth",
         qkv_bias="attention_bias",
         output_bias="attention_bias",
+        norm="RmsFloat",
+        norm_places="Post",
+        sliding=(3, 4),
     ),
-    "granite": Family(_LLAMA, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
+    "granite": Family(
+        _LLAMA,
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        scaled_residual=True,
+    ),
     "falcon": Family(
         _defaults(
             65024,
@@ -136,6 +180,9 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="bias",
         mlp_bias="bias",
         aliases={"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
+        norm="Layer",
+        norm_places="Parallel",
+        always_masked=True,
     ),
     "starcoder2": Family(
         _defaults(49152, 3072, 12288, 30, 24, num_key_value_heads=2, use_bias=True, tie_word_embeddings=True),
@@ -145,6 +192,7 @@ FAMILIES: Mapping[str, Family] = {
         qkv_bias="use_bias",
         output_bias="use_bias",
         mlp_bias="use_bias",
+        norm="Layer",
     ),
     "seed_oss": Family(
         _defaults(155136, 4096, 27648, 64, 80, num_key_value_heads=8, head_dim=128, attention_bias=True),
@@ -154,7 +202,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "arcee": Family(
         _defaults(32000, 2560, 18432, 32, 32),
-        mlp="Plain",
+        mlp="Squared",
         mlp_names=("up_proj", "down_proj"),
         qkv_bias="attention_bias",
         output_bias="attention_bias",
@@ -165,12 +213,14 @@ FAMILIES: Mapping[str, Family] = {
         qkv_bias="use_bias",
         output_bias="use_bias",
         mlp_bias="use_bias",
+        rope="Float",
     ),
     "glm": Family(
         _defaults(151552, 4096, 13696, 40, 32, num_key_value_heads=2, head_dim=128, attention_bias=True),
         mlp="FusedGated",
         mlp_names=("gate_up_proj", "down_proj"),
         qkv_bias="attention_bias",
+        rope="Joined",
     ),
     "glm4": Family(
         _defaults(151552, 4096, 13696, 40, 32, num_key_value_heads=2, head_dim=128, attention_bias=True),
@@ -178,6 +228,13 @@ FAMILIES: Mapping[str, Family] = {
         mlp_names=("gate_up_proj", "down_proj"),
         norms=4,
         qkv_bias="attention_bias",
+        rope="Joined",
+        norm_places="PreAndPost",
     ),
-    "exaone4": Family(_defaults(102400, 4096, 16384, 32, 32, sliding_window=4096), qk_norm="PerHead"),
+    "exaone4": Family(
+        _defaults(102400, 4096, 16384, 32, 32, sliding_window=4096),
+        qk_norm="PerHead",
+        norm_places="Post",
+        sliding=(3, 4),
+    ),
 }

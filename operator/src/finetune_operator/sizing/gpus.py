@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Vendor = Literal["Nvidia", "Amd"]
+Vendor = Literal["Nvidia", "Amd", "Unknown"]
 Version = tuple[int, int]
 """Major and minor."""
 
@@ -37,6 +37,8 @@ class Offer:
 
     `node` is None for the catalogue, then `profile` names its entry. `labels` are those of the node, or those that
     the autoscaler knows before the node exists. `count` is the allocatable number; `taints` as in core/v1.
+    Each of `identities` is a set of labels by which a pod can ask for this GPU, the best known first; none means that
+    only the node's name will do. `barrier` says why no pod may use the offer, whatever it selects and tolerates.
     """
 
     gpu: Gpu
@@ -50,3 +52,5 @@ class Offer:
     replicas: int = 1
     state: State = "Available"
     zone: str | None = None
+    identities: tuple[Mapping[str, str], ...] = ()
+    barrier: str | None = None

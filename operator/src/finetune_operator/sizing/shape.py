@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_operator.sizing.families import FAMILIES, Family
+from finetune_operator.sizing.families import FAMILIES, Attention, Family, Mlp, Norm, NormPlaces, QkNorm, Rope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ class Linear:
     inputs: int
     outputs: int
     bias: bool = False
+    in_attention: bool = False
 
     @property
     def weights(self) -> int:
@@ -47,7 +48,9 @@ class ModelShape:
 
     `linears` are the matrices of one layer, `vectors` the elements of everything else in it (norms; biases are
     with their matrices). `final_vectors` is the last norm. `softcap` says that attention scores are capped, which
-    no fused kernel does; `sliding_window` is in tokens, None where all layers see everything.
+    no fused kernel does, `final_softcap` that logits are. `sliding_window` is in tokens, None where all layers see
+    everything, else `sliding_layers` of them do not.
+    `parallel_norms` counts the norms before parallel blocks. The rest is as in `families.Family`.
     """
 
     family: str
@@ -65,6 +68,17 @@ class ModelShape:
     gated: bool
     softcap: bool
     sliding_window: int | None
+    sliding_layers: int = 0
+    final_softcap: bool = False
+    attention: Attention = "Separate"
+    mlp: Mlp = "Gated"
+    norm: Norm = "Rms"
+    norm_places: NormPlaces = "Pre"
+    parallel_norms: int = 1
+    qk_norm: QkNorm = "None"
+    rope: Rope = "Whole"
+    always_masked: bool = False
+    scaled_residual: bool = False
 
     @property
     def query_width(self) -> int:
@@ -75,6 +89,11 @@ class ModelShape:
     def key_value_width(self) -> int:
         """Width of all key heads together, and of all value heads."""
         return self.key_value_heads * self.head_dim
+
+    @property
+    def attention_names(self) -> frozenset[str]:
+        """Names of the matrices of the attention block."""
+        return frozenset(linear.name for linear in self.linears if linear.in_attention)
 
     @property
     def linear_weights(self) -> int:
@@ -132,12 +151,16 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     intermediate = reader.number("intermediate_size", 4 * hidden)
     vectors = _norms(family, reader, hidden) + _qk_norm(family, heads, key_value_heads, head_dim)
     final = hidden * (1 + family.norm_bias) if family.final_norm else 0
-    window = reader.optional("sliding_window")
+    window = _window(family, reader)
+    layers = reader.number("num_hidden_layers")
+    places: NormPlaces = family.norm_places
+    if places == "Parallel" and not reader.flag("parallel_attn"):
+        places = "Pre"
     return ModelShape(
         family=name,
         hidden=hidden,
         intermediate=intermediate,
-        layers=reader.number("num_hidden_layers"),
+        layers=layers,
         vocabulary=reader.number("vocab_size"),
         heads=heads,
         key_value_heads=key_value_heads,
@@ -149,10 +172,27 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         ),
         vectors=vectors,
         final_vectors=final,
-        gated=family.mlp != "Plain",
+        gated=family.mlp in {"Gated", "FusedGated"},
         softcap=reader.value("attn_logit_softcapping") is not None,
         sliding_window=window,
+        sliding_layers=-(-layers * family.sliding[0] // family.sliding[1]) if window is not None else 0,
+        final_softcap=reader.value("final_logit_softcapping") is not None,
+        attention=family.attention,
+        mlp=family.mlp,
+        norm=family.norm,
+        norm_places=places,
+        parallel_norms=_parallel_norms(reader) if places == "Parallel" else 1,
+        qk_norm=family.qk_norm,
+        rope=family.rope,
+        always_masked=family.always_masked,
+        scaled_residual=family.scaled_residual,
     )
+
+
+def _window(family: Family, reader: _Config) -> int | None:
+    if family.window_flag is not None and not reader.flag(family.window_flag):
+        return None
+    return reader.optional("sliding_window")
 
 
 class _Config:
@@ -203,16 +243,19 @@ def _attention(
     fused = query + 2 * key_value
     if family.attention == "Falcon":
         return (
-            Linear("query_key_value", hidden, fused, bias),
-            Linear("dense", query, hidden, output_bias),
+            Linear("query_key_value", hidden, fused, bias, in_attention=True),
+            Linear("dense", query, hidden, output_bias, in_attention=True),
         )
     if family.attention == "FusedQkv":
-        return (Linear("qkv_proj", hidden, fused, bias), Linear("o_proj", query, hidden, output_bias))
+        return (
+            Linear("qkv_proj", hidden, fused, bias, in_attention=True),
+            Linear("o_proj", query, hidden, output_bias, in_attention=True),
+        )
     return (
-        Linear("q_proj", hidden, query, bias),
-        Linear("k_proj", hidden, key_value, bias),
-        Linear("v_proj", hidden, key_value, bias),
-        Linear("o_proj", query, hidden, output_bias),
+        Linear("q_proj", hidden, query, bias, in_attention=True),
+        Linear("k_proj", hidden, key_value, bias, in_attention=True),
+        Linear("v_proj", hidden, key_value, bias, in_attention=True),
+        Linear("o_proj", query, hidden, output_bias, in_attention=True),
     )
 
 
@@ -226,9 +269,13 @@ def _mlp(family: Family, reader: _Config, hidden: int, intermediate: int) -> tup
 def _norms(family: Family, reader: _Config, hidden: int) -> int:
     count = family.norms
     if family.attention == "Falcon" and reader.flag("parallel_attn"):
-        two = reader.flag("new_decoder_architecture") and reader.value("num_ln_in_parallel_attn") != 1
-        count = 2 if two else 1
+        count = _parallel_norms(reader)
     return count * hidden * (1 + family.norm_bias)
+
+
+def _parallel_norms(reader: _Config) -> int:
+    two = reader.flag("new_decoder_architecture") and reader.value("num_ln_in_parallel_attn") != 1
+    return 2 if two else 1
 
 
 def _qk_norm(family: Family, heads: int, key_value_heads: int, head_dim: int) -> int:

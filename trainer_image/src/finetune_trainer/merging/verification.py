@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.quantized import attention_implementation
 from finetune_trainer.scoring import distributions, supervised_log_probabilities
 from finetune_trainer.training.examples import IGNORED
 
@@ -69,11 +70,12 @@ def load_merged(folder: Path, model_bytes: int) -> Any:
     fits = parameters_in_float32 < _MEMORY_SHARE * free_memory()
     if not fits:
         _log.info("the merged model is read layer by layer: it does not fit the free memory")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
         device_map={"": "cpu" if fits else "disk"},
-        attn_implementation="sdpa",
+        attn_implementation=attention_implementation(config),
         local_files_only=True,
         trust_remote_code=False,
     )

@@ -1,4 +1,4 @@
-"""Save the trained adapter in peft's format, the same bytes for the same values."""
+"""The adapter: made on a quantised model, and saved in peft's format, the same bytes for the same values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,36 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.training.settings import lora_config
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
+    from finetune_trainer.contract import Lora
+
 _CONFIG = "adapter_config.json"
+
+
+def add_adapter(model: Any, lora: Lora, quantized: Collection[str], dtype: torch.dtype) -> Any:
+    """Return `model` with a new adapter on its `quantized` modules, in the type that the model computes in."""
+    adapted = get_peft_model(model, lora_config(lora, quantized))
+    settle_adapter(adapted, dtype)
+    return adapted
+
+
+def settle_adapter(adapted: Any, dtype: torch.dtype) -> None:
+    """Give the adapter's matrices the type `dtype`.
+
+    DoRA's magnitudes stay in float32: their updates are smaller than bf16 can tell apart.
+    """
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            wanted = torch.float32 if "lora_magnitude_vector" in name else dtype
+            parameter.data = parameter.data.to(wanted)
 
 
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:

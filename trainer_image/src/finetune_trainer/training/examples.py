@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
@@ -49,6 +50,11 @@ def read_table(path: Path) -> pa.Table:
             Reason.INVALID_DATASET, f"{path.name} must hold at least one example, found none; add rows"
         )
     return table
+
+
+def longest_row(table: pa.Table) -> int:
+    """Tokens of the table's longest row."""
+    return int(pc.max(pc.list_value_length(table.column("input_ids"))).as_py())
 
 
 def training_dataset(table: pa.Table) -> Any:

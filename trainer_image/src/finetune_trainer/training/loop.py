@@ -18,8 +18,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.training.adapter import settle_adapter
 from finetune_trainer.training.checkpoints import publish_checkpoint
-from finetune_trainer.training.examples import IGNORED
+from finetune_trainer.training.loss import negative_log_likelihood, supervised_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +46,8 @@ class AdapterTrainer(SFTTrainer):
         # The tokenizer has done its part (the padding token). Kept here, it would be written into every
         # checkpoint, and transformers would change the model's special tokens to match it.
         self.processing_class = None
-        if self.args.device.type == "cpu":
-            # TRL makes the adapter of a quantised model bf16, which a CPU multiplies ten times slower.
-            for parameter in self.adapted.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
+        # TRL makes the adapter of every quantised model bf16, which a CPU multiplies ten times slower.
+        settle_adapter(self.adapted, self.adapted.dtype)
 
     def compute_loss(
         self,
@@ -60,28 +58,15 @@ class AdapterTrainer(SFTTrainer):
     ) -> Any:
         """Sum of the negative log-likelihood over supervised tokens, divided by their number in the whole step.
 
-        The same value as TRL's. On a CPU, TRL projects every position onto the vocabulary, labelled or not,
-        and twice; here only positions that some row of the batch has a label for, once.
+        The same value as TRL's, on every device, without its measures of entropy and accuracy.
         """
+        if return_outputs:
+            raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
         self.tokens += int(inputs["attention_mask"].sum())
-        if self.args.device.type != "cpu" or return_outputs:
-            return super().compute_loss(  # type: ignore[no-untyped-call]  # trl has no annotations
-                model, inputs, return_outputs, num_items_in_batch
-            )
-        targets = inputs["labels"][:, 1:]
-        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits
-        chosen = targets[:, kept]
-        total = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), chosen.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        count = (chosen != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        return total / torch.as_tensor(count).clamp(min=1)
+        places, targets = supervised_places(inputs["labels"])
+        total = negative_log_likelihood(model, inputs["input_ids"], places, targets)
+        count = len(places) if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
     @property
     def adapted(self) -> Any:

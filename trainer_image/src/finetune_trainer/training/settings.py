@@ -68,8 +68,7 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULES[training.schedule.type],
         warmup_steps=math.ceil(training.schedule.warmup_ratio * steps),
-        # Paged 8-bit states move to host memory in a spike instead of ending the run; CPUs have no such pages.
-        optim="paged_adamw_8bit" if on_gpu else "adamw_torch",
+        optim=optimizer_name(run.device),
         max_length=None,
         packing=False,
         gradient_checkpointing=training.gradient_checkpointing,
@@ -91,6 +90,14 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         # Right for one device; the default would ask a process group.
         average_tokens_across_devices=False,
     )
+
+
+def optimizer_name(device: str) -> str:
+    """Name transformers' optimiser for a device.
+
+    Paged 8-bit states move to host memory in a spike instead of ending the run; CPUs have no such pages.
+    """
+    return "paged_adamw_8bit" if device == "cuda" else "adamw_torch"
 
 
 def base_model_name(run: RunSpec) -> str:

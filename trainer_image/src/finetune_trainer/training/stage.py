@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from peft import get_peft_model
 from transformers import AutoTokenizer, set_seed
 
 from finetune_trainer.base_layout import read_base_layout
@@ -20,12 +19,13 @@ from finetune_trainer.evaluation import RowLoss, compare
 from finetune_trainer.processors import usable_processors
 from finetune_trainer.quantized import check_quantized, load_quantized
 from finetune_trainer.scoring import row_losses
-from finetune_trainer.training.adapter import save_adapter
+from finetune_trainer.training import memory
+from finetune_trainer.training.adapter import add_adapter, save_adapter
 from finetune_trainer.training.checkpoints import newest_checkpoint
-from finetune_trainer.training.examples import first_examples, read_table, training_dataset
+from finetune_trainer.training.examples import first_examples, longest_row, read_table, training_dataset
 from finetune_trainer.training.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
 from finetune_trainer.training.recording import record
-from finetune_trainer.training.settings import base_model_name, lora_config, planned_steps, sft_config
+from finetune_trainer.training.settings import base_model_name, planned_steps, sft_config
 from finetune_trainer.workspace import WorkspaceLayout, read_marker, write_marker
 
 if TYPE_CHECKING:
@@ -73,12 +73,17 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict
     watch = Watch(progress, stop)
     trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
     progress.update("LoadingModel", 1, 1)
-    base = _base_losses(run, workspace, trainer.adapted, examples, progress)
+    loaded = memory.read()
+    budget = run.training.micro_batch_size * longest_row(table)
+    base = _base_losses(run, workspace, trainer.adapted, examples, budget, progress)
     _run_steps(trainer, workspace, steps, stop)
     progress.update("EvaluatingTuned", 0, len(examples))
     trainer.adapted.eval()
     tuned = row_losses(
-        trainer.adapted, examples, lambda done, total: progress.update("EvaluatingTuned", done, total)
+        trainer.adapted,
+        examples,
+        budget,
+        lambda done, total: progress.update("EvaluatingTuned", done, total),
     )
     comparison = compare(base, tuned, run.training.seed)
     record(trainer.adapted, examples, workspace.verification)
@@ -89,6 +94,7 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict
         "trainingLoss": _last_loss(trainer),
         "tokensPerSecond": watch.tokens_per_second,
         "adapterDigest": digest_of_files(folder_digests(workspace.adapter)),
+        "memory": memory.measured(loaded, memory.read()),
         "evaluation": comparison.result(),
     }
 
@@ -101,7 +107,7 @@ def _build_trainer(
     check_quantized(model, layout)
     # Before the adapter is made: its first values are random.
     set_seed(run.training.seed)
-    adapted = get_peft_model(model, lora_config(run.training.lora, layout.quantized))
+    adapted = add_adapter(model, run.training.lora, layout.quantized, model.dtype)
     trainer = AdapterTrainer(
         model=adapted,
         args=sft_config(run, workspace.checkpoints, steps),
@@ -119,6 +125,7 @@ def _base_losses(
     workspace: WorkspaceLayout,
     model: Any,
     examples: Sequence[Example],
+    maximum_tokens: int,
     progress: Reporter,
 ) -> list[RowLoss]:
     """Losses of the model with its adapter disabled, measured once and remembered."""
@@ -129,7 +136,10 @@ def _base_losses(
     model.eval()
     with model.disable_adapter():
         losses = row_losses(
-            model, examples, lambda done, total: progress.update("EvaluatingBase", done, total)
+            model,
+            examples,
+            maximum_tokens,
+            lambda done, total: progress.update("EvaluatingBase", done, total),
         )
     write_marker(workspace, "base-evaluation", run.spec_hash, {"losses": [asdict(loss) for loss in losses]})
     return losses
@@ -168,10 +178,11 @@ def _device_name(device: str) -> str:
 
 
 def _out_of_memory(run: RunSpec) -> StageError:
-    gigabytes = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_initialized() else 0.0
+    training = run.training
+    checkpointing = "with" if training.gradient_checkpointing else "without"
     return StageError(
         Reason.GPU_OUT_OF_MEMORY,
-        f"the GPU's memory must hold a micro-batch of {run.training.micro_batch_size} sequences of up to "
-        f"{run.training.maximum_length} tokens, it was full at {gigabytes:.1f} GB; lower training.microBatchSize or "
-        "training.maximumLength, or use a larger GPU",
+        f"the GPU's memory must hold what was planned: micro-batches of {training.micro_batch_size} sequences of up to "
+        f"{training.maximum_length} tokens, {checkpointing} gradient checkpointing; {memory.describe_full(memory.read())}; "
+        "lower training.microBatchSize or training.maximumLength, or use a larger GPU",
     )

@@ -1,0 +1,85 @@
+"""The options of `finetune plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """Say before anything is applied whether a FineTuneJob fits, on which GPU, with which values and why; if it
+does not fit, what would have to change. The model's shape comes from its config.json alone. Without --gpu, --gpu-memory,
+--nodes or --profiles, the GPUs are those of the cluster's nodes (kubectl get nodes). Exit codes: 0 fits, 2 does not fit,
+64 the request itself is wrong."""
+
+
+def claim(text: str) -> tuple[str, Path]:
+    """CLAIM=FOLDER."""
+    name, separator, folder = text.partition("=")
+    if not separator or not name or not folder:
+        raise argparse.ArgumentTypeError(f"must be CLAIM=FOLDER, found {text!r}")
+    return name, Path(folder)
+
+
+def add_volume_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which folders stand for PersistentVolumeClaims."""
+    parser.add_argument(
+        "--volumes",
+        type=Path,
+        default=Path(".finetune/volumes"),
+        help="claim NAME is the folder VOLUMES/NAME (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--volume",
+        type=claim,
+        action="append",
+        default=[],
+        metavar="CLAIM=FOLDER",
+        help="folder of one claim",
+    )
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `finetune plan`."""
+    job = parser.add_argument_group("the job")
+    job.add_argument(
+        "file", type=Path, nargs="?", help="YAML with one FineTuneJob; without one, a job of defaults"
+    )
+    job.add_argument("-f", "--filename", type=Path, help="the same, as kubectl has it")
+    job.add_argument("--name", help="which FineTuneJob, if the file holds several")
+    job.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="PATH=VALUE",
+        help="another value for a field of the spec, such as training.microBatchSize=2; may be repeated",
+    )
+    job.add_argument(
+        "--longest-row",
+        type=int,
+        metavar="TOKENS",
+        help="longest row of the data in tokens (default: training.maximumLength)",
+    )
+    model = parser.add_argument_group("the model")
+    model.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="folder with the model's config.json, or that file"
+    )
+    add_volume_options(parser)
+    gpus = parser.add_argument_group("the GPUs")
+    gpus.add_argument(
+        "--gpu", action="append", default=[], metavar="NAME", help='such as "NVIDIA L4"; may be repeated'
+    )
+    gpus.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="usable memory of a GPU that no table knows, in GiB"
+    )
+    gpus.add_argument("--nodes", type=Path, metavar="FILE", help="output of kubectl get nodes -o json")
+    gpus.add_argument("--profiles", type=Path, metavar="FILE", help="the chart's gpuProfiles")
+    gpus.add_argument("--context", help="context of the kubeconfig whose nodes are asked for")
+    gpus.add_argument(
+        "--allow-time-slicing", action="store_true", help="as the chart's allowTimeSlicing: count shared GPUs"
+    )
+    stack = parser.add_argument_group("the software")
+    stack.add_argument(
+        "--stack", type=Path, metavar="FILE", help="another stack profile (docs/stack-profile.md)"
+    )
+    stack.add_argument("--calibration", type=Path, metavar="FILE", help="the chart's calibration")
+    parser.add_argument("--json", action="store_true", help="print JSON (contract/plan.schema.json)")

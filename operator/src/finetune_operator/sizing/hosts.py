@@ -1,0 +1,281 @@
+"""What a stage needs of the machine that it runs on, and the stages together of their workspace.
+
+Constants that say "measured" were measured on this trainer (benchmarks/prepare, tests/trainer); the others say where
+they come from. Each sum is raised by a quarter, because the kernel kills at the limit and not beyond it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from finetune_operator.model import FineTuneJobSpec, StageResources
+from finetune_operator.quantities import format_bytes, parse_bytes
+from finetune_operator.result import DatasetReport
+from finetune_operator.sizing.shape import ModelShape
+from finetune_operator.sizing.units import binary_size
+from finetune_operator.stages import Stage
+
+DEFAULT_WORKSPACE_SIZE = "20Gi"
+"""Size of the workspace while the model's shape is not known and the spec names none."""
+RETRY_FACTOR = (3, 2)
+"""By how much memory grows after the kernel killed a stage for it."""
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_MARGIN = (5, 4)
+
+_PROOF = 825_000_000
+"""Measured: PREPARE with two proof workers, all processes, at any number of rows."""
+_REPORT_PER_ROW = 500
+"""Measured: the report over 1,000,000 rows took 1,277 MB, 452 bytes a row more than the proof."""
+_ASSUMED_ROWS = 2_000_000
+_QUANTISING = 556_000_000
+"""Measured with an embedding of 4.3 GB in float32: tensors are quantised piece by piece, whatever their size."""
+
+_CUDA_PROCESS = 4 * _GIB
+"""Interpreter, torch, cuBLAS and bitsandbytes with their CUDA libraries mapped. Not measured: no GPU was at hand."""
+_CPU_PROCESS = 1_000_000_000
+"""Interpreter, torch for CPUs, transformers, peft and TRL. Measured with SmolLM2-135M and its model included: TRAIN
+1,275 MB, MERGE 1,193 MB of anonymous memory, PREPARE 721 MB."""
+_LOADING_WORKERS = 4
+"""Tensors of a quantised checkpoint that transformers 5 reads at one time."""
+_PAGED_BYTES = 8
+"""Of optimiser state to an adapter's parameter at most; paged states move to the host when the GPU is full."""
+_LOGITS = 1 << 25
+"""Logits that the trainer's scoring has at one time, in float32; their probabilities and a sum take as much each."""
+_SHARED_MEMORY = 256 * _MIB
+"""The trainer loads rows in its own process and uses one GPU, so nothing large is shared."""
+
+_SCRATCH = {Stage.PREPARE: 2 * _GIB, Stage.TRAIN: 1 * _GIB, Stage.MERGE: 1 * _GIB}
+"""Caches of the libraries below HOME; everything large is written to the workspace."""
+_CPU = {Stage.PREPARE: "2", Stage.TRAIN: "2", Stage.MERGE: "2"}
+"""PREPARE proves in two processes; training has Python's thread and autograd's; merging reads while it writes."""
+
+_LARGEST_FILE = 5_000_000_000
+"""Bytes of a weight file by the hub's convention; one is downloaded, quantised and deleted before the next."""
+_SMALL_FILES = 128 * _MIB
+"""Tokenizer and config, at most four copies."""
+_CHECKPOINTS = 3
+"""Two are kept, and the next is written before the older one is removed."""
+_CHECKPOINT_BYTES = 8
+"""To an adapter's parameter at most: its value in 16 or 32 bits and two 8-bit moments with their scales."""
+
+
+class ResourceDefaults(Protocol):
+    """The administrator's sizes for one stage; None where they are to be computed."""
+
+    @property
+    def cpu(self) -> str | None:
+        """CPU request."""
+
+    @property
+    def memory(self) -> str | None:
+        """Memory request and limit."""
+
+
+@dataclass(frozen=True)
+class HostNeeds:
+    """Requests of one stage's pod; sizes in bytes.
+
+    `cpu` is a Kubernetes quantity. `memory_bytes` is request and limit, it holds `shared_memory_bytes` (/dev/shm is
+    memory) as well; `memory_reason` says how it came about. `scratch_bytes` bounds /tmp and is requested as
+    ephemeral storage.
+    """
+
+    cpu: str
+    memory_bytes: int
+    memory_reason: str
+    shared_memory_bytes: int
+    scratch_bytes: int
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Parts of a size with their names."""
+
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self.parts)
+
+    @property
+    def text(self) -> str:
+        return " + ".join(f"{name} {binary_size(size)}" for name, size in self.parts if size)
+
+
+def stage_host(
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    shape: ModelShape | None,
+    dataset: DatasetReport | None,
+    defaults: ResourceDefaults | None,
+    out_of_memory: int,
+    *,
+    device: Literal["cuda", "cpu"] = "cuda",
+    device_bytes: int | None = None,
+) -> HostNeeds:
+    """Size one stage.
+
+    What the spec gives is kept, else what `defaults` give; `shape` and `dataset` are None while unknown.
+    `out_of_memory` counts the attempts of this stage that were killed for their memory: the first one raises a size
+    that the user did not give by half. `device_bytes` is the estimate of TRAIN's GPU memory, needed where `device` is
+    cpu. Raises ValueError for a quantity that is none, which the CRD's schema refuses before.
+    """
+    given = _given(spec, stage)
+    computed = _memory(spec, stage, shape, dataset, device, device_bytes)
+    shared = _SHARED_MEMORY if stage is Stage.TRAIN else 0
+    chosen = given.memory
+    reason = f"resources.{stage.slug}.memory is given"
+    if chosen is not None:
+        memory = parse_bytes(chosen)
+    elif defaults is not None and defaults.memory is not None:
+        memory = parse_bytes(defaults.memory)
+        reason = f"trainer.resources.{stage.slug}.memory of the chart"
+    else:
+        memory = _round_up(computed.bytes * _MARGIN[0] // _MARGIN[1] + shared)
+        reason = f"a quarter more than {computed.text}" + (
+            f", and /dev/shm {binary_size(shared)}" if shared else ""
+        )
+    if chosen is None and out_of_memory > 0:
+        memory = _round_up(memory * RETRY_FACTOR[0] // RETRY_FACTOR[1])
+        reason += "; raised by half, since an attempt was killed for its memory"
+    return HostNeeds(
+        cpu=given.cpu or (defaults.cpu if defaults is not None else None) or _CPU[stage],
+        memory_bytes=memory,
+        memory_reason=reason,
+        shared_memory_bytes=min(shared, memory // 4),
+        scratch_bytes=_SCRATCH[stage],
+    )
+
+
+def may_retry_with_more(spec: FineTuneJobSpec, stage: Stage, out_of_memory: int) -> bool:
+    """Whether a stage that was killed for its memory `out_of_memory` times is tried once more, with half as much again.
+
+    Memory that the user gave is kept, so another attempt would end the same way.
+    """
+    return out_of_memory <= 1 and _given(spec, stage).memory is None
+
+
+def out_of_memory_message(spec: FineTuneJobSpec, stage: Stage, needs: HostNeeds) -> str:
+    """Say what the stage had, why it is not tried again, and what to set."""
+    more = format_bytes(_round_up(needs.memory_bytes * RETRY_FACTOR[0] // RETRY_FACTOR[1]))
+    why = (
+        "the spec gives that size, so it is not raised"
+        if _given(spec, stage).memory is not None
+        else "it had been raised once"
+    )
+    return (
+        f"{stage.value} must fit into its memory limit, the kernel killed it at {format_bytes(needs.memory_bytes)} "
+        f"({why}); create the job again with resources.{stage.slug}.memory of at least {more}"
+    )
+
+
+def workspace_bytes(
+    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None
+) -> tuple[int, str]:
+    """Return what the workspace must hold at its fullest, and how that came about.
+
+    The merged model is staged at the destination, not here. A job is refused on this sum, so of the rows it counts
+    only what is certain: 8 bytes for each supervised token of a known `dataset`.
+    """
+    adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
+    remote = spec.model.source.persistent_volume_claim is None
+    total = _Sum(
+        (
+            ("4-bit model", 0 if spec.model_cache is not None else quantized_bytes(shape)),
+            ("largest weight file", min(2 * shape.parameters, _LARGEST_FILE) if remote else 0),
+            ("small files", _SMALL_FILES),
+            ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
+            ("adapter checkpoints", _CHECKPOINTS * _CHECKPOINT_BYTES * adapter),
+        )
+    )
+    return total.bytes * 11 // 10, f"{total.text}, and a tenth for the file system"
+
+
+def quantized_bytes(shape: ModelShape) -> int:
+    """Size of the 4-bit checkpoint: 33/64 byte a quantised weight (NF4 with double quantisation), 2 bytes others."""
+    return shape.linear_weights * 33 // 64 + 2 * (shape.embedding_weights + shape.other_weights)
+
+
+def adapter_parameters(shape: ModelShape, rank: int, target_modules: str) -> int:
+    """Parameters of a LoRA adapter: rank x (inputs + outputs) of each matrix that it is on."""
+    return shape.layers * sum(
+        rank * (linear.inputs + linear.outputs)
+        for linear in shape.linears
+        if target_modules == "AllLinear" or linear.name in shape.attention_names
+    )
+
+
+def _given(spec: FineTuneJobSpec, stage: Stage) -> StageResources:
+    return {
+        Stage.PREPARE: spec.resources.prepare,
+        Stage.TRAIN: spec.resources.train,
+        Stage.MERGE: spec.resources.merge,
+    }[stage]
+
+
+def _memory(
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    shape: ModelShape | None,
+    dataset: DatasetReport | None,
+    device: Literal["cuda", "cpu"],
+    device_bytes: int | None,
+) -> _Sum:
+    if stage is Stage.PREPARE:
+        rows = dataset.rows if dataset is not None else _ASSUMED_ROWS
+        name = f"report over {rows:,} rows" + ("" if dataset is not None else " (assumed)")
+        return _Sum(
+            (
+                ("proof in two processes", _PROOF),
+                (name, rows * _REPORT_PER_ROW),
+                ("pieces of tensors that are quantised", _QUANTISING),
+            )
+        )
+    if stage is Stage.MERGE:
+        return _merging(shape)
+    if device == "cpu":
+        # The CPU computes in 32 bits: what the estimate counts in 16 takes twice as much.
+        model = 16 * _GIB if device_bytes is None else 2 * device_bytes
+        return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model and activations in 32 bits", model)))
+    return _training(spec, shape)
+
+
+def _training(spec: FineTuneJobSpec, shape: ModelShape | None) -> _Sum:
+    lora = spec.training.lora
+    largest = 0 if shape is None else 2 * _largest_tensor(shape)
+    adapter = 0 if shape is None else adapter_parameters(shape, lora.rank, lora.target_modules)
+    return _Sum(
+        (
+            ("trainer with CUDA libraries", _CUDA_PROCESS),
+            ("tensors on their way to the GPU", _LOADING_WORKERS * largest),
+            ("paged optimiser states", _PAGED_BYTES * adapter),
+        )
+    )
+
+
+def _merging(shape: ModelShape | None) -> _Sum:
+    """Merging holds a matrix at a time; the proof that follows reads the merged model layer by layer in float32."""
+    if shape is None:
+        return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model of unknown size (assumed)", 4 * _GIB)))
+    table = 4 * shape.vocabulary * shape.hidden
+    layer = 4 * sum(linear.weights for linear in shape.linears)
+    return _Sum(
+        (
+            ("trainer for CPUs", _CPU_PROCESS),
+            ("embedding and output head in float32", 2 * table),
+            ("a layer in float32", layer),
+            ("logits", 3 * 4 * _LOGITS),
+        )
+    )
+
+
+def _largest_tensor(shape: ModelShape) -> int:
+    return max(shape.vocabulary * shape.hidden, *(linear.weights for linear in shape.linears))
+
+
+def _round_up(size: int) -> int:
+    """Whole half GiB: sizes that people recognise, and that do not change with every row."""
+    step = _GIB // 2
+    return -(-size // step) * step

@@ -1,0 +1,116 @@
+"""What the claims of a job and their volumes mean for its stages."""
+
+from __future__ import annotations
+
+from finetune_operator import reporting
+from finetune_operator.actions import ExpandClaim
+from finetune_operator.claims import JobVolumes
+from finetune_operator.gpu_store import Inventory
+from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.placement import (
+    Expand,
+    Placement,
+    TooSmall,
+    model_cache_problem,
+    prepare_placement,
+    storage_problem,
+    usable_with,
+    volume_problem,
+    workspace_size,
+)
+from finetune_operator.reasons import Reason
+from finetune_operator.result import DatasetReport
+from finetune_operator.sizing.gpus import Offer
+from finetune_operator.sizing.hosts import workspace_bytes
+from finetune_operator.sizing.inventory import eligible
+from finetune_operator.sizing.shape import ModelShape
+from finetune_operator.sizing_policy import Doomed, Hold, Sized, shape_of
+from finetune_operator.stages import Stage
+from finetune_operator.status import StatusDraft
+
+
+def place_prepare(
+    spec: FineTuneJobSpec, verdict: Sized | None, volumes: JobVolumes, inventory: Inventory
+) -> Placement | Hold | Doomed:
+    """Where PREPARE may run so that TRAIN can follow it, or why nothing could."""
+    nodes = tuple(inventory.nodes.values())
+    cache = volumes.model_cache
+    if cache is not None and nodes:
+        problem = model_cache_problem(cache.name, cache.access_modes, cache.volume, nodes)
+        if problem is not None:
+            return Doomed(Reason.MODEL_CACHE_NOT_SHARED, problem)
+    offers = _candidates(spec, inventory) if verdict is None else verdict.offers
+    workspace = volumes.workspace
+    bound = workspace.volume if workspace is not None else None
+    if verdict is not None and bound is None:
+        problem = storage_problem(volumes.storage_class, offers)
+        if problem is not None:
+            return Hold(Reason.WORKSPACE_ZONE_MISMATCH, problem)
+    if cache is not None:
+        offers = usable_with([cache.volume], offers) or offers
+    return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=verdict is not None)
+
+
+def check_volumes(
+    spec: FineTuneJobSpec, draft: StatusDraft, sized: Sized, volumes: JobVolumes
+) -> tuple[Sized | Hold | Doomed, tuple[ExpandClaim, ...]]:
+    """Whether the volumes let TRAIN follow, and how a workspace is to grow that turns out to be too small."""
+    changes: tuple[ExpandClaim, ...] = ()
+    shape = shape_of(draft)
+    if shape is not None and not draft.training_begun:
+        dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
+        own = spec.workspace.existing_claim is None
+        found = fit_workspace(spec, shape, dataset, volumes, own=own)
+        if isinstance(found, Doomed):
+            return found, ()
+        changes = () if found is None else (found,)
+    hold = volumes_hold(sized, volumes) if draft.stage is Stage.TRAIN else None
+    return hold or sized, changes
+
+
+def volumes_hold(sized: Sized, volumes: JobVolumes) -> Hold | None:
+    """Why no GPU on which the job fits can have the job's volumes; None if one can."""
+    mounted = (("workspace", volumes.workspace), ("model cache", volumes.model_cache))
+    bound = [
+        (role, claim.volume) for role, claim in mounted if claim is not None and claim.volume is not None
+    ]
+    for role, volume in bound:
+        problem = volume_problem(volume, sized.offers, role)
+        if problem is not None:
+            return Hold(Reason.WORKSPACE_ZONE_MISMATCH, problem)
+    if sized.offers and not usable_with([volume for _, volume in bound], sized.offers):
+        names = " and ".join(f"the {role}'s volume {volume.name}" for role, volume in bound)
+        message = (
+            f"{names} must be usable together where a GPU that fits is, found no node for both; add such a node, or "
+            "move one of them"
+        )
+        return Hold(Reason.WORKSPACE_ZONE_MISMATCH, message)
+    return None
+
+
+def fit_workspace(
+    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None, volumes: JobVolumes, *, own: bool
+) -> ExpandClaim | Doomed | None:
+    """What to do about a workspace that the model or the data turn out to be too large for."""
+    claim = volumes.workspace
+    if claim is None or claim.capacity is None:
+        return None
+    needed, why = workspace_bytes(spec, shape, dataset)
+    found = workspace_size(claim.capacity, needed, why, volumes.storage_class, own_workspace=own)
+    match found:
+        case Expand(size, _):
+            return ExpandClaim(claim.name, claim.uid, size)
+        case TooSmall(message):
+            return Doomed(Reason.WORKSPACE_TOO_SMALL, message)
+        case None:
+            return None
+
+
+def _candidates(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[Offer, ...]:
+    """The GPUs that TRAIN may use, as far as is known before the model is."""
+    resources = spec.resources
+    return tuple(
+        offer
+        for offer in inventory.offers(resources.gpu_resource_name)
+        if eligible(offer, resources.node_selector, resources.tolerations) is None
+    )

@@ -1,0 +1,112 @@
+"""A hub-shaped server inside the cluster whose models have a shape and no weights worth reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from devcluster import product
+from devcluster.images import PRODUCT_ROOT
+from devcluster.kubectl import Kubectl
+from devcluster.layout import REPOSITORY as CHECKOUT
+
+NAME = "hub"
+REPOSITORY = "org/model"
+PORT = 8000
+SERVER = CHECKOUT / "tests" / "trainer" / "prepare" / "model_hub.py"
+SHARD_BYTES = 4_900_000_000
+
+# Weight files are holes: they have their size and no content. The counts of what was asked go to the log, one line a second.
+_PROGRAM = f"""
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, "/volume/server")
+from model_hub import ModelHub, serving
+model = Path("/volume/model")
+for name in set(json.loads((model / "model.safetensors.index.json").read_text())["weight_map"].values()):
+    with (model / name).open("wb") as file:
+        file.truncate({SHARD_BYTES})
+hub = ModelHub(model)
+with serving(hub, "0.0.0.0", {PORT}):
+    while True:
+        print(json.dumps(hub.requests), flush=True)
+        time.sleep(1)
+"""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A running server: `endpoint` is its URL for pods."""
+
+    kubectl: Kubectl
+    endpoint: str
+
+    def requests(self) -> dict[str, int]:
+        """How often each file has been asked for."""
+        counts: dict[str, int] = json.loads(self.kubectl("logs", NAME, "--tail=1"))
+        return counts
+
+
+def write_model_of_shape(folder: Path, config: dict[str, Any], tokenizer: Path, shards: int) -> None:
+    """A model folder as a hub has it, but for the weights: `config`, a tokenizer, and an index that names `shards` files."""
+    folder.mkdir(parents=True)
+    names = [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
+    index = {
+        "metadata": {"total_size": shards * SHARD_BYTES},
+        "weight_map": {f"part.{number}.weight": name for number, name in enumerate(names)},
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((tokenizer / name).read_bytes())
+
+
+@contextmanager
+def hub_server(kubectl: Kubectl, image: str, model: Path) -> Iterator[Hub]:
+    """Serve the folder `model` from a pod in kubectl's namespace for the length of a `with` block."""
+    kubectl.apply(_pod(image))
+    kubectl("wait", f"pod/{NAME}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+    with TemporaryDirectory() as folder:
+        (Path(folder) / SERVER.name).write_bytes(SERVER.read_bytes())
+        product.fill_volume(kubectl, NAME, Path(folder), "server")
+    product.fill_volume(kubectl, NAME, model, "model")
+    kubectl("exec", NAME, "--", "touch", "/volume/ready")
+    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
+    address = kubectl.json("get", "pod", NAME)["status"]["podIP"]
+    yield Hub(kubectl, f"http://{address}:{PORT}")
+    kubectl("delete", "pod", NAME, "--grace-period=0", "--force", "--wait=false")
+
+
+def _pod(image: str) -> dict[str, Any]:
+    # The thin image has the checkout's interpreter, the real one its own.
+    python = f"$(command -v {PRODUCT_ROOT}/.venv/bin/python || command -v python3)"
+    script = f'until [ -e /volume/ready ]; do sleep 0.2; done; exec "{python}" -c "$PROGRAM"'
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": NAME},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": product.RESTRICTED_POD,
+            "containers": [
+                {
+                    "name": "server",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", script],
+                    "env": [{"name": "PROGRAM", "value": _PROGRAM}],
+                    "securityContext": product.RESTRICTED_CONTAINER,
+                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+                    "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
+                }
+            ],
+            "volumes": [{"name": "volume", "emptyDir": {}}],
+        },
+    }

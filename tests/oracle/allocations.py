@@ -1,0 +1,74 @@
+"""Counts the bytes that tensors hold while a program runs with fake tensors."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+# torch's CUDA allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
+_BLOCK = 512
+# bitsandbytes multiplies by the packed weight itself up to this many rows at most (backends/cuda/ops.py); above it,
+# and on some GPUs below it, it writes the dequantised weight first.
+_FUSED_ROWS = 1536
+
+
+def rounded(size: int) -> int:
+    """Bytes that the allocator takes for a tensor of `size` bytes."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+class Allocations(TorchDispatchMode):
+    """The storages that operations return, from their birth to their end, and the most that lived at once.
+
+    Peaks are kept for each `phase`. What bitsandbytes' fused operation allocates inside is added to the peak by its
+    own rule, for a fake run does not enter it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation
+        self.current = 0
+        self.peaks: dict[str, int] = {}
+        self._phase = ""
+        self._live: dict[int, int] = {}
+
+    def enter(self, phase: str) -> None:
+        """Let a phase begin: what lives now counts for it."""
+        self._phase = phase
+        self._note(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = str(func)
+        for item in tree_iter(out):
+            if isinstance(item, torch.Tensor):
+                self._add(item)
+        if "gemm_4bit" in name:
+            activations, (outputs, inputs) = args[0], args[2]
+            if activations.numel() // activations.shape[-1] > _FUSED_ROWS:
+                # The weight in 16 bits, and its block constants before and after adding the offset.
+                constants = rounded(outputs * inputs // 64 * 4)
+                weight = rounded(outputs * inputs * activations.element_size())
+                self._note(weight + 2 * constants)
+        return out
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live or tensor.device.type == "meta":
+            return
+        size = rounded(storage.nbytes())
+        self._live[key] = size
+        self.current += size
+        weakref.finalize(storage, self._free, key)
+        self._note(0)
+
+    def _free(self, key: int) -> None:
+        self.current -= self._live.pop(key)
+
+    def _note(self, extra: int) -> None:
+        if self.current + extra > self.peaks.get(self._phase, -1):
+            self.peaks[self._phase] = self.current + extra

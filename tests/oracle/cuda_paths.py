@@ -1,0 +1,108 @@
+"""Makes a run on fake CPU tensors take the paths that torch takes on a CUDA device.
+
+Fake CUDA tensors cannot run without a driver (their backward pass asks for a device), so the tensors are fake CPU
+ones and what torch chooses by device is replaced:
+
+- scaled dot product attention: without a mask the flash kernel, which takes grouped key and value heads as they are;
+  with a mask the memory-efficient kernel and its bias in the type of the query (aten/native/transformers/sdp_utils);
+- dropout: the fused kernel, which keeps one byte per element (aten/native/Dropout.cpp).
+
+What cannot run with fake tensors is replaced as well, without changing what is allocated: `Params4bit` (a tensor
+subclass that cannot hold a fake one, and that peft asks for by name) by a plain parameter, moving modules between
+devices by nothing, and looking for packed rows in position numbers (which reads values) by its answer for rows that
+are not packed.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from peft.tuners.lora import dora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import masking_utils
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# torch's flash kernels for bf16 take no wider heads; the memory-efficient one pads its bias to this many keys.
+_FLASH_HEAD = 256
+_BIAS_ALIGNMENT = 16
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+) -> torch.Tensor:
+    """Scaled dot product attention of (rows, heads, length, width) by the kernel that CUDA has for it."""
+    width = query.shape[-1]
+    if attn_mask is None and width <= _FLASH_HEAD:
+        if width % 8:
+            pad = (0, 8 - width % 8)
+            query, key, value = (torch.nn.functional.pad(part, pad) for part in (query, key, value))
+        flashed: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, scale=scale
+        )[0]
+        return flashed[..., :width]
+    assert not enable_gqa or key.shape[1] == query.shape[1], "transformers repeats heads for this kernel"
+    bias = None
+    if attn_mask is not None:
+        bias = attn_mask
+        if bias.dtype == torch.bool:
+            bias = torch.where(
+                bias, torch.zeros((), dtype=query.dtype), torch.full((), -torch.inf, dtype=query.dtype)
+            )
+        missing = -bias.shape[-1] % _BIAS_ALIGNMENT
+        if missing:
+            bias = torch.nn.functional.pad(bias, (0, missing))[..., : bias.shape[-1]]
+        bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    needs_gradient = any(part.requires_grad for part in (query, key, value))
+    output: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, needs_gradient, dropout_p, is_causal, scale=scale
+    )[0]
+    return output
+
+
+def dropout(
+    input: torch.Tensor,  # noqa: A002 -- torch's signature
+    p: float = 0.5,
+    training: bool = True,  # noqa: FBT001, FBT002 -- torch's signature
+    inplace: bool = False,  # noqa: ARG001, FBT001, FBT002 -- torch's signature
+) -> torch.Tensor:
+    """Dropout by the fused kernel."""
+    return torch.native_dropout(input, p, train=True)[0] if training and p > 0 else input
+
+
+@contextmanager
+def cuda_paths() -> Iterator[None]:
+    """Take CUDA's paths while the context lasts."""
+    functional = torch.nn.functional
+    with ExitStack() as stack:
+        for owner, name, replacement in (
+            (functional, "scaled_dot_product_attention", attention),
+            (functional, "dropout", dropout),
+            (masking_utils, "find_packed_sequence_indices", lambda _positions: None),
+            (dora, "dequantize_module_weight", _dequantized),
+            (BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _stay),
+            (torch.nn.Module, "to", _stay),
+        ):
+            stack.enter_context(patch.object(owner, name, replacement))
+        yield
+
+
+def _dequantized(module: Any) -> Any:
+    """Call what peft calls for a `Params4bit`, which it knows by the name of its class."""
+    return dequantize_4bit(module.weight.data, module.quant_state)
+
+
+def _stay(module: Any, *_arguments: Any, **_settings: Any) -> Any:
+    return module

@@ -1,0 +1,119 @@
+"""A quantised model of any config.json whose tensors are fake: sizes and types without values."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn.modules import Linear4bit
+from finetune_trainer.base_model import quantization_config
+from finetune_trainer.quantized import attention_implementation, compute_dtype
+from transformers import AutoModelForCausalLM
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+# How bitsandbytes cuts NF4 (functional.quantize_4bit): weights in a block, first-level constants in a block.
+_BLOCK = 64
+_CONSTANTS_BLOCK = 256
+# These scale positions by the length of the batch, which reads values; their tables are as large as the default's.
+_READING_ROPES = ("dynamic", "longrope")
+
+
+def build_config(document: dict[str, Any], layers: int | None) -> Any:
+    """Return transformers' config of a config.json, cut to its last `layers` layers.
+
+    The last ones, for where kinds of layers alternate (windowed and full attention), peaks are reached near the end.
+    """
+    whole, document = document, copy.deepcopy(document)
+    if layers is not None:
+        count = next(name for name in ("num_hidden_layers", "n_layer") if name in document)
+        document[count] = layers
+        kinds = getattr(build_config(whole, None), "layer_types", None)
+        if kinds is not None:
+            document["layer_types"] = kinds[-layers:]
+    config = CONFIG_MAPPING[document["model_type"]].from_dict(document)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _READING_ROPES:
+        config.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    return config
+
+
+def quantized_structure(config: Any) -> Any:
+    """Build the model on the meta device as transformers does before it loads a quantised checkpoint.
+
+    The 4-bit modules are those that PREPARE quantises.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=compute_dtype("cuda"), attn_implementation=attention_implementation(config)
+        )
+    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    return replace_with_bnb_linear(
+        model, modules_to_not_convert=skipped, quantization_config=quantization_config()
+    )
+
+
+def give_fake_tensors(model: Any) -> None:
+    """Replace the tensors of a `quantized_structure` by fake ones, packed where a loaded model's are.
+
+    Call it with a FakeTensorMode active.
+    """
+    fakes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        """Return the one fake for a tensor: what is tied stays tied. The tensor is kept, so that its id stays its own."""
+        if id(tensor) not in fakes:
+            made = torch.empty(tensor.shape, dtype=tensor.dtype)
+            if isinstance(tensor, torch.nn.Parameter):
+                made = torch.nn.Parameter(made, requires_grad=False)
+            fakes[id(tensor)] = (tensor, made)
+        return fakes[id(tensor)][1]
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            weight: Any = module.weight
+            _pack(module, nested=weight.compress_statistics)
+        # Buffers are also kept as plain attributes by some (rotary embeddings).
+        for tensors in (module._parameters, module._buffers, module.__dict__):
+            for name, tensor in tensors.items():
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    tensors[name] = fake(tensor)
+    model.is_loaded_in_4bit = True
+
+
+def _pack(module: Any, *, nested: bool) -> None:
+    """Give a 4-bit module the tensors that a loaded one has (bitsandbytes' QuantState)."""
+    shape = torch.Size((module.out_features, module.in_features))
+    blocks = -(-shape.numel() // _BLOCK)
+    constants: Any = QuantState  # untyped in bitsandbytes
+    second = constants(
+        absmax=torch.empty(-(-blocks // _CONSTANTS_BLOCK)),
+        blocksize=_CONSTANTS_BLOCK,
+        code=torch.empty(256),
+        dtype=torch.float32,
+    )
+    state = constants(
+        absmax=torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32),
+        shape=shape,
+        dtype=module.compute_dtype,
+        blocksize=_BLOCK,
+        code=torch.empty(16),
+        quant_type="nf4",
+        offset=torch.empty(()) if nested else None,
+        state2=second if nested else None,
+    )
+    weight: Any = torch.nn.Parameter(
+        torch.empty(-(-shape.numel() // 2), 1, dtype=torch.uint8), requires_grad=False
+    )
+    # What peft and bitsandbytes read of a Params4bit.
+    weight.quant_state = state
+    weight.compress_statistics = nested
+    weight.quant_type = state.quant_type
+    weight.blocksize = _BLOCK
+    weight.quant_storage = torch.uint8
+    weight.bnb_quantized = True
+    module.weight = weight
+    module.quant_state = state

@@ -1,0 +1,103 @@
+"""`finetune calibrate`: from finished jobs to the chart's calibration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.calibrate_command import STATIC_TERMS
+from finetune_operator.reporting import estimated
+from finetune_operator.sizing.calibration import NO_CALIBRATION, parse_calibration
+from finetune_operator.sizing.decision import decide_training
+from finetune_operator.sizing.terms import Phase
+
+from tests.unit.sizing.sizing_jobs import fits, on_node, product, question
+
+CONTEXT = 400 << 20
+
+
+def job(factor: float, length: int, **plan: Any) -> dict[str, Any]:
+    """A finished job whose activations were `factor` times what was estimated, with a context of 400 MiB."""
+    estimate = fits(decide_training(question(length=length), [on_node(product("NVIDIA L4"))])).estimate
+    static = sum(term.bytes for term in estimate.largest_terms() if term.name in STATIC_TERMS)
+    allocated = round(static + factor * (estimate.peak_bytes - static))
+    memory = {
+        "allocatedBytes": allocated,
+        "reservedBytes": round(allocated * 1.1),
+        "deviceBytes": round(allocated * 1.1) + CONTEXT,
+    }
+    return {
+        "kind": "FineTuneJob",
+        "status": {
+            "plan": {"memory": estimated(estimate), "stack": estimate.stack, "calibration": "none", **plan},
+            "attempts": [{"stage": "Train", "outcome": "Succeeded", "memory": memory}],
+        },
+    }
+
+
+def written(folder: Path, *jobs: dict[str, Any]) -> str:
+    path = folder / "jobs.json"
+    path.write_text(json.dumps({"kind": "List", "items": list(jobs)}), "utf-8")
+    return str(path)
+
+
+def test_static_terms_are_those_of_the_optimiser_step_that_no_length_changes() -> None:
+    short, long = (question(length=length).ladder(None)[-1].estimate for length in (256, 2048))
+    sizes = {term.name: term.bytes for term in short.terms if term.phase is Phase.OPTIMIZER and term.bytes}
+    unchanged = {
+        term.name
+        for term in long.terms
+        if term.phase is Phase.OPTIMIZER and sizes.get(term.name) == term.bytes
+    }
+    assert unchanged == STATIC_TERMS
+    assert {term.name for term in long.largest_terms()} >= STATIC_TERMS
+
+
+def test_constants_are_found_again_in_what_runs_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, *(job(1.2, length) for length in (512, 1024, 2048)))
+    assert main(["calibrate", file]) == 0
+    text = capsys.readouterr().out
+    fitted = parse_calibration(yaml.safe_load(text)["calibration"])
+    assert fitted.activation_factor == pytest.approx(1.2, abs=0.001)
+    assert fitted.fragmentation == pytest.approx(0.1, abs=0.001)
+    assert fitted.context_bytes == pytest.approx(CONTEXT, abs=16)
+    assert fitted.version.startswith("runs-3-")
+    values = tmp_path / "values.yaml"
+    values.write_text(text, "utf-8")
+    config = Path(__file__).parents[1] / "sizing" / "configs" / "mistral-7b-instruct-v0.3.json"
+    asked = ["plan", "--json", "--model", str(config), "--gpu", "L4"]
+    assert main([*asked, "--calibration", str(values)]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == fitted.version
+
+
+def test_two_runs_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", written(tmp_path, job(1, 512), job(1, 1024))]) == EXIT_USAGE
+    assert "found 2" in capsys.readouterr().err
+
+
+def test_runs_that_say_nothing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Failed, on a CPU, or estimated with a calibration that is in the numbers already."""
+    failed, on_cpu, corrected = job(1, 512), job(1, 512), job(1, 512, calibration="runs-3-0")
+    failed["status"]["attempts"][0]["outcome"] = "Failed"
+    on_cpu["status"]["attempts"][0]["memory"] = {}
+    others = [{"kind": "FineTuneJob"}, {"kind": "FineTuneJob", "status": {"plan": [], "attempts": [1]}}]
+    file = written(tmp_path, failed, on_cpu, corrected, *others)
+    assert main(["calibrate", file]) == EXIT_USAGE
+    assert "found 0 among 5" in capsys.readouterr().err
+
+
+def test_runs_of_several_stacks_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job(1, length, stack=stack) for stack in ("a 1", "b 1") for length in (512, 1024, 2048)]
+    file = written(tmp_path, *jobs)
+    assert main(["calibrate", file]) == EXIT_USAGE
+    assert "a 1, b 1" in capsys.readouterr().err
+    assert main(["calibrate", file, "--stack", "b 1", "--version", "mine"]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)["calibration"]
+    assert parse_calibration(document) != NO_CALIBRATION
+    assert document["version"] == "mine"

@@ -1,0 +1,270 @@
+"""Where the stages of a job can run together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_operator.nodes import HOSTNAME, NodeRecord
+from finetune_operator.placement import (
+    NODE_LOCAL_PROVISIONERS,
+    ZONELESS_PROVISIONERS,
+    Expand,
+    Placement,
+    TooSmall,
+    beside,
+    model_cache_problem,
+    only_gpu_nodes,
+    prepare_placement,
+    relocation,
+    storage_problem,
+    usable_with,
+    volume_problem,
+    workspace_size,
+)
+from finetune_operator.sizing.gpus import Gpu, Offer
+from finetune_operator.topology import Requirement, StorageClass, VolumeRecord, matches
+
+ZONE = "topology.kubernetes.io/zone"
+GIB = 2**30
+L4 = Gpu("NVIDIA L4", "Nvidia", 22 * GIB)
+H100 = Gpu("NVIDIA H100 80GB HBM3", "Nvidia", 79 * GIB)
+
+
+def make_node(name: str, zone: str | None = None, **labels: str) -> NodeRecord:
+    found = {HOSTNAME: name, **({ZONE: zone} if zone else {}), **labels}
+    return NodeRecord(name, name, "1", found, {}, (), {}, unschedulable=False, ready=True)
+
+
+def make_offer(node: str, zone: str | None = None, gpu: Gpu = L4) -> Offer:
+    labels = make_node(node, zone).labels
+    return Offer(gpu, "nvidia.com/gpu", 1, node=node, labels=labels, zone=zone)
+
+
+def zonal(**changes: Any) -> StorageClass:
+    return StorageClass(
+        **{"name": "disk", "provisioner": "disk.example.com", "waits": True, "expandable": False, **changes}
+    )
+
+
+def bound_in(key: str, *values: str) -> VolumeRecord:
+    return VolumeRecord("pv-1", ((Requirement(key, "In", values),),), ("ReadWriteOnce",), 20 * GIB)
+
+
+def required(placement: Placement) -> list[dict[str, Any]]:
+    assert placement.affinity is not None
+    terms: list[dict[str, Any]] = placement.affinity["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    return terms
+
+
+def admitted(placement: Placement, *nodes: NodeRecord) -> set[str]:
+    """Names of the nodes that the required terms let PREPARE onto."""
+    terms = tuple(
+        tuple(
+            Requirement(item["key"], item["operator"], tuple(item["values"]))
+            for item in term["matchExpressions"]
+        )
+        for term in required(placement)
+    )
+    return {node.name for node in nodes if matches(terms, node.labels, node.name)}
+
+
+CPU_A, CPU_B, CPU_C = make_node("cpu-a", "a"), make_node("cpu-b", "b"), make_node("cpu-c", "c")
+
+
+def test_a_zonal_workspace_is_made_where_a_fitting_gpu_is() -> None:
+    placement = prepare_placement([make_offer("gpu-a", "a")], [CPU_A, CPU_B], zonal(), certain=True)
+    assert admitted(placement, CPU_A, CPU_B) == {"cpu-a"}
+    assert not placement.tolerates_gpu_nodes
+    assert placement.affinity is not None
+    assert placement.affinity["nodeAffinity"].keys() == {"requiredDuringSchedulingIgnoredDuringExecution"}
+
+
+def test_before_the_model_is_known_the_zone_of_the_largest_gpu_is_preferred() -> None:
+    offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b", H100), make_offer("gpu-a2", "a")]
+    placement = prepare_placement(offers, [CPU_A, CPU_B, CPU_C], zonal(), certain=False)
+    assert admitted(placement, CPU_A, CPU_B, CPU_C) == {"cpu-a", "cpu-b"}
+    assert placement.affinity is not None
+    weights = {
+        entry["preference"]["matchExpressions"][0]["values"][0]: entry["weight"]
+        for entry in placement.affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    }
+    assert weights == {"b": 100, "a": 1}
+
+
+def test_a_class_that_makes_volumes_in_some_zones_only_narrows_the_choice() -> None:
+    narrow = zonal(topologies=((Requirement("topology.disk.example.com/zone", "In", ("b", "c")),),))
+    offers = [
+        Offer(L4, "nvidia.com/gpu", 1, profile="l4", zone=zone, labels={ZONE: zone}) for zone in ("a", "b")
+    ]
+    placement = prepare_placement(offers, [CPU_A, CPU_B, CPU_C], narrow, certain=True)
+    assert admitted(placement, CPU_A, CPU_B, CPU_C) == {"cpu-b"}
+    assert storage_problem(narrow, offers) is None
+    problem = storage_problem(narrow, offers[:1])
+    assert problem is not None
+    assert "zone a" in problem
+    assert "b, c" in problem
+
+
+@pytest.mark.parametrize(
+    "storage_class",
+    [None, zonal(waits=False), *(zonal(provisioner=name) for name in sorted(ZONELESS_PROVISIONERS))],
+    ids=lambda item: "unknown" if item is None else item.provisioner,
+)
+def test_nothing_is_asked_where_the_volume_does_not_follow_the_pod(
+    storage_class: StorageClass | None,
+) -> None:
+    assert prepare_placement([make_offer("gpu-a", "a")], [CPU_A], storage_class, certain=True) == Placement()
+
+
+def test_nothing_is_asked_without_offers_or_zones() -> None:
+    assert prepare_placement([], [CPU_A], zonal(), certain=True) == Placement()
+    assert prepare_placement([make_offer("gpu")], [make_node("cpu")], zonal(), certain=True) == Placement()
+
+
+def test_zones_are_only_preferred_where_some_gpu_tells_none() -> None:
+    placement = prepare_placement(
+        [make_offer("gpu-a", "a"), make_offer("gpu")], [CPU_A], zonal(), certain=True
+    )
+    assert placement.affinity is not None
+    assert placement.affinity["nodeAffinity"].keys() == {"preferredDuringSchedulingIgnoredDuringExecution"}
+
+
+def test_prepare_may_use_the_gpu_nodes_of_a_zone_that_has_no_others() -> None:
+    nodes = [make_node("gpu-a", "a"), CPU_B]
+    assert prepare_placement([make_offer("gpu-a", "a")], nodes, zonal(), certain=True).tolerates_gpu_nodes
+
+
+@pytest.mark.parametrize("provisioner", [*sorted(NODE_LOCAL_PROVISIONERS), "own.example.com/local"])
+def test_a_node_local_workspace_is_made_on_a_node_with_a_fitting_gpu(provisioner: str) -> None:
+    nodes = [make_node("gpu-1"), make_node("gpu-2"), make_node("cpu")]
+    placement = prepare_placement(
+        [make_offer("gpu-1"), make_offer("gpu-2", gpu=H100)],
+        nodes,
+        zonal(provisioner=provisioner),
+        certain=False,
+        node_local={"own.example.com/local"},
+    )
+    assert admitted(placement, *nodes) == {"gpu-1", "gpu-2"}
+    assert placement.tolerates_gpu_nodes
+    assert placement.affinity is not None
+    first = placement.affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]
+    assert first["preference"]["matchExpressions"][0]["values"] == ["gpu-2"]
+
+
+def test_a_node_local_workspace_can_wait_for_a_node_that_the_autoscaler_starts() -> None:
+    offer = Offer(L4, "nvidia.com/gpu", 1, profile="l4", labels={"pool": "l4"})
+    placement = prepare_placement([offer], [], zonal(provisioner="rancher.io/local-path"), certain=True)
+    assert admitted(placement, make_node("new", pool="l4"), make_node("cpu")) == {"new"}
+
+
+def test_a_bound_volume_leads_and_its_gpu_node_lets_cpu_stages_in() -> None:
+    offers = [make_offer("gpu-a", "a")]
+    nodes = [make_node("gpu-a", "a"), CPU_A, CPU_B]
+    local, in_zone = bound_in(HOSTNAME, "gpu-a"), bound_in(ZONE, "a")
+    assert prepare_placement(offers, nodes, zonal(), local, certain=True) == Placement(None, True)
+    assert prepare_placement(offers, nodes, zonal(), in_zone, certain=True) == Placement()
+    assert not only_gpu_nodes(bound_in(HOSTNAME, "cpu-b"), nodes, offers)
+    assert only_gpu_nodes(in_zone, [make_node("gpu-a", "a"), CPU_B], offers)
+
+
+@pytest.mark.parametrize(("key", "value"), [(ZONE, "b"), (HOSTNAME, "cpu-b"), ("example.com/rack", "7")])
+def test_a_volume_without_a_fitting_gpu_is_named_with_both_places(key: str, value: str) -> None:
+    problem = volume_problem(bound_in(key, value), [make_offer("gpu-a", "a")], "workspace")
+    assert problem is not None
+    for part in ("workspace", "pv-1", key, value, "NVIDIA L4", "gpu-a", "zone a"):
+        assert part in problem
+
+
+def test_a_volume_with_a_fitting_gpu_is_no_problem() -> None:
+    offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b")]
+    assert volume_problem(bound_in(ZONE, "b"), offers, "workspace") is None
+    assert volume_problem(None, offers, "workspace") is None
+    assert volume_problem(bound_in(ZONE, "c"), [], "workspace") is None, (
+        "nothing fits: another reason says so"
+    )
+    assert usable_with([bound_in(ZONE, "b"), None], offers) == (offers[1],)
+    assert usable_with([bound_in(ZONE, "b"), bound_in(ZONE, "a")], offers) == ()
+
+
+def test_a_workspace_in_the_wrong_zone_is_made_anew_only_while_little_is_lost() -> None:
+    wrong, fitting = bound_in(ZONE, "b"), [make_offer("gpu-a", "a")]
+    found = relocation(wrong, zonal(), fitting, own_workspace=True, weights_fetched=False)
+    assert found is not None
+    assert "pv-1" in found.reason
+    different: tuple[dict[str, Any], ...] = (
+        {"own_workspace": False},
+        {"weights_fetched": True},
+        {"storage_class": None},
+        {"storage_class": zonal(waits=False)},
+        {"storage_class": zonal(topologies=((Requirement(ZONE, "In", ("b",)),),))},
+        {"volume": bound_in(ZONE, "a")},
+        {"fitting": []},
+    )
+    for changes in different:
+        arguments: dict[str, Any] = {
+            "volume": wrong,
+            "storage_class": zonal(),
+            "fitting": fitting,
+            "own_workspace": True,
+            "weights_fetched": False,
+            **changes,
+        }
+        assert relocation(**arguments) is None, changes
+
+
+def test_sources_draw_the_workspace_and_with_it_the_gpu_into_their_zone() -> None:
+    nodes = [CPU_A, CPU_B, make_node("gpu-a", "a"), make_node("gpu-b", "b")]
+    offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b")]
+    local = zonal(provisioner="rancher.io/local-path")
+    assert beside([bound_in(ZONE, "b"), None], offers, nodes, zonal()) == (offers[1],)
+    assert beside([bound_in(HOSTNAME, "cpu-a")], offers, nodes, zonal()) == (offers[0],)
+    assert beside([bound_in(HOSTNAME, "cpu-a")], offers, nodes, local) == ()
+    assert beside([bound_in(HOSTNAME, "gpu-b")], offers, nodes, local) == (offers[1],)
+    assert beside([bound_in(ZONE, "a"), bound_in(ZONE, "b")], offers, nodes, zonal()) == ()
+    shared = VolumeRecord("pv", None, ("ReadWriteMany",), GIB)
+    for sources, storage_class in (
+        ([shared, None], zonal()),
+        ([bound_in(ZONE, "b")], None),
+        ([bound_in(ZONE, "b")], zonal(waits=False)),
+        ([bound_in(ZONE, "b")], zonal(provisioner="nfs.csi.k8s.io")),
+    ):
+        assert beside(sources, offers, nodes, storage_class) == tuple(offers)
+
+
+@pytest.mark.parametrize(
+    ("modes", "volume", "nodes", "refused"),
+    [
+        (["ReadWriteMany"], None, [CPU_A, CPU_B], False),
+        (["ReadOnlyMany"], None, [CPU_A, CPU_B], False),
+        (["ReadWriteOnce"], None, [CPU_A], False),
+        (["ReadWriteOnce"], None, [CPU_A, CPU_B], True),
+        (["ReadWriteOnce"], bound_in(HOSTNAME, "cpu-a"), [CPU_A, CPU_B], False),
+        (["ReadWriteOnce"], bound_in(ZONE, "a"), [CPU_A, make_node("cpu-a2", "a")], True),
+        (["ReadWriteOncePod"], None, [CPU_A], True),
+        ([], None, [CPU_A, CPU_B], False),
+    ],
+)
+def test_a_model_cache_must_be_shared_by_the_nodes_that_use_it(
+    modes: list[str], volume: VolumeRecord | None, nodes: list[NodeRecord], *, refused: bool
+) -> None:
+    problem = model_cache_problem("models", modes, volume, nodes)
+    assert (problem is not None) is refused
+    if problem is not None:
+        assert "models" in problem
+        assert "ReadWriteMany" in problem
+
+
+def test_a_workspace_that_is_too_small_grows_or_is_refused_with_both_numbers() -> None:
+    grows = zonal(expandable=True)
+    assert workspace_size("20Gi", 20 * GIB, "why", grows, own_workspace=True) is None
+    found = workspace_size("20Gi", 20 * GIB + 1, "why", grows, own_workspace=True)
+    assert isinstance(found, Expand)
+    assert found.size == "21Gi"
+    for storage_class, own in ((zonal(), True), (None, True), (grows, False)):
+        refused = workspace_size("20Gi", 58 * GIB, "4-bit model 40 GiB", storage_class, own_workspace=own)
+        assert isinstance(refused, TooSmall)
+        for part in ("58.0 GiB", "20.0 GiB", "4-bit model", "58Gi"):
+            assert part in refused.message

@@ -1,0 +1,203 @@
+"""Which nodes a volume can be used on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_operator.nodes import HOSTNAME
+from finetune_operator.sizing.gpus import Gpu, Offer
+from finetune_operator.topology import (
+    Requirement,
+    StorageClass,
+    class_of,
+    is_node_local,
+    matches,
+    places,
+    project_storage_class,
+    project_volume,
+    reachable,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+ZONE = "topology.kubernetes.io/zone"
+EBS = "topology.ebs.csi.aws.com/zone"
+L4 = Gpu("NVIDIA L4", "Nvidia", 22 * 2**30)
+
+keys = st.sampled_from(["a", "b", ZONE])
+values = st.sampled_from(["1", "2", "10", "x", "-3", "1_0", "٣"])
+labels = st.dictionaries(keys, values, max_size=3)
+requirements = st.builds(
+    Requirement,
+    keys,
+    st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Novel"]),
+    st.lists(values, max_size=3).map(tuple),
+)
+terms = st.lists(st.lists(requirements, max_size=3).map(tuple), max_size=3).map(tuple)
+
+
+def one(key: str, operator: str, *found: str) -> tuple[tuple[Requirement, ...], ...]:
+    return ((Requirement(key, operator, found),),)
+
+
+@pytest.mark.parametrize(
+    ("operator", "wanted", "found", "expected"),
+    [
+        ("In", ("1", "2"), "2", True),
+        ("In", ("1",), None, False),
+        ("NotIn", ("1",), "1", False),
+        ("NotIn", ("1",), None, True),
+        ("Exists", (), "", True),
+        ("Exists", (), None, False),
+        ("DoesNotExist", (), None, True),
+        ("DoesNotExist", (), "1", False),
+        ("Gt", ("9",), "10", True),
+        ("Gt", ("10",), "10", False),
+        ("Lt", ("9",), "-10", True),
+        ("Lt", ("9",), "x", False),
+        ("Gt", ("9",), "1_0", False),
+        ("Gt", ("1", "2"), "3", False),
+        ("Gt", ("1",), None, False),
+        ("Novel", ("1",), "1", False),
+    ],
+)
+def test_operators_mean_what_the_scheduler_means(
+    operator: str, wanted: tuple[str, ...], found: str | None, *, expected: bool
+) -> None:
+    node = {} if found is None else {"key": found}
+    assert matches(one("key", operator, *wanted), node, "n") is expected
+
+
+@given(terms, labels)
+def test_terms_are_alternatives_and_requirements_add_up(
+    some: tuple[tuple[Requirement, ...], ...], node: dict[str, str]
+) -> None:
+    alone = [matches((term,), node, "n") for term in some]
+    assert matches(some, node, "n") == any(alone)
+    for term, whole in zip(some, alone, strict=True):
+        assert whole == (bool(term) and all(matches(((item,),), node, "n") for item in term))
+
+
+@given(keys, st.lists(values, min_size=1, max_size=3), labels)
+def test_opposite_operators_never_agree(key: str, wanted: list[str], node: dict[str, str]) -> None:
+    assert matches(one(key, "In", *wanted), node, "n") != matches(one(key, "NotIn", *wanted), node, "n")
+    assert matches(one(key, "Exists"), node, "n") != matches(one(key, "DoesNotExist"), node, "n")
+
+
+@given(terms, labels)
+def test_a_node_that_runs_is_judged_as_the_scheduler_judges_it(
+    some: tuple[tuple[Requirement, ...], ...], node: dict[str, str]
+) -> None:
+    offer = Offer(L4, "nvidia.com/gpu", 1, node="n", labels=node)
+    assert reachable(some, offer) == matches(some, {HOSTNAME: "n", **node}, "n")
+
+
+def test_no_terms_are_every_node_and_an_empty_term_is_none() -> None:
+    assert matches(None, {}, "n")
+    assert not matches((), {}, "n")
+    assert not matches(((),), {}, "n")
+
+
+@pytest.mark.parametrize(
+    ("key", "operator", "value", "labels", "zone", "expected"),
+    [
+        (EBS, "In", "a", {}, "a", True),
+        (EBS, "In", "a", {}, "b", False),
+        (EBS, "In", "a", {}, None, True),
+        (ZONE, "In", "a", {ZONE: "b"}, "b", False),
+        (HOSTNAME, "In", "n1", {}, "a", False),
+        ("topology.topolvm.io/node", "Exists", "", {}, "a", False),
+        ("example.com/rack", "In", "7", {}, "a", True),
+        ("example.com/rack", "In", "7", {"example.com/rack": "8"}, "a", False),
+    ],
+)
+def test_of_a_node_that_does_not_exist_yet_what_is_not_known_is_possible_but_not_another_node(
+    key: str, operator: str, value: str, labels: dict[str, str], zone: str | None, *, expected: bool
+) -> None:
+    offer = Offer(L4, "nvidia.com/gpu", 1, profile="l4", labels=labels, zone=zone)
+    assert reachable(one(key, operator, *filter(None, [value])), offer) is expected
+
+
+def test_a_node_that_comes_up_may_still_get_its_storage_drivers_label() -> None:
+    offer = Offer(L4, "nvidia.com/gpu", 1, node="n", state="Provisioning", zone="a", labels={ZONE: "a"})
+    assert reachable(one(EBS, "In", "a"), offer)
+    assert not reachable(one(EBS, "In", "b"), offer)
+    assert reachable(one(HOSTNAME, "In", "n"), offer)
+    assert not reachable(one(HOSTNAME, "In", "m"), offer)
+
+
+def volume(**changes: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "pv", "labels": changes.pop("labels", {})},
+        "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "20Gi"}, **changes},
+    }
+
+
+def test_a_volume_is_read_with_its_expressions_and_fields() -> None:
+    record = project_volume(
+        volume(
+            storageClassName="fast",
+            nodeAffinity={
+                "required": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": ZONE, "operator": "In", "values": ["a"]}]},
+                        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+                    ]
+                }
+            },
+        )
+    )
+    assert (record.capacity, record.access_modes, record.storage_class) == (
+        20 * 2**30,
+        ("ReadWriteOnce",),
+        "fast",
+    )
+    assert matches(record.terms, {ZONE: "a"}, "other")
+    assert matches(record.terms, {ZONE: "b"}, "n1")
+    assert not matches(record.terms, {ZONE: "b", "metadata.name": "n1"}, "other")
+    assert places(record.terms) == f"{ZONE} in a or metadata.name in n1"
+
+
+def test_zones_that_only_labels_tell_restrict_a_volume_too() -> None:
+    record = project_volume(volume(labels={"failure-domain.beta.kubernetes.io/zone": "a__b"}))
+    assert matches(record.terms, {"failure-domain.beta.kubernetes.io/zone": "b"}, "n")
+    assert not matches(record.terms, {"failure-domain.beta.kubernetes.io/zone": "c"}, "n")
+    assert project_volume(volume()).terms is None
+
+
+def test_a_storage_class_is_read_with_what_it_is_bound_to() -> None:
+    record = project_storage_class(
+        {
+            "metadata": {
+                "name": "fast",
+                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+            },
+            "provisioner": "ebs.csi.aws.com",
+            "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": True,
+            "allowedTopologies": [{"matchLabelExpressions": [{"key": EBS, "values": ["a", "b"]}]}],
+        }
+    )
+    assert (record.waits, record.expandable, record.default) == (True, True, True)
+    assert record.topologies == one(EBS, "In", "a", "b")
+    plain = project_storage_class({"metadata": {"name": "nfs"}, "provisioner": "nfs.csi.k8s.io"})
+    assert (plain.waits, plain.expandable, plain.default, plain.topologies) == (False, False, False, ())
+
+
+def test_a_claim_without_a_class_gets_the_newest_default_one() -> None:
+    old = StorageClass("old", "p", waits=False, expandable=False, default=True, created="2024-01-01")
+    new = StorageClass("new", "p", waits=False, expandable=False, default=True, created="2025-01-01")
+    other = StorageClass("other", "p", waits=False, expandable=False, created="2026-01-01")
+    assert class_of(None, [new, old, other]) == new
+    assert class_of("other", [new, old, other]) == other
+    assert class_of("", [new, old, other]) is None
+    assert class_of(None, [other]) is None
+
+
+def test_node_local_volumes_are_told_by_their_terms() -> None:
+    assert is_node_local(one(HOSTNAME, "In", "n"))
+    assert is_node_local(one("topology.topolvm.io/node", "In", "n"))
+    assert is_node_local(((Requirement("metadata.name", "In", ("n",), field=True),),))
+    assert not is_node_local(one(ZONE, "In", "a"))
+    assert not is_node_local(None)

@@ -1,0 +1,117 @@
+"""The lifecycle where the workspace and the model cache decide where stages can run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from finetune_operator.actions import ExpandClaim
+from finetune_operator.claims import JobVolumes, MountedClaim
+from finetune_operator.lifecycle import decide
+from finetune_operator.stages import Stage
+from finetune_operator.topology import StorageClass, VolumeRecord, project_storage_class, project_volume
+
+from tests.unit.operator.builders import (
+    CONFIG,
+    World,
+    make_inventory,
+    make_job,
+    make_node,
+    make_progress,
+    make_spec,
+)
+
+ZONE = "topology.kubernetes.io/zone"
+NORTH = make_node("north", labels={ZONE: "north"})
+SOUTH = make_node("south", labels={ZONE: "south"}, allocatable={"cpu": "8"})
+SOUTH = replace(SOUTH, labels={"kubernetes.io/hostname": "south", ZONE: "south"})
+
+
+def make_class(**changes: Any) -> StorageClass:
+    """A zonal class whose volumes are made where their first pod runs."""
+    body = {
+        "metadata": {"name": "zonal"},
+        "provisioner": "disk.example.com",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        **changes,
+    }
+    return project_storage_class(body)
+
+
+def make_volume(zone: str) -> VolumeRecord:
+    """A volume that only nodes of this zone can use."""
+    term = {"matchExpressions": [{"key": ZONE, "operator": "In", "values": [zone]}]}
+    affinity = {"required": {"nodeSelectorTerms": [term]}}
+    return project_volume(
+        {
+            "metadata": {"name": f"pv-{zone}"},
+            "spec": {"capacity": {"storage": "20Gi"}, "nodeAffinity": affinity},
+        }
+    )
+
+
+def workspace(zone: str = "north", capacity: str = "20Gi") -> MountedClaim:
+    """The job's bound workspace."""
+    return MountedClaim("demo-workspace", "claim", ("ReadWriteOnce",), capacity, make_volume(zone))
+
+
+def test_claims_are_read_only_where_a_stage_depends_on_them() -> None:
+    world = World()
+    observation = replace(world.observe(), volumes=None)
+    assert decide(observation, world.settings, world.now).needs_volumes
+    world.settle()
+    world.run_pod("demo-prepare-0")
+    observation = replace(world.observe(), volumes=None)
+    assert not decide(observation, world.settings, world.now).needs_volumes
+
+
+def test_prepare_is_kept_to_zones_with_a_gpu() -> None:
+    world = World(inventory=make_inventory(NORTH, SOUTH), volumes=JobVolumes(storage_class=make_class()))
+    world.settle()
+    affinity = world.bodies["demo-prepare-0"]["spec"]["template"]["spec"]["affinity"]
+    assert "north" in json.dumps(affinity)
+    assert "south" not in json.dumps(affinity)
+
+
+def test_a_volume_where_no_fitting_gpu_is_stalls_the_job_until_one_joins() -> None:
+    world = World(inventory=make_inventory(NORTH, SOUTH))
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.volumes = JobVolumes(workspace=workspace("south"), storage_class=make_class())
+    world.settle()
+    assert world.condition("Stalled") == ("True", "WorkspaceZoneMismatch")
+    assert world.condition("Succeeded") == ("Unknown", "WorkspaceZoneMismatch")
+    assert world.created == ["demo-prepare-0"]
+    world.inventory = make_inventory(NORTH, make_node("south", labels={ZONE: "south"}))
+    world.settle()
+    assert list(world.children) == ["demo-train-0"]
+
+
+def test_a_model_cache_that_one_node_mounts_is_refused_where_there_are_several() -> None:
+    cache = MountedClaim("cache", "uid", ("ReadWriteOnce",), "20Gi")
+    spec = make_spec(modelCache={"claimName": "cache"})
+    world = World(job=make_job(spec), inventory=make_inventory(NORTH, SOUTH))
+    world.volumes = JobVolumes(model_cache=cache)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "ModelCacheNotShared")
+    assert world.created == []
+
+
+def test_a_workspace_that_is_too_small_grows_or_ends_the_job_before_the_weights_come() -> None:
+    for expandable in (True, False):
+        world = World(inventory=make_inventory(make_node("gpu1", "NVIDIA-H200", 143771)))
+        world.settle()
+        world.run_pod("demo-prepare-0")
+        storage = make_class(allowVolumeExpansion=expandable)
+        world.volumes = JobVolumes(workspace(capacity="1Gi"), None, storage)
+        large = {**CONFIG, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
+        world.progress = make_progress(Stage.PREPARE, config={**large, "num_key_value_heads": 8})
+        decision = world.step()
+        grown = [action for action in decision.actions if isinstance(action, ExpandClaim)]
+        if expandable:
+            assert [(action.name, action.uid) for action in grown] == [("demo-workspace", "claim")]
+            assert world.condition("Succeeded") == ("Unknown", "Preparing")
+        else:
+            assert not grown
+            assert world.condition("Succeeded") == ("False", "WorkspaceTooSmall")

@@ -1,0 +1,70 @@
+"""Jobs, models and GPUs to size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.gpus import Gpu, Offer
+from finetune_operator.sizing.products import find_product
+from finetune_operator.sizing.shape import ModelShape, model_shape
+
+CONFIGS = Path(__file__).parent / "configs"
+RESOURCE = "nvidia.com/gpu"
+
+
+def mistral() -> ModelShape:
+    """The model of the old failure: Mistral-7B-Instruct-v0.3."""
+    return model_shape(json.loads((CONFIGS / "mistral-7b-instruct-v0.3.json").read_text("utf-8")))
+
+
+def make_spec(training: dict[str, Any] | None = None, **resources: Any) -> FineTuneJobSpec:
+    """A job of which everything but what is given has its default."""
+    claim = {"persistentVolumeClaim": {"claimName": "assets", "path": "here"}}
+    return FineTuneJobSpec.parse(
+        {
+            "model": {"source": claim},
+            "dataset": {"source": claim},
+            "output": {"destination": {"persistentVolumeClaim": {"claimName": "assets"}}},
+            "training": training or {},
+            "resources": resources,
+        }
+    )
+
+
+def product(name: str) -> Gpu:
+    """A GPU of the product table."""
+    gpu = find_product(name)
+    assert gpu is not None, name
+    return gpu
+
+
+def sized(usable_bytes: int | None, name: str = "Sized") -> Gpu:
+    """A GPU of any size, of which nothing else is known."""
+    return Gpu(name, "Nvidia", usable_bytes)
+
+
+def on_node(gpu: Gpu, node: str = "node", **others: Any) -> Offer:
+    """One GPU of one node."""
+    return Offer(gpu, RESOURCE, 1, node=node, **others)
+
+
+def fits(decision: Fits | Refused) -> Fits:
+    """The decision, which must be that the job fits."""
+    assert isinstance(decision, Fits), decision.message
+    return decision
+
+
+def refused(decision: Fits | Refused) -> Refused:
+    """The decision, which must be a refusal."""
+    assert isinstance(decision, Refused), decision
+    return decision
+
+
+def question(training: dict[str, Any] | None = None, length: int | None = 2048, **others: Any) -> Question:
+    """Mistral-7B with rows of `length` tokens."""
+    resources = others.pop("resources", {})
+    return Question(make_spec(training, **resources), mistral(), length, **others)

@@ -1,0 +1,130 @@
+"""From hidden states to logits, a few positions at a time: what training and scoring have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Logits in float32 are the largest tensors of a loss: 128 MiB of them at once.
+_LOGITS_AT_ONCE = 1 << 25
+_PROBE_TOKENS = 8
+_PROBE_PADDING = 3
+# Rounding, as a share of the largest logit: the same sums in the same order, and in another order.
+_TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 6e-2)}
+# Members of a config by which families multiply their logits (Cohere, Muse, Falcon-H1).
+_MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The projection onto the vocabulary: logits = softcap * tanh(scale * projection(hidden) / softcap).
+
+    Without a softcap the logits are scale * projection(hidden). `softcap` is Gemma's final_logit_softcapping.
+    """
+
+    projection: torch.nn.Linear
+    scale: float
+    softcap: float | None
+
+    def bounded(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return scaled projections of hidden states (positions, width); tanh'ed, before the factor, with a softcap.
+
+        The tensor is the caller's to change.
+        """
+        projected: torch.Tensor = self.projection(hidden)
+        if self.scale != 1:
+            projected.mul_(self.scale)
+        if self.softcap is not None:
+            projected.div_(self.softcap).tanh_()
+        return projected
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (positions, vocabulary) in float32; the caller's to change."""
+        bounded = self.bounded(hidden).float()
+        return bounded if self.softcap is None else bounded.mul_(self.softcap)
+
+
+def loss_chunk(vocabulary: int) -> int:
+    """How many positions are projected onto a vocabulary of this size at once."""
+    return max(1, _LOGITS_AT_ONCE // vocabulary)
+
+
+def chunks(count: int, vocabulary: int) -> Iterator[slice]:
+    """Cut `count` positions into slices of `loss_chunk` positions."""
+    size = loss_chunk(vocabulary)
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def language_model(model: Any) -> Any:
+    """The causal language model itself, without peft's wrapper; its adapted layers stay."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hidden_states(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """Hidden states (rows, length, width) that the head projects, of right-padded rows (rows, length).
+
+    No mask is passed: a causal model's real tokens never see the padding behind them. A mask would cost a byte for
+    each pair of positions, and keep attention from its memory-saving kernel.
+    """
+    states: torch.Tensor = (
+        language_model(model).base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    )
+    return states
+
+
+def output_head(model: Any) -> OutputHead:
+    """Return the head of a causal language model, as its config describes it; `prove_head` proves it."""
+    causal = language_model(model)
+    config = causal.config.get_text_config()
+    scale = next(
+        (float(value) for name in _MULTIPLIERS if (value := getattr(config, name, None)) is not None), 1.0
+    )
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
+        # Granite divides by it; HyperCLOVA X multiplies by the member of the same name.
+        scale = float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
+    return OutputHead(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def prove_head(model: Any) -> None:
+    """Prove on a few tokens that hidden states and head give the model's own logits, padded rows too.
+
+    Raises StageError(UnsupportedModel) for an architecture that does something else with its hidden states, or whose
+    tokens see those behind them.
+    """
+    causal = language_model(model)
+    head = output_head(model)
+    vocabulary = causal.config.get_text_config().vocab_size
+    device = causal.get_input_embeddings().weight.device
+    ids = torch.linspace(1, vocabulary - 1, _PROBE_TOKENS, device=device).long()[None]
+    padded = torch.nn.functional.pad(ids, (0, _PROBE_PADDING))
+    training = causal.training
+    causal.eval()
+    own = causal(input_ids=ids, use_cache=False).logits[0].float()
+    found = head.logits(hidden_states(model, ids)[0])
+    behind = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
+    causal.train(training)
+    tolerances = _TOLERANCE[causal.dtype]
+    for logits, tolerance, what in zip(
+        (found, behind),
+        tolerances,
+        ("projecting its hidden states", "padding a row on the right, unmasked,"),
+        strict=True,
+    ):
+        difference = float((logits - own).abs().max())
+        largest = float(own.abs().max())
+        # Written so that NaN, which compares false, is left to the loss: it names the step.
+        if difference > tolerance * largest:
+            raise StageError(
+                Reason.UNSUPPORTED_MODEL,
+                f"{what} must give the model's own logits (largest {largest:.3g}), found {difference:.3g} of "
+                f"difference in {type(causal).__name__}; choose another model",
+            )

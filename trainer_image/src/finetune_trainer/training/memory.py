@@ -1,0 +1,68 @@
+"""What a run took of the GPU's memory: torch's own counters, and what lies outside of its allocator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bytes at one moment. The peaks are those of this process so far; `free` and `total` are the device's."""
+
+    allocated_peak: int
+    reserved_peak: int
+    reserved: int
+    free: int
+    total: int
+
+    @property
+    def outside(self) -> int:
+        """What torch's allocator does not hold: context, workspaces, paged optimiser states, other processes."""
+        return max(0, self.total - self.free - self.reserved)
+
+
+def read() -> Reading | None:
+    """Read the counters; None where this process uses no GPU."""
+    if not torch.cuda.is_initialized():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return Reading(
+        allocated_peak=torch.cuda.max_memory_allocated(),
+        reserved_peak=torch.cuda.max_memory_reserved(),
+        reserved=torch.cuda.memory_reserved(),
+        free=free,
+        total=total,
+    )
+
+
+def measured(loaded: Reading | None, ended: Reading | None) -> dict[str, int] | None:
+    """Return the `memory` member of the result from the readings after loading and at the end; None on a CPU.
+
+    The device's peak is the allocator's plus the most seen outside of it: the two need not have been at one time.
+    """
+    if ended is None:
+        return None
+    readings = [ended] if loaded is None else [loaded, ended]
+    found = {
+        "allocatedBytes": ended.allocated_peak,
+        "reservedBytes": ended.reserved_peak,
+        "deviceBytes": min(ended.total, ended.reserved_peak + max(reading.outside for reading in readings)),
+        "usableBytes": ended.total,
+    }
+    return found if loaded is None else {**found, "loadBytes": loaded.allocated_peak}
+
+
+def describe_full(reading: Reading | None) -> str:
+    """Say in words what the memory held when it was full."""
+    if reading is None:
+        return "it was full before anything could be measured"
+    return (
+        f"it was full: of {_gib(reading.total)} GiB, tensors took {_gib(reading.allocated_peak)} GiB at most, torch's "
+        f"allocator held {_gib(reading.reserved_peak)} GiB, context and others {_gib(reading.outside)} GiB"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.2f}"
