@@ -365,7 +365,7 @@ def test_defaults_are_stored(stored: Kubectl) -> None:
     assert spec["training"]["lora"]["rank"] == 16
     assert spec["output"]["artifacts"] == ["Adapter", "Merged"]
     assert spec["resources"]["gpuResourceName"] == "nvidia.com/gpu"
-    assert spec["workspace"] == {"size": "20Gi"}
+    assert spec["workspace"] == {}
     assert not {"epochs", "maximumSteps", "microBatchSize"} & spec["training"].keys()
 
 

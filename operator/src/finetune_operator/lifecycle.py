@@ -38,7 +38,7 @@ from finetune_operator.sizing_policy import Doomed, Hold, Sized, assess, why_no_
 from finetune_operator.stage_jobs import build_stage_job, size_host
 from finetune_operator.stages import Stage
 from finetune_operator.status import StatusDraft
-from finetune_operator.volume_policy import check_volumes, place_prepare
+from finetune_operator.volume_policy import check_volumes, place_merge, place_prepare, to_be_moved
 from finetune_operator.waiting import NO_POD_GRACE, why_waiting
 
 MAXIMUM_ATTEMPT = 1000
@@ -190,6 +190,14 @@ class _Round:
             return
         verdict = assess(spec, draft, self._seen.inventory, self._settings)
         if isinstance(verdict, Sized) and (draft.stage is Stage.TRAIN or news):
+            if (
+                news
+                and progress is not None
+                and (moved := to_be_moved(spec, verdict, self._volumes(), progress.activity))
+            ):
+                # No attempt: nothing of what it did is of use elsewhere. The new one is placed by what is known now.
+                self._actions.append(DeleteClaim(moved.name, moved.uid))
+                draft.begin_attempt(draft.attempt + 1, self._now)
             verdict, changes = check_volumes(spec, draft, verdict, self._volumes())
             self._actions.extend(changes)
         self._verdict = verdict
@@ -251,12 +259,8 @@ class _Round:
             if self._now < refusal.retry_time:
                 self._requeue_times.append(refusal.retry_time)
                 return
-        elif running := self._running_strangers():
-            # The stages share a workspace, so one at a time.
-            draft.go_on(self._active_reason(), f"waits for pod {running[0].name} to end")
-            return
-        elif leftovers := self._leftovers():
-            draft.go_on(self._active_reason(), f"waits for Job {leftovers[0].name} to be gone")
+        elif awaited := self._awaited():
+            draft.go_on(self._active_reason(), f"waits for {awaited}")
             return
         else:
             draft.go_on(self._active_reason(), f"{draft.stage.value} is being started")
@@ -271,6 +275,8 @@ class _Round:
                 draft.fail(found.reason, found.message)
                 return
             placement = found
+        elif draft.stage is Stage.MERGE:
+            placement = place_merge(spec, self._volumes(), self._seen.inventory)
         if spec.workspace.existing_claim is None and self._own_claim() is None:
             self._actions.append(CreateClaim(build_workspace_claim(self._seen.job, spec)))
         host = size_host(spec, draft, self._settings, self._out_of_memory())
@@ -362,6 +368,15 @@ class _Round:
             for child in self._own_children()
             if child != current and self._draft.find_attempt(child.stage, child.attempt) is None
         ]
+
+    def _awaited(self) -> str | None:
+        """What must be gone before the current attempt may start: the stages share a workspace, so one at a time."""
+        if running := self._running_strangers():
+            return f"pod {running[0].name} to end"
+        if leftovers := self._leftovers():
+            return f"Job {leftovers[0].name} to be gone"
+        claim = self._own_claim()
+        return f"claim {claim.name} to be gone" if claim is not None and claim.deleting else None
 
     def _progress(self) -> Progress | None:
         """What the current attempt's trainer told last."""

@@ -167,40 +167,6 @@ def usable_with(volumes: Iterable[VolumeRecord | None], fitting: Sequence[Offer]
     return tuple(offer for offer in fitting if all(reachable(each, offer) for each in terms))
 
 
-def beside(
-    sources: Iterable[VolumeRecord | None],
-    offers: Sequence[Offer],
-    nodes: Collection[NodeRecord],
-    storage_class: StorageClass | None,
-    node_local: Collection[str] = (),
-) -> tuple[Offer, ...]:
-    """The offers that a workspace can serve that is made where PREPARE can mount all `sources`.
-
-    That is on the very node for a node-local workspace, in its zone for a zonal one, anywhere for others. Pass the
-    result to `prepare_placement`; none is left where a source lies apart from every GPU.
-    """
-    terms = [volume.terms for volume in sources if volume is not None and volume.terms is not None]
-    if not terms or storage_class is None or not storage_class.waits:
-        return tuple(offers)
-    if _is_node_local(storage_class, node_local):
-        return tuple(offer for offer in offers if all(reachable(each, offer) for each in terms))
-    if storage_class.provisioner in ZONELESS_PROVISIONERS:
-        return tuple(offers)
-    hosts = [
-        node
-        for node in nodes
-        if all(matches(each, {HOSTNAME: node.name, **node.labels}, node.name) for each in terms)
-    ]
-    zones = {node.zone for node in hosts}
-    if None in zones:
-        return tuple(offers)
-    return tuple(
-        offer
-        for offer in offers
-        if offer.zone is None or offer.zone in zones or all(reachable(each, offer) for each in terms)
-    )
-
-
 def relocation(
     volume: VolumeRecord | None,
     storage_class: StorageClass | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_operator import reporting
 from finetune_operator.actions import ExpandClaim
-from finetune_operator.claims import JobVolumes
+from finetune_operator.claims import JobVolumes, MountedClaim
 from finetune_operator.gpu_store import Inventory
 from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.placement import (
@@ -12,7 +12,9 @@ from finetune_operator.placement import (
     Placement,
     TooSmall,
     model_cache_problem,
+    only_gpu_nodes,
     prepare_placement,
+    relocation,
     storage_problem,
     usable_with,
     volume_problem,
@@ -27,6 +29,9 @@ from finetune_operator.sizing.shape import ModelShape
 from finetune_operator.sizing_policy import Doomed, Hold, Sized, shape_of
 from finetune_operator.stages import Stage
 from finetune_operator.status import StatusDraft
+
+_BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows"})
+"""What PREPARE does before it fetches weights."""
 
 
 def place_prepare(
@@ -49,6 +54,33 @@ def place_prepare(
     if cache is not None:
         offers = usable_with([cache.volume], offers) or offers
     return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=verdict is not None)
+
+
+def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory) -> Placement:
+    """Where MERGE may run: the scheduler follows the workspace, which may lie where only GPU nodes are."""
+    volume = volumes.workspace.volume if volumes.workspace is not None else None
+    if volume is None:
+        return Placement()
+    offers = inventory.offers(spec.resources.gpu_resource_name)
+    there = only_gpu_nodes(volume, tuple(inventory.nodes.values()), offers)
+    return Placement(tolerates_gpu_nodes=there)
+
+
+def to_be_moved(
+    spec: FineTuneJobSpec, sized: Sized, volumes: JobVolumes, activity: str
+) -> MountedClaim | None:
+    """The workspace's claim, if it is better made anew: it lies apart from every fitting GPU, and holds little yet."""
+    workspace = volumes.workspace
+    if workspace is None:
+        return None
+    moved = relocation(
+        workspace.volume,
+        volumes.storage_class,
+        sized.offers,
+        own_workspace=spec.workspace.existing_claim is None,
+        weights_fetched=activity not in _BEFORE_WEIGHTS,
+    )
+    return None if moved is None else workspace
 
 
 def check_volumes(

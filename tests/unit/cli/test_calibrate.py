@@ -86,7 +86,10 @@ def test_runs_that_say_nothing_are_left_out(tmp_path: Path, capsys: pytest.Captu
     failed, on_cpu, corrected = job(1, 512), job(1, 512), job(1, 512, calibration="runs-3-0")
     failed["status"]["attempts"][0]["outcome"] = "Failed"
     on_cpu["status"]["attempts"][0]["memory"] = {}
-    others = [{"kind": "FineTuneJob"}, {"kind": "FineTuneJob", "status": {"plan": [], "attempts": [1]}}]
+    others: list[dict[str, Any]] = [
+        {"kind": "FineTuneJob"},
+        {"kind": "FineTuneJob", "status": {"plan": [], "attempts": [1]}},
+    ]
     file = written(tmp_path, failed, on_cpu, corrected, *others)
     assert main(["calibrate", file]) == EXIT_USAGE
     assert "found 0 among 5" in capsys.readouterr().err

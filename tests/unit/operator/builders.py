@@ -54,14 +54,9 @@ def make_node(
     **changes: Any,
 ) -> NodeRecord:
     """A node as GPU feature discovery labels it; `memory` in MiB."""
-    discovered = {
-        "nvidia.com/gpu.present": "true",
-        "nvidia.com/gpu.product": product,
-        "nvidia.com/gpu.memory": str(memory),
-        "nvidia.com/gpu.count": str(gpus),
-        "nvidia.com/gpu.compute.major": "8",
-        "nvidia.com/gpu.compute.minor": "9",
-    }
+    told = {"product": product, "memory": str(memory), "count": str(gpus)}
+    told |= {"compute.major": "8", "compute.minor": "9"}
+    discovered = {f"nvidia.com/gpu.{key}": value for key, value in told.items()}
     body = {
         "metadata": {
             "name": name,
@@ -69,7 +64,6 @@ def make_node(
             "resourceVersion": "1",
             "labels": {"kubernetes.io/hostname": name, **discovered, **(labels or {})},
         },
-        "spec": {},
         "status": {
             "allocatable": {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": str(gpus)},
             "conditions": [{"type": "Ready", "status": "True"}],

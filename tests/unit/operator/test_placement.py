@@ -12,7 +12,6 @@ from finetune_operator.placement import (
     Expand,
     Placement,
     TooSmall,
-    beside,
     model_cache_problem,
     only_gpu_nodes,
     prepare_placement,
@@ -213,25 +212,6 @@ def test_a_workspace_in_the_wrong_zone_is_made_anew_only_while_little_is_lost() 
             **changes,
         }
         assert relocation(**arguments) is None, changes
-
-
-def test_sources_draw_the_workspace_and_with_it_the_gpu_into_their_zone() -> None:
-    nodes = [CPU_A, CPU_B, make_node("gpu-a", "a"), make_node("gpu-b", "b")]
-    offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b")]
-    local = zonal(provisioner="rancher.io/local-path")
-    assert beside([bound_in(ZONE, "b"), None], offers, nodes, zonal()) == (offers[1],)
-    assert beside([bound_in(HOSTNAME, "cpu-a")], offers, nodes, zonal()) == (offers[0],)
-    assert beside([bound_in(HOSTNAME, "cpu-a")], offers, nodes, local) == ()
-    assert beside([bound_in(HOSTNAME, "gpu-b")], offers, nodes, local) == (offers[1],)
-    assert beside([bound_in(ZONE, "a"), bound_in(ZONE, "b")], offers, nodes, zonal()) == ()
-    shared = VolumeRecord("pv", None, ("ReadWriteMany",), GIB)
-    for sources, storage_class in (
-        ([shared, None], zonal()),
-        ([bound_in(ZONE, "b")], None),
-        ([bound_in(ZONE, "b")], zonal(waits=False)),
-        ([bound_in(ZONE, "b")], zonal(provisioner="nfs.csi.k8s.io")),
-    ):
-        assert beside(sources, offers, nodes, storage_class) == tuple(offers)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.actions import ExpandClaim
+from finetune_operator.actions import DeleteClaim, ExpandClaim
 from finetune_operator.claims import JobVolumes, MountedClaim
 from finetune_operator.lifecycle import decide
 from finetune_operator.stages import Stage
@@ -115,3 +115,40 @@ def test_a_workspace_that_is_too_small_grows_or_ends_the_job_before_the_weights_
         else:
             assert not grown
             assert world.condition("Succeeded") == ("False", "WorkspaceTooSmall")
+
+
+def test_a_workspace_apart_from_every_fitting_gpu_is_made_anew_while_it_holds_little() -> None:
+    for activity, moved in (("ProvingRows", True), ("Quantizing", False)):
+        world = World(inventory=make_inventory(NORTH, SOUTH))
+        world.settle()
+        world.run_pod("demo-prepare-0")
+        world.volumes = JobVolumes(workspace=workspace("south"), storage_class=make_class())
+        world.progress = make_progress(Stage.PREPARE, activity=activity, config=CONFIG)
+        decision = world.step()
+        assert (DeleteClaim("demo-workspace", "claim") in decision.actions) == moved
+        assert world.job.status["stage"]["jobName"] == ("demo-prepare-1" if moved else "demo-prepare-0")
+        if not moved:
+            continue
+        assert not world.job.status.get("attempts"), "the job has failed in nothing"
+        world.volumes = JobVolumes(storage_class=make_class())
+        world.settle()
+        affinity = world.bodies["demo-prepare-1"]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        required = json.dumps(affinity["requiredDuringSchedulingIgnoredDuringExecution"])
+        assert "north" in required
+        assert "south" not in required
+
+
+def test_merge_is_let_onto_gpu_nodes_where_only_they_can_have_the_workspace() -> None:
+    for zone, tolerated in (("north", True), ("south", False)):
+        world = World(inventory=make_inventory(NORTH, SOUTH))
+        world.settle()
+        world.succeed(Stage.PREPARE)
+        north = JobVolumes(workspace=workspace("north"), storage_class=make_class())
+        world.volumes = north
+        world.settle()
+        world.succeed(Stage.TRAIN)
+        world.volumes = replace(north, workspace=workspace(zone))
+        world.settle()
+        pod = world.bodies["demo-merge-0"]["spec"]["template"]["spec"]
+        keys = {toleration["key"] for toleration in pod.get("tolerations") or ()}
+        assert ("nvidia.com/gpu" in keys) == tolerated

@@ -79,8 +79,8 @@ def test_terms_add_up_to_their_phases_and_the_largest_phase_is_the_peak(
     for phase in Phase:
         assert sum(term.bytes for term in found.terms if term.phase is phase) == found.phases[phase]
     assert all(isinstance(term.bytes, int) and term.bytes > 0 for term in found.terms)
-    torch_phases = {phase: size for phase, size in found.phases.items() if phase is not Phase.DEVICE}
-    assert found.peak_bytes == max(torch_phases.values()) == torch_phases[found.bottleneck]
+    without_device = [size for phase, size in found.phases.items() if phase is not Phase.DEVICE]
+    assert found.peak_bytes == max(without_device) == found.phases[found.bottleneck]
     assert found.device_bytes == found.peak_bytes + found.phases[Phase.DEVICE]
     assert found.visible_peak_bytes <= found.peak_bytes
     assert found.low_bytes <= found.device_bytes <= found.high_bytes
@@ -158,7 +158,7 @@ def test_the_cast_of_an_unquantised_model_to_float32_doubles_it() -> None:
     found = estimate(shape, TrainingPlan(2048), stack)
     assert found.phases[Phase.LOAD] == pytest.approx(2 * shape.parameters, rel=1e-6)
     prepared = 4 * shape.parameters + 2 * 32768 * 4096
-    assert prepared <= found.phases[Phase.PREPARE] < prepared + GIB // 2
+    assert found.phases[Phase.PREPARE] == pytest.approx(prepared, rel=1e-6)
     assert found.device_bytes > 24 * GIB
 
 

@@ -23,7 +23,8 @@ def attention_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     if layer.shape.qk_norm != "None":
         norm_forward(meter, layer.query_norm, saving=saving)
         norm_forward(meter, layer.key_norm, saving=saving)
-        meter.drop(query + key_value)
+        # A norm that copies nothing saves what it is given.
+        _end(meter, query + key_value, saved=saving and not layer.query_norm.copies)
     # Positions: x * cos + rotated(x) * sin; unrotated queries and keys live until both are done.
     for part in (query, key_value):
         meter.hold(part)

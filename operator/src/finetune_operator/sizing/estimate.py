@@ -12,7 +12,7 @@ from finetune_operator.sizing.device import device_parts
 from finetune_operator.sizing.losses import loss_parts, scoring_parts
 from finetune_operator.sizing.parts import Part
 from finetune_operator.sizing.terms import Estimate, Phase, Term
-from finetune_operator.sizing.weights import cast_parts, weight_parts
+from finetune_operator.sizing.weights import cast_parts, dora_preparation, weight_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,11 +45,16 @@ def estimate(
     step = _Step(
         shape, plan, stack, layer_works(shape, plan, stack), gradients, calibration.activation_factor
     )
+    casting = (Part("16-bit original", original, "of the largest parameter that is cast"),)
+    adapting = (
+        adapter,
+        # peft makes every adapter in float32 first.
+        Part("adapter in float32", trained.parameters * (4 - trained.width), "before it is narrowed"),
+        Part("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
+    )
     terms = [
         *_during(Phase.LOAD, weights),
-        *_during(
-            Phase.PREPARE, (*weights, *casts, adapter, Part("16-bit original", original, "of the largest"))
-        ),
+        *_during(Phase.PREPARE, (*weights, *casts, *_largest(casting, adapting))),
         *_during(Phase.LOSS, (*static, *step.loss())),
         *_during(Phase.RECOMPUTE, (*static, *step.backward())),
         *_during(Phase.OPTIMIZER, (*static, gradients, batch_part(shape, plan, stack))),

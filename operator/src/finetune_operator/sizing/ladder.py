@@ -76,7 +76,8 @@ def plans(training: Training, sequence_length: int, right_size: RightSize) -> tu
     largest, *smaller = micro_batches(training, sequence_length, right_size)
     without_or_with = checkpointings(training, right_size)
     steps = [(largest, checkpointing) for checkpointing in without_or_with]
-    steps += [(size, without_or_with[-1]) for size in smaller]
+    # Without checkpointing comes last: `rungs` keeps it only where checkpointing saves nothing, as in a tiny model.
+    steps += [(size, checkpointing) for size in smaller for checkpointing in reversed(without_or_with)]
     return tuple(training_plan(training, sequence_length, size, checkpointing=on) for size, on in steps)
 
 

@@ -23,9 +23,10 @@ _BF16 = 2
 class LayerSizes:
     """A layer as the meter runs it.
 
-    `hidden`, `query`, `key_value` and `inner` are one tensor of that width in the model's type; `score` is one byte
-    for each pair of positions and head; `bias` is a mask in the model's type; `sums` are the logarithms of softmax
-    sums that a fused kernel saves. `width` is an element's. `owns_input` says that nothing else keeps the layer's input, no checkpoint.
+    `hidden`, `query`, `key_value` and `inner` are one tensor of that width in the model's type, whose elements have
+    `width` bytes; `score` is one byte for each pair of positions and head; `bias` is a mask in the model's type;
+    `sums` are the logarithms of softmax sums that a fused kernel saves. `owns_input` says that nothing else keeps
+    the layer's input, no checkpoint.
     """
 
     shape: ModelShape
@@ -175,6 +176,7 @@ def _matrix(linear: Linear, plan: TrainingPlan, stack: StackProfile, *, adapted:
         constants=constants_bytes(linear.weights, stack),
         unpacked_forward=bool(unpacked) and tokens > stack.fused_product_tokens,
         magnitudes=dora_bytes(linear, plan) if plan.variant == "DoRA" and adapted else 0,
+        packed_saves_input=bool(unpacked) and stack.saves_matrix_inputs,
     )
 
 

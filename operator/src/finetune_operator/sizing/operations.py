@@ -36,11 +36,13 @@ class Matrix:
     unpacked_forward: bool
     magnitudes: int = 0
     """What DoRA holds to compute the norm of the adapted matrix."""
+    packed_saves_input: bool = False
+    """The product with the packed matrix saves its input too, though a frozen matrix has no use for it."""
 
     @property
     def saves_input(self) -> bool:
-        """Whether the adapter saves the very tensor that it is given."""
-        return self.adapted and not self.copy and not self.dropped
+        """Whether the very tensor that it is given is saved."""
+        return self.packed_saves_input or (self.adapted and not self.copy and not self.dropped)
 
     @property
     def saved(self) -> int:

@@ -48,6 +48,7 @@ class StackProfile:
     loss_chunk_tokens: int = 256
     loss_chunk_logits: int = 1 << 25
     fused_product_tokens: int = 1536
+    saves_matrix_inputs: bool = False
     evaluation_batch: int | None = None
     context_bytes: int = 512 * _MIB
     fragmentation: float = 0.03
