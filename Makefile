@@ -19,7 +19,7 @@ demo: python-env tools assets $(DEMO_CLUSTER) ## A real cluster, the chart, one 
 	$(PYTHON_ENV) scripts/demo.py
 
 test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
-	$(PYTHON_ENV) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PYTHON_ENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 setup: python-env kernels tools components object-stores assets ## All set-up, each step skipped when it is done
 

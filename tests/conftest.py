@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from devcluster.provider import docker_answers
+from xdist.scheduler import LoadScopeScheduling
 
 NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
 NO_DOCKER = "needs a Docker engine, and none answers"
@@ -33,14 +35,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(NO_DOCKER)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of a file stay together, and those of the cluster in one process.
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
+    """Keeps a file's tests together, since they share what is costly to make, and those of the one cluster."""
 
-    A file's tests share what is costly to make; the cluster is one.
-    """
-    for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if file.startswith("tests/cluster/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """Where tests run in several processes, spread them so (xdist's own groups do not work with pytest 9.2)."""
+    return _ByFile(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

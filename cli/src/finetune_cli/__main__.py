@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from finetune_cli.plan_arguments import DESCRIPTION, add_plan_options, add_volum
 from finetune_cli.plan_command import plan
 
 EXIT_USAGE = 64
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the command's exit code, or 64 when the request itself is wrong."""
     options = build_parser().parse_args(arguments)
     try:
-        if options.command == "plan":
-            return plan(options, sys.stdout)
-        if options.command == "calibrate":
-            return calibrate(options, sys.stdout)
+        if options.command in {"plan", "calibrate"}:
+            status = (
+                plan(options, sys.stdout) if options.command == "plan" else calibrate(options, sys.stdout)
+            )
+            sys.stdout.flush()
+            return status
         manifests = read_manifests(options.file, options.name)
         device: Device = choose_device(options.device, sys.stderr)
         folders = LocalFolders(options.volumes.resolve(), dict(options.volume), options.runs.resolve())
@@ -84,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, InvalidSpecError) as error:
         print(f"finetune: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:
+        # Whoever read the output has read enough; Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 if __name__ == "__main__":
