@@ -121,7 +121,7 @@ async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
 ) -> None:
     cluster = Cluster(api, "test")
     kubectl.within(job.namespace)("create", "quota", "none", "--hard=persistentvolumeclaims=0")
-    claim = build_workspace_claim(job, FineTuneJobSpec.parse(SPEC))
+    claim = build_workspace_claim(job, FineTuneJobSpec.parse(SPEC), "1Gi")
     kubectl.within(job.namespace)(
         "wait", "--for=jsonpath={.status.hard.persistentvolumeclaims}=0", "quota/none", "--timeout=30s"
     )

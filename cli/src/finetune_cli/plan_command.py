@@ -111,4 +111,4 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
         )
         nodes = inputs.nodes_of(answer, "kubectl get nodes")
     profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)
-    return _Gpus(spec, offers(nodes, profiles, resource, options.allow_time_slicing))
+    return _Gpus(spec, offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing))

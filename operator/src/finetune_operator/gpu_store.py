@@ -58,13 +58,22 @@ class Inventory:
         """Every GPU of this extended resource, of nodes and catalogue."""
         found = self._offers.get(resource_name)
         if found is None:
-            found = offers(self.nodes.values(), self._profiles, resource_name, self._allow_time_slicing)
+            found = offers(
+                self.nodes.values(),
+                self._profiles,
+                resource_name,
+                allow_time_slicing=self._allow_time_slicing,
+            )
             self._offers[resource_name] = found
         return found
 
     def offers_of(self, node: NodeRecord | None, resource_name: str) -> tuple[Offer, ...]:
         """The GPUs of one node."""
-        return () if node is None else offers((node,), (), resource_name, self._allow_time_slicing)
+        return (
+            ()
+            if node is None
+            else offers((node,), (), resource_name, allow_time_slicing=self._allow_time_slicing)
+        )
 
     def decide(self, question: Question) -> Fits | Refused:
         """Where and how the run fits, as sizing.decision has it."""

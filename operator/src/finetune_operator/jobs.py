@@ -11,7 +11,7 @@ from finetune_operator.model import FineTuneJobSpec
 from finetune_operator.observation import JobRecord
 from finetune_operator.quantities import format_bytes
 from finetune_operator.settings import TrainerSettings
-from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, HostNeeds
+from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.sizing.inventory import gpu_taint_keys
 from finetune_operator.sources import KeyRef
 from finetune_operator.stages import (
@@ -36,9 +36,7 @@ TRAIN_GRACE_SECONDS = 120
 OTHER_GRACE_SECONDS = 30
 
 
-def build_workspace_claim(
-    job: JobRecord, spec: FineTuneJobSpec, default_size: str = DEFAULT_WORKSPACE_SIZE
-) -> dict[str, Any]:
+def build_workspace_claim(job: JobRecord, spec: FineTuneJobSpec, default_size: str) -> dict[str, Any]:
     """The PersistentVolumeClaim that the stages share, of `default_size` where the spec names no size."""
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from finetune_operator import volume_policy
 from finetune_operator.actions import (
     Action,
     CreateClaim,
@@ -38,7 +39,6 @@ from finetune_operator.sizing_policy import Doomed, Hold, Sized, assess, why_no_
 from finetune_operator.stage_jobs import build_stage_job, size_host
 from finetune_operator.stages import Stage
 from finetune_operator.status import StatusDraft
-from finetune_operator.volume_policy import check_volumes, place_merge, place_prepare, to_be_moved
 from finetune_operator.waiting import NO_POD_GRACE, why_waiting
 
 MAXIMUM_ATTEMPT = 1000
@@ -190,16 +190,15 @@ class _Round:
             return
         verdict = assess(spec, draft, self._seen.inventory, self._settings)
         if isinstance(verdict, Sized) and (draft.stage is Stage.TRAIN or news):
-            if (
-                news
-                and progress is not None
-                and (moved := to_be_moved(spec, verdict, self._volumes(), progress.activity))
-            ):
-                # No attempt: nothing of what it did is of use elsewhere. The new one is placed by what is known now.
+            moved = volume_policy.to_be_moved(spec, verdict, self._volumes(), progress if news else None)
+            checked, changes = volume_policy.check_volumes(spec, draft, verdict, self._volumes())
+            if moved is not None and (spec.workspace.size is None or not isinstance(checked, Doomed)):
+                # No attempt: nothing of what it did is of use elsewhere. The new claim is placed and sized by what is known now.
                 self._actions.append(DeleteClaim(moved.name, moved.uid))
                 draft.begin_attempt(draft.attempt + 1, self._now)
-            verdict, changes = check_volumes(spec, draft, verdict, self._volumes())
-            self._actions.extend(changes)
+            else:
+                verdict = checked
+                self._actions.extend(changes)
         self._verdict = verdict
         if isinstance(verdict, Doomed):
             draft.fail(verdict.reason, verdict.message)
@@ -267,7 +266,7 @@ class _Round:
         placement = Placement()
         sized = self._verdict if isinstance(self._verdict, Sized) else None
         if draft.stage is Stage.PREPARE:
-            found = place_prepare(spec, sized, self._volumes(), self._seen.inventory)
+            found = volume_policy.place_prepare(spec, sized, self._volumes(), self._seen.inventory)
             if isinstance(found, Hold):
                 draft.stall(found.reason, found.message)
                 return
@@ -276,9 +275,10 @@ class _Round:
                 return
             placement = found
         elif draft.stage is Stage.MERGE:
-            placement = place_merge(spec, self._volumes(), self._seen.inventory)
+            placement = volume_policy.place_merge(spec, self._volumes(), self._seen.inventory)
         if spec.workspace.existing_claim is None and self._own_claim() is None:
-            self._actions.append(CreateClaim(build_workspace_claim(self._seen.job, spec)))
+            body = build_workspace_claim(self._seen.job, spec, volume_policy.claim_size(spec, draft))
+            self._actions.append(CreateClaim(body))
         host = size_host(spec, draft, self._settings, self._out_of_memory())
         draft.record_host(draft.stage, host.memory_bytes, host.memory_reason)
         body = build_stage_job(self._seen.job, spec, draft, self._settings, sized, placement, host)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.nodes import HOSTNAME, ZONE_KEYS, NodeRecord
-from finetune_operator.quantities import format_bytes, parse_bytes
+from finetune_operator.quantities import parse_bytes, whole_gibibytes
 from finetune_operator.sizing.gpus import Offer
 from finetune_operator.sizing.units import binary_size
 from finetune_operator.topology import (
@@ -226,7 +226,7 @@ def workspace_size(
     found = parse_bytes(capacity)
     if needed <= found:
         return None
-    size = format_bytes(-(-needed // 2**30) * 2**30)
+    size = whole_gibibytes(needed)
     short = f"the workspace must hold {binary_size(needed)} ({why}), it has {binary_size(found)}"
     if own_workspace and storage_class is not None and storage_class.expandable:
         return Expand(size, f"{short}; its storage class can enlarge it")

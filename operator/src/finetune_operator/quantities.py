@@ -43,3 +43,8 @@ def format_bytes(size: int) -> str:
     """`size` bytes, rounded up to whole Mi, or Gi where that is the same."""
     mebibytes = -(-size // _MEBI)
     return f"{mebibytes // 1024}Gi" if mebibytes and mebibytes % 1024 == 0 else f"{mebibytes}Mi"
+
+
+def whole_gibibytes(size: int) -> str:
+    """`size` bytes, rounded up to whole Gi."""
+    return format_bytes(-(-size // 2**30) * 2**30)

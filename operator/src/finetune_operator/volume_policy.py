@@ -20,10 +20,11 @@ from finetune_operator.placement import (
     volume_problem,
     workspace_size,
 )
+from finetune_operator.quantities import parse_bytes, whole_gibibytes
 from finetune_operator.reasons import Reason
-from finetune_operator.result import DatasetReport
+from finetune_operator.result import DatasetReport, Progress
 from finetune_operator.sizing.gpus import Offer
-from finetune_operator.sizing.hosts import workspace_bytes
+from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes
 from finetune_operator.sizing.inventory import eligible
 from finetune_operator.sizing.shape import ModelShape
 from finetune_operator.sizing_policy import Doomed, Hold, Sized, shape_of
@@ -67,18 +68,21 @@ def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory
 
 
 def to_be_moved(
-    spec: FineTuneJobSpec, sized: Sized, volumes: JobVolumes, activity: str
+    spec: FineTuneJobSpec, sized: Sized, volumes: JobVolumes, progress: Progress | None
 ) -> MountedClaim | None:
-    """The workspace's claim, if it is better made anew: it lies apart from every fitting GPU, and holds little yet."""
+    """The workspace's claim, if it is better made anew: it lies apart from every fitting GPU, and holds little yet.
+
+    `progress` is that of a PREPARE that has just told the model's config, None otherwise.
+    """
     workspace = volumes.workspace
-    if workspace is None:
+    if workspace is None or progress is None:
         return None
     moved = relocation(
         workspace.volume,
         volumes.storage_class,
         sized.offers,
         own_workspace=spec.workspace.existing_claim is None,
-        weights_fetched=activity not in _BEFORE_WEIGHTS,
+        weights_fetched=progress.activity not in _BEFORE_WEIGHTS,
     )
     return None if moved is None else workspace
 
@@ -118,6 +122,16 @@ def volumes_hold(sized: Sized, volumes: JobVolumes) -> Hold | None:
         )
         return Hold(Reason.WORKSPACE_ZONE_MISMATCH, message)
     return None
+
+
+def claim_size(spec: FineTuneJobSpec, draft: StatusDraft) -> str:
+    """Size of a claim to be made for a job whose spec names none: the default, or more where the known model needs it."""
+    shape = shape_of(draft)
+    if shape is None:
+        return DEFAULT_WORKSPACE_SIZE
+    dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
+    needed, _ = workspace_bytes(spec, shape, dataset)
+    return whole_gibibytes(max(needed, parse_bytes(DEFAULT_WORKSPACE_SIZE)))
 
 
 def fit_workspace(

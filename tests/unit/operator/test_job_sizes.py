@@ -92,11 +92,11 @@ def test_only_train_sets_up_the_gpus_allocator() -> None:
 
 
 def test_a_workspace_without_a_size_gets_the_chosen_one() -> None:
-    def size(spec: dict[str, Any], *chosen: str) -> str:
-        claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec), *chosen)
+    def size(spec: dict[str, Any], chosen: str) -> str:
+        claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec), chosen)
         found: str = claim["spec"]["resources"]["requests"]["storage"]
         return found
 
-    assert size(make_spec()) == "20Gi"
+    assert size(make_spec(), "20Gi") == "20Gi"
     assert size(make_spec(), "60Gi") == "60Gi"
     assert size(make_spec(workspace={"size": "5Gi"}), "60Gi") == "5Gi"

@@ -237,7 +237,7 @@ def test_users_labels_cannot_displace_the_operators() -> None:
 
 def test_the_workspace_claim_is_the_jobs_own() -> None:
     spec = make_spec(workspace={"size": "5Gi", "storageClassName": "fast"})
-    claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec))
+    claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec), "20Gi")
     assert claim["metadata"]["name"] == "demo-workspace"
     assert claim["spec"] == {
         "accessModes": ["ReadWriteOnce"],

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.actions import DeleteClaim, ExpandClaim
+from finetune_operator.actions import CreateClaim, DeleteClaim, ExpandClaim
 from finetune_operator.claims import JobVolumes, MountedClaim
 from finetune_operator.lifecycle import decide
+from finetune_operator.quantities import parse_bytes
 from finetune_operator.stages import Stage
 from finetune_operator.topology import StorageClass, VolumeRecord, project_storage_class, project_volume
 
@@ -136,6 +137,30 @@ def test_a_workspace_apart_from_every_fitting_gpu_is_made_anew_while_it_holds_li
         required = json.dumps(affinity["requiredDuringSchedulingIgnoredDuringExecution"])
         assert "north" in required
         assert "south" not in required
+
+
+def test_a_claim_made_anew_is_as_large_as_the_model_needs() -> None:
+    world = World(
+        inventory=make_inventory(make_node("north", "NVIDIA-H200", 143771, labels={ZONE: "north"}), SOUTH)
+    )
+    world.settle()
+    world.run_pod("demo-prepare-0")
+    assert world.claim is not None
+    bound = replace(workspace("south"), uid=world.claim.uid)
+    world.volumes = JobVolumes(workspace=bound, storage_class=make_class())
+    large = {**CONFIG, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64}
+    large |= {"num_key_value_heads": 8, "num_hidden_layers": 80}
+    world.progress = make_progress(Stage.PREPARE, activity="ProvingRows", config=large)
+    world.step()
+    assert world.condition("Succeeded") == ("Unknown", "Preparing")
+    world.volumes = JobVolumes(storage_class=make_class())
+    claims = []
+    for _ in range(10):
+        decision = world.step()
+        claims += [action.body for action in decision.actions if isinstance(action, CreateClaim)]
+    (claim,) = claims
+    size = parse_bytes(claim["spec"]["resources"]["requests"]["storage"])
+    assert size > parse_bytes("20Gi")
 
 
 def test_merge_is_let_onto_gpu_nodes_where_only_they_can_have_the_workspace() -> None:

@@ -69,7 +69,7 @@ def weight(affinity: Mapping[str, Any], offer: Offer) -> int:
 
 
 def cluster(*nodes: NodeRecord, profiles: Sequence[Mapping[str, Any]] = ()) -> tuple[Offer, ...]:
-    return offers(nodes, parse_gpu_profiles(list(profiles)), GPU, False)
+    return offers(nodes, parse_gpu_profiles(list(profiles)), GPU, allow_time_slicing=False)
 
 
 def named(found: Sequence[Offer], *names: str) -> list[Offer]:

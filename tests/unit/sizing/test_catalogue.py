@@ -24,7 +24,7 @@ def test_a_profile_offers_its_product_before_any_node_exists() -> None:
     profiles = parse_gpu_profiles(
         [profile(count=8, taints=[taint], computeCapability="8.9", driverCuda="13.0")]
     )
-    (found,) = offers((), profiles, "nvidia.com/gpu", False)
+    (found,) = offers((), profiles, "nvidia.com/gpu", allow_time_slicing=False)
     known = find_product("L4")
     assert known is not None
     assert (found.node, found.profile, found.count, found.zone) == (None, "l4", 8, None)
@@ -35,7 +35,9 @@ def test_a_profile_offers_its_product_before_any_node_exists() -> None:
 
 
 def test_each_zone_of_a_profile_is_an_offer() -> None:
-    found = offers((), parse_gpu_profiles([profile(zones=["a", "b"])]), "nvidia.com/gpu", False)
+    found = offers(
+        (), parse_gpu_profiles([profile(zones=["a", "b"])]), "nvidia.com/gpu", allow_time_slicing=False
+    )
     assert [offer.zone for offer in found] == ["a", "b"]
     why = eligible(found[0], {"topology.kubernetes.io/zone": "b"}, ())
     assert why is not None
@@ -48,7 +50,9 @@ def test_a_profile_is_offered_under_its_own_resource_only() -> None:
     profiles = parse_gpu_profiles(
         [profile(), profile(name="amd", product="MI300X", resourceName="amd.com/gpu")]
     )
-    assert [offer.profile for offer in offers((), profiles, "amd.com/gpu", False)] == ["amd"]
+    assert [offer.profile for offer in offers((), profiles, "amd.com/gpu", allow_time_slicing=False)] == [
+        "amd"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_memory_tells_the_size_of_an_unknown_product(members: dict[str, Any], us
     ],
 )
 def test_a_selector_may_name_what_every_new_node_has(selector: dict[str, str], may: bool) -> None:  # noqa: FBT001 -- a case's outcome
-    (found,) = offers((), parse_gpu_profiles([profile()]), "nvidia.com/gpu", False)
+    (found,) = offers((), parse_gpu_profiles([profile()]), "nvidia.com/gpu", allow_time_slicing=False)
     assert (eligible(found, selector, ()) is None) == may
 
 

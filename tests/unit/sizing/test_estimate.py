@@ -121,11 +121,12 @@ def test_each_rung_of_the_ladder_needs_no_more(
     again = peak(document, replace(plan, gradient_checkpointing=True), stack)
     shape = model_shape(document)
     # With one layer there is nothing to save by running it twice. A layer that runs again does so beside the gradients
-    # of its output, a few hidden states, and those of all adapters behind it, which its first run was without.
+    # of its output, a few hidden states; DoRA's norm of a matrix, which no number of tokens makes smaller, is then
+    # computed beside the gradients of all adapters behind it.
     if shape.layers > 2:
         terms = estimate(shape, plan, stack).terms
-        gradients = next(term.bytes for term in terms if term.name == "adapter")
-        assert again <= saved + gradients + 16 * shape.hidden * plan.tokens + 4096
+        behind = next(term.bytes for term in terms if term.name == "adapter") if plan.variant == "DoRA" else 0
+        assert again <= saved + behind + 16 * shape.hidden * plan.tokens + 4096
     assert peak(document, replace(plan, dropout=False), stack) <= peak(
         document, replace(plan, dropout=True), stack
     )

@@ -18,7 +18,7 @@ GPU = "nvidia.com/gpu"
 
 
 def one(record: NodeRecord, resource_name: str = GPU) -> Offer:
-    (found,) = offers([record], (), resource_name, False)
+    (found,) = offers([record], (), resource_name, allow_time_slicing=False)
     return found
 
 
@@ -59,12 +59,12 @@ def test_nodes_without_a_gpu_offer_nothing() -> None:
         node("c", {"amd.com/gpu.vram": "64G"}, {"amd.com/gpu": "1"}),
         node("d", gfd("NVIDIA-L4", 23034), {"nvidia.com/gpu.shared": "4"}),
     ]
-    assert offers(records, (), GPU, True) == ()
+    assert offers(records, (), GPU, allow_time_slicing=True) == ()
 
 
 def test_another_resource_name_is_offered_where_a_node_has_it() -> None:
     records = [node("a", {"team": "x"}, {"example.com/gpu": "2"}), nvidia("b", "NVIDIA-L4", 23034)]
-    (found,) = offers(records, (), "example.com/gpu", False)
+    (found,) = offers(records, (), "example.com/gpu", allow_time_slicing=False)
     assert (found.node, found.count, found.gpu.vendor, found.gpu.usable_bytes) == ("a", 2, "Unknown", None)
 
 
@@ -161,7 +161,7 @@ def test_no_labels_break_the_inventory(
     labels: dict[str, str], resource: str, amount: str, annotation: str
 ) -> None:
     record = node("a", labels, {resource: amount}, annotations={HAMI_REGISTER: annotation})
-    for found in offers([record], (), resource, False):
+    for found in offers([record], (), resource, allow_time_slicing=False):
         assert found.gpu.usable_bytes is None or found.gpu.usable_bytes >= 0
         assert found.count >= 1
         assert found.gpu.source

@@ -16,7 +16,7 @@ GPU = "nvidia.com/gpu"
 
 
 def one(record: NodeRecord, resource_name: str = GPU, *, time_slicing: bool = False) -> Offer:
-    (found,) = offers([record], (), resource_name, time_slicing)
+    (found,) = offers([record], (), resource_name, allow_time_slicing=time_slicing)
     return found
 
 
@@ -285,12 +285,12 @@ def test_a_mixed_mig_layout_offers_each_profile_under_its_own_resource() -> None
     assert (sliced.sharing, sliced.count) == ("Mig", 2)
     assert sliced.gpu.usable_bytes == 40192 * MIB * 975 // 1000
     assert sliced.identities == ({"nvidia.com/mig-3g.40gb.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"},)
-    assert offers([record], (), "nvidia.com/mig-1g.10gb", False) == ()
+    assert offers([record], (), "nvidia.com/mig-1g.10gb", allow_time_slicing=False) == ()
 
 
 def test_gpus_that_are_all_cut_into_slices_do_not_come_up_whole() -> None:
     record = node("a", MIXED, {GPU: "0", "nvidia.com/mig-3g.40gb": "4"})
-    assert offers([record], (), GPU, False) == ()
+    assert offers([record], (), GPU, allow_time_slicing=False) == ()
 
 
 def test_a_slice_without_labels_is_sized_by_its_resources_name() -> None:

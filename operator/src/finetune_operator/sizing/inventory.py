@@ -35,7 +35,8 @@ def offers(
     nodes: Iterable[NodeRecord],
     profiles: Sequence[GpuProfile],
     resource_name: str,
-    allow_time_slicing: bool,  # noqa: FBT001 -- the interface between the helpers names it
+    *,
+    allow_time_slicing: bool,
 ) -> tuple[Offer, ...]:
     """Every offer of `resource_name`: one for each node that has or will have it, then the catalogue's.
 
