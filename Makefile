@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON_ENV := .venv/bin/python
-export PYTHONPATH := tests/devcluster
+export PYTHONPATH := tools/devcluster
 # Threads that spin while waiting make small models ten times slower when the cores are shared.
 export OMP_WAIT_POLICY := PASSIVE
 export CLUSTER
@@ -61,7 +61,7 @@ clean: ## Remove what set-up made in this folder (not the caches of Go, pip and 
 	rm -rf .venv .cache .finetune
 
 benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
-	PYTHONPATH=tests/devcluster:. $(PYTHON_ENV) benchmarks/pod_departure.py $(ARGS)
+	PYTHONPATH=tools/devcluster:. $(PYTHON_ENV) benchmarks/pod_departure.py $(ARGS)
 
 benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE beside TRL, bitsandbytes and a plain copy
 	PYTHONPATH=trainer_image/src:. $(PYTHON_ENV) -m benchmarks.prepare $(ARGS)

@@ -14,9 +14,9 @@ import sys
 import warnings
 from typing import Any
 
-from finetune_operator.sizing.estimate import estimate
-from finetune_operator.sizing.shape import model_shape
-from finetune_operator.sizing.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 
 from tests.oracle.cases import CASES, Case
 from tests.oracle.fakerun import PHASES, extrapolate, run_fake

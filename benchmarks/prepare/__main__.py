@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.template import load_tokenizer
-from finetune_trainer.processors import usable_processors
+from finetune_trainer.cpu import usable_processors
+from finetune_trainer.data.chat_template.template import load_tokenizer
 
 from benchmarks.prepare import proof, weights
 from tests.trainer.prepare.real_tokenizers import RealTokenizers

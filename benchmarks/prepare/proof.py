@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 import transformers
-from finetune_trainer.data.formats import parse_row
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.proving import prove
-from finetune_trainer.data.reader import Row
-from finetune_trainer.data.rows import RowRefused
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.conversations.formats import parse_row
+from finetune_trainer.data.dataset.proving import prove
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.reader import Row
+from finetune_trainer.data.rows.refusal import RowRefused
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer

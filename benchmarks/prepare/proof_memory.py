@@ -13,10 +13,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from finetune_trainer.data.formats import parse_row
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.proving import prove
-from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.conversations.formats import parse_row
+from finetune_trainer.data.dataset.proving import prove
+from finetune_trainer.data.masking.masking import Masker
 
 from benchmarks.prepare.proof import rows
 

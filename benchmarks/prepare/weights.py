@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes.functional
 import numpy as np
 import torch
-from finetune_trainer.nf4 import QuantizedSizes, quantization_state, quantize_bf16, warm_up
-from finetune_trainer.tensorfile import PlannedTensor, TensorWriter
-from finetune_trainer.weight_file import FileQuantizer
+from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter
+from finetune_trainer.quantization.file_quantizer import FileQuantizer
+from finetune_trainer.quantization.nf4 import QuantizedSizes, quantization_state, quantize_bf16, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-source_folder=$root/tests/devcluster/components
+source_folder=$root/tools/devcluster/components
 bin=$root/.cache/bin
 components=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-source_folder=$root/tests/devcluster/objectstore
+source_folder=$root/tools/devcluster/objectstore
 bin=$root/.cache/bin
 stamp=$bin/object-stores.stamp
 

@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from finetune_operator import rbac
+from finetune_operator.cluster import rbac
 from finetune_operator.settings import Settings, parse_settings
 
 from tests.chart.rendering import CHART, NAMESPACE, ROOT, VALUES_FILES, Manifest, helm, only, render

@@ -13,18 +13,18 @@ import pytest_asyncio
 from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY
 from devcluster.provider import ProvidedCluster
-from finetune_operator.client import ApiClient, load_configuration
-from finetune_operator.cluster import Cluster, batch_jobs_path, claims_path, jobs_path
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.leader_election import Elector
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.errors import ApiError, ChildRefusedError, ConflictError
-from finetune_operator.jobs import build_job, build_workspace_claim
-from finetune_operator.lease import Elector
-from finetune_operator.model import FineTuneJobSpec
-from finetune_operator.observation import JobRecord, project_job
-from finetune_operator.ratelimit import TokenBucket
+from finetune_operator.manifests.jobs import build_job, build_workspace_claim
+from finetune_operator.observed.observation import JobRecord, project_job
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
-from finetune_operator.stages import Stage
-from finetune_operator.transitions import Transition
+from finetune_operator.status.events import Transition
 
 pytestmark = pytest.mark.cluster
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_operator.result import Progress, parse_progress
-from finetune_operator.sizing import shape as shape_module
-from finetune_operator.sizing.families import FAMILIES
-from finetune_operator.sizing.shape import ShapeUnknownError, model_shape
-from finetune_operator.stages import Stage
-from finetune_trainer.model_config import MEMBERS, NESTED, told_config
-from finetune_trainer.telemetry import NullReporter, Reporter
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import Progress, parse_progress
+from finetune_operator.sizing.memory import shape as shape_module
+from finetune_operator.sizing.memory.families import FAMILIES
+from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
+from finetune_trainer.contract.model_config import MEMBERS, NESTED, told_config
+from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from jsonschema import Draft202012Validator
 from transformers import AutoConfig
 

@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from finetune_operator.checks import check
-from finetune_operator.model import FineTuneJobSpec, spec_hash
-from finetune_operator.planning import make_plan
-from finetune_operator.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
-from finetune_operator.result import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
-from finetune_operator.runspec import JobIdentity, Limits, build_run_spec, cluster_places
-from finetune_operator.stages import Stage
+from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
+from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
+from finetune_operator.api.stages import Stage
+from finetune_operator.api.validation import check
+from finetune_operator.contract.result import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
+from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, cluster_places
+from finetune_operator.sizing.planning import make_plan
 
 from tests.unit.operator.builders import (
     DIGEST,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from finetune_operator.model import Thresholds as OperatorThresholds
-from finetune_trainer.contract import Thresholds as TrainerThresholds
+from finetune_operator.api.spec import Thresholds as OperatorThresholds
+from finetune_trainer.contract.run_spec import Thresholds as TrainerThresholds
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = TrainerThresholds().model_dump(by_alias=True)

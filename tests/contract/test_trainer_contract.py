@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract import RunSpec, read_run_spec
+from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
 from finetune_trainer.errors import Reason, StageError
 from jsonschema import Draft202012Validator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.sizing.training_plan import TrainingPlan
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True)

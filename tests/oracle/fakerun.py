@@ -2,7 +2,7 @@
 
 The model, the adapter, the loss, the optimiser and the evaluation (of the tuned model: the optimiser is there still,
 and the adapter works) are made and called by the trainer's functions
-(`finetune_trainer.quantized`, `.head`, `.scoring`, `.training`), so that a change there that changes memory changes
+(`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`), so that a change there that changes memory changes
 the peaks found here. Two optimiser steps are run, for the optimiser's states exist from the first one's end.
 
 Seen: every tensor that torch allocates, rounded to the allocator's 512 bytes; the dequantised weight of a backward
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_operator.sizing.training_plan import TrainingPlan
-from finetune_trainer.quantized import compute_dtype, quantized_modules, settle_types
-from finetune_trainer.scoring import supervised_log_probabilities
-from finetune_trainer.training.adapter import add_adapter
-from finetune_trainer.training.examples import Example
-from finetune_trainer.training.loss import negative_log_likelihood
-from finetune_trainer.training.settings import sft_config
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.data.dataset.examples import Example
+from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model.load import compute_dtype, quantized_modules, settle_types
+from finetune_trainer.stages.train.adapter import add_adapter
+from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.settings import sft_config
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import Trainer
 

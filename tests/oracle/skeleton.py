@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn.modules import Linear4bit
-from finetune_trainer.base_model import quantization_config
-from finetune_trainer.quantized import attention_implementation, compute_dtype
+from finetune_trainer.model.describe import quantization_config
+from finetune_trainer.model.load import attention_implementation, compute_dtype
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.sizing.estimate import estimate
-from finetune_operator.sizing.shape import model_shape
-from finetune_operator.sizing.stack import DEFAULT_STACK
-from finetune_operator.sizing.training_plan import TrainingPlan
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 from tests.oracle.fakerun import extrapolate, run_fake
 

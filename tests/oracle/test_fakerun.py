@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_operator.sizing.training_plan import TrainingPlan
-from finetune_trainer import head, quantized
-from finetune_trainer.quantized import load_quantized, quantized_modules
-from finetune_trainer.training import adapter, settings
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.model import load as quantized
+from finetune_trainer.model import output_head as head
+from finetune_trainer.model.load import load_quantized, quantized_modules
+from finetune_trainer.stages.train import adapter, settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.oracle import fakerun, skeleton

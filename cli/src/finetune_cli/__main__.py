@@ -12,14 +12,14 @@ from typing import NoReturn
 
 from finetune_operator.errors import InvalidSpecError
 
-from finetune_cli.calibrate_command import DESCRIPTION as CALIBRATE
-from finetune_cli.calibrate_command import add_calibrate_options, calibrate
-from finetune_cli.devices import Device, choose_device
+from finetune_cli.calibrate import DESCRIPTION as CALIBRATE
+from finetune_cli.calibrate import add_calibrate_options, calibrate
 from finetune_cli.errors import UsageError
-from finetune_cli.local import LocalFolders, run_locally
 from finetune_cli.manifests import read_manifests
-from finetune_cli.plan_arguments import DESCRIPTION, add_plan_options, add_volume_options
-from finetune_cli.plan_command import plan
+from finetune_cli.plan.arguments import DESCRIPTION, add_plan_options, add_volume_options
+from finetune_cli.plan.command import plan
+from finetune_cli.run.devices import Device, choose_device
+from finetune_cli.run.local import LocalFolders, run_locally
 
 EXIT_USAGE = 64
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE

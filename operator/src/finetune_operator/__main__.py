@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 
+from finetune_operator.app import Operator
 from finetune_operator.errors import SettingsError
-from finetune_operator.logs import configure_logging
-from finetune_operator.process import Operator
+from finetune_operator.runtime.logs import configure_logging
 from finetune_operator.settings import load_settings
 
 

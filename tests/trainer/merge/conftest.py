@@ -6,8 +6,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.training.stage import train
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
 
 from tests.trainer.train import workspaces
 

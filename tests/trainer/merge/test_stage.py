@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_trainer.base_layout import read_base_layout
-from finetune_trainer.completed import published_results
-from finetune_trainer.digests import digest_of_files, folder_digests
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.merging import verification
-from finetune_trainer.merging.stage import merge
-from finetune_trainer.merging.verification import Verification, load_merged, verify
-from finetune_trainer.quantized import load_quantized
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.tensorfile import read_header
-from finetune_trainer.training.recording import read_record
-from finetune_trainer.training.stage import train
-from finetune_trainer.workspace import WorkspaceLayout, read_marker, write_marker
+from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.load import load_quantized
+from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.stages.merge import verification
+from finetune_trainer.stages.merge.stage import merge
+from finetune_trainer.stages.merge.verification import Verification, load_merged, verify
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.completed import published_results
+from finetune_trainer.workspace.digests import digest_of_files, folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from jsonschema import Draft202012Validator
 from peft import PeftModel
 from safetensors.torch import load_file, save_file

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import finetune_trainer.prepare  # noqa: F401 -- imported once for all forks
+import finetune_trainer.stages.prepare.stage  # noqa: F401 -- imported once for all forks
 from finetune_trainer.__main__ import main as trainer
 
 ORDER = (

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.conversation import Conversation, parse_conversation
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.reader import Row
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.conversations.conversation import Conversation, parse_conversation
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.reader import Row
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import sys
 import threading
 from pathlib import Path
 
-from finetune_trainer.quantise import quantise
+from finetune_trainer.quantization.quantize import quantise
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 
 
 def resident() -> dict[str, int]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract import Thresholds
-from finetune_trainer.data.example import IGNORED, Example
-from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.tables import TableWriter
+from finetune_trainer.contract.run_spec import Thresholds
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.dataset.tables import TableWriter
+from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyse
 from finetune_trainer.report.prompts import Frame
 

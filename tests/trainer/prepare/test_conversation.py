@@ -4,11 +4,11 @@ import datetime
 from typing import Any
 
 import pytest
-from finetune_trainer.data.conversation import parse_conversation
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.conversations.conversation import parse_conversation
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 
 from tests.trainer.conftest import tiny_tokenizer
 

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract import Dataset
-from finetune_trainer.data.dataset import BuiltDataset, DatasetBuilder, open_source
-from finetune_trainer.data.ledger import RowLedger
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.tables import read_table
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.contract.run_spec import Dataset
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.dataset.builder import BuiltDataset, DatasetBuilder, open_source
+from finetune_trainer.data.dataset.ledger import RowLedger
+from finetune_trainer.data.dataset.tables import read_table
+from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from finetune_trainer.data.conversation import Conversation
-from finetune_trainer.data.formats import Detection, detect_format, parse_row
-from finetune_trainer.data.reader import Row
-from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.conversations.formats import Detection, detect_format, parse_row
+from finetune_trainer.data.rows.reader import Row
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

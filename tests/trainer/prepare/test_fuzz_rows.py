@@ -7,13 +7,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.formats import detect_format, parse_row
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.proving import prove
-from finetune_trainer.data.reader import read_rows
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.conversations.formats import detect_format, parse_row
+from finetune_trainer.data.dataset.proving import prove
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.reader import read_rows
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 
 from tests.trainer.conftest import CHATML
 from tests.trainer.prepare.mutations import MUTATIONS, good_row, line_of, plain_row

@@ -22,10 +22,10 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from finetune_trainer.contract import DatasetSource, ObjectStoreSource, UrlSource
-from finetune_trainer.contract import Limits as RunLimits
+from finetune_trainer.contract.run_spec import DatasetSource, ObjectStoreSource, UrlSource
+from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources import dataset, objectstore
+from finetune_trainer.sources import dataset, object_store
 from finetune_trainer.sources.dataset import fetch_dataset
 from finetune_trainer.sources.http import download
 
@@ -276,7 +276,7 @@ def fuzzer(
     patient = partial(download, ssl_context=network.context, sleep=pauses.append)
     monkeypatch.setattr(dataset, "download", patient)
     monkeypatch.setattr(
-        objectstore, "download_object", partial(objectstore.download_object, sleep=pauses.append)
+        object_store, "download_object", partial(object_store.download_object, sleep=pauses.append)
     )
     monkeypatch.setattr(socket, "getaddrinfo", network.resolve)
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", network.connect)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import Reason
-from finetune_trainer.sources.answers import PREFIX_BYTES, Action, judge
+from finetune_trainer.sources.responses import PREFIX_BYTES, Action, judge
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.http import Limits, download
-from finetune_trainer.sources.location import InvalidLocationError, Location
+from finetune_trainer.sources.url import InvalidLocationError, Location
 
 from tests.trainer.prepare.servers import Script, http_server, status
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from finetune_trainer.contract import Limits as RunLimits
-from finetune_trainer.contract import UrlSource
+from finetune_trainer.contract.run_spec import Limits as RunLimits
+from finetune_trainer.contract.run_spec import UrlSource
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.http import Limits, download
 
@@ -23,7 +23,7 @@ LIMITS = RunLimits(dataset_bytes=10**7, download_seconds=60, allow_private_addre
 PROGRAM = """
 import sys
 from pathlib import Path
-from finetune_trainer.contract import Limits, UrlSource
+from finetune_trainer.contract.run_spec import Limits, UrlSource
 from finetune_trainer.sources.dataset import fetch_dataset
 limits = Limits(dataset_bytes=10**7, download_seconds=60, allow_private_addresses=True)
 fetch_dataset(UrlSource(kind="Url", url_variable="URL"), "dataset", limits, Path(sys.argv[1]), lambda done, total: None)

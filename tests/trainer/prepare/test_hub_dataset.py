@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract import HubDatasetSource
-from finetune_trainer.contract import Limits as RunLimits
+from finetune_trainer.contract.run_spec import HubDatasetSource
+from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 

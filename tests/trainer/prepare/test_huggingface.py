@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantise import quantise
-from finetune_trainer.sources.huggingface import HubModel
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 
 from tests.trainer.prepare.servers import COMMIT, TOKEN, Hub, http_server
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from finetune_trainer.data.ledger import RowLedger
+from finetune_trainer.data.dataset.ledger import RowLedger
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,7 +77,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from finetune_trainer.data.ledger import RowLedger\n"
+        "from finetune_trainer.data.dataset.ledger import RowLedger\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "ledger = RowLedger(Path(sys.argv[1]), 'inputs')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.exitcodes import ExitCode
+from finetune_trainer.contract.exit_codes import ExitCode
 
 from tests.trainer.conftest import tiny_tokenizer
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from finetune_trainer.data.rows import RowReason
+from finetune_trainer.data.rows.refusal import RowReason
 
 from tests.trainer.prepare.coverage_table import PAGE, page_with_table, table
 from tests.trainer.prepare.talks import talks

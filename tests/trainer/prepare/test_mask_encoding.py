@@ -8,9 +8,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.data.encoding import Encoder
-from finetune_trainer.data.moment import dated
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.encoding import Encoder
+from finetune_trainer.data.chat_template.render_date import dated
+from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.errors import Reason, StageError
 from tokenizers import AddedToken
 

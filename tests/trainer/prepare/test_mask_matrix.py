@@ -6,11 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.data.conversation import parse_conversation
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.conversations.conversation import parse_conversation
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 
 from tests.trainer.prepare import matrix
 from tests.trainer.prepare.odd_shapes import odd_shapes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import pytest
-from finetune_trainer.data.conversation import parse_conversation
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.conversations.conversation import parse_conversation
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from hypothesis import HealthCheck, given, settings
 from tokenizers import AddedToken
 
@@ -20,7 +20,7 @@ from tests.trainer.conftest import tiny_tokenizer
 from tests.trainer.prepare.real_tokenizers import RealTokenizers
 
 if TYPE_CHECKING:
-    from finetune_trainer.data.example import Example
+    from finetune_trainer.data.masking.example import Example
 
 _SPECIAL = ("<|user|>", "<|bot|>", "<|system|>", "<|end|>", "<|bos|>", "<|role|>")
 _SETTINGS = settings(

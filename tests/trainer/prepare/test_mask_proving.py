@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.proving import prove, row_line
-from finetune_trainer.data.rows import RowRefused
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.dataset.proving import prove, row_line
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.refusal import RowRefused
 from finetune_trainer.errors import Reason, StageError
 from transformers import AddedToken, ByT5Tokenizer
 
@@ -107,7 +107,7 @@ _ORPHANED = """
 import sys, time
 from pathlib import Path
 from tests.trainer.prepare.proving_rows import PARSE, children, masker, rows
-from finetune_trainer.data.proving import prove
+from finetune_trainer.data.dataset.proving import prove
 for row in prove(rows(3000), masker(Path(sys.argv[1])), PARSE, processes=2):
     if row.number == 2500:
         print(*children(), flush=True)
@@ -134,7 +134,7 @@ _MEASURED = """
 import resource, sys
 from pathlib import Path
 from tests.trainer.prepare.proving_rows import PARSE, children, masker, rows
-from finetune_trainer.data.proving import prove
+from finetune_trainer.data.dataset.proving import prove
 count = int(sys.argv[1])
 workers = 0
 for row in prove(rows(count), masker(Path(sys.argv[2])), PARSE, processes=2):

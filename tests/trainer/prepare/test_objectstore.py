@@ -14,16 +14,16 @@ from typing import Any
 
 import obstore
 import pytest
-from finetune_trainer.contract import Limits as RunLimits
-from finetune_trainer.contract import ObjectStoreSource
+from finetune_trainer.contract.run_spec import Limits as RunLimits
+from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantise import quantise
+from finetune_trainer.quantization.quantize import quantise
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.sources.objectstore import ObjectStoreModel
-from finetune_trainer.sources.partial import PartialFile, Version
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.sources.object_store import ObjectStoreModel
+from finetune_trainer.sources.partial_download import PartialFile, Version
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from obstore.store import S3Store
 
 from tests.trainer.prepare.servers import ACCESS_KEY, SECRET_KEY, s3_server, throttle
@@ -178,7 +178,7 @@ def test_too_many_bytes_are_refused_before_they_come(endpoint: str, tmp_path: Pa
 def test_endpoints_that_do_not_answer_or_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: Reason
 ) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.objectstore.PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
     assert refusal(source(place), tmp_path).reason is reason
 
 
@@ -192,7 +192,7 @@ def test_private_endpoints_and_http_are_forbidden_unless_allowed(tmp_path: Path,
 PROGRAM = """
 import sys
 from pathlib import Path
-from finetune_trainer.contract import Limits, ObjectStoreSource
+from finetune_trainer.contract.run_spec import Limits, ObjectStoreSource
 from finetune_trainer.sources.dataset import fetch_dataset
 limits = Limits(dataset_bytes=10**8, download_seconds=60, allow_private_addresses=True)
 source = ObjectStoreSource.model_validate_json(sys.argv[1])

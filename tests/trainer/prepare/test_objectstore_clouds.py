@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from finetune_trainer.contract import Limits as RunLimits
-from finetune_trainer.contract import ObjectStoreSource
+from finetune_trainer.contract.run_spec import Limits as RunLimits
+from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources import egress
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.egress import public_egress
-from finetune_trainer.sources.objectstore import ObjectStoreModel
+from finetune_trainer.sources.object_store import ObjectStoreModel
 
 from tests.trainer.prepare import azure_server as azure
 from tests.trainer.prepare.servers import Script, gcs_server, http_server, status
@@ -66,7 +66,7 @@ def refusal(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.objectstore.PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
 
 
 def test_cloud_storage_gives_datasets_and_models(tmp_path: Path, tiny_model: Path) -> None:

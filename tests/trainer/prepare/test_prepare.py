@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.data.tables import read_table
-from finetune_trainer.digests import file_digest
+from finetune_trainer.data.dataset.tables import read_table
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.prepare import prepare
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout, write_marker
+from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 from jsonschema import Draft202012Validator
 
 from tests.trainer.conftest import conversation_rows, tiny_tokenizer, write_rows
@@ -23,7 +23,7 @@ from tests.trainer.prepare.test_http import SECRET, serving
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.prepare import prepare
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from jsonschema import Draft202012Validator
 
 from tests.trainer.conftest import conversation_rows, write_rows
@@ -18,7 +18,7 @@ from tests.trainer.prepare.test_prepare import REPOSITORY, dataset_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec
 
 
 def test_a_prepared_dataset_has_a_document_a_page_and_a_head(

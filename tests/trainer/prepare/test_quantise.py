@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from finetune_trainer.base_model import quantization_config
-from finetune_trainer.checkpoint import QuantizedModel
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantise import quantise
+from finetune_trainer.model.describe import quantization_config
+from finetune_trainer.quantization.builder import QuantizedModel
+from finetune_trainer.quantization.quantize import quantise
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from finetune_trainer.digests import folder_digests
-from finetune_trainer.quantise import quantise
-from finetune_trainer.sources.huggingface import HubModel
+from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.tensorfile import PlannedTensor, TensorWriter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from tests.trainer.conftest import write_tiny_model

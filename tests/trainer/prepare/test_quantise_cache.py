@@ -12,17 +12,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.base_layout import read_base_layout
-from finetune_trainer.base_model import BaseModel, inspect_base_model
-from finetune_trainer.digests import folder_digests
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model_cache import LEFTOVER_SECONDS
-from finetune_trainer.quantise import quantise
-from finetune_trainer.sources.huggingface import HubModel
+from finetune_trainer.model.describe import BaseModel, inspect_base_model
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.safetensors_file import TensorWriter
+from finetune_trainer.quantization.cache import LEFTOVER_SECONDS
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.tensorfile import TensorWriter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import write_tiny_model
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from finetune_trainer.checkpoint import QuantizedModel
+    from finetune_trainer.quantization.builder import QuantizedModel
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_two_jobs_at_once_both_succeed_and_leave_one_entry(
         with one_at_a_time:
             return inspect_base_model(folder)
 
-    monkeypatch.setattr("finetune_trainer.quantise.inspect_base_model", inspect)
+    monkeypatch.setattr("finetune_trainer.quantization.quantize.inspect_base_model", inspect)
     meeting = threading.Barrier(2)
     results: dict[int, QuantizedModel] = {}
 
@@ -333,7 +333,9 @@ def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_
     with pytest.raises(Killed):
         die()
     real = time.time
-    monkeypatch.setattr("finetune_trainer.model_cache.time.time", lambda: real() + LEFTOVER_SECONDS + 60)
+    monkeypatch.setattr(
+        "finetune_trainer.quantization.cache.time.time", lambda: real() + LEFTOVER_SECONDS + 60
+    )
     run(model, tmp_path / "three", cache)
     assert [name for name in entries(cache) if name.startswith(".")] == []
 

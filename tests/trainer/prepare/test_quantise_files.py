@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.tensorfile import read_header
+from finetune_trainer.model.safetensors_file import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path

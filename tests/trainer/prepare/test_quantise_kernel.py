@@ -8,7 +8,7 @@ import bitsandbytes.functional
 import numpy as np
 import pytest
 import torch
-from finetune_trainer.nf4 import (
+from finetune_trainer.quantization.nf4 import (
     BLOCK,
     NESTED_BLOCK,
     QuantizedSizes,

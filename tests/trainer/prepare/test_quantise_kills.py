@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from finetune_trainer.digests import folder_digests
+from finetune_trainer.workspace.digests import folder_digests
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.trainer.conftest import conversation_rows, tiny_tokenizer, write_rows

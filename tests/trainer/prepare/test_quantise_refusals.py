@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantise import quantise
+from finetune_trainer.quantization.quantize import quantise
 from finetune_trainer.sources.model import DirectoryModel
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -165,7 +165,7 @@ def test_experts_are_found_by_structure_where_the_config_hides_them(
     """A config whose members are called otherwise, and a layer with a list of alike feed-forward modules."""
     MixtralConfig(**SMALL).save_pretrained(tmp_path / "mixtral")
     hidden = AutoConfig.from_pretrained(tmp_path / "mixtral")
-    monkeypatch.setattr("finetune_trainer.base_support._EXPERT_COUNT", re.compile("never"))
+    monkeypatch.setattr("finetune_trainer.model.support._EXPERT_COUNT", re.compile("never"))
     model = write_tiny_model(tmp_path / "base")
     hidden.save_pretrained(model)
     error, _ = refused(model, tmp_path / "workspace")
@@ -339,7 +339,7 @@ def test_a_file_cut_short_while_it_is_read_is_a_reason(tmp_path: Path) -> None:
     class Shrinking(DirectoryModel):
         def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
             path = super().fetch(name, on_bytes)
-            monkeypatch.setattr("finetune_trainer.weight_file.TensorReader.__enter__", shrink)
+            monkeypatch.setattr("finetune_trainer.quantization.file_quantizer.TensorReader.__enter__", shrink)
             return path
 
     def shrink(self: Any) -> Any:
@@ -347,7 +347,7 @@ def test_a_file_cut_short_while_it_is_read_is_a_reason(tmp_path: Path) -> None:
             file.truncate(self._path.stat().st_size - 1000)
         return opened(self)
 
-    from finetune_trainer.tensorfile import TensorReader  # noqa: PLC0415 -- its real method is kept here
+    from finetune_trainer.model.safetensors_file import TensorReader  # noqa: PLC0415 -- its real method is kept here
 
     opened = TensorReader.__enter__
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(StageError, match="cut short") as caught:

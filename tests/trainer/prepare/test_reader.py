@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finetune_trainer.data.conversation import Conversation
-from finetune_trainer.data.formats import detect_format, parse_row
-from finetune_trainer.data.reader import MAXIMUM_ROW_BYTES, Row, read_rows
-from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.conversations.formats import detect_format, parse_row
+from finetune_trainer.data.rows.reader import MAXIMUM_ROW_BYTES, Row, read_rows
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -395,7 +395,7 @@ def test_parquet_with_two_columns_of_one_name_is_malformed(tmp_path: Path) -> No
 _READ = """
 import sys
 from pathlib import Path
-from finetune_trainer.data.reader import read_rows
+from finetune_trainer.data.rows.reader import read_rows
 
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from finetune_trainer.data.conversation import Conversation
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.report import REMEDIES, DatasetReport, has_reasoning
-from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.dataset.counts import REMEDIES, DatasetReport, has_reasoning
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.rows.excerpts import excerpt, middle_cut, percent, visible
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.redaction import MASK, Redactor
-from finetune_trainer.report.text import excerpt, middle_cut, percent, visible
+from finetune_trainer.telemetry.redaction import MASK, Redactor
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from finetune_trainer.contract import Thresholds
-from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.rows import RowReason, RowRefused
+from finetune_trainer.contract.run_spec import Thresholds
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import PLOT_HEIGHT, PLOT_WIDTH, plot, render_html
 from finetune_trainer.report.statistics import Histogram

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract import Thresholds
-from finetune_trainer.data.conversation import Conversation
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.template import ChatTemplate, load_tokenizer
+from finetune_trainer.contract.run_spec import Thresholds
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyse
 from finetune_trainer.report.prompts import user_frame
 
@@ -21,7 +21,7 @@ from tests.trainer.prepare.report_tables import write_table
 from tests.trainer.prepare.templates import cases
 
 if TYPE_CHECKING:
-    from finetune_trainer.data.example import Example
+    from finetune_trainer.data.masking.example import Example
 
 DATASETS = Path(__file__).parents[3] / ".finetune" / "volumes" / "quickstart" / "datasets"
 SYSTEM = (

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from finetune_trainer.contract import Thresholds
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.contract.run_spec import Thresholds
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.masking.example import Example
 from finetune_trainer.report.analysis import AnalysisSettings, analyse
 from finetune_trainer.report.content import learn_shape
-from finetune_trainer.report.nearness import MINIMA, banding, detection, find_near_copies
+from finetune_trainer.report.near_duplicates import MINIMA, banding, detection, find_near_copies
 from finetune_trainer.report.statistics import Capacity, Histogram
 from finetune_trainer.report.table import TokenTable
 from hypothesis import given, settings

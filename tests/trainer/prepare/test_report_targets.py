@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.report.likeness import TargetIndex
+from finetune_trainer.report.coverage import TargetIndex
 from finetune_trainer.report.targets import read_target_prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st

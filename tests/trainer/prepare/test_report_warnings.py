@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract import Thresholds
+from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.report.analysis import Analysis
 from finetune_trainer.report.statistics import (
     Answers,

@@ -5,14 +5,14 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.data.conversation import parse_conversation
-from finetune_trainer.data.example import Example
-from finetune_trainer.data.masking import Masker
-from finetune_trainer.data.reader import parse_line, read_rows
-from finetune_trainer.data.report import REMEDIES
-from finetune_trainer.data.rows import RowReason, RowRefused
-from finetune_trainer.data.split import conversation_digest, draw
-from finetune_trainer.data.template import ChatTemplate
+from finetune_trainer.data.chat_template.template import ChatTemplate
+from finetune_trainer.data.conversations.conversation import parse_conversation
+from finetune_trainer.data.dataset.counts import REMEDIES
+from finetune_trainer.data.dataset.split import conversation_digest, draw
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.reader import parse_line, read_rows
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
 from finetune_trainer.errors import Reason, StageError
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.prepare import prepare
-from finetune_trainer.telemetry import NullReporter, Reporter
+from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 
 from tests.trainer.prepare.model_hub import REPOSITORY, ModelHub, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from finetune_trainer.contract import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "contract" / "progress.schema.json").read_text())
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from finetune_trainer.__main__ import main as trainer
-from finetune_trainer.execution import load_stage
+from finetune_trainer.runner import load_stage
 
 
 def copied_size(folder: Path) -> int:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.disk_space import is_full, says_disk_full
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.training.stage import train
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 
 from tests.trainer.train import workspaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec
 
 REPOSITORY = Path(__file__).parents[3]
 

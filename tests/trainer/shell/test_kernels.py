@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.kernels import use_shipped_kernels
+from finetune_trainer.kernels.cache import use_shipped_kernels
 
 from tests.trainer.conftest import conversation_rows, write_rows
 

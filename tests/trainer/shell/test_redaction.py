@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from finetune_trainer.contract import RunSpec
-from finetune_trainer.redaction import MASK, Redactor, secrets_of
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.telemetry.redaction import MASK, Redactor, secrets_of
 
 SIGNATURE = "a/b+c=d&é 12345678"
 URL = (

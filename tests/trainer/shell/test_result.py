@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.clock import rfc3339
-from finetune_trainer.data.rows import RowReason
+from finetune_trainer.contract.exit_codes import ExitCode, exit_code
+from finetune_trainer.contract.model_config import MEMBERS
+from finetune_trainer.contract.result import (
+    MAXIMUM_BYTES,
+    Outcome,
+    as_contract,
+    encode_result,
+    result_document,
+)
+from finetune_trainer.contract.timestamps import rfc3339
+from finetune_trainer.cpu import usable_processors
+from finetune_trainer.data.rows.refusal import RowReason
 from finetune_trainer.errors import Reason
-from finetune_trainer.exitcodes import ExitCode, exit_code
-from finetune_trainer.model_config import MEMBERS
-from finetune_trainer.processors import usable_processors
-from finetune_trainer.redaction import MASK, Redactor
-from finetune_trainer.result import MAXIMUM_BYTES, Outcome, as_contract, encode_result, result_document
-from finetune_trainer.telemetry import Identity
+from finetune_trainer.telemetry.redaction import MASK, Redactor
+from finetune_trainer.telemetry.reporter import Identity
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator

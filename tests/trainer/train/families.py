@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from finetune_trainer.quantized import attention_implementation
+from finetune_trainer.model.load import attention_implementation
 from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCABULARY = 97

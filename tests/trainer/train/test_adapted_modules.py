@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from finetune_trainer.adapted_modules import trainable_parameters
-from finetune_trainer.base_layout import read_base_layout
-from finetune_trainer.quantized import load_quantized
-from finetune_trainer.training.settings import lora_config
+from finetune_trainer.model.adapter_targets import trainable_parameters
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.load import load_quantized
+from finetune_trainer.stages.train.settings import lora_config
 from peft import get_peft_model
 
 from tests.trainer.train import workspaces

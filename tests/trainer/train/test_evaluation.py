@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from finetune_trainer.evaluation import RESAMPLES, RowLoss, bootstrap_means, compare, mean_loss, verdict
+from finetune_trainer.evaluation.compare import (
+    RESAMPLES,
+    RowLoss,
+    bootstrap_means,
+    compare,
+    mean_loss,
+    verdict,
+)
 
 
 def _losses(values: list[float], tokens: list[int]) -> list[RowLoss]:

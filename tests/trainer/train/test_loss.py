@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_trainer import head
+from finetune_trainer.data.dataset.examples import IGNORED, Example
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.head import hidden_states, loss_chunk, output_head, prove_head
-from finetune_trainer.quantized import attention_implementation
-from finetune_trainer.scoring import supervised_log_probabilities
-from finetune_trainer.training.examples import IGNORED, Example
-from finetune_trainer.training.loss import negative_log_likelihood, supervised_places
+from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model import output_head as head
+from finetune_trainer.model.load import attention_implementation
+from finetune_trainer.model.output_head import hidden_states, loss_chunk, output_head, prove_head
+from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_places
 
 from tests.trainer.train.families import FAMILIES, VOCABULARY, tiny
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_trainer.errors import Reason
-from finetune_trainer.training import memory
-from finetune_trainer.training.memory import Reading, describe_full, measured
-from finetune_trainer.training.stage import _out_of_memory
+from finetune_trainer.stages.train import memory
+from finetune_trainer.stages.train.memory import Reading, describe_full, measured
+from finetune_trainer.stages.train.stage import _out_of_memory
 
 from tests.trainer.train.workspaces import run_spec
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from finetune_trainer.data.dataset.examples import read_table, training_dataset
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.telemetry import NullReporter
-from finetune_trainer.training.checkpoints import newest_checkpoint
-from finetune_trainer.training.examples import read_table, training_dataset
-from finetune_trainer.training.loop import AdapterTrainer, StopRequest, Watch
-from finetune_trainer.training.recording import read_record
-from finetune_trainer.training.stage import _build_trainer, train
-from finetune_trainer.workspace import WorkspaceLayout, read_marker, write_json_atomically
+from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch
+from finetune_trainer.stages.train.stage import _build_trainer, train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
 

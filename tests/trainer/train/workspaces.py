@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from finetune_trainer.contract import RunSpec
-from finetune_trainer.tensorfile import read_header
-from finetune_trainer.workspace import WorkspaceLayout, write_json_atomically, write_marker
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically, write_marker
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (

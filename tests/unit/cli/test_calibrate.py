@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from finetune_cli.__main__ import EXIT_USAGE, main
-from finetune_cli.calibrate_command import STATIC_TERMS
-from finetune_operator.reporting import estimated
-from finetune_operator.sizing.calibration import NO_CALIBRATION, parse_calibration
+from finetune_cli.calibrate import STATIC_TERMS
 from finetune_operator.sizing.decision import decide_training
-from finetune_operator.sizing.terms import Phase
+from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
+from finetune_operator.sizing.memory.terms import Phase
+from finetune_operator.status.reporting import estimated
 
 from tests.unit.sizing.sizing_jobs import fits, on_node, product, question
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from finetune_cli.devices import choose_device
+from finetune_cli.run.devices import choose_device
 
 
 def test_auto_without_a_driver_is_the_cpu_and_says_so(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from finetune_cli.__main__ import EXIT_USAGE, main
 from finetune_cli.errors import UsageError
-from finetune_cli.local import LocalFolders, places, run_locally, secret_environment
 from finetune_cli.manifests import read_manifests
-from finetune_operator.model import FineTuneJobSpec
+from finetune_cli.run.local import LocalFolders, places, run_locally, secret_environment
+from finetune_operator.api.spec import FineTuneJobSpec
 from jsonschema import Draft202012Validator
 
 REPOSITORY = Path(__file__).resolve().parents[3]

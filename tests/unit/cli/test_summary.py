@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from finetune_cli.summary import summarise
+from finetune_cli.run.summary import summarise
 
 FIXTURES = Path(__file__).resolve().parents[3] / "contract" / "fixtures"
 

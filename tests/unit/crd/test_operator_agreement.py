@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
-from finetune_operator.endings import Ending
-from finetune_operator.model import FineTuneJobSpec
-from finetune_operator.observation import JobRecord
-from finetune_operator.planning import make_plan
-from finetune_operator.reasons import Reason, ReasonClass
-from finetune_operator.result import MergeResult, PrepareResult, Progress, TrainResult
-from finetune_operator.sources import AZURE_URI, ENDPOINT, GCS_URI, S3_URI
-from finetune_operator.stages import Stage
-from finetune_operator.status import StatusDraft
+from finetune_operator.api.reasons import Reason, ReasonClass
+from finetune_operator.api.sources import AZURE_URI, ENDPOINT, GCS_URI, S3_URI
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
+from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.outcomes import Ending
+from finetune_operator.sizing.planning import make_plan
+from finetune_operator.status.draft import StatusDraft
 
 from tests.unit.crd.schema import Schema, root_schema, strict_json_schema, walk
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator.actions import (
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage, child_name
+from finetune_operator.cluster.node_store import Inventory
+from finetune_operator.contract.result import Progress
+from finetune_operator.lifecycle.actions import (
     CreateClaim,
     CreateJob,
     Decision,
@@ -17,15 +20,20 @@ from finetune_operator.actions import (
     DeletePod,
     SuspendJob,
 )
-from finetune_operator.claims import JobVolumes
-from finetune_operator.gpu_store import Inventory
-from finetune_operator.lifecycle import decide
-from finetune_operator.nodes import NodeRecord, project_node
-from finetune_operator.observation import ChildJob, Claim, ContainerEnd, JobRecord, Observation, Pod, Refusal
-from finetune_operator.result import Progress
+from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.observation import (
+    ChildJob,
+    Claim,
+    ContainerEnd,
+    JobRecord,
+    Observation,
+    Pod,
+    Refusal,
+)
+from finetune_operator.placement.claims import JobVolumes
 from finetune_operator.settings import Settings, TrainerSettings
-from finetune_operator.sizing.catalogue import GpuProfile
-from finetune_operator.stages import PLACEMENT_ANNOTATION, Stage, child_name
+from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
+from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 NOW = datetime(2026, 11, 24, 9, 0, 0, tzinfo=UTC)
 UID = "0c7a3f52-6f0e-4a53-9a5f-8c1d2b3e4f50"

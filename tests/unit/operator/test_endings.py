@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from finetune_operator.endings import Ending, judge
-from finetune_operator.reasons import ReasonClass
-from finetune_operator.retry import delay_after
-from finetune_operator.stages import Stage
+from finetune_operator.api.reasons import ReasonClass
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.retry import delay_after
+from finetune_operator.observed.outcomes import Ending, judge
 
 from tests.unit.operator.builders import UID, World, make_failure, make_result
 

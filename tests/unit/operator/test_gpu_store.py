@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.gpu_store import REMEMBERED_DECISIONS, GpuStore
-from finetune_operator.model import FineTuneJobSpec
-from finetune_operator.nodes import NodeRecord
-from finetune_operator.sizing.catalogue import GpuProfile
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.cluster.node_store import REMEMBERED_DECISIONS, GpuStore
 from finetune_operator.sizing.decision import Fits, Question, Refused
-from finetune_operator.sizing.shape import model_shape
+from finetune_operator.sizing.gpus.nodes import NodeRecord
+from finetune_operator.sizing.gpus.profiles import GpuProfile
+from finetune_operator.sizing.memory.shape import model_shape
 
 from tests.unit.operator.builders import CONFIG, make_node, make_spec
 

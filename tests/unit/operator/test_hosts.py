@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from finetune_operator.model import FineTuneJobSpec
-from finetune_operator.quantities import format_bytes, parse_bytes
-from finetune_operator.result import DatasetReport
+from finetune_operator.api.quantities import format_bytes, parse_bytes
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import DatasetReport
 from finetune_operator.sizing.hosts import (
     adapter_parameters,
     may_retry_with_more,
@@ -17,8 +18,7 @@ from finetune_operator.sizing.hosts import (
     stage_host,
     workspace_bytes,
 )
-from finetune_operator.sizing.shape import ModelShape, model_shape
-from finetune_operator.stages import Stage
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,16 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp.web
-from finetune_operator.client import ApiClient
-from finetune_operator.cluster import Cluster
-from finetune_operator.gpu_store import GpuStore
-from finetune_operator.informer import NODE_DELAY, Informer
-from finetune_operator.metrics import OperatorMetrics
-from finetune_operator.observation import Key
-from finetune_operator.ratelimit import TokenBucket
-from finetune_operator.stages import Stage
-from finetune_operator.store import Store
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.informer import NODE_DELAY, Informer
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime.metrics import OperatorMetrics
 from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry
 

@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from finetune_operator.jobs import build_job, build_workspace_claim
-from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.manifests.jobs import build_job, build_workspace_claim
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
-from finetune_operator.stages import Stage
 
 from tests.unit.operator.builders import UID, make_job, make_spec
 

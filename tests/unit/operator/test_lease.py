@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from finetune_operator.cluster.leader_election import Elector, Timing
 from finetune_operator.errors import ApiError, LeaseLostError
-from finetune_operator.lease import Elector, Timing
 
 
 class LeaseServer:

@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_operator.actions import (
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import (
     CreateClaim,
     CreateJob,
     DeleteClaim,
@@ -13,9 +14,8 @@ from finetune_operator.actions import (
     DeletePod,
     SuspendJob,
 )
-from finetune_operator.lifecycle import decide
-from finetune_operator.observation import Refusal
-from finetune_operator.stages import Stage
+from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.observation import Refusal
 
 from tests.unit.operator.builders import (
     MERGE,

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.gpu_store import GpuStore
-from finetune_operator.metrics import GpuCollector, JobCollector, OperatorMetrics
-from finetune_operator.sizing.catalogue import GpuProfile
-from finetune_operator.stages import Stage
-from finetune_operator.store import Store
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.store import Store
+from finetune_operator.runtime.metrics import GpuCollector, JobCollector, OperatorMetrics
+from finetune_operator.sizing.gpus.profiles import GpuProfile
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.unit.operator.builders import TRAIN, UID, World, make_inventory, make_node

@@ -2,8 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.observation import key_of, project_child, project_claim, project_job, project_pod
-from finetune_operator.stages import Stage
+from finetune_operator.api.stages import Stage
+from finetune_operator.observed.observation import (
+    key_of,
+    project_child,
+    project_claim,
+    project_job,
+    project_pod,
+)
 
 CREATED = "2026-11-24T09:00:00Z"
 

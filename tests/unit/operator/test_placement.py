@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.nodes import HOSTNAME, NodeRecord
-from finetune_operator.placement import (
+from finetune_operator.placement.constraints import (
     NODE_LOCAL_PROVISIONERS,
     ZONELESS_PROVISIONERS,
     Expand,
@@ -21,8 +20,9 @@ from finetune_operator.placement import (
     volume_problem,
     workspace_size,
 )
-from finetune_operator.sizing.gpus import Gpu, Offer
-from finetune_operator.topology import Requirement, StorageClass, VolumeRecord, matches
+from finetune_operator.placement.storage import Requirement, StorageClass, VolumeRecord, matches
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
 
 ZONE = "topology.kubernetes.io/zone"
 GIB = 2**30

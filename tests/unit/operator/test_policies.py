@@ -8,17 +8,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_operator.checks import check
+from finetune_operator.api.reasons import ReasonClass, classify_trainer_reason
+from finetune_operator.api.spec import FineTuneJobSpec, Lifecycle, spec_hash
+from finetune_operator.api.stages import Stage
+from finetune_operator.api.validation import check
 from finetune_operator.errors import InvalidSpecError, SettingsError
-from finetune_operator.model import FineTuneJobSpec, Lifecycle, spec_hash
-from finetune_operator.planning import make_plan
-from finetune_operator.reasons import ReasonClass, classify_trainer_reason
-from finetune_operator.reporting import starting, updated
-from finetune_operator.retention import child_expiry, keeps_workspace
-from finetune_operator.retry import backoff, delay_after
+from finetune_operator.lifecycle.retention import child_expiry, keeps_workspace
+from finetune_operator.lifecycle.retry import backoff, delay_after
 from finetune_operator.settings import load_settings, parse_settings
-from finetune_operator.stages import Stage
-from finetune_operator.transitions import transitions
+from finetune_operator.sizing.planning import make_plan
+from finetune_operator.status.events import transitions
+from finetune_operator.status.reporting import starting, updated
 
 from tests.unit.operator.builders import NOW, PREPARE, World, make_progress, make_spec
 

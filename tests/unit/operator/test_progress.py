@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 from aiohttp import web
-from finetune_operator.gpu_store import GpuStore
-from finetune_operator.observation import Key
-from finetune_operator.progress import HttpFetcher, ProgressPoller
-from finetune_operator.stages import Stage
-from finetune_operator.store import Store
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.progress_poller import HttpFetcher, ProgressPoller
+from finetune_operator.cluster.store import Store
+from finetune_operator.observed.observation import Key
 
 from tests.unit.operator.builders import World, make_job, make_progress
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.observation import ChildJob
-from finetune_operator.stages import Stage
+from finetune_operator.api.stages import Stage
+from finetune_operator.observed.observation import ChildJob
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

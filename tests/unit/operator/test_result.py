@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import MAXIMUM_PROGRESS_BYTES, clean_text, parse_progress, parse_result
 from finetune_operator.errors import MalformedDocumentError
-from finetune_operator.result import MAXIMUM_PROGRESS_BYTES, clean_text, parse_progress, parse_result
-from finetune_operator.stages import Stage
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import aiohttp
 import kopf
 import pytest
-from finetune_operator.client import load_configuration
+from finetune_operator.app import Operator
+from finetune_operator.cluster.client import load_configuration
+from finetune_operator.cluster.watches import build_settings, connection_info
 from finetune_operator.errors import SettingsError
-from finetune_operator.handlers import build_settings, connection_info
-from finetune_operator.logs import JsonFormatter
-from finetune_operator.process import Operator
+from finetune_operator.runtime.http_server import health_application, metrics_application
+from finetune_operator.runtime.logs import JsonFormatter
 from finetune_operator.settings import parse_settings
-from finetune_operator.web import health_application, metrics_application
 from prometheus_client import CollectorRegistry, Gauge
 
 SOURCE = Path(__file__).parents[3] / "operator" / "src"

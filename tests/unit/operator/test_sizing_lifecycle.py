@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_operator.actions import CreateJob, SuspendJob
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import CreateJob, SuspendJob
 from finetune_operator.settings import Settings
-from finetune_operator.sizing.catalogue import GpuProfile
-from finetune_operator.stages import Stage
+from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 from tests.unit.operator.builders import (
     CONFIG,

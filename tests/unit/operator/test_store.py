@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.gpu_store import GpuStore
-from finetune_operator.observation import ChildJob, Pod
-from finetune_operator.stages import Stage
-from finetune_operator.store import Store
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.store import Store
+from finetune_operator.observed.observation import ChildJob, Pod
 
 from tests.unit.operator.builders import NOW, UID, World, make_job, make_progress
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.nodes import HOSTNAME
-from finetune_operator.sizing.gpus import Gpu, Offer
-from finetune_operator.topology import (
+from finetune_operator.placement.storage import (
     Requirement,
     StorageClass,
     class_of,
@@ -18,6 +16,8 @@ from finetune_operator.topology import (
     project_volume,
     reachable,
 )
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.nodes import HOSTNAME
 from hypothesis import given
 from hypothesis import strategies as st
 

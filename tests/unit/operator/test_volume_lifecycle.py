@@ -6,12 +6,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.actions import CreateClaim, DeleteClaim, ExpandClaim
-from finetune_operator.claims import JobVolumes, MountedClaim
-from finetune_operator.lifecycle import decide
-from finetune_operator.quantities import parse_bytes
-from finetune_operator.stages import Stage
-from finetune_operator.topology import StorageClass, VolumeRecord, project_storage_class, project_volume
+from finetune_operator.api.quantities import parse_bytes
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import CreateClaim, DeleteClaim, ExpandClaim
+from finetune_operator.lifecycle.decide import decide
+from finetune_operator.placement.claims import JobVolumes, MountedClaim
+from finetune_operator.placement.storage import (
+    StorageClass,
+    VolumeRecord,
+    project_storage_class,
+    project_volume,
+)
 
 from tests.unit.operator.builders import (
     CONFIG,

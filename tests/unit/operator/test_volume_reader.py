@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp.web
-from finetune_operator.client import ApiClient
-from finetune_operator.cluster import Cluster
-from finetune_operator.observation import Claim
-from finetune_operator.ratelimit import TokenBucket
-from finetune_operator.volume_reader import VolumeReader
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.volume_reader import VolumeReader
+from finetune_operator.observed.observation import Claim
 from kubernetes.aio.client import Configuration
 
 from tests.unit.operator.builders import UID, World, make_job, make_spec

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from finetune_operator.ratelimit import TokenBucket
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.workqueue import WorkQueue
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_operator.nodes import NodeRecord, project_node
+from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 
 GIB = 2**30
 MIB = 2**20

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_operator.model import FineTuneJobSpec
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.decision import Fits, Question, Refused
-from finetune_operator.sizing.gpus import Gpu, Offer
-from finetune_operator.sizing.products import find_product
-from finetune_operator.sizing.shape import ModelShape, model_shape
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.products import find_product
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
 
 CONFIGS = Path(__file__).parent / "configs"
 RESOURCE = "nvidia.com/gpu"

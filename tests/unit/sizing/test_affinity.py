@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from finetune_operator.nodes import HOSTNAME, NodeRecord
-from finetune_operator.sizing.affinity import node_affinity, zones
-from finetune_operator.sizing.catalogue import parse_gpu_profiles
-from finetune_operator.sizing.gpus import Offer
-from finetune_operator.sizing.inventory import offers
+from finetune_operator.sizing.gpus.affinity import node_affinity, zones
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
+from finetune_operator.sizing.gpus.offers import offers
+from finetune_operator.sizing.gpus.profiles import parse_gpu_profiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from finetune_operator.sizing.catalogue import GpuProfileError, parse_gpu_profiles
-from finetune_operator.sizing.inventory import eligible, offers
-from finetune_operator.sizing.products import find_product
+from finetune_operator.sizing.gpus.offers import eligible, offers
+from finetune_operator.sizing.gpus.products import find_product
+from finetune_operator.sizing.gpus.profiles import GpuProfileError, parse_gpu_profiles
 
 from tests.unit.sizing.gpu_nodes import MIB
 

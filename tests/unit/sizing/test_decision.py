@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from finetune_operator.planning import make_plan
 from finetune_operator.sizing.decision import SHORTEST_LENGTH, decide_training, smallest_product
-from finetune_operator.sizing.gpus import Gpu
-from finetune_operator.sizing.products import PRODUCTS
+from finetune_operator.sizing.gpus.gpu import Gpu
+from finetune_operator.sizing.gpus.products import PRODUCTS
+from finetune_operator.sizing.planning import make_plan
 
 from tests.unit.sizing.sizing_jobs import fits, make_spec, on_node, product, question, refused, sized
 

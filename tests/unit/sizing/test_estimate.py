@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetune_operator.sizing.calibration import Calibration
-from finetune_operator.sizing.estimate import estimate
-from finetune_operator.sizing.families import FAMILIES
-from finetune_operator.sizing.gpus import Gpu
-from finetune_operator.sizing.shape import ModelShape, model_shape
-from finetune_operator.sizing.stack import DEFAULT_STACK, StackProfile
-from finetune_operator.sizing.terms import Phase
-from finetune_operator.sizing.training_plan import TrainingPlan
+from finetune_operator.sizing.gpus.gpu import Gpu
+from finetune_operator.sizing.memory.calibration import Calibration
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.families import FAMILIES
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
+from finetune_operator.sizing.memory.terms import Phase
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.model import Toleration
-from finetune_operator.nodes import HAMI_REGISTER, NodeRecord
-from finetune_operator.sizing.gpus import Offer
-from finetune_operator.sizing.inventory import eligible, gpu_taint_keys, offers
+from finetune_operator.api.spec import Toleration
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, NodeRecord
+from finetune_operator.sizing.gpus.offers import eligible, gpu_taint_keys, offers
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,8 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from finetune_operator.model import Training
-from finetune_operator.sizing.estimate import estimate
+from finetune_operator.api.spec import Training
 from finetune_operator.sizing.ladder import (
     FIXED_CHECKPOINTING,
     FIXED_MICRO_BATCH,
@@ -18,8 +17,9 @@ from finetune_operator.sizing.ladder import (
     rungs,
     training_plan,
 )
-from finetune_operator.sizing.shape import ModelShape, model_shape
-from finetune_operator.sizing.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

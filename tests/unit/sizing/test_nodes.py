@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from finetune_operator.nodes import HAMI_REGISTER, project_node
+from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, project_node
 from hypothesis import given
 from hypothesis import strategies as st
 

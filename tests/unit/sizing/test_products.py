@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from finetune_operator.sizing.product_table import TABLE
-from finetune_operator.sizing.products import (
+from finetune_operator.sizing.gpus.product_table import TABLE
+from finetune_operator.sizing.gpus.products import (
     PRODUCTS,
     find_product,
     match_product,

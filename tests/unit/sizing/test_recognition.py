@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from finetune_operator.nodes import HAMI_REGISTER, NodeRecord
-from finetune_operator.sizing.gpus import Offer
-from finetune_operator.sizing.inventory import eligible, offers
-from finetune_operator.sizing.products import find_product
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, NodeRecord
+from finetune_operator.sizing.gpus.offers import eligible, offers
+from finetune_operator.sizing.gpus.products import find_product
 
 from tests.unit.sizing.gpu_nodes import GIB, MIB, gfd, node, nvidia
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_operator.sizing.families import FAMILIES
-from finetune_operator.sizing.shape import ModelShape, ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.families import FAMILIES
+from finetune_operator.sizing.memory.shape import ModelShape, ShapeUnknownError, model_shape
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM

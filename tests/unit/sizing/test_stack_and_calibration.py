@@ -4,9 +4,14 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from finetune_operator.sizing.calibration import NO_CALIBRATION, Run, fit_calibration, parse_calibration
-from finetune_operator.sizing.profile import ProfileError, member
-from finetune_operator.sizing.stack import DEFAULT_STACK, StackProfile, parse_stack
+from finetune_operator.sizing.memory.calibration import (
+    NO_CALIBRATION,
+    Run,
+    fit_calibration,
+    parse_calibration,
+)
+from finetune_operator.sizing.memory.profile import ProfileError, member
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from finetune_operator.sizing.gpus import Gpu, Version
-from finetune_operator.sizing.products import find_product
-from finetune_operator.sizing.stack import DEFAULT_STACK, StackProfile
+from finetune_operator.sizing.gpus.gpu import Gpu, Version
+from finetune_operator.sizing.gpus.products import find_product
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
 from finetune_operator.sizing.support import unsupported
 
 STACK = StackProfile(name="stack", minimum_compute_capability=(8, 0), cuda_version=(13, 2))

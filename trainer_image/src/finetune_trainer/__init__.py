@@ -1,0 +1,1 @@
+"""The trainer: one image with the stages prepare, train and merge."""

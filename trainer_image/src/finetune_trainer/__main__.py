@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.clock import rfc3339, utc_now
-from finetune_trainer.contract import RunSpec, read_run_spec
+from finetune_trainer.contract.exit_codes import ExitCode
+from finetune_trainer.contract.result import Outcome, encode_result, result_document
+from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
+from finetune_trainer.contract.timestamps import rfc3339, utc_now
+from finetune_trainer.cpu import limit_threads, usable_processors
 from finetune_trainer.errors import StageError
-from finetune_trainer.execution import STAGES, peak_memory_bytes, raise_on_termination, run_stage
-from finetune_trainer.exitcodes import ExitCode
-from finetune_trainer.kernels import compile_kernels, use_shipped_kernels
-from finetune_trainer.logs import LogTail, add_log_file, configure_logging
-from finetune_trainer.processors import limit_threads, usable_processors
-from finetune_trainer.redaction import Redactor, secrets_of
-from finetune_trainer.result import Outcome, encode_result, result_document
-from finetune_trainer.telemetry import Identity, Reporter
-from finetune_trainer.workspace import WorkspaceLayout
+from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
+from finetune_trainer.runner import STAGES, peak_memory_bytes, raise_on_termination, run_stage
+from finetune_trainer.telemetry.logs import LogTail, add_log_file, configure_logging
+from finetune_trainer.telemetry.redaction import Redactor, secrets_of
+from finetune_trainer.telemetry.reporter import Identity, Reporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
 
 _log = logging.getLogger("finetune_trainer")
 _DEFAULT_TERMINATION_MESSAGE = Path("/dev/termination-log")
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> ExitCode:
     use_shipped_kernels(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if options.command == "masks":
-        from finetune_trainer.data.listing import list_masks  # noqa: PLC0415 -- brings in transformers
+        from finetune_trainer.data.dataset.listing import list_masks  # noqa: PLC0415 -- brings in transformers
 
         listed: ExitCode = list_masks(
             options.tokenizer, options.dataset, options.maximum_length, options.reasoning, options.format
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> ExitCode:
         document = _stage(options.command, run, redact, tail, options.termination_message)
         code = ExitCode(document.pop("code"))
         if getattr(options, "rows", False):
-            from finetune_trainer.prepare import print_proven_rows  # noqa: PLC0415 -- brings in transformers
+            from finetune_trainer.stages.prepare.stage import print_proven_rows  # noqa: PLC0415 -- brings in transformers
 
             print_proven_rows(run)
         return code

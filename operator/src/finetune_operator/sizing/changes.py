@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from finetune_operator.model import Training
+from finetune_operator.api.spec import Training
 from finetune_operator.sizing.ladder import Needs, RightSize, Rung, divisors, rungs
 
 SMALLEST_LENGTH = 64

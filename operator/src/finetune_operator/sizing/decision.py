@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune_operator.model import FineTuneJobSpec
-from finetune_operator.planning import Choice, Device
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing import refusal
-from finetune_operator.sizing.calibration import NO_CALIBRATION, Calibration
 from finetune_operator.sizing.changes import Change, smallest_change
-from finetune_operator.sizing.estimate import estimate
 from finetune_operator.sizing.explanation import explain
-from finetune_operator.sizing.gpus import Gpu, Offer
-from finetune_operator.sizing.inventory import eligible
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.offers import eligible
+from finetune_operator.sizing.gpus.products import PRODUCTS
 from finetune_operator.sizing.ladder import Needs, Rung, rungs
-from finetune_operator.sizing.products import PRODUCTS
-from finetune_operator.sizing.shape import ModelShape
-from finetune_operator.sizing.stack import DEFAULT_STACK, StackProfile
+from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import ModelShape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
+from finetune_operator.sizing.memory.terms import Estimate
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_operator.sizing.planning import Choice, Device
 from finetune_operator.sizing.support import unsupported
-from finetune_operator.sizing.terms import Estimate
-from finetune_operator.sizing.training_plan import TrainingPlan
 
 SHORTEST_LENGTH = 16
 """Tokens: the least that `training.maximumLength` may be. A job that does not fit with rows of it never will,

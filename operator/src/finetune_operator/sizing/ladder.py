@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
 
-from finetune_operator.model import Training
-from finetune_operator.sizing.terms import Estimate
-from finetune_operator.sizing.training_plan import TrainingPlan
+from finetune_operator.api.spec import Training
+from finetune_operator.sizing.memory.terms import Estimate
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 RightSize = Literal["Allow", "Forbid"]
 Needs = Callable[[TrainingPlan], Estimate]

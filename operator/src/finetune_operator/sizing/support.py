@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.sizing.gpus import Gpu, Version
-from finetune_operator.sizing.stack import StackProfile
+from finetune_operator.sizing.gpus.gpu import Gpu, Version
+from finetune_operator.sizing.memory.stack import StackProfile
 
 
 def unsupported(gpu: Gpu, stack: StackProfile) -> str | None:

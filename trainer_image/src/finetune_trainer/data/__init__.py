@@ -1,0 +1,1 @@
+"""From bytes to labels: rows, conversations, chat templates, masks, dataset."""

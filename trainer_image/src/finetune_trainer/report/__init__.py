@@ -1,0 +1,1 @@
+"""The dataset report: statistics, warnings and the HTML page."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_trainer.contract import Thresholds
+from finetune_trainer.contract.result import shorten
+from finetune_trainer.contract.run_spec import Thresholds
+from finetune_trainer.data.rows.excerpts import excerpt, middle_cut
 from finetune_trainer.report.content import learn_shape
+from finetune_trainer.report.coverage import TargetIndex
 from finetune_trainer.report.languages import language_mix
-from finetune_trainer.report.likeness import TargetIndex
-from finetune_trainer.report.nearness import exact_pairs, find_near_copies
+from finetune_trainer.report.near_duplicates import exact_pairs, find_near_copies
 from finetune_trainer.report.prompts import Frame, TextReader, row_hashes, supervised_counts
 from finetune_trainer.report.statistics import (
     Answers,
@@ -32,10 +34,8 @@ from finetune_trainer.report.statistics import (
 )
 from finetune_trainer.report.table import ROWS_BETWEEN_RELEASES, TokenTable
 from finetune_trainer.report.targets import read_target_prompts
-from finetune_trainer.report.text import excerpt, middle_cut
 from finetune_trainer.report.warnings import DatasetWarning, dataset_warnings
 from finetune_trainer.report.words import mean_nearest_similarity, words_and_pairs
-from finetune_trainer.result import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from finetune_trainer.data.report import DatasetReport
+    from finetune_trainer.data.dataset.counts import DatasetReport
     from finetune_trainer.report.content import Shape
 
 SAMPLED_ROWS = 2000

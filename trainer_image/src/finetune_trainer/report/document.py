@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune_trainer.data.report import DatasetReport
+    from finetune_trainer.data.dataset.counts import DatasetReport
     from finetune_trainer.report.analysis import Analysis
 
 VERSION = 1

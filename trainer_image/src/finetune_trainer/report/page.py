@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 
-from finetune_trainer.report.text import percent, visible
+from finetune_trainer.data.rows.excerpts import percent, visible
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numba
 import numpy as np
 
-from finetune_trainer.data.example import IGNORED
-from finetune_trainer.data.grammar import sentinel
-from finetune_trainer.data.rows import RowRefused
+from finetune_trainer.data.masking.example import IGNORED
+from finetune_trainer.data.masking.grammar import sentinel
+from finetune_trainer.data.rows.refusal import RowRefused
 from finetune_trainer.report.content import Shape, behind_opening, first_answer, mix, user_text
 from finetune_trainer.report.table import TableView, TokenTable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from finetune_trainer.data.template import ChatTemplate
+    from finetune_trainer.data.chat_template.template import ChatTemplate
 
 # What is compared of a longer prompt.
 _PROMPT_TOKENS = 4096

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from finetune_trainer.data.report import DatasetReport
+    from finetune_trainer.data.dataset.counts import DatasetReport
 
 _BINS = 24
 BITS_PER_TOKEN = 1.0

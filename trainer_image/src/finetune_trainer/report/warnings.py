@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.data.rows.excerpts import percent
 from finetune_trainer.report.statistics import share
-from finetune_trainer.report.text import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract import Thresholds
+    from finetune_trainer.contract.run_spec import Thresholds
     from finetune_trainer.report.statistics import Statistics
 
 _LEAST_DETERMINED = 20

@@ -1,0 +1,1 @@
+"""Fetching data and models from URLs, hubs, object stores and volumes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune_trainer.contract import ObjectStoreSource
+from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.subject import Subject
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.contract import (
+from finetune_trainer.contract.run_spec import (
     DatasetSource,
     FileSource,
     HubDatasetSource,
     ObjectStoreSource,
     UrlSource,
 )
-from finetune_trainer.contract import Limits as RunLimits
+from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.files import require_file
 from finetune_trainer.sources.http import Limits, OnBytes, download
+from finetune_trainer.sources.local_file import require_file
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def fetch_dataset(
         return Fetched((target,), download(url, target, limits, on_bytes, reuse=True))
     # The clients below take up to a second to import; a job needs one at most.
     if isinstance(source, ObjectStoreSource):
-        from finetune_trainer.sources.objectstore import download_object  # noqa: PLC0415
+        from finetune_trainer.sources.object_store import download_object  # noqa: PLC0415
 
         return Fetched((target,), download_object(source, target, limits, on_bytes, environment))
     assert isinstance(source, HubDatasetSource)  # noqa: S101 -- for the type checker: no kind is left

@@ -22,10 +22,10 @@ import httpx
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.addresses import GuardedNetwork, is_public
-from finetune_trainer.sources.answers import PREFIX_BYTES, Action, Verdict, judge
-from finetune_trainer.sources.codings import coding_of, decode_beginning, decode_file
-from finetune_trainer.sources.location import InvalidLocationError, Location
-from finetune_trainer.sources.partial import PartialFile, Version
+from finetune_trainer.sources.content_encoding import coding_of, decode_beginning, decode_file
+from finetune_trainer.sources.partial_download import PartialFile, Version
+from finetune_trainer.sources.responses import PREFIX_BYTES, Action, Verdict, judge
+from finetune_trainer.sources.url import InvalidLocationError, Location
 
 __all__ = ["TRIES", "Limits", "download", "is_public"]
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.http import PAUSES_SECONDS, TRIES, OnBytes
 from finetune_trainer.sources.subject import DATASET, Subject
-from finetune_trainer.workspace import write_json_atomically
+from finetune_trainer.workspace.layout import write_json_atomically
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _ANSWER_SECONDS = 10

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from finetune_trainer.contract import HubDatasetSource
+from finetune_trainer.contract.run_spec import HubDatasetSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.http import Limits, OnBytes
 from finetune_trainer.sources.hub import HubRepository

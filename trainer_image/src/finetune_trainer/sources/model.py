@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.digests import sampled_digest
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.workspace.digests import sampled_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

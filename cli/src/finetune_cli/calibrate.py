@@ -1,0 +1,151 @@
+"""`finetune calibrate`: the chart's `calibration` value from what finished runs measured."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration, Run, fit_calibration
+from pydantic.alias_generators import to_camel
+
+from finetune_cli.errors import UsageError
+from finetune_cli.kubectl import kubectl_get
+from finetune_cli.manifests import read_documents
+
+DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with what their runs measured, and print the
+chart's calibration value. At least three runs of one stack profile are needed, estimated without a calibration. Without
+files, the jobs are those of the cluster (kubectl get finetunejobs -A)."""
+
+STATIC_TERMS = frozenset(
+    [
+        "layer weights",
+        "quantisation constants",
+        "embedding",
+        "output head",
+        "norms and biases",
+        "adapter",
+        "gradients",
+        "optimiser states",
+    ]
+)
+"""Terms of an estimate that the batch does not change."""
+
+
+def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `finetune calibrate`."""
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="output of kubectl get finetunejobs -o json or yaml; - is stdin",
+    )
+    parser.add_argument("--context", help="context of the kubeconfig whose jobs are asked for")
+    parser.add_argument("--stack", help="only runs of this stack profile, where there are several")
+    parser.add_argument("--version", help="name of the calibration (default: a digest of the runs)")
+
+
+def calibrate(options: argparse.Namespace, output: TextIO) -> int:
+    """Print a calibration. Raises UsageError where there are too few runs or runs of several stack profiles."""
+    jobs = _jobs(options)
+    found = [(stack, run) for job in jobs for stack, run in measured_runs(job)]
+    stacks = sorted({stack for stack, _ in found})
+    if options.stack is None and len(stacks) > 1:
+        raise UsageError(
+            f"the runs must be of one stack profile, found {', '.join(stacks)}; choose one with --stack"
+        )
+    runs = [run for stack, run in found if options.stack in {None, stack}]
+    version = options.version or f"runs-{len(runs)}-{_digest(runs)}"
+    try:
+        fitted = fit_calibration(runs, version)
+    except ValueError as error:
+        raise UsageError(
+            f"{error} among {len(jobs)} FineTuneJobs; a run counts once TRAIN has succeeded on a GPU, its status holds "
+            "estimate and measurement, and the estimate was made without a calibration"
+        ) from error
+    print(f"# {len(runs)} runs of {options.stack or stacks[0]}: a value of the chart", file=output)
+    print(yaml.safe_dump({"calibration": as_document(fitted)}, sort_keys=False), end="", file=output)
+    return 0
+
+
+def as_document(calibration: Calibration) -> dict[str, Any]:
+    """The calibration as parse_calibration reads it."""
+    return {to_camel(name): value for name, value in asdict(calibration).items() if value is not None}
+
+
+def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
+    """The finished runs of a job with the name of their stack profile.
+
+    A run is an attempt of TRAIN that succeeded and measured a GPU. The estimate is that of `status.plan`; one that a
+    calibration had already corrected would be corrected twice.
+    """
+    status = _mapping(job.get("status"))
+    plan = _mapping(status.get("plan"))
+    estimate = _mapping(plan.get("memory"))
+    terms = [_mapping(term) for term in estimate.get("terms") or ()]
+    static = sum(
+        _size(term, "bytes")
+        for term in terms
+        if term.get("name") in STATIC_TERMS and term.get("phase") == estimate.get("bottleneck")
+    )
+    if plan.get("calibration") != NO_CALIBRATION.version or not static:
+        return
+    for attempt in map(_mapping, status.get("attempts") or ()):
+        memory = _mapping(attempt.get("memory"))
+        if attempt.get("stage") != "Train" or attempt.get("outcome") != "Succeeded":
+            continue
+        if not _size(memory, "allocatedBytes") or not _size(memory, "reservedBytes"):
+            continue
+        yield (
+            str(plan.get("stack")),
+            Run(
+                estimated_peak=_size(estimate, "peakBytes"),
+                estimated_static=static,
+                estimated_device=_size(estimate, "deviceBytes"),
+                measured_allocated=_size(memory, "allocatedBytes"),
+                measured_reserved=_size(memory, "reservedBytes"),
+                measured_device=_size(memory, "deviceBytes") or None,
+            ),
+        )
+
+
+def _jobs(options: argparse.Namespace) -> list[Mapping[str, Any]]:
+    if options.files and options.context is not None:
+        raise UsageError("the jobs must come from one place, found files and --context")
+    if not options.files:
+        remedy = "or give the jobs as files"
+        return list(_items([kubectl_get(["finetunejobs", "-A"], options.context, remedy)]))
+    documents = [
+        document
+        for name in options.files
+        for document in (yaml.safe_load_all(sys.stdin.read()) if name == "-" else read_documents(Path(name)))
+    ]
+    return list(_items(documents))
+
+
+def _items(documents: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """The FineTuneJobs of lists and single documents."""
+    for document in documents:
+        items = document.get("items") if isinstance(document, Mapping) else None
+        for item in items if isinstance(items, list) else [document]:
+            if isinstance(item, Mapping) and item.get("kind") == "FineTuneJob":
+                yield item
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _size(values: Mapping[str, Any], name: str) -> int:
+    """A size in bytes, 0 where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _digest(runs: Iterable[Run]) -> str:
+    return hashlib.sha256(repr(sorted(map(repr, runs))).encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""`finetune plan`: what a job would be given, and why."""

@@ -1,0 +1,114 @@
+"""`finetune plan`: whether a job fits, where and why, before anything is applied."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from finetune_operator.api.spec import FineTuneJobSpec, Resources
+from finetune_operator.sizing.decision import Question, decide_training
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.offers import offers
+from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
+from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
+
+from finetune_cli.errors import UsageError
+from finetune_cli.kubectl import kubectl_get
+from finetune_cli.plan import inputs
+from finetune_cli.plan.document import document, unknown_model
+from finetune_cli.plan.table import style_of, table
+from finetune_cli.run.local import LocalFolders
+
+EXIT_FITS = 0
+EXIT_DOES_NOT_FIT = 2
+
+
+def plan(options: argparse.Namespace, output: TextIO) -> int:
+    """Print the plan of a job and return the exit code.
+
+    Raises UsageError or InvalidSpecError where the request is wrong.
+    """
+    answer = _answer(options)
+    if options.json:
+        print(json.dumps(answer, indent=2), file=output)
+    else:
+        print(table(answer, style_of(output)), end="", file=output)
+    return EXIT_FITS if answer["fits"] else EXIT_DOES_NOT_FIT
+
+
+def _answer(options: argparse.Namespace) -> dict[str, Any]:
+    file = _file(options)
+    spec = inputs.read_spec(file, options.name, options.settings)
+    stack = DEFAULT_STACK
+    if options.stack is not None:
+        stack = inputs.read_mapping(options.stack, "trainer.stackProfile", parse_stack)
+    calibration = NO_CALIBRATION
+    if options.calibration is not None:
+        calibration = inputs.read_mapping(options.calibration, "calibration", parse_calibration)
+    folders = LocalFolders(options.volumes.resolve(), dict(options.volume), options.volumes.resolve())
+    config = inputs.read_config(options.model, spec, folders, from_file=file is not None)
+    gpus = _gpus(options, spec, stack)
+    try:
+        shape = model_shape(config)
+    except ShapeUnknownError as error:
+        return unknown_model(str(error), stack, calibration)
+    length, reason = _length(options.longest_row, spec)
+    question = Question(gpus.spec, shape, length, stack, calibration, device="cuda", length_reason=reason)
+    return document(question, decide_training(question, gpus.offers))
+
+
+@dataclass(frozen=True)
+class _Gpus:
+    """What is offered, and the spec as far as it chooses among it."""
+
+    spec: FineTuneJobSpec
+    offers: tuple[Offer, ...]
+
+
+def _file(options: argparse.Namespace) -> Any:
+    if options.file is not None and options.filename is not None:
+        raise UsageError(f"must have one file, found {options.file} and {options.filename}")
+    return options.file if options.file is not None else options.filename
+
+
+def _length(longest: int | None, spec: FineTuneJobSpec) -> tuple[int, str]:
+    """Tokens of the longest row that is trained on, and where the number comes from."""
+    maximum = spec.training.maximum_length
+    if longest is None:
+        return maximum, "training.maximumLength: no row is longer; --longest-row says how long they are"
+    if longest < 1:
+        raise UsageError(f"--longest-row must be a number of tokens above 0, found {longest}")
+    if longest > maximum:
+        return maximum, f"training.maximumLength: the row of {longest} tokens is longer"
+    return longest, "--longest-row"
+
+
+def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile) -> _Gpus:
+    """The offers that the options name, else those of the cluster."""
+    resource = spec.resources.gpu_resource_name
+    named = bool(options.gpu) or options.gpu_memory is not None
+    listed = options.nodes is not None or options.profiles is not None
+    if named and (listed or options.context is not None):
+        raise UsageError(
+            "--gpu and --gpu-memory name the GPUs, so --nodes, --profiles and --context must be absent"
+        )
+    if named:
+        # A GPU that is only named has no labels and no taints that a node selector could speak of.
+        anywhere = Resources(gpu_resource_name=resource, right_size=spec.resources.right_size)
+        return _Gpus(
+            spec.model_copy(update={"resources": anywhere}),
+            inputs.named_offers(options.gpu, options.gpu_memory, resource, stack),
+        )
+    if options.nodes is not None and options.context is not None:
+        raise UsageError("the nodes must come from one place, found --nodes and --context")
+    nodes = [] if options.nodes is None else inputs.read_nodes(options.nodes)
+    if options.context is not None or not listed:
+        answer = kubectl_get(
+            ["nodes"], options.context, "name the GPUs with --gpu, --nodes or --profiles instead"
+        )
+        nodes = inputs.nodes_of(answer, "kubectl get nodes")
+    profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)
+    return _Gpus(spec, offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing))

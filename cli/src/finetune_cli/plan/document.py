@@ -1,0 +1,149 @@
+"""The answer of `finetune plan` as JSON: contract/plan.schema.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.sizing.changes import Change
+from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.memory.calibration import Calibration
+from finetune_operator.sizing.memory.shape import ModelShape
+from finetune_operator.sizing.memory.stack import StackProfile
+from finetune_operator.sizing.memory.terms import Estimate
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+
+def document(question: Question, decision: Fits | Refused) -> dict[str, Any]:
+    """What was decided, every size in bytes; of a refused job, what the plan needs that needs the least."""
+    estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
+    return {
+        **(_fitting(decision) if isinstance(decision, Fits) else _refused(decision)),
+        "peakBytes": estimate.peak_bytes,
+        "deviceBytes": estimate.device_bytes,
+        "usableBytes": None if gpu is None else gpu.usable_bytes,
+        "lowBytes": estimate.low_bytes,
+        "highBytes": estimate.high_bytes,
+        "bottleneck": estimate.bottleneck.value,
+        "phases": {phase.value: size for phase, size in estimate.phases.items()},
+        "terms": _terms(estimate),
+        "chosen": _chosen(plan),
+        "gpu": None if gpu is None else _gpu(gpu),
+        "model": _model(question.shape),
+        "stack": _stack(question.stack),
+        "calibration": question.calibration.version,
+    }
+
+
+def unknown_model(message: str, stack: StackProfile, calibration: Calibration) -> dict[str, Any]:
+    """The document of a model whose memory cannot be computed."""
+    nothing = ("peakBytes", "deviceBytes", "usableBytes", "lowBytes", "highBytes", "bottleneck")
+    return {
+        "fits": False,
+        "verdict": "ModelSizeUnknown",
+        "reasons": [message],
+        **dict.fromkeys(nothing),
+        "phases": {},
+        "terms": [],
+        "chosen": None,
+        "choices": [],
+        "gpu": None,
+        "offers": [],
+        "change": None,
+        "smallestGpu": None,
+        "model": None,
+        "stack": _stack(stack),
+        "calibration": calibration.version,
+    }
+
+
+def _fitting(decision: Fits) -> dict[str, Any]:
+    return {
+        "fits": True,
+        "verdict": "Borderline" if decision.borderline else "Fits",
+        "reasons": [f"{choice.name} {choice.value}: {choice.reason}" for choice in decision.choices],
+        "choices": [
+            {"name": choice.name, "value": choice.value, "reason": choice.reason}
+            for choice in decision.choices
+        ],
+        "offers": [_offer(offer) for offer in decision.offers],
+        "change": None,
+        "smallestGpu": None,
+    }
+
+
+def _refused(decision: Refused) -> dict[str, Any]:
+    smallest = decision.smallest
+    return {
+        "fits": False,
+        "verdict": decision.reason,
+        "reasons": [decision.message],
+        "choices": [],
+        "offers": [],
+        "change": None if decision.change is None else _change(decision.change),
+        "smallestGpu": None
+        if smallest is None
+        else {"product": smallest.product, "usableBytes": smallest.usable_bytes},
+    }
+
+
+def _terms(estimate: Estimate) -> list[dict[str, Any]]:
+    return [
+        {"name": term.name, "bytes": term.bytes, "phase": term.phase.value, "formula": term.formula}
+        for term in estimate.terms
+    ]
+
+
+def _chosen(plan: TrainingPlan) -> dict[str, Any]:
+    return {
+        "microBatchSize": plan.micro_batch_size,
+        "gradientAccumulationSteps": plan.gradient_accumulation,
+        "effectiveBatchSize": plan.effective_batch_size,
+        "gradientCheckpointing": plan.gradient_checkpointing,
+        "sequenceLength": plan.sequence_length,
+        "rank": plan.rank,
+        "targetModules": plan.target_modules,
+        "dropout": plan.dropout,
+        "variant": plan.variant,
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    capability = gpu.compute_capability
+    return {
+        "product": gpu.product,
+        "vendor": gpu.vendor,
+        "usableBytes": gpu.usable_bytes,
+        "computeCapability": None if capability is None else f"{capability[0]}.{capability[1]}",
+        "source": gpu.source,
+    }
+
+
+def _offer(offer: Offer) -> dict[str, Any]:
+    return {
+        "product": offer.gpu.product,
+        "node": offer.node,
+        "profile": offer.profile,
+        "count": offer.count,
+        "state": offer.state,
+        "zone": offer.zone,
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    estimate = change.rung.estimate
+    return {
+        "settings": [{"path": setting.path, "value": setting.value} for setting in change.settings],
+        "shortensData": change.shortens_data,
+        "peakBytes": estimate.peak_bytes,
+        "deviceBytes": estimate.device_bytes,
+        "highBytes": estimate.high_bytes,
+    }
+
+
+def _model(shape: ModelShape) -> dict[str, Any]:
+    return {"family": shape.family, "parameters": shape.parameters, "layers": shape.layers}
+
+
+def _stack(stack: StackProfile) -> str:
+    return f"{stack.name} {stack.version}"

@@ -1,0 +1,183 @@
+"""What `finetune plan` reads: the job, the model's shape, the software and the GPUs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.validation import check
+from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
+from finetune_operator.sizing.gpus.products import PRODUCTS, find_product
+from finetune_operator.sizing.gpus.profiles import GpuProfile, GpuProfileError, parse_gpu_profiles
+from finetune_operator.sizing.memory.stack import StackProfile
+from finetune_operator.sizing.units import GIB
+
+from finetune_cli.errors import UsageError
+from finetune_cli.manifests import read_documents, read_manifests, read_scalar
+from finetune_cli.run.local import LocalFolders
+
+_Parsed = TypeVar("_Parsed")
+
+DEFAULT_JOB: Mapping[str, Any] = {
+    "model": {"source": {"persistentVolumeClaim": {"claimName": "model"}}},
+    "dataset": {"source": {"persistentVolumeClaim": {"claimName": "dataset", "path": "rows.jsonl"}}},
+    "output": {"destination": {"persistentVolumeClaim": {"claimName": "output"}}},
+}
+"""A job of which everything that decides memory has its default."""
+
+
+def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> FineTuneJobSpec:
+    """The spec of a file, or of a job of defaults, with `settings` (PATH=VALUE) in it.
+
+    Raises UsageError or InvalidSpecError.
+    """
+    job, spec = "plan", deepcopy(dict(DEFAULT_JOB))
+    if file is not None:
+        manifests = read_manifests(file, name)
+        job, spec = manifests.name, deepcopy(dict(manifests.spec))
+    for setting in settings:
+        _apply(spec, setting)
+    parsed = FineTuneJobSpec.parse(spec)
+    check(job, parsed)
+    return parsed
+
+
+def read_config(model: Path | None, spec: FineTuneJobSpec, folders: LocalFolders, *, from_file: bool) -> Any:
+    """The model's config.json. Raises UsageError where there is none, or none that is an object of JSON."""
+    if model is None:
+        claim = spec.model.source.persistent_volume_claim
+        if claim is None or not from_file:
+            raise UsageError(
+                "the model's shape must be known: pass --model FOLDER, a folder with its config.json (of a model on a "
+                "hub or in a bucket that one file is enough)"
+            )
+        model = folders.claim(claim.claim_name) / claim.path
+    path = model / "config.json" if model.is_dir() else model
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} must be the model's config.json: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} must be JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} must hold an object, found {type(config).__name__}")
+    return config
+
+
+def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed:
+    """What `parse` makes of a file, or of its `member` where it is a whole values file of the chart.
+
+    Raises UsageError.
+    """
+    document = _single(path)
+    found = document
+    for step in member.split("."):
+        if isinstance(found, Mapping) and isinstance(found.get(step), Mapping):
+            found = found[step]
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{path} must hold a mapping, found {type(found).__name__}")
+    try:
+        return parse(found)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def read_profiles(path: Path) -> tuple[GpuProfile, ...]:
+    """The chart's gpuProfiles: a list, or a values file with one. Raises UsageError."""
+    document = _single(path)
+    if isinstance(document, Mapping):
+        document = document.get("gpuProfiles")
+    try:
+        return parse_gpu_profiles(document)
+    except GpuProfileError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def read_nodes(path: Path) -> list[NodeRecord]:
+    """The nodes of `kubectl get nodes -o json` or `-o yaml`. Raises UsageError."""
+    return nodes_of(_single(path), str(path))
+
+
+def nodes_of(document: Any, source: str) -> list[NodeRecord]:
+    """The nodes of a NodeList or of one Node; raises UsageError."""
+    kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    items = [document] if kind == "Node" else document.get("items") if isinstance(document, Mapping) else None
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise UsageError(f"{source} must be the output of kubectl get nodes -o json, found {kind!r}")
+    nodes = [item for item in items if item.get("kind", "Node") == "Node"]
+    if len(nodes) < len(items):
+        raise UsageError(f"{source} must hold nodes, found other kinds")
+    return [project_node(node) for node in nodes]
+
+
+def named_offers(
+    names: Sequence[str], memory: float | None, resource_name: str, stack: StackProfile
+) -> tuple[Offer, ...]:
+    """GPUs that a person names, as offers without a node. Raises UsageError for one that no table knows."""
+    if memory is not None:
+        if not 0 < memory < 1 << 20:
+            raise UsageError(f"--gpu-memory must be a number of GiB above 0, found {memory}")
+        if len(names) > 1:
+            raise UsageError(f"--gpu-memory goes with at most one --gpu, found {len(names)}")
+        gpus = [_of_memory(names[0] if names else None, round(memory * GIB), stack)]
+    else:
+        gpus = [_product(name) for name in names]
+    return tuple(Offer(gpu, resource_name, 1) for gpu in gpus)
+
+
+def _of_memory(name: str | None, usable_bytes: int, stack: StackProfile) -> Gpu:
+    known = None if name is None else find_product(name)
+    return Gpu(
+        name or f"a GPU of {usable_bytes / GIB:g} GiB",
+        stack.vendor if known is None else known.vendor,
+        usable_bytes,
+        compute_capability=None if known is None else known.compute_capability,
+        source="--gpu-memory",
+    )
+
+
+def _product(name: str) -> Gpu:
+    gpu = find_product(name)
+    if gpu is None:
+        products = [product.product for product in PRODUCTS]
+        near = get_close_matches(name, products, n=3, cutoff=0.5)
+        meant = f" (perhaps {', '.join(near)})" if near else ""
+        raise UsageError(
+            f"--gpu must be a known product, found {name!r}{meant}; add --gpu-memory GIB for another. "
+            f"Known: {', '.join(products)}"
+        )
+    return gpu
+
+
+def _single(path: Path) -> Any:
+    documents = read_documents(path)
+    if len(documents) != 1:
+        raise UsageError(f"{path} must hold one document, found {len(documents)}")
+    return documents[0]
+
+
+def _apply(spec: dict[str, Any], setting: str) -> None:
+    """Set one field. Whether there is such a field, parsing the spec will say."""
+    path, separator, text = setting.partition("=")
+    steps = path.removeprefix("spec.").split(".")
+    if not separator or not all(steps):
+        raise UsageError(f"--set must be PATH=VALUE, such as training.microBatchSize=2, found {setting!r}")
+    target = spec
+    for step in steps[:-1]:
+        inner = target.get(step)
+        if inner is None:
+            inner = target[step] = {}
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {path} must name a field of the spec; {step} holds {inner!r}, no fields")
+        target = inner
+    value = read_scalar(text)
+    if value is None:
+        target.pop(steps[-1], None)
+    else:
+        target[steps[-1]] = value

@@ -1,0 +1,151 @@
+"""The answer of `finetune plan` for people."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from finetune_operator.sizing.memory.terms import Phase
+from finetune_operator.sizing.units import binary_size
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_NARROWEST, _WIDEST = 60, 120
+_SIZE_WIDTH = 10
+VERDICTS = {
+    "Fits": "fits",
+    "Borderline": "is borderline on",
+    "DoesNotFit": "does not fit",
+    "GpuNotSupported": "does not run on",
+    "GpuMemoryUnknown": "cannot be judged for",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How wide lines are, and whether bars are drawn with block characters or with `#`."""
+
+    width: int
+    blocks: bool
+
+    def bar(self, size: int, whole: int, cells: int) -> str:
+        """`size` of `whole` as a bar of at most `cells` characters; what is not nothing shows."""
+        if whole <= 0 or size <= 0:
+            return ""
+        eighths = max(1, min(cells * 8, round(cells * 8 * size / whole)))
+        if not self.blocks:
+            return "#" * max(1, round(eighths / 8))
+        return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def style_of(output: TextIO) -> Style:
+    """A terminal's width and block characters where it can show them; 80 plain columns for a file or a pipe."""
+    if not output.isatty():
+        return Style(80, blocks=False)
+    width = min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns))
+    return Style(width, blocks="utf" in (output.encoding or "").lower())
+
+
+def table(answer: dict[str, Any], style: Style) -> str:
+    """The document of plan_document as text."""
+    return "\n".join(_lines(answer, style)) + "\n"
+
+
+def _lines(answer: dict[str, Any], style: Style) -> Iterator[str]:
+    yield from _wrapped(_headline(answer), style)
+    if answer["chosen"] is not None:
+        yield ""
+        yield from _sizes(answer, style)
+        yield ""
+        yield from _chosen(answer, style)
+    if not answer["fits"]:
+        yield ""
+        for reason in answer["reasons"]:
+            yield from _wrapped(reason, style)
+
+
+def _headline(answer: dict[str, Any]) -> str:
+    model = answer["model"]
+    if model is None:
+        return "The model's memory cannot be computed."
+    gpu, usable = answer["gpu"], answer["usableBytes"]
+    name = f"{model['family']}, {model['parameters'] / 1e9:.2f} billion parameters"
+    if gpu is None:
+        return f"{name}: {VERDICTS[answer['verdict']].removesuffix(' on').removesuffix(' for')} any GPU"
+    size = "of unknown memory" if usable is None else f"({binary_size(usable)})"
+    return f"{name}: {VERDICTS[answer['verdict']]} {gpu['product']} {size}"
+
+
+def _sizes(answer: dict[str, Any], style: Style) -> Iterator[str]:
+    """Every phase with its peak, the terms of the largest and those outside of torch, and the whole."""
+    device, usable = answer["deviceBytes"], answer["usableBytes"]
+    whole = max(device, usable or 0)
+    phases = [phase.value for phase in Phase if phase.value in answer["phases"]]
+    for phase in phases:
+        if phase not in {answer["bottleneck"], Phase.DEVICE.value}:
+            yield _row(phase, answer["phases"][phase], whole, style)
+    for phase in (answer["bottleneck"], Phase.DEVICE.value):
+        mark = "  peak" if phase == answer["bottleneck"] else "  beside torch's tensors"
+        yield _row(phase, answer["phases"].get(phase, 0), whole, style, mark)
+        terms = [term for term in answer["terms"] if term["phase"] == phase and term["bytes"] > 0]
+        for term in sorted(terms, key=lambda term: -term["bytes"]):
+            yield _row(f"  {term['name']}", term["bytes"], whole, style)
+    yield _row("Needed", device, whole, style)
+    yield f"{'':{_label_width(style)}} {binary_size(answer['lowBytes'])} to {binary_size(answer['highBytes'])}"
+    if usable is not None:
+        yield _row("Usable", usable, whole, style)
+
+
+def _row(label: str, size: int, whole: int, style: Style, mark: str = "") -> str:
+    width = _label_width(style)
+    cells = style.width - width - _SIZE_WIDTH - 3
+    shown = label if len(label) <= width else label[: width - 1] + "…"
+    # A mark stands where the bar ends, as far as the line has room for it.
+    bar = style.bar(size, whole, cells)
+    line = f"{shown:{width}} {binary_size(size):>{_SIZE_WIDTH}}  {bar}"
+    return (line + mark if len(line + mark) <= style.width else line).rstrip()
+
+
+def _label_width(style: Style) -> int:
+    return min(34, style.width // 3)
+
+
+def _chosen(answer: dict[str, Any], style: Style) -> Iterator[str]:
+    """The values with which it runs, with the reason of each one that was chosen."""
+    reasons = {choice["name"]: choice["reason"] for choice in answer["choices"]}
+    values = {name: _value(value) for name, value in answer["chosen"].items()}
+    width = max(len(name) for name in values) + 1
+    for name, value in values.items():
+        text = f"{name + ':':{width}} {value}"
+        if name in reasons:
+            text += f" ({reasons[name]})"
+        yield from _wrapped(text, style, " " * (width + 1))
+    if "gpu" in reasons:
+        yield from _wrapped(
+            f"{'gpu:':{width}} {answer['gpu']['product']} ({reasons['gpu']})", style, " " * (width + 1)
+        )
+    places = _places(answer["offers"])
+    if places:
+        yield from _wrapped(f"{'nodes:':{width}} {places}", style, " " * (width + 1))
+
+
+def _places(offers: Sequence[dict[str, Any]]) -> str:
+    """Where the plan fits, by product; nothing for GPUs that were only named."""
+    counts: dict[tuple[str, str], int] = {}
+    for offer in offers:
+        if offer["node"] is not None or offer["profile"] is not None:
+            kind = "node" if offer["node"] is not None else "GPU profile"
+            counts[offer["product"], kind] = counts.get((offer["product"], kind), 0) + 1
+    return ", ".join(f"{count} {kind}(s) with {product}" for (product, kind), count in counts.items())
+
+
+def _value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _wrapped(text: str, style: Style, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, style.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,1 @@
+"""`finetune run`: the three stages as local processes."""

@@ -1,0 +1,1 @@
+"""FineTuneJob as values: spec, validation, conditions, reasons and quantities."""

@@ -1,0 +1,95 @@
+"""Conditions of a FineTuneJob in the sense of the API conventions and kstatus.
+
+While active: Reconciling True, Stalled False, Succeeded Unknown. Waiting for something outside (a node, a Secret, quota)
+goes on by itself, so it is Reconciling with that reason, not Stalled: kstatus reads Stalled as failed.
+No GPU or volume there is would do: Reconciling False, Stalled True, Succeeded Unknown; kstatus may well call that failed,
+for somebody must act, though the job goes on by itself afterwards.
+Suspended: Reconciling False, Suspended True. Succeeded: Reconciling False, Stalled False. Failed: Stalled True.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_operator.api.formats import format_time
+
+MAXIMUM_MESSAGE_LENGTH = 4096
+"""maxLength in the CRD: a longer one would have the whole status refused."""
+
+
+class Condition(StrEnum):
+    """Every condition type, in the order in which they are written."""
+
+    SUCCEEDED = "Succeeded"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    SUSPENDED = "Suspended"
+    DATASET_READY = "DatasetReady"
+    MODEL_READY = "ModelReady"
+    TRAINED = "Trained"
+    PUBLISHED = "Published"
+
+
+class Truth(StrEnum):
+    """A condition's status."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Conditions:
+    """The conditions of one status, edited in place."""
+
+    def __init__(self, stored: list[Mapping[str, Any]], generation: int, now: datetime) -> None:
+        """Start from the `stored` list; writes carry `generation` and, on a change of status, `now`."""
+        self._entries: dict[str, dict[str, Any]] = {entry["type"]: dict(entry) for entry in stored}
+        self._generation = generation
+        self._now = format_time(now)
+
+    def set(self, kind: Condition, status: Truth, reason: str, message: str = "") -> None:
+        """Write one condition; lastTransitionTime moves only if its status changes."""
+        previous = self._entries.get(kind)
+        changed = previous is None or previous.get("status") != status
+        self._entries[kind] = {
+            "type": kind.value,
+            "status": status.value,
+            "reason": str(reason),
+            "message": message[:MAXIMUM_MESSAGE_LENGTH],
+            "observedGeneration": self._generation,
+            "lastTransitionTime": self._now
+            if previous is None or changed
+            else previous["lastTransitionTime"],
+        }
+
+    def set_if_missing(self, kind: Condition, status: Truth, reason: str) -> None:
+        """Write a condition that has never been written; otherwise mark it as seen for this generation."""
+        entry = self._entries.get(kind)
+        if entry is None:
+            self.set(kind, status, reason)
+        else:
+            entry["observedGeneration"] = self._generation
+
+    def is_true(self, kind: Condition) -> bool:
+        """Whether the condition's status is True."""
+        return self.status(kind) == Truth.TRUE
+
+    def status(self, kind: Condition) -> Truth:
+        """The condition's status, Unknown if it was never written."""
+        return Truth(self._entries.get(kind, {}).get("status", Truth.UNKNOWN))
+
+    def reason(self, kind: Condition) -> str:
+        """The condition's reason, empty if it was never written."""
+        return str(self._entries.get(kind, {}).get("reason", ""))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """All conditions in their fixed order."""
+        return [self._entries[kind] for kind in Condition if kind in self._entries]
+
+
+def find_condition(status: Mapping[str, Any], kind: Condition) -> Mapping[str, Any]:
+    """The condition of this type in a status, or an empty mapping."""
+    return next((entry for entry in status.get("conditions") or () if entry["type"] == kind), {})

@@ -1,0 +1,302 @@
+"""A FineTuneJob's spec as typed values.
+
+Defaults and bounds are those of crds/finetunejobs.yaml: the API server has applied them to objects from a cluster,
+while the command line parses files that no API server has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from finetune_operator.api.sources import (
+    DatasetSource,
+    KeyRef,
+    ModelSource,
+    ObjectName,
+    RelativePath,
+    SpecValue,
+)
+from finetune_operator.errors import InvalidSpecError
+
+Quantity = Annotated[
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)
+]
+"""A Kubernetes resource quantity, such as 500m or 16Gi."""
+
+
+class ChatTemplate(SpecValue):
+    """A Jinja chat template for a model that has none."""
+
+    config_map_key_ref: KeyRef
+
+
+class Model(SpecValue):
+    """The base model and how its chat template is rendered."""
+
+    source: ModelSource
+    chat_template: ChatTemplate | None = None
+    chat_template_arguments: Annotated[dict[str, bool | int | float | str], Field(max_length=16)] = {}  # noqa: RUF012 -- pydantic copies defaults
+
+
+class Validation(SpecValue):
+    """Rows to validate on: a share of the dataset, or a source of their own."""
+
+    fraction: Annotated[float, Field(ge=0.001, le=0.5)] | None = None
+    source: DatasetSource | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_fraction(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("fraction") is None and value.get("source") is None:
+            return {**value, "fraction": 0.1}
+        return value
+
+
+class RejectedRows(SpecValue):
+    """How many rows may be refused before the dataset is."""
+
+    maximum_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class TargetPrompts(SpecValue):
+    """Prompts like those of production, for the dataset report's coverage."""
+
+    config_map_key_ref: KeyRef
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Thresholds(SpecValue):
+    """Where the dataset report begins to warn; the trainer's contract has the same defaults."""
+
+    refused_fraction: Fraction = 0.0
+    duplicate_fraction: Fraction = 0.05
+    near_duplicate_fraction: Fraction = 0.2
+    near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    leaked_fraction: Fraction = 0.0
+    empty_answer_fraction: Fraction = 0.0
+    repeated_answer_fraction: Fraction = 0.1
+    mixed_reasoning_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    reasoning_as_text_fraction: Fraction = 0.0
+    shortened_fraction: Fraction = 0.05
+    minimum_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 50
+    minimum_prompt_variety: Fraction = 0.3
+    minimum_language_fraction: Fraction = 0.9
+    maximum_capacity_ratio: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    minimum_coverage: Fraction = 0.8
+    target_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Dataset(SpecValue):
+    """The rows to learn from and what is done with them."""
+
+    source: DatasetSource
+    format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT", "Text"] = "Auto"
+    validation: Validation = Validation(fraction=0.1)
+    reasoning: Literal["Keep", "Strip"] = "Keep"
+    rejected_rows: RejectedRows = RejectedRows()
+    target_prompts: TargetPrompts | None = None
+    thresholds: Thresholds = Thresholds()
+
+
+class Lora(SpecValue):
+    """Low-rank adapter settings."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1, le=8192)] = 32
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    target_modules: Literal["AllLinear", "AttentionOnly"] = "AllLinear"
+    variant: Literal["Standard", "RankStabilized", "DoRA"] = "Standard"
+
+
+class Schedule(SpecValue):
+    """Learning-rate schedule; `warmup_ratio` is a share of all optimiser steps."""
+
+    type: Literal["Cosine", "Linear", "Constant"] = "Cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+
+
+class Checkpoint(SpecValue):
+    """How often TRAIN saves its state, in optimiser steps."""
+
+    interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+
+
+class Training(SpecValue):
+    """Optimisation settings. At most one of `epochs` and `maximum_steps` is set."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    maximum_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.0002
+    effective_batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    maximum_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
+    lora: Lora = Lora()
+    quantization: Literal["NF4"] = "NF4"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    schedule: Schedule = Schedule()
+    gradient_checkpointing: Literal["Auto", "Require", "Forbid"] = "Auto"
+    checkpoint: Checkpoint = Checkpoint()
+
+
+class Evaluation(SpecValue):
+    """How many validation rows are measured before and after training."""
+
+    maximum_rows: Annotated[int, Field(ge=2, le=100_000)] = 200
+
+
+class OutputClaim(SpecValue):
+    """Where artifacts go inside a claim; without a path, a folder named as the job."""
+
+    claim_name: ObjectName
+    path: RelativePath | None = None
+
+
+class Destination(SpecValue):
+    """Where artifacts go."""
+
+    persistent_volume_claim: OutputClaim
+
+
+class Output(SpecValue):
+    """What is published and where."""
+
+    artifacts: Annotated[tuple[Literal["Adapter", "Merged"], ...], Field(min_length=1, max_length=2)] = (
+        "Adapter",
+        "Merged",
+    )
+    destination: Destination
+
+
+class StageResources(SpecValue):
+    """CPU request and memory request (= limit) of one stage; an absent one is chosen by the operator."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+
+
+class Toleration(SpecValue):
+    """A toleration of the TRAIN pod, as in core/v1."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class Resources(SpecValue):
+    """What the stages' pods ask for. Node selector, tolerations and runtime class are TRAIN's alone."""
+
+    gpus: Annotated[int, Field(ge=1, le=1)] = 1
+    right_size: Literal["Allow", "Forbid"] = "Allow"
+    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
+    prepare: StageResources = StageResources()
+    train: StageResources = StageResources()
+    merge: StageResources = StageResources()
+    node_selector: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    tolerations: tuple[Toleration, ...] = ()
+    runtime_class_name: str | None = None
+    priority_class_name: str | None = None
+
+
+class ImagePullSecret(SpecValue):
+    """Name of a Secret with registry credentials."""
+
+    name: ObjectName
+
+
+class PodTemplate(SpecValue):
+    """What users may add to every stage's pod."""
+
+    service_account_name: ObjectName | None = None
+    image_pull_secrets: tuple[ImagePullSecret, ...] = ()
+    labels: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    annotations: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+
+
+class Workspace(SpecValue):
+    """The volume that the stages share. Without a size the operator chooses one."""
+
+    size: Quantity | None = None
+    storage_class_name: ObjectName | None = None
+    existing_claim: ObjectName | None = None
+
+
+class ModelCache(SpecValue):
+    """A claim on which jobs share quantised base models."""
+
+    claim_name: ObjectName
+
+
+class KeepChildrenSeconds(SpecValue):
+    """How long a stage's Job and pod outlive their end, for debugging."""
+
+    success: Annotated[int, Field(ge=0)] = 0
+    failure: Annotated[int, Field(ge=0)] = 0
+
+
+class Lifecycle(SpecValue):
+    """Deadline, retries and what is kept afterwards."""
+
+    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    retries: Annotated[int, Field(ge=0)] = 2
+    keep_children_seconds: KeepChildrenSeconds = KeepChildrenSeconds()
+    keep_workspace: Literal["Always", "OnFailure", "Never"] = "OnFailure"
+
+
+class FineTuneJobSpec(SpecValue):
+    """The whole spec of a FineTuneJob."""
+
+    model: Model
+    dataset: Dataset
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    output: Output
+    resources: Resources = Resources()
+    pod_template: PodTemplate = PodTemplate()
+    workspace: Workspace = Workspace()
+    model_cache: ModelCache | None = None
+    lifecycle: Lifecycle = Lifecycle()
+    suspend: bool = False
+
+    @classmethod
+    def parse(cls, spec: Mapping[str, Any]) -> Self:
+        """Parse the `spec` of a FineTuneJob.
+
+        Raises InvalidSpecError, which names each offending field, what it must be and what was found.
+        """
+        try:
+            return cls.model_validate(spec)
+        except ValidationError as error:
+            raise InvalidSpecError(_describe(error)) from error
+
+
+def spec_hash(spec: FineTuneJobSpec) -> str:
+    """SHA-256 (`sha256:` + 64 hex digits) over what determines the model.
+
+    Canonical JSON of the spec without `suspend` and `lifecycle`. Fields at their default are left out, so that an
+    object defaulted by an API server and the file it came from agree, and a new field with a default in a later
+    version does not make an old job look new.
+    """
+    content = spec.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle"}
+    )
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _describe(error: ValidationError) -> str:
+    """One line per offending field, bounded for use in a condition's message."""
+    parts = []
+    for detail in error.errors(include_url=False, include_context=False)[:5]:
+        path = ".".join(str(step) for step in detail["loc"])
+        found = json.dumps(detail["input"], default=str)[:80]
+        parts.append(f"spec.{path}: {detail['msg']}, found {found}")
+    return "; ".join(parts)

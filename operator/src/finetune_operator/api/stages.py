@@ -1,0 +1,62 @@
+"""The three stages, their order and the names that derive from them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from finetune_operator.api.reasons import Reason
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+
+JOB_LABEL = "finetune.dev/job"
+STAGE_LABEL = "finetune.dev/stage"
+ATTEMPT_LABEL = "finetune.dev/attempt"
+RUN_ANNOTATION = "finetune.dev/run"
+PLACEMENT_ANNOTATION = "finetune.dev/placement"
+"""On TRAIN's Job: which plan and GPUs it was made for (sizing_policy.Sized.digest)."""
+CONTAINER_NAME = "trainer"
+
+
+class Stage(StrEnum):
+    """One of the three batch/v1 Jobs that a FineTuneJob becomes."""
+
+    PREPARE = "Prepare"
+    TRAIN = "Train"
+    MERGE = "Merge"
+
+    @property
+    def slug(self) -> str:
+        """Lower-case form: the trainer's subcommand, the label's value, the part of the Job's name."""
+        return self.value.lower()
+
+    @property
+    def active_reason(self) -> Reason:
+        """Reason of the Reconciling condition while this stage runs."""
+        return _ACTIVE_REASONS[self]
+
+    @property
+    def next(self) -> Stage | None:
+        """The stage after this one, None after the last."""
+        order = list(Stage)
+        index = order.index(self) + 1
+        return order[index] if index < len(order) else None
+
+
+_ACTIVE_REASONS = {
+    Stage.PREPARE: Reason.PREPARING,
+    Stage.TRAIN: Reason.TRAINING,
+    Stage.MERGE: Reason.MERGING,
+}
+
+
+def child_name(job_name: str, stage: Stage, attempt: int) -> str:
+    """Name of the batch/v1 Job of one attempt: deterministic, so that creating it twice cannot happen."""
+    return f"{job_name}-{stage.slug}-{attempt}"
+
+
+def workspace_claim_name(job_name: str) -> str:
+    """Name of the workspace's PersistentVolumeClaim."""
+    return f"{job_name}-workspace"

@@ -1,0 +1,234 @@
+"""Rules between fields, each a small function named for the violation it finds.
+
+The CRD's CEL rules say the same where CEL can; these hold for objects that an older CRD let through and for files
+that the command line reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from finetune_operator.api.sources import (
+    AZURE_URI,
+    ENDPOINT,
+    GCS_URI,
+    S3_URI,
+    CloudObject,
+    DatasetSource,
+    ModelSource,
+    S3Object,
+)
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import GROUP
+from finetune_operator.errors import InvalidSpecError
+
+MAXIMUM_NAME_LENGTH = 45
+"""Children's names append a stage and an attempt and must stay within 63 characters."""
+
+Check = Callable[[str, FineTuneJobSpec], str | None]
+"""Takes the job's name and spec; returns what must be and what was found, or None."""
+
+
+def name_too_long(name: str, _spec: FineTuneJobSpec) -> str | None:
+    """Children's names derive from the job's."""
+    if len(name) > MAXIMUM_NAME_LENGTH:
+        return f"metadata.name must be at most {MAXIMUM_NAME_LENGTH} characters, found {len(name)}"
+    return None
+
+
+def model_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A union has exactly one member."""
+    return _not_one("model.source", spec.model.source)
+
+
+def dataset_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A union has exactly one member."""
+    return next(
+        (found for field, source in _dataset_sources(spec) if (found := _not_one(field, source))), None
+    )
+
+
+def dataset_path_is_missing(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A dataset is a file, so the claim's root cannot be one."""
+    for field, source in _dataset_sources(spec):
+        claim = source.persistent_volume_claim
+        if claim is not None and not claim.path:
+            return f"{field}.persistentVolumeClaim.path must name a file inside the claim, found none"
+    return None
+
+
+def validation_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Validation rows come from one place."""
+    validation = spec.dataset.validation
+    if validation.fraction is not None and validation.source is not None:
+        return "dataset.validation must have at most one of fraction and source, found both"
+    return None
+
+
+def uri_is_not_a_place(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A URI names a bucket and a place inside it, and holds nothing secret."""
+    for field, store in _object_stores(spec):
+        scheme, form, pattern = _URIS[field.rpartition(".")[2]]
+        if re.fullmatch(pattern, store.uri) is None:
+            return f"{field}.uri must be {form}, found {_without_query(store.uri)!r}; its scheme is {scheme}"
+    return None
+
+
+_URIS = {
+    "s3": ("s3", "s3://BUCKET/KEY", S3_URI),
+    "gcs": ("gs", "gs://BUCKET/KEY", GCS_URI),
+    "azure": ("az", "az://ACCOUNT/CONTAINER/KEY", AZURE_URI),
+}
+
+
+def endpoint_is_not_a_url(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """An endpoint is a server's address and holds nothing secret."""
+    for field, store in _object_stores(spec):
+        endpoint = store.endpoint if isinstance(store, S3Object) else None
+        if endpoint is not None and re.fullmatch(ENDPOINT, endpoint) is None:
+            return f"{field}.endpoint must be an http or https URL without user, query and fragment"
+    return None
+
+
+def hub_file_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A configuration chooses files, and a path is one."""
+    for field, source in _dataset_sources(spec):
+        hub = source.hugging_face
+        if hub is not None and hub.path is not None and hub.configuration is not None:
+            return f"{field}.huggingFace must have path or configuration, found both"
+    return None
+
+
+def format_is_text(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The format is known so that it can be refused with a reason."""
+    if spec.dataset.format == "Text":
+        return (
+            "dataset.format must not be Text: plain text has no answers to learn; "
+            "write each row as messages, or as prompt and completion"
+        )
+    return None
+
+
+def training_length_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Epochs and steps would contradict each other."""
+    if spec.training.epochs is not None and spec.training.maximum_steps is not None:
+        return "training must have at most one of epochs and maximumSteps, found both"
+    return None
+
+
+def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Gradient accumulation needs a whole number of micro-batches per optimiser step."""
+    training = spec.training
+    if training.micro_batch_size is not None and training.effective_batch_size % training.micro_batch_size:
+        return (
+            "training.microBatchSize must divide training.effectiveBatchSize, found "
+            f"{training.micro_batch_size} and {training.effective_batch_size}"
+        )
+    return None
+
+
+def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A path must stay inside the claim it belongs to."""
+    for field, path in _paths(spec):
+        parts = PurePosixPath(path).parts
+        if ".." in parts or path.startswith("/"):
+            return f"{field} must be a relative path without '..', found {path!r}"
+    return None
+
+
+def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The list is a set."""
+    if len(set(spec.output.artifacts)) != len(spec.output.artifacts):
+        return f"output.artifacts must not repeat itself, found {', '.join(spec.output.artifacts)}"
+    return None
+
+
+def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The operator finds its pods by its own labels, so users may not set them."""
+    template = spec.pod_template
+    for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
+        for key in keys:
+            if key.startswith(_RESERVED_PREFIXES):
+                return f"podTemplate.{field} must not use keys that belong to the operator, found {key!r}"
+    return None
+
+
+_RESERVED_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/")
+
+
+def template_argument_is_unusable(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Arguments become variables of a Jinja template."""
+    for key in spec.model.chat_template_arguments:
+        if not key.isidentifier() or len(key) > 64:
+            return f"model.chatTemplateArguments must have identifiers of at most 64 characters as keys, found {key!r}"
+    return None
+
+
+CHAIN: tuple[Check, ...] = (
+    name_too_long,
+    model_source_is_not_one,
+    dataset_source_is_not_one,
+    dataset_path_is_missing,
+    uri_is_not_a_place,
+    endpoint_is_not_a_url,
+    hub_file_is_ambiguous,
+    format_is_text,
+    validation_is_ambiguous,
+    training_length_is_ambiguous,
+    micro_batch_does_not_divide,
+    path_leaves_its_volume,
+    artifact_is_repeated,
+    template_argument_is_unusable,
+    metadata_is_reserved,
+)
+
+
+def check(name: str, spec: FineTuneJobSpec) -> None:
+    """Run every check on a job called `name`; raise InvalidSpecError with all that was found."""
+    found = [message for rule in CHAIN if (message := rule(name, spec)) is not None]
+    if found:
+        raise InvalidSpecError("; ".join(found))
+
+
+def _dataset_sources(spec: FineTuneJobSpec) -> Iterable[tuple[str, DatasetSource]]:
+    yield "dataset.source", spec.dataset.source
+    if spec.dataset.validation.source is not None:
+        yield "dataset.validation.source", spec.dataset.validation.source
+
+
+def _not_one(field: str, source: ModelSource | DatasetSource) -> str | None:
+    """What must be, unless exactly one member is set."""
+    members = [info.alias or name for name, info in type(source).model_fields.items()]
+    found = sum(getattr(source, name) is not None for name in type(source).model_fields)
+    if found == 1:
+        return None
+    return f"{field} must have exactly one of {', '.join(members[:-1])} and {members[-1]}, found {found}"
+
+
+def _object_stores(spec: FineTuneJobSpec) -> Iterable[tuple[str, S3Object | CloudObject]]:
+    """Every place in an object store with its field, whose last part is the member's name."""
+    for field, source in (("model.source", spec.model.source), *_dataset_sources(spec)):
+        for member in ("s3", "gcs", "azure"):
+            store: S3Object | CloudObject | None = getattr(source, member)
+            if store is not None:
+                yield f"{field}.{member}", store
+
+
+def _without_query(uri: str) -> str:
+    """`uri` up to where a signed one would become secret."""
+    return re.split(r"[?#]", uri, maxsplit=1)[0].rpartition("@")[2][:80]
+
+
+def _paths(spec: FineTuneJobSpec) -> Iterable[tuple[str, str]]:
+    if spec.model.source.persistent_volume_claim is not None:
+        yield "model.source.persistentVolumeClaim.path", spec.model.source.persistent_volume_claim.path
+    for field, source in _dataset_sources(spec):
+        if source.persistent_volume_claim is not None:
+            yield f"{field}.persistentVolumeClaim.path", source.persistent_volume_claim.path
+        if source.hugging_face is not None and source.hugging_face.path is not None:
+            yield f"{field}.huggingFace.path", source.hugging_face.path
+    path = spec.output.destination.persistent_volume_claim.path
+    if path is not None:
+        yield "output.destination.persistentVolumeClaim.path", path

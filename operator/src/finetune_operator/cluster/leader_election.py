@@ -1,0 +1,156 @@
+"""Leader election by a coordination.k8s.io Lease, with client-go's defaults (15 s, 10 s, 2 s).
+
+The client library's own elector cannot create a Lease and goes on leading when the API server is unreachable. Here
+every failure whatever counts as a failed renewal, and a leader that could not renew for `renew_deadline` raises
+LeaseLostError, upon which the process must end before another replica may lead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.errors import ApiError, LeaseLostError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """In seconds: how long a Lease holds, how long its leader may fail to renew it, how often it tries."""
+
+    duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+
+
+@dataclass
+class Elector:
+    """One replica's part in the election."""
+
+    api: ApiClient
+    namespace: str
+    name: str
+    identity: str
+    clock: Callable[[], float]
+    """Monotonic, in seconds: other replicas' wall clocks are not trusted."""
+    timing: Timing = field(default_factory=Timing)
+    _seen: tuple[str, str] | None = None
+    """Holder and renewTime last seen, and since when (by our own clock) they have not changed."""
+    _seen_since: float = 0.0
+
+    async def acquire(self) -> None:
+        """Wait until this replica holds the Lease."""
+        while True:
+            if await self._try():
+                break
+            await asyncio.sleep(self.timing.retry_period)
+        _logger.info("holds Lease %s/%s as %s", self.namespace, self.name, self.identity)
+
+    async def hold(self) -> None:
+        """Renew until cancelled. Raises LeaseLostError when that has failed for too long."""
+        renewed = self.clock()
+        while True:
+            await asyncio.sleep(self.timing.retry_period)
+            left = renewed + self.timing.renew_deadline - self.clock()
+            started = self.clock()
+            try:
+                if left > 0 and await asyncio.wait_for(self._try(), left):
+                    renewed = started
+            except TimeoutError:
+                _logger.warning("renewing the Lease took too long")
+            if self.clock() - renewed >= self.timing.renew_deadline:
+                raise LeaseLostError(
+                    f"Lease {self.namespace}/{self.name} must be renewed within {self.timing.renew_deadline} s and "
+                    "was not"
+                )
+
+    async def release(self) -> None:
+        """Give the Lease up, so that another replica need not wait for it to expire."""
+        lease = await self._read()
+        if lease is not None and _spec(lease).get("holderIdentity") == self.identity:
+            lease["spec"] = {**_spec(lease), "holderIdentity": "", "leaseDurationSeconds": 1}
+            await self.api.call("PUT", self._path, body=lease, limited=False)
+            _logger.info("released Lease %s/%s", self.namespace, self.name)
+
+    async def _try(self) -> bool:
+        """Take or renew the Lease; False if another replica holds it or anything went wrong."""
+        try:
+            lease = await self._read()
+            if lease is None:
+                await self.api.call("POST", self._collection, body=self._new_lease(), limited=False)
+                return True
+            if not self._may_take(lease):
+                return False
+            lease["spec"] = self._next_spec(_spec(lease))
+            # The PUT carries the resourceVersion that was read: of two replicas, one gets a conflict.
+            await self.api.call("PUT", self._path, body=lease, limited=False)
+        except ApiError as error:
+            _logger.warning("Lease %s/%s: %s", self.namespace, self.name, error)
+            return False
+        except Exception:
+            # Whatever it was, the Lease was not renewed; going on as if it had been would mean two leaders.
+            _logger.exception("Lease %s/%s", self.namespace, self.name)
+            return False
+        return True
+
+    def _may_take(self, lease: dict[str, Any]) -> bool:
+        spec = _spec(lease)
+        holder = spec.get("holderIdentity") or ""
+        if holder in {"", self.identity}:
+            return True
+        seen = (holder, str(spec.get("renewTime")))
+        if seen != self._seen:
+            self._seen, self._seen_since = seen, self.clock()
+        duration = float(spec.get("leaseDurationSeconds") or self.timing.duration)
+        return self.clock() - self._seen_since >= duration
+
+    def _next_spec(self, spec: dict[str, Any]) -> dict[str, Any]:
+        now = _micro_time()
+        same = spec.get("holderIdentity") == self.identity
+        return {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": max(int(self.timing.duration), 1),
+            "acquireTime": spec.get("acquireTime", now) if same else now,
+            "renewTime": now,
+            "leaseTransitions": int(spec.get("leaseTransitions") or 0) + (0 if same else 1),
+        }
+
+    def _new_lease(self) -> dict[str, Any]:
+        spec = {**self._next_spec({"holderIdentity": self.identity}), "leaseTransitions": 0}
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": spec,
+        }
+
+    async def _read(self) -> dict[str, Any] | None:
+        try:
+            return await self.api.call("GET", self._path, limited=False)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    @property
+    def _collection(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
+
+    @property
+    def _path(self) -> str:
+        return f"{self._collection}/{self.name}"
+
+
+def _spec(lease: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = lease.get("spec") or {}
+    return spec
+
+
+def _micro_time() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

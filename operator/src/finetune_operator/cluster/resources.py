@@ -1,0 +1,249 @@
+"""What the operator does to the cluster: typed reads and writes, each safe to repeat."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from finetune_operator.api.formats import format_time
+from finetune_operator.api.stages import GROUP, JOB_LABEL, KIND, PLURAL, VERSION
+from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
+from finetune_operator.errors import ApiError, ChildRefusedError, ConflictError
+from finetune_operator.observed.observation import JobRecord, Key
+from finetune_operator.status.events import Transition
+
+FIELD_MANAGER = "finetune-operator"
+
+_logger = logging.getLogger(__name__)
+
+
+def jobs_path(namespace: str = "") -> str:
+    """Path of FineTuneJobs, in one namespace or in all."""
+    return _path(f"/apis/{GROUP}/{VERSION}", namespace, PLURAL)
+
+
+def batch_jobs_path(namespace: str = "") -> str:
+    """Path of batch/v1 Jobs."""
+    return _path("/apis/batch/v1", namespace, "jobs")
+
+
+def pods_path(namespace: str = "") -> str:
+    """Path of pods."""
+    return _path("/api/v1", namespace, "pods")
+
+
+def claims_path(namespace: str = "") -> str:
+    """Path of PersistentVolumeClaims."""
+    return _path("/api/v1", namespace, "persistentvolumeclaims")
+
+
+NODES_PATH = "/api/v1/nodes"
+STORAGE_CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
+VOLUMES_PATH = "/api/v1/persistentvolumes"
+
+
+class Cluster:
+    """Reads and writes of the operator."""
+
+    def __init__(self, api: ApiClient, identity: str) -> None:
+        """`identity` names this replica in Events."""
+        self._api = api
+        self._identity = identity
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def list_jobs(self, namespace: str) -> ObjectList:
+        """All FineTuneJobs."""
+        return await self._api.list_all(jobs_path(namespace))
+
+    async def list_children(self, namespace: str) -> ObjectList:
+        """All batch/v1 Jobs with the operator's label."""
+        return await self._api.list_all(batch_jobs_path(namespace), JOB_LABEL)
+
+    async def list_pods(self, namespace: str) -> ObjectList:
+        """All pods with the operator's label."""
+        return await self._api.list_all(pods_path(namespace), JOB_LABEL)
+
+    async def list_claims(self, namespace: str) -> ObjectList:
+        """All claims with the operator's label."""
+        return await self._api.list_all(claims_path(namespace), JOB_LABEL)
+
+    async def list_nodes(self) -> ObjectList:
+        """All nodes."""
+        return await self._api.list_all(NODES_PATH)
+
+    async def list_storage_classes(self) -> list[dict[str, Any]]:
+        """All StorageClasses."""
+        return (await self._api.list_all(STORAGE_CLASSES_PATH)).items
+
+    async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A PersistentVolumeClaim; None if there is none."""
+        return await self._read(f"{claims_path(namespace)}/{name}")
+
+    async def read_volume(self, name: str) -> dict[str, Any] | None:
+        """A PersistentVolume; None if there is none."""
+        return await self._read(f"{VOLUMES_PATH}/{name}")
+
+    async def read_children(self, key: Key) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself."""
+        namespace, name = key
+        selector = f"{JOB_LABEL}={name}"
+        children = await self._api.list_all(batch_jobs_path(namespace), selector)
+        pods = await self._api.list_all(pods_path(namespace), selector)
+        return children.items, pods.items
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    async def write_status(self, job: JobRecord, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Apply the whole status; returns the stored FineTuneJob.
+
+        Raises ConflictError if the object has changed since `job` was read, or is another one of the same name: it is
+        the resourceVersion, never used twice, that tells. The uid says whom it is meant for; the API server does not
+        compare it for the status of custom resources.
+        """
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "metadata": {
+                "name": job.name,
+                "namespace": job.namespace,
+                "uid": job.uid,
+                "resourceVersion": job.resource_version,
+            },
+            "status": dict(status),
+        }
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        path = f"{jobs_path(job.namespace)}/{job.name}/status"
+        try:
+            return await self._api.call("PATCH", path, query=query, body=body, content_type=APPLY)
+        except ApiError as error:
+            if error.status in {404, 409}:
+                raise ConflictError(f"FineTuneJob {job.namespace}/{job.name} has changed: {error}") from error
+            raise
+
+    async def create_child(self, path: str, job: JobRecord, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a child of `job`, or adopt the one of that name if it is this job's already.
+
+        Raises ChildRefusedError if the API server will not have it or the name is taken by a stranger.
+        """
+        name = body["metadata"]["name"]
+        try:
+            return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
+        except ApiError as error:
+            if error.status in {400, 403, 422}:
+                raise ChildRefusedError(f"{body['kind']} {name} was refused: {error.message}") from error
+            if error.status == 404:
+                # The namespace is gone or the API is not served.
+                raise ChildRefusedError(f"{body['kind']} {name} has no place: {error.message}") from error
+            if error.status != 409:
+                raise
+        existing = await self._read(f"{path}/{name}")
+        if existing is None:
+            raise ConflictError(f"{body['kind']} {name} was there and is gone")
+        owners = existing["metadata"].get("ownerReferences") or ()
+        if not any(owner.get("uid") == job.uid for owner in owners):
+            raise ChildRefusedError(
+                f"{body['kind']} {name} must belong to this FineTuneJob, found one of another owner; delete or "
+                "rename it"
+            )
+        return existing
+
+    async def suspend_job(self, namespace: str, name: str, uid: str, *, suspend: bool) -> dict[str, Any]:
+        """Set a batch/v1 Job's `suspend`. Raises ConflictError if that Job is gone."""
+        body = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+        try:
+            return await self._api.call(
+                "PATCH",
+                f"{batch_jobs_path(namespace)}/{name}",
+                body=body,
+                content_type=MERGE,
+                query={"fieldManager": FIELD_MANAGER},
+            )
+        except ApiError as error:
+            # 422 is how the API server says that another Job of this name has another uid.
+            if error.status in {404, 409, 422}:
+                raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
+            raise
+
+    async def expand_claim(self, namespace: str, name: str, uid: str, size: str) -> dict[str, Any]:
+        """Raise a claim's storage request. Raises ConflictError if that claim is gone."""
+        body = {"metadata": {"uid": uid}, "spec": {"resources": {"requests": {"storage": size}}}}
+        try:
+            return await self._api.call(
+                "PATCH",
+                f"{claims_path(namespace)}/{name}",
+                body=body,
+                content_type=MERGE,
+                query={"fieldManager": FIELD_MANAGER},
+            )
+        except ApiError as error:
+            if error.status in {404, 409}:
+                raise ConflictError(
+                    f"PersistentVolumeClaim {namespace}/{name} has changed: {error}"
+                ) from error
+            if error.status in {403, 422}:
+                raise ChildRefusedError(
+                    f"PersistentVolumeClaim {name} was not grown: {error.message}"
+                ) from error
+            raise
+
+    async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> None:
+        """Delete the object of this uid, its dependents in the background. One that is gone is no error."""
+        body: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self._api.call("DELETE", path, body=body)
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+
+    async def tell(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
+        """Write a Kubernetes Event about `job`. An Event that cannot be written is logged: nothing depends on it."""
+        moment = format_time(now)
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{job.name}.{suffix}", "namespace": job.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "name": job.name,
+                "namespace": job.namespace,
+                "uid": job.uid,
+                "resourceVersion": job.resource_version,
+            },
+            "type": transition.type,
+            "reason": transition.reason,
+            "message": transition.message,
+            "firstTimestamp": moment,
+            "lastTimestamp": moment,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": f"{GROUP}/{FIELD_MANAGER}",
+            "reportingInstance": self._identity,
+        }
+        try:
+            await self._api.call("POST", _path("/api/v1", job.namespace, "events"), body=body)
+        except ApiError as error:
+            if error.status != 409:
+                _logger.warning("event %s of %s/%s: %s", transition.reason, job.namespace, job.name, error)
+
+    async def _read(self, path: str) -> dict[str, Any] | None:
+        try:
+            return await self._api.call("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+def _path(prefix: str, namespace: str, plural: str) -> str:
+    return f"{prefix}/namespaces/{namespace}/{plural}" if namespace else f"{prefix}/{plural}"

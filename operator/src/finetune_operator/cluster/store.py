@@ -1,0 +1,219 @@
+"""What the watches have told, keyed by FineTuneJob; small projections, never whole objects.
+
+Every object carries a resourceVersion; an older one never replaces a newer one, so the operator's own writes, which
+are stored from the API server's answers, are not undone by events that were under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.contract.result import Progress
+from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Key, Observation, Pod, Refusal
+from finetune_operator.status.record import lacks_gpu
+
+
+class _Stored(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def uid(self) -> str: ...
+    @property
+    def resource_version(self) -> str: ...
+
+
+_Any = TypeVar("_Any", ChildJob, Claim, Pod)
+
+
+def is_newer(new: _Stored, held: _Stored | None) -> bool:
+    """Whether `new` may replace `held`, the same object or a namesake: it is not of an earlier version."""
+    return held is None or _version(new) >= _version(held)
+
+
+@dataclass
+class _Entry:
+    job: JobRecord | None = None
+    children: dict[str, ChildJob] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    progress: Progress | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.job is None and not (self.children or self.pods or self.claims)
+
+
+class Store:
+    """All FineTuneJobs and their children, and the GPUs of `gpus`. Not for use from several threads."""
+
+    def __init__(self, gpus: GpuStore) -> None:
+        self._entries: dict[Key, _Entry] = {}
+        self._gpus = gpus
+
+    def put_job(self, job: JobRecord) -> None:
+        """Store a FineTuneJob. A namesake with another uid starts without the old one's progress."""
+        entry = self._entry(job.key)
+        if entry.job is not None and entry.job.uid != job.uid:
+            entry.progress = entry.refusal = None
+        if is_newer(job, entry.job):
+            entry.job = job
+
+    def put_child(self, key: Key, child: ChildJob) -> None:
+        """Store a batch/v1 Job."""
+        _put(self._entry(key).children, child)
+
+    def put_pod(self, key: Key, pod: Pod) -> None:
+        """Store a pod."""
+        _put(self._entry(key).pods, pod)
+
+    def put_claim(self, key: Key, claim: Claim) -> None:
+        """Store a workspace claim."""
+        _put(self._entry(key).claims, claim)
+
+    def remove_job(self, key: Key, uid: str) -> None:
+        """Forget a FineTuneJob, unless a namesake has taken its place."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.job is not None and entry.job.uid == uid:
+            entry.job = entry.progress = entry.refusal = None
+        self._drop_if_empty(key)
+
+    def remove_child(self, key: Key, uid: str) -> None:
+        """Forget a batch/v1 Job."""
+        self._remove(key, uid, "children")
+
+    def remove_pod(self, key: Key, uid: str) -> None:
+        """Forget a pod."""
+        self._remove(key, uid, "pods")
+
+    def remove_claim(self, key: Key, uid: str) -> None:
+        """Forget a workspace claim."""
+        self._remove(key, uid, "claims")
+
+    def replace_children(self, key: Key, children: Iterable[ChildJob], pods: Iterable[Pod]) -> None:
+        """Take a fresh read of one job's children and pods as the whole truth."""
+        entry = self._entry(key)
+        entry.children = {child.uid: child for child in children}
+        entry.pods = {pod.uid: pod for pod in pods}
+        self._drop_if_empty(key)
+
+    def set_progress(self, key: Key, progress: Progress) -> bool:
+        """Store what a trainer told; returns whether it is new. Ignored for a job that is gone."""
+        entry = self._entries.get(key)
+        if entry is None or entry.job is None or entry.progress == progress:
+            return False
+        entry.progress = progress
+        return True
+
+    def set_refusal(self, key: Key, refusal: Refusal | None) -> None:
+        """Store or clear the last refusal of a child."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.refusal = refusal
+
+    def observe(self, key: Key, *, fresh: bool = False) -> Observation | None:
+        """Everything known of one FineTuneJob; None if there is none."""
+        entry = self._entries.get(key)
+        if entry is None or entry.job is None:
+            return None
+        job = entry.job
+        claim = next((claim for claim in entry.claims.values() if claim.owner_uid == job.uid), None)
+        return Observation(
+            job=job,
+            inventory=self._gpus.inventory,
+            children=tuple(entry.children.values()),
+            pods=tuple(entry.pods.values()),
+            claim=claim,
+            progress=entry.progress,
+            refusal=entry.refusal,
+            fresh=fresh,
+        )
+
+    def job_keys(self) -> list[Key]:
+        """Keys of all FineTuneJobs."""
+        return [key for key, entry in self._entries.items() if entry.job is not None]
+
+    def keys_without_gpu(self) -> list[Key]:
+        """Keys of the FineTuneJobs for which it matters what GPUs there are."""
+        return [
+            key
+            for key, entry in self._entries.items()
+            if entry.job is not None and lacks_gpu(entry.job.status)
+        ]
+
+    def jobs(self) -> Iterator[JobRecord]:
+        """All FineTuneJobs."""
+        return (entry.job for entry in self._entries.values() if entry.job is not None)
+
+    def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
+        """Every pod whose trainer runs and can be reached, with the job and child it belongs to."""
+        found = []
+        for entry in self._entries.values():
+            if entry.job is None:
+                continue
+            for pod in entry.pods.values():
+                child = entry.children.get(pod.owner_uid)
+                if pod.running and pod.ip and child is not None and child.owner_uid == entry.job.uid:
+                    found.append((entry.job, child, pod))
+        return found
+
+    def mark_child_deleting(self, key: Key, uid: str) -> None:
+        """Remember that a delete was accepted before the watch says so."""
+        entry = self._entries.get(key)
+        if entry is not None and uid in entry.children:
+            entry.children[uid] = replace(entry.children[uid], deleting=True)
+
+    def mark_claim_deleting(self, key: Key, uid: str) -> None:
+        """Remember that a delete was accepted before the watch says so."""
+        entry = self._entries.get(key)
+        if entry is not None and uid in entry.claims:
+            entry.claims[uid] = replace(entry.claims[uid], deleting=True)
+
+    def purge(self, kind: str, listed: set[str], version: int) -> list[Key]:
+        """Forget objects that a full LIST at `version` did not hold: their deletion was missed.
+
+        `kind` is jobs, children, pods or claims; `listed` holds uids. Objects newer than the list stay. Returns the
+        keys that lost something.
+        """
+        changed = []
+        for key, entry in list(self._entries.items()):
+            if kind == "jobs":
+                job = entry.job
+                if job is not None and job.uid not in listed and _version(job) <= version:
+                    self.remove_job(key, job.uid)
+                    changed.append(key)
+                continue
+            held: dict[str, _Stored] = getattr(entry, kind)
+            ghosts = [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]
+            for uid in ghosts:
+                self._remove(key, uid, kind)
+            if ghosts:
+                changed.append(key)
+        return changed
+
+    def _entry(self, key: Key) -> _Entry:
+        return self._entries.setdefault(key, _Entry())
+
+    def _remove(self, key: Key, uid: str, kind: str) -> None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            getattr(entry, kind).pop(uid, None)
+        self._drop_if_empty(key)
+
+    def _drop_if_empty(self, key: Key) -> None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.empty:
+            del self._entries[key]
+
+
+def _put(held: dict[str, _Any], new: _Any) -> None:
+    if is_newer(new, held.get(new.uid)):
+        held[new.uid] = new
+
+
+def _version(item: _Stored) -> int:
+    """Resource versions of one kind are comparable numbers (Kubernetes 1.35 documents it)."""
+    return int(item.resource_version)

@@ -1,0 +1,98 @@
+"""Reads the claims of one job and their volumes, which no watch tells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.errors import ApiError
+from finetune_operator.observed.observation import Observation
+from finetune_operator.placement.claims import JobVolumes, MountedClaim
+from finetune_operator.placement.storage import (
+    StorageClass,
+    VolumeRecord,
+    class_of,
+    project_storage_class,
+    project_volume,
+)
+
+CLASSES_SECONDS = 60.0
+"""How long StorageClasses are believed: they hardly ever change, and a thousand jobs may start at once."""
+
+_logger = logging.getLogger(__name__)
+
+
+class VolumeReader:
+    """Reads on demand. What the operator may not read is as if it were not there."""
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._cluster = cluster
+        self._clock = clock
+        self._classes: list[StorageClass] = []
+        self._classes_expiry = 0.0
+        self._forbidden: set[str] = set()
+
+    async def read(self, observation: Observation) -> JobVolumes:
+        """The claims of the observed job as they are now."""
+        job = observation.job
+        workspace_spec: Mapping[str, Any] = job.spec.get("workspace") or {}
+        cache_name = (job.spec.get("modelCache") or {}).get("claimName")
+        existing = workspace_spec.get("existingClaim")
+        workspace, class_name = None, workspace_spec.get("storageClassName")
+        if existing or observation.claim is not None:
+            body = await self._cluster.read_claim(job.namespace, existing or workspace_claim_name(job.name))
+            if body is not None:
+                workspace = await self._mounted(body)
+                class_name = body["spec"].get("storageClassName", class_name)
+        cache = None
+        if cache_name:
+            body = await self._cluster.read_claim(job.namespace, cache_name)
+            cache = None if body is None else await self._mounted(body)
+        return JobVolumes(workspace, cache, class_of(class_name, await self._storage_classes()))
+
+    async def _mounted(self, body: Mapping[str, Any]) -> MountedClaim:
+        spec, status = body["spec"], body.get("status") or {}
+        name = spec.get("volumeName")
+        return MountedClaim(
+            name=body["metadata"]["name"],
+            uid=body["metadata"]["uid"],
+            access_modes=tuple(spec.get("accessModes") or ()),
+            # A request above the capacity is a growth under way.
+            capacity=((spec.get("resources") or {}).get("requests") or {}).get("storage")
+            if status.get("phase") == "Bound"
+            else None,
+            volume=await self._volume(name) if name else None,
+        )
+
+    async def _volume(self, name: str) -> VolumeRecord | None:
+        try:
+            body = await self._cluster.read_volume(name)
+        except ApiError as error:
+            self._note_forbidden(error, "persistentvolumes")
+            return None
+        return None if body is None else project_volume(body)
+
+    async def _storage_classes(self) -> list[StorageClass]:
+        if self._clock() >= self._classes_expiry:
+            try:
+                bodies = await self._cluster.list_storage_classes()
+            except ApiError as error:
+                self._note_forbidden(error, "storageclasses")
+                bodies = []
+            self._classes = [project_storage_class(body) for body in bodies]
+            self._classes_expiry = self._clock() + CLASSES_SECONDS
+        return self._classes
+
+    def _note_forbidden(self, error: ApiError, resource: str) -> None:
+        """Say once that `resource` may not be read; any other failure is raised again."""
+        if error.status not in {401, 403}:
+            raise error
+        if resource not in self._forbidden:
+            self._forbidden.add(resource)
+            _logger.warning(
+                "%s may not be read, so that pods are placed without regard to them: %s", resource, error
+            )

@@ -1,0 +1,89 @@
+"""Kopf as an informer: watch events go into store and queue. No I/O, no decisions, nothing written to objects.
+
+Only low-level event handlers are used: Kopf's change handlers would put annotations and finalizers on objects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kopf
+
+from finetune_operator.api.stages import GROUP, JOB_LABEL, PLURAL, VERSION
+from finetune_operator.cluster.informer import Informer
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import Configuration
+
+WATCH_SECONDS = 300
+"""Length of one watch request, so that load balancers do not drop it silently."""
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """Kopf's settings: no scanning, no peering, no Events of its own, watches limited to our children."""
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.watching.chunk_size = 500
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.client_timeout = WATCH_SECONDS + 60
+    settings.networking.request_timeout = 30
+    for group, plural in (("batch", "jobs"), ("", "pods"), ("", "persistentvolumeclaims")):
+        settings.watching.label_selectors[group, "v1", plural] = JOB_LABEL
+    return settings
+
+
+def build_registry(
+    informer: Informer, configuration: Configuration, *, watch_nodes: bool
+) -> kopf.OperatorRegistry:
+    """Handlers that feed `informer`, logged in with the operator's own credentials.
+
+    `watch_nodes` must be false where nodes may not be read: a watch that is refused would be tried for ever.
+    """
+    registry = kopf.OperatorRegistry()
+    labels = {JOB_LABEL: kopf.PRESENT}
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await connection_info(configuration)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def job_event(event: kopf.RawEvent, **_: Any) -> None:
+        informer.wake(informer.put_job(event["object"], gone=event["type"] == "DELETED"))
+
+    @kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)
+    async def child_event(event: kopf.RawEvent, **_: Any) -> None:
+        informer.wake(informer.put_child(event["object"], gone=event["type"] == "DELETED"))
+
+    @kopf.on.event("", "v1", "pods", labels=labels, registry=registry)
+    async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
+        informer.wake(informer.put_pod(event["object"], gone=event["type"] == "DELETED"))
+
+    @kopf.on.event("", "v1", "persistentvolumeclaims", labels=labels, registry=registry)
+    async def claim_event(event: kopf.RawEvent, **_: Any) -> None:
+        informer.wake(informer.put_claim(event["object"], gone=event["type"] == "DELETED"))
+
+    if watch_nodes:
+
+        @kopf.on.event("", "v1", "nodes", registry=registry)
+        async def node_event(event: kopf.RawEvent, **_: Any) -> None:
+            informer.put_node(event["object"], gone=event["type"] == "DELETED")
+
+    return registry
+
+
+async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
+    """Kopf's form of the client's credentials; asked for again whenever the API server answers 401."""
+    authorization = await configuration.get_api_key_with_prefix("BearerToken")
+    scheme, _, token = (authorization or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        ca_data=configuration.ca_cert_data,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() if token else None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )

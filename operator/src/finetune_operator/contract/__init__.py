@@ -1,0 +1,1 @@
+"""Documents shared with the trainer: run spec, result and credentials."""

@@ -1,0 +1,250 @@
+"""FineTuneJob to run spec (contract/run.schema.json): used by the operator and by the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from finetune_operator.api.sources import (
+    CloudObject,
+    DatasetSource,
+    HuggingFaceDataset,
+    HuggingFaceModel,
+    S3Object,
+)
+from finetune_operator.api.spec import FineTuneJobSpec, Thresholds
+from finetune_operator.contract.credentials import (
+    DATASET_PREFIX,
+    MODEL_PREFIX,
+    VALIDATION_PREFIX,
+    token_variable,
+    url_variable,
+)
+from finetune_operator.sizing.planning import Device, Plan
+
+CONTRACT_VERSION = "1.2"
+
+MODEL_MOUNT = "/source/model"
+DATASET_MOUNT = "/source/dataset"
+VALIDATION_MOUNT = "/source/validation"
+CHAT_TEMPLATE_MOUNT = "/source/chat-template"
+TARGET_PROMPTS_MOUNT = "/source/target-prompts"
+MODEL_CACHE_MOUNT = "/model-cache"
+OUTPUT_MOUNT = "/output"
+WORKSPACE_MOUNT = "/workspace"
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """Whose run it is. The command line, which has no API server, makes a uid of its own."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the administrator allows a download."""
+
+    dataset_bytes: int
+    download_seconds: int
+    allow_private_addresses: bool
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the trainer process finds things: absolute paths on its own file system.
+
+    `model`, `dataset` and `validation` are None where the source is a hub, a URL or an object store, `chat_template`
+    where the model's own is used. `output_uri` is how people call the output's place.
+    """
+
+    workspace: str
+    output: str
+    output_uri: str
+    model: str | None = None
+    dataset: str | None = None
+    validation: str | None = None
+    chat_template: str | None = None
+    target_prompts: str | None = None
+    model_cache: str | None = None
+
+
+def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
+    """Places inside a stage's pod, as jobs.py mounts them."""
+    claim = spec.output.destination.persistent_volume_claim
+    output_path = job.name if claim.path is None else claim.path
+    model_claim = spec.model.source.persistent_volume_claim
+    template, prompts = spec.model.chat_template, spec.dataset.target_prompts
+    validation = spec.dataset.validation.source
+    return Places(
+        workspace=WORKSPACE_MOUNT,
+        output=_join(OUTPUT_MOUNT, output_path),
+        output_uri=f"pvc://{job.namespace}/{_join(claim.claim_name, output_path)}",
+        model=None if model_claim is None else _join(MODEL_MOUNT, model_claim.path),
+        dataset=_dataset_place(spec.dataset.source, DATASET_MOUNT),
+        validation=None if validation is None else _dataset_place(validation, VALIDATION_MOUNT),
+        chat_template=None
+        if template is None
+        else _join(CHAT_TEMPLATE_MOUNT, template.config_map_key_ref.key),
+        target_prompts=None
+        if prompts is None
+        else _join(TARGET_PROMPTS_MOUNT, prompts.config_map_key_ref.key),
+        model_cache=None if spec.model_cache is None else MODEL_CACHE_MOUNT,
+    )
+
+
+def build_run_spec(
+    *,
+    job: JobIdentity,
+    spec: FineTuneJobSpec,
+    spec_hash: str,
+    plan: Plan,
+    places: Places,
+    device: Device,
+    limits: Limits,
+    telemetry_port: int,
+    attempt: int,
+) -> dict[str, Any]:
+    """The run spec of one attempt, ready for JSON.
+
+    `spec` must have passed checks.check, and `places` must name a path for every source that is a file. One document
+    serves all three stages. A member that an earlier minor version does not know is left out where it would only say
+    what that version does anyway, so that a trainer of one minor version before reads every job that it can do.
+    """
+    training = spec.training
+    length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
+    return {
+        "version": CONTRACT_VERSION,
+        "job": {"namespace": job.namespace, "name": job.name, "uid": job.uid},
+        "specHash": spec_hash,
+        "attempt": attempt,
+        "device": device,
+        "model": _model(spec, places),
+        "dataset": _dataset(spec, places),
+        "training": {
+            **length,
+            "learningRate": training.learning_rate,
+            "effectiveBatchSize": training.effective_batch_size,
+            "microBatchSize": plan.micro_batch_size,
+            "maximumLength": training.maximum_length,
+            "lora": training.lora.model_dump(by_alias=True),
+            "quantization": training.quantization,
+            "seed": training.seed,
+            "schedule": training.schedule.model_dump(by_alias=True),
+            "gradientCheckpointing": plan.gradient_checkpointing,
+            "checkpoint": training.checkpoint.model_dump(by_alias=True),
+        },
+        "evaluation": {"maximumRows": spec.evaluation.maximum_rows},
+        "output": {
+            "artifacts": list(spec.output.artifacts),
+            "destination": {"kind": "Directory", "path": places.output, "uri": places.output_uri},
+        },
+        "workspace": {"path": places.workspace},
+        **(
+            {}
+            if spec.model_cache is None
+            else {"modelCache": {"path": _required(places.model_cache, "model_cache")}}
+        ),
+        "telemetry": {"port": telemetry_port},
+        "limits": {
+            "datasetBytes": limits.dataset_bytes,
+            "downloadSeconds": limits.download_seconds,
+            "allowPrivateAddresses": limits.allow_private_addresses,
+        },
+    }
+
+
+def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
+    given = spec.model.source
+    source: dict[str, Any]
+    if given.hugging_face is not None:
+        source = _hub(given.hugging_face, MODEL_PREFIX)
+    elif given.object_store is not None:
+        source = _object_store(given.object_store, MODEL_PREFIX)
+    else:
+        source = {"kind": "Directory", "path": _required(places.model, "model")}
+    model: dict[str, Any] = {
+        "source": source,
+        "chatTemplateArguments": dict(spec.model.chat_template_arguments),
+    }
+    if spec.model.chat_template is not None:
+        model["chatTemplatePath"] = _required(places.chat_template, "chat_template")
+    return model
+
+
+def _dataset(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
+    given = spec.dataset
+    validation: dict[str, Any]
+    if given.validation.source is None:
+        validation = {"fraction": given.validation.fraction}
+    else:
+        validation = {
+            "source": _dataset_source(given.validation.source, places.validation, VALIDATION_PREFIX)
+        }
+    dataset: dict[str, Any] = {
+        "source": _dataset_source(given.source, places.dataset, DATASET_PREFIX),
+        "validation": validation,
+        "reasoning": given.reasoning,
+        "rejectedRows": {"maximumFraction": given.rejected_rows.maximum_fraction},
+    }
+    if given.format != "Auto":
+        dataset["format"] = given.format
+    if given.target_prompts is not None:
+        dataset["targetPromptsPath"] = _required(places.target_prompts, "target_prompts")
+    if given.thresholds != Thresholds():
+        dataset["thresholds"] = given.thresholds.model_dump(by_alias=True)
+    return dataset
+
+
+def _dataset_source(source: DatasetSource, place: str | None, prefix: str) -> dict[str, Any]:
+    if source.url is not None:
+        return {"kind": "Url", "urlVariable": url_variable(prefix)}
+    if source.hugging_face is not None:
+        hub = source.hugging_face
+        members = {"configuration": hub.configuration, "split": hub.split, "path": hub.path}
+        return {
+            **_hub(hub, prefix),
+            **{name: value for name, value in members.items() if value is not None},
+        }
+    if source.object_store is not None:
+        return _object_store(source.object_store, prefix)
+    return {"kind": "File", "path": _required(place, "dataset")}
+
+
+def _hub(hub: HuggingFaceModel | HuggingFaceDataset, prefix: str) -> dict[str, Any]:
+    source = {"kind": "HuggingFace", "repository": hub.repository, "revision": hub.revision}
+    if hub.token_secret_ref is not None:
+        source["tokenVariable"] = token_variable(prefix)
+    return source
+
+
+def _object_store(store: S3Object | CloudObject, prefix: str) -> dict[str, Any]:
+    source = {"kind": "ObjectStore", "uri": store.uri}
+    if isinstance(store, S3Object):
+        members = {"endpoint": store.endpoint, "region": store.region}
+        source |= {name: value for name, value in members.items() if value is not None}
+    if store.secret_ref is not None:
+        source["credentialsPrefix"] = prefix
+    return source
+
+
+def _dataset_place(source: DatasetSource, mount: str) -> str | None:
+    if source.config_map is not None:
+        return _join(mount, source.config_map.key)
+    if source.persistent_volume_claim is not None:
+        return _join(mount, source.persistent_volume_claim.path)
+    return None
+
+
+def _join(root: str, path: str) -> str:
+    """`path` below `root`, without empty or `.` steps."""
+    return str(PurePosixPath(root) / path)
+
+
+def _required(place: str | None, name: str) -> str:
+    if place is None:
+        raise ValueError(f"places.{name} must be a path for this source, found None")
+    return place

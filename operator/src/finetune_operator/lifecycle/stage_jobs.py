@@ -1,0 +1,73 @@
+"""The batch/v1 Job of the current attempt, from the spec, the recorded plan and what sizing says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
+from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, cluster_places
+from finetune_operator.lifecycle.sizing import Sized, recorded_plan, shape_of
+from finetune_operator.manifests.jobs import build_job
+from finetune_operator.observed.observation import JobRecord
+from finetune_operator.placement.constraints import Placement
+from finetune_operator.settings import Settings
+from finetune_operator.sizing.hosts import HostNeeds, stage_host
+from finetune_operator.status import reporting
+from finetune_operator.status.draft import StatusDraft
+
+
+def size_host(spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings, out_of_memory: int) -> HostNeeds:
+    """What the current stage's pod needs of its node; `out_of_memory` attempts were killed for their memory."""
+    trainer = settings.trainer
+    dataset = draft.dataset
+    return stage_host(
+        spec,
+        draft.stage,
+        shape_of(draft),
+        None if dataset is None else reporting.read_dataset(dataset),
+        trainer.resources.of(draft.stage),
+        out_of_memory,
+        device=trainer.device,
+        device_bytes=(draft.plan.get("memory") or {}).get("deviceBytes"),
+    )
+
+
+def build_stage_job(
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    draft: StatusDraft,
+    settings: Settings,
+    sized: Sized | None,
+    placement: Placement,
+    host: HostNeeds,
+) -> dict[str, Any]:
+    """The Job to create; `sized` is for TRAIN, `placement` for PREPARE."""
+    trainer = settings.trainer
+    identity = JobIdentity(job.namespace, job.name, job.uid)
+    training = sized if draft.stage is Stage.TRAIN else None
+    run_spec = build_run_spec(
+        job=identity,
+        spec=spec,
+        spec_hash=draft.spec_hash or spec_hash(spec),
+        plan=training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device),
+        places=cluster_places(identity, spec),
+        device=trainer.device,
+        limits=trainer.limits.to_limits(),
+        telemetry_port=trainer.telemetry_port,
+        attempt=draft.attempt,
+    )
+    body = build_job(
+        job,
+        spec,
+        draft.stage,
+        draft.attempt,
+        run_spec,
+        trainer,
+        affinity=placement.affinity if training is None else {"nodeAffinity": training.affinity},
+        host=host,
+        tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
+    )
+    if training is not None:
+        body["metadata"]["annotations"] = {PLACEMENT_ANNOTATION: training.digest}
+    return body

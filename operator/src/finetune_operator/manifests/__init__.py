@@ -1,0 +1,1 @@
+"""The child objects that the operator creates: Jobs and claims."""

@@ -1,0 +1,115 @@
+"""The volumes of a stage's pod and where its container mounts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.quantities import format_bytes
+from finetune_operator.api.sources import DatasetSource, KeyRef
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import RUN_ANNOTATION, Stage, workspace_claim_name
+from finetune_operator.contract.run_spec import (
+    CHAT_TEMPLATE_MOUNT,
+    DATASET_MOUNT,
+    MODEL_CACHE_MOUNT,
+    MODEL_MOUNT,
+    OUTPUT_MOUNT,
+    TARGET_PROMPTS_MOUNT,
+    VALIDATION_MOUNT,
+    WORKSPACE_MOUNT,
+)
+from finetune_operator.observed.observation import JobRecord
+from finetune_operator.sizing.hosts import HostNeeds
+
+RUN_SPEC_FOLDER = "/etc/finetune"
+
+
+class Volumes:
+    """Volumes and mounts of one stage. A claim that serves several roles is one volume with several mounts."""
+
+    def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> None:
+        self.volumes: list[dict[str, Any]] = []
+        self.mounts: list[dict[str, Any]] = []
+        self._claims: dict[str, str] = {}
+        self._mount(
+            "run-spec",
+            RUN_SPEC_FOLDER,
+            {
+                "downwardAPI": {
+                    "items": [
+                        {
+                            "path": "run.json",
+                            "fieldRef": {"fieldPath": f"metadata.annotations['{RUN_ANNOTATION}']"},
+                        }
+                    ]
+                }
+            },
+            read_only=True,
+        )
+        self._mount("tmp", "/tmp", {"emptyDir": {"sizeLimit": format_bytes(host.scratch_bytes)}})  # noqa: S108 - the pod's own
+        self._workspace(job, spec)
+        if stage is Stage.PREPARE:
+            self._sources(spec)
+        if stage is Stage.TRAIN:
+            # Data loaders and NCCL share memory; the default of 64 MiB is too little.
+            shared = {"medium": "Memory", "sizeLimit": format_bytes(host.shared_memory_bytes)}
+            self._mount("shared-memory", "/dev/shm", {"emptyDir": shared})  # noqa: S108 - same
+        else:
+            self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
+        if spec.model_cache is not None:
+            # PREPARE fills it; the others may only read what it says there.
+            read_only = stage is not Stage.PREPARE
+            self._claim("model-cache", MODEL_CACHE_MOUNT, spec.model_cache.claim_name, read_only=read_only)
+
+    def _workspace(self, job: JobRecord, spec: FineTuneJobSpec) -> None:
+        existing = spec.workspace.existing_claim
+        if existing is None:
+            self._claim("workspace", WORKSPACE_MOUNT, workspace_claim_name(job.name))
+        else:
+            # Jobs that share a claim get a folder each; a namesake created later has another uid.
+            self._claim("workspace", WORKSPACE_MOUNT, existing, sub_path=job.uid)
+
+    def _sources(self, spec: FineTuneJobSpec) -> None:
+        model = spec.model.source.persistent_volume_claim
+        if model is not None:
+            self._claim("model", MODEL_MOUNT, model.claim_name, read_only=True)
+        self._dataset("dataset", DATASET_MOUNT, spec.dataset.source)
+        if spec.dataset.validation.source is not None:
+            self._dataset("validation", VALIDATION_MOUNT, spec.dataset.validation.source)
+        if spec.model.chat_template is not None:
+            reference = spec.model.chat_template.config_map_key_ref
+            self._config_map("chat-template", CHAT_TEMPLATE_MOUNT, reference)
+        if spec.dataset.target_prompts is not None:
+            reference = spec.dataset.target_prompts.config_map_key_ref
+            self._config_map("target-prompts", TARGET_PROMPTS_MOUNT, reference)
+
+    def _dataset(self, name: str, path: str, source: DatasetSource) -> None:
+        if source.config_map is not None:
+            self._config_map(name, path, source.config_map)
+        elif source.persistent_volume_claim is not None:
+            self._claim(name, path, source.persistent_volume_claim.claim_name, read_only=True)
+
+    def _config_map(self, name: str, path: str, reference: KeyRef) -> None:
+        item = {"key": reference.key, "path": reference.key}
+        self._mount(name, path, {"configMap": {"name": reference.name, "items": [item]}}, read_only=True)
+
+    def _claim(
+        self, name: str, path: str, claim: str, *, read_only: bool = False, sub_path: str | None = None
+    ) -> None:
+        volume = self._claims.get(claim)
+        if volume is None:
+            self._claims[claim] = volume = name
+            self.volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        self._add_mount(volume, path, read_only=read_only, sub_path=sub_path)
+
+    def _mount(self, name: str, path: str, source: dict[str, Any], *, read_only: bool = False) -> None:
+        self.volumes.append({"name": name, **source})
+        self._add_mount(name, path, read_only=read_only)
+
+    def _add_mount(self, volume: str, path: str, *, read_only: bool, sub_path: str | None = None) -> None:
+        mount: dict[str, Any] = {"name": volume, "mountPath": path}
+        if read_only:
+            mount["readOnly"] = True
+        if sub_path is not None:
+            mount["subPath"] = sub_path
+        self.mounts.append(mount)

@@ -1,0 +1,1 @@
+"""What one decision sees of the cluster, and what ended or pending attempts mean."""

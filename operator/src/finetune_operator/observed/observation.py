@@ -1,0 +1,273 @@
+"""What the operator knows of the cluster, as small values projected from API objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_operator.api.formats import parse_time
+from finetune_operator.api.stages import (
+    ATTEMPT_LABEL,
+    CONTAINER_NAME,
+    JOB_LABEL,
+    KIND,
+    PLACEMENT_ANNOTATION,
+    STAGE_LABEL,
+    Stage,
+)
+from finetune_operator.cluster.node_store import Inventory
+from finetune_operator.contract.result import Progress
+from finetune_operator.placement.claims import JobVolumes
+
+Key = tuple[str, str]
+"""(namespace, name) of a FineTuneJob."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A FineTuneJob."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    created: datetime
+    deleting: bool
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """Key in store and queue."""
+        return (self.namespace, self.name)
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """The batch/v1 Job of one attempt of one stage."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    resource_version: str
+    stage: Stage
+    attempt: int
+    created: datetime
+    suspended: bool
+    deleting: bool
+    finished: bool
+    failure: str | None
+    """Message of the Failed condition, if the Job has failed."""
+    placement: str = ""
+    """Which plan and GPUs a Job of TRAIN was made for."""
+
+
+@dataclass(frozen=True)
+class ContainerEnd:
+    """How the trainer's container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a stage's Job."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    """uid of the batch/v1 Job that controls it."""
+    resource_version: str
+    created: datetime
+    phase: str
+    ip: str
+    node: str
+    reason: str
+    message: str
+    deleting: bool
+    disrupted: bool
+    """It has, or its end was caused by, a disruption: eviction, preemption, node loss."""
+    unschedulable: str | None
+    """The scheduler's words, while it finds no node."""
+    waiting: tuple[str, str] | None
+    """Reason and message of the container's waiting state."""
+    running: bool
+    end: ContainerEnd | None
+    idle: bool
+    """No container of the pod runs any more, not even an injected one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The workspace's PersistentVolumeClaim."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    resource_version: str
+    deleting: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The API server's last refusal of a child, and when it may be asked again."""
+
+    message: str
+    retry_time: datetime
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything that one decision is based on."""
+
+    job: JobRecord
+    inventory: Inventory
+    children: tuple[ChildJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    claim: Claim | None = None
+    progress: Progress | None = None
+    refusal: Refusal | None = None
+    volumes: JobVolumes | None = None
+    """The claims of the job, where they were read for this very decision."""
+    fresh: bool = False
+    """Children and pods were read from the API server for this very decision, not from the watch."""
+
+
+def project_job(body: Mapping[str, Any]) -> JobRecord:
+    """Project a FineTuneJob."""
+    metadata = body["metadata"]
+    return JobRecord(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 1),
+        resource_version=metadata["resourceVersion"],
+        created=parse_time(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        spec=dict(body.get("spec") or {}),
+        status=dict(body.get("status") or {}),
+    )
+
+
+def project_child(body: Mapping[str, Any]) -> ChildJob | None:
+    """Project a batch/v1 Job; None if it is no child of a FineTuneJob, whatever its labels say."""
+    metadata = body["metadata"]
+    owner_uid = _controller_uid(metadata, KIND)
+    labels = metadata.get("labels") or {}
+    try:
+        stage = Stage(labels.get(STAGE_LABEL, "").capitalize())
+        attempt = int(labels.get(ATTEMPT_LABEL, ""))
+    except ValueError:
+        return None
+    if owner_uid is None:
+        return None
+    conditions = {
+        condition["type"]: condition.get("message", "")
+        for condition in (body.get("status") or {}).get("conditions") or ()
+        if condition.get("status") == "True"
+    }
+    return ChildJob(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=owner_uid,
+        resource_version=metadata["resourceVersion"],
+        stage=stage,
+        attempt=attempt,
+        created=parse_time(metadata["creationTimestamp"]),
+        suspended=bool(body["spec"].get("suspend", False)),
+        deleting="deletionTimestamp" in metadata,
+        finished="Complete" in conditions or "Failed" in conditions,
+        failure=conditions.get("Failed"),
+        placement=(metadata.get("annotations") or {}).get(PLACEMENT_ANNOTATION, ""),
+    )
+
+
+def project_pod(body: Mapping[str, Any]) -> Pod | None:
+    """Project a pod; None if no batch/v1 Job controls it."""
+    metadata = body["metadata"]
+    owner_uid = _controller_uid(metadata, "Job")
+    if owner_uid is None:
+        return None
+    status = body.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    container: Mapping[str, Any] = next(
+        (entry for entry in status.get("containerStatuses") or () if entry["name"] == CONTAINER_NAME), {}
+    )
+    state = container.get("state") or {}
+    waiting = state.get("waiting")
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=owner_uid,
+        resource_version=metadata["resourceVersion"],
+        created=parse_time(metadata["creationTimestamp"]),
+        phase=status.get("phase", "Pending"),
+        ip=status.get("podIP", ""),
+        node=body.get("spec", {}).get("nodeName", ""),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        deleting="deletionTimestamp" in metadata,
+        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
+        unschedulable=(
+            scheduled.get("message", "")
+            if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+            else None
+        ),
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        running="running" in state,
+        end=_container_end(state.get("terminated")),
+        idle=bool(container)
+        and not any(
+            "running" in (entry.get("state") or {})
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for entry in status.get(kind) or ()
+        ),
+    )
+
+
+def project_claim(body: Mapping[str, Any]) -> Claim | None:
+    """Project a PersistentVolumeClaim; None if no FineTuneJob controls it."""
+    metadata = body["metadata"]
+    owner_uid = _controller_uid(metadata, KIND)
+    if owner_uid is None:
+        return None
+    return Claim(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=owner_uid,
+        resource_version=metadata["resourceVersion"],
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def key_of(body: Mapping[str, Any]) -> Key | None:
+    """Key of the FineTuneJob that a labelled child belongs to; None without the label."""
+    metadata = body["metadata"]
+    name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return None if name is None else (metadata["namespace"], name)
+
+
+def _controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller") and reference.get("kind") == kind:
+            return str(reference["uid"])
+    return None
+
+
+def _container_end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:
+    if not terminated:
+        return None
+    finished = terminated.get("finishedAt")
+    return ContainerEnd(
+        exit_code=terminated.get("exitCode", -1),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+        finished=parse_time(finished) if finished else None,
+    )

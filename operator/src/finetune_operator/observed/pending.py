@@ -1,0 +1,51 @@
+"""Why a stage's pod is not running yet, in the words of scheduler and kubelet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.contract.result import clean_text
+from finetune_operator.observed.observation import ChildJob, Pod
+
+NO_POD_GRACE = timedelta(seconds=30)
+"""The Job controller normally creates a pod within a second; only its events say why it cannot."""
+
+_STUCK_REASONS = {
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "ImageInspectError",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+}
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One thing that a stage waits for."""
+
+    reason: Reason
+    message: str
+
+
+def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waiting | None:
+    """What holds up the newest of the child's `pods`; None if nothing is known to."""
+    if not pods:
+        if now - child.created < NO_POD_GRACE or child.suspended:
+            return None
+        return Waiting(
+            Reason.CHILD_REFUSED,
+            f"Job {child.name} has had no pod for {int((now - child.created).total_seconds() // 30 * 30)} s: a quota "
+            f"or an admission policy may refuse it; see `kubectl describe job {child.name}`",
+        )
+    pod = max(pods, key=lambda candidate: candidate.created)
+    if pod.unschedulable is not None:
+        return Waiting(Reason.UNSCHEDULABLE, clean_text(f"pod {pod.name}: {pod.unschedulable}"))
+    if pod.waiting is not None and pod.waiting[0] in _STUCK_REASONS:
+        reason, message = pod.waiting
+        return Waiting(Reason.POD_STUCK, clean_text(f"pod {pod.name}: {reason}: {message}"))
+    return None

@@ -1,0 +1,1 @@
+"""Where volumes and pods may be: storage topology and node constraints."""

@@ -1,0 +1,218 @@
+"""Storage classes and volumes, and which nodes a volume can be used on, as the scheduler has it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_operator.api.quantities import parse_bytes
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.nodes import HOSTNAME, ZONE_KEYS
+
+_DEFAULT_ANNOTATIONS = (
+    "storageclass.kubernetes.io/is-default-class",
+    "storageclass.beta.kubernetes.io/is-default-class",
+)
+_NODE_NAME = "metadata.name"
+_NODE_KEY_ENDS = ("/hostname", "/node", "/nodename", "/node-name", "/node_id")
+"""How keys end whose value is one node: a node that does not exist yet is never the one that is meant."""
+_ZONE_KEY_END = "/zone"
+"""Storage drivers tell zones by keys of their own (topology.ebs.csi.aws.com/zone), with the same values."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_ZONES_OF_ONE_VOLUME = "__"
+"""Between the zones of a volume that is in several, in the volume's label."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One requirement of a term. `field` is True where `key` names a field of the node, not a label."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+    field: bool = False
+
+
+Term = tuple[Requirement, ...]
+"""Requirements that must all hold. A term without any matches nothing."""
+
+
+@dataclass(frozen=True)
+class StorageClass:
+    """What placement needs of a storage.k8s.io/v1 StorageClass.
+
+    `waits` says that a volume is made where its first pod runs (WaitForFirstConsumer). Terms of `topologies` restrict
+    where volumes are made; none for anywhere. `created` decides between several default classes.
+    """
+
+    name: str
+    provisioner: str
+    waits: bool
+    expandable: bool
+    topologies: tuple[Term, ...] = ()
+    default: bool = False
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class VolumeRecord:
+    """What placement needs of a v1 PersistentVolume. `terms` is None where it can be used on every node."""
+
+    name: str
+    terms: tuple[Term, ...] | None
+    access_modes: tuple[str, ...]
+    capacity: int
+    storage_class: str = ""
+
+
+def project_storage_class(body: Mapping[str, Any]) -> StorageClass:
+    """Project a StorageClass. Raises KeyError without a name."""
+    metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return StorageClass(
+        name=metadata["name"],
+        provisioner=body.get("provisioner") or "",
+        waits=body.get("volumeBindingMode") == "WaitForFirstConsumer",
+        expandable=body.get("allowVolumeExpansion") is True,
+        topologies=tuple(
+            tuple(
+                Requirement(item["key"], "In", tuple(item.get("values") or ()))
+                for item in term.get("matchLabelExpressions") or ()
+            )
+            for term in body.get("allowedTopologies") or ()
+        ),
+        default=any(annotations.get(name) == "true" for name in _DEFAULT_ANNOTATIONS),
+        created=str(metadata.get("creationTimestamp") or ""),
+    )
+
+
+def project_volume(body: Mapping[str, Any]) -> VolumeRecord:
+    """Project a PersistentVolume. Raises KeyError without a name, ValueError for a capacity that is no quantity.
+
+    Zones that only the volume's labels tell, as volumes from before the node affinity do, become part of its terms.
+    """
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    required = (spec.get("nodeAffinity") or {}).get("required")
+    terms = (
+        None
+        if required is None
+        else tuple(_project_term(term) for term in required.get("nodeSelectorTerms") or ())
+    )
+    labels = metadata.get("labels") or {}
+    zones = tuple(
+        Requirement(key, "In", tuple(labels[key].split(_ZONES_OF_ONE_VOLUME)))
+        for key in ZONE_KEYS
+        if labels.get(key)
+    )
+    if zones:
+        terms = (zones,) if terms is None else tuple((*term, *zones) if term else term for term in terms)
+    return VolumeRecord(
+        name=metadata["name"],
+        terms=terms,
+        access_modes=tuple(spec.get("accessModes") or ()),
+        capacity=parse_bytes(str((spec.get("capacity") or {}).get("storage", "0"))),
+        storage_class=spec.get("storageClassName") or "",
+    )
+
+
+def class_of(name: str | None, classes: Sequence[StorageClass]) -> StorageClass | None:
+    """The class of a claim that asks for `name`: the cluster's default for None (the newest of several).
+
+    None for the empty name, which asks for a volume without a class, and for a class that is not there.
+    """
+    if name is not None:
+        return next((item for item in classes if item.name == name), None)
+    defaults = [item for item in classes if item.default]
+    return max(defaults, key=lambda item: (item.created, item.name), default=None)
+
+
+def matches(terms: Sequence[Term] | None, labels: Mapping[str, str], node_name: str) -> bool:
+    """Whether a node's labels and name satisfy one of `terms`; None is satisfied by every node."""
+    if terms is None:
+        return True
+    return any(
+        bool(term) and all(_holds(item, {_NODE_NAME: node_name} if item.field else labels) for item in term)
+        for term in terms
+    )
+
+
+def reachable(terms: Sequence[Term] | None, offer: Offer) -> bool:
+    """Whether a pod on the offer's node can use a volume of these `terms`.
+
+    For a node that does not exist yet, or has not told all its labels, what is not known is taken to be possible,
+    except that it is one particular other node. A driver's own key of a zone is compared with the node's zone.
+    """
+    if offer.node is not None and offer.state == "Available":
+        return matches(terms, {HOSTNAME: offer.node, **offer.labels}, offer.node)
+    if terms is None:
+        return True
+    return any(bool(term) and all(_may_hold(item, offer) for item in term) for term in terms)
+
+
+def places(terms: Sequence[Term] | None) -> str:
+    """The terms in few words, for messages."""
+    if terms is None:
+        return "every node"
+    texts = [" and ".join(_text(item) for item in term) for term in terms if term]
+    return " or ".join(texts) or "no node"
+
+
+def is_node_local(terms: Sequence[Term] | None) -> bool:
+    """Whether every term names single nodes."""
+    return bool(terms) and all(
+        any(item.field or item.key.endswith(_NODE_KEY_ENDS) for item in term) for term in terms or ()
+    )
+
+
+def _project_term(term: Mapping[str, Any]) -> Term:
+    return tuple(
+        Requirement(item["key"], item["operator"], tuple(item.get("values") or ()), field=kind)
+        for member, kind in (("matchExpressions", False), ("matchFields", True))
+        for item in term.get(member) or ()
+    )
+
+
+def _may_hold(item: Requirement, offer: Offer) -> bool:
+    if item.field or item.key.endswith(_NODE_KEY_ENDS):
+        own = {} if offer.node is None else {item.key: offer.labels.get(item.key, offer.node)}
+        return _holds(item, own)
+    if item.key in offer.labels:
+        return _holds(item, offer.labels)
+    if item.key.endswith(_ZONE_KEY_END):
+        return offer.zone is None or _holds(item, {item.key: offer.zone})
+    return True
+
+
+def _holds(item: Requirement, labels: Mapping[str, str]) -> bool:
+    """As in k8s.io/component-helpers/scheduling/corev1/nodeaffinity; an unknown operator never holds."""
+    found = labels.get(item.key)
+    match item.operator:
+        case "In":
+            return found is not None and found in item.values
+        case "NotIn":
+            return found is None or found not in item.values
+        case "Exists":
+            return found is not None
+        case "DoesNotExist":
+            return found is None
+        case "Gt" | "Lt":
+            return _compares(item, found)
+    return False
+
+
+def _compares(item: Requirement, found: str | None) -> bool:
+    if found is None or len(item.values) != 1:
+        return False
+    if not (_INTEGER.fullmatch(found) and _INTEGER.fullmatch(item.values[0])):
+        return False
+    left, right = int(found), int(item.values[0])
+    return left > right if item.operator == "Gt" else left < right
+
+
+def _text(item: Requirement) -> str:
+    words = {"In": "in", "NotIn": "not in", "Gt": ">", "Lt": "<"}
+    if item.operator in words:
+        return f"{item.key} {words[item.operator]} {', '.join(item.values)}"
+    return f"{item.key} {item.operator}"

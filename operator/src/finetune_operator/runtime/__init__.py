@@ -1,0 +1,1 @@
+"""The running process: controller loop, metrics, HTTP probes, logs."""

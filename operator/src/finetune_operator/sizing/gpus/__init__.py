@@ -1,0 +1,1 @@
+"""Which GPUs the cluster's nodes offer, and how a pod asks for them."""

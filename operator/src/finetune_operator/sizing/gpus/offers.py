@@ -1,0 +1,180 @@
+"""The GPUs that a cluster has or can start, as offers to one pod that asks for one GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from finetune_operator.api.spec import Toleration
+from finetune_operator.sizing.gpus.gpu import Offer, State
+from finetune_operator.sizing.gpus.node_labels import number, tells_of_gpu
+from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
+from finetune_operator.sizing.gpus.profiles import GpuProfile, parse_gpu_profiles
+from finetune_operator.sizing.gpus.recognition import Recognised, label_prefix, recognise
+
+__all__ = ["GpuProfile", "eligible", "gpu_taint_keys", "offers", "parse_gpu_profiles", "tolerates"]
+
+# Taints that say how a node is, not what it is for: they pass, or the node does.
+_CORDON_TAINTS = frozenset(
+    [
+        "node.kubernetes.io/unschedulable",
+        "ToBeDeletedByClusterAutoscaler",
+        "karpenter.sh/disrupted",
+        "karpenter.sh/disruption",
+    ]
+)
+_STARTING_TAINTS = frozenset(
+    ["karpenter.sh/unregistered", "node.cilium.io/agent-not-ready", "ebs.csi.aws.com/agent-not-ready"]
+)
+_STARTING_PREFIXES = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
+# Labels that every node will have, whether or not a catalogue lists them.
+_IMPLIED = {"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}
+_UNTOLD = frozenset(["kubernetes.io/arch", "beta.kubernetes.io/arch", "topology.kubernetes.io/region"])
+
+
+def offers(
+    nodes: Iterable[NodeRecord],
+    profiles: Sequence[GpuProfile],
+    resource_name: str,
+    *,
+    allow_time_slicing: bool,
+) -> tuple[Offer, ...]:
+    """Every offer of `resource_name`: one for each node that has or will have it, then the catalogue's.
+
+    A node that is labelled as having this GPU but does not offer it yet is `Provisioning`: its driver comes up.
+    """
+    found = [_node_offer(node, resource_name, allow_time_slicing=allow_time_slicing) for node in nodes]
+    listed = [
+        offer for profile in profiles if profile.resource_name == resource_name for offer in profile.offers()
+    ]
+    return (*(offer for offer in found if offer is not None), *listed)
+
+
+def eligible(offer: Offer, node_selector: Mapping[str, str], tolerations: Sequence[Toleration]) -> str | None:
+    """Say why a pod may not use an offer; None if it may.
+
+    Taints that TRAIN tolerates on its own (`gpu_taint_keys`) and those of a node's state do not count.
+    """
+    if offer.barrier is not None:
+        return offer.barrier
+    for key, value in sorted(node_selector.items()):
+        found = _label(offer, key)
+        if found is None and not (offer.node is None and key in _UNTOLD):
+            return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} does not have this label"
+        if found is not None and found != value:
+            return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} has {found}"
+    for taint in offer.taints:
+        if _counts(taint, offer.resource_name) and not any(tolerates(item, taint) for item in tolerations):
+            name = taint["key"] + (f"={taint['value']}" if taint.get("value") else "")
+            return f"{_where(offer)} has the taint {name}:{taint['effect']}, which resources.tolerations does not hold"
+    return None
+
+
+def gpu_taint_keys(resource_name: str) -> tuple[str, ...]:
+    """Keys of the taints that keep other pods from GPU nodes; TRAIN always tolerates them.
+
+    They are the resource's own name and, for slices and shares, the plain `gpu` of its domain.
+    """
+    plain = f"{resource_name.partition('/')[0]}/gpu"
+    return (resource_name,) if resource_name == plain else (resource_name, plain)
+
+
+def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
+    """Whether a toleration covers a taint, as the scheduler has it."""
+    if toleration.effect is not None and toleration.effect != taint.get("effect"):
+        return False
+    if not toleration.key:
+        return toleration.operator == "Exists"
+    if toleration.key != taint.get("key"):
+        return False
+    return toleration.operator == "Exists" or (toleration.value or "") == (taint.get("value") or "")
+
+
+def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: bool) -> Offer | None:
+    count = number(node.allocatable.get(resource_name)) or 0
+    if count == 0 and not (tells_of_gpu(node) and _may_come(node, resource_name)):
+        return None
+    recognised = recognise(node, resource_name)
+    if count == 0 and not (recognised.told and _belongs(recognised, resource_name)):
+        return None
+    state = _state(node, count)
+    prefix = label_prefix(resource_name)
+    expected = number(node.labels.get(f"{prefix}.count")) or 1
+    return Offer(
+        gpu=recognised.gpu,
+        resource_name=resource_name,
+        count=count or expected,
+        node=node.name,
+        labels=node.labels,
+        taints=node.taints,
+        sharing=recognised.sharing,
+        replicas=recognised.replicas,
+        state=state,
+        zone=node.zone,
+        identities=recognised.identities,
+        barrier=recognised.barrier or _sharing_barrier(recognised, allow_time_slicing=allow_time_slicing),
+    )
+
+
+def _may_come(node: NodeRecord, resource_name: str) -> bool:
+    """Whether a resource that the node does not offer may still come up on it.
+
+    Not where its GPUs are offered otherwise: cut into slices, or shared under another name.
+    """
+    domain = resource_name.partition("/")[0]
+    others = (name for name in node.allocatable if name.startswith(f"{domain}/") and name != resource_name)
+    if any(number(node.allocatable[name]) for name in others if "gpu" in name or "/mig-" in name):
+        return False
+    prefix = label_prefix(resource_name)
+    if prefix == "nvidia.com/gpu":
+        sliced = any(key.startswith("nvidia.com/mig-") and key.endswith(".count") for key in node.labels)
+        return not sliced and not resource_name.endswith(".shared")
+    return number(node.labels.get(f"{prefix}.count")) not in {None, 0}
+
+
+def _belongs(recognised: Recognised, resource_name: str) -> bool:
+    """Whether a GPU that is told of is one that this resource's device plugin offers."""
+    domain = {"Nvidia": "nvidia.com", "Amd": "amd.com"}.get(recognised.gpu.vendor)
+    return resource_name.partition("/")[0] == domain
+
+
+def _state(node: NodeRecord, count: int) -> State:
+    keys = {taint["key"] for taint in node.taints if "key" in taint}
+    if node.unschedulable or keys & _CORDON_TAINTS:
+        return "Cordoned"
+    if not node.ready or any(_starting(key) for key in keys):
+        return "NotReady"
+    return "Available" if count else "Provisioning"
+
+
+def _starting(key: str) -> bool:
+    return key in _STARTING_TAINTS or key.startswith(_STARTING_PREFIXES)
+
+
+def _sharing_barrier(recognised: Recognised, *, allow_time_slicing: bool) -> str | None:
+    if recognised.sharing != "TimeSlicing" or allow_time_slicing:
+        return None
+    return (
+        f"its GPU is time-sliced between {recognised.replicas} pods, of which none has memory of its own; "
+        "the chart's allowTimeSlicing must be true to use it"
+    )
+
+
+def _label(offer: Offer, key: str) -> str | None:
+    found = offer.labels.get(key)
+    if found is None and offer.node is None:
+        return _IMPLIED.get(key)
+    if found is None and key == HOSTNAME:
+        return offer.node
+    return found
+
+
+def _counts(taint: Mapping[str, str], resource_name: str) -> bool:
+    """Whether a taint keeps pods away that the operator can do nothing about."""
+    key = taint.get("key", "")
+    if taint.get("effect") == "PreferNoSchedule" or key in gpu_taint_keys(resource_name):
+        return False
+    return key not in _CORDON_TAINTS and not _starting(key)
+
+
+def _where(offer: Offer) -> str:
+    return f"node {offer.node}" if offer.node is not None else f"gpuProfiles {offer.profile}"

@@ -1,0 +1,248 @@
+"""From what is told of a node's GPUs to one `Gpu`: its size, what it can run and how a pod selects it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from finetune_operator.sizing.gpus.gpu import Gpu, Sharing, Vendor, Version
+from finetune_operator.sizing.gpus.node_labels import Evidence, number, read_evidence
+from finetune_operator.sizing.gpus.nodes import NodeRecord
+from finetune_operator.sizing.gpus.products import (
+    USABLE_PER_MILLE,
+    Match,
+    match_product,
+    mig_memory_mib,
+    product_gpu,
+    split_mig,
+    usable_of_label,
+    usable_of_product,
+)
+from finetune_operator.sizing.gpus.profiles import vendor_of_resource
+from finetune_operator.sizing.units import MIB
+
+ADVERTISED_PER_MILLE = 930
+"""Share of a catalogue's memory that a process gets: EC2 says 16384 MiB of a T4 that has 15360 (and gives 14909)."""
+_SAME_CARD = (0.92, 1.10)
+"""A measured total outside these shares of the product's is another card's: a vGPU, a partition of an MI300X, a card
+with other memory chips. Within them labels differ by driver and ECC."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """One node's GPU, and which sets of labels name it, the best known first."""
+
+    gpu: Gpu
+    identities: tuple[Mapping[str, str], ...]
+    sharing: Sharing
+    replicas: int
+    told: bool
+    """Whether anything says that this node has a GPU, other than its allocatable resources."""
+    barrier: str | None = None
+
+
+def label_prefix(resource_name: str) -> str:
+    """How GFD's labels for a resource begin: shared resources are described by the labels of the whole."""
+    base = resource_name.removesuffix(".shared")
+    return base if base.startswith("nvidia.com/mig-") else "nvidia.com/gpu"
+
+
+def recognise(node: NodeRecord, resource_name: str) -> Recognised:
+    """Recognise the GPU that a node offers under `resource_name`."""
+    prefix = label_prefix(resource_name)
+    evidence, sized = _evidence(node, prefix, vendor_of_resource(resource_name))
+    first = next(
+        ((item, gpu) for item, gpu in sized if gpu is not None and gpu.usable_bytes is not None), None
+    )
+    profile = prefix.removeprefix("nvidia.com/mig-") if prefix.startswith("nvidia.com/mig-") else None
+    if first is None or (profile is not None and first[0].origin != f"{prefix}.product"):
+        gpu, identities = _unknown(evidence, resource_name, profile), _own_labels(evidence)
+    else:
+        gpu = first[1] or _unknown(evidence, resource_name, profile)
+        if first[0].mixed:
+            identities = ()
+        else:
+            identities = tuple(
+                item.labels
+                for item, other in sized
+                if item.labels
+                and other is not None
+                and (
+                    item is first[0] or (other.product == gpu.product and "instance-type" not in item.origin)
+                )
+            )
+        gpu = _with_smaller_card(gpu, sized)
+    sharing, replicas = _sharing(node, prefix, resource_name, gpu)
+    if sharing == "Mps":
+        gpu = _mps_share(gpu, replicas)
+    capability, driver = _capability(node, prefix), _driver_cuda(node)
+    return Recognised(
+        gpu=replace(gpu, compute_capability=capability or gpu.compute_capability, driver_cuda=driver),
+        identities=identities,
+        sharing=sharing,
+        replicas=replicas,
+        told=bool(evidence),
+        barrier=_barrier(node, prefix),
+    )
+
+
+def _evidence(
+    node: NodeRecord, prefix: str, vendor: Vendor
+) -> tuple[list[Evidence], list[tuple[Evidence, Gpu | None]]]:
+    """What is told of the GPUs of `vendor`, and which GPU each labeller means; a node may have those of others too."""
+    found = read_evidence(node, prefix)
+    sized = [(item, _size(item, found[place + 1 :])) for place, item in enumerate(found)]
+    if vendor != "Unknown":
+        sized = [
+            (item, gpu)
+            for item, gpu in sized
+            if (gpu.vendor if gpu is not None else item.vendor) in {None, "Unknown", vendor}
+        ]
+    return [item for item, _ in sized], sized
+
+
+def _mps_share(gpu: Gpu, clients: int) -> Gpu:
+    """The equal share of an MPS client; unknown where their number is."""
+    if gpu.usable_bytes is None:
+        return gpu
+    if clients < 2:
+        return replace(gpu, usable_bytes=None, source="no label tells how many MPS clients share it")
+    return replace(
+        gpu,
+        usable_bytes=gpu.usable_bytes // clients,
+        source=f"{gpu.source}, divided by {clients} MPS clients",
+    )
+
+
+def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
+    """The GPU that one labeller tells of; None if it names none and tells no memory."""
+    base, profile = split_mig(item.name)
+    match = match_product(base, _hint(item, later) if profile is None else None)
+    if profile is not None:
+        return _slice(item, match, profile)
+    if match is None:
+        if item.memory_mib is None:
+            return None
+        usable = usable_of_label(item.memory_mib)
+        if not item.measured:
+            usable = item.memory_mib * MIB * ADVERTISED_PER_MILLE // 1000
+        name = item.name or "GPU"
+        return Gpu(name, item.vendor or "Unknown", usable, source=f"memory of {item.origin}")
+    gpu = product_gpu(match)
+    note = f": {match.note}" if match.note else ""
+    source = f"product of {item.origin}{note}"
+    if item.measured and item.memory_mib is not None:
+        low, high = _SAME_CARD
+        if not low <= item.memory_mib / match.product.label_mib <= high:
+            return replace(
+                gpu, usable_bytes=usable_of_label(item.memory_mib), source=f"memory of {item.origin}"
+            )
+        limit = item.memory_mib * MIB
+        return replace(gpu, usable_bytes=min(usable_of_product(match.product), limit), source=source)
+    return replace(gpu, source=source)
+
+
+def _slice(item: Evidence, match: Match | None, profile: str) -> Gpu | None:
+    """A MIG slice: by its label's memory, else by its profile's name."""
+    whole = Gpu(split_mig(item.name)[0], "Nvidia", None) if match is None else product_gpu(match)
+    if item.measured and item.memory_mib is not None:
+        usable, source = item.memory_mib * MIB * USABLE_PER_MILLE // 1000, f"memory of {item.origin}"
+    else:
+        named = mig_memory_mib(profile)
+        if named is None:
+            return None
+        usable, source = named * MIB, f"MIG profile of {item.origin}"
+    if whole.usable_bytes is not None:
+        usable = min(usable, whole.usable_bytes)
+    return replace(whole, product=f"{whole.product} MIG {profile}", usable_bytes=usable, source=source)
+
+
+def _hint(item: Evidence, later: Sequence[Evidence]) -> int | None:
+    """A total in MiB that decides between two sizes of one name: the labeller's own, else the next that has one."""
+    if item.memory_mib is not None:
+        return item.memory_mib
+    for other in later:
+        if other.memory_mib is not None:
+            return other.memory_mib
+        match = match_product(split_mig(other.name)[0])
+        if match is not None and not match.note:
+            return match.product.label_mib
+    return None
+
+
+def _with_smaller_card(gpu: Gpu, sized: Sequence[tuple[Evidence, Gpu | None]]) -> Gpu:
+    """On a node of several kinds of GPU one label names them all: the smallest that is told of is taken.
+
+    A pod cannot choose between GPUs of one resource, so it may get that one.
+    """
+    for item, other in sized:
+        if not item.mixed or other is None or other.usable_bytes is None or gpu.usable_bytes is None:
+            continue
+        if other.usable_bytes < gpu.usable_bytes:
+            return replace(other, source=f"{other.source}, the smallest of several kinds on this node")
+    return gpu
+
+
+def _unknown(evidence: Sequence[Evidence], resource_name: str, profile: str | None) -> Gpu:
+    vendor = next((item.vendor for item in evidence if item.vendor is not None), None)
+    if vendor is None:
+        vendor = vendor_of_resource(resource_name)
+    named = mig_memory_mib(profile) if profile is not None else None
+    if named is not None:
+        return Gpu(f"MIG {profile}", vendor, named * MIB, source=f"name of the resource {resource_name}")
+    name = next((item.name for item in evidence if item.name), "unknown GPU")
+    return Gpu(name, vendor, None, source="no label that is known tells its memory")
+
+
+def _own_labels(evidence: Sequence[Evidence]) -> tuple[Mapping[str, str], ...]:
+    return tuple(item.labels for item in evidence[:1] if item.labels)
+
+
+def _sharing(node: NodeRecord, prefix: str, resource_name: str, gpu: Gpu) -> tuple[Sharing, int]:
+    labels = node.labels
+    replicas = number(labels.get(f"{prefix}.replicas")) or 1
+    strategy = labels.get(f"{prefix}.sharing-strategy") or labels.get("nvidia.com/gpu.sharing-strategy", "")
+    google = labels.get("cloud.google.com/gke-gpu-sharing-strategy", "")
+    if google:
+        replicas = max(replicas, number(labels.get("cloud.google.com/gke-max-shared-clients-per-gpu")) or 1)
+        strategy = strategy or google
+    shared = replicas > 1 or bool(google) or resource_name.endswith(".shared")
+    shared = shared or labels.get(f"{prefix}.product", "").upper().endswith("-SHARED")
+    if shared and strategy == "mps":
+        return "Mps", replicas
+    if shared:
+        return "TimeSlicing", max(replicas, 2)
+    return ("Mig" if " MIG " in f" {gpu.product}" else "None"), 1
+
+
+def _barrier(node: NodeRecord, prefix: str) -> str | None:
+    if "-MIG-INVALID" in node.labels.get(f"{prefix}.product", "").upper():
+        return (
+            "its MIG layout must be the same on all of its GPUs for MIG strategy single, found a mixture; "
+            "repartition it or use strategy mixed"
+        )
+    return None
+
+
+def _capability(node: NodeRecord, prefix: str) -> Version | None:
+    for start in (prefix, "nvidia.com/gpu"):
+        major = number(node.labels.get(f"{start}.compute.major"))
+        if major:
+            return major, number(node.labels.get(f"{start}.compute.minor")) or 0
+    return None
+
+
+def _driver_cuda(node: NodeRecord) -> Version | None:
+    """The newest CUDA that the node's driver runs, as GFD has it from the driver, else by the driver's branch.
+
+    Branches: R450 and later run CUDA 11, R525 12, R580 13 (NVIDIA, CUDA Compatibility, minor version compatibility).
+    """
+    for start in ("nvidia.com/cuda.runtime-version", "nvidia.com/cuda.runtime"):
+        major = number(node.labels.get(f"{start}.major"))
+        if major:
+            return major, number(node.labels.get(f"{start}.minor")) or 0
+    driver = number(node.labels.get("nvidia.com/cuda.driver-version.major"))
+    driver = driver or number(node.labels.get("nvidia.com/cuda.driver.major"))
+    if driver is None:
+        return None
+    return next(((cuda, 0) for cuda, branch in ((13, 580), (12, 525), (11, 450)) if driver >= branch), None)

@@ -1,0 +1,140 @@
+"""What a model's layers hold during a step: all of them kept, one of them at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.layer import layer_backward, layer_forward
+from finetune_operator.sizing.memory.layer_sizes import LayerSizes, beyond_window, is_eager, layer_sizes
+from finetune_operator.sizing.memory.meter import Kind, Meter
+from finetune_operator.sizing.memory.parts import Part, allocated
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.shape import ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+_KIND_NAMES = {
+    Kind.SAVED: ("one layer's activations", "what its backward pass needs"),
+    Kind.TEMPORARY: ("results and gradients on their way", "of one layer, at its peak"),
+    Kind.UNPACKED: ("unpacked matrix", "2 B for each weight, 4 B for each block"),
+    Kind.SCORES: ("attention scores", "of one layer, at its peak"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kind of layer holds: saved for its backward pass, and at its peak while it runs."""
+
+    saved: int
+    scores: int
+    forward: tuple[int, ...]
+    """By Kind, at the peak of a forward pass that is part of a step."""
+    inference: tuple[int, ...]
+    """By Kind, at the peak of a forward pass without gradients."""
+    backward: tuple[int, ...]
+    """By Kind, at the peak of the backward pass, with the forward pass before it where that is run again."""
+    unseen: int
+    """What workspaces inside attention's kernels add to that."""
+
+    @property
+    def kept(self) -> int:
+        """All that is saved."""
+        return self.saved + self.scores
+
+
+def work(layer: LayerSizes, *, again: bool) -> Work:
+    """Run a layer on meters; `again` says that the backward pass runs the forward pass again."""
+    inference = Meter()
+    layer_forward(inference, layer, saving=False)
+    forward = Meter()
+    waiting = 0
+    if again:
+        # The gradient of the layer's output waits meanwhile, and what the backward pass has made of it before it
+        # needs the first saved tensor: its product with the adapter's scale or with a norm's weight.
+        scaled = layer.mlp_out.adapted or layer.shape.norm_places != "Pre"
+        # With DoRA, its float32 copy and that's product with the magnitudes.
+        waiting = (4 if layer.mlp_out.magnitudes else 1) * layer.hidden if scaled else 0
+        forward.hold(layer.hidden + waiting)
+    layer_forward(forward, layer, saving=True)
+    forward.drop(layer.hidden + waiting)
+    saved, scores = forward.now[Kind.SAVED], forward.now[Kind.SCORES]
+    backward = forward
+    if not again:
+        backward = Meter()
+        backward.hold(saved, Kind.SAVED)
+        backward.hold(scores, Kind.SCORES)
+        backward.hold(layer.hidden)
+    layer_backward(backward, layer)
+    return Work(
+        saved=saved,
+        scores=scores,
+        forward=inference.at_peak if again else forward.at_peak,
+        inference=inference.at_peak,
+        backward=backward.at_peak,
+        unseen=backward.unseen,
+    )
+
+
+def layer_works(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[tuple[int, Work], ...]:
+    """How many layers of each kind there are, and what one holds: those that see all, those with a window."""
+    again = plan.gradient_checkpointing
+    counts = ((shape.layers - shape.sliding_layers, False), (shape.sliding_layers, True))
+    return tuple(
+        (count, work(layer_sizes(shape, plan, stack, windowed=windowed), again=again))
+        for count, windowed in counts
+        if count
+    )
+
+
+def kept_part(
+    works: tuple[tuple[int, Work], ...],
+    shape: ModelShape,
+    plan: TrainingPlan,
+    stack: StackProfile,
+    *,
+    last: bool,
+) -> Part:
+    """What waits for the backward pass besides the layer at work: layer inputs, or what the other layers saved.
+
+    `last` is for the last layer, when all others wait; else for the first, when none does.
+    """
+    hidden = stack.residual_width * shape.hidden * plan.tokens
+    if plan.gradient_checkpointing:
+        count = shape.layers if last else 1
+        if stack.checkpointing == "PerLayerOffloaded":
+            # One in use and one on its way to the host or back.
+            count = min(count, 2)
+        return Part(
+            "layer inputs", count * allocated(hidden), f"{count} x {shape.hidden} wide x {plan.tokens} tokens"
+        )
+    total = sum(count * one.kept for count, one in works) - max(one.kept for _, one in works) if last else 0
+    return Part("activations of other layers", total, f"{shape.layers - 1} layers")
+
+
+def peak_parts(peak: tuple[int, ...]) -> tuple[Part, ...]:
+    """Parts of a layer at work, by kind."""
+    return tuple(Part(*_named(kind, size)) for kind, size in zip(Kind, peak, strict=True) if size)
+
+
+def _named(kind: Kind, size: int) -> tuple[str, int, str]:
+    name, formula = _KIND_NAMES[kind]
+    return name, size, formula
+
+
+def batch_part(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Part:
+    """Token ids, targets and places, tables of positions, and attention masks that all layers share."""
+    tokens, pairs = plan.tokens, plan.micro_batch_size * plan.sequence_length**2
+    size = 3 * 8 * tokens * plan.gradient_accumulation
+    if shape.scaled_residual and plan.gradient_checkpointing:
+        # Embeddings before they are multiplied, which checkpointing makes a leaf of the graph.
+        size += stack.residual_width * shape.hidden * tokens
+    # Cosines and sines of one row's positions.
+    size += 2 * stack.residual_width * shape.head_dim * plan.sequence_length
+    if is_eager(shape, stack):
+        kinds = (shape.layers > shape.sliding_layers) + (shape.sliding_layers > 0)
+        size += kinds * stack.residual_width * pairs
+    elif shape.always_masked or stack.attention == "SdpaMasked" or beyond_window(shape, plan):
+        size += pairs
+    return Part("batch, positions and masks", size, f"{tokens} tokens")

@@ -1,0 +1,82 @@
+"""Memory of what is trained: adapter, gradients, optimiser states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.parts import Part, allocated, blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finetune_operator.sizing.memory.shape import Linear, ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+# bitsandbytes/optim: tensors below 4,096 elements keep float32 states; 256 8-bit states share a scale.
+_SMALLEST_8BIT = 4096
+_STATES_IN_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The tensors that are trained: (elements, how many such tensors)."""
+
+    tensors: tuple[tuple[int, int], ...]
+    width: int
+    """Bytes of one element."""
+
+    @property
+    def parameters(self) -> int:
+        """All elements."""
+        return sum(elements * count for elements, count in self.tensors)
+
+    @property
+    def bytes(self) -> int:
+        """What one copy of all tensors takes, a gradient or the values themselves."""
+        return sum(allocated(elements * self.width) * count for elements, count in self.tensors)
+
+
+def adapted_linears(shape: ModelShape, plan: TrainingPlan) -> tuple[Linear, ...]:
+    """The matrices of one layer that get an adapter."""
+    if plan.target_modules == "AllLinear":
+        return shape.linears
+    return tuple(linear for linear in shape.linears if linear.name in shape.attention_names)
+
+
+def trained_tensors(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Trained:
+    """What a run trains: two factors for each adapted matrix (Hu et al., 2021), DoRA's magnitudes."""
+    return Trained(tuple(_lora(shape, plan)), stack.adapter_width)
+
+
+def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
+    for linear in adapted_linears(shape, plan):
+        yield plan.rank * linear.inputs, shape.layers
+        yield plan.rank * linear.outputs, shape.layers
+        if plan.variant == "DoRA":
+            yield linear.outputs, shape.layers
+
+
+def optimizer_part(trained: Trained, stack: StackProfile) -> Part:
+    """States of the optimiser.
+
+    Paged ones count too: CUDA moves them to host memory when the device is full, but they are on the device while
+    a step uses them.
+    """
+    states = sum(_states(elements, trained.width, stack) * count for elements, count in trained.tensors)
+    return Part("optimiser states", states, f"{stack.optimizer} of {trained.parameters} parameters")
+
+
+def _states(elements: int, width: int, stack: StackProfile) -> int:
+    """Bytes of the states of one tensor."""
+    match stack.optimizer:
+        case "Sgd":
+            return 0
+        case "AdamW":
+            # torch's fused AdamW keeps the number of steps on the device.
+            return 2 * allocated(elements * width) + allocated(4)
+        case "AdamW8Bit" | "PagedAdamW8Bit" if elements >= _SMALLEST_8BIT:
+            return 2 * (allocated(elements) + allocated(4 * blocks(elements, _STATES_IN_BLOCK)))
+        case _:
+            return 2 * allocated(4 * elements)

@@ -1,0 +1,139 @@
+"""The attention block of a layer, forward and backward, as a sequence of operations on a meter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.meter import Kind
+from finetune_operator.sizing.memory.operations import (
+    matrix_backward,
+    matrix_forward,
+    norm_backward,
+    norm_forward,
+)
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.layer_sizes import LayerSizes
+    from finetune_operator.sizing.memory.meter import Meter
+
+_WIDE = 4
+"""Bytes of a float32."""
+
+
+def attention_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
+    """Run the block: its input is the caller's, its output stays held."""
+    query, key_value = layer.query, layer.key_value
+    for matrix in layer.attention_in:
+        matrix_forward(meter, matrix, saving=saving)
+    if layer.shape.qk_norm != "None":
+        norm_forward(meter, layer.query_norm, saving=saving)
+        norm_forward(meter, layer.key_norm, saving=saving)
+        # A norm that copies nothing saves what it is given.
+        _end(meter, query + key_value, saved=saving and not layer.query_norm.copies)
+    # Positions: x * cos + rotated(x) * sin; unrotated queries and keys live until both are done.
+    for part in (query, key_value):
+        meter.hold(part)
+        meter.brief(2 * part * layer.rope_widening)
+    if layer.shape.attention != "FusedQkv":
+        meter.drop(query + key_value)
+    _kernel_forward(meter, layer)
+    kept = layer.attention_held
+    if saving:
+        meter.keep(kept)
+    matrix_forward(meter, layer.attention_out, saving=saving)
+    if layer.copies_attention:
+        _end(meter, query, saved=saving and layer.attention_out.saves_input)
+    if not saving:
+        meter.drop(kept)
+        if layer.eager:
+            meter.drop(layer.saved_scores, Kind.SCORES)
+
+
+def _end(meter: Meter, size: int, *, saved: bool) -> None:
+    if saved:
+        meter.keep(size)
+    else:
+        meter.drop(size)
+
+
+def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
+    """Leave `attention_held` held, and a copy of the result where there is one."""
+    query, key_value, score = layer.query, layer.key_value, layer.score
+    fused = query + 2 * key_value if layer.shape.attention == "FusedQkv" else 0
+    if layer.repeats:
+        meter.hold(2 * query)
+        meter.drop((key_value + fused) if fused else 2 * key_value)
+    if layer.eager:
+        # Scores, scaled, capped, masked; then widened, their softmax, and that narrowed.
+        meter.hold(2 * score, Kind.SCORES)
+        meter.brief(2 * score, Kind.SCORES)
+        if layer.shape.softcap:
+            meter.brief(2 * score, Kind.SCORES)
+            meter.hold(2 * score, Kind.SCORES)
+        meter.hold(2 * _WIDE * score, Kind.SCORES)
+        meter.drop(_WIDE * score + 2 * score, Kind.SCORES)
+        meter.hold(2 * score, Kind.SCORES)
+        meter.hold(query)
+        meter.hold(query)
+        meter.drop(query)
+        return
+    meter.hold(query + layer.sums + (layer.bias if layer.masked else 0))
+    if layer.copies_attention:
+        meter.hold(query)
+
+
+def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool) -> None:
+    """Turn the held gradient of the output into that of the input."""
+    query, key_value, fused = layer.query, layer.key_value, layer.shape.attention != "Separate"
+    copy = query if layer.copies_attention and layer.attention_out.saves_input else 0
+    matrix_backward(meter, layer.attention_out, released=copy, keep=keep)
+    if layer.eager:
+        _eager_backward(meter, layer)
+    else:
+        parts = query + 2 * (query if layer.repeats else key_value)
+        meter.hold(parts)
+        # The kernel adds up the queries' gradient in float32, and keys' and values' for each query head.
+        meter.workspace(layer.query * _WIDE // layer.width + (0 if layer.repeats else 2 * layer.query))
+        meter.drop(layer.attention_held, Kind.SAVED)
+        meter.drop(query)
+    if layer.repeats:
+        meter.hold(2 * key_value)
+        meter.drop(2 * query)
+    for part in (query, key_value):
+        meter.brief(3 * part * layer.rope_widening)
+    if layer.shape.qk_norm != "None":
+        norm_backward(meter, layer.key_norm)
+        norm_backward(meter, layer.query_norm)
+    if fused:
+        whole = query + 2 * key_value
+        meter.hold(whole)
+        meter.brief(2 * whole)
+        meter.drop(whole)
+        matrix_backward(meter, layer.attention_in[0], released=released)
+        return
+    *others, last = reversed(layer.attention_in)
+    for number, matrix in enumerate(others):
+        matrix_backward(meter, matrix, shared=number > 0)
+    matrix_backward(meter, last, released=released, shared=True)
+
+
+def _eager_backward(meter: Meter, layer: LayerSizes) -> None:
+    query, score = layer.query, layer.score
+    # Of the product with the values, the softmax in float32, the cap, the product of queries and keys.
+    meter.hold(2 * score, Kind.SCORES)
+    meter.hold(query)
+    meter.drop(query)
+    meter.drop(2 * score, Kind.SCORES)
+    meter.hold(_WIDE * score, Kind.SCORES)
+    meter.drop(2 * score, Kind.SCORES)
+    meter.hold(_WIDE * score, Kind.SCORES)
+    meter.drop(2 * _WIDE * score, Kind.SCORES)
+    meter.hold(2 * score, Kind.SCORES)
+    meter.drop(_WIDE * score, Kind.SCORES)
+    if layer.shape.softcap:
+        meter.brief(2 * score, Kind.SCORES)
+        meter.drop(2 * score, Kind.SCORES)
+    meter.brief(2 * score, Kind.SCORES)
+    meter.hold(2 * query)
+    meter.drop(2 * score, Kind.SCORES)
+    meter.drop(layer.attention_held, Kind.SAVED)

@@ -1,0 +1,34 @@
+"""Memory that the device gives and torch does not count: context, workspaces, what the allocator cannot reuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.parts import Part
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.gpus.gpu import Gpu
+    from finetune_operator.sizing.memory.stack import StackProfile
+
+# CublasHandlePool.cpp: 32 MiB for each handle and stream on compute capability 9.0, else 8.125 MiB; the forward
+# and the autograd thread have a handle each.
+_WORKSPACE = 4096 * 2 * 1024 + 16 * 8 * 1024
+_WORKSPACE_SM90 = 4096 * 8 * 1024
+_HANDLES = 2
+_SM90 = (9, 0)
+
+
+def device_parts(peak: int, stack: StackProfile, gpu: Gpu | None) -> tuple[Part, ...]:
+    """Parts on top of a peak of `peak` bytes. Without a `gpu` the larger workspace is assumed."""
+    large = gpu is None or gpu.compute_capability is None or gpu.compute_capability >= _SM90
+    workspace = _WORKSPACE_SM90 if large else _WORKSPACE
+    return (
+        Part("CUDA context", stack.context_bytes, "stack profile", visible=False),
+        Part("cuBLAS workspaces", _HANDLES * workspace, f"{_HANDLES} x {workspace} B", visible=False),
+        Part(
+            "fragmentation",
+            round(peak * stack.fragmentation),
+            f"{stack.fragmentation:.1%} of the peak",
+            visible=False,
+        ),
+    )

@@ -1,0 +1,168 @@
+"""How much GPU memory a run needs, term by term."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.activations import batch_part, kept_part, layer_works, peak_parts
+from finetune_operator.sizing.memory.adapters import optimizer_part, trained_tensors
+from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
+from finetune_operator.sizing.memory.device import device_parts
+from finetune_operator.sizing.memory.losses import loss_parts, scoring_parts
+from finetune_operator.sizing.memory.parts import Part
+from finetune_operator.sizing.memory.terms import Estimate, Phase, Term
+from finetune_operator.sizing.memory.weights import cast_parts, dora_preparation, weight_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from finetune_operator.sizing.gpus.gpu import Gpu
+    from finetune_operator.sizing.memory.activations import Work
+    from finetune_operator.sizing.memory.calibration import Calibration
+    from finetune_operator.sizing.memory.shape import ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+_MARGIN = 1 << 28
+
+
+def estimate(
+    shape: ModelShape,
+    plan: TrainingPlan,
+    stack: StackProfile,
+    calibration: Calibration = NO_CALIBRATION,
+    gpu: Gpu | None = None,
+) -> Estimate:
+    """Estimate the memory of one run."""
+    weights = weight_parts(shape, stack)
+    casts, original = cast_parts(shape, stack)
+    trained = trained_tensors(shape, plan, stack)
+    adapter = Part("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
+    gradients = Part("gradients", trained.bytes, "as large as the adapter")
+    static = (*weights, *casts, adapter, optimizer_part(trained, stack))
+    stack = _calibrated(stack, calibration)
+    step = _Step(
+        shape, plan, stack, layer_works(shape, plan, stack), gradients, calibration.activation_factor
+    )
+    casting = (Part("16-bit original", original, "of the largest parameter that is cast"),)
+    adapting = (
+        adapter,
+        # peft makes every adapter in float32 first.
+        Part("adapter in float32", trained.parameters * (4 - trained.width), "before it is narrowed"),
+        Part("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
+    )
+    terms = [
+        *_during(Phase.LOAD, weights),
+        *_during(Phase.PREPARE, (*weights, *casts, *_largest(casting, adapting))),
+        *_during(Phase.LOSS, (*static, *step.loss())),
+        *_during(Phase.RECOMPUTE, (*static, *step.backward())),
+        *_during(Phase.OPTIMIZER, (*static, gradients, batch_part(shape, plan, stack))),
+        *_during(Phase.EVALUATION, (*static, *step.evaluation())),
+    ]
+    phases: dict[Phase, int] = {}
+    for term in terms:
+        phases[term.phase] = phases.get(term.phase, 0) + term.bytes
+    bottleneck = max(phases, key=lambda phase: phases[phase])
+    peak = phases[bottleneck]
+    on_device = device_parts(peak, stack, gpu)
+    terms += _during(Phase.DEVICE, on_device)
+    phases[Phase.DEVICE] = sum(part.bytes for part in on_device)
+    device = peak + phases[Phase.DEVICE]
+    return Estimate(
+        terms=tuple(terms),
+        phases=phases,
+        peak_bytes=peak,
+        device_bytes=device,
+        low_bytes=device + round(device * calibration.low_residual),
+        high_bytes=device + round(device * calibration.high_residual) + _MARGIN,
+        bottleneck=bottleneck,
+        stack=f"{stack.name} {stack.version}",
+        calibration=calibration.version,
+    )
+
+
+class _Step:
+    """What a step holds besides weights, adapter and optimiser states."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        plan: TrainingPlan,
+        stack: StackProfile,
+        works: tuple[tuple[int, Work], ...],
+        gradients: Part,
+        factor: float,
+    ) -> None:
+        self._shape = shape
+        self._plan = plan
+        self._stack = stack
+        self._works = works
+        self._gradients = gradients
+        self._factor = factor
+        self._batch = batch_part(shape, plan, stack)
+
+    def loss(self) -> tuple[Part, ...]:
+        """At the peak of the forward pass and the loss."""
+        before = (self._gradients,) if self._plan.gradient_accumulation > 1 else ()
+        others = self._kept(last=True)
+        if self._plan.gradient_checkpointing:
+            all_kept = others
+        else:
+            all_kept = Part(
+                "activations of all layers",
+                sum(count * one.kept for count, one in self._works),
+                f"{self._shape.layers} layers",
+            )
+        loss = loss_parts(self._shape, self._plan, self._stack)
+        running = (others, *peak_parts(max((one.forward for _, one in self._works), key=sum)))
+        return (*before, *self._scaled(self._batch, *_largest((all_kept, *loss), running)))
+
+    def backward(self) -> tuple[Part, ...]:
+        """At the peak of the backward pass: in the last layer, or in the first, when all gradients are there."""
+        busiest = max((one for _, one in self._works), key=lambda one: sum(one.backward) + one.unseen)
+        work = peak_parts(busiest.backward)
+        workspace = Part("attention workspace", busiest.unseen, "inside the kernel", visible=False)
+        first = (self._gradients, *self._scaled(self._kept(last=False)))
+        last = (self._last_gradients(), *self._scaled(self._kept(last=True)))
+        return (*_largest(last, first), *self._scaled(self._batch, *work, workspace))
+
+    def evaluation(self) -> tuple[Part, ...]:
+        """At the peak of scoring a batch: in a layer, or at the logits."""
+        running = peak_parts(max((one.inference for _, one in self._works), key=sum))
+        hidden = self._stack.residual_width * self._shape.hidden * self._plan.tokens
+        scoring = scoring_parts(self._shape, self._plan, self._stack)
+        layer = (Part("layer input", hidden, "of one layer"), *running)
+        return self._scaled(self._batch, *_largest(scoring, layer))
+
+    def _scaled(self, *parts: Part) -> tuple[Part, ...]:
+        """Activations as measured runs say that they are."""
+        if self._factor == 1:
+            return parts
+        return tuple(replace(part, bytes=round(part.bytes * self._factor)) for part in parts)
+
+    def _kept(self, *, last: bool) -> Part:
+        return kept_part(self._works, self._shape, self._plan, self._stack, last=last)
+
+    def _last_gradients(self) -> Part:
+        """Gradients when the last layer is at work: of that layer, or of all where several passes add up."""
+        if self._plan.gradient_accumulation > 1:
+            return self._gradients
+        return replace(self._gradients, bytes=self._gradients.bytes // self._shape.layers)
+
+
+def _calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
+    """The profile with what measured runs say in place of its own constants."""
+    if calibration.fragmentation is not None:
+        stack = replace(stack, fragmentation=calibration.fragmentation)
+    if calibration.context_bytes is not None:
+        stack = replace(stack, context_bytes=calibration.context_bytes)
+    return stack
+
+
+def _largest(one: tuple[Part, ...], other: tuple[Part, ...]) -> tuple[Part, ...]:
+    return max((one, other), key=lambda parts: sum(part.bytes for part in parts))
+
+
+def _during(phase: Phase, parts: Iterable[Part]) -> list[Term]:
+    return [part.during(phase) for part in parts if part.bytes]

@@ -1,0 +1,174 @@
+"""One decoder layer, forward and backward, as a sequence of operations on a meter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.attention import attention_backward, attention_forward
+from finetune_operator.sizing.memory.meter import Kind
+from finetune_operator.sizing.memory.operations import (
+    matrix_backward,
+    matrix_forward,
+    norm_backward,
+    norm_forward,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune_operator.sizing.memory.layer_sizes import LayerSizes
+    from finetune_operator.sizing.memory.meter import Meter
+
+
+def layer_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
+    """Run a layer: its input is the caller's, its output stays held, and what its backward pass needs if `saving`."""
+    if layer.shape.norm_places == "Parallel":
+        _parallel_forward(meter, layer, saving=saving)
+        return
+    for number, block in enumerate((attention_forward, _mlp_forward)):
+        _block_forward(meter, layer, block, first=number == 0, saving=saving)
+
+
+def layer_backward(meter: Meter, layer: LayerSizes) -> None:
+    """Turn the held gradient of the output into that of the input, releasing all that was saved."""
+    if layer.shape.norm_places == "Parallel":
+        _parallel_backward(meter, layer)
+        return
+    _block_backward(meter, layer, _mlp_backward, first=False)
+    _block_backward(meter, layer, attention_backward, first=True)
+
+
+def _block_forward(
+    meter: Meter, layer: LayerSizes, block: Callable[..., None], *, first: bool, saving: bool
+) -> None:
+    """norm(block(norm(x))) + x. The input of the first block is the layer's, of the second one is held here."""
+    places, hidden = layer.shape.norm_places, layer.hidden
+    saves = layer.attention_saves_input if first else layer.mlp_saves_input
+    if places != "Post":
+        norm_forward(meter, layer.norm, saving=saving)
+    block(meter, layer, saving=saving)
+    if places != "Pre":
+        # The block's result is saved by a norm that copies nothing.
+        norm_forward(meter, layer.norm, saving=saving)
+        _end(meter, hidden, saved=saving and not layer.norm.copies)
+    if places != "Post":
+        meter.hold(hidden)
+        meter.drop(hidden)
+        _end(meter, hidden, saved=saving and saves)
+        input_saved = not layer.norm.copies
+    else:
+        meter.hold(hidden)
+        meter.drop(hidden)
+        input_saved = saves
+    if not first:
+        _end(meter, hidden, saved=saving and input_saved)
+    elif saving and input_saved and layer.owns_input:
+        meter.hold(hidden, Kind.SAVED)
+
+
+def _end(meter: Meter, size: int, *, saved: bool) -> None:
+    """Let a held tensor end here, or live on for the backward pass."""
+    if saved:
+        meter.keep(size)
+    else:
+        meter.drop(size)
+
+
+def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None], *, first: bool) -> None:
+    places, hidden = layer.shape.norm_places, layer.hidden
+    own = layer.owns_input or not first
+    if places != "Pre":
+        norm_backward(meter, layer.norm, keep=True)
+    saves = layer.attention_saves_input if first else layer.mlp_saves_input
+    released = hidden if saves and (places != "Post" or own) else 0
+    keep = places == "Pre"
+    if layer.shape.scaled_residual:
+        # The block's gradient is a scaled copy of the residual's.
+        meter.hold(hidden)
+        keep = False
+    block(meter, layer, released=released, keep=keep)
+    if places != "Post":
+        norm_backward(meter, layer.norm, release=layer.norm.copies or own)
+    # The residual's gradient is added.
+    meter.hold(hidden)
+    meter.drop(2 * hidden)
+
+
+def _mlp_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
+    inner, kind = layer.inner, layer.shape.mlp
+    matrix_forward(meter, layer.mlp_in[0], saving=saving)
+    meter.hold(inner)
+    if kind == "Gated":
+        # The activation's input, then up, then the product of both.
+        _end(meter, inner, saved=saving)
+        matrix_forward(meter, layer.mlp_in[1], saving=saving)
+        meter.hold(inner)
+        _end(meter, 2 * inner, saved=saving)
+    elif kind == "FusedGated":
+        meter.hold(inner)
+        _end(meter, inner, saved=saving)
+        if saving:
+            meter.keep(2 * inner)
+    else:
+        _end(meter, inner, saved=saving)
+    matrix_forward(meter, layer.mlp_out, saving=saving)
+    if kind == "FusedGated" and not saving:
+        meter.drop(2 * inner)
+    _end(meter, inner, saved=saving and layer.mlp_out.saves_input)
+
+
+def _mlp_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool) -> None:
+    inner, kind = layer.inner, layer.shape.mlp
+    matrix_backward(meter, layer.mlp_out, released=inner if layer.mlp_out.saves_input else 0, keep=keep)
+    if kind in {"Gated", "FusedGated"}:
+        # The product's two gradients.
+        meter.hold(2 * inner)
+        meter.drop(inner)
+        meter.drop(inner, Kind.SAVED)
+    if kind == "Gated":
+        meter.drop(inner, Kind.SAVED)
+        matrix_backward(meter, layer.mlp_in[1])
+    if kind == "Squared":
+        meter.brief(3 * inner)
+    # The activation's gradient.
+    meter.hold(inner)
+    meter.drop(inner)
+    if kind == "FusedGated":
+        meter.hold(2 * inner)
+        meter.drop(2 * inner)
+        meter.drop(2 * inner, Kind.SAVED)
+    else:
+        meter.drop(inner, Kind.SAVED)
+    matrix_backward(meter, layer.mlp_in[0], released=released, shared=kind == "Gated")
+
+
+def _parallel_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
+    """attention(norm(x)) + mlp(norm(x)) + x, with a norm for both blocks or one for each."""
+    hidden, norms = layer.hidden, layer.shape.parallel_norms
+    for _ in range(norms):
+        norm_forward(meter, layer.norm, saving=saving)
+    attention_forward(meter, layer, saving=saving)
+    _mlp_forward(meter, layer, saving=saving)
+    meter.hold(hidden)
+    meter.drop(2 * hidden)
+    saved = layer.attention_saves_input + layer.mlp_saves_input if norms == 2 else layer.saves_normed
+    for number in range(norms):
+        _end(meter, hidden, saved=saving and number < saved)
+    if saving and layer.owns_input and not layer.norm.copies:
+        meter.hold(hidden, Kind.SAVED)
+
+
+def _parallel_backward(meter: Meter, layer: LayerSizes) -> None:
+    hidden, norms = layer.hidden, layer.shape.parallel_norms
+    two = norms == 2
+    _mlp_backward(meter, layer, released=hidden if two and layer.mlp_saves_input else 0, keep=True)
+    saves = layer.attention_saves_input if two else layer.saves_normed
+    attention_backward(meter, layer, released=hidden if saves else 0, keep=True)
+    if not two:
+        meter.hold(hidden)
+        meter.drop(2 * hidden)
+    for number in range(norms):
+        last = number == norms - 1
+        norm_backward(meter, layer.norm, release=layer.norm.copies or (last and layer.owns_input))
+        meter.hold(hidden)
+        meter.drop(2 * hidden)

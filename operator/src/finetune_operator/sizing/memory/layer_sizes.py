@@ -1,0 +1,189 @@
+"""Bytes of a decoder layer's tensors for one micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.adapters import adapted_linears
+from finetune_operator.sizing.memory.operations import Matrix, NormSizes
+from finetune_operator.sizing.memory.weights import constants_bytes, unpacked_bytes
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.shape import Linear, ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+_WIDE = 4
+"""Bytes of a float32."""
+_BF16 = 2
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """A layer as the meter runs it.
+
+    `hidden`, `query`, `key_value` and `inner` are one tensor of that width in the model's type, whose elements have
+    `width` bytes; `score` is one byte for each pair of positions and head; `bias` is a mask in the model's type;
+    `sums` are the logarithms of softmax sums that a fused kernel saves. `owns_input` says that nothing else keeps
+    the layer's input, no checkpoint.
+    """
+
+    shape: ModelShape
+    eager: bool
+    masked: bool
+    owns_input: bool
+    width: int
+    hidden: int
+    query: int
+    key_value: int
+    inner: int
+    score: int
+    bias: int
+    sums: int
+    rope_widening: int
+    attention_in: tuple[Matrix, ...]
+    attention_out: Matrix
+    mlp_in: tuple[Matrix, ...]
+    mlp_out: Matrix
+    norm: NormSizes
+    query_norm: NormSizes
+    key_norm: NormSizes
+
+    @property
+    def attention_saves_input(self) -> bool:
+        """Whether an adapter of the attention block saves the block's input."""
+        return any(matrix.saves_input for matrix in self.attention_in)
+
+    @property
+    def mlp_saves_input(self) -> bool:
+        """Whether an adapter of the second block saves the block's input."""
+        return any(matrix.saves_input for matrix in self.mlp_in)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether keys and values are repeated for each query head; the flash kernel takes them as they are."""
+        if self.shape.attention == "Falcon":
+            return self.shape.heads != self.shape.key_value_heads > 1
+        return self.shape.heads != self.shape.key_value_heads and (self.eager or self.masked)
+
+    @property
+    def copies_attention(self) -> bool:
+        """Whether the output matrix reads a copy of the attention's result, in another order."""
+        return self.eager or (self.shape.rope == "Joined" and not self.masked)
+
+    @property
+    def attention_held(self) -> int:
+        """What attention saves besides scores: queries, keys, values, result, sums, bias."""
+        if self.repeats:
+            keys_and_values = 2 * self.query
+        elif self.shape.attention == "FusedQkv":
+            # Values are a view of the fused result, which lives as long as they do.
+            keys_and_values = self.key_value + self.query + 2 * self.key_value
+        else:
+            keys_and_values = 2 * self.key_value
+        if self.eager:
+            return self.query + keys_and_values
+        return 2 * self.query + keys_and_values + self.sums + (self.bias if self.masked else 0)
+
+    @property
+    def saves_normed(self) -> bool:
+        """Whether an adapter saves the input that parallel blocks share."""
+        return self.attention_saves_input or self.mlp_saves_input
+
+    @property
+    def saved_scores(self) -> int:
+        """Bytes of scores that eager attention saves: the softmax in 32 and in 16 bits, and capped scores."""
+        return (8 if self.shape.softcap else 6) * self.score
+
+
+def layer_sizes(shape: ModelShape, plan: TrainingPlan, stack: StackProfile, *, windowed: bool) -> LayerSizes:
+    """Sizes of a layer; `windowed` says that it is one of those with a sliding window."""
+    tokens, width = plan.tokens, stack.residual_width
+    pairs = plan.micro_batch_size * plan.sequence_length**2
+    eager = is_eager(shape, stack)
+    wide_heads = shape.head_dim > _WIDEST_FLASH_HEAD
+    masked = not eager and (
+        shape.always_masked
+        or stack.attention == "SdpaMasked"
+        or wide_heads
+        or (windowed and stack.attention != "Flash" and beyond_window(shape, plan))
+    )
+    adapted = {linear.name for linear in adapted_linears(shape, plan)}
+    matrices = [_matrix(linear, plan, stack, adapted=linear.name in adapted) for linear in shape.linears]
+    count = len(shape.attention_names)
+    *attention_in, attention_out = matrices[:count]
+    *mlp_in, mlp_out = matrices[count:]
+
+    def norm(elements: int) -> NormSizes:
+        copies = width != _WIDE and shape.norm != "Layer"
+        return NormSizes(shape.norm, width * elements * tokens, _WIDE * elements * tokens, copies)
+
+    return LayerSizes(
+        shape=shape,
+        eager=eager,
+        masked=masked,
+        owns_input=not plan.gradient_checkpointing,
+        width=width,
+        hidden=width * shape.hidden * tokens,
+        query=width * shape.query_width * tokens,
+        key_value=width * shape.key_value_width * tokens,
+        inner=width * shape.intermediate * tokens,
+        score=pairs * shape.heads * width // _BF16,
+        bias=width * pairs,
+        sums=_WIDE * shape.heads * tokens,
+        rope_widening=_WIDE // width if shape.rope == "Float" else 1,
+        attention_in=tuple(attention_in),
+        attention_out=attention_out,
+        mlp_in=tuple(mlp_in),
+        mlp_out=mlp_out,
+        norm=norm(shape.hidden),
+        query_norm=norm(shape.query_width),
+        key_norm=norm(shape.key_value_width),
+    )
+
+
+_WIDEST_FLASH_HEAD = 256
+"""torch's flash kernels take no wider heads."""
+
+
+def is_eager(shape: ModelShape, stack: StackProfile) -> bool:
+    """Whether attention scores are tensors of their own. No fused kernel caps them, so capped ones always are."""
+    return stack.attention == "Eager" or (shape.softcap and stack.attention != "Flash")
+
+
+def beyond_window(shape: ModelShape, plan: TrainingPlan) -> bool:
+    """Whether rows are longer than the sliding window, so that attention needs a mask."""
+    return shape.sliding_window is not None and plan.sequence_length >= shape.sliding_window
+
+
+def _matrix(linear: Linear, plan: TrainingPlan, stack: StackProfile, *, adapted: bool) -> Matrix:
+    tokens, width = plan.tokens, stack.residual_width
+    narrower = stack.product_width != width
+    inputs = width * linear.inputs * tokens
+    product = stack.product_width * linear.inputs * tokens
+    # Dropout saves a byte for each element, and its result is what the adapter saves.
+    dropped = linear.inputs * tokens + (0 if narrower else inputs) if plan.dropout and adapted else 0
+    unpacked = unpacked_bytes(linear.weights, stack)
+    return Matrix(
+        inputs=inputs,
+        outputs=width * linear.outputs * tokens,
+        adapted=adapted,
+        low_rank=stack.product_width * plan.rank * tokens,
+        copy=product if narrower else 0,
+        dropped=dropped,
+        unpacked=unpacked,
+        constants=constants_bytes(linear.weights, stack),
+        unpacked_forward=bool(unpacked) and tokens > stack.fused_product_tokens,
+        magnitudes=dora_bytes(linear, plan) if plan.variant == "DoRA" and adapted else 0,
+        packed_saves_input=bool(unpacked) and stack.saves_matrix_inputs,
+    )
+
+
+def dora_bytes(linear: Linear, plan: TrainingPlan) -> int:
+    """What peft holds to compute the norm of an adapted matrix (lora/dora.py).
+
+    The identity of the matrix's inputs through both factors, the matrix unpacked, the scaled product and the sum, in
+    16 bits.
+    """
+    return _BF16 * (linear.inputs**2 + plan.rank * linear.inputs + 4 * linear.weights)

@@ -1,0 +1,96 @@
+"""Memory of the loss: logits, and the gradient with respect to the hidden states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.parts import Part
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.shape import ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+# TRL's fused head (trl/kernels/chunked_logprob.py) computes tiles of this many positions and vocabulary entries.
+_TILE_TOKENS = 4096
+_TILE_VOCABULARY = 32768
+
+
+def loss_parts(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[Part, ...]:
+    """Parts that live while the loss and its gradient are computed."""
+    tokens, hidden, width = plan.tokens, shape.hidden, stack.residual_width
+    logits, formula = _logits(shape, plan, stack)
+    # The last norm saves its input in float32, or its input itself.
+    normed = (width if shape.norm == "Layer" else 4) * hidden * tokens
+    return (
+        Part("logits", logits, f"{formula} ({stack.loss})"),
+        Part(
+            "hidden states", normed + width * hidden * tokens, f"{hidden} x {tokens} tokens x {4 + width} B"
+        ),
+        Part(
+            "gradient of hidden states",
+            _gradient(stack, width) * hidden * tokens,
+            f"{hidden} x {tokens} tokens",
+        ),
+    )
+
+
+def _logits(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[int, str]:
+    vocabulary, tokens = shape.vocabulary, plan.tokens
+    capped = shape.final_softcap
+    match stack.loss:
+        case "SupervisedChunks":
+            # The last token of a row predicts nothing.
+            supervised = plan.micro_batch_size * max(1, plan.sequence_length - 1)
+            positions = min(supervised, max(1, stack.loss_chunk_logits // vocabulary))
+            # In 16 bits, in float32; a cap keeps the first for its slope, which is widened too. With them go the
+            # chosen hidden states.
+            each = 10 if capped else 6
+            size = positions * (each * vocabulary + 2 * shape.hidden)
+            return size, f"{positions} positions x {vocabulary} x {each} B"
+        case "TokenChunks":
+            positions, each = min(tokens, stack.loss_chunk_tokens), 18 if capped else 12
+        case "Liger":
+            # Liger's fused linear cross entropy: as many positions as make a chunk of logits no larger than the
+            # hidden states, a power of two.
+            share = -(-tokens // -(-vocabulary // shape.hidden))
+            positions, each = min(tokens, 1 << (share - 1).bit_length()), 8
+        case "CutCrossEntropy":
+            positions, each = 0, 0
+        case "FusedTile":
+            rows, columns = min(tokens, _TILE_TOKENS), min(vocabulary, _TILE_VOCABULARY)
+            return 2 * rows * columns, f"{rows} positions x {columns} x 2 B"
+        case "FullLogitsShifted":
+            positions, each = tokens, 22 if capped else 16
+        case "FullLogitsBf16":
+            positions, each = tokens, 8 if capped else 6
+        case _:
+            positions, each = tokens, 18 if capped else 12
+    return positions * vocabulary * each, f"{positions} positions x {vocabulary} x {each} B"
+
+
+def _gradient(stack: StackProfile, width: int) -> int:
+    """Bytes for each element of the hidden states' gradient while logits live."""
+    match stack.loss:
+        case "SupervisedChunks" | "Liger" | "CutCrossEntropy" | "TokenChunks":
+            return width
+        case "FusedTile":
+            return 4 + width
+        case _:
+            return 0
+
+
+def scoring_parts(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[Part, ...]:
+    """Parts that live while a batch is scored without gradients: hidden states and some positions' logits."""
+    tokens = plan.sequence_length * (stack.evaluation_batch or plan.micro_batch_size)
+    width = stack.residual_width
+    hidden = Part(
+        "hidden states", width * shape.hidden * tokens, f"{shape.hidden} x {tokens} tokens x {width} B"
+    )
+    if stack.loss.startswith("FullLogits"):
+        each = 10
+        return hidden, Part(
+            "logits", tokens * shape.vocabulary * each, f"{tokens} x {shape.vocabulary} x {each} B"
+        )
+    logits, formula = _logits(shape, plan, stack)
+    return hidden, Part("logits", logits, formula)

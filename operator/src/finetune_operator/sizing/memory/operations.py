@@ -1,0 +1,203 @@
+"""What single operations of a layer hold, forward and backward, in the order in which torch runs them.
+
+Derived from the code of transformers, peft's bnb.Linear4bit and bitsandbytes, and from what autograd saves for each
+operation. Two gradients of one tensor are added out of place, as torch does where either is used elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.meter import Kind
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.families import Norm
+    from finetune_operator.sizing.memory.meter import Meter
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix of a layer as it is used: bytes of its input, output, and what its adapter needs.
+
+    `copy` is the input in the adapter's type, 0 where that is the input's own; `dropped` is the input after dropout
+    and its mask, 0 without dropout; `low_rank` is the adapter's inner result. `unpacked` is the matrix in 16 bits,
+    `constants` its block constants in float32; `unpacked_forward` says that the forward pass unpacks it too.
+    """
+
+    inputs: int
+    outputs: int
+    adapted: bool
+    low_rank: int
+    copy: int
+    dropped: int
+    unpacked: int
+    constants: int
+    unpacked_forward: bool
+    magnitudes: int = 0
+    """What DoRA holds to compute the norm of the adapted matrix."""
+    packed_saves_input: bool = False
+    """The product with the packed matrix saves its input too, though a frozen matrix has no use for it."""
+
+    @property
+    def saves_input(self) -> bool:
+        """Whether the very tensor that it is given is saved."""
+        return self.packed_saves_input or (self.adapted and not self.copy and not self.dropped)
+
+    @property
+    def saved(self) -> int:
+        """What the adapter saves besides its input."""
+        return self.copy + self.dropped + self.low_rank + self.weighted if self.adapted else 0
+
+    @property
+    def weighted(self) -> int:
+        """What DoRA saves: its result before it is scaled by the magnitudes, and that of the matrix alone."""
+        return 2 * self.outputs if self.magnitudes else 0
+
+
+def matrix_forward(meter: Meter, matrix: Matrix, *, saving: bool) -> None:
+    """Hold the output; the input is the caller's."""
+    if matrix.unpacked_forward:
+        meter.hold(matrix.constants, Kind.UNPACKED)
+        meter.brief(matrix.constants, Kind.UNPACKED)
+        meter.hold(matrix.unpacked, Kind.UNPACKED)
+        meter.hold(matrix.outputs)
+        meter.drop(matrix.constants + matrix.unpacked, Kind.UNPACKED)
+    else:
+        meter.hold(matrix.outputs)
+    if not matrix.adapted:
+        return
+    # result.clone(), then the adapter's product, scaled, then the sum of both.
+    meter.brief(matrix.outputs)
+    kept = matrix.copy + matrix.dropped + matrix.low_rank
+    meter.hold(kept)
+    if matrix.magnitudes:
+        meter.brief(matrix.magnitudes, Kind.UNPACKED)
+        # DoRA's magnitudes are float32, and so are its products before their sum is narrowed.
+        meter.brief(4 * matrix.outputs)
+    meter.brief(2 * matrix.outputs)
+    if saving:
+        meter.hold(matrix.weighted)
+        meter.keep(kept + matrix.weighted)
+    else:
+        meter.drop(kept)
+
+
+def matrix_backward(
+    meter: Meter, matrix: Matrix, *, released: int = 0, shared: bool = False, keep: bool = False
+) -> None:
+    """Turn the held gradient of the output into that of the input.
+
+    `released` is the saved input if this is its last use. `shared` says that a gradient of the same input is held
+    already; `keep` that the gradient of the output is used elsewhere too.
+    """
+    gradient = matrix.inputs
+    if matrix.adapted:
+        if matrix.magnitudes:
+            meter.brief(6 * matrix.outputs)
+            meter.drop(matrix.weighted, Kind.SAVED)
+        # Scaled, then through B, then through A.
+        meter.hold(matrix.outputs)
+        meter.hold(matrix.low_rank)
+        meter.drop(matrix.outputs)
+        meter.drop(matrix.low_rank, Kind.SAVED)
+        meter.hold(gradient)
+        meter.drop(matrix.low_rank)
+        meter.drop(released + matrix.copy, Kind.SAVED)
+        if matrix.dropped:
+            meter.brief(gradient)
+            meter.drop(matrix.dropped, Kind.SAVED)
+        _accumulate(meter, gradient, held=shared)
+    elif released:
+        meter.drop(released, Kind.SAVED)
+    meter.hold(matrix.constants, Kind.UNPACKED)
+    meter.hold(matrix.unpacked, Kind.UNPACKED)
+    meter.drop(matrix.constants, Kind.UNPACKED)
+    meter.hold(gradient)
+    meter.drop(matrix.unpacked, Kind.UNPACKED)
+    if not keep:
+        meter.drop(matrix.outputs)
+    _accumulate(meter, gradient, held=shared or matrix.adapted)
+
+
+def _accumulate(meter: Meter, size: int, *, held: bool) -> None:
+    """Add a gradient just computed to the one that is held."""
+    if held:
+        meter.hold(size)
+        meter.drop(2 * size)
+
+
+@dataclass(frozen=True)
+class NormSizes:
+    """A norm's bytes: its input in the model's type and in float32, what it saves, whether it copies its input."""
+
+    kind: Norm
+    narrow: int
+    wide: int
+    copies: bool
+
+    @property
+    def saved(self) -> int:
+        """What is saved that nothing else holds; a norm that copies nothing saves its input."""
+        return self.wide if self.copies else self.narrow
+
+
+def norm_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
+    """Hold the output; the input is the caller's, and is saved where the norm saves it."""
+    if norm.kind == "Layer":
+        meter.hold(norm.narrow)
+        return
+    copy = norm.wide if norm.copies else 0
+    meter.hold(copy)
+    meter.brief(norm.wide)
+    meter.hold(norm.wide)
+    if norm.copies and not saving:
+        meter.drop(copy)
+    if norm.kind == "RmsFloat":
+        meter.hold(norm.wide)
+        meter.brief(norm.narrow)
+        meter.drop(2 * norm.wide)
+    else:
+        meter.brief(2 * norm.narrow)
+        meter.drop(norm.wide)
+    meter.hold(norm.narrow)
+    if saving:
+        meter.keep(copy)
+
+
+def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: bool = False) -> None:
+    """Turn the held gradient of the output into that of the input.
+
+    `release` says that what the norm saved is its alone; `keep` that the gradient is used elsewhere too.
+    """
+    saved = norm.saved if release else 0
+    if norm.kind == "Layer":
+        meter.hold(norm.narrow)
+        meter.drop(saved, Kind.SAVED)
+        if not keep:
+            meter.drop(norm.narrow)
+        return
+    given = 0 if keep else norm.narrow
+    if norm.kind == "LayerFloat":
+        meter.hold(norm.wide)
+        meter.drop(given)
+        meter.hold(norm.wide)
+        meter.drop(saved, Kind.SAVED)
+        meter.drop(norm.wide)
+    else:
+        # Scale and widen; the product's two gradients; the mean's; the square's.
+        meter.hold(norm.wide)
+        meter.brief(norm.wide if norm.kind == "RmsFloat" else norm.narrow)
+        meter.drop(given)
+        meter.hold(norm.wide)
+        meter.brief(norm.wide)
+        meter.drop(norm.wide)
+        meter.hold(norm.wide)
+        meter.brief(3 * norm.wide)
+        meter.hold(norm.wide)
+        meter.drop(norm.wide)
+        meter.drop(saved, Kind.SAVED)
+        _accumulate(meter, norm.wide, held=True)
+    if norm.copies:
+        meter.hold(norm.narrow)
+        meter.drop(norm.wide)

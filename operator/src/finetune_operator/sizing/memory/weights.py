@@ -1,0 +1,129 @@
+"""Memory of the frozen model: packed matrices, quantisation constants, and what stays in 16 or 32 bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_operator.sizing.memory.parts import Part, allocated, blocks
+
+if TYPE_CHECKING:
+    from finetune_operator.sizing.memory.shape import ModelShape
+    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+# bitsandbytes: absmax of 64 weights, absmax of 256 of these (functional.py, quantize_4bit with
+# compress_statistics), one code table of 16 and one of 256 float32 values and an offset for each matrix.
+_WEIGHTS_IN_BLOCK = 64
+_CONSTANTS_IN_BLOCK = 256
+_CODE_TABLE = 16 * 4
+_NESTED_CODE_TABLE = 256 * 4
+
+
+def matrix_bytes(weights: int, outputs: int, stack: StackProfile) -> tuple[int, int]:
+    """Bytes of one matrix of `weights` elements: (packed values, quantisation constants)."""
+    if stack.quantization == "None":
+        return allocated(weights * stack.unquantized_width), 0
+    if stack.quantization == "Int8":
+        # One float32 scale for each output (bitsandbytes Int8Params.SCB).
+        return allocated(weights), allocated(4 * outputs)
+    constants = blocks(weights, _WEIGHTS_IN_BLOCK)
+    packed = allocated(weights // 2)
+    if stack.quantization == "NF4":
+        return packed, allocated(4 * constants) + allocated(_CODE_TABLE)
+    nested = allocated(constants) + allocated(4 * blocks(constants, _CONSTANTS_IN_BLOCK))
+    return packed, nested + allocated(_CODE_TABLE) + allocated(_NESTED_CODE_TABLE) + allocated(4)
+
+
+def weight_parts(shape: ModelShape, stack: StackProfile) -> tuple[Part, ...]:
+    """Parts of the loaded model, before anything is cast."""
+    width = stack.unquantized_width
+    packed = constants = 0
+    for linear in shape.linears:
+        one = matrix_bytes(linear.weights, linear.outputs, stack)
+        packed += shape.layers * one[0]
+        constants += shape.layers * one[1]
+    parts = [
+        Part("layer weights", packed, f"{shape.linear_weights} weights, {stack.quantization}"),
+        Part("quantisation constants", constants, _CONSTANT_FORMULAS[stack.quantization]),
+        Part(
+            "embedding",
+            allocated(shape.vocabulary * shape.hidden * width),
+            f"{shape.vocabulary} x {shape.hidden} x {width} B",
+        ),
+    ]
+    if not shape.tied:
+        parts.append(_head(shape, stack))
+    parts.append(Part("norms and biases", shape.other_weights * width, f"{shape.other_weights} x {width} B"))
+    return tuple(part for part in parts if part.bytes)
+
+
+def unpacked_bytes(weights: int, stack: StackProfile) -> int:
+    """Bytes of a packed matrix in 16 bits, as a product needs it; 0 where matrices are not packed.
+
+    bitsandbytes' backward pass always unpacks the whole matrix (autograd/_functions.py, MatMul4Bit.backward).
+    """
+    return 0 if stack.quantization == "None" else allocated(2 * weights)
+
+
+def constants_bytes(weights: int, stack: StackProfile) -> int:
+    """Bytes of a matrix's block constants in float32, which double quantisation unpacks first."""
+    return allocated(4 * blocks(weights, _WEIGHTS_IN_BLOCK)) if stack.quantization == "NF4DoubleQuant" else 0
+
+
+def cast_parts(shape: ModelShape, stack: StackProfile) -> tuple[tuple[Part, ...], int]:
+    """What casting every 16-bit parameter to float32 adds, and the 16-bit original of the largest one.
+
+    peft's prepare_model_for_kbit_training (utils/other.py) casts one parameter after the other; the original is
+    freed when its copy is whole. Parameters that are not packed count, the layers' too if nothing is quantised.
+    """
+    if not stack.cast_to_float32 or stack.unquantized_width == 4:
+        return (), 0
+    parts = [
+        Part("float32 copy of embedding and head", 2 * unpacked_embedding_weights(shape, stack), "+2 B each")
+    ]
+    largest = shape.vocabulary * shape.hidden
+    if stack.quantization == "None":
+        parts.append(Part("float32 copy of layer weights", 2 * shape.linear_weights, "+2 B each"))
+        largest = max(largest, *(linear.weights for linear in shape.linears))
+    parts.append(Part("float32 copy of norms and biases", 2 * shape.other_weights, "+2 B each"))
+    return tuple(parts), 2 * largest
+
+
+def unpacked_embedding_weights(shape: ModelShape, stack: StackProfile) -> int:
+    """Elements of embedding and head that no quantisation packs."""
+    head = 0 if shape.tied or stack.quantized_head else 1
+    return shape.vocabulary * shape.hidden * (1 + head)
+
+
+def _head(shape: ModelShape, stack: StackProfile) -> Part:
+    weights = shape.vocabulary * shape.hidden
+    if stack.quantized_head:
+        return Part(
+            "output head",
+            sum(matrix_bytes(weights, shape.vocabulary, stack)),
+            f"{shape.vocabulary} x {shape.hidden}, {stack.quantization}",
+        )
+    width = stack.unquantized_width
+    return Part("output head", allocated(weights * width), f"{shape.vocabulary} x {shape.hidden} x {width} B")
+
+
+_CONSTANT_FORMULAS = {
+    "NF4DoubleQuant": "1 B for 64 weights, 4 B for 16,384, two code tables for each matrix",
+    "NF4": "4 B for 64 weights, a code table for each matrix",
+    "Int8": "4 B for each output",
+    "None": "",
+}
+
+
+def dora_preparation(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> int:
+    """What peft holds to set the magnitudes of the largest adapted matrix (lora/dora.py, update_layer).
+
+    A copy of the packed matrix, it unpacked, and product, scaled product and sum in float32.
+    """
+    if plan.variant != "DoRA":
+        return 0
+    return max(
+        sum(matrix_bytes(linear.weights, linear.outputs, stack)) + 14 * linear.weights
+        for linear in shape.linears
+        if plan.target_modules == "AllLinear" or linear.in_attention
+    )

@@ -1,0 +1,89 @@
+"""Values that the operator chooses where the user left them open, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+Device = Literal["cuda", "cpu"]
+
+DEFAULT_EPOCHS = 3.0
+CPU_CHECKPOINTING_REASON = "saves GPU memory only, and trainer.device is cpu"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen value, as shown in `status.plan`."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What TRAIN will use. Exactly one of `epochs` and `maximum_steps` is set."""
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    epochs: float | None
+    maximum_steps: int | None
+    choices: tuple[Choice, ...]
+
+
+def make_plan(
+    spec: FineTuneJobSpec,
+    device: Device,
+    decided: TrainingPlan | None = None,
+    choices: tuple[Choice, ...] = (),
+) -> Plan:
+    """Choose what `spec` leaves open for a run on `device`.
+
+    `decided` and `choices` are what sizing has decided for a GPU (sizing.decision.Fits). Without them, as on one's
+    own machine and before the data is known, the plan is the one that needs the least memory.
+    """
+    training = spec.training
+    if decided is None:
+        decided, choices = _frugal(spec, device)
+    epochs = training.epochs
+    if epochs is None and training.maximum_steps is None:
+        epochs = DEFAULT_EPOCHS
+        choices = (*choices, Choice("epochs", "3", "neither epochs nor maximumSteps is given"))
+    return Plan(
+        micro_batch_size=decided.micro_batch_size,
+        gradient_checkpointing=decided.gradient_checkpointing,
+        epochs=epochs,
+        maximum_steps=training.maximum_steps,
+        choices=choices,
+    )
+
+
+def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:
+    """The plan that needs the least memory, with its choices."""
+    training = spec.training
+    choices: list[Choice] = []
+    micro_batch_size = training.micro_batch_size
+    if micro_batch_size is None:
+        micro_batch_size = 1
+        choices.append(
+            Choice(
+                "microBatchSize",
+                "1",
+                "needs the least memory; the effective batch size is the same either way",
+            )
+        )
+    checkpointing = training.gradient_checkpointing == "Require"
+    if training.gradient_checkpointing == "Auto":
+        checkpointing = device == "cuda"
+        reason = (
+            "saves GPU memory at the price of recomputing activations"
+            if checkpointing
+            else CPU_CHECKPOINTING_REASON
+        )
+        choices.append(Choice("gradientCheckpointing", "true" if checkpointing else "false", reason))
+    plan = training_plan(training, training.maximum_length, micro_batch_size, checkpointing=checkpointing)
+    return plan, tuple(choices)

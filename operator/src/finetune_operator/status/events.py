@@ -1,0 +1,59 @@
+"""Kubernetes Events, one for each transition between two statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_operator.api.conditions import Condition, find_condition
+from finetune_operator.api.reasons import Reason
+
+MAXIMUM_NOTE_LENGTH = 1024
+"""The API server refuses longer messages of Events."""
+
+_NORMAL = {
+    Reason.PENDING,
+    Reason.PREPARING,
+    Reason.TRAINING,
+    Reason.MERGING,
+    Reason.WAITING_FOR_GPU,
+    Reason.SUSPENDED_BY_USER,
+    Reason.COMPLETED,
+}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One Event to tell."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
+    """What happened between two statuses.
+
+    Attempts that ended, warnings about a dataset that was just accepted, and a new reason of the Succeeded condition.
+    """
+    found = []
+    before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
+    for attempt in new.get("attempts") or ():
+        if _attempt_id(attempt) not in before and attempt["outcome"] == "Succeeded":
+            name = f"attempt {attempt['attempt']} of {attempt['stage']}"
+            found.append(Transition("Normal", Reason.STAGE_SUCCEEDED, f"{name} succeeded"))
+    warnings = (new.get("dataset") or {}).get("warnings") or ()
+    if warnings and not old.get("dataset"):
+        codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))
+        message = f"the dataset is accepted; look at status.dataset.warnings: {codes}"
+        found.append(Transition("Warning", Reason.DATASET_WARNINGS, message[:MAXIMUM_NOTE_LENGTH]))
+    was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
+    if now and now.get("reason") != was.get("reason"):
+        kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL else "Warning"
+        found.append(Transition(kind, now["reason"], (now["message"] or now["reason"])[:MAXIMUM_NOTE_LENGTH]))
+    return found
+
+
+def _attempt_id(attempt: Mapping[str, Any]) -> tuple[str, int]:
+    return (attempt["stage"], attempt["attempt"])

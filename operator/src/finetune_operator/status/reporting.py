@@ -1,0 +1,152 @@
+"""How reports of the trainer look in status, and when a running stage's progress is worth a write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_operator.api.formats import format_number, format_time, parse_time
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import DatasetReport, MemoryReport, ModelReport, Progress
+from finetune_operator.sizing.memory.terms import Estimate, Phase
+from finetune_operator.sizing.planning import Choice
+
+MINIMUM_INTERVAL = timedelta(seconds=30)
+"""Status is stored and watched by many; live curves come from the trainer's own /metrics."""
+MAXIMUM_TERMS = 64
+
+
+def starting(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Progress of a stage that has not reported yet; the last loss stays in view."""
+    progress: dict[str, Any] = {
+        "stage": stage.value,
+        "activity": "Starting",
+        "step": 0,
+        "percent": "0%",
+        "updateTime": format_time(now),
+    }
+    if "loss" in previous:
+        progress["loss"] = previous["loss"]
+    return progress
+
+
+def finished(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Progress of a job that has succeeded."""
+    return {**starting(stage, previous, now), "activity": "Finished", "percent": "100%"}
+
+
+def updated(previous: Mapping[str, Any], report: Progress, now: datetime) -> dict[str, Any]:
+    """The progress to show after `report`: `previous` itself while the report is not worth a write.
+
+    It is when stage or activity changed, when a whole percent was gained, or 30 s after the last write.
+    """
+    ratio = report.ratio
+    percent = None if ratio is None else int(ratio * 100)
+    changed = previous.get("stage") != report.stage or previous.get("activity") != report.activity
+    gained = percent is not None and f"{percent}%" != previous.get("percent")
+    update_time = previous.get("updateTime")
+    aged = update_time is None or now - parse_time(update_time) >= MINIMUM_INTERVAL
+    current = _to_status(report, percent, previous, now)
+    if changed or gained or (aged and _without_time(current) != _without_time(previous)):
+        return current
+    return dict(previous)
+
+
+def _to_status(
+    report: Progress, percent: int | None, previous: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    progress: dict[str, Any] = {
+        "stage": report.stage.value,
+        "activity": report.activity,
+        "step": report.step,
+        "updateTime": format_time(now),
+    }
+    if report.total_steps is not None:
+        progress["totalSteps"] = report.total_steps
+    if percent is not None:
+        progress["percent"] = f"{percent}%"
+    if report.loss is not None:
+        progress["loss"] = format_number(report.loss)
+    elif "loss" in previous:
+        progress["loss"] = previous["loss"]
+    if report.tokens_per_second is not None:
+        progress["tokensPerSecond"] = format_number(report.tokens_per_second)
+    if report.estimated_completion_time is not None:
+        progress["estimatedCompletionTime"] = format_time(report.estimated_completion_time)
+    return progress
+
+
+def _without_time(progress: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in progress.items() if name != "updateTime"}
+
+
+def dataset(report: DatasetReport) -> dict[str, Any]:
+    """The dataset report as status holds it: numbers that are not counts become strings."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    shown["rejected"] = [{"reason": reason, "rows": rows} for reason, rows in sorted(report.rejected.items())]
+    for name in ("reasoningFraction", "promptVariety", "capacityRatio"):
+        if name in shown:
+            shown[name] = format_number(shown[name])
+    for language in shown.get("languages", ()):
+        language["fraction"] = format_number(language["fraction"])
+    for warning in shown["warnings"]:
+        for name in ("value", "threshold"):
+            if name in warning:
+                warning[name] = format_number(warning[name])
+    return shown
+
+
+def read_dataset(shown: Mapping[str, Any]) -> DatasetReport:
+    """The dataset report that status holds."""
+    rejected = {entry["reason"]: entry["rows"] for entry in shown.get("rejected") or ()}
+    return DatasetReport.model_validate({**shown, "rejected": rejected})
+
+
+def config(members: Mapping[str, Any]) -> str:
+    """A config.json's members as status holds them: text, since the API server drops nulls, which mean something."""
+    return json.dumps(members, sort_keys=True, separators=(",", ":"))
+
+
+def model(report: ModelReport) -> dict[str, Any]:
+    """The quantised model as status holds it."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
+    return shown if report.config is None else {**shown, "config": config(report.config)}
+
+
+def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
+    """Chosen values as status holds them."""
+    return [
+        {"name": choice.name, "value": choice.value[:256], "reason": choice.reason[:1024]}
+        for choice in chosen
+    ]
+
+
+def estimated(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as status holds it, with the terms of its peak and of the device, largest first."""
+    terms = [term for term in estimate.terms if term.phase in {estimate.bottleneck, Phase.DEVICE}]
+    return {
+        "peakBytes": estimate.peak_bytes,
+        "deviceBytes": estimate.device_bytes,
+        "lowBytes": estimate.low_bytes,
+        "highBytes": estimate.high_bytes,
+        "bottleneck": estimate.bottleneck.value,
+        "terms": [
+            {"name": term.name, "bytes": term.bytes, "phase": term.phase.value}
+            for term in sorted(terms, key=lambda term: -term.bytes)[:MAXIMUM_TERMS]
+            if term.bytes
+        ],
+    }
+
+
+def memory(plan: Mapping[str, Any], measured: MemoryReport | None) -> dict[str, Any]:
+    """GPU memory of an attempt: what `status.plan` estimated and what the trainer measured."""
+    shown: dict[str, Any] = {}
+    estimate = plan.get("memory") or {}
+    for name, member in (("estimatedBytes", "peakBytes"), ("estimatedDeviceBytes", "deviceBytes")):
+        if member in estimate:
+            shown[name] = estimate[member]
+    if measured is not None:
+        shown |= measured.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return shown

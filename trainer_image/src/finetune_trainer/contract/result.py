@@ -1,0 +1,255 @@
+"""The last word of a stage: contract/result.schema.json, within the size of a termination message."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.exit_codes import ExitCode, exit_code
+from finetune_trainer.contract.run_spec import CONTRACT_VERSION
+from finetune_trainer.contract.timestamps import rfc3339
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from finetune_trainer.errors import Reason
+    from finetune_trainer.telemetry.reporter import Identity
+
+MAXIMUM_BYTES = 4096
+MAXIMUM_MESSAGE = 1024
+MAXIMUM_LOG_LINE = 256
+MAXIMUM_LOG_LINES = 20
+MAXIMUM_TEXT = 256
+MAXIMUM_LEARNED = 512
+MAXIMUM_WARNINGS = 8
+_TRIMMED_MESSAGE = 400
+_TRIMMED_TEXT = 120
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: with `members` (its part of the result), or with a reason and a message."""
+
+    members: dict[str, Any]
+    reason: Reason | None = None
+    message: str = ""
+
+    @property
+    def name(self) -> str:
+        """`Succeeded`, `Failed` or `Interrupted`."""
+        if self.reason is None:
+            return "Succeeded"
+        return "Interrupted" if self.code is ExitCode.INTERRUPTED else "Failed"
+
+    @property
+    def code(self) -> ExitCode:
+        """Exit code of the process."""
+        return exit_code(self.reason)
+
+
+def result_document(
+    identity: Identity,
+    outcome: Outcome,
+    *,
+    started: datetime,
+    completed: datetime,
+    peak_memory_bytes: int | None,
+    log_tail: list[str],
+) -> dict[str, Any]:
+    """Compose the result; `log_tail` is carried only by a failure."""
+    document: dict[str, Any] = {
+        "version": CONTRACT_VERSION,
+        "uid": identity.uid,
+        "stage": identity.stage,
+        "attempt": identity.attempt,
+        "outcome": outcome.name,
+        "startTime": rfc3339(started),
+        "completionTime": rfc3339(completed),
+        "peakMemoryBytes": peak_memory_bytes,
+        **outcome.members,
+    }
+    if outcome.reason is not None:
+        document["reason"] = outcome.reason.value
+        document["message"] = shorten(outcome.message, MAXIMUM_MESSAGE)
+        document["logTail"] = [shorten(line, MAXIMUM_LOG_LINE) for line in log_tail[-MAXIMUM_LOG_LINES:]]
+    return document
+
+
+def as_contract(members: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return the result's `members` as the contract wants them: texts within its bounds, identities flat.
+
+    Readers of an earlier minor version ignore members that they do not know, but version 1.0 reads each warning as a
+    sentence, so it gets sentences where the run spec's `version` is that.
+    """
+    members = copy.deepcopy(members)
+    dataset = members.get("prepare", {}).get("dataset", {})
+    for name in ("source", "validationSource"):
+        if name in dataset:
+            dataset[name] = _flat(dataset[name])
+    _cut(dataset.get("format", {}), "why", MAXIMUM_TEXT)
+    _cut(dataset.get("example", {}), "learned", MAXIMUM_LEARNED)
+    if "warnings" in dataset:
+        first_version = version.split(".")[:2] == ["1", "0"]
+        dataset["warnings"] = [
+            _sentence(warning) if first_version else _bounded(warning)
+            for warning in dataset["warnings"][:MAXIMUM_WARNINGS]
+        ]
+    return members
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """A source's identity without what is unknown, with the number of entries in place of a collection."""
+    known = {name: value for name, value in identity.items() if value is not None}
+    return {
+        name: len(value) if isinstance(value, list | dict) else _short(value) for name, value in known.items()
+    }
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, int) else shorten(str(value), MAXIMUM_TEXT)
+
+
+def _sentence(warning: dict[str, Any] | str) -> str:
+    return shorten(warning if isinstance(warning, str) else warning["message"], MAXIMUM_TEXT)
+
+
+def _bounded(warning: dict[str, Any] | str) -> dict[str, Any] | str:
+    """The warning with a message of the contract's length; one that an earlier version published stays a sentence."""
+    if isinstance(warning, str):
+        return shorten(warning, MAXIMUM_TEXT)
+    return {**warning, "message": shorten(warning["message"], MAXIMUM_TEXT)}
+
+
+def encode_result(document: dict[str, Any], maximum_bytes: int = MAXIMUM_BYTES) -> bytes:
+    """Encode as UTF-8 JSON of at most `maximum_bytes`, giving up the least needed text first (`_CONCESSIONS`).
+
+    Raises ValueError for a number that is not finite, or if nothing is left to give up.
+    """
+    document = copy.deepcopy(document)
+    encoded = _encode(document)
+    for concede in _CONCESSIONS:
+        while len(encoded) > maximum_bytes and concede(document):
+            encoded = _encode(document)
+    if len(encoded) > maximum_bytes:
+        raise ValueError(f"a result must fit into {maximum_bytes} bytes, found {len(encoded)} after trimming")
+    return encoded
+
+
+def shorten(text: str, maximum: int) -> str:
+    """Cut `text` to `maximum` characters, marking the cut."""
+    return text if len(text) <= maximum else text[: maximum - 3] + "..."
+
+
+def _encode(document: Any) -> bytes:
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # Lone surrogates cannot be written as UTF-8; they come from broken text in a row.
+    return text.encode("utf-8", errors="replace")
+
+
+def _dataset_of(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document.get("prepare", {}).get("dataset", {})
+    return found
+
+
+def _drop_oldest_log_line(document: dict[str, Any]) -> bool:
+    lines = document.get("logTail")
+    if not lines:
+        return False
+    del lines[0]
+    return True
+
+
+def _cut_message(document: dict[str, Any]) -> bool:
+    return _cut(document, "message", _TRIMMED_MESSAGE)
+
+
+def _cut_samples(document: dict[str, Any]) -> bool:
+    """Texts that only show what a person can also look up in the workspace's or the artifact's report."""
+    dataset, completed = _dataset_of(document), document.get("completed", {})
+    verifications = [part.get("merge", {}).get("verification") for part in (document, completed)]
+    samples = [
+        (dataset.get("example"), "learned"),
+        (dataset.get("format"), "why"),
+        *((verification, key) for verification in verifications for key in ("prompt", "answer")),
+    ]
+    cut = [_cut(holder, key, _TRIMMED_TEXT) for holder, key in samples if holder]
+    cut += [_cut(identity, key, _TRIMMED_TEXT) for identity in _identities(dataset) for key in identity]
+    return any(cut)
+
+
+def _cut_warnings(document: dict[str, Any]) -> bool:
+    """Code and numbers stay, the end of the sentence goes, of the last warning first."""
+    warnings = _dataset_of(document).get("warnings", [])
+    return any(
+        _cut(warning, "message", _TRIMMED_TEXT) for warning in reversed(warnings) if isinstance(warning, dict)
+    )
+
+
+def _drop_last_warning(document: dict[str, Any]) -> bool:
+    warnings = _dataset_of(document).get("warnings")
+    if not warnings:
+        return False
+    warnings.pop()
+    return True
+
+
+def _drop_identities(document: dict[str, Any]) -> bool:
+    dataset = _dataset_of(document)
+    identities = [dataset.pop(name, None) for name in ("validationSource", "source")]
+    return any(identity is not None for identity in identities)
+
+
+def _drop_config(document: dict[str, Any]) -> bool:
+    """No dense model's config is that long; progress has told it."""
+    model = document.get("prepare", {}).get("model", {})
+    return model.get("config") is not None and not model.update(config=None)
+
+
+def _cut_all(document: dict[str, Any]) -> bool:
+    shortened = _shorten_texts(document)
+    changed = shortened != document
+    document.update(shortened)
+    return bool(changed)
+
+
+_CONCESSIONS = (
+    _drop_oldest_log_line,
+    _cut_message,
+    _cut_samples,
+    _cut_warnings,
+    _drop_last_warning,
+    _drop_identities,
+    _cut_all,
+    _drop_config,
+)
+"""From the least needed text to the most; each says whether it gave something up."""
+
+
+def _identities(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dataset[name] for name in ("source", "validationSource") if name in dataset]
+
+
+def _cut(holder: dict[str, Any], key: str, maximum: int) -> bool:
+    """Shorten one text; say whether it was longer."""
+    text = holder.get(key)
+    if not isinstance(text, str) or len(text) <= maximum:
+        return False
+    holder[key] = shorten(text, maximum)
+    return True
+
+
+def _shorten_texts(value: Any) -> Any:
+    """Shorten every text until it takes at most so many bytes in the encoded document."""
+    if isinstance(value, str):
+        if len(_encode(value)) <= _TRIMMED_TEXT + 2:
+            return value
+        while len(_encode(value)) > _TRIMMED_TEXT - 1:
+            value = value[: len(value) * 7 // 8]
+        return value + "..."
+    if isinstance(value, list):
+        return [_shorten_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shorten_texts(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""The model's chat template: rendering and tokenizing conversations."""

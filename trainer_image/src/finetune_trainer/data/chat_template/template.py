@@ -1,0 +1,186 @@
+"""A tokenizer with its chat template: text as a server renders it, token ids as a server feeds them."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.chat_template.content_parts import learn_part_roles, with_parts
+from finetune_trainer.data.chat_template.encoding import Encoder
+from finetune_trainer.data.chat_template.rendering import RENDER_ERRORS, RESERVED_ARGUMENTS, Renderer
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer in `folder` without network, remote code or mistral-common's own backend.
+
+    Raises StageError(InvalidModel) if there is none that transformers can read.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 -- processes that only prove rows do without it
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, mistral_format=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        # transformers has no common base class for a tokenizer that it cannot load.
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"the model folder must hold a tokenizer that transformers reads: {first_line}",
+        ) from error
+
+
+class ChatTemplate:
+    """Renders and encodes conversations for one tokenizer, one template and one set of arguments.
+
+    It needs no tokenizer object once it is made and can be sent to another process, which compiles the template
+    anew.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        moment: datetime.datetime | None = None,
+    ) -> None:
+        """`moment` is what a template that writes a date sees as now: the present, if it is left out.
+
+        Raises StageError with ChatTemplateMissing if neither tokenizer nor `template` gives a chat template,
+        ChatTemplateUnprovable if the template does not compile or an argument bears a reserved name.
+        """
+        if template is None and not tokenizer.chat_template:
+            raise StageError(
+                Reason.CHAT_TEMPLATE_MISSING,
+                "the tokenizer must have a chat template, found none; name one in model.chatTemplate",
+            )
+        reserved = sorted(RESERVED_ARGUMENTS.intersection(arguments or {}))
+        if reserved:
+            raise StageError(
+                Reason.CHAT_TEMPLATE_UNPROVABLE,
+                "model.chatTemplateArguments must not hold what rendering itself passes, "
+                f"found {reserved[0]}; remove it",
+            )
+        self.moment = moment or datetime.datetime.now().astimezone().replace(tzinfo=None)
+        self._arguments = {**tokenizer.special_tokens_map, **(arguments or {})}
+        try:
+            self._sources = (
+                str(tokenizer.get_chat_template(template, None)),
+                str(tokenizer.get_chat_template(template, [{}])),
+            )
+        except ValueError as error:
+            # A tokenizer may have several templates by name and none called default.
+            raise StageError(
+                Reason.CHAT_TEMPLATE_MISSING,
+                "the tokenizer must have a chat template that is used by default, found only named ones: "
+                f"{str(error).splitlines()[0][:200]}; name one in model.chatTemplate",
+            ) from error
+        self._renderers = self._compile()
+        self.encoder = Encoder(tokenizer)
+        added: dict[int, Any] = tokenizer.added_tokens_decoder
+        self.added_tokens = {token_id: str(token.content) for token_id, token in added.items()}
+        self.special_ids = {token_id for token_id, token in added.items() if token.special}
+        self.special_ids.update(tokenizer.all_special_ids)
+        self.eos_token: str | None = tokenizer.eos_token
+        self.eos_id: int | None = tokenizer.eos_token_id
+        self.bos_token: str | None = tokenizer.bos_token
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.part_roles = frozenset[str]()
+        self.part_roles = learn_part_roles(self)
+
+    @property
+    def writes_the_date(self) -> bool:
+        """Whether the template asks for the present, so that its text depends on `moment`."""
+        return any("strftime_now" in source for source in self._sources)
+
+    def at(self, moment: datetime.datetime) -> ChatTemplate:
+        """Return the same template rendered at another moment."""
+        other = copy.copy(self)
+        other.moment = moment
+        other._renderers = other._compile()  # noqa: SLF001 -- a copy of our own
+        return other
+
+    def source(self, *, tools: bool = False) -> str:
+        """Return the Jinja source used with or without tools."""
+        return self._sources[tools]
+
+    def token_text(self, token_id: int) -> str | None:
+        """Text of a control token as the template writes it; None for an id that the tokenizer lacks."""
+        return self.added_tokens.get(token_id) or self.encoder.token(token_id)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""
+        return self.encoder.encode(texts)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included, spaces as they are."""
+        return self.encoder.decode(ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generation: bool) -> str:
+        """Render messages as a server does; `generation` adds the prompt for the assistant's next turn.
+
+        Raises RowRefused(TemplateRefused) with the template's own message.
+        """
+        if self.part_roles:
+            messages = with_parts(messages, self.part_roles)
+        try:
+            return self._renderers[bool(tools)].render(messages, tools, generation=generation)
+        except RENDER_ERRORS as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise RowRefused(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
+
+    def _compile(self) -> tuple[Renderer, Renderer]:
+        try:
+            plain = Renderer(self._sources[0], self._arguments, self.moment)
+            if self._sources[1] == self._sources[0]:
+                return plain, plain
+            return plain, Renderer(self._sources[1], self._arguments, self.moment)
+        except RENDER_ERRORS as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise StageError(
+                Reason.CHAT_TEMPLATE_UNPROVABLE,
+                f"the chat template must be Jinja that compiles, found: {first_line}; "
+                "use the model's own template or name another one in model.chatTemplate",
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_renderers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renderers = self._compile()
+
+
+class ControlText:
+    """Finds control tokens in a message's text: there they would let content pose as the template."""
+
+    def __init__(self, template: ChatTemplate, enders: Iterable[str], headers: Iterable[str]) -> None:
+        tokens = {template.added_tokens.get(token_id) for token_id in template.special_ids}
+        tokens.update(template.token_text(token_id) for token_id in template.special_ids)
+        tokens.update(enders)
+        tokens.update(headers)
+        sources = template.source() + template.source(tools=True)
+        self._tokens = sorted(token for token in tokens if token)
+        # Tags around reasoning are written by answers and templates alike, even where they are special tokens.
+        self._answer_tokens = [
+            token for token in self._tokens if not (_is_reasoning_tag(token) and token in sources)
+        ]
+        self._first_characters = {token[0] for token in self._tokens}
+
+    def find(self, text: str, *, answer: bool) -> str | None:
+        """Return a control token in `text`, or None; reasoning tags may stand in an answer."""
+        if not any(character in text for character in self._first_characters):
+            return None
+        tokens = self._answer_tokens if answer else self._tokens
+        return next((token for token in tokens if token in text), None)
+
+
+def _is_reasoning_tag(token: str) -> bool:
+    return "think" in token.lower() or "reason" in token.lower()

@@ -1,0 +1,1 @@
+"""Rows to conversations: formats, messages and roles."""

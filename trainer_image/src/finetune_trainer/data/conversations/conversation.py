@@ -1,0 +1,157 @@
+"""A row's messages as typed values, checked and with the reasoning policy applied."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from finetune_trainer.data.conversations.messages import (
+    REASONING_FIELDS,
+    read_message,
+    read_tools,
+    require_json_text,
+)
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.strict_json import kind_of
+
+_THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_LEADING_THINK = re.compile(r"\s*<think>(?P<reasoning>.*?)</think>(?P<answer>.*)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the form chat templates take, cut after the last answer to be learned, and the tools offered.
+
+    `untrained` are positions of answers that the dataset marks as not to be learned (`weight: 0`, `train: false`).
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    untrained: frozenset[int] = frozenset()
+
+    @property
+    def assistant_turns(self) -> list[int]:
+        """Positions of the assistant's messages that are to be learned."""
+        return [
+            index
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index not in self.untrained
+        ]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The parts of an assistant message that must be learned.
+
+    `reasoning` is the trace, from a field of its own or from a leading `<think>` block of the content, in
+    which case `inline` is true and `content` is still the whole text. `text` is the answer after it.
+    """
+
+    content: str
+    text: str
+    reasoning: str | None = None
+    inline: bool = False
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[str]:
+        """Stripped texts in the order in which they are generated, empty ones left out."""
+        return [part for part in ((self.reasoning or "").strip(), self.text.strip()) if part]
+
+
+def answer_of(message: dict[str, Any]) -> Answer:
+    """Split an assistant message into its parts."""
+    content = message.get("content") or ""
+    calls = message.get("tool_calls") or []
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
+    if reasoning is not None:
+        return Answer(content, content, reasoning, tool_calls=calls)
+    match = _LEADING_THINK.match(content)
+    if match is None:
+        return Answer(content, content, tool_calls=calls)
+    return Answer(content, match["answer"], match["reasoning"], inline=True, tool_calls=calls)
+
+
+def is_empty_answer(message: dict[str, Any]) -> bool:
+    """Whether an assistant message has neither text nor a tool call nor a reasoning trace."""
+    answer = answer_of(message)
+    return not answer.parts and not answer.tool_calls
+
+
+def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"]) -> Conversation:
+    """Check a row and return its conversation.
+
+    `row` has `messages`, which may be spelled as in any known format, and optionally `tools`; `system`, a text
+    that goes before messages that have none; `column`, the name that `messages` has in the dataset; and `places`,
+    the names of the single messages there. Raises RowRefused with InvalidMessages, UnsupportedContent,
+    NoAssistantTurn or EmptyAnswer.
+    """
+    raw = row.get("messages")
+    column = row.get("column", "messages")
+    if not isinstance(raw, list) or not raw:
+        found = "none" if raw is None else "an empty list" if raw == [] else kind_of(raw)
+        raise RowRefused(RowReason.INVALID_MESSAGES, column, f"must be a list of messages, found {found}")
+    places = row.get("places") or [f"{column}[{index}]" for index in range(len(raw))]
+    read = [read_message(item, place) for item, place in zip(raw, places, strict=True)]
+    messages = [message.value for message in read]
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    untrained = {index for index in answers if not read[index].learned}
+    trained = [index for index in answers if index not in untrained]
+    if not trained:
+        flagged = ": all are marked with weight 0 or train false" if answers else ""
+        raise RowRefused(
+            RowReason.NO_ASSISTANT_TURN,
+            column,
+            f"no message has the role assistant and is to be learned{flagged}",
+        )
+    messages = messages[: trained[-1] + 1]
+    for index in answers:
+        if index >= len(messages):
+            break
+        if reasoning != "Strip":
+            continue
+        given, stripped = messages[index], _without_reasoning(messages[index])
+        messages[index] = stripped
+        # An answer that was empty from the start is learned as it is, and the report counts it.
+        emptied = stripped != given and is_empty_answer(stripped)
+        if emptied and index in trained:
+            place = read[index].content_place if places[index].endswith("]") else places[index]
+            raise RowRefused(
+                RowReason.EMPTY_ANSWER, place, "the answer is nothing but reasoning, which is stripped"
+            )
+    system = _system(row.get("system"), messages)
+    shift = len(system)
+    return Conversation(
+        system + messages,
+        read_tools(row.get("tools")),
+        frozenset(index + shift for index in untrained if index < len(messages)),
+    )
+
+
+def _system(text: Any, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The message that a row's own column of system texts adds. Raises RowRefused(InvalidMessages)."""
+    if text is None or text == "":
+        return []
+    if not isinstance(text, str):
+        raise RowRefused(RowReason.INVALID_MESSAGES, "system", f"must be a string, found {kind_of(text)}")
+    require_json_text(text, "system")
+    if messages[0]["role"] not in {"system", "developer"}:
+        return [{"role": "system", "content": text}] if text.strip() else []
+    if messages[0]["content"] != text:
+        raise RowRefused(
+            RowReason.INVALID_MESSAGES,
+            "system",
+            "must be the system message of the row's messages, found another",
+        )
+    return []
+
+
+def _without_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    stripped = {key: value for key, value in message.items() if key not in REASONING_FIELDS}
+    content = stripped.get("content")
+    if isinstance(content, str):
+        content = _THINK_BLOCK.sub("", content)
+        # Some templates open the block in the prompt, so that data made with them only closes it.
+        stripped["content"] = content.rpartition("</think>")[2].lstrip() if "</think>" in content else content
+    return stripped

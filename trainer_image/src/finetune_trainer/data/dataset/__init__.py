@@ -1,0 +1,1 @@
+"""The dataset on disk: proving in parallel, splitting, counting and writing Arrow tables."""

@@ -1,0 +1,250 @@
+"""From files of rows to tables of proven examples, in steps that survive a killed pod.
+
+Rows are proven in segments of a fixed number. Each segment becomes a part file; then the ledger records in one transaction
+which conversations it held and how far the source is read. A second process goes on behind the last segment. When all
+rows are proven, the parts are split into the two tables.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.run_spec import ValidationFraction
+from finetune_trainer.data.conversations.formats import detect_format, parse_row
+from finetune_trainer.data.dataset.counts import DatasetReport, has_empty_answer, has_reasoning
+from finetune_trainer.data.dataset.ledger import RowLedger
+from finetune_trainer.data.dataset.proving import ProvenRow, prove
+from finetune_trainer.data.dataset.split import conversation_digest, draw
+from finetune_trainer.data.dataset.tables import TableWriter, read_table
+from finetune_trainer.data.masking.example import IGNORED, Example
+from finetune_trainer.data.rows.reader import Row, read_rows, until_fault
+from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.workspace.layout import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from finetune_trainer.contract.run_spec import Dataset
+    from finetune_trainer.data.masking.masking import Masker
+    from finetune_trainer.telemetry.reporter import Reporter
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+SEGMENT_ROWS = 10_000
+_LEARNED_CHARACTERS = 512
+_TRAINING, _VALIDATION = "training", "validation"
+_NAMES = {_TRAINING: "dataset", _VALIDATION: "validation dataset"}
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Files that are read one behind the other as one source of rows, and the format they are in.
+
+    `maximum_bytes` is what compressed files may unpack to in all; `spool` is a folder for temporary files.
+    """
+
+    paths: tuple[Path, ...]
+    format: str
+    why: str
+    maximum_bytes: int
+    spool: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows in order. Raises StageError with MalformedDataset or DatasetTooLarge."""
+        return read_rows(self.paths, self.maximum_bytes, self.spool)
+
+
+def open_source(paths: Sequence[Path], wanted: str, maximum_bytes: int, spool: Path) -> RowSource:
+    """Settle the rows' format: the one that is asked for, or for `Auto` what the first rows show.
+
+    Raises StageError(InvalidDataset) where nothing can be decided.
+    """
+    source = RowSource(tuple(paths), wanted, "as asked for", maximum_bytes, spool)
+    if wanted != "Auto":
+        return source
+    # A file that is broken further on still shows its format; whoever proves the rows meets the fault.
+    detection = detect_format(until_fault(source.rows(), []))
+    return replace(source, format=detection.format, why=detection.why)
+
+
+@dataclass(frozen=True)
+class BuiltDataset:
+    """The `dataset` member of the result, and the counts behind it by source."""
+
+    result: dict[str, Any]
+    reports: dict[str, DatasetReport]
+
+
+class DatasetBuilder:
+    """Builds both tables of one run.
+
+    `inputs` is a digest of everything that they depend on; `redact` takes secrets out of what is quoted of rows;
+    `segment_rows` is how many rows are proven between two records of the work.
+    """
+
+    def __init__(
+        self,
+        settings: Dataset,
+        masker: Masker,
+        seed: int,
+        layout: WorkspaceLayout,
+        inputs: str,
+        progress: Reporter,
+        redact: Callable[[str], str] = str,
+        segment_rows: int = SEGMENT_ROWS,
+    ) -> None:
+        self._settings = settings
+        self._masker = masker
+        self._seed = seed
+        self._layout = layout
+        self._progress = progress
+        self._redact = redact
+        self._segment_rows = segment_rows
+        self._ledger = RowLedger(layout.dataset_parts / "rows.sqlite", inputs)
+
+    def build(self, training: RowSource, validation: RowSource | None) -> BuiltDataset:
+        """Prove all rows and write both tables; `validation` is None where a fraction is held out.
+
+        Raises StageError with MalformedDataset or InvalidDataset; `reports` tells what was found until then.
+        """
+        # Held-out rows first, so that a training row that is also held out can be left out of training.
+        sources = {_VALIDATION: validation, _TRAINING: training}
+        given = {name: source for name, source in sources.items() if source is not None}
+        for name, source in given.items():
+            self._prove(name, source)
+        reports = self.reports()
+        for name in given:
+            reports[name].require_acceptable(self._settings.rejected_rows.maximum_fraction, _NAMES[name])
+        if isinstance(self._settings.validation, ValidationFraction):
+            self._ledger.choose_held_out(_TRAINING, self._settings.validation.fraction)
+        tables, first = self._split()
+        trained, held_out = tables[_TRAINING], tables[_VALIDATION]
+        if first is None or not held_out.count:
+            empty = _TRAINING if first is None else _VALIDATION
+            raise StageError(
+                Reason.INVALID_DATASET,
+                f"at least one {empty} example must be left, found none among {reports[_TRAINING].kept} kept "
+                "rows; add rows or change dataset.validation",
+            )
+        report = reports[_TRAINING]
+        row, example = first
+        learned = self._masker.template.decode([label for label in example.labels if label != IGNORED])
+        result: dict[str, Any] = {
+            "digest": digest_of([trained.digest.text(), held_out.digest.text()]),
+            "rows": report.rows,
+            "kept": report.kept,
+            "duplicates": report.duplicates + report.held_out_copies,
+            "rejected": {reason.value: count for reason, count in sorted(report.refused.items())},
+            "trainingExamples": trained.count,
+            "validationExamples": held_out.count,
+            "supervisedTokens": report.supervised_tokens,
+            "longestExample": max(item.longest_example for item in reports.values()),
+            "shortened": report.shortened,
+            "format": {"name": training.format, "why": training.why},
+            "example": {"row": row, "learned": learned[:_LEARNED_CHARACTERS]},
+        }
+        return BuiltDataset(result, reports)
+
+    def reports(self) -> dict[str, DatasetReport]:
+        """Counts of the rows proven so far, by source."""
+        states = {name: self._ledger.state(name) for name in (_TRAINING, _VALIDATION)}
+        return {
+            name: DatasetReport.from_state(state["report"], self._redact)
+            for name, state in states.items()
+            if state
+        }
+
+    def close(self) -> None:
+        """Keep what was proven for another process, and let go of the files."""
+        self._ledger.close()
+
+    def discard_parts(self) -> None:
+        """Remove everything but the tables; for when they are known to be finished."""
+        self._ledger.close()
+        shutil.rmtree(self._layout.dataset_parts)
+
+    def _prove(self, name: str, source: RowSource) -> None:
+        """Bring a source's rows into parts, from where the ledger says that the work stands."""
+        state = self._ledger.state(name) or {"parts": 0, "report": DatasetReport().to_state(), "done": False}
+        if state["done"]:
+            return
+        report, parts = DatasetReport.from_state(state["report"], self._redact), state["parts"]
+        parse = partial(parse_row, format_name=source.format, reasoning=self._settings.reasoning)
+        faults: list[StageError] = []
+        behind = islice(until_fault(source.rows(), faults), report.rows, None)
+        rows = prove(behind, self._masker, parse)
+        size = source.size
+        done = False
+        while not done:
+            part = TableWriter(self._part(name, parts))
+            before = report.rows
+            for row in islice(rows, self._segment_rows):
+                self._progress.update("ProvingRows", row.offset, size)
+                self._enter(name, row, report, part)
+            part.finish()
+            parts += 1
+            # A file that is broken further on was not read to its end, but what came before is in the report.
+            ended = report.rows - before < self._segment_rows
+            done = ended and not faults
+            self._ledger.commit({name: {"parts": parts, "report": report.to_state(), "done": done}})
+            if ended and faults:
+                raise faults[0]
+
+    def _enter(self, name: str, row: ProvenRow, report: DatasetReport, part: TableWriter) -> None:
+        report.rows += 1
+        if isinstance(row.outcome, RowRefused):
+            report.refuse(row.number, row.outcome, row.content)
+            return
+        if row.conversation is None:
+            raise ValueError("a row without refusal must have a conversation")
+        digest = conversation_digest(row.conversation)
+        known = self._ledger.add(digest, name, row.number, draw(digest, self._seed))
+        if known is not None:
+            if known == name:
+                report.duplicates += 1
+            else:
+                report.held_out_copies += 1
+            return
+        talk = row.conversation
+        report.keep(row.outcome, reasoning=has_reasoning(talk), empty=has_empty_answer(talk))
+        for example in row.outcome:
+            part.add(row.number, example)
+
+    def _split(self) -> tuple[dict[str, TableWriter], tuple[int, Example] | None]:
+        """Write the tables; return them and the first training example with its row."""
+        tables = {_TRAINING: self._layout.training_table, _VALIDATION: self._layout.validation_table}
+        writers = {name: TableWriter(path) for name, path in tables.items()}
+        for row, example in self._examples(_VALIDATION):
+            writers[_VALIDATION].add(row, example)
+        first: tuple[int, Example] | None = None
+        chosen = self._ledger.held_out()
+        next_chosen = next(chosen, None)
+        for row, example in self._examples(_TRAINING):
+            while next_chosen is not None and next_chosen < row:
+                next_chosen = next(chosen, None)
+            if row == next_chosen:
+                writers[_VALIDATION].add(row, example)
+                continue
+            writers[_TRAINING].add(row, example)
+            first = first or (row, example)
+        for writer in writers.values():
+            writer.finish()
+        return writers, first
+
+    def _part(self, name: str, number: int) -> Path:
+        return self._layout.dataset_parts / f"{name}-{number:05d}.arrow"
+
+    def _examples(self, name: str) -> Iterator[tuple[int, Example]]:
+        state = self._ledger.state(name)
+        for number in range(state["parts"] if state else 0):
+            yield from read_table(self._part(name, number))

@@ -1,0 +1,202 @@
+"""Counts of one source's rows as they go by, the first refused ones, and the verdict on them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.conversations.conversation import answer_of, is_empty_answer
+from finetune_trainer.data.rows.excerpts import excerpt
+from finetune_trainer.data.rows.refusal import UNREADABLE, RowReason, RowRefused
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune_trainer.data.conversations.conversation import Conversation
+    from finetune_trainer.data.masking.example import Example
+
+_EXAMPLES_NAMED = 3
+_EXAMPLES_KEPT = 20
+_CONTENT_CHARACTERS = 200
+_DETAIL_CHARACTERS = 300
+# Redaction must see a secret whole, so that far more is read than is shown.
+_CONTENT_READ = 1 << 20
+_COUNTS = (
+    "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "empty_answers", "shortened",
+    "supervised_tokens", "longest_example",
+)  # fmt: skip
+
+REMEDIES = {
+    RowReason.INVALID_JSON: "write one JSON object a line",
+    RowReason.INVALID_CSV: "quote fields that hold separators, quotes or line breaks",
+    RowReason.INVALID_ENCODING: "save the file as UTF-8",
+    RowReason.NOT_AN_OBJECT: 'write {"messages": [...]}',
+    RowReason.ROW_TOO_LARGE: "split the row or leave it out",
+    RowReason.INVALID_MESSAGES: "give every message a role and a content string",
+    RowReason.UNSUPPORTED_CONTENT: "leave the row out or say in text what the part shows",
+    RowReason.NO_ASSISTANT_TURN: "add the answer",
+    RowReason.EMPTY_ANSWER: "add what comes after the reasoning, or keep the reasoning",
+    RowReason.CONTROL_TOKEN_IN_CONTENT: "remove the control token from the text",
+    RowReason.CONTENT_NOT_RENDERED: "use roles and fields that this model's template renders",
+    RowReason.TEMPLATE_REFUSED: "follow the template's rules, for example alternate user and assistant",
+    RowReason.MASK_UNPROVABLE: "report the row",
+    RowReason.TOO_LONG: "raise training.maximumLength or shorten the row",
+}
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A refused row: its number, the place in it, what was found there, and the beginning of its content."""
+
+    row: int
+    field: str
+    detail: str
+    content: str | None = None
+
+
+@dataclass
+class DatasetReport:
+    """What became of the rows of one source.
+
+    `kept` counts the rows proven, repetitions left out: `duplicates` repeat a row of the same source,
+    `held_out_copies` repeat a row of the validation source. `with_reasoning`, `empty_answers` and `shortened`
+    count kept rows with a reasoning trace, with an answer that says nothing, and those that lost earlier turns to the
+    maximum length. `examples` are
+    the first refused rows of each reason.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    held_out_copies: int = 0
+    with_reasoning: int = 0
+    empty_answers: int = 0
+    shortened: int = 0
+    supervised_tokens: int = 0
+    longest_example: int = 0
+    refused: Counter[RowReason] = field(default_factory=Counter)
+    examples: dict[RowReason, list[RefusedRow]] = field(default_factory=dict)
+    redact: Callable[[str], str] = field(default=str, repr=False, compare=False)
+
+    @property
+    def refused_rows(self) -> int:
+        """Number of refused rows, whatever the reason."""
+        return sum(self.refused.values())
+
+    def refuse(self, row: int, refusal: RowRefused, content: Any = None) -> None:
+        """Count a refused row and remember the first ones, with the beginning of `content` (JSON or text)."""
+        self.refused[refusal.reason] += 1
+        named = self.examples.setdefault(refusal.reason, [])
+        if len(named) < _EXAMPLES_KEPT:
+            detail = excerpt(self.redact(refusal.detail), _DETAIL_CHARACTERS)
+            place = excerpt(self.redact(refusal.field), _DETAIL_CHARACTERS)
+            named.append(RefusedRow(row, place, detail, self._shortened(content)))
+
+    def keep(self, examples: list[Example], *, reasoning: bool = False, empty: bool = False) -> None:
+        """Count a proven row; `reasoning` and `empty` as `has_reasoning` and `has_empty_answer` say of it."""
+        self.kept += 1
+        self.with_reasoning += reasoning
+        self.empty_answers += empty
+        self.shortened += any(example.dropped_turns for example in examples)
+        for example in examples:
+            self.supervised_tokens += example.supervised_tokens
+            self.longest_example = max(self.longest_example, len(example.input_ids))
+
+    def require_acceptable(self, maximum_fraction: float, name: str) -> None:
+        """Raise StageError if too large a share of the rows was refused.
+
+        MalformedDataset when the lines that cannot be read exceed the share on their own, else InvalidDataset.
+        """
+        if not self.rows:
+            raise StageError(Reason.INVALID_DATASET, f"the {name} must have rows, found none; check the file")
+        refused = self.refused_rows
+        if refused <= maximum_fraction * self.rows:
+            return
+        unreadable = sum(count for reason, count in self.refused.items() if reason in UNREADABLE)
+        malformed = unreadable > maximum_fraction * self.rows
+        reason = Reason.MALFORMED_DATASET if malformed else Reason.INVALID_DATASET
+        raise StageError(
+            reason,
+            f"at most {maximum_fraction:.2%} of the {name}'s rows may be refused, found {refused} of {self.rows}: "
+            + "; ".join(self._summary()),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return the report as JSON, with the first refused rows of each reason."""
+        return {
+            "rows": self.rows,
+            "kept": self.kept,
+            "duplicates": self.duplicates,
+            "heldOutCopies": self.held_out_copies,
+            "withReasoning": self.with_reasoning,
+            "emptyAnswers": self.empty_answers,
+            "shortened": self.shortened,
+            "rejected": {reason.value: count for reason, count in sorted(self.refused.items())},
+            "rejectedExamples": {
+                reason.value: [
+                    {"row": item.row, "field": item.field, "found": item.detail, "content": item.content}
+                    for item in items
+                ]
+                for reason, items in sorted(self.examples.items())
+            },
+            "remedies": {reason.value: REMEDIES[reason] for reason in sorted(self.refused)},
+            "supervisedTokens": self.supervised_tokens,
+            "longestExample": self.longest_example,
+        }
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything counted so far as JSON, for `from_state`."""
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "refused": {reason.value: count for reason, count in self.refused.items()},
+            "examples": {
+                reason.value: [asdict(item) for item in items] for reason, items in self.examples.items()
+            },
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], redact: Callable[[str], str] = str) -> DatasetReport:
+        """Restore what `to_state` returned."""
+        return cls(
+            **{name: int(state[name]) for name in _COUNTS},
+            refused=Counter({RowReason(name): count for name, count in state["refused"].items()}),
+            examples={
+                RowReason(name): [RefusedRow(**item) for item in items]
+                for name, items in state["examples"].items()
+            },
+            redact=redact,
+        )
+
+    def _shortened(self, content: Any) -> str | None:
+        if content is None:
+            return None
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+        return excerpt(self.redact(text[:_CONTENT_READ]), _CONTENT_CHARACTERS)
+
+    def _summary(self) -> list[str]:
+        texts = []
+        for reason, count in self.refused.most_common():
+            first = self.examples[reason]
+            rows = ", ".join(str(item.row) for item in first[:_EXAMPLES_NAMED])
+            more = ", ..." if count > _EXAMPLES_NAMED else ""
+            noun = "row" if count == 1 else "rows"
+            found = f"{first[0].field}: {first[0].detail}"
+            texts.append(f"{count} {reason} ({noun} {rows}{more}; {found}; {REMEDIES[reason]})")
+        return texts
+
+
+def has_reasoning(conversation: Conversation) -> bool:
+    """Whether an answer that is learned holds a reasoning trace, in a field of its own or as `<think>`."""
+    return any((answer_of(answer).reasoning or "").strip() for answer in _learned(conversation))
+
+
+def has_empty_answer(conversation: Conversation) -> bool:
+    """Whether an answer that is learned says nothing: the model then learns to end its turn at once."""
+    return any(is_empty_answer(answer) for answer in _learned(conversation))
+
+
+def _learned(conversation: Conversation) -> list[dict[str, Any]]:
+    return [conversation.messages[index] for index in conversation.assistant_turns]

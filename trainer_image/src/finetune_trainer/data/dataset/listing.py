@@ -1,0 +1,62 @@
+"""Rows with their ids and labels as JSON lines, for people and other programs to check."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.exit_codes import ExitCode, exit_code
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.conversations.formats import Detection, detect_format, parse_row
+from finetune_trainer.data.dataset.proving import prove, row_line
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.reader import read_rows, until_fault
+from finetune_trainer.errors import StageError
+from finetune_trainer.model.generation import end_token_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def list_masks(
+    tokenizer_folder: Path,
+    dataset: Sequence[Path],
+    maximum_length: int,
+    reasoning: Any,
+    format_name: str = "Auto",
+) -> ExitCode:
+    """Print one JSON line per row of the files for the tokenizer in `tokenizer_folder`; no model is needed."""
+    try:
+        template = ChatTemplate(load_tokenizer(tokenizer_folder))
+        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder))
+        print_rows(dataset, masker, reasoning, format_name)
+    except StageError as error:
+        print(f"{error.reason}: {error.message}", file=sys.stderr)
+        return exit_code(error.reason)
+    except OSError as error:
+        print(f"the dataset must be readable files: {error}", file=sys.stderr)
+        return ExitCode.PERMANENT
+    return ExitCode.SUCCEEDED
+
+
+def print_rows(paths: Sequence[Path], masker: Masker, reasoning: Any, format_name: str = "Auto") -> None:
+    """Print one JSON line per row of the files, and on standard error what decided their format.
+
+    Rows of which no format can be told are printed too, each refused, before StageError(InvalidDataset) is raised.
+    """
+    faults: list[StageError] = []
+    detection = Detection(format_name, "as asked for")
+    if format_name == "Auto":
+        try:
+            detection = detect_format(until_fault(read_rows(paths), []))
+        except StageError as error:
+            faults.append(error)
+            detection = Detection("Messages", "assumed: the columns are not known")
+    print(f"format {detection.format}: {detection.why}", file=sys.stderr)
+    parse = partial(parse_row, format_name=detection.format, reasoning=reasoning)
+    for row in prove(until_fault(read_rows(paths), faults), masker, parse):
+        print(row_line(row))
+    if faults:
+        raise faults[0]

@@ -1,0 +1,132 @@
+"""From rows to proven rows, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.cpu import usable_processors
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.dataset.workers import Proof, Workers, prove_values
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.rows.refusal import RowRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from finetune_trainer.data.masking.masking import Masker
+    from finetune_trainer.data.rows.reader import Row
+
+_BATCH = 64
+_BATCH_BYTES = 1 << 20
+# Starting the workers takes about a second: as long as proving some of these rows.
+_ROWS_WITHOUT_WORKERS = 2500
+_BYTES_WITHOUT_WORKERS = 8 << 20
+_FEWEST_PROCESSES = 2
+# Each holds a copy of the tokenizer: about 150 MB for a large vocabulary.
+_MOST_PROCESSES = 4
+
+
+@dataclass(frozen=True)
+class ProvenRow:
+    """One row with its conversation and examples, or why it was refused.
+
+    `content` is a refused row's object as it was read, None where it could not be read.
+    """
+
+    number: int
+    outcome: list[Example] | RowRefused
+    conversation: Conversation | None
+    offset: int
+    content: dict[str, Any] | None = None
+
+
+def prove(
+    rows: Iterable[Row],
+    masker: Masker,
+    parse: Callable[[dict[str, Any]], Conversation],
+    processes: int | None = None,
+) -> Iterator[ProvenRow]:
+    """Yield every row with its examples or its refusal, in order; memory does not grow with the rows.
+
+    `parse` makes a conversation of a row's object or raises RowRefused; it must be picklable. Few rows are proven in
+    this process, many in `processes` others (by default as many as there are usable processors). The outcome is
+    the same whatever their number. Raises StageError if one of them dies.
+    """
+    count = min(usable_processors(), _MOST_PROCESSES) if processes is None else processes
+    source, many = _looked_ahead(rows)
+    if count < _FEWEST_PROCESSES or not many:
+        for batch in _batches(source):
+            yield from _joined(batch, prove_values(_values(batch), masker, parse))
+        return
+    sent: deque[list[Row]] = deque()
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        for batch in _batches(source):
+            sent.append(batch)
+            yield _values(batch)
+
+    with Workers(masker, parse, count) as workers:
+        for proofs in workers.prove(batches()):
+            yield from _joined(sent.popleft(), proofs)
+
+
+def row_line(row: ProvenRow) -> str:
+    """One row's examples or refusal as a line of JSON."""
+    refused = isinstance(row.outcome, RowRefused)
+    examples = [] if isinstance(row.outcome, RowRefused) else row.outcome
+    document: dict[str, Any] = {
+        "row": row.number,
+        "accepted": not refused,
+        "reason": row.outcome.reason.value if isinstance(row.outcome, RowRefused) else None,
+        "examples": [{"input_ids": item.input_ids, "labels": item.labels} for item in examples],
+    }
+    if isinstance(row.outcome, RowRefused):
+        document["field"] = row.outcome.field
+        document["detail"] = row.outcome.detail
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _looked_ahead(rows: Iterable[Row]) -> tuple[Iterator[Row], bool]:
+    """Return the rows, and whether they are so many that starting processes for them pays."""
+    source = iter(rows)
+    head: list[Row] = []
+    for row in source:
+        head.append(row)
+        if len(head) == _ROWS_WITHOUT_WORKERS or row.offset > _BYTES_WITHOUT_WORKERS:
+            return chain(head, source), True
+    return iter(head), False
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Put rows together, fewer where they are long."""
+    batch: list[Row] = []
+    start = 0
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH or row.offset - start > _BATCH_BYTES:
+            yield batch
+            batch, start = [], row.offset
+    if batch:
+        yield batch
+
+
+def _values(batch: list[Row]) -> list[dict[str, Any]]:
+    return [row.value for row in batch if not isinstance(row.value, RowRefused)]
+
+
+def _joined(batch: list[Row], proofs: list[Proof]) -> Iterator[ProvenRow]:
+    """Put the proofs of a batch's objects beside its rows, of which some could not even be read."""
+    rest = iter(proofs)
+    for row in batch:
+        if isinstance(row.value, RowRefused):
+            yield ProvenRow(row.number, row.value, None, row.offset)
+            continue
+        conversation, outcome = next(rest)
+        if isinstance(outcome, RowRefused):
+            yield ProvenRow(row.number, outcome, None, row.offset, row.value)
+        else:
+            yield ProvenRow(row.number, outcome, conversation, row.offset)

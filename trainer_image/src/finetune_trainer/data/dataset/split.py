@@ -1,0 +1,26 @@
+"""Which conversations are held out: by content and seed, so that order and machine do not matter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune_trainer.data.conversations.conversation import Conversation
+
+
+def conversation_digest(conversation: Conversation) -> bytes:
+    """16-byte digest of messages, tools and what is not to be learned; equal conversations have equal digests."""
+    parts: list[object] = [conversation.messages, conversation.tools]
+    if conversation.untrained:
+        parts.append(sorted(conversation.untrained))
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
+
+
+def draw(digest: bytes, seed: int) -> int:
+    """Return the lot (64 bits) that a conversation draws with this seed, whatever stands around it."""
+    return int.from_bytes(
+        hashlib.blake2b(digest, digest_size=8, salt=seed.to_bytes(8, "little")).digest(), "big"
+    )

@@ -1,0 +1,1 @@
+"""Rendered conversations to labels, proven row by row."""

@@ -1,0 +1,280 @@
+"""The canary: what a chat template writes around an assistant's answer, learned with sentinels.
+
+Nothing here knows any template by name. Conversations of unmistakable words are rendered once per tokenizer,
+template and arguments, and the text around those words is what the template itself writes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from finetune_trainer.data.chat_template.template import ChatTemplate
+
+DEFAULT_REASONING_LEAD, DEFAULT_REASONING_END = "<think>\n", "\n</think>\n\n"
+_MARKUP = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[[^\[\]\s]{1,40}\]|#{2,} ?[A-Za-z ]{2,30}:")
+_REASONING_TAG = (
+    r"<[^<>\s/]{0,24}(?:think|thought|reason)[^<>\s/]{0,24}>|\[[^\[\]\s/]{0,24}THINK[^\[\]\s/]{0,24}\]"
+)
+_OPEN_REASONING = re.compile(rf"(?P<tag>{_REASONING_TAG})(?P<space>\s*)\Z", re.IGNORECASE)
+_CLOSED_REASONING = re.compile(
+    r"</[^<>\s]*(?:think|thought|reason)[^<>\s]*>\s*\Z|\[/THINK\]\s*\Z", re.IGNORECASE
+)
+
+
+def sentinel(number: int) -> str:
+    """Return a word that no template writes and no tokenizer treats specially."""
+    return f"zqx{number:04d}vkj"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What surrounds an answer.
+
+    `generation_prompt` is what the template adds to prompt an answer, empty where that cannot be told.
+    `enders` are the token ids that end a turn, as text in `ender_texts`; `appended_ender` is put behind an
+    answer after which the template writes none. `lead` and `tail` surround a plain answer after the served
+    prompt (None: not known); `reasoning_lead` and `reasoning_end` surround a reasoning trace where the
+    template renders one. `trims` says that the template strips an answer's edges. `headers` is markup that
+    opens or closes a message.
+    """
+
+    enders: frozenset[int]
+    ender_texts: tuple[str, ...]
+    appended_ender: str | None
+    lead: str | None
+    tail: str
+    reasoning_lead: str | None
+    reasoning_end: str
+    reasoning_is_plain_text: bool
+    generation_prompt: str
+    trims: bool
+    headers: frozenset[str]
+
+    def cut(self, answer: str, after: int) -> str | None:
+        """Cut rendered text behind the first end-of-turn token at or after position `after`.
+
+        Where the template writes none, the one that stops a server is appended; None without such a token.
+        """
+        ends = [
+            position + len(text) for text in self.ender_texts if (position := answer.find(text, after)) >= 0
+        ]
+        if ends:
+            return answer[: min(ends)]
+        return None if self.appended_ender is None else answer.rstrip() + self.appended_ender
+
+
+def opened_reasoning(prompt: str) -> str | None:
+    """Return the tag, with the space behind it, by which a served prompt has opened the reasoning block."""
+    match = _OPEN_REASONING.search(prompt, max(0, len(prompt) - 120))
+    return None if match is None else match[0]
+
+
+def closing_tag(opened: str) -> str:
+    """Return the tag that closes the one in `opened`."""
+    tag = opened.strip()
+    for start, end in (("START", "END"), ("start", "end"), ("BEGIN", "END"), ("begin", "end")):
+        if start in tag:
+            return tag.replace(start, end)
+    return tag[0] + "/" + tag[1:]
+
+
+def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Grammar:
+    """Render the canary conversations and learn from them.
+
+    `eos_ids` are the generation config's end tokens. Raises StageError(ChatTemplateUnprovable) if the
+    template cannot render a question and its answer, leaves one out, or nothing could end a turn.
+    """
+    user, answer, second_user = sentinel(1), sentinel(2), sentinel(3)
+    question = [{"role": "user", "content": user}]
+    try:
+        prompt = template.render(question, None, generation=True)
+        full = template.render([*question, {"role": "assistant", "content": answer}], None, generation=False)
+    except RowRefused as error:
+        raise _unprovable(f"it cannot render one question and its answer: {error.detail}") from error
+    if user not in prompt or answer not in full or user in full[full.rindex(answer) :]:
+        raise _unprovable("it leaves out the question or the answer of a conversation of one turn")
+    raw_tail = full[full.rindex(answer) + len(answer) :]
+    known = {token_id for token_id in eos_ids if template.token_text(token_id)}
+    if template.eos_id is not None:
+        known.add(template.eos_id)
+    written = _first_added_token(template, raw_tail)
+    appended = None
+    if written is not None:
+        known.add(written)
+    elif not any(_text(template, token_id) in raw_tail for token_id in known):
+        appended = _ender_to_append(template, question, answer, second_user, known)
+    called = _tool_call_ender(template, question, known)
+    if called is not None:
+        known.add(called)
+    enders = frozenset(known)
+    texts = tuple(sorted(_text(template, token_id) for token_id in enders))
+    if not texts:
+        raise _unprovable("neither template nor tokenizer names a token that ends a turn")
+    lead = _lead(template, question, prompt, full, answer)
+    reasoning_lead, reasoning_end = _reasoning(template, question, prompt)
+    cut_at = [position + len(text) for text in texts if (position := raw_tail.find(text)) >= 0]
+    tail = raw_tail[: min(cut_at)] if cut_at else (appended or "")
+    return Grammar(
+        enders=enders,
+        ender_texts=texts,
+        appended_ender=appended,
+        lead=lead,
+        tail=tail,
+        reasoning_lead=reasoning_lead,
+        reasoning_end=reasoning_end,
+        reasoning_is_plain_text=_reasoning_is_plain_text(template, question, prompt),
+        generation_prompt=_generation_prompt(template, question, prompt),
+        trims=_trims(template, question, answer),
+        headers=_headers(template),
+    )
+
+
+def _unprovable(what: str) -> StageError:
+    return StageError(
+        Reason.CHAT_TEMPLATE_UNPROVABLE,
+        f"the chat template must render every message and end each answer, but {what}; "
+        "use the model's own template or name another one in model.chatTemplate",
+    )
+
+
+def _text(template: ChatTemplate, token_id: int) -> str:
+    return template.token_text(token_id) or ""
+
+
+def _first_added_token(template: ChatTemplate, text: str) -> int | None:
+    found = [(position, -len(token), token_id) for token_id, token in template.added_tokens.items()
+             if token and (position := text.find(token)) >= 0]  # fmt: skip
+    return min(found)[2] if found else None
+
+
+def _ender_to_append(
+    template: ChatTemplate, question: list[dict[str, str]], answer: str, second_user: str, known: set[int]
+) -> str | None:
+    """Choose the token behind an answer that the template leaves open.
+
+    That is the next message's first token if the model is configured to stop at it (families in which a turn
+    ends where the next role begins), else the tokenizer's end-of-sequence token.
+    """
+    history = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": second_user}]
+    try:
+        rendered = template.render(history, None, generation=False)
+    except RowRefused:
+        rendered = ""
+    following = rendered[rendered.find(answer) + len(answer) :] if answer in rendered else ""
+    token_id = _first_added_token(template, following)
+    if token_id is not None and token_id in known:
+        return _text(template, token_id)
+    return template.eos_token
+
+
+def _tool_call_ender(template: ChatTemplate, question: list[dict[str, str]], known: set[int]) -> int | None:
+    """Token that ends a tool call in families that end one in another way than an answer."""
+    word = sentinel(6)
+    call = {
+        "type": "function",
+        "id": "canary001",
+        "function": {"name": "canary", "arguments": {"word": word}},
+    }
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    try:
+        full = template.render([*question, message], None, generation=False)
+    except RowRefused:
+        return None
+    tail = full[full.rindex(word) + len(word) :].rstrip() if word in full else ""
+    if not tail or any(_text(template, token_id) in tail for token_id in known):
+        return None
+    endings = [token_id for token_id in template.special_ids if tail.endswith(_text(template, token_id))]
+    return max(endings, key=lambda token_id: len(_text(template, token_id)), default=None)
+
+
+def _lead(
+    template: ChatTemplate, question: list[dict[str, str]], prompt: str, full: str, answer: str
+) -> str | None:
+    """Text that the model writes between the served prompt and a plain answer."""
+    before = full[: full.rindex(answer)]
+    if before.startswith(prompt):
+        return before[len(prompt) :]
+    generation_prompt = _generation_prompt(template, question, prompt)
+    opened = opened_reasoning(generation_prompt)
+    if opened is not None:
+        generation_prompt = generation_prompt.removesuffix(opened)
+    if not generation_prompt or generation_prompt not in before:
+        return None
+    return before[before.rindex(generation_prompt) + len(generation_prompt) :]
+
+
+def _reasoning(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> tuple[str | None, str]:
+    """Text before and after a reasoning trace, from a template that renders one."""
+    trace, answer = sentinel(4), sentinel(5)
+    candidates: list[dict[str, Any]] = [
+        {"role": "assistant", "content": answer, "reasoning_content": trace},
+        {"role": "assistant", "content": f"<think>\n{trace}\n</think>\n\n{answer}"},
+    ]
+    for message in candidates:
+        try:
+            full = template.render([*question, message], None, generation=False)
+        except RowRefused:
+            continue
+        if trace not in full or answer not in full or full.index(trace) > full.rindex(answer):
+            continue
+        end = full[full.index(trace) + len(trace) : full.rindex(answer)]
+        before = full[: full.index(trace)]
+        if before.startswith(prompt):
+            return before[len(prompt) :], end
+        # The prompt opens the block already, or closes an empty one: a trace after that opens its own.
+        return opened_reasoning(before), end
+    return None, DEFAULT_REASONING_END
+
+
+def _reasoning_is_plain_text(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> bool:
+    if opened_reasoning(prompt) is not None:
+        return False
+    if _CLOSED_REASONING.search(prompt) is not None:
+        return True
+    trace, answer = sentinel(7), sentinel(8)
+    block = f"{DEFAULT_REASONING_LEAD}{trace}{DEFAULT_REASONING_END}"
+    following = {"role": "user", "content": sentinel(9)}
+    as_field = {"role": "assistant", "content": answer, "reasoning_content": trace}
+    inline = {"role": "assistant", "content": block + answer}
+    try:
+        if trace in template.render([*question, as_field], None, generation=False):
+            return False
+        return block in template.render([*question, inline, following], None, generation=True)
+    except RowRefused:
+        return False
+
+
+def _generation_prompt(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> str:
+    without = template.render(question, None, generation=False)
+    return prompt[len(without) :] if prompt.startswith(without) else ""
+
+
+def _trims(template: ChatTemplate, question: list[dict[str, str]], answer: str) -> bool:
+    full = template.render(
+        [*question, {"role": "assistant", "content": f"  {answer}  "}], None, generation=False
+    )
+    return f"  {answer}  " not in full
+
+
+def _headers(template: ChatTemplate) -> frozenset[str]:
+    """Markup that the template writes around messages of every role that it takes."""
+    words: set[str] = set()
+    roles: list[Sequence[str]] = [("user", "assistant", "user", "assistant"), ("system", "user", "assistant")]
+    for sequence in roles:
+        messages = [{"role": role, "content": sentinel(10 + number)} for number, role in enumerate(sequence)]
+        try:
+            rendered = template.render(messages, None, generation=False)
+        except RowRefused:
+            continue  # a template may take no system message; rows with one are refused with their reason
+        # Only the text next to a message: what stands further away may be prose of a default system prompt.
+        for literal in re.split(r"zqx\d{4}vkj", rendered):
+            words.update(_MARKUP.findall(literal[:80] + " " + literal[-80:]))
+    return frozenset(word for word in words if "think" not in word.lower() and len(word) >= 4)

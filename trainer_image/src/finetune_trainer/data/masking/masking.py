@@ -1,0 +1,273 @@
+"""Token ids and labels by construction: every assistant turn is trained exactly as it will be served.
+
+A turn's ids are the ids of the served prompt followed by the answer's; labels stand on the answer alone. Turns
+share one example where each is a literal beginning of the next, else each becomes an example of its own. What
+cannot be proven is refused: there is no fallback that labels more.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.chat_template.template import ChatTemplate, ControlText
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.masking.example import IGNORED, Example
+from finetune_trainer.data.masking.grammar import Grammar, learn_grammar, sentinel
+from finetune_trainer.data.masking.invariants import require_example
+from finetune_trainer.data.masking.turns import Turn, TurnWriter
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_CANARIES = (
+    ("user", "assistant"),
+    ("system", "user", "assistant"),
+    ("system", "user", "assistant", "user", "assistant"),
+    ("user", "call", "tool", "assistant"),
+)
+
+
+@dataclass
+class _EncodedTurn:
+    """A turn as ids; `text` is the rendered text they stand for."""
+
+    prompt: list[int]
+    answer: list[int]
+    text: str
+    parts: tuple[str, ...]
+
+
+@dataclass
+class _Draft:
+    """An example under construction; `runs` are the (start, end) of its answers."""
+
+    ids: list[int]
+    labels: list[int]
+    runs: list[tuple[int, int]]
+    turns: list[_EncodedTurn]
+    dropped_turns: int = 0
+
+    def add(self, turn: _EncodedTurn) -> None:
+        """Take in a turn of which the prompt begins with this example's ids."""
+        start = len(turn.prompt)
+        self.labels += [IGNORED] * (start - len(self.ids)) + turn.answer
+        self.ids = turn.prompt + turn.answer
+        self.runs.append((start, len(self.ids)))
+        self.turns.append(turn)
+
+
+class Masker:
+    """Makes proven examples from conversations, for one template and one maximum length in tokens."""
+
+    def __init__(self, template: ChatTemplate, maximum_length: int, eos_ids: Iterable[int] = ()) -> None:
+        """Learn the template's grammar. Raises StageError(ChatTemplateUnprovable)."""
+        self.template = template
+        self.maximum_length = maximum_length
+        self.grammar: Grammar = learn_grammar(template, eos_ids)
+        self._writer = TurnWriter(template, self.grammar)
+        self._control = ControlText(template, self.grammar.ender_texts, self.grammar.headers)
+        self._cut_texts()
+        self._require_canary()
+
+    def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRefused]:
+        """Return for each conversation its examples in order, or why it is refused.
+
+        Texts of all conversations are encoded in one call, which lets the tokenizer use all cores.
+        """
+        results: list[list[Example] | RowRefused] = []
+        written: list[tuple[int, Conversation, list[Turn]]] = []
+        for position, conversation in enumerate(conversations):
+            try:
+                self._refuse_control_tokens(conversation)
+                turns = [self._writer.turn(conversation, index) for index in conversation.assistant_turns]
+            except RowRefused as refusal:
+                results.append(refusal)
+                continue
+            results.append([])
+            written.append((position, conversation, turns))
+        texts = [
+            text
+            for _, _, turns in written
+            for turn in turns
+            for text in (turn.prompt, turn.prompt + turn.answer)
+        ]
+        ids = iter(self.template.encode(texts)) if texts else iter(())
+        for position, conversation, turns in written:
+            pairs = [(next(ids), next(ids)) for _ in turns]
+            try:
+                encoded = [self._split(turn, *pair) for turn, pair in zip(turns, pairs, strict=True)]
+                results[position] = self._assemble(conversation, encoded)
+            except RowRefused as refusal:
+                results[position] = refusal
+        return results
+
+    @property
+    def reasoning_is_plain_text(self) -> bool:
+        """Whether the template takes no notice of a `<think>` trace and would write it as ordinary text."""
+        return self.grammar.reasoning_is_plain_text
+
+    def _cut_texts(self) -> None:
+        """Let the tokenizer encode what turns have in common only once."""
+        samples = []
+        for roles in _CANARIES:
+            messages = [_canary_message(role, position) for position, role in enumerate(roles)]
+            try:
+                samples.append(self.template.render(messages, None, generation=True))
+            except RowRefused:
+                continue  # a role that the template does not take
+        written = "".join(samples)
+        tokens = [token for token in self.template.added_tokens.values() if token and token in written]
+        self.template.encoder.cut_at([*tokens, *self.grammar.ender_texts], samples)
+
+    def _refuse_control_tokens(self, conversation: Conversation) -> None:
+        for index, message in enumerate(conversation.messages):
+            answer = message["role"] == "assistant"
+            for key, value in message.items():
+                if key == "role":
+                    continue
+                for text in _texts(value):
+                    token = self._control.find(text, answer=answer)
+                    if token is not None:
+                        raise RowRefused(
+                            RowReason.CONTROL_TOKEN_IN_CONTENT,
+                            f"messages[{index}].{key}",
+                            f"the text holds the control token {token!r}",
+                        )
+
+    def _split(self, turn: Turn, prompt: list[int], joint: list[int]) -> _EncodedTurn:
+        """Ids of the answer such that they follow exactly the ids of the served prompt.
+
+        Where prompt and answer merge into one token at their border, the answer is encoded alone, or behind an
+        end-of-sequence token, whichever decodes to the same text.
+        """
+        text = turn.prompt + turn.answer
+        if joint[: len(prompt)] == prompt:
+            answer = joint[len(prompt) :]
+        else:
+            answer = self._encode_alone(turn, prompt, self.template.decode(joint))
+        if not answer or answer[-1] not in self.grammar.enders:
+            raise RowRefused(
+                RowReason.MASK_UNPROVABLE, "messages", "the answer does not end with an end-of-turn token"
+            )
+        return _EncodedTurn(prompt, answer, text, turn.parts)
+
+    def _encode_alone(self, turn: Turn, prompt: list[int], wanted: str) -> list[int]:
+        alone, anchor, anchored = self.template.encode(
+            [turn.answer, self.grammar.ender_texts[0], self.grammar.ender_texts[0] + turn.answer]
+        )
+        candidates = [alone]
+        if anchored[: len(anchor)] == anchor:
+            candidates.append(anchored[len(anchor) :])
+        for answer in candidates:
+            if self.template.decode(prompt + answer) == wanted:
+                return answer
+        raise RowRefused(
+            RowReason.MASK_UNPROVABLE,
+            "messages",
+            "prompt and answer merge into one token and cannot be parted",
+        )
+
+    def _assemble(self, conversation: Conversation, turns: list[_EncodedTurn]) -> list[Example]:
+        """Fold turns where each is a literal beginning of the next and the whole fits; check every example."""
+        drafts: list[_Draft] = []
+        for number, turn in enumerate(turns):
+            if len(turn.prompt) + len(turn.answer) > self.maximum_length:
+                short, dropped = self._shortened(conversation, conversation.assistant_turns[number])
+                drafts.append(_Draft([], [], [], [], dropped))
+                drafts[-1].add(short)
+                continue
+            last = drafts[-1] if drafts else None
+            # Two answers with nothing between them would be one run of labels.
+            if last is None or len(turn.prompt) <= len(last.ids) or turn.prompt[: len(last.ids)] != last.ids:
+                last = _Draft([], [], [], [])
+                drafts.append(last)
+            last.add(turn)
+        examples = []
+        for draft in drafts:
+            example = Example(draft.ids, draft.labels, draft.dropped_turns)
+            require_example(
+                self.template,
+                self.grammar,
+                example,
+                runs=draft.runs,
+                text=draft.turns[-1].text,
+                answers=[turn.parts for turn in draft.turns],
+            )
+            examples.append(example)
+        return examples
+
+    def _shortened(self, conversation: Conversation, index: int) -> tuple[_EncodedTurn, int]:
+        """Drop whole earlier turns, oldest first, until the turn fits; return it and how many were dropped."""
+        messages = conversation.messages[: index + 1]
+        head = [message for message in messages[:1] if message["role"] in {"system", "developer"}]
+        starts = [i for i, message in enumerate(messages) if message["role"] == "user" and i > len(head)]
+        for dropped, start in enumerate(starts, start=1):
+            kept = Conversation([*head, *messages[start:]], conversation.tools)
+            turn = self._writer.turn(kept, len(kept.messages) - 1)
+            encoded = self._split(turn, *self.template.encode([turn.prompt, turn.prompt + turn.answer]))
+            if len(encoded.prompt) + len(encoded.answer) <= self.maximum_length:
+                return encoded, dropped
+        raise RowRefused(
+            RowReason.TOO_LONG,
+            f"messages[{index}]",
+            f"answer and prompt need more than {self.maximum_length} tokens even without earlier turns",
+        )
+
+    def _require_canary(self) -> None:
+        """Prove conversations of sentinels in every role before the first row.
+
+        Raises StageError(ChatTemplateUnprovable) if even one question and its answer cannot be proven, or if a
+        word that is not the assistant's gets a label. Roles that the template refuses cost only the rows that
+        have them.
+        """
+        unlimited = copy.copy(self)
+        unlimited.maximum_length = sys.maxsize
+        for number, roles in enumerate(_CANARIES):
+            messages = [_canary_message(role, position) for position, role in enumerate(roles)]
+            (outcome,) = unlimited.examples([Conversation(messages)])
+            if isinstance(outcome, RowRefused):
+                if number == 0:
+                    raise StageError(
+                        Reason.CHAT_TEMPLATE_UNPROVABLE,
+                        f"the chat template must let one question and answer be proven, found: {outcome.detail}; "
+                        "use the model's own template or name another one in model.chatTemplate",
+                    )
+                continue
+            for example in outcome:
+                learned = self.template.decode([label for label in example.labels if label != IGNORED])
+                leaked = [
+                    role
+                    for position, role in enumerate(roles)
+                    if role not in {"assistant", "call"} and sentinel(200 + position) in learned
+                ]
+                if leaked:
+                    raise StageError(
+                        Reason.CHAT_TEMPLATE_UNPROVABLE,
+                        f"only answers may be learned, but with this chat template text of the role {leaked[0]} would be",
+                    )
+
+
+def _canary_message(role: str, position: int) -> dict[str, Any]:
+    word = sentinel(200 + position)
+    if role == "call":
+        function = {"name": "canary", "arguments": {"word": word}}
+        call = {"type": "function", "id": "canary001", "function": function}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+    if role == "tool":
+        return {"role": "tool", "name": "canary", "tool_call_id": "canary001", "content": word}
+    return {"role": role, "content": word}
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return []

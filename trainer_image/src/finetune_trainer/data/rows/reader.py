@@ -1,0 +1,204 @@
+"""Rows of dataset files, one by one, whatever the files are and however many rows they have.
+
+The content decides: JSON lines, a JSON array, JSON objects one after another, an object that holds a list of rows,
+CSV (or tabs or semicolons) and Parquet, each plain or compressed with gzip or zstd. A row that cannot be read is
+refused and costs itself alone; where nothing behind a fault can be trusted, reading ends with a StageError.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.rows.container import BYTE_ORDER_MARK, HEAD_LENGTH, Container, Layout, recognise
+from finetune_trainer.data.rows.decompression import Budget, open_plain
+from finetune_trainer.data.rows.json_scanner import JsonScanner, Place, ScanError
+from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.strict_json import JsonError, kind_of, parse_json
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from finetune_trainer.data.rows.decompression import PlainBytes
+
+MAXIMUM_ROW_BYTES = 8 << 20
+_log = logging.getLogger(__name__)
+_SPACE = b" \t\r\n"
+_REST_OF_OBJECT = 1 << 20
+_UTF_16_REFUSED = RowRefused(
+    RowReason.INVALID_ENCODING, "byte 1", "the file is UTF-16 or UTF-32; save it as UTF-8"
+)
+_TOO_LARGE = RowRefused(RowReason.ROW_TOO_LARGE, "row", f"more than {MAXIMUM_ROW_BYTES} bytes")
+
+# A row's number within its file, its object or refusal, and the bytes of the file consumed.
+FileRow = tuple[int, dict[str, Any] | RowRefused, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its 1-based number, and its object or why there is none.
+
+    Numbers run on over all files. In a file of lines they are the numbers of the lines, blank ones counted; else
+    rows are counted (a table's header is none). `offset` is the number of bytes of all files read so far.
+    """
+
+    number: int
+    value: dict[str, Any] | RowRefused
+    offset: int
+
+
+def read_rows(
+    paths: Sequence[Path], maximum_bytes: int | None = None, spool: Path | None = None
+) -> Iterator[Row]:
+    """Yield the rows of all files in order, in memory that does not grow with their number.
+
+    `maximum_bytes` bounds what compressed files may unpack to in all. A compressed Parquet file, which can only be
+    read from its end, is unpacked to a temporary file in the folder `spool`, or beside the file itself.
+
+    Raises StageError with MalformedDataset where a file is not of a kind listed above, is cut off or is broken
+    between its rows, and with DatasetTooLarge.
+    """
+    budget = Budget() if maximum_bytes is None else Budget(maximum_bytes)
+    first_number = first_byte = 0
+    for path in paths:
+        number = 0
+        if len(paths) > 1:
+            _log.info("rows from %d on are those of %s", first_number + 1, path.name)
+        for number, value, offset in _file_rows(path, budget, spool or path.parent):
+            yield Row(first_number + number, value, first_byte + offset)
+        first_number += number
+        first_byte += path.stat().st_size
+
+
+def until_fault(rows: Iterable[Row], faults: list[StageError]) -> Iterator[Row]:
+    """The rows before the place where the files are broken; what is wrong there is put into `faults`.
+
+    For whoever looks some rows ahead: raised at once, the fault would hide rows that are read but not worked on yet.
+    """
+    try:
+        yield from rows
+    except StageError as error:
+        faults.append(error)
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Parse one line. Raises RowRefused with InvalidEncoding, InvalidJson or NotAnObject."""
+    return _parse_object(line, lambda before: f"column {len(before) + 1}", "line")
+
+
+def _file_rows(path: Path, budget: Budget, spool: Path) -> Iterator[FileRow]:
+    with open_plain(path, Budget()) as source:
+        head = source.read(HEAD_LENGTH)
+        layout = recognise(head, path.name, whole=len(head) < HEAD_LENGTH)
+    if layout.container is Container.EMPTY:
+        return
+    if layout.container is Container.UTF_16:
+        yield 1, _UTF_16_REFUSED, path.stat().st_size
+    elif layout.container is Container.PARQUET:
+        # Reading tables takes libraries that the usual dataset does without.
+        from finetune_trainer.data.rows.parquet import parquet_rows  # noqa: PLC0415
+
+        yield from parquet_rows(path, budget, spool)
+    else:
+        with open_plain(path, budget) as source:
+            if layout.container is Container.LINES:
+                yield from _lines(source)
+            elif layout.container is Container.CSV:
+                from finetune_trainer.data.rows.csv_rows import csv_rows  # noqa: PLC0415
+
+                yield from csv_rows(source, path.name, layout, MAXIMUM_ROW_BYTES)
+            else:
+                yield from _values(source, path.name, layout, head)
+
+
+def _lines(source: PlainBytes) -> Iterator[FileRow]:
+    number = 0
+    while line := source.readline(MAXIMUM_ROW_BYTES + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if len(line) > MAXIMUM_ROW_BYTES and not line.endswith(b"\n"):
+            while (line := source.readline(HEAD_LENGTH)) and not line.endswith(b"\n"):
+                pass
+            yield number, _TOO_LARGE, source.position
+        elif line.strip(_SPACE):
+            try:
+                value: dict[str, Any] | RowRefused = parse_line(line.rstrip(_SPACE))
+            except RowRefused as refusal:
+                value = refusal
+            yield number, value, source.position
+
+
+def _values(source: PlainBytes, name: str, layout: Layout, head: bytes) -> Iterator[FileRow]:
+    scanner = JsonScanner(source, MAXIMUM_ROW_BYTES, layout.start)
+    values = scanner.values() if layout.container is Container.OBJECTS else scanner.items()
+    number = 0
+    try:
+        for number, found in enumerate(values, start=1):
+            if found.raw is None:
+                yield number, _TOO_LARGE, source.position
+                continue
+            try:
+                value: dict[str, Any] | RowRefused = _parse_object(
+                    found.raw, _places_after(found.place), str(found.place)
+                )
+            except RowRefused as refusal:
+                value = refusal
+            yield number, value, source.position
+        _require_end(layout, scanner, head)
+    except ScanError as error:
+        raise StageError(
+            Reason.MALFORMED_DATASET,
+            f"{name} must be {layout.container.value}, found a fault behind row {number} at {error.place}: "
+            f"{error.message}",
+        ) from error
+
+
+def _require_end(layout: Layout, scanner: JsonScanner, head: bytes) -> None:
+    """Check what follows the last row. Raises ScanError."""
+    if layout.container is Container.ARRAY and scanner.peek():
+        raise ScanError(scanner.place(), "nothing may follow the array")
+    if layout.container is Container.MEMBER:
+        _require_object(head[: layout.start], scanner)
+
+
+def _require_object(before: bytes, scanner: JsonScanner) -> None:
+    """Check what stands around the list of rows: JSON, and no second list. Raises ScanError."""
+    place = scanner.place()
+    try:
+        rest = scanner.rest(_REST_OF_OBJECT)
+        value = parse_json((before.removeprefix(BYTE_ORDER_MARK) + b"[]" + rest).decode("utf-8"))
+    except (JsonError, UnicodeDecodeError) as error:
+        raise ScanError(place, "what stands around the list of rows must be JSON") from error
+    others = [
+        key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)
+    ]
+    if others:
+        raise ScanError(
+            place,
+            f"there must be one list of rows, found another in {others[0]!r}: give it a file of its own",
+        )
+
+
+def _places_after(start: Place) -> Callable[[str], str]:
+    return lambda before: str(start.after(before))
+
+
+def _parse_object(raw: bytes, locate: Callable[[str], str], whole: str) -> dict[str, Any]:
+    """Parse a row. `locate` names the place behind a text, `whole` the row's own place."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start + 1}" if whole == "line" else locate(raw[: error.start].decode("utf-8"))
+        raise RowRefused(RowReason.INVALID_ENCODING, place, f"not UTF-8: {error.reason}") from error
+    try:
+        value = parse_json(text)
+    except JsonError as error:
+        place = whole if error.position is None else locate(text[: error.position])
+        raise RowRefused(RowReason.INVALID_JSON, place, error.message) from error
+    if not isinstance(value, dict):
+        raise RowRefused(RowReason.NOT_AN_OBJECT, whole, f"found a JSON {kind_of(value)}")
+    return value

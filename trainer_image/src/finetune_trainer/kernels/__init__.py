@@ -1,0 +1,1 @@
+"""Compiled Numba kernels: how they are shipped with the image and warmed up."""

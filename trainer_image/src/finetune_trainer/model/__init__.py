@@ -1,0 +1,1 @@
+"""The base model: its description, support, layout, loading and output head."""

@@ -1,0 +1,36 @@
+"""Which modules a run's LoRA adapts, and how many parameters that trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from finetune_trainer.contract.run_spec import Lora
+    from finetune_trainer.model.layout import BaseLayout
+
+
+def adapted_modules(kind: str, quantized: Collection[str]) -> set[str]:
+    """Full names of the modules to adapt among the `quantized` ones; `kind` is AllLinear or AttentionOnly."""
+    return {name for name in quantized if kind == "AllLinear" or _in_attention(name)}
+
+
+def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
+    """Count the adapter's parameters.
+
+    For a weight of `out` x `in`, A has rank x in and B has out x rank (Hu et al., 2021, section 4.1); DoRA adds a
+    magnitude for each output (Liu et al., 2024, equation 5).
+    """
+    adapted = adapted_modules(lora.target_modules, layout.quantized)
+    total = 0
+    for file in layout.files:
+        for tensor in file.tensors:
+            if tensor.name.removesuffix(".weight") in adapted:
+                outputs, inputs = tensor.shape
+                total += lora.rank * (inputs + outputs) + (outputs if lora.variant == "DoRA" else 0)
+    return total
+
+
+def _in_attention(name: str) -> bool:
+    return any("attn" in part or "attention" in part for part in name.split(".")[:-1])

@@ -1,0 +1,128 @@
+"""What a base model is, learned from its config on the meta device: parameters, tied ones, 4-bit modules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.support import read_config, refuse_config, refuse_files, refuse_structure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What transformers raises for values that it cannot build a model from; it has no common base class for that.
+_BUILD_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    StrictDataclassError,
+)
+# Buffers of old checkpoints that every version of transformers passes over.
+_IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Facts about a supported model.
+
+    `parameter_shapes` has every tensor by its name in the weight files; `optional` those that may be missing
+    there because they share another one's values or are computed; `ignored` are patterns of names that may be
+    there and mean nothing to the architecture; `quantized` the linear modules that become 4-bit.
+    """
+
+    architecture: str
+    parameters: int
+    parameter_shapes: dict[str, tuple[int, ...]]
+    optional: frozenset[str]
+    ignored: tuple[str, ...]
+    quantized: tuple[str, ...]
+
+    def ignores(self, name: str) -> bool:
+        """Whether a tensor of this name in the weight files means nothing to the architecture."""
+        return any(re.search(pattern, name) for pattern in self.ignored)
+
+
+def quantization_config() -> BitsAndBytesConfig:
+    """Return the one setting this product trains with: NF4, double quantisation, bf16 compute."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def inspect_base_model(folder: Path) -> BaseModel:
+    """Build the model in `folder` on the meta device (no weights are read) and describe it.
+
+    Raises StageError(InvalidModel) for a config that is none, UnsupportedModel for what cannot be trained and
+    merged faithfully: mixtures of experts, remote code, quantised checkpoints, unknown or multimodal types.
+    """
+    document = read_config(folder / "config.json")
+    refuse_files(folder)
+    refuse_config(document)
+    model = _build(folder, document)
+    refuse_structure(model, document)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    computed = {
+        name
+        for name, _ in model.named_buffers()
+        if any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_missing or ())  # noqa: SLF001 -- loading reads it the same way
+    }
+    ignored = (*_IGNORED_ALWAYS, *sorted(model._keys_to_ignore_on_load_unexpected or ()))  # noqa: SLF001 -- same
+    optional = frozenset(model.all_tied_weights_keys) | computed
+    parameters = model.num_parameters()
+    quantized = _quantized_modules(model)
+    if not quantized:
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the model must have linear layers to quantise, found none in {type(model).__name__}; "
+            "choose another model",
+        )
+    return BaseModel(type(model).__name__, parameters, shapes, optional, ignored, quantized)
+
+
+def _build(folder: Path, document: dict[str, Any]) -> Any:
+    """Build the causal language model without memory for its weights."""
+    kind = document["model_type"]
+    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"config.json must describe a causal language model that transformers can build, found model type "
+            f"{kind!r}; choose another model",
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+    except _BUILD_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"config.json must describe a model of type {kind!r} that transformers can build, found: "
+            f"{' '.join(lines[:2])}; compare it with the original model's",
+        ) from error
+
+
+def _quantized_modules(model: Any) -> tuple[str, ...]:
+    """Names of the modules that transformers itself would replace by 4-bit ones; changes `model`."""
+    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
+    replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())
+    return tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))

@@ -1,0 +1,86 @@
+"""How the base model's weight files were laid out and what was quantised: PREPARE's record for TRAIN and MERGE."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.safetensors_file import PlannedTensor
+
+if TYPE_CHECKING:
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One weight file of the base model: its tensors in the order of their bytes."""
+
+    name: str
+    tensors: tuple[PlannedTensor, ...]
+
+
+@dataclass(frozen=True)
+class BaseLayout:
+    """All weight files of the base model and the names of the modules that were quantised to NF4."""
+
+    files: tuple[WeightFile, ...]
+    quantized: frozenset[str]
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all 4-bit weights, two weights a byte, without their scales."""
+        return sum(
+            -(-prod(tensor.shape) // 2)
+            for file in self.files
+            for tensor in file.tensors
+            if tensor.name.removesuffix(".weight") in self.quantized
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors in the base's own types."""
+        return sum(tensor.bytes for file in self.files for tensor in file.tensors)
+
+
+def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
+    """Read `base/layout.json`.
+
+    Raises StageError(QuantizationMismatch) when it is missing or is not what PREPARE writes, or when the checkpoint
+    that it describes is not there.
+    """
+    if not workspace.quantized_model.is_dir():
+        cached = workspace.quantized_model.is_symlink()
+        raise StageError(
+            Reason.QUANTIZATION_MISMATCH,
+            "the workspace must hold PREPARE's 4-bit checkpoint, found "
+            + (
+                f"a link to {workspace.quantized_model.readlink()}, where nothing is; mount modelCache there in every "
+                "stage, or run PREPARE again if the cache was emptied"
+                if cached
+                else "none; run PREPARE again"
+            ),
+        )
+    try:
+        document = json.loads(workspace.base_layout.read_text(encoding="utf-8"))
+        return BaseLayout(
+            files=tuple(
+                WeightFile(
+                    str(file["name"]),
+                    tuple(
+                        PlannedTensor(str(tensor["name"]), str(tensor["dtype"]), tuple(tensor["shape"]))
+                        for tensor in file["tensors"]
+                    ),
+                )
+                for file in document["files"]
+            ),
+            quantized=frozenset(document["quantized"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(
+            Reason.QUANTIZATION_MISMATCH,
+            f"the workspace must hold PREPARE's base/layout.json, found {type(error).__name__}: {error}; "
+            "run PREPARE again",
+        ) from error

@@ -1,0 +1,111 @@
+"""Load the 4-bit checkpoint that PREPARE wrote, and prove that it is that one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.output_head import prove_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune_trainer.model.layout import BaseLayout
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """Type of activations and adapter: bf16 on a GPU, float32 on a CPU.
+
+    A CPU without AVX512-BF16 multiplies bf16 matrices 10 times slower than float32 ones (measured: 5 and 53
+    GFLOP/s on the same two AVX2 cores), and with float32 every CPU computes the same thing.
+    """
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def load_quantized(path: Path, device: str) -> Any:
+    """Load the checkpoint in `path` onto `device` ("cuda" or "cpu"), ready for an adapter.
+
+    Raises StageError(GpuNotVisible) when "cuda" is asked for and no CUDA device is visible: there is no
+    fallback. Raises StageError(UnsupportedModel) as `head.prove_head` does. What is not 4-bit has the type of
+    `compute_dtype`.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StageError(
+            Reason.GPU_NOT_VISIBLE,
+            "the run spec asks for device cuda and this process must see one, found none; check the driver, the "
+            "device plugin and runtimeClassName",
+        )
+    dtype = compute_dtype(device)
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        device_map={"": 0 if device == "cuda" else "cpu"},
+        attn_implementation=attention_implementation(config),
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    settle_types(model, dtype)
+    prove_head(model)
+    return model
+
+
+def attention_implementation(config: Any) -> str:
+    """Name transformers' attention for a model: torch's scaled dot product, in a kernel that keeps no scores.
+
+    That computes no soft cap of the scores (Gemma 2), and some architectures do not use it: plain products then.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    fused = architecture._supports_sdpa  # noqa: SLF001 -- transformers decides by it
+    return "sdpa" if fused and not capped else "eager"
+
+
+def settle_types(model: Any, dtype: torch.dtype) -> None:
+    """Make a loaded model compute in `dtype`, all of it."""
+    for parameter in model.parameters():
+        # transformers keeps the checkpoint's type for what a quantised checkpoint holds unquantised, whatever
+        # `dtype` says. On a CPU without bf16 instructions the output head alone would take 90 % of a step.
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    for module in quantized_modules(model).values():
+        # The checkpoint names bf16; without this a CPU would cast every activation to it.
+        module.compute_dtype = dtype
+        module.compute_type_is_set = True
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first evaluation and
+        # its backward pass then reads them as if it had not: gradients vanish without an error.
+        module.support_avx512bf16_for_cpu = False
+
+
+def quantized_modules(model: Any) -> dict[str, Any]:
+    """Return the 4-bit linear modules of `model` by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+
+def check_quantized(model: Any, layout: BaseLayout) -> None:
+    """Check that the model has exactly the 4-bit modules that PREPARE recorded, with as many packed bytes.
+
+    Raises StageError(QuantizationMismatch) naming the first difference.
+    """
+    found = quantized_modules(model)
+    missing = sorted(layout.quantized - found.keys())
+    surplus = sorted(found.keys() - layout.quantized)
+    if missing or surplus:
+        example = (missing or surplus)[0]
+        raise StageError(
+            Reason.QUANTIZATION_MISMATCH,
+            f"the loaded model must have the {len(layout.quantized)} 4-bit modules that PREPARE wrote, found "
+            f"{len(found)} (first difference: {example}); use one trainer image for all stages",
+        )
+    packed = sum(module.weight.nbytes for module in found.values())
+    if packed != layout.packed_bytes:
+        raise StageError(
+            Reason.QUANTIZATION_MISMATCH,
+            f"the 4-bit weights must hold {layout.packed_bytes} bytes, found {packed}; use one trainer image for "
+            "all stages",
+        )

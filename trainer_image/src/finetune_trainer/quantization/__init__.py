@@ -1,0 +1,1 @@
+"""The NF4 checkpoint: kernel, files, build and cache."""

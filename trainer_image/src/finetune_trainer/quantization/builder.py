@@ -1,0 +1,274 @@
+"""Build the folders of a quantised base model: `base/` with the small files, `model/` with the 4-bit checkpoint.
+
+The tensors equal those that `from_pretrained(dtype=bfloat16, quantization_config=...)` and `save_pretrained`
+write, so plain `from_pretrained` loads the folder. A build that was stopped goes on after the last finished file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.describe import BaseModel, quantization_config
+from finetune_trainer.model.safetensors_file import TensorEntry, read_header
+from finetune_trainer.model.support import refuse_tensor_names, tensor_list
+from finetune_trainer.quantization.cache import MANIFEST, write_manifest
+from finetune_trainer.quantization.file_quantizer import FLOATS, FileQuantizer
+from finetune_trainer.sources.model import INDEX_FILE, DirectoryModel, ModelSource
+from finetune_trainer.workspace.digests import parts_digest
+from finetune_trainer.workspace.layout import digest_of, write_json_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from finetune_trainer.telemetry.reporter import Reporter
+
+_RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """What PREPARE reports about the checkpoint; `digest` is over names and bytes of the weight files."""
+
+    architecture: str
+    parameters: int
+    commit: str | None
+    digest: str
+    quantized_modules: int
+    bytes: int
+
+    def result(self) -> dict[str, Any]:
+        """Return the `model` member of the result."""
+        return {
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "commit": self.commit,
+            "digest": self.digest,
+            "quantizedModules": self.quantized_modules,
+            "bytes": self.bytes,
+        }
+
+
+def checkpoint_bytes(base: BaseModel) -> int:
+    """Size of the weight files to within 1 %: 4 bits and 1/64 byte of scales a quantised weight, 16 bits others."""
+    quantized = sum(prod(base.parameter_shapes[f"{module}.weight"]) for module in base.quantized)
+    others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
+    return quantized * 33 // 64 + others * 2
+
+
+def copy_small_files(source: ModelSource, target: Path) -> None:
+    """Replace the folder `target` with the model's own small files, byte for byte."""
+    partial = target.with_name(f"{target.name}.partial")
+    for folder in (partial, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+    partial.mkdir(parents=True)
+    for path in source.small_files():
+        shutil.copyfile(path, partial / path.name)
+    partial.replace(target)
+
+
+class CheckpointBuilder:
+    """Builds `base/`, `model/` and the manifest in `folder`.
+
+    `on_activity` is called often while the build is alive.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        folder: Path,
+        inputs: str,
+        progress: Reporter,
+        on_activity: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._source = source
+        self._folder = folder
+        self._inputs = inputs
+        self._progress = progress
+        self._on_activity = on_activity
+
+    def build(self, base: BaseModel, quantizer: FileQuantizer) -> None:
+        """Complete the folder, for the model that `base` describes.
+
+        Raises StageError(InvalidModel) naming a tensor that is missing, surplus, has another shape or is not
+        finite, UnsupportedModel for tensors that are quantised already.
+        """
+        if not (self._folder / MANIFEST).is_file():
+            copy_small_files(self._source, self._folder / "base")
+            (self._folder / "model").mkdir(exist_ok=True)
+            (self._folder / _RECORDS).mkdir(exist_ok=True)
+            self._check_before_fetching(base)
+            files = self._quantise_files(base, quantizer)
+            _check_names(base, _names(files))
+            self._write_checkpoint_files(files)
+            write_json_atomically(
+                self._folder / "base" / "layout.json",
+                {
+                    "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
+                    "quantized": list(base.quantized),
+                },
+            )
+            result = QuantizedModel(
+                architecture=base.architecture,
+                parameters=base.parameters,
+                commit=self._source.commit,
+                digest=digest_of({file["name"]: file["digest"] for file in files}),
+                quantized_modules=len(base.quantized),
+                bytes=sum(int(file["bytes"]) for file in files),
+            )
+            write_manifest(self._folder, self._inputs, asdict(result), quantizer.threads)
+        shutil.rmtree(self._folder / _RECORDS, ignore_errors=True)
+
+    def _check_before_fetching(self, base: BaseModel) -> None:
+        """Find what is wrong with an index, or with headers that are here already, before hours of download."""
+        index = self._folder / "base" / INDEX_FILE
+        if index.is_file():
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            _check_names(base, {str(name): str(file) for name, file in names.items()})
+        if isinstance(self._source, DirectoryModel):
+            seen: dict[str, str] = {}
+            for name in self._source.weight_files():
+                entries = read_header(self._source.path(name))
+                _check_entries(entries, base, name, seen)
+                seen.update((entry.name, name) for entry in entries)
+            _check_names(base, seen)
+
+    def _quantise_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
+        """Quantise each weight file; return one record per file, which is also its proof of completion."""
+        weights = {f"{module}.weight" for module in base.quantized}
+        total = sum(prod(shape) for shape in base.parameter_shapes.values())
+        records: list[dict[str, Any]] = []
+        before = 0
+        for name in self._source.weight_files():
+            record_path = self._folder / _RECORDS / f"{name}.json"
+            output = self._folder / "model" / name
+            record = _finished(record_path, output, quantizer.threads)
+            if record is None:
+                path = self._source.fetch(name, self._fetched)
+                entries = read_header(path)
+                _check_entries(entries, base, name, _names(records))
+
+                def advance(done: int, before: int = before) -> None:
+                    self._on_activity()
+                    self._progress.update("Quantizing", min(before + done, total), total)
+
+                quantizer.quantise(path, weights, output, advance)
+                record = {
+                    "name": name,
+                    "tensors": [
+                        {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape)}
+                        for entry in entries
+                    ],
+                    "digest": parts_digest(output, quantizer.threads),
+                    "bytes": output.stat().st_size,
+                }
+                write_json_atomically(record_path, record)
+            # Also after a restart: the earlier process may have been stopped right before this.
+            self._source.release(name)
+            before += sum(prod(tensor["shape"]) for tensor in record["tensors"])
+            records.append(record)
+        return records
+
+    def _fetched(self, done: int, total: int | None) -> None:
+        self._on_activity()
+        self._progress.update("FetchingModel", done, total)
+
+    def _write_checkpoint_files(self, files: list[dict[str, Any]]) -> None:
+        """Put config, tokenizer files and, for several weight files, an index beside the quantised weights."""
+        base, target = self._folder / "base", self._folder / "model"
+        for path in base.iterdir():
+            if path.name not in {"config.json", "layout.json", INDEX_FILE}:
+                shutil.copyfile(path, target / path.name)
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        for key in ("dtype", "torch_dtype"):
+            if key in config:
+                config[key] = "bfloat16"
+        config["quantization_config"] = quantization_config().to_dict()
+        write_json_atomically(target / "config.json", config)
+        if len(files) > 1 or files[0]["name"] != "model.safetensors":
+            weight_map = {
+                entry.name: file["name"] for file in files for entry in read_header(target / file["name"])
+            }
+            total = sum(int(file["bytes"]) for file in files)
+            write_json_atomically(
+                target / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map}
+            )
+
+
+def _finished(record_path: Path, output: Path, threads: Executor) -> dict[str, Any] | None:
+    """Record of a weight file that an earlier process completed, if the file still is what it recorded."""
+    if not (record_path.is_file() and output.is_file()):
+        return None
+    record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    intact = output.stat().st_size == record["bytes"] and parts_digest(output, threads) == record["digest"]
+    return record if intact else None
+
+
+def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Name of each tensor's file."""
+    return {tensor["name"]: record["name"] for record in records for tensor in record["tensors"]}
+
+
+def _check_names(base: BaseModel, files: dict[str, str]) -> None:
+    """Compare the names of tensors (to the file of each) with those that the architecture has."""
+    refuse_tensor_names(files)
+    missing = base.parameter_shapes.keys() - files.keys() - base.optional
+    if missing:
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"the weight files must hold every tensor of {base.architecture}, missing {tensor_list(missing)}; "
+            "fetch the model again or correct config.json",
+        )
+    surplus = {name for name in files.keys() - base.parameter_shapes.keys() if not base.ignores(name)}
+    if surplus:
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"the weight files must hold tensors of {base.architecture} only, found others {tensor_list(surplus)} "
+            f"(in {files[min(surplus)]}); correct config.json or take these tensors out",
+        )
+
+
+def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earlier: dict[str, str]) -> None:
+    """Compare a file's header with the architecture and with the files before it."""
+    refuse_tensor_names(entry.name for entry in entries)
+    for entry in entries:
+        if entry.name in earlier:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"each tensor must be in one weight file, found {entry.name} in {earlier[entry.name]} and {file}; "
+                "take one of them out",
+            )
+        shape = base.parameter_shapes.get(entry.name)
+        if shape is None:
+            continue
+        if entry.dtype.startswith("F8_"):
+            raise StageError(
+                Reason.UNSUPPORTED_MODEL,
+                f"the base must be in 16 or 32 bits, found a checkpoint quantised already: tensor {entry.name} in "
+                f"{file} is {entry.dtype}; name the original model",
+            )
+        if entry.dtype not in FLOATS:
+            raise StageError(
+                Reason.UNSUPPORTED_MODEL,
+                f"weights must be BF16, F16 or F32, found {entry.dtype} in tensor {entry.name} of {file}; "
+                "save the model in bf16",
+            )
+        if shape != entry.shape:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"tensor {entry.name} in {file} must have the shape {list(shape)} that config.json asks for, "
+                f"found {list(entry.shape)}; correct config.json or fetch the model again",
+            )
+        if not entry.elements:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"tensor {entry.name} in {file} must hold values, found none (shape {list(entry.shape)}); "
+                "correct config.json",
+            )

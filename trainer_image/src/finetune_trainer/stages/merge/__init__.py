@@ -1,0 +1,1 @@
+"""MERGE: dequantize, add the adapter, verify and publish on a CPU."""

@@ -1,0 +1,94 @@
+"""What an artifact is made of: the manifest for programs, the model card for people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.timestamps import rfc3339, utc_now
+from finetune_trainer.stages.train.settings import base_model_name
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.run_spec import RunSpec
+
+_TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "safetensors")
+
+
+def manifest_document(
+    run: RunSpec, results: dict[str, Any], files: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the manifest.
+
+    `results` are the result members of the three stages by stage; `files` are digest and bytes by path below
+    the destination.
+    """
+    prepare = results["prepare"]
+    return {
+        "version": "1.0",
+        "specHash": run.spec_hash,
+        "job": {"namespace": run.job.namespace, "name": run.job.name, "uid": run.job.uid},
+        "publicationTime": rfc3339(utc_now()),
+        "base": {
+            "name": base_model_name(run),
+            "commit": prepare["model"].get("commit"),
+            "quantizedDigest": prepare["model"]["digest"],
+        },
+        "datasetDigest": prepare["dataset"]["digest"],
+        "chatTemplateArguments": run.model.chat_template_arguments,
+        "training": run.training.model_dump(mode="json", by_alias=True),
+        "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
+        "files": files,
+        "results": results,
+    }
+
+
+def model_card(run: RunSpec, kind: str, results: dict[str, Any]) -> str:
+    """Markdown card of one artifact; `kind` is Adapter or Merged, `results` as in the manifest (merge may lack)."""
+    base = base_model_name(run)
+    dataset, evaluation = results["prepare"]["dataset"], results["train"]["evaluation"]
+    low, high = evaluation["interval"]
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base)}",
+        f"library_name: {'peft' if kind == 'Adapter' else 'transformers'}",
+        "pipeline_tag: text-generation",
+        "---",
+        f"# {run.job.name}",
+        "",
+        _what_it_is(kind, base),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| training examples | {dataset['trainingExamples']} |",
+        f"| optimiser steps | {results['train']['steps']} |",
+        f"| held-out loss, base | {evaluation['baseLoss']:.4f} nats per token |",
+        f"| held-out loss, tuned | {evaluation['tunedLoss']:.4f} nats per token |",
+        f"| difference | {evaluation['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
+        f"| verdict | {evaluation['verdict']} on {evaluation['rows']} held-out rows |",
+    ]
+    verification = (results.get("merge") or {}).get("verification")
+    if verification is not None:
+        lines.append(f"| KL(trained, merged) | {verification['klDivergence']:.5f} nats per token |")
+    lines += ["", *_how_to_serve(run), ""]
+    return "\n".join(lines)
+
+
+def _what_it_is(kind: str, base: str) -> str:
+    if kind == "Adapter":
+        return (
+            f"LoRA adapter for {base}, trained on its NF4 (double quantised) weights. Load the base with that "
+            "quantisation for exactly the model that was evaluated."
+        )
+    return (
+        f"{base} with a LoRA adapter merged in. The adapter was trained on NF4 weights; those very weights, "
+        "dequantised, are in these files, so this is the model that was evaluated. No bitsandbytes is needed."
+    )
+
+
+def _how_to_serve(run: RunSpec) -> list[str]:
+    arguments = run.model.chat_template_arguments
+    text = "Prompt it with the chat template in this folder"
+    if arguments:
+        return [f"{text} and these template arguments, as in training: `{json.dumps(arguments)}`."]
+    return [f"{text}."]

@@ -1,0 +1,177 @@
+"""MERGE: write the merged weights, prove that they say what was trained, publish."""
+
+from __future__ import annotations
+
+import logging
+from shutil import copytree
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_files
+from finetune_trainer.stages.merge.manifest import manifest_document, model_card
+from finetune_trainer.stages.merge.publish import (
+    FOLDERS,
+    REPORT_FOLDER,
+    discard_staging,
+    open_staging,
+    publish,
+    seal,
+    writing_to_destination,
+)
+from finetune_trainer.stages.merge.update import read_updates
+from finetune_trainer.stages.merge.verification import answer, load_merged, require_agreement, verify
+from finetune_trainer.stages.merge.weights import check_weights, merge_weights
+from finetune_trainer.workspace.completed import published_results
+from finetune_trainer.workspace.digests import digest_of_files, folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.telemetry.reporter import Reporter
+
+_log = logging.getLogger(__name__)
+_README = "README.md"
+
+
+def merge(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+    """Merge, verify and publish the run's artifacts; return the `merge` member of the result.
+
+    Safe to run again at any point. Raises StageError: AdapterUntrained, QuantizationMismatch,
+    ArtifactVerificationFailed (nothing is published then), DestinationUnwritable.
+    """
+    workspace = WorkspaceLayout(run.workspace.path)
+    destination = run.output.destination.path
+    published = published_results(run)
+    done = read_marker(workspace, "merge", run.spec_hash)
+    if done is not None and published is not None:
+        return done
+    if published is not None:
+        result: dict[str, Any] = published["merge"]
+    else:
+        result = _merge(run, workspace, destination, progress)
+    write_marker(workspace, "merge", run.spec_hash, result)
+    return result
+
+
+def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress: Reporter) -> dict[str, Any]:
+    transformers.utils.logging.disable_progress_bar()
+    results = _earlier_results(run, workspace)
+    if digest_of_files(folder_digests(workspace.adapter)) != results["train"]["adapterDigest"]:
+        raise StageError(
+            Reason.ARTIFACT_VERIFICATION_FAILED,
+            "the adapter in the workspace must be the one that TRAIN saved, its digest differs; run the job again",
+        )
+    staging = open_staging(destination, run.spec_hash)
+    try:
+        verification = None
+        if "Merged" in run.output.artifacts:
+            verification = _write_merged(workspace, staging / FOLDERS["Merged"], progress)
+        if "Adapter" in run.output.artifacts:
+            with writing_to_destination():
+                copy_adapter(workspace, staging / FOLDERS["Adapter"])
+        with writing_to_destination():
+            if workspace.report.is_dir():  # a workspace that an older image prepared has none
+                copytree(workspace.report, staging / REPORT_FOLDER)
+        return _publish(run, destination, staging, results, verification, progress)
+    except StageError:
+        discard_staging(destination)
+        raise
+
+
+def _earlier_results(run: RunSpec, workspace: WorkspaceLayout) -> dict[str, Any]:
+    results = {}
+    for stage in ("prepare", "train"):
+        result = read_marker(workspace, stage, run.spec_hash)
+        if result is None:
+            raise StageError(
+                Reason.INTERNAL_ERROR,
+                f"{stage.upper()} must have finished in this workspace for this spec, found no marker of it",
+            )
+        results[stage] = result
+    return results
+
+
+def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) -> dict[str, Any]:
+    """Write the merged model into `folder`, prove it, and return the `verification` member of the result."""
+    layout = read_base_layout(workspace)
+    updates = read_updates(workspace.adapter)
+    progress.update("Merging", 0, layout.bytes)
+    with writing_to_destination():
+        folder.mkdir()
+        merge_weights(
+            workspace.quantized_model,
+            layout,
+            updates,
+            folder,
+            lambda done, total: progress.update("Merging", done, total),
+        )
+        copy_small_files(workspace.base, folder)
+    check_weights(folder, layout)
+    rows = read_record(workspace.verification)
+    progress.update("Verifying", 0, len(rows))
+    model = load_merged(folder, layout.bytes)
+    verification = verify(model, rows, lambda done, total: progress.update("Verifying", done, total))
+    _log.info(
+        "merged against trained model: KL %.5f nats a token, loss %.4f against %.4f",
+        verification.divergence,
+        verification.merged_loss,
+        verification.trained_loss,
+    )
+    require_agreement(verification)
+    prompt, said = answer(model, folder, rows[0].example)
+    return {
+        "rows": verification.rows,
+        "tokens": verification.tokens,
+        "klDivergence": verification.divergence,
+        "trainedLoss": verification.trained_loss,
+        "mergedLoss": verification.merged_loss,
+        "prompt": prompt,
+        "answer": said,
+    }
+
+
+def _publish(
+    run: RunSpec,
+    destination: Path,
+    staging: Path,
+    results: dict[str, Any],
+    verification: dict[str, Any] | None,
+    progress: Reporter,
+) -> dict[str, Any]:
+    """Add cards, seal, and move everything into place; return the `merge` member of the result."""
+    kinds = list(run.output.artifacts)
+    progress.update("Publishing", 0, len(kinds))
+    artifacts = []
+    files: dict[str, dict[str, Any]] = {}
+    with writing_to_destination():
+        for done, kind in enumerate(kinds, start=1):
+            folder = staging / FOLDERS[kind]
+            card = model_card(run, kind, {**results, "merge": {"verification": verification}})
+            (folder / _README).write_text(card, encoding="utf-8")
+            sealed = seal(folder)
+            files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}
+            artifacts.append(
+                {
+                    "kind": kind,
+                    "uri": f"{run.output.destination.uri.rstrip('/')}/{FOLDERS[kind]}",
+                    "digest": digest_of_files({name: file["digest"] for name, file in sealed.items()}),
+                    "bytes": sum(file["bytes"] for file in sealed.values()),
+                    "files": len(sealed),
+                }
+            )
+            progress.update("Publishing", done, len(kinds))
+        folders = [FOLDERS[kind] for kind in kinds]
+        if (staging / REPORT_FOLDER).is_dir():
+            report = seal(staging / REPORT_FOLDER)
+            files |= {f"{REPORT_FOLDER}/{name}": file for name, file in report.items()}
+            folders.append(REPORT_FOLDER)
+    result = {"artifacts": artifacts, "verification": verification}
+    manifest = manifest_document(run, {**results, "merge": result}, files)
+    publish(destination, folders, manifest)
+    return result

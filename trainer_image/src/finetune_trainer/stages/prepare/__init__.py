@@ -1,0 +1,1 @@
+"""PREPARE: fetch, prove, report and quantize on a CPU."""

@@ -1,0 +1,182 @@
+"""PREPARE's first half: fetch the rows, prove them, write the tables."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.run_spec import FileSource, ValidationSource
+from finetune_trainer.data.chat_template.render_date import dated
+from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
+from finetune_trainer.data.dataset.builder import DatasetBuilder, RowSource, open_source
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.rows.decompression import EXPANSION_FACTOR
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.generation import end_token_ids
+from finetune_trainer.sources.dataset import Fetched, fetch_dataset
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import digest_of, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.telemetry.reporter import Reporter
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+_FORMAT = 2  # raise when the same rows and tokenizer would give other ids or labels
+
+
+@dataclass(frozen=True)
+class ProvenDataset:
+    """Tables on disk. `result` is the result's member, `reports` are the counts and `sources` what was read."""
+
+    result: dict[str, Any]
+    reports: dict[str, DatasetReport]
+    sources: dict[str, dict[str, Any]]
+
+
+class DatasetRefusedError(StageError):
+    """The dataset cannot be used; `reports` says what was found until then."""
+
+    def __init__(
+        self, cause: StageError, reports: dict[str, DatasetReport], sources: dict[str, dict[str, Any]]
+    ) -> None:
+        super().__init__(cause.reason, cause.message)
+        self.reports = reports
+        self.sources = sources
+
+
+def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
+    """Build the masks' maker for the run's tokenizer, template and maximum length. Raises StageError."""
+    template = None
+    if run.model.chat_template_path is not None:
+        try:
+            template = run.model.chat_template_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StageError(
+                Reason.CHAT_TEMPLATE_MISSING, f"model.chatTemplate must be a readable text file: {error}"
+            ) from error
+    chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
+    chat = dated(chat, run.workspace.path)
+    return Masker(chat, run.training.maximum_length, end_token_ids(tokenizer_folder))
+
+
+def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) -> dict[str, Fetched]:
+    """Make the files of each dataset source present here, by its part: `training`, `validation`."""
+    return {
+        part: fetch_dataset(
+            source,
+            part,
+            run.limits,
+            layout.root / "download",
+            lambda done, total: progress.update("FetchingDataset", done, total),
+        )
+        for part, source in _sources(run).items()
+    }
+
+
+def _open_datasets(
+    run: RunSpec, layout: WorkspaceLayout, fetched: dict[str, Fetched]
+) -> dict[str, RowSource]:
+    """Settle the format of each part's rows. Raises StageError for files of which none can be told."""
+    spool = layout.root / "download"
+    spool.mkdir(parents=True, exist_ok=True)
+    largest = run.limits.dataset_bytes * EXPANSION_FACTOR
+    return {
+        part: open_source(files.paths, run.dataset.format, largest, spool) for part, files in fetched.items()
+    }
+
+
+def prove_dataset(
+    run: RunSpec,
+    layout: WorkspaceLayout,
+    tokenizer: Path,
+    progress: Reporter,
+    redact: Callable[[str], str],
+) -> ProvenDataset:
+    """Build the tables, or return the earlier outcome if nothing that they depend on has changed.
+
+    Raises StageError for what cannot be fetched, DatasetRefusedError for what was read and is not fit.
+    """
+    remote = any(not isinstance(source, FileSource) for source in _sources(run).values())
+    if remote:
+        # What lies behind a URL may have changed, but a finished step must not depend on one that expired since.
+        early = _finished(layout, _remote_inputs(run, tokenizer))
+        if early is not None:
+            return early
+    progress.update("FetchingDataset", 0, None)
+    fetched = fetch_datasets(run, layout, progress)
+    content = digest_of(
+        {
+            "files": {part: [file_digest(path) for path in files.paths] for part, files in fetched.items()},
+            "common": _common_inputs(run, tokenizer),
+        }
+    )
+    inputs = _remote_inputs(run, tokenizer) if remote else content
+    done = _finished(layout, inputs)
+    if done is not None:
+        return done
+    identities = {part: files.identity for part, files in fetched.items()}
+    try:
+        sources = _open_datasets(run, layout, fetched)
+    except StageError as error:
+        raise DatasetRefusedError(error, {}, identities) from error
+    masker = make_masker(run, tokenizer)
+    builder = DatasetBuilder(run.dataset, masker, run.training.seed, layout, content, progress, redact)
+    try:
+        built = builder.build(sources["training"], sources.get("validation"))
+    except StageError as error:
+        reports = builder.reports()
+        builder.close()
+        raise DatasetRefusedError(error, reports, identities) from error
+    outcome = {
+        "result": {
+            **built.result,
+            "source": identities["training"],
+            **({"validationSource": identities["validation"]} if "validation" in identities else {}),
+        },
+        "reports": {part: report.to_state() for part, report in built.reports.items()},
+        "sources": identities,
+    }
+    write_marker(layout, "dataset", inputs, outcome)
+    builder.discard_parts()
+    return ProvenDataset(outcome["result"], built.reports, identities)
+
+
+def _finished(layout: WorkspaceLayout, inputs: str) -> ProvenDataset | None:
+    done = read_marker(layout, "dataset", inputs)
+    if done is None or not (layout.training_table.is_file() and layout.validation_table.is_file()):
+        return None
+    reports = {part: DatasetReport.from_state(state) for part, state in done["reports"].items()}
+    return ProvenDataset(done["result"], reports, done["sources"])
+
+
+def _sources(run: RunSpec) -> dict[str, Any]:
+    validation = run.dataset.validation
+    held_out = {"validation": validation.source} if isinstance(validation, ValidationSource) else {}
+    return {"training": run.dataset.source, **held_out}
+
+
+def _remote_inputs(run: RunSpec, tokenizer: Path) -> str:
+    return digest_of({"spec": run.spec_hash, "common": _common_inputs(run, tokenizer)})
+
+
+def _common_inputs(run: RunSpec, tokenizer: Path) -> dict[str, Any]:
+    template = run.model.chat_template_path
+    unrelated = {"source", "thresholds", "target_prompts_path"}
+    return {
+        "format": _FORMAT,
+        "dataset": run.dataset.model_dump(mode="json", exclude=unrelated),
+        "arguments": run.model.chat_template_arguments,
+        "template": None if template is None or not template.is_file() else file_digest(template),
+        "tokenizer": {path.name: file_digest(path) for path in sorted(tokenizer.iterdir())},
+        "maximumLength": run.training.maximum_length,
+        "seed": run.training.seed,
+        "tools": {
+            name: importlib.metadata.version(name) for name in ("transformers", "tokenizers", "jinja2")
+        },
+    }

@@ -1,0 +1,136 @@
+"""PREPARE's last part: what the data is like, as the head of a result, a JSON document and a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.model.adapter_targets import trainable_parameters
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.report.analysis import AnalysisSettings, analyse
+from finetune_trainer.report.document import DatasetDocument
+from finetune_trainer.report.page import render_html
+from finetune_trainer.report.prompts import user_frame
+from finetune_trainer.stages.prepare.dataset import DatasetRefusedError, ProvenDataset, make_masker
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import (
+    digest_of,
+    read_marker,
+    write_json_atomically,
+    write_marker,
+    write_text_atomically,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.telemetry.reporter import Reporter
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+_VERSION = 1  # raise when the same tables would give another report
+
+
+def report_dataset(
+    run: RunSpec,
+    layout: WorkspaceLayout,
+    proven: ProvenDataset,
+    tokenizer: Path,
+    progress: Reporter,
+    redact: Callable[[str], str],
+) -> dict[str, Any]:
+    """Write the report on proven tables and return its head, or what an earlier process made of the same inputs.
+
+    The base model must have been quantised: its shape gives the adapter's size. Raises StageError(InvalidDataset)
+    for target prompts that cannot be read.
+    """
+    parameters = trainable_parameters(read_base_layout(layout), run.training.lora)
+    targets = run.dataset.target_prompts_path
+    inputs = digest_of(
+        {
+            "version": _VERSION,
+            "digest": proven.result["digest"],
+            "parameters": parameters,
+            "settings": _settings(run),
+            "sources": proven.sources,
+            "targets": file_digest(targets) if targets is not None and targets.is_file() else None,
+        }
+    )
+    done = read_marker(layout, "report", inputs)
+    if done is not None and layout.dataset_page.is_file() and layout.dataset_report.is_file():
+        return done
+    masker = make_masker(run, tokenizer)
+    analysis = analyse(
+        layout.training_table,
+        layout.validation_table,
+        masker.template.decode,
+        AnalysisSettings(
+            reports=tuple(proven.reports.values()),
+            special_ids=masker.template.special_ids,
+            thresholds=run.dataset.thresholds,
+            frame=user_frame(masker.template),
+            seed=run.training.seed,
+            trainable_parameters=parameters,
+            reasoning_is_plain_text=masker.reasoning_is_plain_text,
+            target_prompts=targets,
+            redact=redact,
+        ),
+        lambda rows, total: progress.update("AnalysingDataset", rows, total),
+    )
+    result = proven.result
+    _write(
+        layout,
+        DatasetDocument(
+            digest=result["digest"],
+            training_source=proven.sources["training"],
+            training_rows=proven.reports["training"],
+            analysis=analysis,
+            settings=_settings(run),
+            validation_source=proven.sources.get("validation"),
+            validation_rows=proven.reports.get("validation"),
+            format_name=result["format"]["name"],
+            format_reason=result["format"]["why"],
+        ),
+    )
+    head = analysis.summary()
+    write_marker(layout, "report", inputs, head)
+    return head
+
+
+def report_refusal(run: RunSpec, layout: WorkspaceLayout, refused: DatasetRefusedError) -> None:
+    """Write what was found of a dataset that is not fit: counts and refused rows, no statistics."""
+    _write(
+        layout,
+        DatasetDocument(
+            digest=None,
+            training_source=refused.sources["training"],
+            training_rows=refused.reports.get("training", DatasetReport()),
+            analysis=None,
+            settings=_settings(run),
+            validation_source=refused.sources.get("validation"),
+            validation_rows=refused.reports.get("validation"),
+            refusal=refused.message,
+        ),
+    )
+
+
+def _write(layout: WorkspaceLayout, document: DatasetDocument) -> None:
+    content = document.to_json()
+    write_json_atomically(layout.dataset_report, content)
+    write_text_atomically(layout.dataset_page, render_html(content))
+
+
+def _settings(run: RunSpec) -> dict[str, Any]:
+    """What of the run shaped the data; no source, since that may be secret."""
+    dataset = run.dataset.model_dump(
+        mode="json", by_alias=True, exclude={"source", "validation", "target_prompts_path"}, exclude_none=True
+    )
+    training = run.training
+    return {
+        **dataset,
+        "maximumLength": training.maximum_length,
+        "seed": training.seed,
+        "chatTemplateArguments": run.model.chat_template_arguments,
+        "lora": training.lora.model_dump(mode="json", by_alias=True),
+    }

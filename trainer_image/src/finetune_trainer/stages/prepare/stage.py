@@ -1,0 +1,120 @@
+"""PREPARE: fetch, prove the masks, quantise, report. Everything that can fail without a GPU fails here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.model_config import told_config
+from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
+from finetune_trainer.data.dataset.listing import print_rows
+from finetune_trainer.model.describe import inspect_base_model
+from finetune_trainer.model.support import read_config
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.report.targets import read_target_prompts
+from finetune_trainer.sources.model import DirectoryModel, ModelSource
+from finetune_trainer.stages.prepare.dataset import (
+    DatasetRefusedError,
+    fetch_datasets,
+    make_masker,
+    prove_dataset,
+)
+from finetune_trainer.stages.prepare.report import report_dataset, report_refusal
+from finetune_trainer.telemetry.redaction import Redactor, secrets_of
+from finetune_trainer.telemetry.reporter import NullReporter, Reporter
+from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+    """Fill the workspace and return the result's members `prepare` and, where later stages are done, `completed`.
+
+    A job whose destination proves that all of it is published is not worked on again. Raises StageError.
+    """
+    published = published_results(run)
+    if published is not None:
+        _log.info("the destination already holds everything that this spec asks for")
+        prepared = published.pop("prepare")
+        return {"prepare": prepared, "completed": published}
+    layout = WorkspaceLayout(run.workspace.path)
+    layout.root.mkdir(parents=True, exist_ok=True)
+    redact = Redactor(secrets_of(run, os.environ))
+    if run.dataset.target_prompts_path is not None:
+        # Read again for the report: a bad file must not cost the minutes until then.
+        read_target_prompts(run.dataset.target_prompts_path)
+    source = _model_source(run, layout)
+    tokenizer = _tokenizer_folder(source, layout)
+    # Before rows are proven and weights fetched: whoever listens can tell now whether any GPU is large enough.
+    config = told_config(read_config(tokenizer / "config.json"))
+    progress.tell_config(config)
+    # Looked at again where it is quantised: a model that cannot be is refused before the rows are proven.
+    inspect_base_model(tokenizer)
+    try:
+        proven = prove_dataset(run, layout, tokenizer, progress, redact)
+    except DatasetRefusedError as refused:
+        report_refusal(run, layout, refused)
+        raise
+    model = quantise(source, layout, progress, run.model_cache.path if run.model_cache else None)
+    if run.model.chat_template_path is not None:
+        # The artifact must be served with the template that it was trained with.
+        shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
+    head = report_dataset(run, layout, proven, tokenizer, progress, redact)
+    for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
+        shutil.rmtree(folder, ignore_errors=True)
+    members: dict[str, Any] = {
+        "prepare": {
+            "dataset": {**proven.result, **head},
+            "model": {**model.result(), "config": config},
+        }
+    }
+    # MERGE puts it into the manifest.
+    write_marker(layout, "prepare", run.spec_hash, members["prepare"])
+    completed = completed_stages(run, layout)
+    if completed:
+        members["completed"] = completed
+    return members
+
+
+def print_proven_rows(run: RunSpec) -> None:
+    """Print each row's ids and labels, or its refusal, as a line of JSON, whether the dataset was accepted or not.
+
+    Prints nothing if the stage failed before the tokenizer was there. Raises StageError as `prepare` does.
+    """
+    layout = WorkspaceLayout(run.workspace.path)
+    folder = next((path for path in (layout.root / "tokenizer", layout.base) if path.is_dir()), None)
+    if folder is not None:
+        training = fetch_datasets(run, layout, NullReporter())["training"]
+        print_rows(training.paths, make_masker(run, folder), run.dataset.reasoning, run.dataset.format)
+
+
+def _model_source(run: RunSpec, layout: WorkspaceLayout) -> ModelSource:
+    source = run.model.source
+    if isinstance(source, DirectorySource):
+        return DirectoryModel(source.path)
+    folder = layout.root / "download" / "model"
+    # The clients below are imported only where they are used: each takes a second.
+    if isinstance(source, ObjectStoreSource):
+        from finetune_trainer.sources.object_store import ObjectStoreModel  # noqa: PLC0415
+
+        return ObjectStoreModel(source, folder, allow_private_addresses=run.limits.allow_private_addresses)
+    from finetune_trainer.sources.hub_model import HubModel  # noqa: PLC0415
+
+    token = os.environ.get(source.token_variable) if source.token_variable else None
+    return HubModel(source.repository, source.revision, token, folder)
+
+
+def _tokenizer_folder(source: ModelSource, layout: WorkspaceLayout) -> Path:
+    """Copy the small files beside each other, so that the tokenizer loads before any weight is fetched."""
+    folder = layout.root / "tokenizer"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in source.small_files():
+        shutil.copyfile(path, folder / path.name)
+    return folder

@@ -1,0 +1,1 @@
+"""TRAIN: masked QLoRA on a GPU."""

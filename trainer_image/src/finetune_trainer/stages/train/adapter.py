@@ -1,0 +1,83 @@
+"""The adapter: made on a quantised model, and saved in peft's format, the same bytes for the same values."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.settings import lora_config
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from finetune_trainer.contract.run_spec import Lora
+
+_CONFIG = "adapter_config.json"
+
+
+def add_adapter(model: Any, lora: Lora, quantized: Collection[str], dtype: torch.dtype) -> Any:
+    """Return `model` with a new adapter on its `quantized` modules, in the type that the model computes in."""
+    adapted = get_peft_model(model, lora_config(lora, quantized))
+    settle_adapter(adapted, dtype)
+    return adapted
+
+
+def settle_adapter(adapted: Any, dtype: torch.dtype) -> None:
+    """Give the adapter's matrices the type `dtype`.
+
+    DoRA's magnitudes stay in float32: their updates are smaller than bf16 can tell apart.
+    """
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            wanted = torch.float32 if "lora_magnitude_vector" in name else dtype
+            parameter.data = parameter.data.to(wanted)
+
+
+def save_adapter(model: Any, folder: Path, base_name: str) -> None:
+    """Write adapter_model.safetensors and adapter_config.json into `folder`, atomically.
+
+    Raises StageError(AdapterUntrained) when a value is not finite or nothing has been learned.
+    """
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    _check_trained(weights)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(str(partial), state_dict=weights, save_embedding_layers=False)
+    config_path = partial / _CONFIG
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    # peft names the folder that the model was loaded from, which means nothing elsewhere.
+    config["base_model_name_or_path"] = base_name
+    # A set in peft, so its order is chance.
+    config["target_modules"] = sorted(config["target_modules"])
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # peft's card is a form to fill in; MERGE writes the real one.
+    (partial / "README.md").unlink(missing_ok=True)
+    for path in partial.iterdir():
+        # safetensors writes for the owner alone; whoever serves the artifact is somebody else.
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _check_trained(weights: dict[str, torch.Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise StageError(
+                Reason.ADAPTER_UNTRAINED,
+                f"the adapter's values must be finite, found NaN or infinity in {name}; lower training.learningRate",
+            )
+    # B starts at zero, so the update B x A is zero until a step has changed it.
+    if not any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name):
+        raise StageError(
+            Reason.ADAPTER_UNTRAINED,
+            "the adapter must have changed, found every B matrix zero; look at learning rate, steps and labels",
+        )

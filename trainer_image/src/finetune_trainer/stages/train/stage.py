@@ -1,0 +1,188 @@
+"""TRAIN: measure the base, train the adapter, measure again, keep what MERGE needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, set_seed
+
+from finetune_trainer.cpu import usable_processors
+from finetune_trainer.data.dataset.examples import first_examples, longest_row, read_table, training_dataset
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.compare import RowLoss, compare
+from finetune_trainer.evaluation.recording import record
+from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.load import check_quantized, load_quantized
+from finetune_trainer.stages.train import memory
+from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
+from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
+from finetune_trainer.stages.train.settings import base_model_name, planned_steps, sft_config
+from finetune_trainer.workspace.digests import digest_of_files, folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.data.dataset.examples import Example
+    from finetune_trainer.telemetry.reporter import Reporter
+
+_log = logging.getLogger(__name__)
+_LAST_LOSSES = 10
+
+
+def train(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+    """Train the run's adapter and return the `train` member of the result.
+
+    Goes on from the newest whole checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
+    QuantizationMismatch, InvalidDataset, NonFiniteLoss, AdapterUntrained, or Interrupted once a checkpoint is
+    saved after SIGTERM.
+    """
+    workspace = WorkspaceLayout(run.workspace.path)
+    done = read_marker(workspace, "train", run.spec_hash)
+    if done is not None:
+        return done
+    # No bars of other people's in the log; progress has its own place.
+    transformers.utils.logging.disable_progress_bar()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_processors())
+    try:
+        result = _train(run, workspace, progress)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(run) from error
+    write_marker(workspace, "train", run.spec_hash, result)
+    # The adapter is saved; checkpoints only take room now.
+    shutil.rmtree(workspace.checkpoints, ignore_errors=True)
+    return result
+
+
+def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict[str, Any]:
+    table = read_table(workspace.training_table)
+    examples = first_examples(read_table(workspace.validation_table), run.evaluation.maximum_rows)
+    steps = planned_steps(table.num_rows, run.training)
+    progress.update("LoadingModel", 0, 1)
+    stop = StopRequest()
+    watch = Watch(progress, stop)
+    trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
+    progress.update("LoadingModel", 1, 1)
+    loaded = memory.read()
+    budget = run.training.micro_batch_size * longest_row(table)
+    base = _base_losses(run, workspace, trainer.adapted, examples, budget, progress)
+    _run_steps(trainer, workspace, steps, stop)
+    progress.update("EvaluatingTuned", 0, len(examples))
+    trainer.adapted.eval()
+    tuned = row_losses(
+        trainer.adapted,
+        examples,
+        budget,
+        lambda done, total: progress.update("EvaluatingTuned", done, total),
+    )
+    comparison = compare(base, tuned, run.training.seed)
+    record(trainer.adapted, examples, workspace.verification)
+    save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
+    return {
+        "device": _device_name(run.device),
+        "steps": trainer.state.global_step,
+        "trainingLoss": _last_loss(trainer),
+        "tokensPerSecond": watch.tokens_per_second,
+        "adapterDigest": digest_of_files(folder_digests(workspace.adapter)),
+        "memory": memory.measured(loaded, memory.read()),
+        "evaluation": comparison.result(),
+    }
+
+
+def _build_trainer(
+    run: RunSpec, workspace: WorkspaceLayout, dataset: Any, steps: int, watch: Watch
+) -> AdapterTrainer:
+    layout = read_base_layout(workspace)
+    model = load_quantized(workspace.quantized_model, run.device)
+    check_quantized(model, layout)
+    # Before the adapter is made: its first values are random.
+    set_seed(run.training.seed)
+    adapted = add_adapter(model, run.training.lora, layout.quantized, model.dtype)
+    trainer = AdapterTrainer(
+        model=adapted,
+        args=sft_config(run, workspace.checkpoints, steps),
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(workspace.base, local_files_only=True),
+        callbacks=[watch],
+        checkpoints=workspace.checkpoints,
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+def _base_losses(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    model: Any,
+    examples: Sequence[Example],
+    maximum_tokens: int,
+    progress: Reporter,
+) -> list[RowLoss]:
+    """Losses of the model with its adapter disabled, measured once and remembered."""
+    done = read_marker(workspace, "base-evaluation", run.spec_hash)
+    if done is not None:
+        return [RowLoss(**loss) for loss in done["losses"]]
+    progress.update("EvaluatingBase", 0, len(examples))
+    model.eval()
+    with model.disable_adapter():
+        losses = row_losses(
+            model,
+            examples,
+            maximum_tokens,
+            lambda done, total: progress.update("EvaluatingBase", done, total),
+        )
+    write_marker(workspace, "base-evaluation", run.spec_hash, {"losses": [asdict(loss) for loss in losses]})
+    return losses
+
+
+def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, stop: StopRequest) -> None:
+    """Train up to `steps`, from the newest checkpoint if there is one."""
+    checkpoint = newest_checkpoint(workspace.checkpoints)
+    if checkpoint is not None:
+        step, folder = checkpoint
+        _log.info("going on from the checkpoint of step %d of %d", step, steps)
+        if step >= steps:
+            load_adapter_weights(trainer.adapted, folder)
+            trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
+            return
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
+    if trainer.state.global_step < steps:
+        if stop.received:
+            raise StageError(
+                Reason.INTERRUPTED,
+                f"the run was asked to stop and saved its state at step {trainer.state.global_step} of {steps}; "
+                "it goes on from there",
+            )
+        raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
+
+
+def _last_loss(trainer: AdapterTrainer) -> float:
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    last = losses[-_LAST_LOSSES:]
+    return sum(last) / len(last)
+
+
+def _device_name(device: str) -> str:
+    return str(torch.cuda.get_device_name())[:64] if device == "cuda" else "cpu"
+
+
+def _out_of_memory(run: RunSpec) -> StageError:
+    training = run.training
+    checkpointing = "with" if training.gradient_checkpointing else "without"
+    return StageError(
+        Reason.GPU_OUT_OF_MEMORY,
+        f"the GPU's memory must hold what was planned: micro-batches of {training.micro_batch_size} sequences of up to "
+        f"{training.maximum_length} tokens, {checkpointing} gradient checkpointing; {memory.describe_full(memory.read())}; "
+        "lower training.microBatchSize or training.maximumLength, or use a larger GPU",
+    )

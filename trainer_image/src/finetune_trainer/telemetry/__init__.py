@@ -1,0 +1,1 @@
+"""Progress and logs: reporter, metrics server, console and redaction."""

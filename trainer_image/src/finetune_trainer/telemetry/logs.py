@@ -1,0 +1,66 @@
+"""Logging of a stage: redacted, to standard error and the workspace; the last lines are kept for the result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetune_trainer.telemetry.redaction import Redactor
+
+_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+_KEPT_LINES = 20
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats first and redacts then, so that tracebacks are covered too."""
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+        self._redact = redact
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redact(super().format(record))
+
+
+class LogTail(logging.Handler):
+    """Keeps the last lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record's lines."""
+        self.lines.extend(self.format(record).splitlines())
+
+
+def configure_logging(redact: Redactor) -> LogTail:
+    """Send every record, and Python's warnings, redacted to standard error; return the keeper of the tail."""
+    tail = LogTail()
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    for handler in (logging.StreamHandler(sys.stderr), tail):
+        handler.setFormatter(_RedactingFormatter(redact))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    # One line per request would bury the stage's own lines, and would show addresses.
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "numba"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return tail
+
+
+def add_log_file(path: Path, redact: Redactor) -> None:
+    """Write the log to `path` too. Raises OSError if it cannot be opened."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_RedactingFormatter(redact))
+    logging.getLogger().addHandler(handler)

@@ -1,0 +1,1 @@
+"""The workspace volume: layout, markers, digests and free space."""
