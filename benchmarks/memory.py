@@ -18,8 +18,8 @@ from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 
-from tests.oracle.cases import CASES, Case
-from tests.oracle.fakerun import PHASES, extrapolate, run_fake
+from tests.support.memory_oracle.cases import CASES, Case
+from tests.support.memory_oracle.fake_run import PHASES, extrapolate, run_fake
 
 _GIB = 1 << 30
 _HIGH, _LOW = 3.0, -2.0

@@ -19,8 +19,8 @@ from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY
 from devcluster.provider import provided_cluster
 
-from tests.cluster import jobs
-from tests.cluster.departures import Departure, DepartureWatch
+from tests.support.e2e import jobs
+from tests.support.e2e.pod_departures import Departure, DepartureWatch
 
 GOAL_SECONDS = 2.0
 TOKENIZER = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models" / "SmolLM2-135M-Instruct"

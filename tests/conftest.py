@@ -40,7 +40,7 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type i
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "cluster" if file.startswith("tests/cluster/") else file
+        return "cluster" if file.startswith("tests/e2e/") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:

@@ -19,8 +19,8 @@ from finetune_trainer.cpu import usable_processors
 from finetune_trainer.data.chat_template.template import load_tokenizer
 
 from benchmarks.prepare import proof, weights
-from tests.trainer.prepare.real_tokenizers import RealTokenizers
-from tests.trainer.prepare.templates import TRL_TEMPLATES
+from tests.support.chat_templates.real_tokenizers import RealTokenizers
+from tests.support.chat_templates.templates import TRL_TEMPLATES
 
 _ROOT = Path(__file__).parents[2]
 _SMOLLM = _ROOT / ".finetune" / "volumes" / "quickstart" / "models" / "SmolLM2-135M-Instruct"

@@ -8,7 +8,7 @@ import lupa
 import pytest
 import yaml
 
-from tests.chart.rendering import ROOT
+from tests.support.repository import ROOT
 
 CONFIGURATION = yaml.safe_load((ROOT / "gitops/argocd/argocd-cm.yaml").read_text())["data"]
 HEALTH = CONFIGURATION["resource.customizations.health.finetune.dev_FineTuneJob"]

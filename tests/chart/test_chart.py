@@ -12,7 +12,8 @@ import yaml
 from finetune_operator.cluster import rbac
 from finetune_operator.settings import Settings, parse_settings
 
-from tests.chart.rendering import CHART, NAMESPACE, ROOT, VALUES_FILES, Manifest, helm, only, render
+from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, only, render
+from tests.support.repository import ROOT
 
 # kubernetes-validate knows Kubernetes' own kinds only; the ServiceMonitor is the Prometheus operator's.
 FOREIGN_KINDS = {"ServiceMonitor"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.rendering import ROOT
+from tests.support.repository import ROOT
 
 DOCKERFILES = [ROOT / "operator/Dockerfile", ROOT / "trainer_image/Dockerfile"]
 each_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)

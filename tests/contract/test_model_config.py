@@ -6,7 +6,6 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,9 @@ from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from jsonschema import Draft202012Validator
 from transformers import AutoConfig
 
-CONTRACT = Path(__file__).parents[2] / "contract"
+from tests.support.repository import ROOT
+
+CONTRACT = ROOT / "contract"
 LISTED = json.loads((CONTRACT / "model_config.json").read_text())
 
 

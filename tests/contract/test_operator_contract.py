@@ -17,7 +17,7 @@ from finetune_operator.contract.result import MAXIMUM_RESULT_BYTES, parse_progre
 from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, cluster_places
 from finetune_operator.sizing.planning import make_plan
 
-from tests.unit.operator.builders import (
+from tests.support.operator import (
     DIGEST,
     MERGE,
     TRAIN,
@@ -29,8 +29,8 @@ from tests.unit.operator.builders import (
     make_result,
     make_spec,
 )
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "contract"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 from finetune_operator.api.spec import Thresholds as OperatorThresholds
 from finetune_trainer.contract.run_spec import Thresholds as TrainerThresholds
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 DEFAULTS = TrainerThresholds().model_dump(by_alias=True)
 
 

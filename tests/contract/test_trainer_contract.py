@@ -9,7 +9,9 @@ from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
 from finetune_trainer.errors import Reason, StageError
 from jsonschema import Draft202012Validator
 
-CONTRACT = Path(__file__).parents[2] / "contract"
+from tests.support.repository import ROOT
+
+CONTRACT = ROOT / "contract"
 RUN_SPECS = sorted((CONTRACT / "fixtures").glob("run.*.json"))
 SCHEMA = json.loads((CONTRACT / "run.schema.json").read_text())
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
 
 
 @pytest.mark.docker
@@ -17,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 )
 def test_the_image_builds_and_its_program_starts_as_nobody_special(dockerfile: str, module: str) -> None:
     tag = f"finetune-test/{module}:test"
-    subprocess.run(["docker", "build", "--tag", tag, "--file", dockerfile, "."], check=True, cwd=REPOSITORY)
+    subprocess.run(["docker", "build", "--tag", tag, "--file", dockerfile, "."], check=True, cwd=ROOT)
     command = ["docker", "run", "--rm", "--entrypoint", "python", tag, "-c"]
     code = f"import os, {module}; assert os.getuid() == 65532; print('started')"
     answer = subprocess.run([*command, code], check=True, capture_output=True, text=True)

@@ -15,7 +15,8 @@ from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_ca
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.status.reporting import estimated
 
-from tests.unit.sizing.sizing_jobs import fits, on_node, product, question
+from tests.support.repository import ROOT
+from tests.support.sizing_jobs import fits, on_node, product, question
 
 CONTEXT = 400 << 20
 
@@ -70,7 +71,7 @@ def test_constants_are_found_again_in_what_runs_measured(
     assert fitted.version.startswith("runs-3-")
     values = tmp_path / "values.yaml"
     values.write_text(text, "utf-8")
-    config = Path(__file__).parents[1] / "sizing" / "configs" / "mistral-7b-instruct-v0.3.json"
+    config = ROOT / "tests" / "support" / "configs" / "mistral-7b-instruct-v0.3.json"
     asked = ["plan", "--json", "--model", str(config), "--gpu", "L4"]
     assert main([*asked, "--calibration", str(values)]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"] == fitted.version

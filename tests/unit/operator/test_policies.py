@@ -20,7 +20,7 @@ from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status.events import transitions
 from finetune_operator.status.reporting import starting, updated
 
-from tests.unit.operator.builders import NOW, PREPARE, World, make_progress, make_spec
+from tests.support.operator import NOW, PREPARE, World, make_progress, make_spec
 
 
 def test_backoff_doubles_from_ten_seconds_to_five_minutes() -> None:

@@ -20,7 +20,9 @@ from finetune_operator.runtime.logs import JsonFormatter
 from finetune_operator.settings import parse_settings
 from prometheus_client import CollectorRegistry, Gauge
 
-SOURCE = Path(__file__).parents[3] / "operator" / "src"
+from tests.support.repository import ROOT
+
+SOURCE = ROOT / "operator" / "src"
 
 
 async def get(application: aiohttp.web.Application, path: str) -> tuple[int, str]:

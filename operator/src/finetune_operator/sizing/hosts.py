@@ -1,6 +1,6 @@
 """What a stage needs of the machine that it runs on, and the stages together of their workspace.
 
-Constants that say "measured" were measured on this trainer (benchmarks/prepare, tests/trainer); the others say where
+Constants that say "measured" were measured on this trainer (benchmarks/prepare, tests/unit/trainer); the others say where
 they come from. Each sum is raised by a quarter, because the kernel kills at the limit and not beyond it.
 """
 

@@ -1,7 +1,8 @@
 """Model families as data: what a config.json leaves out, and of which matrices a layer is made.
 
 A config.json written by transformers 5 holds only what differs from the family's defaults, so the defaults belong
-to the family. Each record was compared with transformers' own modules on the meta device (tests/unit/sizing).
+to the family. Each record was compared with transformers' own modules on the meta device
+(tests/unit/operator/sizing/memory/test_shape.py).
 """
 
 from __future__ import annotations

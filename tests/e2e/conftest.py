@@ -1,0 +1,139 @@
+"""Fixtures of the tests that need a Kubernetes; which one it is, `devcluster.provider` decides."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from devcluster import product
+from devcluster.gpus import Gpus, set_gpus_by_kubectl
+from devcluster.kubectl import Kubectl
+from devcluster.layout import REPOSITORY
+from devcluster.pretend_nodes import PretendNodes
+from devcluster.provider import ProvidedCluster, provided_cluster
+
+from tests.support.e2e import jobs
+from tests.support.e2e.pretend_gpus import PretendGpus, pretend_gpus
+
+QUICKSTART_VOLUME = REPOSITORY / ".finetune" / "volumes" / "quickstart"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ProvidedCluster]:
+    """The cluster of this test run: `kubeconfig`, `operator_image`, `trainer_image`."""
+    with provided_cluster(f"test-{os.getpid()}") as provided:
+        yield provided
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: ProvidedCluster) -> Kubectl:
+    """kubectl as the cluster's administrator."""
+    return Kubectl(cluster.kubeconfig)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A fresh namespace that enforces the restricted Pod Security level, deleted at the end."""
+    with fresh_namespace(kubectl) as name:
+        yield name
+
+
+@contextmanager
+def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
+    """The same for the length of a `with` block."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    # A pod that ignores SIGTERM would hold the namespace, and its GPU, for half a minute.
+    kubectl.within(name)("delete", "pods", "--all", "--grace-period=1", "--wait=false")
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def gpus(kubectl: Kubectl) -> Iterator[Callable[[Gpus], None]]:
+    """Sets the pretend GPUs of the cluster's first node; the default two come back at the end."""
+    yield lambda wanted: set_gpus_by_kubectl(kubectl, wanted)
+    set_gpus_by_kubectl(kubectl, Gpus())
+
+
+@pytest.fixture
+def pretend_nodes(cluster: ProvidedCluster) -> Iterator[PretendNodes]:
+    """Further nodes, without a kubelet, for the length of a test."""
+    with PretendNodes(cluster.kubeconfig) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: ProvidedCluster) -> ProvidedCluster:
+    """The cluster with the operator installed by its chart."""
+    product.install_chart(cluster)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def private_addresses(operator: ProvidedCluster) -> Iterator[None]:
+    """While the tests of a module run, the administrator lets PREPARE fetch from private addresses, such as a pod's."""
+    product.install_chart(operator, {"trainer": {"limits": {"allowPrivateAddresses": True}}})
+    yield
+    product.install_chart(operator)
+
+
+@pytest.fixture(scope="session")
+def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random model and a folder that is not a model."""
+    folder = tmp_path_factory.mktemp("assets")
+    jobs.write_tiny_model(folder / "models" / "tiny", QUICKSTART_VOLUME / "models" / "SmolLM2-135M-Instruct")
+    (folder / "models" / "not-a-model").mkdir()
+    (folder / "models" / "not-a-model" / "README.txt").write_text("no model here\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def assets(operator: ProvidedCluster, kubectl: Kubectl, namespace: str, tiny_assets: Path) -> Kubectl:
+    """kubectl in a fresh namespace whose claim `assets` holds the tiny model; the operator watches it."""
+    scoped = kubectl.within(namespace)
+    fill_assets(scoped, operator.trainer_image, tiny_assets)
+    return scoped
+
+
+def fill_assets(kubectl: Kubectl, image: str, folder: Path) -> None:
+    """Make the claim `assets` and copy the content of `folder` into it."""
+    kubectl.apply(product.claim(jobs.CLAIM, "1Gi"))
+    with product.volume_pod(kubectl, jobs.CLAIM, image) as pod:
+        product.fill_volume(kubectl, pod, folder)
+
+
+@pytest.fixture(scope="module")
+def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) -> Iterator[Kubectl]:
+    """kubectl in a namespace with the claim `assets` and the ConfigMap `data`, for all tests of a module."""
+    with fresh_namespace(kubectl) as name:
+        scoped = kubectl.within(name)
+        fill_assets(scoped, operator.trainer_image, tiny_assets)
+        scoped.apply(jobs.config_map("data", jobs.jsonl(jobs.conversations(24))))
+        yield scoped
+
+
+@pytest.fixture
+def room(workplace: Kubectl) -> Iterator[Kubectl]:
+    """The module's namespace without FineTuneJobs; those of the test are gone, with their pods, at its end."""
+    yield workplace
+    workplace("delete", "finetunejobs", "--all", "--wait=true")
+    workplace("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+
+
+@pytest.fixture(scope="session")
+def volume_classes(kubectl: Kubectl) -> None:
+    """The StorageClasses `shared` and `zonal`, which only the dev cluster has."""
+    if kubectl.run("get", "storageclass", "shared", "zonal").returncode != 0:
+        pytest.skip("this cluster has no StorageClasses `shared` and `zonal`")
+
+
+@pytest.fixture(scope="session")
+def sizes(tiny_assets: Path) -> PretendGpus:
+    """GPUs that are too small, small and large for the tiny model's training."""
+    return pretend_gpus(tiny_assets / "models" / "tiny")

@@ -1,0 +1,97 @@
+"""What cannot succeed ends within a minute, with a reason of its own, tried once, and leaves no pod."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from devcluster import product
+from devcluster.kubectl import Kubectl
+
+from tests.support.e2e import jobs
+
+pytestmark = pytest.mark.cluster
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job that must be refused: its input, the reason, and what the message must name."""
+
+    name: str
+    reason: str
+    names: tuple[str, ...]
+    data: str | None = None
+    url: str | None = None
+    model_path: str = "models/tiny"
+    dataset: dict[str, Any] | None = None
+
+
+def _rows_without_answer() -> str:
+    rows = jobs.conversations(20)
+    for index in (4, 11):
+        rows[index]["messages"] = rows[index]["messages"][:1]
+    return jobs.jsonl(rows)
+
+
+def _broken_line() -> str:
+    lines = jobs.jsonl(jobs.conversations(20)).splitlines()
+    lines[6] = lines[6][:30]
+    return "\n".join(lines) + "\n"
+
+
+CASES = [
+    Case("no-answer", "InvalidDataset", ("5", "12", "NoAssistantTurn"), data=_rows_without_answer()),
+    Case("broken-line", "MalformedDataset", ("7", "InvalidJson"), data=_broken_line()),
+    Case("unreachable", "DatasetUnavailable", ("3 tries",), url="https://data.invalid/a.jsonl?sig=S3CRETQUERY"),
+    Case("metadata-service", "DatasetAddressForbidden", (), url="https://169.254.169.254/a?sig=S3CRETQUERY"),
+    Case("not-a-model", "InvalidModel", ("config.json",), data=jobs.jsonl(jobs.conversations(20)),
+         model_path="models/not-a-model"),
+    Case("no-model", "ModelNotFound", ("models/absent",), data=jobs.jsonl(jobs.conversations(20)),
+         model_path="models/absent"),
+    Case("no-file", "DatasetNotFound", ("absent.jsonl",),
+         dataset={"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": "absent.jsonl"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, assets: Kubectl) -> None:
+    dataset = case.dataset
+    if case.data is not None:
+        assets.apply(jobs.config_map(case.name, case.data))
+        dataset = {"configMap": {"name": case.name, "key": "data.jsonl"}}
+    if case.url is not None:
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": case.name},
+            "stringData": {"url": case.url},
+        }
+        assets.apply(secret)
+        dataset = {"url": {"secretKeyRef": {"name": case.name, "key": "url"}}}
+    model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": case.model_path}}}
+    assets.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model))
+
+    job = product.follow(assets, case.name, seconds=60)
+
+    succeeded = product.condition(job, "Succeeded")
+    assert (succeeded["status"], succeeded["reason"]) == ("False", case.reason), succeeded
+    for word in case.names:
+        assert word in succeeded["message"]
+    attempts = job["status"]["attempts"]
+    assert [(a["stage"], a["attempt"], a["reason"]) for a in attempts] == [("Prepare", 0, case.reason)]
+    assert_no_pod_is_left(assets, case.name)
+    everything = assets("get", "finetunejobs,jobs,pods,events", "--output=yaml")
+    assert "S3CRETQUERY" not in everything
+
+
+def assert_no_pod_is_left(kubectl: Kubectl, name: str) -> None:
+    """The pods of the job go within seconds of its end."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        pods = kubectl.json("get", "pods", f"--selector=finetune.dev/job={name}")["items"]
+        if not pods:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"pods must be gone, found {[pod['metadata']['name'] for pod in pods]}")

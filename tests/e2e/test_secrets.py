@@ -1,0 +1,163 @@
+"""A job whose rows come from S3 by a Secret's keys and from a signed URL: it succeeds, and no secret is to be seen anywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import pytest
+from devcluster import product
+from devcluster.kubectl import Kubectl
+from devcluster.provider import ProvidedCluster
+
+from tests.support.e2e import jobs
+from tests.support.e2e.stores import ObjectStore, s3_server
+
+pytestmark = pytest.mark.cluster
+
+TRAINING = jobs.jsonl(jobs.conversations(40)[:32])
+HELD_OUT = jobs.jsonl(jobs.conversations(40)[32:])
+OBJECTS = "finetunejobs,jobs,pods,events,persistentvolumeclaims,configmaps,services"
+
+
+@dataclass
+class Traces:
+    """Everything that a person, a log collector or another tenant could read of a job, by where it was found."""
+
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, place: str, text: str | bytes) -> None:
+        self.texts[place] = text if isinstance(text, bytes) else text.encode()
+
+    def places_of(self, secret: str) -> list[str]:
+        """Where `secret` stands, in any of the forms in which it could be read back."""
+        forms = {secret, quote(secret, safe=""), unquote(secret), json.dumps(secret)[1:-1]}
+        return [place for place, text in self.texts.items() if any(form.encode() in text for form in forms)]
+
+
+@pytest.fixture
+def store(assets: Kubectl, operator: ProvidedCluster, private_addresses: None) -> Iterator[ObjectStore]:
+    """An S3 server in the namespace of the test, which holds both datasets; the server itself is no trace of the job."""
+    del private_addresses
+    with s3_server(assets, operator.trainer_image, ["rows"]) as served:
+        served.put("rows", "training data/rows.jsonl.gz", gzip.compress(TRAINING.encode()))
+        served.put("rows", "held-out.jsonl", HELD_OUT.encode())
+        yield served
+
+
+def fetch_job(store: ObjectStore, name: str, **spec: Any) -> dict[str, Any]:
+    """A job that trains on an object fetched with a Secret's keys and validates on one behind a signed URL."""
+    job = jobs.fine_tune_job(name, **spec)
+    job["spec"]["dataset"] = {
+        "source": {
+            "s3": {
+                "uri": "s3://rows/training data/rows.jsonl.gz",
+                "endpoint": store.endpoint,
+                "region": "us-east-1",
+                "secretRef": {"name": "store"},
+            }
+        },
+        "validation": {"source": {"url": {"secretKeyRef": {"name": "link", "key": "url"}}}},
+    }
+    return job
+
+
+def volume_traces(traces: Traces, kubectl: Kubectl, image: str, claim: str, folder: Path) -> None:
+    """Add every file of a claim."""
+    with product.volume_pod(kubectl, claim, image) as pod:
+        product.read_volume(kubectl, pod, ".", folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        traces.add(f"{claim}:{path.relative_to(folder)}", path.read_bytes())
+
+
+def without_server(documents: dict[str, Any]) -> str:
+    """Objects as text, but for the S3 server's own pod and events, which hold its keys."""
+    kept = [
+        item
+        for item in documents["items"]
+        if item["metadata"]["name"] != "s3" and (item.get("involvedObject") or {}).get("name") != "s3"
+    ]
+    return json.dumps(kept, ensure_ascii=False)
+
+
+def test_a_job_fetches_from_s3_and_a_signed_url_and_shows_no_secret_anywhere(
+    assets: Kubectl, operator: ProvidedCluster, store: ObjectStore, tmp_path: Path
+) -> None:
+    url = store.signed_url("rows", "held-out.jsonl")
+    assets.apply(jobs.secret("store", store.credentials), jobs.secret("link", {"url": url}))
+    kept = {"keepChildrenSeconds": {"success": 3600, "failure": 3600}, "keepWorkspace": "Always"}
+    traces = Traces()
+
+    def watch(job: dict[str, Any]) -> None:
+        traces.add(
+            "status while it ran", traces.texts.get("status while it ran", b"") + json.dumps(job).encode()
+        )
+        for pod in assets.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]:
+            name = pod["metadata"]["name"]
+            path = f"/api/v1/namespaces/{assets.namespace}/pods/{name}:9500/proxy/progress"
+            told = assets.run("get", f"--raw={path}")
+            if told.returncode == 0:
+                traces.add(
+                    f"progress of {name}", traces.texts.get(f"progress of {name}", b"") + told.stdout.encode()
+                )
+
+    assets.apply(fetch_job(store, "fetch", lifecycle=kept))
+    job = product.follow(assets, "fetch", seconds=400, seen=watch)
+
+    assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
+    dataset = job["status"]["dataset"]
+    assert (dataset["rows"], dataset["trainingExamples"], dataset["validationExamples"]) == (32, 32, 8)
+    assert dataset["source"]["uri"] == "s3://rows/training data/rows.jsonl.gz"
+    assert re.fullmatch(r"[\"0-9a-f-]+", dataset["source"]["etag"])
+    assert any(place.startswith("progress of ") for place in traces.texts)
+
+    traces.add("objects", without_server(assets.json("get", OBJECTS)))
+    traces.add("description", assets("describe", "finetunejobs,jobs"))
+    pods = assets.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]
+    assert {pod["metadata"]["labels"]["finetune.dev/stage"] for pod in pods} == {"prepare", "train", "merge"}
+    for pod in pods:
+        log = assets("logs", pod["metadata"]["name"])
+        assert "outcome=Succeeded" in log
+        traces.add(f"log of {pod['metadata']['name']}", log)
+    system = assets.within(product.SYSTEM_NAMESPACE)
+    traces.add(
+        "log of the operator", system("logs", "--selector=app.kubernetes.io/component=operator", "--tail=-1")
+    )
+    volume_traces(traces, assets, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
+    volume_traces(traces, assets, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
+    assert any(place.endswith(".html") for place in traces.texts), "the report is published"
+    assert traces.places_of("s3://rows/training data/rows.jsonl.gz"), "what is no secret is found"
+
+    query = urlsplit(url).query
+    signature = dict(parse_qsl(query))["X-Amz-Signature"]
+    for secret in (*store.credentials.values(), url, query, signature):
+        assert traces.places_of(secret) == [], secret
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong/+wrong"}, "DatasetAccessDenied"),
+        ({"AWS_ACCESS_KEY_ID": "AKIAWRONGWRONGWRONG0"}, "DatasetAccessDenied"),
+    ],
+    ids=["wrong key", "unknown key"],
+)
+def test_wrong_keys_are_told_without_being_shown(
+    assets: Kubectl, store: ObjectStore, change: dict[str, str], reason: str
+) -> None:
+    credentials = {**store.credentials, **change}
+    url = store.signed_url("rows", "held-out.jsonl")
+    assets.apply(jobs.secret("store", credentials), jobs.secret("link", {"url": url}))
+    assets.apply(fetch_job(store, "denied"))
+    job = product.follow(assets, "denied", seconds=90)
+    assert product.condition(job, "Succeeded")["reason"] == reason
+    shown = without_server(assets.json("get", OBJECTS))
+    assert not [value for value in credentials.values() if value in shown]

@@ -1,0 +1,133 @@
+"""The closed form against the trainer's own step on fake tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+from tests.support.memory_oracle.fake_run import extrapolate, run_fake
+
+TOO_MUCH = 1.03
+TOO_LITTLE = 0.98
+
+
+def config(
+    family: str, vocabulary: int, hidden: int, inner: int, layers: int, heads: int, kv: int, **others: Any
+) -> dict[str, Any]:
+    return {
+        "model_type": family,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        **others,
+    }
+
+
+MISTRAL = config("mistral", 32768, 4096, 14336, 32, 32, 8, sliding_window=None)
+MISTRAL_V1 = config("mistral", 32000, 4096, 14336, 32, 32, 8, sliding_window=4096)
+LLAMA_8B = config("llama", 128256, 4096, 14336, 32, 32, 8)
+LLAMA_2 = config("llama", 32000, 4096, 11008, 32, 32, 32)
+LLAMA_70B = config("llama", 128256, 8192, 28672, 80, 64, 8)
+SMALL_VOCABULARY = config("llama", 8192, 4096, 14336, 32, 32, 8)
+QWEN2 = config("qwen2", 152064, 3584, 18944, 28, 28, 4)
+QWEN3 = config("qwen3", 151936, 2048, 6144, 28, 16, 8, head_dim=128, tie_word_embeddings=True)
+GEMMA = config("gemma", 256000, 2048, 16384, 18, 8, 1, head_dim=256)
+GEMMA_2 = config("gemma2", 256000, 2304, 9216, 26, 8, 4, head_dim=256, sliding_window=4096)
+GEMMA_3 = config("gemma3_text", 262144, 2560, 10240, 34, 8, 4, head_dim=256, sliding_window=1024)
+PHI_3 = config("phi3", 32064, 3072, 8192, 32, 32, 32)
+PHI_4 = config("phi3", 100352, 5120, 17920, 40, 40, 10)
+SMOLLM = config("smollm3", 128256, 2048, 11008, 36, 16, 4, tie_word_embeddings=True)
+OLMO = config("olmo", 50304, 4096, 11008, 32, 32, 32)
+OLMO_2 = config("olmo2", 100352, 4096, 11008, 32, 32, 32)
+OLMO_3 = config("olmo3", 100352, 4096, 11008, 32, 32, 32, sliding_window=4096)
+GRANITE = config("granite", 49152, 2048, 8192, 40, 32, 8, tie_word_embeddings=True)
+STARCODER = config("starcoder2", 49152, 3072, 12288, 30, 24, 2)
+SEED = config("seed_oss", 155136, 5120, 27648, 64, 80, 8, head_dim=128)
+ARCEE = config("arcee", 128004, 2560, 18432, 36, 20, 4)
+ERNIE = config("ernie4_5", 103424, 1024, 3072, 18, 16, 2, head_dim=128, tie_word_embeddings=True)
+GLM = config("glm", 151552, 4096, 13696, 40, 32, 2, head_dim=128)
+GLM_4 = config("glm4", 151552, 4096, 13696, 40, 32, 2, head_dim=128)
+EXAONE = config("exaone4", 102400, 5120, 27392, 64, 40, 8, sliding_window=4096)
+
+CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("mistral", MISTRAL, TrainingPlan(2048)),
+    ("mistral, 4 rows", MISTRAL, TrainingPlan(2048, 4)),
+    ("mistral, all saved", MISTRAL, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("mistral, 2 rows, all saved", MISTRAL, TrainingPlan(1024, 2, gradient_checkpointing=False)),
+    ("mistral, short", MISTRAL, TrainingPlan(128)),
+    ("mistral, rank 64, accumulated", MISTRAL, TrainingPlan(2048, 1, 8, rank=64)),
+    ("mistral, attention only", MISTRAL, TrainingPlan(2048, target_modules="AttentionOnly")),
+    ("mistral, dropout", MISTRAL, TrainingPlan(2048, dropout=True)),
+    ("mistral, dropout, all saved", MISTRAL, TrainingPlan(2048, dropout=True, gradient_checkpointing=False)),
+    ("mistral, DoRA", MISTRAL, TrainingPlan(2048, variant="DoRA")),
+    ("mistral with a window", MISTRAL_V1, TrainingPlan(4096)),
+    ("mistral with a window, long", MISTRAL_V1, TrainingPlan(8192, rank=8)),
+    ("llama 8b", LLAMA_8B, TrainingPlan(1024)),
+    ("llama 8b, long", LLAMA_8B, TrainingPlan(16384)),
+    ("llama 8b, short, 8 rows", LLAMA_8B, TrainingPlan(256, 8, 2)),
+    ("llama 2", LLAMA_2, TrainingPlan(4096, rank=8)),
+    ("llama 70b", LLAMA_70B, TrainingPlan(2048)),
+    ("a small vocabulary", SMALL_VOCABULARY, TrainingPlan(2048)),
+    ("qwen 2.5", QWEN2, TrainingPlan(2048)),
+    ("qwen 2.5, all saved", QWEN2, TrainingPlan(1024, gradient_checkpointing=False)),
+    ("qwen 3", QWEN3, TrainingPlan(4096)),
+    ("qwen 3, short", QWEN3, TrainingPlan(512)),
+    ("qwen 3, rank 128", QWEN3, TrainingPlan(2048, rank=128)),
+    ("gemma", GEMMA, TrainingPlan(2048)),
+    ("gemma 2", GEMMA_2, TrainingPlan(2048)),
+    ("gemma 2, long", GEMMA_2, TrainingPlan(4096, 2)),
+    ("gemma 2, all saved", GEMMA_2, TrainingPlan(1024, gradient_checkpointing=False)),
+    ("gemma 3", GEMMA_3, TrainingPlan(2048)),
+    ("gemma 3, below its window", GEMMA_3, TrainingPlan(512, 2)),
+    ("phi 3", PHI_3, TrainingPlan(2048, 2)),
+    ("phi 3, all saved", PHI_3, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("phi 4", PHI_4, TrainingPlan(2048)),
+    ("smollm 3", SMOLLM, TrainingPlan(4096)),
+    ("olmo", OLMO, TrainingPlan(2048)),
+    ("olmo 2", OLMO_2, TrainingPlan(2048, target_modules="AttentionOnly", gradient_checkpointing=False)),
+    ("olmo 3", OLMO_3, TrainingPlan(4096)),
+    ("granite", GRANITE, TrainingPlan(2048)),
+    ("granite, all saved", GRANITE, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("starcoder 2", STARCODER, TrainingPlan(2048, dropout=True)),
+    ("seed-oss", SEED, TrainingPlan(2048)),
+    ("arcee", ARCEE, TrainingPlan(2048)),
+    ("ernie 4.5", ERNIE, TrainingPlan(4096)),
+    ("glm", GLM, TrainingPlan(2048)),
+    ("glm 4", GLM_4, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("exaone 4", EXAONE, TrainingPlan(8192)),
+]
+WHOLE: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("mistral", MISTRAL, TrainingPlan(2048)),
+    ("qwen 3", QWEN3, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("gemma 2", GEMMA_2, TrainingPlan(1024, 2)),
+    ("phi 3", PHI_3, TrainingPlan(1024, 1, 4)),
+]
+
+
+def _check(document: dict[str, Any], plan: TrainingPlan, peak: int) -> None:
+    found = estimate(model_shape(document), plan, DEFAULT_STACK).visible_peak_bytes
+    assert TOO_LITTLE * peak <= found <= TOO_MUCH * peak, f"{found / peak - 1:+.2%} of {peak / 2**30:.3f} GiB"
+
+
+@pytest.mark.parametrize(("document", "plan"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_the_closed_form_agrees_with_the_trainers_step(document: dict[str, Any], plan: TrainingPlan) -> None:
+    """At full width; the peak of all layers is extrapolated from runs with two and with four."""
+    _check(document, plan, extrapolate(document, plan).peak_bytes)
+
+
+@pytest.mark.parametrize(("document", "plan"), [case[1:] for case in WHOLE], ids=[case[0] for case in WHOLE])
+def test_the_closed_form_agrees_with_a_step_of_the_whole_model(
+    document: dict[str, Any], plan: TrainingPlan
+) -> None:
+    _check(document, plan, run_fake(document, plan).peak_bytes)

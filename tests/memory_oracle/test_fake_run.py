@@ -1,0 +1,172 @@
+"""The oracle itself: it counts what lives, holds what a loaded model holds, and notices when the trainer changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.model import load as quantized
+from finetune_trainer.model import output_head as head
+from finetune_trainer.model.load import load_quantized, quantized_modules
+from finetune_trainer.stages.train import adapter, settings
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.support.memory_oracle import fake_run, skeleton
+from tests.support.memory_oracle.allocations import Allocations, rounded
+from tests.support.memory_oracle.fake_run import FakePeaks, extrapolate, run_fake
+from tests.support.memory_oracle.skeleton import build_config, give_fake_tensors, quantized_structure
+from tests.support.workspaces import prepare, write_base
+
+_SMALL: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+_PLAN = TrainingPlan(sequence_length=1024, rank=16)
+# r * (in + out) of q, k, v, o, gate, up and down, in two layers.
+_ADAPTER = 16 * 2 * (2 * (512 + 512) + 2 * (512 + 128) + 3 * (512 + 1024))
+
+
+@pytest.fixture(scope="module")
+def before() -> FakePeaks:
+    """The peaks of two layers with the trainer as it is."""
+    return run_fake(_SMALL, _PLAN, 2)
+
+
+def test_allocations_count_what_lives_and_keep_each_phases_peak() -> None:
+    with FakeTensorMode(), Allocations() as tracked:
+        tracked.enter("First")
+        kept = torch.empty(1000, dtype=torch.uint8)
+        view = kept[:10].add_(1)
+        gone = torch.empty(3000, dtype=torch.float32)
+        del gone
+        tracked.enter("Second")
+        copy = kept.clone()
+    assert rounded(1000) == 1024
+    assert tracked.peaks == {"First": 1024 + 12288, "Second": 2048}
+    assert tracked.current == 2048
+    del kept, copy
+    # The view keeps its storage.
+    assert tracked.current == 1024
+    del view
+    assert tracked.current == 0
+
+
+def test_the_skeleton_holds_what_a_loaded_checkpoint_holds(tmp_path: Path) -> None:
+    """Every tensor of every 4-bit module, and the unquantised ones in 16 bits instead of a CPU's 32."""
+    write_base(tmp_path / "base", "mistral")
+    layout = prepare(tmp_path / "workspace", tmp_path / "base")
+    loaded = load_quantized(layout.quantized_model, "cpu")
+    document = {**loaded.config.to_dict(), "quantization_config": None}
+    fake = quantized_structure(build_config(document, None))
+    with FakeTensorMode():
+        give_fake_tensors(fake)
+    found, expected = quantized_modules(fake), quantized_modules(loaded)
+    assert found.keys() == expected.keys()
+    for name, module in expected.items():
+        assert _packed(found[name]) == _packed(module), name
+    others = {name: p.numel() for name, p in loaded.named_parameters() if p.is_floating_point()}
+    assert {n: p.numel() for n, p in fake.named_parameters() if p.is_floating_point()} == others
+    assert {p.dtype for p in fake.parameters() if p.is_floating_point()} == {torch.bfloat16}
+
+
+def _packed(module: Any) -> list[tuple[int, torch.dtype]]:
+    state = module.weight.quant_state
+    tensors = (module.weight, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+    return [(tensor.numel(), tensor.dtype) for tensor in tensors]
+
+
+def test_layers_beyond_four_are_a_straight_line() -> None:
+    """What is extrapolated from two and four layers is what six layers take, but for the rounding of a scalar."""
+    guessed, found = extrapolate(_SMALL, _PLAN), run_fake(_SMALL, _PLAN)
+    for phase, peak in found.phases.items():
+        assert abs(guessed.phases[phase] - peak) <= 4096, phase
+    assert found.peak_bytes == max(found.phases.values())
+
+
+def test_layers_of_two_kinds_are_a_straight_line_too() -> None:
+    """Windowed layers, which need a mask here, stand between full ones."""
+    mixed = {**_SMALL, "model_type": "olmo3", "num_hidden_layers": 9, "sliding_window": 256}
+    assert build_config(mixed, 4).layer_types == build_config(mixed, None).layer_types[-4:]
+    assert len(set(build_config(mixed, 4).layer_types)) == 2
+    guessed, found = extrapolate(mixed, _PLAN), run_fake(mixed, _PLAN)
+    for phase, peak in found.phases.items():
+        assert guessed.phases[phase] == pytest.approx(peak, rel=0.002), phase
+
+
+def test_a_tied_embedding_is_held_once(before: FakePeaks) -> None:
+    tied = run_fake({**_SMALL, "tie_word_embeddings": True}, _PLAN, 2)
+    assert before.phases["Load"] - tied.phases["Load"] == 8192 * 512 * 2
+
+
+def test_evaluation_needs_less_than_training(before: FakePeaks) -> None:
+    for peaks in (before, run_fake(_SMALL, TrainingPlan(256, micro_batch_size=8, rank=1), 2)):
+        phases = peaks.phases
+        assert phases["Evaluation"] <= max(phases["Loss"], phases["Recompute"])
+
+
+def test_an_adapter_in_float32_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes more for each trained parameter and two for its gradient; loading has peft's float32 in any case."""
+    own = adapter.settle_adapter
+    monkeypatch.setattr(adapter, "settle_adapter", lambda adapted, _dtype: own(adapted, torch.float32))
+    after = run_fake(_SMALL, _PLAN, 2)
+    assert after.phases["Optimizer"] - before.phases["Optimizer"] == pytest.approx(4 * _ADAPTER, rel=0.02)
+    assert after.peak_bytes - before.peak_bytes == pytest.approx(2 * _ADAPTER, rel=0.02)
+
+
+def test_another_optimiser_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States of two times 4 bytes instead of two times one."""
+    monkeypatch.setattr(settings, "optimizer_name", lambda _device: "paged_adamw_32bit")
+    after = run_fake(_SMALL, _PLAN, 2)
+    assert after.phases["Optimizer"] - before.phases["Optimizer"] == pytest.approx(6 * _ADAPTER, rel=0.05)
+    assert after.peak_bytes > before.peak_bytes
+
+
+def test_larger_chunks_of_the_loss_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {**_SMALL, "vocab_size": 131072}
+    before = run_fake(wide, _PLAN, 2)
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 1 << 27)
+    after = run_fake(wide, _PLAN, 2)
+    # bf16 and float32 logits of (1023 - 256) positions more.
+    assert after.phases["Loss"] - before.phases["Loss"] == pytest.approx((1023 - 256) * 131072 * 6, rel=0.02)
+
+
+def test_another_attention_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of every pair of positions, in float32 and more."""
+    monkeypatch.setattr(skeleton, "attention_implementation", lambda _config: "eager")
+    after = run_fake(_SMALL, _PLAN, 2)
+    assert after.phases["Recompute"] - before.phases["Recompute"] > 8 * 1024 * 1024 * 6
+
+
+def test_checkpointing_switched_off_shows(before: FakePeaks) -> None:
+    """The second layer's activations are kept as well: at least what its matrices multiply."""
+    kept = run_fake(_SMALL, TrainingPlan(1024, gradient_checkpointing=False), 2)
+    assert kept.peak_bytes - before.peak_bytes > 2 * 1024 * (4 * 512 + 3 * 1024)
+
+
+def test_types_that_stay_in_float32_show(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What peft's preparation for k-bit training does to everything that is not quantised."""
+    own = quantized.settle_types
+    monkeypatch.setattr(fake_run, "settle_types", lambda model, _dtype: own(model, torch.float32))
+    after = run_fake(_SMALL, _PLAN, 2)
+    assert after.phases["Load"] - before.phases["Load"] >= 2 * 8192 * 512 * 2
+    assert after.phases["Recompute"] > before.phases["Recompute"] + 4 * 8192 * 512
+
+
+def test_a_batch_in_several_passes_keeps_its_gradients_through_the_next_forward_pass(
+    before: FakePeaks,
+) -> None:
+    several = run_fake(_SMALL, TrainingPlan(1024, gradient_accumulation=8), 2)
+    assert several.phases["Loss"] - before.phases["Loss"] == pytest.approx(2 * _ADAPTER, rel=0.02)
+
+
+def test_a_run_is_repeatable_to_the_byte(before: FakePeaks) -> None:
+    assert run_fake(_SMALL, _PLAN, 2) == before

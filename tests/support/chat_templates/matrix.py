@@ -1,0 +1,242 @@
+"""Tokenizers for the mask matrix, and a judge that shares no code with the masks."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from tokenizers import AddedToken
+
+from tests.support.chat_templates.shapes import WIDE, Case
+
+if TYPE_CHECKING:
+    from tests.support.chat_templates.real_tokenizers import RealTokenizers
+
+Messages = list[dict[str, Any]]
+# Words that occur in one message each.
+WORDS = re.compile(r"[A-Z]{2}(?:ONE|TWO|THREE|FOUR)")
+_CONTROL = re.compile(
+    rf"<\|[^|<>\s'\"{{}}]+\|?>|<[a-z_]+\|>|<{WIDE}[^{WIDE}]+{WIDE}>|</?s>|<(?:start|end)_of_(?:turn|utterance)>|<bos>|<eos>"
+)
+# What templates raise for a conversation that they do not take.
+RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+def fit(tokenizers: RealTokenizers, case: Case) -> Any:
+    """Return a tokenizer with the template and the tokens that its family has."""
+    special = set(case.special) | set(case.stops) | set(_CONTROL.findall(case.source))
+    special.update(token for token in (case.eos, case.bos) if token)
+    plain = set(case.plain) | {tag for tag in ("<think>", "</think>") if tag in case.source}
+    tokenizer = _fitted(
+        tokenizers, case.vocabulary, tuple(sorted(special)), tuple(sorted(plain)), case.strips
+    )
+    tokenizer.eos_token = case.eos or tokenizer.init_kwargs["eos_token"]
+    tokenizer.bos_token = case.bos or tokenizer.init_kwargs["bos_token"]
+    if tokenizer.bos_token is None and "bos_token" in case.source:
+        tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = case.source
+    return tokenizer
+
+
+@lru_cache(maxsize=2)
+def _fitted(
+    tokenizers: RealTokenizers,
+    vocabulary: str,
+    special: tuple[str, ...],
+    plain: tuple[str, ...],
+    strips: tuple[str, ...],
+) -> Any:
+    tokenizer = tokenizers.load(vocabulary)
+    known = set(tokenizer.get_vocab())
+    tokens = [
+        AddedToken(text, special=text not in plain, normalized=False, rstrip=text in strips)
+        for text in (*special, *plain)
+        if text not in known or text in strips
+    ]
+    tokenizer.add_tokens(tokens)
+    tokenizer.init_kwargs.setdefault("bos_token", None)
+    return tokenizer
+
+
+def stop_ids(tokenizer: Any, case: Case) -> list[int]:
+    """Ids that the family's generation config would name."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in (*case.stops, tokenizer.eos_token)]
+
+
+class Judge:
+    """Says what is wrong with the examples of one conversation, from the tokenizer and the template alone."""
+
+    def __init__(self, tokenizer: Any, case: Case) -> None:
+        self._tokenizer = tokenizer
+        self._case = case
+        self._rendered: dict[str, str | Exception] = {}
+
+    def render(self, messages: Messages, tools: Any, *, generation: bool) -> str:
+        """Text as a server renders it. Raises what transformers raises."""
+        key = json.dumps([messages, tools, generation], sort_keys=True)
+        found = self._rendered.get(key)
+        if found is None:
+            found = self._rendered[key] = self._outcome_of_rendering(messages, tools, generation=generation)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _outcome_of_rendering(self, messages: Messages, tools: Any, *, generation: bool) -> str | Exception:
+        shaped = [
+            {**m, "content": [{"type": "text", "text": m["content"]}]}
+            if m["role"] in self._case.parts and isinstance(m.get("content"), str)
+            else m
+            for m in messages
+        ]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                shaped, tools=tools, add_generation_prompt=generation, tokenize=False, **self._case.arguments
+            )
+        except RENDER_ERRORS as error:
+            return error
+        return text
+
+    def renderable(self, messages: Messages, tools: Any = None) -> bool:
+        """Whether the template takes the conversation and writes all of its text.
+
+        Reasoning in history may be left out; reasoning and calls of a turn that is learned may not.
+        """
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            try:
+                prompt = self.render(messages[:index], tools, generation=True)
+                full = self.render(messages[: index + 1], tools, generation=False)
+            except RENDER_ERRORS:
+                return False
+            context = [text for m in messages[:index] for text in _said(m, history=True)]
+            if not all(_occurs(text, prompt) for text in context):
+                return False
+            # A trace that only this rendering drops can still be learned where the prompt opens it.
+            said = _said(message, history="<think>" in prompt[-12:])
+            if not all(_occurs(text, full) for text in said):
+                return False
+        return self._writes_every_message(messages, tools)
+
+    def _writes_every_message(self, messages: Messages, tools: Any) -> bool:
+        """Whether words put in the messages' places are all written: texts may occur by coincidence."""
+        probes = [
+            {**m, "content": f"Probe{number}Q"} if (m.get("content") or "").strip() else m
+            for number, m in enumerate(messages)
+        ]
+        last = max(index for index, m in enumerate(messages) if m["role"] == "assistant")
+        try:
+            prompt = self.render(probes[:last], tools, generation=True)
+        except RENDER_ERRORS:
+            return False
+        return all(m["content"] in prompt for m in probes[:last] if m["content"].startswith("Probe"))
+
+    def faults(self, messages: Messages, examples: list[Any], tools: Any = None) -> list[str]:
+        """Nothing, if the examples are as they must be."""
+        runs = [run for example in examples for run in _runs(list(example.input_ids), list(example.labels))]
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(runs) != len(turns):
+            return [f"{len(turns)} answers, {len(runs)} learned"]
+        faults = []
+        for (before, learned), index in zip(runs, turns, strict=True):
+            try:
+                served = self.render(messages[:index], tools, generation=True)
+            except RENDER_ERRORS as error:
+                return [f"turn {index} cannot be served: {error}"]
+            if before != self._tokenizer(served, add_special_tokens=False)["input_ids"]:
+                faults.append(f"turn {index}: context differs from the served prompt")
+            faults += [
+                f"turn {index}: {fault}"
+                for fault in self._faults_of_answer(messages, index, learned, served, tools)
+            ]
+        return faults
+
+    def _faults_of_answer(
+        self, messages: Messages, index: int, learned: list[int], served: str, tools: Any
+    ) -> list[str]:
+        tokenizer, message = self._tokenizer, messages[index]
+        text = tokenizer.decode(learned)
+        faults = []
+        place = 0
+        for part in _said(message, history=False):
+            found = _find(part, text, place)
+            if found is None:
+                faults.append(f"{part!r} not learned in order")
+            else:
+                place = found
+        foreign = {
+            word
+            for other in messages if other is not message
+            for word in WORDS.findall(json.dumps(other, ensure_ascii=False))
+        } - set(WORDS.findall(json.dumps(message, ensure_ascii=False)))  # fmt: skip
+        faults += [f"{word} learned" for word in sorted(foreign) if word in text]
+        last = tokenizer.convert_ids_to_tokens(learned[-1])
+        ends = {tokenizer.eos_token, *self._case.stops, *self._case.special, *tokenizer.all_special_tokens}
+        if learned[-1] not in tokenizer.added_tokens_decoder and last not in ends:
+            faults.append(f"ends with {last!r}")
+        # Where the template renders the conversation as it prompts, what it writes is what must be learned.
+        full = self.render(messages[: index + 1], tools, generation=False)
+        if full.startswith(served):
+            written, spelled = _squeezed(full[len(served) :]), _squeezed(text)
+            trace = message.get("reasoning_content")
+            if trace and _squeezed(trace) not in written:
+                # The template has no place for a trace: it is learned as the text that servers look for.
+                block = _squeezed(f"<think>{trace}</think>")
+                if spelled.count(block) != 1:
+                    faults.append("the trace is not learned as a block of its own")
+                spelled = spelled.replace(block, "")
+            end = _squeezed(str(last))
+            if not written.startswith(spelled) and not (
+                spelled.endswith(end) and written.startswith(spelled[: len(spelled) - len(end)])
+            ):
+                faults.append(f"learned {text!r} where the template writes {full[len(served) :]!r}")
+        return faults
+
+
+def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Split an example into (all ids before, learned ids) per unbroken run of labels."""
+    starts = [i for i, label in enumerate(labels) if label != -100 and (i == 0 or labels[i - 1] == -100)]
+    runs = []
+    for start in starts:
+        end = next((i for i in range(start, len(labels)) if labels[i] == -100), len(labels))
+        runs.append((ids[:start], labels[start:end]))
+    return runs
+
+
+def _said(message: dict[str, Any], *, history: bool) -> list[str]:
+    """Texts that a message says, in order; without its reasoning if it is history."""
+    content = message.get("content") or ""
+    trace = message.get("reasoning_content") or ""
+    if message["role"] == "assistant" and re.match(r"\s*<think>", content) and "</think>" in content:
+        trace, content = content.lstrip().removeprefix("<think>").split("</think>", 1)
+    texts = [content.strip()] if history else [trace.strip(), content.strip()]
+    for call in message.get("tool_calls") or []:
+        texts.append(call["function"]["name"])
+        texts += [str(value) for value in call["function"]["arguments"].values()]
+    return [text for text in texts if text]
+
+
+def _find(text: str, rendered: str, start: int) -> int | None:
+    """Position behind `text` in `rendered`, white space and JSON's escapes apart."""
+    squeezed = _squeezed(rendered)
+    for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
+        position = squeezed.find(_squeezed(form), start)
+        if position >= 0:
+            return position + len(_squeezed(form))
+    return None
+
+
+def _occurs(text: str, rendered: str) -> bool:
+    return any(
+        form in rendered
+        for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
+    )
+
+
+def _squeezed(text: str) -> str:
+    """Text without white space, composed as most tokenizers' normalisers compose it."""
+    return "".join(unicodedata.normalize("NFC", text).replace("\u2581", " ").split())

@@ -1,0 +1,66 @@
+"""What the tiny model's training needs of a GPU, so that pretend GPUs can be made too small or large enough for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.gpus import Gpus
+from finetune_operator.sizing.decision import SHORTEST_LENGTH
+from finetune_operator.sizing.gpus.products import usable_of_label
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+from tests.support.e2e import jobs
+
+LONG_ROW = 192
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class PretendGpus:
+    """GPUs by what `jobs.fine_tune_job` can do with them.
+
+    `too_small` and any with less than `least_mib` never do; `short_rows` does with the shortest rows that there can be,
+    so that only the data tells that rows of LONG_ROW tokens are too much for it; the others do whatever the data.
+    """
+
+    too_small: Gpus
+    short_rows: Gpus
+    small: Gpus
+    large: Gpus
+    least_mib: int
+
+
+def pretend_gpus(model: Path) -> PretendGpus:
+    """GPUs of products that no table knows, sized by the operator's estimate for the model in the folder `model`."""
+    shape = model_shape(json.loads((model / "config.json").read_text("utf-8")))
+    training = jobs.fine_tune_job("any")["spec"]["training"]
+
+    def need(length: int, *, checkpointing: bool) -> tuple[int, int]:
+        plan = TrainingPlan(length, training["microBatchSize"], gradient_checkpointing=checkpointing)
+        found = estimate(shape, plan, DEFAULT_STACK)
+        return found.device_bytes, found.high_bytes
+
+    least, _ = need(1, checkpointing=True)
+    shortest, _ = need(SHORTEST_LENGTH, checkpointing=True)
+    longer, _ = need(LONG_ROW, checkpointing=True)
+    _, most = need(training["maximumLength"], checkpointing=False)
+    return PretendGpus(
+        Gpus("NVIDIA-Pretend-Tiny", _label(least // 2), 1),
+        Gpus("NVIDIA-Pretend-Short", _label((shortest + longer) // 2), 1),
+        Gpus("NVIDIA-Pretend-Small", _label(most + most // 5), 1),
+        Gpus("NVIDIA-Pretend-Large", _label(4 * most), 1),
+        least // _MIB,
+    )
+
+
+def _label(usable: int) -> int:
+    """The smallest memory in MiB that a node can tell of a GPU of which a process can use `usable` bytes."""
+    memory = usable // _MIB
+    while usable_of_label(memory) < usable:
+        memory += 1
+    return memory

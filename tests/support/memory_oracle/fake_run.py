@@ -1,0 +1,136 @@
+"""The trainer's own step on fake tensors: what it would allocate on a GPU, learned on a CPU without weights.
+
+The model, the adapter, the loss, the optimiser and the evaluation (of the tuned model: the optimiser is there still,
+and the adapter works) are made and called by the trainer's functions
+(`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`), so that a change there that changes memory changes
+the peaks found here. Two optimiser steps are run, for the optimiser's states exist from the first one's end.
+
+Seen: every tensor that torch allocates, rounded to the allocator's 512 bytes; the dequantised weight of a backward
+pass, which is a tensor; and that of a forward pass of more than 1,536 tokens, by bitsandbytes' own rule. Not seen is
+`LEFT_OUT`. States of the paged optimiser are counted as if they were on the device, where they are while in use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.data.dataset.examples import Example
+from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model.load import compute_dtype, quantized_modules, settle_types
+from finetune_trainer.stages.train.adapter import add_adapter
+from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.settings import sft_config
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers import Trainer
+
+from tests.support.memory_oracle.allocations import Allocations
+from tests.support.memory_oracle.cuda_paths import cuda_paths
+from tests.support.memory_oracle.skeleton import build_config, give_fake_tensors, quantized_structure
+from tests.support.workspaces import run_spec
+
+PHASES = ("Load", "Loss", "Recompute", "Optimizer", "Evaluation")
+LEFT_OUT = (
+    "FlashBackwardWorkspace",
+    "CublasWorkspace",
+    "CudaContext",
+    "Fragmentation",
+    "LoadTransient",
+)
+
+
+@dataclass(frozen=True)
+class FakePeaks:
+    """Peak of each phase in bytes, the largest of them, and what a fake run does not see."""
+
+    phases: dict[str, int]
+    peak_bytes: int
+    left_out: tuple[str, ...] = LEFT_OUT
+
+
+def run_fake(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
+    """Run two steps of `plan` on a model of this config.json, with `layers` layers instead of its own."""
+    tracked = Allocations()
+    model = quantized_structure(build_config(config, layers))
+    with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked:
+        _run(model, plan, tracked)
+    phases = {phase: tracked.peaks[phase] for phase in PHASES}
+    return FakePeaks(phases, max(phases.values()))
+
+
+def extrapolate(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
+    """Peaks of a model of `layers` layers (its own number without), from runs with two and four.
+
+    Every layer allocates the same, so each phase's peak is linear in their number.
+    """
+    few, more = (run_fake(config, plan, count) for count in (2, 4))
+    count = layers if layers is not None else build_config(config, None).num_hidden_layers
+    phases = {
+        phase: few.phases[phase] + (more.phases[phase] - few.phases[phase]) * (count - 2) // 2
+        for phase in PHASES
+    }
+    return FakePeaks(phases, max(phases.values()))
+
+
+def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
+    run = run_spec(
+        Path("/workspace"),
+        Path("/output"),
+        device="cuda",
+        effectiveBatchSize=plan.effective_batch_size,
+        microBatchSize=plan.micro_batch_size,
+        maximumLength=max(16, plan.sequence_length),
+        gradientCheckpointing=plan.gradient_checkpointing,
+        lora={
+            "rank": plan.rank,
+            "alpha": plan.rank,
+            "dropout": 0.05 if plan.dropout else 0,
+            "targetModules": plan.target_modules,
+            "variant": plan.variant,
+        },
+    )
+    tracked.enter("Load")
+    give_fake_tensors(model)
+    dtype = compute_dtype(run.device)
+    settle_types(model, dtype)
+    model = add_adapter(model, run.training.lora, list(quantized_modules(model)), dtype)
+    settings = sft_config(run, Path("/output"), 2)
+    if settings.gradient_checkpointing:
+        # As TRL's and transformers' trainers do it, with the trainer's own settings.
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(settings.gradient_checkpointing_kwargs)
+    optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(settings, model)
+    with unset_fake_temporarily():
+        # bitsandbytes computes its code tables, which reads values.
+        optimizer = optimizer_class([p for p in model.parameters() if p.requires_grad], **arguments)
+    ids = torch.zeros((plan.micro_batch_size, plan.sequence_length), dtype=torch.long)
+    places, targets = _every_place(plan)
+    model.train()
+    for _ in range(2):
+        for _ in range(min(2, plan.gradient_accumulation)):
+            tracked.enter("Loss")
+            loss = negative_log_likelihood(model, ids, places, targets) / plan.tokens
+            tracked.enter("Recompute")
+            loss.backward()
+            del loss
+        tracked.enter("Optimizer")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        model.zero_grad()
+    _evaluate(model, plan, tracked)
+
+
+def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
+    tracked.enter("Evaluation")
+    model.eval()
+    ids = tuple(range(plan.sequence_length))
+    supervised_log_probabilities(model, [Example(row, ids, ids) for row in range(plan.micro_batch_size)])
+
+
+def _every_place(plan: TrainingPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Let every token be supervised, the most that a batch can hold."""
+    count = plan.micro_batch_size * (plan.sequence_length - 1)
+    return torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)

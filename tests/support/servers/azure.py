@@ -1,0 +1,145 @@
+"""An HTTP server that speaks Azure Blob Storage for reading: Get Blob, List Blobs, and its refusals.
+
+No Azure server can be had without Node.js, so this one follows the service's published REST reference: Shared Key
+signatures and shared access signatures' times are checked, and the error documents are the service's. The same
+tests gave the same outcomes on Azurite 3.37, but for the two about shared access signatures: the test cannot sign
+one, and Azurite does not say that one has expired.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qsl, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+from tests.support.servers.loopback import http_server, status
+
+ACCOUNT = "devstoreaccount1"
+KEY = base64.b64encode(b"a key of the test's own, 32 bytes").decode()
+_SIGNED_HEADERS = (
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Length",
+    "Content-MD5",
+    "Content-Type",
+    "Date",
+    "If-Modified-Since",
+    "If-Match",
+    "If-None-Match",
+    "If-Unmodified-Since",
+    "Range",
+)
+
+
+class AzureBlobs:
+    """Containers of blobs in one account, by container and name."""
+
+    def __init__(self, containers: dict[str, dict[str, bytes]]) -> None:
+        self.containers = containers
+        self.ranges: list[str | None] = []
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        url = urlsplit(handler.path)
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        refusal = _refusal(handler, url.path, query)
+        match = re.fullmatch(rf"/{ACCOUNT}/([^/]+)(?:/(.+))?", url.path)
+        container = self.containers.get(match[1]) if match else None
+        name = unquote(match[2]) if match and match[2] else None
+        if refusal is not None:
+            _error(
+                handler, 403, "AuthenticationFailed", "Server failed to authenticate the request.", refusal
+            )
+        elif container is None:
+            _error(handler, 404, "ContainerNotFound", "The specified container does not exist.")
+        elif query.get("comp") == "list":
+            status(200, _listing(container, query.get("prefix", "")), Content_Type="application/xml")(handler)
+        elif name is None or name not in container:
+            _error(handler, 404, "BlobNotFound", "The specified blob does not exist.")
+        else:
+            self._blob(handler, container[name])
+
+    def _blob(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
+        etag = _etag(content)
+        wanted = handler.headers.get("x-ms-range") or handler.headers.get("Range")
+        self.ranges.append(wanted)
+        if handler.headers.get("If-Match", etag) != etag:
+            _error(handler, 412, "ConditionNotMet", "The condition specified using HTTP headers is not met.")
+            return
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "")
+        first = int(match[1]) if match else 0
+        extra = {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if match else {}
+        now = format_datetime(datetime.now(UTC), usegmt=True)
+        status(206 if match else 200, content[first:], ETag=etag, Last_Modified=now, **extra)(handler)
+
+
+@contextmanager
+def azure_server(blobs: AzureBlobs) -> Iterator[str]:
+    """Serve the account; yields its endpoint."""
+    with http_server(blobs, host="127.0.0.1") as origin:
+        yield f"{origin}/{ACCOUNT}"
+
+
+def _etag(content: bytes) -> str:
+    return f'"0x{hashlib.sha256(content).hexdigest()[:15].upper()}"'
+
+
+def _refusal(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str | None:
+    """Say why a request is not authenticated; None where it is."""
+    if "sig" in query:
+        expiry = datetime.fromisoformat(query["se"])
+        now = datetime.now(UTC)
+        if now < expiry:
+            return None
+        times = [format_datetime(time, usegmt=True) for time in (expiry.replace(year=2020), expiry, now)]
+        return (
+            f"Signature not valid in the specified time frame: Start [{times[0]}] - Expiry [{times[1]}] - "
+            f"Current [{times[2]}]"
+        )
+    expected = f"SharedKey {ACCOUNT}:{_signature(handler, path, query)}"
+    given = handler.headers.get("Authorization", "")
+    return (
+        None if hmac.compare_digest(expected, given) else "The MAC signature found is not the computed one."
+    )
+
+
+def _signature(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str:
+    """Shared Key signature of the Blob service ("Authorize with Shared Key" of its REST reference)."""
+    plain = [handler.headers.get(name, "") for name in _SIGNED_HEADERS]
+    plain[_SIGNED_HEADERS.index("Content-Length")] = ""  # of a length of 0, by the reference
+    special = sorted(
+        f"{name.lower()}:{value.strip()}"
+        for name, value in handler.headers.items()
+        if name.lower().startswith("x-ms-")
+    )
+    resource = [f"/{ACCOUNT}{path}", *(f"{name.lower()}:{value}" for name, value in sorted(query.items()))]
+    text = "\n".join([handler.command, *plain, *special, *resource])
+    return base64.b64encode(hmac.digest(base64.b64decode(KEY), text.encode(), "sha256")).decode()
+
+
+def _listing(container: dict[str, bytes], prefix: str) -> bytes:
+    now = format_datetime(datetime.now(UTC), usegmt=True)
+    blobs = "".join(
+        f"<Blob><Name>{escape(name)}</Name><Properties><Last-Modified>{now}</Last-Modified>"
+        f"<Etag>{_etag(content)}</Etag><Content-Length>{len(content)}</Content-Length>"
+        "<Content-Type>application/octet-stream</Content-Type><BlobType>BlockBlob</BlobType></Properties></Blob>"
+        for name, content in sorted(container.items())
+        if name.startswith(prefix) and "/" not in name[len(prefix) :]
+    )
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Prefix>{escape(prefix)}</Prefix>'
+        f"<Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>"
+    ).encode()
+
+
+def _error(handler: BaseHTTPRequestHandler, code: int, name: str, message: str, detail: str = "") -> None:
+    more = f"<AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail>" if detail else ""
+    body = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{name}</Code><Message>{message}</Message>{more}</Error>'
+    status(code, body.encode(), x_ms_error_code=name, Content_Type="application/xml")(handler)

@@ -1,0 +1,266 @@
+"""`finetune plan`, as it is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_cli.__main__ import EXIT_USAGE, main
+from jsonschema import Draft202012Validator
+
+from tests.support.repository import ROOT
+
+SCHEMA = Draft202012Validator(json.loads((ROOT / "contract" / "plan.schema.json").read_text("utf-8")))
+MISTRAL = ROOT / "tests" / "support" / "configs" / "mistral-7b-instruct-v0.3.json"
+JOB = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny, namespace: team}
+spec:
+  model: {source: {persistentVolumeClaim: {claimName: assets, path: model}}}
+  dataset: {source: {configMap: {name: data, key: rows.jsonl}}}
+  training: {effectiveBatchSize: 8, lora: {rank: 8}}
+  resources: {nodeSelector: {team: a}}
+  output: {destination: {persistentVolumeClaim: {claimName: assets}}}
+"""
+GFD = {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "23034", "nvidia.com/gpu.count": "1"}
+
+
+def node(name: str, labels: dict[str, str], allocatable: dict[str, str]) -> dict[str, Any]:
+    return {
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "labels": labels},
+        "spec": {},
+        "status": {
+            "allocatable": allocatable,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the document, which must be one of the schema with sums that are right."""
+    code = main(["plan", "--json", *arguments])
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    SCHEMA.validate(document)
+    assert code == (0 if document["fits"] else 2)
+    if document["chosen"] is not None:
+        check_sums(document)
+    return code, document
+
+
+def check_sums(document: dict[str, Any]) -> None:
+    sums: dict[str, int] = {}
+    for term in document["terms"]:
+        sums[term["phase"]] = sums.get(term["phase"], 0) + term["bytes"]
+    device = sums.pop("Device")
+    assert document["peakBytes"] == max(sums.values()) == sums[document["bottleneck"]]
+    assert document["deviceBytes"] == document["peakBytes"] + device
+    assert document["phases"] == {**sums, "Device": device}
+    assert document["lowBytes"] <= document["deviceBytes"] <= document["highBytes"]
+    chosen = document["chosen"]
+    assert chosen["microBatchSize"] * chosen["gradientAccumulationSteps"] == chosen["effectiveBatchSize"]
+    if document["usableBytes"] is not None and document["verdict"] != "GpuNotSupported":
+        assert document["fits"] == (document["deviceBytes"] <= document["usableBytes"])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a wrong request is told."""
+    assert main(["plan", *arguments]) == EXIT_USAGE
+    return capsys.readouterr().err
+
+
+def test_a_folder_with_only_a_config_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(MISTRAL.read_text("utf-8"), "utf-8")
+    code, document = planned(capsys, "--model", str(tmp_path), "--gpu", "NVIDIA L4")
+    assert (code, document["verdict"]) == (0, "Fits")
+    assert document["gpu"]["product"] == "NVIDIA L4"
+    assert document["model"]["family"] == "mistral"
+
+
+@pytest.mark.parametrize(
+    "gpu", ["NVIDIA A10G", "nvidia-l4", "T4", "H100 80GB", "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"]
+)
+@pytest.mark.parametrize("micro_batch", [1, 2, 16])
+@pytest.mark.parametrize("checkpointing", ["Auto", "Require", "Forbid"])
+def test_every_answer_follows_the_schema_and_adds_up(
+    gpu: str, micro_batch: int, checkpointing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, document = planned(
+        capsys,
+        *("--model", str(MISTRAL), "--gpu", gpu),
+        *("--set", f"training.microBatchSize={micro_batch}"),
+        *("--set", f"training.gradientCheckpointing={checkpointing}"),
+    )
+    assert document["chosen"]["microBatchSize"] == micro_batch
+
+
+def test_what_does_not_fit_has_the_numbers_of_what_was_asked_and_the_change_that_helps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = ["--set", "training.microBatchSize=2", "--set", "training.gradientCheckpointing=Forbid"]
+    code, document = planned(capsys, "--model", str(MISTRAL), "--gpu", "A10G", *failed)
+    assert (code, document["verdict"]) == (2, "DoesNotFit")
+    assert document["chosen"]["microBatchSize"] == 2
+    assert document["chosen"]["gradientCheckpointing"] is False
+    changes = [f"--set={setting['path']}={setting['value']}" for setting in document["change"]["settings"]]
+    code, changed = planned(capsys, "--model", str(MISTRAL), "--gpu", "A10G", *failed, *changes)
+    assert code == 0
+    assert changed["deviceBytes"] == document["change"]["deviceBytes"]
+    smallest = document["smallestGpu"]["product"]
+    assert planned(capsys, "--model", str(MISTRAL), "--gpu", smallest, *failed)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mixtral", "num_local_experts": 8},
+        {"model_type": "nothing-known"},
+        {},
+        {"model_type": "mistral", "hidden_size": "large"},
+    ],
+)
+def test_a_model_of_unknown_size_is_an_answer_and_no_traceback(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    code, document = planned(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    assert (code, document["verdict"]) == (2, "ModelSizeUnknown")
+    assert document["deviceBytes"] is None
+    assert main(["plan", "--model", str(tmp_path), "--gpu", "L4"]) == 2
+    assert "cannot be computed" in capsys.readouterr().out
+
+
+def test_a_job_of_a_file_finds_its_model_in_the_claims_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "assets" / "model").mkdir(parents=True)
+    (tmp_path / "assets" / "model" / "config.json").write_text(MISTRAL.read_text("utf-8"), "utf-8")
+    (tmp_path / "job.yaml").write_text(JOB, "utf-8")
+    job = ["--volumes", str(tmp_path), "--gpu", "L4"]
+    _, document = planned(capsys, str(tmp_path / "job.yaml"), *job)
+    assert document["chosen"]["rank"] == 8
+    assert document["chosen"]["effectiveBatchSize"] == 8
+    assert planned(capsys, "-f", str(tmp_path / "job.yaml"), *job)[1] == document
+
+
+def test_nodes_of_a_cluster_are_read_from_a_file_with_the_jobs_node_selector(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(JOB, "utf-8")
+    nodes = [
+        node("mine", {**GFD, "team": "a"}, {"nvidia.com/gpu": "1"}),
+        node("theirs", {**GFD, "team": "b"}, {"nvidia.com/gpu": "1"}),
+        node("plain", {}, {"cpu": "4"}),
+    ]
+    listed = tmp_path / "nodes.json"
+    listed.write_text(json.dumps({"kind": "List", "items": nodes}), "utf-8")
+    asked = [str(tmp_path / "job.yaml"), "--model", str(MISTRAL), "--nodes", str(listed)]
+    _, document = planned(capsys, *asked)
+    assert [offer["node"] for offer in document["offers"]] == ["mine"]
+    _, document = planned(capsys, *asked, "--set", "resources.nodeSelector={team: c}")
+    assert document["verdict"] == "DoesNotFit"
+    assert "team" in document["reasons"][0]
+    assert main(["plan", *asked]) == 0
+    assert "1 node(s) with NVIDIA L4" in capsys.readouterr().out
+
+
+def test_a_catalogue_offers_what_an_autoscaler_can_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profiles = tmp_path / "values.yaml"
+    profiles.write_text("gpuProfiles: [{name: l4-pool, product: L4, labels: {pool: l4}}]\n", "utf-8")
+    _, document = planned(capsys, "--model", str(MISTRAL), "--profiles", str(profiles))
+    assert [offer["profile"] for offer in document["offers"]] == ["l4-pool"]
+
+
+def test_the_clusters_nodes_come_through_kubectl(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of that name answers as a cluster would, and shows what it was asked."""
+    listed = json.dumps({"kind": "List", "items": [node("gpu-1", GFD, {"nvidia.com/gpu": "1"})]})
+    program = tmp_path / "kubectl"
+    program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\ncat <<'END'\n{listed}\nEND\n", "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    _, document = planned(capsys, "--model", str(MISTRAL), "--context", "staging")
+    assert [offer["node"] for offer in document["offers"]] == ["gpu-1"]
+    assert (tmp_path / "asked").read_text("utf-8").split() == [
+        "--context",
+        "staging",
+        "get",
+        "nodes",
+        "-o",
+        "json",
+    ]
+    program.write_text("#!/bin/sh\necho 'the server refused' >&2\nexit 1\n", "utf-8")
+    assert "the server refused" in refused(capsys, "--model", str(MISTRAL))
+    program.write_text("#!/bin/sh\necho nonsense\n", "utf-8")
+    assert "must print JSON" in refused(capsys, "--model", str(MISTRAL))
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert "--gpu" in refused(capsys, "--model", str(MISTRAL))
+
+
+def test_shorter_rows_need_less_and_longer_ones_than_the_maximum_do_not_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["--model", str(MISTRAL), "--gpu", "L4", "--set", "training.microBatchSize=1"]
+    whole = planned(capsys, *asked)[1]
+    short = planned(capsys, *asked, "--longest-row", "300")[1]
+    assert short["chosen"]["sequenceLength"] == 300
+    assert short["deviceBytes"] < whole["deviceBytes"]
+    longer = planned(capsys, *asked, "--longest-row", "9000")[1]
+    assert longer["chosen"]["sequenceLength"] == whole["chosen"]["sequenceLength"]
+
+
+def test_a_gpu_that_no_table_knows_is_given_by_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    _, document = planned(capsys, "--model", str(MISTRAL), "--gpu-memory", "22", "--gpu", "Future 9000")
+    assert document["usableBytes"] == 22 << 30
+    assert document["gpu"]["product"] == "Future 9000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu", "Riva 128"], "must be a known product"),
+        (["--gpu", "L4", "--gpu", "A40", "--gpu-memory", "24"], "at most one --gpu"),
+        (["--gpu-memory", "-1"], "above 0"),
+        (["--gpu", "L4", "--nodes", "x"], "must be absent"),
+        (["--gpu", "L4", "--set", "training.microBatch=2"], "spec.training.microBatch"),
+        (["--gpu", "L4", "--set", "training.seed.bits=2"], "holds 42, no fields"),
+        (["--gpu", "L4", "--set", "training"], "PATH=VALUE"),
+        (["--gpu", "L4", "--set", "training.seed=[1"], "must be YAML"),
+        (["--gpu", "L4", "--set", "training.microBatchSize=3"], "must divide"),
+        (["--gpu", "L4", "--longest-row", "0"], "above 0"),
+        (["--gpu", "L4", "--stack", "nowhere.yaml"], "readable file"),
+        (["--nodes", str(MISTRAL)], "kubectl get nodes"),
+        (["--profiles", str(MISTRAL)], "gpuProfiles"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_what_was_found(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = ["--set", "training.seed=42"]
+    assert words in refused(capsys, "--model", str(MISTRAL), *setting, *arguments)
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "must be JSON"), ("[]", "must hold an object")])
+def test_a_config_that_is_none_is_refused(
+    text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "config.json" in refused(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    (tmp_path / "config.json").write_text(text, "utf-8")
+    assert words in refused(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    assert "--model" in refused(capsys, "--gpu", "L4")
+
+
+def test_an_unknown_option_is_a_wrong_request_and_not_a_plan_that_does_not_fit(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--colour"])
+    assert ended.value.code == EXIT_USAGE
+    assert "--colour" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""From YAML to the trainer's run spec on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.errors import UsageError
+from finetune_cli.manifests import read_manifests
+from finetune_cli.run.local import LocalFolders, places, run_locally, secret_environment
+from finetune_operator.api.spec import FineTuneJobSpec
+from jsonschema import Draft202012Validator
+
+from tests.support.repository import ROOT
+
+SCHEMA = json.loads((ROOT / "contract" / "run.schema.json").read_text("utf-8"))
+JOB = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny, namespace: team}
+spec:
+  model: {source: {persistentVolumeClaim: {claimName: assets, path: model}}}
+  dataset: {source: {configMap: {name: data, key: rows.jsonl}}}
+  output: {destination: {persistentVolumeClaim: {claimName: assets}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: data}
+data: {rows.jsonl: "{}\\n"}
+"""
+
+
+def job_file(folder: Path, text: str = JOB) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_run_spec_of_the_contract_is_written_and_the_trainers_refusal_comes_back(tmp_path: Path) -> None:
+    """The claim has no model: the real trainer says so, and its exit code is the command's."""
+    (tmp_path / "volumes" / "assets").mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    code = run_locally(read_manifests(job_file(tmp_path)), folders, "cpu")
+    assert code == 65
+    home = next((tmp_path / "runs").iterdir())
+    run = json.loads((home / "run.json").read_text("utf-8"))
+    Draft202012Validator(SCHEMA).validate(run)
+    assert run["telemetry"]["host"] == "127.0.0.1"
+    assert run["model"]["source"]["path"] == str(tmp_path / "volumes" / "assets" / "model")
+    assert Path(run["dataset"]["source"]["path"]).read_text("utf-8") == "{}\n"
+
+
+def test_a_claim_without_a_folder_is_refused_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(
+        ["run", str(job_file(tmp_path)), "--volumes", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    )
+    assert code == EXIT_USAGE
+    assert "--volume assets=FOLDER" in capsys.readouterr().err
+
+
+def test_an_unknown_field_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = JOB.replace("spec:\n", "spec:\n  trainin: {epochs: 1}\n")
+    assert main(["run", str(job_file(tmp_path, text))]) == EXIT_USAGE
+    assert "trainin" in capsys.readouterr().err
+
+
+STORES = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny, namespace: team}
+spec:
+  model: {source: {huggingFace: {repository: org/name, tokenSecretRef: {name: hub, key: token}}}}
+  dataset:
+    source: {s3: {uri: "s3://bucket/rows.jsonl", secretRef: {name: store}}}
+    validation: {source: {url: {secretKeyRef: {name: link, key: url}}}}
+    targetPrompts: {configMapKeyRef: {name: production, key: prompts.txt}}
+  output: {destination: {persistentVolumeClaim: {claimName: assets}}}
+  modelCache: {claimName: bases}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: production}
+data: {prompts.txt: "How do I?\\n"}
+"""
+SECRETS = """
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: store}
+stringData: {AWS_ACCESS_KEY_ID: a, AWS_SECRET_ACCESS_KEY: b}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hub}
+stringData: {token: t}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: link}
+stringData: {url: "https://example.com/a?sig=s"}
+"""
+VARIABLES = {
+    "FINETUNE_DATASET_AWS_ACCESS_KEY_ID": "a",
+    "FINETUNE_DATASET_AWS_SECRET_ACCESS_KEY": "b",
+    "FINETUNE_MODEL_TOKEN": "t",
+    "FINETUNE_VALIDATION_URL": "https://example.com/a?sig=s",
+}
+
+
+def secrets(folder: Path, text: str, environment: dict[str, str]) -> dict[str, str]:
+    manifests = read_manifests(job_file(folder, text))
+    return secret_environment(manifests, FineTuneJobSpec.parse(manifests.spec), environment)
+
+
+def test_secrets_of_the_file_become_the_variables_of_a_pod(tmp_path: Path) -> None:
+    assert secrets(tmp_path, STORES + SECRETS, {"PATH": "/bin"}) == VARIABLES
+
+
+def test_secrets_may_stay_in_the_environment_and_those_of_the_file_win(tmp_path: Path) -> None:
+    assert secrets(tmp_path, STORES, VARIABLES) == {}
+    other = dict.fromkeys(VARIABLES, "other")
+    assert secrets(tmp_path, STORES + SECRETS, other) == VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("FINETUNE_MODEL_TOKEN", "found none; the environment variable FINETUNE_MODEL_TOKEN would do"),
+        ("FINETUNE_DATASET_", "Secret 'store' must stand in the same file, or its keys be set"),
+    ],
+)
+def test_a_secret_that_is_nowhere_is_named_with_its_variable(
+    tmp_path: Path, missing: str, words: str
+) -> None:
+    given = {name: value for name, value in VARIABLES.items() if not name.startswith(missing)}
+    with pytest.raises(UsageError, match=words):
+        secrets(tmp_path, STORES, given)
+
+
+def test_caches_and_prompts_are_folders_and_files(tmp_path: Path) -> None:
+    for claim in ("assets", "bases"):
+        (tmp_path / "volumes" / claim).mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    manifests = read_manifests(job_file(tmp_path, STORES + SECRETS))
+    spec = FineTuneJobSpec.parse(manifests.spec)
+    found = places(manifests, spec, folders, tmp_path / "home")
+    assert found.model_cache == str(tmp_path / "volumes" / "bases")
+    assert found.target_prompts is not None
+    assert Path(found.target_prompts).read_text("utf-8") == "How do I?\n"
+    assert (found.model, found.dataset, found.validation) == (None, None, None)

@@ -1,0 +1,28 @@
+"""Results as lines for people."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from finetune_cli.run.summary import summarise
+
+from tests.support.repository import ROOT
+
+FIXTURES = ROOT / "contract" / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "prepare-reported",
+            ["format    ShareGPT: column `conversations`", "warning   ValidationLeakage: 1 of 2"],
+        ),
+        ("prepare-completed", ["warning   1 of 20 rows were refused"]),
+    ],
+)
+def test_formats_and_warnings_of_both_versions_are_told(name: str, lines: list[str]) -> None:
+    told = summarise({"Prepare": json.loads((FIXTURES / f"result.{name}.json").read_text("utf-8"))})
+    for line in lines:
+        assert line in told

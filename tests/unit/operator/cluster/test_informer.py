@@ -1,0 +1,143 @@
+"""The informer against an API server of aiohttp that knows lists alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import aiohttp.web
+from finetune_operator.api.stages import Stage
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.informer import NODE_DELAY, Informer
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime.metrics import OperatorMetrics
+from kubernetes.aio.client import Configuration
+from prometheus_client import CollectorRegistry
+
+from tests.support.operator import World, make_job
+
+
+def node_body(version: str, **spec: Any) -> dict[str, Any]:
+    """A node with one GPU."""
+    return {
+        "metadata": {
+            "name": "gpu1",
+            "uid": "uid-gpu1",
+            "resourceVersion": version,
+            "labels": {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "23034"},
+        },
+        "spec": spec,
+        "status": {
+            "allocatable": {"nvidia.com/gpu": "1"},
+            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": version}],
+        },
+    }
+
+
+class Parts:
+    """An informer and what it feeds."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self.gpus = GpuStore((), allow_time_slicing=False)
+        self.store = Store(self.gpus)
+        self.queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
+        self.informer = Informer(self.store, self.gpus, self.queue, Cluster(api, "test"), "")
+
+    async def drain(self) -> set[Key]:
+        """Take every key that waits."""
+        found = set()
+        while len(self.queue):
+            key = await self.queue.get()
+            self.queue.done(key)
+            found.add(key)
+        return found
+
+
+@asynccontextmanager
+async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
+    """Parts whose API server lists these nodes, or forbids to list nodes, and has nothing else."""
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        if request.path != "/api/v1/nodes":
+            return aiohttp.web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
+        if nodes is None:
+            message = 'nodes is forbidden: User "finetune" cannot list resource "nodes"'
+            return aiohttp.web.json_response({"reason": "Forbidden", "message": message}, status=403)
+        return aiohttp.web.json_response({"metadata": {"resourceVersion": "50"}, "items": nodes})
+
+    application = aiohttp.web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = aiohttp.web.AppRunner(application)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    api = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
+    try:
+        yield Parts(api)
+    finally:
+        await api.close()
+        await runner.cleanup()
+
+
+async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:
+    async with serving(None) as parts:
+        await parts.informer.synchronise()
+        assert parts.informer.seeded
+        problem = parts.gpus.inventory.problem
+        assert problem is not None
+        assert "cannot list resource" in problem
+        assert "gpuProfiles" in problem
+
+
+async def test_nodes_are_seeded_and_those_that_are_gone_forgotten() -> None:
+    nodes = [node_body("10")]
+    async with serving(nodes) as parts:
+        await parts.informer.synchronise()
+        assert list(parts.gpus.inventory.nodes) == ["gpu1"]
+        nodes.clear()
+        await parts.informer.synchronise()
+        assert parts.gpus.inventory.nodes == {}
+
+
+async def test_a_heartbeat_wakes_nobody_and_a_change_only_jobs_that_lack_a_gpu() -> None:
+    async with serving([node_body("10")]) as parts:
+        world = World()
+        world.settle()
+        waiting = replace(world.job, name="waiting")
+        merging = make_job(name="merging", status={"stage": {"name": "Merge", "attempt": 0}})
+        training = {"stage": {"name": "Train", "attempt": 0, "node": "gpu1"}}
+        ended = {**world.job.status, "completionTime": "2026-11-24T09:00:00Z"}
+        await parts.informer.synchronise()
+        for job in (
+            waiting,
+            merging,
+            make_job(name="training", status=training),
+            make_job(name="ended", status=ended),
+        ):
+            parts.store.put_job(job)
+        assert parts.gpus.inventory.offers("nvidia.com/gpu")
+        await parts.drain()
+
+        parts.informer.put_node(node_body("11"))
+        await asyncio.sleep(2 * NODE_DELAY)
+        assert await parts.drain() == set()
+
+        parts.informer.put_node(node_body("12", unschedulable=True))
+        parts.informer.put_node(node_body("13", unschedulable=False))
+        await asyncio.sleep(2 * NODE_DELAY)
+        assert await parts.drain() == {("team", "waiting")}
+
+        parts.informer.put_node(node_body("13"), gone=True)
+        await asyncio.sleep(2 * NODE_DELAY)
+        assert await parts.drain() == {("team", "waiting")}
+        assert world.job.status["stage"]["name"] == Stage.PREPARE

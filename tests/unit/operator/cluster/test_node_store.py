@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.cluster.node_store import REMEMBERED_DECISIONS, GpuStore
+from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.gpus.nodes import NodeRecord
+from finetune_operator.sizing.gpus.profiles import GpuProfile
+from finetune_operator.sizing.memory.shape import model_shape
+
+from tests.support.operator import CONFIG, make_node, make_spec
+
+GPU = "nvidia.com/gpu"
+
+
+def make_store(*profiles: GpuProfile) -> GpuStore:
+    return GpuStore(profiles, allow_time_slicing=False)
+
+
+def make_plain_node() -> NodeRecord:
+    """A node without a GPU."""
+    return replace(make_node("plain"), allocatable={"cpu": "4"}, labels={"kubernetes.io/hostname": "plain"})
+
+
+def make_question(**training: object) -> Question:
+    return Question(FineTuneJobSpec.parse(make_spec(training=training)), model_shape(CONFIG), 60)
+
+
+def test_a_heartbeat_is_no_change() -> None:
+    store = make_store()
+    store.put(make_node(resource_version="1"))
+    before = store.inventory
+    assert before.offers(GPU)
+    assert not store.put(make_node(resource_version="2"))
+    assert store.inventory is before
+
+
+def test_what_changes_a_gpu_that_was_asked_for_is_a_change() -> None:
+    store = make_store()
+    assert store.inventory.offers(GPU) == ()
+    assert store.put(make_node(resource_version="1"))
+    changes: tuple[dict[str, Any], ...] = ({"unschedulable": True}, {"ready": False}, {"allocatable": {}})
+    for version, change in enumerate(changes, start=2):
+        assert store.inventory.offers(GPU)
+        assert store.put(make_node(resource_version=str(version), **change))
+    assert store.remove("gpu1", "uid-gpu1")
+    assert store.inventory.offers(GPU) == ()
+
+
+def test_a_change_counts_also_right_after_one_that_did_not() -> None:
+    """Between two changes nobody may have asked again."""
+    store = make_store()
+    assert store.inventory.offers(GPU) == ()
+    assert not store.put(make_plain_node())
+    assert store.put(make_node(resource_version="2"))
+    assert store.put(make_node("gpu2", resource_version="3"))
+
+
+def test_a_node_that_offers_nothing_of_it_wakes_nobody_and_keeps_what_was_computed() -> None:
+    store = make_store()
+    store.put(make_node())
+    decision = store.inventory.decide(make_question())
+    assert not store.put(make_plain_node())
+    assert "plain" in store.inventory.nodes
+    assert store.inventory.decide(make_question()) is decision
+
+
+def test_an_older_version_and_a_late_deletion_of_a_namesake_change_nothing() -> None:
+    store = make_store()
+    store.put(make_node(uid="new", resource_version="5"))
+    assert not store.put(make_node(uid="old", resource_version="4", unschedulable=True))
+    assert not store.remove("gpu1", "old")
+    assert len(store) == 1
+    assert not store.inventory.nodes["gpu1"].unschedulable
+
+
+def test_a_list_is_the_truth_but_for_what_is_newer() -> None:
+    store = make_store()
+    for node in (make_node("gone"), make_node("newer", resource_version="9", unschedulable=True)):
+        store.put(node)
+    assert store.inventory.offers(GPU)
+    assert store.replace([make_node("newer", resource_version="8"), make_node("joined")])
+    assert set(store.inventory.nodes) == {"newer", "joined"}
+    assert store.inventory.nodes["newer"].unschedulable
+    assert not store.replace([make_node("newer", resource_version="8"), make_node("joined")])
+
+
+def test_nodes_that_may_not_be_read_leave_the_catalogue() -> None:
+    profile = GpuProfile(name="l4", product="NVIDIA L4", labels={"pool": "l4"})
+    store = make_store(profile)
+    store.put(make_node())
+    assert store.fail("not allowed")
+    assert not store.fail("not allowed")
+    assert store.inventory.problem == "not allowed"
+    assert [offer.profile for offer in store.inventory.offers(GPU)] == ["l4"]
+    assert store.replace([make_node()])
+    assert store.inventory.problem is None
+
+
+def test_a_decision_is_remembered_until_the_gpus_change() -> None:
+    store = make_store()
+    assert isinstance(store.inventory.decide(make_question()), Refused)
+    store.put(make_node())
+    first = store.inventory.decide(make_question())
+    assert isinstance(first, Fits)
+    assert store.inventory.decide(make_question()) is first
+    assert store.inventory.decide(make_question(seed=1)) is first, "the seed needs no memory"
+    assert store.inventory.decide(make_question(maximumLength=4096)) is not first
+
+
+def test_remembered_decisions_are_bounded() -> None:
+    store = make_store()
+    inventory = store.inventory
+    first = inventory.decide(make_question())
+    for length in range(100, 100 + REMEMBERED_DECISIONS):
+        inventory.decide(make_question(maximumLength=length))
+    assert inventory.decide(make_question()) is not first

@@ -1,0 +1,106 @@
+"""Reading claims and volumes from an API server of aiohttp that knows a few paths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import aiohttp.web
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.volume_reader import VolumeReader
+from finetune_operator.observed.observation import Claim
+from kubernetes.aio.client import Configuration
+
+from tests.support.operator import UID, World, make_job, make_spec
+
+CLAIM = {
+    "metadata": {"name": "demo-workspace", "uid": "claim"},
+    "spec": {
+        "accessModes": ["ReadWriteOnce"],
+        "volumeName": "pv",
+        "storageClassName": "zonal",
+        "resources": {"requests": {"storage": "20Gi"}},
+    },
+    "status": {"phase": "Bound"},
+}
+CLASS = {"metadata": {"name": "zonal"}, "provisioner": "disk.example.com"}
+VOLUME = {"metadata": {"name": "pv"}, "spec": {"capacity": {"storage": "20Gi"}}}
+CLAIM_PATH = "/api/v1/namespaces/team/persistentvolumeclaims/demo-workspace"
+CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
+VOLUME_PATH = "/api/v1/persistentvolumes/pv"
+
+
+@asynccontextmanager
+async def serving(
+    known: dict[str, dict[str, Any]], missing: int
+) -> AsyncIterator[tuple[VolumeReader, list[str]]]:
+    """A reader and the paths that it has asked for; other paths than the known are answered with `missing`."""
+    asked: list[str] = []
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        asked.append(request.path)
+        if request.path in known:
+            return aiohttp.web.json_response(known[request.path])
+        return aiohttp.web.json_response({"message": "no"}, status=missing)
+
+    application = aiohttp.web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = aiohttp.web.AppRunner(application)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    api = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
+    try:
+        yield VolumeReader(Cluster(api, "test"), time.monotonic), asked
+    finally:
+        await api.close()
+        await runner.cleanup()
+
+
+def with_claim() -> World:
+    return World(claim=Claim("demo-workspace", "claim", UID, "1", deleting=False))
+
+
+async def test_a_bound_workspace_comes_with_its_volume_and_class() -> None:
+    classes = {"metadata": {"resourceVersion": "1"}, "items": [CLASS]}
+    async with serving({CLAIM_PATH: CLAIM, CLASSES_PATH: classes, VOLUME_PATH: VOLUME}, 404) as (
+        reader,
+        asked,
+    ):
+        found = await reader.read(with_claim().observe())
+        assert found.workspace is not None
+        assert (found.workspace.capacity, found.workspace.uid) == ("20Gi", "claim")
+        assert found.workspace.volume is not None
+        assert found.storage_class is not None
+        await reader.read(with_claim().observe())
+        assert asked.count(CLASSES_PATH) == 1, "classes are believed for a while"
+
+
+async def test_a_job_that_has_no_claim_yet_costs_no_read_of_one() -> None:
+    classes = {"metadata": {"resourceVersion": "1"}, "items": []}
+    async with serving({CLASSES_PATH: classes}, 404) as (reader, asked):
+        found = await reader.read(World().observe())
+        assert found.workspace is None
+        assert asked == [CLASSES_PATH]
+
+
+async def test_what_may_not_be_read_is_as_if_it_were_not_there() -> None:
+    async with serving({CLAIM_PATH: CLAIM}, 403) as (reader, _):
+        found = await reader.read(with_claim().observe())
+        assert found.workspace is not None
+        assert found.workspace.volume is None
+        assert found.storage_class is None
+
+
+async def test_a_model_cache_that_does_not_exist_is_left_to_the_kubelet_to_tell() -> None:
+    classes = {"metadata": {"resourceVersion": "1"}, "items": []}
+    job = make_job(make_spec(modelCache={"claimName": "cache"}))
+    async with serving({CLASSES_PATH: classes}, 404) as (reader, _):
+        found = await reader.read(replace(World().observe(), job=job))
+        assert found.model_cache is None

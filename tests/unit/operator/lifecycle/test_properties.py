@@ -1,0 +1,165 @@
+"""Whatever is lost, repeated or restarted, a job ends and no stage runs again after it has succeeded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetune_operator.api.stages import Stage
+from finetune_operator.observed.observation import ChildJob
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.operator import (
+    World,
+    make_failure,
+    make_inventory,
+    make_job,
+    make_node,
+    make_result,
+    make_spec,
+)
+
+EVENTS = st.lists(
+    st.sampled_from(
+        [
+            "decide",
+            "decide and crash",
+            "succeed",
+            "fail",
+            "vanish",
+            "interrupt",
+            "disrupt",
+            "kill",
+            "kill and forget",
+            "delete by hand",
+            "suspend",
+            "resume",
+            "wait",
+            "schedule",
+            "fitting gpu",
+            "small gpu",
+            "no gpu",
+        ]
+    ),
+    max_size=60,
+)
+
+INVENTORIES = {
+    "fitting gpu": make_inventory(make_node()),
+    "small gpu": make_inventory(make_node("tiny", "NVIDIA-Tiny", 600)),
+    "no gpu": make_inventory(),
+}
+
+
+def apply(world: World, event: str) -> None:
+    """Let one thing happen, if it can happen now."""
+    child = next(iter(world.children.values()), None)
+    match event:
+        case "decide":
+            world.step()
+        case "decide and crash":
+            world.step(lose_actions=True)
+        case "wait":
+            world.wait(15)
+        case "fitting gpu" | "small gpu" | "no gpu":
+            world.inventory = INVENTORIES[event]
+        case "suspend" | "resume":
+            world.job = replace(world.job, spec=make_spec(suspend=event == "suspend"))
+        case "delete by hand" if child is not None:
+            world.delete_child(child.name)
+        case "schedule" if child is not None and not child.suspended:
+            schedule(world, child)
+        case _ if child is not None and not child.suspended:
+            end(world, child, event)
+
+
+def schedule(world: World, child: ChildJob) -> None:
+    """Give the child's pod a node, or show that there is none for it, as the scheduler would."""
+    held = any(pod.owner_uid == child.uid for pod in world.pods.values())
+    if held:
+        return
+    if child.stage is Stage.TRAIN and world.inventory is not INVENTORIES["fitting gpu"]:
+        world.run_pod(child.name, phase="Pending", running=False, node="", unschedulable="0/3 nodes")
+    else:
+        world.run_pod(child.name)
+
+
+def end(world: World, child: ChildJob, event: str) -> None:
+    """End the child's pod in the way that the event says."""
+    stage, attempt = child.stage, child.attempt
+    match event:
+        case "succeed":
+            world.end_pod(child.name, make_result(stage, attempt))
+        case "fail":
+            world.end_pod(child.name, make_failure(stage, "InternalError", attempt), 69)
+        case "interrupt":
+            world.end_pod(child.name, make_failure(stage, "Interrupted", attempt, "Interrupted"), 75)
+        case "vanish":
+            world.end_pod(child.name, "", 137)
+        case "disrupt":
+            world.end_pod(child.name, "", 143, disrupted=True)
+        case "kill" | "kill and forget":
+            world.end_pod(child.name, "", 137, deleting=True)
+            world.children[child.name] = replace(child, finished=True, failure="BackoffLimitExceeded")
+            if event == "kill and forget":
+                world.pods = {uid: pod for uid, pod in world.pods.items() if pod.owner_uid != child.uid}
+
+
+def unfinished(world: World) -> list[str]:
+    """Jobs that may still run something."""
+    ended = {pod.owner_uid for pod in world.pods.values() if pod.end is not None}
+    return [child.name for child in world.children.values() if not child.finished and child.uid not in ended]
+
+
+def succeeded_stages(world: World) -> list[str]:
+    """Stages in the order of their recorded successes."""
+    return [
+        entry["stage"] for entry in world.job.status.get("attempts", []) if entry["outcome"] == "Succeeded"
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS)
+def test_no_stage_runs_after_its_success_and_every_job_ends(events: list[str]) -> None:
+    world = World(job=make_job(), inventory=INVENTORIES["fitting gpu"])
+    for event in events:
+        done = set(succeeded_stages(world))
+        before = len(world.created)
+        apply(world, event)
+        for name in world.created[before:]:
+            assert not any(name.startswith(f"demo-{stage.lower()}-") for stage in done), (event, name)
+            fits = world.inventory is INVENTORIES["fitting gpu"]
+            assert fits or not name.startswith("demo-train-"), (event, name)
+        assert len(world.children) <= 2
+        assert len(unfinished(world)) <= 1
+    world.inventory = INVENTORIES["fitting gpu"]
+    world.job = replace(world.job, spec=make_spec())
+    for _ in range(60):
+        world.step()
+        if world.job.status["phase"] in {"Succeeded", "Failed"}:
+            break
+        world.wait(300)
+        apply(world, "succeed")
+    world.settle()
+    assert world.job.status["phase"] in {"Succeeded", "Failed"}
+    assert world.children == {}
+    assert len(world.created) == len(set(world.created)) or any("delete by hand" in event for event in events)
+    stages = succeeded_stages(world)
+    assert stages == [stage.value for stage in Stage][: len(stages)]
+    if world.job.status["phase"] == "Succeeded":
+        assert stages == [stage.value for stage in Stage]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.booleans(), min_size=3, max_size=12))
+def test_losing_actions_after_any_status_write_costs_nothing_but_time(losses: list[bool]) -> None:
+    world = World(job=make_job())
+    for loses in losses:
+        world.step(lose_actions=loses)
+        apply(world, "succeed")
+    for _ in range(12):
+        world.step()
+        apply(world, "succeed")
+    world.settle()
+    assert world.job.status["phase"] == "Succeeded"
+    assert world.created == ["demo-prepare-0", "demo-train-0", "demo-merge-0"]

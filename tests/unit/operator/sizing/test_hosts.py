@@ -1,0 +1,186 @@
+"""What a stage needs of its machine, and the stages of their workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from finetune_operator.api.quantities import format_bytes, parse_bytes
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import DatasetReport
+from finetune_operator.sizing.hosts import (
+    adapter_parameters,
+    may_retry_with_more,
+    out_of_memory_message,
+    quantized_bytes,
+    stage_host,
+    workspace_bytes,
+)
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.operator import PREPARE, make_spec
+
+GIB = 2**30
+MISTRAL = model_shape({"model_type": "mistral", "num_key_value_heads": 8, "vocab_size": 32768})
+LLAMA_70B = model_shape(
+    {
+        "model_type": "llama",
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
+)
+HUB = {"source": {"huggingFace": {"repository": "org/model"}}}
+
+
+@dataclass(frozen=True)
+class Chart:
+    cpu: str | None = None
+    memory: str | None = None
+
+
+def parse(**changes: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.parse(make_spec(**changes))
+
+
+def report(**changes: Any) -> DatasetReport:
+    return DatasetReport.model_validate({**PREPARE["dataset"], **changes})
+
+
+@given(st.integers(0, 2**50))
+def test_a_formatted_size_is_the_least_whole_mebibyte_that_holds_it(size: int) -> None:
+    assert 0 <= parse_bytes(format_bytes(size)) - size < 2**20
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [
+        ("16Gi", 16 * GIB),
+        ("1.5Gi", 3 * GIB // 2),
+        ("20G", 20 * 10**9),
+        ("1e9", 10**9),
+        ("2E2", 200),
+        ("1E", 10**18),
+        ("500m", 1),
+        ("0", 0),
+        (".5Ki", 512),
+        ("123", 123),
+    ],
+)
+def test_quantities_are_read_as_kubernetes_reads_them(quantity: str, size: int) -> None:
+    assert parse_bytes(quantity) == size
+
+
+@pytest.mark.parametrize("quantity", ["", "Gi", "-1", "1 Gi", "1gb", "1GiB", "1e", "0x10", "1.2.3"])
+def test_what_is_no_quantity_is_refused(quantity: str) -> None:
+    with pytest.raises(ValueError, match="quantity"):
+        parse_bytes(quantity)
+
+
+def test_what_the_user_gives_is_kept_then_the_charts_then_the_computed_size() -> None:
+    given_spec = parse(resources={"train": {"cpu": "3", "memory": "30Gi"}})
+    chart = Chart(cpu="7", memory="24Gi")
+    kept = stage_host(given_spec, Stage.TRAIN, MISTRAL, None, chart, 1)
+    assert (kept.cpu, kept.memory_bytes) == ("3", 30 * GIB)
+    assert kept.memory_reason == "resources.train.memory is given"
+    charts = stage_host(parse(), Stage.TRAIN, MISTRAL, None, chart, 0)
+    assert (charts.cpu, charts.memory_bytes) == ("7", 24 * GIB)
+    computed = stage_host(parse(), Stage.TRAIN, MISTRAL, None, Chart(), 0)
+    assert computed == stage_host(parse(), Stage.TRAIN, MISTRAL, None, None, 0)
+    assert 4 * GIB < computed.memory_bytes < 12 * GIB
+    assert "CUDA" in computed.memory_reason
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("shape", [None, MISTRAL, LLAMA_70B], ids=["unknown", "7B", "70B"])
+def test_every_stage_has_a_size_with_its_reason_before_and_after_the_model_is_known(
+    stage: Stage, shape: ModelShape | None
+) -> None:
+    needs = stage_host(parse(), stage, shape, None, None, 0)
+    assert GIB <= needs.memory_bytes <= 64 * GIB
+    assert "GiB" in needs.memory_reason
+    assert needs.scratch_bytes > 0
+    assert (needs.shared_memory_bytes > 0) == (stage is Stage.TRAIN)
+
+
+def test_a_larger_model_needs_more_to_merge_and_to_load_but_not_to_prepare() -> None:
+    def memory(stage: Stage, shape: ModelShape) -> int:
+        return stage_host(parse(), stage, shape, None, None, 0).memory_bytes
+
+    assert memory(Stage.MERGE, MISTRAL) < memory(Stage.MERGE, LLAMA_70B)
+    assert memory(Stage.TRAIN, MISTRAL) < memory(Stage.TRAIN, LLAMA_70B)
+    assert memory(Stage.PREPARE, MISTRAL) == memory(Stage.PREPARE, LLAMA_70B)
+
+
+def test_the_report_over_more_rows_needs_more_memory() -> None:
+    def memory(rows: int) -> int:
+        return stage_host(parse(), Stage.PREPARE, None, report(rows=rows), None, 0).memory_bytes
+
+    assert memory(20) < memory(1_000_000) < memory(10_000_000)
+
+
+def test_a_cpu_device_holds_the_model_on_the_host() -> None:
+    def memory(size: int) -> int:
+        needs = stage_host(parse(), Stage.TRAIN, MISTRAL, None, None, 0, device="cpu", device_bytes=size)
+        return needs.memory_bytes
+
+    assert memory(6 * GIB) > 12 * GIB
+    assert memory(GIB) < memory(6 * GIB)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_killed_stage_gets_half_as_much_again_once(stage: Stage) -> None:
+    spec = parse()
+    first = stage_host(spec, stage, MISTRAL, None, None, 0)
+    assert may_retry_with_more(spec, stage, 1)
+    second = stage_host(spec, stage, MISTRAL, None, None, 1)
+    assert 1.5 <= second.memory_bytes / first.memory_bytes < 2
+    assert "killed" in second.memory_reason
+    assert not may_retry_with_more(spec, stage, 2)
+    message = out_of_memory_message(spec, stage, second)
+    assert f"resources.{stage.slug}.memory" in message
+    assert format_bytes(second.memory_bytes) in message
+
+
+def test_memory_that_the_user_gave_is_not_raised_and_the_message_says_so() -> None:
+    spec = parse(resources={"merge": {"memory": "2Gi"}})
+    assert not may_retry_with_more(spec, Stage.MERGE, 1)
+    needs = stage_host(spec, Stage.MERGE, MISTRAL, None, None, 1)
+    assert needs.memory_bytes == 2 * GIB
+    message = out_of_memory_message(spec, Stage.MERGE, needs)
+    assert "the spec gives that size" in message
+    assert "3Gi" in message
+
+
+def test_an_adapter_has_the_parameters_that_peft_makes() -> None:
+    """The literature's numbers for Mistral-7B at rank 16: all linear layers, and q and v alone would be 6.8 M."""
+    assert adapter_parameters(MISTRAL, 16, "AllLinear") == 41_943_040
+    assert adapter_parameters(MISTRAL, 16, "AttentionOnly") == 13_631_488
+    assert quantized_bytes(MISTRAL) == pytest.approx(3.854 * GIB, rel=0.01)
+
+
+def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -> None:
+    small, why = workspace_bytes(parse(model=HUB), MISTRAL, None)
+    large, _ = workspace_bytes(parse(model=HUB), LLAMA_70B, None)
+    assert small < 20 * GIB < large
+    for part in ("4-bit model", "largest weight file", "adapter checkpoints"):
+        assert part in why
+
+
+def test_a_workspace_counts_rows_and_leaves_out_what_lies_elsewhere() -> None:
+    whole, _ = workspace_bytes(parse(model=HUB), MISTRAL, None)
+    local, _ = workspace_bytes(parse(), MISTRAL, None)
+    cached, _ = workspace_bytes(parse(model=HUB, modelCache={"claimName": "models"}), MISTRAL, None)
+    rows = report(supervisedTokens=1_000_000_000)
+    with_rows, why = workspace_bytes(parse(model=HUB), MISTRAL, rows)
+    assert local < whole
+    assert cached == pytest.approx(whole - 1.1 * quantized_bytes(MISTRAL), abs=2)
+    assert with_rows == pytest.approx(whole + 1.1 * 8e9, abs=2)
+    assert "rows" in why

@@ -1,0 +1,141 @@
+"""The right-sizing ladder."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from finetune_operator.api.spec import Training
+from finetune_operator.sizing.ladder import (
+    FIXED_CHECKPOINTING,
+    FIXED_MICRO_BATCH,
+    TOKENS_PER_PASS,
+    Needs,
+    RightSize,
+    divisors,
+    rungs,
+    training_plan,
+)
+from finetune_operator.sizing.memory.estimate import estimate
+from finetune_operator.sizing.memory.shape import ModelShape, model_shape
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.sizing_jobs import mistral
+
+
+def needs_of(shape: ModelShape) -> Needs:
+    return lambda plan: estimate(shape, plan, DEFAULT_STACK)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    """Models of one layer up to some billions of parameters."""
+    heads = draw(st.sampled_from([1, 2, 8, 32]))
+    family: dict[str, Any] = {
+        "model_type": draw(st.sampled_from(["llama", "qwen3", "gemma2", "falcon", "phi3"]))
+    }
+    return model_shape(
+        family
+        | {
+            "hidden_size": heads * draw(st.sampled_from([16, 64, 128])),
+            "intermediate_size": draw(st.sampled_from([64, 1024, 14336])),
+            "num_hidden_layers": draw(st.integers(1, 40)),
+            "num_attention_heads": heads,
+            "num_key_value_heads": draw(st.sampled_from([heads, 1])),
+            "vocab_size": draw(st.sampled_from([256, 32768, 256000])),
+        }
+    )
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> Training:
+    """Any settings that decide memory."""
+    effective = draw(st.integers(1, 96))
+    return Training(
+        effective_batch_size=effective,
+        micro_batch_size=draw(st.sampled_from([None, *divisors(effective)])),
+        gradient_checkpointing=draw(st.sampled_from(["Auto", "Require", "Forbid"])),
+        lora={
+            "rank": draw(st.sampled_from([1, 16, 256])),
+            "dropout": draw(st.sampled_from([0, 0.1])),
+            "targetModules": draw(st.sampled_from(["AllLinear", "AttentionOnly"])),
+            "variant": draw(st.sampled_from(["Standard", "DoRA"])),
+        },
+    )
+
+
+SIZES: st.SearchStrategy[RightSize] = st.sampled_from(["Allow", "Forbid"])
+
+
+@settings(deadline=None, max_examples=150)
+@given(shapes(), trainings(), st.integers(1, 20000), SIZES)
+def test_every_rung_needs_less_than_the_one_before_and_keeps_what_was_given(
+    shape: ModelShape, training: Training, length: int, right_size: RightSize
+) -> None:
+    ladder = rungs(training, length, needs_of(shape), right_size)
+    sizes = [rung.estimate.device_bytes for rung in ladder]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert len(ladder) == 1 or right_size == "Allow"
+    for rung in ladder:
+        plan = rung.plan
+        assert plan.effective_batch_size == training.effective_batch_size
+        assert training.micro_batch_size in {None, plan.micro_batch_size}
+        assert training.gradient_checkpointing in {
+            "Auto",
+            "Require" if plan.gradient_checkpointing else "Forbid",
+        }
+        assert (plan.rank, plan.target_modules) == (training.lora.rank, training.lora.target_modules)
+        assert (plan.variant, plan.dropout) == (training.lora.variant, training.lora.dropout > 0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(shapes(), trainings(), st.integers(1, 20000))
+def test_the_last_rung_needs_the_least_of_all_allowed_ways(
+    shape: ModelShape, training: Training, length: int
+) -> None:
+    needs = needs_of(shape)
+    micro_batches = divisors(training.effective_batch_size)
+    if training.micro_batch_size is not None:
+        micro_batches = (training.micro_batch_size,)
+    states = {"Auto": (True, False), "Require": (True,), "Forbid": (False,)}[training.gradient_checkpointing]
+    least = min(
+        needs(training_plan(training, length, size, checkpointing=on)).device_bytes
+        for size, on in product(micro_batches, states)
+    )
+    assert rungs(training, length, needs, "Allow")[-1].estimate.device_bytes == least
+
+
+@pytest.mark.parametrize(("effective", "length"), [(16, 2048), (12, 2048), (7, 1000), (16, 100), (16, 9000)])
+def test_the_first_rung_is_the_largest_divisor_within_the_token_limit(effective: int, length: int) -> None:
+    first = rungs(Training(effective_batch_size=effective), length, needs_of(mistral()), "Allow")[0].plan
+    larger = [size for size in divisors(effective) if size > first.micro_batch_size]
+    assert not first.gradient_checkpointing
+    assert first.micro_batch_size == 1 or first.tokens <= TOKENS_PER_PASS
+    assert all(size * length > TOKENS_PER_PASS for size in larger)
+
+
+def test_checkpointing_is_given_up_before_the_micro_batch() -> None:
+    ladder = rungs(Training(), 2048, needs_of(mistral()), "Allow")
+    assert [(rung.plan.micro_batch_size, rung.plan.gradient_checkpointing) for rung in ladder] == [
+        (4, False),
+        (4, True),
+        (2, True),
+        (1, True),
+    ]
+
+
+def test_where_right_sizing_is_forbidden_open_values_are_the_documented_ones() -> None:
+    (only,) = rungs(Training(), 2048, needs_of(mistral()), "Forbid")
+    assert (only.plan.micro_batch_size, only.plan.gradient_checkpointing) == (
+        FIXED_MICRO_BATCH,
+        FIXED_CHECKPOINTING,
+    )
+
+
+@given(st.integers(1, 65536))
+def test_divisors_are_all_of_them_largest_first(number: int) -> None:
+    found = divisors(number)
+    assert list(found) == [divisor for divisor in range(number, 0, -1) if number % divisor == 0]

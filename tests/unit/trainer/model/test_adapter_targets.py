@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from finetune_trainer.model.adapter_targets import trainable_parameters
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.load import load_quantized
+from finetune_trainer.stages.train.settings import lora_config
+from peft import get_peft_model
+
+from tests.support import workspaces
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("variant", "targets"), [("Standard", "AllLinear"), ("DoRA", "AllLinear"), ("Standard", "AttentionOnly")]
+)
+def test_the_count_is_that_of_peft(tmp_path: Path, variant: str, targets: str) -> None:
+    workspaces.write_base(tmp_path / "base", "llama", torch.bfloat16)
+    workspace = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
+    run = workspaces.run_spec(tmp_path / "workspace", tmp_path / "out")
+    lora = run.training.lora.model_copy(update={"variant": variant, "target_modules": targets})
+    layout = read_base_layout(workspace)
+    model = get_peft_model(
+        load_quantized(workspace.quantized_model, "cpu"), lora_config(lora, layout.quantized)
+    )
+    assert trainable_parameters(layout, lora) == model.get_nb_trainable_parameters()[0]

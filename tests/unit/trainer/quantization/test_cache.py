@@ -1,0 +1,398 @@
+"""The cache of quantised models: jobs share entries, and nothing that is wrong with it harms a job."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.describe import BaseModel, inspect_base_model
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.safetensors_file import TensorWriter
+from finetune_trainer.quantization.cache import LEFTOVER_SECONDS
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.sources.hub_model import HubModel
+from finetune_trainer.sources.model import DirectoryModel
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout
+from transformers import AutoModelForCausalLM
+
+from tests.support.servers.model_hub import COMMIT, REPOSITORY, ModelHub, serving
+from tests.support.tiny_models import write_tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from finetune_trainer.quantization.builder import QuantizedModel
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model folder of several weight files."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("cache") / "base")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedModel, dict[str, str]]:
+    """Result and files of a job without a cache."""
+    layout = WorkspaceLayout(tmp_path_factory.mktemp("alone"))
+    return quantise(DirectoryModel(model), layout, NullReporter()), files_of(layout)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+def files_of(layout: WorkspaceLayout) -> dict[str, str]:
+    """Digests of what TRAIN and MERGE read."""
+    base = {f"base/{name}": digest for name, digest in folder_digests(layout.base).items()}
+    return {
+        **base,
+        **{f"model/{name}": value for name, value in folder_digests(layout.quantized_model).items()},
+    }
+
+
+def run(model: Path, workspace: Path, cache: Path) -> tuple[QuantizedModel, WorkspaceLayout]:
+    layout = WorkspaceLayout(workspace)
+    return quantise(DirectoryModel(model), layout, NullReporter(), cache), layout
+
+
+def entries(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir())
+
+
+@pytest.fixture
+def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    hub = ModelHub(model)
+    with serving(hub) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield hub
+
+
+def from_hub(workspace: Path, cache: Path) -> QuantizedModel:
+    layout = WorkspaceLayout(workspace)
+    source = HubModel(REPOSITORY, "main", None, workspace / "download")
+    return quantise(source, layout, NullReporter(), cache)
+
+
+def test_the_second_job_downloads_metadata_only_and_gets_the_same_bytes(
+    hub: ModelHub, alone: tuple[QuantizedModel, dict[str, str]], tmp_path: Path, cache: Path
+) -> None:
+    first = from_hub(tmp_path / "one", cache)
+    asked = hub.weight_requests
+    assert asked == len(list(hub.folder.glob("*.safetensors")))
+    second = from_hub(tmp_path / "two", cache)
+    assert hub.weight_requests == asked
+    assert first == second
+    assert (first.commit, first.digest) == (COMMIT, alone[0].digest)
+    for workspace in ("one", "two"):
+        layout = WorkspaceLayout(tmp_path / workspace)
+        assert files_of(layout) == alone[1]
+        assert layout.quantized_model.is_symlink()
+        assert not layout.base.is_symlink()
+    assert len(entries(cache)) == 1
+
+
+def test_what_is_linked_loads_and_says_so_when_the_cache_is_not_mounted(
+    model: Path, tmp_path: Path, cache: Path
+) -> None:
+    _, layout = run(model, tmp_path / "workspace", cache)
+    assert read_base_layout(layout).quantized
+    AutoModelForCausalLM.from_pretrained(layout.quantized_model, device_map="cpu")
+    cache.rename(tmp_path / "elsewhere")
+    with pytest.raises(StageError, match="mount modelCache") as caught:
+        read_base_layout(layout)
+    assert caught.value.reason is Reason.QUANTIZATION_MISMATCH
+
+
+def test_a_job_may_change_its_own_base_without_changing_the_entry(
+    model: Path, tmp_path: Path, cache: Path
+) -> None:
+    """PREPARE puts a chat template of the job's own there."""
+    _, layout = run(model, tmp_path / "one", cache)
+    (layout.base / "chat_template.jinja").write_text("mine")
+    _, other = run(model, tmp_path / "two", cache)
+    assert (other.base / "chat_template.jinja").read_bytes() == (model / "chat_template.jinja").read_bytes()
+
+
+def test_two_jobs_at_once_both_succeed_and_leave_one_entry(
+    model: Path,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Jobs are processes. In one process, transformers' default type is shared while it builds a model.
+    one_at_a_time = threading.Lock()
+
+    def inspect(folder: Path) -> BaseModel:
+        with one_at_a_time:
+            return inspect_base_model(folder)
+
+    monkeypatch.setattr("finetune_trainer.quantization.quantize.inspect_base_model", inspect)
+    meeting = threading.Barrier(2)
+    results: dict[int, QuantizedModel] = {}
+
+    class Meeting(DirectoryModel):
+        def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
+            meeting.wait(timeout=60)  # both have found no entry
+            return super().fetch(name, on_bytes)
+
+    def work(number: int) -> None:
+        layout = WorkspaceLayout(tmp_path / str(number))
+        results[number] = quantise(Meeting(model), layout, NullReporter(), cache)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1]
+    assert len(entries(cache)) == 1
+    for number in range(2):
+        assert files_of(WorkspaceLayout(tmp_path / str(number))) == alone[1]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def add(path: Path) -> None:
+    path.with_name("adapter_config.json").write_text("{}")
+
+
+def spoil_manifest(path: Path) -> None:
+    (path.parents[1] / "manifest.json").write_text('{"files": []')
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip, add, spoil_manifest, lambda path: path.unlink()],
+    ids=lambda value: value.__name__,
+)
+def test_a_damaged_entry_is_not_used_and_built_anew(
+    model: Path,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    damage: Callable[[Path], None],
+) -> None:
+    first, _ = run(model, tmp_path / "one", cache)
+    damage(min((cache / entries(cache)[0] / "model").glob("*.safetensors")))
+    second, layout = run(model, tmp_path / "two", cache)
+    assert second == first
+    assert files_of(layout) == alone[1]
+    # The first job's link leads to the entry that was built anew.
+    assert files_of(WorkspaceLayout(tmp_path / "one")) == alone[1]
+    assert len(entries(cache)) == 1
+
+
+def test_a_restarted_job_does_not_trust_an_entry_damaged_meanwhile(
+    model: Path, alone: tuple[QuantizedModel, dict[str, str]], tmp_path: Path, cache: Path
+) -> None:
+    run(model, tmp_path / "one", cache)
+    flip(min((cache / entries(cache)[0] / "model").glob("*.safetensors")))
+    _, layout = run(model, tmp_path / "one", cache)
+    assert files_of(layout) == alone[1]
+
+
+def refusing(code: int, allowed: Path) -> Callable[..., Any]:
+    """Return a `Path.mkdir` that fails below the cache, as a volume mounted read-only does."""
+    from pathlib import Path as RealPath  # noqa: PLC0415 -- the class whose method is replaced
+
+    make = RealPath.mkdir
+
+    def mkdir(self: Path, *arguments: Any, **options: Any) -> None:
+        if self.name.startswith(".nf4-") and self.is_relative_to(allowed):
+            raise OSError(code, os.strerror(code), str(self))
+        make(self, *arguments, **options)
+
+    return mkdir
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_read_only_cache_is_used_where_it_has_the_model_and_else_the_workspace_is(
+    model: Path,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with monkeypatch.context() as mounted, caplog.at_level(logging.WARNING):
+        mounted.setattr("pathlib.Path.mkdir", refusing(code, cache))
+        result, layout = run(model, tmp_path / "one", cache)
+    assert result == alone[0]
+    assert not layout.quantized_model.is_symlink()
+    assert files_of(layout) == alone[1]
+    assert "cannot be written" in caplog.text
+    assert "in its workspace" in caplog.text
+    run(model, tmp_path / "filler", cache)
+    monkeypatch.setattr("pathlib.Path.mkdir", refusing(code, cache))
+    _, layout = run(model, tmp_path / "two", cache)
+    assert layout.quantized_model.is_symlink()
+
+
+def test_a_cache_that_is_too_small_is_not_begun(
+    model: Path,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    usage = shutil.disk_usage(cache)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=1000))
+    with caplog.at_level(logging.WARNING):
+        _, layout = run(model, tmp_path / "workspace", cache)
+    assert files_of(layout) == alone[1]
+    assert entries(cache) == []
+    assert "1000 bytes are free" in caplog.text
+
+
+def test_a_cache_that_fills_up_on_the_way_passes_the_work_done_to_the_workspace(
+    hub: ModelHub,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish = TensorWriter.finish
+    finished: list[Path] = []
+
+    def filling(self: TensorWriter) -> None:
+        if self._path.is_relative_to(cache) and finished:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finish(self)
+        finished.append(self._path)
+
+    monkeypatch.setattr(TensorWriter, "finish", filling)
+    result = from_hub(tmp_path / "workspace", cache)
+    assert result.digest == alone[0].digest
+    assert files_of(WorkspaceLayout(tmp_path / "workspace")) == alone[1]
+    assert entries(cache) == []
+    first, second = sorted(path.name for path in hub.folder.glob("*.safetensors"))[:2]
+    assert finished[0].name == first
+    assert (hub.requests[first], hub.requests[second]) == (1, 1)
+
+
+def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_old(
+    model: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    fetched: list[str] = []
+
+    class Dying(DirectoryModel):
+        def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
+            fetched.append(name)
+            if len(fetched) == 2:
+                raise Killed
+            return super().fetch(name, on_bytes)
+
+    def die() -> None:
+        quantise(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
+
+    with pytest.raises(Killed):
+        die()
+    (left,) = entries(cache)
+    assert left.endswith(".partial")
+    run(model, tmp_path / "two", cache)
+    assert len(entries(cache)) == 2  # it is young: its job may be alive on another node
+    shutil.rmtree(cache / next(name for name in entries(cache) if name != left))
+    quantise(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
+    assert fetched.count(fetched[0]) == 1
+    assert [name for name in entries(cache) if name.startswith(".")] == []
+
+    fetched.clear()
+    shutil.rmtree(cache / entries(cache)[0])
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(Killed):
+        die()
+    real = time.time
+    monkeypatch.setattr(
+        "finetune_trainer.quantization.cache.time.time", lambda: real() + LEFTOVER_SECONDS + 60
+    )
+    run(model, tmp_path / "three", cache)
+    assert [name for name in entries(cache) if name.startswith(".")] == []
+
+
+def test_entries_can_be_read_by_other_users_whatever_the_umask(
+    model: Path, tmp_path: Path, cache: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        run(model, tmp_path / "workspace", cache)
+    finally:
+        os.umask(before)
+    entry = cache / entries(cache)[0]
+    for path in (entry, *entry.rglob("*")):
+        assert path.stat().st_mode & 0o444 == 0o444, path
+        assert path.is_file() or path.stat().st_mode & 0o111 == 0o111, path
+
+
+def test_a_workspace_without_symbolic_links_gets_a_copy(
+    model: Path,
+    alone: tuple[QuantizedModel, dict[str, str]],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    _, layout = run(model, tmp_path / "workspace", cache)
+    assert not layout.quantized_model.is_symlink()
+    assert files_of(layout) == alone[1]
+
+
+def test_other_content_of_equal_names_sizes_and_times_is_another_model(
+    model: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Archives that set every time to one value must not make two fine-tunes of one base the same."""
+    first, second = (shutil.copytree(model, tmp_path / name) for name in ("a", "b"))
+    weights = min(second.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-64:] = bytes(64)
+    weights.write_bytes(content)
+    for folder in (first, second):
+        for path in folder.iterdir():
+            os.utime(path, (0, 0))
+    one, _ = run(first, tmp_path / "one", cache)
+    two, _ = run(second, tmp_path / "two", cache)
+    assert one.digest != two.digest
+    assert len(entries(cache)) == 2
+
+
+def test_a_cache_given_later_or_taken_away_changes_no_byte(
+    model: Path, alone: tuple[QuantizedModel, dict[str, str]], tmp_path: Path, cache: Path
+) -> None:
+    layout = WorkspaceLayout(tmp_path / "workspace")
+    for folder in (None, cache, None):
+        assert quantise(DirectoryModel(model), layout, NullReporter(), folder) == alone[0]
+        assert files_of(layout) == alone[1]
+    assert json.loads(layout.base_layout.read_text())["quantized"]

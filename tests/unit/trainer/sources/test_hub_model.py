@@ -1,0 +1,119 @@
+"""The hub's protocol from a real HTTP server on loopback, read by huggingface_hub itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.sources.hub_model import HubModel
+from finetune_trainer.sources.model import DirectoryModel
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout
+
+from tests.support.servers.loopback import COMMIT, TOKEN, Hub, http_server
+
+
+@pytest.fixture
+def hub(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    hub = Hub.of_folder(tiny_model)
+    with http_server(hub, host="127.0.0.1") as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield hub
+
+
+def open_model(
+    folder: Path, repository: str = "org/model", revision: str = "main", token: str | None = None
+) -> HubModel:
+    return HubModel(repository, revision, token, folder, sleep=lambda _seconds: None)
+
+
+def test_a_repository_quantises_to_the_bytes_of_the_same_folder(
+    hub: Hub, tmp_path: Path, tiny_model: Path
+) -> None:
+    source = open_model(tmp_path / "download")
+    remote = quantise(source, WorkspaceLayout(tmp_path / "remote"), NullReporter())
+    local = quantise(DirectoryModel(tiny_model), WorkspaceLayout(tmp_path / "local"), NullReporter())
+    assert (remote.commit, local.commit) == (COMMIT, None)
+    assert remote.digest == local.digest
+    assert list((tmp_path / "download").rglob("*.safetensors")) == []
+    assert "model.safetensors" in hub.files
+
+
+def test_a_short_outage_is_survived_and_a_long_one_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.failures = 1
+    assert open_model(tmp_path).commit == COMMIT
+    hub.failures = 10_000
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid"])
+def test_a_hub_that_cannot_be_reached_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """Nothing listens, or the name does not resolve."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+    assert "after 3 tries" in caught.value.message
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("repository", "revision"), [("org/other", "main"), ("org/model", "v2"), ("not a repository", "main")]
+)
+def test_what_does_not_exist_is_not_found(tmp_path: Path, repository: str, revision: str) -> None:
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path, repository, revision)
+    assert caught.value.reason is Reason.MODEL_NOT_FOUND
+
+
+def test_a_gated_repository_needs_the_token(hub: Hub, tmp_path: Path) -> None:
+    hub.gated = True
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path / "without")
+    assert caught.value.reason is Reason.MODEL_ACCESS_DENIED
+    assert open_model(tmp_path / "with", token=TOKEN).commit == COMMIT
+
+
+def test_a_token_that_the_hub_does_not_know_is_denied(hub: Hub, tmp_path: Path) -> None:
+    hub.valid_tokens.clear()
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path, token="hf_wrong")
+    assert caught.value.reason is Reason.MODEL_ACCESS_DENIED
+    assert "hf_wrong" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "information",
+    [b"", b"<html>", b"[]", b"{}", b'{"id": "org/model"}', b'{"id": "org/model", "sha": "../../etc"}'],
+)
+def test_an_answer_that_is_not_the_hubs_protocol_is_an_outage(
+    hub: Hub, tmp_path: Path, information: bytes
+) -> None:
+    hub.information = information
+    with pytest.raises(StageError) as caught:
+        open_model(tmp_path)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+
+
+def test_a_process_that_goes_on_takes_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
+    """The branch may have moved in between; a folder holds files of one commit."""
+    assert open_model(tmp_path).commit == COMMIT
+    hub.information = b'{"id": "org/model", "sha": "%s"}' % (b"f" * 40)
+    with pytest.raises(StageError):
+        open_model(tmp_path)  # this hub has no files of the newer commit
+    assert f"/api/models/org/model/revision/{COMMIT}" in hub.paths
+
+
+def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path) -> None:
+    heard: list[tuple[int, int | None]] = []
+    size = len(hub.files["model.safetensors"])
+    open_model(tmp_path).fetch("model.safetensors", lambda done, total: heard.append((done, total)))
+    assert heard[0] == (0, size)
+    assert heard[-1] == (size, size)

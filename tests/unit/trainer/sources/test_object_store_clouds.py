@@ -1,0 +1,255 @@
+"""Google Cloud Storage and Azure, what each cloud's refusals mean, and the way out to public addresses only."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from finetune_trainer.contract.run_spec import Limits as RunLimits
+from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.sources import egress
+from finetune_trainer.sources.dataset import Fetched, fetch_dataset
+from finetune_trainer.sources.egress import public_egress
+from finetune_trainer.sources.object_store import ObjectStoreModel
+
+from tests.support.servers import azure
+from tests.support.servers.loopback import Script, gcs_server, http_server, status
+
+ROWS = b'{"messages": []}\n' * 10_000
+AZURE_KEY = {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": azure.KEY}
+S3_KEYS = {"TEAM_AWS_ACCESS_KEY_ID": "AKIATEST", "TEAM_AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+def service_account() -> str:
+    """A service account's key as Google hands it out, with a private key of our own."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    members = {
+        "type": "service_account",
+        "client_email": "x@y.iam.gserviceaccount.com",
+        "private_key_id": "1",
+    }
+    return json.dumps({**members, "private_key": key.decode()})
+
+
+def source(uri: str, endpoint: str | None) -> ObjectStoreSource:
+    return ObjectStoreSource(kind="ObjectStore", uri=uri, endpoint=endpoint, credentials_prefix="TEAM_")
+
+
+def fetch(
+    wanted: ObjectStoreSource, folder: Path, environment: dict[str, str], *, allow: bool = True
+) -> Fetched:
+    limits = RunLimits(dataset_bytes=10**7, download_seconds=60, allow_private_addresses=allow)
+    return fetch_dataset(wanted, "dataset", limits, folder, lambda _done, _total: None, environment)
+
+
+def refusal(
+    wanted: ObjectStoreSource, folder: Path, environment: dict[str, str], **options: Any
+) -> StageError:
+    with pytest.raises(StageError) as caught:
+        fetch(wanted, folder, environment, **options)
+    for secret in environment.values():
+        assert secret not in caught.value.message
+    return caught.value
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
+
+
+def test_cloud_storage_gives_datasets_and_models(tmp_path: Path, tiny_model: Path) -> None:
+    objects = {f"models/tiny/{path.name}": path.read_bytes() for path in tiny_model.iterdir()}
+    environment = {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": service_account()}
+    with gcs_server({**objects, "sets/rows.jsonl": ROWS}, "bucket") as endpoint:
+        fetched = fetch(source("gs://bucket/sets/rows.jsonl", endpoint), tmp_path, environment)
+        assert fetched.paths[0].read_bytes() == ROWS
+        assert fetched.identity["version"]
+        missing = refusal(source("gs://bucket/none", endpoint), tmp_path / "none", environment)
+        model = ObjectStoreModel(
+            source("gs://bucket/models/tiny", endpoint),
+            tmp_path / "model",
+            allow_private_addresses=True,
+            environment=environment,
+        )
+        path = model.fetch("model.safetensors", lambda _done, _total: None)
+    assert path.read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    assert missing.reason is Reason.DATASET_NOT_FOUND
+
+
+@pytest.mark.parametrize("key", ["no JSON", "{}", '{"private_key": "x", "client_email": "y"}'])
+def test_a_malformed_service_account_is_denied(tmp_path: Path, key: str) -> None:
+    error = refusal(source("gs://bucket/x", None), tmp_path, {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": key})
+    assert error.reason is Reason.DATASET_ACCESS_DENIED
+
+
+@contextmanager
+def azure_account(tiny_model: Path) -> Iterator[tuple[azure.AzureBlobs, str]]:
+    blobs = {f"tiny/{path.name}": path.read_bytes() for path in tiny_model.iterdir()}
+    account = azure.AzureBlobs({"data": {"sets/rows.jsonl": ROWS}, "models": blobs})
+    with azure.azure_server(account) as endpoint:
+        yield account, endpoint
+
+
+def test_azure_gives_datasets_and_models(tmp_path: Path, tiny_model: Path) -> None:
+    with azure_account(tiny_model) as (_, endpoint):
+        uri = f"az://{azure.ACCOUNT}/data/sets/rows.jsonl"
+        assert fetch(source(uri, endpoint), tmp_path, AZURE_KEY).paths[0].read_bytes() == ROWS
+        model = ObjectStoreModel(
+            source(f"az://{azure.ACCOUNT}/models/tiny", endpoint),
+            tmp_path / "model",
+            allow_private_addresses=True,
+            environment=AZURE_KEY,
+        )
+        path = model.fetch("model.safetensors", lambda _done, _total: None)
+    assert path.read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "environment", "reason"),
+    [
+        ("data/none", AZURE_KEY, Reason.DATASET_NOT_FOUND),
+        ("none/rows.jsonl", AZURE_KEY, Reason.DATASET_NOT_FOUND),
+        (
+            "data/sets/rows.jsonl",
+            {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": base64.b64encode(b"wrong").decode()},
+            Reason.DATASET_ACCESS_DENIED,
+        ),
+        (
+            "data/sets/rows.jsonl",
+            {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": "no base64!"},
+            Reason.DATASET_ACCESS_DENIED,
+        ),
+        (
+            "data/sets/rows.jsonl",
+            {"TEAM_AZURE_STORAGE_SAS_TOKEN": "?sv=2022-11-02&sp=r&se=2021-01-01T00:00:00Z&sig=c2lnbmF0dXJl"},
+            Reason.DATASET_ACCESS_DENIED,
+        ),
+        ("data/sets/rows.jsonl", {}, Reason.DATASET_ACCESS_DENIED),
+    ],
+)
+def test_azures_refusals_have_their_reasons(
+    tmp_path: Path, tiny_model: Path, place: str, environment: dict[str, str], reason: Reason
+) -> None:
+    with azure_account(tiny_model) as (_, endpoint):
+        error = refusal(source(f"az://{azure.ACCOUNT}/{place}", endpoint), tmp_path, environment)
+    assert error.reason is reason
+    assert ("expired" in error.message) is ("TEAM_AZURE_STORAGE_SAS_TOKEN" in environment)
+
+
+def test_a_shared_access_signature_works_while_it_is_valid(tmp_path: Path, tiny_model: Path) -> None:
+    token = "sv=2022-11-02&sp=r&se=2099-01-01T00%3A00%3A00Z&sig=c2lnbmF0dXJl%2B"
+    with azure_account(tiny_model) as (_, endpoint):
+        wanted = source(f"az://{azure.ACCOUNT}/data/sets/rows.jsonl", endpoint)
+        fetched = fetch(wanted, tmp_path, {"TEAM_AZURE_STORAGE_SAS_TOKEN": token})
+    assert fetched.paths[0].read_bytes() == ROWS
+
+
+def xml(code: str, message: str = "") -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "requests"),
+    [
+        (
+            status(400, xml("ExpiredToken", "The provided token has expired.")),
+            Reason.DATASET_ACCESS_DENIED,
+            1,
+        ),
+        (
+            status(400, xml("InvalidToken", "The provided token is malformed.")),
+            Reason.DATASET_ACCESS_DENIED,
+            1,
+        ),
+        (status(400, xml("AuthorizationHeaderMalformed", "the region")), Reason.DATASET_ACCESS_DENIED, 1),
+        (status(403, xml("InvalidAccessKeyId")), Reason.DATASET_ACCESS_DENIED, 1),
+        (status(404, xml("NoSuchBucket")), Reason.DATASET_NOT_FOUND, 1),
+        (status(301, xml("PermanentRedirect")), Reason.DATASET_UNAVAILABLE, 1),
+        (status(503, xml("SlowDown")), Reason.DATASET_UNAVAILABLE, 3),
+        (status(500, b"garbage"), Reason.DATASET_UNAVAILABLE, 3),
+        (status(400, xml("RequestTimeout")), Reason.DATASET_UNAVAILABLE, 3),
+        (status(200, b"no length, no ETag, no date"), None, 1),
+    ],
+)
+def test_a_stores_answers_have_their_reasons(
+    tmp_path: Path, answer: Callable[[Any], None], reason: Reason | None, requests: int
+) -> None:
+    script = Script([answer])
+    with http_server(script) as origin:
+        wanted = source("s3://bucket/rows.jsonl", origin)
+        if reason is None:
+            assert fetch(wanted, tmp_path, S3_KEYS).paths[0].read_bytes() == b"no length, no ETag, no date"
+        else:
+            assert refusal(wanted, tmp_path, S3_KEYS).reason is reason
+    assert len(script.seen) == requests
+
+
+def test_a_name_that_turns_private_after_the_check_is_not_connected_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding between the check of the endpoint and the library's own connection."""
+    answers = iter(["93.184.216.34"])
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, **options: Any) -> list[Any]:
+        if host != "rebinding.example":
+            return real(host, port, **options)
+        address = next(answers, "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    script = Script([status(200, ROWS)])
+    with http_server(script) as origin:
+        place = f"https://rebinding.example:{origin.rsplit(':', 1)[1]}"
+        error = refusal(source("s3://bucket/rows.jsonl", place), tmp_path, S3_KEYS, allow=False)
+    assert error.reason is Reason.DATASET_ADDRESS_FORBIDDEN
+    assert script.seen == []
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"CONNECT localhost:443 HTTP/1.1\r\n\r\n",
+        b"CONNECT 169.254.169.254:80 HTTP/1.1\r\n\r\n",
+        b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n",
+        b"GET http://169.254.169.254/latest HTTP/1.1\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_the_way_out_leads_to_no_private_address(request_head: bytes) -> None:
+    with public_egress() as proxy, socket.create_connection(proxy.address) as client:
+        client.sendall(request_head)
+        assert client.recv(100).startswith(b"HTTP/1.1 403")
+        assert proxy.refused
+
+
+def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server on loopback that stands for a public one."""
+    monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def echo() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while data := connection.recv(1 << 16):
+                connection.sendall(data[::-1])
+
+    threading.Thread(target=echo, daemon=True).start()
+    with listener, public_egress() as proxy, socket.create_connection(proxy.address) as client:
+        client.sendall(b"CONNECT public.example:%d HTTP/1.1\r\n\r\n" % listener.getsockname()[1])
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        client.sendall(b"abc")
+        assert client.recv(100) == b"cba"
+        assert not proxy.refused

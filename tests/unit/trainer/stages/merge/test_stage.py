@@ -1,0 +1,272 @@
+"""MERGE on a tiny trained model: the artifact, its proof, and what is never published."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.load import load_quantized
+from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.stages.merge import verification
+from finetune_trainer.stages.merge.stage import merge
+from finetune_trainer.stages.merge.verification import Verification, load_merged, verify
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.completed import published_results
+from finetune_trainer.workspace.digests import digest_of_files, folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
+from jsonschema import Draft202012Validator
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.support import workspaces
+from tests.support.repository import ROOT
+from tests.support.workspaces import SPEC_HASH, run_spec
+
+_LORA = {"rank": 4, "alpha": 8, "dropout": 0, "targetModules": "AllLinear", "variant": "Standard"}
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return tensors
+
+
+def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
+    workspace: Path, trained_llama: Path, tmp_path: Path
+) -> None:
+    """Same files, tensors and types as the base; small files byte-equal; the verification agrees."""
+    output = tmp_path / "output"
+    run = run_spec(workspace, output)
+    result = merge(run, NullReporter())
+    schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
+    Draft202012Validator({**schema, **schema["$defs"]["merge"]}).validate(result)
+    assert result["verification"]["klDivergence"] <= 0.01
+    merged, base = output / "merged", trained_llama / "base"
+    for path in base.iterdir():
+        if path.suffix == ".safetensors":
+            found = [(entry.name, entry.dtype, entry.shape) for entry in read_header(merged / path.name)]
+            assert found == [(entry.name, entry.dtype, entry.shape) for entry in read_header(path)]
+        else:
+            assert (merged / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in merged.iterdir()} == {path.name for path in base.iterdir()} | {"README.md"}
+    assert "quantization_config" not in json.loads((merged / "config.json").read_text())
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["specHash"] == SPEC_HASH
+    assert manifest["results"]["merge"] == result
+    for artifact in result["artifacts"]:
+        folder = output / artifact["kind"].lower()
+        digests = folder_digests(folder)
+        assert artifact["digest"] == digest_of_files(digests)
+        assert artifact["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+        for name, digest in digests.items():
+            assert manifest["files"][f"{folder.name}/{name}"]["digest"] == digest
+    assert read_marker(WorkspaceLayout(workspace), "merge", SPEC_HASH) == result
+    assert published_results(run) == manifest["results"]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "variant", "targets"),
+    [
+        ("llama", torch.bfloat16, "RankStabilized", "AllLinear"),
+        ("mistral", torch.float16, "DoRA", "AllLinear"),
+        ("qwen3", torch.float32, "Standard", "AttentionOnly"),
+    ],
+)
+def test_merged_weights_equal_the_adapter_on_the_dequantised_weights(
+    tmp_path: Path, family: str, dtype: torch.dtype, variant: str, targets: str
+) -> None:
+    """Reference: peft's own merge into the dequantised model, in float32, rounded to the base's type."""
+    workspaces.write_base(tmp_path / "base", family, dtype)
+    layout = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
+    lora = {**_LORA, "variant": variant, "targetModules": targets}
+    run = run_spec(tmp_path / "workspace", tmp_path / "output", lora=lora)
+    train(run, NullReporter())
+    merge(run, NullReporter())
+    model = load_quantized(layout.quantized_model, "cpu").dequantize().float()
+    reference = PeftModel.from_pretrained(model, layout.adapter).merge_and_unload().state_dict()
+    merged = _weights(tmp_path / "output" / "merged")
+    tolerance = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-5}[dtype]
+    for name in read_base_layout(layout).quantized:
+        weight = merged[f"{name}.weight"]
+        assert weight.dtype == dtype
+        assert torch.allclose(weight.float(), reference[f"{name}.weight"], rtol=tolerance, atol=1e-6), name
+
+
+def test_artifact_loads_where_bitsandbytes_cannot_be_imported(workspace: Path, tmp_path: Path) -> None:
+    merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    blocked = tmp_path / "blocked" / "bitsandbytes"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ImportError('not here')\n")
+    code = (
+        "import sys, torch, transformers\n"
+        "model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "ids = tokenizer('say 1', return_tensors='pt')['input_ids']\n"
+        "print(model.dtype, bool(torch.isfinite(model(ids).logits).all()))\n"
+        "try:\n    import bitsandbytes\nexcept ImportError:\n    print('absent')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "output" / "merged")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(blocked.parent)},
+    )
+    assert done.stdout.split() == ["torch.bfloat16", "True", "absent"]
+
+
+def test_second_run_returns_the_published_result_and_touches_nothing(workspace: Path, tmp_path: Path) -> None:
+    """Even with the workspace's marker lost, the manifest is proof."""
+    run = run_spec(workspace, tmp_path / "output")
+    result = merge(run, NullReporter())
+    manifest = tmp_path / "output" / "manifest.json"
+    written = manifest.stat().st_mtime_ns
+    WorkspaceLayout(workspace).marker("merge").unlink()
+    assert merge(run, NullReporter()) == result
+    assert manifest.stat().st_mtime_ns == written
+
+
+def test_damaged_artifact_of_the_same_spec_is_published_again(workspace: Path, tmp_path: Path) -> None:
+    run = run_spec(workspace, tmp_path / "output")
+    result = merge(run, NullReporter())
+    damaged = next((tmp_path / "output" / "merged").glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = merge(run, NullReporter())
+    assert {a["kind"]: a["bytes"] for a in again["artifacts"]} == {
+        a["kind"]: a["bytes"] for a in result["artifacts"]
+    }
+    assert published_results(run) is not None
+
+
+def test_interrupted_publication_is_finished_by_the_next_run(workspace: Path, tmp_path: Path) -> None:
+    """Stopped while publishing: no artifact is visible, and running again succeeds."""
+
+    class _Stop(NullReporter):
+        def update(self, activity: str, *_: Any, **__: Any) -> None:
+            if activity == "Publishing":
+                raise KeyboardInterrupt
+
+    output = tmp_path / "output"
+    with pytest.raises(KeyboardInterrupt):
+        merge(run_spec(workspace, output), _Stop())
+    assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == []
+    merge(run_spec(workspace, output), NullReporter())
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
+
+
+@pytest.mark.parametrize("found", ["manifest", "folder"])
+def test_a_place_taken_by_others_is_refused_and_left_alone(
+    workspace: Path, tmp_path: Path, found: str
+) -> None:
+    output = tmp_path / "output"
+    if found == "manifest":
+        output.mkdir()
+        (output / "manifest.json").write_text('{"specHash": "sha256:other"}')
+    else:
+        (output / "merged").mkdir(parents=True)
+        (output / "merged" / "model.safetensors").write_text("precious")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(StageError) as caught:
+        merge(run_spec(workspace, output), NullReporter())
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_destination_that_cannot_be_written_has_a_reason(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StageError) as caught:
+        merge(run_spec(workspace, tmp_path / "file" / "output"), NullReporter())
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+
+
+def test_merge_that_differs_from_the_trained_model_publishes_nothing(workspace: Path, tmp_path: Path) -> None:
+    """The adapter is replaced by one 300 times as strong, with a digest that TRAIN could have reported."""
+    layout = WorkspaceLayout(workspace)
+    _change_adapter(layout, 300.0)
+    with pytest.raises(StageError) as caught:
+        merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    assert caught.value.reason is Reason.ARTIFACT_VERIFICATION_FAILED
+    assert "found" in caught.value.message
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize("factor", [0.0, float("nan")])
+def test_an_adapter_that_learned_nothing_is_refused(workspace: Path, tmp_path: Path, factor: float) -> None:
+    _change_adapter(WorkspaceLayout(workspace), factor)
+    with pytest.raises(StageError) as caught:
+        merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    assert caught.value.reason is Reason.ADAPTER_UNTRAINED
+
+
+def test_adapter_alone_needs_no_merge(workspace: Path, tmp_path: Path) -> None:
+    run = run_spec(workspace, tmp_path / "output")
+    run = run.model_copy(update={"output": run.output.model_copy(update={"artifacts": ("Adapter",)})})
+    result = merge(run, NullReporter())
+    assert result["verification"] is None
+    assert [artifact["kind"] for artifact in result["artifacts"]] == ["Adapter"]
+    assert not (tmp_path / "output" / "merged").exists()
+
+
+def test_a_model_larger_than_the_memory_is_verified_from_its_files(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read layer by layer, it gives the same numbers."""
+    merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    rows = read_record(WorkspaceLayout(workspace).verification)
+    folder = tmp_path / "output" / "merged"
+    whole = verify(load_merged(folder, 1), rows, lambda _done, _total: None)
+    monkeypatch.setattr(verification, "free_memory", lambda: 0)
+    model = load_merged(folder, 1)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    streamed = verify(model, rows, lambda _done, _total: None)
+    assert streamed.merged_loss == pytest.approx(whole.merged_loss, abs=1e-6)
+    assert streamed.divergence == pytest.approx(whole.divergence, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "merged_loss", "agrees"),
+    [
+        (0.005, 0.501, True),
+        (0.021, 0.5, False),
+        (0.005, 0.52, False),
+        (0.005, 0.48, False),
+        (float("nan"), 0.5, False),
+        (0.005, float("nan"), False),
+    ],
+)
+def test_the_gate_refuses_numbers_out_of_bounds(divergence: float, merged_loss: float, agrees: bool) -> None:  # noqa: FBT001 -- a table of cases
+    assert (Verification(4, 20, divergence, 0.5, merged_loss).fault() is None) is agrees
+
+
+def test_plain_transformers_sees_no_4_bit_tensor(workspace: Path, tmp_path: Path) -> None:
+    merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    folder = tmp_path / "output" / "merged"
+    assert not [name for name in _weights(folder) if "absmax" in name or "quant_state" in name]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def _change_adapter(layout: WorkspaceLayout, factor: float) -> None:
+    """Multiply every B by `factor` and put the new digest into TRAIN's marker."""
+    path = layout.adapter / "adapter_model.safetensors"
+    tensors = {
+        name: tensor * factor if "lora_B" in name else tensor for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+    result = read_marker(layout, "train", SPEC_HASH)
+    assert result is not None
+    result["adapterDigest"] = digest_of_files(folder_digests(layout.adapter))
+    write_marker(layout, "train", SPEC_HASH, result)

@@ -1,0 +1,96 @@
+"""The model's config is told before any weight is fetched, whatever the source, and stays told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.telemetry.reporter import NullReporter, Reporter
+
+from tests.support.repository import ROOT
+from tests.support.servers.model_hub import REPOSITORY, ModelHub, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from finetune_trainer.contract.run_spec import RunSpec
+
+SCHEMA = json.loads((ROOT / "contract" / "progress.schema.json").read_text())
+
+
+class Watching(Reporter):
+    """Notes for each activity whether the config was told by then, and how many weight requests there were."""
+
+    def __init__(self, hub: ModelHub) -> None:
+        super().__init__(NullReporter().identity)
+        self.hub = hub
+        self.requests_when_told: int | None = None
+        self.activities: list[tuple[str, bool]] = []
+
+    def tell_config(self, config: dict[str, Any]) -> None:
+        super().tell_config(config)
+        self.requests_when_told = self.hub.weight_requests
+
+    def update(self, activity: str, step: int, total: int | None, **numbers: Any) -> None:
+        super().update(activity, step, total, **numbers)
+        self.activities.append((activity, "config" in self.document()))
+
+
+@pytest.fixture
+def watching(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watching]:
+    hub = ModelHub(tiny_model)
+    reporter = Watching(hub)
+    with serving(hub) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield reporter
+    reporter.close()
+
+
+def hub_model(document: dict[str, Any]) -> dict[str, Any]:
+    source = {"kind": "HuggingFace", "repository": REPOSITORY, "revision": "main"}
+    return {**document["model"], "source": source}
+
+
+def test_a_hubs_config_is_told_before_rows_are_proven_and_weights_fetched(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching
+) -> None:
+    run = make_run(model=hub_model(run_document))
+    result = prepare(run, watching)
+    assert watching.requests_when_told == 0
+    assert watching.hub.weight_requests > 0
+    assert [name for name, told in watching.activities if not told] == []
+    config = json.loads((watching.hub.folder / "config.json").read_text())
+    told = watching.document()["config"]
+    assert {name: config[name] for name in told} == told
+    assert {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} <= told.keys()
+    assert result["prepare"]["model"]["config"] == told
+    marker = json.loads((run.workspace.path / "markers" / "prepare.json").read_text())
+    assert marker["result"]["model"]["config"] == told
+
+
+def test_a_later_attempt_and_a_cache_hit_tell_it_again(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching, tmp_path: Path
+) -> None:
+    cache = {"path": str(tmp_path / "cache")}
+    first = prepare(make_run(model=hub_model(run_document), modelCache=cache), watching)
+    fetched = watching.hub.weight_requests
+    other = make_run(
+        model=hub_model(run_document), modelCache=cache, workspace={"path": str(tmp_path / "other")}
+    )
+    for _ in range(2):
+        again = Watching(watching.hub)
+        assert prepare(other, again)["prepare"]["model"] == first["prepare"]["model"]
+        assert again.document()["config"] == first["prepare"]["model"]["config"]
+        again.close()
+    assert watching.hub.weight_requests == fetched
+
+
+def test_a_folders_config_is_told_before_the_rows_are_read(
+    make_run: Callable[..., RunSpec], watching: Watching
+) -> None:
+    prepare(make_run(), watching)
+    assert watching.activities
+    assert all(told for _, told in watching.activities)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from finetune_trainer.data.dataset.tables import read_table
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
+from jsonschema import Draft202012Validator
+
+from tests.support.repository import ROOT
+from tests.support.servers.loopback import Script, status
+from tests.support.tiny_models import conversation_rows, tiny_tokenizer, write_rows
+from tests.unit.trainer.sources.test_http import SECRET, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune_trainer.contract.run_spec import RunSpec
+
+
+def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**document["dataset"], **changes}
+
+
+def test_a_dataset_and_a_model_become_tables_and_a_checkpoint(make_run: Callable[..., RunSpec]) -> None:
+    run = make_run()
+    result = prepare(run, NullReporter())
+    schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
+    Draft202012Validator({**schema["$defs"]["prepare"], "$defs": schema["$defs"]}).validate(result["prepare"])
+    dataset = result["prepare"]["dataset"]
+    assert (dataset["rows"], dataset["kept"]) == (20, 20)
+    assert (dataset["trainingExamples"], dataset["validationExamples"]) == (18, 2)
+    layout = WorkspaceLayout(run.workspace.path)
+    examples = list(read_table(layout.training_table))
+    assert len(examples) == 18
+    decoded = tiny_tokenizer().decode([label for label in examples[0][1].labels if label != -100])
+    assert decoded == dataset["example"]["learned"] == f"it is {examples[0][0]}<|im_end|>"
+
+
+def test_a_second_run_gives_the_same_result_without_the_dataset(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    run = make_run()
+    first = prepare(run, NullReporter())
+    tables = WorkspaceLayout(run.workspace.path).training_table
+    before = tables.stat().st_mtime_ns
+    assert prepare(run, NullReporter()) == first
+    assert tables.stat().st_mtime_ns == before
+    write_rows(Path(run_document["dataset"]["source"]["path"]), conversation_rows(21))
+    assert (
+        prepare(run, NullReporter())["prepare"]["dataset"]["digest"] != first["prepare"]["dataset"]["digest"]
+    )
+
+
+def test_a_template_of_the_users_own_goes_with_the_artifact(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    """What it was trained with is what it must be served with."""
+    template = tmp_path / "own.jinja"
+    template.write_text(str(tiny_tokenizer().chat_template).replace("\n' }}", "\n\n' }}"), encoding="utf-8")
+    run = make_run(model={**run_document["model"], "chatTemplatePath": str(template)})
+    prepare(run, NullReporter())
+    found = WorkspaceLayout(run.workspace.path).base / "chat_template.jinja"
+    assert found.read_bytes() == template.read_bytes()
+
+
+def refusal(run: RunSpec) -> StageError:
+    with pytest.raises(StageError) as caught:
+        prepare(run, NullReporter())
+    return caught.value
+
+
+def test_rows_without_an_answer_beyond_the_share_are_named(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    rows = conversation_rows(20)
+    for number in (3, 17):
+        rows[number - 1]["messages"].pop()
+    write_rows(Path(run_document["dataset"]["source"]["path"]), rows)
+    error = refusal(make_run())
+    assert error.reason is Reason.INVALID_DATASET
+    assert "NoAssistantTurn (rows 3, 17" in error.message
+    accepted = make_run(dataset=dataset_of(run_document, rejectedRows={"maximumFraction": 0.1}))
+    dataset = prepare(accepted, NullReporter())["prepare"]["dataset"]
+    assert dataset["rejected"] == {"NoAssistantTurn": 2}
+
+
+def test_broken_json_beyond_the_share_is_malformed(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    path = Path(run_document["dataset"]["source"]["path"])
+    path.write_text(path.read_text() + '{"messages": [\n')
+    error = refusal(make_run())
+    assert error.reason is Reason.MALFORMED_DATASET
+    assert "row 21" in error.message
+
+
+@pytest.mark.parametrize(("content", "rows"), [("", 0), ("one", 1)])
+def test_too_few_rows_are_refused(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], content: str, rows: int
+) -> None:
+    write_rows(Path(run_document["dataset"]["source"]["path"]), conversation_rows(rows))
+    assert refusal(make_run()).reason is Reason.INVALID_DATASET, content
+
+
+def test_a_missing_dataset_or_model_has_its_own_reason(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    missing = {"kind": "File", "path": str(tmp_path / "nowhere.jsonl")}
+    assert (
+        refusal(make_run(dataset=dataset_of(run_document, source=missing))).reason is Reason.DATASET_NOT_FOUND
+    )
+    (tmp_path / "empty").mkdir()
+    model = {"source": {"kind": "Directory", "path": str(tmp_path / "empty")}, "chatTemplateArguments": {}}
+    assert refusal(make_run(model=model)).reason is Reason.INVALID_MODEL
+
+
+def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = conversation_rows(20)
+    write_rows(Path(run_document["dataset"]["source"]["path"]), [*rows, rows[0]])
+    held_out = write_rows(tmp_path / "held-out.jsonl", rows[:5])
+    validation = {"source": {"kind": "File", "path": str(held_out)}}
+    run = make_run(dataset=dataset_of(run_document, validation=validation))
+    dataset = prepare(run, NullReporter())["prepare"]["dataset"]
+    assert (dataset["trainingExamples"], dataset["validationExamples"]) == (15, 5)
+    assert dataset["duplicates"] == 6
+
+
+def test_the_dataset_digest_does_not_depend_on_the_place(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    first = prepare(make_run(), NullReporter())["prepare"]
+    second = prepare(make_run(workspace={"path": str(tmp_path / "elsewhere")}), NullReporter())["prepare"]
+    assert first == second
+    assert run_document["workspace"]["path"] != str(tmp_path / "elsewhere")
+
+
+def test_finished_stages_are_reported(make_run: Callable[..., RunSpec]) -> None:
+    run = make_run()
+    layout = WorkspaceLayout(run.workspace.path)
+    write_marker(layout, "train", run.spec_hash, {"steps": 2})
+    write_marker(layout, "merge", "sha256:" + "1" * 64, {"artifacts": []})
+    assert prepare(run, NullReporter())["completed"] == {"train": {"steps": 2}}
+
+
+def test_a_destination_that_proves_everything_published_ends_the_work(
+    make_run: Callable[..., RunSpec],
+) -> None:
+    run = make_run()
+    destination = run.output.destination.path
+    (destination / "merged").mkdir(parents=True)
+    weights = destination / "merged" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    results = {"prepare": {"dataset": {}}, "train": {"steps": 2}, "merge": {"artifacts": []}}
+    files = {"merged/model.safetensors": {"digest": file_digest(weights), "bytes": 7}}
+    manifest = {"specHash": run.spec_hash, "results": results, "files": files}
+    (destination / "manifest.json").write_text(json.dumps(manifest))
+    assert prepare(run, NullReporter()) == {
+        "prepare": {"dataset": {}},
+        "completed": {"train": {"steps": 2}, "merge": {"artifacts": []}},
+    }
+    assert not run.workspace.path.exists()
+    weights.write_bytes(b"changed")
+    assert "completed" not in prepare(run, NullReporter())
+
+
+def command(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "trainer_image" / "src"),
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_trainer", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=180,
+    )
+
+
+def test_the_process_ends_with_its_result_and_last_line_and_without_the_url(
+    tmp_path: Path, run_document: dict[str, Any]
+) -> None:
+    """A real process fetches from a real server; the signed query is nowhere in what it leaves."""
+    rows = Path(run_document["dataset"]["source"]["path"]).read_bytes()
+    document = {
+        **run_document,
+        "dataset": dataset_of(run_document, source={"kind": "Url", "urlVariable": "FINETUNE_DATASET_URL"}),
+        "limits": {**run_document["limits"], "allowPrivateAddresses": True},
+    }
+    run_file, message = tmp_path / "run.json", tmp_path / "termination-message"
+    run_file.write_text(json.dumps(document))
+    arguments = ["prepare", "--run", str(run_file), "--termination-message", str(message), "--rows"]
+    with serving(Script([status(200, rows)])) as url:
+        good = command(arguments, FINETUNE_DATASET_URL=url)
+    assert good.returncode == 0, good.stderr
+    lines = [json.loads(line) for line in good.stdout.splitlines()]
+    assert [line["row"] for line in lines] == list(range(1, 21))
+    assert all(line["accepted"] and line["reason"] is None for line in lines)
+    document["workspace"] = {"path": str(tmp_path / "second")}
+    run_file.write_text(json.dumps(document))
+    with serving(Script([status(403, b"Request has expired")])) as url:
+        bad = command(arguments[:-1], FINETUNE_DATASET_URL=url)
+    assert bad.returncode == 65
+    result = json.loads(message.read_bytes())
+    assert (result["outcome"], result["reason"]) == ("Failed", "DatasetUrlExpired")
+    last = bad.stderr.splitlines()[-1]
+    assert last.startswith("finetune-trainer: stage=prepare outcome=Failed code=65 at=")
+    secret = SECRET.partition("=")[2]
+    leaks = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert leaks == []
+    assert secret not in good.stdout + good.stderr + bad.stdout + bad.stderr
+
+
+def test_masks_of_one_dataset_and_one_tokenizer_folder_are_listed(tmp_path: Path, tiny_model: Path) -> None:
+    rows = conversation_rows(2)
+    rows[1]["messages"].pop()
+    dataset = write_rows(tmp_path / "rows.jsonl", rows)
+    done = command(["masks", "--tokenizer", str(tiny_model), "--dataset", str(dataset)])
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["accepted"], second["accepted"], second["reason"]) == (True, False, "NoAssistantTurn")
+    (example,) = first["examples"]
+    assert len(example["input_ids"]) == len(example["labels"])

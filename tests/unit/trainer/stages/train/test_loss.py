@@ -1,0 +1,180 @@
+"""The chunked loss against the plain one: many architectures, the same value and the same gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.data.dataset.examples import IGNORED, Example
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model import output_head as head
+from finetune_trainer.model.load import attention_implementation
+from finetune_trainer.model.output_head import hidden_states, loss_chunk, output_head, prove_head
+from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_places
+
+from tests.support.architectures import FAMILIES, VOCABULARY, tiny
+
+_LENGTHS = (11, 7, 3)
+
+
+def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three rows of different lengths, padded on the right: ids, labels and mask; prompts are not learned."""
+    generator = torch.Generator().manual_seed(3)
+    shape = (len(_LENGTHS), max(_LENGTHS))
+    ids = torch.randint(3, VOCABULARY, shape, generator=generator)
+    mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for row, length in enumerate(_LENGTHS):
+        ids[row, length:] = 0
+        mask[row, :length] = 1
+        labels[row, 2:length] = ids[row, 2:length]
+    # One token in the middle is not learned either.
+    labels[0, 5] = IGNORED
+    return ids, labels, mask
+
+
+def _gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_value_and_gradients_are_those_of_the_models_own_logits_with_a_padding_mask(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of two positions, no mask, the head's own arithmetic: nothing of it may show."""
+    model = tiny(family)
+    prove_head(model)
+    ids, labels, mask = _batch()
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    plain = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    plain.backward()
+    expected = _gradients(model)
+    model.zero_grad()
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 2 * VOCABULARY)
+    loss = negative_log_likelihood(model, ids, *supervised_places(labels))
+    (loss / 3).backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    found = _gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(
+            found[name] * 3, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max())
+        ), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "mistral", "bloom"])
+def test_scores_are_those_of_the_models_own_logits(family: str) -> None:
+    """Batched and padded without a mask, each row has the log-probabilities that it has alone."""
+    model = tiny(family)
+    ids, labels, _ = _batch()
+    examples = [
+        Example(row, tuple(ids[row, :length].tolist()), tuple(labels[row, :length].tolist()))
+        for row, length in enumerate(_LENGTHS)
+    ]
+    for example, found in zip(examples, supervised_log_probabilities(model, examples), strict=True):
+        with torch.no_grad():
+            own = (
+                model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0].log_softmax(-1)
+            )
+        expected = torch.stack([own[place - 1, example.labels[place]] for place in example.supervised])
+        assert torch.allclose(found, expected, atol=1e-4)
+    again = supervised_log_probabilities(model, examples)
+    for first, second in zip(supervised_log_probabilities(model, examples), again, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_batch_without_a_label_has_no_loss_and_no_gradient() -> None:
+    model = tiny("llama")
+    ids, labels, _ = _batch()
+    loss = negative_log_likelihood(model, ids, *supervised_places(torch.full_like(labels, IGNORED)))
+    loss.backward()
+    assert loss.item() == 0
+    assert not any(bool(gradient.any()) for gradient in _gradients(model).values())
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """The gradient is given away, not kept."""
+    model = tiny("llama")
+    ids, labels, _ = _batch()
+    loss = negative_log_likelihood(model, ids, *supervised_places(labels))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        loss.backward()
+
+
+def test_no_more_than_a_chunk_of_logits_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head sees slices of the configured size, and together exactly the supervised positions."""
+    model = tiny("llama")
+    ids, labels, _ = _batch()
+    places, targets = supervised_places(labels)
+    monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda _module, inputs, _out: seen.append(len(inputs[0]))
+    )
+    negative_log_likelihood(model, ids, places, targets).backward()
+    assert max(seen) == 4
+    assert sum(seen) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "positions"), [(32768, 1024), (128256, 261), (262208, 127), (1 << 30, 1)]
+)
+def test_chunks_hold_at_most_128_mib_of_float32_logits(vocabulary: int, positions: int) -> None:
+    assert loss_chunk(vocabulary) == positions
+    assert positions == 1 or positions * vocabulary * 4 <= 128 * 1024**2
+
+
+def test_an_architecture_that_changes_its_logits_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scale that the config does not tell under a known name would train another model than the one served."""
+    model = tiny("llama")
+    projection = model.get_output_embeddings()
+    own = model.forward
+
+    def shifted(**arguments: Any) -> Any:
+        out = own(**arguments)
+        out.logits = out.logits * 1.5
+        return out
+
+    monkeypatch.setattr(model, "forward", shifted)
+    assert output_head(model).projection is projection
+    with pytest.raises(StageError, match="own logits") as caught:
+        prove_head(model)
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
+def test_an_architecture_whose_tokens_see_those_behind_them_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a padding mask such a model's loss would depend on the length of its neighbours."""
+    model = tiny("llama")
+    own = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *arguments, **more: own(*arguments, **{**more, "is_causal": False}),
+    )
+    with pytest.raises(StageError, match="padding a row") as caught:
+        prove_head(model)
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
+def test_soft_capped_attention_is_computed_eagerly_and_the_rest_by_the_fused_kernel() -> None:
+    """transformers 5 raises ValueError for a capped model under sdpa."""
+    assert attention_implementation(tiny("gemma2").config) == "eager"
+    assert attention_implementation(tiny("gemma3_text").config) == "sdpa"
+    assert attention_implementation(tiny("llama").config) == "sdpa"
+
+
+def test_hidden_states_are_those_that_the_head_projects() -> None:
+    model = tiny("granite")
+    ids, _, _ = _batch()
+    with torch.no_grad():
+        logits = output_head(model).logits(hidden_states(model, ids)[0])
+        assert torch.allclose(logits, model(input_ids=ids, use_cache=False).logits[0], atol=1e-5)

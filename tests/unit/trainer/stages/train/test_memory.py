@@ -1,0 +1,68 @@
+"""From torch's counters to the result's `memory`. The counters themselves need a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_trainer.errors import Reason
+from finetune_trainer.stages.train import memory
+from finetune_trainer.stages.train.memory import Reading, describe_full, measured
+from finetune_trainer.stages.train.stage import _out_of_memory
+
+from tests.support.workspaces import run_spec
+
+_GIB = 1 << 30
+_LOADED = Reading(
+    allocated_peak=4 * _GIB, reserved_peak=5 * _GIB, reserved=4 * _GIB, free=19 * _GIB, total=24 * _GIB
+)
+_ENDED = Reading(
+    allocated_peak=10 * _GIB, reserved_peak=12 * _GIB, reserved=11 * _GIB, free=11 * _GIB, total=24 * _GIB
+)
+
+
+def test_a_cpu_has_no_peaks() -> None:
+    assert measured(None, None) is None
+    assert not torch.cuda.is_initialized()
+    assert memory.read() is None
+
+
+def test_the_devices_peak_is_the_allocators_and_the_most_outside_of_it() -> None:
+    """Two GiB lie outside at the end, one after loading."""
+    assert measured(_LOADED, _ENDED) == {
+        "allocatedBytes": 10 * _GIB,
+        "reservedBytes": 12 * _GIB,
+        "deviceBytes": 14 * _GIB,
+        "usableBytes": 24 * _GIB,
+        "loadBytes": 4 * _GIB,
+    }
+
+
+def test_the_devices_peak_is_never_more_than_the_device_has() -> None:
+    crowded = Reading(20 * _GIB, 23 * _GIB, 10 * _GIB, 10 * _GIB, 24 * _GIB)
+    found = measured(None, crowded)
+    assert found is not None
+    assert found["deviceBytes"] == 24 * _GIB
+    assert "loadBytes" not in found
+
+
+def test_a_full_memory_is_described_with_what_was_planned_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "read", lambda: _ENDED)
+    error = _out_of_memory(run_spec(tmp_path, tmp_path, microBatchSize=2, gradientCheckpointing=True))
+    assert error.reason is Reason.GPU_OUT_OF_MEMORY
+    assert "micro-batches of 2 sequences of up to 128 tokens, with gradient checkpointing" in error.message
+    assert "of 24.00 GiB, tensors took 10.00 GiB at most" in error.message
+    assert "held 12.00 GiB" in error.message
+    assert "others 2.00 GiB" in error.message
+    assert "before anything could be measured" in describe_full(None)
+
+
+@pytest.mark.gpu
+def test_peaks_are_read_from_the_gpu() -> None:
+    block = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
+    reading = memory.read()
+    assert reading is not None
+    assert reading.total >= reading.reserved_peak >= reading.allocated_peak >= block.nbytes

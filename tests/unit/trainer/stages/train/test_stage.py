@@ -1,0 +1,254 @@
+"""TRAIN on a tiny real model: results, resume, interruption and refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.data.dataset.examples import read_table, training_dataset
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch
+from finetune_trainer.stages.train.stage import _build_trainer, train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
+from jsonschema import Draft202012Validator
+from safetensors.torch import load_file, save_file
+
+from tests.support.repository import ROOT
+from tests.support.workspaces import SPEC_HASH, run_spec
+
+_VARIANTS = ["Standard", "RankStabilized", "DoRA"]
+
+
+def _lora(**more: Any) -> dict[str, Any]:
+    standard = {"rank": 4, "alpha": 8, "dropout": 0, "targetModules": "AllLinear", "variant": "Standard"}
+    return {**standard, **more}
+
+
+class _Recorder(NullReporter):
+    """Keeps (activity, step, loss), and sends this process SIGTERM when a training step is reached."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int, float | None]] = []
+        self._stop_at = stop_at
+
+    def update(
+        self, activity: str, step: int, total: int | None, *, loss: float | None = None, **more: Any
+    ) -> None:
+        super().update(activity, step, total, loss=loss, **more)
+        self.seen.append((activity, step, loss))
+        if activity == "Training" and loss is not None and step == self._stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _adapter(workspace: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(WorkspaceLayout(workspace).adapter / "adapter_model.safetensors"))
+
+
+def test_training_improves_the_held_out_loss_and_leaves_what_merge_needs(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The result satisfies the contract; adapter, record and marker are there; progress shows every step."""
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=40, learningRate=0.01)
+    progress = _Recorder()
+    result = train(run, progress)
+    schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
+    Draft202012Validator({**schema, **schema["$defs"]["train"]}).validate(result)
+    evaluation = result["evaluation"]
+    assert evaluation["verdict"] == "Improved"
+    assert evaluation["tunedLoss"] < evaluation["baseLoss"]
+    assert result["steps"] == 40
+    activities = list(dict.fromkeys(activity for activity, _, _ in progress.seen))
+    assert activities == ["LoadingModel", "EvaluatingBase", "Training", "EvaluatingTuned"]
+    steps = [step for activity, step, loss in progress.seen if activity == "Training" and loss is not None]
+    assert steps == list(range(1, 41))
+    layout = WorkspaceLayout(workspace)
+    config = json.loads((layout.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    rows = read_record(layout.verification)
+    nats = sum(row.loss.nats for row in rows) / sum(row.loss.tokens for row in rows)
+    assert nats == pytest.approx(evaluation["tunedLoss"], rel=1e-4)
+    for row in rows:
+        assert torch.allclose(row.log_probabilities.exp().sum(-1), torch.ones(len(row.positions)))
+    assert read_marker(layout, "train", SPEC_HASH) == result
+    assert not layout.checkpoints.exists()
+
+
+def test_a_finished_stage_returns_the_same_result_without_training(workspace: Path, tmp_path: Path) -> None:
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=2)
+    result = train(run, NullReporter())
+    progress = _Recorder()
+    assert train(run, progress) == result
+    assert progress.seen == []
+
+
+def test_base_model_stays_as_it_was(workspace: Path, tmp_path: Path) -> None:
+    """A base evaluation after training equals the one before: no quantised weight was touched."""
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=3)
+    first = train(run, NullReporter())
+    layout = WorkspaceLayout(workspace)
+    for step in ("train", "base-evaluation"):
+        layout.marker(step).unlink()
+    second = train(run, NullReporter())
+    assert second["evaluation"] == first["evaluation"]
+    assert second["adapterDigest"] == first["adapterDigest"]
+
+
+@pytest.mark.parametrize("variant", _VARIANTS)
+def test_interrupted_training_goes_on_to_the_same_adapter(
+    prepared_llama: Path, tmp_path: Path, variant: str
+) -> None:
+    """SIGTERM at step 3 of 8 saves step 3; the second run ends where an uninterrupted one does."""
+    settings: dict[str, Any] = {"maximumSteps": 8, "lora": _lora(variant=variant)}
+    for name in ("whole", "cut"):
+        shutil.copytree(prepared_llama / "workspace", tmp_path / name)
+    train(run_spec(tmp_path / "whole", tmp_path / "output", **settings), NullReporter())
+    run = run_spec(tmp_path / "cut", tmp_path / "output", **settings)
+    with pytest.raises(StageError) as caught:
+        train(run, _Recorder(stop_at=3))
+    assert caught.value.reason is Reason.INTERRUPTED
+    assert "step 3 of 8" in caught.value.message
+    assert (WorkspaceLayout(tmp_path / "cut").checkpoints / "checkpoint-3").is_dir()
+    progress = _Recorder()
+    result = train(run, progress)
+    assert result["steps"] == 8
+    resumed = [step for activity, step, loss in progress.seen if activity == "Training" and loss is not None]
+    assert resumed == [4, 5, 6, 7, 8]
+    assert "EvaluatingBase" not in {activity for activity, _, _ in progress.seen}
+    whole, cut = _adapter(tmp_path / "whole"), _adapter(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    for name, tensor in whole.items():
+        assert torch.allclose(tensor, cut[name], atol=1e-6), name
+
+
+def test_a_broken_checkpoint_is_skipped_for_the_one_before(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=6, checkpoint={"intervalSteps": 2})
+    with pytest.raises(StageError):
+        train(run, _Recorder(stop_at=4))
+    checkpoints = WorkspaceLayout(workspace).checkpoints
+    broken = checkpoints / "checkpoint-4" / "optimizer.pt"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    progress = _Recorder()
+    train(run, progress)
+    assert "checkpoint of step 4 is skipped" in caplog.text
+    steps = [step for activity, step, loss in progress.seen if activity == "Training" and loss is not None]
+    assert steps == [3, 4, 5, 6]
+
+
+def test_interruption_after_the_last_step_trains_no_step_again(workspace: Path, tmp_path: Path) -> None:
+    """The last step's checkpoint suffices for the tuned evaluation."""
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=4)
+
+    class _Stop(_Recorder):
+        def update(
+            self, activity: str, step: int, total: int | None, *, loss: float | None = None, **more: Any
+        ) -> None:
+            super().update(activity, step, total, loss=loss, **more)
+            if activity == "EvaluatingTuned":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, _Stop())
+    progress = _Recorder()
+    result = train(run, progress)
+    assert "Training" not in {activity for activity, _, _ in progress.seen}
+    assert result["steps"] == 4
+    assert math.isfinite(result["trainingLoss"])
+
+
+def test_device_cuda_without_a_gpu_ends_with_gpu_not_visible(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no fallback to the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = run_spec(workspace, tmp_path / "output").model_copy(update={"device": "cuda"})
+    with pytest.raises(StageError) as caught:
+        train(run, NullReporter())
+    assert caught.value.reason is Reason.GPU_NOT_VISIBLE
+
+
+def test_a_module_that_prepare_did_not_quantise_is_a_mismatch(workspace: Path, tmp_path: Path) -> None:
+    layout = WorkspaceLayout(workspace)
+    document = json.loads(layout.base_layout.read_text())
+    left_out = document["quantized"].pop()
+    write_json_atomically(layout.base_layout, document)
+    with pytest.raises(StageError) as caught:
+        train(run_spec(workspace, tmp_path / "output"), NullReporter())
+    assert caught.value.reason is Reason.QUANTIZATION_MISMATCH
+    assert left_out in caught.value.message
+
+
+def test_packed_bytes_other_than_recorded_are_a_mismatch(workspace: Path, tmp_path: Path) -> None:
+    layout = WorkspaceLayout(workspace)
+    document = json.loads(layout.base_layout.read_text())
+    name = document["quantized"][0] + ".weight"
+    tensor = next(t for file in document["files"] for t in file["tensors"] if t["name"] == name)
+    tensor["shape"][0] *= 2
+    write_json_atomically(layout.base_layout, document)
+    with pytest.raises(StageError, match="bytes"):
+        train(run_spec(workspace, tmp_path / "output"), NullReporter())
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(workspace: Path, tmp_path: Path) -> None:
+    """NaN in the last norm of the checkpoint shows at the first step, and no checkpoint of it is kept."""
+    layout = WorkspaceLayout(workspace)
+    for path in layout.quantized_model.glob("*.safetensors"):
+        tensors = load_file(path)
+        if "model.norm.weight" in tensors:
+            tensors["model.norm.weight"].fill_(float("nan"))
+            save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(StageError) as caught:
+        train(run_spec(workspace, tmp_path / "output"), NullReporter())
+    assert caught.value.reason is Reason.NON_FINITE_LOSS
+    assert "step 1 of 6" in caught.value.message
+    assert newest_checkpoint(layout.checkpoints) is None
+
+
+def test_gradient_checkpointing_changes_memory_not_the_adapter(prepared_llama: Path, tmp_path: Path) -> None:
+    for name, value in (("with", True), ("without", False)):
+        shutil.copytree(prepared_llama / "workspace", tmp_path / name)
+        run = run_spec(tmp_path / name, tmp_path / "output", maximumSteps=3, gradientCheckpointing=value)
+        train(run, NullReporter())
+    without = _adapter(tmp_path / "without")
+    for name, tensor in _adapter(tmp_path / "with").items():
+        assert torch.allclose(tensor, without[name], atol=1e-6), name
+
+
+def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -> None:
+    """Only positions with a label are projected onto the vocabulary, which must not change value or gradient."""
+    run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
+    layout = WorkspaceLayout(workspace)
+    dataset = training_dataset(read_table(layout.training_table))
+    trainer = _build_trainer(run, layout, dataset, 1, Watch(NullReporter(), StopRequest()))
+    inputs = trainer.data_collator([dataset[index] for index in range(3)])
+    found = []
+    for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):
+        trainer.adapted.zero_grad()
+        loss = compute(trainer.model, dict(inputs))
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in trainer.adapted.named_parameters() if p.grad is not None}
+        found.append((loss.item(), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert torch.allclose(gradient, found[1][1][name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_uses_it(workspace: Path, tmp_path: Path) -> None:
+    result = train(run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20), NullReporter())
+    assert result["device"] == torch.cuda.get_device_name()
+    assert torch.cuda.max_memory_allocated() > 0
+    assert math.isfinite(result["evaluation"]["tunedLoss"])

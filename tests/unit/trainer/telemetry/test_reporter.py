@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from finetune_trainer.telemetry.reporter import PORTS_TRIED, Identity, Reporter
+from jsonschema import Draft202012Validator
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IDENTITY = Identity("uid-1", "Train", 2)
+SCHEMA = json.loads((ROOT / "contract" / "progress.schema.json").read_text())
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def reporter(tmp_path: Path, free_port: int) -> Iterator[Reporter]:
+    reporter = Reporter(
+        IDENTITY, progress_path=tmp_path / "progress.json", port=free_port, stream=io.StringIO()
+    )
+    yield reporter
+    reporter.close()
+
+
+def get(port: int | None, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        body: bytes = response.read()
+    return body
+
+
+def test_progress_is_served_and_follows_the_contract(reporter: Reporter) -> None:
+    Draft202012Validator(SCHEMA).validate(json.loads(get(reporter.port, "/progress")))
+    reporter.update(
+        "Training", 3, 10, loss=1.5, learning_rate=2e-4, tokens_per_second=80.0, peak_memory_bytes=7
+    )
+    reporter.update(
+        "Training", 4, 10, loss=1.25, learning_rate=2e-4, tokens_per_second=80.0, peak_memory_bytes=7
+    )
+    document = json.loads(get(reporter.port, "/progress"))
+    Draft202012Validator(SCHEMA).validate(document)
+    assert (document["uid"], document["step"], document["loss"]) == ("uid-1", 4, 1.25)
+    assert document["estimatedCompletionTime"] >= document["heartbeatTime"]
+
+
+def test_metrics_are_served_in_prometheus_format(reporter: Reporter) -> None:
+    reporter.update("Training", 4, 10, loss=1.25)
+    families = text_string_to_metric_families(get(reporter.port, "/metrics").decode())
+    samples: dict[str, Any] = {family.name: family.samples[0] for family in families}
+    assert samples["finetune_trainer_loss"].value == 1.25
+    assert samples["finetune_trainer_step"].labels == {"stage": "Train", "activity": "Training"}
+    assert "finetune_trainer_learning_rate" not in samples
+
+
+def test_other_paths_are_not_found(reporter: Reporter) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(reporter.port, "/secrets")
+    assert caught.value.code == 404
+
+
+def test_numbers_that_are_not_finite_are_unknown(reporter: Reporter) -> None:
+    reporter.update("Training", 1, 10, loss=float("nan"), learning_rate=float("inf"))
+    document = json.loads(get(reporter.port, "/progress"))
+    assert (document["loss"], document["learningRate"]) == (None, None)
+
+
+def test_the_file_holds_the_last_state_after_close(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    reporter = Reporter(IDENTITY, progress_path=path, stream=io.StringIO())
+    for step in range(100):
+        reporter.update("Training", step, 100)
+    reporter.close()
+    assert json.loads(path.read_text())["step"] == 99
+
+
+def test_a_port_in_use_costs_a_log_line_and_the_next_one_serves(
+    free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken, caplog.at_level(logging.INFO):
+        taken.bind(("127.0.0.1", free_port))
+        taken.listen()
+        reporter = Reporter(IDENTITY, port=free_port, stream=io.StringIO())
+        assert reporter.port is not None
+        assert free_port < reporter.port < free_port + PORTS_TRIED
+        get(reporter.port, "/progress")
+        reporter.close()
+    assert f"port {free_port} cannot be used" in caplog.text
+
+
+def test_without_any_port_and_with_a_file_that_cannot_be_written_the_run_goes_on(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    reporter = Reporter(
+        IDENTITY,
+        progress_path=tmp_path / "file" / "progress.json",
+        host="203.0.113.1",
+        port=18080,
+        stream=io.StringIO(),
+    )
+    reporter.update("Training", 1, 2)
+    reporter.close()
+    assert reporter.port is None
+    assert "the run goes on without" in caplog.text
+    assert "progress file cannot be written" in caplog.text
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    reporter = Reporter(IDENTITY, progress_path=tmp_path / "progress.json", stream=terminal)
+    reporter.update("Training", 5, 10, loss=0.5)
+    reporter.close()
+    assert "Train Training:  50%" in terminal.getvalue()
+    assert "loss 0.5000" in terminal.getvalue()
