@@ -30,7 +30,7 @@ from finetune_operator.observed.observation import (
     Pod,
     Refusal,
 )
-from finetune_operator.placement.claims import JobVolumes
+from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.settings import Settings, TrainerSettings
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.profiles import GpuProfile

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.plan import Device
 from finetune_operator.api.spec import Quantity
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.run_spec import Limits
@@ -19,7 +20,6 @@ from finetune_operator.errors import SettingsError
 from finetune_operator.sizing.gpus.profiles import GpuProfile, check_distinct
 from finetune_operator.sizing.memory.calibration import Calibration, parse_calibration
 from finetune_operator.sizing.memory.stack import StackProfile, parse_stack
-from finetune_operator.sizing.planning import Device
 
 PATH_VARIABLE = "FINETUNE_OPERATOR_SETTINGS"
 DEFAULT_PATH = "/etc/finetune-operator/settings.json"

@@ -10,8 +10,9 @@ from finetune_operator.api.stages import workspace_claim_name
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.observation import Observation
-from finetune_operator.placement.claims import JobVolumes, MountedClaim
 from finetune_operator.placement.storage import (
+    JobVolumes,
+    MountedClaim,
     StorageClass,
     VolumeRecord,
     class_of,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from finetune_operator.api.plan import Device, Plan
 from finetune_operator.api.sources import (
     CloudObject,
     DatasetSource,
@@ -21,7 +22,6 @@ from finetune_operator.contract.credentials import (
     token_variable,
     url_variable,
 )
-from finetune_operator.sizing.planning import Device, Plan
 
 CONTRACT_VERSION = "1.2"
 

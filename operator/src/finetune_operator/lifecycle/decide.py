@@ -34,8 +34,8 @@ from finetune_operator.manifests.jobs import build_workspace_claim
 from finetune_operator.observed.observation import ChildJob, Claim, Observation, Pod
 from finetune_operator.observed.outcomes import Ending, judge, lost
 from finetune_operator.observed.pending import NO_POD_GRACE, why_waiting
-from finetune_operator.placement.claims import JobVolumes
 from finetune_operator.placement.constraints import Placement
+from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.settings import Settings
 from finetune_operator.sizing.hosts import may_retry_with_more, out_of_memory_message
 from finetune_operator.sizing.planning import make_plan

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.plan import Device, Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
@@ -18,7 +19,7 @@ from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import training_plan
 from finetune_operator.sizing.memory.shape import ModelShape, ShapeUnknownError, model_shape
-from finetune_operator.sizing.planning import Device, Plan, make_plan
+from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 

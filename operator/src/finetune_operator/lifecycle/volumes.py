@@ -10,7 +10,6 @@ from finetune_operator.cluster.node_store import Inventory
 from finetune_operator.contract.result import DatasetReport, Progress
 from finetune_operator.lifecycle.actions import ExpandClaim
 from finetune_operator.lifecycle.sizing import Doomed, Hold, Sized, shape_of
-from finetune_operator.placement.claims import JobVolumes, MountedClaim
 from finetune_operator.placement.constraints import (
     Expand,
     Placement,
@@ -24,6 +23,7 @@ from finetune_operator.placement.constraints import (
     volume_problem,
     workspace_size,
 )
+from finetune_operator.placement.storage import JobVolumes, MountedClaim
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes

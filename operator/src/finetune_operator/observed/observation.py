@@ -19,7 +19,7 @@ from finetune_operator.api.stages import (
 )
 from finetune_operator.cluster.node_store import Inventory
 from finetune_operator.contract.result import Progress
-from finetune_operator.placement.claims import JobVolumes
+from finetune_operator.placement.storage import JobVolumes
 
 Key = tuple[str, str]
 """(namespace, name) of a FineTuneJob."""

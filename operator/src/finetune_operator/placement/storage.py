@@ -67,6 +67,26 @@ class VolumeRecord:
     storage_class: str = ""
 
 
+@dataclass(frozen=True)
+class MountedClaim:
+    """A claim that the stages mount; `volume` is None until it is bound, or where volumes may not be read."""
+
+    name: str
+    uid: str
+    access_modes: tuple[str, ...] = ()
+    capacity: str | None = None
+    volume: VolumeRecord | None = None
+
+
+@dataclass(frozen=True)
+class JobVolumes:
+    """The claims of a job as they are now, each None where there is none, and the class of its workspace."""
+
+    workspace: MountedClaim | None = None
+    model_cache: MountedClaim | None = None
+    storage_class: StorageClass | None = None
+
+
 def project_storage_class(body: Mapping[str, Any]) -> StorageClass:
     """Project a StorageClass. Raises KeyError without a name."""
     metadata = body["metadata"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from finetune_operator.api.plan import Choice, Device
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing import refusal
 from finetune_operator.sizing.changes import Change, smallest_change
@@ -20,7 +21,6 @@ from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
 from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
-from finetune_operator.sizing.planning import Choice, Device
 from finetune_operator.sizing.support import unsupported
 
 SHORTEST_LENGTH = 16

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from finetune_operator.api.plan import Choice, Device, Plan
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.ladder import training_plan
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
-Device = Literal["cuda", "cpu"]
-
 DEFAULT_EPOCHS = 3.0
 CPU_CHECKPOINTING_REASON = "saves GPU memory only, and trainer.device is cpu"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One chosen value, as shown in `status.plan`."""
-
-    name: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What TRAIN will use. Exactly one of `epochs` and `maximum_steps` is set."""
-
-    micro_batch_size: int
-    gradient_checkpointing: bool
-    epochs: float | None
-    maximum_steps: int | None
-    choices: tuple[Choice, ...]
 
 
 def make_plan(

@@ -8,12 +8,12 @@ from typing import Any
 
 from finetune_operator.api.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Truth
 from finetune_operator.api.formats import format_number, format_time
+from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage, child_name
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import Ending
-from finetune_operator.sizing.planning import Plan
 from finetune_operator.status import reporting
 from finetune_operator.status.record import StatusRecord
 

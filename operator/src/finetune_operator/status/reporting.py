@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.formats import format_number, format_time, parse_time
+from finetune_operator.api.plan import Choice
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport, MemoryReport, ModelReport, Progress
 from finetune_operator.sizing.memory.terms import Estimate, Phase
-from finetune_operator.sizing.planning import Choice
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
 """Status is stored and watched by many; live curves come from the trainer's own /metrics."""

@@ -10,8 +10,9 @@ from finetune_operator.api.quantities import parse_bytes
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import CreateClaim, DeleteClaim, ExpandClaim
 from finetune_operator.lifecycle.decide import decide
-from finetune_operator.placement.claims import JobVolumes, MountedClaim
 from finetune_operator.placement.storage import (
+    JobVolumes,
+    MountedClaim,
     StorageClass,
     VolumeRecord,
     project_storage_class,

@@ -1,0 +1,28 @@
+"""The plan of a training run: the values that TRAIN uses, and the reasons for those that the operator chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen value, as shown in `status.plan`."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What TRAIN will use. Exactly one of `epochs` and `maximum_steps` is set."""
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    epochs: float | None
+    maximum_steps: int | None
+    choices: tuple[Choice, ...]
