@@ -1,26 +1,23 @@
-"""Retry, retention, progress reporting, planning, settings, transitions: one policy each."""
+"""Retry, retention, progress reporting, settings, transitions: one policy each."""
 
 from __future__ import annotations
 
 import copy
 import json
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from finetune_operator.api.reasons import ReasonClass, classify_trainer_reason
-from finetune_operator.api.spec import FineTuneJobSpec, Lifecycle, spec_hash
+from finetune_operator.api.reasons import ReasonClass
+from finetune_operator.api.spec import Lifecycle
 from finetune_operator.api.stages import Stage
-from finetune_operator.api.validation import check
-from finetune_operator.errors import InvalidSpecError, SettingsError
+from finetune_operator.errors import SettingsError
 from finetune_operator.lifecycle.retention import child_expiry, keeps_workspace
 from finetune_operator.lifecycle.retry import backoff, delay_after
 from finetune_operator.settings import load_settings, parse_settings
-from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status.events import transitions
 from finetune_operator.status.reporting import starting, updated
 
-from tests.support.operator import NOW, PREPARE, World, make_progress, make_spec
+from tests.support.operator import NOW, PREPARE, World, make_progress
 
 
 def test_backoff_doubles_from_ten_seconds_to_five_minutes() -> None:
@@ -51,12 +48,6 @@ def test_who_is_tried_again_and_when(
     assert (None if delay is None else delay.total_seconds()) == seconds
 
 
-def test_a_reason_of_a_newer_trainer_is_judged_by_its_exit_code() -> None:
-    assert classify_trainer_reason("Novel", 65) is ReasonClass.PERMANENT
-    assert classify_trainer_reason("Novel", 69) is ReasonClass.RETRYABLE
-    assert classify_trainer_reason("InternalError", 65) is ReasonClass.RETRYABLE
-
-
 def test_children_expire_by_their_outcome() -> None:
     lifecycle = Lifecycle.model_validate({"keepChildrenSeconds": {"success": 5, "failure": 60}})
     ended = {"completionTime": "2026-11-24T09:00:00Z"}
@@ -84,119 +75,6 @@ def test_progress_is_written_on_a_change_of_activity_on_a_percent_or_after_half_
     assert "percent" not in changed
     unchanged = make_progress(Stage.TRAIN, step=100, totalSteps=10000)
     assert updated(shown, unchanged, later) == shown, "nothing new, nothing written"
-
-
-def test_open_values_are_chosen_with_a_reason_and_given_ones_are_kept() -> None:
-    chosen = make_plan(FineTuneJobSpec.parse(make_spec()), "cuda")
-    assert (chosen.micro_batch_size, chosen.gradient_checkpointing, chosen.epochs) == (1, True, 3.0)
-    assert all(choice.reason for choice in chosen.choices)
-    assert not make_plan(FineTuneJobSpec.parse(make_spec()), "cpu").gradient_checkpointing
-    training = {"maximumSteps": 40, "microBatchSize": 4, "gradientCheckpointing": "Require"}
-    given = make_plan(FineTuneJobSpec.parse(make_spec(training=training)), "cpu")
-    assert (given.micro_batch_size, given.gradient_checkpointing, given.epochs) == (4, True, None)
-    assert given.choices == ()
-
-
-CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
-CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"model": {"source": {}}},
-            "exactly one of persistentVolumeClaim, huggingFace, s3, gcs and azure, found 0",
-        ),
-        (
-            {"model": {"source": {"s3": {"uri": "s3://bucket"}}}},
-            "model.source.s3.uri must be s3://BUCKET/KEY",
-        ),
-        ({"model": {"source": {"gcs": {"uri": "s3://bucket/a"}}}}, "must be gs://BUCKET/KEY"),
-        ({"dataset": {"source": {"azure": {"uri": "az://a/b/c"}}}}, "must be az://ACCOUNT/CONTAINER/KEY"),
-        (
-            {"dataset": {"source": {"s3": {"uri": "s3://bucket/a", "endpoint": "https://u:p@host"}}}},
-            "endpoint must be an http or https URL",
-        ),
-        (
-            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "b", "configuration": "c"}}}},
-            "path or configuration, found both",
-        ),
-        (
-            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "../b"}}}},
-            "dataset.source.huggingFace.path must be a relative path",
-        ),
-        ({"dataset": {"source": CONFIG_MAP, "format": "Text"}}, "plain text has no answers to learn"),
-        ({"dataset": {"source": CONFIG_MAP, "thresholds": {"leaked": 1}}}, "dataset.thresholds.leaked"),
-        ({"dataset": {"source": {}}}, "exactly one of configMap"),
-        ({"dataset": {"source": CLAIM}}, "must name a file"),
-        ({"training": {"epochs": 1, "maximumSteps": 2}}, "at most one of epochs and maximumSteps"),
-        ({"training": {"microBatchSize": 5}}, "must divide"),
-        ({"training": {"learningRate": 0}}, "spec.training.learningRate"),
-        (
-            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "a/../b"}}}},
-            "without '..'",
-        ),
-        (
-            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "/a"}}}},
-            "relative path",
-        ),
-        ({"output": {"artifacts": ["Merged", "Merged"], "destination": CLAIM}}, "must not repeat"),
-        ({"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, "belong to the operator"),
-        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a b": 1}}}, "identifiers"),
-        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": None}}}, "chatTemplateArguments.a"),
-        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": []}}}, "chatTemplateArguments.a"),
-        ({"resources": {"train": {"memory": "lots"}}}, "spec.resources.train.memory"),
-        ({"unknown": 1}, "spec.unknown"),
-    ],
-)
-def test_an_impossible_spec_is_refused_with_what_was_found(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(InvalidSpecError) as caught:
-        check("demo", FineTuneJobSpec.parse(make_spec(**changes)))
-    assert words in str(caught.value)
-
-
-def test_a_refused_uri_is_shown_without_what_could_be_secret() -> None:
-    dataset = {"source": {"s3": {"uri": "https://key:S3CRET@bucket/a?X-Amz-Signature=S3CRET"}}}
-    with pytest.raises(InvalidSpecError) as caught:
-        check("demo", FineTuneJobSpec.parse(make_spec(dataset=dataset)))
-    assert "S3CRET" not in str(caught.value)
-    assert "bucket/a" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("member", "uri"),
-    [
-        ("s3", "s3://My_Bucket.1/a folder/b=c+d%20?.jsonl"),
-        ("s3", "s3://abc/d"),
-        ("gcs", "gs://my_bucket/a/b.parquet"),
-        ("azure", "az://account1/$web/a"),
-    ],
-)
-def test_what_stores_allow_in_names_is_accepted(member: str, uri: str) -> None:
-    check("demo", FineTuneJobSpec.parse(make_spec(dataset={"source": {member: {"uri": uri}}})))
-
-
-def test_a_name_too_long_for_its_children_is_refused() -> None:
-    check("n" * 45, FineTuneJobSpec.parse(make_spec()))
-    with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
-        check("n" * 46, FineTuneJobSpec.parse(make_spec()))
-
-
-def test_the_spec_hash_names_what_determines_the_model() -> None:
-    base = spec_hash(FineTuneJobSpec.parse(make_spec()))
-    defaulted = make_spec(
-        training={"seed": 42, "learningRate": 0.0002, "lora": {"dropout": 0}},
-        dataset={**make_spec()["dataset"], "validation": {"fraction": 0.1}},
-    )
-    assert spec_hash(FineTuneJobSpec.parse(defaulted)) == base, "defaults written out change nothing"
-    widened = make_spec(
-        dataset={**make_spec()["dataset"], "format": "Auto", "thresholds": {"minimumRows": 50}}
-    )
-    assert spec_hash(FineTuneJobSpec.parse(widened)) == base, "so do those of fields that came later"
-    held = make_spec(suspend=True, lifecycle={"retries": 7})
-    assert spec_hash(FineTuneJobSpec.parse(held)) == base
-    assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
 
 
 def test_settings_have_defaults_for_all_but_the_image() -> None:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.validation import check
+from finetune_operator.errors import InvalidSpecError
+
+from tests.support.operator import make_spec
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
+CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"model": {"source": {}}},
+            "exactly one of persistentVolumeClaim, huggingFace, s3, gcs and azure, found 0",
+        ),
+        (
+            {"model": {"source": {"s3": {"uri": "s3://bucket"}}}},
+            "model.source.s3.uri must be s3://BUCKET/KEY",
+        ),
+        ({"model": {"source": {"gcs": {"uri": "s3://bucket/a"}}}}, "must be gs://BUCKET/KEY"),
+        ({"dataset": {"source": {"azure": {"uri": "az://a/b/c"}}}}, "must be az://ACCOUNT/CONTAINER/KEY"),
+        (
+            {"dataset": {"source": {"s3": {"uri": "s3://bucket/a", "endpoint": "https://u:p@host"}}}},
+            "endpoint must be an http or https URL",
+        ),
+        (
+            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "b", "configuration": "c"}}}},
+            "path or configuration, found both",
+        ),
+        (
+            {"dataset": {"source": {"huggingFace": {"repository": "a", "path": "../b"}}}},
+            "dataset.source.huggingFace.path must be a relative path",
+        ),
+        ({"dataset": {"source": CONFIG_MAP, "format": "Text"}}, "plain text has no answers to learn"),
+        ({"dataset": {"source": CONFIG_MAP, "thresholds": {"leaked": 1}}}, "dataset.thresholds.leaked"),
+        ({"dataset": {"source": {}}}, "exactly one of configMap"),
+        ({"dataset": {"source": CLAIM}}, "must name a file"),
+        ({"training": {"epochs": 1, "maximumSteps": 2}}, "at most one of epochs and maximumSteps"),
+        ({"training": {"microBatchSize": 5}}, "must divide"),
+        ({"training": {"learningRate": 0}}, "spec.training.learningRate"),
+        (
+            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "a/../b"}}}},
+            "without '..'",
+        ),
+        (
+            {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "/a"}}}},
+            "relative path",
+        ),
+        ({"output": {"artifacts": ["Merged", "Merged"], "destination": CLAIM}}, "must not repeat"),
+        ({"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, "belong to the operator"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a b": 1}}}, "identifiers"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": None}}}, "chatTemplateArguments.a"),
+        ({"model": {"source": CLAIM, "chatTemplateArguments": {"a": []}}}, "chatTemplateArguments.a"),
+        ({"resources": {"train": {"memory": "lots"}}}, "spec.resources.train.memory"),
+        ({"unknown": 1}, "spec.unknown"),
+    ],
+)
+def test_an_impossible_spec_is_refused_with_what_was_found(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        check("demo", FineTuneJobSpec.parse(make_spec(**changes)))
+    assert words in str(caught.value)
+
+
+def test_a_refused_uri_is_shown_without_what_could_be_secret() -> None:
+    dataset = {"source": {"s3": {"uri": "https://key:S3CRET@bucket/a?X-Amz-Signature=S3CRET"}}}
+    with pytest.raises(InvalidSpecError) as caught:
+        check("demo", FineTuneJobSpec.parse(make_spec(dataset=dataset)))
+    assert "S3CRET" not in str(caught.value)
+    assert "bucket/a" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "uri"),
+    [
+        ("s3", "s3://My_Bucket.1/a folder/b=c+d%20?.jsonl"),
+        ("s3", "s3://abc/d"),
+        ("gcs", "gs://my_bucket/a/b.parquet"),
+        ("azure", "az://account1/$web/a"),
+    ],
+)
+def test_what_stores_allow_in_names_is_accepted(member: str, uri: str) -> None:
+    check("demo", FineTuneJobSpec.parse(make_spec(dataset={"source": {member: {"uri": uri}}})))
+
+
+def test_a_name_too_long_for_its_children_is_refused() -> None:
+    check("n" * 45, FineTuneJobSpec.parse(make_spec()))
+    with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
+        check("n" * 46, FineTuneJobSpec.parse(make_spec()))

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.sizing.planning import make_plan
+
+from tests.support.operator import make_spec
+
+
+def test_open_values_are_chosen_with_a_reason_and_given_ones_are_kept() -> None:
+    chosen = make_plan(FineTuneJobSpec.parse(make_spec()), "cuda")
+    assert (chosen.micro_batch_size, chosen.gradient_checkpointing, chosen.epochs) == (1, True, 3.0)
+    assert all(choice.reason for choice in chosen.choices)
+    assert not make_plan(FineTuneJobSpec.parse(make_spec()), "cpu").gradient_checkpointing
+    training = {"maximumSteps": 40, "microBatchSize": 4, "gradientCheckpointing": "Require"}
+    given = make_plan(FineTuneJobSpec.parse(make_spec(training=training)), "cpu")
+    assert (given.micro_batch_size, given.gradient_checkpointing, given.epochs) == (4, True, None)
+    assert given.choices == ()
