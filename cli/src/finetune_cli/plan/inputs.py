@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.validation import check
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
@@ -16,7 +17,6 @@ from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.products import PRODUCTS, find_product
 from finetune_operator.sizing.gpus.profiles import GpuProfile, GpuProfileError, parse_gpu_profiles
 from finetune_operator.sizing.memory.stack import StackProfile
-from finetune_operator.sizing.units import GIB
 
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_documents, read_manifests, read_scalar

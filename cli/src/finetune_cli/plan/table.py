@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from finetune_operator.api.quantities import binary_size
 from finetune_operator.sizing.memory.terms import Phase
-from finetune_operator.sizing.units import binary_size
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _NARROWEST, _WIDEST = 60, 120

@@ -1,4 +1,4 @@
-"""Kubernetes resource quantities as numbers of bytes, and back."""
+"""Kubernetes resource quantities as numbers of bytes, and byte counts as text for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _UNITS = {
 }
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _PATTERN = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,2})|([a-zA-Z]{0,2}))")
-_MEBI = 1 << 20
+MIB = 1 << 20
+GIB = 1 << 30
 
 
 def parse_bytes(quantity: str) -> int:
@@ -41,10 +42,17 @@ def parse_bytes(quantity: str) -> int:
 
 def format_bytes(size: int) -> str:
     """`size` bytes, rounded up to whole Mi, or Gi where that is the same."""
-    mebibytes = -(-size // _MEBI)
+    mebibytes = -(-size // MIB)
     return f"{mebibytes // 1024}Gi" if mebibytes and mebibytes % 1024 == 0 else f"{mebibytes}Mi"
 
 
 def whole_gibibytes(size: int) -> str:
     """`size` bytes, rounded up to whole Gi."""
     return format_bytes(-(-size // 2**30) * 2**30)
+
+
+def binary_size(size: int) -> str:
+    """`size` bytes in GiB, or in MiB below 0.1 GiB: three digits are enough to compare."""
+    if abs(size) < GIB // 10:
+        return f"{size / MIB:.0f} MiB"
+    return f"{size / GIB:.2f} GiB" if abs(size) < 10 * GIB else f"{size / GIB:.1f} GiB"

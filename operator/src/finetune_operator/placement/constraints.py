@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
+from finetune_operator.api.quantities import binary_size, parse_bytes, whole_gibibytes
 from finetune_operator.placement.storage import (
     StorageClass,
     VolumeRecord,
@@ -21,7 +21,6 @@ from finetune_operator.placement.storage import (
 )
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, ZONE_KEYS, NodeRecord
-from finetune_operator.sizing.units import binary_size
 
 NODE_LOCAL_PROVISIONERS = frozenset(
     [

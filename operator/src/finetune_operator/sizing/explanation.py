@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune_operator.api.plan import Choice, Device
+from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec, Training
 from finetune_operator.sizing.gpus.gpu import Gpu
 from finetune_operator.sizing.ladder import TOKENS_PER_PASS, Rung
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.planning import CPU_CHECKPOINTING_REASON
-from finetune_operator.sizing.units import binary_size
 
 FORBID_REASON = "resources.rightSize is Forbid: the same on every GPU"
 

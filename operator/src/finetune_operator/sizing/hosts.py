@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from finetune_operator.api.quantities import format_bytes, parse_bytes
+from finetune_operator.api.quantities import binary_size, format_bytes, parse_bytes
 from finetune_operator.api.spec import FineTuneJobSpec, StageResources
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport
 from finetune_operator.sizing.memory.shape import ModelShape
-from finetune_operator.sizing.units import binary_size
 
 DEFAULT_WORKSPACE_SIZE = "20Gi"
 """Size of the workspace while the model's shape is not known and the spec names none."""

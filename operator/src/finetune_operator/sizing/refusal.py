@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from finetune_operator.api.quantities import binary_size
 from finetune_operator.sizing.changes import Change
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.ladder import Rung
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
-from finetune_operator.sizing.units import binary_size
 
 LONGEST_MESSAGE = 1000
 """Characters; conditions hold more, people do not."""

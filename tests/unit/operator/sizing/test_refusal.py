@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from finetune_operator.api.quantities import GIB, binary_size
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.changes import Change, smallest_change
 from finetune_operator.sizing.decision import Question, decide_training
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.refusal import LONGEST_MESSAGE, bounded
-from finetune_operator.sizing.units import GIB, binary_size
 
 from tests.support.sizing_jobs import make_spec, on_node, product, question, refused, sized
 

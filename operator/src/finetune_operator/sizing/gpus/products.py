@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from finetune_operator.api.quantities import MIB
 from finetune_operator.sizing.gpus.gpu import Gpu
 from finetune_operator.sizing.gpus.product_table import TABLE, Product
-from finetune_operator.sizing.units import MIB
 
 USABLE_PER_MILLE = 975
 DRIVER_RESERVE_MIB = 560

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.quantities import MIB
 from finetune_operator.api.spec import Quantity
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer, Vendor, Version
 from finetune_operator.sizing.gpus.nodes import ZONE_KEYS
 from finetune_operator.sizing.gpus.products import find_product, usable_of_label
-from finetune_operator.sizing.units import MIB
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^[A-Za-z0-9./_-]+$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from finetune_operator.api.quantities import MIB
 from finetune_operator.sizing.gpus.gpu import Gpu, Sharing, Vendor, Version
 from finetune_operator.sizing.gpus.node_labels import Evidence, number, read_evidence
 from finetune_operator.sizing.gpus.nodes import NodeRecord
@@ -19,7 +20,6 @@ from finetune_operator.sizing.gpus.products import (
     usable_of_product,
 )
 from finetune_operator.sizing.gpus.profiles import vendor_of_resource
-from finetune_operator.sizing.units import MIB
 
 ADVERTISED_PER_MILLE = 930
 """Share of a catalogue's memory that a process gets: EC2 says 16384 MiB of a T4 that has 15360 (and gives 14909)."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune_operator.sizing.memory.layer import layer_backward, layer_forward
 from finetune_operator.sizing.memory.layer_sizes import LayerSizes, beyond_window, is_eager, layer_sizes
 from finetune_operator.sizing.memory.meter import Kind, Meter
-from finetune_operator.sizing.memory.parts import Part, allocated
+from finetune_operator.sizing.memory.terms import Part, allocated
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape

@@ -10,8 +10,7 @@ from finetune_operator.sizing.memory.adapters import optimizer_part, trained_ten
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
 from finetune_operator.sizing.memory.device import device_parts
 from finetune_operator.sizing.memory.losses import loss_parts, scoring_parts
-from finetune_operator.sizing.memory.parts import Part
-from finetune_operator.sizing.memory.terms import Estimate, Phase, Term
+from finetune_operator.sizing.memory.terms import Estimate, Part, Phase, Term
 from finetune_operator.sizing.memory.weights import cast_parts, dora_preparation, weight_parts
 
 if TYPE_CHECKING:

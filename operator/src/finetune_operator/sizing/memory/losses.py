@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.parts import Part
+from finetune_operator.sizing.memory.terms import Part
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+BLOCK = 512
+"""PyTorch's CUDA allocator hands out multiples of this many bytes (c10/core/AllocatorConfig.h)."""
+
 
 class Phase(StrEnum):
     """A stretch of a run with a peak of its own; terms of the phase Device come on top of every peak."""
@@ -32,6 +35,20 @@ class Term:
     phase: Phase
     formula: str
     visible: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that holds memory. `formula` is for people; `visible` as in Term."""
+
+    name: str
+    bytes: int
+    formula: str
+    visible: bool = True
+
+    def during(self, phase: Phase) -> Term:
+        """Return the term of one phase."""
+        return Term(self.name, self.bytes, phase, self.formula, self.visible)
 
 
 @dataclass(frozen=True)
@@ -71,3 +88,13 @@ class Estimate:
                 (term for term in self.terms if term.phase is self.bottleneck), key=lambda term: -term.bytes
             )
         )
+
+
+def allocated(size: int) -> int:
+    """Bytes that a tensor of `size` bytes takes from the allocator."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def blocks(elements: int, block: int) -> int:
+    """Quantisation blocks that `elements` fill, the last one perhaps partly."""
+    return -(-elements // block)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.parts import Part, allocated, blocks
+from finetune_operator.sizing.memory.terms import Part, allocated, blocks
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape
