@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage, child_name
-from finetune_operator.cluster.node_store import Inventory
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import (
     CreateClaim,
@@ -21,6 +20,7 @@ from finetune_operator.lifecycle.actions import (
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.inventory import Inventory
 from finetune_operator.observed.observation import (
     ChildJob,
     Claim,

@@ -6,93 +6,11 @@ a job's decision is remembered until then, so that thousands of jobs with like n
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from finetune_operator.sizing.decision import Fits, Question, Refused, decide_training
-from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.observed.inventory import Inventory
 from finetune_operator.sizing.gpus.nodes import NodeRecord
-from finetune_operator.sizing.gpus.offers import offers
 from finetune_operator.sizing.gpus.profiles import GpuProfile
-
-REMEMBERED_DECISIONS = 512
-"""Enough for every kind of job that a cluster runs at one time; one takes a few kilobytes."""
-_MEMORYLESS = {"seed", "learning_rate", "schedule", "epochs", "maximum_steps", "checkpoint"}
-_PLACELESS = {"prepare", "train", "merge", "runtime_class_name", "priority_class_name"}
-"""What of a spec has no part in a decision, so that jobs that differ in it share one."""
-
-
-class Inventory:
-    """Nodes and GPUs at one moment. Its values never change; what it computes is remembered."""
-
-    def __init__(
-        self,
-        nodes: Mapping[str, NodeRecord],
-        profiles: Sequence[GpuProfile] = (),
-        *,
-        allow_time_slicing: bool = False,
-        problem: str | None = None,
-    ) -> None:
-        """`problem` says why nodes are not known, None where they are."""
-        self.nodes = nodes
-        self.problem = problem
-        self._profiles = profiles
-        self._allow_time_slicing = allow_time_slicing
-        self._offers: dict[str, tuple[Offer, ...]] = {}
-        self._decisions: OrderedDict[tuple[object, ...], Fits | Refused] = OrderedDict()
-
-    @property
-    def asked_for(self) -> frozenset[str]:
-        """Extended resources that somebody has asked about."""
-        return frozenset(self._offers)
-
-    def with_nodes(self, nodes: Mapping[str, NodeRecord]) -> Inventory:
-        """The same GPUs beside other nodes; what was computed of them still holds."""
-        other = Inventory(
-            nodes, self._profiles, allow_time_slicing=self._allow_time_slicing, problem=self.problem
-        )
-        other._offers, other._decisions = self._offers, self._decisions
-        return other
-
-    def offers(self, resource_name: str) -> tuple[Offer, ...]:
-        """Every GPU of this extended resource, of nodes and catalogue."""
-        found = self._offers.get(resource_name)
-        if found is None:
-            found = offers(
-                self.nodes.values(),
-                self._profiles,
-                resource_name,
-                allow_time_slicing=self._allow_time_slicing,
-            )
-            self._offers[resource_name] = found
-        return found
-
-    def offers_of(self, node: NodeRecord | None, resource_name: str) -> tuple[Offer, ...]:
-        """The GPUs of one node."""
-        return (
-            ()
-            if node is None
-            else offers((node,), (), resource_name, allow_time_slicing=self._allow_time_slicing)
-        )
-
-    def decide(self, question: Question) -> Fits | Refused:
-        """Where and how the run fits, as sizing.decision has it."""
-        spec = question.spec
-        key = (
-            spec.training.model_dump_json(exclude=_MEMORYLESS),
-            spec.resources.model_dump_json(exclude=_PLACELESS),
-            question.shape,
-            question.sequence_length,
-        )
-        found = self._decisions.get(key)
-        if found is None:
-            found = decide_training(question, self.offers(spec.resources.gpu_resource_name))
-            self._decisions[key] = found
-            if len(self._decisions) > REMEMBERED_DECISIONS:
-                self._decisions.popitem(last=False)
-        else:
-            self._decisions.move_to_end(key)
-        return found
 
 
 class GpuStore:

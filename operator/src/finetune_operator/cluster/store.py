@@ -12,8 +12,16 @@ from typing import Protocol, TypeVar
 
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.contract.result import Progress
-from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Key, Observation, Pod, Refusal
-from finetune_operator.status.record import lacks_gpu
+from finetune_operator.observed.observation import (
+    ChildJob,
+    Claim,
+    JobRecord,
+    Key,
+    Observation,
+    Pod,
+    Refusal,
+    lacks_gpu,
+)
 
 
 class _Stored(Protocol):

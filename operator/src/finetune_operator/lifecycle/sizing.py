@@ -12,7 +12,7 @@ from finetune_operator.api.plan import Device, Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
-from finetune_operator.cluster.node_store import Inventory
+from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing.decision import Fits, Question, Refused
 from finetune_operator.sizing.gpus.affinity import node_affinity

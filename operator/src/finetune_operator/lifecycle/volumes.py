@@ -6,10 +6,10 @@ from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
-from finetune_operator.cluster.node_store import Inventory
 from finetune_operator.contract.result import DatasetReport, Progress
 from finetune_operator.lifecycle.actions import ExpandClaim
 from finetune_operator.lifecycle.sizing import Doomed, Hold, Sized, shape_of
+from finetune_operator.observed.inventory import Inventory
 from finetune_operator.placement.constraints import (
     Expand,
     Placement,

@@ -17,8 +17,8 @@ from finetune_operator.api.stages import (
     STAGE_LABEL,
     Stage,
 )
-from finetune_operator.cluster.node_store import Inventory
 from finetune_operator.contract.result import Progress
+from finetune_operator.observed.inventory import Inventory
 from finetune_operator.placement.storage import JobVolumes
 
 Key = tuple[str, str]
@@ -252,6 +252,16 @@ def key_of(body: Mapping[str, Any]) -> Key | None:
     metadata = body["metadata"]
     name = (metadata.get("labels") or {}).get(JOB_LABEL)
     return None if name is None else (metadata["namespace"], name)
+
+
+def lacks_gpu(status: Mapping[str, Any]) -> bool:
+    """Whether the job of this status is not over and TRAIN has had no node yet."""
+    stage = status.get("stage") or {}
+    if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
+        stage.get("name") == Stage.TRAIN and "node" in stage
+    ):
+        return False
+    return "completionTime" not in status
 
 
 def _controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:

@@ -14,16 +14,6 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 
 
-def lacks_gpu(status: Mapping[str, Any]) -> bool:
-    """Whether the job of this status is not over and TRAIN has had no node yet."""
-    stage = status.get("stage") or {}
-    if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
-        stage.get("name") == Stage.TRAIN and "node" in stage
-    ):
-        return False
-    return "completionTime" not in status
-
-
 class StatusRecord:
     """Reads one status."""
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.cluster.node_store import REMEMBERED_DECISIONS, GpuStore
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.observed.inventory import REMEMBERED_DECISIONS
 from finetune_operator.sizing.decision import Fits, Question, Refused
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile
