@@ -1,6 +1,6 @@
-"""Write the generated documents: API reference, chart values and failure modes. With --check, only compare.
+"""Write the generated documents: API reference, chart values and failure modes.
 
-Sources: crds/finetunejobs.yaml, the chart's values.yaml, contract/reasons.json.
+With --check, compare them only. Sources: crds/finetunejobs.yaml, the chart's values.yaml, contract/reasons.json.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
     "Permanent": "the job fails; the same input would fail again",
-    "Retryable": "the stage is tried again, up to `lifecycle.retries` times",
-    "Interrupted": "not a failure; the stage goes on from its saved state",
-    "Waiting": "not a failure; the job goes on by itself once the cause is gone",
-    "Stalled": "not a failure; Stalled is True until nodes, volumes or the catalogue allow the job to go on by itself",
-    "Active": "not a failure; the job is under way",
+    "Retryable": "the operator tries the stage again, up to `lifecycle.retries` times",
+    "Interrupted": "not a failure; the stage resumes from its saved state",
+    "Waiting": "not a failure; the job continues automatically once the cause is removed",
+    "Stalled": "not a failure; `Stalled` is True until nodes, volumes or `gpuProfiles` change so that the job can continue",
+    "Active": "not a failure; the job makes progress",
     "Terminal": "the stage or the job has ended",
 }
 
 
 def header(title: str, source: str) -> list[str]:
-    """Return a document's first lines, which say what it is made from."""
+    """Return the first lines of a document, which name its source."""
     return [
         f"# {title}",
         "",
-        f"Generated from `{source}` by `scripts/docs/generate.py`; edit that file instead.",
+        f"`scripts/docs/generate.py` generates this page from `{source}`. Edit that file instead.",
         "",
     ]
 
 
 def cell(text: str) -> str:
-    """Return `text` fit for one cell of a Markdown table."""
+    """Return `text` as the content of one cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -47,7 +47,7 @@ def code(value: object) -> str:
 
 
 def bounds(schema: dict[str, Any]) -> str:
-    """Return the bounds of a field in words that a reader can check a value against."""
+    """Return the bounds of a field as text."""
     parts = []
     if "enum" in schema:
         parts.append(" or ".join(f"`{value}`" for value in schema["enum"]))
@@ -65,7 +65,7 @@ def bounds(schema: dict[str, Any]) -> str:
 
 
 def type_name(schema: dict[str, Any]) -> str:
-    """Return the type of a field as the reference names it."""
+    """Return the name of a field's type in the reference."""
     if schema.get("x-kubernetes-int-or-string"):
         return "quantity"
     if schema.get("type") == "array":
@@ -78,7 +78,7 @@ def type_name(schema: dict[str, Any]) -> str:
 
 
 def fields(path: str, schema: dict[str, Any]) -> list[str]:
-    """Return the section of the object at `path` and, after it, those of the objects in it."""
+    """Return the section of the object at `path`, followed by the sections of its inner objects."""
     required = schema.get("required", [])
     lines = [f"## {path}", "", cell(schema["description"]), ""]
     lines += [f"- {rule['message']}" for rule in schema.get("x-kubernetes-validations", [])]
@@ -115,7 +115,10 @@ def api_reference(crd: dict[str, Any]) -> str:
 
 
 def value_comments(text: str) -> dict[str, str]:
-    """Return the documentation of each dotted value path: a comment that begins with the path, above its key."""
+    """Return the meaning of each value by its dotted path.
+
+    The comment above a value's key begins with the path.
+    """
     found: dict[str, str] = {}
     for block in re.findall(r"(?:^ *# .*\n)+(?=^ *[A-Za-z]+:)", text, flags=re.MULTILINE):
         words = " ".join(line.strip().removeprefix("# ") for line in block.splitlines())
@@ -140,15 +143,16 @@ def chart_values(text: str) -> str:
 
 
 def failure_modes(reasons: dict[str, Any]) -> str:
-    """Return the document of every reason from the contract's list."""
+    """Return the page about all reasons of the contract."""
     lines = header("Failure modes", "contract/reasons.json")
     lines += [
-        "`kubectl get ftj -o wide` shows a job's reason, `kubectl describe ftj NAME` its message, `.status.failure`",
-        "the stage and its last log lines. Conditions carry job reasons, `.status.dataset.rejected` row reasons.",
+        "`kubectl get ftj -o wide` shows the reason of a job, and `kubectl describe ftj NAME` shows its message.",
+        "`.status.failure` has the stage and its last log lines.",
+        "Conditions have job reasons, and `.status.dataset.rejected` has row reasons.",
         "",
         "## Job reasons",
         "",
-        "What the operator does depends on the reason's class:",
+        "The class of a reason determines the operator's reaction:",
         "",
         "| class | what happens |",
         "|---|---|",
@@ -157,19 +161,21 @@ def failure_modes(reasons: dict[str, Any]) -> str:
     lines += [f"| {name} | {meaning} |" for name, meaning in CLASSES.items() if name in used]
     if missing := used - CLASSES.keys():
         raise ValueError(
-            f"each class of contract/reasons.json must be in CLASSES, found also {sorted(missing)}; explain them there",
+            f"each class of contract/reasons.json must be in CLASSES, but {sorted(missing)} are missing; add them there",
         )
     lines.append("")
     for name, reason in reasons["job"].items():
         lines += [
             f"### {name}",
             "",
-            f"{reason['meaning']} Written by the {reason['source']}; {reason['class']}.",
+            f"{reason['meaning']}",
+            "",
+            f"Class {reason['class']}, written by the {reason['source']}.",
             "",
             f"Remedy: {reason['remedy']}",
             "",
         ]
-    lines += ["## Row reasons", "", "Why a row of a dataset is refused.", ""]
+    lines += ["## Row reasons", "", "Reasons for which PREPARE rejects a row of a dataset.", ""]
     lines += ["| reason | meaning | remedy |", "|---|---|---|"]
     lines += [
         f"| `{name}` | {cell(reason['meaning'])} | {cell(reason['remedy'])} |"
@@ -179,7 +185,7 @@ def failure_modes(reasons: dict[str, Any]) -> str:
 
 
 def documents(root: Path) -> dict[Path, str]:
-    """Return the text that each generated document must have, by its path."""
+    """Return the expected text of each generated document by its path."""
     crd = yaml.safe_load((root / "crds/finetunejobs.yaml").read_text())
     values = (root / "helm/finetune-operator/values.yaml").read_text()
     reasons = json.loads((root / "contract/reasons.json").read_text())
@@ -191,17 +197,20 @@ def documents(root: Path) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write or check the documents; return 1 when a check found a difference."""
+    """Write or check the documents. Return 1 if a check finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing, fail when a document is out of date"
+        "--check", action="store_true", help="write nothing, and fail if a document is out of date"
     )
     arguments = parser.parse_args()
     wanted = documents(ROOT)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if arguments.check:
-            print(f"{path.relative_to(ROOT)} is out of date; run scripts/docs/generate.py", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)} is out of date; run scripts/docs/generate.py to update it",
+                file=sys.stderr,
+            )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path])
