@@ -93,7 +93,7 @@ class ChatTemplate:
         self.bos_token: str | None = tokenizer.bos_token
         self.bos_id: int | None = tokenizer.bos_token_id
         self.part_roles = frozenset[str]()
-        self.part_roles = learn_part_roles(self)
+        self.part_roles = learn_part_roles(self.render)
 
     @property
     def writes_the_date(self) -> bool:
