@@ -55,7 +55,7 @@ def write_table(path: Path, rows: Sequence[Sequence[Example]]) -> Path:
     table = TableWriter(path)
     for number, examples in enumerate(rows, start=1):
         for example in examples:
-            table.add(number, example)
+            table.add(example.of_row(number))
     table.finish()
     return path
 

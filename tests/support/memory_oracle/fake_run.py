@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
-from finetune_trainer.data.dataset.examples import Example
+from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model.load import compute_dtype, quantized_modules, settle_types
 from finetune_trainer.stages.train.adapter import add_adapter
@@ -126,8 +126,8 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
 def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     tracked.enter("Evaluation")
     model.eval()
-    ids = tuple(range(plan.sequence_length))
-    supervised_log_probabilities(model, [Example(row, ids, ids) for row in range(plan.micro_batch_size)])
+    ids = list(range(plan.sequence_length))
+    supervised_log_probabilities(model, [Example(ids, ids, row) for row in range(plan.micro_batch_size)])
 
 
 def _every_place(plan: TrainingPlan) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from finetune_trainer.data.dataset.examples import Example
+from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.compare import RowLoss
 from finetune_trainer.evaluation.scoring import distributions, supervised_log_probabilities
 
@@ -88,9 +88,9 @@ def read_record(path: Path) -> list[RecordedRow]:
         return [
             RecordedRow(
                 example=Example(
+                    file.get_tensor(f"{index}.input_ids").tolist(),
+                    file.get_tensor(f"{index}.labels").tolist(),
                     loss.row,
-                    tuple(file.get_tensor(f"{index}.input_ids").tolist()),
-                    tuple(file.get_tensor(f"{index}.labels").tolist()),
                 ),
                 loss=loss,
                 positions=tuple(file.get_tensor(f"{index}.positions").tolist()),

@@ -12,7 +12,7 @@ from finetune_trainer.model.output_head import chunks, hidden_states, output_hea
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from finetune_trainer.data.dataset.examples import Example
+    from finetune_trainer.data.masking.example import Example
 
 
 def row_losses(

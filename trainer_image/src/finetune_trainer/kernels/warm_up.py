@@ -24,9 +24,9 @@ def use_every_kernel(scratch: Path) -> None:
     warm_up()
     training, validation = TableWriter(scratch / "training.arrow"), TableWriter(scratch / "validation.arrow")
     for row in range(1, _ROWS + 1):
-        training.add(row, _example(row))
-        validation.add(row, _example(row))
-    training.add(_ROWS + 1, _example(1))
+        training.add(_example(row))
+        validation.add(_example(row))
+    training.add(_example(1).of_row(_ROWS + 1))
     for table in (training, validation):
         table.finish()
     targets = scratch / "targets.txt"
@@ -39,7 +39,7 @@ def use_every_kernel(scratch: Path) -> None:
 def _example(row: int) -> Example:
     prompt = [_END, *range(row, row + _PROMPT), _END]
     answer = [100 + row, 101 + row, _END]
-    return Example(prompt + answer, [IGNORED] * len(prompt) + answer)
+    return Example(prompt + answer, [IGNORED] * len(prompt) + answer, row)
 
 
 def _decode(ids: Sequence[int]) -> str:

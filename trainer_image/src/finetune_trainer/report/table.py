@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+
+from finetune_trainer.data.dataset.tables import ExampleTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +41,9 @@ class TokenTable:
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        whole = np.frombuffer(self._map, dtype=np.uint8)
-        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
-        batches = [
-            self._index(reader.get_batch(number), whole) for number in range(reader.num_record_batches)
-        ]
+        self._table = ExampleTable(path)
+        whole = self._table.file
+        batches = [self._index(batch, whole) for batch in self._table.batches]
         empty = (np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
         columns = [np.concatenate(parts) for parts in zip(*batches, strict=True)] or list(empty)
         numbers, ids_at, labels_at, lengths = columns
@@ -89,7 +85,7 @@ class TokenTable:
 
     def release(self) -> None:
         """Give the pages read so far back to the system; what is read again comes from its cache or the disk."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._table.release()
 
     @staticmethod
     def _index(batch: Any, whole: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:

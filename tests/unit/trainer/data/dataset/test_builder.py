@@ -9,7 +9,8 @@ from finetune_trainer.contract.run_spec import Dataset
 from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.data.dataset.builder import BuiltDataset, DatasetBuilder, open_source
 from finetune_trainer.data.dataset.ledger import RowLedger
-from finetune_trainer.data.dataset.tables import read_table
+from finetune_trainer.data.dataset.tables import stream_examples
+from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -88,9 +89,9 @@ def build(
         builder.close()
 
 
-def tables(root: Path) -> tuple[list[Any], list[Any]]:
+def tables(root: Path) -> tuple[list[Example], list[Example]]:
     layout = WorkspaceLayout(root)
-    return list(read_table(layout.training_table)), list(read_table(layout.validation_table))
+    return list(stream_examples(layout.training_table)), list(stream_examples(layout.validation_table))
 
 
 def mixed_rows(count: int) -> list[dict[str, Any]]:
@@ -149,8 +150,8 @@ def test_a_training_row_that_is_also_held_out_is_counted_and_not_trained_on(
     report = built.reports["training"]
     assert (report.rows, report.kept, report.duplicates, report.held_out_copies) == (31, 26, 1, 4)
     trained, validated = tables(tmp_path / "work")
-    assert {row for row, _ in trained} == {*range(1, 21), *range(25, 31)}
-    assert [row for row, _ in validated] == [1, 2, 3, 4]
+    assert {example.row for example in trained} == {*range(1, 21), *range(25, 31)}
+    assert [example.row for example in validated] == [1, 2, 3, 4]
 
 
 def test_held_out_rows_do_not_depend_on_their_order(tmp_path: Path, masker: Masker) -> None:
@@ -159,7 +160,7 @@ def test_held_out_rows_do_not_depend_on_their_order(tmp_path: Path, masker: Mask
     held_out = []
     for name, order in (("a", rows), ("b", shuffled)):
         build(tmp_path / name, masker, write_rows(tmp_path / f"{name}.jsonl", order))
-        held_out.append({tuple(example.input_ids) for _, example in tables(tmp_path / name)[1]})
+        held_out.append({tuple(example.input_ids) for example in tables(tmp_path / name)[1]})
     assert held_out[0] == held_out[1]
     assert len(held_out[0]) == 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.data.dataset.tables import read_table
+from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.prepare.stage import prepare
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -40,10 +40,10 @@ def test_a_dataset_and_a_model_become_tables_and_a_checkpoint(make_run: Callable
     assert (dataset["rows"], dataset["kept"]) == (20, 20)
     assert (dataset["trainingExamples"], dataset["validationExamples"]) == (18, 2)
     layout = WorkspaceLayout(run.workspace.path)
-    examples = list(read_table(layout.training_table))
+    examples = list(stream_examples(layout.training_table))
     assert len(examples) == 18
-    decoded = tiny_tokenizer().decode([label for label in examples[0][1].labels if label != -100])
-    assert decoded == dataset["example"]["learned"] == f"it is {examples[0][0]}<|im_end|>"
+    decoded = tiny_tokenizer().decode([label for label in examples[0].labels if label != -100])
+    assert decoded == dataset["example"]["learned"] == f"it is {examples[0].row}<|im_end|>"
 
 
 def test_a_second_run_gives_the_same_result_without_the_dataset(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_trainer.data.dataset.examples import IGNORED, Example
+from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model import output_head as head
@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_models_own_logits(family: str) -> None:
     model = tiny(family)
     ids, labels, _ = _batch()
     examples = [
-        Example(row, tuple(ids[row, :length].tolist()), tuple(labels[row, :length].tolist()))
+        Example(ids[row, :length].tolist(), labels[row, :length].tolist(), row)
         for row, length in enumerate(_LENGTHS)
     ]
     for example, found in zip(examples, supervised_log_probabilities(model, examples), strict=True):

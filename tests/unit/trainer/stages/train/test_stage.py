@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_trainer.data.dataset.examples import read_table, training_dataset
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch
 from finetune_trainer.stages.train.stage import _build_trainer, train
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -230,7 +230,7 @@ def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -
     """Only positions with a label are projected onto the vocabulary, which must not change value or gradient."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
     layout = WorkspaceLayout(workspace)
-    dataset = training_dataset(read_table(layout.training_table))
+    dataset = training_dataset(open_table(layout.training_table))
     trainer = _build_trainer(run, layout, dataset, 1, Watch(NullReporter(), StopRequest()))
     inputs = trainer.data_collator([dataset[index] for index in range(3)])
     found = []

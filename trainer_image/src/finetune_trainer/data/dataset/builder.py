@@ -19,7 +19,7 @@ from finetune_trainer.data.dataset.counts import DatasetReport, has_empty_answer
 from finetune_trainer.data.dataset.ledger import RowLedger
 from finetune_trainer.data.dataset.proving import ProvenRow, prove
 from finetune_trainer.data.dataset.split import conversation_digest, draw
-from finetune_trainer.data.dataset.tables import TableWriter, read_table
+from finetune_trainer.data.dataset.tables import TableWriter, stream_examples
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.data.rows.reader import Row, read_rows, until_fault
 from finetune_trainer.data.rows.refusal import RowRefused
@@ -137,8 +137,7 @@ class DatasetBuilder:
                 "rows; add rows or change dataset.validation",
             )
         report = reports[_TRAINING]
-        row, example = first
-        learned = self._masker.template.decode([label for label in example.labels if label != IGNORED])
+        learned = self._masker.template.decode([label for label in first.labels if label != IGNORED])
         result: dict[str, Any] = {
             "digest": digest_of([trained.digest.text(), held_out.digest.text()]),
             "rows": report.rows,
@@ -151,7 +150,7 @@ class DatasetBuilder:
             "longestExample": max(item.longest_example for item in reports.values()),
             "shortened": report.shortened,
             "format": {"name": training.format, "why": training.why},
-            "example": {"row": row, "learned": learned[:_LEARNED_CHARACTERS]},
+            "example": {"row": first.row, "learned": learned[:_LEARNED_CHARACTERS]},
         }
         return BuiltDataset(result, reports)
 
@@ -218,25 +217,25 @@ class DatasetBuilder:
         talk = row.conversation
         report.keep(row.outcome, reasoning=has_reasoning(talk), empty=has_empty_answer(talk))
         for example in row.outcome:
-            part.add(row.number, example)
+            part.add(example.of_row(row.number))
 
-    def _split(self) -> tuple[dict[str, TableWriter], tuple[int, Example] | None]:
-        """Write the tables; return them and the first training example with its row."""
+    def _split(self) -> tuple[dict[str, TableWriter], Example | None]:
+        """Write the tables; return them and the first training example."""
         tables = {_TRAINING: self._layout.training_table, _VALIDATION: self._layout.validation_table}
         writers = {name: TableWriter(path) for name, path in tables.items()}
-        for row, example in self._examples(_VALIDATION):
-            writers[_VALIDATION].add(row, example)
-        first: tuple[int, Example] | None = None
+        for example in self._examples(_VALIDATION):
+            writers[_VALIDATION].add(example)
+        first: Example | None = None
         chosen = self._ledger.held_out()
         next_chosen = next(chosen, None)
-        for row, example in self._examples(_TRAINING):
-            while next_chosen is not None and next_chosen < row:
+        for example in self._examples(_TRAINING):
+            while next_chosen is not None and next_chosen < example.row:
                 next_chosen = next(chosen, None)
-            if row == next_chosen:
-                writers[_VALIDATION].add(row, example)
+            if example.row == next_chosen:
+                writers[_VALIDATION].add(example)
                 continue
-            writers[_TRAINING].add(row, example)
-            first = first or (row, example)
+            writers[_TRAINING].add(example)
+            first = first or example
         for writer in writers.values():
             writer.finish()
         return writers, first
@@ -244,7 +243,7 @@ class DatasetBuilder:
     def _part(self, name: str, number: int) -> Path:
         return self._layout.dataset_parts / f"{name}-{number:05d}.arrow"
 
-    def _examples(self, name: str) -> Iterator[tuple[int, Example]]:
+    def _examples(self, name: str) -> Iterator[Example]:
         state = self._ledger.state(name)
         for number in range(state["parts"] if state else 0):
-            yield from read_table(self._part(name, number))
+            yield from stream_examples(self._part(name, number))

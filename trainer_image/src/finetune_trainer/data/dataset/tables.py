@@ -1,12 +1,14 @@
-"""Examples on disk: Arrow tables written batch by batch, and a digest of what they hold."""
+"""Tables of examples on disk: the one schema, the writer, the digest and the one reader."""
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from finetune_trainer.data.masking.example import Example
 
@@ -57,11 +59,11 @@ class TableWriter:
         self.digest.begin(path.stem)
         self.count = 0
 
-    def add(self, row: int, example: Example) -> None:
-        """Append one example of the source's row `row`."""
+    def add(self, example: Example) -> None:
+        """Append one example, with the number of its row."""
         self.digest.add(example)
         self.count += 1
-        self._rows.append(row)
+        self._rows.append(example.row)
         self._ids.append(example.input_ids)
         self._labels.append(example.labels)
         if len(self._rows) >= _BATCH:
@@ -90,13 +92,53 @@ class TableWriter:
             self._rows, self._ids, self._labels = [], [], []
 
 
-def read_table(path: Path) -> Iterator[tuple[int, Example]]:
-    """Yield (row, example) of a table in order, one batch in memory at a time."""
-    # Read, not mapped: mapped pages of a large table would stay in the process's memory.
+class ExampleTable:
+    """A finished table, mapped into memory: nothing is copied until it is read.
+
+    Pages that were read stay in the process's memory until `release`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the table at `path`. Raises OSError or ValueError if it is missing or is not an Arrow file."""
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
+        # Batches point into the map, so that holding all of them costs no memory for their values.
+        self.batches = [self._reader.get_batch(number) for number in range(self._reader.num_record_batches)]
+        self.file = np.frombuffer(self._map, dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return sum(batch.num_rows for batch in self.batches)
+
+    @property
+    def arrow(self) -> pa.Table:
+        """The table as Arrow sees it, with the columns of SCHEMA."""
+        return pa.Table.from_batches(self.batches, SCHEMA)
+
+    def longest(self) -> int:
+        """Return the number of tokens of the longest example, 0 if there is none."""
+        lengths = pc.list_value_length(self.arrow.column("input_ids"))
+        return int(pc.max(lengths).as_py() or 0)
+
+    def first(self, limit: int) -> list[Example]:
+        """Return the first `limit` examples."""
+        return [example for batch in self.arrow.slice(0, limit).to_batches() for example in _examples(batch)]
+
+    def release(self) -> None:
+        """Give the pages read so far back to the system; reading again takes them from its cache or the disk."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def stream_examples(path: Path) -> Iterator[Example]:
+    """Yield the examples of a table in order, with one batch in memory at a time."""
+    # Reading instead of mapping turns a failing disk into an OSError; a mapped page would end the process.
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            columns = [batch.column(name).to_pylist() for name in ("row", "input_ids", "labels")]
-            for row, ids, labels in zip(*columns, strict=True):
-                yield row, Example(ids, labels)
+            yield from _examples(reader.get_batch(number))
+
+
+def _examples(batch: Any) -> Iterator[Example]:
+    columns = [batch.column(name).to_pylist() for name in ("input_ids", "labels", "row")]
+    for ids, labels, row in zip(*columns, strict=True):
+        yield Example(ids, labels, row)

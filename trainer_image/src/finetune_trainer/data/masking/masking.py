@@ -189,7 +189,7 @@ class Masker:
             last.add(turn)
         examples = []
         for draft in drafts:
-            example = Example(draft.ids, draft.labels, draft.dropped_turns)
+            example = Example(draft.ids, draft.labels, dropped_turns=draft.dropped_turns)
             require_example(
                 self.template,
                 self.grammar,

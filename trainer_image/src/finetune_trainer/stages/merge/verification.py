@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from finetune_trainer.data.dataset.examples import IGNORED
+from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.scoring import distributions, supervised_log_probabilities
 from finetune_trainer.model.load import attention_implementation
@@ -18,7 +18,7 @@ from finetune_trainer.model.load import attention_implementation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from finetune_trainer.data.dataset.examples import Example
+    from finetune_trainer.data.masking.example import Example
     from finetune_trainer.evaluation.recording import RecordedRow
 
 _log = logging.getLogger(__name__)

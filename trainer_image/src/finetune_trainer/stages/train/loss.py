@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from finetune_trainer.data.dataset.examples import IGNORED
+from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.model.output_head import OutputHead, chunks, hidden_states, output_head
 
 

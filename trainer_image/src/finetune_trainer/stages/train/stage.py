@@ -13,7 +13,6 @@ import transformers
 from transformers import AutoTokenizer, set_seed
 
 from finetune_trainer.cpu import usable_processors
-from finetune_trainer.data.dataset.examples import first_examples, longest_row, read_table, training_dataset
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.compare import RowLoss, compare
 from finetune_trainer.evaluation.recording import record
@@ -23,6 +22,7 @@ from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
 from finetune_trainer.stages.train.settings import base_model_name, planned_steps, sft_config
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finetune_trainer.contract.run_spec import RunSpec
-    from finetune_trainer.data.dataset.examples import Example
+    from finetune_trainer.data.masking.example import Example
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -65,16 +65,16 @@ def train(run: RunSpec, progress: Reporter) -> dict[str, Any]:
 
 
 def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict[str, Any]:
-    table = read_table(workspace.training_table)
-    examples = first_examples(read_table(workspace.validation_table), run.evaluation.maximum_rows)
-    steps = planned_steps(table.num_rows, run.training)
+    table = open_table(workspace.training_table)
+    examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
+    steps = planned_steps(len(table), run.training)
     progress.update("LoadingModel", 0, 1)
     stop = StopRequest()
     watch = Watch(progress, stop)
     trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
     progress.update("LoadingModel", 1, 1)
     loaded = memory.read()
-    budget = run.training.micro_batch_size * longest_row(table)
+    budget = run.training.micro_batch_size * table.longest()
     base = _base_losses(run, workspace, trainer.adapted, examples, budget, progress)
     _run_steps(trainer, workspace, steps, stop)
     progress.update("EvaluatingTuned", 0, len(examples))
