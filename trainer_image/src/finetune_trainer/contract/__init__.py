@@ -1,1 +1,1 @@
-"""Documents shared with the operator: run spec, result, exit codes and model config."""
+"""Documents shared with the operator: run spec, result, credentials, exit codes and model config."""

@@ -1,33 +1,13 @@
-"""Which environment variables hold an object store's credentials."""
+"""Reads the credentials of an object store from the environment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from finetune_trainer.contract.credentials import CREDENTIALS, SESSION_TOKEN
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.subject import Subject
-
-# By kind of store (scheme of its URIs), the complete sets of variables, each with obstore's name for the setting;
-# the first set that is complete is used. The variables' names are those of the clouds' own tools.
-CREDENTIALS: Mapping[str, tuple[Mapping[str, str], ...]] = {
-    "s3": ({"AWS_ACCESS_KEY_ID": "access_key_id", "AWS_SECRET_ACCESS_KEY": "secret_access_key"},),
-    "gs": ({"GOOGLE_SERVICE_ACCOUNT_KEY": "service_account_key"},),
-    "az": (
-        {"AZURE_STORAGE_ACCOUNT_KEY": "account_key"},
-        {"AZURE_STORAGE_SAS_TOKEN": "sas_key"},
-        {
-            "AZURE_CLIENT_ID": "client_id",
-            "AZURE_CLIENT_SECRET": "client_secret",
-            "AZURE_TENANT_ID": "tenant_id",
-        },
-    ),
-}
-SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105 -- a variable's name
-REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
-NAMES = frozenset(
-    {SESSION_TOKEN, *(name for sets in CREDENTIALS.values() for names in sets for name in names)}
-)
 
 
 def credentials(

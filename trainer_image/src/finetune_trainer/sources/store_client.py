@@ -20,10 +20,11 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from finetune_trainer.contract.credentials import REGIONS
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.addresses import allowed_addresses
-from finetune_trainer.sources.credentials import REGIONS, credentials
+from finetune_trainer.sources.credentials import credentials
 from finetune_trainer.sources.egress import Egress
 from finetune_trainer.sources.responses import Action, judge
 from finetune_trainer.sources.subject import Subject

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
+from finetune_trainer.contract.credentials import NAMES, REGIONS
 from finetune_trainer.contract.run_spec import (
     HubDatasetSource,
     HuggingFaceSource,
@@ -17,7 +18,6 @@ from finetune_trainer.contract.run_spec import (
     UrlSource,
     ValidationSource,
 )
-from finetune_trainer.sources.credentials import NAMES, REGIONS
 
 MASK = "[redacted]"
 # Shorter fragments of a URL (an API version, a flag) are no secret and would deface ordinary words.
