@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from finetune_trainer.contract.exit_codes import ExitCode
-from finetune_trainer.contract.result import Outcome, encode_result, result_document
-from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
+from finetune_trainer.contract.run_spec import read_run_spec
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.cpu import limit_threads, usable_processors
 from finetune_trainer.errors import StageError
 from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
-from finetune_trainer.runner import STAGES, peak_memory_bytes, raise_on_termination, run_stage
-from finetune_trainer.telemetry.logs import LogTail, add_log_file, configure_logging
+from finetune_trainer.runner import (
+    DEFAULT_TERMINATION_MESSAGE,
+    raise_on_termination,
+    reject_run_spec,
+    run_all_stages,
+    run_stage,
+)
+from finetune_trainer.telemetry.logs import configure_logging
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
-from finetune_trainer.telemetry.reporter import Identity, Reporter
-from finetune_trainer.workspace.layout import WorkspaceLayout
-
-_log = logging.getLogger("finetune_trainer")
-_DEFAULT_TERMINATION_MESSAGE = Path("/dev/termination-log")
 
 
 def main(arguments: list[str]) -> ExitCode:
@@ -46,100 +44,21 @@ def main(arguments: list[str]) -> ExitCode:
         return listed
     redact = Redactor([])
     tail = configure_logging(redact)
+    termination_message = None if options.command == "run" else options.termination_message
     try:
         run = read_run_spec(options.run)
     except StageError as error:
-        return _refuse_run_spec(options, error, redact, tail)
+        return reject_run_spec(options.command, error, redact, tail, termination_message)
     redact = Redactor(secrets_of(run, os.environ))
     tail = configure_logging(redact)
-    if options.command != "run":
-        document = _stage(options.command, run, redact, tail, options.termination_message)
-        code = ExitCode(document.pop("code"))
-        if getattr(options, "rows", False):
-            from finetune_trainer.stages.prepare.stage import print_proven_rows  # noqa: PLC0415 -- brings in transformers
+    if options.command == "run":
+        return run_all_stages(run, redact, tail)
+    code, _result = run_stage(options.command, run, redact, tail, termination_message)
+    if getattr(options, "rows", False):
+        from finetune_trainer.stages.prepare.stage import print_proven_rows  # noqa: PLC0415 -- brings in transformers
 
-            print_proven_rows(run)
-        return code
-    return _all_stages(run, redact, tail)
-
-
-def _stage(
-    command: str, run: RunSpec, redact: Redactor, tail: LogTail, termination_message: Path | None
-) -> dict[str, Any]:
-    """Run one stage, write its result and its last line; return the result with its exit `code`."""
-    started = utc_now()
-    layout = WorkspaceLayout(run.workspace.path)
-    identity = Identity(run.job.uid, STAGES[command], run.attempt)
-    try:
-        add_log_file(layout.log(command, run.attempt), redact)
-    except OSError as error:
-        _log.warning("the log cannot be kept in the workspace: %s", error)
-    progress = Reporter(
-        identity, progress_path=layout.progress, host=run.telemetry.host, port=run.telemetry.port
-    )
-    progress.update("Starting", 0, None)
-    outcome = run_stage(command, run, progress, redact)
-    if outcome.reason is None:
-        progress.update("Finished", 1, 1)
-    progress.close()
-    document = result_document(
-        identity,
-        outcome,
-        started=started,
-        completed=utc_now(),
-        peak_memory_bytes=peak_memory_bytes(),
-        log_tail=list(tail.lines),
-    )
-    _write_termination_message(document, termination_message, redact)
-    return {**document, "code": outcome.code}
-
-
-def _all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
-    """Run the three stages in this process, skip those that are proven done, print each result."""
-    done: dict[str, Any] = {}
-    for command in STAGES:
-        if command in done:
-            document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
-            code = ExitCode.SUCCEEDED
-        else:
-            document = _stage(command, run, redact, tail, None)
-            code = ExitCode(document.pop("code"))
-            done.update(document.get("completed", {}))
-        print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
-        if code is not ExitCode.SUCCEEDED:
-            return code
-    return ExitCode.SUCCEEDED
-
-
-def _refuse_run_spec(
-    options: argparse.Namespace, error: StageError, redact: Redactor, tail: LogTail
-) -> ExitCode:
-    _log.error("%s: %s", error.reason, error.message)
-    outcome = Outcome({}, error.reason, redact(error.message))
-    now = utc_now()
-    # The uid and attempt are not known: the run spec is what could not be read.
-    document = result_document(
-        Identity("", STAGES.get(options.command, "Prepare"), 0),
-        outcome,
-        started=now,
-        completed=now,
-        peak_memory_bytes=None,
-        log_tail=list(tail.lines),
-    )
-    if options.command != "run":
-        _write_termination_message(document, options.termination_message, redact)
-    return outcome.code
-
-
-def _write_termination_message(document: dict[str, Any], path: Path | None, redact: Redactor) -> None:
-    """Write the result where the kubelet reads it; outside a pod the default path does not exist."""
-    if path is None or (path == _DEFAULT_TERMINATION_MESSAGE and not path.exists()):
-        return
-    text = encode_result(json.loads(redact(json.dumps(document, ensure_ascii=False))))
-    try:
-        path.write_bytes(text)
-    except OSError:
-        _log.exception("the result cannot be written to %s", path)
+        print_proven_rows(run)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--termination-message",
                 type=Path,
-                default=_DEFAULT_TERMINATION_MESSAGE,
+                default=DEFAULT_TERMINATION_MESSAGE,
                 help="file for the result",
             )
         if name == "prepare":

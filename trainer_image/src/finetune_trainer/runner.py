@@ -1,17 +1,28 @@
-"""Runs one stage and turns whatever happens into an outcome with a reason."""
+"""Runs stages: turns all that happens into an outcome with a reason, and writes the result.
+
+`load_stage` names the stages' functions as text and imports them late, so that this module starts in milliseconds.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from finetune_trainer.contract.result import Outcome, as_contract
+from finetune_trainer.contract.exit_codes import ExitCode
+from finetune_trainer.contract.identity import Identity
+from finetune_trainer.contract.result import Outcome, as_contract, encode_result, result_document
+from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.telemetry.logs import LogTail, add_log_file
+from finetune_trainer.telemetry.reporter import Reporter
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
+from finetune_trainer.workspace.layout import WorkspaceLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,10 +30,10 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.redaction import Redactor
-    from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
 
+DEFAULT_TERMINATION_MESSAGE = Path("/dev/termination-log")
 STAGES: Mapping[str, str] = {"prepare": "Prepare", "train": "Train", "merge": "Merge"}
 _FUNCTIONS = {
     "prepare": ("finetune_trainer.stages.prepare.stage", "prepare"),
@@ -58,10 +69,94 @@ def load_stage(command: str) -> StageFunction:
     return cast("StageFunction", getattr(importlib.import_module(module), function))
 
 
-def run_stage(command: str, run: RunSpec, progress: Reporter, redact: Redactor) -> Outcome:
-    """Run the stage `command`; never raises but for errors of the interpreter itself.
+def run_stage(
+    command: str, run: RunSpec, redact: Redactor, tail: LogTail, termination_message: Path | None
+) -> tuple[ExitCode, dict[str, Any]]:
+    """Run one stage and write its result to `termination_message`; return exit code and result.
 
-    A failure without a name of its own becomes InternalError, its traceback goes to the log.
+    `tail` holds the last log lines, which the result of a failure carries.
+    """
+    started = utc_now()
+    layout = WorkspaceLayout(run.workspace.path)
+    identity = Identity(run.job.uid, STAGES[command], run.attempt)
+    try:
+        add_log_file(layout.log(command, run.attempt), redact)
+    except OSError as error:
+        _log.warning("the log cannot be kept in the workspace: %s", error)
+    progress = Reporter(
+        identity, progress_path=layout.progress, host=run.telemetry.host, port=run.telemetry.port
+    )
+    progress.update("Starting", 0, None)
+    outcome = stage_outcome(command, run, progress, redact)
+    if outcome.reason is None:
+        progress.update("Finished", 1, 1)
+    progress.close()
+    document = result_document(
+        identity,
+        outcome,
+        started=started,
+        completed=utc_now(),
+        peak_memory_bytes=peak_memory_bytes(),
+        log_tail=list(tail.lines),
+    )
+    write_termination_message(document, termination_message, redact)
+    return outcome.code, document
+
+
+def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
+    """Run the three stages in this process and print each result as a line of JSON.
+
+    Stages that PREPARE proves to be finished are skipped. The first stage that does not succeed ends the run.
+    """
+    done: dict[str, Any] = {}
+    for command in STAGES:
+        if command in done:
+            document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
+            code = ExitCode.SUCCEEDED
+        else:
+            code, document = run_stage(command, run, redact, tail, None)
+            done.update(document.get("completed", {}))
+        print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
+        if code is not ExitCode.SUCCEEDED:
+            return code
+    return ExitCode.SUCCEEDED
+
+
+def reject_run_spec(
+    command: str, error: StageError, redact: Redactor, tail: LogTail, termination_message: Path | None
+) -> ExitCode:
+    """Write the result of a stage whose run spec cannot be read; return the exit code."""
+    _log.error("%s: %s", error.reason, error.message)
+    outcome = Outcome({}, error.reason, redact(error.message))
+    now = utc_now()
+    # The uid and attempt are not known: the run spec is what could not be read.
+    document = result_document(
+        Identity("", STAGES.get(command, "Prepare"), 0),
+        outcome,
+        started=now,
+        completed=now,
+        peak_memory_bytes=None,
+        log_tail=list(tail.lines),
+    )
+    write_termination_message(document, termination_message, redact)
+    return outcome.code
+
+
+def write_termination_message(document: dict[str, Any], path: Path | None, redact: Redactor) -> None:
+    """Write the result to the file that the kubelet reads; outside a pod the default path does not exist."""
+    if path is None or (path == DEFAULT_TERMINATION_MESSAGE and not path.exists()):
+        return
+    text = encode_result(json.loads(redact(json.dumps(document, ensure_ascii=False))))
+    try:
+        path.write_bytes(text)
+    except OSError:
+        _log.exception("the result cannot be written to %s", path)
+
+
+def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redactor) -> Outcome:
+    """Run the stage's function; raises only errors of the interpreter itself.
+
+    A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
     try:
         members = load_stage(command)(run, progress)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from finetune_trainer.contract.exit_codes import ExitCode, exit_code
+from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.model_config import MEMBERS
 from finetune_trainer.contract.result import (
     MAXIMUM_BYTES,
@@ -20,7 +21,6 @@ from finetune_trainer.cpu import usable_processors
 from finetune_trainer.data.rows.refusal import RowReason
 from finetune_trainer.errors import Reason
 from finetune_trainer.telemetry.redaction import MASK, Redactor
-from finetune_trainer.telemetry.reporter import Identity
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator

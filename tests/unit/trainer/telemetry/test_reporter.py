@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.telemetry.reporter import PORTS_TRIED, Identity, Reporter
+from finetune_trainer.contract.identity import Identity
+from finetune_trainer.telemetry.reporter import Reporter
+from finetune_trainer.telemetry.server import PORTS_TRIED
 from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 

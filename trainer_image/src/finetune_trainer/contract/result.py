@@ -14,8 +14,8 @@ from finetune_trainer.contract.timestamps import rfc3339
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from finetune_trainer.contract.identity import Identity
     from finetune_trainer.errors import Reason
-    from finetune_trainer.telemetry.reporter import Identity
 
 MAXIMUM_BYTES = 4096
 MAXIMUM_MESSAGE = 1024

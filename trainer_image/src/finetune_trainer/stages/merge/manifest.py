@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
-from finetune_trainer.stages.train.settings import base_model_name
+from finetune_trainer.model.naming import base_model_name
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec

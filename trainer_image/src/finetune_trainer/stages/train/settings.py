@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peft import LoraConfig
 from trl.trainer.sft_config import SFTConfig
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from finetune_trainer.contract.run_spec import HuggingFaceSource, Lora, RunSpec, Training
+    from finetune_trainer.contract.run_spec import Lora, RunSpec, Training
 
 _SCHEDULES = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
 
@@ -98,12 +98,3 @@ def optimizer_name(device: str) -> str:
     Paged 8-bit states move to host memory in a spike instead of ending the run; CPUs have no such pages.
     """
     return "paged_adamw_8bit" if device == "cuda" else "adamw_torch"
-
-
-def base_model_name(run: RunSpec) -> str:
-    """Name of the base model for people and for adapter_config.json: never a path of this machine."""
-    source: Any = run.model.source
-    if source.kind == "HuggingFace":
-        repository: HuggingFaceSource = source
-        return repository.repository
-    return str(source.path.name)

@@ -19,12 +19,13 @@ from finetune_trainer.evaluation.recording import record
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
+from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
-from finetune_trainer.stages.train.settings import base_model_name, planned_steps, sft_config
+from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.model.naming import base_model_name
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"kind": "HuggingFace", "repository": "org/model", "revision": "main"}, "org/model"),
+        ({"kind": "Directory", "path": "/mnt/models/model-7b"}, "model-7b"),
+        ({"kind": "ObjectStore", "uri": "s3://bucket/models/model-7b"}, "model-7b"),
+        ({"kind": "ObjectStore", "uri": "gs://bucket/models/model-7b/"}, "model-7b"),
+    ],
+)
+def test_every_kind_of_source_gives_a_name_without_this_machines_path(
+    make_run: Callable[..., RunSpec], source: dict[str, Any], name: str
+) -> None:
+    run = make_run(model={"source": source, "chatTemplateArguments": {}})
+    assert base_model_name(run) == name
