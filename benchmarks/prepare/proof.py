@@ -17,7 +17,7 @@ from finetune_trainer.data.conversations.formats import parse_row
 from finetune_trainer.data.dataset.proving import prove
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.reader import Row
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -79,7 +79,7 @@ def prove_rows(tokenizer: Any, turns: int, count: int) -> Rate:
     tokens = 0
     start = time.perf_counter()
     for proven in prove(given, masker, parse):
-        if isinstance(proven.outcome, RowRefused):
+        if isinstance(proven.outcome, RowRejected):
             raise TypeError(f"row {proven.number} must be accepted, found {proven.outcome}")
         tokens += sum(len(example.input_ids) for example in proven.outcome)
     seconds = time.perf_counter() - start

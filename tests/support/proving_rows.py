@@ -12,7 +12,7 @@ from finetune_trainer.data.chat_template.template import ChatTemplate, load_toke
 from finetune_trainer.data.conversations.conversation import Conversation, parse_conversation
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.reader import Row
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def rows(count: int) -> Iterator[Row]:
         user, answer = f"what is {number} + 1", f"it is {number + 1}"
         messages: list[dict[str, str]] = [{"role": "user", "content": user}]
         if number % 101 == 0:
-            yield Row(number, RowRefused(RowReason.INVALID_JSON, "column 3", "no value"), number)
+            yield Row(number, RowRejected(RowReason.INVALID_JSON, "column 3", "no value"), number)
             continue
         if number % 103 == 0:
             answer = answer * 100
@@ -65,7 +65,7 @@ def failing_late(row: dict[str, Any]) -> Conversation:
     return failing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)
 
 
-def refusing_late(row: dict[str, Any]) -> Conversation:
+def rejecting_late(row: dict[str, Any]) -> Conversation:
     """Fail at a row that a worker proves with an error that pickle cannot put together again."""
     if row["messages"][0]["content"] == "what is 2900 + 1":
         raise StageError(Reason.INVALID_DATASET, "no such column")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from finetune_trainer.data.rows.refusal import RowReason
+from finetune_trainer.data.rows.rejection import RowReason
 
 _WORDS = [
     *("the", "cat", "sat", "on", "a", "mat", "and", "said", "hello", "to", "everyone", "who", "came", "by"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.support.chat_templates.shapes import CHATML_PROMPT, EVERY_ROLE, IM, Case, loop
 
 
-def odd_shapes() -> dict[str, Case]:
+def adversarial_templates() -> dict[str, Case]:
     """Return them by name; those that leave out or rewrite content are marked as not faithful."""
     return {
         "upper_roles": Case(

@@ -13,7 +13,7 @@ _ROLES = {"s": "system", "u": "user", "a": "assistant", "d": "developer", "t": "
 
 
 @dataclass(frozen=True)
-class Talk:
+class Sample:
     """A conversation with the tools that it offers."""
 
     messages: list[dict[str, Any]]
@@ -29,8 +29,8 @@ class Talk:
         )
 
 
-def _chat(**turns: str) -> Talk:
-    return Talk([{"role": _ROLES[key[0]], "content": text} for key, text in turns.items()])
+def _chat(**turns: str) -> Sample:
+    return Sample([{"role": _ROLES[key[0]], "content": text} for key, text in turns.items()])
 
 
 def _call(name: str, identifier: str, **arguments: Any) -> dict[str, Any]:
@@ -52,7 +52,9 @@ def _tool(name: str) -> dict[str, Any]:
 _LOOKUP = [_tool("lookup"), _tool("search")]
 
 
-def _tools(*, final: str = _ANSWER, offered: bool = True, system: bool = False, second: bool = False) -> Talk:
+def _tools(
+    *, final: str = _ANSWER, offered: bool = True, system: bool = False, second: bool = False
+) -> Sample:
     messages: list[dict[str, Any]] = [{"role": "system", "content": _SYSTEM}] if system else []
     messages += [
         {"role": "user", "content": _USER},
@@ -62,12 +64,12 @@ def _tools(*, final: str = _ANSWER, offered: bool = True, system: bool = False, 
     ]
     if second:
         messages += [{"role": "user", "content": _SECOND}, {"role": "assistant", "content": "Say ARTWO."}]
-    return Talk(messages, _LOOKUP if offered else None)
+    return Sample(messages, _LOOKUP if offered else None)
 
 
-def _parallel() -> Talk:
+def _parallel() -> Sample:
     calls = [_call("lookup", "abcdefghi", key="AGONE"), _call("search", "jklmnopqr", key="AGTWO")]
-    return Talk(
+    return Sample(
         [
             {"role": "user", "content": _USER},
             {"role": "assistant", "content": "", "tool_calls": calls},
@@ -79,7 +81,7 @@ def _parallel() -> Talk:
     )
 
 
-def _traced(*traces: str) -> Talk:
+def _traced(*traces: str) -> Sample:
     words = ("ONE", "TWO", "THREE")
     messages: list[dict[str, Any]] = []
     for word, trace in zip(words, traces, strict=False):
@@ -87,11 +89,11 @@ def _traced(*traces: str) -> Talk:
             {"role": "user", "content": f"Ask UR{word}."},
             {"role": "assistant", "content": f"Say AR{word}.", "reasoning_content": trace},
         ]
-    return Talk(messages)
+    return Sample(messages)
 
 
 @cache
-def talks() -> dict[str, Talk]:
+def conversations() -> dict[str, Sample]:
     """Return every conversation by name."""
     long = " ".join(f"word{number} and so on," for number in range(300))
     return {
@@ -121,9 +123,9 @@ def talks() -> dict[str, Talk]:
         "tools not offered": _tools(offered=False),
         "tools with system": _tools(system=True),
         "tools and on": _tools(second=True),
-        "tools offered, none called": Talk(_chat(u=_USER, a=_ANSWER).messages, _LOOKUP),
+        "tools offered, none called": Sample(_chat(u=_USER, a=_ANSWER).messages, _LOOKUP),
         "parallel calls": _parallel(),
-        "last call open": Talk(_tools().messages[:2], _LOOKUP),
+        "last call open": Sample(_tools().messages[:2], _LOOKUP),
         "whitespace": _chat(u="  Ask URONE \n", a="\n  Say ARONE\n indented. \n"),
         "newlines at edges": _chat(
             s="\nObey SYONE\n", u="\n\nURONE\n\n", a="\n\nARONE\n\n", u2="\tURTWO", a2="\tARTWO \n"

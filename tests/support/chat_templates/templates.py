@@ -10,7 +10,7 @@ import trl
 from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 
-from tests.support.chat_templates.adversarial_templates import odd_shapes
+from tests.support.chat_templates.adversarial_templates import adversarial_templates
 from tests.support.chat_templates.families import families
 from tests.support.chat_templates.other_families import other_families
 from tests.support.chat_templates.shapes import EVERY_ROLE, WIDE, Case
@@ -141,4 +141,4 @@ def _mistral_common() -> dict[str, Case]:
 @cache
 def cases() -> dict[str, Case]:
     """Every template of the matrix by name."""
-    return {**families(), **other_families(), **odd_shapes(), **_mistral_common(), **_shipped()}
+    return {**families(), **other_families(), **adversarial_templates(), **_mistral_common(), **_shipped()}

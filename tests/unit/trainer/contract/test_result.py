@@ -18,7 +18,7 @@ from finetune_trainer.contract.result import (
 )
 from finetune_trainer.contract.timestamps import rfc3339
 from finetune_trainer.cpu import usable_processors
-from finetune_trainer.data.rows.refusal import RowReason
+from finetune_trainer.data.rows.rejection import RowReason
 from finetune_trainer.errors import Reason
 from finetune_trainer.telemetry.redaction import MASK, Redactor
 from hypothesis import given

@@ -13,7 +13,7 @@ from finetune_trainer.data.dataset.proving import prove
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.reader import read_rows
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 from tests.support.chat_templates.real_tokenizers import RealTokenizers
 from tests.support.row_mutations import MUTATIONS, good_row, line_of, plain_row
@@ -33,7 +33,7 @@ def masker(tmp_path_factory: pytest.TempPathFactory) -> Masker:
     return Masker(ChatTemplate(tokenizer), MAXIMUM_LENGTH)
 
 
-def outcomes(path: Path, masker: Masker) -> dict[int, list[Example] | RowRefused]:
+def outcomes(path: Path, masker: Masker) -> dict[int, list[Example] | RowRejected]:
     detection = detect_format(read_rows([path]))
     parse = partial(parse_row, format_name=detection.format, reasoning="Keep")
     return {row.number: row.outcome for row in prove(read_rows([path]), masker, parse)}
@@ -63,7 +63,7 @@ def test_every_spoiled_row_has_its_reason_and_hides_none_of_its_neighbours(
     wrong = [
         (number, name, reason, result)
         for number, (name, reason) in expected.items()
-        if not isinstance(result := found[number], RowRefused) or result.reason is not reason
+        if not isinstance(result := found[number], RowRejected) or result.reason is not reason
     ]
     assert wrong == [], [lines[number - 1][:400] for number, *_ in wrong[:5]]
     alone = outcomes(clean, masker)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.dataset.counts import DatasetReport
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import PLOT_HEIGHT, PLOT_WIDTH, plot, render_html
 from finetune_trainer.report.statistics import Histogram
@@ -74,8 +74,10 @@ def hostile_document(folder: Path) -> dict[str, Any]:
     targets.write_text(f"{HOSTILE} {unheard}", encoding="utf-8")
     analysis = analyse_turns(folder, rows, [[near[0]]], target_prompts=targets)
     training, validation = DatasetReport(rows=44, kept=44), DatasetReport(rows=2, kept=1)
-    training.refuse(5, RowRefused(RowReason.INVALID_MESSAGES, HOSTILE, HOSTILE), {HOSTILE: HOSTILE * 100_000})
-    validation.refuse(1, RowRefused(RowReason.TEMPLATE_REFUSED, "messages", HOSTILE), HOSTILE)
+    training.reject(
+        5, RowRejected(RowReason.INVALID_MESSAGES, HOSTILE, HOSTILE), {HOSTILE: HOSTILE * 100_000}
+    )
+    validation.reject(1, RowRejected(RowReason.TEMPLATE_REFUSED, "messages", HOSTILE), HOSTILE)
     report = DatasetDocument(
         digest="sha256:" + "0" * 64,
         training_source={"kind": "Url", "etag": HOSTILE, "size": 5},
@@ -138,7 +140,7 @@ def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_a_refused_dataset_has_a_page_that_says_why() -> None:
     rows = DatasetReport(rows=3)
-    rows.refuse(2, RowRefused(RowReason.EMPTY_ANSWER, "messages[1].content", "no text"), {"messages": []})
+    rows.reject(2, RowRejected(RowReason.EMPTY_ANSWER, "messages[1].content", "no text"), {"messages": []})
     report = DatasetDocument(
         training_source={"kind": "File"}, training_rows=rows, settings={}, refusal="at most 1% of <the> rows"
     )

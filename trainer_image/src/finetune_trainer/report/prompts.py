@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.data.masking.grammar import sentinel
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.report.content import Shape, behind_opening, first_answer, mix, user_text
 from finetune_trainer.report.table import TableView, TokenTable
 
@@ -49,7 +49,7 @@ def user_frame(template: ChatTemplate) -> Frame:
     word = sentinel(0)
     try:
         text = template.render([{"role": "user", "content": word}], None, generation=True)
-    except RowRefused:
+    except RowRejected:
         return Frame()
     before, _, behind = text.partition(word)
     ids = template.encode([before, behind])

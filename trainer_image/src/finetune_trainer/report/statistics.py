@@ -46,11 +46,11 @@ class RowCounts:
         everything = list(reports)
         by_reason: dict[str, int] = {}
         for report in everything:
-            for reason, count in report.refused.items():
+            for reason, count in report.rejected.items():
                 by_reason[reason.value] = by_reason.get(reason.value, 0) + count
         return cls(
             read=sum(report.rows for report in everything),
-            refused=sum(report.refused_rows for report in everything),
+            refused=sum(report.rejected_rows for report in everything),
             duplicates=sum(report.duplicates for report in everything),
             held_out_copies=sum(report.held_out_copies for report in everything),
             kept=sum(report.kept for report in everything),

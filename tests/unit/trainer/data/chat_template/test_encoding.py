@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from finetune_trainer.data.chat_template.encoding import Encoder
-from finetune_trainer.data.chat_template.render_date import dated
+from finetune_trainer.data.chat_template.render_date import pin_render_date
 from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.errors import Reason, StageError
 from tokenizers import AddedToken
@@ -111,19 +111,19 @@ _DATED = "{% for m in messages %}{{ strftime_now('%d %b %Y') + ': ' + m.content 
 def test_a_date_in_the_prompt_stays_that_of_the_first_rendering(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     yesterday = ChatTemplate(
-        tiny_tokenizer(), _DATED, moment=datetime.datetime(2026, 3, 1, 23, 59, tzinfo=datetime.UTC)
+        tiny_tokenizer(), _DATED, render_date=datetime.datetime(2026, 3, 1, 23, 59, tzinfo=datetime.UTC)
     )
-    text = dated(yesterday, tmp_path).render(messages, None, generation=False)
+    text = pin_render_date(yesterday, tmp_path).render(messages, None, generation=False)
     assert text.startswith("01 Mar 2026: Hello")
     today = ChatTemplate(
-        tiny_tokenizer(), _DATED, moment=datetime.datetime(2026, 3, 2, 0, 1, tzinfo=datetime.UTC)
+        tiny_tokenizer(), _DATED, render_date=datetime.datetime(2026, 3, 2, 0, 1, tzinfo=datetime.UTC)
     )
-    assert dated(today, tmp_path).render(messages, None, generation=False) == text
+    assert pin_render_date(today, tmp_path).render(messages, None, generation=False) == text
 
 
 def test_a_template_without_a_date_leaves_no_trace_of_one(tmp_path: Path) -> None:
     template = ChatTemplate(tiny_tokenizer())
-    assert dated(template, tmp_path) is template
+    assert pin_render_date(template, tmp_path) is template
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,14 +7,14 @@ import pytest
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.conversations.formats import Detection, detect_format, parse_row
 from finetune_trainer.data.rows.reader import Row
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 SHARED = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 SYSTEM = {"role": "system", "content": "be kind"}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-UNREADABLE = RowRefused(RowReason.INVALID_JSON, "column 1", "Expecting value")
+UNREADABLE = RowRejected(RowReason.INVALID_JSON, "column 1", "Expecting value")
 
 
 def rows(*values: Any) -> list[Row]:
@@ -25,8 +25,8 @@ def parsed(value: dict[str, Any], name: str) -> Conversation:
     return parse_row(value, name, "Keep")
 
 
-def refusal(value: dict[str, Any], name: str) -> tuple[RowReason, str]:
-    with pytest.raises(RowRefused) as caught:
+def rejection(value: dict[str, Any], name: str) -> tuple[RowReason, str]:
+    with pytest.raises(RowRejected) as caught:
         parsed(value, name)
     return caught.value.reason, caught.value.field
 
@@ -249,7 +249,7 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
 def test_a_row_that_does_not_fit_is_refused_at_its_column(
     value: dict[str, Any], name: str, expected: tuple[RowReason, str]
 ) -> None:
-    assert refusal(value, name) == expected
+    assert rejection(value, name) == expected
 
 
 _ONLY_REASONING = "<think>why</think>\n"
@@ -267,7 +267,7 @@ def test_an_answer_of_which_stripping_leaves_nothing_is_refused(
     row: dict[str, Any], format_name: str, place: str
 ) -> None:
     parse_row(row, format_name, "Keep")
-    with pytest.raises(RowRefused) as caught:
+    with pytest.raises(RowRejected) as caught:
         parse_row(row, format_name, "Strip")
     assert (caught.value.reason, caught.value.field) == (RowReason.EMPTY_ANSWER, place)
 

@@ -11,19 +11,19 @@ from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.dataset.counts import REMEDIES, DatasetReport, has_reasoning
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.rows.excerpts import excerpt, middle_cut, percent, visible
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.redaction import MASK, Redactor
 from hypothesis import given
 from hypothesis import strategies as st
 
 COUNTS = [field.name for field in dataclasses.fields(DatasetReport) if field.type == "int"]
-REFUSAL = RowRefused(RowReason.EMPTY_ANSWER, "messages[1].content", "the answer has no text")
+REJECTION = RowRejected(RowReason.EMPTY_ANSWER, "messages[1].content", "the answer has no text")
 
 
-def refused_content(content: Any, redact: Redactor | None = None) -> str:
+def rejected_content(content: Any, redact: Redactor | None = None) -> str:
     report = DatasetReport() if redact is None else DatasetReport(redact=redact)
-    report.refuse(7, REFUSAL, content)
+    report.reject(7, REJECTION, content)
     found = report.examples[RowReason.EMPTY_ANSWER][0].content
     assert found is not None
     return found
@@ -32,8 +32,8 @@ def refused_content(content: Any, redact: Redactor | None = None) -> str:
 def test_the_first_refused_rows_of_each_reason_are_kept_with_their_content() -> None:
     report = DatasetReport()
     for row in range(1, 31):
-        report.refuse(row, REFUSAL, {"messages": [row]})
-    report.refuse(31, RowRefused(RowReason.TOO_LONG, "messages", "900 tokens"))
+        report.reject(row, REJECTION, {"messages": [row]})
+    report.reject(31, RowRejected(RowReason.TOO_LONG, "messages", "900 tokens"))
     document = report.document()
     assert document["rejected"] == {"EmptyAnswer": 30, "TooLong": 1}
     assert [item["row"] for item in document["rejectedExamples"]["EmptyAnswer"]] == list(range(1, 21))
@@ -41,7 +41,7 @@ def test_the_first_refused_rows_of_each_reason_are_kept_with_their_content() -> 
         "row": 1, "field": "messages[1].content", "found": "the answer has no text", "content": '{"messages": [1]}',
     }  # fmt: skip
     assert document["rejectedExamples"]["TooLong"][0]["content"] is None
-    assert document["remedies"] == {reason.value: REMEDIES[reason] for reason in report.refused}
+    assert document["remedies"] == {reason.value: REMEDIES[reason] for reason in report.rejected}
 
 
 def test_every_reason_has_a_remedy() -> None:
@@ -49,7 +49,7 @@ def test_every_reason_has_a_remedy() -> None:
 
 
 def test_content_is_short_and_shows_what_cannot_be_seen() -> None:
-    content = refused_content({"text": "a\u202eb\x00c\ud83d" + "x" * 10_000_000})
+    content = rejected_content({"text": "a\u202eb\x00c\ud83d" + "x" * 10_000_000})
     assert content.startswith('{"text": "a\\u202eb\\u0000c\\ud83dxxx')
     assert len(content) == 200
 
@@ -57,10 +57,10 @@ def test_content_is_short_and_shows_what_cannot_be_seen() -> None:
 def test_a_secret_in_a_row_is_taken_out_before_the_row_is_cut() -> None:
     """Else the cut could leave a part that nobody recognises."""
     secret = "s3cr3t-" + "k" * 60
-    content = refused_content("y" * 180 + secret + " end", Redactor([secret]))
+    content = rejected_content("y" * 180 + secret + " end", Redactor([secret]))
     assert content == "y" * 180 + MASK + " end"
     report = DatasetReport(redact=Redactor([secret]))
-    report.refuse(1, RowRefused(RowReason.INVALID_JSON, "line", f"near {secret}"))
+    report.reject(1, RowRejected(RowReason.INVALID_JSON, "line", f"near {secret}"))
     assert report.examples[RowReason.INVALID_JSON][0].detail == f"near {MASK}"
 
 
@@ -73,23 +73,23 @@ def test_kept_rows_are_counted() -> None:
 
 
 @given(
-    refused=st.lists(st.tuples(st.sampled_from(RowReason), st.text(max_size=20)), max_size=40),
+    rejected=st.lists(st.tuples(st.sampled_from(RowReason), st.text(max_size=20)), max_size=40),
     counts=st.fixed_dictionaries(dict.fromkeys(COUNTS, st.integers(0, 10**9))),
 )
 def test_a_state_that_went_through_json_is_the_same_report(
-    refused: list[tuple[RowReason, str]], counts: dict[str, int]
+    rejected: list[tuple[RowReason, str]], counts: dict[str, int]
 ) -> None:
     report = DatasetReport()
     for name, count in counts.items():
         setattr(report, name, count)
-    for row, (reason, text) in enumerate(refused):
-        report.refuse(row, RowRefused(reason, "place", text), text)
+    for row, (reason, text) in enumerate(rejected):
+        report.reject(row, RowRejected(reason, "place", text), text)
     assert len(COUNTS) == 9
     restored = DatasetReport.from_state(json.loads(json.dumps(report.to_state())))
     assert restored == report
     assert restored.document() == report.document()
     for half in (report, restored):
-        half.refuse(99, REFUSAL, "more")
+        half.reject(99, REJECTION, "more")
     assert restored == report
 
 
@@ -110,7 +110,7 @@ def test_reasoning_is_a_trace_in_an_answer(message: dict[str, Any], expected: bo
 def test_too_many_refused_rows_end_the_job_with_rows_and_remedy() -> None:
     report = DatasetReport(rows=10, kept=8)
     for row in (3, 5):
-        report.refuse(row, REFUSAL, {})
+        report.reject(row, REJECTION, {})
     report.require_acceptable(0.2, "dataset")
     with pytest.raises(StageError) as caught:
         report.require_acceptable(0.19, "dataset")

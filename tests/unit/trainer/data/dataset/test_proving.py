@@ -12,7 +12,7 @@ import pytest
 from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.data.dataset.proving import prove, row_line
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import Reason, StageError
 from transformers import AddedToken, ByT5Tokenizer
 
@@ -23,7 +23,7 @@ from tests.support.proving_rows import (
     children,
     failing_late,
     killing_late,
-    refusing_late,
+    rejecting_late,
     rows,
 )
 from tests.support.tiny_models import CHATML, tiny_tokenizer
@@ -53,9 +53,9 @@ def test_rows_come_in_order_with_their_conversations_or_contents(masker: Masker)
     proven = list(prove(rows(MANY), masker, PARSE, processes=2))
     assert [row.number for row in proven] == list(range(1, MANY + 1))
     for row, source in zip(proven, rows(MANY), strict=True):
-        if isinstance(row.outcome, RowRefused):
+        if isinstance(row.outcome, RowRejected):
             assert row.conversation is None
-            assert row.content == (None if isinstance(source.value, RowRefused) else source.value)
+            assert row.content == (None if isinstance(source.value, RowRejected) else source.value)
         else:
             assert row.conversation == PARSE(source.value)  # type: ignore[arg-type]  # it was readable
 
@@ -79,7 +79,7 @@ def test_a_failure_in_a_worker_is_raised_here(masker: Masker) -> None:
 
 def test_a_failure_that_cannot_be_sent_is_told_in_words(masker: Masker) -> None:
     with pytest.raises(RuntimeError, match="no such column"):
-        list(prove(rows(MANY), masker, refusing_late, processes=2))
+        list(prove(rows(MANY), masker, rejecting_late, processes=2))
 
 
 def test_a_tokenizer_without_a_fast_backend_is_sent_as_it_is() -> None:

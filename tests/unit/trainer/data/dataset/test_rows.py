@@ -8,11 +8,11 @@ import pytest
 from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.data.conversations.conversation import parse_conversation
 from finetune_trainer.data.dataset.counts import REMEDIES
-from finetune_trainer.data.dataset.split import conversation_digest, draw
+from finetune_trainer.data.dataset.split import conversation_digest, sample_key
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.reader import parse_line, read_rows
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,17 +30,17 @@ def chat(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
 
-def outcome(row: dict[str, Any], masker: Masker = MASKER) -> list[Example] | RowRefused:
+def outcome(row: dict[str, Any], masker: Masker = MASKER) -> list[Example] | RowRejected:
     try:
         (result,) = masker.examples([parse_conversation(row, "Keep")])
-    except RowRefused as refusal:
-        return refusal
+    except RowRejected as rejection:
+        return rejection
     return result
 
 
 def reason(row: Any) -> RowReason | None:
     result = outcome(row)
-    return result.reason if isinstance(result, RowRefused) else None
+    return result.reason if isinstance(result, RowRejected) else None
 
 
 def test_lines_keep_their_numbers_past_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_lines_keep_their_numbers_past_blank_lines_and_a_byte_order_mark(tmp_pat
 def test_a_line_that_is_no_object_has_its_reason_and_place(
     line: bytes, expected: RowReason, place: str
 ) -> None:
-    with pytest.raises(RowRefused) as caught:
+    with pytest.raises(RowRejected) as caught:
         parse_line(line)
     assert (caught.value.reason, caught.value.field) == (expected, place)
 
@@ -102,7 +102,7 @@ def test_a_template_that_raises_refuses_the_row_in_its_own_words() -> None:
     result = outcome(
         chat(("system", "s"), ("user", "x"), ("assistant", "y")), Masker(ChatTemplate(tokenizer), 64)
     )
-    assert isinstance(result, RowRefused)
+    assert isinstance(result, RowRejected)
     assert (result.reason, result.detail) == (RowReason.TEMPLATE_REFUSED, "no system here")
 
 
@@ -114,7 +114,7 @@ def test_a_template_that_drops_a_message_refuses_the_row() -> None:
     result = outcome(
         chat(("system", "s1"), ("user", "x"), ("assistant", "y")), Masker(ChatTemplate(tokenizer), 64)
     )
-    assert isinstance(result, RowRefused)
+    assert isinstance(result, RowRejected)
     assert (result.reason, result.field) == (RowReason.CONTENT_NOT_RENDERED, "messages[0].content")
 
 
@@ -183,7 +183,7 @@ def test_the_lot_depends_on_content_seed_and_what_is_learned() -> None:
     row = chat(("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w"))
     digest = conversation_digest(parse_conversation(row, "Keep"))
     assert digest == conversation_digest(parse_conversation(json.loads(json.dumps(row)), "Keep"))
-    assert draw(digest, seed=1) == draw(digest, seed=1) != draw(digest, seed=2)
+    assert sample_key(digest, seed=1) == sample_key(digest, seed=1) != sample_key(digest, seed=2)
     row["messages"][1]["weight"] = 0
     assert conversation_digest(parse_conversation(row, "Keep")) != digest
 
@@ -205,7 +205,7 @@ def test_any_conversation_is_learned_exactly_or_refused_with_a_reason(
     for question, answer in turns:
         messages += [("user", question), ("assistant", answer)]
     result = outcome(chat(*messages), Masker(ChatTemplate(TOKENIZER), 4096))
-    if isinstance(result, RowRefused):
+    if isinstance(result, RowRejected):
         assert result.reason is RowReason.CONTROL_TOKEN_IN_CONTENT
         return
     learned = "".join(
@@ -232,10 +232,14 @@ _JSON = st.recursive(
 @given(st.fixed_dictionaries({"messages": _JSON | st.lists(_JSON, max_size=3)}, optional={"tools": _JSON}))
 def test_any_json_ends_in_examples_or_a_reason(row: dict[str, Any]) -> None:
     result = outcome(row)
-    assert isinstance(result, RowRefused | list)
+    assert isinstance(result, RowRejected | list)
 
 
 def test_a_refusal_is_the_same_after_its_way_between_processes() -> None:
-    refusal = RowRefused(RowReason.TOO_LONG, "messages[1]", "found \u00e9")
-    copied = pickle.loads(pickle.dumps(refusal))  # noqa: S301 -- made on the line above
-    assert (copied.reason, copied.field, copied.detail) == (refusal.reason, refusal.field, refusal.detail)
+    rejection = RowRejected(RowReason.TOO_LONG, "messages[1]", "found \u00e9")
+    copied = pickle.loads(pickle.dumps(rejection))  # noqa: S301 -- made on the line above
+    assert (copied.reason, copied.field, copied.detail) == (
+        rejection.reason,
+        rejection.field,
+        rejection.detail,
+    )

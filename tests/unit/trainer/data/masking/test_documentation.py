@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from finetune_trainer.data.rows.refusal import RowReason
+from finetune_trainer.data.rows.rejection import RowReason
 
-from tests.support.chat_templates.conversations import talks
+from tests.support.chat_templates.conversations import conversations
 from tests.support.chat_templates.coverage_table import PAGE, page_with_table, table
 
 
@@ -29,4 +29,4 @@ def test_the_pages_lines_have_the_shape_of_real_ones() -> None:
     block = page.split('{"row": 2')[1].split("```")[0]
     refused: dict[str, Any] = json.loads('{"row": 2' + block)
     assert set(refused) == {"row", "accepted", "reason", "examples", "field", "detail"}
-    assert 40 <= len(talks()) <= 60
+    assert 40 <= len(conversations()) <= 60

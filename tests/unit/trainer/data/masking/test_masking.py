@@ -8,7 +8,7 @@ from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.data.conversations.conversation import parse_conversation
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -22,8 +22,8 @@ def messages(*items: Any) -> list[dict[str, Any]]:
     return parse_conversation({"messages": list(items)}, "Keep").messages
 
 
-def refusal(*items: Any, **columns: Any) -> RowRefused:
-    with pytest.raises(RowRefused) as caught:
+def rejection(*items: Any, **columns: Any) -> RowRejected:
+    with pytest.raises(RowRejected) as caught:
         parse_conversation({"messages": list(items), **columns}, "Keep")
     return caught.value
 
@@ -59,12 +59,12 @@ def test_the_texts_of_several_parts_are_joined_as_they_are(parts: list[Any], tex
         {"type": "image_url", "image_url": {"url": "x"}},
         {"type": "image"},
         {"type": "input_audio", "input_audio": {"data": ""}},
-        {"type": "refusal", "refusal": "no"},
+        {"type": "rejection", "rejection": "no"},
         {"type": "thinking", "thinking": "hm"},
     ],
 )
 def test_a_part_that_is_no_text_is_refused_by_its_type(part: dict[str, Any]) -> None:
-    found = refusal({"role": "user", "content": [{"type": "text", "text": "see:"}, part]}, ANSWER)
+    found = rejection({"role": "user", "content": [{"type": "text", "text": "see:"}, part]}, ANSWER)
     assert (found.reason, found.field) == (RowReason.UNSUPPORTED_CONTENT, "messages[0].content[1].type")
     assert part["type"] in found.detail
 
@@ -151,7 +151,7 @@ def test_an_answer_that_is_not_to_be_learned_is_context(flag: dict[str, Any]) ->
         conversation = parse_conversation(row, "Keep")
         assert not any({"weight", "train"} & message.keys() for message in conversation.messages)
         assert learned(masker, row) == [f"{answer}<|im_end|>" for answer in answers]
-    assert refusal(USER, {**first, **flag}).reason is RowReason.NO_ASSISTANT_TURN
+    assert rejection(USER, {**first, **flag}).reason is RowReason.NO_ASSISTANT_TURN
 
 
 def test_a_system_column_moves_what_is_not_learned_with_it() -> None:
@@ -184,6 +184,6 @@ def test_a_system_column_moves_what_is_not_learned_with_it() -> None:
     ],
 )
 def test_what_is_wrong_in_a_message_is_said_at_its_place(items: list[Any], place: str, said: str) -> None:
-    found = refusal(*items)
+    found = rejection(*items)
     assert (found.reason, found.field) == (RowReason.INVALID_MESSAGES, place)
     assert said in found.detail

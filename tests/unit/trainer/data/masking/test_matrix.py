@@ -10,11 +10,11 @@ from finetune_trainer.data.chat_template.template import ChatTemplate, load_toke
 from finetune_trainer.data.conversations.conversation import parse_conversation
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 from tests.support.chat_templates import matrix
-from tests.support.chat_templates.adversarial_templates import odd_shapes
-from tests.support.chat_templates.conversations import Talk, talks
+from tests.support.chat_templates.adversarial_templates import adversarial_templates
+from tests.support.chat_templates.conversations import Sample, conversations
 from tests.support.chat_templates.other_families import other_families
 from tests.support.chat_templates.real_tokenizers import RealTokenizers
 from tests.support.chat_templates.shapes import Case
@@ -30,7 +30,7 @@ _TEMPLATE_REASONS = {
     RowReason.CONTENT_NOT_RENDERED,
     RowReason.MASK_UNPROVABLE,
 }
-_ODD = {**other_families(), **odd_shapes()}.keys()
+_ODD = {**other_families(), **adversarial_templates()}.keys()
 # Neighbours share a vocabulary and tokens, so that a worker builds few tokenizers.
 _NAMES = sorted(cases(), key=lambda name: (cases()[name].vocabulary, name.replace("_training", "")))
 
@@ -46,7 +46,7 @@ def masker_for(tokenizers: RealTokenizers, case: Case) -> tuple[Any, Masker]:
     return tokenizer, Masker(template, maximum_length=100_000, eos_ids=matrix.stop_ids(tokenizer, case))
 
 
-def outcome(masker: Masker, row: dict[str, Any]) -> list[Example] | RowRefused:
+def outcome(masker: Masker, row: dict[str, Any]) -> list[Example] | RowRejected:
     (result,) = masker.examples([parse_conversation(row, "Keep")])
     return result
 
@@ -62,19 +62,19 @@ def same_text(
             wanted = None
         try:
             found: str | None = template.render(messages, tools, generation=generation)
-        except RowRefused:
+        except RowRejected:
             found = None
         if found != wanted:
             return False
     return True
 
 
-def _conversations(name: str) -> list[tuple[str, Talk]]:
+def _conversations(name: str) -> list[tuple[str, Sample]]:
     """Every conversation; a part of them, another for each name, where other templates of its kind have the rest.
 
     A template that trl patches for training serves as the original does, and odd shapes are many.
     """
-    everything = list(talks().items())
+    everything = list(conversations().items())
     share = 3 if name.endswith("_training") else 2 if name in _ODD else 1
     return everything[_NAMES.index(name) % share :: share]
 
@@ -92,17 +92,17 @@ def test_what_a_template_renders_is_accepted_and_nothing_is_accepted_wrong(
     judge = matrix.Judge(tokenizer, case)
     counts: Counter[str] = Counter()
     wrong, refused = {}, {}
-    for title, talk in _conversations(name):
-        messages = parse_conversation(talk.row, "Keep").messages
-        assert same_text(judge, masker.template, messages, talk.tools), (
+    for title, sample in _conversations(name):
+        messages = parse_conversation(sample.row, "Keep").messages
+        assert same_text(judge, masker.template, messages, sample.tools), (
             f"{title}: not as transformers renders it"
         )
-        result = outcome(masker, talk.row)
-        rendered = judge.renderable(messages, talk.tools)
+        result = outcome(masker, sample.row)
+        rendered = judge.renderable(messages, sample.tools)
         counts["rendered"] += rendered
-        if not isinstance(result, RowRefused):
+        if not isinstance(result, RowRejected):
             counts["accepted"] += rendered
-            if faults := judge.faults(messages, result, talk.tools):
+            if faults := judge.faults(messages, result, sample.tools):
                 wrong[title] = faults
         else:
             assert result.reason in _TEMPLATE_REASONS, f"{title}: {result}"
@@ -126,8 +126,8 @@ def test_a_mistral_system_prompt_and_two_turns_learn_exactly_the_answers_and_the
 ) -> None:
     """The template moves the system prompt to the last user turn: each turn becomes an example of its own."""
     tokenizer, masker = masker_for(tokenizers, cases()["mistral_v03"])
-    examples = outcome(masker, talks()["system multi"].row)
-    assert not isinstance(examples, RowRefused)
+    examples = outcome(masker, conversations()["system multi"].row)
+    assert not isinstance(examples, RowRejected)
     learned = [tokenizer.decode([label for label in example.labels if label != -100]) for example in examples]
     assert [text.strip() for text in learned] == ["Say ARONE now.</s>", "Say ARTWO.</s>"]
     assert all("SYONE" in tokenizer.decode(example.input_ids) for example in examples)
@@ -137,8 +137,8 @@ def test_turns_are_folded_into_one_sequence_where_they_are_token_identical(
     tokenizers: RealTokenizers,
 ) -> None:
     _, masker = masker_for(tokenizers, cases()["chatml"])
-    examples = outcome(masker, talks()["multi"].row)
-    assert not isinstance(examples, RowRefused)
+    examples = outcome(masker, conversations()["multi"].row)
+    assert not isinstance(examples, RowRejected)
     assert len(examples) == 1
 
 
@@ -181,18 +181,18 @@ def test_a_template_that_leaves_out_or_rewrites_text_costs_the_row_with_its_reas
 ) -> None:
     """Even where the text that it leaves out stands elsewhere in the conversation by coincidence."""
     _, masker = masker_for(tokenizers, cases()[name])
-    result = outcome(masker, talks()[title].row)
-    assert isinstance(result, RowRefused)
+    result = outcome(masker, conversations()[title].row)
+    assert isinstance(result, RowRejected)
     assert result.reason is reason
 
 
 def test_earlier_turns_that_were_left_out_for_the_length_are_counted(tokenizers: RealTokenizers) -> None:
     case = cases()["chatml"]
     tokenizer = matrix.fit(tokenizers, case)
-    messages = talks()["many turns"].messages
+    messages = conversations()["many turns"].messages
     long = Masker(ChatTemplate(tokenizer), maximum_length=45)
     result = outcome(long, {"messages": messages})
-    assert not isinstance(result, RowRefused)
+    assert not isinstance(result, RowRejected)
     assert max(len(example.input_ids) for example in result) <= 45
     assert result[0].dropped_turns == 0
     assert result[-1].dropped_turns > 0
@@ -203,10 +203,10 @@ def test_the_real_models_own_template_is_learned(real_model: Path) -> None:
     tokenizer = load_tokenizer(real_model)
     masker = Masker(ChatTemplate(tokenizer), maximum_length=100_000)
     judge = matrix.Judge(tokenizer, Case(tokenizer.chat_template, "SmolLM2", "its own"))
-    for title, talk in talks().items():
-        messages = parse_conversation(talk.row, "Keep").messages
-        result = outcome(masker, talk.row)
-        if isinstance(result, RowRefused):
-            assert not judge.renderable(messages, talk.tools), f"{title}: {result}"
+    for title, sample in conversations().items():
+        messages = parse_conversation(sample.row, "Keep").messages
+        result = outcome(masker, sample.row)
+        if isinstance(result, RowRejected):
+            assert not judge.renderable(messages, sample.tools), f"{title}: {result}"
         else:
-            assert judge.faults(messages, result, talk.tools) == [], title
+            assert judge.faults(messages, result, sample.tools) == [], title

@@ -12,7 +12,7 @@ import pytest
 from finetune_trainer.data.chat_template.template import ChatTemplate
 from finetune_trainer.data.conversations.conversation import parse_conversation
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from hypothesis import HealthCheck, given, settings
 from tokenizers import AddedToken
 
@@ -181,7 +181,7 @@ def check(tokenizer: Any, template: Parts, messages: list[dict[str, str]]) -> No
     conversation = parse_conversation({"messages": messages}, "Keep")
     (outcome,) = masker.examples([conversation])
     assert repr(masker.examples([conversation])) == repr([outcome])
-    if isinstance(outcome, RowRefused):
+    if isinstance(outcome, RowRejected):
         allowed = {RowReason.CONTENT_NOT_RENDERED, RowReason.TEMPLATE_REFUSED, RowReason.MASK_UNPROVABLE}
         assert outcome.reason in allowed
         assert not template.writes_all_of(messages), outcome

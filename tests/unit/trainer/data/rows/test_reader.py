@@ -17,7 +17,7 @@ import pytest
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.conversations.formats import detect_format, parse_row
 from finetune_trainer.data.rows.reader import MAXIMUM_ROW_BYTES, Row, read_rows
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def read(folder: Path, data: bytes, **options: Any) -> dict[int, Outcome]:
     path = folder / "dataset.bin"
     path.write_bytes(data)
     return {
-        row.number: (row.value.reason, row.value.field) if isinstance(row.value, RowRefused) else row.value
+        row.number: (row.value.reason, row.value.field) if isinstance(row.value, RowRejected) else row.value
         for row in read_rows([path], **options)
     }
 

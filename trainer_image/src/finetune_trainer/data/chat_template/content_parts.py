@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Render(Protocol):
     """Renders messages as a chat template does; `generation` adds the prompt for the assistant's next turn."""
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Any, /, *, generation: bool) -> str:
-        """Return the rendered text. Raises RowRefused(TemplateRefused) if the template rejects the messages."""
+        """Return the rendered text. Raises RowRejected(TemplateRefused) if the template rejects the messages."""
 
 
 def with_parts(messages: Iterable[Mapping[str, Any]], roles: frozenset[str]) -> list[Mapping[str, Any]]:
@@ -86,6 +86,6 @@ def _shows(
 ) -> bool:
     try:
         text = render(with_parts(messages, roles), None, generation=generation)
-    except RowRefused:
+    except RowRejected:
         return False
     return all(word in text for word in words) and not any(spelled in text for spelled in _SPELLED_PART)

@@ -91,11 +91,11 @@ class Encoder:
         entry: str | None = self._backend.id_to_token(token_id)
         return entry
 
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         """Text as the tokenizer sees it, for comparing what was written with what was encoded."""
-        normaliser = self._backend.normalizer if self._backend is not None else None
-        if normaliser is not None:
-            text = normaliser.normalize_str(text)
+        normalizer = self._backend.normalizer if self._backend is not None else None
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
         return text.replace("\u2581", " ").strip()
 
     def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:

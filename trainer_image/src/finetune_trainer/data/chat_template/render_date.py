@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _FILE = "rendered-at.txt"
 
 
-def dated(template: ChatTemplate, workspace: Path) -> ChatTemplate:
+def pin_render_date(template: ChatTemplate, workspace: Path) -> ChatTemplate:
     """Return the template as it was first rendered in this workspace, itself if it writes no date."""
-    if not template.writes_the_date:
+    if not template.writes_date:
         return template
     path = workspace / _FILE
     try:
         return template.at(datetime.datetime.fromisoformat(path.read_text(encoding="ascii").strip()))
     except (FileNotFoundError, ValueError):
         # None yet, or cut short when the node died while it was written.
-        write_text_atomically(path, template.moment.isoformat())
+        write_text_atomically(path, template.render_date.isoformat())
         return template

@@ -123,16 +123,16 @@ class _Dict:
 
 
 class Renderer:
-    """One template source with its arguments. `moment` is what the template sees as now."""
+    """One template source with its arguments. `render_date` is what the template sees as now."""
 
-    def __init__(self, source: str, arguments: Mapping[str, Any], moment: datetime.datetime) -> None:
+    def __init__(self, source: str, arguments: Mapping[str, Any], render_date: datetime.datetime) -> None:
         """Raise jinja2.TemplateError if the source cannot be compiled."""
         environment = _Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = moment.strftime
+        environment.globals["strftime_now"] = render_date.strftime
         environment.globals["dict"] = _Dict()
         environment.globals["namespace"] = _Namespace
         self._template = environment.from_string(source)

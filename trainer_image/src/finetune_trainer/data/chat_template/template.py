@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.data.chat_template.content_parts import learn_part_roles, with_parts
 from finetune_trainer.data.chat_template.encoding import Encoder
 from finetune_trainer.data.chat_template.rendering import RENDER_ERRORS, RESERVED_ARGUMENTS, Renderer
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class ChatTemplate:
         tokenizer: Any,
         template: str | None = None,
         arguments: Mapping[str, Any] | None = None,
-        moment: datetime.datetime | None = None,
+        render_date: datetime.datetime | None = None,
     ) -> None:
-        """`moment` is what a template that writes a date sees as now: the present, if it is left out.
+        """`render_date` is what a template that writes a date sees as now: the present, if it is left out.
 
         Raises StageError with ChatTemplateMissing if neither tokenizer nor `template` gives a chat template,
         ChatTemplateUnprovable if the template does not compile or an argument bears a reserved name.
@@ -68,7 +68,7 @@ class ChatTemplate:
                 "model.chatTemplateArguments must not hold what rendering itself passes, "
                 f"found {reserved[0]}; remove it",
             )
-        self.moment = moment or datetime.datetime.now().astimezone().replace(tzinfo=None)
+        self.render_date = render_date or datetime.datetime.now().astimezone().replace(tzinfo=None)
         self._arguments = {**tokenizer.special_tokens_map, **(arguments or {})}
         try:
             self._sources = (
@@ -96,14 +96,14 @@ class ChatTemplate:
         self.part_roles = learn_part_roles(self.render)
 
     @property
-    def writes_the_date(self) -> bool:
-        """Whether the template asks for the present, so that its text depends on `moment`."""
+    def writes_date(self) -> bool:
+        """Whether the template asks for the present, so that its text depends on `render_date`."""
         return any("strftime_now" in source for source in self._sources)
 
-    def at(self, moment: datetime.datetime) -> ChatTemplate:
-        """Return the same template rendered at another moment."""
+    def at(self, render_date: datetime.datetime) -> ChatTemplate:
+        """Return the same template rendered at another render_date."""
         other = copy.copy(self)
-        other.moment = moment
+        other.render_date = render_date
         other._renderers = other._compile()  # noqa: SLF001 -- a copy of our own
         return other
 
@@ -126,7 +126,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generation: bool) -> str:
         """Render messages as a server does; `generation` adds the prompt for the assistant's next turn.
 
-        Raises RowRefused(TemplateRefused) with the template's own message.
+        Raises RowRejected(TemplateRefused) with the template's own message.
         """
         if self.part_roles:
             messages = with_parts(messages, self.part_roles)
@@ -134,14 +134,14 @@ class ChatTemplate:
             return self._renderers[bool(tools)].render(messages, tools, generation=generation)
         except RENDER_ERRORS as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise RowRefused(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
+            raise RowRejected(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
 
     def _compile(self) -> tuple[Renderer, Renderer]:
         try:
-            plain = Renderer(self._sources[0], self._arguments, self.moment)
+            plain = Renderer(self._sources[0], self._arguments, self.render_date)
             if self._sources[1] == self._sources[0]:
                 return plain, plain
-            return plain, Renderer(self._sources[1], self._arguments, self.moment)
+            return plain, Renderer(self._sources[1], self._arguments, self.render_date)
         except RENDER_ERRORS as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise StageError(
@@ -161,10 +161,10 @@ class ChatTemplate:
 class ControlText:
     """Finds control tokens in a message's text: there they would let content pose as the template."""
 
-    def __init__(self, template: ChatTemplate, enders: Iterable[str], headers: Iterable[str]) -> None:
+    def __init__(self, template: ChatTemplate, stop_texts: Iterable[str], headers: Iterable[str]) -> None:
         tokens = {template.added_tokens.get(token_id) for token_id in template.special_ids}
         tokens.update(template.token_text(token_id) for token_id in template.special_ids)
-        tokens.update(enders)
+        tokens.update(stop_texts)
         tokens.update(headers)
         sources = template.source() + template.source(tools=True)
         self._tokens = sorted(token for token in tokens if token)

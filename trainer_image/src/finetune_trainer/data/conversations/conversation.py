@@ -12,7 +12,7 @@ from finetune_trainer.data.conversations.messages import (
     read_tools,
     require_json_text,
 )
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import kind_of
 
 _THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -84,14 +84,14 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
 
     `row` has `messages`, which may be spelled as in any known format, and optionally `tools`; `system`, a text
     that goes before messages that have none; `column`, the name that `messages` has in the dataset; and `places`,
-    the names of the single messages there. Raises RowRefused with InvalidMessages, UnsupportedContent,
+    the names of the single messages there. Raises RowRejected with InvalidMessages, UnsupportedContent,
     NoAssistantTurn or EmptyAnswer.
     """
     raw = row.get("messages")
     column = row.get("column", "messages")
     if not isinstance(raw, list) or not raw:
         found = "none" if raw is None else "an empty list" if raw == [] else kind_of(raw)
-        raise RowRefused(RowReason.INVALID_MESSAGES, column, f"must be a list of messages, found {found}")
+        raise RowRejected(RowReason.INVALID_MESSAGES, column, f"must be a list of messages, found {found}")
     places = row.get("places") or [f"{column}[{index}]" for index in range(len(raw))]
     read = [read_message(item, place) for item, place in zip(raw, places, strict=True)]
     messages = [message.value for message in read]
@@ -100,7 +100,7 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
     trained = [index for index in answers if index not in untrained]
     if not trained:
         flagged = ": all are marked with weight 0 or train false" if answers else ""
-        raise RowRefused(
+        raise RowRejected(
             RowReason.NO_ASSISTANT_TURN,
             column,
             f"no message has the role assistant and is to be learned{flagged}",
@@ -117,7 +117,7 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
         emptied = stripped != given and is_empty_answer(stripped)
         if emptied and index in trained:
             place = read[index].content_place if places[index].endswith("]") else places[index]
-            raise RowRefused(
+            raise RowRejected(
                 RowReason.EMPTY_ANSWER, place, "the answer is nothing but reasoning, which is stripped"
             )
     system = _system(row.get("system"), messages)
@@ -130,16 +130,16 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
 
 
 def _system(text: Any, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The message that a row's own column of system texts adds. Raises RowRefused(InvalidMessages)."""
+    """The message that a row's own column of system texts adds. Raises RowRejected(InvalidMessages)."""
     if text is None or text == "":
         return []
     if not isinstance(text, str):
-        raise RowRefused(RowReason.INVALID_MESSAGES, "system", f"must be a string, found {kind_of(text)}")
+        raise RowRejected(RowReason.INVALID_MESSAGES, "system", f"must be a string, found {kind_of(text)}")
     require_json_text(text, "system")
     if messages[0]["role"] not in {"system", "developer"}:
         return [{"role": "system", "content": text}] if text.strip() else []
     if messages[0]["content"] != text:
-        raise RowRefused(
+        raise RowRejected(
             RowReason.INVALID_MESSAGES,
             "system",
             "must be the system message of the row's messages, found another",

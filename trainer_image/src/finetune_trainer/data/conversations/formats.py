@@ -23,7 +23,7 @@ from finetune_trainer.data.rows.columns import (
     TEXT,
     TOOLS,
 )
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import JsonError, kind_of, parse_json, shown
 from finetune_trainer.errors import Reason, StageError
 
@@ -94,12 +94,12 @@ def detect_format(rows: Iterable[Row]) -> Detection:
 def conversation_row(value: dict[str, Any], format_name: str) -> dict[str, Any]:
     """Return what `parse_conversation` takes: `messages`, `tools`, `system`, and the names they have in the row.
 
-    `format_name` is one of FORMATS. Raises RowRefused with InvalidMessages for a row that has not the format's
+    `format_name` is one of FORMATS. Raises RowRejected with InvalidMessages for a row that has not the format's
     columns, and with UnsupportedContent for one that has images, audio or video beside its text.
     """
     for name in MEDIA:
         if value.get(name):
-            raise RowRefused(RowReason.UNSUPPORTED_CONTENT, name, "only text can be learned")
+            raise RowRejected(RowReason.UNSUPPORTED_CONTENT, name, "only text can be learned")
     if format_name == "Alpaca":
         row = _alpaca(value)
     elif format_name == "PromptCompletion":
@@ -114,7 +114,7 @@ def conversation_row(value: dict[str, Any], format_name: str) -> dict[str, Any]:
 
 
 def parse_row(value: dict[str, Any], format_name: str, reasoning: Literal["Keep", "Strip"]) -> Conversation:
-    """Return a row's conversation. Raises RowRefused as `conversation_row` and `parse_conversation` do."""
+    """Return a row's conversation. Raises RowRejected as `conversation_row` and `parse_conversation` do."""
     return parse_conversation(conversation_row(value, format_name), reasoning)
 
 
@@ -182,7 +182,7 @@ def _prompt_and_completion(value: dict[str, Any]) -> dict[str, Any]:
     """
     pairs = _pairs(value)
     if pairs and pairs[0] != PROMPT_AND_COMPLETION[0] and len(pairs) > 1:
-        raise _refused(pairs[0][0], "must be the one column that asks, found several pairs of columns")
+        raise _rejected(pairs[0][0], "must be the one column that asks, found several pairs of columns")
     prompt_name, completion_name = pairs[0] if pairs else PROMPT_AND_COMPLETION[0]
     messages: list[Any] = []
     places: list[str] = []
@@ -204,7 +204,7 @@ def _alpaca(value: dict[str, Any]) -> dict[str, Any]:
     """The instruction, and below a blank line the input where there is one, is the user's turn."""
     input_names = [name for name in INSTRUCTION_INPUTS if value.get(name) not in (None, "")]
     if len(input_names) > 1:
-        raise _refused(input_names[1], f"must be empty where there is `{input_names[0]}`")
+        raise _rejected(input_names[1], f"must be empty where there is `{input_names[0]}`")
     output_name = _first(value, INSTRUCTION_OUTPUTS) or INSTRUCTION_OUTPUTS[0]
     messages, places = _history(value.get(HISTORY))
     asked = [_text(value.get(INSTRUCTION), INSTRUCTION)]
@@ -221,13 +221,13 @@ def _history(history: Any) -> tuple[list[dict[str, Any]], list[str]]:
     if not history:
         return [], []
     if not isinstance(history, list):
-        raise _refused(HISTORY, f"must be a list of pairs of texts, found {kind_of(history)}")
+        raise _rejected(HISTORY, f"must be a list of pairs of texts, found {kind_of(history)}")
     messages: list[dict[str, Any]] = []
     places: list[str] = []
     for index, pair in enumerate(history):
         place = f"{HISTORY}[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
-            raise _refused(place, "must be a pair of a question and an answer")
+            raise _rejected(place, "must be a pair of a question and an answer")
         for role, text in zip(("user", "assistant"), pair, strict=True):
             messages.append({"role": role, "content": _text(text, place)})
             places.append(place)
@@ -236,7 +236,7 @@ def _history(history: Any) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _text(value: Any, place: str, wanted: str = "a string") -> str:
     if not isinstance(value, str):
-        raise _refused(place, f"must be {wanted}, found {'none' if value is None else kind_of(value)}")
+        raise _rejected(place, f"must be {wanted}, found {'none' if value is None else kind_of(value)}")
     require_json_text(value, place)
     return value
 
@@ -246,8 +246,8 @@ def _parsed(text: str, place: str) -> Any:
         return parse_json(text)
     except JsonError as error:
         hint = "; Python's own notation is not JSON" if text.startswith(("[{'", "{'", "['")) else ""
-        raise _refused(place, f"must be a list or JSON text of one: {error.message}{hint}") from error
+        raise _rejected(place, f"must be a list or JSON text of one: {error.message}{hint}") from error
 
 
-def _refused(place: str, detail: str) -> RowRefused:
-    return RowRefused(RowReason.INVALID_MESSAGES, place, detail)
+def _rejected(place: str, detail: str) -> RowRejected:
+    return RowRejected(RowReason.INVALID_MESSAGES, place, detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import JsonError, kind_of, parse_json, shown
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
@@ -44,7 +44,7 @@ class Message(NamedTuple):
 def read_message(item: Any, place: str) -> Message:
     """Check a message; `place` names it in refusals.
 
-    Raises RowRefused with InvalidMessages or UnsupportedContent.
+    Raises RowRejected with InvalidMessages or UnsupportedContent.
     """
     if not isinstance(item, dict):
         raise _invalid(place, f"must be an object, found {_kind(item)}")
@@ -80,7 +80,7 @@ def read_message(item: Any, place: str) -> Message:
 def text_of(content: Any, place: str) -> str | None:
     """Content as one text: the texts of several parts are joined as they are, with nothing between them.
 
-    Raises RowRefused with UnsupportedContent for a part that is no text, with InvalidMessages for other values.
+    Raises RowRejected with UnsupportedContent for a part that is no text, with InvalidMessages for other values.
     """
     if content is None or isinstance(content, str):
         return content
@@ -98,7 +98,7 @@ def text_of(content: Any, place: str) -> str | None:
         if not isinstance(kind, str):
             raise _invalid(f"{inside}.type", f"must be text, found {shown(kind)}")
         if kind not in _TEXT_PARTS:
-            raise RowRefused(
+            raise RowRejected(
                 RowReason.UNSUPPORTED_CONTENT,
                 f"{inside}.type",
                 f"must be text, found a part of type {shown(kind)}",
@@ -110,7 +110,7 @@ def text_of(content: Any, place: str) -> str | None:
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tools as the JSON schemas of functions that servers hand to templates. Raises RowRefused(InvalidMessages).
+    """Tools as the JSON schemas of functions that servers hand to templates. Raises RowRejected(InvalidMessages).
 
     They, or each of them, may be JSON text. A function that stands alone is put into `{"type": "function", "function": ...}`.
     """
@@ -201,8 +201,8 @@ def _json(text: Any, place: str, what: str) -> Any:
         raise _invalid(place, f"must be JSON text of {what}: {error.message}{hint}") from error
 
 
-def _invalid(place: str, detail: str) -> RowRefused:
-    return RowRefused(RowReason.INVALID_MESSAGES, place, detail)
+def _invalid(place: str, detail: str) -> RowRejected:
+    return RowRejected(RowReason.INVALID_MESSAGES, place, detail)
 
 
 def _kind(value: Any) -> str:

@@ -18,11 +18,11 @@ from finetune_trainer.data.conversations.formats import detect_format, parse_row
 from finetune_trainer.data.dataset.counts import DatasetReport, has_empty_answer, has_reasoning
 from finetune_trainer.data.dataset.ledger import RowLedger
 from finetune_trainer.data.dataset.proving import ProvenRow, prove
-from finetune_trainer.data.dataset.split import conversation_digest, draw
+from finetune_trainer.data.dataset.split import conversation_digest, sample_key
 from finetune_trainer.data.dataset.tables import TableWriter, stream_examples
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.data.rows.reader import Row, read_rows, until_fault
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.layout import digest_of
 
@@ -143,7 +143,7 @@ class DatasetBuilder:
             "rows": report.rows,
             "kept": report.kept,
             "duplicates": report.duplicates + report.held_out_copies,
-            "rejected": {reason.value: count for reason, count in sorted(report.refused.items())},
+            "rejected": {reason.value: count for reason, count in sorted(report.rejected.items())},
             "trainingExamples": trained.count,
             "validationExamples": held_out.count,
             "supervisedTokens": report.supervised_tokens,
@@ -201,21 +201,21 @@ class DatasetBuilder:
 
     def _enter(self, name: str, row: ProvenRow, report: DatasetReport, part: TableWriter) -> None:
         report.rows += 1
-        if isinstance(row.outcome, RowRefused):
-            report.refuse(row.number, row.outcome, row.content)
+        if isinstance(row.outcome, RowRejected):
+            report.reject(row.number, row.outcome, row.content)
             return
         if row.conversation is None:
-            raise ValueError("a row without refusal must have a conversation")
+            raise ValueError("a row without rejection must have a conversation")
         digest = conversation_digest(row.conversation)
-        known = self._ledger.add(digest, name, row.number, draw(digest, self._seed))
+        known = self._ledger.add(digest, name, row.number, sample_key(digest, self._seed))
         if known is not None:
             if known == name:
                 report.duplicates += 1
             else:
                 report.held_out_copies += 1
             return
-        talk = row.conversation
-        report.keep(row.outcome, reasoning=has_reasoning(talk), empty=has_empty_answer(talk))
+        conversation = row.conversation
+        report.keep(row.outcome, reasoning=has_reasoning(conversation), empty=has_empty_answer(conversation))
         for example in row.outcome:
             part.add(example.of_row(row.number))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.conversations.conversation import answer_of, is_empty_answer
 from finetune_trainer.data.rows.excerpts import excerpt
-from finetune_trainer.data.rows.refusal import UNREADABLE, RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import UNREADABLE, RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class RefusedRow:
+class RejectedRow:
     """A refused row: its number, the place in it, what was found there, and the beginning of its content."""
 
     row: int
@@ -77,23 +77,23 @@ class DatasetReport:
     shortened: int = 0
     supervised_tokens: int = 0
     longest_example: int = 0
-    refused: Counter[RowReason] = field(default_factory=Counter)
-    examples: dict[RowReason, list[RefusedRow]] = field(default_factory=dict)
+    rejected: Counter[RowReason] = field(default_factory=Counter)
+    examples: dict[RowReason, list[RejectedRow]] = field(default_factory=dict)
     redact: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     @property
-    def refused_rows(self) -> int:
+    def rejected_rows(self) -> int:
         """Number of refused rows, whatever the reason."""
-        return sum(self.refused.values())
+        return sum(self.rejected.values())
 
-    def refuse(self, row: int, refusal: RowRefused, content: Any = None) -> None:
+    def reject(self, row: int, rejection: RowRejected, content: Any = None) -> None:
         """Count a refused row and remember the first ones, with the beginning of `content` (JSON or text)."""
-        self.refused[refusal.reason] += 1
-        named = self.examples.setdefault(refusal.reason, [])
+        self.rejected[rejection.reason] += 1
+        named = self.examples.setdefault(rejection.reason, [])
         if len(named) < _EXAMPLES_KEPT:
-            detail = excerpt(self.redact(refusal.detail), _DETAIL_CHARACTERS)
-            place = excerpt(self.redact(refusal.field), _DETAIL_CHARACTERS)
-            named.append(RefusedRow(row, place, detail, self._shortened(content)))
+            detail = excerpt(self.redact(rejection.detail), _DETAIL_CHARACTERS)
+            place = excerpt(self.redact(rejection.field), _DETAIL_CHARACTERS)
+            named.append(RejectedRow(row, place, detail, self._shortened(content)))
 
     def keep(self, examples: list[Example], *, reasoning: bool = False, empty: bool = False) -> None:
         """Count a proven row; `reasoning` and `empty` as `has_reasoning` and `has_empty_answer` say of it."""
@@ -112,15 +112,15 @@ class DatasetReport:
         """
         if not self.rows:
             raise StageError(Reason.INVALID_DATASET, f"the {name} must have rows, found none; check the file")
-        refused = self.refused_rows
-        if refused <= maximum_fraction * self.rows:
+        rejected = self.rejected_rows
+        if rejected <= maximum_fraction * self.rows:
             return
-        unreadable = sum(count for reason, count in self.refused.items() if reason in UNREADABLE)
+        unreadable = sum(count for reason, count in self.rejected.items() if reason in UNREADABLE)
         malformed = unreadable > maximum_fraction * self.rows
         reason = Reason.MALFORMED_DATASET if malformed else Reason.INVALID_DATASET
         raise StageError(
             reason,
-            f"at most {maximum_fraction:.2%} of the {name}'s rows may be refused, found {refused} of {self.rows}: "
+            f"at most {maximum_fraction:.2%} of the {name}'s rows may be rejected, found {rejected} of {self.rows}: "
             + "; ".join(self._summary()),
         )
 
@@ -134,7 +134,7 @@ class DatasetReport:
             "withReasoning": self.with_reasoning,
             "emptyAnswers": self.empty_answers,
             "shortened": self.shortened,
-            "rejected": {reason.value: count for reason, count in sorted(self.refused.items())},
+            "rejected": {reason.value: count for reason, count in sorted(self.rejected.items())},
             "rejectedExamples": {
                 reason.value: [
                     {"row": item.row, "field": item.field, "found": item.detail, "content": item.content}
@@ -142,7 +142,7 @@ class DatasetReport:
                 ]
                 for reason, items in sorted(self.examples.items())
             },
-            "remedies": {reason.value: REMEDIES[reason] for reason in sorted(self.refused)},
+            "remedies": {reason.value: REMEDIES[reason] for reason in sorted(self.rejected)},
             "supervisedTokens": self.supervised_tokens,
             "longestExample": self.longest_example,
         }
@@ -151,7 +151,7 @@ class DatasetReport:
         """Return everything counted so far as JSON, for `from_state`."""
         return {
             **{name: getattr(self, name) for name in _COUNTS},
-            "refused": {reason.value: count for reason, count in self.refused.items()},
+            "refused": {reason.value: count for reason, count in self.rejected.items()},
             "examples": {
                 reason.value: [asdict(item) for item in items] for reason, items in self.examples.items()
             },
@@ -162,9 +162,9 @@ class DatasetReport:
         """Restore what `to_state` returned."""
         return cls(
             **{name: int(state[name]) for name in _COUNTS},
-            refused=Counter({RowReason(name): count for name, count in state["refused"].items()}),
+            rejected=Counter({RowReason(name): count for name, count in state["refused"].items()}),
             examples={
-                RowReason(name): [RefusedRow(**item) for item in items]
+                RowReason(name): [RejectedRow(**item) for item in items]
                 for name, items in state["examples"].items()
             },
             redact=redact,
@@ -178,7 +178,7 @@ class DatasetReport:
 
     def _summary(self) -> list[str]:
         texts = []
-        for reason, count in self.refused.most_common():
+        for reason, count in self.rejected.most_common():
             first = self.examples[reason]
             rows = ", ".join(str(item.row) for item in first[:_EXAMPLES_NAMED])
             more = ", ..." if count > _EXAMPLES_NAMED else ""

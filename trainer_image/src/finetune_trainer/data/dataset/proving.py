@@ -12,7 +12,7 @@ from finetune_trainer.cpu import usable_processors
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.dataset.workers import Proof, Workers, prove_values
 from finetune_trainer.data.masking.example import Example
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +38,7 @@ class ProvenRow:
     """
 
     number: int
-    outcome: list[Example] | RowRefused
+    outcome: list[Example] | RowRejected
     conversation: Conversation | None
     offset: int
     content: dict[str, Any] | None = None
@@ -50,9 +50,9 @@ def prove(
     parse: Callable[[dict[str, Any]], Conversation],
     processes: int | None = None,
 ) -> Iterator[ProvenRow]:
-    """Yield every row with its examples or its refusal, in order; memory does not grow with the rows.
+    """Yield every row with its examples or its rejection, in order; memory does not grow with the rows.
 
-    `parse` makes a conversation of a row's object or raises RowRefused; it must be picklable. Few rows are proven in
+    `parse` makes a conversation of a row's object or raises RowRejected; it must be picklable. Few rows are proven in
     this process, many in `processes` others (by default as many as there are usable processors). The outcome is
     the same whatever their number. Raises StageError if one of them dies.
     """
@@ -75,16 +75,16 @@ def prove(
 
 
 def row_line(row: ProvenRow) -> str:
-    """One row's examples or refusal as a line of JSON."""
-    refused = isinstance(row.outcome, RowRefused)
-    examples = [] if isinstance(row.outcome, RowRefused) else row.outcome
+    """One row's examples or rejection as a line of JSON."""
+    rejected = isinstance(row.outcome, RowRejected)
+    examples = [] if isinstance(row.outcome, RowRejected) else row.outcome
     document: dict[str, Any] = {
         "row": row.number,
-        "accepted": not refused,
-        "reason": row.outcome.reason.value if isinstance(row.outcome, RowRefused) else None,
+        "accepted": not rejected,
+        "reason": row.outcome.reason.value if isinstance(row.outcome, RowRejected) else None,
         "examples": [{"input_ids": item.input_ids, "labels": item.labels} for item in examples],
     }
-    if isinstance(row.outcome, RowRefused):
+    if isinstance(row.outcome, RowRejected):
         document["field"] = row.outcome.field
         document["detail"] = row.outcome.detail
     return json.dumps(document, ensure_ascii=False)
@@ -115,18 +115,18 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _values(batch: list[Row]) -> list[dict[str, Any]]:
-    return [row.value for row in batch if not isinstance(row.value, RowRefused)]
+    return [row.value for row in batch if not isinstance(row.value, RowRejected)]
 
 
 def _joined(batch: list[Row], proofs: list[Proof]) -> Iterator[ProvenRow]:
     """Put the proofs of a batch's objects beside its rows, of which some could not even be read."""
     rest = iter(proofs)
     for row in batch:
-        if isinstance(row.value, RowRefused):
+        if isinstance(row.value, RowRejected):
             yield ProvenRow(row.number, row.value, None, row.offset)
             continue
         conversation, outcome = next(rest)
-        if isinstance(outcome, RowRefused):
+        if isinstance(outcome, RowRejected):
             yield ProvenRow(row.number, outcome, None, row.offset, row.value)
         else:
             yield ProvenRow(row.number, outcome, conversation, row.offset)

@@ -19,7 +19,7 @@ def conversation_digest(conversation: Conversation) -> bytes:
     return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
 
 
-def draw(digest: bytes, seed: int) -> int:
+def sample_key(digest: bytes, seed: int) -> int:
     """Return the lot (64 bits) that a conversation draws with this seed, whatever stands around it."""
     return int.from_bytes(
         hashlib.blake2b(digest, digest_size=8, salt=seed.to_bytes(8, "little")).digest(), "big"

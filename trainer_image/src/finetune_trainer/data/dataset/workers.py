@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Self
 
 from finetune_trainer.data.conversations.conversation import Conversation
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 _AHEAD = 2
 
 
-Proof = tuple[Conversation | None, "list[Example] | RowRefused"]
+Proof = tuple[Conversation | None, "list[Example] | RowRejected"]
 
 
 def prove_values(
     values: list[dict[str, Any]], masker: Masker, parse: Callable[..., Conversation]
 ) -> list[Proof]:
     """Prove a batch of rows' objects."""
-    parsed: list[Conversation | RowRefused] = []
+    parsed: list[Conversation | RowRejected] = []
     for value in values:
         try:
             parsed.append(parse(value))
-        except RowRefused as refusal:
-            parsed.append(refusal)
+        except RowRejected as rejection:
+            parsed.append(rejection)
     outcomes = iter(masker.examples([item for item in parsed if isinstance(item, Conversation)]))
-    return [(None, item) if isinstance(item, RowRefused) else (item, next(outcomes)) for item in parsed]
+    return [(None, item) if isinstance(item, RowRejected) else (item, next(outcomes)) for item in parsed]
 
 
 class Workers:
@@ -108,7 +108,7 @@ class Workers:
         proofs: list[Proof] = [
             (
                 conversation,
-                RowRefused(RowReason(outcome[0]), *outcome[1:]) if isinstance(outcome, tuple) else outcome,
+                RowRejected(RowReason(outcome[0]), *outcome[1:]) if isinstance(outcome, tuple) else outcome,
             )
             for conversation, outcome in answer
         ]
@@ -183,7 +183,7 @@ def _answer(values: list[dict[str, Any]], masker: Masker, parse: Callable[..., C
             (
                 conversation,
                 (outcome.reason.value, outcome.field, outcome.detail)
-                if isinstance(outcome, RowRefused)
+                if isinstance(outcome, RowRejected)
                 else outcome,
             )
             for conversation, outcome in prove_values(values, masker, parse)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.rows.refusal import RowRefused
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.data.chat_template.template import ChatTemplate
 
-DEFAULT_REASONING_LEAD, DEFAULT_REASONING_END = "<think>\n", "\n</think>\n\n"
+DEFAULT_REASONING_PREFIX, DEFAULT_REASONING_END = "<think>\n", "\n</think>\n\n"
 _MARKUP = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[[^\[\]\s]{1,40}\]|#{2,} ?[A-Za-z ]{2,30}:")
 _REASONING_TAG = (
     r"<[^<>\s/]{0,24}(?:think|thought|reason)[^<>\s/]{0,24}>|\[[^\[\]\s/]{0,24}THINK[^\[\]\s/]{0,24}\]"
@@ -39,19 +39,19 @@ class Grammar:
     """What surrounds an answer.
 
     `generation_prompt` is what the template adds to prompt an answer, empty where that cannot be told.
-    `enders` are the token ids that end a turn, as text in `ender_texts`; `appended_ender` is put behind an
-    answer after which the template writes none. `lead` and `tail` surround a plain answer after the served
-    prompt (None: not known); `reasoning_lead` and `reasoning_end` surround a reasoning trace where the
+    `stop_tokens` are the token ids that end a turn, as text in `stop_texts`; `appended_stop` is put behind an
+    answer after which the template writes none. `prefix` and `suffix` surround a plain answer after the served
+    prompt (None: not known); `reasoning_prefix` and `reasoning_end` surround a reasoning trace where the
     template renders one. `trims` says that the template strips an answer's edges. `headers` is markup that
     opens or closes a message.
     """
 
-    enders: frozenset[int]
-    ender_texts: tuple[str, ...]
-    appended_ender: str | None
-    lead: str | None
-    tail: str
-    reasoning_lead: str | None
+    stop_tokens: frozenset[int]
+    stop_texts: tuple[str, ...]
+    appended_stop: str | None
+    prefix: str | None
+    suffix: str
+    reasoning_prefix: str | None
     reasoning_end: str
     reasoning_is_plain_text: bool
     generation_prompt: str
@@ -64,11 +64,11 @@ class Grammar:
         Where the template writes none, the one that stops a server is appended; None without such a token.
         """
         ends = [
-            position + len(text) for text in self.ender_texts if (position := answer.find(text, after)) >= 0
+            position + len(text) for text in self.stop_texts if (position := answer.find(text, after)) >= 0
         ]
         if ends:
             return answer[: min(ends)]
-        return None if self.appended_ender is None else answer.rstrip() + self.appended_ender
+        return None if self.appended_stop is None else answer.rstrip() + self.appended_stop
 
 
 def opened_reasoning(prompt: str) -> str | None:
@@ -97,38 +97,38 @@ def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Gramma
     try:
         prompt = template.render(question, None, generation=True)
         full = template.render([*question, {"role": "assistant", "content": answer}], None, generation=False)
-    except RowRefused as error:
+    except RowRejected as error:
         raise _unprovable(f"it cannot render one question and its answer: {error.detail}") from error
     if user not in prompt or answer not in full or user in full[full.rindex(answer) :]:
         raise _unprovable("it leaves out the question or the answer of a conversation of one turn")
-    raw_tail = full[full.rindex(answer) + len(answer) :]
+    after = full[full.rindex(answer) + len(answer) :]
     known = {token_id for token_id in eos_ids if template.token_text(token_id)}
     if template.eos_id is not None:
         known.add(template.eos_id)
-    written = _first_added_token(template, raw_tail)
+    written = _first_added_token(template, after)
     appended = None
     if written is not None:
         known.add(written)
-    elif not any(_text(template, token_id) in raw_tail for token_id in known):
-        appended = _ender_to_append(template, question, answer, second_user, known)
-    called = _tool_call_ender(template, question, known)
+    elif not any(_text(template, token_id) in after for token_id in known):
+        appended = _stop_text_to_append(template, question, answer, second_user, known)
+    called = _tool_call_stop_token(template, question, known)
     if called is not None:
         known.add(called)
-    enders = frozenset(known)
-    texts = tuple(sorted(_text(template, token_id) for token_id in enders))
+    stop_tokens = frozenset(known)
+    texts = tuple(sorted(_text(template, token_id) for token_id in stop_tokens))
     if not texts:
         raise _unprovable("neither template nor tokenizer names a token that ends a turn")
-    lead = _lead(template, question, prompt, full, answer)
-    reasoning_lead, reasoning_end = _reasoning(template, question, prompt)
-    cut_at = [position + len(text) for text in texts if (position := raw_tail.find(text)) >= 0]
-    tail = raw_tail[: min(cut_at)] if cut_at else (appended or "")
+    prefix = _prefix(template, question, prompt, full, answer)
+    reasoning_prefix, reasoning_end = _reasoning(template, question, prompt)
+    cut_at = [position + len(text) for text in texts if (position := after.find(text)) >= 0]
+    suffix = after[: min(cut_at)] if cut_at else (appended or "")
     return Grammar(
-        enders=enders,
-        ender_texts=texts,
-        appended_ender=appended,
-        lead=lead,
-        tail=tail,
-        reasoning_lead=reasoning_lead,
+        stop_tokens=stop_tokens,
+        stop_texts=texts,
+        appended_stop=appended,
+        prefix=prefix,
+        suffix=suffix,
+        reasoning_prefix=reasoning_prefix,
         reasoning_end=reasoning_end,
         reasoning_is_plain_text=_reasoning_is_plain_text(template, question, prompt),
         generation_prompt=_generation_prompt(template, question, prompt),
@@ -155,7 +155,7 @@ def _first_added_token(template: ChatTemplate, text: str) -> int | None:
     return min(found)[2] if found else None
 
 
-def _ender_to_append(
+def _stop_text_to_append(
     template: ChatTemplate, question: list[dict[str, str]], answer: str, second_user: str, known: set[int]
 ) -> str | None:
     """Choose the token behind an answer that the template leaves open.
@@ -166,7 +166,7 @@ def _ender_to_append(
     history = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": second_user}]
     try:
         rendered = template.render(history, None, generation=False)
-    except RowRefused:
+    except RowRejected:
         rendered = ""
     following = rendered[rendered.find(answer) + len(answer) :] if answer in rendered else ""
     token_id = _first_added_token(template, following)
@@ -175,7 +175,9 @@ def _ender_to_append(
     return template.eos_token
 
 
-def _tool_call_ender(template: ChatTemplate, question: list[dict[str, str]], known: set[int]) -> int | None:
+def _tool_call_stop_token(
+    template: ChatTemplate, question: list[dict[str, str]], known: set[int]
+) -> int | None:
     """Token that ends a tool call in families that end one in another way than an answer."""
     word = sentinel(6)
     call = {
@@ -186,7 +188,7 @@ def _tool_call_ender(template: ChatTemplate, question: list[dict[str, str]], kno
     message = {"role": "assistant", "content": "", "tool_calls": [call]}
     try:
         full = template.render([*question, message], None, generation=False)
-    except RowRefused:
+    except RowRejected:
         return None
     tail = full[full.rindex(word) + len(word) :].rstrip() if word in full else ""
     if not tail or any(_text(template, token_id) in tail for token_id in known):
@@ -195,7 +197,7 @@ def _tool_call_ender(template: ChatTemplate, question: list[dict[str, str]], kno
     return max(endings, key=lambda token_id: len(_text(template, token_id)), default=None)
 
 
-def _lead(
+def _prefix(
     template: ChatTemplate, question: list[dict[str, str]], prompt: str, full: str, answer: str
 ) -> str | None:
     """Text that the model writes between the served prompt and a plain answer."""
@@ -221,7 +223,7 @@ def _reasoning(template: ChatTemplate, question: list[dict[str, str]], prompt: s
     for message in candidates:
         try:
             full = template.render([*question, message], None, generation=False)
-        except RowRefused:
+        except RowRejected:
             continue
         if trace not in full or answer not in full or full.index(trace) > full.rindex(answer):
             continue
@@ -240,7 +242,7 @@ def _reasoning_is_plain_text(template: ChatTemplate, question: list[dict[str, st
     if _CLOSED_REASONING.search(prompt) is not None:
         return True
     trace, answer = sentinel(7), sentinel(8)
-    block = f"{DEFAULT_REASONING_LEAD}{trace}{DEFAULT_REASONING_END}"
+    block = f"{DEFAULT_REASONING_PREFIX}{trace}{DEFAULT_REASONING_END}"
     following = {"role": "user", "content": sentinel(9)}
     as_field = {"role": "assistant", "content": answer, "reasoning_content": trace}
     inline = {"role": "assistant", "content": block + answer}
@@ -248,7 +250,7 @@ def _reasoning_is_plain_text(template: ChatTemplate, question: list[dict[str, st
         if trace in template.render([*question, as_field], None, generation=False):
             return False
         return block in template.render([*question, inline, following], None, generation=True)
-    except RowRefused:
+    except RowRejected:
         return False
 
 
@@ -272,7 +274,7 @@ def _headers(template: ChatTemplate) -> frozenset[str]:
         messages = [{"role": role, "content": sentinel(10 + number)} for number, role in enumerate(sequence)]
         try:
             rendered = template.render(messages, None, generation=False)
-        except RowRefused:
+        except RowRejected:
             continue  # a template may take no system message; rows with one are refused with their reason
         # Only the text next to a message: what stands further away may be prose of a default system prompt.
         for literal in re.split(r"zqx\d{4}vkj", rendered):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from finetune_trainer.data.masking.example import IGNORED, Example
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def require_example(
     text: str,
     answers: Sequence[Sequence[str]],
 ) -> None:
-    """Raise RowRefused(MaskUnprovable) unless the example is provably right.
+    """Raise RowRejected(MaskUnprovable) unless the example is provably right.
 
     `runs` are the (start, end) that must be learned, turn by turn, and nothing else; `answers` the stripped texts
     that each must spell; `text` is the rendered text that all ids stand for.
@@ -62,7 +62,7 @@ def _require_labels(
             raise _broken("a token before an answer is learned")
         if labels[start:end] != ids[start:end] or IGNORED in ids[start:end]:
             raise _broken("a label differs from its id")
-        if labels[end - 1] not in grammar.enders:
+        if labels[end - 1] not in grammar.stop_tokens:
             raise _broken("an answer's last label is no end-of-turn token")
         position = end
 
@@ -82,9 +82,9 @@ def _contains(template: ChatTemplate, learned: str, part: str) -> bool:
 
 
 def _letters(template: ChatTemplate, text: str) -> str:
-    """Text without white space, as the tokenizer normalises it: decoders add and drop spaces at seams."""
-    return "".join(template.encoder.normalise(text).split())
+    """Text without white space, as the tokenizer normalizes it: decoders add and drop spaces at seams."""
+    return "".join(template.encoder.normalize(text).split())
 
 
-def _broken(detail: str) -> RowRefused:
-    return RowRefused(RowReason.MASK_UNPROVABLE, "messages", detail)
+def _broken(detail: str) -> RowRejected:
+    return RowRejected(RowReason.MASK_UNPROVABLE, "messages", detail)

@@ -18,7 +18,7 @@ from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.data.masking.grammar import Grammar, learn_grammar, sentinel
 from finetune_trainer.data.masking.invariants import require_example
 from finetune_trainer.data.masking.turns import Turn, TurnWriter
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -70,23 +70,23 @@ class Masker:
         self.maximum_length = maximum_length
         self.grammar: Grammar = learn_grammar(template, eos_ids)
         self._writer = TurnWriter(template, self.grammar)
-        self._control = ControlText(template, self.grammar.ender_texts, self.grammar.headers)
+        self._control = ControlText(template, self.grammar.stop_texts, self.grammar.headers)
         self._cut_texts()
         self._require_canary()
 
-    def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRefused]:
+    def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRejected]:
         """Return for each conversation its examples in order, or why it is refused.
 
         Texts of all conversations are encoded in one call, which lets the tokenizer use all cores.
         """
-        results: list[list[Example] | RowRefused] = []
+        results: list[list[Example] | RowRejected] = []
         written: list[tuple[int, Conversation, list[Turn]]] = []
         for position, conversation in enumerate(conversations):
             try:
-                self._refuse_control_tokens(conversation)
+                self._reject_control_tokens(conversation)
                 turns = [self._writer.turn(conversation, index) for index in conversation.assistant_turns]
-            except RowRefused as refusal:
-                results.append(refusal)
+            except RowRejected as rejection:
+                results.append(rejection)
                 continue
             results.append([])
             written.append((position, conversation, turns))
@@ -102,8 +102,8 @@ class Masker:
             try:
                 encoded = [self._split(turn, *pair) for turn, pair in zip(turns, pairs, strict=True)]
                 results[position] = self._assemble(conversation, encoded)
-            except RowRefused as refusal:
-                results[position] = refusal
+            except RowRejected as rejection:
+                results[position] = rejection
         return results
 
     @property
@@ -118,13 +118,13 @@ class Masker:
             messages = [_canary_message(role, position) for position, role in enumerate(roles)]
             try:
                 samples.append(self.template.render(messages, None, generation=True))
-            except RowRefused:
+            except RowRejected:
                 continue  # a role that the template does not take
         written = "".join(samples)
         tokens = [token for token in self.template.added_tokens.values() if token and token in written]
-        self.template.encoder.cut_at([*tokens, *self.grammar.ender_texts], samples)
+        self.template.encoder.cut_at([*tokens, *self.grammar.stop_texts], samples)
 
-    def _refuse_control_tokens(self, conversation: Conversation) -> None:
+    def _reject_control_tokens(self, conversation: Conversation) -> None:
         for index, message in enumerate(conversation.messages):
             answer = message["role"] == "assistant"
             for key, value in message.items():
@@ -133,7 +133,7 @@ class Masker:
                 for text in _texts(value):
                     token = self._control.find(text, answer=answer)
                     if token is not None:
-                        raise RowRefused(
+                        raise RowRejected(
                             RowReason.CONTROL_TOKEN_IN_CONTENT,
                             f"messages[{index}].{key}",
                             f"the text holds the control token {token!r}",
@@ -150,15 +150,15 @@ class Masker:
             answer = joint[len(prompt) :]
         else:
             answer = self._encode_alone(turn, prompt, self.template.decode(joint))
-        if not answer or answer[-1] not in self.grammar.enders:
-            raise RowRefused(
+        if not answer or answer[-1] not in self.grammar.stop_tokens:
+            raise RowRejected(
                 RowReason.MASK_UNPROVABLE, "messages", "the answer does not end with an end-of-turn token"
             )
         return _EncodedTurn(prompt, answer, text, turn.parts)
 
     def _encode_alone(self, turn: Turn, prompt: list[int], wanted: str) -> list[int]:
         alone, anchor, anchored = self.template.encode(
-            [turn.answer, self.grammar.ender_texts[0], self.grammar.ender_texts[0] + turn.answer]
+            [turn.answer, self.grammar.stop_texts[0], self.grammar.stop_texts[0] + turn.answer]
         )
         candidates = [alone]
         if anchored[: len(anchor)] == anchor:
@@ -166,7 +166,7 @@ class Masker:
         for answer in candidates:
             if self.template.decode(prompt + answer) == wanted:
                 return answer
-        raise RowRefused(
+        raise RowRejected(
             RowReason.MASK_UNPROVABLE,
             "messages",
             "prompt and answer merge into one token and cannot be parted",
@@ -212,7 +212,7 @@ class Masker:
             encoded = self._split(turn, *self.template.encode([turn.prompt, turn.prompt + turn.answer]))
             if len(encoded.prompt) + len(encoded.answer) <= self.maximum_length:
                 return encoded, dropped
-        raise RowRefused(
+        raise RowRejected(
             RowReason.TOO_LONG,
             f"messages[{index}]",
             f"answer and prompt need more than {self.maximum_length} tokens even without earlier turns",
@@ -230,7 +230,7 @@ class Masker:
         for number, roles in enumerate(_CANARIES):
             messages = [_canary_message(role, position) for position, role in enumerate(roles)]
             (outcome,) = unlimited.examples([Conversation(messages)])
-            if isinstance(outcome, RowRefused):
+            if isinstance(outcome, RowRejected):
                 if number == 0:
                     raise StageError(
                         Reason.CHAT_TEMPLATE_UNPROVABLE,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.data.conversations.conversation import Answer, Conversation, answer_of
 from finetune_trainer.data.conversations.messages import REASONING_FIELDS
 from finetune_trainer.data.masking.grammar import (
-    DEFAULT_REASONING_LEAD,
+    DEFAULT_REASONING_PREFIX,
     Grammar,
     closing_tag,
     opened_reasoning,
     sentinel,
 )
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 if TYPE_CHECKING:
     from finetune_trainer.data.chat_template.template import ChatTemplate
@@ -60,12 +60,12 @@ class TurnWriter:
         text and the answer. Where the template renders history in another way than it prompts, the answer is
         put together from the text that the canary found around answers.
 
-        Raises RowRefused with TemplateRefused, ContentNotRendered or MaskUnprovable.
+        Raises RowRejected with TemplateRefused, ContentNotRendered or MaskUnprovable.
         """
         messages, tools = conversation.messages, conversation.tools
         answer = answer_of(messages[index])
         if index == 0:
-            raise RowRefused(
+            raise RowRejected(
                 RowReason.TEMPLATE_REFUSED,
                 "messages[0]",
                 "no message stands before this answer: it is never served",
@@ -83,12 +83,12 @@ class TurnWriter:
         if answer.tool_calls:
             names = [call["function"]["name"] for call in answer.tool_calls]
             if not all(name in full for name in names):
-                raise RowRefused(
+                raise RowRejected(
                     RowReason.CONTENT_NOT_RENDERED,
                     f"messages[{index}].tool_calls",
                     "the template leaves out this tool call",
                 )
-            raise RowRefused(
+            raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 f"messages[{index}].tool_calls",
                 "the template renders this tool call in another way than it would be served",
@@ -98,7 +98,7 @@ class TurnWriter:
             raise _left_out(messages[index], index)
         rebuilt = self._rebuild(prompt, answer, f"messages[{index}]")
         if full.startswith(prompt) and not self._agrees(prompt, full[len(prompt) :], answer, rebuilt):
-            raise RowRefused(
+            raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 f"messages[{index}]",
                 "what the template writes around or into this answer depends on its words",
@@ -128,7 +128,7 @@ class TurnWriter:
                 raise _left_out(message, index)
             for call in message.get("tool_calls") or []:
                 if call["function"]["name"] not in prompt:
-                    raise RowRefused(
+                    raise RowRejected(
                         RowReason.CONTENT_NOT_RENDERED,
                         f"messages[{index}].tool_calls",
                         "the template leaves out this tool call",
@@ -174,8 +174,8 @@ class TurnWriter:
         try:
             prompt = self._template.render(masked[:-1], tools, generation=True)
             full = self._template.render(masked, tools, generation=False)
-        except RowRefused as error:
-            raise RowRefused(
+        except RowRejected as error:
+            raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 "messages",
                 f"the template takes these words but not others in their place: {error.detail}",
@@ -227,30 +227,34 @@ class TurnWriter:
         opened = opened_reasoning(prompt)
         if opened is not None:
             return self._after_opened_reasoning(prompt, opened, answer, text)
-        if grammar.lead is None or not prompt.endswith(grammar.generation_prompt):
-            raise RowRefused(
+        if grammar.prefix is None or not prompt.endswith(grammar.generation_prompt):
+            raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 place,
                 "the template renders this turn in another way than it prompts",
             )
         if answer.reasoning is None:
-            return grammar.lead + text + grammar.tail
-        if grammar.reasoning_lead is not None:
+            return grammar.prefix + text + grammar.suffix
+        if grammar.reasoning_prefix is not None:
             plain = grammar.reasoning_is_plain_text
-            if plain and grammar.reasoning_lead != grammar.lead + DEFAULT_REASONING_LEAD:
-                raise RowRefused(
+            if plain and grammar.reasoning_prefix != grammar.prefix + DEFAULT_REASONING_PREFIX:
+                raise RowRejected(
                     RowReason.MASK_UNPROVABLE,
                     place,
                     "what the template writes before an answer depends on its words",
                 )
             reasoning = answer.reasoning.strip()
             return (
-                grammar.reasoning_lead + reasoning + grammar.reasoning_end + text.lstrip("\n") + grammar.tail
+                grammar.reasoning_prefix
+                + reasoning
+                + grammar.reasoning_end
+                + text.lstrip("\n")
+                + grammar.suffix
             )
-        if answer.inline and "think" not in grammar.lead:
+        if answer.inline and "think" not in grammar.prefix:
             content = answer.content.strip() if grammar.trims else answer.content
-            return grammar.lead + content + grammar.tail
-        raise RowRefused(
+            return grammar.prefix + content + grammar.suffix
+        raise RowRejected(
             RowReason.CONTENT_NOT_RENDERED,
             f"{place}.reasoning_content",
             "the template has no place for reasoning; dataset.reasoning: Strip removes it",
@@ -261,10 +265,10 @@ class TurnWriter:
         grammar = self._grammar
         if answer.inline:
             body = answer.content.lstrip().removeprefix("<think>")
-            return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.tail
+            return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.suffix
         if answer.reasoning is None and closing_tag(opened) in answer.text:
-            return text + grammar.tail
-        return (answer.reasoning or "").strip() + self._close(opened) + text.lstrip("\n") + grammar.tail
+            return text + grammar.suffix
+        return (answer.reasoning or "").strip() + self._close(opened) + text.lstrip("\n") + grammar.suffix
 
 
 def _shape(message: dict[str, Any]) -> list[Any]:
@@ -333,8 +337,8 @@ def _matches(written: str, skeleton: _Skeleton, answer: Answer) -> bool:
     return "".join(pieces) == "".join(written.split()) and all(part in written for part in answer.parts)
 
 
-def _left_out(message: dict[str, Any], position: int) -> RowRefused:
-    return RowRefused(
+def _left_out(message: dict[str, Any], position: int) -> RowRejected:
+    return RowRejected(
         RowReason.CONTENT_NOT_RENDERED,
         f"messages[{position}].content",
         f"the template leaves out the text of this {message['role']} message",

@@ -1,4 +1,4 @@
-"""Names of columns by which a dataset's rows are recognised."""
+"""Names of columns by which a dataset's rows are recognized."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Layout:
     delimiter: str = ","
 
 
-def recognise(head: bytes, name: str, *, whole: bool) -> Layout:
+def recognize(head: bytes, name: str, *, whole: bool) -> Layout:
     """Tell the layout from a file's first HEAD_LENGTH decompressed bytes; `whole` if there are no more.
 
     Text of which nothing better can be said is taken for lines of JSON, so that each line gets its own verdict.

@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING
 
 from finetune_trainer.data.rows.columns import KNOWN
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SKIP = 1 << 20
 
 def csv_rows(
     source: PlainBytes, name: str, layout: Layout, maximum: int
-) -> Iterator[tuple[int, dict[str, str] | RowRefused, int]]:
+) -> Iterator[tuple[int, dict[str, str] | RowRejected, int]]:
     """Yield number (header and blank lines not counted), values by column, and bytes of the file consumed.
 
     A row of more than `maximum` bytes is refused. Raises StageError(MalformedDataset) for a header with equal
@@ -51,18 +51,18 @@ def csv_rows(
                     f"(line {first_line}); double the quotes inside quoted fields",
                 ) from error
             through = f"lines {first_line} to {reader.line_num}: " if reader.line_num > first_line else ""
-            yield number, _refused(first_line, f"{through}quotes: {error}"), source.position
+            yield number, _rejected(first_line, f"{through}quotes: {error}"), source.position
             continue
         too_large = lines.too_large and lines.too_large & set(range(first_line, reader.line_num + 1))
         if not fields and not too_large:
             continue
         number += 1
-        value: dict[str, str] | RowRefused
+        value: dict[str, str] | RowRejected
         if too_large:
             lines.too_large -= too_large
-            value = RowRefused(RowReason.ROW_TOO_LARGE, f"line {first_line}", f"more than {maximum} bytes")
+            value = RowRejected(RowReason.ROW_TOO_LARGE, f"line {first_line}", f"more than {maximum} bytes")
         elif len(fields) != len(columns):
-            value = _refused(
+            value = _rejected(
                 first_line, f"must have {len(columns)} fields as the header has, found {len(fields)}"
             )
         else:
@@ -70,8 +70,8 @@ def csv_rows(
         yield number, value, source.position
 
 
-def _refused(line: int, detail: str) -> RowRefused:
-    return RowRefused(RowReason.INVALID_CSV, f"line {line}", detail)
+def _rejected(line: int, detail: str) -> RowRejected:
+    return RowRejected(RowReason.INVALID_CSV, f"line {line}", detail)
 
 
 def _columns(header: list[str], name: str) -> list[str]:
@@ -86,13 +86,13 @@ def _columns(header: list[str], name: str) -> list[str]:
     return columns
 
 
-def _row(columns: list[str], fields: list[str], line: int) -> dict[str, str] | RowRefused:
+def _row(columns: list[str], fields: list[str], line: int) -> dict[str, str] | RowRejected:
     row = dict(zip(columns, fields, strict=True))
     for column, field in row.items():
         try:
             field.encode("utf-8")
         except UnicodeEncodeError as error:
-            return RowRefused(
+            return RowRejected(
                 RowReason.INVALID_ENCODING,
                 f"line {line}",
                 f"column {column!r}: character {error.start + 1} is not UTF-8",

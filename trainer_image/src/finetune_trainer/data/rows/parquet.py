@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.data.rows.decompression import Budget, open_plain
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _COPY = 1 << 20
 
 def parquet_rows(
     path: Path, budget: Budget, spool: Path
-) -> Iterator[tuple[int, dict[str, Any] | RowRefused, int]]:
+) -> Iterator[tuple[int, dict[str, Any] | RowRejected, int]]:
     """Yield number, values by column, and a share of the file's bytes in proportion to the rows read.
 
     Members of structs that are null are left out: Parquet gives every struct of a column the members of all of
@@ -52,12 +52,12 @@ def _batch_rows(metadata: Any) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
-def _values(batch: Any) -> list[dict[str, Any] | RowRefused]:
+def _values(batch: Any) -> list[dict[str, Any] | RowRejected]:
     try:
         rows = batch.to_pylist(maps_as_pydicts="lossy")
     except UnicodeDecodeError:
         if batch.num_rows == 1:
-            return [RowRefused(RowReason.INVALID_ENCODING, _not_utf8(batch), "not UTF-8")]
+            return [RowRejected(RowReason.INVALID_ENCODING, _not_utf8(batch), "not UTF-8")]
         return [value for row in range(batch.num_rows) for value in _values(batch.slice(row, 1))]
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
 

@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.rows.container import BYTE_ORDER_MARK, HEAD_LENGTH, Container, Layout, recognise
+from finetune_trainer.data.rows.container import BYTE_ORDER_MARK, HEAD_LENGTH, Container, Layout, recognize
 from finetune_trainer.data.rows.decompression import Budget, open_plain
 from finetune_trainer.data.rows.json_scanner import JsonScanner, Place, ScanError
-from finetune_trainer.data.rows.refusal import RowReason, RowRefused
+from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import JsonError, kind_of, parse_json
 from finetune_trainer.errors import Reason, StageError
 
@@ -28,13 +28,13 @@ MAXIMUM_ROW_BYTES = 8 << 20
 _log = logging.getLogger(__name__)
 _SPACE = b" \t\r\n"
 _REST_OF_OBJECT = 1 << 20
-_UTF_16_REFUSED = RowRefused(
+_UTF_16_REJECTED = RowRejected(
     RowReason.INVALID_ENCODING, "byte 1", "the file is UTF-16 or UTF-32; save it as UTF-8"
 )
-_TOO_LARGE = RowRefused(RowReason.ROW_TOO_LARGE, "row", f"more than {MAXIMUM_ROW_BYTES} bytes")
+_TOO_LARGE = RowRejected(RowReason.ROW_TOO_LARGE, "row", f"more than {MAXIMUM_ROW_BYTES} bytes")
 
-# A row's number within its file, its object or refusal, and the bytes of the file consumed.
-FileRow = tuple[int, dict[str, Any] | RowRefused, int]
+# A row's number within its file, its object or rejection, and the bytes of the file consumed.
+FileRow = tuple[int, dict[str, Any] | RowRejected, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Row:
     """
 
     number: int
-    value: dict[str, Any] | RowRefused
+    value: dict[str, Any] | RowRejected
     offset: int
 
 
@@ -85,18 +85,18 @@ def until_fault(rows: Iterable[Row], faults: list[StageError]) -> Iterator[Row]:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Parse one line. Raises RowRefused with InvalidEncoding, InvalidJson or NotAnObject."""
+    """Parse one line. Raises RowRejected with InvalidEncoding, InvalidJson or NotAnObject."""
     return _parse_object(line, lambda before: f"column {len(before) + 1}", "line")
 
 
 def _file_rows(path: Path, budget: Budget, spool: Path) -> Iterator[FileRow]:
     with open_plain(path, Budget()) as source:
         head = source.read(HEAD_LENGTH)
-        layout = recognise(head, path.name, whole=len(head) < HEAD_LENGTH)
+        layout = recognize(head, path.name, whole=len(head) < HEAD_LENGTH)
     if layout.container is Container.EMPTY:
         return
     if layout.container is Container.UTF_16:
-        yield 1, _UTF_16_REFUSED, path.stat().st_size
+        yield 1, _UTF_16_REJECTED, path.stat().st_size
     elif layout.container is Container.PARQUET:
         # Reading tables takes libraries that the usual dataset does without.
         from finetune_trainer.data.rows.parquet import parquet_rows  # noqa: PLC0415
@@ -126,9 +126,9 @@ def _lines(source: PlainBytes) -> Iterator[FileRow]:
             yield number, _TOO_LARGE, source.position
         elif line.strip(_SPACE):
             try:
-                value: dict[str, Any] | RowRefused = parse_line(line.rstrip(_SPACE))
-            except RowRefused as refusal:
-                value = refusal
+                value: dict[str, Any] | RowRejected = parse_line(line.rstrip(_SPACE))
+            except RowRejected as rejection:
+                value = rejection
             yield number, value, source.position
 
 
@@ -142,11 +142,11 @@ def _values(source: PlainBytes, name: str, layout: Layout, head: bytes) -> Itera
                 yield number, _TOO_LARGE, source.position
                 continue
             try:
-                value: dict[str, Any] | RowRefused = _parse_object(
+                value: dict[str, Any] | RowRejected = _parse_object(
                     found.raw, _places_after(found.place), str(found.place)
                 )
-            except RowRefused as refusal:
-                value = refusal
+            except RowRejected as rejection:
+                value = rejection
             yield number, value, source.position
         _require_end(layout, scanner, head)
     except ScanError as error:
@@ -193,12 +193,12 @@ def _parse_object(raw: bytes, locate: Callable[[str], str], whole: str) -> dict[
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         place = f"byte {error.start + 1}" if whole == "line" else locate(raw[: error.start].decode("utf-8"))
-        raise RowRefused(RowReason.INVALID_ENCODING, place, f"not UTF-8: {error.reason}") from error
+        raise RowRejected(RowReason.INVALID_ENCODING, place, f"not UTF-8: {error.reason}") from error
     try:
         value = parse_json(text)
     except JsonError as error:
         place = whole if error.position is None else locate(text[: error.position])
-        raise RowRefused(RowReason.INVALID_JSON, place, error.message) from error
+        raise RowRejected(RowReason.INVALID_JSON, place, error.message) from error
     if not isinstance(value, dict):
-        raise RowRefused(RowReason.NOT_AN_OBJECT, whole, f"found a JSON {kind_of(value)}")
+        raise RowRejected(RowReason.NOT_AN_OBJECT, whole, f"found a JSON {kind_of(value)}")
     return value

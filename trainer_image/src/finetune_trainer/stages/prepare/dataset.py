@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.run_spec import FileSource, ValidationSource
-from finetune_trainer.data.chat_template.render_date import dated
+from finetune_trainer.data.chat_template.render_date import pin_render_date
 from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
 from finetune_trainer.data.dataset.builder import DatasetBuilder, RowSource, open_source
 from finetune_trainer.data.dataset.counts import DatasetReport
@@ -61,7 +61,7 @@ def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
                 Reason.CHAT_TEMPLATE_MISSING, f"model.chatTemplate must be a readable text file: {error}"
             ) from error
     chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
-    chat = dated(chat, run.workspace.path)
+    chat = pin_render_date(chat, run.workspace.path)
     return Masker(chat, run.training.maximum_length, end_token_ids(tokenizer_folder))
 
 

@@ -36,7 +36,7 @@ UNREADABLE = frozenset(
 )
 
 
-class RowRefused(Exception):  # noqa: N818 -- it is a verdict on the row, not an error of the program
+class RowRejected(Exception):  # noqa: N818 -- it is a verdict on the row, not an error of the program
     """A row that cannot be proven. `field` names the place in the row, `detail` what was found there."""
 
     def __init__(self, reason: RowReason, field: str, detail: str) -> None:
@@ -45,6 +45,6 @@ class RowRefused(Exception):  # noqa: N818 -- it is a verdict on the row, not an
         self.field = field
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type[RowRefused], tuple[RowReason, str, str]]:
+    def __reduce__(self) -> tuple[type[RowRejected], tuple[RowReason, str, str]]:
         """Exceptions are copied between processes by their arguments; ours is not its message."""
-        return RowRefused, (self.reason, self.field, self.detail)
+        return RowRejected, (self.reason, self.field, self.detail)
