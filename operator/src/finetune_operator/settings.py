@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.plan import Device
-from finetune_operator.api.spec import Quantity
+from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.run_spec import Limits
 from finetune_operator.errors import SettingsError

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.sources import (
     DatasetSource,
     KeyRef,
@@ -22,11 +23,6 @@ from finetune_operator.api.sources import (
     SpecValue,
 )
 from finetune_operator.errors import InvalidSpecError
-
-Quantity = Annotated[
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)
-]
-"""A Kubernetes resource quantity, such as 500m or 16Gi."""
 
 
 class ChatTemplate(SpecValue):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pytest
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
+from finetune_operator.errors import InvalidSpecError
 
 from tests.support.operator import make_spec
 
@@ -19,3 +21,14 @@ def test_the_spec_hash_names_what_determines_the_model() -> None:
     held = make_spec(suspend=True, lifecycle={"retries": 7})
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
+
+
+@pytest.mark.parametrize("size", ["1e9", "1.5Gi", "+20G", ".5Ti", 10**9])
+def test_every_lawful_quantity_is_a_size(size: str | int) -> None:
+    assert FineTuneJobSpec.parse(make_spec(workspace={"size": size})).workspace.size == str(size)
+
+
+@pytest.mark.parametrize("size", ["lots", "-1Gi", "1GiB", "1" * 33])
+def test_other_sizes_are_rejected_with_their_field(size: str) -> None:
+    with pytest.raises(InvalidSpecError, match=r"spec\.workspace\.size: .*, found"):
+        FineTuneJobSpec.parse(make_spec(workspace={"size": size}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -171,11 +170,3 @@ def test_a_message_is_bounded_whatever_names_and_sizes_are(length: int) -> None:
 def test_whole_sentences_are_dropped_where_there_is_no_room() -> None:
     assert bounded(["a." * 400, "b." * 200]) == "a." * 400
     assert len(bounded(["a" * 2000])) == LONGEST_MESSAGE
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 MiB"), (50 << 20, "50 MiB"), (3 << 29, "1.50 GiB"), (22 << 30, "22.0 GiB")]
-)
-def test_sizes_are_written_with_three_digits(size: int, text: str) -> None:
-    assert binary_size(size) == text
-    assert re.fullmatch(r"[\d.]+ [MG]iB", text)

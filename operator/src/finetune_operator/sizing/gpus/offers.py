@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from finetune_operator.api.quantities import parse_count
 from finetune_operator.api.spec import Toleration
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.gpus.node_labels import number, tells_of_gpu
@@ -90,7 +91,7 @@ def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
 
 
 def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: bool) -> Offer | None:
-    count = number(node.allocatable.get(resource_name)) or 0
+    count = parse_count(node.allocatable.get(resource_name))
     if count == 0 and not (tells_of_gpu(node) and _may_come(node, resource_name)):
         return None
     recognised = recognise(node, resource_name)
@@ -122,7 +123,7 @@ def _may_come(node: NodeRecord, resource_name: str) -> bool:
     """
     domain = resource_name.partition("/")[0]
     others = (name for name in node.allocatable if name.startswith(f"{domain}/") and name != resource_name)
-    if any(number(node.allocatable[name]) for name in others if "gpu" in name or "/mig-" in name):
+    if any(parse_count(node.allocatable[name]) for name in others if "gpu" in name or "/mig-" in name):
         return False
     prefix = label_prefix(resource_name)
     if prefix == "nvidia.com/gpu":

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from finetune_operator.api.quantities import MIB
-from finetune_operator.api.spec import Quantity
+from finetune_operator.api.quantities import MIB, Quantity, parse_bytes
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer, Vendor, Version
 from finetune_operator.sizing.gpus.nodes import ZONE_KEYS
 from finetune_operator.sizing.gpus.products import find_product, usable_of_label
@@ -17,17 +16,6 @@ from finetune_operator.sizing.gpus.products import find_product, usable_of_label
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^[A-Za-z0-9./_-]+$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")]
 VersionText = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)]
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
 
 
 class GpuProfileError(ValueError):
@@ -69,7 +57,7 @@ class GpuProfile(_Value):
     def _size_is_told(self) -> Self:
         if self.product is None and self.memory is None:
             raise ValueError("must name a product or the memory of one GPU, found neither")
-        if self.memory is not None and _quantity_bytes(self.memory) < MIB:
+        if self.memory is not None and parse_bytes(self.memory) < MIB:
             raise ValueError(f"memory must be that of one GPU, such as 24Gi, found {self.memory}")
         if self.memory is None and find_product(self.product or "") is None:
             raise ValueError(
@@ -86,7 +74,7 @@ class GpuProfile(_Value):
         if known is not None and known.usable_bytes is not None:
             sizes.append(known.usable_bytes)
         if self.memory is not None:
-            sizes.append(usable_of_label(_quantity_bytes(self.memory) // MIB))
+            sizes.append(usable_of_label(parse_bytes(self.memory) // MIB))
         capability = _version(self.compute_capability)
         if capability is None and known is not None:
             capability = known.compute_capability
@@ -160,11 +148,3 @@ def _version(text: str | None) -> Version | None:
         return None
     major, minor = text.split(".")
     return int(major), int(minor)
-
-
-def _quantity_bytes(quantity: str) -> int:
-    number = quantity.rstrip("kMGTPEim")
-    unit = quantity[len(number) :]
-    if unit not in _UNITS:
-        raise ValueError(f"memory must be a number of bytes such as 24Gi, found {quantity}")
-    return int(float(number) * _UNITS[unit])
