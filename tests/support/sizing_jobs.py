@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.products import find_product
 from finetune_operator.sizing.memory.shape import ModelShape, model_shape
@@ -52,19 +52,21 @@ def on_node(gpu: Gpu, node: str = "node", **others: Any) -> Offer:
     return Offer(gpu, RESOURCE, 1, node=node, **others)
 
 
-def fits(decision: Fits | Refused) -> Fits:
+def feasible(decision: Feasible | Infeasible) -> Feasible:
     """The decision, which must be that the job fits."""
-    assert isinstance(decision, Fits), decision.message
+    assert isinstance(decision, Feasible), decision.message
     return decision
 
 
-def refused(decision: Fits | Refused) -> Refused:
+def infeasible(decision: Feasible | Infeasible) -> Infeasible:
     """The decision, which must be a refusal."""
-    assert isinstance(decision, Refused), decision
+    assert isinstance(decision, Infeasible), decision
     return decision
 
 
-def question(training: dict[str, Any] | None = None, length: int | None = 2048, **others: Any) -> Question:
+def make_request(
+    training: dict[str, Any] | None = None, length: int | None = 2048, **others: Any
+) -> SizingRequest:
     """Mistral-7B with rows of `length` tokens."""
     resources = others.pop("resources", {})
-    return Question(make_spec(training, **resources), mistral(), length, **others)
+    return SizingRequest(make_spec(training, **resources), mistral(), length, **others)

@@ -25,16 +25,18 @@ files, the jobs are those of the cluster (kubectl get finetunejobs -A)."""
 STATIC_TERMS = frozenset(
     [
         "layer weights",
-        "quantisation constants",
+        "quantization constants",
         "embedding",
         "output head",
         "norms and biases",
         "adapter",
         "gradients",
-        "optimiser states",
+        "optimizer states",
     ]
 )
 """Terms of an estimate that the batch does not change."""
+_FORMER_STATIC_TERMS = frozenset(["quantisation constants", "optimiser states"])
+"""Names of such terms in the status of jobs that ran under an earlier operator."""
 
 
 def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +93,8 @@ def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
     static = sum(
         _size(term, "bytes")
         for term in terms
-        if term.get("name") in STATIC_TERMS and term.get("phase") == estimate.get("bottleneck")
+        if term.get("name") in STATIC_TERMS | _FORMER_STATIC_TERMS
+        and term.get("phase") == estimate.get("bottleneck")
     )
     if plan.get("calibration") != NO_CALIBRATION.version or not static:
         return

@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 import yaml
 from finetune_cli.__main__ import EXIT_USAGE, main
-from finetune_cli.calibrate import STATIC_TERMS
+from finetune_cli.calibrate import STATIC_TERMS, measured_runs
 from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.status.reporting import estimated
 
 from tests.support.repository import ROOT
-from tests.support.sizing_jobs import fits, on_node, product, question
+from tests.support.sizing_jobs import feasible, make_request, on_node, product
 
 CONTEXT = 400 << 20
 
 
 def job(factor: float, length: int, **plan: Any) -> dict[str, Any]:
     """A finished job whose activations were `factor` times what was estimated, with a context of 400 MiB."""
-    estimate = fits(decide_training(question(length=length), [on_node(product("NVIDIA L4"))])).estimate
+    estimate = feasible(
+        decide_training(make_request(length=length), [on_node(product("NVIDIA L4"))])
+    ).estimate
     static = sum(term.bytes for term in estimate.largest_terms() if term.name in STATIC_TERMS)
     allocated = round(static + factor * (estimate.peak_bytes - static))
     memory = {
@@ -46,8 +48,8 @@ def written(folder: Path, *jobs: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_static_terms_are_those_of_the_optimiser_step_that_no_length_changes() -> None:
-    short, long = (question(length=length).ladder(None)[-1].estimate for length in (256, 2048))
+def test_static_terms_are_the_optimizer_terms_that_no_length_changes() -> None:
+    short, long = (make_request(length=length).ladder(None)[-1].estimate for length in (256, 2048))
     sizes = {term.name: term.bytes for term in short.terms if term.phase is Phase.OPTIMIZER and term.bytes}
     unchanged = {
         term.name
@@ -56,6 +58,15 @@ def test_static_terms_are_those_of_the_optimiser_step_that_no_length_changes() -
     }
     assert unchanged == STATIC_TERMS
     assert {term.name for term in long.largest_terms()} >= STATIC_TERMS
+
+
+def test_terms_with_their_former_spelling_still_count_as_static() -> None:
+    jobs = [job(1.1, length) for length in (512, 1024, 2048)]
+    former = json.dumps(jobs).replace("quantization constants", "quantisation constants")
+    former = former.replace("optimizer states", "optimiser states")
+    assert former != json.dumps(jobs)
+    found = [[run for _, run in measured_runs(one)] for one in json.loads(former)]
+    assert found == [[run for _, run in measured_runs(one)] for one in jobs]
 
 
 def test_constants_are_found_again_in_what_runs_measured(

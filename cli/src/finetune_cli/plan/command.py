@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
-from finetune_operator.sizing.decision import Question, decide_training
+from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
@@ -56,8 +56,8 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
     except ShapeUnknownError as error:
         return unknown_model(str(error), stack, calibration)
     length, reason = _length(options.longest_row, spec)
-    question = Question(gpus.spec, shape, length, stack, calibration, device="cuda", length_reason=reason)
-    return document(question, decide_training(question, gpus.offers))
+    request = SizingRequest(gpus.spec, shape, length, stack, calibration, device="cuda", length_reason=reason)
+    return document(request, decide_training(request, gpus.offers))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.sizing.changes import Change
-from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.memory.calibration import Calibration
 from finetune_operator.sizing.memory.shape import ModelShape
@@ -14,11 +14,11 @@ from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 
-def document(question: Question, decision: Fits | Refused) -> dict[str, Any]:
+def document(request: SizingRequest, decision: Feasible | Infeasible) -> dict[str, Any]:
     """What was decided, every size in bytes; of a refused job, what the plan needs that needs the least."""
     estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
     return {
-        **(_fitting(decision) if isinstance(decision, Fits) else _refused(decision)),
+        **(_fitting(decision) if isinstance(decision, Feasible) else _refused(decision)),
         "peakBytes": estimate.peak_bytes,
         "deviceBytes": estimate.device_bytes,
         "usableBytes": None if gpu is None else gpu.usable_bytes,
@@ -29,9 +29,9 @@ def document(question: Question, decision: Fits | Refused) -> dict[str, Any]:
         "terms": _terms(estimate),
         "chosen": _chosen(plan),
         "gpu": None if gpu is None else _gpu(gpu),
-        "model": _model(question.shape),
-        "stack": _stack(question.stack),
-        "calibration": question.calibration.version,
+        "model": _model(request.shape),
+        "stack": _stack(request.stack),
+        "calibration": request.calibration.version,
     }
 
 
@@ -57,7 +57,7 @@ def unknown_model(message: str, stack: StackProfile, calibration: Calibration) -
     }
 
 
-def _fitting(decision: Fits) -> dict[str, Any]:
+def _fitting(decision: Feasible) -> dict[str, Any]:
     return {
         "fits": True,
         "verdict": "Borderline" if decision.borderline else "Fits",
@@ -72,7 +72,7 @@ def _fitting(decision: Fits) -> dict[str, Any]:
     }
 
 
-def _refused(decision: Refused) -> dict[str, Any]:
+def _refused(decision: Infeasible) -> dict[str, Any]:
     smallest = decision.smallest
     return {
         "fits": False,

@@ -14,7 +14,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
-from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import training_plan
@@ -120,7 +120,7 @@ def size_training(
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
     decision = inventory.decide(
-        Question(
+        SizingRequest(
             spec=asked,
             shape=shape,
             sequence_length=longest,
@@ -129,7 +129,7 @@ def size_training(
             device=device,
         )
     )
-    if isinstance(decision, Refused):
+    if isinstance(decision, Infeasible):
         return _hold(decision, inventory)
     plan = make_plan(spec, device, decision.plan, decision.choices)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
@@ -162,7 +162,7 @@ def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) ->
     return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
 
 
-def _shown(decision: Fits, plan: Plan) -> dict[str, Any]:
+def _shown(decision: Feasible, plan: Plan) -> dict[str, Any]:
     training, estimate = decision.plan, decision.estimate
     return {
         "choices": reporting.choices(plan.choices),
@@ -205,7 +205,7 @@ def why_no_gpu(offers: Iterable[Offer], scheduler: str) -> str:
     return "; ".join([*sentences, scheduler])
 
 
-def _hold(refused: Refused, inventory: Inventory) -> Hold:
+def _hold(refused: Infeasible, inventory: Inventory) -> Hold:
     reason = Reason(refused.reason)
     if inventory.problem is None:
         return Hold(reason, refused.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from finetune_operator.sizing.decision import Fits, Question, Refused, decide_training
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.offers import offers
@@ -35,7 +35,7 @@ class Inventory:
         self._profiles = profiles
         self._allow_time_slicing = allow_time_slicing
         self._offers: dict[str, tuple[Offer, ...]] = {}
-        self._decisions: OrderedDict[tuple[object, ...], Fits | Refused] = OrderedDict()
+        self._decisions: OrderedDict[tuple[object, ...], Feasible | Infeasible] = OrderedDict()
 
     @property
     def asked_for(self) -> frozenset[str]:
@@ -71,18 +71,18 @@ class Inventory:
             else offers((node,), (), resource_name, allow_time_slicing=self._allow_time_slicing)
         )
 
-    def decide(self, question: Question) -> Fits | Refused:
+    def decide(self, request: SizingRequest) -> Feasible | Infeasible:
         """Where and how the run fits, as sizing.decision has it."""
-        spec = question.spec
+        spec = request.spec
         key = (
             spec.training.model_dump_json(exclude=_MEMORYLESS),
             spec.resources.model_dump_json(exclude=_PLACELESS),
-            question.shape,
-            question.sequence_length,
+            request.shape,
+            request.sequence_length,
         )
         found = self._decisions.get(key)
         if found is None:
-            found = decide_training(question, self.offers(spec.resources.gpu_resource_name))
+            found = decide_training(request, self.offers(spec.resources.gpu_resource_name))
             self._decisions[key] = found
             if len(self._decisions) > REMEMBERED_DECISIONS:
                 self._decisions.popitem(last=False)

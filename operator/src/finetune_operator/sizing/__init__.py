@@ -1,1 +1,1 @@
-"""Whether a job fits a GPU, and what to change if it does not."""
+"""Decides whether a job fits a GPU, and what to change if it does not."""

@@ -1,8 +1,7 @@
 """The smallest change of a job that makes it fit a GPU.
 
-Changes are tried in the order of the harm that they do to the result: computing activations again and smaller
-micro-batches cost time alone, dropout and the adapter's size may cost quality, and a shorter maximum length takes
-words out of the data.
+Changes are tried from the least to the most harmful. Recomputing activations and smaller micro-batches cost only time.
+Dropout and the adapter's size may cost quality. A shorter maximum length removes text from the data.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from finetune_operator.api.spec import Training
-from finetune_operator.sizing.ladder import Needs, RightSize, Rung, divisors, rungs
+from finetune_operator.sizing.ladder import Estimator, RightSize, Rung, divisors, rungs
 
 SMALLEST_LENGTH = 64
-"""Tokens; shorter maximum lengths are not proposed, and longer ones are multiples of it."""
+"""Tokens. Proposed maximum lengths are multiples of this number."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of the spec and the value that it should have."""
+    """One field of the spec with its proposed value."""
 
     path: str
     value: str
@@ -28,14 +27,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that make the job fit, and the rung with which it then runs."""
+    """Settings that make the job fit, and the rung that the changed job uses."""
 
     settings: tuple[Setting, ...]
     rung: Rung
     shortens_data: bool
 
     def __str__(self) -> str:
-        """The settings as one would write them in YAML."""
+        """Return the settings as YAML paths and values."""
         return " and ".join(f"{setting.path}: {setting.value}" for setting in self.settings)
 
 
@@ -50,40 +49,35 @@ class _Candidate:
 
 _Step = Callable[[_Candidate], _Candidate]
 _Steps = Sequence[_Step]
+_FrugalRung = Callable[[_Candidate], Rung]
 _Fits = Callable[[Rung], bool]
 
 
 def smallest_change(
-    training: Training, sequence_length: int, needs: Needs, right_size: RightSize, usable_bytes: int
+    training: Training, sequence_length: int, estimator: Estimator, right_size: RightSize, usable_bytes: int
 ) -> Change | None:
-    """The least harmful change with which the job fits `usable_bytes`, or None where three settings do not suffice.
+    """Return the least harmful change that makes the job fit `usable_bytes`, or None if three settings are not enough.
 
-    Fewer settings are better than more, and a shorter maximum length is the last resort. Of a number the mildest
-    value that fits is taken. All this with the estimate's margin; only where nothing has the margin, without.
+    Fewer settings are better than more, and a shorter maximum length is the last resort. A number gets the mildest
+    value that fits. The estimate's margin is dropped only if no change fits with it.
     """
     start = _Candidate(training, sequence_length)
     others, lengths = tuple(_families(start)), _lengths(start)
     sets: list[tuple[_Steps, ...]] = [chosen for size in (1, 2, 3) for chosen in combinations(others, size)]
     if lengths:
         sets += [(*chosen, lengths) for size in (0, 1, 2) for chosen in combinations(others, size)]
-    last = _Last(needs, right_size)
+    frugal = _frugal_rung(estimator, right_size)
     for fits in (_with_margin(usable_bytes), _without_margin(usable_bytes)):
         for families in sets:
-            found = _mildest(start, families, last, fits)
+            found = _mildest(start, families, frugal, fits)
             if found is not None:
-                return Change(found.settings, last(found), found.sequence_length < sequence_length)
+                return Change(found.settings, frugal(found), found.sequence_length < sequence_length)
     return None
 
 
-class _Last:
-    """The rung of a job that needs the least."""
-
-    def __init__(self, needs: Needs, right_size: RightSize) -> None:
-        self._needs = needs
-        self._right_size = right_size
-
-    def __call__(self, candidate: _Candidate) -> Rung:
-        return rungs(candidate.training, candidate.sequence_length, self._needs, self._right_size)[-1]
+def _frugal_rung(estimator: Estimator, right_size: RightSize) -> _FrugalRung:
+    """Return the function that finds a candidate's rung with the smallest memory."""
+    return lambda candidate: rungs(candidate.training, candidate.sequence_length, estimator, right_size)[-1]
 
 
 def _with_margin(usable_bytes: int) -> _Fits:
@@ -94,26 +88,27 @@ def _without_margin(usable_bytes: int) -> _Fits:
     return lambda rung: rung.fits(usable_bytes)
 
 
-def _mildest(start: _Candidate, families: Sequence[_Steps], last: _Last, fits: _Fits) -> _Candidate | None:
-    """One step of each family, each as mild as the others' steps allow; the more harmful families first.
+def _mildest(
+    start: _Candidate, families: Sequence[_Steps], frugal: _FrugalRung, fits: _Fits
+) -> _Candidate | None:
+    """Return one step of each family, each as mild as the other steps allow, the most harmful family first.
 
-    Within a family, steps go from mild to strong and the need falls, so that the first that fits is found by
-    halving.
+    Within a family, steps go from mild to strong while the memory falls, so bisection finds the first that fits.
     """
     chosen = [steps[-1] for steps in families]
-    if not fits(last(_apply(start, chosen))):
+    if not fits(frugal(_apply(start, chosen))):
         return None
-    for place in reversed(range(len(families))):
-        steps = families[place]
+    for index in reversed(range(len(families))):
+        steps = families[index]
         low, high = 0, len(steps) - 1
         while low < high:
             middle = (low + high) // 2
-            tried = [*chosen[:place], steps[middle], *chosen[place + 1 :]]
-            if fits(last(_apply(start, tried))):
+            tried = [*chosen[:index], steps[middle], *chosen[index + 1 :]]
+            if fits(frugal(_apply(start, tried))):
                 high = middle
             else:
                 low = middle + 1
-        chosen[place] = steps[low]
+        chosen[index] = steps[low]
     return _apply(start, chosen)
 
 
@@ -124,7 +119,7 @@ def _apply(candidate: _Candidate, steps: Sequence[_Step]) -> _Candidate:
 
 
 def _families(start: _Candidate) -> Iterator[_Steps]:
-    """Kinds of change in the order of their harm; the steps of one kind go from mild to strong."""
+    """Yield the kinds of change, least harmful first; the steps of one kind go from mild to strong."""
     training, lora = start.training, start.training.lora
     if training.gradient_checkpointing == "Forbid":
         yield (_training_step("gradientCheckpointing", "gradient_checkpointing", "Auto"),)
@@ -146,7 +141,7 @@ def _families(start: _Candidate) -> Iterator[_Steps]:
 
 
 def _lengths(start: _Candidate) -> _Steps:
-    """Every multiple of 64 tokens below the present length, longest first."""
+    """Return a step for every multiple of 64 tokens below the current length, longest first."""
     return [
         _length_step(blocks * SMALLEST_LENGTH)
         for blocks in range((start.sequence_length - 1) // SMALLEST_LENGTH, 0, -1)

@@ -1,4 +1,4 @@
-"""Whether a job fits, with which plan and on which GPUs; if not, what would have to change."""
+"""Decides whether a job fits a GPU, with which plan and on which GPUs, and otherwise what would have to change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_operator.sizing.explanation import explain
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.gpus.products import PRODUCTS
-from finetune_operator.sizing.ladder import Needs, Rung, rungs
+from finetune_operator.sizing.ladder import Estimator, Rung, rungs
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape
@@ -24,19 +24,19 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.support import unsupported
 
 SHORTEST_LENGTH = 16
-"""Tokens: the least that `training.maximumLength` may be. A job that does not fit with rows of it never will,
-whatever its data, so that nothing needs to be downloaded to know."""
+"""Tokens: the minimum of `training.maximumLength`. A job whose rows of this length do not fit never fits, whatever its
+data. So it is rejected before anything is downloaded."""
 
 Reason = Literal["DoesNotFit", "GpuNotSupported", "GpuMemoryUnknown"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A job whose GPU memory is in question.
+class SizingRequest:
+    """A job to size.
 
-    `sequence_length` is the padded length of the longest row in tokens, None before the data is known, and
-    `length_reason` says where it comes from. `device` is what TRAIN runs on; on a CPU the job is sized all the same
-    for the GPU that it asks for.
+    `sequence_length` is the padded length of the longest row in tokens, None before the data is known.
+    `length_reason` says where it comes from. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
+    resource in its spec.
     """
 
     spec: FineTuneJobSpec
@@ -52,8 +52,8 @@ class Question:
         """Tokens of a row in the estimate."""
         return SHORTEST_LENGTH if self.sequence_length is None else self.sequence_length
 
-    def needs(self, gpu: Gpu | None) -> Needs:
-        """Estimates plans of the job for `gpu`; without one, for any."""
+    def estimator(self, gpu: Gpu | None) -> Estimator:
+        """Return the function that estimates a plan of this job on `gpu`, or on any GPU if it is None."""
 
         def estimated(plan: TrainingPlan) -> Estimate:
             return estimate(self.shape, plan, self.stack, self.calibration, gpu)
@@ -61,17 +61,17 @@ class Question:
         return estimated
 
     def ladder(self, gpu: Gpu | None) -> tuple[Rung, ...]:
-        """The ways to run the job with what each needs on `gpu`; without one, on any."""
-        return rungs(self.spec.training, self.length, self.needs(gpu), self.spec.resources.right_size)
+        """Return every way to run the job with its estimate on `gpu`, or on any GPU if it is None."""
+        return rungs(self.spec.training, self.length, self.estimator(gpu), self.spec.resources.right_size)
 
 
 @dataclass(frozen=True)
-class Fits:
-    """The job fits. `plan` is what TRAIN uses, `choices` say why.
+class Feasible:
+    """The job fits. TRAIN runs with `plan`, and `choices` give the reasons.
 
-    `gpu` is the smallest GPU that fits and `estimate` what the job needs there. `offers` is every offer where the
-    plan fits as well as it does on `gpu`: with the estimate's margin, or where `borderline` is set (no plan has the
-    margin on any GPU) without it.
+    `gpu` is the smallest GPU that fits, and `estimate` is the job's memory there. `offers` is every offer where the
+    plan fits as well as on `gpu`: with the estimate's margin, or without it if `borderline` is set. `borderline` means
+    that no plan fits any GPU with the margin.
     """
 
     plan: TrainingPlan
@@ -83,12 +83,12 @@ class Fits:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """The job fits no GPU that there is or could be.
+class Infeasible:
+    """The job fits no GPU that the cluster has or can start.
 
-    `plan` is the way to run the job that needs the least, and `estimate` what it needs on `gpu`, the biggest GPU that
-    may be used (None where none is known). `change` is the smallest change that fits there, `smallest` the smallest
-    product on which the job fits as it is.
+    `plan` is the plan that needs the least memory. `estimate` is its memory on `gpu`, the largest GPU that the job may
+    use, or None if no such GPU is known. `change` is the smallest change that makes the job fit there. `smallest` is
+    the smallest product on which the job fits unchanged.
     """
 
     reason: Reason
@@ -100,51 +100,51 @@ class Refused:
     smallest: Gpu | None = None
 
 
-def decide_training(question: Question, offers: Sequence[Offer]) -> Fits | Refused:
-    """Choose the plan and the GPUs of a job, or refuse it.
+def decide_training(request: SizingRequest, offers: Sequence[Offer]) -> Feasible | Infeasible:
+    """Choose the plan and the GPUs of a job, or reject the job.
 
     The plan is the fastest one that the smallest sufficient GPU runs with margin: small GPUs are the cheapest and the
-    most plentiful. A GPU that is cordoned, not ready or still coming up counts, since the job can wait for it.
+    most common. A GPU that is cordoned, not ready or still starting counts, because the job can wait for it.
     """
-    resources, stack = question.spec.resources, question.stack
+    resources, stack = request.spec.resources, request.stack
     if not offers:
-        return _without_gpu(question, "DoesNotFit", refusal.no_offer(resources.gpu_resource_name))
+        return _without_gpu(request, "DoesNotFit", refusal.no_offer(resources.gpu_resource_name))
     reasons = [(offer, eligible(offer, resources.node_selector, resources.tolerations)) for offer in offers]
     admitted = [offer for offer, why in reasons if why is None]
     if not admitted:
         excluded = [(offer, why) for offer, why in reasons if why is not None]
         message = refusal.not_eligible(resources.gpu_resource_name, excluded)
-        return _without_gpu(question, "DoesNotFit", message)
-    judged = [(offer, unsupported(offer.gpu, stack)) for offer in admitted]
-    supported = sorted((offer for offer, why in judged if why is None), key=_size)
-    left_out = [(offer, why) for offer, why in judged if why is not None]
+        return _without_gpu(request, "DoesNotFit", message)
+    checked = [(offer, unsupported(offer.gpu, stack)) for offer in admitted]
+    supported = sorted((offer for offer, why in checked if why is None), key=_size)
+    not_supported = [(offer, why) for offer, why in checked if why is not None]
     if not supported:
-        best = max(left_out, key=lambda judgement: _size(judgement[0]))
-        return _without_gpu(question, "GpuNotSupported", refusal.not_supported(best), best[0].gpu)
+        best = max(not_supported, key=lambda pair: _size(pair[0]))
+        return _without_gpu(request, "GpuNotSupported", refusal.not_supported(best), best[0].gpu)
     known = [offer for offer in supported if offer.gpu.usable_bytes is not None]
-    fits = _smallest_fit(question, known)
-    if fits is not None:
-        return fits
+    feasible = _smallest_fit(request, known)
+    if feasible is not None:
+        return feasible
     unknown = [offer for offer in supported if offer.gpu.usable_bytes is None]
     if unknown:
-        rung = question.ladder(unknown[0].gpu)[-1]
+        rung = request.ladder(unknown[0].gpu)[-1]
         message = refusal.memory_unknown(rung, unknown, known[-1] if known else None)
-        return Refused(
+        return Infeasible(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
         )
-    return _too_big(question, known[-1], left_out)
+    return _too_large(request, known[-1], not_supported)
 
 
-def smallest_product(question: Question) -> Gpu | None:
-    """The smallest product on which the job fits as it is and on which the image runs.
+def smallest_product(request: SizingRequest) -> Gpu | None:
+    """Return the smallest product on which the job fits unchanged and the trainer image runs.
 
-    With the estimate's margin if any product has it.
+    A product that fits with the estimate's margin comes before any product that fits without it.
     """
     found: Gpu | None = None
     for gpu in PRODUCTS:
-        if gpu.usable_bytes is None or unsupported(gpu, question.stack) is not None:
+        if gpu.usable_bytes is None or unsupported(gpu, request.stack) is not None:
             continue
-        rung = question.ladder(gpu)[-1]
+        rung = request.ladder(gpu)[-1]
         if rung.fits_with_margin(gpu.usable_bytes):
             return gpu
         if found is None and rung.fits(gpu.usable_bytes):
@@ -152,78 +152,80 @@ def smallest_product(question: Question) -> Gpu | None:
     return found
 
 
-def _smallest_fit(question: Question, known: Sequence[Offer]) -> Fits | None:
-    """The plan for the smallest of `known` (in order of size) that fits, with margin before without."""
+def _smallest_fit(request: SizingRequest, known: Sequence[Offer]) -> Feasible | None:
+    """Return the plan for the smallest of `known` that fits, with margin before without; `known` is sorted by size."""
     ladders: dict[object, tuple[Gpu, tuple[Rung, ...]]] = {}
     for offer in known:
         gpu = offer.gpu
         kind = (gpu.usable_bytes, gpu.compute_capability)
         if kind in ladders:
             continue
-        ladder = question.ladder(gpu)
+        ladder = request.ladder(gpu)
         ladders[kind] = (gpu, ladder)
-        for place, rung in enumerate(ladder):
+        for index, rung in enumerate(ladder):
             if rung.fits_with_margin(_size(offer)):
-                return _fits(question, known, gpu, ladder, place, borderline=False)
+                return _feasible(request, known, gpu, ladder, index, borderline=False)
     for gpu, ladder in ladders.values():
         if ladder[-1].fits(gpu.usable_bytes or 0):
-            return _fits(question, known, gpu, ladder, len(ladder) - 1, borderline=True)
+            return _feasible(request, known, gpu, ladder, len(ladder) - 1, borderline=True)
     return None
 
 
-def _fits(
-    question: Question,
+def _feasible(
+    request: SizingRequest,
     known: Sequence[Offer],
     gpu: Gpu,
     ladder: tuple[Rung, ...],
-    place: int,
+    index: int,
     *,
     borderline: bool,
-) -> Fits:
-    plan = ladder[place].plan
-    needed: dict[object, Estimate] = {}
-    where = []
+) -> Feasible:
+    plan = ladder[index].plan
+    estimates: dict[object, Estimate] = {}
+    fitting = []
     for offer in known:
         capability = offer.gpu.compute_capability
-        if capability not in needed:
-            needed[capability] = question.needs(offer.gpu)(plan)
-        there = needed[capability]
+        if capability not in estimates:
+            estimates[capability] = request.estimator(offer.gpu)(plan)
+        there = estimates[capability]
         if (there.device_bytes if borderline else there.high_bytes) <= _size(offer):
-            where.append(offer)
+            fitting.append(offer)
     length_reason = (
-        "the shortest that a spec allows: the data is not known yet"
-        if question.sequence_length is None
-        else question.length_reason
+        "the shortest length that a spec allows, because the data is not known yet"
+        if request.sequence_length is None
+        else request.length_reason
     )
     choices = explain(
-        question.spec,
+        request.spec,
         ladder,
-        place,
+        index,
         gpu,
         borderline=borderline,
         length_reason=length_reason,
-        device=question.device,
+        device=request.device,
     )
-    if question.device == "cpu" and question.spec.training.gradient_checkpointing == "Auto":
+    if request.device == "cpu" and request.spec.training.gradient_checkpointing == "Auto":
         plan = replace(plan, gradient_checkpointing=False)
-    return Fits(plan, choices, ladder[place].estimate, gpu, tuple(where), borderline)
+    return Feasible(plan, choices, ladder[index].estimate, gpu, tuple(fitting), borderline)
 
 
-def _without_gpu(question: Question, reason: Reason, found: str, gpu: Gpu | None = None) -> Refused:
-    """Refuse a job that no GPU can serve, whatever its size; `found` says why, `gpu` is the best of them."""
-    rung, smallest = question.ladder(gpu)[-1], smallest_product(question)
-    message = refusal.bounded([found, refusal.needs(rung), refusal.product(smallest)])
-    return Refused(reason, message, rung.estimate, rung.plan, gpu, smallest=smallest)
+def _without_gpu(request: SizingRequest, reason: Reason, found: str, gpu: Gpu | None = None) -> Infeasible:
+    """Reject a job that no GPU can run, whatever its size; `found` says why, `gpu` is the best of them."""
+    rung, smallest = request.ladder(gpu)[-1], smallest_product(request)
+    message = refusal.bounded([found, refusal.requirement(rung), refusal.smallest_gpu(smallest)])
+    return Infeasible(reason, message, rung.estimate, rung.plan, gpu, smallest=smallest)
 
 
-def _too_big(question: Question, biggest: Offer, left_out: Sequence[tuple[Offer, str]]) -> Refused:
-    training, gpu = question.spec.training, biggest.gpu
-    rung, smallest = question.ladder(gpu)[-1], smallest_product(question)
+def _too_large(
+    request: SizingRequest, largest: Offer, not_supported: Sequence[tuple[Offer, str]]
+) -> Infeasible:
+    training, gpu = request.spec.training, largest.gpu
+    rung, smallest = request.ladder(gpu)[-1], smallest_product(request)
     change = smallest_change(
-        training, question.length, question.needs(gpu), question.spec.resources.right_size, _size(biggest)
+        training, request.length, request.estimator(gpu), request.spec.resources.right_size, _size(largest)
     )
-    message = refusal.does_not_fit(rung, biggest, change, smallest, left_out)
-    return Refused("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)
+    message = refusal.does_not_fit(rung, largest, change, smallest, not_supported)
+    return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)
 
 
 def _size(offer: Offer) -> int:

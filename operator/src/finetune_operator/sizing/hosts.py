@@ -1,7 +1,7 @@
-"""What a stage needs of the machine that it runs on, and the stages together of their workspace.
+"""Host resources of each stage: CPU, memory and scratch space, and the size of the shared workspace.
 
-Constants that say "measured" were measured on this trainer (benchmarks/prepare, tests/unit/trainer); the others say where
-they come from. Each sum is raised by a quarter, because the kernel kills at the limit and not beyond it.
+Constants marked "measured" were measured on this trainer (benchmarks/prepare, tests/unit/trainer). The others name their
+source. Each sum is raised by a quarter, because the kernel kills a process at its limit.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from finetune_operator.contract.result import DatasetReport
 from finetune_operator.sizing.memory.shape import ModelShape
 
 DEFAULT_WORKSPACE_SIZE = "20Gi"
-"""Size of the workspace while the model's shape is not known and the spec names none."""
+"""Size of the workspace if the model's shape is unknown and the spec sets no size."""
 RETRY_FACTOR = (3, 2)
-"""By how much memory grows after the kernel killed a stage for it."""
+"""Growth of a stage's memory after the kernel killed it for lack of memory, as a fraction."""
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _MARGIN = (5, 4)
 
 _PROOF = 825_000_000
-"""Measured: PREPARE with two proof workers, all processes, at any number of rows."""
+"""Measured: PREPARE with two proof workers, all processes, for any number of rows."""
 _REPORT_PER_ROW = 500
 """Measured: the report over 1,000,000 rows took 1,277 MB, 452 bytes a row more than the proof."""
 _ASSUMED_ROWS = 2_000_000
-_QUANTISING = 556_000_000
-"""Measured with an embedding of 4.3 GB in float32: tensors are quantised piece by piece, whatever their size."""
+_QUANTIZING = 556_000_000
+"""Measured with an embedding of 4.3 GB in float32: tensors of any size are quantized slice by slice."""
 
 _CUDA_PROCESS = 4 * _GIB
-"""Interpreter, torch, cuBLAS and bitsandbytes with their CUDA libraries mapped. Not measured: no GPU was at hand."""
+"""Interpreter, torch, cuBLAS and bitsandbytes with their CUDA libraries mapped. Assumed, because no GPU was available."""
 _CPU_PROCESS = 1_000_000_000
-"""Interpreter, torch for CPUs, transformers, peft and TRL. Measured with SmolLM2-135M and its model included: TRAIN
+"""Interpreter, torch for CPUs, transformers, peft and TRL. Measured with SmolLM2-135M, its model included: TRAIN
 1,275 MB, MERGE 1,193 MB of anonymous memory, PREPARE 721 MB."""
 _LOADING_WORKERS = 4
-"""Tensors of a quantised checkpoint that transformers 5 reads at one time."""
+"""Tensors of a quantized model that transformers 5 reads at one time."""
 _PAGED_BYTES = 8
-"""Of optimiser state to an adapter's parameter at most; paged states move to the host when the GPU is full."""
+"""Optimizer state for each adapter parameter at most; paged states move to the host when the GPU is full."""
 _LOGITS = 1 << 25
-"""Logits that the trainer's scoring has at one time, in float32; their probabilities and a sum take as much each."""
+"""Logits that the trainer scores at one time, in float32. Their probabilities and a sum each take as much."""
 _SHARED_MEMORY = 256 * _MIB
-"""The trainer loads rows in its own process and uses one GPU, so nothing large is shared."""
+"""The trainer loads rows in one process and uses one GPU, so it shares nothing large."""
 
 _SCRATCH = {Stage.PREPARE: 2 * _GIB, Stage.TRAIN: 1 * _GIB, Stage.MERGE: 1 * _GIB}
-"""Caches of the libraries below HOME; everything large is written to the workspace."""
+"""Library caches below HOME. Everything large goes to the workspace."""
 _CPU = {Stage.PREPARE: "2", Stage.TRAIN: "2", Stage.MERGE: "2"}
-"""PREPARE proves in two processes; training has Python's thread and autograd's; merging reads while it writes."""
+"""PREPARE proves in two processes, training has a Python and an autograd thread, and merging reads while it writes."""
 
 _LARGEST_FILE = 5_000_000_000
-"""Bytes of a weight file by the hub's convention; one is downloaded, quantised and deleted before the next."""
+"""Bytes of a weight file by the hub's convention. Each one is downloaded, quantized and deleted before the next."""
 _SMALL_FILES = 128 * _MIB
 """Tokenizer and config, at most four copies."""
 _CHECKPOINTS = 3
-"""Two are kept, and the next is written before the older one is removed."""
+"""Two are kept, and the next one is written before the older one is removed."""
 _CHECKPOINT_BYTES = 8
-"""To an adapter's parameter at most: its value in 16 or 32 bits and two 8-bit moments with their scales."""
+"""For each adapter parameter at most: its value in 16 or 32 bits and two 8-bit moments with their scales."""
 
 
 class ResourceDefaults(Protocol):
-    """The administrator's sizes for one stage; None where they are to be computed."""
+    """The administrator's sizes for one stage; None if the operator computes them."""
 
     @property
     def cpu(self) -> str | None:
@@ -76,9 +76,9 @@ class ResourceDefaults(Protocol):
 class HostNeeds:
     """Requests of one stage's pod; sizes in bytes.
 
-    `cpu` is a Kubernetes quantity. `memory_bytes` is request and limit, it holds `shared_memory_bytes` (/dev/shm is
-    memory) as well; `memory_reason` says how it came about. `scratch_bytes` bounds /tmp and is requested as
-    ephemeral storage.
+    `cpu` is a Kubernetes quantity. `memory_bytes` is request and limit, and includes `shared_memory_bytes` because
+    /dev/shm is memory. `memory_reason` explains the size. `scratch_bytes` limits /tmp and is requested as ephemeral
+    storage.
     """
 
     cpu: str
@@ -90,7 +90,7 @@ class HostNeeds:
 
 @dataclass(frozen=True)
 class _Sum:
-    """Parts of a size with their names."""
+    """Named parts of a size."""
 
     parts: tuple[tuple[str, int], ...]
 
@@ -116,29 +116,29 @@ def stage_host(
 ) -> HostNeeds:
     """Size one stage.
 
-    What the spec gives is kept, else what `defaults` give; `shape` and `dataset` are None while unknown.
-    `out_of_memory` counts the attempts of this stage that were killed for their memory: the first one raises a size
-    that the user did not give by half. `device_bytes` is the estimate of TRAIN's GPU memory, needed where `device` is
-    cpu. Raises ValueError for a quantity that is none, which the CRD's schema refuses before.
+    Sizes of the spec come first, then those of `defaults`. `shape` and `dataset` are None while unknown.
+    `out_of_memory` counts the attempts of this stage that ran out of memory: the first one raises the memory by half,
+    unless the spec sets it. `device_bytes` is the estimate of TRAIN's GPU memory, used if `device` is cpu. Raises
+    ValueError for a malformed quantity, which the CRD's schema already rejects.
     """
     given = _given(spec, stage)
     computed = _memory(spec, stage, shape, dataset, device, device_bytes)
     shared = _SHARED_MEMORY if stage is Stage.TRAIN else 0
     chosen = given.memory
-    reason = f"resources.{stage.slug}.memory is given"
+    reason = f"set by resources.{stage.slug}.memory"
     if chosen is not None:
         memory = parse_bytes(chosen)
     elif defaults is not None and defaults.memory is not None:
         memory = parse_bytes(defaults.memory)
-        reason = f"trainer.resources.{stage.slug}.memory of the chart"
+        reason = f"set by trainer.resources.{stage.slug}.memory of the chart"
     else:
         memory = _round_up(computed.bytes * _MARGIN[0] // _MARGIN[1] + shared)
         reason = f"a quarter more than {computed.text}" + (
-            f", and /dev/shm {binary_size(shared)}" if shared else ""
+            f", and {binary_size(shared)} for /dev/shm" if shared else ""
         )
     if chosen is None and out_of_memory > 0:
         memory = _round_up(memory * RETRY_FACTOR[0] // RETRY_FACTOR[1])
-        reason += "; raised by half, since an attempt was killed for its memory"
+        reason += "; raised by half, because the kernel killed an attempt for lack of memory"
     return HostNeeds(
         cpu=given.cpu or (defaults.cpu if defaults is not None else None) or _CPU[stage],
         memory_bytes=memory,
@@ -149,23 +149,23 @@ def stage_host(
 
 
 def may_retry_with_more(spec: FineTuneJobSpec, stage: Stage, out_of_memory: int) -> bool:
-    """Whether a stage that was killed for its memory `out_of_memory` times is tried once more, with half as much again.
+    """Return whether a stage that ran out of memory `out_of_memory` times is tried again with half as much again.
 
-    Memory that the user gave is kept, so another attempt would end the same way.
+    Memory that the user set is not raised, so another attempt would end the same way.
     """
     return out_of_memory <= 1 and _given(spec, stage).memory is None
 
 
 def out_of_memory_message(spec: FineTuneJobSpec, stage: Stage, needs: HostNeeds) -> str:
-    """Say what the stage had, why it is not tried again, and what to set."""
+    """Say how much memory the stage had, why it is not tried again, and what to set."""
     more = format_bytes(_round_up(needs.memory_bytes * RETRY_FACTOR[0] // RETRY_FACTOR[1]))
     why = (
-        "the spec gives that size, so it is not raised"
+        "the spec sets this size, so it is not raised"
         if _given(spec, stage).memory is not None
-        else "it had been raised once"
+        else "it was already raised once"
     )
     return (
-        f"{stage.value} must fit into its memory limit, the kernel killed it at {format_bytes(needs.memory_bytes)} "
+        f"{stage.value} must fit into its memory limit, but the kernel killed it at {format_bytes(needs.memory_bytes)} "
         f"({why}); create the job again with resources.{stage.slug}.memory of at least {more}"
     )
 
@@ -173,10 +173,10 @@ def out_of_memory_message(spec: FineTuneJobSpec, stage: Stage, needs: HostNeeds)
 def workspace_bytes(
     spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None
 ) -> tuple[int, str]:
-    """Return what the workspace must hold at its fullest, and how that came about.
+    """Return the largest size that the workspace reaches, and the text that explains it.
 
-    The merged model is staged at the destination, not here. A job is refused on this sum, so of the rows it counts
-    only what is certain: 8 bytes for each supervised token of a known `dataset`.
+    The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
+    certain of the rows: 8 bytes for each supervised token of a known `dataset`.
     """
     adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
     remote = spec.model.source.persistent_volume_claim is None
@@ -189,16 +189,16 @@ def workspace_bytes(
             ("adapter checkpoints", _CHECKPOINTS * _CHECKPOINT_BYTES * adapter),
         )
     )
-    return total.bytes * 11 // 10, f"{total.text}, and a tenth for the file system"
+    return total.bytes * 11 // 10, f"{total.text}, plus a tenth for the file system"
 
 
 def quantized_bytes(shape: ModelShape) -> int:
-    """Size of the 4-bit checkpoint: 33/64 byte a quantised weight (NF4 with double quantisation), 2 bytes others."""
+    """Size of the 4-bit model: 33/64 byte for a quantized weight (NF4, double quantization), 2 bytes for others."""
     return shape.linear_weights * 33 // 64 + 2 * (shape.embedding_weights + shape.other_weights)
 
 
 def adapter_parameters(shape: ModelShape, rank: int, target_modules: str) -> int:
-    """Parameters of a LoRA adapter: rank x (inputs + outputs) of each matrix that it is on."""
+    """Parameters of a LoRA adapter: rank x (inputs + outputs) for each adapted matrix."""
     return shape.layers * sum(
         rank * (linear.inputs + linear.outputs)
         for linear in shape.linears
@@ -224,18 +224,18 @@ def _memory(
 ) -> _Sum:
     if stage is Stage.PREPARE:
         rows = dataset.rows if dataset is not None else _ASSUMED_ROWS
-        name = f"report over {rows:,} rows" + ("" if dataset is not None else " (assumed)")
+        name = f"report on {rows:,} rows" + ("" if dataset is not None else " (assumed)")
         return _Sum(
             (
                 ("proof in two processes", _PROOF),
                 (name, rows * _REPORT_PER_ROW),
-                ("pieces of tensors that are quantised", _QUANTISING),
+                ("tensor slices during quantization", _QUANTIZING),
             )
         )
     if stage is Stage.MERGE:
         return _merging(shape)
     if device == "cpu":
-        # The CPU computes in 32 bits: what the estimate counts in 16 takes twice as much.
+        # The CPU computes in 32 bits, so the 16-bit tensors of the estimate take twice as much.
         model = 16 * _GIB if device_bytes is None else 2 * device_bytes
         return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model and activations in 32 bits", model)))
     return _training(spec, shape)
@@ -248,14 +248,14 @@ def _training(spec: FineTuneJobSpec, shape: ModelShape | None) -> _Sum:
     return _Sum(
         (
             ("trainer with CUDA libraries", _CUDA_PROCESS),
-            ("tensors on their way to the GPU", _LOADING_WORKERS * largest),
-            ("paged optimiser states", _PAGED_BYTES * adapter),
+            ("tensors being loaded to the GPU", _LOADING_WORKERS * largest),
+            ("paged optimizer states", _PAGED_BYTES * adapter),
         )
     )
 
 
 def _merging(shape: ModelShape | None) -> _Sum:
-    """Merging holds a matrix at a time; the proof that follows reads the merged model layer by layer in float32."""
+    """Merging holds one matrix at a time; the check after it reads the merged model layer by layer in float32."""
     if shape is None:
         return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model of unknown size (assumed)", 4 * _GIB)))
     table = 4 * shape.vocabulary * shape.hidden
@@ -275,6 +275,6 @@ def _largest_tensor(shape: ModelShape) -> int:
 
 
 def _round_up(size: int) -> int:
-    """Whole half GiB: sizes that people recognise, and that do not change with every row."""
+    """Round up to half a GiB: a size that people recognize and that does not change with every row."""
     step = _GIB // 2
     return -(-size // step) * step

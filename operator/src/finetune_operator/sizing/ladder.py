@@ -1,7 +1,7 @@
-"""The right-sizing ladder: ways to run one job, from the fastest to the one that needs the least memory.
+"""The right-sizing ladder: ways to run one job, from the fastest to the most frugal.
 
-Every rung has the effective batch size that the user asked for. What the user gave is never changed: only an absent
-`training.microBatchSize` and `training.gradientCheckpointing: Auto` are free.
+Every rung keeps the effective batch size of the spec. Values that the user set never change: only an absent
+`training.microBatchSize` and `training.gradientCheckpointing: Auto` are open.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 RightSize = Literal["Allow", "Forbid"]
-Needs = Callable[[TrainingPlan], Estimate]
-"""Estimates one plan for the model, the stack and the GPU in question."""
+Estimator = Callable[[TrainingPlan], Estimate]
+"""Estimates one plan for a fixed model, stack and GPU."""
 
 TOKENS_PER_PASS = 8192
-"""Tokens of a forward pass above which a larger micro-batch is not tried.
+"""Most tokens of a forward pass when a micro-batch above one row is tried.
 
-A linear layer multiplies [tokens, in] by [in, out]; its operations per byte grow with the tokens until about the
-hidden size (4,096 for a 7B model) and hardly beyond. More tokens then cost memory and gain no speed.
+A linear layer multiplies [tokens, in] by [in, out]. Its operations per byte grow with the tokens up to about the hidden
+size (4,096 for a 7B model) and hardly beyond. More tokens then cost memory without more speed.
 """
 FIXED_MICRO_BATCH = 1
 FIXED_CHECKPOINTING = True
-"""What `resources.rightSize: Forbid` uses for values that the user left open: known beforehand on any GPU."""
+"""`resources.rightSize: Forbid` uses these two values for settings that the user left open, on every GPU."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to run the job and what it needs."""
+    """One way to run the job, with its estimated memory."""
 
     plan: TrainingPlan
     estimate: Estimate
 
     def fits(self, usable_bytes: int) -> bool:
-        """Whether the estimate itself fits."""
+        """Return whether the estimate itself fits."""
         return self.estimate.device_bytes <= usable_bytes
 
     def fits_with_margin(self, usable_bytes: int) -> bool:
-        """Whether the upper end of the estimate's interval fits as well."""
+        """Return whether the upper end of the estimate's interval fits as well."""
         return self.estimate.high_bytes <= usable_bytes
 
 
@@ -53,7 +53,7 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def micro_batches(training: Training, sequence_length: int, right_size: RightSize) -> tuple[int, ...]:
-    """Micro-batch sizes to try, largest first; each divides the effective batch size."""
+    """Return the micro-batch sizes to try, largest first; each divides the effective batch size."""
     if training.micro_batch_size is not None:
         return (training.micro_batch_size,)
     if right_size == "Forbid":
@@ -65,18 +65,18 @@ def micro_batches(training: Training, sequence_length: int, right_size: RightSiz
 
 
 def checkpointings(training: Training, right_size: RightSize) -> tuple[bool, ...]:
-    """Whether gradients are checkpointed, the faster one first."""
+    """Return the values of gradient checkpointing to try, the faster one first."""
     if training.gradient_checkpointing != "Auto":
         return (training.gradient_checkpointing == "Require",)
     return (FIXED_CHECKPOINTING,) if right_size == "Forbid" else (False, True)
 
 
 def plans(training: Training, sequence_length: int, right_size: RightSize) -> tuple[TrainingPlan, ...]:
-    """Ways to run the job, fastest first: checkpointing is given up before the micro-batch is made smaller."""
+    """Return ways to run the job, fastest first: checkpointing is turned on before the micro-batch shrinks."""
     largest, *smaller = micro_batches(training, sequence_length, right_size)
     without_or_with = checkpointings(training, right_size)
     steps = [(largest, checkpointing) for checkpointing in without_or_with]
-    # Without checkpointing comes last: `rungs` keeps it only where checkpointing saves nothing, as in a tiny model.
+    # Without checkpointing comes last: `rungs` keeps it only if checkpointing saves nothing, as in a tiny model.
     steps += [(size, checkpointing) for size in smaller for checkpointing in reversed(without_or_with)]
     return tuple(training_plan(training, sequence_length, size, checkpointing=on) for size, on in steps)
 
@@ -84,7 +84,7 @@ def plans(training: Training, sequence_length: int, right_size: RightSize) -> tu
 def training_plan(
     training: Training, sequence_length: int, micro_batch_size: int, *, checkpointing: bool
 ) -> TrainingPlan:
-    """The values of `training` that decide memory, with the two that may be chosen."""
+    """Return the values of `training` that decide memory, completed by the two that sizing may choose."""
     return TrainingPlan(
         sequence_length=sequence_length,
         micro_batch_size=micro_batch_size,
@@ -97,16 +97,18 @@ def training_plan(
     )
 
 
-def rungs(training: Training, sequence_length: int, needs: Needs, right_size: RightSize) -> tuple[Rung, ...]:
-    """The ladder: each rung needs less memory than the one before.
+def rungs(
+    training: Training, sequence_length: int, estimator: Estimator, right_size: RightSize
+) -> tuple[Rung, ...]:
+    """Return the ladder, in which each rung needs less memory than the one before.
 
-    `sequence_length` is the padded length of the longest row in tokens; `training.micro_batch_size`, where given,
-    must divide the effective batch size (checks.check). A slower way that would save nothing is no rung: of a model
-    of one layer, checkpointing keeps as much as it drops.
+    `sequence_length` is the padded length of the longest row in tokens. If `training.micro_batch_size` is set, it must
+    divide the effective batch size, which validation checks. A slower way that saves nothing is not a rung: in a model
+    of one layer, checkpointing keeps as much as it frees.
     """
     ladder: list[Rung] = []
     for plan in plans(training, sequence_length, right_size):
-        rung = Rung(plan, needs(plan))
+        rung = Rung(plan, estimator(plan))
         if not ladder or rung.estimate.device_bytes < ladder[-1].estimate.device_bytes:
             ladder.append(rung)
     return tuple(ladder)

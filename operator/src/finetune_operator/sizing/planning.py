@@ -1,4 +1,4 @@
-"""Values that the operator chooses where the user left them open, each with its reason."""
+"""Chooses the values that the user left open, each with its reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finetune_operator.sizing.ladder import training_plan
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 DEFAULT_EPOCHS = 3.0
-CPU_CHECKPOINTING_REASON = "saves GPU memory only, and trainer.device is cpu"
+CPU_CHECKPOINTING_REASON = "saves only GPU memory, and trainer.device is cpu"
 
 
 def make_plan(
@@ -19,8 +19,8 @@ def make_plan(
 ) -> Plan:
     """Choose what `spec` leaves open for a run on `device`.
 
-    `decided` and `choices` are what sizing has decided for a GPU (sizing.decision.Fits). Without them, as on one's
-    own machine and before the data is known, the plan is the one that needs the least memory.
+    `decided` and `choices` come from sizing for a GPU (sizing.decision.Feasible). Without them, the plan is the one that
+    needs the least memory. That is so on a local machine, and before the data is known.
     """
     training = spec.training
     if decided is None:
@@ -28,7 +28,7 @@ def make_plan(
     epochs = training.epochs
     if epochs is None and training.maximum_steps is None:
         epochs = DEFAULT_EPOCHS
-        choices = (*choices, Choice("epochs", "3", "neither epochs nor maximumSteps is given"))
+        choices = (*choices, Choice("epochs", "3", "neither epochs nor maximumSteps is set"))
     return Plan(
         micro_batch_size=decided.micro_batch_size,
         gradient_checkpointing=decided.gradient_checkpointing,
@@ -39,7 +39,7 @@ def make_plan(
 
 
 def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:
-    """The plan that needs the least memory, with its choices."""
+    """Return the plan that needs the least memory, with its choices."""
     training = spec.training
     choices: list[Choice] = []
     micro_batch_size = training.micro_batch_size
@@ -49,14 +49,14 @@ def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[
             Choice(
                 "microBatchSize",
                 "1",
-                "needs the least memory; the effective batch size is the same either way",
+                "needs the least memory and does not change the effective batch size",
             )
         )
     checkpointing = training.gradient_checkpointing == "Require"
     if training.gradient_checkpointing == "Auto":
         checkpointing = device == "cuda"
         reason = (
-            "saves GPU memory at the price of recomputing activations"
+            "saves GPU memory, but activations are computed twice"
             if checkpointing
             else CPU_CHECKPOINTING_REASON
         )

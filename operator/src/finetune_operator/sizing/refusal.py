@@ -1,4 +1,4 @@
-"""What a job is told that fits no GPU: every figure comes from an estimate or from a GPU."""
+"""Messages for jobs that fit no GPU; every figure comes from an estimate or from a GPU."""
 
 from __future__ import annotations
 
@@ -12,134 +12,137 @@ from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 LONGEST_MESSAGE = 1000
-"""Characters; conditions hold more, people do not."""
+"""Characters. A condition may hold more, but nobody reads more."""
 _LONGEST_NAME = 80
 _LONGEST_FORMULA = 120
-_HOW_TO_TELL = (
-    "Run NVIDIA's GPU feature discovery or AMD's node labeller, which label nodes with product and memory, or give the "
-    "nodes an entry with product or memory in the chart's gpuProfiles."
+_MEMORY_REMEDY = (
+    "Run NVIDIA's GPU feature discovery or AMD's node labeller, which label nodes with product and memory, or describe "
+    "the nodes in the chart's gpuProfiles with product or memory."
 )
 
 
 def does_not_fit(
     rung: Rung,
-    biggest: Offer,
+    largest: Offer,
     change: Change | None,
     smallest: Gpu | None,
-    left_out: Sequence[tuple[Offer, str]],
+    excluded: Sequence[tuple[Offer, str]],
 ) -> str:
-    """The message of a job whose most frugal `rung` fits no GPU; `biggest` is the one that offers the most.
+    """Return the message of a job whose most frugal `rung` fits no GPU; `largest` is the GPU with the most memory.
 
-    `change` is the smallest change that fits `biggest`, `smallest` the smallest product on which the job fits as it
-    is, `left_out` says of other GPUs why they do not count.
+    `change` is the smallest change that fits `largest`. `smallest` is the smallest product on which the job fits
+    unchanged. `excluded` are other GPUs, each with the reason why it does not count.
     """
     sentences = [
-        f"The run must fit one GPU. {needs(rung)}",
-        _biggest(biggest, rung),
+        f"The run must fit on one GPU. {requirement(rung)}",
+        _shortage(largest, rung),
         remedy(change),
-        product(smallest),
-        *(f"Left out: {_named(offer)}: {why}." for offer, why in left_out[:1]),
+        smallest_gpu(smallest),
+        *(f"Not considered: {_named(offer)}: {why}." for offer, why in excluded[:1]),
     ]
     return bounded(sentences)
 
 
 def no_offer(resource_name: str) -> str:
-    """What is wrong where no node has, and no catalogue entry promises, the resource that the job asks for."""
+    """Return the message for a resource that no node and no GPU profile offers."""
     return f"A node or an entry of the chart's gpuProfiles must offer {_short(resource_name)}, found none."
 
 
 def not_eligible(resource_name: str, excluded: Sequence[tuple[Offer, str]]) -> str:
-    """What is wrong where the job's node selector, its tolerations and the chart leave no GPU; `excluded` says why of each."""
+    """Return the message for a job whose selector and tolerations, or the chart, exclude every GPU, each with a reason."""
     offer, why = excluded[0]
     return (
-        f"The job must be allowed on a GPU, found {_short(resource_name)} in {len(excluded)} places and none that "
-        f"it may use: {_named(offer)}: {why}."
+        f"The job must be allowed to use a GPU, found {len(excluded)} offers of {_short(resource_name)} and may use "
+        f"none of them. {_named(offer)}: {why}."
     )
 
 
 def not_supported(best: tuple[Offer, str]) -> str:
-    """What is wrong where the image runs on no GPU that the job may use."""
+    """Return the message for a trainer image that runs on no GPU that the job may use."""
     offer, why = best
-    return f"The trainer's image must run on the GPU: {_named(offer)}: {why}."
+    return f"The trainer image must run on the GPU. {_named(offer)}: {why}."
 
 
-def memory_unknown(rung: Rung, unknown: Sequence[Offer], biggest: Offer | None) -> str:
-    """The message where the job may fit only GPUs whose memory nothing tells."""
+def memory_unknown(rung: Rung, unknown: Sequence[Offer], largest: Offer | None) -> str:
+    """Return the message for a job that may fit only GPUs whose memory is unknown."""
     offer = unknown[0]
     others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     known = (
         ""
-        if biggest is None or biggest.gpu.usable_bytes is None
-        else f" The biggest GPU of known size, {_short(biggest.gpu.product)}, offers {binary_size(biggest.gpu.usable_bytes)}."
+        if largest is None or largest.gpu.usable_bytes is None
+        else f" The largest GPU of known size, {_short(largest.gpu.product)}, offers {binary_size(largest.gpu.usable_bytes)}."
     )
     return bounded(
         [
-            f"The memory of a GPU must be known, found nothing that tells it of {_named(offer)}{others}.",
-            needs(rung) + known,
-            _HOW_TO_TELL,
+            f"The memory of a GPU must be known, found no label with the memory of {_named(offer)}{others}.",
+            requirement(rung) + known,
+            _MEMORY_REMEDY,
         ]
     )
 
 
-def needs(rung: Rung) -> str:
-    """What was asked for and what it needs, with the largest term of the phase that decides."""
+def requirement(rung: Rung) -> str:
+    """Say how much memory a rung needs, with the largest term of its bottleneck phase."""
     estimate = rung.estimate
     largest = estimate.largest_terms()[0]
     formula = f": {largest.formula}" if len(largest.formula) <= _LONGEST_FORMULA else ""
     outside = estimate.device_bytes - estimate.peak_bytes
     return (
-        f"{asked(rung.plan)} needs {binary_size(estimate.device_bytes)}: {binary_size(estimate.peak_bytes)} in phase "
-        f"{estimate.bottleneck.value}, of which the largest part is {largest.name} ({binary_size(largest.bytes)}"
-        f"{formula}), and {binary_size(outside)} beside the tensors."
+        f"With {plan_summary(rung.plan)}, the run needs {binary_size(estimate.device_bytes)}. Phase "
+        f"{estimate.bottleneck.value} peaks at {binary_size(estimate.peak_bytes)}; its largest part is {largest.name} "
+        f"({binary_size(largest.bytes)}{formula}). CUDA and fragmentation add {binary_size(outside)}."
     )
 
 
-def asked(plan: TrainingPlan) -> str:
-    """The values of a plan that decide its memory."""
+def plan_summary(plan: TrainingPlan) -> str:
+    """Describe a plan by the values that decide its memory."""
     variant = "DoRA" if plan.variant == "DoRA" else "LoRA"
     return (
-        f"Micro-batch {plan.micro_batch_size} x {plan.sequence_length:,} tokens, {variant} rank {plan.rank} on "
-        f"{plan.target_modules}{' with dropout' if plan.dropout else ''}, gradient checkpointing "
-        f"{'on' if plan.gradient_checkpointing else 'off'},"
+        f"micro-batch {plan.micro_batch_size} x {plan.sequence_length:,} tokens, {variant} rank {plan.rank} on "
+        f"{plan.target_modules}{' with dropout' if plan.dropout else ''} and gradient checkpointing "
+        f"{'on' if plan.gradient_checkpointing else 'off'}"
     )
 
 
 def remedy(change: Change | None) -> str:
-    """The smallest change that fits, with its numbers."""
+    """Name the smallest change that fits, with its memory."""
     if change is None:
-        return "No change of up to three of its settings makes it fit there."
+        return "No change of up to three settings makes it fit there."
     estimate = change.rung.estimate
     return (
-        f"The smallest change that fits there: {change}, with which it needs {binary_size(estimate.device_bytes)} (at "
-        f"most {binary_size(estimate.high_bytes)}){' and the data is shortened' if change.shortens_data else ''}."
+        f"The smallest change that fits there is {change}. It needs {binary_size(estimate.device_bytes)} (at most "
+        f"{binary_size(estimate.high_bytes)}){' and shortens the data' if change.shortens_data else ''}."
     )
 
 
-def product(smallest: Gpu | None) -> str:
-    """The smallest product that would do."""
+def smallest_gpu(smallest: Gpu | None) -> str:
+    """Name the smallest product on which the job fits unchanged."""
     if smallest is None or smallest.usable_bytes is None:
-        return "No single GPU that this image runs on is known to be large enough."
-    return f"The smallest GPU that would do as it is: {_short(smallest.product)} with {binary_size(smallest.usable_bytes)}."
+        return "No single GPU that this image supports is known to be large enough."
+    return (
+        f"The smallest GPU that fits the unchanged job is {_short(smallest.product)} with "
+        f"{binary_size(smallest.usable_bytes)}."
+    )
 
 
-def _biggest(offer: Offer, rung: Rung) -> str:
-    """How much the biggest GPU is too small, and where the run would end."""
+def _shortage(offer: Offer, rung: Rung) -> str:
+    """Say how much memory the largest GPU lacks, and in which phase the run would fail."""
     available, estimate = offer.gpu.usable_bytes or 0, rung.estimate
     outside = estimate.device_bytes - estimate.peak_bytes
     first = next(phase for phase in Phase if estimate.phases.get(phase, 0) + outside > available)
-    ends = (
+    failure = (
         ""
         if first is estimate.bottleneck
-        else f" It would end as early as in phase {first.value}, with {binary_size(estimate.phases[first])}."
+        else f" The run would already fail in phase {first.value}, which needs {binary_size(estimate.phases[first])}."
     )
     return (
-        f"The biggest GPU here, {_named(offer)}, offers {binary_size(available)}: "
-        f"{binary_size(estimate.device_bytes - available)} too little.{ends}"
+        f"The largest GPU here, {_named(offer)}, offers {binary_size(available)}, "
+        f"{binary_size(estimate.device_bytes - available)} too little.{failure}"
     )
 
 
 def _named(offer: Offer) -> str:
-    """The GPU and where it is; one that a person names is nowhere."""
+    """Return the product with its node or GPU profile; a GPU that a person names on the command line has neither."""
     place = (
         f" of node {_short(offer.node)}"
         if offer.node is not None
@@ -151,7 +154,7 @@ def _named(offer: Offer) -> str:
 
 
 def bounded(sentences: Iterable[str]) -> str:
-    """As many whole sentences as fit the limit; the first is cut where it alone is longer."""
+    """Join as many whole sentences as the limit allows; if the first one alone exceeds it, it is cut."""
     text = ""
     for sentence in sentences:
         longer = f"{text} {sentence}".strip()

@@ -6,7 +6,7 @@ from typing import Any
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.observed.inventory import REMEMBERED_DECISIONS
-from finetune_operator.sizing.decision import Fits, Question, Refused
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.memory.shape import model_shape
@@ -25,8 +25,8 @@ def make_plain_node() -> NodeRecord:
     return replace(make_node("plain"), allocatable={"cpu": "4"}, labels={"kubernetes.io/hostname": "plain"})
 
 
-def make_question(**training: object) -> Question:
-    return Question(FineTuneJobSpec.parse(make_spec(training=training)), model_shape(CONFIG), 60)
+def make_request(**training: object) -> SizingRequest:
+    return SizingRequest(FineTuneJobSpec.parse(make_spec(training=training)), model_shape(CONFIG), 60)
 
 
 def test_a_heartbeat_is_no_change() -> None:
@@ -62,10 +62,10 @@ def test_a_change_counts_also_right_after_one_that_did_not() -> None:
 def test_a_node_that_offers_nothing_of_it_wakes_nobody_and_keeps_what_was_computed() -> None:
     store = make_store()
     store.put(make_node())
-    decision = store.inventory.decide(make_question())
+    decision = store.inventory.decide(make_request())
     assert not store.put(make_plain_node())
     assert "plain" in store.inventory.nodes
-    assert store.inventory.decide(make_question()) is decision
+    assert store.inventory.decide(make_request()) is decision
 
 
 def test_an_older_version_and_a_late_deletion_of_a_namesake_change_nothing() -> None:
@@ -102,19 +102,19 @@ def test_nodes_that_may_not_be_read_leave_the_catalogue() -> None:
 
 def test_a_decision_is_remembered_until_the_gpus_change() -> None:
     store = make_store()
-    assert isinstance(store.inventory.decide(make_question()), Refused)
+    assert isinstance(store.inventory.decide(make_request()), Infeasible)
     store.put(make_node())
-    first = store.inventory.decide(make_question())
-    assert isinstance(first, Fits)
-    assert store.inventory.decide(make_question()) is first
-    assert store.inventory.decide(make_question(seed=1)) is first, "the seed needs no memory"
-    assert store.inventory.decide(make_question(maximumLength=4096)) is not first
+    first = store.inventory.decide(make_request())
+    assert isinstance(first, Feasible)
+    assert store.inventory.decide(make_request()) is first
+    assert store.inventory.decide(make_request(seed=1)) is first, "the seed needs no memory"
+    assert store.inventory.decide(make_request(maximumLength=4096)) is not first
 
 
 def test_remembered_decisions_are_bounded() -> None:
     store = make_store()
     inventory = store.inventory
-    first = inventory.decide(make_question())
+    first = inventory.decide(make_request())
     for length in range(100, 100 + REMEMBERED_DECISIONS):
-        inventory.decide(make_question(maximumLength=length))
-    assert inventory.decide(make_question()) is not first
+        inventory.decide(make_request(maximumLength=length))
+    assert inventory.decide(make_request()) is not first

@@ -10,14 +10,14 @@ from finetune_operator.sizing.gpus.gpu import Gpu
 from finetune_operator.sizing.gpus.products import PRODUCTS
 from finetune_operator.sizing.planning import make_plan
 
-from tests.support.sizing_jobs import fits, make_spec, on_node, product, question, refused, sized
+from tests.support.sizing_jobs import feasible, infeasible, make_request, make_spec, on_node, product, sized
 
 SMALL, LARGE = "NVIDIA L4", "NVIDIA A100 80GB"
 
 
 @pytest.mark.parametrize("name", ["NVIDIA A10G", "NVIDIA L4"])
 def test_the_job_of_the_old_failure_fits_a_24_gb_card_with_margin_and_says_why(name: str) -> None:
-    decision = fits(decide_training(question({"effectiveBatchSize": 16}), [on_node(product(name))]))
+    decision = feasible(decide_training(make_request({"effectiveBatchSize": 16}), [on_node(product(name))]))
     usable = product(name).usable_bytes
     assert usable is not None
     assert decision.estimate.high_bytes <= usable
@@ -35,89 +35,91 @@ def test_the_job_of_the_old_failure_fits_a_24_gb_card_with_margin_and_says_why(n
 
 def test_the_smallest_sufficient_gpu_decides_and_every_larger_one_may_be_used() -> None:
     offers = [on_node(product(name), name) for name in (LARGE, SMALL, "NVIDIA A40")]
-    decision = fits(decide_training(question(), offers))
+    decision = feasible(decide_training(make_request(), offers))
     assert decision.gpu.product == SMALL
     assert {offer.node for offer in decision.offers} == {LARGE, SMALL, "NVIDIA A40"}
-    alone = fits(decide_training(question(), [on_node(product(LARGE))]))
+    alone = feasible(decide_training(make_request(), [on_node(product(LARGE))]))
     assert alone.plan.micro_batch_size >= decision.plan.micro_batch_size
 
 
 def test_a_gpu_that_is_too_small_is_left_out_of_the_offers() -> None:
-    ladder = question().ladder(None)
+    ladder = make_request().ladder(None)
     tiny = sized(ladder[-1].estimate.device_bytes - 1, "Tiny")
-    decision = fits(decide_training(question(), [on_node(tiny, "tiny"), on_node(product(LARGE), "large")]))
+    decision = feasible(
+        decide_training(make_request(), [on_node(tiny, "tiny"), on_node(product(LARGE), "large")])
+    )
     assert [offer.node for offer in decision.offers] == ["large"]
 
 
 def test_a_rung_with_margin_is_preferred_to_a_faster_one_without() -> None:
-    ladder = question().ladder(None)
+    ladder = make_request().ladder(None)
     faster, slower = ladder[-2], ladder[-1]
     assert slower.estimate.high_bytes < faster.estimate.high_bytes
     gpu = sized(faster.estimate.high_bytes - 1)
     assert faster.fits(gpu.usable_bytes or 0)
-    decision = fits(decide_training(question(), [on_node(gpu)]))
+    decision = feasible(decide_training(make_request(), [on_node(gpu)]))
     assert decision.plan == slower.plan
     reason = next(choice.reason for choice in decision.choices if choice.name == "microBatchSize")
     assert f"micro-batch {faster.plan.micro_batch_size} may need" in reason
 
 
 def test_a_borderline_fit_is_taken_only_where_nothing_has_margin_and_the_reasons_say_so() -> None:
-    last = question().ladder(None)[-1]
+    last = make_request().ladder(None)[-1]
     tight = sized(last.estimate.device_bytes, "Tight")
-    decision = fits(decide_training(question(), [on_node(tight)]))
+    decision = feasible(decide_training(make_request(), [on_node(tight)]))
     assert decision.borderline
     assert decision.plan == last.plan
     assert any("borderline" in choice.reason for choice in decision.choices)
     roomy = sized(last.estimate.high_bytes, "Roomy")
-    better = fits(decide_training(question(), [on_node(tight, "tight"), on_node(roomy, "roomy")]))
+    better = feasible(decide_training(make_request(), [on_node(tight, "tight"), on_node(roomy, "roomy")]))
     assert not better.borderline
     assert [offer.node for offer in better.offers] == ["roomy"]
 
 
 def test_one_byte_too_little_is_too_little() -> None:
-    last = question().ladder(None)[-1]
+    last = make_request().ladder(None)[-1]
     assert (
-        refused(decide_training(question(), [on_node(sized(last.estimate.device_bytes - 1))])).reason
+        infeasible(decide_training(make_request(), [on_node(sized(last.estimate.device_bytes - 1))])).reason
         == "DoesNotFit"
     )
 
 
 def test_values_that_were_given_are_no_choices() -> None:
-    given = question({"microBatchSize": 2, "gradientCheckpointing": "Require"})
-    decision = fits(decide_training(given, [on_node(product(SMALL))]))
+    given = make_request({"microBatchSize": 2, "gradientCheckpointing": "Require"})
+    decision = feasible(decide_training(given, [on_node(product(SMALL))]))
     assert (decision.plan.micro_batch_size, decision.plan.gradient_checkpointing) == (2, True)
     names = {choice.name for choice in decision.choices}
     assert not names & {"microBatchSize", "gradientCheckpointing"}
 
 
 def test_right_sizing_forbidden_uses_the_same_values_on_every_gpu() -> None:
-    fixed = question(resources={"rightSize": "Forbid"})
-    small = fits(decide_training(fixed, [on_node(product(SMALL))]))
-    large = fits(decide_training(fixed, [on_node(product(LARGE))]))
+    fixed = make_request(resources={"rightSize": "Forbid"})
+    small = feasible(decide_training(fixed, [on_node(product(SMALL))]))
+    large = feasible(decide_training(fixed, [on_node(product(LARGE))]))
     assert small.plan == large.plan
     reason = next(choice.reason for choice in small.choices if choice.name == "microBatchSize")
     assert "rightSize" in reason
 
 
 def test_before_the_data_is_known_only_the_hopeless_is_refused() -> None:
-    first = question(length=None)
-    assert fits(decide_training(first, [on_node(product(SMALL))])).plan.sequence_length == SHORTEST_LENGTH
+    first = make_request(length=None)
+    assert feasible(decide_training(first, [on_node(product(SMALL))])).plan.sequence_length == SHORTEST_LENGTH
     weights = next(term for term in first.ladder(None)[-1].estimate.terms if term.bytes)
-    assert refused(decide_training(first, [on_node(sized(weights.bytes))])).reason == "DoesNotFit"
+    assert infeasible(decide_training(first, [on_node(sized(weights.bytes))])).reason == "DoesNotFit"
     least = first.ladder(None)[-1].estimate.high_bytes
     decided = decide_training(first, [on_node(sized(least))])
-    assert fits(decided)
+    assert feasible(decided)
     later = replace(first, sequence_length=2048)
-    assert refused(decide_training(later, [on_node(sized(least))])).reason == "DoesNotFit"
+    assert infeasible(decide_training(later, [on_node(sized(least))])).reason == "DoesNotFit"
 
 
 def test_a_gpu_that_is_not_ready_yet_is_waited_for() -> None:
     for state in ("Cordoned", "NotReady", "Provisioning"):
-        assert fits(decide_training(question(), [on_node(product(SMALL), state=state)])).offers
+        assert feasible(decide_training(make_request(), [on_node(product(SMALL), state=state)])).offers
 
 
 def test_no_gpu_at_all_does_not_fit_and_names_what_would() -> None:
-    decision = refused(decide_training(question(), []))
+    decision = infeasible(decide_training(make_request(), []))
     assert decision.reason == "DoesNotFit"
     assert "nvidia.com/gpu" in decision.message
     assert decision.smallest is not None
@@ -126,38 +128,38 @@ def test_no_gpu_at_all_does_not_fit_and_names_what_would() -> None:
 
 def test_a_gpu_that_the_image_does_not_run_on_is_not_called_too_small() -> None:
     old = Gpu("Old", "Nvidia", 80 << 30, compute_capability=(7, 0))
-    decision = refused(decide_training(question(), [on_node(old)]))
+    decision = infeasible(decide_training(make_request(), [on_node(old)]))
     assert decision.reason == "GpuNotSupported"
     assert "7.0" in decision.message
-    both = decide_training(question(), [on_node(old, "old"), on_node(product(SMALL), "new")])
-    assert [offer.node for offer in fits(both).offers] == ["new"]
+    both = decide_training(make_request(), [on_node(old, "old"), on_node(product(SMALL), "new")])
+    assert [offer.node for offer in feasible(both).offers] == ["new"]
 
 
 def test_a_gpu_of_unknown_size_is_not_called_too_small() -> None:
     unknown = on_node(sized(None, "Mystery"), "node-7")
-    decision = refused(decide_training(question(), [unknown, on_node(sized(1 << 30))]))
+    decision = infeasible(decide_training(make_request(), [unknown, on_node(sized(1 << 30))]))
     assert decision.reason == "GpuMemoryUnknown"
     assert "node-7" in decision.message
     assert "gpuProfiles" in decision.message
-    known = decide_training(question(), [unknown, on_node(product(SMALL), "known")])
-    assert [offer.node for offer in fits(known).offers] == ["known"]
+    known = decide_training(make_request(), [unknown, on_node(product(SMALL), "known")])
+    assert [offer.node for offer in feasible(known).offers] == ["known"]
 
 
 def test_gpus_that_the_job_may_not_use_are_named_with_the_reason() -> None:
-    picky = question(resources={"nodeSelector": {"team": "a"}})
+    picky = make_request(resources={"nodeSelector": {"team": "a"}})
     offer = on_node(product(SMALL), "node-3", labels={"team": "b"})
-    decision = refused(decide_training(picky, [offer]))
+    decision = infeasible(decide_training(picky, [offer]))
     assert decision.reason == "DoesNotFit"
     assert "node-3" in decision.message
     assert "team" in decision.message
     admitted = replace(offer, labels={"team": "a"})
-    assert fits(decide_training(picky, [admitted])).offers == (admitted,)
+    assert feasible(decide_training(picky, [admitted])).offers == (admitted,)
 
 
 def test_on_a_cpu_the_job_is_sized_for_the_gpu_that_it_asks_for_but_runs_without_checkpointing() -> None:
     offers = [on_node(product(SMALL))]
-    on_cpu = fits(decide_training(question(device="cpu"), offers))
-    on_gpu = fits(decide_training(question(), offers))
+    on_cpu = feasible(decide_training(make_request(device="cpu"), offers))
+    on_gpu = feasible(decide_training(make_request(), offers))
     assert on_cpu.estimate == on_gpu.estimate
     assert on_cpu.plan == replace(on_gpu.plan, gradient_checkpointing=False)
     (reason,) = (choice.reason for choice in on_cpu.choices if choice.name == "gradientCheckpointing")
@@ -165,7 +167,7 @@ def test_on_a_cpu_the_job_is_sized_for_the_gpu_that_it_asks_for_but_runs_without
 
 
 def test_the_decided_values_become_the_plan_that_train_gets() -> None:
-    decision = fits(decide_training(question(), [on_node(product(SMALL))]))
+    decision = feasible(decide_training(make_request(), [on_node(product(SMALL))]))
     plan = make_plan(make_spec(), "cuda", decision.plan, decision.choices)
     assert plan.micro_batch_size == decision.plan.micro_batch_size
     assert plan.gradient_checkpointing == decision.plan.gradient_checkpointing
@@ -175,7 +177,7 @@ def test_the_decided_values_become_the_plan_that_train_gets() -> None:
 
 
 def test_the_smallest_product_is_the_first_of_the_table_with_room() -> None:
-    wanted = question({"microBatchSize": 2, "gradientCheckpointing": "Forbid"})
+    wanted = make_request({"microBatchSize": 2, "gradientCheckpointing": "Forbid"})
     found = smallest_product(wanted)
     assert found is not None
     assert found.usable_bytes is not None

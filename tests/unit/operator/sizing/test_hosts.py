@@ -57,7 +57,7 @@ def test_what_the_user_gives_is_kept_then_the_charts_then_the_computed_size() ->
     chart = Chart(cpu="7", memory="24Gi")
     kept = stage_host(given_spec, Stage.TRAIN, MISTRAL, None, chart, 1)
     assert (kept.cpu, kept.memory_bytes) == ("3", 30 * GIB)
-    assert kept.memory_reason == "resources.train.memory is given"
+    assert kept.memory_reason == "set by resources.train.memory"
     charts = stage_host(parse(), Stage.TRAIN, MISTRAL, None, chart, 0)
     assert (charts.cpu, charts.memory_bytes) == ("7", 24 * GIB)
     computed = stage_host(parse(), Stage.TRAIN, MISTRAL, None, Chart(), 0)
@@ -123,7 +123,7 @@ def test_memory_that_the_user_gave_is_not_raised_and_the_message_says_so() -> No
     needs = stage_host(spec, Stage.MERGE, MISTRAL, None, None, 1)
     assert needs.memory_bytes == 2 * GIB
     message = out_of_memory_message(spec, Stage.MERGE, needs)
-    assert "the spec gives that size" in message
+    assert "the spec sets this size" in message
     assert "3Gi" in message
 
 

@@ -11,7 +11,7 @@ from finetune_operator.sizing.ladder import (
     FIXED_CHECKPOINTING,
     FIXED_MICRO_BATCH,
     TOKENS_PER_PASS,
-    Needs,
+    Estimator,
     RightSize,
     divisors,
     rungs,
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from tests.support.sizing_jobs import mistral
 
 
-def needs_of(shape: ModelShape) -> Needs:
+def needs_of(shape: ModelShape) -> Estimator:
     return lambda plan: estimate(shape, plan, DEFAULT_STACK)
 
 

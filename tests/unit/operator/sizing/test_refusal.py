@@ -9,20 +9,22 @@ import pytest
 from finetune_operator.api.quantities import GIB, binary_size
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.changes import Change, smallest_change
-from finetune_operator.sizing.decision import Question, decide_training
+from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.refusal import LONGEST_MESSAGE, bounded
 
-from tests.support.sizing_jobs import make_spec, on_node, product, question, refused, sized
+from tests.support.sizing_jobs import infeasible, make_request, make_spec, on_node, product, sized
 
 FAILED = {"microBatchSize": 2, "gradientCheckpointing": "Forbid"}
 """The settings with which the old pipeline's job ended on a 24 GB card."""
 
 
-def change_for(training: dict[str, Any], usable: int, length: int = 2048) -> tuple[Question, Change | None]:
-    asked = question(training, length)
-    found = smallest_change(asked.spec.training, length, asked.needs(None), "Allow", usable)
+def change_for(
+    training: dict[str, Any], usable: int, length: int = 2048
+) -> tuple[SizingRequest, Change | None]:
+    asked = make_request(training, length)
+    found = smallest_change(asked.spec.training, length, asked.estimator(None), "Allow", usable)
     return asked, found
 
 
@@ -44,9 +46,9 @@ def applied(training: dict[str, Any], change: Change) -> tuple[Training, int | N
 def test_the_old_failures_settings_are_refused_with_what_is_missing_and_the_change_that_helps(
     name: str,
 ) -> None:
-    asked, gpu = question(FAILED), product(name)
+    asked, gpu = make_request(FAILED), product(name)
     usable = gpu.usable_bytes or 0
-    decision = refused(decide_training(asked, [on_node(gpu, "gpu-node")]))
+    decision = infeasible(decide_training(asked, [on_node(gpu, "gpu-node")]))
     assert decision.reason == "DoesNotFit"
     needed = decision.estimate.device_bytes
     assert needed == asked.ladder(gpu)[-1].estimate.device_bytes > usable
@@ -59,7 +61,7 @@ def test_the_old_failures_settings_are_refused_with_what_is_missing_and_the_chan
         f"{binary_size(needed - usable)} too little",
         largest.name,
         binary_size(largest.bytes),
-        "Micro-batch 2 x 2,048 tokens",
+        "micro-batch 2 x 2,048 tokens",
         "training.gradientCheckpointing: Auto",
     ):
         assert part in decision.message
@@ -73,8 +75,8 @@ def test_the_old_failures_settings_are_refused_with_what_is_missing_and_the_chan
 def test_the_old_pipelines_stack_is_refused_naming_the_size_of_its_float32_weights() -> None:
     """An unquantised model, cast to float32 while preparing: four bytes for every parameter."""
     stack = replace(DEFAULT_STACK, name="old-pipeline", quantization="None", cast_to_float32=True)
-    asked = question(stack=stack)
-    decision = refused(decide_training(asked, [on_node(product("NVIDIA A10G"))]))
+    asked = make_request(stack=stack)
+    decision = infeasible(decide_training(asked, [on_node(product("NVIDIA A10G"))]))
     in_float32 = 4 * asked.shape.parameters
     prepare = decision.estimate.phases[Phase.PREPARE]
     assert in_float32 <= prepare <= 1.05 * in_float32
@@ -97,7 +99,7 @@ def test_the_old_pipelines_stack_is_refused_naming_the_size_of_its_float32_weigh
 def test_the_least_harmful_change_is_proposed(training: dict[str, Any], paths: list[str]) -> None:
     """A GPU just large enough for the frugal way to run short rows (or for all of it) leaves one answer."""
     length = 2048 if training else 8192
-    frugal = question({}, 2048).ladder(None)[-1].estimate.high_bytes
+    frugal = make_request({}, 2048).ladder(None)[-1].estimate.high_bytes
     _, change = change_for({**training, "maximumLength": length}, frugal, length)
     assert change is not None
     assert [setting.path for setting in change.settings] == paths
@@ -130,7 +132,7 @@ def test_a_change_that_is_written_into_the_spec_makes_it_fit(training: dict[str,
 def test_of_a_number_the_mildest_value_that_fits_is_proposed() -> None:
     training = {"microBatchSize": 16, "gradientCheckpointing": "Require"}
     usable = (
-        question({"microBatchSize": 4, "gradientCheckpointing": "Require"})
+        make_request({"microBatchSize": 4, "gradientCheckpointing": "Require"})
         .ladder(None)[-1]
         .estimate.high_bytes
     )
@@ -155,14 +157,14 @@ def test_a_length_is_a_multiple_of_64_and_the_next_one_would_not_fit() -> None:
 def test_where_no_change_helps_none_is_made_up() -> None:
     asked, change = change_for(FAILED, GIB)
     assert change is None
-    decision = refused(decide_training(asked, [on_node(sized(GIB))]))
+    decision = infeasible(decide_training(asked, [on_node(sized(GIB))]))
     assert "No change" in decision.message
 
 
 @pytest.mark.parametrize("length", [16, 2048, 131072, 1_048_576])
 def test_a_message_is_bounded_whatever_names_and_sizes_are(length: int) -> None:
     offer = on_node(sized(GIB, "x" * 400), "n" * 253)
-    message = refused(decide_training(question({"maximumLength": length}, length), [offer])).message
+    message = infeasible(decide_training(make_request({"maximumLength": length}, length), [offer])).message
     assert len(message) <= LONGEST_MESSAGE
     assert "too little" in message
 

@@ -43,7 +43,7 @@ class _Terms:
     singles: dict[str, list[str]] = field(default_factory=dict)
     sets: list[_Pairs] = field(default_factory=list)
     node_names: list[str] = field(default_factory=list)
-    catalogue: list[dict[str, Any]] = field(default_factory=list)
+    profile_terms: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, pairs: _Pairs) -> None:
         if len(pairs) != 1:
@@ -55,9 +55,9 @@ class _Terms:
         if value not in values:
             values.append(value)
 
-    def add_catalogue(self, term: dict[str, Any]) -> None:
-        if term not in self.catalogue:
-            self.catalogue.append(term)
+    def add_profile_term(self, term: dict[str, Any]) -> None:
+        if term not in self.profile_terms:
+            self.profile_terms.append(term)
 
     def covers(self, offer: Offer) -> bool:
         return (
@@ -82,7 +82,7 @@ def node_affinity(fitting: Sequence[Offer], all_offers: Sequence[Offer]) -> dict
     others = [
         offer
         for offer in all_offers
-        if _identity(offer) not in taken and (offer.barrier is not None or _kind(offer) not in good)
+        if _identity(offer) not in taken and (offer.exclusion_reason is not None or _kind(offer) not in good)
     ]
     affinity: dict[str, Any] = {
         "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _required(chosen, others)}
@@ -103,9 +103,9 @@ def _required(chosen: Sequence[Offer], others: Sequence[Offer]) -> list[dict[str
     terms = _Terms()
     for offer in chosen:
         if offer.node is None:
-            terms.add_catalogue(_catalogue_term(offer, others))
+            terms.add_profile_term(_profile_term(offer, others))
             continue
-        for labels in offer.identities:
+        for labels in offer.selector_labels:
             if exact.of(frozenset(labels.items())):
                 terms.add(frozenset(labels.items()))
     for offer in chosen:
@@ -116,7 +116,7 @@ def _required(chosen: Sequence[Offer], others: Sequence[Offer]) -> list[dict[str
             else:
                 terms.add(pairs)
     return [
-        *terms.catalogue,
+        *terms.profile_terms,
         *({"matchExpressions": [_in(key, values)]} for key, values in terms.singles.items()),
         *({"matchExpressions": [_in(key, [value]) for key, value in sorted(pairs)]} for pairs in terms.sets),
         *({"matchFields": [_in("metadata.name", [name])]} for name in terms.node_names),
@@ -147,7 +147,7 @@ def _disjoint_terms(group: Sequence[Offer], others: Sequence[Offer]) -> list[dic
     for offer in group:
         if offer.node is None or terms.covers(offer):
             continue
-        alone = (frozenset(labels.items()) for labels in offer.identities if len(labels) == 1)
+        alone = (frozenset(labels.items()) for labels in offer.selector_labels if len(labels) == 1)
         pairs = next((pairs for pairs in alone if exact.of(pairs)), None) or _hostname(offer, others)
         if pairs is None:
             terms.node_names.append(offer.node)
@@ -160,7 +160,7 @@ def _disjoint_terms(group: Sequence[Offer], others: Sequence[Offer]) -> list[dic
         excluded.append(_not_in(key, values))
     for offer in group:
         if offer.node is None:
-            term = _catalogue_term(offer, others)
+            term = _profile_term(offer, others)
             term["matchExpressions"] += excluded
             if terms.node_names:
                 named = [_not_in("metadata.name", [name]) for name in terms.node_names]
@@ -173,9 +173,9 @@ def _disjoint_terms(group: Sequence[Offer], others: Sequence[Offer]) -> list[dic
     return written
 
 
-def _catalogue_term(offer: Offer, others: Sequence[Offer]) -> dict[str, Any]:
+def _profile_term(offer: Offer, others: Sequence[Offer]) -> dict[str, Any]:
     """The profile's own labels, less what does not fit but has them too: profiles with a further label, and nodes."""
-    labels = dict(offer.identities[0]) if offer.identities else dict(offer.labels)
+    labels = dict(offer.selector_labels[0]) if offer.selector_labels else dict(offer.labels)
     expressions = [_in(key, [value]) for key, value in sorted(labels.items())]
     excluded: dict[str, set[str]] = {}
     nameless = []
@@ -199,7 +199,7 @@ def _catalogue_term(offer: Offer, others: Sequence[Offer]) -> dict[str, Any]:
 
 def _narrowed(offer: Offer, exact: _Exactness) -> _Pairs | None:
     """The GPU's labels with one more that sets the node apart from all that do not fit."""
-    for labels in offer.identities:
+    for labels in offer.selector_labels:
         for key in _NARROWING:
             if key in offer.labels and key not in labels:
                 pairs = frozenset([*labels.items(), (key, offer.labels[key])])

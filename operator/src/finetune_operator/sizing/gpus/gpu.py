@@ -37,8 +37,8 @@ class Offer:
 
     `node` is None for the catalogue, then `profile` names its entry. `labels` are those of the node, or those that
     the autoscaler knows before the node exists. `count` is the allocatable number; `taints` as in core/v1.
-    Each of `identities` is a set of labels by which a pod can ask for this GPU, the best known first; none means that
-    only the node's name will do. `barrier` says why no pod may use the offer, whatever it selects and tolerates.
+    Each of `selector_labels` is a set of labels by which a pod can ask for this GPU, the best known first; none means that
+    only the node's name will do. `exclusion_reason` says why no pod may use the offer, whatever it selects and tolerates.
     """
 
     gpu: Gpu
@@ -52,5 +52,5 @@ class Offer:
     replicas: int = 1
     state: State = "Available"
     zone: str | None = None
-    identities: tuple[Mapping[str, str], ...] = ()
-    barrier: str | None = None
+    selector_labels: tuple[Mapping[str, str], ...] = ()
+    exclusion_reason: str | None = None

@@ -63,7 +63,7 @@ class Evidence:
     """Whether the node has GPUs of several kinds, of which this is the smallest."""
 
 
-def tells_of_gpu(node: NodeRecord) -> bool:
+def has_gpu_evidence(node: NodeRecord) -> bool:
     """Whether anything at all tells of a GPU: most nodes of a large cluster have none."""
     return (
         HAMI_REGISTER in node.annotations

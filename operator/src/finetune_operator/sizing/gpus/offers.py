@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from finetune_operator.api.quantities import parse_count
 from finetune_operator.api.spec import Toleration
 from finetune_operator.sizing.gpus.gpu import Offer, State
-from finetune_operator.sizing.gpus.node_labels import number, tells_of_gpu
+from finetune_operator.sizing.gpus.node_labels import has_gpu_evidence, number
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile, parse_gpu_profiles
-from finetune_operator.sizing.gpus.recognition import Recognised, label_prefix, recognise
+from finetune_operator.sizing.gpus.recognition import RecognizedGpu, label_prefix, recognize
 
 __all__ = ["GpuProfile", "eligible", "gpu_taint_keys", "offers", "parse_gpu_profiles", "tolerates"]
 
@@ -29,7 +29,9 @@ _STARTING_TAINTS = frozenset(
 _STARTING_PREFIXES = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 # Labels that every node will have, whether or not a catalogue lists them.
 _IMPLIED = {"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}
-_UNTOLD = frozenset(["kubernetes.io/arch", "beta.kubernetes.io/arch", "topology.kubernetes.io/region"])
+_UNKNOWN_UNTIL_STARTED = frozenset(
+    ["kubernetes.io/arch", "beta.kubernetes.io/arch", "topology.kubernetes.io/region"]
+)
 
 
 def offers(
@@ -55,11 +57,11 @@ def eligible(offer: Offer, node_selector: Mapping[str, str], tolerations: Sequen
 
     Taints that TRAIN tolerates on its own (`gpu_taint_keys`) and those of a node's state do not count.
     """
-    if offer.barrier is not None:
-        return offer.barrier
+    if offer.exclusion_reason is not None:
+        return offer.exclusion_reason
     for key, value in sorted(node_selector.items()):
         found = _label(offer, key)
-        if found is None and not (offer.node is None and key in _UNTOLD):
+        if found is None and not (offer.node is None and key in _UNKNOWN_UNTIL_STARTED):
             return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} does not have this label"
         if found is not None and found != value:
             return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} has {found}"
@@ -92,27 +94,28 @@ def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
 
 def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: bool) -> Offer | None:
     count = parse_count(node.allocatable.get(resource_name))
-    if count == 0 and not (tells_of_gpu(node) and _may_come(node, resource_name)):
+    if count == 0 and not (has_gpu_evidence(node) and _may_come(node, resource_name)):
         return None
-    recognised = recognise(node, resource_name)
-    if count == 0 and not (recognised.told and _belongs(recognised, resource_name)):
+    recognized = recognize(node, resource_name)
+    if count == 0 and not (recognized.has_evidence and _belongs(recognized, resource_name)):
         return None
     state = _state(node, count)
     prefix = label_prefix(resource_name)
     expected = number(node.labels.get(f"{prefix}.count")) or 1
     return Offer(
-        gpu=recognised.gpu,
+        gpu=recognized.gpu,
         resource_name=resource_name,
         count=count or expected,
         node=node.name,
         labels=node.labels,
         taints=node.taints,
-        sharing=recognised.sharing,
-        replicas=recognised.replicas,
+        sharing=recognized.sharing,
+        replicas=recognized.replicas,
         state=state,
         zone=node.zone,
-        identities=recognised.identities,
-        barrier=recognised.barrier or _sharing_barrier(recognised, allow_time_slicing=allow_time_slicing),
+        selector_labels=recognized.selector_labels,
+        exclusion_reason=recognized.exclusion_reason
+        or _sharing_exclusion(recognized, allow_time_slicing=allow_time_slicing),
     )
 
 
@@ -132,9 +135,9 @@ def _may_come(node: NodeRecord, resource_name: str) -> bool:
     return number(node.labels.get(f"{prefix}.count")) not in {None, 0}
 
 
-def _belongs(recognised: Recognised, resource_name: str) -> bool:
+def _belongs(recognized: RecognizedGpu, resource_name: str) -> bool:
     """Whether a GPU that is told of is one that this resource's device plugin offers."""
-    domain = {"Nvidia": "nvidia.com", "Amd": "amd.com"}.get(recognised.gpu.vendor)
+    domain = {"Nvidia": "nvidia.com", "Amd": "amd.com"}.get(recognized.gpu.vendor)
     return resource_name.partition("/")[0] == domain
 
 
@@ -151,11 +154,11 @@ def _starting(key: str) -> bool:
     return key in _STARTING_TAINTS or key.startswith(_STARTING_PREFIXES)
 
 
-def _sharing_barrier(recognised: Recognised, *, allow_time_slicing: bool) -> str | None:
-    if recognised.sharing != "TimeSlicing" or allow_time_slicing:
+def _sharing_exclusion(recognized: RecognizedGpu, *, allow_time_slicing: bool) -> str | None:
+    if recognized.sharing != "TimeSlicing" or allow_time_slicing:
         return None
     return (
-        f"its GPU is time-sliced between {recognised.replicas} pods, of which none has memory of its own; "
+        f"its GPU is time-sliced between {recognized.replicas} pods, of which none has memory of its own; "
         "the chart's allowTimeSlicing must be true to use it"
     )
 

@@ -49,7 +49,7 @@ _OF_48G_ECC = 45404  # 44.34
 _OF_48G = 48404  # 47.27
 
 
-DATA_CENTRE: tuple[Product, ...] = (
+DATA_CENTER: tuple[Product, ...] = (
     Product("NVIDIA P4", ("p4",), (8,), 7680, None, (6, 1)),
     Product("NVIDIA M60", ("m60",), (8,), 7680, None, (5, 2)),
     Product("NVIDIA K80", ("k80",), (12,), 11441, None, (3, 7)),
@@ -185,4 +185,4 @@ AMD: tuple[Product, ...] = (
     Product("AMD Instinct MI355X", ("mi355x", "mi355"), (288,), 294896, None, None, "Amd"),
 )
 
-TABLE: tuple[Product, ...] = DATA_CENTRE + WORKSTATION + CONSUMER + AMD
+TABLE: tuple[Product, ...] = DATA_CENTER + WORKSTATION + CONSUMER + AMD

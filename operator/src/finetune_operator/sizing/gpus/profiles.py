@@ -54,7 +54,7 @@ class GpuProfile(_Value):
     driver_cuda: VersionText | None = None
 
     @model_validator(mode="after")
-    def _size_is_told(self) -> Self:
+    def _check_size(self) -> Self:
         if self.product is None and self.memory is None:
             raise ValueError("must name a product or the memory of one GPU, found neither")
         if self.memory is not None and parse_bytes(self.memory) < MIB:
@@ -98,7 +98,7 @@ class GpuProfile(_Value):
                 labels=self.labels if zone is None else {**self.labels, ZONE_KEYS[0]: zone},
                 taints=tuple(taint.model_dump(exclude_defaults=True) for taint in self.taints),
                 zone=zone if zone is not None else self.labels.get(ZONE_KEYS[0]),
-                identities=(self.labels,),
+                selector_labels=(self.labels,),
             )
 
 

@@ -29,16 +29,16 @@ with other memory chips. Within them labels differ by driver and ECC."""
 
 
 @dataclass(frozen=True)
-class Recognised:
+class RecognizedGpu:
     """One node's GPU, and which sets of labels name it, the best known first."""
 
     gpu: Gpu
-    identities: tuple[Mapping[str, str], ...]
+    selector_labels: tuple[Mapping[str, str], ...]
     sharing: Sharing
     replicas: int
-    told: bool
+    has_evidence: bool
     """Whether anything says that this node has a GPU, other than its allocatable resources."""
-    barrier: str | None = None
+    exclusion_reason: str | None = None
 
 
 def label_prefix(resource_name: str) -> str:
@@ -47,7 +47,7 @@ def label_prefix(resource_name: str) -> str:
     return base if base.startswith("nvidia.com/mig-") else "nvidia.com/gpu"
 
 
-def recognise(node: NodeRecord, resource_name: str) -> Recognised:
+def recognize(node: NodeRecord, resource_name: str) -> RecognizedGpu:
     """Recognise the GPU that a node offers under `resource_name`."""
     prefix = label_prefix(resource_name)
     evidence, sized = _evidence(node, prefix, vendor_of_resource(resource_name))
@@ -56,13 +56,13 @@ def recognise(node: NodeRecord, resource_name: str) -> Recognised:
     )
     profile = prefix.removeprefix("nvidia.com/mig-") if prefix.startswith("nvidia.com/mig-") else None
     if first is None or (profile is not None and first[0].origin != f"{prefix}.product"):
-        gpu, identities = _unknown(evidence, resource_name, profile), _own_labels(evidence)
+        gpu, selector_labels = _unknown(evidence, resource_name, profile), _own_labels(evidence)
     else:
         gpu = first[1] or _unknown(evidence, resource_name, profile)
         if first[0].mixed:
-            identities = ()
+            selector_labels = ()
         else:
-            identities = tuple(
+            selector_labels = tuple(
                 item.labels
                 for item, other in sized
                 if item.labels
@@ -76,13 +76,13 @@ def recognise(node: NodeRecord, resource_name: str) -> Recognised:
     if sharing == "Mps":
         gpu = _mps_share(gpu, replicas)
     capability, driver = _capability(node, prefix), _driver_cuda(node)
-    return Recognised(
+    return RecognizedGpu(
         gpu=replace(gpu, compute_capability=capability or gpu.compute_capability, driver_cuda=driver),
-        identities=identities,
+        selector_labels=selector_labels,
         sharing=sharing,
         replicas=replicas,
-        told=bool(evidence),
-        barrier=_barrier(node, prefix),
+        has_evidence=bool(evidence),
+        exclusion_reason=_mig_exclusion(node, prefix),
     )
 
 
@@ -215,7 +215,7 @@ def _sharing(node: NodeRecord, prefix: str, resource_name: str, gpu: Gpu) -> tup
     return ("Mig" if " MIG " in f" {gpu.product}" else "None"), 1
 
 
-def _barrier(node: NodeRecord, prefix: str) -> str | None:
+def _mig_exclusion(node: NodeRecord, prefix: str) -> str | None:
     if "-MIG-INVALID" in node.labels.get(f"{prefix}.product", "").upper():
         return (
             "its MIG layout must be the same on all of its GPUs for MIG strategy single, found a mixture; "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune_operator.sizing.memory.layer import layer_backward, layer_forward
 from finetune_operator.sizing.memory.layer_sizes import LayerSizes, beyond_window, is_eager, layer_sizes
 from finetune_operator.sizing.memory.meter import Kind, Meter
-from finetune_operator.sizing.memory.terms import Part, allocated
+from finetune_operator.sizing.memory.terms import MemoryItem, allocated
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape
@@ -24,7 +24,7 @@ _KIND_NAMES = {
 
 
 @dataclass(frozen=True)
-class Work:
+class LayerMemory:
     """What one kind of layer holds: saved for its backward pass, and at its peak while it runs."""
 
     saved: int
@@ -35,16 +35,16 @@ class Work:
     """By Kind, at the peak of a forward pass without gradients."""
     backward: tuple[int, ...]
     """By Kind, at the peak of the backward pass, with the forward pass before it where that is run again."""
-    unseen: int
+    kernel_workspace: int
     """What workspaces inside attention's kernels add to that."""
 
     @property
-    def kept(self) -> int:
+    def all_saved(self) -> int:
         """All that is saved."""
         return self.saved + self.scores
 
 
-def work(layer: LayerSizes, *, again: bool) -> Work:
+def layer_memory(layer: LayerSizes, *, again: bool) -> LayerMemory:
     """Run a layer on meters; `again` says that the backward pass runs the forward pass again."""
     inference = Meter()
     layer_forward(inference, layer, saving=False)
@@ -56,46 +56,48 @@ def work(layer: LayerSizes, *, again: bool) -> Work:
         scaled = layer.mlp_out.adapted or layer.shape.norm_places != "Pre"
         # With DoRA, its float32 copy and that's product with the magnitudes.
         waiting = (4 if layer.mlp_out.magnitudes else 1) * layer.hidden if scaled else 0
-        forward.hold(layer.hidden + waiting)
+        forward.alloc(layer.hidden + waiting)
     layer_forward(forward, layer, saving=True)
-    forward.drop(layer.hidden + waiting)
+    forward.free(layer.hidden + waiting)
     saved, scores = forward.now[Kind.SAVED], forward.now[Kind.SCORES]
     backward = forward
     if not again:
         backward = Meter()
-        backward.hold(saved, Kind.SAVED)
-        backward.hold(scores, Kind.SCORES)
-        backward.hold(layer.hidden)
+        backward.alloc(saved, Kind.SAVED)
+        backward.alloc(scores, Kind.SCORES)
+        backward.alloc(layer.hidden)
     layer_backward(backward, layer)
-    return Work(
+    return LayerMemory(
         saved=saved,
         scores=scores,
         forward=inference.at_peak if again else forward.at_peak,
         inference=inference.at_peak,
         backward=backward.at_peak,
-        unseen=backward.unseen,
+        kernel_workspace=backward.kernel_workspace,
     )
 
 
-def layer_works(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[tuple[int, Work], ...]:
+def layer_memories(
+    shape: ModelShape, plan: TrainingPlan, stack: StackProfile
+) -> tuple[tuple[int, LayerMemory], ...]:
     """How many layers of each kind there are, and what one holds: those that see all, those with a window."""
     again = plan.gradient_checkpointing
     counts = ((shape.layers - shape.sliding_layers, False), (shape.sliding_layers, True))
     return tuple(
-        (count, work(layer_sizes(shape, plan, stack, windowed=windowed), again=again))
+        (count, layer_memory(layer_sizes(shape, plan, stack, windowed=windowed), again=again))
         for count, windowed in counts
         if count
     )
 
 
-def kept_part(
-    works: tuple[tuple[int, Work], ...],
+def waiting_item(
+    layers: tuple[tuple[int, LayerMemory], ...],
     shape: ModelShape,
     plan: TrainingPlan,
     stack: StackProfile,
     *,
     last: bool,
-) -> Part:
+) -> MemoryItem:
     """What waits for the backward pass besides the layer at work: layer inputs, or what the other layers saved.
 
     `last` is for the last layer, when all others wait; else for the first, when none does.
@@ -106,16 +108,20 @@ def kept_part(
         if stack.checkpointing == "PerLayerOffloaded":
             # One in use and one on its way to the host or back.
             count = min(count, 2)
-        return Part(
+        return MemoryItem(
             "layer inputs", count * allocated(hidden), f"{count} x {shape.hidden} wide x {plan.tokens} tokens"
         )
-    total = sum(count * one.kept for count, one in works) - max(one.kept for _, one in works) if last else 0
-    return Part("activations of other layers", total, f"{shape.layers - 1} layers")
+    total = (
+        sum(count * one.all_saved for count, one in layers) - max(one.all_saved for _, one in layers)
+        if last
+        else 0
+    )
+    return MemoryItem("activations of other layers", total, f"{shape.layers - 1} layers")
 
 
-def peak_parts(peak: tuple[int, ...]) -> tuple[Part, ...]:
+def peak_items(peak: tuple[int, ...]) -> tuple[MemoryItem, ...]:
     """Parts of a layer at work, by kind."""
-    return tuple(Part(*_named(kind, size)) for kind, size in zip(Kind, peak, strict=True) if size)
+    return tuple(MemoryItem(*_named(kind, size)) for kind, size in zip(Kind, peak, strict=True) if size)
 
 
 def _named(kind: Kind, size: int) -> tuple[str, int, str]:
@@ -123,7 +129,7 @@ def _named(kind: Kind, size: int) -> tuple[str, int, str]:
     return name, size, formula
 
 
-def batch_part(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Part:
+def batch_item(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> MemoryItem:
     """Token ids, targets and places, tables of positions, and attention masks that all layers share."""
     tokens, pairs = plan.tokens, plan.micro_batch_size * plan.sequence_length**2
     size = 3 * 8 * tokens * plan.gradient_accumulation
@@ -137,4 +143,4 @@ def batch_part(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Pa
         size += kinds * stack.residual_width * pairs
     elif shape.always_masked or stack.attention == "SdpaMasked" or beyond_window(shape, plan):
         size += pairs
-    return Part("batch, positions and masks", size, f"{tokens} tokens")
+    return MemoryItem("batch, positions and masks", size, f"{tokens} tokens")

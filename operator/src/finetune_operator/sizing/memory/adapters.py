@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.terms import Part, allocated, blocks
+from finetune_operator.sizing.memory.terms import MemoryItem, allocated, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +58,14 @@ def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
             yield linear.outputs, shape.layers
 
 
-def optimizer_part(trained: Trained, stack: StackProfile) -> Part:
+def optimizer_item(trained: Trained, stack: StackProfile) -> MemoryItem:
     """States of the optimiser.
 
     Paged ones count too: CUDA moves them to host memory when the device is full, but they are on the device while
     a step uses them.
     """
     states = sum(_states(elements, trained.width, stack) * count for elements, count in trained.tensors)
-    return Part("optimiser states", states, f"{stack.optimizer} of {trained.parameters} parameters")
+    return MemoryItem("optimizer states", states, f"{stack.optimizer} of {trained.parameters} parameters")
 
 
 def _states(elements: int, width: int, stack: StackProfile) -> int:

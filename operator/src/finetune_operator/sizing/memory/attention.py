@@ -32,28 +32,28 @@ def attention_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
         _end(meter, query + key_value, saved=saving and not layer.query_norm.copies)
     # Positions: x * cos + rotated(x) * sin; unrotated queries and keys live until both are done.
     for part in (query, key_value):
-        meter.hold(part)
-        meter.brief(2 * part * layer.rope_widening)
+        meter.alloc(part)
+        meter.transient(2 * part * layer.rope_widening)
     if layer.shape.attention != "FusedQkv":
-        meter.drop(query + key_value)
+        meter.free(query + key_value)
     _kernel_forward(meter, layer)
     kept = layer.attention_held
     if saving:
-        meter.keep(kept)
+        meter.save(kept)
     matrix_forward(meter, layer.attention_out, saving=saving)
     if layer.copies_attention:
         _end(meter, query, saved=saving and layer.attention_out.saves_input)
     if not saving:
-        meter.drop(kept)
+        meter.free(kept)
         if layer.eager:
-            meter.drop(layer.saved_scores, Kind.SCORES)
+            meter.free(layer.saved_scores, Kind.SCORES)
 
 
 def _end(meter: Meter, size: int, *, saved: bool) -> None:
     if saved:
-        meter.keep(size)
+        meter.save(size)
     else:
-        meter.drop(size)
+        meter.free(size)
 
 
 def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
@@ -61,25 +61,25 @@ def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
     query, key_value, score = layer.query, layer.key_value, layer.score
     fused = query + 2 * key_value if layer.shape.attention == "FusedQkv" else 0
     if layer.repeats:
-        meter.hold(2 * query)
-        meter.drop((key_value + fused) if fused else 2 * key_value)
+        meter.alloc(2 * query)
+        meter.free((key_value + fused) if fused else 2 * key_value)
     if layer.eager:
         # Scores, scaled, capped, masked; then widened, their softmax, and that narrowed.
-        meter.hold(2 * score, Kind.SCORES)
-        meter.brief(2 * score, Kind.SCORES)
+        meter.alloc(2 * score, Kind.SCORES)
+        meter.transient(2 * score, Kind.SCORES)
         if layer.shape.softcap:
-            meter.brief(2 * score, Kind.SCORES)
-            meter.hold(2 * score, Kind.SCORES)
-        meter.hold(2 * _WIDE * score, Kind.SCORES)
-        meter.drop(_WIDE * score + 2 * score, Kind.SCORES)
-        meter.hold(2 * score, Kind.SCORES)
-        meter.hold(query)
-        meter.hold(query)
-        meter.drop(query)
+            meter.transient(2 * score, Kind.SCORES)
+            meter.alloc(2 * score, Kind.SCORES)
+        meter.alloc(2 * _WIDE * score, Kind.SCORES)
+        meter.free(_WIDE * score + 2 * score, Kind.SCORES)
+        meter.alloc(2 * score, Kind.SCORES)
+        meter.alloc(query)
+        meter.alloc(query)
+        meter.free(query)
         return
-    meter.hold(query + layer.sums + (layer.bias if layer.masked else 0))
+    meter.alloc(query + layer.sums + (layer.bias if layer.masked else 0))
     if layer.copies_attention:
-        meter.hold(query)
+        meter.alloc(query)
 
 
 def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool) -> None:
@@ -91,24 +91,24 @@ def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: 
         _eager_backward(meter, layer)
     else:
         parts = query + 2 * (query if layer.repeats else key_value)
-        meter.hold(parts)
+        meter.alloc(parts)
         # The kernel adds up the queries' gradient in float32, and keys' and values' for each query head.
         meter.workspace(layer.query * _WIDE // layer.width + (0 if layer.repeats else 2 * layer.query))
-        meter.drop(layer.attention_held, Kind.SAVED)
-        meter.drop(query)
+        meter.free(layer.attention_held, Kind.SAVED)
+        meter.free(query)
     if layer.repeats:
-        meter.hold(2 * key_value)
-        meter.drop(2 * query)
+        meter.alloc(2 * key_value)
+        meter.free(2 * query)
     for part in (query, key_value):
-        meter.brief(3 * part * layer.rope_widening)
+        meter.transient(3 * part * layer.rope_widening)
     if layer.shape.qk_norm != "None":
         norm_backward(meter, layer.key_norm)
         norm_backward(meter, layer.query_norm)
     if fused:
         whole = query + 2 * key_value
-        meter.hold(whole)
-        meter.brief(2 * whole)
-        meter.drop(whole)
+        meter.alloc(whole)
+        meter.transient(2 * whole)
+        meter.free(whole)
         matrix_backward(meter, layer.attention_in[0], released=released)
         return
     *others, last = reversed(layer.attention_in)
@@ -120,20 +120,20 @@ def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: 
 def _eager_backward(meter: Meter, layer: LayerSizes) -> None:
     query, score = layer.query, layer.score
     # Of the product with the values, the softmax in float32, the cap, the product of queries and keys.
-    meter.hold(2 * score, Kind.SCORES)
-    meter.hold(query)
-    meter.drop(query)
-    meter.drop(2 * score, Kind.SCORES)
-    meter.hold(_WIDE * score, Kind.SCORES)
-    meter.drop(2 * score, Kind.SCORES)
-    meter.hold(_WIDE * score, Kind.SCORES)
-    meter.drop(2 * _WIDE * score, Kind.SCORES)
-    meter.hold(2 * score, Kind.SCORES)
-    meter.drop(_WIDE * score, Kind.SCORES)
+    meter.alloc(2 * score, Kind.SCORES)
+    meter.alloc(query)
+    meter.free(query)
+    meter.free(2 * score, Kind.SCORES)
+    meter.alloc(_WIDE * score, Kind.SCORES)
+    meter.free(2 * score, Kind.SCORES)
+    meter.alloc(_WIDE * score, Kind.SCORES)
+    meter.free(2 * _WIDE * score, Kind.SCORES)
+    meter.alloc(2 * score, Kind.SCORES)
+    meter.free(_WIDE * score, Kind.SCORES)
     if layer.shape.softcap:
-        meter.brief(2 * score, Kind.SCORES)
-        meter.drop(2 * score, Kind.SCORES)
-    meter.brief(2 * score, Kind.SCORES)
-    meter.hold(2 * query)
-    meter.drop(2 * score, Kind.SCORES)
-    meter.drop(layer.attention_held, Kind.SAVED)
+        meter.transient(2 * score, Kind.SCORES)
+        meter.free(2 * score, Kind.SCORES)
+    meter.transient(2 * score, Kind.SCORES)
+    meter.alloc(2 * query)
+    meter.free(2 * score, Kind.SCORES)
+    meter.free(layer.attention_held, Kind.SAVED)

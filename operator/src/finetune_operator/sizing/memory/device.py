@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.terms import Part
+from finetune_operator.sizing.memory.terms import MemoryItem
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.gpus.gpu import Gpu
@@ -18,14 +18,14 @@ _HANDLES = 2
 _SM90 = (9, 0)
 
 
-def device_parts(peak: int, stack: StackProfile, gpu: Gpu | None) -> tuple[Part, ...]:
+def device_items(peak: int, stack: StackProfile, gpu: Gpu | None) -> tuple[MemoryItem, ...]:
     """Parts on top of a peak of `peak` bytes. Without a `gpu` the larger workspace is assumed."""
     large = gpu is None or gpu.compute_capability is None or gpu.compute_capability >= _SM90
     workspace = _WORKSPACE_SM90 if large else _WORKSPACE
     return (
-        Part("CUDA context", stack.context_bytes, "stack profile", visible=False),
-        Part("cuBLAS workspaces", _HANDLES * workspace, f"{_HANDLES} x {workspace} B", visible=False),
-        Part(
+        MemoryItem("CUDA context", stack.context_bytes, "stack profile", visible=False),
+        MemoryItem("cuBLAS workspaces", _HANDLES * workspace, f"{_HANDLES} x {workspace} B", visible=False),
+        MemoryItem(
             "fragmentation",
             round(peak * stack.fragmentation),
             f"{stack.fragmentation:.1%} of the peak",

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.activations import batch_part, kept_part, layer_works, peak_parts
-from finetune_operator.sizing.memory.adapters import optimizer_part, trained_tensors
+from finetune_operator.sizing.memory.activations import batch_item, layer_memories, peak_items, waiting_item
+from finetune_operator.sizing.memory.adapters import optimizer_item, trained_tensors
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
-from finetune_operator.sizing.memory.device import device_parts
-from finetune_operator.sizing.memory.losses import loss_parts, scoring_parts
-from finetune_operator.sizing.memory.terms import Estimate, Part, Phase, Term
-from finetune_operator.sizing.memory.weights import cast_parts, dora_preparation, weight_parts
+from finetune_operator.sizing.memory.device import device_items
+from finetune_operator.sizing.memory.losses import loss_items, scoring_items
+from finetune_operator.sizing.memory.terms import Estimate, MemoryItem, Phase, Term
+from finetune_operator.sizing.memory.weights import cast_items, dora_preparation, weight_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from finetune_operator.sizing.gpus.gpu import Gpu
-    from finetune_operator.sizing.memory.activations import Work
+    from finetune_operator.sizing.memory.activations import LayerMemory
     from finetune_operator.sizing.memory.calibration import Calibration
     from finetune_operator.sizing.memory.shape import ModelShape
     from finetune_operator.sizing.memory.stack import StackProfile
@@ -34,29 +34,29 @@ def estimate(
     gpu: Gpu | None = None,
 ) -> Estimate:
     """Estimate the memory of one run."""
-    weights = weight_parts(shape, stack)
-    casts, original = cast_parts(shape, stack)
+    weights = weight_items(shape, stack)
+    casts, original = cast_items(shape, stack)
     trained = trained_tensors(shape, plan, stack)
-    adapter = Part("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
-    gradients = Part("gradients", trained.bytes, "as large as the adapter")
-    static = (*weights, *casts, adapter, optimizer_part(trained, stack))
+    adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
+    gradients = MemoryItem("gradients", trained.bytes, "as large as the adapter")
+    static = (*weights, *casts, adapter, optimizer_item(trained, stack))
     stack = _calibrated(stack, calibration)
     step = _Step(
-        shape, plan, stack, layer_works(shape, plan, stack), gradients, calibration.activation_factor
+        shape, plan, stack, layer_memories(shape, plan, stack), gradients, calibration.activation_factor
     )
-    casting = (Part("16-bit original", original, "of the largest parameter that is cast"),)
+    casting = (MemoryItem("16-bit original", original, "of the largest parameter that is cast"),)
     adapting = (
         adapter,
         # peft makes every adapter in float32 first.
-        Part("adapter in float32", trained.parameters * (4 - trained.width), "before it is narrowed"),
-        Part("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
+        MemoryItem("adapter in float32", trained.parameters * (4 - trained.width), "before it is narrowed"),
+        MemoryItem("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
     )
     terms = [
         *_during(Phase.LOAD, weights),
         *_during(Phase.PREPARE, (*weights, *casts, *_largest(casting, adapting))),
         *_during(Phase.LOSS, (*static, *step.loss())),
         *_during(Phase.RECOMPUTE, (*static, *step.backward())),
-        *_during(Phase.OPTIMIZER, (*static, gradients, batch_part(shape, plan, stack))),
+        *_during(Phase.OPTIMIZER, (*static, gradients, batch_item(shape, plan, stack))),
         *_during(Phase.EVALUATION, (*static, *step.evaluation())),
     ]
     phases: dict[Phase, int] = {}
@@ -64,7 +64,7 @@ def estimate(
         phases[term.phase] = phases.get(term.phase, 0) + term.bytes
     bottleneck = max(phases, key=lambda phase: phases[phase])
     peak = phases[bottleneck]
-    on_device = device_parts(peak, stack, gpu)
+    on_device = device_items(peak, stack, gpu)
     terms += _during(Phase.DEVICE, on_device)
     phases[Phase.DEVICE] = sum(part.bytes for part in on_device)
     device = peak + phases[Phase.DEVICE]
@@ -89,61 +89,65 @@ class _Step:
         shape: ModelShape,
         plan: TrainingPlan,
         stack: StackProfile,
-        works: tuple[tuple[int, Work], ...],
-        gradients: Part,
+        layers: tuple[tuple[int, LayerMemory], ...],
+        gradients: MemoryItem,
         factor: float,
     ) -> None:
         self._shape = shape
         self._plan = plan
         self._stack = stack
-        self._works = works
+        self._layers = layers
         self._gradients = gradients
         self._factor = factor
-        self._batch = batch_part(shape, plan, stack)
+        self._batch = batch_item(shape, plan, stack)
 
-    def loss(self) -> tuple[Part, ...]:
+    def loss(self) -> tuple[MemoryItem, ...]:
         """At the peak of the forward pass and the loss."""
         before = (self._gradients,) if self._plan.gradient_accumulation > 1 else ()
         others = self._kept(last=True)
         if self._plan.gradient_checkpointing:
             all_kept = others
         else:
-            all_kept = Part(
+            all_kept = MemoryItem(
                 "activations of all layers",
-                sum(count * one.kept for count, one in self._works),
+                sum(count * one.all_saved for count, one in self._layers),
                 f"{self._shape.layers} layers",
             )
-        loss = loss_parts(self._shape, self._plan, self._stack)
-        running = (others, *peak_parts(max((one.forward for _, one in self._works), key=sum)))
+        loss = loss_items(self._shape, self._plan, self._stack)
+        running = (others, *peak_items(max((one.forward for _, one in self._layers), key=sum)))
         return (*before, *self._scaled(self._batch, *_largest((all_kept, *loss), running)))
 
-    def backward(self) -> tuple[Part, ...]:
+    def backward(self) -> tuple[MemoryItem, ...]:
         """At the peak of the backward pass: in the last layer, or in the first, when all gradients are there."""
-        busiest = max((one for _, one in self._works), key=lambda one: sum(one.backward) + one.unseen)
-        work = peak_parts(busiest.backward)
-        workspace = Part("attention workspace", busiest.unseen, "inside the kernel", visible=False)
+        busiest = max(
+            (one for _, one in self._layers), key=lambda one: sum(one.backward) + one.kernel_workspace
+        )
+        work = peak_items(busiest.backward)
+        workspace = MemoryItem(
+            "attention workspace", busiest.kernel_workspace, "inside the kernel", visible=False
+        )
         first = (self._gradients, *self._scaled(self._kept(last=False)))
         last = (self._last_gradients(), *self._scaled(self._kept(last=True)))
         return (*_largest(last, first), *self._scaled(self._batch, *work, workspace))
 
-    def evaluation(self) -> tuple[Part, ...]:
+    def evaluation(self) -> tuple[MemoryItem, ...]:
         """At the peak of scoring a batch: in a layer, or at the logits."""
-        running = peak_parts(max((one.inference for _, one in self._works), key=sum))
+        running = peak_items(max((one.inference for _, one in self._layers), key=sum))
         hidden = self._stack.residual_width * self._shape.hidden * self._plan.tokens
-        scoring = scoring_parts(self._shape, self._plan, self._stack)
-        layer = (Part("layer input", hidden, "of one layer"), *running)
+        scoring = scoring_items(self._shape, self._plan, self._stack)
+        layer = (MemoryItem("layer input", hidden, "of one layer"), *running)
         return self._scaled(self._batch, *_largest(scoring, layer))
 
-    def _scaled(self, *parts: Part) -> tuple[Part, ...]:
+    def _scaled(self, *parts: MemoryItem) -> tuple[MemoryItem, ...]:
         """Activations as measured runs say that they are."""
         if self._factor == 1:
             return parts
         return tuple(replace(part, bytes=round(part.bytes * self._factor)) for part in parts)
 
-    def _kept(self, *, last: bool) -> Part:
-        return kept_part(self._works, self._shape, self._plan, self._stack, last=last)
+    def _kept(self, *, last: bool) -> MemoryItem:
+        return waiting_item(self._layers, self._shape, self._plan, self._stack, last=last)
 
-    def _last_gradients(self) -> Part:
+    def _last_gradients(self) -> MemoryItem:
         """Gradients when the last layer is at work: of that layer, or of all where several passes add up."""
         if self._plan.gradient_accumulation > 1:
             return self._gradients
@@ -159,9 +163,9 @@ def _calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
     return stack
 
 
-def _largest(one: tuple[Part, ...], other: tuple[Part, ...]) -> tuple[Part, ...]:
+def _largest(one: tuple[MemoryItem, ...], other: tuple[MemoryItem, ...]) -> tuple[MemoryItem, ...]:
     return max((one, other), key=lambda parts: sum(part.bytes for part in parts))
 
 
-def _during(phase: Phase, parts: Iterable[Part]) -> list[Term]:
+def _during(phase: Phase, parts: Iterable[MemoryItem]) -> list[Term]:
     return [part.during(phase) for part in parts if part.bytes]

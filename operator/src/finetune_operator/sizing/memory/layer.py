@@ -52,26 +52,26 @@ def _block_forward(
         norm_forward(meter, layer.norm, saving=saving)
         _end(meter, hidden, saved=saving and not layer.norm.copies)
     if places != "Post":
-        meter.hold(hidden)
-        meter.drop(hidden)
+        meter.alloc(hidden)
+        meter.free(hidden)
         _end(meter, hidden, saved=saving and saves)
         input_saved = not layer.norm.copies
     else:
-        meter.hold(hidden)
-        meter.drop(hidden)
+        meter.alloc(hidden)
+        meter.free(hidden)
         input_saved = saves
     if not first:
         _end(meter, hidden, saved=saving and input_saved)
     elif saving and input_saved and layer.owns_input:
-        meter.hold(hidden, Kind.SAVED)
+        meter.alloc(hidden, Kind.SAVED)
 
 
 def _end(meter: Meter, size: int, *, saved: bool) -> None:
     """Let a held tensor end here, or live on for the backward pass."""
     if saved:
-        meter.keep(size)
+        meter.save(size)
     else:
-        meter.drop(size)
+        meter.free(size)
 
 
 def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None], *, first: bool) -> None:
@@ -84,36 +84,36 @@ def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None],
     keep = places == "Pre"
     if layer.shape.scaled_residual:
         # The block's gradient is a scaled copy of the residual's.
-        meter.hold(hidden)
+        meter.alloc(hidden)
         keep = False
     block(meter, layer, released=released, keep=keep)
     if places != "Post":
         norm_backward(meter, layer.norm, release=layer.norm.copies or own)
     # The residual's gradient is added.
-    meter.hold(hidden)
-    meter.drop(2 * hidden)
+    meter.alloc(hidden)
+    meter.free(2 * hidden)
 
 
 def _mlp_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     inner, kind = layer.inner, layer.shape.mlp
     matrix_forward(meter, layer.mlp_in[0], saving=saving)
-    meter.hold(inner)
+    meter.alloc(inner)
     if kind == "Gated":
         # The activation's input, then up, then the product of both.
         _end(meter, inner, saved=saving)
         matrix_forward(meter, layer.mlp_in[1], saving=saving)
-        meter.hold(inner)
+        meter.alloc(inner)
         _end(meter, 2 * inner, saved=saving)
     elif kind == "FusedGated":
-        meter.hold(inner)
+        meter.alloc(inner)
         _end(meter, inner, saved=saving)
         if saving:
-            meter.keep(2 * inner)
+            meter.save(2 * inner)
     else:
         _end(meter, inner, saved=saving)
     matrix_forward(meter, layer.mlp_out, saving=saving)
     if kind == "FusedGated" and not saving:
-        meter.drop(2 * inner)
+        meter.free(2 * inner)
     _end(meter, inner, saved=saving and layer.mlp_out.saves_input)
 
 
@@ -122,23 +122,23 @@ def _mlp_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool)
     matrix_backward(meter, layer.mlp_out, released=inner if layer.mlp_out.saves_input else 0, keep=keep)
     if kind in {"Gated", "FusedGated"}:
         # The product's two gradients.
-        meter.hold(2 * inner)
-        meter.drop(inner)
-        meter.drop(inner, Kind.SAVED)
+        meter.alloc(2 * inner)
+        meter.free(inner)
+        meter.free(inner, Kind.SAVED)
     if kind == "Gated":
-        meter.drop(inner, Kind.SAVED)
+        meter.free(inner, Kind.SAVED)
         matrix_backward(meter, layer.mlp_in[1])
     if kind == "Squared":
-        meter.brief(3 * inner)
+        meter.transient(3 * inner)
     # The activation's gradient.
-    meter.hold(inner)
-    meter.drop(inner)
+    meter.alloc(inner)
+    meter.free(inner)
     if kind == "FusedGated":
-        meter.hold(2 * inner)
-        meter.drop(2 * inner)
-        meter.drop(2 * inner, Kind.SAVED)
+        meter.alloc(2 * inner)
+        meter.free(2 * inner)
+        meter.free(2 * inner, Kind.SAVED)
     else:
-        meter.drop(inner, Kind.SAVED)
+        meter.free(inner, Kind.SAVED)
     matrix_backward(meter, layer.mlp_in[0], released=released, shared=kind == "Gated")
 
 
@@ -149,13 +149,13 @@ def _parallel_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
         norm_forward(meter, layer.norm, saving=saving)
     attention_forward(meter, layer, saving=saving)
     _mlp_forward(meter, layer, saving=saving)
-    meter.hold(hidden)
-    meter.drop(2 * hidden)
+    meter.alloc(hidden)
+    meter.free(2 * hidden)
     saved = layer.attention_saves_input + layer.mlp_saves_input if norms == 2 else layer.saves_normed
     for number in range(norms):
         _end(meter, hidden, saved=saving and number < saved)
     if saving and layer.owns_input and not layer.norm.copies:
-        meter.hold(hidden, Kind.SAVED)
+        meter.alloc(hidden, Kind.SAVED)
 
 
 def _parallel_backward(meter: Meter, layer: LayerSizes) -> None:
@@ -165,10 +165,10 @@ def _parallel_backward(meter: Meter, layer: LayerSizes) -> None:
     saves = layer.attention_saves_input if two else layer.saves_normed
     attention_backward(meter, layer, released=hidden if saves else 0, keep=True)
     if not two:
-        meter.hold(hidden)
-        meter.drop(2 * hidden)
+        meter.alloc(hidden)
+        meter.free(2 * hidden)
     for number in range(norms):
         last = number == norms - 1
         norm_backward(meter, layer.norm, release=layer.norm.copies or (last and layer.owns_input))
-        meter.hold(hidden)
-        meter.drop(2 * hidden)
+        meter.alloc(hidden)
+        meter.free(2 * hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.terms import Part
+from finetune_operator.sizing.memory.terms import MemoryItem
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape
@@ -16,18 +16,18 @@ _TILE_TOKENS = 4096
 _TILE_VOCABULARY = 32768
 
 
-def loss_parts(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[Part, ...]:
+def loss_items(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[MemoryItem, ...]:
     """Parts that live while the loss and its gradient are computed."""
     tokens, hidden, width = plan.tokens, shape.hidden, stack.residual_width
     logits, formula = _logits(shape, plan, stack)
     # The last norm saves its input in float32, or its input itself.
     normed = (width if shape.norm == "Layer" else 4) * hidden * tokens
     return (
-        Part("logits", logits, f"{formula} ({stack.loss})"),
-        Part(
+        MemoryItem("logits", logits, f"{formula} ({stack.loss})"),
+        MemoryItem(
             "hidden states", normed + width * hidden * tokens, f"{hidden} x {tokens} tokens x {4 + width} B"
         ),
-        Part(
+        MemoryItem(
             "gradient of hidden states",
             _gradient(stack, width) * hidden * tokens,
             f"{hidden} x {tokens} tokens",
@@ -80,17 +80,17 @@ def _gradient(stack: StackProfile, width: int) -> int:
             return 0
 
 
-def scoring_parts(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[Part, ...]:
+def scoring_items(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[MemoryItem, ...]:
     """Parts that live while a batch is scored without gradients: hidden states and some positions' logits."""
     tokens = plan.sequence_length * (stack.evaluation_batch or plan.micro_batch_size)
     width = stack.residual_width
-    hidden = Part(
+    hidden = MemoryItem(
         "hidden states", width * shape.hidden * tokens, f"{shape.hidden} x {tokens} tokens x {width} B"
     )
     if stack.loss.startswith("FullLogits"):
         each = 10
-        return hidden, Part(
+        return hidden, MemoryItem(
             "logits", tokens * shape.vocabulary * each, f"{tokens} x {shape.vocabulary} x {each} B"
         )
     logits, formula = _logits(shape, plan, stack)
-    return hidden, Part("logits", logits, formula)
+    return hidden, MemoryItem("logits", logits, formula)

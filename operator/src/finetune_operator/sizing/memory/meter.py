@@ -28,7 +28,7 @@ class Meter:
         self.peak_with_workspaces = 0
         self.at_peak: tuple[int, ...] = (0, 0, 0, 0)
 
-    def hold(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
+    def alloc(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
         """Let `size` bytes live from here on."""
         self.now[kind] += size
         self.total += size
@@ -36,26 +36,26 @@ class Meter:
             self.peak = self.total
             self.at_peak = tuple(self.now)
 
-    def drop(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
+    def free(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
         """Let `size` bytes be free again."""
         self.now[kind] -= size
         self.total -= size
 
-    def keep(self, size: int, kind: Kind = Kind.SAVED) -> None:
+    def save(self, size: int, kind: Kind = Kind.SAVED) -> None:
         """Let `size` bytes that live already be saved from here on."""
         self.now[Kind.TEMPORARY] -= size
         self.now[kind] += size
 
-    def brief(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
+    def transient(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
         """Let `size` bytes live for a moment."""
-        self.hold(size, kind)
-        self.drop(size, kind)
+        self.alloc(size, kind)
+        self.free(size, kind)
 
     def workspace(self, size: int) -> None:
         """Let a kernel hold `size` bytes inside, where a run with fake tensors does not see them."""
         self.peak_with_workspaces = max(self.peak_with_workspaces, self.total + size)
 
     @property
-    def unseen(self) -> int:
+    def kernel_workspace(self) -> int:
         """By how much kernels' workspaces raise the peak."""
         return max(0, self.peak_with_workspaces - self.peak)

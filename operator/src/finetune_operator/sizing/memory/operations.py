@@ -58,29 +58,29 @@ class Matrix:
 def matrix_forward(meter: Meter, matrix: Matrix, *, saving: bool) -> None:
     """Hold the output; the input is the caller's."""
     if matrix.unpacked_forward:
-        meter.hold(matrix.constants, Kind.UNPACKED)
-        meter.brief(matrix.constants, Kind.UNPACKED)
-        meter.hold(matrix.unpacked, Kind.UNPACKED)
-        meter.hold(matrix.outputs)
-        meter.drop(matrix.constants + matrix.unpacked, Kind.UNPACKED)
+        meter.alloc(matrix.constants, Kind.UNPACKED)
+        meter.transient(matrix.constants, Kind.UNPACKED)
+        meter.alloc(matrix.unpacked, Kind.UNPACKED)
+        meter.alloc(matrix.outputs)
+        meter.free(matrix.constants + matrix.unpacked, Kind.UNPACKED)
     else:
-        meter.hold(matrix.outputs)
+        meter.alloc(matrix.outputs)
     if not matrix.adapted:
         return
     # result.clone(), then the adapter's product, scaled, then the sum of both.
-    meter.brief(matrix.outputs)
+    meter.transient(matrix.outputs)
     kept = matrix.copy + matrix.dropped + matrix.low_rank
-    meter.hold(kept)
+    meter.alloc(kept)
     if matrix.magnitudes:
-        meter.brief(matrix.magnitudes, Kind.UNPACKED)
+        meter.transient(matrix.magnitudes, Kind.UNPACKED)
         # DoRA's magnitudes are float32, and so are its products before their sum is narrowed.
-        meter.brief(4 * matrix.outputs)
-    meter.brief(2 * matrix.outputs)
+        meter.transient(4 * matrix.outputs)
+    meter.transient(2 * matrix.outputs)
     if saving:
-        meter.hold(matrix.weighted)
-        meter.keep(kept + matrix.weighted)
+        meter.alloc(matrix.weighted)
+        meter.save(kept + matrix.weighted)
     else:
-        meter.drop(kept)
+        meter.free(kept)
 
 
 def matrix_backward(
@@ -94,37 +94,37 @@ def matrix_backward(
     gradient = matrix.inputs
     if matrix.adapted:
         if matrix.magnitudes:
-            meter.brief(6 * matrix.outputs)
-            meter.drop(matrix.weighted, Kind.SAVED)
+            meter.transient(6 * matrix.outputs)
+            meter.free(matrix.weighted, Kind.SAVED)
         # Scaled, then through B, then through A.
-        meter.hold(matrix.outputs)
-        meter.hold(matrix.low_rank)
-        meter.drop(matrix.outputs)
-        meter.drop(matrix.low_rank, Kind.SAVED)
-        meter.hold(gradient)
-        meter.drop(matrix.low_rank)
-        meter.drop(released + matrix.copy, Kind.SAVED)
+        meter.alloc(matrix.outputs)
+        meter.alloc(matrix.low_rank)
+        meter.free(matrix.outputs)
+        meter.free(matrix.low_rank, Kind.SAVED)
+        meter.alloc(gradient)
+        meter.free(matrix.low_rank)
+        meter.free(released + matrix.copy, Kind.SAVED)
         if matrix.dropped:
-            meter.brief(gradient)
-            meter.drop(matrix.dropped, Kind.SAVED)
+            meter.transient(gradient)
+            meter.free(matrix.dropped, Kind.SAVED)
         _accumulate(meter, gradient, held=shared)
     elif released:
-        meter.drop(released, Kind.SAVED)
-    meter.hold(matrix.constants, Kind.UNPACKED)
-    meter.hold(matrix.unpacked, Kind.UNPACKED)
-    meter.drop(matrix.constants, Kind.UNPACKED)
-    meter.hold(gradient)
-    meter.drop(matrix.unpacked, Kind.UNPACKED)
+        meter.free(released, Kind.SAVED)
+    meter.alloc(matrix.constants, Kind.UNPACKED)
+    meter.alloc(matrix.unpacked, Kind.UNPACKED)
+    meter.free(matrix.constants, Kind.UNPACKED)
+    meter.alloc(gradient)
+    meter.free(matrix.unpacked, Kind.UNPACKED)
     if not keep:
-        meter.drop(matrix.outputs)
+        meter.free(matrix.outputs)
     _accumulate(meter, gradient, held=shared or matrix.adapted)
 
 
 def _accumulate(meter: Meter, size: int, *, held: bool) -> None:
     """Add a gradient just computed to the one that is held."""
     if held:
-        meter.hold(size)
-        meter.drop(2 * size)
+        meter.alloc(size)
+        meter.free(2 * size)
 
 
 @dataclass(frozen=True)
@@ -145,24 +145,24 @@ class NormSizes:
 def norm_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
     """Hold the output; the input is the caller's, and is saved where the norm saves it."""
     if norm.kind == "Layer":
-        meter.hold(norm.narrow)
+        meter.alloc(norm.narrow)
         return
     copy = norm.wide if norm.copies else 0
-    meter.hold(copy)
-    meter.brief(norm.wide)
-    meter.hold(norm.wide)
+    meter.alloc(copy)
+    meter.transient(norm.wide)
+    meter.alloc(norm.wide)
     if norm.copies and not saving:
-        meter.drop(copy)
+        meter.free(copy)
     if norm.kind == "RmsFloat":
-        meter.hold(norm.wide)
-        meter.brief(norm.narrow)
-        meter.drop(2 * norm.wide)
+        meter.alloc(norm.wide)
+        meter.transient(norm.narrow)
+        meter.free(2 * norm.wide)
     else:
-        meter.brief(2 * norm.narrow)
-        meter.drop(norm.wide)
-    meter.hold(norm.narrow)
+        meter.transient(2 * norm.narrow)
+        meter.free(norm.wide)
+    meter.alloc(norm.narrow)
     if saving:
-        meter.keep(copy)
+        meter.save(copy)
 
 
 def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: bool = False) -> None:
@@ -172,32 +172,32 @@ def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: 
     """
     saved = norm.saved if release else 0
     if norm.kind == "Layer":
-        meter.hold(norm.narrow)
-        meter.drop(saved, Kind.SAVED)
+        meter.alloc(norm.narrow)
+        meter.free(saved, Kind.SAVED)
         if not keep:
-            meter.drop(norm.narrow)
+            meter.free(norm.narrow)
         return
     given = 0 if keep else norm.narrow
     if norm.kind == "LayerFloat":
-        meter.hold(norm.wide)
-        meter.drop(given)
-        meter.hold(norm.wide)
-        meter.drop(saved, Kind.SAVED)
-        meter.drop(norm.wide)
+        meter.alloc(norm.wide)
+        meter.free(given)
+        meter.alloc(norm.wide)
+        meter.free(saved, Kind.SAVED)
+        meter.free(norm.wide)
     else:
         # Scale and widen; the product's two gradients; the mean's; the square's.
-        meter.hold(norm.wide)
-        meter.brief(norm.wide if norm.kind == "RmsFloat" else norm.narrow)
-        meter.drop(given)
-        meter.hold(norm.wide)
-        meter.brief(norm.wide)
-        meter.drop(norm.wide)
-        meter.hold(norm.wide)
-        meter.brief(3 * norm.wide)
-        meter.hold(norm.wide)
-        meter.drop(norm.wide)
-        meter.drop(saved, Kind.SAVED)
+        meter.alloc(norm.wide)
+        meter.transient(norm.wide if norm.kind == "RmsFloat" else norm.narrow)
+        meter.free(given)
+        meter.alloc(norm.wide)
+        meter.transient(norm.wide)
+        meter.free(norm.wide)
+        meter.alloc(norm.wide)
+        meter.transient(3 * norm.wide)
+        meter.alloc(norm.wide)
+        meter.free(norm.wide)
+        meter.free(saved, Kind.SAVED)
         _accumulate(meter, norm.wide, held=True)
     if norm.copies:
-        meter.hold(norm.narrow)
-        meter.drop(norm.wide)
+        meter.alloc(norm.narrow)
+        meter.free(norm.wide)

@@ -38,7 +38,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryItem:
     """Something that holds memory. `formula` is for people; `visible` as in Term."""
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.terms import Part, allocated, blocks
+from finetune_operator.sizing.memory.terms import MemoryItem, allocated, blocks
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.shape import ModelShape
@@ -34,7 +34,7 @@ def matrix_bytes(weights: int, outputs: int, stack: StackProfile) -> tuple[int, 
     return packed, nested + allocated(_CODE_TABLE) + allocated(_NESTED_CODE_TABLE) + allocated(4)
 
 
-def weight_parts(shape: ModelShape, stack: StackProfile) -> tuple[Part, ...]:
+def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ...]:
     """Parts of the loaded model, before anything is cast."""
     width = stack.unquantized_width
     packed = constants = 0
@@ -43,9 +43,9 @@ def weight_parts(shape: ModelShape, stack: StackProfile) -> tuple[Part, ...]:
         packed += shape.layers * one[0]
         constants += shape.layers * one[1]
     parts = [
-        Part("layer weights", packed, f"{shape.linear_weights} weights, {stack.quantization}"),
-        Part("quantisation constants", constants, _CONSTANT_FORMULAS[stack.quantization]),
-        Part(
+        MemoryItem("layer weights", packed, f"{shape.linear_weights} weights, {stack.quantization}"),
+        MemoryItem("quantization constants", constants, _CONSTANT_FORMULAS[stack.quantization]),
+        MemoryItem(
             "embedding",
             allocated(shape.vocabulary * shape.hidden * width),
             f"{shape.vocabulary} x {shape.hidden} x {width} B",
@@ -53,7 +53,9 @@ def weight_parts(shape: ModelShape, stack: StackProfile) -> tuple[Part, ...]:
     ]
     if not shape.tied:
         parts.append(_head(shape, stack))
-    parts.append(Part("norms and biases", shape.other_weights * width, f"{shape.other_weights} x {width} B"))
+    parts.append(
+        MemoryItem("norms and biases", shape.other_weights * width, f"{shape.other_weights} x {width} B")
+    )
     return tuple(part for part in parts if part.bytes)
 
 
@@ -70,7 +72,7 @@ def constants_bytes(weights: int, stack: StackProfile) -> int:
     return allocated(4 * blocks(weights, _WEIGHTS_IN_BLOCK)) if stack.quantization == "NF4DoubleQuant" else 0
 
 
-def cast_parts(shape: ModelShape, stack: StackProfile) -> tuple[tuple[Part, ...], int]:
+def cast_items(shape: ModelShape, stack: StackProfile) -> tuple[tuple[MemoryItem, ...], int]:
     """What casting every 16-bit parameter to float32 adds, and the 16-bit original of the largest one.
 
     peft's prepare_model_for_kbit_training (utils/other.py) casts one parameter after the other; the original is
@@ -79,13 +81,15 @@ def cast_parts(shape: ModelShape, stack: StackProfile) -> tuple[tuple[Part, ...]
     if not stack.cast_to_float32 or stack.unquantized_width == 4:
         return (), 0
     parts = [
-        Part("float32 copy of embedding and head", 2 * unpacked_embedding_weights(shape, stack), "+2 B each")
+        MemoryItem(
+            "float32 copy of embedding and head", 2 * unpacked_embedding_weights(shape, stack), "+2 B each"
+        )
     ]
     largest = shape.vocabulary * shape.hidden
     if stack.quantization == "None":
-        parts.append(Part("float32 copy of layer weights", 2 * shape.linear_weights, "+2 B each"))
+        parts.append(MemoryItem("float32 copy of layer weights", 2 * shape.linear_weights, "+2 B each"))
         largest = max(largest, *(linear.weights for linear in shape.linears))
-    parts.append(Part("float32 copy of norms and biases", 2 * shape.other_weights, "+2 B each"))
+    parts.append(MemoryItem("float32 copy of norms and biases", 2 * shape.other_weights, "+2 B each"))
     return tuple(parts), 2 * largest
 
 
@@ -95,16 +99,18 @@ def unpacked_embedding_weights(shape: ModelShape, stack: StackProfile) -> int:
     return shape.vocabulary * shape.hidden * (1 + head)
 
 
-def _head(shape: ModelShape, stack: StackProfile) -> Part:
+def _head(shape: ModelShape, stack: StackProfile) -> MemoryItem:
     weights = shape.vocabulary * shape.hidden
     if stack.quantized_head:
-        return Part(
+        return MemoryItem(
             "output head",
             sum(matrix_bytes(weights, shape.vocabulary, stack)),
             f"{shape.vocabulary} x {shape.hidden}, {stack.quantization}",
         )
     width = stack.unquantized_width
-    return Part("output head", allocated(weights * width), f"{shape.vocabulary} x {shape.hidden} x {width} B")
+    return MemoryItem(
+        "output head", allocated(weights * width), f"{shape.vocabulary} x {shape.hidden} x {width} B"
+    )
 
 
 _CONSTANT_FORMULAS = {

@@ -311,7 +311,7 @@ def test_what_fits_is_admitted_nothing_else_is_and_the_smallest_comes_first(
     fitting = [
         offer
         for offer in everything
-        if offer.barrier is None and (offer.gpu.usable_bytes or 0) >= gibibytes * GIB
+        if offer.exclusion_reason is None and (offer.gpu.usable_bytes or 0) >= gibibytes * GIB
     ]
     if not fitting:
         return

@@ -166,5 +166,5 @@ def test_no_labels_break_the_inventory(
         assert found.count >= 1
         assert found.gpu.source
         eligible(found, {"a": "b"}, ())
-        for identity in found.identities:
+        for identity in found.selector_labels:
             assert identity.items() <= found.labels.items()

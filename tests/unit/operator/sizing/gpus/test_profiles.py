@@ -31,7 +31,7 @@ def test_a_profile_offers_its_product_before_any_node_exists() -> None:
     assert (found.gpu.product, found.gpu.usable_bytes) == (known.product, known.usable_bytes)
     assert (found.gpu.compute_capability, found.gpu.driver_cuda) == ((8, 9), (13, 0))
     assert found.taints == (taint,)
-    assert found.identities == (L4["labels"],)
+    assert found.selector_labels == (L4["labels"],)
 
 
 def test_each_zone_of_a_profile_is_an_offer() -> None:
@@ -43,7 +43,7 @@ def test_each_zone_of_a_profile_is_an_offer() -> None:
     assert why is not None
     assert eligible(found[1], {"topology.kubernetes.io/zone": "b"}, ()) is None
     # The zone is where the node will be, not a label to select this profile by.
-    assert found[0].identities == (L4["labels"],)
+    assert found[0].selector_labels == (L4["labels"],)
 
 
 def test_a_profile_is_offered_under_its_own_resource_only() -> None:

@@ -97,7 +97,7 @@ def test_labels_of_other_drivers_and_advertised_sizes_mean_the_same_card(memory:
 def test_a_gpu_of_which_nothing_tells_has_no_size() -> None:
     found = one(node("a", {}, {GPU: "1"}))
     assert found.gpu.usable_bytes is None
-    assert found.identities == ()
+    assert found.selector_labels == ()
 
 
 SOURCES: list[tuple[dict[str, str], str]] = [
@@ -176,12 +176,12 @@ def test_the_driver_is_believed_before_the_cloud() -> None:
     found = one(node("a", labels, {GPU: "1"}))
     assert found.gpu.product == "NVIDIA L4"
     # A label that contradicts is no way to ask for this GPU.
-    assert found.identities == ({"nvidia.com/gpu.product": "NVIDIA-L4"},)
+    assert found.selector_labels == ({"nvidia.com/gpu.product": "NVIDIA-L4"},)
 
 
 def test_labels_that_agree_are_all_ways_to_ask_for_the_gpu() -> None:
     labels = {**gfd("NVIDIA-A10G", 23028), "karpenter.k8s.aws/instance-gpu-name": "a10g"}
-    assert one(node("a", labels, {GPU: "1"})).identities == (
+    assert one(node("a", labels, {GPU: "1"})).selector_labels == (
         {"nvidia.com/gpu.product": "NVIDIA-A10G"},
         {"karpenter.k8s.aws/instance-gpu-name": "a10g"},
     )
@@ -284,7 +284,9 @@ def test_a_mixed_mig_layout_offers_each_profile_under_its_own_resource() -> None
     sliced = one(record, "nvidia.com/mig-3g.40gb")
     assert (sliced.sharing, sliced.count) == ("Mig", 2)
     assert sliced.gpu.usable_bytes == 40192 * MIB * 975 // 1000
-    assert sliced.identities == ({"nvidia.com/mig-3g.40gb.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"},)
+    assert sliced.selector_labels == (
+        {"nvidia.com/mig-3g.40gb.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"},
+    )
     assert offers([record], (), "nvidia.com/mig-1g.10gb", allow_time_slicing=False) == ()
 
 
@@ -317,7 +319,7 @@ def test_gkes_partitions_are_slices() -> None:
     }
     found = one(node("a", labels, {GPU: "7"}))
     assert found.gpu.usable_bytes == int(4.75 * GIB)
-    assert found.identities == (labels,)
+    assert found.selector_labels == (labels,)
 
 
 SLICED: list[tuple[dict[str, str], str]] = [
