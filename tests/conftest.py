@@ -1,7 +1,8 @@
-"""Rules of the whole suite: a test is skipped only for want of a GPU or of Docker, and says so."""
+"""Rules of the whole suite: a test may skip itself only if it lacks a GPU or Docker, and property tests are reproducible."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,16 @@ from typing import Any
 
 import pytest
 from devcluster.provider import docker_answers
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
 NO_DOCKER = "needs a Docker engine, and none answers"
+
+# A busy machine misses any deadline. A failure prints what repeats it; continuous integration always draws the same examples.
+settings.register_profile("local", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @cache
@@ -28,7 +35,7 @@ def _docker_is_there() -> bool:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `gpu` or `docker` where there is none."""
+    """Skip tests marked `gpu` or `docker` if there is none."""
     if item.get_closest_marker("gpu") and not _gpu_is_there():
         pytest.skip(NO_GPU)
     if item.get_closest_marker("docker") and not _docker_is_there():
@@ -36,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
-    """Keeps a file's tests together, since they share what is costly to make, and those of the one cluster."""
+    """Keeps the tests of one file together, because they share costly fixtures, and the tests of the one cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -44,7 +51,7 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type i
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
-    """Where tests run in several processes, spread them so (xdist's own groups do not work with pytest 9.2)."""
+    """Spread tests over processes by `_ByFile` (xdist's own groups do not work with pytest 9.2)."""
     return _ByFile(config, log)
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
-# kube-proxy and the images use. Does nothing when every program is there. No service is started: the dev cluster starts
-# a containerd of its own, inside its own namespaces.
+# kube-proxy and the images use. Does nothing if every program is there. It starts no service: the dev cluster starts its own
+# containerd, inside its own namespaces.
 set -euo pipefail
 
 packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
@@ -28,6 +28,10 @@ command -v apt-get >/dev/null ||
   fail "the dev cluster must have ${packages[*]}, and this machine has no apt-get; install them by hand, or give a" \
     "cluster by KUBECONFIG, or start Docker (then kind is used)"
 [[ $EUID -eq 0 ]] || fail "apt-get must run as root, found uid $EUID; run this script as root"
+
+# Another part of set-up may call apt-get at the same time.
+exec {lock}>/var/lock/finetune-apt
+flock "$lock"
 
 # invoke-rc.d asks this program whether it may start a service; 101 means no. A policy that was there comes back afterwards.
 policy=/usr/sbin/policy-rc.d

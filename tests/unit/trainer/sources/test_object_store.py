@@ -28,6 +28,7 @@ from obstore.store import S3Store
 
 from tests.support.servers.loopback import ACCESS_KEY, SECRET_KEY, s3_server, throttle
 
+pytestmark = pytest.mark.object_stores
 BUCKET = "training-data"
 ROWS = os.urandom(3 << 20)
 ENVIRONMENT = {"TEAM_AWS_ACCESS_KEY_ID": ACCESS_KEY, "TEAM_AWS_SECRET_ACCESS_KEY": SECRET_KEY}

@@ -69,6 +69,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
 
 
+@pytest.mark.object_stores
 def test_cloud_storage_gives_datasets_and_models(tmp_path: Path, tiny_model: Path) -> None:
     objects = {f"models/tiny/{path.name}": path.read_bytes() for path in tiny_model.iterdir()}
     environment = {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": service_account()}

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Writes requirements/*.txt anew from pyproject.toml: every package with its version and the hashes of its files, and no
+# index address. Versions stay as they are unless pyproject.toml excludes them; `--upgrade` takes the newest of all, and
+# `--upgrade-package NAME` the newest of one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p requirements
+export UV_CUSTOM_COMPILE_COMMAND="make lock"
+
+# lock FILE OPTION...: resolve for every platform and every Python from 3.11 on.
+lock() {
+  local file=requirements/$1
+  shift
+  echo "[lock] $file"
+  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --output-file "$file" "$@" pyproject.toml
+}
+
+lock dev.txt --extra operator --extra trainer --extra cli --group dev "$@"
+# The images get the versions that the tests ran with.
+lock operator.txt --constraint requirements/dev.txt --extra operator "$@"
+lock trainer.txt --constraint requirements/dev.txt --extra trainer "$@"
+lock build.txt --constraint requirements/dev.txt --group build "$@"
+lock data.txt --no-deps --group data "$@"
+lock binaries.txt --no-deps --group binaries "$@"
+lock installer.txt --group installer "$@"
