@@ -17,7 +17,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.outcomes import Ending
+from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status.draft import StatusDraft
 
@@ -136,11 +136,8 @@ def record(status: dict[str, Any]) -> JobRecord:
 
 
 def begun() -> StatusDraft:
-    draft = StatusDraft(record({}), NOW)
-    draft.accept(DIGEST, make_plan(FineTuneJobSpec.parse(MINIMAL), "cuda"))
-    draft.mark_started()
-    draft.see_job(NOW, "node1")
-    return draft
+    plan = make_plan(FineTuneJobSpec.parse(MINIMAL), "cuda")
+    return StatusDraft.begin(record({}), NOW).accept(DIGEST, plan).mark_started().record_job(NOW, "node1")
 
 
 PREPARED = {
@@ -229,14 +226,14 @@ def check(draft: StatusDraft) -> dict[str, Any]:
 def test_status_of_a_job_that_succeeds_fits_the_crd_throughout() -> None:
     draft = begun()
     check(draft)
-    draft.fold_prepare(PrepareResult.model_validate(PREPARED))
-    draft.begin_stage(Stage.TRAIN)
-    draft.report(Progress.model_validate(PROGRESS))
+    draft = draft.apply_prepare_result(PrepareResult.model_validate(PREPARED))
+    draft = draft.begin_stage(Stage.TRAIN)
+    draft = draft.report(Progress.model_validate(PROGRESS))
     check(draft)
-    draft.fold_train(TrainResult.model_validate(TRAINED))
-    draft.begin_stage(Stage.MERGE)
-    draft.fold_merge(MergeResult.model_validate(MERGED))
-    draft.complete()
+    draft = draft.apply_train_result(TrainResult.model_validate(TRAINED))
+    draft = draft.begin_stage(Stage.MERGE)
+    draft = draft.apply_merge_result(MergeResult.model_validate(MERGED))
+    draft = draft.complete()
     status = check(draft)
     assert {
         "dataset",
@@ -252,22 +249,22 @@ def test_status_of_a_job_that_succeeds_fits_the_crd_throughout() -> None:
 def test_status_of_a_job_that_fails_fits_the_crd_whatever_the_length_of_the_text() -> None:
     draft = begun()
     message = "m" * 5000
-    draft.record_attempt(
-        Ending("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, message, exit_code=137, node="n1")
+    draft = draft.record_attempt(
+        AttemptOutcome("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, message, exit_code=137, node="n1")
     )
-    draft.begin_attempt(1, NOW)
+    draft = draft.begin_attempt(1, NOW)
     check(draft)
     for attempt in range(1, 30):
-        draft.begin_attempt(attempt, NOW)
-        draft.record_attempt(
-            Ending("Interrupted", ReasonClass.INTERRUPTED, "Interrupted", message, exit_code=75)
+        draft = draft.begin_attempt(attempt, NOW)
+        draft = draft.record_attempt(
+            AttemptOutcome("Interrupted", ReasonClass.INTERRUPTED, "Interrupted", message, exit_code=75)
         )
-    draft.fail(Reason.STAGE_LOST, message, tuple("l" * 256 for _ in range(20)))
+    draft = draft.fail(Reason.STAGE_LOST, message, tuple("l" * 256 for _ in range(20)))
     status = check(draft)
     assert len(status["attempts"]) == STATUS["properties"]["attempts"]["maxItems"]
 
 
 def test_status_of_a_suspended_job_fits_the_crd() -> None:
     draft = begun()
-    draft.suspend()
+    draft = draft.suspend()
     assert check(draft)["phase"] == "Suspended"

@@ -19,7 +19,7 @@ from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.leader_election import Elector
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
-from finetune_operator.errors import ApiError, ChildRefusedError, ConflictError
+from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.manifests.jobs import build_job, build_workspace_claim
 from finetune_operator.observed.observation import JobRecord, project_job
 from finetune_operator.settings import TrainerSettings
@@ -112,7 +112,7 @@ async def test_a_child_is_created_once_adopted_by_its_owner_and_refused_to_a_str
     again = await cluster.create_child(path, job, batch_job(job, 7))
     assert again["metadata"]["uid"] == created["metadata"]["uid"]
     stranger = replace(job, uid="00000000-0000-0000-0000-000000000000")
-    with pytest.raises(ChildRefusedError, match="must belong to this FineTuneJob"):
+    with pytest.raises(ChildRejectedError, match="must belong to this FineTuneJob"):
         await cluster.create_child(path, stranger, batch_job(stranger, 7))
 
 
@@ -125,11 +125,11 @@ async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
     kubectl.within(job.namespace)(
         "wait", "--for=jsonpath={.status.hard.persistentvolumeclaims}=0", "quota/none", "--timeout=30s"
     )
-    with pytest.raises(ChildRefusedError, match="quota"):
+    with pytest.raises(ChildRejectedError, match="quota"):
         await cluster.create_child(claims_path(job.namespace), job, claim)
     invalid = batch_job(job, 8)
     invalid["spec"]["template"]["spec"]["containers"][0]["resources"] = {"requests": {"memory": "lots"}}
-    with pytest.raises(ChildRefusedError):
+    with pytest.raises(ChildRejectedError):
         await cluster.create_child(batch_jobs_path(job.namespace), job, invalid)
 
 
@@ -161,7 +161,7 @@ async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
 
 async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, kubectl: Kubectl) -> None:
     transition = Transition("Warning", "InvalidDataset", "row 3 must have an answer")
-    await Cluster(api, "test").tell(job, transition, datetime.now(UTC), "0123456789abcdef")
+    await Cluster(api, "test").record_event(job, transition, datetime.now(UTC), "0123456789abcdef")
     told = kubectl.within(job.namespace).json("get", "event", "demo.0123456789abcdef")
     assert told["involvedObject"]["uid"] == job.uid
     assert told["message"] == transition.message

@@ -17,6 +17,7 @@ from finetune_operator.lifecycle.actions import (
     DeleteClaim,
     DeleteJob,
     DeletePod,
+    Need,
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
@@ -28,7 +29,7 @@ from finetune_operator.observed.observation import (
     JobRecord,
     Observation,
     Pod,
-    Refusal,
+    Rejection,
 )
 from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.settings import Settings, TrainerSettings
@@ -252,7 +253,7 @@ class World:
     pods: dict[str, Pod] = field(default_factory=dict)
     claim: Claim | None = None
     progress: Progress | None = None
-    refusal: Refusal | None = None
+    rejection: Rejection | None = None
     volumes: JobVolumes = field(default_factory=JobVolumes)
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -267,7 +268,7 @@ class World:
             pods=tuple(self.pods.values()),
             claim=self.claim,
             progress=self.progress,
-            refusal=self.refusal,
+            rejection=self.rejection,
             volumes=self.volumes,
             fresh=fresh,
         )
@@ -275,8 +276,9 @@ class World:
     def decide(self) -> Decision:
         """One decision, with a fresh read if it asks for one; nothing is applied."""
         decision = decide(self.observe(), self.settings, self.now)
-        if decision.needs_fresh:
+        if decision is Need.FRESH_CHILDREN:
             decision = decide(self.observe(fresh=True), self.settings, self.now)
+        assert isinstance(decision, Decision), "volumes are always given"
         return decision
 
     def step(self, *, lose_actions: bool = False) -> Decision:

@@ -36,7 +36,7 @@ class ConflictError(OperatorError):
     """What the decision was based on has changed meanwhile; decide again from fresh objects."""
 
 
-class ChildRefusedError(OperatorError):
+class ChildRejectedError(OperatorError):
     """The API server will not take a child object now: quota, admission policy or a taken name."""
 
 

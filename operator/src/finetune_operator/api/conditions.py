@@ -9,7 +9,7 @@ Suspended: Reconciling False, Suspended True. Succeeded: Reconciling False, Stal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -44,7 +44,7 @@ class Truth(StrEnum):
 class Conditions:
     """The conditions of one status, edited in place."""
 
-    def __init__(self, stored: list[Mapping[str, Any]], generation: int, now: datetime) -> None:
+    def __init__(self, stored: Sequence[Mapping[str, Any]], generation: int, now: datetime) -> None:
         """Start from the `stored` list; writes carry `generation` and, on a change of status, `now`."""
         self._entries: dict[str, dict[str, Any]] = {entry["type"]: dict(entry) for entry in stored}
         self._generation = generation

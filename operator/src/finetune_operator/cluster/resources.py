@@ -10,7 +10,7 @@ from typing import Any
 from finetune_operator.api.formats import format_time
 from finetune_operator.api.stages import GROUP, JOB_LABEL, KIND, PLURAL, VERSION
 from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
-from finetune_operator.errors import ApiError, ChildRefusedError, ConflictError
+from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
 
@@ -126,17 +126,17 @@ class Cluster:
     async def create_child(self, path: str, job: JobRecord, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create a child of `job`, or adopt the one of that name if it is this job's already.
 
-        Raises ChildRefusedError if the API server will not have it or the name is taken by a stranger.
+        Raises ChildRejectedError if the API server will not have it or the name is taken by a stranger.
         """
         name = body["metadata"]["name"]
         try:
             return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
         except ApiError as error:
             if error.status in {400, 403, 422}:
-                raise ChildRefusedError(f"{body['kind']} {name} was refused: {error.message}") from error
+                raise ChildRejectedError(f"{body['kind']} {name} was refused: {error.message}") from error
             if error.status == 404:
                 # The namespace is gone or the API is not served.
-                raise ChildRefusedError(f"{body['kind']} {name} has no place: {error.message}") from error
+                raise ChildRejectedError(f"{body['kind']} {name} has no place: {error.message}") from error
             if error.status != 409:
                 raise
         existing = await self._read(f"{path}/{name}")
@@ -144,7 +144,7 @@ class Cluster:
             raise ConflictError(f"{body['kind']} {name} was there and is gone")
         owners = existing["metadata"].get("ownerReferences") or ()
         if not any(owner.get("uid") == job.uid for owner in owners):
-            raise ChildRefusedError(
+            raise ChildRejectedError(
                 f"{body['kind']} {name} must belong to this FineTuneJob, found one of another owner; delete or "
                 "rename it"
             )
@@ -184,7 +184,7 @@ class Cluster:
                     f"PersistentVolumeClaim {namespace}/{name} has changed: {error}"
                 ) from error
             if error.status in {403, 422}:
-                raise ChildRefusedError(
+                raise ChildRejectedError(
                     f"PersistentVolumeClaim {name} was not grown: {error.message}"
                 ) from error
             raise
@@ -205,7 +205,7 @@ class Cluster:
             if error.status not in {404, 409}:
                 raise
 
-    async def tell(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
+    async def record_event(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
         """Write a Kubernetes Event about `job`. An Event that cannot be written is logged: nothing depends on it."""
         moment = format_time(now)
         body = {

@@ -19,7 +19,7 @@ from finetune_operator.observed.observation import (
     Key,
     Observation,
     Pod,
-    Refusal,
+    Rejection,
     lacks_gpu,
 )
 
@@ -48,7 +48,7 @@ class _Entry:
     pods: dict[str, Pod] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     progress: Progress | None = None
-    refusal: Refusal | None = None
+    rejection: Rejection | None = None
 
     @property
     def empty(self) -> bool:
@@ -66,7 +66,7 @@ class Store:
         """Store a FineTuneJob. A namesake with another uid starts without the old one's progress."""
         entry = self._entry(job.key)
         if entry.job is not None and entry.job.uid != job.uid:
-            entry.progress = entry.refusal = None
+            entry.progress = entry.rejection = None
         if is_newer(job, entry.job):
             entry.job = job
 
@@ -86,7 +86,7 @@ class Store:
         """Forget a FineTuneJob, unless a namesake has taken its place."""
         entry = self._entries.get(key)
         if entry is not None and entry.job is not None and entry.job.uid == uid:
-            entry.job = entry.progress = entry.refusal = None
+            entry.job = entry.progress = entry.rejection = None
         self._drop_if_empty(key)
 
     def remove_child(self, key: Key, uid: str) -> None:
@@ -116,11 +116,11 @@ class Store:
         entry.progress = progress
         return True
 
-    def set_refusal(self, key: Key, refusal: Refusal | None) -> None:
-        """Store or clear the last refusal of a child."""
+    def set_rejection(self, key: Key, rejection: Rejection | None) -> None:
+        """Store or clear the last rejection of a child."""
         entry = self._entries.get(key)
         if entry is not None:
-            entry.refusal = refusal
+            entry.rejection = rejection
 
     def observe(self, key: Key, *, fresh: bool = False) -> Observation | None:
         """Everything known of one FineTuneJob; None if there is none."""
@@ -136,7 +136,7 @@ class Store:
             pods=tuple(entry.pods.values()),
             claim=claim,
             progress=entry.progress,
-            refusal=entry.refusal,
+            rejection=entry.rejection,
             fresh=fresh,
         )
 

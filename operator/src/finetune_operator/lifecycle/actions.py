@@ -1,9 +1,10 @@
-"""What a decision may ask for."""
+"""The values that `decide` returns: a decision with its actions, or what it needs to know first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any
 
 
@@ -23,7 +24,7 @@ class CreateJob:
 
 @dataclass(frozen=True)
 class SuspendJob:
-    """Set `spec.suspend` of this very batch/v1 Job."""
+    """Set `spec.suspend` of the batch/v1 Job with this uid."""
 
     name: str
     uid: str
@@ -32,7 +33,7 @@ class SuspendJob:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete this very batch/v1 Job and, in the background, its pods."""
+    """Delete the batch/v1 Job with this uid and, in the background, its pods."""
 
     name: str
     uid: str
@@ -40,9 +41,9 @@ class DeleteJob:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Delete this very pod without grace: nothing in it runs any more.
+    """Delete the pod with this uid without a grace period, because nothing in it runs any more.
 
-    The kubelet would take two more seconds to say so, in which the pod keeps its GPU and its quota.
+    The kubelet would take two more seconds to report that. Until then the pod keeps its GPU and its quota.
     """
 
     name: str
@@ -51,7 +52,7 @@ class DeletePod:
 
 @dataclass(frozen=True)
 class DeleteClaim:
-    """Delete this very claim."""
+    """Delete the claim with this uid."""
 
     name: str
     uid: str
@@ -59,7 +60,7 @@ class DeleteClaim:
 
 @dataclass(frozen=True)
 class ExpandClaim:
-    """Raise the storage request of this very claim to `size`, a Kubernetes quantity."""
+    """Raise the storage request of the claim with this uid to `size`, a Kubernetes quantity."""
 
     name: str
     uid: str
@@ -71,15 +72,18 @@ Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteCl
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do: write `status` if it differs from the stored one, then the actions in order.
-
-    `needs_fresh` asks to decide again with children and pods read from the API server: an attempt would otherwise be
-    called lost on the word of a watch that may lag behind. `needs_volumes` asks to decide again with the job's claims
-    and their volumes, which no watch tells. Nothing else of such a decision is to be carried out.
-    """
+    """Write `status` if it differs from the stored one, then carry out the actions in order."""
 
     status: dict[str, Any] | None = None
     actions: tuple[Action, ...] = ()
     requeue_time: datetime | None = None
-    needs_fresh: bool = False
-    needs_volumes: bool = False
+    """Time at which to decide again even if nothing changes; None if no such time is known."""
+
+
+class Need(Enum):
+    """Knowledge that the observation lacks. Read it and decide again."""
+
+    FRESH_CHILDREN = auto()
+    """Children and pods from the API server. A watch that lags behind must not make an attempt look lost."""
+    VOLUMES = auto()
+    """The job's claims and their volumes, which no watch covers."""

@@ -1,4 +1,4 @@
-"""What outlives its use: stage Jobs for debugging, the workspace after the end."""
+"""How long finished objects stay: stage Jobs for debugging, the workspace after the job has ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from finetune_operator.api.spec import Lifecycle
 
 
 def child_expiry(attempt: Mapping[str, Any] | None, lifecycle: Lifecycle, now: datetime) -> datetime:
-    """When the Job of a recorded attempt is to be deleted.
+    """The time at which the Job of a recorded attempt is deleted.
 
-    A Job that no attempt is recorded for is a leftover (of a lost status, a deadline): due at once.
+    A Job without a recorded attempt is deleted at once: its status was lost, or a deadline ended it.
     """
     if attempt is None or "completionTime" not in attempt:
         return now
@@ -23,7 +23,7 @@ def child_expiry(attempt: Mapping[str, Any] | None, lifecycle: Lifecycle, now: d
 
 
 def keeps_workspace(lifecycle: Lifecycle, *, succeeded: bool) -> bool:
-    """Whether the workspace's claim stays when the job has ended."""
+    """True if the workspace's claim stays after the job has ended."""
     if lifecycle.keep_workspace == "OnFailure":
         return not succeeded
     return lifecycle.keep_workspace == "Always"

@@ -1,4 +1,4 @@
-"""When a failed or interrupted stage is tried again."""
+"""Decides when a failed or interrupted stage is retried."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from finetune_operator.api.reasons import ReasonClass
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(minutes=5)
 MANY_INTERRUPTIONS = 15
-"""Of the 20 attempts that status remembers."""
+"""Of the 20 attempts that status keeps."""
+
+MAXIMUM_ATTEMPT = 1000
+"""Highest attempt number that the contract allows."""
 
 
 def backoff(count: int) -> timedelta:
-    """Delay before the next attempt after `count` failures (at least 1): 10 s, 20 s, 40 s ... at most 5 min."""
+    """Delay before the next attempt after `count` failures (at least 1): 10 s, 20 s, 40 s and so on, at most 5 min."""
     exponent = min(max(count, 1) - 1, 16)
     return min(FIRST_DELAY * (1 << exponent), LONGEST_DELAY)
 
@@ -27,13 +30,13 @@ def delay_after(
     ran: timedelta,
     may_grow: bool = False,
 ) -> timedelta | None:
-    """How long to wait before the next attempt; None to give up.
+    """Delay before the next attempt; None if there is none.
 
-    `failures` and `interruptions` count this stage's ends so far, this one included; `ran` is how long the attempt
-    was there. An interruption uses up no retry. The first goes on at once; after that an attempt starts no sooner
-    than 10 s after the one before it, so that a pod that is always killed does not spin, and after many
-    interruptions no sooner than 5 min. `may_grow` says that the next attempt gets more of what this one lacked
-    (sizing.hosts.may_retry_with_more): it follows after 10 s and uses up no retry.
+    `failures` and `interruptions` count this stage's attempts that ended so, including this one. `ran` is the age of
+    the attempt's Job. An interruption does not count as a retry. The first one continues at once. After that, attempts
+    start at least 10 s apart, so that a pod that is always killed does not spin. After many interruptions they start
+    at least 5 min apart. `may_grow` means that the next attempt gets more of the resource that this one lacked
+    (sizing.hosts.may_retry_with_more): it follows after 10 s and does not count as a retry.
     """
     if may_grow:
         return FIRST_DELAY

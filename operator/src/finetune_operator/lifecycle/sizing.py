@@ -1,4 +1,4 @@
-"""Whether TRAIN can run, as lifecycle needs to know it: from the model's config, the data, the GPUs and the volumes."""
+"""Decides whether TRAIN can run on the GPUs of the cluster, and with which plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
+from finetune_operator.sizing import decision as gpu_sizing
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import training_plan
@@ -27,60 +27,61 @@ MAXIMUM_PRODUCTS = 32
 _UNAVAILABLE: dict[State, str] = {
     "Cordoned": "cordoned",
     "NotReady": "not ready",
-    "Provisioning": "still coming up",
+    "Provisioning": "still starting",
 }
 
 
 @dataclass(frozen=True)
-class Hold:
-    """Nothing there is would do. Not the end: decided again whenever nodes, volumes or the catalogue change."""
+class Blocked:
+    """TRAIN cannot run on the present cluster. It is decided again when nodes, volumes or GPU profiles change."""
 
     reason: Reason
     message: str
 
 
 @dataclass(frozen=True)
-class Doomed:
-    """No cluster would do."""
+class Infeasible:
+    """TRAIN cannot run on any cluster, so the job fails."""
 
     reason: Reason
     message: str
 
 
 @dataclass(frozen=True)
-class Sized:
-    """TRAIN fits. `plan` are the values that it runs with, `shown` is what `status.plan` shows of them.
-
-    `affinity` is the value of nodeAffinity that keeps TRAIN to the GPUs of `offers`; `digest` is another one whenever
-    the plan or the affinity is.
-    """
+class Feasible:
+    """TRAIN fits."""
 
     plan: Plan
+    """The values that TRAIN runs with."""
     shown: dict[str, Any]
+    """The content of `status.plan`."""
     offers: tuple[Offer, ...]
+    """The GPUs on which TRAIN fits."""
     affinity: dict[str, Any]
+    """The value of nodeAffinity that keeps TRAIN on these GPUs."""
     digest: str
+    """Changes whenever the plan or the affinity changes."""
 
 
-def assess(
+def assess_training(
     spec: FineTuneJobSpec, draft: StatusDraft, inventory: Inventory, settings: Settings
-) -> Sized | Hold | Doomed | None:
-    """What is known of TRAIN's chances; None after it, and before the model's config is known."""
+) -> Feasible | Blocked | Infeasible | None:
+    """Decide whether TRAIN can run; None before the model's config is known, and after TRAIN."""
     if draft.stage is Stage.MERGE:
         return None
     config = draft.config
     if config is None:
         if draft.stage is Stage.PREPARE:
             return None
-        return Doomed(
+        return Infeasible(
             Reason.MODEL_SIZE_UNKNOWN,
-            "PREPARE must tell the model's config.json, found none in its result; use a trainer image of this operator's "
-            "version and create the job again",
+            "PREPARE must report the model's config.json, but its result has none; use the trainer image of this "
+            "operator's version and create the job again",
         )
     try:
         shape = model_shape(config)
     except ShapeUnknownError as error:
-        return Doomed(Reason.MODEL_SIZE_UNKNOWN, str(error))
+        return Infeasible(Reason.MODEL_SIZE_UNKNOWN, str(error))
     return size_training(
         spec=spec,
         shape=shape,
@@ -92,7 +93,7 @@ def assess(
 
 
 def shape_of(draft: StatusDraft) -> ModelShape | None:
-    """The model's shape; None where it is not known, or not to be known."""
+    """The model's shape; None if its config is not known yet or does not determine the shape."""
     config = draft.config
     if config is None:
         return None
@@ -110,17 +111,17 @@ def size_training(
     kept: Mapping[str, Any],
     inventory: Inventory,
     settings: Settings,
-) -> Sized | Hold:
-    """Where TRAIN fits and with which values.
+) -> Feasible | Blocked:
+    """Find the GPUs on which TRAIN fits, and its plan.
 
-    `longest` is the longest row in tokens, None while PREPARE has not told it: then only what fits with no data at all
-    is held. `kept` is `status.plan` where an earlier attempt of TRAIN has used it and may have left a checkpoint of
-    that many steps; empty where everything open may still be chosen.
+    `longest` is the longest row in tokens, or None before PREPARE has reported it. Without it, TRAIN is blocked only if
+    no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
+    workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen.
     """
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
     decision = inventory.decide(
-        SizingRequest(
+        gpu_sizing.SizingRequest(
             spec=asked,
             shape=shape,
             sequence_length=longest,
@@ -129,16 +130,16 @@ def size_training(
             device=device,
         )
     )
-    if isinstance(decision, Infeasible):
-        return _hold(decision, inventory)
+    if isinstance(decision, gpu_sizing.Infeasible):
+        return _blocked(decision, inventory)
     plan = make_plan(spec, device, decision.plan, decision.choices)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
     shown = dict(kept) if kept else _shown(decision, plan)
-    return Sized(plan, shown, decision.offers, affinity, _digest(plan, affinity))
+    return Feasible(plan, shown, decision.offers, affinity, _digest(plan, affinity))
 
 
 def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: Device) -> Plan:
-    """The plan that `status.plan` records; one that needs little memory while it records none."""
+    """The plan that `status.plan` records; if it records none, a plan that needs little memory."""
     training = recorded.get("training")
     if not training:
         return make_plan(spec, device)
@@ -157,12 +158,12 @@ def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) ->
         return spec
     changes: dict[str, Any] = {"micro_batch_size": training["microBatchSize"]}
     if device == "cuda":
-        # On a CPU nothing is recomputed, whatever the GPU that is asked for would need.
+        # On a CPU nothing is recomputed, whatever the requested GPU would need.
         changes["gradient_checkpointing"] = "Require" if training["gradientCheckpointing"] else "Forbid"
     return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
 
 
-def _shown(decision: Feasible, plan: Plan) -> dict[str, Any]:
+def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
     training, estimate = decision.plan, decision.estimate
     return {
         "choices": reporting.choices(plan.choices),
@@ -190,27 +191,27 @@ def products(offers: Iterable[Offer]) -> list[str]:
 
 
 def why_no_gpu(offers: Iterable[Offer], scheduler: str) -> str:
-    """What a TRAIN pod waits for, for which the scheduler finds no node among those of `offers`."""
+    """Explain why a TRAIN pod waits: the scheduler finds no free node among those of `offers`."""
     offers = tuple(offers)
     named = products(offers)
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    sentences = [f"waits for a free GPU on which the job fits: {', '.join(named[:5])}{more}"]
-    for state, words in _UNAVAILABLE.items():
+    sentences = [f"waits for a free GPU that the job fits on: {', '.join(named[:5])}{more}"]
+    for state, text in _UNAVAILABLE.items():
         nodes = sorted({offer.node for offer in offers if offer.node is not None and offer.state == state})
         if nodes:
-            sentences.append(f"{', '.join(nodes[:3])}{' and others' if len(nodes) > 3 else ''}: {words}")
+            sentences.append(f"{', '.join(nodes[:3])}{' and others' if len(nodes) > 3 else ''}: {text}")
     profiles = sorted({offer.profile for offer in offers if offer.profile is not None})
     if profiles:
-        sentences.append(f"the catalogue can start nodes of {', '.join(profiles[:3])}")
+        sentences.append(f"an autoscaler can start nodes of gpuProfiles {', '.join(profiles[:3])}")
     return "; ".join([*sentences, scheduler])
 
 
-def _hold(refused: Infeasible, inventory: Inventory) -> Hold:
-    reason = Reason(refused.reason)
+def _blocked(found: gpu_sizing.Infeasible, inventory: Inventory) -> Blocked:
+    reason = Reason(found.reason)
     if inventory.problem is None:
-        return Hold(reason, refused.message)
-    # What the nodes have is not known, so that nothing can be said of their size.
-    return Hold(Reason.GPU_MEMORY_UNKNOWN, f"{inventory.problem}; {refused.message}")
+        return Blocked(reason, found.message)
+    # The nodes cannot be read, so the sizes of their GPUs are unknown.
+    return Blocked(Reason.GPU_MEMORY_UNKNOWN, f"{inventory.problem}; {found.message}")
 
 
 def _digest(plan: Plan, affinity: Mapping[str, Any]) -> str:

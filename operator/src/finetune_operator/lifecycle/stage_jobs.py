@@ -1,4 +1,4 @@
-"""The batch/v1 Job of the current attempt, from the spec, the recorded plan and what sizing says."""
+"""Builds the batch/v1 Job of the current attempt from the spec, the recorded plan and the sizing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
 from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, cluster_places
-from finetune_operator.lifecycle.sizing import Sized, recorded_plan, shape_of
+from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement
@@ -18,7 +18,10 @@ from finetune_operator.status.draft import StatusDraft
 
 
 def size_host(spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings, out_of_memory: int) -> HostNeeds:
-    """What the current stage's pod needs of its node; `out_of_memory` attempts were killed for their memory."""
+    """Compute what the current stage's pod needs from its node.
+
+    `out_of_memory` is the number of attempts that were killed for exceeding their memory.
+    """
     trainer = settings.trainer
     dataset = draft.dataset
     return stage_host(
@@ -38,14 +41,14 @@ def build_stage_job(
     spec: FineTuneJobSpec,
     draft: StatusDraft,
     settings: Settings,
-    sized: Sized | None,
+    feasible: Feasible | None,
     placement: Placement,
     host: HostNeeds,
 ) -> dict[str, Any]:
-    """The Job to create; `sized` is for TRAIN, `placement` for PREPARE."""
+    """Build the Job to create. TRAIN takes its place from `feasible`, the other stages take it from `placement`."""
     trainer = settings.trainer
     identity = JobIdentity(job.namespace, job.name, job.uid)
-    training = sized if draft.stage is Stage.TRAIN else None
+    training = feasible if draft.stage is Stage.TRAIN else None
     run_spec = build_run_spec(
         job=identity,
         spec=spec,

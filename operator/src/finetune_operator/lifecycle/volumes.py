@@ -1,4 +1,4 @@
-"""What the claims of a job and their volumes mean for its stages."""
+"""Decides where the stages can run with the job's volumes, and how large its workspace must be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport, Progress
 from finetune_operator.lifecycle.actions import ExpandClaim
-from finetune_operator.lifecycle.sizing import Doomed, Hold, Sized, shape_of
+from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, shape_of
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.placement.constraints import (
     Expand,
@@ -32,33 +32,36 @@ from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
 _BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows"})
-"""What PREPARE does before it fetches weights."""
+"""Activities of PREPARE before it downloads weights."""
 
 
 def place_prepare(
-    spec: FineTuneJobSpec, verdict: Sized | None, volumes: JobVolumes, inventory: Inventory
-) -> Placement | Hold | Doomed:
-    """Where PREPARE may run so that TRAIN can follow it, or why nothing could."""
+    spec: FineTuneJobSpec, feasible: Feasible | None, volumes: JobVolumes, inventory: Inventory
+) -> Placement | Blocked | Infeasible:
+    """Choose where PREPARE may run so that TRAIN can use its volumes, or say why that is impossible."""
     nodes = tuple(inventory.nodes.values())
     cache = volumes.model_cache
     if cache is not None and nodes:
         problem = model_cache_problem(cache.name, cache.access_modes, cache.volume, nodes)
         if problem is not None:
-            return Doomed(Reason.MODEL_CACHE_NOT_SHARED, problem)
-    offers = _candidates(spec, inventory) if verdict is None else verdict.offers
+            return Infeasible(Reason.MODEL_CACHE_NOT_SHARED, problem)
+    offers = _candidates(spec, inventory) if feasible is None else feasible.offers
     workspace = volumes.workspace
     bound = workspace.volume if workspace is not None else None
-    if verdict is not None and bound is None:
+    if feasible is not None and bound is None:
         problem = storage_problem(volumes.storage_class, offers)
         if problem is not None:
-            return Hold(Reason.WORKSPACE_ZONE_MISMATCH, problem)
+            return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, problem)
     if cache is not None:
         offers = usable_with([cache.volume], offers) or offers
-    return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=verdict is not None)
+    return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=feasible is not None)
 
 
 def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory) -> Placement:
-    """Where MERGE may run: the scheduler follows the workspace, which may lie where only GPU nodes are."""
+    """Choose where MERGE may run.
+
+    The scheduler follows the workspace. If only GPU nodes can mount it, MERGE must tolerate their taints.
+    """
     volume = volumes.workspace.volume if volumes.workspace is not None else None
     if volume is None:
         return Placement()
@@ -67,12 +70,13 @@ def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory
     return Placement(tolerates_gpu_nodes=there)
 
 
-def to_be_moved(
-    spec: FineTuneJobSpec, sized: Sized, volumes: JobVolumes, progress: Progress | None
+def misplaced_workspace(
+    spec: FineTuneJobSpec, feasible: Feasible, volumes: JobVolumes, progress: Progress | None
 ) -> MountedClaim | None:
-    """The workspace's claim, if it is better made anew: it lies apart from every fitting GPU, and holds little yet.
+    """The workspace's claim if it should be replaced; None if it stays.
 
-    `progress` is that of a PREPARE that has just told the model's config, None otherwise.
+    It is replaced if no GPU that fits can mount it and PREPARE has not downloaded weights yet. `progress` is the first
+    report of PREPARE that contains the model's config, None otherwise.
     """
     workspace = volumes.workspace
     if workspace is None or progress is None:
@@ -80,7 +84,7 @@ def to_be_moved(
     moved = relocation(
         workspace.volume,
         volumes.storage_class,
-        sized.offers,
+        feasible.offers,
         own_workspace=spec.workspace.existing_claim is None,
         weights_fetched=progress.activity not in _BEFORE_WEIGHTS,
     )
@@ -88,44 +92,44 @@ def to_be_moved(
 
 
 def check_volumes(
-    spec: FineTuneJobSpec, draft: StatusDraft, sized: Sized, volumes: JobVolumes
-) -> tuple[Sized | Hold | Doomed, tuple[ExpandClaim, ...]]:
-    """Whether the volumes let TRAIN follow, and how a workspace is to grow that turns out to be too small."""
+    spec: FineTuneJobSpec, draft: StatusDraft, feasible: Feasible, volumes: JobVolumes
+) -> tuple[Feasible | Blocked | Infeasible, tuple[ExpandClaim, ...]]:
+    """Check that TRAIN can use the volumes, and enlarge a workspace that is too small."""
     changes: tuple[ExpandClaim, ...] = ()
     shape = shape_of(draft)
     if shape is not None and not draft.training_begun:
         dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
         own = spec.workspace.existing_claim is None
         found = fit_workspace(spec, shape, dataset, volumes, own=own)
-        if isinstance(found, Doomed):
+        if isinstance(found, Infeasible):
             return found, ()
         changes = () if found is None else (found,)
-    hold = volumes_hold(sized, volumes) if draft.stage is Stage.TRAIN else None
-    return hold or sized, changes
+    blocked = volumes_blocked(feasible, volumes) if draft.stage is Stage.TRAIN else None
+    return blocked or feasible, changes
 
 
-def volumes_hold(sized: Sized, volumes: JobVolumes) -> Hold | None:
-    """Why no GPU on which the job fits can have the job's volumes; None if one can."""
+def volumes_blocked(feasible: Feasible, volumes: JobVolumes) -> Blocked | None:
+    """Say why no GPU that the job fits on can mount the job's volumes; None if one can."""
     mounted = (("workspace", volumes.workspace), ("model cache", volumes.model_cache))
     bound = [
         (role, claim.volume) for role, claim in mounted if claim is not None and claim.volume is not None
     ]
     for role, volume in bound:
-        problem = volume_problem(volume, sized.offers, role)
+        problem = volume_problem(volume, feasible.offers, role)
         if problem is not None:
-            return Hold(Reason.WORKSPACE_ZONE_MISMATCH, problem)
-    if sized.offers and not usable_with([volume for _, volume in bound], sized.offers):
+            return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, problem)
+    if feasible.offers and not usable_with([volume for _, volume in bound], feasible.offers):
         names = " and ".join(f"the {role}'s volume {volume.name}" for role, volume in bound)
         message = (
-            f"{names} must be usable together where a GPU that fits is, found no node for both; add such a node, or "
-            "move one of them"
+            f"{names} must both be usable on a node with a GPU that fits, but there is no such node; add one, or move "
+            "one of the volumes"
         )
-        return Hold(Reason.WORKSPACE_ZONE_MISMATCH, message)
+        return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, message)
     return None
 
 
 def claim_size(spec: FineTuneJobSpec, draft: StatusDraft) -> str:
-    """Size of a claim to be made for a job whose spec names none: the default, or more where the known model needs it."""
+    """Size of a new workspace claim if the spec names none: the default, or more if the model needs more."""
     shape = shape_of(draft)
     if shape is None:
         return DEFAULT_WORKSPACE_SIZE
@@ -136,8 +140,11 @@ def claim_size(spec: FineTuneJobSpec, draft: StatusDraft) -> str:
 
 def fit_workspace(
     spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None, volumes: JobVolumes, *, own: bool
-) -> ExpandClaim | Doomed | None:
-    """What to do about a workspace that the model or the data turn out to be too large for."""
+) -> ExpandClaim | Infeasible | None:
+    """Compare the workspace with what the model and the data need; None if it is large enough.
+
+    `own` means that the operator made the claim.
+    """
     claim = volumes.workspace
     if claim is None or claim.capacity is None:
         return None
@@ -147,13 +154,13 @@ def fit_workspace(
         case Expand(size, _):
             return ExpandClaim(claim.name, claim.uid, size)
         case TooSmall(message):
-            return Doomed(Reason.WORKSPACE_TOO_SMALL, message)
+            return Infeasible(Reason.WORKSPACE_TOO_SMALL, message)
         case None:
             return None
 
 
 def _candidates(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[Offer, ...]:
-    """The GPUs that TRAIN may use, as far as is known before the model is."""
+    """The GPUs that TRAIN may use, before the model is known."""
     resources = spec.resources
     return tuple(
         offer

@@ -115,8 +115,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """The API server's last refusal of a child, and when it may be asked again."""
+class Rejection:
+    """The API server's last rejection of a child, and when it may be asked again."""
 
     message: str
     retry_time: datetime
@@ -132,7 +132,7 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     claim: Claim | None = None
     progress: Progress | None = None
-    refusal: Refusal | None = None
+    rejection: Rejection | None = None
     volumes: JobVolumes | None = None
     """The claims of the job, where they were read for this very decision."""
     fresh: bool = False

@@ -1,4 +1,4 @@
-"""Whether and how a stage's attempt has ended, judged from its Job and pods."""
+"""The outcome of a stage's attempt, decided from its Job and pods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPERATOR_REASONS = frozenset(Reason)
 
 
 @dataclass(frozen=True)
-class Ending:
+class AttemptOutcome:
     """How an attempt ended."""
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
@@ -28,65 +28,71 @@ class Ending:
     finished: datetime | None = None
 
 
-def judge(*, uid: str, child: ChildJob, pods: tuple[Pod, ...], suspending: bool) -> Ending | None:
-    """How the attempt that `child` runs has ended; None while it goes on.
+def attempt_outcome(
+    *, uid: str, child: ChildJob, pods: tuple[Pod, ...], suspending: bool
+) -> AttemptOutcome | None:
+    """The outcome of the attempt that `child` runs; None while it continues.
 
-    The attempt has ended when the trainer's container has terminated, whatever other containers do. A pod that was
-    disrupted, deleted or suspended is another matter unless it succeeded: the Job controller replaces it, or fails
-    the Job, and only its verdict ends the attempt. What such a pod did not live to say is a disruption, not a failure.
+    The attempt has ended when the trainer's container has terminated; other containers do not matter. A pod that was
+    disrupted, deleted or suspended does not end the attempt unless it succeeded. The Job controller replaces such a
+    pod or fails the Job, and only the failed Job ends the attempt. If such a pod left no result, the outcome is a
+    disruption, not a failure.
     """
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
-    endings = [(pod, ending) for pod in newest_first if (ending := _pod_ending(uid, child, pod)) is not None]
-    for _, ending in endings:
-        if ending.outcome == "Succeeded":
-            return ending
+    outcomes = [
+        (pod, outcome) for pod in newest_first if (outcome := _pod_outcome(uid, child, pod)) is not None
+    ]
+    for _, outcome in outcomes:
+        if outcome.outcome == "Succeeded":
+            return outcome
     stopping = suspending or child.suspended
-    for pod, ending in endings:
+    for pod, outcome in outcomes:
         if not (stopping or pod.disrupted or pod.deleting):
-            return ending
+            return outcome
     if not child.finished:
         return None
-    if endings:
-        _, ending = endings[0]
-        return _disrupted(ending) if ending.reason == Reason.STAGE_LOST else ending
+    if outcomes:
+        _, outcome = outcomes[0]
+        return _disrupted(outcome) if outcome.reason == Reason.STAGE_LOST else outcome
     if newest_first:
-        # The Job is counted as ended but its pod's last state has not come yet: the pod's event or removal follows.
+        # The Job has ended but the last state of its pod is not known yet. The pod's event or removal follows.
         return None
-    # A pod that ended by itself stays with its Job: somebody deleted this one.
-    return _disrupted(lost(f"the pod of Job {child.name} was deleted before it left a result"))
+    # A pod that ended by itself stays with its Job, so somebody deleted this one.
+    return _disrupted(stage_lost(f"the pod of Job {child.name} was deleted before it left a result"))
 
 
-def lost(message: str) -> Ending:
-    """The ending of an attempt that left nothing to read."""
-    return Ending("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, clean_text(message)[:1024])
+def stage_lost(message: str) -> AttemptOutcome:
+    """The outcome of an attempt that left nothing to read."""
+    return AttemptOutcome("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, clean_text(message)[:1024])
 
 
-def _disrupted(ending: Ending) -> Ending:
-    """The same end as an interruption, which uses up no retry."""
-    return replace(ending, outcome="Interrupted", kind=ReasonClass.INTERRUPTED, reason=Reason.DISRUPTED)
+def _disrupted(outcome: AttemptOutcome) -> AttemptOutcome:
+    """The same end as an interruption, which does not count as a retry."""
+    return replace(outcome, outcome="Interrupted", kind=ReasonClass.INTERRUPTED, reason=Reason.DISRUPTED)
 
 
-def _pod_ending(uid: str, child: ChildJob, pod: Pod) -> Ending | None:
-    if pod.phase == "Failed" and not pod.disrupted and _outgrew_scratch(pod):
+def _pod_outcome(uid: str, child: ChildJob, pod: Pod) -> AttemptOutcome | None:
+    if pod.phase == "Failed" and not pod.disrupted and _exceeded_scratch(pod):
         return _scratch_full(pod)
     if pod.end is not None:
-        return _container_ending(uid, child, pod, pod.end)
+        return _container_outcome(uid, child, pod, pod.end)
     if pod.phase == "Failed":
-        return lost(f"pod {pod.name} failed before its container ran: {pod.reason}: {pod.message}")
+        return stage_lost(f"pod {pod.name} failed before its container ran: {pod.reason}: {pod.message}")
     return None
 
 
-def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) -> Ending:
+def _container_outcome(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) -> AttemptOutcome:
     try:
         result = parse_result(end.message, uid=uid, stage=child.stage, attempt=child.attempt)
     except MalformedDocumentError as error:
         return _without_result(pod, end, f"its result {error}" if end.message else "it left no result")
     if result.reason in _OPERATOR_REASONS:
-        return _without_result(pod, end, f"its result's reason must be a trainer's, found {result.reason}")
+        detail = f"its result's reason must be one of the trainer's, found {result.reason}"
+        return _without_result(pod, end, detail)
     if result.outcome == "Succeeded":
         if end.exit_code != 0:
             return _without_result(pod, end, "its result says Succeeded")
-        return Ending(
+        return AttemptOutcome(
             "Succeeded",
             ReasonClass.TERMINAL,
             Reason.STAGE_SUCCEEDED,
@@ -97,7 +103,7 @@ def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) ->
             finished=end.finished,
         )
     if end.reason == "OOMKilled" and result.outcome == "Failed" and result.reason == "InternalError":
-        # The kernel took one of its processes, and the trainer lived to say that it misses it.
+        # The kernel killed one of the trainer's processes, and the trainer survived to report the missing one.
         return replace(_without_result(pod, end, ""), result=result)
     reason = result.reason or Reason.STAGE_LOST
     kind = (
@@ -105,7 +111,7 @@ def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) ->
         if result.outcome == "Interrupted"
         else classify_trainer_reason(reason, end.exit_code)
     )
-    return Ending(
+    return AttemptOutcome(
         result.outcome,
         kind,
         reason,
@@ -117,20 +123,20 @@ def _container_ending(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) ->
     )
 
 
-def _outgrew_scratch(pod: Pod) -> bool:
-    """Whether the kubelet evicted the pod for what it wrote, not for what the node lacked (that is a disruption)."""
-    words = pod.message.lower()
-    return pod.reason == "Evicted" and ("ephemeral" in words or "emptydir" in words)
+def _exceeded_scratch(pod: Pod) -> bool:
+    """True if the kubelet evicted the pod for its own disk use. A node that lacks disk is a disruption instead."""
+    text = pod.message.lower()
+    return pod.reason == "Evicted" and ("ephemeral" in text or "emptydir" in text)
 
 
-def _scratch_full(pod: Pod) -> Ending:
-    return Ending(
+def _scratch_full(pod: Pod) -> AttemptOutcome:
+    return AttemptOutcome(
         "Failed",
         OPERATOR_CLASSES[Reason.SCRATCH_FULL],
         Reason.SCRATCH_FULL,
         clean_text(
-            f"pod {pod.name} must keep within its own disk space, the kubelet evicted it: {pod.message}; "
-            "everything large belongs to the workspace, so report a bug with the stage's log"
+            f"pod {pod.name} must stay within its own disk space, but the kubelet evicted it: {pod.message}; "
+            "large files belong in the workspace, so report a bug and attach the stage's log"
         )[:1024],
         exit_code=pod.end.exit_code if pod.end is not None else None,
         node=pod.node,
@@ -138,15 +144,15 @@ def _scratch_full(pod: Pod) -> Ending:
     )
 
 
-def _without_result(pod: Pod, end: ContainerEnd, detail: str) -> Ending:
-    """An ending that only the kubelet speaks of."""
+def _without_result(pod: Pod, end: ContainerEnd, detail: str) -> AttemptOutcome:
+    """An outcome that only the kubelet reports."""
     reason = Reason.HOST_OUT_OF_MEMORY if end.reason == "OOMKilled" else Reason.STAGE_LOST
     cause = (
         "was killed for exceeding its memory limit"
         if reason is Reason.HOST_OUT_OF_MEMORY
         else f"ended with exit code {end.exit_code} ({end.reason or 'no reason'}): {detail}"
     )
-    return Ending(
+    return AttemptOutcome(
         "Failed",
         OPERATOR_CLASSES[reason],
         reason,

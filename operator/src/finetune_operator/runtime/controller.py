@@ -1,4 +1,4 @@
-"""The loop around lifecycle.decide: observe, decide, write status, act."""
+"""The loop around `lifecycle.decide`: observe, decide, write the status, act."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
 from finetune_operator.cluster.workqueue import WorkQueue
-from finetune_operator.errors import ChildRefusedError, ConflictError
+from finetune_operator.errors import ChildRejectedError, ConflictError
 from finetune_operator.lifecycle.actions import (
     Action,
     CreateClaim,
@@ -25,20 +25,21 @@ from finetune_operator.lifecycle.actions import (
     DeleteJob,
     DeletePod,
     ExpandClaim,
+    Need,
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
-from finetune_operator.observed.observation import JobRecord, Key, Refusal
+from finetune_operator.observed.observation import JobRecord, Key, Observation, Rejection
 from finetune_operator.settings import Settings
 from finetune_operator.status.events import transitions
 
-REFUSAL_DELAY = timedelta(seconds=15)
+REJECTION_DELAY = timedelta(seconds=15)
 
 _logger = logging.getLogger(__name__)
 
 
 class ReconcileMetrics(Protocol):
-    """What reconciling tells about itself."""
+    """The controller reports its work here."""
 
     def reconciled(self, result: str, seconds: float) -> None:
         """One reconcile ended: `success`, `requeue_after`, `requeue` or `error`."""
@@ -62,7 +63,7 @@ class Controller:
         now: Callable[[], datetime],
         clock: Callable[[], float],
     ) -> None:
-        """`now` is the wall clock in UTC, `clock` a monotonic one in seconds."""
+        """`now` is the wall clock in UTC; `clock` is monotonic, in seconds."""
         self._store = store
         self._queue = queue
         self._cluster = cluster
@@ -74,7 +75,7 @@ class Controller:
         self._volumes = VolumeReader(cluster, clock)
 
     async def work(self) -> None:
-        """Reconcile keys until cancelled. A failed one comes again after its own growing delay."""
+        """Reconcile keys until cancelled. A key that failed is added again after a delay that grows with each failure."""
         while True:
             key = await self._queue.get()
             started = self._clock()
@@ -91,7 +92,7 @@ class Controller:
                 result = "requeue"
                 self._queue.add_rate_limited(key)
             except Exception:
-                # The boundary: whatever went wrong with one job must not stop the others; it is tried again.
+                # The boundary: an error in one job must not stop the others. The job is tried again.
                 _logger.exception("reconciling %s/%s failed", *key)
                 self._queue.add_rate_limited(key)
             finally:
@@ -100,24 +101,29 @@ class Controller:
                 self._queue.done(key)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Reconcile one FineTuneJob; returns in how many seconds it is to be looked at again, if at all."""
+        """Reconcile one FineTuneJob; returns the seconds after which to reconcile it again, or None."""
         observation = self._store.observe(key)
         if observation is None:
             return None
         decision = decide(observation, self._settings, self._now())
-        if decision.needs_fresh:
-            await self._informer.refresh(key)
-            observation = self._store.observe(key, fresh=True)
+        while isinstance(decision, Need):
+            observation = await self._read(key, observation, decision)
             if observation is None:
                 return None
-            decision = decide(observation, self._settings, self._now())
-        if decision.needs_volumes:
-            observation = replace(observation, volumes=await self._volumes.read(observation))
             decision = decide(observation, self._settings, self._now())
         await self._apply(observation.job, decision)
         if decision.requeue_time is None:
             return None
         return max((decision.requeue_time - self._now()).total_seconds(), 0.01)
+
+    async def _read(self, key: Key, observation: Observation, need: Need) -> Observation | None:
+        """Read what a decision needs; None if the FineTuneJob has been deleted meanwhile."""
+        match need:
+            case Need.FRESH_CHILDREN:
+                await self._informer.refresh(key)
+                return self._store.observe(key, fresh=True)
+            case Need.VOLUMES:
+                return replace(observation, volumes=await self._volumes.read(observation))
 
     async def _apply(self, job: JobRecord, decision: Decision) -> None:
         if decision.status is not None and decision.status != job.status:
@@ -125,16 +131,16 @@ class Controller:
             self._informer.put_job(stored)
             for transition in transitions(job.status, decision.status):
                 _logger.info("%s/%s: %s: %s", job.namespace, job.name, transition.reason, transition.message)
-                await self._cluster.tell(job, transition, self._now(), secrets.token_hex(8))
+                await self._cluster.record_event(job, transition, self._now(), secrets.token_hex(8))
         try:
             for action in decision.actions:
                 await self._act(job, action)
-        except ChildRefusedError as error:
-            self._store.set_refusal(job.key, Refusal(str(error), self._now() + REFUSAL_DELAY))
+        except ChildRejectedError as error:
+            self._store.set_rejection(job.key, Rejection(str(error), self._now() + REJECTION_DELAY))
             self._queue.add(job.key)
         else:
             if any(isinstance(action, CreateJob) for action in decision.actions):
-                self._store.set_refusal(job.key, None)
+                self._store.set_rejection(job.key, None)
                 self._queue.add(job.key)
 
     async def _act(self, job: JobRecord, action: Action) -> None:
@@ -163,7 +169,7 @@ class Controller:
 
 
 async def run_workers(controller: Controller, count: int) -> None:
-    """Run `count` workers; returns only by cancellation or when one of them breaks."""
+    """Run `count` workers until cancelled or until one of them raises an error."""
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             group.create_task(controller.work(), name=f"worker-{number}")

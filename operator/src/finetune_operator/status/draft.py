@@ -1,20 +1,22 @@
-"""The status of a FineTuneJob under construction: starts from the stored one, ends as the next one to write."""
+"""The next status of a FineTuneJob: it starts from the stored one and ends as the one to write."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from finetune_operator.api.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Truth
+from finetune_operator.api.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Conditions, Truth
 from finetune_operator.api.formats import format_number, format_time
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage, child_name
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.outcomes import Ending
+from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.status import reporting
+from finetune_operator.status.condition_table import Entry, JobState, conditions_of
 from finetune_operator.status.record import StatusRecord
 
 MAXIMUM_ATTEMPTS = 20
@@ -26,136 +28,139 @@ STAGE_CONDITIONS: dict[Stage, tuple[Condition, ...]] = {
 }
 
 
+@dataclass(frozen=True)
 class StatusDraft(StatusRecord):
-    """Edits one status. All text that goes in is bounded to what the CRD takes."""
+    """One version of the next status. It is immutable: every edit returns a changed copy.
 
-    def __init__(self, job: JobRecord, now: datetime) -> None:
-        """Start from the stored status of `job`; a condition never written before is written as unknown."""
-        super().__init__(job, now)
-        self.conditions.set_if_missing(Condition.SUCCEEDED, Truth.UNKNOWN, Reason.PENDING)
-        self.conditions.set_if_missing(Condition.RECONCILING, Truth.TRUE, Reason.PENDING)
-        self.conditions.set_if_missing(Condition.STALLED, Truth.FALSE, Reason.PROGRESSING)
-        self.conditions.set_if_missing(Condition.SUSPENDED, Truth.FALSE, Reason.RUNNING)
+    All texts are cut to the lengths that the CRD allows.
+    """
+
+    @classmethod
+    def begin(cls, job: JobRecord, now: datetime) -> Self:
+        """Start from the stored status of `job`; a condition that was never written gets its first value."""
+        draft = cls.read(job, now)
+        for entry in conditions_of(JobState.PROGRESSING, Reason.PENDING):
+            draft.conditions.set_if_missing(entry.condition, entry.status, entry.reason)
         for kinds in STAGE_CONDITIONS.values():
             for kind in kinds:
-                self.conditions.set_if_missing(kind, Truth.UNKNOWN, Reason.AWAITING_STAGE)
+                draft.conditions.set_if_missing(kind, Truth.UNKNOWN, Reason.AWAITING_STAGE)
+        return draft
 
-    # -- writing ------------------------------------------------------------------------------------------------
+    # -- the job ------------------------------------------------------------------------------------------------
 
-    def accept(self, spec_hash: str, plan: Plan) -> None:
-        """Record what the job is: on the first visit, or after its status was lost."""
-        self._fields.setdefault("specHash", spec_hash)
-        if "stage" not in self._fields:
-            self._fields["plan"] = {"choices": reporting.choices(plan.choices)}
-            self.begin_stage(Stage.PREPARE)
+    def accept(self, spec_hash: str, plan: Plan) -> Self:
+        """Record the spec's hash and the first stage: on the first visit, or after the status was lost."""
+        draft = self.with_fields(specHash=self.fields.get("specHash", spec_hash))
+        if "stage" in self.fields:
+            return draft
+        return draft.with_fields(plan={"choices": reporting.choices(plan.choices)}).begin_stage(Stage.PREPARE)
 
-    def mark_started(self) -> None:
-        """Start the job's clock unless it runs."""
-        self._fields.setdefault("startTime", format_time(self._now))
+    def mark_started(self) -> Self:
+        """Start the job's clock unless it is already running."""
+        return self.with_fields(startTime=self.fields.get("startTime", format_time(self.now)))
 
-    def begin_stage(self, stage: Stage) -> None:
-        """Go on to a stage's first attempt."""
-        self._fields["stage"] = {
-            "name": stage.value,
-            "attempt": 0,
-            "jobName": child_name(self._job.name, stage, 0),
-        }
-        self._fields["progress"] = reporting.starting(stage, self._fields.get("progress") or {}, self._now)
+    def pause_deadline(self) -> Self:
+        """Stop the job's clock, since it waits for a GPU."""
+        waiting = self.fields.get("waiting") or {}
+        return self.with_fields(waiting={"since": format_time(self.now), **waiting})
 
-    def begin_attempt(self, attempt: int, retry_time: datetime) -> None:
-        """Go on to another attempt of the current stage, not before `retry_time`."""
-        stage = self.stage
-        self._fields["stage"] = {
-            "name": stage.value,
-            "attempt": attempt,
-            "jobName": child_name(self._job.name, stage, attempt),
-            "retryTime": format_time(retry_time),
-        }
-        self._fields["progress"] = reporting.starting(stage, self._fields.get("progress") or {}, self._now)
+    def resume_deadline(self) -> Self:
+        """Let the job's clock run again."""
+        if self.waiting_since is None:
+            return self
+        return self.with_fields(waiting={"totalSeconds": int(self.waited.total_seconds())})
 
-    def record_config(self, config: Mapping[str, Any]) -> None:
-        """Record what the model's config.json says, before anything else of the model is known."""
-        self._fields["model"] = {**(self._fields.get("model") or {}), "config": reporting.config(config)}
+    # -- stages and attempts ------------------------------------------------------------------------------------
 
-    def record_plan(self, plan: Mapping[str, Any]) -> None:
-        """Record how TRAIN will run; the hosts of stages stay."""
-        hosts = self.plan.get("hosts")
-        self._fields["plan"] = {**plan, **({"hosts": hosts} if hosts else {})}
+    def begin_stage(self, stage: Stage) -> Self:
+        """Continue with the first attempt of `stage`."""
+        return self._begin(stage, 0)
 
-    def record_host(self, stage: Stage, memory_bytes: int, reason: str) -> None:
-        """Record the host memory of a stage's pod."""
-        others = [entry for entry in self.plan.get("hosts") or () if entry["stage"] != stage]
-        entry = {"stage": stage.value, "memoryBytes": memory_bytes, "reason": reason[:1024]}
-        self._fields["plan"] = {**self.plan, "hosts": [*others, entry]}
+    def begin_attempt(self, attempt: int, retry_time: datetime) -> Self:
+        """Continue with another attempt of the current stage, which starts at `retry_time` at the earliest."""
+        return self._begin(self.stage, attempt, retryTime=format_time(retry_time))
 
-    def begin_waiting(self) -> None:
-        """Stop the job's clock: it lacks a GPU."""
-        waiting = self._fields.get("waiting") or {}
-        self._fields["waiting"] = {"since": format_time(self._now), **waiting}
-
-    def end_waiting(self) -> None:
-        """Let the job's clock go on."""
-        if self.waiting_since is not None:
-            self._fields["waiting"] = {"totalSeconds": int(self.waited.total_seconds())}
-
-    def see_job(self, created: datetime, node: str) -> None:
-        """Record that the current attempt's Job exists, and where its pod runs."""
+    def record_job(self, created: datetime, node: str) -> Self:
+        """Record that the current attempt's Job exists, and the node of its pod (empty if it has none)."""
         stage = {**self._stored_stage, "startTime": format_time(created)}
         stage.pop("retryTime", None)
         if node:
             stage["node"] = node
-        self._fields["stage"] = stage
+        return self.with_fields(stage=stage)
 
-    def report(self, progress: Progress) -> None:
-        """Show a running stage's progress, as often as reporting.updated thinks right."""
-        self._fields["progress"] = reporting.updated(self._fields.get("progress") or {}, progress, self._now)
+    def report(self, progress: Progress) -> Self:
+        """Show a running stage's progress, as often as `reporting.updated` allows."""
+        return self.with_fields(
+            progress=reporting.updated(self.fields.get("progress") or {}, progress, self.now)
+        )
 
-    def record_attempt(self, ending: Ending) -> None:
-        """Append the current attempt's end. Failures of the current stage are kept longest: they count as retries."""
+    def record_attempt(self, outcome: AttemptOutcome) -> Self:
+        """Append the current attempt's outcome.
+
+        If the list is full, failures of the current stage are kept longest, because they count as retries.
+        """
         entry: dict[str, Any] = {
             "stage": self.stage.value,
             "attempt": self.attempt,
-            "outcome": ending.outcome,
-            "reason": ending.reason,
-            "message": ending.message[:1024],
-            "completionTime": format_time(ending.finished or self._now),
+            "outcome": outcome.outcome,
+            "reason": outcome.reason,
+            "message": outcome.message[:1024],
+            "completionTime": format_time(outcome.finished or self.now),
         }
         if self.job_seen:
             entry["startTime"] = self._stored_stage["startTime"]
-        if ending.exit_code is not None:
-            entry["exitCode"] = ending.exit_code
-        if ending.result is not None and ending.result.peak_memory_bytes is not None:
-            entry["peakMemoryBytes"] = ending.result.peak_memory_bytes
-        if ending.node:
-            entry["node"] = ending.node
+        if outcome.exit_code is not None:
+            entry["exitCode"] = outcome.exit_code
+        if outcome.result is not None and outcome.result.peak_memory_bytes is not None:
+            entry["peakMemoryBytes"] = outcome.result.peak_memory_bytes
+        if outcome.node:
+            entry["node"] = outcome.node
         if self.stage is Stage.TRAIN:
-            train = ending.result.train if ending.result is not None else None
+            train = outcome.result.train if outcome.result is not None else None
             memory = reporting.memory(self.plan, train.memory if train is not None else None)
             if memory:
                 entry["memory"] = memory
-        attempts = [*(self._fields.get("attempts") or ()), entry]
+        attempts = [*(self.fields.get("attempts") or ()), entry]
         while len(attempts) > MAXIMUM_ATTEMPTS:
             counted = (entry["stage"], "Failed")
             drop = next(
                 (index for index, old in enumerate(attempts) if (old["stage"], old["outcome"]) != counted), 0
             )
             del attempts[drop]
-        self._fields["attempts"] = attempts
+        return self.with_fields(attempts=attempts)
 
-    def fold_prepare(self, result: PrepareResult) -> None:
-        """Record what PREPARE found."""
-        self._fields["dataset"] = reporting.dataset(result.dataset)
-        known = self._fields.get("model") or {}
-        self._fields["model"] = {
-            **({"config": known["config"]} if "config" in known else {}),
-            **reporting.model(result.model),
-        }
-        self._stage_succeeded(Stage.PREPARE, "")
+    # -- what stages find out -----------------------------------------------------------------------------------
 
-    def fold_train(self, result: TrainResult) -> None:
-        """Record what TRAIN measured."""
+    def record_config(self, config: Mapping[str, Any]) -> Self:
+        """Record the model's config.json, before anything else about the model is known."""
+        return self.with_fields(
+            model={**(self.fields.get("model") or {}), "config": reporting.config(config)}
+        )
+
+    def record_plan(self, plan: Mapping[str, Any]) -> Self:
+        """Record the plan of TRAIN; the hosts of stages stay."""
+        hosts = self.plan.get("hosts")
+        return self.with_fields(plan={**plan, **({"hosts": hosts} if hosts else {})})
+
+    def record_host(self, stage: Stage, memory_bytes: int, reason: str) -> Self:
+        """Record the host memory of a stage's pod."""
+        others = [entry for entry in self.plan.get("hosts") or () if entry["stage"] != stage]
+        entry = {"stage": stage.value, "memoryBytes": memory_bytes, "reason": reason[:1024]}
+        return self.with_fields(plan={**self.plan, "hosts": [*others, entry]})
+
+    def apply_prepare_result(self, result: PrepareResult) -> Self:
+        """Record the dataset and the model that PREPARE delivered."""
+        known = self.fields.get("model") or {}
+        config = {"config": known["config"]} if "config" in known else {}
+        draft = self.with_fields(
+            dataset=reporting.dataset(result.dataset), model={**config, **reporting.model(result.model)}
+        )
+        return draft.with_stage_succeeded(Stage.PREPARE, "")
+
+    def apply_train_result(self, result: TrainResult) -> Self:
+        """Record the losses that TRAIN measured."""
         evaluation = result.evaluation
-        self._fields["evaluation"] = {
+        shown = {
             "rows": evaluation.rows,
             "baseLoss": format_number(evaluation.base_loss),
             "tunedLoss": format_number(evaluation.tuned_loss),
@@ -163,94 +168,71 @@ class StatusDraft(StatusRecord):
             "interval": [format_number(bound) for bound in evaluation.interval],
             "verdict": evaluation.verdict,
         }
-        self._fields.setdefault("progress", {})["loss"] = format_number(result.training_loss)
-        self._stage_succeeded(Stage.TRAIN, f"{result.steps} steps on {result.device}")
+        loss = {"loss": format_number(result.training_loss)}
+        draft = self.with_fields(evaluation=shown, progress={**self.fields.get("progress", {}), **loss})
+        return draft.with_stage_succeeded(Stage.TRAIN, f"{result.steps} steps on {result.device}")
 
-    def fold_merge(self, result: MergeResult) -> None:
-        """Record what MERGE published."""
-        self._fields["artifacts"] = [
-            artifact.model_dump(mode="json", by_alias=True) for artifact in result.artifacts
-        ]
+    def apply_merge_result(self, result: MergeResult) -> Self:
+        """Record the artifacts that MERGE published."""
+        artifacts = [artifact.model_dump(mode="json", by_alias=True) for artifact in result.artifacts]
+        draft = self.with_fields(artifacts=artifacts)
         verification = result.verification
         if verification is not None:
-            self._fields["verification"] = {
-                "rows": verification.rows,
-                "tokens": verification.tokens,
-                "klDivergence": format_number(verification.kl_divergence),
-                "trainedLoss": format_number(verification.trained_loss),
-                "mergedLoss": format_number(verification.merged_loss),
-                "prompt": verification.prompt,
-                "answer": verification.answer,
-            }
-        self._stage_succeeded(Stage.MERGE, ", ".join(artifact.uri for artifact in result.artifacts))
-
-    def complete(self) -> None:
-        """End the job well."""
-        self.end_waiting()
-        self._fields["completionTime"] = format_time(self._now)
-        self._fields["progress"] = reporting.finished(
-            Stage.MERGE, self._fields.get("progress") or {}, self._now
+            draft = draft.with_fields(
+                verification={
+                    "rows": verification.rows,
+                    "tokens": verification.tokens,
+                    "klDivergence": format_number(verification.kl_divergence),
+                    "trainedLoss": format_number(verification.trained_loss),
+                    "mergedLoss": format_number(verification.merged_loss),
+                    "prompt": verification.prompt,
+                    "answer": verification.answer,
+                }
+            )
+        return draft.with_stage_succeeded(
+            Stage.MERGE, ", ".join(artifact.uri for artifact in result.artifacts)
         )
-        message = "every stage succeeded and the artifacts are published"
-        self.conditions.set(Condition.SUCCEEDED, Truth.TRUE, Reason.COMPLETED, message)
-        self.conditions.set(Condition.RECONCILING, Truth.FALSE, Reason.FINISHED)
-        self.conditions.set(Condition.STALLED, Truth.FALSE, Reason.FINISHED)
-        self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.FINISHED)
 
-    def fail(self, reason: str, message: str, log_tail: tuple[str, ...] = ()) -> None:
-        """End the job badly, in its current stage."""
-        self.end_waiting()
+    # -- how the job stands: one row of the condition table each ------------------------------------------------
+
+    def set_progressing(self, reason: Reason, message: str) -> Self:
+        """The job runs or waits for something that can come by itself. A wait for a GPU pauses its deadline."""
+        waits = reason is Reason.WAITING_FOR_GPU
+        draft = self.pause_deadline() if waits else self.resume_deadline()
+        return draft.with_state(JobState.PROGRESSING, reason, message)
+
+    def stall(self, reason: Reason, message: str) -> Self:
+        """Nothing in the cluster suits the job. It has not ended, and its deadline is paused."""
+        return self.pause_deadline().with_state(JobState.STALLED, reason, message)
+
+    def suspend(self) -> Self:
+        """The user has suspended the job. Its clock restarts when it is resumed, as a batch/v1 Job's does."""
+        draft = self.with_fields(startTime=None, waiting=None)
+        return draft.with_state(JobState.SUSPENDED, Reason.SUSPENDED_BY_USER, "spec.suspend is true")
+
+    def complete(self) -> Self:
+        """The job has succeeded."""
+        progress = reporting.finished(Stage.MERGE, self.fields.get("progress") or {}, self.now)
+        draft = self.resume_deadline().with_fields(completionTime=format_time(self.now), progress=progress)
+        message = "every stage succeeded and the artifacts are published"
+        return draft.with_state(JobState.COMPLETED, Reason.COMPLETED, message)
+
+    def fail(self, reason: str, message: str, log_tail: tuple[str, ...] = ()) -> Self:
+        """The job has failed in its current stage."""
         message = message[:MAXIMUM_MESSAGE_LENGTH]
-        self._fields["completionTime"] = format_time(self._now)
         failure: dict[str, Any] = {"stage": self.stage.value, "reason": str(reason), "message": message}
         if log_tail:
             failure["logTail"] = list(log_tail)
-        self._fields["failure"] = failure
-        self.conditions.set(Condition.SUCCEEDED, Truth.FALSE, reason, message)
-        self.conditions.set(Condition.RECONCILING, Truth.FALSE, Reason.FINISHED)
-        self.conditions.set(Condition.STALLED, Truth.TRUE, reason, message)
-        self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.FINISHED)
-        for kinds in STAGE_CONDITIONS.values():
-            for kind in kinds:
-                if self.conditions.status(kind) is Truth.UNKNOWN:
-                    text = f"the job failed in {self.stage.value}: {reason}"
-                    self.conditions.set(kind, Truth.FALSE, Reason.STAGE_FAILED, text)
+        draft = self.resume_deadline().with_fields(completionTime=format_time(self.now), failure=failure)
+        return draft.with_state(JobState.FAILED, reason, message).with_open_stages_failed(reason)
 
-    def go_on(self, reason: Reason, message: str) -> None:
-        """Say what the active job does or waits for. Its clock stops while it waits for a GPU."""
-        if reason is Reason.WAITING_FOR_GPU:
-            self.begin_waiting()
-        else:
-            self.end_waiting()
-        self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
-        self.conditions.set(Condition.RECONCILING, Truth.TRUE, reason, message)
-        self.conditions.set(Condition.STALLED, Truth.FALSE, Reason.PROGRESSING)
-        self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.RUNNING)
-
-    def stall(self, reason: Reason, message: str) -> None:
-        """Say that the job cannot go on as things stand; it is not over, and its clock stops."""
-        message = message[:MAXIMUM_MESSAGE_LENGTH]
-        self.begin_waiting()
-        self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
-        self.conditions.set(Condition.RECONCILING, Truth.FALSE, reason, message)
-        self.conditions.set(Condition.STALLED, Truth.TRUE, reason, message)
-        self.conditions.set(Condition.SUSPENDED, Truth.FALSE, Reason.RUNNING)
-
-    def suspend(self) -> None:
-        """Say that the job is suspended; its clock starts anew when it is resumed, as a batch/v1 Job's does."""
-        self._fields.pop("startTime", None)
-        self._fields.pop("waiting", None)
-        reason, message = Reason.SUSPENDED_BY_USER, "spec.suspend is true"
-        self.conditions.set(Condition.SUCCEEDED, Truth.UNKNOWN, reason, message)
-        self.conditions.set(Condition.RECONCILING, Truth.FALSE, reason, message)
-        self.conditions.set(Condition.STALLED, Truth.FALSE, reason)
-        self.conditions.set(Condition.SUSPENDED, Truth.TRUE, reason, message)
+    # -- the result ---------------------------------------------------------------------------------------------
 
     def to_status(self) -> dict[str, Any]:
-        """The finished status, ready to apply."""
+        """The complete status, ready to apply."""
         return {
-            **self._fields,
-            "observedGeneration": self._job.generation,
+            **self.fields,
+            "observedGeneration": self.job.generation,
             "phase": self._phase(),
             "conditions": self.conditions.to_list(),
         }
@@ -266,6 +248,48 @@ class StatusDraft(StatusRecord):
             return "Pending"
         return self.stage.active_reason.value
 
-    def _stage_succeeded(self, stage: Stage, message: str) -> None:
-        for kind in STAGE_CONDITIONS[stage]:
-            self.conditions.set(kind, Truth.TRUE, Reason.STAGE_SUCCEEDED, message)
+    # -- edits --------------------------------------------------------------------------------------------------
+
+    def with_fields(self, **changes: Any) -> Self:
+        """A copy with these top-level fields of the status; None removes a field."""
+        removed = {name for name, value in changes.items() if value is None}
+        fields = {**self.fields, **changes}
+        return replace(self, fields={name: fields[name] for name in fields if name not in removed})
+
+    def with_conditions(self, entries: Iterable[Entry]) -> Self:
+        """A copy with these conditions."""
+        conditions = Conditions(self.conditions.to_list(), self.job.generation, self.now)
+        for entry in entries:
+            conditions.set(entry.condition, entry.status, entry.reason, entry.message)
+        return replace(self, conditions=conditions)
+
+    def _begin(self, stage: Stage, attempt: int, **times: str) -> Self:
+        current = {
+            "name": stage.value,
+            "attempt": attempt,
+            "jobName": child_name(self.job.name, stage, attempt),
+            **times,
+        }
+        progress = reporting.starting(stage, self.fields.get("progress") or {}, self.now)
+        return self.with_fields(stage=current, progress=progress)
+
+    def with_state(self, state: JobState, reason: str, message: str) -> Self:
+        """A copy with the four conditions of this state."""
+        return self.with_conditions(conditions_of(state, reason, message))
+
+    def with_stage_succeeded(self, stage: Stage, message: str) -> Self:
+        """A copy in which the conditions of this stage are true."""
+        return self.with_conditions(
+            Entry(condition, Truth.TRUE, Reason.STAGE_SUCCEEDED, message)
+            for condition in STAGE_CONDITIONS[stage]
+        )
+
+    def with_open_stages_failed(self, reason: str) -> Self:
+        """A copy in which the conditions of every stage that has not succeeded are false."""
+        text = f"the job failed in {self.stage.value}: {reason}"
+        return self.with_conditions(
+            Entry(condition, Truth.FALSE, Reason.STAGE_FAILED, text)
+            for conditions in STAGE_CONDITIONS.values()
+            for condition in conditions
+            if self.conditions.status(condition) is Truth.UNKNOWN
+        )

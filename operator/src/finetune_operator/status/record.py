@@ -1,36 +1,44 @@
-"""What a stored status tells."""
+"""Reads a stored status."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from finetune_operator.api.conditions import Condition, Conditions, Truth
 from finetune_operator.api.formats import parse_time
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 
 
+@dataclass(frozen=True)
 class StatusRecord:
-    """Reads one status."""
+    """Reads one status, which it never changes."""
 
-    def __init__(self, job: JobRecord, now: datetime) -> None:
-        self._job = job
-        self._now = now
-        self._fields: dict[str, Any] = copy.deepcopy(dict(job.status))
-        self.conditions = Conditions(self._fields.get("conditions") or [], job.generation, now)
+    job: JobRecord
+    now: datetime
+    fields: Mapping[str, Any]
+    """The top-level fields of the status. Their values are never edited in place."""
+    conditions: Conditions
+
+    @classmethod
+    def read(cls, job: JobRecord, now: datetime) -> Self:
+        """Read the stored status of `job`."""
+        conditions = Conditions(job.status.get("conditions") or [], job.generation, now)
+        return cls(job, now, job.status, conditions)
 
     @property
     def finished(self) -> bool:
-        """Whether the job has ended, well or badly."""
+        """True once the job has ended, successfully or not."""
         return self.conditions.status(Condition.SUCCEEDED) is not Truth.UNKNOWN
 
     @property
     def succeeded(self) -> bool:
-        """Whether the job has ended well."""
+        """True once the job has succeeded."""
         return self.conditions.is_true(Condition.SUCCEEDED)
 
     @property
@@ -45,92 +53,106 @@ class StatusRecord:
 
     @property
     def job_seen(self) -> bool:
-        """Whether the current attempt's Job has been seen in the cluster."""
+        """True once the current attempt's Job has been seen in the cluster."""
         return "startTime" in self._stored_stage
 
     @property
+    def starting_reason(self) -> Reason:
+        """The reason while the current attempt starts: Pending before the first attempt of the first stage runs."""
+        first = self.stage is Stage.PREPARE and self.attempt == 0
+        return Reason.PENDING if first else self.stage.active_reason
+
+    @property
     def attempt_duration(self) -> timedelta:
-        """How long the current attempt's Job has been there; zero for one that was never seen."""
+        """Age of the current attempt's Job; zero if the Job has never been seen."""
         start = self._time(self._stored_stage, "startTime")
-        return timedelta() if start is None else max(self._now - start, timedelta())
+        return timedelta() if start is None else max(self.now - start, timedelta())
 
     @property
     def retry_time(self) -> datetime | None:
-        """When the current attempt may start."""
+        """The earliest start of the current attempt."""
         return self._time(self._stored_stage, "retryTime")
 
     @property
     def start_time(self) -> datetime | None:
-        """When the job was accepted or last resumed."""
-        return self._time(self._fields, "startTime")
+        """Time at which the job was accepted or last resumed."""
+        return self._time(self.fields, "startTime")
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """Members of the model's config.json, once a trainer has told them."""
-        text = (self._fields.get("model") or {}).get("config")
+        """Members of the model's config.json, once a trainer has reported them."""
+        text = (self.fields.get("model") or {}).get("config")
         return None if text is None else dict(json.loads(text))
 
     @property
     def dataset(self) -> Mapping[str, Any] | None:
-        """The dataset report, once PREPARE has told it."""
-        return self._fields.get("dataset")
+        """The dataset report, once PREPARE has delivered it."""
+        return self.fields.get("dataset")
 
     @property
     def longest_example(self) -> int | None:
-        """Tokens of the longest row, once PREPARE has told it."""
-        longest = (self._fields.get("dataset") or {}).get("longestExample")
+        """Tokens of the longest row, once PREPARE has reported it."""
+        longest = (self.fields.get("dataset") or {}).get("longestExample")
         return None if longest is None else int(longest)
 
     @property
     def plan(self) -> Mapping[str, Any]:
         """The recorded plan."""
-        return self._fields.get("plan") or {}
+        return self.fields.get("plan") or {}
 
     @property
     def training_begun(self) -> bool:
-        """Whether a pod of TRAIN has had a node: a checkpoint may lie in the workspace, which binds later attempts."""
+        """True once a pod of TRAIN has had a node.
+
+        The workspace may then hold a checkpoint, which binds later attempts to the same plan.
+        """
         if self.stage is Stage.TRAIN and "node" in self._stored_stage:
             return True
-        attempts = self._fields.get("attempts") or ()
+        attempts = self.fields.get("attempts") or ()
         return any(entry["stage"] == Stage.TRAIN and "node" in entry for entry in attempts)
 
     @property
     def waiting_since(self) -> datetime | None:
-        """When the present wait for a GPU began; None while the job does not wait."""
-        return self._time(self._fields.get("waiting") or {}, "since")
+        """Start of the current wait for a GPU; None while the job does not wait."""
+        return self._time(self.fields.get("waiting") or {}, "since")
 
     @property
     def waited(self) -> timedelta:
-        """Time spent waiting for a GPU since the job's clock started, the present wait included."""
+        """Time spent waiting for a GPU since the job started, including the current wait."""
         since = self.waiting_since
-        past = timedelta(seconds=(self._fields.get("waiting") or {}).get("totalSeconds", 0))
-        return past if since is None else past + max(self._now - since, timedelta())
+        past = timedelta(seconds=(self.fields.get("waiting") or {}).get("totalSeconds", 0))
+        return past if since is None else past + max(self.now - since, timedelta())
 
     @property
     def spec_hash(self) -> str | None:
         """The recorded spec hash."""
-        return self._fields.get("specHash")
+        return self.fields.get("specHash")
 
     def find_attempt(self, stage: Stage, attempt: int) -> Mapping[str, Any] | None:
-        """The record of an ended attempt."""
-        for entry in self._fields.get("attempts") or ():
+        """The record of an ended attempt; None if it is not recorded."""
+        for entry in self.fields.get("attempts") or ():
             if entry["stage"] == stage and entry["attempt"] == attempt:
                 return dict(entry)
         return None
 
     def count_attempts(self, stage: Stage, outcome: str) -> int:
-        """How many recorded attempts of the stage ended so."""
-        entries = self._fields.get("attempts") or ()
+        """Number of recorded attempts of `stage` with this outcome."""
+        entries = self.fields.get("attempts") or ()
         return sum(entry["stage"] == stage and entry["outcome"] == outcome for entry in entries)
 
     def count_reason(self, stage: Stage, reason: str) -> int:
-        """How many recorded attempts of the stage ended for this reason."""
-        entries = self._fields.get("attempts") or ()
+        """Number of recorded attempts of `stage` that ended for this reason."""
+        entries = self.fields.get("attempts") or ()
         return sum(entry["stage"] == stage and entry.get("reason") == reason for entry in entries)
 
     @property
+    def out_of_memory_kills(self) -> int:
+        """Number of attempts of the current stage that the kernel killed for exceeding their host memory."""
+        return self.count_reason(self.stage, Reason.HOST_OUT_OF_MEMORY)
+
+    @property
     def _stored_stage(self) -> Mapping[str, Any]:
-        return self._fields.get("stage") or {}
+        return self.fields.get("stage") or {}
 
     @staticmethod
     def _time(fields: Mapping[str, Any], name: str) -> datetime | None:

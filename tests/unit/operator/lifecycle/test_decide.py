@@ -12,10 +12,11 @@ from finetune_operator.lifecycle.actions import (
     DeleteClaim,
     DeleteJob,
     DeletePod,
+    Need,
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
-from finetune_operator.observed.observation import Refusal
+from finetune_operator.observed.observation import Rejection
 
 from tests.support.operator import (
     MERGE,
@@ -264,7 +265,7 @@ def test_a_job_deleted_by_hand_is_a_lost_stage_only_after_a_fresh_read() -> None
     world = started(Stage.TRAIN)
     world.settle()
     world.children.clear()
-    assert decide(world.observe(), SETTINGS, NOW).needs_fresh
+    assert decide(world.observe(), SETTINGS, NOW) is Need.FRESH_CHILDREN
     world.settle()
     assert world.job.status["attempts"][-1]["reason"] == "StageLost"
     assert world.condition("Reconciling") == ("True", "BackingOff")
@@ -278,7 +279,7 @@ def test_a_failed_job_without_pods_was_disrupted_but_only_after_a_fresh_read() -
     world = started(spec=make_spec(lifecycle={"retries": 0}))
     child = world.children["demo-prepare-0"]
     world.children["demo-prepare-0"] = replace(child, finished=True, failure="BackoffLimitExceeded")
-    assert decide(world.observe(), SETTINGS, NOW).needs_fresh
+    assert decide(world.observe(), SETTINGS, NOW) is Need.FRESH_CHILDREN
     world.settle()
     last = world.job.status["attempts"][-1]
     assert (last["outcome"], last["reason"]) == ("Interrupted", "Disrupted")
@@ -447,7 +448,7 @@ def test_a_job_without_a_pod_for_long_is_told() -> None:
 def test_a_refused_child_is_told_and_asked_for_again_later() -> None:
     world = World()
     world.step(lose_actions=True)
-    world.refusal = Refusal(
+    world.rejection = Rejection(
         "Job demo-prepare-0 was refused: exceeded quota", world.now + timedelta(seconds=15)
     )
     world.settle()

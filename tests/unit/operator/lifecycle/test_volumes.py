@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.api.quantities import parse_bytes
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim, DeleteClaim, ExpandClaim
+from finetune_operator.lifecycle.actions import CreateClaim, Decision, DeleteClaim, ExpandClaim, Need
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.placement.storage import (
     JobVolumes,
@@ -66,11 +66,11 @@ def workspace(zone: str = "north", capacity: str = "20Gi") -> MountedClaim:
 def test_claims_are_read_only_where_a_stage_depends_on_them() -> None:
     world = World()
     observation = replace(world.observe(), volumes=None)
-    assert decide(observation, world.settings, world.now).needs_volumes
+    assert decide(observation, world.settings, world.now) is Need.VOLUMES
     world.settle()
     world.run_pod("demo-prepare-0")
     observation = replace(world.observe(), volumes=None)
-    assert not decide(observation, world.settings, world.now).needs_volumes
+    assert isinstance(decide(observation, world.settings, world.now), Decision)
 
 
 def test_prepare_is_kept_to_zones_with_a_gpu() -> None:

@@ -10,19 +10,19 @@ import pytest
 from finetune_operator.api.reasons import ReasonClass
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.retry import delay_after
-from finetune_operator.observed.outcomes import Ending, judge
+from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome
 
 from tests.support.operator import UID, World, make_failure, make_result
 
 
-def ending(message: str, code: int, reason: str, /, **changes: object) -> Ending:
+def ending(message: str, code: int, reason: str, /, **changes: object) -> AttemptOutcome:
     """How an attempt of PREPARE ends whose container and pod ended like this."""
     world = World()
     world.settle()
     world.end_pod("demo-prepare-0", message, code, reason)
     (pod,) = world.pods.values()
     child = replace(world.children["demo-prepare-0"], finished=True)
-    found = judge(uid=UID, child=child, pods=(replace(pod, **changes),), suspending=False)  # type: ignore[arg-type]  # any field of Pod
+    found = attempt_outcome(uid=UID, child=child, pods=(replace(pod, **changes),), suspending=False)  # type: ignore[arg-type]  # any field of Pod
     assert found is not None
     return found
 

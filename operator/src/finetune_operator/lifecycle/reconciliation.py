@@ -1,0 +1,140 @@
+"""One decision in the making: what is observed, and what the steps so far have decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Self
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.contract.result import Progress
+from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
+from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
+from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Observation, Pod
+from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome, stage_lost
+from finetune_operator.settings import Settings
+from finetune_operator.status.draft import StatusDraft
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """The input and the output of every step. It is immutable: a step returns a changed copy."""
+
+    observation: Observation
+    settings: Settings
+    now: datetime
+    draft: StatusDraft
+    """The status to write."""
+    spec: FineTuneJobSpec | None = None
+    """The spec, once the first step has read it; None if it cannot be read."""
+    feasibility: Feasible | Blocked | Infeasible | None = None
+    """Whether TRAIN can run; None if that is not known yet or does not matter any more."""
+    actions: tuple[Action, ...] = ()
+    requeue_times: tuple[datetime, ...] = ()
+
+    @classmethod
+    def begin(cls, observation: Observation, settings: Settings, now: datetime) -> Self:
+        """Start from the stored status, with nothing decided."""
+        return cls(observation, settings, now, StatusDraft.begin(observation.job, now))
+
+    def to_decision(self) -> Decision:
+        """What all steps have decided together."""
+        return Decision(
+            status=self.draft.to_status(),
+            actions=self.actions,
+            requeue_time=min(self.requeue_times, default=None),
+        )
+
+    # -- copies -------------------------------------------------------------------------------------------------
+
+    def with_draft(self, draft: StatusDraft) -> Self:
+        """A copy with another status."""
+        return replace(self, draft=draft)
+
+    def with_actions(self, *actions: Action) -> Self:
+        """A copy with further actions, after those that are already decided."""
+        return replace(self, actions=(*self.actions, *actions))
+
+    def with_requeue(self, time: datetime) -> Self:
+        """A copy that asks for another decision at `time` at the latest."""
+        return replace(self, requeue_times=(*self.requeue_times, time))
+
+    def progressing(self, reason: Reason, message: str) -> Self:
+        """A copy in which the job progresses for this reason."""
+        return self.with_draft(self.draft.set_progressing(reason, message))
+
+    def with_child_suspended(self) -> Self:
+        """A copy that suspends the current attempt's Job, if it exists and is not suspended yet."""
+        child = self.current_child
+        if child is None or child.suspended or child.deleting:
+            return self
+        return self.with_actions(SuspendJob(child.name, child.uid, suspend=True))
+
+    # -- which steps apply --------------------------------------------------------------------------------------
+
+    @property
+    def active_spec(self) -> FineTuneJobSpec | None:
+        """The spec of a job that has not ended; None for one that has."""
+        return None if self.draft.finished else self.spec
+
+    @property
+    def runnable_spec(self) -> FineTuneJobSpec | None:
+        """The spec of a job whose current stage may run now; None if it has ended, is suspended or stalled."""
+        spec = self.active_spec
+        return None if spec is None or spec.suspend or isinstance(self.feasibility, Blocked) else spec
+
+    # -- what is observed ---------------------------------------------------------------------------------------
+
+    @property
+    def job(self) -> JobRecord:
+        """The FineTuneJob."""
+        return self.observation.job
+
+    @property
+    def own_children(self) -> tuple[ChildJob, ...]:
+        """The Jobs of this very FineTuneJob, not of an earlier one of the same name."""
+        return tuple(child for child in self.observation.children if child.owner_uid == self.job.uid)
+
+    @property
+    def current_child(self) -> ChildJob | None:
+        """The current attempt's Job."""
+        current = (self.draft.stage, self.draft.attempt)
+        return next((child for child in self.own_children if (child.stage, child.attempt) == current), None)
+
+    @property
+    def own_claim(self) -> Claim | None:
+        """The workspace's claim, if the operator made it for this very FineTuneJob."""
+        claim = self.observation.claim
+        return claim if claim is not None and claim.owner_uid == self.job.uid else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """The last report of the current attempt's trainer."""
+        progress = self.observation.progress
+        current = (self.draft.stage, self.draft.attempt)
+        return progress if progress is not None and (progress.stage, progress.attempt) == current else None
+
+    def pods_of(self, child: ChildJob) -> tuple[Pod, ...]:
+        """The pods of one Job."""
+        return tuple(pod for pod in self.observation.pods if pod.owner_uid == child.uid)
+
+    def node_of(self, child: ChildJob) -> str:
+        """The node of the Job's newest pod; empty if it has no pod or the pod has no node."""
+        pods = self.pods_of(child)
+        return max(pods, key=lambda pod: pod.created).node if pods else ""
+
+    def outcome(self, spec: FineTuneJobSpec) -> AttemptOutcome | None:
+        """The outcome of the current attempt; None while it continues or has not started."""
+        child = self.current_child
+        if child is not None:
+            pods = self.pods_of(child)
+            return attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
+        if self.draft.job_seen:
+            return stage_lost(f"Job {self.job.status['stage']['jobName']} was deleted before it ended")
+        return None
+
+
+Step = Callable[[Reconciliation], Reconciliation | Need]
+"""One policy. It returns its input unchanged if it does not apply, or what it needs to know first."""

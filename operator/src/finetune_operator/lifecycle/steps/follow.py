@@ -1,0 +1,45 @@
+"""Follows the Job of the current attempt: its node, its progress, and what it waits for."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import SuspendJob
+from finetune_operator.lifecycle.reconciliation import Reconciliation
+from finetune_operator.lifecycle.sizing import Feasible, why_no_gpu
+from finetune_operator.observed.observation import ChildJob
+from finetune_operator.observed.pending import NO_POD_GRACE, why_waiting
+
+
+def follow_stage(state: Reconciliation) -> Reconciliation:
+    """Record the Job and its progress, resume it if it is suspended, and say what it does."""
+    child = state.current_child
+    if state.runnable_spec is None or child is None:
+        return state
+    state = state.with_draft(state.draft.record_job(child.created, state.node_of(child)))
+    if child.suspended and not child.deleting:
+        state = state.with_actions(SuspendJob(child.name, child.uid, suspend=False))
+    if state.progress is not None:
+        state = state.with_draft(state.draft.report(state.progress))
+    state = state.progressing(*_activity(state, child))
+    if not state.pods_of(child):
+        overdue = child.created + NO_POD_GRACE
+        state = state.with_requeue(overdue if state.now < overdue else state.now + NO_POD_GRACE)
+    return state
+
+
+def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
+    """Reason and message of a stage whose Job exists."""
+    stage, feasibility, pods = state.draft.stage, state.feasibility, state.pods_of(child)
+    waiting = why_waiting(child, pods, state.now)
+    if waiting is not None:
+        if (
+            stage is Stage.TRAIN
+            and isinstance(feasibility, Feasible)
+            and waiting.reason is Reason.UNSCHEDULABLE
+        ):
+            return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
+        return waiting.reason, waiting.message
+    if any(pod.running for pod in pods):
+        return stage.active_reason, f"{stage.value} is running"
+    return state.draft.starting_reason, f"waits for the pod of Job {child.name} to start"

@@ -1,0 +1,102 @@
+"""Creates the Job of the current attempt as soon as nothing stands in its way."""
+
+from __future__ import annotations
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle import volumes as volume_policy
+from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Need
+from finetune_operator.lifecycle.reconciliation import Reconciliation
+from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
+from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
+from finetune_operator.manifests.jobs import build_workspace_claim
+from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.placement.constraints import Placement
+from finetune_operator.placement.storage import JobVolumes
+
+
+def start_stage(state: Reconciliation) -> Reconciliation | Need:
+    """Create the current attempt's Job, or say what it waits for."""
+    spec, draft = state.runnable_spec, state.draft
+    if spec is None or state.current_child is not None:
+        return state
+    if draft.retry_time is not None and state.now < draft.retry_time:
+        last = draft.find_attempt(draft.stage, draft.attempt - 1) or {}
+        return state.with_requeue(draft.retry_time).progressing(
+            Reason.BACKING_OFF,
+            f"attempt {draft.attempt} of {draft.stage.value} follows; the last one ended with "
+            f"{last.get('reason', Reason.STAGE_LOST)}: {last.get('message', '')}",
+        )
+    rejection = state.observation.rejection
+    if rejection is not None:
+        # This stays until a try succeeds, so that the status does not flip with every try.
+        state = state.progressing(Reason.CHILD_REFUSED, rejection.message)
+        if state.now < rejection.retry_time:
+            return state.with_requeue(rejection.retry_time)
+    elif obstacle := _obstacle(state):
+        return state.progressing(draft.starting_reason, f"waits for {obstacle}")
+    else:
+        state = state.progressing(draft.starting_reason, f"{draft.stage.value} is starting")
+    return _create(state, spec)
+
+
+def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Need:
+    """Choose the place and the size of the Job, then create it and, if it is missing, the workspace's claim."""
+    draft, volumes = state.draft, state.observation.volumes
+    placement: Placement | Blocked | Infeasible = Placement()
+    if draft.stage is not Stage.TRAIN:
+        if volumes is None:
+            return Need.VOLUMES
+        placement = _place(state, spec, volumes)
+    if isinstance(placement, Blocked):
+        return state.with_draft(draft.stall(placement.reason, placement.message))
+    if isinstance(placement, Infeasible):
+        return state.with_draft(draft.fail(placement.reason, placement.message))
+    if spec.workspace.existing_claim is None and state.own_claim is None:
+        claim = build_workspace_claim(state.job, spec, volume_policy.claim_size(spec, draft))
+        state = state.with_actions(CreateClaim(claim))
+    host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
+    draft = draft.record_host(draft.stage, host.memory_bytes, host.memory_reason)
+    body = build_stage_job(state.job, spec, draft, state.settings, _feasible(state), placement, host)
+    return state.with_draft(draft).with_actions(CreateJob(body))
+
+
+def _place(
+    state: Reconciliation, spec: FineTuneJobSpec, volumes: JobVolumes
+) -> Placement | Blocked | Infeasible:
+    """The place of a CPU stage. TRAIN's place comes with its plan."""
+    inventory = state.observation.inventory
+    if state.draft.stage is Stage.PREPARE:
+        return volume_policy.place_prepare(spec, _feasible(state), volumes, inventory)
+    return volume_policy.place_merge(spec, volumes, inventory)
+
+
+def _feasible(state: Reconciliation) -> Feasible | None:
+    return state.feasibility if isinstance(state.feasibility, Feasible) else None
+
+
+def _obstacle(state: Reconciliation) -> str | None:
+    """What must end before the current attempt may start. The stages share a workspace, so they run one at a time."""
+    if running := _other_running_pods(state):
+        return f"pod {running[0].name} to end"
+    if orphaned := _orphaned_jobs(state):
+        return f"Job {orphaned[0].name} to be deleted"
+    claim = state.own_claim
+    return f"claim {claim.name} to be deleted" if claim is not None and claim.deleting else None
+
+
+def _other_running_pods(state: Reconciliation) -> list[Pod]:
+    """Pods of this job's other attempts whose trainer has not ended."""
+    uids = {child.uid for child in state.own_children}
+    return [pod for pod in state.observation.pods if pod.owner_uid in uids and pod.running]
+
+
+def _orphaned_jobs(state: Reconciliation) -> list[ChildJob]:
+    """Jobs that are being deleted before they ended: they were replaced, or their status was lost."""
+    draft, current = state.draft, state.current_child
+    return [
+        child
+        for child in state.own_children
+        if child != current and draft.find_attempt(child.stage, child.attempt) is None
+    ]
