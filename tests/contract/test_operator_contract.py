@@ -22,7 +22,6 @@ from tests.support.operator import (
     MERGE,
     TRAIN,
     UID,
-    World,
     make_failure,
     make_job,
     make_progress,
@@ -30,6 +29,7 @@ from tests.support.operator import (
     make_spec,
 )
 from tests.support.repository import ROOT
+from tests.support.world import World
 
 CONTRACT = ROOT / "contract"
 

@@ -23,7 +23,8 @@ from finetune_operator.runtime.metrics import OperatorMetrics
 from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry
 
-from tests.support.operator import World, make_job
+from tests.support.operator import make_job
+from tests.support.world import World
 
 
 def node_body(version: str, **spec: Any) -> dict[str, Any]:

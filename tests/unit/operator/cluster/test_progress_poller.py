@@ -10,7 +10,8 @@ from finetune_operator.cluster.progress_poller import HttpFetcher, ProgressPolle
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import Key
 
-from tests.support.operator import World, make_job, make_progress
+from tests.support.operator import make_job, make_progress
+from tests.support.world import World
 
 KEY = ("team", "demo")
 GOOD = make_progress(Stage.PREPARE).model_dump_json(by_alias=True).encode()

@@ -7,7 +7,8 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import ChildJob, Pod
 
-from tests.support.operator import NOW, UID, World, make_job, make_progress
+from tests.support.operator import NOW, UID, make_job, make_progress
+from tests.support.world import World
 
 KEY = ("team", "demo")
 

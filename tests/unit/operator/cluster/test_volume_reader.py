@@ -16,7 +16,8 @@ from finetune_operator.cluster.volume_reader import VolumeReader
 from finetune_operator.observed.observation import Claim
 from kubernetes.aio.client import Configuration
 
-from tests.support.operator import UID, World, make_job, make_spec
+from tests.support.operator import UID, make_job, make_spec
+from tests.support.world import World
 
 CLAIM = {
     "metadata": {"name": "demo-workspace", "uid": "claim"},

@@ -9,15 +9,8 @@ from finetune_operator.observed.observation import ChildJob
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.operator import (
-    World,
-    make_failure,
-    make_inventory,
-    make_job,
-    make_node,
-    make_result,
-    make_spec,
-)
+from tests.support.operator import make_failure, make_inventory, make_job, make_node, make_result, make_spec
+from tests.support.world import World
 
 EVENTS = st.lists(
     st.sampled_from(

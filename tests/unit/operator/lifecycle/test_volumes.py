@@ -1,5 +1,3 @@
-"""The lifecycle where the workspace and the model cache decide where stages can run."""
-
 from __future__ import annotations
 
 import json
@@ -8,8 +6,7 @@ from typing import Any
 
 from finetune_operator.api.quantities import parse_bytes
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim, Decision, DeleteClaim, ExpandClaim, Need
-from finetune_operator.lifecycle.decide import decide
+from finetune_operator.lifecycle.actions import CreateClaim, DeleteClaim, ExpandClaim
 from finetune_operator.placement.storage import (
     JobVolumes,
     MountedClaim,
@@ -21,13 +18,13 @@ from finetune_operator.placement.storage import (
 
 from tests.support.operator import (
     CONFIG,
-    World,
     make_inventory,
     make_job,
     make_node,
     make_progress,
     make_spec,
 )
+from tests.support.world import World
 
 ZONE = "topology.kubernetes.io/zone"
 NORTH = make_node("north", labels={ZONE: "north"})
@@ -63,16 +60,6 @@ def workspace(zone: str = "north", capacity: str = "20Gi") -> MountedClaim:
     return MountedClaim("demo-workspace", "claim", ("ReadWriteOnce",), capacity, make_volume(zone))
 
 
-def test_claims_are_read_only_where_a_stage_depends_on_them() -> None:
-    world = World()
-    observation = replace(world.observe(), volumes=None)
-    assert decide(observation, world.settings, world.now) is Need.VOLUMES
-    world.settle()
-    world.run_pod("demo-prepare-0")
-    observation = replace(world.observe(), volumes=None)
-    assert isinstance(decide(observation, world.settings, world.now), Decision)
-
-
 def test_prepare_is_kept_to_zones_with_a_gpu() -> None:
     world = World(inventory=make_inventory(NORTH, SOUTH), volumes=JobVolumes(storage_class=make_class()))
     world.settle()
@@ -81,7 +68,7 @@ def test_prepare_is_kept_to_zones_with_a_gpu() -> None:
     assert "south" not in json.dumps(affinity)
 
 
-def test_a_volume_where_no_fitting_gpu_is_stalls_the_job_until_one_joins() -> None:
+def test_a_volume_out_of_reach_of_every_fitting_gpu_stalls_the_job_until_one_joins() -> None:
     world = World(inventory=make_inventory(NORTH, SOUTH))
     world.settle()
     world.succeed(Stage.PREPARE)
@@ -95,7 +82,7 @@ def test_a_volume_where_no_fitting_gpu_is_stalls_the_job_until_one_joins() -> No
     assert list(world.children) == ["demo-train-0"]
 
 
-def test_a_model_cache_that_one_node_mounts_is_refused_where_there_are_several() -> None:
+def test_a_model_cache_that_only_one_node_can_mount_fails_on_several_nodes() -> None:
     cache = MountedClaim("cache", "uid", ("ReadWriteOnce",), "20Gi")
     spec = make_spec(modelCache={"claimName": "cache"})
     world = World(job=make_job(spec), inventory=make_inventory(NORTH, SOUTH))
@@ -105,7 +92,7 @@ def test_a_model_cache_that_one_node_mounts_is_refused_where_there_are_several()
     assert world.created == []
 
 
-def test_a_workspace_that_is_too_small_grows_or_ends_the_job_before_the_weights_come() -> None:
+def test_a_workspace_that_is_too_small_grows_or_ends_the_job_before_the_download() -> None:
     for expandable in (True, False):
         world = World(inventory=make_inventory(make_node("gpu1", "NVIDIA-H200", 143771)))
         world.settle()
@@ -124,7 +111,7 @@ def test_a_workspace_that_is_too_small_grows_or_ends_the_job_before_the_weights_
             assert world.condition("Succeeded") == ("False", "WorkspaceTooSmall")
 
 
-def test_a_workspace_apart_from_every_fitting_gpu_is_made_anew_while_it_holds_little() -> None:
+def test_a_misplaced_workspace_is_replaced_before_the_weights_are_downloaded() -> None:
     for activity, moved in (("ProvingRows", True), ("Quantizing", False)):
         world = World(inventory=make_inventory(NORTH, SOUTH))
         world.settle()
@@ -145,7 +132,7 @@ def test_a_workspace_apart_from_every_fitting_gpu_is_made_anew_while_it_holds_li
         assert "south" not in required
 
 
-def test_a_claim_made_anew_is_as_large_as_the_model_needs() -> None:
+def test_a_replaced_claim_is_as_large_as_the_model_needs() -> None:
     world = World(
         inventory=make_inventory(make_node("north", "NVIDIA-H200", 143771, labels={ZONE: "north"}), SOUTH)
     )
@@ -169,7 +156,7 @@ def test_a_claim_made_anew_is_as_large_as_the_model_needs() -> None:
     assert size > parse_bytes("20Gi")
 
 
-def test_merge_is_let_onto_gpu_nodes_where_only_they_can_have_the_workspace() -> None:
+def test_merge_tolerates_gpu_nodes_if_only_they_can_mount_the_workspace() -> None:
     for zone, tolerated in (("north", True), ("south", False)):
         world = World(inventory=make_inventory(NORTH, SOUTH))
         world.settle()

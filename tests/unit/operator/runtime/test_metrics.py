@@ -9,7 +9,8 @@ from finetune_operator.runtime.metrics import GpuCollector, JobCollector, Operat
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.support.operator import TRAIN, UID, World, make_inventory, make_node
+from tests.support.operator import TRAIN, UID, make_inventory, make_node
+from tests.support.world import World
 
 MEASURED = {"allocatedBytes": 10**9, "reservedBytes": 2 * 10**9}
 

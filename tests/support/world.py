@@ -1,0 +1,269 @@
+"""A simulated cluster that carries out decisions, and jobs at given points of their lifecycle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage, child_name
+from finetune_operator.contract.result import Progress
+from finetune_operator.lifecycle.actions import (
+    CreateClaim,
+    CreateJob,
+    Decision,
+    DeleteClaim,
+    DeleteJob,
+    DeletePod,
+    Need,
+    SuspendJob,
+)
+from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.observation import (
+    ChildJob,
+    Claim,
+    ContainerEnd,
+    JobRecord,
+    Observation,
+    Pod,
+    Rejection,
+)
+from finetune_operator.placement.storage import JobVolumes
+from finetune_operator.settings import Settings
+
+from tests.support.operator import (
+    CONFIG,
+    NOW,
+    PREPARE,
+    SETTINGS,
+    UID,
+    make_failure,
+    make_inventory,
+    make_job,
+    make_node,
+    make_progress,
+    make_result,
+)
+
+LARGE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+"""70 billion parameters: half a byte each does not go into 24 GiB."""
+A100 = make_node("big", "NVIDIA-A100-SXM4-80GB", 81920)
+SMALL = make_node("small", "NVIDIA-L4", 23034)
+
+
+@dataclass
+class World:
+    """A cluster in miniature: applies decisions and ends pods on command. One step, one decision."""
+
+    job: JobRecord = field(default_factory=make_job)
+    now: datetime = NOW
+    inventory: Inventory = field(default_factory=lambda: make_inventory(make_node()))
+    settings: Settings = SETTINGS
+    children: dict[str, ChildJob] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    claim: Claim | None = None
+    progress: Progress | None = None
+    rejection: Rejection | None = None
+    volumes: JobVolumes = field(default_factory=JobVolumes)
+    created: list[str] = field(default_factory=list)
+    bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counter: int = 100
+
+    def observe(self, *, fresh: bool = False) -> Observation:
+        """What the operator would see."""
+        return Observation(
+            job=self.job,
+            inventory=self.inventory,
+            children=tuple(self.children.values()),
+            pods=tuple(self.pods.values()),
+            claim=self.claim,
+            progress=self.progress,
+            rejection=self.rejection,
+            volumes=self.volumes,
+            fresh=fresh,
+        )
+
+    def decide(self) -> Decision:
+        """One decision, with a fresh read if it asks for one; nothing is applied."""
+        decision = decide(self.observe(), self.settings, self.now)
+        if decision is Need.FRESH_CHILDREN:
+            decision = decide(self.observe(fresh=True), self.settings, self.now)
+        assert isinstance(decision, Decision), "volumes are always given"
+        return decision
+
+    def step(self, *, lose_actions: bool = False) -> Decision:
+        """Decide, write the status and carry the actions out, or lose them as a crash in between would."""
+        decision = self.decide()
+        if decision.status is not None:
+            self.job = replace(
+                self.job, status=json.loads(json.dumps(decision.status)), resource_version=self._version()
+            )
+        if not lose_actions:
+            for action in decision.actions:
+                self._act(action)
+        return decision
+
+    def settle(self) -> None:
+        """Step until nothing changes."""
+        for _ in range(20):
+            before = (dict(self.job.status), dict(self.children), self.claim)
+            self.step()
+            if (dict(self.job.status), dict(self.children), self.claim) == before:
+                return
+        raise AssertionError("decisions do not come to rest")
+
+    def run_pod(self, child_key: str, **changes: Any) -> Pod:
+        """Start a pod of the child, as the Job controller and the kubelet would."""
+        child = self.children[child_key]
+        version = self._version()
+        pod = Pod(
+            name=f"{child.name}-{version}",
+            uid=f"pod-{version}",
+            owner_uid=child.uid,
+            resource_version=version,
+            created=self.now,
+            phase="Running",
+            ip="10.0.0.1",
+            node="node1",
+            reason="",
+            message="",
+            deleting=False,
+            disrupted=False,
+            unschedulable=None,
+            waiting=None,
+            running=True,
+            end=None,
+            idle=False,
+        )
+        pod = replace(pod, **changes)
+        self.pods[pod.uid] = pod
+        return pod
+
+    def end_pod(
+        self, child_key: str, message: str | dict[str, Any], code: int = 0, reason: str = "", **changes: Any
+    ) -> None:
+        """End the newest pod of the child, starting one if it has none."""
+        child = self.children[child_key]
+        pods = [pod for pod in self.pods.values() if pod.owner_uid == child.uid and pod.end is None]
+        pod = pods[-1] if pods else self.run_pod(child_key)
+        text = message if isinstance(message, str) else json.dumps(message)
+        end = ContainerEnd(exit_code=code, reason=reason, message=text, finished=self.now)
+        self.pods[pod.uid] = replace(pod, running=False, end=end, **{"idle": True, **changes})
+
+    def succeed(self, stage: Stage, attempt: int = 0, **changes: Any) -> None:
+        """End the stage's pod well."""
+        self.end_pod(child_name(self.job.name, stage, attempt), make_result(stage, attempt, **changes))
+
+    def fail(self, stage: Stage, reason: str, attempt: int = 0, code: int = 65) -> None:
+        """End the stage's pod with a typed failure."""
+        self.end_pod(child_name(self.job.name, stage, attempt), make_failure(stage, reason, attempt), code)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """Status and reason of a condition."""
+        entry = next(entry for entry in self.job.status["conditions"] if entry["type"] == kind)
+        return (entry["status"], entry["reason"])
+
+    def _version(self) -> str:
+        self.counter += 1
+        return str(self.counter)
+
+    def _act(self, action: object) -> None:
+        match action:
+            case CreateClaim(body) if self.claim is None:
+                name = body["metadata"]["name"]
+                self.claim = Claim(name, f"claim-{self._version()}", UID, "1", deleting=False)
+            case CreateJob(body):
+                self._create(body)
+            case SuspendJob(name, uid, suspend) if self._is_child(name, uid):
+                self.children[name] = replace(self.children[name], suspended=suspend)
+            case DeleteJob(name, uid) if self._is_child(name, uid):
+                self.delete_child(name)
+            case DeletePod(_, uid):
+                self.pods.pop(uid, None)
+            case DeleteClaim(_, uid) if self.claim is not None and self.claim.uid == uid:
+                self.claim = None
+
+    def delete_child(self, name: str) -> None:
+        """Delete a child and, as the garbage collector would, its pods."""
+        child = self.children.pop(name)
+        self.pods = {uid: pod for uid, pod in self.pods.items() if pod.owner_uid != child.uid}
+
+    def _is_child(self, name: str, uid: str) -> bool:
+        return name in self.children and self.children[name].uid == uid
+
+    def _create(self, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        if name in self.children:
+            return
+        self.created.append(name)
+        self.bodies[name] = body
+        labels = body["metadata"]["labels"]
+        version = self._version()
+        self.children[name] = ChildJob(
+            name=name,
+            uid=f"job-{version}",
+            owner_uid=UID,
+            resource_version=version,
+            stage=Stage(labels["finetune.dev/stage"].capitalize()),
+            attempt=int(labels["finetune.dev/attempt"]),
+            created=self.now,
+            suspended=False,
+            deleting=False,
+            finished=False,
+            failure=None,
+            placement=body["metadata"].get("annotations", {}).get(PLACEMENT_ANNOTATION, ""),
+        )
+
+
+def started(stage: Stage = Stage.PREPARE, **changes: Any) -> World:
+    """A world whose job has just had this stage's Job created."""
+    world = World(job=make_job(**changes))
+    world.settle()
+    for earlier in Stage:
+        if earlier is stage:
+            return world
+        world.succeed(earlier)
+        world.settle()
+    raise AssertionError(stage)
+
+
+def preparing(config: dict[str, Any], **changes: Any) -> World:
+    """A world whose PREPARE runs and has told this config."""
+    world = World(job=make_job(**changes))
+    world.settle()
+    world.run_pod("demo-prepare-0")
+    world.progress = make_progress(Stage.PREPARE, activity="ProvingRows", config=config)
+    return world
+
+
+def prepared(config: dict[str, Any] = CONFIG, longest: int = 60, **changes: Any) -> World:
+    """A world whose PREPARE has just ended with this config and longest row."""
+    world = World(job=make_job(**changes))
+    world.settle()
+    report = {
+        "dataset": {**PREPARE["dataset"], "longestExample": longest},
+        "model": {**PREPARE["model"], "config": config},
+    }
+    world.succeed(Stage.PREPARE, prepare=report)
+    return world
+
+
+def stalled(world: World) -> tuple[str, ...]:
+    """Status of the three conditions that say how a job stands, and the reason that they share."""
+    reasons = {world.condition(kind)[1] for kind in ("Succeeded", "Reconciling", "Stalled")}
+    assert len(reasons) == 1
+    return (*(world.condition(kind)[0] for kind in ("Succeeded", "Reconciling", "Stalled")), reasons.pop())

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import (
+    Need,
+)
+from finetune_operator.lifecycle.decide import decide
+
+from tests.support.operator import (
+    NOW,
+    SETTINGS,
+    make_failure,
+    make_spec,
+)
+from tests.support.world import World, started
+
+
+def hosts(world: World) -> dict[str, int]:
+    """Memory of the stages that have been started."""
+    return {entry["stage"]: entry["memoryBytes"] for entry in world.job.status["plan"]["hosts"]}
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_permanent_failure_ends_the_job_at_once_with_the_trainers_message(stage: Stage) -> None:
+    world = started(stage)
+    world.fail(stage, "InvalidDataset")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "InvalidDataset")
+    assert world.condition("Stalled") == ("True", "InvalidDataset")
+    assert world.condition("Reconciling") == ("False", "Finished")
+    assert world.job.status["failure"] == {
+        "stage": stage.value,
+        "reason": "InvalidDataset",
+        "message": "must not be InvalidDataset",
+        "logTail": ["last"],
+    }
+    assert world.job.status["phase"] == "Failed"
+    assert world.children == {}
+    assert world.claim is not None, "keepWorkspace OnFailure keeps it"
+    assert world.condition("Published") == ("False", "StageFailed")
+
+
+def test_a_retryable_failure_is_retried_with_growing_delays_until_retries_run_out() -> None:
+    world = started(Stage.TRAIN)
+    for attempt, delay in ((0, 10), (1, 20)):
+        world.fail(Stage.TRAIN, "InternalError", attempt, code=69)
+        world.settle()
+        assert world.condition("Reconciling") == ("True", "BackingOff")
+        assert world.children == {}
+        decision = world.decide()
+        assert decision.requeue_time == world.now + timedelta(seconds=delay)
+        world.wait(delay)
+        world.settle()
+        assert list(world.children) == [f"demo-train-{attempt + 1}"]
+    world.fail(Stage.TRAIN, "InternalError", 2, code=69)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "InternalError")
+    assert world.created.count("demo-prepare-0") == 1
+
+
+def test_retries_zero_gives_up_after_the_first_failure() -> None:
+    world = started(spec=make_spec(lifecycle={"retries": 0}))
+    world.fail(Stage.PREPARE, "InternalError", code=69)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "InternalError")
+
+
+def test_an_interruption_continues_at_once_and_costs_no_retry() -> None:
+    world = started(Stage.TRAIN, spec=make_spec(lifecycle={"retries": 0}))
+    world.end_pod("demo-train-0", make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted"), 75)
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
+    assert world.job.status["attempts"][-1]["outcome"] == "Interrupted"
+
+
+def test_repeated_interruptions_back_off() -> None:
+    world = started(Stage.TRAIN)
+    for attempt in range(2):
+        interrupted = make_failure(Stage.TRAIN, "Interrupted", attempt, outcome="Interrupted")
+        world.end_pod(f"demo-train-{attempt}", interrupted, 75)
+        world.settle()
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+
+
+def test_an_oom_kill_is_retried_once_with_half_as_much_memory_again() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
+    first = hosts(world)["Merge"]
+    world.end_pod("demo-merge-0", "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+    world.wait(10)
+    world.settle()
+    assert list(world.children) == ["demo-merge-1"]
+    assert hosts(world)["Merge"] >= first * 3 // 2
+    world.end_pod("demo-merge-1", "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "HostOutOfMemory")
+    assert "resources.merge.memory" in world.job.status["failure"]["message"]
+
+
+def test_memory_that_the_user_set_is_not_raised() -> None:
+    world = started(Stage.MERGE, spec=make_spec(resources={"merge": {"memory": "1Gi"}}))
+    world.end_pod("demo-merge-0", "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "HostOutOfMemory")
+    assert "1536Mi" in world.job.status["failure"]["message"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["", "not json", '{"version": "1.0"}', '{"version": "2.0"}', "[" * 4000, '{"a": NaN}', "x" * 5000],
+)
+def test_an_end_without_a_readable_result_is_a_lost_stage_and_is_retried(message: str) -> None:
+    world = started()
+    world.end_pod("demo-prepare-0", message, 1)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+    assert world.job.status["attempts"][-1]["reason"] == "StageLost"
+
+
+def test_a_job_deleted_by_hand_is_a_lost_stage_only_after_a_fresh_read() -> None:
+    world = started(Stage.TRAIN)
+    world.settle()
+    world.children.clear()
+    assert decide(world.observe(), SETTINGS, NOW) is Need.FRESH_CHILDREN
+    world.settle()
+    assert world.job.status["attempts"][-1]["reason"] == "StageLost"
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+    world.wait(10)
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
+
+
+def test_a_failed_job_without_pods_was_disrupted_but_only_after_a_fresh_read() -> None:
+    """A pod that ended by itself would still be there."""
+    world = started(spec=make_spec(lifecycle={"retries": 0}))
+    child = world.children["demo-prepare-0"]
+    world.children["demo-prepare-0"] = replace(child, finished=True, failure="BackoffLimitExceeded")
+    assert decide(world.observe(), SETTINGS, NOW) is Need.FRESH_CHILDREN
+    world.settle()
+    last = world.job.status["attempts"][-1]
+    assert (last["outcome"], last["reason"]) == ("Interrupted", "Disrupted")
+    assert "was deleted" in last["message"]
+    assert list(world.children) == ["demo-prepare-1"]
+
+
+def test_pods_killed_by_hand_cost_no_retry_however_often() -> None:
+    world = started(spec=make_spec(lifecycle={"retries": 0}))
+    for attempt in range(10):
+        name = f"demo-prepare-{attempt}"
+        world.end_pod(name, "", 137, "Error", deleting=True)
+        world.settle()
+        assert list(world.children) == [name], "the Job controller's verdict is awaited"
+        world.children[name] = replace(world.children[name], finished=True, failure="BackoffLimitExceeded")
+        world.wait(10)
+        world.settle()
+    world.succeed(Stage.PREPARE, 10)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Train"
+    reasons = [entry.get("reason") for entry in world.job.status["attempts"]]
+    assert reasons == ["Disrupted"] * 10 + ["StageSucceeded"]

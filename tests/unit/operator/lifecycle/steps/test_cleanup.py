@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import (
+    DeleteClaim,
+    DeletePod,
+)
+
+from tests.support.operator import (
+    NOW,
+    make_spec,
+)
+from tests.support.world import started
+
+
+def test_a_pod_with_a_running_container_keeps_its_grace_period() -> None:
+    world = started()
+    world.run_pod("demo-prepare-0")
+    pod = next(iter(world.pods.values()))
+    world.succeed(Stage.PREPARE)
+    world.pods[pod.uid] = replace(world.pods[pod.uid], idle=False)
+    assert not any(isinstance(action, DeletePod) for action in world.decide().actions)
+
+
+def test_children_stay_for_the_configured_time() -> None:
+    keep = {"keepChildrenSeconds": {"success": 100, "failure": 300}}
+    world = started(spec=make_spec(lifecycle=keep))
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert set(world.children) == {"demo-prepare-0", "demo-train-0"}
+    world.fail(Stage.TRAIN, "NonFiniteLoss")
+    world.settle()
+    world.wait(101)
+    world.settle()
+    assert set(world.children) == {"demo-train-0"}
+    assert world.decide().requeue_time == NOW + timedelta(seconds=300)
+    world.wait(200)
+    world.settle()
+    assert world.children == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "succeeds", "kept"),
+    [
+        ("Always", True, True),
+        ("Always", False, True),
+        ("OnFailure", True, False),
+        ("OnFailure", False, True),
+        ("Never", True, False),
+        ("Never", False, False),
+    ],
+)
+def test_the_workspace_stays_as_the_policy_says(policy: str, succeeds: bool, kept: bool) -> None:  # noqa: FBT001
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"keepWorkspace": policy}))
+    if succeeds:
+        world.succeed(Stage.MERGE)
+    else:
+        world.fail(Stage.MERGE, "DestinationUnwritable")
+    world.settle()
+    assert (world.claim is not None) == kept
+
+
+def test_a_finished_job_whose_spec_is_no_longer_readable_keeps_its_workspace() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"keepWorkspace": "Always"}))
+    world.succeed(Stage.MERGE)
+    world.settle()
+    world.job = replace(world.job, spec={"from": "another version"})
+    decision = world.decide()
+    assert not any(isinstance(action, DeleteClaim) for action in decision.actions)
+    assert decision.status is not None
+    assert decision.status["phase"] == "Succeeded"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from finetune_operator.api.stages import Stage
+
+from tests.support.operator import (
+    NOW,
+)
+from tests.support.world import started
+
+
+def test_an_unschedulable_pod_shows_the_schedulers_message_and_is_not_stalled() -> None:
+    world = started(Stage.TRAIN)
+    world.run_pod("demo-train-0", running=False, unschedulable="0/1 nodes are available: 1 Insufficient gpu.")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Unschedulable")
+    assert world.condition("Stalled") == ("False", "Progressing")
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Succeeded")
+    assert "Insufficient gpu" in entry["message"]
+
+
+@pytest.mark.parametrize(
+    "reason", ["ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError", "InvalidImageName"]
+)
+def test_a_pod_that_cannot_start_shows_the_kubelets_message(reason: str) -> None:
+    world = started()
+    world.run_pod("demo-prepare-0", running=False, waiting=(reason, 'secret "x" not found'))
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "PodStuck")
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Reconciling")
+    assert 'secret "x" not found' in entry["message"]
+
+
+def test_a_job_without_a_pod_for_thirty_seconds_is_reported() -> None:
+    world = started()
+    world.wait(20)
+    assert world.decide().requeue_time == NOW + timedelta(seconds=30)
+    world.wait(10)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "ChildRefused")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import (
+    CreateClaim,
+    CreateJob,
+    DeleteJob,
+)
+from finetune_operator.observed.observation import Rejection
+
+from tests.support.operator import (
+    make_job,
+    make_spec,
+)
+from tests.support.world import World, started
+
+
+def test_a_rejected_child_is_reported_and_created_again_later() -> None:
+    world = World()
+    world.step(lose_actions=True)
+    world.rejection = Rejection(
+        "Job demo-prepare-0 was refused: exceeded quota", world.now + timedelta(seconds=15)
+    )
+    world.settle()
+    assert world.created == []
+    assert world.condition("Reconciling") == ("True", "ChildRefused")
+    world.wait(15)
+    status = world.job.status
+    decision = world.decide()
+    assert decision.status == status, "status must not flip with every try"
+    assert any(isinstance(action, CreateJob) for action in decision.actions)
+
+
+def test_a_lost_status_restarts_prepare_only_after_the_running_stage_has_ended() -> None:
+    world = started(Stage.TRAIN)
+    world.run_pod("demo-train-0")
+    world.job = replace(world.job, status={})
+    decision = world.step()
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    world.settle()
+    assert list(world.children) == ["demo-prepare-0"]
+
+
+def test_an_existing_workspace_claim_is_neither_created_nor_deleted() -> None:
+    world = World(job=make_job(spec=make_spec(workspace={"existingClaim": "shared"})))
+    decision = world.step()
+    assert not any(isinstance(action, CreateClaim) for action in decision.actions)
+    body = world.bodies["demo-prepare-0"]
+    mounts = body["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert next(mount for mount in mounts if mount["mountPath"] == "/workspace")["subPath"] == world.job.uid

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import aiohttp
+from finetune_operator.runtime.http_server import health_application, metrics_application
+from prometheus_client import CollectorRegistry, Gauge
+
+
+async def get(application: aiohttp.web.Application, path: str) -> tuple[int, str]:
+    """One GET against the application on a free port."""
+    runner = aiohttp.web.AppRunner(application)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{runner.addresses[0][1]}{path}") as response,
+        ):
+            return response.status, await response.text()
+    finally:
+        await runner.cleanup()
+
+
+async def test_probes_say_what_is_wrong() -> None:
+    def application() -> aiohttp.web.Application:
+        return health_application(live=lambda: None, ready=lambda: "the store is being seeded")
+
+    assert await get(application(), "/healthz") == (200, "ok")
+    assert await get(application(), "/readyz") == (503, "the store is being seeded")
+
+
+async def test_metrics_are_served_in_the_text_format() -> None:
+    registry = CollectorRegistry()
+    Gauge("answer", "The answer.", registry=registry).set(42)
+    status, text = await get(metrics_application(registry), "/metrics")
+    assert status == 200
+    assert "answer 42.0" in text

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import copy
+import json
+
+from finetune_operator.api.stages import Stage
+from finetune_operator.status.events import transitions
+
+from tests.support.operator import PREPARE
+from tests.support.world import World
+
+
+def test_each_transition_is_reported_once() -> None:
+    world, told = World(), []
+    for stage in Stage:
+        for _ in range(3):
+            before = world.job.status
+            world.step()
+            told += transitions(before, world.job.status)
+        world.succeed(stage)
+    before = world.job.status
+    world.settle()
+    told += transitions(before, world.job.status)
+    assert [transition.reason for transition in told] == [
+        "Pending",
+        "StageSucceeded",
+        "DatasetWarnings",
+        "Training",
+        "StageSucceeded",
+        "Merging",
+        "StageSucceeded",
+        "Completed",
+    ]
+    warnings = [transition for transition in told if transition.type == "Warning"]
+    assert [warning.reason for warning in warnings] == ["DatasetWarnings"]
+    assert "RowsRefused" in warnings[0].message
+
+
+def test_a_dataset_without_warnings_has_no_event() -> None:
+    world = World()
+    world.settle()
+    prepare = copy.deepcopy(PREPARE)
+    prepare["dataset"]["warnings"] = []
+    before = world.job.status
+    world.succeed(Stage.PREPARE, prepare=prepare)
+    world.settle()
+    assert "DatasetWarnings" not in {change.reason for change in transitions(before, world.job.status)}
+
+
+def test_a_failure_is_a_warning_with_its_message() -> None:
+    world = World()
+    world.settle()
+    world.fail(Stage.PREPARE, "InvalidDataset")
+    before = world.job.status
+    world.settle()
+    (transition,) = transitions(before, world.job.status)
+    assert (transition.type, transition.reason) == ("Warning", "InvalidDataset")
+    assert json.dumps(transition.message) == '"must not be InvalidDataset"'

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.errors import SettingsError
+from finetune_operator.settings import load_settings, parse_settings
+
+
+def test_every_setting_but_the_image_has_a_default() -> None:
+    settings = parse_settings('{"trainer": {"image": "i:1"}}')
+    assert (settings.trainer.device, settings.workers, settings.client.qps) == ("cuda", 8, 50)
+    assert settings.trainer.resources.of(Stage.TRAIN).memory is None, "it is computed"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "must be JSON"),
+        ("{}", "trainer: Field required"),
+        ('{"trainer": {"image": "i"}, "wokers": 3}', "wokers"),
+        ('{"trainer": {"image": "i", "device": "tpu"}}', "trainer.device"),
+        ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
+    ],
+)
+def test_unusable_settings_say_what_is_wrong(content: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        parse_settings(content)
+
+
+def test_a_missing_settings_file_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"/nowhere/settings\.json"):
+        load_settings({"FINETUNE_OPERATOR_SETTINGS": "/nowhere/settings.json"})
