@@ -1,8 +1,8 @@
-"""Estimate against oracle: the closed form of finetune_operator.sizing beside a fake run of the trainer's own step.
+"""Compare the memory estimate of finetune_operator.sizing with a run of the trainer's step on fake tensors.
 
-Run `python -m benchmarks.memory` from the repository's root; `--only TEXT` takes the cases whose name contains it,
-`--json` prints one JSON object a line. Exit status 1 when an estimate is more than 3 % off, or more than 2 % low.
-Terms that a fake run cannot see (`Term.visible` is false) are left out on both sides.
+Run `python -m benchmarks.memory` from the repository's root; `--only TEXT` selects the cases whose name contains it,
+`--json` prints one JSON object per line. The exit status is 1 if an estimate is more than 3 % high or 2 % low.
+Both sides leave out terms that a run on fake tensors cannot show (`Term.visible` is false).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HIGH, _LOW = 3.0, -2.0
 
 
 def compare(case: Case) -> dict[str, Any]:
-    """Peaks of one case in bytes, estimated and found, by phase and over all; errors in percent."""
+    """Return the peaks of one case in bytes, estimated and measured, by phase and overall, with errors in percent."""
     estimated = estimate(model_shape(case.config), case.plan, DEFAULT_STACK)
     visible = dict.fromkeys(PHASES, 0)
     for term in estimated.terms:
@@ -47,10 +47,10 @@ def compare(case: Case) -> dict[str, Any]:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", default="", help="take the cases whose name contains this")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--only", default="", help="select the cases whose name contains this")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args()
-    # transformers and bitsandbytes warn about what a fake run does not mind.
+    # transformers and bitsandbytes warn about matters that do not affect a run on fake tensors.
     warnings.simplefilter("ignore")
     rows = []
     columns = ("Peak", *PHASES)
@@ -70,7 +70,7 @@ def main() -> int:
             )
     errors = [row["phases"]["Peak"]["percent"] for row in rows]
     if not errors:
-        print(f"no case's name contains {options.only!r}", file=sys.stderr)
+        print(f"--only must be part of a case's name, but no name contains {options.only!r}", file=sys.stderr)
         return 2
     if not options.json:
         print(

@@ -1,7 +1,7 @@
-"""Time from a trainer process's last line to its pod's DELETED event, over real pods of all stages.
+"""Measure the time from a trainer's last line to its pod's DELETED event, for real pods of all stages.
 
-Runs small jobs, ended well and badly, one after the other on a cluster of its own (or the one of KUBECONFIG) and
-prints the distribution. Goal: at most 2 s for each pod. Usage: `make benchmark-pod-departure`.
+Runs small jobs that succeed or fail, one after the other, on a new cluster or the one of KUBECONFIG. Prints the
+distribution. The goal is at most 2 s for each pod. Usage: `make benchmark-pod-departure`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TOKENIZER = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models" / "Sm
 
 
 def measure(good: int, bad: int, taken: int) -> list[Departure]:
-    """Run `good` jobs of three stages, `bad` ones that PREPARE refuses and `taken` ones that MERGE refuses.
+    """Run `good` jobs of three stages, `bad` jobs that PREPARE rejects, and `taken` jobs that MERGE rejects.
 
-    A `taken` job wants to publish where another spec has published. Returns the departures of all their pods.
+    A `taken` job has a destination with the artifact of another spec. Returns the departures of all pods.
     """
     folder = Path(tempfile.mkdtemp(prefix="pod-departure-"))
     with provided_cluster(f"departure-{os.getpid()}") as provided:
@@ -73,8 +73,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--good", type=int, default=5, help="jobs that succeed, three pods each")
-    parser.add_argument("--bad", type=int, default=6, help="jobs that PREPARE refuses, one pod each")
-    parser.add_argument("--taken", type=int, default=2, help="jobs that MERGE refuses, three pods each")
+    parser.add_argument("--bad", type=int, default=6, help="jobs that PREPARE rejects, one pod each")
+    parser.add_argument("--taken", type=int, default=2, help="jobs that MERGE rejects, three pods each")
     options = parser.parse_args()
     departures = measure(options.good, options.bad, options.taken)
     for departure in departures:

@@ -1,7 +1,7 @@
-"""What PREPARE does per second, beside what the libraries do: `make benchmark-prepare`.
+"""Compare the speed of PREPARE with that of the libraries: `make benchmark-prepare`.
 
-Prints a line of JSON per measurement and a table at the end. The ratios are of one run on one machine; absolute
-numbers change with it. `--million` also proves a million rows (minutes) and shows the memory that it takes.
+Prints a line of JSON per measurement and a table at the end. Ratios compare measurements of one run. Absolute numbers
+depend on the machine. `--million` also proves a million rows, which takes minutes, and shows the memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GOAL_PEAK = 1.5e9
 
 
 class Table:
-    """Measurements as lines of JSON at once, as a table at the end."""
+    """Prints measurements as lines of JSON at once, and as a table at the end."""
 
     def __init__(self) -> None:
         self._lines: list[tuple[str, str, str]] = []
@@ -52,7 +52,7 @@ class Table:
 
 
 def measure_proof(table: Table, folder: Path, count: int) -> None:
-    """Rows per second with two tokenizers, with TRL's beside them."""
+    """Measure rows per second with two tokenizers, for the proof and for TRL."""
     tokenizers: dict[str, Any] = {"SmolLM2 (49k)": load_tokenizer(_SMOLLM)}
     qwen = RealTokenizers(folder).load("qwen")
     qwen.chat_template = (TRL_TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
@@ -65,9 +65,9 @@ def measure_proof(table: Table, folder: Path, count: int) -> None:
                 f"proof, {label}",
                 ours.rows_per_second,
                 "rows/s",
-                f"goal {goal:,.0f}; {ours.tokens_per_row:.0f} tokens a row",
+                f"goal {goal:,.0f}; {ours.tokens_per_row:.0f} tokens per row",
             )
-            # TRL has no template of its own for SmolLM2, so it cannot learn every answer there.
+            # TRL has no template for SmolLM2, so it cannot learn every answer with this tokenizer.
             every_answer = tokenizer is qwen
             theirs = proof.trl_rows(tokenizer, turns, count, usable_processors(), every_answer=every_answer)
             learned = "every answer" if every_answer else "the last answer alone"
@@ -76,32 +76,32 @@ def measure_proof(table: Table, folder: Path, count: int) -> None:
 
 
 def measure_weights(table: Table, folder: Path, megabytes: int) -> None:
-    """Quantising beside a copy of the same bytes and beside bitsandbytes."""
+    """Measure quantizing, a copy of the same bytes, and bitsandbytes."""
     found = dict(weights.speeds(folder, megabytes, usable_processors()))
     for name, speed in found.items():
         table.add(
             name,
             speed.megabytes_per_second,
             "MB/s",
-            f"{speed.processor_milliseconds:.2f} ms of processor time per MB"
-            + (f"; goal {_GOAL_MEGABYTES:,.0f}" if name.startswith("quantise a file") else ""),
+            f"{speed.processor_milliseconds:.2f} ms of CPU time per MB"
+            + (f"; goal {_GOAL_MEGABYTES:,.0f}" if name.startswith("quantize a file") else ""),
         )
     file, copied, memory, library = found.values()
-    table.add("quantise / copy", file.megabytes_per_second / copied.megabytes_per_second, "times")
+    table.add("quantize / copy", file.megabytes_per_second / copied.megabytes_per_second, "times")
     table.add(
-        "quantise / bitsandbytes, processor time",
+        "quantize / bitsandbytes, CPU time",
         library.processor_milliseconds / memory.processor_milliseconds,
         "times",
     )
     table.add(
-        "quantise a file / bitsandbytes in memory",
+        "quantize a file / bitsandbytes in memory",
         file.megabytes_per_second / library.megabytes_per_second,
         "times",
     )
 
 
 def measure_memory(table: Table, counts: list[int]) -> None:
-    """Peak memory of the proof, all its processes together, for different numbers of rows."""
+    """Measure the peak memory of all processes of the proof, for different numbers of rows."""
     paths = os.pathsep.join(str(_ROOT / part) for part in ("trainer_image/src", "."))
     for count in counts:
         process = subprocess.run(
@@ -121,7 +121,7 @@ def measure_memory(table: Table, counts: list[int]) -> None:
 
 
 def main() -> None:
-    """Measure all parts, or those asked for."""
+    """Measure all parts, or the selected part."""
     parser = argparse.ArgumentParser(prog="benchmark-prepare", description=__doc__)
     parser.add_argument("--rows", type=int, default=8000, help="rows per measurement of the proof")
     parser.add_argument("--megabytes", type=int, default=2000, help="size of the weights")

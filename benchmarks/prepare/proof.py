@@ -1,4 +1,4 @@
-"""Rows per second of PREPARE's proof beside TRL's own tokenising and masking of the same rows."""
+"""Rows per second of PREPARE's proof, and of TRL's tokenizing and masking of the same rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SIZES = {1: (110, 150), 3: (35, 48)}
 
 @dataclass(frozen=True)
 class Rate:
-    """Rows per second and, for the proof, labelled tokens as a check that work was done."""
+    """Rows per second, and for the proof the labeled tokens as evidence of the work."""
 
     rows_per_second: float
     tokens_per_row: float
@@ -66,13 +66,13 @@ def conversations(turns: int, count: int, seed: int = 1) -> Iterator[dict[str, A
 
 
 def rows(turns: int, count: int) -> Iterator[Row]:
-    """Yield the conversations as the reader gives them."""
+    """Yield the conversations in the form that the reader returns."""
     for number, value in enumerate(conversations(turns, count), start=1):
         yield Row(number, value, number)
 
 
 def prove_rows(tokenizer: Any, turns: int, count: int) -> Rate:
-    """Prove `count` rows with as many processes as there are processors."""
+    """Prove `count` rows with one process per CPU."""
     masker = Masker(ChatTemplate(tokenizer, None, {}), 2048, [tokenizer.eos_token_id])
     parse = partial(parse_row, format_name="Messages", reasoning="Keep")
     given = list(rows(turns, count))
@@ -89,8 +89,8 @@ def prove_rows(tokenizer: Any, turns: int, count: int) -> Rate:
 def trl_rows(tokenizer: Any, turns: int, count: int, processes: int, *, every_answer: bool) -> Rate:
     """Let SFTTrainer prepare the same rows.
 
-    With `every_answer` it masks all but the assistant's turns, for which it needs a template that it knows; without,
-    it learns the last answer alone (its prompt and completion).
+    With `every_answer` it masks all but the assistant's turns, which needs a template that it knows. Without, it learns
+    only the last answer (prompt and completion).
     """
     given = list(conversations(turns, count))
     if not every_answer:
@@ -128,7 +128,7 @@ def trl_rows(tokenizer: Any, turns: int, count: int, processes: int, *, every_an
 
 
 class _TimedTrainer(SFTTrainer):
-    """TRL's trainer with a clock around the part that is compared."""
+    """TRL's trainer with a clock around the compared part."""
 
     seconds = 0.0
 

@@ -1,6 +1,6 @@
-"""Prove rows that are made on the way and print the peak memory: `proof_memory.py TOKENIZER ROWS`.
+"""Prove generated rows and print the peak memory: `proof_memory.py TOKENIZER ROWS`.
 
-Run as a process of its own, so that the peak is that of the proof.
+It runs as a separate process, so the peak belongs to the proof alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.prepare.proof import rows
 
 
 def resident(process: int) -> int:
-    """Proportional set size of a process in bytes, 0 if it is gone."""
+    """Return the proportional set size of a process in bytes, or 0 if it has ended."""
     try:
         text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
@@ -31,7 +31,7 @@ def resident(process: int) -> int:
 
 
 def family() -> list[int]:
-    """This process and its children."""
+    """Return the ids of this process and its children."""
     tasks = Path("/proc/self/task")
     children = [
         int(child)

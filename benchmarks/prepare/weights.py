@@ -1,4 +1,4 @@
-"""Megabytes per second of PREPARE's quantising beside bitsandbytes on the same tensors and a copy of the same bytes."""
+"""Megabytes per second of PREPARE's quantizing, of bitsandbytes on the same tensors, and of a copy of the same bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PIECE = 2 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Speed:
-    """MB (10^6 bytes) of bf16 input per second, and milliseconds of processor time per MB."""
+    """MB (10^6 bytes) of bf16 input per second, and milliseconds of CPU time per MB."""
 
     megabytes_per_second: float
     processor_milliseconds: float
@@ -59,7 +59,7 @@ def _processor_seconds() -> float:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy as `cp` does, through a buffer, and flush to disk."""
+    """Copy a file through a buffer, like `cp`, and flush it to disk."""
     buffer = memoryview(bytearray(_PIECE))
     with source.open("rb", buffering=0) as file, target.open("wb", buffering=0) as output:
         while count := file.readinto(buffer):
@@ -68,7 +68,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def read(source: Path) -> None:
-    """Read a file to its end, so that later reads come from memory."""
+    """Read a whole file, so later reads come from memory."""
     buffer = memoryview(bytearray(_PIECE))
     with source.open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -76,7 +76,7 @@ def read(source: Path) -> None:
 
 
 def speeds(folder: Path, megabytes: int, threads: int) -> Iterator[tuple[str, Speed]]:
-    """Yield what was measured, each over the same weights."""
+    """Yield each measurement, all with the same weights."""
     source = folder / "weights.safetensors"
     names = write_weights(source, megabytes)
     size = source.stat().st_size
@@ -85,13 +85,13 @@ def speeds(folder: Path, megabytes: int, threads: int) -> Iterator[tuple[str, Sp
     read(source)
     with FileQuantizer(threads) as quantizer:
         yield (
-            "quantise a file (read, NF4, double quantisation, write, flush)",
-            measured(size, lambda: _discard(quantizer, source, names, folder / "quantised")),
+            "quantize a file (read, NF4, double quantization, write, flush)",
+            measured(size, lambda: _discard(quantizer, source, names, folder / "quantized")),
         )
     yield "copy the file (read, write, flush)", measured(size, lambda: copy(source, folder / "copy"))
     (folder / "copy").unlink()
     weights = (torch.randn((_ROWS, _COLUMNS)) * 0.02).to(torch.bfloat16)
-    yield "quantise in memory, one thread", measured(weights.nbytes, lambda: _quantise_in_memory(weights))
+    yield "quantize in memory, one thread", measured(weights.nbytes, lambda: _quantize_in_memory(weights))
     yield (
         f"bitsandbytes in memory, {threads} threads",
         measured(weights.nbytes, lambda: _bitsandbytes(weights)),
@@ -102,7 +102,7 @@ def _discard(quantizer: FileQuantizer, source: Path, names: list[str], output: P
     quantizer.quantise(source, set(names), output, lambda _done: None)
 
 
-def _quantise_in_memory(weights: torch.Tensor) -> None:
+def _quantize_in_memory(weights: torch.Tensor) -> None:
     bits: Any = weights.view(torch.uint16).numpy().reshape(-1)
     sizes = QuantizedSizes(bits.size)
     absmax = np.empty(sizes.blocks, np.float32)
