@@ -16,9 +16,9 @@ def test_the_pages_table_is_that_of_the_matrix() -> None:
     assert table().count("\n") > 80
 
 
-def test_the_page_names_only_reasons_that_there_are() -> None:
+def test_the_page_names_only_existing_reasons() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    section = page[page.index("## What is refused") : page.index("## What was tested")]
+    section = page[page.index("## Rejected rows") : page.index("## Tested templates")]
     named = {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
     assert named <= {reason.value for reason in RowReason}
     assert len(named) >= 6
