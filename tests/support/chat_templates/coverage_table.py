@@ -30,12 +30,12 @@ _OWN = {
 
 def table() -> str:
     """Return the table as Markdown: one line per template, those that trl patches for training left out."""
-    lines = ["| template | vocabulary | is it the family's own |", "|---|---|---|"]
+    lines = ["| template | vocabulary | belongs to the family |", "|---|---|---|"]
     for name, case in sorted(cases().items(), key=lambda item: item[1].family.lower()):
         if name.endswith("_training") or name.startswith("trl:qwen3:") or ":thinking=" in name:
             continue
         own = case.family.startswith(_OWN[case.vocabulary])
-        fit = "yes" if own else "nearest, with the family's control tokens"
+        fit = "yes" if own else "closest, with the family's control tokens"
         lines.append(f"| {case.family} | {_VOCABULARIES[case.vocabulary]} | {fit} |")
     return "\n".join(lines)
 
