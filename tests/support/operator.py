@@ -1,4 +1,4 @@
-"""Builders of FineTuneJobs and of what a cluster would show of their children."""
+"""Builders of FineTuneJobs, of the trainer's documents, and of nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
-"""A model of 135 million parameters, as the trainer tells its config.json."""
+"""A model of 135 million parameters, as the trainer reports its config.json."""
 
 
 def make_node(
@@ -44,9 +44,9 @@ def make_node(
     **changes: Any,
 ) -> NodeRecord:
     """A node as GPU feature discovery labels it; `memory` in MiB."""
-    told = {"product": product, "memory": str(memory), "count": str(gpus)}
-    told |= {"compute.major": "8", "compute.minor": "9"}
-    discovered = {f"nvidia.com/gpu.{key}": value for key, value in told.items()}
+    facts = {"product": product, "memory": str(memory), "count": str(gpus)}
+    facts |= {"compute.major": "8", "compute.minor": "9"}
+    discovered = {f"nvidia.com/gpu.{key}": value for key, value in facts.items()}
     body = {
         "metadata": {
             "name": name,

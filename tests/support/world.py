@@ -242,7 +242,7 @@ def started(stage: Stage = Stage.PREPARE, **changes: Any) -> World:
 
 
 def preparing(config: dict[str, Any], **changes: Any) -> World:
-    """A world whose PREPARE runs and has told this config."""
+    """A world whose PREPARE runs and has reported this config."""
     world = World(job=make_job(**changes))
     world.settle()
     world.run_pod("demo-prepare-0")

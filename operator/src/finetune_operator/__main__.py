@@ -1,4 +1,4 @@
-"""`python -m finetune_operator`: the operator's process. Settings: see settings.py."""
+"""`python -m finetune_operator` starts the operator. Its settings are described in settings.py."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ async def _run() -> None:
 
 
 def main() -> None:
-    """Run until told to stop. Exit code 2 for unusable settings, 1 for any other failure."""
+    """Run until a signal stops the process. The exit code is 2 for unusable settings and 1 for any other failure."""
     try:
         asyncio.run(_run())
     except SettingsError as error:
         print(f"finetune-operator: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception:
-        logging.getLogger("finetune_operator").exception("the operator ended")
+        logging.getLogger("finetune_operator").exception("the operator ended with an error")
         sys.exit(1)
 
 

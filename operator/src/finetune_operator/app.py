@@ -1,4 +1,4 @@
-"""One replica of the operator: its parts, their start and their end."""
+"""One replica of the operator: it builds the parts, starts them and stops them."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from finetune_operator.runtime.metrics import GpuCollector, JobCollector, Operat
 from finetune_operator.settings import Settings
 
 STUCK_SECONDS = 300.0
-"""No reconcile takes this long: every request has a time limit and few tries."""
+"""No healthy reconcile takes this long, because every request has a time limit and few tries."""
 STOP_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
 
 class Operator:
-    """Everything that one replica is made of.
+    """All parts of one replica.
 
-    It waits for the Lease, seeds its store, then lets Kopf's watches and the workers run. When any part breaks the
-    whole process ends and Kubernetes starts it anew: state is in the cluster.
+    It waits for the Lease, fills its store, and then runs Kopf's watches and the workers. If any part fails, the whole
+    process ends and Kubernetes restarts it. No state is lost, because all of it is in the cluster.
     """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
-        """Raises SettingsError if leader election is on and the pod's name and namespace are not given."""
+        """Raises SettingsError if leader election is enabled and the pod's name or namespace is missing."""
         self._settings = settings
         self._environment = environment
         self._identity = environment.get("POD_NAME", "")
         self._namespace = environment.get("POD_NAMESPACE", "")
         if settings.leader_election.enabled and not (self._identity and self._namespace):
             raise SettingsError(
-                "POD_NAME and POD_NAMESPACE must be set from the downward API while leaderElection.enabled is "
-                f"true, found {self._identity!r} and {self._namespace!r}"
+                "POD_NAME and POD_NAMESPACE must be set from the downward API if leaderElection.enabled is true, found "
+                f"{self._identity!r} and {self._namespace!r}; use the Deployment of the chart, which sets them"
             )
-        # A creation time beside every counter would double their number, and no dashboard asks for it.
+        # A creation time for every counter would double the number of series, and no dashboard uses it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated by the library
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
@@ -72,7 +72,7 @@ class Operator:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises what ended a part before that."""
+        """Run until SIGTERM or SIGINT. Raises the error that ended a part before that."""
         self._handle_signals()
         async with AsyncExitStack() as stack:
             for application, port in (
@@ -110,10 +110,10 @@ class Operator:
             try:
                 await elector.release()
             except ApiError as error:
-                _logger.warning("the Lease was not released and expires by itself: %s", error)
+                _logger.warning("the Lease was not released; it will expire: %s", error)
 
     async def _lead(self, api: ApiClient, configuration: Configuration, fetcher: HttpFetcher) -> None:
-        """Do the leader's work until cancelled."""
+        """Run the leader's parts until cancelled."""
         settings = self._settings
         self._leading = True
         cluster = Cluster(api, self._identity or "finetune-operator")
@@ -130,18 +130,18 @@ class Operator:
         )
         port, period = settings.trainer.telemetry_port, settings.progress_seconds
         poller = ProgressPoller(self._store, self._queue.add, fetcher, port, period)
-        # Without the seed a job could be decided on before its children are known.
-        await informer.synchronise()
+        # Without this, a job could be decided before its children are known.
+        await informer.synchronize()
         self._seeded = True
-        _logger.info("leads; %d FineTuneJobs", len(self._store.job_keys()))
+        _logger.info("leading; %d FineTuneJobs", len(self._store.job_keys()))
         async with asyncio.TaskGroup() as parts:
             parts.create_task(run_workers(controller, settings.workers))
-            parts.create_task(informer.resynchronise(settings.resync_seconds))
+            parts.create_task(informer.resynchronize(settings.resync_seconds))
             parts.create_task(poller.run())
             parts.create_task(self._watch(informer, configuration))
 
     async def _watch(self, informer: Informer, configuration: Configuration) -> None:
-        """Run Kopf's watches. Their end, which Kopf asks for when one breaks for good, is the process's end."""
+        """Run Kopf's watches. Kopf ends them if one fails for good, and then the process ends, too."""
         namespace = self._settings.watch_namespace
         ready = asyncio.Event()
         watches = asyncio.create_task(
@@ -157,25 +157,27 @@ class Operator:
         )
         starting = asyncio.create_task(ready.wait())
         await asyncio.wait({watches, starting}, return_when=asyncio.FIRST_COMPLETED)
-        # Kopf has taken the signals over and would wait for our tasks to end before it ends.
+        # Kopf has replaced our signal handlers, and it would wait for our tasks before it ends.
         self._handle_signals()
         try:
             await watches
         finally:
             await _cancel(starting)
-        raise RuntimeError("the watches ended, which only a signal may bring about")
+        raise RuntimeError(
+            "the watches must run until a signal stops the process, but they ended; see the log above"
+        )
 
     async def _hold(self, elector: Elector) -> None:
         try:
             await elector.hold()
         except LeaseLostError as error:
-            # Another replica may lead from now on: nothing more may be written, not even in clean-up.
+            # Another replica may lead from now on, so nothing may be written any more, not even during cleanup.
             _logger.critical("%s", error)
             logging.shutdown()
             os._exit(1)
 
     async def _until_stopped(self, task: asyncio.Task[None]) -> None:
-        """Wait for `task`, or cancel it when the process is told to stop. Raises what it raised."""
+        """Wait for `task`, or cancel it if a signal stops the process. Raises the task's error."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -196,11 +198,11 @@ class Operator:
         return f"a reconcile has taken {longest:.0f} s" if longest > STUCK_SECONDS else None
 
     def _ready(self) -> str | None:
-        """A standby is ready: it has nothing to seed."""
-        return "the store is being seeded" if self._leading and not self._seeded else None
+        """A standby is ready, because it has no store to fill."""
+        return "the store is still being filled" if self._leading and not self._seeded else None
 
 
 async def _cancel(task: asyncio.Task[bool] | asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it has ended, though not for ever."""
+    """Cancel a task and wait until it has ended, at most STOP_SECONDS."""
     task.cancel()
     await asyncio.wait({task}, timeout=STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Every error that the operator raises on purpose."""
+"""The errors that the operator raises itself."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ class OperatorError(Exception):
 
 
 class SettingsError(OperatorError):
-    """The settings file or the environment is not what the operator needs; start-up stops."""
+    """The settings file or the environment is unusable, so the operator does not start."""
 
 
 class InvalidSpecError(OperatorError):
-    """A FineTuneJob cannot be carried out as written. The message says what must be and what was found."""
+    """The spec of a FineTuneJob is invalid. The message says what must be and what was found."""
 
 
 class MalformedDocumentError(OperatorError):
-    """A trainer's result or progress does not follow the contract, or speaks of another stage."""
+    """A trainer's result or progress does not follow the contract, or belongs to another stage."""
 
 
 class ApiError(OperatorError):
-    """The API server answered with a failure.
+    """The API server responded with a failure.
 
-    `status` is the HTTP status, `reason` the Status object's reason, `message` its text.
+    `status` is the HTTP status, or 0 if there was no response. `reason` and `message` are those of the Status object.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(f"API server answered {status} {reason}: {message}")
+        super().__init__(f"the API server responded with {status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
 
 
 class ConflictError(OperatorError):
-    """What the decision was based on has changed meanwhile; decide again from fresh objects."""
+    """The objects that a decision was based on have changed meanwhile. Decide again from fresh ones."""
 
 
 class ChildRejectedError(OperatorError):
-    """The API server will not take a child object now: quota, admission policy or a taken name."""
+    """The API server rejects a child object at present: because of a quota, an admission policy or a name in use."""
 
 
 class LeaseLostError(OperatorError):
-    """Another replica may hold the Lease by now, so this process must end."""
+    """Another replica may already hold the Lease, so this process must end."""

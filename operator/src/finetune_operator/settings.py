@@ -1,4 +1,4 @@
-"""The operator's settings: one JSON file that the chart renders, and two variables of the downward API."""
+"""The operator's settings: one JSON file that the chart renders."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 
 
 class _Settings(BaseModel):
-    """Immutable, camelCase in the file; an unknown member is a typing mistake and stops the start."""
+    """Immutable, with camelCase names in the file. An unknown name is probably a typing error, so it is not accepted."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class DefaultResources(_Settings):
-    """CPU request and memory request (= limit) where the FineTuneJob names none; empty where they are computed."""
+    """CPU request and memory request (also the limit) if the FineTuneJob sets none; empty if they are computed."""
 
     cpu: Quantity | Literal[""] = ""
     memory: Quantity | Literal[""] = ""
@@ -42,7 +42,7 @@ class DefaultResources(_Settings):
 
 @dataclass(frozen=True)
 class StageDefault:
-    """The same for one stage, None where it is computed."""
+    """The same for one stage; None if the value is computed."""
 
     cpu: str | None
     memory: str | None
@@ -56,55 +56,55 @@ class StageDefaults(_Settings):
     merge: DefaultResources = DefaultResources()
 
     def of(self, stage: Stage) -> StageDefault:
-        """The defaults of one stage."""
+        """The default resources of one stage."""
         chosen = {Stage.PREPARE: self.prepare, Stage.TRAIN: self.train, Stage.MERGE: self.merge}[stage]
         return StageDefault(chosen.cpu or None, chosen.memory or None)
 
 
 class LimitSettings(_Settings):
-    """What a trainer may download."""
+    """Limits on a trainer's downloads."""
 
     dataset_bytes: Annotated[int, Field(ge=1)] = 10 * 2**30
     download_seconds: Annotated[int, Field(ge=1)] = 3600
     allow_private_addresses: bool = False
 
     def to_limits(self) -> Limits:
-        """The same limits as the run spec needs them."""
+        """The same limits in the form of the run spec."""
         return Limits(self.dataset_bytes, self.download_seconds, self.allow_private_addresses)
 
 
 class TrainerSettings(_Settings):
-    """How stages run."""
+    """Settings of the stages' pods."""
 
     image: Annotated[str, Field(min_length=1)]
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     device: Device = "cuda"
     telemetry_port: Annotated[int, Field(ge=1024, le=65000)] = 9500
-    """First of the ten ports that a trainer tries."""
+    """The first of ten ports that a trainer tries."""
     hugging_face_endpoint: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s?#@]+)?$")] = ""
     """Base URL of the hub that PREPARE uses; empty for the public one."""
     resources: StageDefaults = StageDefaults()
     limits: LimitSettings = LimitSettings()
     stack_profile: dict[str, Any] = {}
-    """What of the image's software decides memory, over this version's own (docs/stack-profile.md)."""
+    """Properties of the image's software that determine memory; they replace the built-in ones (docs/stack-profile.md)."""
 
 
 class ClientSettings(_Settings):
-    """Rate limit on calls to the API server, per second, with a burst above it."""
+    """Rate limit for calls to the API server: `qps` calls per second, and `burst` calls at once."""
 
     qps: Annotated[float, Field(gt=0)] = 50.0
     burst: Annotated[int, Field(ge=1)] = 100
 
 
 class LeaderElectionSettings(_Settings):
-    """Whether replicas take turns by a Lease."""
+    """Leader election between replicas by a Lease."""
 
     enabled: bool = True
     lease_name: Annotated[str, Field(min_length=1, max_length=253)] = "finetune-operator"
 
 
 class Settings(_Settings):
-    """Everything that the administrator decides."""
+    """All settings of the administrator."""
 
     trainer: TrainerSettings
     watch_namespace: str = ""
@@ -121,11 +121,11 @@ class Settings(_Settings):
     """GPUs that an autoscaler can start (docs/gpus.md)."""
     allow_time_slicing: bool = False
     calibration: dict[str, Any] = {}
-    """Constants of the memory estimate that measured runs have corrected; empty for none."""
+    """Constants of the memory estimate, corrected by measured runs; empty for the built-in ones."""
 
     @model_validator(mode="after")
     def _sizing_is_usable(self) -> Self:
-        """Parsed here, so that a mistake stops the start and not the first job."""
+        """Parse the sizing settings now, so that an error stops the start and not the first job."""
         check_distinct(self.gpu_profiles)
         _ = self.stack, self.fitted_calibration
         return self
@@ -142,21 +142,25 @@ class Settings(_Settings):
 
 
 def parse_settings(content: str | bytes) -> Settings:
-    """Parse the settings file's content; raises SettingsError naming each bad member."""
+    """Parse the content of the settings file; raises SettingsError that names each invalid field."""
     try:
         return Settings.model_validate(json.loads(content))
     except json.JSONDecodeError as error:
-        raise SettingsError(f"settings must be JSON: {error}") from error
+        raise SettingsError(
+            f"the settings must be JSON, found {error}; use the settings file of the chart"
+        ) from error
     except ValidationError as error:
         details = [
             f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"
             for detail in error.errors(include_url=False, include_context=False)
         ]
-        raise SettingsError("settings must follow values.yaml of the chart: " + "; ".join(details)) from error
+        raise SettingsError(
+            "the settings must follow values.yaml of the chart, found " + "; ".join(details)
+        ) from error
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the file that FINETUNE_OPERATOR_SETTINGS names; raises SettingsError if it cannot be used."""
+    """Read the file that FINETUNE_OPERATOR_SETTINGS names; raises SettingsError if it is unusable."""
     path = Path(environment.get(PATH_VARIABLE, DEFAULT_PATH))
     try:
         content = path.read_bytes()

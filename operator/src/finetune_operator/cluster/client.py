@@ -1,7 +1,7 @@
-"""JSON over HTTP to the API server, rate limited and retried. What the calls mean is cluster.py's matter.
+"""JSON over HTTP to the API server, with a rate limit and retries. The typed calls are in resources.py.
 
-The library's generated methods cost three times the CPU and drop unknown fields; only its configuration,
-authentication and transport are used.
+Only the library's configuration, authentication and transport are used. Its generated methods cost three times the CPU
+and drop unknown fields.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ REQUEST_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class ObjectList:
-    """A full LIST: the items and the version they were read at."""
+    """A full LIST: the items and the resource version of the list."""
 
     items: list[dict[str, Any]]
     resource_version: int
 
 
 async def load_configuration(environment: Mapping[str, str]) -> kubernetes_client.Configuration:
-    """Credentials from KUBECONFIG if set, of the pod's ServiceAccount inside a cluster, else from ~/.kube/config."""
+    """Load credentials: from KUBECONFIG if it is set, from the ServiceAccount in a pod, otherwise from ~/.kube/config."""
     configuration = kubernetes_client.Configuration()
     kubeconfig = environment.get("KUBECONFIG")
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in environment:
@@ -61,7 +61,7 @@ class ApiClient:
         bucket: TokenBucket,
         observe: Callable[[str, str], None],
     ) -> None:
-        """`observe` is told the method and the status code (or `<error>`) of every request."""
+        """`observe` is called with the method and the status code (or `<error>`) of every request."""
         self._api = kubernetes_client.ApiClient(configuration)
         self._bucket = bucket
         self._observe = observe
@@ -81,11 +81,11 @@ class ApiClient:
         content_type: str = JSON,
         limited: bool = True,
     ) -> dict[str, Any]:
-        """Send one request and return the answer's object.
+        """Send one request and return the object of the response.
 
-        Answers 429 and 5xx and network faults are retried with jitter, so every call must be safe to repeat: creates
-        go by name, deletes and patches by uid. Raises ApiError for any other failure; status 0 means that no
-        answer came. `limited=False` is for the Lease, whose renewal must not wait behind other calls.
+        Network faults and the statuses 429 and 5xx are retried with jitter. So every call must be safe to repeat:
+        creates use a name, deletes and patches use a uid. Raises ApiError for any other failure; status 0 means that
+        there was no response. `limited=False` is for the Lease, whose renewal must not wait for other calls.
         """
         delay = FIRST_RETRY_DELAY
         for last in (False,) * (TRIES - 1) + (True,):
@@ -101,7 +101,7 @@ class ApiClient:
         raise AssertionError("the last try returns or raises")
 
     async def list_all(self, path: str, selector: str = "", page: int = 500) -> ObjectList:
-        """Read a whole collection in pages; starts again if the API server forgot the continuation."""
+        """Read a whole collection in pages. If the continuation has expired, start again."""
         while True:
             try:
                 return await self._list_pages(path, selector, page)
@@ -115,12 +115,12 @@ class ApiClient:
         if selector:
             query["labelSelector"] = selector
         while True:
-            answer = await self.call("GET", path, query=query)
-            items.extend(answer.get("items") or ())
-            following = answer["metadata"].get("continue")
-            if not following:
-                return ObjectList(items, int(answer["metadata"]["resourceVersion"]))
-            query["continue"] = following
+            body = await self.call("GET", path, query=query)
+            items.extend(body.get("items") or ())
+            token = body["metadata"].get("continue")
+            if not token:
+                return ObjectList(items, int(body["metadata"]["resourceVersion"]))
+            query["continue"] = token
 
     async def _send(
         self,
@@ -142,17 +142,17 @@ class ApiClient:
             self._observe(method, "<error>")
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
         self._observe(method, str(response.status))
-        return _read_answer(response.status, content)
+        return _read_response(response.status, content)
 
 
-def _read_answer(status: int, content: bytes) -> dict[str, Any]:
+def _read_response(status: int, content: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(content)
+        document = json.loads(content)
     except ValueError:
-        # A proxy or an overloaded API server answers in plain text.
-        answer = {"message": content[:256].decode("utf-8", "replace")}
-    if not isinstance(answer, dict):
-        raise ApiError(502, "BadAnswer", "the API server must answer with a JSON object")
+        # A proxy or an overloaded API server responds in plain text.
+        document = {"message": content[:256].decode("utf-8", "replace")}
+    if not isinstance(document, dict):
+        raise ApiError(502, "BadAnswer", "the API server must respond with a JSON object")
     if status >= 300:
-        raise ApiError(status, str(answer.get("reason", "")), str(answer.get("message", "")))
-    return answer
+        raise ApiError(status, str(document.get("reason", "")), str(document.get("message", "")))
+    return document

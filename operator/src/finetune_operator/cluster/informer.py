@@ -1,4 +1,4 @@
-"""Keeps the store true: from watch events, from full lists at start and every few minutes, from fresh reads."""
+"""Keeps the store up to date: by watch events, by full lists at start and every few minutes, and by fresh reads."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from finetune_operator.sizing.gpus.nodes import project_node
 Body = Mapping[str, Any]
 
 NODE_DELAY = 0.2
-"""Seconds in which changes of nodes are gathered: a node group comes and goes as a whole."""
+"""Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Informer:
-    """Feeds store and queue. Its event methods do no I/O."""
+    """Feeds the store and the queue. Its event methods do no I/O."""
 
     def __init__(
         self, store: Store, gpus: GpuStore, queue: WorkQueue[Key], cluster: Cluster, namespace: str
     ) -> None:
-        """`namespace` is the only one served, empty for all."""
+        """`namespace` is the only namespace to serve; empty for all."""
         self._store = store
         self._queue = queue
         self._cluster = cluster
@@ -46,68 +46,68 @@ class Informer:
         self._gpus = gpus
         self._waking = False
         self.seeded = False
-        self.ghosts = 0
-        """Objects whose deletion the watches missed, so far."""
+        self.missed_deletions = 0
+        """Number of objects whose deletion the watches have missed."""
 
     # -- single objects -----------------------------------------------------------------------------------------
 
-    def put_job(self, body: Body, *, gone: bool = False) -> Key:
-        """Take in a FineTuneJob, or its deletion."""
+    def put_job(self, body: Body, *, deleted: bool = False) -> Key:
+        """Store a FineTuneJob or its deletion; returns its key."""
         job = project_job(body)
-        if gone:
+        if deleted:
             self._store.remove_job(job.key, job.uid)
         else:
             self._store.put_job(job)
         return job.key
 
-    def put_child(self, body: Body, *, gone: bool = False) -> Key | None:
-        """Take in a batch/v1 Job; returns the key of the FineTuneJob concerned, None for a stranger's."""
+    def put_child(self, body: Body, *, deleted: bool = False) -> Key | None:
+        """Store a batch/v1 Job or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, child = key_of(body), project_child(body)
         if key is None or child is None:
             return None
-        if gone:
+        if deleted:
             self._store.remove_child(key, child.uid)
         else:
             self._store.put_child(key, child)
         return key
 
-    def put_pod(self, body: Body, *, gone: bool = False) -> Key | None:
-        """Take in a pod; returns the key of the FineTuneJob concerned, None for a stranger's."""
+    def put_pod(self, body: Body, *, deleted: bool = False) -> Key | None:
+        """Store a pod or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, pod = key_of(body), project_pod(body)
         if key is None or pod is None:
             return None
-        if gone:
+        if deleted:
             self._store.remove_pod(key, pod.uid)
         else:
             self._store.put_pod(key, pod)
         return key
 
-    def put_claim(self, body: Body, *, gone: bool = False) -> Key | None:
-        """Take in a claim; returns the key of the FineTuneJob concerned, None for a stranger's."""
+    def put_claim(self, body: Body, *, deleted: bool = False) -> Key | None:
+        """Store a claim or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, claim = key_of(body), project_claim(body)
         if key is None or claim is None:
             return None
-        if gone:
+        if deleted:
             self._store.remove_claim(key, claim.uid)
         else:
             self._store.put_claim(key, claim)
         return key
 
-    def put_node(self, body: Body, *, gone: bool = False) -> None:
-        """Take in a node; what changes the GPUs that jobs have asked for lets these be looked at."""
+    def put_node(self, body: Body, *, deleted: bool = False) -> None:
+        """Store a node or its deletion. If the GPUs that jobs have asked for change, these jobs are reconciled."""
         node = project_node(body)
-        if self._gpus.remove(node.name, node.uid) if gone else self._gpus.put(node):
+        if self._gpus.remove(node.name, node.uid) if deleted else self._gpus.put(node):
             self._wake_without_gpu()
 
     def wake(self, key: Key | None) -> None:
-        """Let the FineTuneJob concerned be looked at."""
+        """Queue the FineTuneJob of this key."""
         if key is not None:
             self._queue.add(key)
 
     # -- lists --------------------------------------------------------------------------------------------------
 
-    async def synchronise(self) -> None:
-        """Read everything, forget what is gone, and look at every FineTuneJob."""
+    async def synchronize(self) -> None:
+        """Read all objects, remove deleted ones from the store, and queue every FineTuneJob."""
         namespace = self._namespace
         jobs = await self._cluster.list_jobs(namespace)
         children = await self._cluster.list_children(namespace)
@@ -121,52 +121,52 @@ class Informer:
             self.put_pod(body)
         for body in claims.items:
             self.put_claim(body)
-        await self._synchronise_nodes()
+        await self._synchronize_nodes()
         purged = [
             *self._purge("jobs", jobs),
             *self._purge("children", children),
             *self._purge("pods", pods),
             *self._purge("claims", claims),
         ]
-        self.ghosts += len(purged)
+        self.missed_deletions += len(purged)
         self.seeded = True
         for key in self._store.job_keys():
             self._queue.add(key)
 
-    async def _synchronise_nodes(self) -> None:
+    async def _synchronize_nodes(self) -> None:
         try:
             nodes = await self._cluster.list_nodes()
         except ApiError as error:
             if error.status not in {401, 403}:
                 raise
             problem = (
-                "the operator must be allowed to list and watch nodes to know their GPUs, and is not "
-                f"({clean_text(error.message)[:300]}); grant it, or describe the GPUs in gpuProfiles of the chart"
+                "the operator must be allowed to list and watch nodes to know their GPUs, but it is not "
+                f"({clean_text(error.message)[:300]}); grant this, or describe the GPUs in gpuProfiles of the chart"
             )
             if self._gpus.fail(problem):
                 _logger.warning("%s", problem)
         else:
             self._gpus.replace([project_node(body) for body in nodes.items])
 
-    async def resynchronise(self, period: float) -> None:
-        """Repeat `synchronise` every `period` seconds until cancelled."""
+    async def resynchronize(self, period: float) -> None:
+        """Repeat `synchronize` every `period` seconds until cancelled."""
         while True:
             await asyncio.sleep(period)
             try:
-                await self.synchronise()
+                await self.synchronize()
             except Exception:
-                # The next period tries again; the watches go on meanwhile.
-                _logger.exception("resynchronising failed")
+                # The next period tries again. The watches continue meanwhile.
+                _logger.exception("resynchronizing failed")
 
     async def refresh(self, key: Key) -> None:
-        """Read one FineTuneJob's children and pods from the API server into the store."""
+        """Read the children and pods of one FineTuneJob from the API server into the store."""
         bodies, pod_bodies = await self._cluster.read_children(key)
         children = [child for body in bodies if (child := project_child(body)) is not None]
         pods = [pod for body in pod_bodies if (pod := project_pod(body)) is not None]
         self._store.replace_children(key, children, pods)
 
     def _wake_without_gpu(self) -> None:
-        """Let every job that lacks a GPU be looked at, once for all nodes that change at one time."""
+        """Queue every job that lacks a GPU, once for all nodes that change together."""
         if not self._waking:
             self._waking = True
             asyncio.get_running_loop().call_later(NODE_DELAY, self._wake_now)

@@ -1,8 +1,8 @@
 """Leader election by a coordination.k8s.io Lease, with client-go's defaults (15 s, 10 s, 2 s).
 
-The client library's own elector cannot create a Lease and goes on leading when the API server is unreachable. Here
-every failure whatever counts as a failed renewal, and a leader that could not renew for `renew_deadline` raises
-LeaseLostError, upon which the process must end before another replica may lead.
+The client library's elector cannot create a Lease, and it keeps leading if the API server is unreachable. Here every
+failure counts as a failed renewal. A leader that could not renew for `renew_deadline` raises LeaseLostError, and its
+process must end before another replica may lead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """In seconds: how long a Lease holds, how long its leader may fail to renew it, how often it tries."""
+    """In seconds: validity of a Lease, longest time without a renewal, and time between two tries."""
 
     duration: float = 15.0
     renew_deadline: float = 10.0
@@ -31,17 +31,17 @@ class Timing:
 
 @dataclass
 class Elector:
-    """One replica's part in the election."""
+    """One replica's side of the election."""
 
     api: ApiClient
     namespace: str
     name: str
     identity: str
     clock: Callable[[], float]
-    """Monotonic, in seconds: other replicas' wall clocks are not trusted."""
+    """Monotonic, in seconds. The wall clocks of other replicas are not trusted."""
     timing: Timing = field(default_factory=Timing)
     _seen: tuple[str, str] | None = None
-    """Holder and renewTime last seen, and since when (by our own clock) they have not changed."""
+    """Holder and renewTime that were read last; `_seen_since` is the time of our clock at which they last changed."""
     _seen_since: float = 0.0
 
     async def acquire(self) -> None:
@@ -53,7 +53,7 @@ class Elector:
         _logger.info("holds Lease %s/%s as %s", self.namespace, self.name, self.identity)
 
     async def hold(self) -> None:
-        """Renew until cancelled. Raises LeaseLostError when that has failed for too long."""
+        """Renew until cancelled. Raises LeaseLostError after too long without a renewal."""
         renewed = self.clock()
         while True:
             await asyncio.sleep(self.timing.retry_period)
@@ -66,12 +66,12 @@ class Elector:
                 _logger.warning("renewing the Lease took too long")
             if self.clock() - renewed >= self.timing.renew_deadline:
                 raise LeaseLostError(
-                    f"Lease {self.namespace}/{self.name} must be renewed within {self.timing.renew_deadline} s and "
-                    "was not"
+                    f"Lease {self.namespace}/{self.name} must be renewed within {self.timing.renew_deadline} s, but it "
+                    "was not; this process ends so that another replica can lead"
                 )
 
     async def release(self) -> None:
-        """Give the Lease up, so that another replica need not wait for it to expire."""
+        """Release the Lease, so that another replica need not wait until it expires."""
         lease = await self._read()
         if lease is not None and _spec(lease).get("holderIdentity") == self.identity:
             lease["spec"] = {**_spec(lease), "holderIdentity": "", "leaseDurationSeconds": 1}
@@ -79,7 +79,7 @@ class Elector:
             _logger.info("released Lease %s/%s", self.namespace, self.name)
 
     async def _try(self) -> bool:
-        """Take or renew the Lease; False if another replica holds it or anything went wrong."""
+        """Take or renew the Lease; False if another replica holds it or if anything fails."""
         try:
             lease = await self._read()
             if lease is None:
@@ -88,13 +88,13 @@ class Elector:
             if not self._may_take(lease):
                 return False
             lease["spec"] = self._next_spec(_spec(lease))
-            # The PUT carries the resourceVersion that was read: of two replicas, one gets a conflict.
+            # The PUT carries the resourceVersion that was read, so one of two replicas gets a conflict.
             await self.api.call("PUT", self._path, body=lease, limited=False)
         except ApiError as error:
             _logger.warning("Lease %s/%s: %s", self.namespace, self.name, error)
             return False
         except Exception:
-            # Whatever it was, the Lease was not renewed; going on as if it had been would mean two leaders.
+            # The Lease was not renewed, whatever the error is. Continuing would mean two leaders.
             _logger.exception("Lease %s/%s", self.namespace, self.name)
             return False
         return True

@@ -1,7 +1,7 @@
-"""The GPUs of the cluster: nodes as the watch has told them, and the administrator's catalogue.
+"""The nodes that the watch has reported, and the inventory of their GPUs.
 
-Nodes say something every few seconds. Only what changes the GPUs that somebody has asked for counts as a change, and
-a job's decision is remembered until then, so that thousands of jobs with like needs cost one estimate.
+Nodes send a heartbeat every few seconds. Only a change of GPUs that a job has asked for makes a new inventory. Until
+then the inventory caches its decisions, so thousands of jobs with equal needs cost one estimate.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 
 class GpuStore:
-    """Nodes by name. Not for use from several threads."""
+    """Nodes by name. Use it from one thread only."""
 
     def __init__(self, profiles: Sequence[GpuProfile], *, allow_time_slicing: bool) -> None:
-        """`profiles` is the catalogue; time-sliced GPUs count only where `allow_time_slicing`."""
+        """`profiles` are GPUs that an autoscaler can start. Time-sliced GPUs count only if `allow_time_slicing` is true."""
         self._profiles = tuple(profiles)
         self._allow_time_slicing = allow_time_slicing
         self._nodes: dict[str, NodeRecord] = {}
@@ -27,19 +27,19 @@ class GpuStore:
 
     @property
     def inventory(self) -> Inventory:
-        """The present nodes and GPUs; the same object until a node changes."""
+        """The present nodes and GPUs. It is the same object until a node changes."""
         return self._inventory
 
     @property
     def asked_for(self) -> frozenset[str]:
-        """Extended resources that jobs have asked about so far."""
+        """Extended resources that jobs have asked for so far."""
         return self._asked_for | self._inventory.asked_for
 
     def __len__(self) -> int:
         return len(self._nodes)
 
     def put(self, node: NodeRecord) -> bool:
-        """Store a node; returns whether the GPUs that somebody has asked for have changed."""
+        """Store a node; returns True if the GPUs that jobs have asked for have changed."""
         held = self._nodes.get(node.name)
         if held is not None and _version(node) < _version(held):
             return False
@@ -49,14 +49,14 @@ class GpuStore:
         return self._replace({**self._nodes, node.name: node}, [(held, node)])
 
     def remove(self, name: str, uid: str) -> bool:
-        """Forget a node, unless a namesake has taken its place; returns the same as `put`."""
+        """Remove a node, unless a new one of the same name has replaced it; returns the same as `put`."""
         held = self._nodes.get(name)
         if held is None or held.uid != uid:
             return False
         return self._replace({key: node for key, node in self._nodes.items() if key != name}, [(held, None)])
 
     def replace(self, nodes: Iterable[NodeRecord]) -> bool:
-        """Take a full LIST as the truth; returns the same as `put`. A watch cannot be ahead of it by much."""
+        """Replace all nodes by a full LIST, except those that are newer; returns the same as `put`."""
         listed = {node.name: node for node in nodes}
         for name, held in self._nodes.items():
             if name in listed and _version(held) > _version(listed[name]):
@@ -67,7 +67,7 @@ class GpuStore:
         return self._replace(listed, changes)
 
     def fail(self, problem: str) -> bool:
-        """Remember that nodes cannot be read, and why; returns whether that is news."""
+        """Record that nodes cannot be read, and why; returns True if that is new."""
         if self._problem == problem:
             return False
         self._problem = problem
@@ -109,5 +109,5 @@ def _same(old: NodeRecord | None, new: NodeRecord | None) -> bool:
 
 
 def _version(node: NodeRecord) -> int:
-    """Resource versions of one kind are comparable numbers (Kubernetes 1.35 documents it)."""
+    """Resource versions of one kind are comparable numbers, as Kubernetes 1.35 documents."""
     return int(node.resource_version)

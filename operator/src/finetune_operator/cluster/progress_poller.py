@@ -1,8 +1,8 @@
 """Polls running trainers for their progress.
 
-A trainer serves it on the first free of ten ports of its pod. What answers may be anybody: it is believed only if it
-speaks of this job's uid, stage and attempt, and it can damage no status but its own job's. A trainer that cannot be
-reached (a network policy, no free port) is left alone: its result comes with its termination message.
+A trainer serves its progress on the first free port of ten in its pod. Any container could respond there, so a response
+counts only if it names this job's uid, stage and attempt. A false one can damage only the status of its own job. A
+trainer that cannot be reached (a network policy, no free port) is ignored: its termination message brings its result.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ REQUEST_TIMEOUT = 2.0
 CONCURRENCY = 64
 
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
-"""Takes an IP and a port; returns the progress document's bytes, None if nobody answers."""
+"""Takes an IP and a port; returns the bytes of the progress document, None if nobody responds."""
 
 _logger = logging.getLogger(__name__)
 
 
 class ProgressPoller:
-    """Keeps the store's progress up to date and wakes the jobs concerned."""
+    """Keeps the progress in the store up to date and queues the jobs whose progress has changed."""
 
     def __init__(
         self, store: Store, wake: Callable[[Key], None], fetch: Fetch, port: int, period: float
@@ -86,10 +86,10 @@ class ProgressPoller:
 
 
 class HttpFetcher:
-    """Fetches progress documents: no redirects, no proxy, a bounded body, a short time."""
+    """Fetches progress documents, without redirects or proxies, with limits on size and time."""
 
     def __init__(self) -> None:
-        """Must be made inside a running event loop."""
+        """Must be called in a running event loop."""
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
         self._session = aiohttp.ClientSession(
@@ -101,7 +101,7 @@ class HttpFetcher:
         await self._session.close()
 
     async def __call__(self, ip: str, port: int) -> bytes | None:
-        """Fetch from one port; None if nobody answers there with a document of the allowed size."""
+        """Fetch from one port; None if nobody responds there with a document of the allowed size."""
         host = f"[{ip}]" if ":" in ip else ip
         try:
             async with self._session.get(f"http://{host}:{port}/progress", allow_redirects=False) as response:
@@ -114,5 +114,5 @@ class HttpFetcher:
                         return None
                 return bytes(body)
         except (aiohttp.ClientError, TimeoutError, OSError):
-            # Unreachable is no failure, and the next poll asks again.
+            # An unreachable trainer is no failure. The next poll tries again.
             return None

@@ -1,4 +1,4 @@
-"""A token bucket that keeps the operator from flooding the API server."""
+"""A token bucket that limits the operator's requests to the API server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """Lets `rate` calls per second pass, with up to `burst` at once. Waiters pass in order."""
+    """Allows `rate` calls per second and up to `burst` at once. Waiting callers proceed in order."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
@@ -24,7 +24,7 @@ class TokenBucket:
             await asyncio.sleep(delay)
 
     def reserve(self) -> float:
-        """Take one token, on credit if there is none; returns the seconds to wait before using it."""
+        """Take one token, on credit if there is none; returns the seconds to wait before its use."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now

@@ -1,4 +1,4 @@
-"""What the operator may do, as (API group, resource, verbs): the chart's roles hold exactly this."""
+"""The operator's permissions as (API group, resource, verbs). The chart's roles contain exactly these."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ Rule = tuple[str, str, tuple[str, ...]]
 WATCHED_RULES: tuple[Rule, ...] = (
     ("finetune.dev", "finetunejobs", ("get", "list", "watch")),
     ("finetune.dev", "finetunejobs/status", ("patch",)),
-    # OwnerReferencesPermissionEnforcement asks for it where children set blockOwnerDeletion.
+    # The admission plugin OwnerReferencesPermissionEnforcement requires it, because children set blockOwnerDeletion.
     ("finetune.dev", "finetunejobs/finalizers", ("update",)),
     ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "pods", ("list", "watch", "delete")),
     ("", "persistentvolumeclaims", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "events", ("create",)),
 )
-"""In the watched namespace, or in all of them."""
+"""In the watched namespace, or in all namespaces."""
 
 CLUSTER_RULES: tuple[Rule, ...] = (
     ("", "nodes", ("list", "watch")),
     ("", "persistentvolumes", ("get",)),
     ("storage.k8s.io", "storageclasses", ("list",)),
 )
-"""In the whole cluster, whatever namespace is watched: these objects lie in none."""
+"""In the whole cluster, because these objects belong to no namespace."""
 
 LEASE_RULES: tuple[Rule, ...] = (("coordination.k8s.io", "leases", ("get", "create", "update")),)
 """In the operator's own namespace."""

@@ -1,4 +1,4 @@
-"""What the operator does to the cluster: typed reads and writes, each safe to repeat."""
+"""The operator's reads and writes of the cluster. Each of them is safe to repeat."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ class Cluster:
     async def write_status(self, job: JobRecord, status: Mapping[str, Any]) -> dict[str, Any]:
         """Apply the whole status; returns the stored FineTuneJob.
 
-        Raises ConflictError if the object has changed since `job` was read, or is another one of the same name: it is
-        the resourceVersion, never used twice, that tells. The uid says whom it is meant for; the API server does not
-        compare it for the status of custom resources.
+        Raises ConflictError if the object has changed since `job` was read, or if it is another one of the same name.
+        The resourceVersion shows both, because it is never used twice. The API server does not compare the uid for the
+        status of custom resources.
         """
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
@@ -124,34 +124,36 @@ class Cluster:
             raise
 
     async def create_child(self, path: str, job: JobRecord, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a child of `job`, or adopt the one of that name if it is this job's already.
+        """Create a child of `job`, or return the existing one of that name if it belongs to `job`.
 
-        Raises ChildRejectedError if the API server will not have it or the name is taken by a stranger.
+        Raises ChildRejectedError if the API server rejects it or another owner has an object of this name.
         """
         name = body["metadata"]["name"]
         try:
             return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
         except ApiError as error:
             if error.status in {400, 403, 422}:
-                raise ChildRejectedError(f"{body['kind']} {name} was refused: {error.message}") from error
+                raise ChildRejectedError(f"{body['kind']} {name} was rejected: {error.message}") from error
             if error.status == 404:
-                # The namespace is gone or the API is not served.
-                raise ChildRejectedError(f"{body['kind']} {name} has no place: {error.message}") from error
+                # The namespace has been deleted or the API is not served.
+                raise ChildRejectedError(
+                    f"{body['kind']} {name} cannot be created here: {error.message}"
+                ) from error
             if error.status != 409:
                 raise
         existing = await self._read(f"{path}/{name}")
         if existing is None:
-            raise ConflictError(f"{body['kind']} {name} was there and is gone")
+            raise ConflictError(f"{body['kind']} {name} existed and has been deleted meanwhile")
         owners = existing["metadata"].get("ownerReferences") or ()
         if not any(owner.get("uid") == job.uid for owner in owners):
             raise ChildRejectedError(
-                f"{body['kind']} {name} must belong to this FineTuneJob, found one of another owner; delete or "
-                "rename it"
+                f"{body['kind']} {name} must belong to this FineTuneJob, but an object of another owner has this name; "
+                "delete or rename it"
             )
         return existing
 
     async def suspend_job(self, namespace: str, name: str, uid: str, *, suspend: bool) -> dict[str, Any]:
-        """Set a batch/v1 Job's `suspend`. Raises ConflictError if that Job is gone."""
+        """Set `suspend` of a batch/v1 Job. Raises ConflictError if the Job of this uid does not exist any more."""
         body = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
         try:
             return await self._api.call(
@@ -162,13 +164,13 @@ class Cluster:
                 query={"fieldManager": FIELD_MANAGER},
             )
         except ApiError as error:
-            # 422 is how the API server says that another Job of this name has another uid.
+            # The API server responds with 422 if the Job of this name has another uid.
             if error.status in {404, 409, 422}:
                 raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
             raise
 
     async def expand_claim(self, namespace: str, name: str, uid: str, size: str) -> dict[str, Any]:
-        """Raise a claim's storage request. Raises ConflictError if that claim is gone."""
+        """Raise the storage request of a claim. Raises ConflictError if the claim of this uid does not exist any more."""
         body = {"metadata": {"uid": uid}, "spec": {"resources": {"requests": {"storage": size}}}}
         try:
             return await self._api.call(
@@ -185,12 +187,12 @@ class Cluster:
                 ) from error
             if error.status in {403, 422}:
                 raise ChildRejectedError(
-                    f"PersistentVolumeClaim {name} was not grown: {error.message}"
+                    f"PersistentVolumeClaim {name} was not enlarged: {error.message}"
                 ) from error
             raise
 
     async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> None:
-        """Delete the object of this uid, its dependents in the background. One that is gone is no error."""
+        """Delete the object of this uid, and its dependents in the background. A deleted object is no error."""
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -206,8 +208,8 @@ class Cluster:
                 raise
 
     async def record_event(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
-        """Write a Kubernetes Event about `job`. An Event that cannot be written is logged: nothing depends on it."""
-        moment = format_time(now)
+        """Write a Kubernetes Event about `job`. A failure is only logged, because nothing depends on Events."""
+        time = format_time(now)
         body = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -223,8 +225,8 @@ class Cluster:
             "type": transition.type,
             "reason": transition.reason,
             "message": transition.message,
-            "firstTimestamp": moment,
-            "lastTimestamp": moment,
+            "firstTimestamp": time,
+            "lastTimestamp": time,
             "count": 1,
             "source": {"component": FIELD_MANAGER},
             "reportingComponent": f"{GROUP}/{FIELD_MANAGER}",

@@ -1,7 +1,7 @@
-"""What the watches have told, keyed by FineTuneJob; small projections, never whole objects.
+"""The objects that the watches have reported, by FineTuneJob: small projections, never whole objects.
 
-Every object carries a resourceVersion; an older one never replaces a newer one, so the operator's own writes, which
-are stored from the API server's answers, are not undone by events that were under way.
+An older resourceVersion never replaces a newer one. The operator stores its own writes from the API server's responses,
+so events that were sent earlier do not undo them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Any = TypeVar("_Any", ChildJob, Claim, Pod)
 
 
 def is_newer(new: _Stored, held: _Stored | None) -> bool:
-    """Whether `new` may replace `held`, the same object or a namesake: it is not of an earlier version."""
+    """True if `new` may replace `held`, because its version is not older."""
     return held is None or _version(new) >= _version(held)
 
 
@@ -56,14 +56,14 @@ class _Entry:
 
 
 class Store:
-    """All FineTuneJobs and their children, and the GPUs of `gpus`. Not for use from several threads."""
+    """All FineTuneJobs with their children, and the GPUs of `gpus`. Use it from one thread only."""
 
     def __init__(self, gpus: GpuStore) -> None:
         self._entries: dict[Key, _Entry] = {}
         self._gpus = gpus
 
     def put_job(self, job: JobRecord) -> None:
-        """Store a FineTuneJob. A namesake with another uid starts without the old one's progress."""
+        """Store a FineTuneJob. A new one of the same name does not inherit the old one's progress."""
         entry = self._entry(job.key)
         if entry.job is not None and entry.job.uid != job.uid:
             entry.progress = entry.rejection = None
@@ -83,33 +83,33 @@ class Store:
         _put(self._entry(key).claims, claim)
 
     def remove_job(self, key: Key, uid: str) -> None:
-        """Forget a FineTuneJob, unless a namesake has taken its place."""
+        """Remove a FineTuneJob, unless a new one of the same name has replaced it."""
         entry = self._entries.get(key)
         if entry is not None and entry.job is not None and entry.job.uid == uid:
             entry.job = entry.progress = entry.rejection = None
         self._drop_if_empty(key)
 
     def remove_child(self, key: Key, uid: str) -> None:
-        """Forget a batch/v1 Job."""
+        """Remove a batch/v1 Job."""
         self._remove(key, uid, "children")
 
     def remove_pod(self, key: Key, uid: str) -> None:
-        """Forget a pod."""
+        """Remove a pod."""
         self._remove(key, uid, "pods")
 
     def remove_claim(self, key: Key, uid: str) -> None:
-        """Forget a workspace claim."""
+        """Remove a workspace claim."""
         self._remove(key, uid, "claims")
 
     def replace_children(self, key: Key, children: Iterable[ChildJob], pods: Iterable[Pod]) -> None:
-        """Take a fresh read of one job's children and pods as the whole truth."""
+        """Replace the children and pods of one job by those of a fresh read."""
         entry = self._entry(key)
         entry.children = {child.uid: child for child in children}
         entry.pods = {pod.uid: pod for pod in pods}
         self._drop_if_empty(key)
 
     def set_progress(self, key: Key, progress: Progress) -> bool:
-        """Store what a trainer told; returns whether it is new. Ignored for a job that is gone."""
+        """Store a trainer's report; returns True if it is new. A deleted job ignores it."""
         entry = self._entries.get(key)
         if entry is None or entry.job is None or entry.progress == progress:
             return False
@@ -123,7 +123,7 @@ class Store:
             entry.rejection = rejection
 
     def observe(self, key: Key, *, fresh: bool = False) -> Observation | None:
-        """Everything known of one FineTuneJob; None if there is none."""
+        """Everything that is known about one FineTuneJob; None if it does not exist."""
         entry = self._entries.get(key)
         if entry is None or entry.job is None:
             return None
@@ -145,7 +145,7 @@ class Store:
         return [key for key, entry in self._entries.items() if entry.job is not None]
 
     def keys_without_gpu(self) -> list[Key]:
-        """Keys of the FineTuneJobs for which it matters what GPUs there are."""
+        """Keys of the FineTuneJobs whose next decision depends on the GPUs of the cluster."""
         return [
             key
             for key, entry in self._entries.items()
@@ -157,7 +157,7 @@ class Store:
         return (entry.job for entry in self._entries.values() if entry.job is not None)
 
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
-        """Every pod whose trainer runs and can be reached, with the job and child it belongs to."""
+        """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""
         found = []
         for entry in self._entries.values():
             if entry.job is None:
@@ -169,22 +169,22 @@ class Store:
         return found
 
     def mark_child_deleting(self, key: Key, uid: str) -> None:
-        """Remember that a delete was accepted before the watch says so."""
+        """Record that the API server has accepted a delete, before the watch reports it."""
         entry = self._entries.get(key)
         if entry is not None and uid in entry.children:
             entry.children[uid] = replace(entry.children[uid], deleting=True)
 
     def mark_claim_deleting(self, key: Key, uid: str) -> None:
-        """Remember that a delete was accepted before the watch says so."""
+        """Record that the API server has accepted a delete, before the watch reports it."""
         entry = self._entries.get(key)
         if entry is not None and uid in entry.claims:
             entry.claims[uid] = replace(entry.claims[uid], deleting=True)
 
     def purge(self, kind: str, listed: set[str], version: int) -> list[Key]:
-        """Forget objects that a full LIST at `version` did not hold: their deletion was missed.
+        """Remove objects that a full LIST at `version` does not contain, because the watch missed their deletion.
 
-        `kind` is jobs, children, pods or claims; `listed` holds uids. Objects newer than the list stay. Returns the
-        keys that lost something.
+        `kind` is jobs, children, pods or claims; `listed` contains uids. Objects newer than the list stay. Returns the
+        keys of the FineTuneJobs that lost an object.
         """
         changed = []
         for key, entry in list(self._entries.items()):
@@ -195,10 +195,10 @@ class Store:
                     changed.append(key)
                 continue
             held: dict[str, _Stored] = getattr(entry, kind)
-            ghosts = [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]
-            for uid in ghosts:
+            missed = [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]
+            for uid in missed:
                 self._remove(key, uid, kind)
-            if ghosts:
+            if missed:
                 changed.append(key)
         return changed
 
@@ -223,5 +223,5 @@ def _put(held: dict[str, _Any], new: _Any) -> None:
 
 
 def _version(item: _Stored) -> int:
-    """Resource versions of one kind are comparable numbers (Kubernetes 1.35 documents it)."""
+    """Resource versions of one kind are comparable numbers, as Kubernetes 1.35 documents."""
     return int(item.resource_version)

@@ -1,4 +1,4 @@
-"""Reads the claims of one job and their volumes, which no watch tells."""
+"""Reads the claims of one job and their volumes, which no watch covers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from finetune_operator.placement.storage import (
 )
 
 CLASSES_SECONDS = 60.0
-"""How long StorageClasses are believed: they hardly ever change, and a thousand jobs may start at once."""
+"""Time for which StorageClasses are cached: they hardly ever change, and a thousand jobs may start at once."""
 
 _logger = logging.getLogger(__name__)
 
 
 class VolumeReader:
-    """Reads on demand. What the operator may not read is as if it were not there."""
+    """Reads on demand. An object that the operator may not read counts as missing."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
@@ -38,7 +38,7 @@ class VolumeReader:
         self._forbidden: set[str] = set()
 
     async def read(self, observation: Observation) -> JobVolumes:
-        """The claims of the observed job as they are now."""
+        """Read the present claims of the observed job."""
         job = observation.job
         workspace_spec: Mapping[str, Any] = job.spec.get("workspace") or {}
         cache_name = (job.spec.get("modelCache") or {}).get("claimName")
@@ -62,7 +62,7 @@ class VolumeReader:
             name=body["metadata"]["name"],
             uid=body["metadata"]["uid"],
             access_modes=tuple(spec.get("accessModes") or ()),
-            # A request above the capacity is a growth under way.
+            # The request may exceed the capacity while the volume is being enlarged.
             capacity=((spec.get("resources") or {}).get("requests") or {}).get("storage")
             if status.get("phase") == "Bound"
             else None,
@@ -89,11 +89,9 @@ class VolumeReader:
         return self._classes
 
     def _note_forbidden(self, error: ApiError, resource: str) -> None:
-        """Say once that `resource` may not be read; any other failure is raised again."""
+        """Log once that `resource` may not be read; any other failure is raised again."""
         if error.status not in {401, 403}:
             raise error
         if resource not in self._forbidden:
             self._forbidden.add(resource)
-            _logger.warning(
-                "%s may not be read, so that pods are placed without regard to them: %s", resource, error
-            )
+            _logger.warning("%s may not be read, so pods are placed without them: %s", resource, error)

@@ -1,6 +1,6 @@
-"""Kopf as an informer: watch events go into store and queue. No I/O, no decisions, nothing written to objects.
+"""Kopf as an informer: watch events go into the store and the queue. It decides nothing and writes nothing.
 
-Only low-level event handlers are used: Kopf's change handlers would put annotations and finalizers on objects.
+Only low-level event handlers are used, because Kopf's change handlers add annotations and finalizers to objects.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
 
 WATCH_SECONDS = 300
-"""Length of one watch request, so that load balancers do not drop it silently."""
+"""Duration of one watch request. Load balancers silently drop longer ones."""
 
 
 def build_settings() -> kopf.OperatorSettings:
-    """Kopf's settings: no scanning, no peering, no Events of its own, watches limited to our children."""
+    """Kopf's settings: no scanning, no peering, no Events, and watches of labeled children only."""
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.peering.standalone = True
@@ -37,9 +37,9 @@ def build_settings() -> kopf.OperatorSettings:
 def build_registry(
     informer: Informer, configuration: Configuration, *, watch_nodes: bool
 ) -> kopf.OperatorRegistry:
-    """Handlers that feed `informer`, logged in with the operator's own credentials.
+    """Handlers that feed `informer`, with the operator's own credentials.
 
-    `watch_nodes` must be false where nodes may not be read: a watch that is refused would be tried for ever.
+    `watch_nodes` must be false if the operator may not read nodes: Kopf would retry a forbidden watch forever.
     """
     registry = kopf.OperatorRegistry()
     labels = {JOB_LABEL: kopf.PRESENT}
@@ -50,31 +50,31 @@ def build_registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_job(event["object"], gone=event["type"] == "DELETED"))
+        informer.wake(informer.put_job(event["object"], deleted=event["type"] == "DELETED"))
 
     @kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)
     async def child_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_child(event["object"], gone=event["type"] == "DELETED"))
+        informer.wake(informer.put_child(event["object"], deleted=event["type"] == "DELETED"))
 
     @kopf.on.event("", "v1", "pods", labels=labels, registry=registry)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_pod(event["object"], gone=event["type"] == "DELETED"))
+        informer.wake(informer.put_pod(event["object"], deleted=event["type"] == "DELETED"))
 
     @kopf.on.event("", "v1", "persistentvolumeclaims", labels=labels, registry=registry)
     async def claim_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_claim(event["object"], gone=event["type"] == "DELETED"))
+        informer.wake(informer.put_claim(event["object"], deleted=event["type"] == "DELETED"))
 
     if watch_nodes:
 
         @kopf.on.event("", "v1", "nodes", registry=registry)
         async def node_event(event: kopf.RawEvent, **_: Any) -> None:
-            informer.put_node(event["object"], gone=event["type"] == "DELETED")
+            informer.put_node(event["object"], deleted=event["type"] == "DELETED")
 
     return registry
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
-    """Kopf's form of the client's credentials; asked for again whenever the API server answers 401."""
+    """The client's credentials for Kopf, which asks for them again if the API server responds with 401."""
     authorization = await configuration.get_api_key_with_prefix("BearerToken")
     scheme, _, token = (authorization or "").partition(" ")
     return kopf.ConnectionInfo(

@@ -1,4 +1,4 @@
-"""A keyed queue with client-go's semantics: a key waits once, and is never worked on twice at the same time."""
+"""A queue of keys with client-go's semantics: a key waits once, and two workers never have the same key."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ MAXIMUM_DELAY = 1000.0
 
 
 class QueueMetrics(Protocol):
-    """What a queue tells about itself; times in seconds."""
+    """The queue reports its work here; times are in seconds."""
 
     def added(self, depth: int) -> None:
-        """A key was added; `depth` keys wait now."""
+        """A key was added, and `depth` keys are waiting now."""
 
     def taken(self, depth: int, waited: float) -> None:
-        """A key was taken after waiting `waited`."""
+        """A key was taken after it had waited for `waited`, and `depth` keys are still waiting."""
 
     def done(self, worked: float) -> None:
-        """A key was worked on for `worked`."""
+        """The work on a key ended after `worked`."""
 
     def retried(self) -> None:
-        """A key failed and will be tried again."""
+        """The work on a key failed and will be repeated."""
 
 
 class WorkQueue(Generic[Item]):
     """Keys to reconcile.
 
-    `add` during work on the same key makes it come again afterwards. Delays of failed keys grow per key:
-    5 ms * 2^failures, at most 1000 s.
+    A key that is added during its work is delivered again afterwards. The delay of a failed key grows with its own
+    failures: 5 ms * 2^failures, at most 1000 s.
     """
 
     def __init__(self, metrics: QueueMetrics, clock: Callable[[], float]) -> None:
@@ -56,11 +56,11 @@ class WorkQueue(Generic[Item]):
 
     @property
     def longest_work(self) -> float:
-        """Seconds that the longest current work has taken, 0 while nobody works."""
+        """Duration of the longest current work in seconds; 0 while no worker is busy."""
         return self._clock() - min(self._processing.values()) if self._processing else 0.0
 
     def add(self, item: Item) -> None:
-        """Let `item` be worked on as soon as possible."""
+        """Deliver `item` as soon as possible."""
         if item in self._dirty:
             return
         self._dirty[item] = self._clock()
@@ -70,7 +70,7 @@ class WorkQueue(Generic[Item]):
         self._metrics.added(len(self._ready))
 
     def add_after(self, item: Item, delay: float) -> None:
-        """Add `item` in `delay` seconds. An earlier time for the same item wins."""
+        """Deliver `item` in `delay` seconds. An earlier time for the same item takes precedence."""
         if delay <= 0:
             self.add(item)
             return
@@ -83,18 +83,18 @@ class WorkQueue(Generic[Item]):
         self._changed.set()
 
     def add_rate_limited(self, item: Item) -> None:
-        """Add `item`, whose work failed, after its own growing delay."""
+        """Deliver `item`, whose work failed, after a delay that grows with its failures."""
         failures = self._failures.get(item, 0)
         self._failures[item] = failures + 1
         self._metrics.retried()
         self.add_after(item, min(BASE_DELAY * 2 ** min(failures, 30), MAXIMUM_DELAY))
 
     def forget(self, item: Item) -> None:
-        """Start the delays of `item` anew: its work succeeded."""
+        """Reset the delay of `item`, because its work succeeded (client-go's Forget)."""
         self._failures.pop(item, None)
 
     async def get(self) -> Item:
-        """Wait for a key; `done` must follow."""
+        """Wait for a key. The caller must call `done` afterwards."""
         while True:
             wait = self._promote_due()
             if self._ready:
@@ -112,7 +112,7 @@ class WorkQueue(Generic[Item]):
                 continue
 
     def done(self, item: Item) -> None:
-        """End the work on `item`; it comes again if it was added meanwhile."""
+        """End the work on `item`. It is delivered again if it was added meanwhile."""
         started = self._processing.pop(item)
         self._metrics.done(self._clock() - started)
         if item in self._dirty:
@@ -120,7 +120,7 @@ class WorkQueue(Generic[Item]):
             self._changed.set()
 
     def _promote_due(self) -> float | None:
-        """Move due keys over; returns seconds until the next one, None without any."""
+        """Make due keys ready; returns the seconds until the next one is due, None if there is none."""
         now = self._clock()
         while self._delayed:
             due, _, item = self._delayed[0]

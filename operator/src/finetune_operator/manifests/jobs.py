@@ -1,4 +1,4 @@
-"""Builders of the objects that the operator creates: batch/v1 Jobs and the workspace's claim."""
+"""Builds the objects that the operator creates: batch/v1 Jobs and the workspace's claim."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from finetune_operator.sizing.gpus.offers import gpu_taint_keys
 from finetune_operator.sizing.hosts import HostNeeds
 
 USER_ID = 65532
-"""The trainer image's user and group; not root, as the restricted Pod Security level asks."""
+"""User and group of the trainer image. It is not root, as the restricted Pod Security level requires."""
 TRAIN_GRACE_SECONDS = 120
 """Time between SIGTERM and SIGKILL in which TRAIN saves a checkpoint."""
 OTHER_GRACE_SECONDS = 30
 
 
 def build_workspace_claim(job: JobRecord, spec: FineTuneJobSpec, default_size: str) -> dict[str, Any]:
-    """The PersistentVolumeClaim that the stages share, of `default_size` where the spec names no size."""
+    """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size."""
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": spec.workspace.size or default_size}},
@@ -69,11 +69,10 @@ def build_job(
     affinity: Mapping[str, Any] | None = None,
     tolerates_gpu_nodes: bool = False,
 ) -> dict[str, Any]:
-    """The batch/v1 Job of one attempt of one stage, its run spec inside.
+    """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
-    `host` are the stage's sizes, where the spec names none. `affinity` is the value of the pod's `affinity`.
-    `tolerates_gpu_nodes` lets a CPU stage onto GPU nodes, where its volume may be;
-    TRAIN always may.
+    `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
+    `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
     """
     labels = {
         **_common_labels(job.name),
@@ -93,8 +92,8 @@ def build_job(
         "spec": {
             "parallelism": 1,
             "completions": 1,
-            # Attempts belong to the operator, which knows the trainer's reasons; the Job controller only replaces
-            # pods that a disruption took.
+            # The operator decides about attempts, because it knows the trainer's reasons. The Job controller only
+            # replaces pods that a disruption ended.
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
@@ -122,13 +121,13 @@ def _pod_spec(
     trainer: TrainerSettings,
     affinity: Mapping[str, Any] | None,
     host: HostNeeds,
-    gpu_nodes: bool,  # noqa: FBT001 -- private, and named where it is decided
+    gpu_nodes: bool,  # noqa: FBT001 -- private, and its caller names the value
 ) -> dict[str, Any]:
     volumes = Volumes(job, spec, stage, host)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
-        # Thousands of Services in a namespace would overflow the environment.
+        # Thousands of Services in a namespace would exceed the size limit of the environment.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
         "securityContext": {
@@ -155,7 +154,7 @@ def _pod_spec(
                     "capabilities": {"drop": ["ALL"]},
                 },
                 "terminationMessagePath": "/dev/termination-log",
-                # Falling back to logs would copy unredacted text into status.
+                # The fallback to logs would copy unredacted text into status.
                 "terminationMessagePolicy": "File",
                 "volumeMounts": volumes.mounts,
             }
@@ -174,7 +173,7 @@ def _pod_spec(
     if gpu_nodes:
         pod["tolerations"] = _tolerations(spec)
     if stage is Stage.TRAIN:
-        # The CPU stages must not sit on GPU nodes because of these.
+        # These must not place the CPU stages on GPU nodes.
         if spec.resources.node_selector:
             pod["nodeSelector"] = dict(spec.resources.node_selector)
         if spec.resources.runtime_class_name is not None:
@@ -183,21 +182,21 @@ def _pod_spec(
 
 
 def _tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
-    """The user's, and those for the GPU's own taints, which not every cluster adds by itself."""
+    """The user's tolerations and those for the GPU's taints, which not every cluster adds automatically."""
     given = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.resources.tolerations]
-    own = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
-    return [*given, *(item for item in own if item not in given)]
+    taints = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
+    return [*given, *(item for item in taints if item not in given)]
 
 
 def _resources(spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> dict[str, Any]:
-    asked = {
+    requested = {
         Stage.PREPARE: spec.resources.prepare,
         Stage.TRAIN: spec.resources.train,
         Stage.MERGE: spec.resources.merge,
     }[stage]
-    memory = asked.memory or format_bytes(host.memory_bytes)
+    memory = requested.memory or format_bytes(host.memory_bytes)
     requests = {
-        "cpu": asked.cpu or host.cpu,
+        "cpu": requested.cpu or host.cpu,
         "memory": memory,
         "ephemeral-storage": format_bytes(host.scratch_bytes),
     }
@@ -210,16 +209,16 @@ def _resources(spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> dict[str
 
 
 def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
-    """The container's `env` and, where whole Secrets are asked for, `envFrom`; secrets are PREPARE's alone."""
+    """The container's `env` and, for whole Secrets, `envFrom`. Only PREPARE gets secrets."""
     variables: list[dict[str, Any]] = [
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
         {"name": "PYTHONUNBUFFERED", "value": "1"},
     ]
     if stage is Stage.TRAIN:
-        # Without it rows of many lengths leave the GPU's memory in pieces that no large tensor fits into.
+        # Without it, rows of many lengths fragment the GPU's memory until no large tensor fits.
         variables.append({"name": "PYTORCH_ALLOC_CONF", "value": "expandable_segments:True"})
     else:
-        # CUDA images say `all`, with which the NVIDIA runtime would hand every GPU to a pod that asked for none.
+        # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
         variables.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:

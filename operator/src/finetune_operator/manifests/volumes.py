@@ -1,4 +1,4 @@
-"""The volumes of a stage's pod and where its container mounts them."""
+"""Builds the volumes of a stage's pod and their mounts in its container."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN_SPEC_FOLDER = "/etc/finetune"
 
 
 class Volumes:
-    """Volumes and mounts of one stage. A claim that serves several roles is one volume with several mounts."""
+    """Volumes and mounts of one stage. A claim with several roles is one volume with several mounts."""
 
     def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> None:
         self.volumes: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ class Volumes:
         else:
             self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
         if spec.model_cache is not None:
-            # PREPARE fills it; the others may only read what it says there.
+            # PREPARE fills it. The other stages only read it.
             read_only = stage is not Stage.PREPARE
             self._claim("model-cache", MODEL_CACHE_MOUNT, spec.model_cache.claim_name, read_only=read_only)
 
@@ -66,7 +66,7 @@ class Volumes:
         if existing is None:
             self._claim("workspace", WORKSPACE_MOUNT, workspace_claim_name(job.name))
         else:
-            # Jobs that share a claim get a folder each; a namesake created later has another uid.
+            # Each job that shares a claim gets its own folder. A later job of the same name has another uid.
             self._claim("workspace", WORKSPACE_MOUNT, existing, sub_path=job.uid)
 
     def _sources(self, spec: FineTuneJobSpec) -> None:

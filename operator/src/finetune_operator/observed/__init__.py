@@ -1,1 +1,1 @@
-"""What one decision sees of the cluster, and what ended or pending attempts mean."""
+"""The observation that a decision is based on, and the meaning of ended and pending attempts."""

@@ -12,14 +12,14 @@ from finetune_operator.sizing.gpus.offers import offers
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 REMEMBERED_DECISIONS = 512
-"""Enough for every kind of job that a cluster runs at one time; one takes a few kilobytes."""
-_MEMORYLESS = {"seed", "learning_rate", "schedule", "epochs", "maximum_steps", "checkpoint"}
-_PLACELESS = {"prepare", "train", "merge", "runtime_class_name", "priority_class_name"}
-"""What of a spec has no part in a decision, so that jobs that differ in it share one."""
+"""Enough for all kinds of jobs that a cluster runs at one time. Each decision takes a few kilobytes."""
+_IRRELEVANT_TRAINING = {"seed", "learning_rate", "schedule", "epochs", "maximum_steps", "checkpoint"}
+_IRRELEVANT_RESOURCES = {"prepare", "train", "merge", "runtime_class_name", "priority_class_name"}
+"""Fields of a spec that do not affect a decision, so jobs that differ only in them share one."""
 
 
 class Inventory:
-    """Nodes and GPUs at one moment. Its values never change; what it computes is remembered."""
+    """Nodes and GPUs at one moment. They never change, and computed values are cached."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Inventory:
         allow_time_slicing: bool = False,
         problem: str | None = None,
     ) -> None:
-        """`problem` says why nodes are not known, None where they are."""
+        """`problem` says why the nodes are unknown; None if they are known."""
         self.nodes = nodes
         self.problem = problem
         self._profiles = profiles
@@ -39,11 +39,11 @@ class Inventory:
 
     @property
     def asked_for(self) -> frozenset[str]:
-        """Extended resources that somebody has asked about."""
+        """Extended resources that jobs have asked for."""
         return frozenset(self._offers)
 
     def with_nodes(self, nodes: Mapping[str, NodeRecord]) -> Inventory:
-        """The same GPUs beside other nodes; what was computed of them still holds."""
+        """The same GPUs with other nodes. The cached values stay valid."""
         other = Inventory(
             nodes, self._profiles, allow_time_slicing=self._allow_time_slicing, problem=self.problem
         )
@@ -51,7 +51,7 @@ class Inventory:
         return other
 
     def offers(self, resource_name: str) -> tuple[Offer, ...]:
-        """Every GPU of this extended resource, of nodes and catalogue."""
+        """Every GPU of this extended resource, on nodes and in GPU profiles."""
         found = self._offers.get(resource_name)
         if found is None:
             found = offers(
@@ -72,11 +72,11 @@ class Inventory:
         )
 
     def decide(self, request: SizingRequest) -> Feasible | Infeasible:
-        """Where and how the run fits, as sizing.decision has it."""
+        """Decide where and how a run fits, see sizing.decision."""
         spec = request.spec
         key = (
-            spec.training.model_dump_json(exclude=_MEMORYLESS),
-            spec.resources.model_dump_json(exclude=_PLACELESS),
+            spec.training.model_dump_json(exclude=_IRRELEVANT_TRAINING),
+            spec.resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
             request.shape,
             request.sequence_length,
         )

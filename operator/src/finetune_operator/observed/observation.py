@@ -1,4 +1,4 @@
-"""What the operator knows of the cluster, as small values projected from API objects."""
+"""The operator's view of the cluster: small values that are projected from API objects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class JobRecord:
 
     @property
     def key(self) -> Key:
-        """Key in store and queue."""
+        """The key in the store and the queue."""
         return (self.namespace, self.name)
 
 
@@ -62,12 +62,12 @@ class ChildJob:
     failure: str | None
     """Message of the Failed condition, if the Job has failed."""
     placement: str = ""
-    """Which plan and GPUs a Job of TRAIN was made for."""
+    """Digest of the plan and the GPUs that a Job of TRAIN was made for; empty for other stages."""
 
 
 @dataclass(frozen=True)
 class ContainerEnd:
-    """How the trainer's container ended."""
+    """The end of the trainer's container."""
 
     exit_code: int
     reason: str
@@ -92,15 +92,15 @@ class Pod:
     message: str
     deleting: bool
     disrupted: bool
-    """It has, or its end was caused by, a disruption: eviction, preemption, node loss."""
+    """A disruption (eviction, preemption, node loss) hits the pod or has ended it."""
     unschedulable: str | None
-    """The scheduler's words, while it finds no node."""
+    """The scheduler's message while it finds no node; None otherwise."""
     waiting: tuple[str, str] | None
-    """Reason and message of the container's waiting state."""
+    """Reason and message of the container's waiting state; None if it does not wait."""
     running: bool
     end: ContainerEnd | None
     idle: bool
-    """No container of the pod runs any more, not even an injected one."""
+    """No container of the pod runs any more, including injected ones."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Rejection:
-    """The API server's last rejection of a child, and when it may be asked again."""
+    """The API server's last rejection of a child, and the time of the next try."""
 
     message: str
     retry_time: datetime
@@ -134,9 +134,9 @@ class Observation:
     progress: Progress | None = None
     rejection: Rejection | None = None
     volumes: JobVolumes | None = None
-    """The claims of the job, where they were read for this very decision."""
+    """The claims of the job, if they were read for this decision."""
     fresh: bool = False
-    """Children and pods were read from the API server for this very decision, not from the watch."""
+    """True if children and pods were read from the API server for this decision, not from the watch."""
 
 
 def project_job(body: Mapping[str, Any]) -> JobRecord:
@@ -156,7 +156,7 @@ def project_job(body: Mapping[str, Any]) -> JobRecord:
 
 
 def project_child(body: Mapping[str, Any]) -> ChildJob | None:
-    """Project a batch/v1 Job; None if it is no child of a FineTuneJob, whatever its labels say."""
+    """Project a batch/v1 Job; None if no FineTuneJob controls it, even if it has the labels."""
     metadata = body["metadata"]
     owner_uid = _controller_uid(metadata, KIND)
     labels = metadata.get("labels") or {}
@@ -248,14 +248,14 @@ def project_claim(body: Mapping[str, Any]) -> Claim | None:
 
 
 def key_of(body: Mapping[str, Any]) -> Key | None:
-    """Key of the FineTuneJob that a labelled child belongs to; None without the label."""
+    """The key of the FineTuneJob that a labeled child belongs to; None without the label."""
     metadata = body["metadata"]
     name = (metadata.get("labels") or {}).get(JOB_LABEL)
     return None if name is None else (metadata["namespace"], name)
 
 
 def lacks_gpu(status: Mapping[str, Any]) -> bool:
-    """Whether the job of this status is not over and TRAIN has had no node yet."""
+    """True if the job of this status has not ended and TRAIN has not had a node yet."""
     stage = status.get("stage") or {}
     if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
         stage.get("name") == Stage.TRAIN and "node" in stage

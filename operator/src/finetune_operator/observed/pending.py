@@ -1,4 +1,4 @@
-"""Why a stage's pod is not running yet, in the words of scheduler and kubelet."""
+"""Explains why a stage's pod is not running yet, with the messages of the scheduler and the kubelet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_operator.contract.result import clean_text
 from finetune_operator.observed.observation import ChildJob, Pod
 
 NO_POD_GRACE = timedelta(seconds=30)
-"""The Job controller normally creates a pod within a second; only its events say why it cannot."""
+"""The Job controller normally creates a pod within a second. If it cannot, only its Events say why."""
 
 _STUCK_REASONS = {
     "ImagePullBackOff",
@@ -26,21 +26,21 @@ _STUCK_REASONS = {
 
 @dataclass(frozen=True)
 class Waiting:
-    """One thing that a stage waits for."""
+    """The reason for which a stage waits."""
 
     reason: Reason
     message: str
 
 
 def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waiting | None:
-    """What holds up the newest of the child's `pods`; None if nothing is known to."""
+    """The reason for which the newest of the child's `pods` waits; None if there is no known reason."""
     if not pods:
         if now - child.created < NO_POD_GRACE or child.suspended:
             return None
         return Waiting(
             Reason.CHILD_REFUSED,
             f"Job {child.name} has had no pod for {int((now - child.created).total_seconds() // 30 * 30)} s: a quota "
-            f"or an admission policy may refuse it; see `kubectl describe job {child.name}`",
+            f"or an admission policy may reject it; see `kubectl describe job {child.name}`",
         )
     pod = max(pods, key=lambda candidate: candidate.created)
     if pod.unschedulable is not None:

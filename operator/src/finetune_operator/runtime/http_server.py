@@ -1,4 +1,4 @@
-"""The operator's own HTTP: /metrics on one port, /healthz and /readyz on another."""
+"""The operator's HTTP servers: /metrics on one port, /healthz and /readyz on another."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 Probe = Callable[[], str | None]
-"""Returns what is wrong, None if nothing is."""
+"""Returns the problem; None if there is none."""
 
 
 def metrics_application(registry: CollectorRegistry) -> web.Application:
-    """Serves the registry in the format that the scraper asks for."""
+    """Serve the registry in the format that the scraper accepts."""
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -25,16 +25,16 @@ def metrics_application(registry: CollectorRegistry) -> web.Application:
 
 
 def health_application(*, live: Probe, ready: Probe) -> web.Application:
-    """Serves both probes; a failing one answers 503 and says why."""
+    """Serve both probes. A failing probe responds with 503 and the problem."""
 
-    def answer(trouble: str | None) -> web.Response:
-        return web.Response(status=200 if trouble is None else 503, text=trouble or "ok")
+    def respond(problem: str | None) -> web.Response:
+        return web.Response(status=200 if problem is None else 503, text=problem or "ok")
 
     async def healthz(_: web.Request) -> web.Response:
-        return answer(live())
+        return respond(live())
 
     async def readyz(_: web.Request) -> web.Response:
-        return answer(ready())
+        return respond(ready())
 
     application = web.Application()
     application.router.add_get("/healthz", healthz)
@@ -43,7 +43,7 @@ def health_application(*, live: Probe, ready: Probe) -> web.Application:
 
 
 async def serve(application: web.Application, port: int) -> web.AppRunner:
-    """Listen on all addresses; the caller cleans the runner up."""
+    """Listen on all addresses. The caller must clean up the runner."""
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()

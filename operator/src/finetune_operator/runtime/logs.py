@@ -1,4 +1,4 @@
-"""One JSON object per log line, for collectors that index fields."""
+"""JSON logs: one object per line, for collectors that index fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's time (RFC 3339, UTC), level, logger and message, and the traceback if there is one."""
+        """Time (RFC 3339, UTC), level, logger, message and, for an exception, the traceback."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send records of `level` and above to standard error; Kopf's per-object chatter only as warnings."""
+    """Send records of `level` and above to standard error. Kopf logs every object, so its level is WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

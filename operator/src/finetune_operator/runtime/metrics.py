@@ -1,6 +1,7 @@
-"""Prometheus metrics: the operator's own under controller-runtime's names, the jobs' from the store at scrape time.
+"""Prometheus metrics of the operator and of its jobs.
 
-Stock dashboards for controllers work on the former. The latter end with their object, since nothing is remembered.
+The operator's series have controller-runtime's names, so standard dashboards for controllers work. The series of jobs
+are computed from the store at scrape time, so they end with their object.
 """
 
 from __future__ import annotations
@@ -26,31 +27,33 @@ _RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 
 
 class OperatorMetrics:
-    """The operator's own series; every label value that can occur is there from the start."""
+    """The operator's own series. Every possible label value exists from the start."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
         queue, controller = ["name"], ["controller"]
-        self._depth = Gauge("workqueue_depth", "Keys that wait.", queue, registry=registry).labels(CONTROLLER)
+        self._depth = Gauge("workqueue_depth", "Keys that are waiting.", queue, registry=registry).labels(
+            CONTROLLER
+        )
         self._adds = Counter("workqueue_adds_total", "Keys added.", queue, registry=registry).labels(
             CONTROLLER
         )
         self._waited = Histogram(
             "workqueue_queue_duration_seconds",
-            "Time that a key waits.",
+            "Time for which a key waited.",
             queue,
             registry=registry,
             buckets=_QUEUE_BUCKETS,
         ).labels(CONTROLLER)
         self._worked = Histogram(
             "workqueue_work_duration_seconds",
-            "Time that a key is worked on.",
+            "Duration of the work on a key.",
             queue,
             registry=registry,
             buckets=_QUEUE_BUCKETS,
         ).labels(CONTROLLER)
         self._retries = Counter(
-            "workqueue_retries_total", "Keys that failed and are tried again.", queue, registry=registry
+            "workqueue_retries_total", "Keys whose work failed and is repeated.", queue, registry=registry
         ).labels(CONTROLLER)
         self._reconciles = Counter(
             "controller_runtime_reconcile_total", "Reconciles.", [*controller, "result"], registry=registry
@@ -62,19 +65,22 @@ class OperatorMetrics:
         ).labels(CONTROLLER)
         self._seconds = Histogram(
             "controller_runtime_reconcile_time_seconds",
-            "Time of a reconcile.",
+            "Duration of a reconcile.",
             controller,
             registry=registry,
             buckets=_RECONCILE_BUCKETS,
         ).labels(CONTROLLER)
         self._active = Gauge(
-            "controller_runtime_active_workers", "Workers at work.", controller, registry=registry
+            "controller_runtime_active_workers", "Workers that are busy.", controller, registry=registry
         ).labels(CONTROLLER)
         self._maximum = Gauge(
             "controller_runtime_max_concurrent_reconciles", "Workers.", controller, registry=registry
         ).labels(CONTROLLER)
         self._longest = Gauge(
-            "workqueue_longest_running_processor_seconds", "Longest current work.", queue, registry=registry
+            "workqueue_longest_running_processor_seconds",
+            "Duration of the longest current work.",
+            queue,
+            registry=registry,
         ).labels(CONTROLLER)
         self._leader = Gauge(
             "leader_election_master_status", "1 while this replica leads.", queue, registry=registry
@@ -94,11 +100,11 @@ class OperatorMetrics:
         self._waited.observe(waited)
 
     def done(self, worked: float) -> None:
-        """A key was worked on for `worked` seconds."""
+        """The work on a key ended after `worked` seconds."""
         self._worked.observe(worked)
 
     def retried(self) -> None:
-        """A key failed and will be tried again."""
+        """The work on a key failed and will be repeated."""
         self._retries.inc()
 
     def reconciled(self, result: str, seconds: float) -> None:
@@ -109,39 +115,39 @@ class OperatorMetrics:
             self._errors.inc()
 
     def active(self, change: int) -> None:
-        """A worker began or ended a reconcile."""
+        """A worker began (+1) or ended (-1) a reconcile."""
         self._active.inc(change)
 
     def workers(self, count: int, longest_work: Callable[[], float]) -> None:
-        """The number of workers, and how to ask for the longest current work in seconds."""
+        """Set the number of workers, and a function for the duration of the longest current work in seconds."""
         self._maximum.set(count)
         self._longest.set_function(longest_work)
 
     def leads(self, lease: str, *, leading: bool) -> None:
-        """Whether this replica leads."""
+        """Set whether this replica leads."""
         self._leader.labels(lease).set(int(leading))
 
     def requested(self, method: str, code: str) -> None:
-        """A request to the API server was answered, or failed with code `<error>`."""
+        """A request to the API server ended with this status code, or `<error>` without a response."""
         self._requests.labels(code, method).inc()
 
 
 class JobCollector(Collector):
-    """Series of every FineTuneJob in the store, labelled `namespace` and `name`."""
+    """Series of every FineTuneJob in the store, labeled `namespace` and `name`."""
 
     def __init__(self, store: Store) -> None:
         """Read from `store` at each scrape."""
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        """All families, each with its samples."""
+        """All metric families with their samples."""
         labels = ["namespace", "name"]
         info = GaugeMetricFamily(
             "finetunejob_info", "1 for every FineTuneJob.", labels=[*labels, "model", "phase"]
         )
         condition = GaugeMetricFamily(
             "finetunejob_status_condition",
-            "1 for the status that a condition has, 0 for the others.",
+            "1 for the present status of a condition, 0 for its other statuses.",
             labels=[*labels, "type", "status"],
         )
         gauges = {
@@ -161,22 +167,22 @@ class JobCollector(Collector):
 
 
 class GpuCollector(Collector):
-    """Series of the GPUs that jobs have asked about, of nodes and of the catalogue."""
+    """Series of the GPUs that jobs have asked for, on nodes and in GPU profiles."""
 
     def __init__(self, gpus: GpuStore) -> None:
         """Read from `gpus` at each scrape."""
         self._gpus = gpus
 
     def collect(self) -> Iterable[Metric]:
-        """All families, each with its samples."""
+        """All metric families with their samples."""
         labels = ["product", "resource"]
         counts = GaugeMetricFamily(
             "finetune_gpus",
-            "GPUs that nodes offer; those of the catalogue, which do not exist yet, count as state Catalogue.",
+            "GPUs that nodes offer. GPUs of gpuProfiles, which do not exist yet, have the state Catalogue.",
             labels=[*labels, "state"],
         )
         usable = GaugeMetricFamily(
-            "finetune_gpu_usable_bytes", "Memory of one GPU that one process can use.", labels=labels
+            "finetune_gpu_usable_bytes", "Memory of one GPU that a process can use.", labels=labels
         )
         inventory = self._gpus.inventory
         number: Counts[tuple[str, str, str]] = Counts()
@@ -196,9 +202,9 @@ class GpuCollector(Collector):
 
 
 def _stalled(jobs: Iterable[JobRecord]) -> GaugeMetricFamily:
-    """How many jobs cannot go on as things stand, by reason; those that have failed do not count."""
+    """Number of stalled jobs by reason. Failed jobs do not count."""
     family = GaugeMetricFamily(
-        "finetunejobs_stalled", "FineTuneJobs that cannot go on as things stand.", labels=["reason"]
+        "finetunejobs_stalled", "FineTuneJobs that no GPU or volume of the cluster suits.", labels=["reason"]
     )
     number: Counts[str] = Counts()
     for job in jobs:
@@ -212,23 +218,23 @@ def _stalled(jobs: Iterable[JobRecord]) -> GaugeMetricFamily:
 
 
 _GAUGES = {
-    "created_timestamp_seconds": "When the FineTuneJob was created.",
-    "start_timestamp_seconds": "When it was accepted or last resumed.",
-    "completion_timestamp_seconds": "When it ended.",
-    "progress_ratio": "Share of the current activity that is done, 0 to 1.",
-    "train_loss": "Training loss reported last, nats per supervised token.",
-    "base_loss": "Validation loss before training, nats per supervised token.",
-    "tuned_loss": "Validation loss after training, nats per supervised token.",
-    "attempts": "Attempts of stages that have ended, at most the last 20.",
-    "requested_gpus": "GPUs that TRAIN asks for.",
-    "memory_estimated_bytes": "Estimated most GPU memory that TRAIN allocates at one time.",
-    "memory_measured_bytes": "Most GPU memory that TRAIN allocated at one time, as its last attempt measured it.",
-    "memory_ratio": "Measured over estimated GPU memory.",
+    "created_timestamp_seconds": "Time at which the FineTuneJob was created.",
+    "start_timestamp_seconds": "Time at which it was accepted or last resumed.",
+    "completion_timestamp_seconds": "Time at which it ended.",
+    "progress_ratio": "Completed fraction of the current activity, 0 to 1.",
+    "train_loss": "Last reported training loss, in nats per supervised token.",
+    "base_loss": "Validation loss before training, in nats per supervised token.",
+    "tuned_loss": "Validation loss after training, in nats per supervised token.",
+    "attempts": "Number of attempts that have ended, at most 20.",
+    "requested_gpus": "GPUs that TRAIN requests.",
+    "memory_estimated_bytes": "Estimated peak of the GPU memory that TRAIN allocates.",
+    "memory_measured_bytes": "Peak of the GPU memory that TRAIN allocated, measured by its last attempt.",
+    "memory_ratio": "Measured GPU memory divided by the estimate.",
 }
 
 
 def _values(job: JobRecord) -> dict[str, float]:
-    """The gauges that this job has a value for."""
+    """The gauges that have a value for this job."""
     status = job.status
     progress, evaluation = status.get("progress") or {}, status.get("evaluation") or {}
     values: dict[str, float] = {
@@ -256,7 +262,7 @@ def _values(job: JobRecord) -> dict[str, float]:
 
 
 def _memory(status: Mapping[str, Any]) -> dict[str, float]:
-    """Estimated and measured GPU memory, as far as they are known."""
+    """Estimated and measured GPU memory, if they are known."""
     values: dict[str, float] = {}
     plan = status.get("plan") or {}
     if "memory" in plan:

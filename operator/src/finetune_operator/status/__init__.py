@@ -1,1 +1,1 @@
-"""The status of a FineTuneJob: its record, its draft, its texts and the events of its changes."""
+"""The status of a FineTuneJob: the stored record, the next draft, its conditions and its Events."""

@@ -1,4 +1,4 @@
-"""Kubernetes Events, one for each transition between two statuses."""
+"""Derives Kubernetes Events from the transition between two statuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
 
 MAXIMUM_NOTE_LENGTH = 1024
-"""The API server refuses longer messages of Events."""
+"""The API server rejects Events with longer messages."""
 
 _NORMAL = {
     Reason.PENDING,
@@ -25,7 +25,7 @@ _NORMAL = {
 
 @dataclass(frozen=True)
 class Transition:
-    """One Event to tell."""
+    """One Event to record."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -33,9 +33,9 @@ class Transition:
 
 
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
-    """What happened between two statuses.
+    """The Events between two statuses.
 
-    Attempts that ended, warnings about a dataset that was just accepted, and a new reason of the Succeeded condition.
+    They report attempts that succeeded, warnings about a new dataset, and a new reason of the Succeeded condition.
     """
     found = []
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
@@ -46,7 +46,7 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
     warnings = (new.get("dataset") or {}).get("warnings") or ()
     if warnings and not old.get("dataset"):
         codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))
-        message = f"the dataset is accepted; look at status.dataset.warnings: {codes}"
+        message = f"the dataset is accepted with warnings; see status.dataset.warnings: {codes}"
         found.append(Transition("Warning", Reason.DATASET_WARNINGS, message[:MAXIMUM_NOTE_LENGTH]))
     was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
     if now and now.get("reason") != was.get("reason"):

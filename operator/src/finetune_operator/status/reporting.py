@@ -1,4 +1,4 @@
-"""How reports of the trainer look in status, and when a running stage's progress is worth a write."""
+"""Converts the trainer's reports into status fields, and decides when progress is written."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune_operator.contract.result import DatasetReport, MemoryReport, Model
 from finetune_operator.sizing.memory.terms import Estimate, Phase
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
-"""Status is stored and watched by many; live curves come from the trainer's own /metrics."""
+"""A status is stored, and many clients watch it. Live curves come from the trainer's /metrics."""
 MAXIMUM_TERMS = 64
 
 
 def starting(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """Progress of a stage that has not reported yet; the last loss stays in view."""
+    """Progress of a stage that has not reported yet. The last loss stays visible."""
     progress: dict[str, Any] = {
         "stage": stage.value,
         "activity": "Starting",
@@ -38,9 +38,10 @@ def finished(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[s
 
 
 def updated(previous: Mapping[str, Any], report: Progress, now: datetime) -> dict[str, Any]:
-    """The progress to show after `report`: `previous` itself while the report is not worth a write.
+    """The progress to show after `report`, or `previous` if the report is not written.
 
-    It is when stage or activity changed, when a whole percent was gained, or 30 s after the last write.
+    A report is written if the stage or the activity has changed, if progress has gained a whole percent, or if it is
+    new and the last write was 30 s ago.
     """
     ratio = report.ratio
     percent = None if ratio is None else int(ratio * 100)
@@ -83,7 +84,7 @@ def _without_time(progress: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dataset(report: DatasetReport) -> dict[str, Any]:
-    """The dataset report as status holds it: numbers that are not counts become strings."""
+    """The dataset report for status. Numbers that are not counts become strings."""
     shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
     shown["rejected"] = [{"reason": reason, "rows": rows} for reason, rows in sorted(report.rejected.items())]
     for name in ("reasoningFraction", "promptVariety", "capacityRatio"):
@@ -99,24 +100,24 @@ def dataset(report: DatasetReport) -> dict[str, Any]:
 
 
 def read_dataset(shown: Mapping[str, Any]) -> DatasetReport:
-    """The dataset report that status holds."""
+    """Read the dataset report from status."""
     rejected = {entry["reason"]: entry["rows"] for entry in shown.get("rejected") or ()}
     return DatasetReport.model_validate({**shown, "rejected": rejected})
 
 
 def config(members: Mapping[str, Any]) -> str:
-    """A config.json's members as status holds them: text, since the API server drops nulls, which mean something."""
+    """The members of config.json for status. They are text, because the API server drops nulls, which have a meaning."""
     return json.dumps(members, sort_keys=True, separators=(",", ":"))
 
 
 def model(report: ModelReport) -> dict[str, Any]:
-    """The quantised model as status holds it."""
+    """The quantized model for status."""
     shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
     return shown if report.config is None else {**shown, "config": config(report.config)}
 
 
 def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
-    """Chosen values as status holds them."""
+    """Chosen values for status."""
     return [
         {"name": choice.name, "value": choice.value[:256], "reason": choice.reason[:1024]}
         for choice in chosen
@@ -124,7 +125,7 @@ def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
 
 
 def estimated(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as status holds it, with the terms of its peak and of the device, largest first."""
+    """An estimate for status, with the terms of its peak and of the device, largest first."""
     terms = [term for term in estimate.terms if term.phase in {estimate.bottleneck, Phase.DEVICE}]
     return {
         "peakBytes": estimate.peak_bytes,
@@ -141,7 +142,7 @@ def estimated(estimate: Estimate) -> dict[str, Any]:
 
 
 def memory(plan: Mapping[str, Any], measured: MemoryReport | None) -> dict[str, Any]:
-    """GPU memory of an attempt: what `status.plan` estimated and what the trainer measured."""
+    """GPU memory of an attempt: the estimate of `status.plan` and the trainer's measurement."""
     shown: dict[str, Any] = {}
     estimate = plan.get("memory") or {}
     for name, member in (("estimatedBytes", "peakBytes"), ("estimatedDeviceBytes", "deviceBytes")):

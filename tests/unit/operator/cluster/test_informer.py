@@ -92,7 +92,7 @@ async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
 
 async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:
     async with serving(None) as parts:
-        await parts.informer.synchronise()
+        await parts.informer.synchronize()
         assert parts.informer.seeded
         problem = parts.gpus.inventory.problem
         assert problem is not None
@@ -103,10 +103,10 @@ async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:
 async def test_nodes_are_seeded_and_those_that_are_gone_forgotten() -> None:
     nodes = [node_body("10")]
     async with serving(nodes) as parts:
-        await parts.informer.synchronise()
+        await parts.informer.synchronize()
         assert list(parts.gpus.inventory.nodes) == ["gpu1"]
         nodes.clear()
-        await parts.informer.synchronise()
+        await parts.informer.synchronize()
         assert parts.gpus.inventory.nodes == {}
 
 
@@ -118,7 +118,7 @@ async def test_a_heartbeat_wakes_nobody_and_a_change_only_jobs_that_lack_a_gpu()
         merging = make_job(name="merging", status={"stage": {"name": "Merge", "attempt": 0}})
         training = {"stage": {"name": "Train", "attempt": 0, "node": "gpu1"}}
         ended = {**world.job.status, "completionTime": "2026-11-24T09:00:00Z"}
-        await parts.informer.synchronise()
+        await parts.informer.synchronize()
         for job in (
             waiting,
             merging,
@@ -138,7 +138,7 @@ async def test_a_heartbeat_wakes_nobody_and_a_change_only_jobs_that_lack_a_gpu()
         await asyncio.sleep(2 * NODE_DELAY)
         assert await parts.drain() == {("team", "waiting")}
 
-        parts.informer.put_node(node_body("13"), gone=True)
+        parts.informer.put_node(node_body("13"), deleted=True)
         await asyncio.sleep(2 * NODE_DELAY)
         assert await parts.drain() == {("team", "waiting")}
         assert world.job.status["stage"]["name"] == Stage.PREPARE

@@ -66,7 +66,7 @@ def test_children_may_come_before_their_job() -> None:
     assert store.running_pods() == [(make_job(), child, pod)]
 
 
-def test_a_full_list_purges_ghosts_but_not_what_is_newer_than_the_list() -> None:
+def test_a_full_list_removes_missed_deletions_but_nothing_newer_than_the_list() -> None:
     store = Store(GpuStore((), allow_time_slicing=False))
     child, pod = make_children()
     store.put_job(make_job(resource_version="10"))

@@ -22,10 +22,10 @@ async def get(application: aiohttp.web.Application, path: str) -> tuple[int, str
 
 async def test_probes_say_what_is_wrong() -> None:
     def application() -> aiohttp.web.Application:
-        return health_application(live=lambda: None, ready=lambda: "the store is being seeded")
+        return health_application(live=lambda: None, ready=lambda: "the store is still being filled")
 
     assert await get(application(), "/healthz") == (200, "ok")
-    assert await get(application(), "/readyz") == (503, "the store is being seeded")
+    assert await get(application(), "/readyz") == (503, "the store is still being filled")
 
 
 async def test_metrics_are_served_in_the_text_format() -> None:

@@ -23,7 +23,7 @@ def test_a_model_too_large_for_all_gpus_stops_prepare_until_a_larger_gpu_joins()
     assert json.loads(world.job.status["model"]["config"]) == LARGE
     world.progress, world.pods = None, {}
     world.settle()
-    assert stalled(world)[3] == "DoesNotFit", "the config outlives the trainer that told it"
+    assert stalled(world)[3] == "DoesNotFit", "the config outlives the trainer that reported it"
 
     world.inventory = make_inventory(SMALL, A100)
     world.settle()
