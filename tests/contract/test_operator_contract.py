@@ -14,7 +14,7 @@ from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import Stage
 from finetune_operator.api.validation import check
 from finetune_operator.contract.result import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
-from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, cluster_places
+from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, pod_paths
 from finetune_operator.sizing.planning import make_plan
 
 from tests.support.operator import (
@@ -48,7 +48,7 @@ def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
         spec=parsed,
         spec_hash=spec_hash(parsed),
         plan=make_plan(parsed, "cuda"),
-        places=cluster_places(job, parsed),
+        paths=pod_paths(job, parsed),
         device="cuda",
         limits=Limits(2**30, 600, allow_private_addresses=False),
         telemetry_port=9500,

@@ -15,7 +15,7 @@ from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.validation import check
 from finetune_operator.contract.credentials import secret_prefixes, secret_variables
-from finetune_operator.contract.run_spec import JobIdentity, Limits, Places, build_run_spec
+from finetune_operator.contract.run_spec import JobIdentity, Limits, MountPaths, build_run_spec
 from finetune_operator.sizing.planning import make_plan
 
 from finetune_cli.errors import UsageError
@@ -65,7 +65,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
         spec=spec,
         spec_hash=digest,
         plan=make_plan(spec, device),
-        places=places(manifests, spec, folders, home),
+        paths=local_paths(manifests, spec, folders, home),
         device=device,
         limits=LOCAL_LIMITS,
         telemetry_port=TELEMETRY_PORT,
@@ -92,13 +92,13 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     return process.returncode
 
 
-def places(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> Places:
+def local_paths(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> MountPaths:
     """Where things are on this machine; ConfigMaps become files below `home`. Raises UsageError."""
     output = spec.output.destination.persistent_volume_claim
     path = manifests.name if output.path is None else output.path
     validation = spec.dataset.validation.source
     template, prompts = spec.model.chat_template, spec.dataset.target_prompts
-    return Places(
+    return MountPaths(
         workspace=str(home / "workspace"),
         output=str(folders.claim(output.claim_name) / path),
         output_uri=(folders.claim(output.claim_name) / path).as_uri(),

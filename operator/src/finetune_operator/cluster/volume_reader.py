@@ -15,7 +15,7 @@ from finetune_operator.placement.storage import (
     MountedClaim,
     StorageClass,
     VolumeRecord,
-    class_of,
+    find_storage_class,
     project_storage_class,
     project_volume,
 )
@@ -53,7 +53,7 @@ class VolumeReader:
         if cache_name:
             body = await self._cluster.read_claim(job.namespace, cache_name)
             cache = None if body is None else await self._mounted(body)
-        return JobVolumes(workspace, cache, class_of(class_name, await self._storage_classes()))
+        return JobVolumes(workspace, cache, find_storage_class(class_name, await self._storage_classes()))
 
     async def _mounted(self, body: Mapping[str, Any]) -> MountedClaim:
         spec, status = body["spec"], body.get("status") or {}

@@ -1,6 +1,6 @@
-"""Which Secrets PREPARE needs and under which environment variables: for its pod and for a run without a cluster.
+"""The Secrets that PREPARE needs and their environment variables, for its pod and for a run without a cluster.
 
-The operator reads no Secret; a pod names them and the kubelet fills them in.
+The operator reads no Secret. A pod names its Secrets, and the kubelet sets the variables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def token_variable(prefix: str) -> str:
 
 @dataclass(frozen=True)
 class SecretVariable:
-    """One key of a Secret as one environment variable."""
+    """One key of a Secret as an environment variable."""
 
     variable: str
     reference: KeyRef
@@ -36,9 +36,9 @@ class SecretVariable:
 
 @dataclass(frozen=True)
 class SecretPrefix:
-    """Every key of a Secret as an environment variable whose name is `prefix` and the key.
+    """Every key of a Secret as an environment variable with the name `prefix` + key.
 
-    With the prefix no Secret can set a variable that means something to the process, such as PATH.
+    Because of the prefix, no Secret can set a variable that has a meaning for the process, such as PATH.
     """
 
     prefix: str
@@ -46,7 +46,7 @@ class SecretPrefix:
 
 
 def secret_variables(spec: FineTuneJobSpec) -> list[SecretVariable]:
-    """The single keys that the sources name: URLs and access tokens."""
+    """The single keys to which the sources refer: URLs and access tokens."""
     found = []
     hub = spec.model.source.hugging_face
     if hub is not None and hub.token_secret_ref is not None:
@@ -60,7 +60,7 @@ def secret_variables(spec: FineTuneJobSpec) -> list[SecretVariable]:
 
 
 def secret_prefixes(spec: FineTuneJobSpec) -> list[SecretPrefix]:
-    """The whole Secrets that the sources name: credentials of object stores."""
+    """The whole Secrets to which the sources refer: credentials of object stores."""
     stores = [(MODEL_PREFIX, spec.model.source.object_store)]
     stores += [(prefix, source.object_store) for prefix, source in dataset_sources(spec)]
     return [
@@ -71,7 +71,7 @@ def secret_prefixes(spec: FineTuneJobSpec) -> list[SecretPrefix]:
 
 
 def dataset_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, DatasetSource]]:
-    """The dataset's source, and the validation rows' where they have one, each with its prefix."""
+    """The source of the dataset and, if there is one, of the validation rows, each with its prefix."""
     yield DATASET_PREFIX, spec.dataset.source
     if spec.dataset.validation.source is not None:
         yield VALIDATION_PREFIX, spec.dataset.validation.source

@@ -1,7 +1,7 @@
-"""Strict, bounded reading of what a trainer says: termination messages and progress documents.
+"""Strict, bounded reading of a trainer's documents: termination messages and progress.
 
-The trainer runs users' data and models, so its words are hostile input. Everything that passes here fits the CRD's
-status schema; everything else raises MalformedDocumentError.
+The trainer runs users' data and models, so its documents are hostile input. Everything that passes here fits the CRD's
+status schema. Everything else raises MalformedDocumentError.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MAXIMUM_RESULT_BYTES = 4096
 """The kubelet's limit on one container's termination message."""
 MAXIMUM_PROGRESS_BYTES = 16 * 1024
 UNNAMED_WARNING = "Unnamed"
-"""Code of a warning from a trainer of contract 1.0, which named none."""
+"""Code of a warning from a trainer of contract 1.0, which sent no code."""
 
 _INT64_MAX = 2**63 - 1
 
 
 def clean_text(text: str) -> str:
-    """`text` without lone surrogates and control characters, which no terminal or JSON reader should meet."""
+    """Replace lone surrogates and control characters of `text`, which are unsafe for terminals and JSON readers."""
     encodable = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(
         character if character.isprintable() or character == "\n" else " " for character in encodable
@@ -42,12 +42,12 @@ def clean_text(text: str) -> str:
 
 
 def _clean(value: object) -> object:
-    """Cleans what is text; before validation, which refuses lone surrogates."""
+    """Clean a text before validation, which rejects lone surrogates."""
     return clean_text(value) if isinstance(value, str) else value
 
 
 def _to_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; refuses one that UTC cannot express."""
+    """The same moment in UTC. Raises ValueError if UTC cannot express it."""
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
@@ -77,7 +77,7 @@ Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
 class _Document(BaseModel):
-    """Immutable, camelCase on the wire; unknown members are a newer minor version's and are ignored."""
+    """An immutable document in camelCase. Unknown members come from a newer minor version and are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
@@ -86,14 +86,14 @@ _AnyDocument = TypeVar("_AnyDocument", bound=_Document)
 
 
 class Example(_Document):
-    """What the labels of one row decode to."""
+    """The text that the labels of one row decode to."""
 
     row: Positive
     learned: Text512
 
 
 class RowFormat(_Document):
-    """How the rows were read, and what decided it."""
+    """The format of the rows, and the reason for choosing it."""
 
     name: Text64
     why: Text256
@@ -114,7 +114,7 @@ class Coverage(_Document):
 
 
 class DatasetWarning(_Document):
-    """Something that a person should look at; `message` says what was found and what to do."""
+    """A finding for a person. `message` says what was found and what to do."""
 
     code: Word
     value: Finite | None = None
@@ -123,22 +123,22 @@ class DatasetWarning(_Document):
 
 
 def _as_warning(value: object) -> object:
-    """Contract 1.0 wrote a warning as its sentence alone."""
+    """In contract 1.0 a warning is its message alone."""
     return {"code": UNNAMED_WARNING, "message": value} if isinstance(value, str) else value
 
 
 def _as_text(value: object) -> object:
-    """A size or a count of a source's identity is shown as text."""
+    """Show a size or a count of a source's identity as text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 SourceProperty = Annotated[Text256, BeforeValidator(_as_text)]
 SourceIdentity = Annotated[dict[PropertyName, SourceProperty], Field(max_length=16)]
-"""Which bytes were read: a commit, an ETag, a size. It holds no URL and no secret."""
+"""Identifies the bytes that were read, by a commit, an ETag or a size. It holds no URL and no secret."""
 
 
 class DatasetReport(_Document):
-    """What PREPARE found in the rows. `longest_example` and `supervised_tokens` are in tokens."""
+    """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens."""
 
     digest: Digest
     rows: Count
@@ -167,7 +167,7 @@ class DatasetReport(_Document):
 
 
 def _nested_once(config: dict[str, Any]) -> dict[str, Any]:
-    """A config nests its text part and nothing else."""
+    """Check that a config nests only its text part."""
     nested = [name for name, value in config.items() if isinstance(value, dict)]
     if nested not in ([], ["text_config"]):
         raise ValueError("must nest no object but `text_config`")
@@ -182,7 +182,7 @@ ModelConfig = Annotated[
 
 
 class ModelReport(_Document):
-    """The quantised base model that PREPARE left in the workspace."""
+    """The quantized base model that PREPARE put into the workspace."""
 
     architecture: Text128
     parameters: Positive
@@ -194,7 +194,7 @@ class ModelReport(_Document):
 
 
 class PrepareResult(_Document):
-    """What came out of PREPARE."""
+    """The result of PREPARE."""
 
     dataset: DatasetReport
     model: ModelReport
@@ -212,7 +212,7 @@ class EvaluationReport(_Document):
 
 
 class MemoryReport(_Document):
-    """Measured peaks of the GPU's memory, in bytes; `device_bytes` is what nvidia-smi would have shown."""
+    """Measured peaks of the GPU's memory, in bytes; `device_bytes` is the value that nvidia-smi shows."""
 
     allocated_bytes: Count
     reserved_bytes: Count
@@ -222,7 +222,7 @@ class MemoryReport(_Document):
 
 
 class TrainResult(_Document):
-    """What came out of TRAIN."""
+    """The result of TRAIN."""
 
     device: Text64
     steps: Positive
@@ -244,14 +244,14 @@ class Artifact(_Document):
 
 
 def _distinct_kinds(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
-    """The status is a list-map by kind: a repeated one would have the whole status refused."""
+    """The status is a list-map by kind, so the API server rejects a status that repeats a kind."""
     if len({artifact.kind for artifact in artifacts}) != len(artifacts):
         raise ValueError("must have at most one artifact of each kind")
     return artifacts
 
 
 class Verification(_Document):
-    """How the merged model compares with the trained one; losses and divergence in nats per token."""
+    """Comparison of the merged model with the trained one. Losses and divergence are in nats per token."""
 
     rows: Positive
     tokens: Positive
@@ -263,7 +263,7 @@ class Verification(_Document):
 
 
 class MergeResult(_Document):
-    """What came out of MERGE."""
+    """The result of MERGE."""
 
     artifacts: Annotated[
         tuple[Artifact, ...], Field(min_length=1, max_length=2), AfterValidator(_distinct_kinds)
@@ -272,14 +272,14 @@ class MergeResult(_Document):
 
 
 class CompletedStages(_Document):
-    """Later stages of this spec hash that PREPARE found finished."""
+    """Later stages that PREPARE found finished for the same spec hash."""
 
     train: TrainResult | None = None
     merge: MergeResult | None = None
 
 
 class Result(_Document):
-    """The last word of a stage (contract/result.schema.json)."""
+    """The final document of a stage (contract/result.schema.json)."""
 
     version: Version
     uid: Text64
@@ -299,14 +299,14 @@ class Result(_Document):
 
 
 class Progress(_Document):
-    """What a running stage tells (contract/progress.schema.json)."""
+    """The progress of a running stage (contract/progress.schema.json)."""
 
     version: Version
     uid: Text64
     stage: Stage
     attempt: Attempt
     activity: Word
-    """Any word: a newer minor version may do things that this one has no name for."""
+    """Any word, because a newer minor version may have activities that this version does not know."""
     step: Step
     total_steps: Step | None
     loss: Finite | None = None
@@ -317,11 +317,11 @@ class Progress(_Document):
     heartbeat_time: Time
     estimated_completion_time: Time | None = None
     config: ModelConfig | None = None
-    """Of the base model; told by PREPARE as soon as config.json is there."""
+    """The base model's config.json, which PREPARE reports as soon as it is downloaded."""
 
     @property
     def ratio(self) -> float | None:
-        """Share of the activity that is done, 0 to 1; None while its extent is unknown."""
+        """The completed share of the activity, from 0 to 1. None while the number of steps is unknown."""
         if not self.total_steps:
             return None
         return min(self.step / self.total_steps, 1.0)
@@ -330,8 +330,8 @@ class Progress(_Document):
 def parse_result(message: str, *, uid: str, stage: Stage, attempt: int) -> Result:
     """Read the termination message of one attempt of one stage of the job with this uid.
 
-    Raises MalformedDocumentError when it breaks the contract, speaks of another run, or claims a success without
-    what the stage must bring, a failure without a reason.
+    Raises MalformedDocumentError if it breaks the contract, belongs to another run, reports success without the stage's
+    section, or reports a failure without a reason.
     """
     result = _parse(Result, message.encode("utf-8", "replace"), MAXIMUM_RESULT_BYTES)
     _match_run(result.uid, result.stage, result.attempt, uid, stage, attempt)
@@ -345,7 +345,7 @@ def parse_result(message: str, *, uid: str, stage: Stage, attempt: int) -> Resul
 
 
 def parse_progress(body: bytes, *, uid: str, stage: Stage, attempt: int) -> Progress:
-    """Read a progress document; raises MalformedDocumentError if it is malformed or a stranger's."""
+    """Read a progress document. Raises MalformedDocumentError if it is malformed or belongs to another run."""
     progress = _parse(Progress, body, MAXIMUM_PROGRESS_BYTES)
     _match_run(progress.uid, progress.stage, progress.attempt, uid, stage, attempt)
     return progress
@@ -357,7 +357,7 @@ def _match_run(
     found, expected = (found_uid, found_stage, found_attempt), (uid, stage, attempt)
     if found != expected:
         raise MalformedDocumentError(
-            f"must speak of uid {uid}, stage {stage}, attempt {attempt}; "
+            f"must be for uid {uid}, stage {stage}, attempt {attempt}; "
             f"found {clean_text(found_uid)}, {found_stage}, {found_attempt}"
         )
 
@@ -366,7 +366,7 @@ def _parse(kind: type[_AnyDocument], body: bytes, maximum: int) -> _AnyDocument:
     if len(body) > maximum:
         raise MalformedDocumentError(f"must be at most {maximum} bytes, found {len(body)}")
     try:
-        content = json.loads(body, parse_constant=_refuse_constant)
+        content = json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedDocumentError(f"must be JSON, found {type(error).__name__}") from error
     try:
@@ -375,14 +375,14 @@ def _parse(kind: type[_AnyDocument], body: bytes, maximum: int) -> _AnyDocument:
         raise MalformedDocumentError(_describe(error)) from error
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def _describe(error: ValidationError | RecursionError) -> str:
-    """First violation, without the offending value: it may be anything."""
+    """The first violation, without the offending value, which is not trusted."""
     if isinstance(error, RecursionError):
-        return "must not be nested that deeply"
+        return "must not be nested so deeply"
     detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = ".".join(str(step) for step in detail["loc"])
     return clean_text(f"{path}: {detail['msg']}")[:256]

@@ -1,4 +1,4 @@
-"""FineTuneJob to run spec (contract/run.schema.json): used by the operator and by the command line."""
+"""Translate a FineTuneJob into a run spec (contract/run.schema.json), for the operator and for the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORKSPACE_MOUNT = "/workspace"
 
 @dataclass(frozen=True)
 class JobIdentity:
-    """Whose run it is. The command line, which has no API server, makes a uid of its own."""
+    """The job that a run belongs to. The command line has no API server, so it derives a uid from the spec."""
 
     namespace: str
     name: str
@@ -46,7 +46,7 @@ class JobIdentity:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the administrator allows a download."""
+    """The administrator's limits on downloads."""
 
     dataset_bytes: int
     download_seconds: int
@@ -54,11 +54,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the trainer process finds things: absolute paths on its own file system.
+class MountPaths:
+    """Absolute paths on the trainer's file system.
 
-    `model`, `dataset` and `validation` are None where the source is a hub, a URL or an object store, `chat_template`
-    where the model's own is used. `output_uri` is how people call the output's place.
+    `model`, `dataset` and `validation` are None if the source is a hub, a URL or an object store. `chat_template` is None
+    if the model brings its chat template. `output_uri` names the output folder for people.
     """
 
     workspace: str
@@ -72,20 +72,20 @@ class Places:
     model_cache: str | None = None
 
 
-def cluster_places(job: JobIdentity, spec: FineTuneJobSpec) -> Places:
-    """Places inside a stage's pod, as jobs.py mounts them."""
+def pod_paths(job: JobIdentity, spec: FineTuneJobSpec) -> MountPaths:
+    """The paths inside a stage's pod, as manifests/volumes.py mounts them."""
     claim = spec.output.destination.persistent_volume_claim
     output_path = job.name if claim.path is None else claim.path
     model_claim = spec.model.source.persistent_volume_claim
     template, prompts = spec.model.chat_template, spec.dataset.target_prompts
     validation = spec.dataset.validation.source
-    return Places(
+    return MountPaths(
         workspace=WORKSPACE_MOUNT,
         output=_join(OUTPUT_MOUNT, output_path),
         output_uri=f"pvc://{job.namespace}/{_join(claim.claim_name, output_path)}",
         model=None if model_claim is None else _join(MODEL_MOUNT, model_claim.path),
-        dataset=_dataset_place(spec.dataset.source, DATASET_MOUNT),
-        validation=None if validation is None else _dataset_place(validation, VALIDATION_MOUNT),
+        dataset=_dataset_path(spec.dataset.source, DATASET_MOUNT),
+        validation=None if validation is None else _dataset_path(validation, VALIDATION_MOUNT),
         chat_template=None
         if template is None
         else _join(CHAT_TEMPLATE_MOUNT, template.config_map_key_ref.key),
@@ -102,17 +102,17 @@ def build_run_spec(
     spec: FineTuneJobSpec,
     spec_hash: str,
     plan: Plan,
-    places: Places,
+    paths: MountPaths,
     device: Device,
     limits: Limits,
     telemetry_port: int,
     attempt: int,
 ) -> dict[str, Any]:
-    """The run spec of one attempt, ready for JSON.
+    """Build the run spec of one attempt, ready for JSON.
 
-    `spec` must have passed checks.check, and `places` must name a path for every source that is a file. One document
-    serves all three stages. A member that an earlier minor version does not know is left out where it would only say
-    what that version does anyway, so that a trainer of one minor version before reads every job that it can do.
+    `spec` must have passed validation.check, and `paths` must name a path for every source that is a file. One document
+    serves all three stages. A member that is new in a minor version is left out if it has its default. So a trainer of
+    the previous minor version can read every job that it supports. Raises ValueError if a path is missing.
     """
     training = spec.training
     length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
@@ -122,8 +122,8 @@ def build_run_spec(
         "specHash": spec_hash,
         "attempt": attempt,
         "device": device,
-        "model": _model(spec, places),
-        "dataset": _dataset(spec, places),
+        "model": _model(spec, paths),
+        "dataset": _dataset(spec, paths),
         "training": {
             **length,
             "learningRate": training.learning_rate,
@@ -140,13 +140,13 @@ def build_run_spec(
         "evaluation": {"maximumRows": spec.evaluation.maximum_rows},
         "output": {
             "artifacts": list(spec.output.artifacts),
-            "destination": {"kind": "Directory", "path": places.output, "uri": places.output_uri},
+            "destination": {"kind": "Directory", "path": paths.output, "uri": paths.output_uri},
         },
-        "workspace": {"path": places.workspace},
+        "workspace": {"path": paths.workspace},
         **(
             {}
             if spec.model_cache is None
-            else {"modelCache": {"path": _required(places.model_cache, "model_cache")}}
+            else {"modelCache": {"path": _required(paths.model_cache, "model_cache")}}
         ),
         "telemetry": {"port": telemetry_port},
         "limits": {
@@ -157,7 +157,7 @@ def build_run_spec(
     }
 
 
-def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
+def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
     given = spec.model.source
     source: dict[str, Any]
     if given.hugging_face is not None:
@@ -165,27 +165,25 @@ def _model(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
     elif given.object_store is not None:
         source = _object_store(given.object_store, MODEL_PREFIX)
     else:
-        source = {"kind": "Directory", "path": _required(places.model, "model")}
+        source = {"kind": "Directory", "path": _required(paths.model, "model")}
     model: dict[str, Any] = {
         "source": source,
         "chatTemplateArguments": dict(spec.model.chat_template_arguments),
     }
     if spec.model.chat_template is not None:
-        model["chatTemplatePath"] = _required(places.chat_template, "chat_template")
+        model["chatTemplatePath"] = _required(paths.chat_template, "chat_template")
     return model
 
 
-def _dataset(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
+def _dataset(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
     given = spec.dataset
     validation: dict[str, Any]
     if given.validation.source is None:
         validation = {"fraction": given.validation.fraction}
     else:
-        validation = {
-            "source": _dataset_source(given.validation.source, places.validation, VALIDATION_PREFIX)
-        }
+        validation = {"source": _dataset_source(given.validation.source, paths.validation, VALIDATION_PREFIX)}
     dataset: dict[str, Any] = {
-        "source": _dataset_source(given.source, places.dataset, DATASET_PREFIX),
+        "source": _dataset_source(given.source, paths.dataset, DATASET_PREFIX),
         "validation": validation,
         "reasoning": given.reasoning,
         "rejectedRows": {"maximumFraction": given.rejected_rows.maximum_fraction},
@@ -193,13 +191,13 @@ def _dataset(spec: FineTuneJobSpec, places: Places) -> dict[str, Any]:
     if given.format != "Auto":
         dataset["format"] = given.format
     if given.target_prompts is not None:
-        dataset["targetPromptsPath"] = _required(places.target_prompts, "target_prompts")
+        dataset["targetPromptsPath"] = _required(paths.target_prompts, "target_prompts")
     if given.thresholds != Thresholds():
         dataset["thresholds"] = given.thresholds.model_dump(by_alias=True)
     return dataset
 
 
-def _dataset_source(source: DatasetSource, place: str | None, prefix: str) -> dict[str, Any]:
+def _dataset_source(source: DatasetSource, path: str | None, prefix: str) -> dict[str, Any]:
     if source.url is not None:
         return {"kind": "Url", "urlVariable": url_variable(prefix)}
     if source.hugging_face is not None:
@@ -211,7 +209,7 @@ def _dataset_source(source: DatasetSource, place: str | None, prefix: str) -> di
         }
     if source.object_store is not None:
         return _object_store(source.object_store, prefix)
-    return {"kind": "File", "path": _required(place, "dataset")}
+    return {"kind": "File", "path": _required(path, "dataset")}
 
 
 def _hub(hub: HuggingFaceModel | HuggingFaceDataset, prefix: str) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def _object_store(store: S3Object | CloudObject, prefix: str) -> dict[str, Any]:
     return source
 
 
-def _dataset_place(source: DatasetSource, mount: str) -> str | None:
+def _dataset_path(source: DatasetSource, mount: str) -> str | None:
     if source.config_map is not None:
         return _join(mount, source.config_map.key)
     if source.persistent_volume_claim is not None:
@@ -240,11 +238,11 @@ def _dataset_place(source: DatasetSource, mount: str) -> str | None:
 
 
 def _join(root: str, path: str) -> str:
-    """`path` below `root`, without empty or `.` steps."""
+    """`path` below `root`, without empty or `.` components."""
     return str(PurePosixPath(root) / path)
 
 
-def _required(place: str | None, name: str) -> str:
-    if place is None:
-        raise ValueError(f"places.{name} must be a path for this source, found None")
-    return place
+def _required(path: str | None, name: str) -> str:
+    if path is None:
+        raise ValueError(f"paths.{name} must be a path for this source, found None")
+    return path

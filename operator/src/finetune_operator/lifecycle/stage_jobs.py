@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
-from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, cluster_places
+from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, pod_paths
 from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
@@ -54,7 +54,7 @@ def build_stage_job(
         spec=spec,
         spec_hash=draft.spec_hash or spec_hash(spec),
         plan=training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device),
-        places=cluster_places(identity, spec),
+        paths=pod_paths(identity, spec),
         device=trainer.device,
         limits=trainer.limits.to_limits(),
         telemetry_port=trainer.telemetry_port,

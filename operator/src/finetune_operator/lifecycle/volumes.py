@@ -11,17 +11,17 @@ from finetune_operator.lifecycle.actions import ExpandClaim
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, shape_of
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.placement.constraints import (
-    Expand,
+    ExpandWorkspace,
+    InfeasibleWorkspace,
     Placement,
-    TooSmall,
+    check_workspace_size,
+    compatible_offers,
     model_cache_problem,
     only_gpu_nodes,
     prepare_placement,
-    relocation,
+    relocation_reason,
     storage_problem,
-    usable_with,
     volume_problem,
-    workspace_size,
 )
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
 from finetune_operator.sizing.gpus.gpu import Offer
@@ -53,7 +53,7 @@ def place_prepare(
         if problem is not None:
             return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, problem)
     if cache is not None:
-        offers = usable_with([cache.volume], offers) or offers
+        offers = compatible_offers([cache.volume], offers) or offers
     return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=feasible is not None)
 
 
@@ -81,7 +81,7 @@ def misplaced_workspace(
     workspace = volumes.workspace
     if workspace is None or progress is None:
         return None
-    moved = relocation(
+    moved = relocation_reason(
         workspace.volume,
         volumes.storage_class,
         feasible.offers,
@@ -118,7 +118,7 @@ def volumes_blocked(feasible: Feasible, volumes: JobVolumes) -> Blocked | None:
         problem = volume_problem(volume, feasible.offers, role)
         if problem is not None:
             return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, problem)
-    if feasible.offers and not usable_with([volume for _, volume in bound], feasible.offers):
+    if feasible.offers and not compatible_offers([volume for _, volume in bound], feasible.offers):
         names = " and ".join(f"the {role}'s volume {volume.name}" for role, volume in bound)
         message = (
             f"{names} must both be usable on a node with a GPU that fits, but there is no such node; add one, or move "
@@ -149,11 +149,11 @@ def fit_workspace(
     if claim is None or claim.capacity is None:
         return None
     needed, why = workspace_bytes(spec, shape, dataset)
-    found = workspace_size(claim.capacity, needed, why, volumes.storage_class, own_workspace=own)
+    found = check_workspace_size(claim.capacity, needed, why, volumes.storage_class, own_workspace=own)
     match found:
-        case Expand(size, _):
+        case ExpandWorkspace(size, _):
             return ExpandClaim(claim.name, claim.uid, size)
-        case TooSmall(message):
+        case InfeasibleWorkspace(message):
             return Infeasible(Reason.WORKSPACE_TOO_SMALL, message)
         case None:
             return None

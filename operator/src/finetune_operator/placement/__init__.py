@@ -1,1 +1,1 @@
-"""Where volumes and pods may be: storage topology and node constraints."""
+"""Where volumes and pods can be: storage topology and node constraints."""

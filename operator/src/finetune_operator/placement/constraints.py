@@ -1,7 +1,7 @@
-"""Where the stages of one job can run together: the workspace's volume, the model cache, and the GPUs that fit.
+"""Node constraints that let the stages of one job run together: workspace volume, model cache and suitable GPUs.
 
-A workspace volume is made where its first pod runs and stays there. So PREPARE, which needs no GPU, is kept to places
-in which TRAIN can follow it; TRAIN and MERGE go where the volume is, which is the scheduler's doing.
+A workspace volume is created where its first pod runs, and it stays there. PREPARE needs no GPU, so it is restricted to
+nodes and zones in which TRAIN can follow. The scheduler then places TRAIN and MERGE where the volume is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from finetune_operator.api.quantities import binary_size, parse_bytes, whole_gib
 from finetune_operator.placement.storage import (
     StorageClass,
     VolumeRecord,
+    describe_terms,
     is_node_local,
     matches,
-    places,
     reachable,
 )
 from finetune_operator.sizing.gpus.gpu import Offer
@@ -63,36 +63,29 @@ ZONELESS_PROVISIONERS = frozenset(
 """Provisioners whose volumes can be used from every zone."""
 MAXIMUM_PREFERENCES = 10
 _NAMED = 4
-"""Offers that a message names."""
+"""Maximum number of offers that a message names."""
 _SHARED_MODES = frozenset(["ReadWriteMany", "ReadOnlyMany"])
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What a CPU stage's pod asks for. `affinity` is the value of `spec.affinity`, None for none."""
+    """Placement of a CPU stage's pod. `affinity` is the value of `spec.affinity`, or None for no affinity."""
 
     affinity: dict[str, Any] | None = None
     tolerates_gpu_nodes: bool = False
 
 
 @dataclass(frozen=True)
-class Relocate:
-    """Delete PREPARE's Job and the workspace's claim, and begin again in a place with a GPU that fits."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Expand:
-    """Raise the claim's request to `size`, a Kubernetes quantity."""
+class ExpandWorkspace:
+    """The workspace is too small. The claim's request must rise to `size`, a Kubernetes quantity."""
 
     size: str
     reason: str
 
 
 @dataclass(frozen=True)
-class TooSmall:
-    """The workspace cannot hold the job, and cannot be made larger."""
+class InfeasibleWorkspace:
+    """The workspace is too small, and its storage cannot be expanded."""
 
     message: str
 
@@ -106,16 +99,16 @@ def prepare_placement(
     certain: bool,
     node_local: Collection[str] = (),
 ) -> Placement:
-    """Where PREPARE may run.
+    """Choose where PREPARE may run.
 
-    `offers` are those that TRAIN may use as far as is known: with `certain` those that fit, before that all that are
-    eligible. `storage_class` is that of the workspace's claim, None where it is not known; `volume` the claim's
-    volume once it is bound: the scheduler follows it. `node_local` names further provisioners of node-local volumes.
-    Without offers nothing is asked for, since nothing would be right.
+    `offers` are the GPUs that TRAIN may use: those that fit if `certain` is True, and all eligible ones before the
+    model's size is known. `storage_class` is the class of the workspace's claim, or None if it is unknown. `volume` is
+    the claim's volume once it is bound, and the scheduler follows it. `node_local` names additional provisioners of
+    node-local volumes. Without offers PREPARE has no constraint, because none would be right.
     """
     if volume is not None:
         return Placement(tolerates_gpu_nodes=only_gpu_nodes(volume, nodes, offers))
-    if not offers or storage_class is None or not storage_class.waits:
+    if not offers or storage_class is None or not storage_class.waits_for_consumer:
         return Placement()
     if _is_node_local(storage_class, node_local):
         usable = [offer for offer in offers if allows(storage_class, offer)]
@@ -132,59 +125,62 @@ def prepare_placement(
 
 
 def allows(storage_class: StorageClass, offer: Offer) -> bool:
-    """Whether the class makes volumes that a pod on the offer's node can use."""
+    """Return True if the class creates volumes that a pod on the offer's node can use."""
     return reachable(storage_class.topologies or None, offer)
 
 
 def storage_problem(storage_class: StorageClass | None, fitting: Sequence[Offer]) -> str | None:
-    """Say why no volume of this class can be used where a GPU fits; None if one can, or nothing fits anyway."""
+    """Explain why no suitable GPU can use a volume of this class. None if one can, or if no GPU is suitable."""
     if storage_class is None or not fitting or any(allows(storage_class, offer) for offer in fitting):
         return None
     return (
-        f"storage class {storage_class.name} must make volumes where a GPU that fits is ({_where(fitting)}), its "
-        f"allowedTopologies are {places(storage_class.topologies)}; name another class in "
+        f"storage class {storage_class.name} must create volumes that a suitable GPU can use ({_locations(fitting)}), "
+        f"its allowedTopologies are {describe_terms(storage_class.topologies)}; set another class in "
         "workspace.storageClassName, or add a GPU node there"
     )
 
 
 def volume_problem(volume: VolumeRecord | None, fitting: Sequence[Offer], role: str) -> str | None:
-    """Say why a bound volume cannot be used where a GPU fits; None if it can, or nothing fits anyway.
+    """Explain why no suitable GPU can use a bound volume. None if one can, or if no GPU is suitable.
 
-    `role` is what the volume is for, such as "workspace".
+    `role` names the volume's purpose, such as "workspace".
     """
     if volume is None or not fitting or any(reachable(volume.terms, offer) for offer in fitting):
         return None
     return (
-        f"the {role}'s volume {volume.name} must be usable where a GPU that fits is ({_where(fitting)}), it can be "
-        f"used only on nodes with {places(volume.terms)}; add a node with such a GPU there, or move the volume"
+        f"the {role}'s volume {volume.name} must be reachable from a suitable GPU ({_locations(fitting)}), only nodes "
+        f"with {describe_terms(volume.terms)} can use it; add a node with such a GPU there, or move the volume"
     )
 
 
-def usable_with(volumes: Iterable[VolumeRecord | None], fitting: Sequence[Offer]) -> tuple[Offer, ...]:
+def compatible_offers(volumes: Iterable[VolumeRecord | None], fitting: Sequence[Offer]) -> tuple[Offer, ...]:
     """The offers on whose nodes all of these volumes can be used."""
     terms = [volume.terms for volume in volumes if volume is not None]
     return tuple(offer for offer in fitting if all(reachable(each, offer) for each in terms))
 
 
-def relocation(
+def relocation_reason(
     volume: VolumeRecord | None,
     storage_class: StorageClass | None,
     fitting: Sequence[Offer],
     *,
     own_workspace: bool,
     weights_fetched: bool,
-) -> Relocate | None:
-    """Whether a workspace in the wrong place is better made anew: it is the job's own, and little is in it yet."""
+) -> str | None:
+    """Explain why the workspace must be created again elsewhere; None if it stays.
+
+    It must be the job's own claim, and no weights may have been downloaded yet.
+    """
     problem = volume_problem(volume, fitting, "workspace")
     if problem is None or not own_workspace or weights_fetched or storage_class is None:
         return None
-    if not storage_class.waits or not any(allows(storage_class, offer) for offer in fitting):
+    if not storage_class.waits_for_consumer or not any(allows(storage_class, offer) for offer in fitting):
         return None
-    return Relocate(f"{problem.partition(';')[0]}; it is made anew where PREPARE is placed now")
+    return f"{problem.partition(';')[0]}; the operator creates it again where PREPARE runs now"
 
 
 def only_gpu_nodes(volume: VolumeRecord, nodes: Collection[NodeRecord], offers: Sequence[Offer]) -> bool:
-    """Whether every node on which the volume can be used has a GPU, so that CPU stages must be let onto these."""
+    """Return True if every node that can use the volume has a GPU, so that CPU stages need a toleration."""
     there = [node for node in nodes if matches(volume.terms, {HOSTNAME: node.name, **node.labels}, node.name)]
     if volume.terms is not None and is_node_local(volume.terms):
         return not there or _any_has_gpu(there, offers)
@@ -194,9 +190,9 @@ def only_gpu_nodes(volume: VolumeRecord, nodes: Collection[NodeRecord], offers: 
 def model_cache_problem(
     claim: str, access_modes: Collection[str], volume: VolumeRecord | None, nodes: Iterable[NodeRecord]
 ) -> str | None:
-    """Say why the stages cannot share the model cache; None if they can.
+    """Explain why the stages cannot share the model cache; None if they can.
 
-    `nodes` are those that the stages may use: all of them where the volume is not bound, else what it allows counts.
+    `nodes` are the nodes that the stages may use. If the volume is bound, only those that can use it count.
     """
     if not access_modes or _SHARED_MODES & set(access_modes):
         return None
@@ -207,20 +203,20 @@ def model_cache_problem(
     ]
     if len(usable) == 1 and "ReadWriteOnce" in access_modes:
         return None
-    where = f"{len(usable)} nodes" if usable else "no node that exists"
+    found = f"{len(usable)} nodes" if usable else "no existing node"
     return (
         f"modelCache must be a claim that several nodes can mount (ReadWriteMany or ReadOnlyMany), {claim} has "
-        f"{', '.join(sorted(access_modes))} and the stages may run on {where}; use a claim of a shared file system, or "
-        "leave modelCache out"
+        f"{', '.join(sorted(access_modes))} and the stages may run on {found}; use a claim on a shared file system, or "
+        "remove modelCache"
     )
 
 
-def workspace_size(
+def check_workspace_size(
     capacity: str, needed: int, why: str, storage_class: StorageClass | None, *, own_workspace: bool
-) -> Expand | TooSmall | None:
-    """What to do about a workspace of `capacity` for a job that needs `needed` bytes; None if it suffices.
+) -> ExpandWorkspace | InfeasibleWorkspace | None:
+    """Compare a workspace's `capacity` with the `needed` bytes of a job; None if it is large enough.
 
-    Raises ValueError for a capacity that is no quantity.
+    `why` explains the need in messages. Raises ValueError for a capacity that is not a quantity.
     """
     found = parse_bytes(capacity)
     if needed <= found:
@@ -228,13 +224,13 @@ def workspace_size(
     size = whole_gibibytes(needed)
     short = f"the workspace must hold {binary_size(needed)} ({why}), it has {binary_size(found)}"
     if own_workspace and storage_class is not None and storage_class.expandable:
-        return Expand(size, f"{short}; its storage class can enlarge it")
+        return ExpandWorkspace(size, f"{short}; its storage class can expand it")
     remedy = (
         f"create the job again with workspace.size: {size}"
         if own_workspace
-        else f"enlarge the claim of workspace.existingClaim to {size}"
+        else f"expand the claim of workspace.existingClaim to {size}"
     )
-    return TooSmall(f"{short} and its storage class cannot enlarge it; {remedy}")
+    return InfeasibleWorkspace(f"{short} and its storage class cannot expand it; {remedy}")
 
 
 def _is_node_local(storage_class: StorageClass, further: Collection[str]) -> bool:
@@ -242,7 +238,7 @@ def _is_node_local(storage_class: StorageClass, further: Collection[str]) -> boo
 
 
 def _on_gpu_nodes(offers: Sequence[Offer], *, certain: bool) -> dict[str, Any] | None:
-    """Keep to nodes that have one of the offers, or would have it; None where nothing names such nodes."""
+    """Restrict a pod to nodes that have, or will have, one of the offers; None if no label names such nodes."""
     terms = _terms(_hostname(offer) for offer in offers)
     for offer in offers:
         term = {"matchExpressions": [_in(key, [value]) for key, value in sorted(offer.labels.items())]}
@@ -252,7 +248,7 @@ def _on_gpu_nodes(offers: Sequence[Offer], *, certain: bool) -> dict[str, Any] |
 
 
 def _in_zones(offers: Sequence[Offer], *, certain: bool) -> dict[str, Any] | None:
-    """Keep to the offers' zones; where some offer's zone is not known, only prefer the others'."""
+    """Restrict a pod to the offers' zones. If the zone of an offer is unknown, only prefer the known zones."""
     terms = _terms(_zone(offer) for offer in offers)
     if not terms:
         return None
@@ -262,19 +258,19 @@ def _in_zones(offers: Sequence[Offer], *, certain: bool) -> dict[str, Any] | Non
 
 
 def _hostname(offer: Offer) -> tuple[str, str] | None:
-    """The label that names the offer's node, None in the catalogue."""
+    """The label that names the offer's node; None for an offer of a GPU profile."""
     return None if offer.node is None else (HOSTNAME, offer.labels.get(HOSTNAME, offer.node))
 
 
 def _zone(offer: Offer) -> tuple[str, str] | None:
-    """The label that names the offer's zone; old nodes have only the old key."""
+    """The label that names the offer's zone; old nodes have the old key only."""
     if offer.zone is None:
         return None
     return next((key for key in ZONE_KEYS if offer.labels.get(key)), ZONE_KEYS[0]), offer.zone
 
 
 def _terms(labels: Iterable[tuple[str, str] | None]) -> list[dict[str, Any]]:
-    """One term for each key, with all of its values."""
+    """One term for each key, with all its values."""
     values: dict[str, set[str]] = {}
     for label in labels:
         if label is not None:
@@ -285,7 +281,7 @@ def _terms(labels: Iterable[tuple[str, str] | None]) -> list[dict[str, Any]]:
 def _preferred(
     offers: Sequence[Offer], label_of: Callable[[Offer], tuple[str, str] | None]
 ) -> list[dict[str, Any]]:
-    """Weights by the largest GPU that a place has: before a model's size is known, that is where most fit."""
+    """Weights by the largest GPU of each node or zone: an unknown model is most likely to fit there."""
     largest: dict[tuple[str, str], int] = {}
     for offer in offers:
         label = label_of(offer)
@@ -324,8 +320,8 @@ def _any_has_gpu(nodes: Iterable[NodeRecord], offers: Iterable[Offer]) -> bool:
     return any(node.name in having for node in nodes)
 
 
-def _where(offers: Sequence[Offer]) -> str:
-    """The offers' places in few words."""
+def _locations(offers: Sequence[Offer]) -> str:
+    """Describe briefly where the offers are."""
     texts = sorted(
         {
             f"{offer.gpu.product} "

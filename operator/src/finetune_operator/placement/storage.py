@@ -1,4 +1,4 @@
-"""Storage classes and volumes, and which nodes a volume can be used on, as the scheduler has it."""
+"""Storage classes, volumes and claims, and the nodes on which a volume can be used by the scheduler's rules."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _DEFAULT_ANNOTATIONS = (
 )
 _NODE_NAME = "metadata.name"
 _NODE_KEY_ENDS = ("/hostname", "/node", "/nodename", "/node-name", "/node_id")
-"""How keys end whose value is one node: a node that does not exist yet is never the one that is meant."""
+"""Endings of keys whose value is a single node. A node that does not exist yet never has such a value."""
 _ZONE_KEY_END = "/zone"
-"""Storage drivers tell zones by keys of their own (topology.ebs.csi.aws.com/zone), with the same values."""
+"""Storage drivers use their own zone keys (topology.ebs.csi.aws.com/zone) with the same values."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _ZONES_OF_ONE_VOLUME = "__"
-"""Between the zones of a volume that is in several, in the volume's label."""
+"""Separates the zones in the label of a volume that is in several zones."""
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One requirement of a term. `field` is True where `key` names a field of the node, not a label."""
+    """One requirement of a term. `field` is True if `key` names a field of the node, not a label."""
 
     key: str
     operator: str
@@ -36,20 +36,21 @@ class Requirement:
 
 
 Term = tuple[Requirement, ...]
-"""Requirements that must all hold. A term without any matches nothing."""
+"""Requirements that must all hold. A term without requirements matches nothing."""
 
 
 @dataclass(frozen=True)
 class StorageClass:
-    """What placement needs of a storage.k8s.io/v1 StorageClass.
+    """The part of a storage.k8s.io/v1 StorageClass that placement needs.
 
-    `waits` says that a volume is made where its first pod runs (WaitForFirstConsumer). Terms of `topologies` restrict
-    where volumes are made; none for anywhere. `created` decides between several default classes.
+    If `waits_for_consumer` is True, the volume is created where its first pod runs (WaitForFirstConsumer). The terms of
+    `topologies` restrict where volumes are created; without terms they are created anywhere. `created` decides between
+    several default classes.
     """
 
     name: str
     provisioner: str
-    waits: bool
+    waits_for_consumer: bool
     expandable: bool
     topologies: tuple[Term, ...] = ()
     default: bool = False
@@ -58,7 +59,7 @@ class StorageClass:
 
 @dataclass(frozen=True)
 class VolumeRecord:
-    """What placement needs of a v1 PersistentVolume. `terms` is None where it can be used on every node."""
+    """The part of a v1 PersistentVolume that placement needs. `terms` is None if every node can use the volume."""
 
     name: str
     terms: tuple[Term, ...] | None
@@ -69,7 +70,7 @@ class VolumeRecord:
 
 @dataclass(frozen=True)
 class MountedClaim:
-    """A claim that the stages mount; `volume` is None until it is bound, or where volumes may not be read."""
+    """A claim that the stages mount. `volume` is None until it is bound, or if the operator may not read volumes."""
 
     name: str
     uid: str
@@ -80,7 +81,7 @@ class MountedClaim:
 
 @dataclass(frozen=True)
 class JobVolumes:
-    """The claims of a job as they are now, each None where there is none, and the class of its workspace."""
+    """The current claims of a job, each None if there is none, and the storage class of its workspace."""
 
     workspace: MountedClaim | None = None
     model_cache: MountedClaim | None = None
@@ -94,7 +95,7 @@ def project_storage_class(body: Mapping[str, Any]) -> StorageClass:
     return StorageClass(
         name=metadata["name"],
         provisioner=body.get("provisioner") or "",
-        waits=body.get("volumeBindingMode") == "WaitForFirstConsumer",
+        waits_for_consumer=body.get("volumeBindingMode") == "WaitForFirstConsumer",
         expandable=body.get("allowVolumeExpansion") is True,
         topologies=tuple(
             tuple(
@@ -109,9 +110,9 @@ def project_storage_class(body: Mapping[str, Any]) -> StorageClass:
 
 
 def project_volume(body: Mapping[str, Any]) -> VolumeRecord:
-    """Project a PersistentVolume. Raises KeyError without a name, ValueError for a capacity that is no quantity.
+    """Project a PersistentVolume. Raises KeyError without a name, ValueError for a capacity that is not a quantity.
 
-    Zones that only the volume's labels tell, as volumes from before the node affinity do, become part of its terms.
+    Volumes from before node affinity give their zones in labels only. These zones become part of the terms.
     """
     metadata, spec = body["metadata"], body.get("spec") or {}
     required = (spec.get("nodeAffinity") or {}).get("required")
@@ -137,10 +138,10 @@ def project_volume(body: Mapping[str, Any]) -> VolumeRecord:
     )
 
 
-def class_of(name: str | None, classes: Sequence[StorageClass]) -> StorageClass | None:
-    """The class of a claim that asks for `name`: the cluster's default for None (the newest of several).
+def find_storage_class(name: str | None, classes: Sequence[StorageClass]) -> StorageClass | None:
+    """Find the class of a claim that asks for `name`; for None the cluster's default class, the newest of several.
 
-    None for the empty name, which asks for a volume without a class, and for a class that is not there.
+    Returns None for the empty name, which asks for a volume without a class, and for a class that does not exist.
     """
     if name is not None:
         return next((item for item in classes if item.name == name), None)
@@ -149,7 +150,7 @@ def class_of(name: str | None, classes: Sequence[StorageClass]) -> StorageClass 
 
 
 def matches(terms: Sequence[Term] | None, labels: Mapping[str, str], node_name: str) -> bool:
-    """Whether a node's labels and name satisfy one of `terms`; None is satisfied by every node."""
+    """Return True if a node's labels and name satisfy one of `terms`. Every node satisfies None."""
     if terms is None:
         return True
     return any(
@@ -159,10 +160,10 @@ def matches(terms: Sequence[Term] | None, labels: Mapping[str, str], node_name: 
 
 
 def reachable(terms: Sequence[Term] | None, offer: Offer) -> bool:
-    """Whether a pod on the offer's node can use a volume of these `terms`.
+    """Return True if a pod on the offer's node can use a volume with these `terms`.
 
-    For a node that does not exist yet, or has not told all its labels, what is not known is taken to be possible,
-    except that it is one particular other node. A driver's own key of a zone is compared with the node's zone.
+    A node that does not exist yet, or that is still starting, has unknown labels. They are assumed to match, but a
+    volume pinned to a specific host never matches. A driver's own zone key is compared with the node's zone.
     """
     if offer.node is not None and offer.state == "Available":
         return matches(terms, {HOSTNAME: offer.node, **offer.labels}, offer.node)
@@ -171,8 +172,8 @@ def reachable(terms: Sequence[Term] | None, offer: Offer) -> bool:
     return any(bool(term) and all(_may_hold(item, offer) for item in term) for term in terms)
 
 
-def places(terms: Sequence[Term] | None) -> str:
-    """The terms in few words, for messages."""
+def describe_terms(terms: Sequence[Term] | None) -> str:
+    """Describe the terms briefly, for messages."""
     if terms is None:
         return "every node"
     texts = [" and ".join(_text(item) for item in term) for term in terms if term]
@@ -180,7 +181,7 @@ def places(terms: Sequence[Term] | None) -> str:
 
 
 def is_node_local(terms: Sequence[Term] | None) -> bool:
-    """Whether every term names single nodes."""
+    """Return True if every term names single nodes."""
     return bool(terms) and all(
         any(item.field or item.key.endswith(_NODE_KEY_ENDS) for item in term) for term in terms or ()
     )
@@ -206,7 +207,7 @@ def _may_hold(item: Requirement, offer: Offer) -> bool:
 
 
 def _holds(item: Requirement, labels: Mapping[str, str]) -> bool:
-    """As in k8s.io/component-helpers/scheduling/corev1/nodeaffinity; an unknown operator never holds."""
+    """Apply the rules of k8s.io/component-helpers/scheduling/corev1/nodeaffinity. An unknown operator never holds."""
     found = labels.get(item.key)
     match item.operator:
         case "In":

@@ -9,7 +9,7 @@ import pytest
 from finetune_cli.__main__ import EXIT_USAGE, main
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_manifests
-from finetune_cli.run.local import LocalFolders, places, run_locally, secret_environment
+from finetune_cli.run.local import LocalFolders, local_paths, run_locally, secret_environment
 from finetune_operator.api.spec import FineTuneJobSpec
 from jsonschema import Draft202012Validator
 
@@ -147,7 +147,7 @@ def test_caches_and_prompts_are_folders_and_files(tmp_path: Path) -> None:
     folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
     manifests = read_manifests(job_file(tmp_path, STORES + SECRETS))
     spec = FineTuneJobSpec.parse(manifests.spec)
-    found = places(manifests, spec, folders, tmp_path / "home")
+    found = local_paths(manifests, spec, folders, tmp_path / "home")
     assert found.model_cache == str(tmp_path / "volumes" / "bases")
     assert found.target_prompts is not None
     assert Path(found.target_prompts).read_text("utf-8") == "How do I?\n"

@@ -1,5 +1,3 @@
-"""Where the stages of a job can run together."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -8,17 +6,17 @@ import pytest
 from finetune_operator.placement.constraints import (
     NODE_LOCAL_PROVISIONERS,
     ZONELESS_PROVISIONERS,
-    Expand,
+    ExpandWorkspace,
+    InfeasibleWorkspace,
     Placement,
-    TooSmall,
+    check_workspace_size,
+    compatible_offers,
     model_cache_problem,
     only_gpu_nodes,
     prepare_placement,
-    relocation,
+    relocation_reason,
     storage_problem,
-    usable_with,
     volume_problem,
-    workspace_size,
 )
 from finetune_operator.placement.storage import Requirement, StorageClass, VolumeRecord, matches
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
@@ -42,7 +40,13 @@ def make_offer(node: str, zone: str | None = None, gpu: Gpu = L4) -> Offer:
 
 def zonal(**changes: Any) -> StorageClass:
     return StorageClass(
-        **{"name": "disk", "provisioner": "disk.example.com", "waits": True, "expandable": False, **changes}
+        **{
+            "name": "disk",
+            "provisioner": "disk.example.com",
+            "waits_for_consumer": True,
+            "expandable": False,
+            **changes,
+        }
     )
 
 
@@ -59,7 +63,7 @@ def required(placement: Placement) -> list[dict[str, Any]]:
 
 
 def admitted(placement: Placement, *nodes: NodeRecord) -> set[str]:
-    """Names of the nodes that the required terms let PREPARE onto."""
+    """Names of the nodes that the required terms allow for PREPARE."""
     terms = tuple(
         tuple(
             Requirement(item["key"], item["operator"], tuple(item["values"]))
@@ -73,7 +77,7 @@ def admitted(placement: Placement, *nodes: NodeRecord) -> set[str]:
 CPU_A, CPU_B, CPU_C = make_node("cpu-a", "a"), make_node("cpu-b", "b"), make_node("cpu-c", "c")
 
 
-def test_a_zonal_workspace_is_made_where_a_fitting_gpu_is() -> None:
+def test_a_zonal_workspace_is_created_in_the_zone_of_a_suitable_gpu() -> None:
     placement = prepare_placement([make_offer("gpu-a", "a")], [CPU_A, CPU_B], zonal(), certain=True)
     assert admitted(placement, CPU_A, CPU_B) == {"cpu-a"}
     assert not placement.tolerates_gpu_nodes
@@ -81,7 +85,7 @@ def test_a_zonal_workspace_is_made_where_a_fitting_gpu_is() -> None:
     assert placement.affinity["nodeAffinity"].keys() == {"requiredDuringSchedulingIgnoredDuringExecution"}
 
 
-def test_before_the_model_is_known_the_zone_of_the_largest_gpu_is_preferred() -> None:
+def test_the_zone_of_the_largest_gpu_is_preferred_for_an_unknown_model() -> None:
     offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b", H100), make_offer("gpu-a2", "a")]
     placement = prepare_placement(offers, [CPU_A, CPU_B, CPU_C], zonal(), certain=False)
     assert admitted(placement, CPU_A, CPU_B, CPU_C) == {"cpu-a", "cpu-b"}
@@ -93,7 +97,7 @@ def test_before_the_model_is_known_the_zone_of_the_largest_gpu_is_preferred() ->
     assert weights == {"b": 100, "a": 1}
 
 
-def test_a_class_that_makes_volumes_in_some_zones_only_narrows_the_choice() -> None:
+def test_a_class_with_allowed_topologies_narrows_the_choice() -> None:
     narrow = zonal(topologies=((Requirement("topology.disk.example.com/zone", "In", ("b", "c")),),))
     offers = [
         Offer(L4, "nvidia.com/gpu", 1, profile="l4", zone=zone, labels={ZONE: zone}) for zone in ("a", "b")
@@ -109,21 +113,25 @@ def test_a_class_that_makes_volumes_in_some_zones_only_narrows_the_choice() -> N
 
 @pytest.mark.parametrize(
     "storage_class",
-    [None, zonal(waits=False), *(zonal(provisioner=name) for name in sorted(ZONELESS_PROVISIONERS))],
+    [
+        None,
+        zonal(waits_for_consumer=False),
+        *(zonal(provisioner=name) for name in sorted(ZONELESS_PROVISIONERS)),
+    ],
     ids=lambda item: "unknown" if item is None else item.provisioner,
 )
-def test_nothing_is_asked_where_the_volume_does_not_follow_the_pod(
+def test_prepare_is_free_if_the_volume_does_not_follow_the_pod(
     storage_class: StorageClass | None,
 ) -> None:
     assert prepare_placement([make_offer("gpu-a", "a")], [CPU_A], storage_class, certain=True) == Placement()
 
 
-def test_nothing_is_asked_without_offers_or_zones() -> None:
+def test_prepare_is_free_without_offers_or_zones() -> None:
     assert prepare_placement([], [CPU_A], zonal(), certain=True) == Placement()
     assert prepare_placement([make_offer("gpu")], [make_node("cpu")], zonal(), certain=True) == Placement()
 
 
-def test_zones_are_only_preferred_where_some_gpu_tells_none() -> None:
+def test_zones_are_only_preferred_if_a_gpu_has_no_known_zone() -> None:
     placement = prepare_placement(
         [make_offer("gpu-a", "a"), make_offer("gpu")], [CPU_A], zonal(), certain=True
     )
@@ -131,13 +139,13 @@ def test_zones_are_only_preferred_where_some_gpu_tells_none() -> None:
     assert placement.affinity["nodeAffinity"].keys() == {"preferredDuringSchedulingIgnoredDuringExecution"}
 
 
-def test_prepare_may_use_the_gpu_nodes_of_a_zone_that_has_no_others() -> None:
+def test_prepare_may_use_gpu_nodes_in_a_zone_without_other_nodes() -> None:
     nodes = [make_node("gpu-a", "a"), CPU_B]
     assert prepare_placement([make_offer("gpu-a", "a")], nodes, zonal(), certain=True).tolerates_gpu_nodes
 
 
 @pytest.mark.parametrize("provisioner", [*sorted(NODE_LOCAL_PROVISIONERS), "own.example.com/local"])
-def test_a_node_local_workspace_is_made_on_a_node_with_a_fitting_gpu(provisioner: str) -> None:
+def test_a_node_local_workspace_is_created_on_a_node_with_a_suitable_gpu(provisioner: str) -> None:
     nodes = [make_node("gpu-1"), make_node("gpu-2"), make_node("cpu")]
     placement = prepare_placement(
         [make_offer("gpu-1"), make_offer("gpu-2", gpu=H100)],
@@ -153,13 +161,13 @@ def test_a_node_local_workspace_is_made_on_a_node_with_a_fitting_gpu(provisioner
     assert first["preference"]["matchExpressions"][0]["values"] == ["gpu-2"]
 
 
-def test_a_node_local_workspace_can_wait_for_a_node_that_the_autoscaler_starts() -> None:
+def test_a_node_local_workspace_can_wait_for_a_node_of_the_autoscaler() -> None:
     offer = Offer(L4, "nvidia.com/gpu", 1, profile="l4", labels={"pool": "l4"})
     placement = prepare_placement([offer], [], zonal(provisioner="rancher.io/local-path"), certain=True)
     assert admitted(placement, make_node("new", pool="l4"), make_node("cpu")) == {"new"}
 
 
-def test_a_bound_volume_leads_and_its_gpu_node_lets_cpu_stages_in() -> None:
+def test_a_bound_volume_decides_and_its_gpu_node_accepts_cpu_stages() -> None:
     offers = [make_offer("gpu-a", "a")]
     nodes = [make_node("gpu-a", "a"), CPU_A, CPU_B]
     local, in_zone = bound_in(HOSTNAME, "gpu-a"), bound_in(ZONE, "a")
@@ -170,34 +178,34 @@ def test_a_bound_volume_leads_and_its_gpu_node_lets_cpu_stages_in() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [(ZONE, "b"), (HOSTNAME, "cpu-b"), ("example.com/rack", "7")])
-def test_a_volume_without_a_fitting_gpu_is_named_with_both_places(key: str, value: str) -> None:
+def test_a_volume_without_a_suitable_gpu_is_named_with_both_locations(key: str, value: str) -> None:
     problem = volume_problem(bound_in(key, value), [make_offer("gpu-a", "a")], "workspace")
     assert problem is not None
     for part in ("workspace", "pv-1", key, value, "NVIDIA L4", "gpu-a", "zone a"):
         assert part in problem
 
 
-def test_a_volume_with_a_fitting_gpu_is_no_problem() -> None:
+def test_a_volume_with_a_suitable_gpu_is_no_problem() -> None:
     offers = [make_offer("gpu-a", "a"), make_offer("gpu-b", "b")]
     assert volume_problem(bound_in(ZONE, "b"), offers, "workspace") is None
     assert volume_problem(None, offers, "workspace") is None
     assert volume_problem(bound_in(ZONE, "c"), [], "workspace") is None, (
-        "nothing fits: another reason says so"
+        "if no GPU is suitable, another reason says so"
     )
-    assert usable_with([bound_in(ZONE, "b"), None], offers) == (offers[1],)
-    assert usable_with([bound_in(ZONE, "b"), bound_in(ZONE, "a")], offers) == ()
+    assert compatible_offers([bound_in(ZONE, "b"), None], offers) == (offers[1],)
+    assert compatible_offers([bound_in(ZONE, "b"), bound_in(ZONE, "a")], offers) == ()
 
 
-def test_a_workspace_in_the_wrong_zone_is_made_anew_only_while_little_is_lost() -> None:
+def test_a_workspace_in_the_wrong_zone_is_recreated_only_before_the_download() -> None:
     wrong, fitting = bound_in(ZONE, "b"), [make_offer("gpu-a", "a")]
-    found = relocation(wrong, zonal(), fitting, own_workspace=True, weights_fetched=False)
+    found = relocation_reason(wrong, zonal(), fitting, own_workspace=True, weights_fetched=False)
     assert found is not None
-    assert "pv-1" in found.reason
+    assert "pv-1" in found
     different: tuple[dict[str, Any], ...] = (
         {"own_workspace": False},
         {"weights_fetched": True},
         {"storage_class": None},
-        {"storage_class": zonal(waits=False)},
+        {"storage_class": zonal(waits_for_consumer=False)},
         {"storage_class": zonal(topologies=((Requirement(ZONE, "In", ("b",)),),))},
         {"volume": bound_in(ZONE, "a")},
         {"fitting": []},
@@ -211,11 +219,11 @@ def test_a_workspace_in_the_wrong_zone_is_made_anew_only_while_little_is_lost() 
             "weights_fetched": False,
             **changes,
         }
-        assert relocation(**arguments) is None, changes
+        assert relocation_reason(**arguments) is None, changes
 
 
 @pytest.mark.parametrize(
-    ("modes", "volume", "nodes", "refused"),
+    ("modes", "volume", "nodes", "rejected"),
     [
         (["ReadWriteMany"], None, [CPU_A, CPU_B], False),
         (["ReadOnlyMany"], None, [CPU_A, CPU_B], False),
@@ -228,23 +236,25 @@ def test_a_workspace_in_the_wrong_zone_is_made_anew_only_while_little_is_lost() 
     ],
 )
 def test_a_model_cache_must_be_shared_by_the_nodes_that_use_it(
-    modes: list[str], volume: VolumeRecord | None, nodes: list[NodeRecord], *, refused: bool
+    modes: list[str], volume: VolumeRecord | None, nodes: list[NodeRecord], *, rejected: bool
 ) -> None:
     problem = model_cache_problem("models", modes, volume, nodes)
-    assert (problem is not None) is refused
+    assert (problem is not None) is rejected
     if problem is not None:
         assert "models" in problem
         assert "ReadWriteMany" in problem
 
 
-def test_a_workspace_that_is_too_small_grows_or_is_refused_with_both_numbers() -> None:
+def test_a_small_workspace_is_expanded_or_rejected_with_both_sizes() -> None:
     grows = zonal(expandable=True)
-    assert workspace_size("20Gi", 20 * GIB, "why", grows, own_workspace=True) is None
-    found = workspace_size("20Gi", 20 * GIB + 1, "why", grows, own_workspace=True)
-    assert isinstance(found, Expand)
+    assert check_workspace_size("20Gi", 20 * GIB, "why", grows, own_workspace=True) is None
+    found = check_workspace_size("20Gi", 20 * GIB + 1, "why", grows, own_workspace=True)
+    assert isinstance(found, ExpandWorkspace)
     assert found.size == "21Gi"
     for storage_class, own in ((zonal(), True), (None, True), (grows, False)):
-        refused = workspace_size("20Gi", 58 * GIB, "4-bit model 40 GiB", storage_class, own_workspace=own)
-        assert isinstance(refused, TooSmall)
+        rejected = check_workspace_size(
+            "20Gi", 58 * GIB, "4-bit model 40 GiB", storage_class, own_workspace=own
+        )
+        assert isinstance(rejected, InfeasibleWorkspace)
         for part in ("58.0 GiB", "20.0 GiB", "4-bit model", "58Gi"):
-            assert part in refused.message
+            assert part in rejected.message

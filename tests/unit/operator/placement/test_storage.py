@@ -1,5 +1,3 @@
-"""Which nodes a volume can be used on."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -8,10 +6,10 @@ import pytest
 from finetune_operator.placement.storage import (
     Requirement,
     StorageClass,
-    class_of,
+    describe_terms,
+    find_storage_class,
     is_node_local,
     matches,
-    places,
     project_storage_class,
     project_volume,
     reachable,
@@ -62,7 +60,7 @@ def one(key: str, operator: str, *found: str) -> tuple[tuple[Requirement, ...], 
         ("Novel", ("1",), "1", False),
     ],
 )
-def test_operators_mean_what_the_scheduler_means(
+def test_operators_have_the_schedulers_meaning(
     operator: str, wanted: tuple[str, ...], found: str | None, *, expected: bool
 ) -> None:
     node = {} if found is None else {"key": found}
@@ -70,7 +68,7 @@ def test_operators_mean_what_the_scheduler_means(
 
 
 @given(terms, labels)
-def test_terms_are_alternatives_and_requirements_add_up(
+def test_one_term_is_enough_but_all_its_requirements_must_hold(
     some: tuple[tuple[Requirement, ...], ...], node: dict[str, str]
 ) -> None:
     alone = [matches((term,), node, "n") for term in some]
@@ -86,14 +84,14 @@ def test_opposite_operators_never_agree(key: str, wanted: list[str], node: dict[
 
 
 @given(terms, labels)
-def test_a_node_that_runs_is_judged_as_the_scheduler_judges_it(
+def test_a_running_node_reaches_a_volume_by_the_schedulers_rules(
     some: tuple[tuple[Requirement, ...], ...], node: dict[str, str]
 ) -> None:
     offer = Offer(L4, "nvidia.com/gpu", 1, node="n", labels=node)
     assert reachable(some, offer) == matches(some, {HOSTNAME: "n", **node}, "n")
 
 
-def test_no_terms_are_every_node_and_an_empty_term_is_none() -> None:
+def test_every_node_satisfies_no_terms_and_no_node_an_empty_term() -> None:
     assert matches(None, {}, "n")
     assert not matches((), {}, "n")
     assert not matches(((),), {}, "n")
@@ -112,14 +110,14 @@ def test_no_terms_are_every_node_and_an_empty_term_is_none() -> None:
         ("example.com/rack", "In", "7", {"example.com/rack": "8"}, "a", False),
     ],
 )
-def test_of_a_node_that_does_not_exist_yet_what_is_not_known_is_possible_but_not_another_node(
+def test_unknown_labels_of_a_future_node_match_but_never_another_host(
     key: str, operator: str, value: str, labels: dict[str, str], zone: str | None, *, expected: bool
 ) -> None:
     offer = Offer(L4, "nvidia.com/gpu", 1, profile="l4", labels=labels, zone=zone)
     assert reachable(one(key, operator, *filter(None, [value])), offer) is expected
 
 
-def test_a_node_that_comes_up_may_still_get_its_storage_drivers_label() -> None:
+def test_a_starting_node_may_still_get_the_label_of_its_storage_driver() -> None:
     offer = Offer(L4, "nvidia.com/gpu", 1, node="n", state="Provisioning", zone="a", labels={ZONE: "a"})
     assert reachable(one(EBS, "In", "a"), offer)
     assert not reachable(one(EBS, "In", "b"), offer)
@@ -156,17 +154,17 @@ def test_a_volume_is_read_with_its_expressions_and_fields() -> None:
     assert matches(record.terms, {ZONE: "a"}, "other")
     assert matches(record.terms, {ZONE: "b"}, "n1")
     assert not matches(record.terms, {ZONE: "b", "metadata.name": "n1"}, "other")
-    assert places(record.terms) == f"{ZONE} in a or metadata.name in n1"
+    assert describe_terms(record.terms) == f"{ZONE} in a or metadata.name in n1"
 
 
-def test_zones_that_only_labels_tell_restrict_a_volume_too() -> None:
+def test_zones_in_labels_alone_restrict_a_volume_too() -> None:
     record = project_volume(volume(labels={"failure-domain.beta.kubernetes.io/zone": "a__b"}))
     assert matches(record.terms, {"failure-domain.beta.kubernetes.io/zone": "b"}, "n")
     assert not matches(record.terms, {"failure-domain.beta.kubernetes.io/zone": "c"}, "n")
     assert project_volume(volume()).terms is None
 
 
-def test_a_storage_class_is_read_with_what_it_is_bound_to() -> None:
+def test_a_storage_class_is_read_with_its_binding_mode_and_topologies() -> None:
     record = project_storage_class(
         {
             "metadata": {
@@ -179,23 +177,32 @@ def test_a_storage_class_is_read_with_what_it_is_bound_to() -> None:
             "allowedTopologies": [{"matchLabelExpressions": [{"key": EBS, "values": ["a", "b"]}]}],
         }
     )
-    assert (record.waits, record.expandable, record.default) == (True, True, True)
+    assert (record.waits_for_consumer, record.expandable, record.default) == (True, True, True)
     assert record.topologies == one(EBS, "In", "a", "b")
     plain = project_storage_class({"metadata": {"name": "nfs"}, "provisioner": "nfs.csi.k8s.io"})
-    assert (plain.waits, plain.expandable, plain.default, plain.topologies) == (False, False, False, ())
+    assert (plain.waits_for_consumer, plain.expandable, plain.default, plain.topologies) == (
+        False,
+        False,
+        False,
+        (),
+    )
 
 
 def test_a_claim_without_a_class_gets_the_newest_default_one() -> None:
-    old = StorageClass("old", "p", waits=False, expandable=False, default=True, created="2024-01-01")
-    new = StorageClass("new", "p", waits=False, expandable=False, default=True, created="2025-01-01")
-    other = StorageClass("other", "p", waits=False, expandable=False, created="2026-01-01")
-    assert class_of(None, [new, old, other]) == new
-    assert class_of("other", [new, old, other]) == other
-    assert class_of("", [new, old, other]) is None
-    assert class_of(None, [other]) is None
+    old = StorageClass(
+        "old", "p", waits_for_consumer=False, expandable=False, default=True, created="2024-01-01"
+    )
+    new = StorageClass(
+        "new", "p", waits_for_consumer=False, expandable=False, default=True, created="2025-01-01"
+    )
+    other = StorageClass("other", "p", waits_for_consumer=False, expandable=False, created="2026-01-01")
+    assert find_storage_class(None, [new, old, other]) == new
+    assert find_storage_class("other", [new, old, other]) == other
+    assert find_storage_class("", [new, old, other]) is None
+    assert find_storage_class(None, [other]) is None
 
 
-def test_node_local_volumes_are_told_by_their_terms() -> None:
+def test_node_local_volumes_are_recognized_by_their_terms() -> None:
     assert is_node_local(one(HOSTNAME, "In", "n"))
     assert is_node_local(one("topology.topolvm.io/node", "In", "n"))
     assert is_node_local(((Requirement("metadata.name", "In", ("n",), field=True),),))
