@@ -9,20 +9,19 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import aiohttp.web
+from aiohttp import web
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.informer import NODE_DELAY, Informer
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime.metrics import OperatorMetrics
-from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry
 
+from tests.support import api_server
 from tests.support.operator import make_job
 from tests.support.world import World
 
@@ -67,27 +66,16 @@ class Parts:
 async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
     """Parts whose API server lists these nodes, or forbids to list nodes, and has nothing else."""
 
-    async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
+    async def answer(request: web.Request) -> web.Response:
         if request.path != "/api/v1/nodes":
-            return aiohttp.web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
+            return web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
         if nodes is None:
             message = 'nodes is forbidden: User "finetune" cannot list resource "nodes"'
-            return aiohttp.web.json_response({"reason": "Forbidden", "message": message}, status=403)
-        return aiohttp.web.json_response({"metadata": {"resourceVersion": "50"}, "items": nodes})
+            return web.json_response({"reason": "Forbidden", "message": message}, status=403)
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": nodes})
 
-    application = aiohttp.web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = aiohttp.web.AppRunner(application)
-    await runner.setup()
-    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
-    configuration = Configuration()
-    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    api = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
-    try:
+    async with api_server.serving(answer) as api:
         yield Parts(api)
-    finally:
-        await api.close()
-        await runner.cleanup()
 
 
 async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:

@@ -8,6 +8,8 @@ import pytest
 from finetune_operator.cluster.leader_election import Elector, Timing
 from finetune_operator.errors import ApiError, LeaseLostError
 
+from tests.support.clock import Clock
+
 
 class LeaseServer:
     """The API server's handling of one Lease: versions, conflicts and, on demand, faults."""
@@ -45,16 +47,6 @@ class LeaseServer:
         return copy.deepcopy(self.lease)
 
 
-class Clock:
-    """A clock that moves on command."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 FAST = Timing(duration=15, renew_deadline=0.05, retry_period=0.01)
 
 
@@ -64,7 +56,7 @@ def make_elector(server: LeaseServer, clock: Clock, identity: str, timing: Timin
 
 
 async def test_the_first_replica_creates_the_lease_and_the_second_waits() -> None:
-    server, clock = LeaseServer(), Clock()
+    server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     assert await first._try()
     assert not await second._try()
@@ -73,7 +65,7 @@ async def test_the_first_replica_creates_the_lease_and_the_second_waits() -> Non
 
 
 async def test_a_lease_is_taken_over_only_after_it_stood_still_for_its_duration() -> None:
-    server, clock = LeaseServer(), Clock()
+    server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     await first._try()
     assert not await second._try()
@@ -91,7 +83,7 @@ async def test_a_lease_is_taken_over_only_after_it_stood_still_for_its_duration(
 
 
 async def test_a_released_lease_is_taken_at_once() -> None:
-    server, clock = LeaseServer(), Clock()
+    server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     await first._try()
     await first.release()
@@ -102,7 +94,7 @@ async def test_a_released_lease_is_taken_at_once() -> None:
 
 
 async def test_of_two_replicas_that_try_together_one_gets_a_conflict() -> None:
-    server, clock = LeaseServer(), Clock()
+    server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     await first._try()
     await first.release()
@@ -116,7 +108,7 @@ async def test_of_two_replicas_that_try_together_one_gets_a_conflict() -> None:
 @pytest.mark.parametrize("fault", [ApiError(0, "Unreachable", "down"), OSError("down"), ValueError("odd")])
 async def test_a_leader_that_cannot_renew_gives_up_whatever_the_fault(fault: Exception) -> None:
     server = LeaseServer()
-    clock = Clock()
+    clock = Clock(0.0)
     elector = make_elector(server, clock, "a", FAST)
     await elector.acquire()
     server.fault = fault
@@ -132,7 +124,7 @@ async def test_a_leader_that_cannot_renew_gives_up_whatever_the_fault(fault: Exc
 
 
 async def test_a_leader_that_was_replaced_gives_up() -> None:
-    server, clock = LeaseServer(), Clock()
+    server, clock = LeaseServer(), Clock(0.0)
     elector = make_elector(server, clock, "a", FAST)
     await elector.acquire()
     assert server.lease is not None

@@ -5,7 +5,6 @@ from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.observed.inventory import REMEMBERED_DECISIONS
 from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile
@@ -109,12 +108,3 @@ def test_a_decision_is_remembered_until_the_gpus_change() -> None:
     assert store.inventory.decide(make_request()) is first
     assert store.inventory.decide(make_request(seed=1)) is first, "the seed needs no memory"
     assert store.inventory.decide(make_request(maximumLength=4096)) is not first
-
-
-def test_remembered_decisions_are_bounded() -> None:
-    store = make_store()
-    inventory = store.inventory
-    first = inventory.decide(make_request())
-    for length in range(100, 100 + REMEMBERED_DECISIONS):
-        inventory.decide(make_request(maximumLength=length))
-    assert inventory.decide(make_request()) is not first

@@ -8,14 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import aiohttp.web
-from finetune_operator.cluster.client import ApiClient
-from finetune_operator.cluster.rate_limiter import TokenBucket
+from aiohttp import web
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.volume_reader import VolumeReader
 from finetune_operator.observed.observation import Claim
-from kubernetes.aio.client import Configuration
 
+from tests.support import api_server
 from tests.support.operator import UID, make_job, make_spec
 from tests.support.world import World
 
@@ -43,25 +41,14 @@ async def serving(
     """A reader and the paths that it has asked for; other paths than the known are answered with `missing`."""
     asked: list[str] = []
 
-    async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
+    async def answer(request: web.Request) -> web.Response:
         asked.append(request.path)
         if request.path in known:
-            return aiohttp.web.json_response(known[request.path])
-        return aiohttp.web.json_response({"message": "no"}, status=missing)
+            return web.json_response(known[request.path])
+        return web.json_response({"message": "no"}, status=missing)
 
-    application = aiohttp.web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = aiohttp.web.AppRunner(application)
-    await runner.setup()
-    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
-    configuration = Configuration()
-    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    api = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
-    try:
+    async with api_server.serving(answer) as api:
         yield VolumeReader(Cluster(api, "test"), time.monotonic), asked
-    finally:
-        await api.close()
-        await runner.cleanup()
 
 
 def with_claim() -> World:

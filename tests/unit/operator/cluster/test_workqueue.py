@@ -3,22 +3,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.workqueue import WorkQueue
 
-
-class Clock:
-    """A clock that moves on command."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 class Metrics:
-    """Counts what the queue tells."""
+    """Counts the reports of the queue."""
 
     def __init__(self) -> None:
         self.adds = self.retries = 0
@@ -45,7 +36,7 @@ def make_queue() -> tuple[WorkQueue[str], Clock, Metrics]:
     return WorkQueue(metrics, clock), clock, metrics
 
 
-async def test_a_key_added_twice_comes_once() -> None:
+async def test_a_key_that_is_added_twice_is_delivered_once() -> None:
     queue, clock, metrics = make_queue()
     queue.add("a")
     queue.add("a")
@@ -57,7 +48,7 @@ async def test_a_key_added_twice_comes_once() -> None:
     assert metrics.waits == [2, 2]
 
 
-async def test_a_key_added_during_its_work_comes_again_only_afterwards() -> None:
+async def test_a_key_that_is_added_during_its_work_is_delivered_again_afterwards() -> None:
     queue, clock, metrics = make_queue()
     queue.add("a")
     await queue.get()
@@ -71,7 +62,7 @@ async def test_a_key_added_during_its_work_comes_again_only_afterwards() -> None
     assert metrics.works == [3]
 
 
-async def test_a_delayed_key_comes_when_it_is_due_and_the_earlier_time_wins() -> None:
+async def test_a_delayed_key_is_delivered_when_it_is_due_and_the_earlier_time_wins() -> None:
     queue, clock, _ = make_queue()
     queue.add_after("a", 50)
     queue.add_after("a", 10)
@@ -86,7 +77,7 @@ async def test_a_delayed_key_comes_when_it_is_due_and_the_earlier_time_wins() ->
         await asyncio.wait_for(queue.get(), 0.01)
 
 
-async def test_failures_grow_a_keys_own_delay_and_success_resets_it() -> None:
+async def test_failures_increase_a_keys_delay_and_success_resets_it() -> None:
     queue, clock, metrics = make_queue()
     for delay in (0.005, 0.01, 0.02):
         queue.add_rate_limited("a")
@@ -111,7 +102,7 @@ async def test_a_waiting_worker_is_woken_by_an_add() -> None:
     assert await asyncio.wait_for(waiting, 5) == "a"
 
 
-async def test_many_workers_never_hold_one_key_together() -> None:
+async def test_two_workers_never_have_the_same_key() -> None:
     queue, _, _ = make_queue()
     held: set[str] = set()
     worked: list[str] = []
@@ -139,14 +130,3 @@ async def test_many_workers_never_hold_one_key_together() -> None:
     results = await asyncio.gather(*workers, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert set(worked) == {"a", "b", "c"}
-
-
-def test_the_bucket_lets_a_burst_pass_and_then_the_rate() -> None:
-    clock = Clock()
-    bucket = TokenBucket(10, 3, clock)
-    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
-    assert bucket.reserve() == pytest.approx(0.1)
-    assert bucket.reserve() == pytest.approx(0.2)
-    clock.now += 10
-    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
-    assert bucket.reserve() == pytest.approx(0.1)

@@ -174,19 +174,6 @@ def test_a_store_without_a_secret_is_reached_by_the_pods_own_identity() -> None:
     assert "envFrom" not in container(spec, Stage.PREPARE)
 
 
-def test_the_model_cache_is_written_by_prepare_and_read_by_the_others() -> None:
-    assert "readOnly" not in mounts(STORES, Stage.PREPARE)["/model-cache"]
-    for stage in (Stage.TRAIN, Stage.MERGE):
-        assert mounts(STORES, stage)["/model-cache"]["readOnly"] is True
-    claims = [volume.get("persistentVolumeClaim") for volume in pod_spec(STORES, Stage.TRAIN)["volumes"]]
-    assert {"claimName": "bases"} in claims
-
-
-def test_target_prompts_are_mounted_for_prepare_alone() -> None:
-    assert mounts(STORES, Stage.PREPARE)["/source/target-prompts"]["readOnly"] is True
-    assert "/source/target-prompts" not in mounts(STORES, Stage.TRAIN)
-
-
 def test_the_administrators_hub_reaches_prepare_alone() -> None:
     trainer = TRAINER.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
     for stage in Stage:
@@ -197,29 +184,6 @@ def test_the_administrators_hub_reaches_prepare_alone() -> None:
         named = {"name": "HF_ENDPOINT", "value": "https://hub.example.com"} in environment
         assert named == (stage is Stage.PREPARE)
     assert "HF_ENDPOINT" not in variables(FULL, Stage.PREPARE)
-
-
-def test_sources_are_mounted_read_only_for_prepare_alone() -> None:
-    spec = make_spec()
-    assert mounts(spec, Stage.PREPARE)["/source/model"]["readOnly"] is True
-    assert mounts(spec, Stage.PREPARE)["/source/dataset"]["readOnly"] is True
-    volumes = {stage: {mount["name"] for mount in mounts(spec, stage).values()} for stage in Stage}
-    assert volumes[Stage.TRAIN] == {"run-spec", "tmp", "workspace", "shared-memory"}
-    assert volumes[Stage.MERGE] == {"run-spec", "tmp", "workspace", "output"}
-
-
-def test_one_claim_in_several_roles_is_one_volume() -> None:
-    spec = make_spec(
-        model={"source": {"persistentVolumeClaim": {"claimName": "data"}}},
-        output={"destination": {"persistentVolumeClaim": {"claimName": "data"}}},
-    )
-    volumes = [v for v in pod_spec(spec, Stage.PREPARE)["volumes"] if "persistentVolumeClaim" in v]
-    assert sorted(volume["persistentVolumeClaim"]["claimName"] for volume in volumes) == [
-        "data",
-        "demo-workspace",
-    ]
-    names = {volume["name"] for volume in pod_spec(spec, Stage.PREPARE)["volumes"]}
-    assert {mount["name"] for mount in mounts(spec, Stage.PREPARE).values()} <= names
 
 
 def test_users_labels_cannot_displace_the_operators() -> None:

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.result import TrainResult
+from finetune_operator.observed.outcomes import stage_lost
 from finetune_operator.settings import Settings
+from finetune_operator.status.draft import MAXIMUM_ATTEMPTS, StatusDraft
 
 from tests.support.operator import (
+    NOW,
     TRAIN,
     TRAINER,
     make_job,
@@ -36,3 +45,53 @@ def test_an_attempt_of_train_shows_estimated_and_measured_memory() -> None:
         "allocatedBytes": 10**9,
         "reservedBytes": 2 * 10**9,
     }
+
+
+def test_every_edit_leaves_the_earlier_draft_unchanged() -> None:
+    world = started(Stage.TRAIN)
+    draft = StatusDraft.begin(world.job, world.now)
+    before = copy.deepcopy(draft.to_status())
+    stored = copy.deepcopy(world.job.status)
+    failed = (
+        draft.record_job(NOW, "node1")
+        .record_config({"model_type": "llama"})
+        .record_host(Stage.TRAIN, 1, "because")
+        .record_attempt(stage_lost("gone"))
+        .begin_attempt(1, NOW)
+        .apply_train_result(TrainResult.model_validate(TRAIN))
+        .set_progressing(Reason.WAITING_FOR_GPU, "waits")
+        .fail(Reason.STAGE_LOST, "lost")
+    )
+    assert failed.to_status()["phase"] == "Failed"
+    assert draft.to_status() == before
+    assert world.job.status == stored
+
+
+def test_a_full_list_of_attempts_keeps_the_failures_of_the_current_stage_longest() -> None:
+    draft = StatusDraft.begin(started(Stage.TRAIN).job, NOW)
+    for attempt in range(MAXIMUM_ATTEMPTS + 5):
+        outcome = stage_lost("lost")
+        if attempt % 2:
+            outcome = replace(outcome, outcome="Interrupted")
+        draft = draft.begin_attempt(attempt, NOW).record_attempt(outcome)
+    attempts = draft.to_status()["attempts"]
+    assert len(attempts) == MAXIMUM_ATTEMPTS
+    assert draft.count_attempts(Stage.TRAIN, "Failed") == 13, "of attempts 0, 2, 4 and so on to 24"
+    assert draft.find_attempt(Stage.PREPARE, 0) is None, "a success of an earlier stage is dropped first"
+
+
+def test_a_wait_for_a_gpu_pauses_the_deadline_and_any_other_progress_resumes_it() -> None:
+    draft = StatusDraft.begin(started(Stage.TRAIN).job, NOW).set_progressing(Reason.WAITING_FOR_GPU, "waits")
+    assert draft.waiting_since == NOW
+    later = replace(draft, now=NOW + timedelta(seconds=90))
+    assert later.set_progressing(Reason.WAITING_FOR_GPU, "waits").waiting_since == NOW
+    resumed = later.set_progressing(Reason.TRAINING, "runs")
+    assert resumed.waiting_since is None
+    assert resumed.to_status()["waiting"] == {"totalSeconds": 90}
+
+
+def test_suspending_a_job_resets_its_clock() -> None:
+    draft = StatusDraft.begin(started(Stage.TRAIN).job, NOW).stall(Reason.DOES_NOT_FIT, "too large").suspend()
+    status = draft.to_status()
+    assert status["phase"] == "Suspended"
+    assert not {"startTime", "waiting"} & set(status)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from finetune_operator.cluster import client
+from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.errors import ApiError
+from kubernetes.aio.client import Configuration
+
+from tests.support.api_server import Handler, failure, serving
+
+
+@pytest.fixture(autouse=True)
+def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_RETRY_DELAY", 0.0)
+
+
+def responding(*responses: web.Response) -> tuple[Handler, list[web.Request]]:
+    """A handler that gives these responses in turn and repeats the last one; and the requests that it gets."""
+    requests: list[web.Request] = []
+    following = itertools.chain(responses[:-1], itertools.repeat(responses[-1]))
+
+    async def handler(request: web.Request) -> web.Response:
+        requests.append(request)
+        found = next(following)
+        return web.Response(
+            status=found.status, body=found.body, headers={"Content-Type": "application/json"}
+        )
+
+    return handler, requests
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_overloaded_api_server_is_asked_again(status: int) -> None:
+    observed: list[tuple[str, str]] = []
+    handler, _ = responding(failure(status), failure(status), web.json_response({"a": 1}))
+    async with serving(handler, lambda method, code: observed.append((method, code))) as api:
+        assert await api.call("GET", "/x") == {"a": 1}
+    assert observed == [("GET", str(status)), ("GET", str(status)), ("GET", "200")]
+
+
+@pytest.mark.parametrize(
+    ("status", "limited", "tries"), [(503, True, 4), (503, False, 1), (403, True, 1), (404, True, 1)]
+)
+async def test_only_transient_failures_are_retried_and_never_those_of_the_lease(
+    status: int, *, limited: bool, tries: int
+) -> None:
+    handler, requests = responding(failure(status, "because"))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="because") as caught:
+            await api.call("GET", "/x", limited=limited)
+    assert caught.value.status == status
+    assert len(requests) == tries
+
+
+async def test_an_unreachable_api_server_is_a_failure_with_status_0() -> None:
+    configuration = Configuration()
+    configuration.host = "http://127.0.0.1:1"
+    observed: list[tuple[str, str]] = []
+    api = ApiClient(
+        configuration,
+        TokenBucket(1000, 1000, time.monotonic),
+        lambda method, code: observed.append((method, code)),
+    )
+    try:
+        with pytest.raises(ApiError) as caught:
+            await api.call("GET", "/x")
+    finally:
+        await api.close()
+    assert (caught.value.status, caught.value.reason) == (0, "Unreachable")
+    assert observed == [("GET", "<error>")] * 4
+
+
+async def test_plain_text_of_a_proxy_becomes_the_message() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=403, text="blocked by the proxy")
+
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="blocked by the proxy"):
+            await api.call("GET", "/x")
+
+
+async def test_a_response_that_is_no_object_is_an_error() -> None:
+    handler, _ = responding(web.json_response([1]))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="must respond with a JSON object"):
+            await api.call("GET", "/x")
+
+
+def page(items: list[str], token: str | None = None) -> web.Response:
+    metadata = {"resourceVersion": "7", **({"continue": token} if token else {})}
+    return web.json_response({"metadata": metadata, "items": [{"name": name} for name in items]})
+
+
+async def test_a_list_is_read_in_pages() -> None:
+    handler, requests = responding(page(["a", "b"], "next"), page(["c"]))
+    async with serving(handler) as api:
+        found = await api.list_all("/things", "label", page=2)
+    assert ([item["name"] for item in found.items], found.resource_version) == (["a", "b", "c"], 7)
+    assert dict(requests[0].query) == {"limit": "2", "labelSelector": "label"}
+    assert requests[1].query["continue"] == "next"
+
+
+async def test_a_list_starts_again_if_its_continuation_has_expired() -> None:
+    handler, _ = responding(page(["old"], "next"), failure(410), page(["a"], "next"), page(["b"]))
+    async with serving(handler) as api:
+        found = await api.list_all("/things")
+    assert [item["name"] for item in found.items] == ["a", "b"]
+
+
+async def test_credentials_come_from_the_kubeconfig_that_the_environment_names(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "https://localhost:6443"}}],
+                "users": [{"name": "u", "user": {"token": "secret"}}],
+            }
+        )
+    )
+    configuration = await load_configuration({"KUBECONFIG": str(kubeconfig), "KUBERNETES_SERVICE_HOST": "h"})
+    assert configuration.host == "https://localhost:6443"
+    assert configuration.retries is None, "the client has its own retries"

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from finetune_operator.cluster.resources import (
+    Cluster,
+    batch_jobs_path,
+    claims_path,
+    jobs_path,
+    pods_path,
+)
+from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
+from finetune_operator.observed.observation import project_job
+from finetune_operator.status.events import Transition
+
+from tests.support.api_server import ObjectServer, serving
+from tests.support.operator import NOW, UID, make_job, make_spec
+
+JOBS = jobs_path("team")
+CHILDREN = batch_jobs_path("team")
+EVENTS = "/api/v1/namespaces/team/events"
+
+
+def child(name: str = "demo-train-0", owner: str = UID) -> dict[str, Any]:
+    return {"kind": "Job", "metadata": {"name": name, "ownerReferences": [{"uid": owner}]}, "spec": {}}
+
+
+@pytest_asyncio.fixture
+async def server() -> ObjectServer:
+    server = ObjectServer()
+    server.put(JOBS, {"metadata": {"name": "demo", "namespace": "team", "uid": UID}, "spec": make_spec()})
+    return server
+
+
+@pytest_asyncio.fixture
+async def cluster(server: ObjectServer) -> AsyncIterator[Cluster]:
+    async with serving(server) as api:
+        yield Cluster(api, "replica")
+
+
+def test_paths_name_one_namespace_or_all_of_them() -> None:
+    assert JOBS == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs"
+    assert jobs_path() == "/apis/finetune.dev/v1alpha1/finetunejobs"
+    assert pods_path() == "/api/v1/pods"
+
+
+async def test_a_status_is_never_written_over_a_newer_object(cluster: Cluster, server: ObjectServer) -> None:
+    job = project_job(server.objects[f"{JOBS}/demo"])
+    stored = await cluster.write_status(job, {"phase": "Training"})
+    assert stored["status"] == {"phase": "Training"}
+    with pytest.raises(ConflictError):
+        await cluster.write_status(job, {"phase": "Preparing"})
+    assert server.objects[f"{JOBS}/demo"]["status"] == {"phase": "Training"}
+
+
+async def test_an_existing_child_is_returned_to_its_owner_only(cluster: Cluster) -> None:
+    job = make_job()
+    created = await cluster.create_child(CHILDREN, job, child())
+    assert await cluster.create_child(CHILDREN, job, child()) == created
+    with pytest.raises(ChildRejectedError, match="must belong to this FineTuneJob"):
+        await cluster.create_child(CHILDREN, make_job(uid="another"), child())
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+async def test_a_child_that_the_api_server_rejects_is_named(
+    cluster: Cluster, server: ObjectServer, status: int
+) -> None:
+    server.failures["POST", CHILDREN] = status
+    with pytest.raises(ChildRejectedError, match="Job demo-train-0"):
+        await cluster.create_child(CHILDREN, make_job(), child())
+
+
+async def test_an_unexpected_failure_of_a_create_is_no_rejection(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    server.failures["POST", CHILDREN] = 401
+    with pytest.raises(ApiError):
+        await cluster.create_child(CHILDREN, make_job(), child())
+
+
+async def test_suspending_is_for_one_uid_only(cluster: Cluster, server: ObjectServer) -> None:
+    created = server.put(CHILDREN, child())
+    uid = created["metadata"]["uid"]
+    assert (await cluster.suspend_job("team", "demo-train-0", uid, suspend=True))["spec"] == {"suspend": True}
+    for name, wrong in (("demo-train-0", "another"), ("none", uid)):
+        with pytest.raises(ConflictError):
+            await cluster.suspend_job("team", name, wrong, suspend=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(404, ConflictError), (409, ConflictError), (403, ChildRejectedError), (401, ApiError)],
+)
+async def test_a_claim_that_cannot_be_enlarged_says_whether_to_try_again(
+    cluster: Cluster, server: ObjectServer, status: int, error: type[Exception]
+) -> None:
+    server.failures["PATCH", f"{claims_path('team')}/demo-workspace"] = status
+    with pytest.raises(error):
+        await cluster.expand_claim("team", "demo-workspace", "uid", "30Gi")
+
+
+async def test_deleting_a_deleted_or_replaced_object_is_no_error(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    server.put(CHILDREN, child())
+    await cluster.delete(f"{CHILDREN}/demo-train-0", "another")
+    assert server.named("demo-train-0") is not None
+    await cluster.delete(f"{CHILDREN}/none", "uid")
+
+
+async def test_an_event_that_cannot_be_written_stops_nothing(
+    cluster: Cluster, server: ObjectServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    transition = Transition("Normal", "Training", "TRAIN is running")
+    await cluster.record_event(make_job(), transition, NOW, "a")
+    event = server.objects[f"{EVENTS}/demo.a"]
+    assert (event["reason"], event["involvedObject"]["uid"]) == ("Training", UID)
+    server.failures["POST", EVENTS] = 403
+    await cluster.record_event(make_job(), transition, NOW, "b")
+    assert "event Training of team/demo" in caplog.text
+
+
+async def test_a_missing_claim_is_none_and_a_forbidden_one_an_error(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    assert await cluster.read_claim("team", "none") is None
+    server.failures["GET", f"{claims_path('team')}/none"] = 403
+    with pytest.raises(ApiError):
+        await cluster.read_claim("team", "none")

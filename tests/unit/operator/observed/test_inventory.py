@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.observed.inventory import REMEMBERED_DECISIONS
+from finetune_operator.sizing.decision import SizingRequest
+from finetune_operator.sizing.gpus.profiles import GpuProfile
+from finetune_operator.sizing.memory.shape import model_shape
+
+from tests.support.operator import CONFIG, make_inventory, make_node, make_spec
+
+GPU = "nvidia.com/gpu"
+
+
+def make_request(**spec: object) -> SizingRequest:
+    return SizingRequest(FineTuneJobSpec.parse(make_spec(**spec)), model_shape(CONFIG), 60)
+
+
+def test_offers_come_from_nodes_and_from_gpu_profiles() -> None:
+    profile = GpuProfile(name="l4-pool", product="NVIDIA L4", labels={"pool": "l4"})
+    inventory = make_inventory(make_node(), profiles=(profile,))
+    assert [(offer.node, offer.profile) for offer in inventory.offers(GPU)] == [
+        ("gpu1", None),
+        (None, "l4-pool"),
+    ]
+    assert inventory.offers("amd.com/gpu") == ()
+    assert inventory.asked_for == {GPU, "amd.com/gpu"}
+
+
+def test_a_node_has_its_own_offers_and_no_node_has_none() -> None:
+    inventory = make_inventory(make_node(), make_node("gpu2"))
+    assert [offer.node for offer in inventory.offers_of(make_node("gpu2"), GPU)] == ["gpu2"]
+    assert inventory.offers_of(None, GPU) == ()
+
+
+def test_jobs_that_differ_only_in_irrelevant_fields_share_one_decision() -> None:
+    inventory = make_inventory(make_node())
+    first = inventory.decide(make_request())
+    assert inventory.decide(make_request(training={"seed": 7, "learningRate": 1e-5})) is first
+    assert inventory.decide(make_request(resources={"priorityClassName": "high"})) is first
+    assert inventory.decide(make_request(resources={"nodeSelector": {"pool": "a"}})) is not first
+    assert inventory.decide(make_request(training={"lora": {"rank": 64}})) is not first
+
+
+def test_other_nodes_keep_the_computed_values() -> None:
+    inventory = make_inventory(make_node())
+    first = inventory.decide(make_request())
+    other = inventory.with_nodes({})
+    assert other.nodes == {}
+    assert other.decide(make_request()) is first
+
+
+def test_remembered_decisions_are_bounded() -> None:
+    inventory = make_inventory()
+    first = inventory.decide(make_request())
+    for length in range(100, 100 + REMEMBERED_DECISIONS):
+        inventory.decide(make_request(training={"maximumLength": length}))
+    assert inventory.decide(make_request()) is not first

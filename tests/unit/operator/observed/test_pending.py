@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from finetune_operator.api.reasons import Reason
+from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.observed.pending import why_waiting
+
+from tests.support.operator import NOW
+from tests.support.world import started
+
+
+def make_child() -> ChildJob:
+    return started().children["demo-prepare-0"]
+
+
+def make_pod(**changes: Any) -> Pod:
+    return replace(started().run_pod("demo-prepare-0"), **changes)
+
+
+@pytest.mark.parametrize(("seconds", "reported"), [(0, False), (29, False), (30, True), (95, True)])
+def test_a_job_without_a_pod_is_reported_after_thirty_seconds(seconds: int, *, reported: bool) -> None:
+    found = why_waiting(make_child(), (), NOW + timedelta(seconds=seconds))
+    assert (found is not None) == reported
+    if found is not None:
+        assert found.reason is Reason.CHILD_REFUSED
+        # The message changes every half minute only, so that the status is not written at each look.
+        assert f"no pod for {seconds // 30 * 30} s" in found.message
+
+
+def test_a_suspended_job_has_no_pod_on_purpose() -> None:
+    suspended = replace(make_child(), suspended=True)
+    assert why_waiting(suspended, (), NOW + timedelta(hours=1)) is None
+
+
+def test_the_newest_pod_counts() -> None:
+    stuck = make_pod(unschedulable="0/3 nodes are available")
+    newer = make_pod(created=NOW + timedelta(seconds=5))
+    assert why_waiting(make_child(), (newer, stuck), NOW) is None
+    found = why_waiting(make_child(), (newer, replace(stuck, created=NOW + timedelta(seconds=9))), NOW)
+    assert found is not None
+    assert found.reason is Reason.UNSCHEDULABLE
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing", "CrashLoopBackOff"])
+def test_a_pod_that_is_starting_normally_is_not_stuck(reason: str) -> None:
+    assert why_waiting(make_child(), (make_pod(waiting=(reason, "")),), NOW) is None
+
+
+def test_a_pod_without_its_image_is_stuck() -> None:
+    found = why_waiting(make_child(), (make_pod(waiting=("ErrImagePull", "no such image")),), NOW)
+    assert found is not None
+    assert found.reason is Reason.POD_STUCK
+    assert found.message.endswith("ErrImagePull: no such image")

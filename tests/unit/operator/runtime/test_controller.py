@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
+from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime import controller as controller_module
+from finetune_operator.runtime.controller import REJECTION_DELAY, Controller
+from finetune_operator.runtime.metrics import OperatorMetrics
+from prometheus_client import CollectorRegistry
+
+from tests.support.api_server import ObjectServer, serving
+from tests.support.clock import Clock
+from tests.support.operator import NOW, SETTINGS, UID, make_node, make_spec
+
+KEY = ("team", "demo")
+JOBS, CHILDREN, CLAIMS = jobs_path("team"), batch_jobs_path("team"), claims_path("team")
+CHILD = f"{CHILDREN}/demo-prepare-0"
+
+
+class Metrics(OperatorMetrics):
+    """Records the results of reconciles and signals each of them."""
+
+    def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
+        self.results: list[str] = []
+        self.changed = asyncio.Event()
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        super().reconciled(result, seconds)
+        self.results.append(result)
+        self.changed.set()
+
+
+class Parts:
+    """A controller of one FineTuneJob and everything around it."""
+
+    def __init__(self, server: ObjectServer, cluster: Cluster) -> None:
+        self.server = server
+        self.now: datetime = NOW
+        self.metrics = Metrics()
+        gpus = GpuStore((), allow_time_slicing=False)
+        gpus.put(make_node())
+        self.clock = Clock()
+        self.store = Store(gpus)
+        self.queue: WorkQueue[Key] = WorkQueue(self.metrics, self.clock)
+        self.informer = Informer(self.store, gpus, self.queue, cluster, "")
+        self.controller = Controller(
+            store=self.store,
+            queue=self.queue,
+            cluster=cluster,
+            informer=self.informer,
+            settings=SETTINGS,
+            metrics=self.metrics,
+            now=lambda: self.now,
+            clock=self.clock,
+        )
+        body = {"metadata": {"name": "demo", "namespace": "team", "uid": UID}, "spec": make_spec()}
+        self.informer.put_job(server.put(JOBS, body))
+
+    def writes(self) -> list[tuple[str, str]]:
+        """Method and path of every write but those of Events."""
+        return [
+            (method, path)
+            for method, path in self.server.requests
+            if method != "GET" and not path.endswith("/events")
+        ]
+
+    async def work_once(self) -> str:
+        """Let a worker reconcile one key; returns the result."""
+        self.metrics.changed.clear()
+        before = len(self.metrics.results)
+        worker = asyncio.create_task(self.controller.work())
+        await asyncio.wait_for(self.metrics.changed.wait(), 10)
+        worker.cancel()
+        with suppress(asyncio.CancelledError):
+            await worker
+        # The worker may have begun another reconcile, which the cancellation ended.
+        return self.metrics.results[before]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Parts]:
+    server = ObjectServer()
+    async with serving(server) as api:
+        yield Parts(server, Cluster(api, "replica"))
+
+
+@pytest.fixture
+def decisions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `decide` has returned so far."""
+    found: list[Any] = []
+    original = decide
+
+    def recording(*arguments: Any) -> Any:
+        found.append(original(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(controller_module, "decide", recording)
+    return found
+
+
+async def test_the_status_is_written_before_the_claim_and_the_job_are_created() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        assert parts.writes() == [("PATCH", f"{JOBS}/demo/status"), ("POST", CLAIMS), ("POST", CHILDREN)]
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert [child.name for child in observation.children] == ["demo-prepare-0"]
+        assert observation.claim is not None
+        assert len(parts.queue) == 1, "the new Job is followed at once"
+
+
+async def test_a_decision_that_lacks_nothing_is_computed_once(decisions: list[Any]) -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        assert len(decisions) == 2, "a start needs the volumes"
+        await parts.controller.reconcile(KEY)
+        assert len(decisions) == 3
+        reads = len(parts.server.requests)
+        await parts.controller.reconcile(KEY)
+        assert len(decisions) == 4
+        assert len(parts.server.requests) == reads, "nothing has changed, so nothing is read or written"
+
+
+async def test_a_lost_job_is_read_again_before_it_counts(decisions: list[Any]) -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        await parts.controller.reconcile(KEY)
+        (child,) = parts.store.observe(KEY).children  # type: ignore[union-attr]  # it has just been created
+        # The watch says that the Job does not exist any more; the API server still has it.
+        parts.store.remove_child(KEY, child.uid)
+        del decisions[:]
+        labels = parts.server.objects[CHILD]["metadata"]["labels"]
+        assert labels["finetune.dev/job"] == "demo"
+        await parts.controller.reconcile(KEY)
+        assert len(decisions) == 2
+        job = parts.server.objects[f"{JOBS}/demo"]
+        assert "attempts" not in job["status"]
+
+
+async def test_a_rejected_child_is_shown_and_tried_again_later() -> None:
+    async with running() as parts:
+        parts.server.failures["POST", CHILDREN] = 403
+        await parts.controller.reconcile(KEY)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert observation.rejection is not None
+        assert observation.rejection.retry_time == NOW + REJECTION_DELAY
+        seconds = await parts.controller.reconcile(KEY)
+        assert seconds == REJECTION_DELAY.total_seconds()
+        status = parts.server.objects[f"{JOBS}/demo"]["status"]
+        assert {entry["reason"] for entry in status["conditions"][:2]} == {"ChildRefused"}
+        parts.server.failures.clear()
+        parts.now += timedelta(seconds=15)
+        await parts.controller.reconcile(KEY)
+        assert CHILD in parts.server.objects
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert observation.rejection is None
+
+
+async def test_an_unknown_job_is_ignored() -> None:
+    async with running() as parts:
+        assert await parts.controller.reconcile(("team", "none")) is None
+        assert parts.server.requests == []
+
+
+async def test_a_conflict_is_tried_again_and_counts_as_a_requeue() -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 409
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "requeue"
+        del parts.server.failures["PATCH", f"{JOBS}/demo/status"]
+        parts.clock.now += 1
+        assert await parts.work_once() == "requeue_after"
+        assert CHILD in parts.server.objects
+
+
+async def test_an_error_in_one_job_does_not_stop_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 401
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "error"
+        assert "reconciling team/demo failed" in caplog.text
+        parts.server.failures.clear()
+        parts.clock.now += 1
+        assert await parts.work_once() == "requeue_after"
+        assert CHILD in parts.server.objects
