@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -31,9 +30,14 @@ def fit(tokenizers: RealTokenizers, case: Case) -> Any:
     special = set(case.special) | set(case.stops) | set(_CONTROL.findall(case.source))
     special.update(token for token in (case.eos, case.bos) if token)
     plain = set(case.plain) | {tag for tag in ("<think>", "</think>") if tag in case.source}
-    tokenizer = _fitted(
-        tokenizers, case.vocabulary, tuple(sorted(special)), tuple(sorted(plain)), case.strips
-    )
+    tokenizer = tokenizers.load(case.vocabulary)
+    tokens = [
+        AddedToken(text, special=text not in plain, normalized=False, rstrip=text in case.strips)
+        for text in (*sorted(special), *sorted(plain))
+        if text in case.strips or not _knows(tokenizer, text)
+    ]
+    tokenizer.add_tokens(tokens)
+    tokenizer.init_kwargs.setdefault("bos_token", None)
     tokenizer.eos_token = case.eos or tokenizer.init_kwargs["eos_token"]
     tokenizer.bos_token = case.bos or tokenizer.init_kwargs["bos_token"]
     if tokenizer.bos_token is None and "bos_token" in case.source:
@@ -42,24 +46,11 @@ def fit(tokenizers: RealTokenizers, case: Case) -> Any:
     return tokenizer
 
 
-@lru_cache(maxsize=2)
-def _fitted(
-    tokenizers: RealTokenizers,
-    vocabulary: str,
-    special: tuple[str, ...],
-    plain: tuple[str, ...],
-    strips: tuple[str, ...],
-) -> Any:
-    tokenizer = tokenizers.load(vocabulary)
-    known = set(tokenizer.get_vocab())
-    tokens = [
-        AddedToken(text, special=text not in plain, normalized=False, rstrip=text in strips)
-        for text in (*special, *plain)
-        if text not in known or text in strips
-    ]
-    tokenizer.add_tokens(tokens)
-    tokenizer.init_kwargs.setdefault("bos_token", None)
-    return tokenizer
+def _knows(tokenizer: Any, text: str) -> bool:
+    # A dictionary of all tokens would take half a second to make.
+    if tokenizer.is_fast:
+        return tokenizer.backend_tokenizer.token_to_id(text) is not None
+    return text in tokenizer.get_vocab()
 
 
 def stop_ids(tokenizer: Any, case: Case) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
@@ -51,11 +50,11 @@ class Encoder:
         if self._backend is None:
             return
         self._cut = None
-        added = json.loads(self._backend.to_str())["added_tokens"]
-        if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in added):
+        added = self._backend.get_added_tokens_decoder().values()
+        if any(token.lstrip or token.rstrip or token.single_word for token in added):
             return
-        raw = {token["content"] for token in added if not token["normalized"]}
-        contents = [token["content"] for token in added]
+        raw = {token.content for token in added if not token.normalized}
+        contents = [token.content for token in added]
         cuts = sorted(
             token
             for token in set(tokens) & raw

@@ -1,1 +1,1 @@
-"""Files to rows: containers, JSON, CSV and Parquet, with row numbers and reasons for rejection."""
+"""Read rows from dataset files (JSON, CSV, Parquet), with a number and a verdict for each row."""

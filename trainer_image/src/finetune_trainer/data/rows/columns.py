@@ -1,4 +1,4 @@
-"""Names of columns by which a dataset's rows are recognized."""
+"""Column names that identify the format of a dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTRUCTION_INPUTS = ("input", "context")
 INSTRUCTION_OUTPUTS = ("output", "response")
 PREFERENCE = ("chosen", "rejected")
 TEXT = "text"
-# Text that a question may hang on: leaving it out would train on something else than the row says.
+# A question may depend on this text. Without it, the model would learn another row than the one given.
 CONTEXT = ("context", "passage", "document", "documents", "choices", "options")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 
@@ -37,5 +37,5 @@ KNOWN = frozenset(
         TEXT,
     }
 )
-# Members of an object that is no row itself but holds the list of rows.
+# Members that hold the list of rows in an object that is not a row itself.
 LISTS_OF_ROWS = ("data", "rows", "examples", "records", "items", "samples", "instances", "train")

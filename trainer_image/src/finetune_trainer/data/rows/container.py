@@ -1,4 +1,4 @@
-"""What a dataset file is, told from its first bytes: names and endings of files say nothing reliable."""
+"""Detects the layout of a dataset file from its first bytes; file names and extensions are not reliable."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 class Container(Enum):
-    """How rows are laid out in a file."""
+    """The ways in which a file can hold rows."""
 
     LINES = "one JSON object a line"
     ARRAY = "a JSON array of objects"
@@ -70,7 +70,7 @@ class Container(Enum):
 
 @dataclass(frozen=True)
 class Layout:
-    """A container; `start` is the offset of its first value or of the list of rows, `delimiter` that of a table."""
+    """A container, the byte offset `start` of its first value or list of rows, and the `delimiter` of a table."""
 
     container: Container
     start: int = 0
@@ -78,9 +78,9 @@ class Layout:
 
 
 def recognize(head: bytes, name: str, *, whole: bool) -> Layout:
-    """Tell the layout from a file's first HEAD_LENGTH decompressed bytes; `whole` if there are no more.
+    """Detect the layout from a file's first HEAD_LENGTH decompressed bytes; `whole` says that there are no more.
 
-    Text of which nothing better can be said is taken for lines of JSON, so that each line gets its own verdict.
+    Text of unknown layout counts as lines of JSON, so that each line gets its own verdict.
     Raises StageError(MalformedDataset) for files that are known to be something else.
     """
     start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
@@ -114,7 +114,7 @@ def _table_or_lines(head: bytes, start: int, name: str) -> Layout:
 
 
 def _array_or_lines(head: bytes, start: int, whole: bool) -> Layout:  # noqa: FBT001 -- called through a table
-    """An array, unless it ends on the first line with more behind it, or most lines are objects of their own."""
+    """Return an array, unless it ends on the first line and more follows, or most lines are complete objects."""
     line, _, others = head[start:].partition(b"\n")
     if line.strip() == b"[" or (not others and not whole):
         array = True
@@ -129,7 +129,7 @@ def _array_or_lines(head: bytes, start: int, whole: bool) -> Layout:  # noqa: FB
 
 
 def _items_end(head: bytes, start: int) -> bool:
-    """Whether the array that begins at `start` is one apart from what stands inside its items."""
+    """Return True if the array that begins at `start` is well-formed, whatever its items contain."""
     scanner = JsonScanner(io.BytesIO(head), HEAD_LENGTH, start)
     try:
         for _ in scanner.items():
@@ -140,7 +140,7 @@ def _items_end(head: bytes, start: int) -> bool:
 
 
 def _objects_or_lines(head: bytes, start: int, whole: bool) -> Layout:  # noqa: FBT001 -- as above
-    """One object a line, unless the first object goes on for several lines, or is alone and holds the rows."""
+    """Return one object a line, unless the first object spans several lines, or is the only one and holds the rows."""
     line, _, others = head[start:].partition(b"\n")
     alone = whole and not others.strip()
     if _is_json(line) and not alone:
@@ -159,7 +159,7 @@ def _objects_or_lines(head: bytes, start: int, whole: bool) -> Layout:  # noqa: 
 
 
 def _first_value(head: bytes, start: int) -> bytes:
-    """The value that begins at `start`, empty if it does not end in the head."""
+    """Return the value that begins at `start`, or b"" if it does not end within the head."""
     try:
         return JsonScanner(io.BytesIO(head), HEAD_LENGTH, start).value().raw or b""
     except ScanError:
@@ -167,7 +167,7 @@ def _first_value(head: bytes, start: int) -> bytes:
 
 
 def _list_of_rows(head: bytes, start: int) -> int | None:
-    """Offset of the list of rows in the object that begins at `start`; None if it is a row itself."""
+    """Return the offset of the list of rows in the object that begins at `start`; None if the object is a row."""
     try:
         for raw, offset in JsonScanner(io.BytesIO(head), HEAD_LENGTH, start).members():
             name = raw.strip(b'"').decode("utf-8", "replace")
@@ -176,7 +176,7 @@ def _list_of_rows(head: bytes, start: int) -> int | None:
             if name in LISTS_OF_ROWS and re.match(rb"\[\s*[{\]]", head[offset:]):
                 return offset
     except ScanError:
-        # Cut off, or no object: what reads it says so with the place.
+        # The object is cut off or is none. Whoever reads it later reports the place.
         return None
     return None
 
@@ -190,7 +190,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _lines_are_objects(lines: Sequence[bytes]) -> list[bool]:
-    """For the first non-blank lines, the last of which may be cut off, whether each is a JSON object."""
+    """Return for each of the first non-blank lines whether it is a JSON object; the last may be cut off."""
     looked_at = [line for line in lines[: 2 * _LINES_LOOKED_AT] if line.strip()][:_LINES_LOOKED_AT]
     return [line.lstrip().startswith(b"{") and _is_json(line) for line in looked_at]
 
@@ -203,9 +203,9 @@ def _foreign(name: str, what: str) -> StageError:
 
 
 def _delimiter(text: bytes) -> str | None:
-    """The separator of a table whose header is this text's first line; None if it is no header.
+    """Return the separator if this text's first line is the header of a table, else None.
 
-    A header names a column that is known, or at least two columns with a second line that has as many fields.
+    A header names a known column. It may also name two or more others if the second line has as many fields.
     """
     decoded = text.decode("utf-8", "replace")
     for delimiter in _DELIMITERS:

@@ -1,4 +1,4 @@
-"""Rows of a table of separated values: RFC 4180, with the separator that its header shows."""
+"""Reads rows of separated values as RFC 4180 defines them, with the separator that the header shows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SKIP = 1 << 20
 def csv_rows(
     source: PlainBytes, name: str, layout: Layout, maximum: int
 ) -> Iterator[tuple[int, dict[str, str] | RowRejected, int]]:
-    """Yield number (header and blank lines not counted), values by column, and bytes of the file consumed.
+    """Yield each row's number, its values by column, and the bytes of the file consumed so far.
 
-    A row of more than `maximum` bytes is refused. Raises StageError(MalformedDataset) for a header with equal
-    names, and for a quote that opens a field which does not end.
+    Header and blank lines are not counted. A row of more than `maximum` bytes is rejected.
+    Raises StageError(MalformedDataset) if two columns have the same name, or if a quoted field does not end.
     """
     lines = _Lines(source, layout.start, maximum)
     csv.field_size_limit(maximum)
@@ -47,7 +47,7 @@ def csv_rows(
             if lines.ended or "field larger" in str(error):
                 raise StageError(
                     Reason.MALFORMED_DATASET,
-                    f"{name} must close every quote, found none behind the one opened in row {number} "
+                    f"{name} must close every quote, found no end of the quote opened in row {number} "
                     f"(line {first_line}); double the quotes inside quoted fields",
                 ) from error
             through = f"lines {first_line} to {reader.line_num}: " if reader.line_num > first_line else ""
@@ -63,7 +63,7 @@ def csv_rows(
             value = RowRejected(RowReason.ROW_TOO_LARGE, f"line {first_line}", f"more than {maximum} bytes")
         elif len(fields) != len(columns):
             value = _rejected(
-                first_line, f"must have {len(columns)} fields as the header has, found {len(fields)}"
+                first_line, f"must have {len(columns)} fields like the header, found {len(fields)}"
             )
         else:
             value = _row(columns, fields, first_line)
@@ -75,13 +75,14 @@ def _rejected(line: int, detail: str) -> RowRejected:
 
 
 def _columns(header: list[str], name: str) -> list[str]:
-    """Column names without white space around them; known ones in small letters, as spreadsheets have them."""
+    """Return the column names, stripped; known names in lower case, since spreadsheets often capitalize them."""
     columns = [column.strip() for column in header]
     columns = [column.lower() if column.lower() in KNOWN else column for column in columns]
     twice = next((column for column in columns if column and columns.count(column) > 1), None)
     if twice is not None:
         raise StageError(
-            Reason.MALFORMED_DATASET, f"the columns of {name} must have different names, found two {twice!r}"
+            Reason.MALFORMED_DATASET,
+            f"the columns of {name} must have different names, found {twice!r} twice",
         )
     return columns
 
@@ -101,10 +102,10 @@ def _row(columns: list[str], fields: list[str], line: int) -> dict[str, str] | R
 
 
 class _Lines:
-    """A file's lines as text. Bytes that are not UTF-8 become lone surrogates, which no UTF-8 text holds.
+    """Lines of a file as text. Bytes that are not UTF-8 become lone surrogates, which UTF-8 text never contains.
 
-    Of a line that is too large only its quotes are given, so that the rows around it stay what they are; its
-    number is put into `too_large`.
+    A line that is too large is reduced to its quotes, so that the rows around it keep their borders. Its number goes
+    into `too_large`.
     """
 
     def __init__(self, source: PlainBytes, start: int, maximum: int) -> None:

@@ -1,4 +1,4 @@
-"""A dataset file as a stream of plain bytes, whatever it is compressed with."""
+"""Opens a dataset file as a stream of plain bytes, whatever its compression."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EXPANSION_FACTOR = 20  # text compresses to a third or a tenth; whole files of repeated rows to a twentieth
+EXPANSION_FACTOR = 20  # text shrinks to a third or a tenth, files of repeated rows to a twentieth
 _DEFAULT_MAXIMUM = 1 << 40
 _BUFFER = 256 * 1024
 _MAGIC_LENGTH = 4
@@ -22,10 +22,10 @@ _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f
 
 
 class Budget:
-    """How many decompressed bytes a dataset may have; 2^40 where nobody says.
+    """Counts decompressed bytes against a maximum, by default 2^40.
 
-    PREPARE allows EXPANSION_FACTOR times the limit on the files themselves, so that a few megabytes that unpack to
-    terabytes end as DatasetTooLarge. Memory does not depend on it: rows are streamed.
+    PREPARE allows EXPANSION_FACTOR times the limit on the files themselves. A few megabytes that unpack to terabytes
+    thus end as DatasetTooLarge. Memory does not depend on the maximum, because rows are streamed.
     """
 
     def __init__(self, maximum: int = _DEFAULT_MAXIMUM) -> None:
@@ -33,7 +33,7 @@ class Budget:
         self._left = maximum
 
     def spend(self, size: int) -> None:
-        """Count `size` decompressed bytes. Raises StageError(DatasetTooLarge) when there are too many."""
+        """Count `size` decompressed bytes. Raises StageError(DatasetTooLarge) if the maximum is exceeded."""
         self._left -= size
         if self._left < 0:
             raise StageError(
@@ -44,7 +44,7 @@ class Budget:
 
 
 class PlainBytes:
-    """An open file's decompressed bytes, buffered. `codec` is None, gzip or zstd."""
+    """The decompressed bytes of an open file, buffered. `codec` is None, gzip or zstd."""
 
     def __init__(self, file: io.BufferedReader[Any], raw: io.BufferedReader[Any], codec: str | None) -> None:
         self.codec = codec
@@ -61,16 +61,16 @@ class PlainBytes:
 
     @property
     def position(self) -> int:
-        """Bytes of the file itself consumed so far; behind `codec` exact to its buffer."""
+        """Bytes of the file itself consumed so far; with a `codec`, exact to the size of its buffer."""
         return self._raw.tell()
 
 
 @contextmanager
 def open_plain(path: Path, budget: Budget) -> Iterator[PlainBytes]:
-    """Open a file, gzip (of any number of members) and zstd (of any number of frames) decompressed.
+    """Open a file; gzip with any number of members and zstd with any number of frames are decompressed.
 
-    The content decides, not the name. While it is read, StageError is raised with MalformedDataset where the
-    compressed data ends early or is broken, and with DatasetTooLarge where `budget` is spent.
+    The content decides, not the name. Reading raises StageError(MalformedDataset) if the compressed data is broken or
+    ends early, and StageError(DatasetTooLarge) if `budget` is spent.
     """
     with path.open("rb") as file:
         codec = _codec(file.read(_MAGIC_LENGTH))
@@ -91,7 +91,7 @@ def _codec(magic: bytes) -> str | None:
 
 
 class _Decompressed(io.RawIOBase):
-    """Arrow's streaming decompressor as a raw stream; it says where a stream ends early, other readers do not."""
+    """Arrow's streaming decompressor as a raw stream. Unlike other readers, it reports a stream that ends early."""
 
     def __init__(self, name: str, file: io.BufferedReader, codec: str, budget: Budget) -> None:
         import pyarrow as pa  # noqa: PLC0415 -- costs 0.2 s, and most datasets are plain text
@@ -109,7 +109,7 @@ class _Decompressed(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except OSError as error:
-            if error.errno is not None:  # the disk's, not the decompressor's
+            if error.errno is not None:  # an error of the disk, not of the decompressor
                 raise
             raise StageError(
                 Reason.MALFORMED_DATASET,

@@ -1,7 +1,7 @@
-"""Finds the values of a JSON text piece by piece, so that an array of any size is read in constant memory.
+"""Finds the values of a JSON text one by one, so that an array of any size is read in constant memory.
 
-Only quotes and brackets are looked at: where a value ends can be told without parsing it, and a value that is not
-JSON inside its brackets costs itself alone. Between the values the text is strict.
+Only quotes and brackets matter here: the end of a value is found without parsing the value. A value that is not JSON
+inside its brackets therefore costs only itself. Between the values, the text must be strict JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 
 
 class Readable(Protocol):
-    """What gives bytes; b"" at its end."""
+    """A source of bytes; it returns b"" at its end."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes."""
@@ -45,7 +45,7 @@ class Place:
     column: int
 
     def after(self, text: str) -> Place:
-        """The place behind `text`, which begins here."""
+        """Return the place after `text`, which begins here."""
         lines = text.count("\n")
         if not lines:
             return Place(self.line, self.column + len(text))
@@ -57,17 +57,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Value:
-    """A value's place and its bytes, None where it has more than the scanner keeps."""
+    """A value's place and its bytes; None if it has more bytes than the scanner keeps."""
 
     place: Place
     raw: bytes | None
 
 
 class JsonScanner:
-    """Walks through a JSON text. `maximum` is how many bytes of a value are kept."""
+    """Walks through a JSON text. At most `maximum` bytes of a value are kept."""
 
     def __init__(self, source: Readable, maximum: int, start: int = 0) -> None:
-        """Begin `start` bytes behind the beginning of `source`."""
+        """Begin at byte `start` of `source`."""
         self._source = source
         self._maximum = maximum
         self._buffer = b""
@@ -81,7 +81,7 @@ class JsonScanner:
         self._position = start
 
     def items(self) -> Iterator[Value]:
-        """Yield the items of the array that begins here, and move behind it. Raises ScanError."""
+        """Yield the items of the array that begins here, and move past it. Raises ScanError."""
         self._expect(b"[", "an array")
         if self.peek() == b"]":
             self._position += 1
@@ -114,7 +114,7 @@ class JsonScanner:
                 self._expect(b",", "a comma or the end of the object")
 
     def peek(self) -> bytes:
-        """Pass over white space; the next byte, b"" at the end."""
+        """Skip white space and return the next byte, b"" at the end."""
         while True:
             match = _SPACE.match(self._buffer, self._position)
             self._position = match.end() if match else self._position
@@ -122,7 +122,7 @@ class JsonScanner:
                 return self._buffer[self._position : self._position + 1]
 
     def value(self) -> Value:
-        """Pass over the value that begins here, whether or not it is JSON inside. Raises ScanError at its want."""
+        """Skip the value that begins here, even if it is not JSON inside. Raises ScanError if there is none."""
         first = self.peek()
         place = self.place()
         if not first or first in b",:]}":
@@ -145,14 +145,14 @@ class JsonScanner:
         return Value(place, self._buffer[start : self._position])
 
     def _pass_string(self) -> bool:
-        """Pass over the string that begins here; False if it does not end."""
+        """Skip the string that begins here. Return False if it does not end."""
         self._position += 1
         while True:
             end = self._buffer.find(b'"', self._position)
             passed = self._buffer[self._position : None if end < 0 else end]
             backslashes = len(passed) - len(passed.rstrip(b"\\"))
             if end < 0:
-                # A backslash that has no partner yet belongs to the character that is read next.
+                # An unpaired backslash belongs to the next character, which is not read yet.
                 self._position = len(self._buffer) - backslashes % 2
                 if not self._more_of_value():
                     return False
@@ -162,9 +162,9 @@ class JsonScanner:
                     return True
 
     def _pass_nested(self, opening: bytes) -> bool:
-        """Pass over the object or array that begins here; False if it does not end.
+        """Skip the object or array that begins here. Return False if it does not end.
 
-        Brackets of the other kind are not looked at: one too many inside an object must not cost its neighbours.
+        Brackets of the other kind are ignored: a surplus one inside an object must not cost its neighbors.
         """
         brackets = _BRACES if opening == b"{" else _BRACKETS
         depth = 0
@@ -192,7 +192,7 @@ class JsonScanner:
                 return True
 
     def _more_of_value(self) -> bool:
-        """Read on; what lies before the value is forgotten, and the value too once it is too large."""
+        """Read on, and forget what lies before the value, and the value itself once it is too large."""
         start = self._kept_from
         if start is not None and len(self._buffer) - start > self._maximum:
             start = self._kept_from = None
@@ -211,7 +211,7 @@ class JsonScanner:
         raise ScanError(place, f"at most {maximum} bytes may follow the list of rows")
 
     def place(self) -> Place:
-        """Where the scanner stands."""
+        """Return the scanner's current place."""
         passed = self._buffer[self._counted : self._position]
         lines = passed.count(b"\n")
         tail = passed[passed.rfind(b"\n") + 1 :] if lines else passed
@@ -233,7 +233,7 @@ class JsonScanner:
         self._position += 1
 
     def _more(self, keep_from: int) -> bool:
-        """Read on, forgetting the buffer before `keep_from`; False at the end of the source."""
+        """Read on, and forget the buffer before `keep_from`. Return False at the end of the source."""
         size = max(_CHUNK, len(self._buffer) - keep_from)
         chunk = self._source.read(size)
         if not chunk:

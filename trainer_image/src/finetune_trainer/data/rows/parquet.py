@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, read batch by batch."""
+"""Reads the rows of a Parquet file batch by batch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _COPY = 1 << 20
 def parquet_rows(
     path: Path, budget: Budget, spool: Path
 ) -> Iterator[tuple[int, dict[str, Any] | RowRejected, int]]:
-    """Yield number, values by column, and a share of the file's bytes in proportion to the rows read.
+    """Yield each row's number, its values by column, and the file's bytes in proportion to the rows read.
 
-    Members of structs that are null are left out: Parquet gives every struct of a column the members of all of
-    them. Dates become text in ISO 8601; NaN is no value. A row with bytes in a text column that are not UTF-8 is
-    refused; binary values, such as images, are left as bytes. Raises StageError(MalformedDataset).
+    Null members of structs are left out, because Parquet gives every struct of a column the members of all of them.
+    Dates become text in ISO 8601, and NaN becomes null. A row whose text column holds bytes that are not UTF-8 is
+    rejected. Binary values, such as images, stay bytes. Raises StageError(MalformedDataset).
     """
     size = path.stat().st_size
     number = 0
@@ -72,7 +72,7 @@ def _not_utf8(batch: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types; bytes that are UTF-8 as text, since old writers mark text so; others as they are."""
+    """Return the value in JSON types. Bytes become text if they are UTF-8, because old writers store text as bytes."""
     if isinstance(value, dict):
         value = {str(_plain(key)): _plain(item) for key, item in value.items() if item is not None}
     elif isinstance(value, list | tuple):
@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 
 
 def _require_distinct_names(fields: Any) -> None:
-    """Refuse equal names in the table or one of its structs: rows would lose all but the last."""
+    """Raise ArrowInvalid for equal names in the table or one of its structs: rows would keep only the last."""
     names = [field.name for field in fields]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -105,7 +105,7 @@ def _require_distinct_names(fields: Any) -> None:
 
 @contextlib.contextmanager
 def _plain_file(path: Path, budget: Budget, spool: Path) -> Iterator[Path]:
-    """The file itself, or where it is compressed a temporary unpacked copy."""
+    """Yield the file itself, or a temporary unpacked copy if it is compressed."""
     with open_plain(path, budget) as source:
         if source.codec is None:
             yield path
@@ -119,9 +119,10 @@ def _plain_file(path: Path, budget: Budget, spool: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _arrow_errors(name: str) -> Iterator[None]:
-    """Arrow reports broken and unsupported files by these types; an OSError with a number is the disk's.
+    """Turn Arrow's errors for broken and unsupported files into StageError(MalformedDataset).
 
-    A UnicodeDecodeError comes from names of columns; those of values are caught where the row is known.
+    An OSError with a number comes from the disk and is raised again. A UnicodeDecodeError here comes from column names;
+    errors in values are caught earlier, where the row is known.
     """
     try:
         yield
@@ -137,5 +138,5 @@ def _arrow_errors(name: str) -> Iterator[None]:
         raise StageError(
             Reason.MALFORMED_DATASET,
             f"{name} must be a complete Parquet file that Arrow reads, found: {str(error).splitlines()[0]}; "
-            "upload it again, or write it anew with plain column types",
+            "upload it again, or rewrite it with plain column types",
         ) from error

@@ -1,8 +1,9 @@
-"""Rows of dataset files, one by one, whatever the files are and however many rows they have.
+"""Reads the rows of dataset files one by one, whatever the files' format and size.
 
-The content decides: JSON lines, a JSON array, JSON objects one after another, an object that holds a list of rows,
-CSV (or tabs or semicolons) and Parquet, each plain or compressed with gzip or zstd. A row that cannot be read is
-refused and costs itself alone; where nothing behind a fault can be trusted, reading ends with a StageError.
+The content decides the format: JSON lines, a JSON array, JSON objects one after another, an object that holds a list
+of rows, CSV (also with tabs or semicolons) and Parquet. Each may be compressed with gzip or zstd.
+A row that cannot be read is rejected and costs only itself. If nothing after a fault can be trusted, reading ends
+with a StageError.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ _UTF_16_REJECTED = RowRejected(
 )
 _TOO_LARGE = RowRejected(RowReason.ROW_TOO_LARGE, "row", f"more than {MAXIMUM_ROW_BYTES} bytes")
 
-# A row's number within its file, its object or rejection, and the bytes of the file consumed.
+# A row's number within its file, its object or rejection, and the bytes of the file consumed so far.
 FileRow = tuple[int, dict[str, Any] | RowRejected, int]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its 1-based number, and its object or why there is none.
+    """One row: its 1-based number, and its object or the reason why there is none.
 
-    Numbers run on over all files. In a file of lines they are the numbers of the lines, blank ones counted; else
-    rows are counted (a table's header is none). `offset` is the number of bytes of all files read so far.
+    Numbers continue over all files. In a file of lines, the number is the line number, blank lines included. In other
+    files, rows are counted; the header of a table is not a row. `offset` is the bytes of all files read so far.
     """
 
     number: int
@@ -55,11 +56,11 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield the rows of all files in order, in memory that does not grow with their number.
 
-    `maximum_bytes` bounds what compressed files may unpack to in all. A compressed Parquet file, which can only be
-    read from its end, is unpacked to a temporary file in the folder `spool`, or beside the file itself.
+    All compressed files together may unpack to `maximum_bytes`. A compressed Parquet file is unpacked to a temporary
+    file in the folder `spool` (by default next to the file), because Parquet is read from its end.
 
-    Raises StageError with MalformedDataset where a file is not of a kind listed above, is cut off or is broken
-    between its rows, and with DatasetTooLarge.
+    Raises StageError(MalformedDataset) if a file has none of the formats listed above, is cut off, or is broken between
+    its rows. Raises StageError(DatasetTooLarge) if the files unpack to more.
     """
     budget = Budget() if maximum_bytes is None else Budget(maximum_bytes)
     first_number = first_byte = 0
@@ -74,9 +75,9 @@ def read_rows(
 
 
 def until_fault(rows: Iterable[Row], faults: list[StageError]) -> Iterator[Row]:
-    """The rows before the place where the files are broken; what is wrong there is put into `faults`.
+    """Yield the rows before the place where the files are broken, and append the error there to `faults`.
 
-    For whoever looks some rows ahead: raised at once, the fault would hide rows that are read but not worked on yet.
+    Readers that look ahead need this: an error raised at once would hide rows that are read but not yet processed.
     """
     try:
         yield from rows
@@ -98,7 +99,7 @@ def _file_rows(path: Path, budget: Budget, spool: Path) -> Iterator[FileRow]:
     if layout.container is Container.UTF_16:
         yield 1, _UTF_16_REJECTED, path.stat().st_size
     elif layout.container is Container.PARQUET:
-        # Reading tables takes libraries that the usual dataset does without.
+        # Most datasets do not need the libraries that read tables.
         from finetune_trainer.data.rows.parquet import parquet_rows  # noqa: PLC0415
 
         yield from parquet_rows(path, budget, spool)
@@ -152,13 +153,13 @@ def _values(source: PlainBytes, name: str, layout: Layout, head: bytes) -> Itera
     except ScanError as error:
         raise StageError(
             Reason.MALFORMED_DATASET,
-            f"{name} must be {layout.container.value}, found a fault behind row {number} at {error.place}: "
+            f"{name} must be {layout.container.value}, found a fault after row {number} at {error.place}: "
             f"{error.message}",
         ) from error
 
 
 def _require_end(layout: Layout, scanner: JsonScanner, head: bytes) -> None:
-    """Check what follows the last row. Raises ScanError."""
+    """Check the text after the last row. Raises ScanError."""
     if layout.container is Container.ARRAY and scanner.peek():
         raise ScanError(scanner.place(), "nothing may follow the array")
     if layout.container is Container.MEMBER:
@@ -166,20 +167,20 @@ def _require_end(layout: Layout, scanner: JsonScanner, head: bytes) -> None:
 
 
 def _require_object(before: bytes, scanner: JsonScanner) -> None:
-    """Check what stands around the list of rows: JSON, and no second list. Raises ScanError."""
+    """Check that the text around the list of rows is JSON without a second list. Raises ScanError."""
     place = scanner.place()
     try:
         rest = scanner.rest(_REST_OF_OBJECT)
         value = parse_json((before.removeprefix(BYTE_ORDER_MARK) + b"[]" + rest).decode("utf-8"))
     except (JsonError, UnicodeDecodeError) as error:
-        raise ScanError(place, "what stands around the list of rows must be JSON") from error
+        raise ScanError(place, "the text around the list of rows must be JSON") from error
     others = [
         key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)
     ]
     if others:
         raise ScanError(
             place,
-            f"there must be one list of rows, found another in {others[0]!r}: give it a file of its own",
+            f"there must be one list of rows, found another in {others[0]!r}: move it to a separate file",
         )
 
 
@@ -188,7 +189,7 @@ def _places_after(start: Place) -> Callable[[str], str]:
 
 
 def _parse_object(raw: bytes, locate: Callable[[str], str], whole: str) -> dict[str, Any]:
-    """Parse a row. `locate` names the place behind a text, `whole` the row's own place."""
+    """Parse a row. `locate` names the place after a text; `whole` is the place of the row."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

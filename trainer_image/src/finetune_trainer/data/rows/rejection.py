@@ -1,4 +1,4 @@
-"""Why a single row is refused. Each reason is documented in contract/reasons.json under `row`."""
+"""Reasons to reject a single row. contract/reasons.json documents each of them under `row`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RowReason(StrEnum):
-    """Reason of a refused row."""
+    """Reason why a row is rejected."""
 
     INVALID_JSON = "InvalidJson"
     INVALID_CSV = "InvalidCsv"
@@ -24,7 +24,7 @@ class RowReason(StrEnum):
     TOO_LONG = "TooLong"
 
 
-# Rows that could not even be read: too many of them mean another file, not another template.
+# These rows cannot be read at all. Many of them point to a wrong file, not to a wrong template.
 UNREADABLE = frozenset(
     {
         RowReason.INVALID_JSON,
@@ -37,7 +37,7 @@ UNREADABLE = frozenset(
 
 
 class RowRejected(Exception):  # noqa: N818 -- it is a verdict on the row, not an error of the program
-    """A row that cannot be proven. `field` names the place in the row, `detail` what was found there."""
+    """A row that cannot be proven. `field` names the place in the row; `detail` says what was found there."""
 
     def __init__(self, reason: RowReason, field: str, detail: str) -> None:
         super().__init__(f"{reason}: {field}: {detail}")
@@ -46,5 +46,5 @@ class RowRejected(Exception):  # noqa: N818 -- it is a verdict on the row, not a
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[RowRejected], tuple[RowReason, str, str]]:
-        """Exceptions are copied between processes by their arguments; ours is not its message."""
+        """Pickle rebuilds exceptions from their arguments; by default those are the message alone."""
         return RowRejected, (self.reason, self.field, self.detail)

@@ -1,7 +1,7 @@
-"""JSON as it is written in RFC 8259, with a place for every fault.
+"""Parses JSON as RFC 8259 defines it, and reports the place of each fault.
 
-Python's own parser also takes NaN and Infinity, keeps the last of two equal keys without a word, and fails with a
-RecursionError on deep nesting. A row of any of these kinds would be trained as something else than it says.
+Python's parser also accepts NaN and Infinity, silently keeps the last of two equal keys, and fails with a
+RecursionError on deep nesting. Such a row would be trained as something other than its text.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 import math
 from typing import Any
 
-MAXIMUM_DEPTH = 100  # what reads a row later (templates, canonical JSON) recurses a few frames per level
+MAXIMUM_DEPTH = 100  # later readers of a row (templates, canonical JSON) recurse a few frames per level
 
 
 class JsonError(ValueError):
-    """Text that is not JSON. `position` is the 0-based character at fault, None where the parser does not know."""
+    """Text that is not JSON. `position` is the 0-based character at fault; None if the parser does not know it."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -33,16 +33,16 @@ def parse_json(text: str) -> Any:
     except JsonError:
         raise
     except ValueError as error:
-        # Integers of more digits than the interpreter converts.
+        # The integer has more digits than the interpreter converts.
         raise JsonError("a number has too many digits") from error
-    # A text with few opening brackets cannot be deep; counting them costs next to nothing.
+    # A text with few opening brackets cannot be deep, and counting them is cheap.
     if text.count("{") + text.count("[") > MAXIMUM_DEPTH and _depth_exceeds(value, MAXIMUM_DEPTH):
         raise JsonError(_TOO_DEEP)
     return value
 
 
 def kind_of(value: Any) -> str:
-    """Name a parsed value in JSON's own terms: object, array, string, number, boolean or null."""
+    """Name the JSON type of a parsed value: object, array, string, number, boolean or null."""
     if value is None:
         return "null"
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
@@ -50,7 +50,7 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any, limit: int = 40) -> str:
-    """A value as ASCII JSON of at most `limit` characters, for messages: whatever it holds, it can be printed."""
+    """Return a value for messages, as ASCII JSON of at most `limit` characters, so that any value can be printed."""
     if isinstance(value, str):
         value = value[:limit]
     text = json.dumps(value, ensure_ascii=True, skipkeys=True, default=lambda item: type(item).__name__)
@@ -90,7 +90,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in value if keys.count(key) > 1)
-        raise JsonError(f"the key {shown(twice)} stands twice in one object")
+        raise JsonError(f"the key {shown(twice)} appears twice in one object")
     return value
 
 
