@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from finetune_trainer.contract.run_spec import RunSpec
@@ -12,11 +12,23 @@ from finetune_trainer.contract.run_spec import RunSpec
 from tests.support.repository import ROOT
 from tests.support.tiny_models import conversation_rows, write_rows, write_tiny_model
 
+if TYPE_CHECKING:
+    from tests.support.chat_templates.real_tokenizers import RealTokenizers
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Llama in bf16."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
+    """Return tokenizers with real vocabularies, each built once for all tests: the large ones take seconds."""
+    # The packages with the vocabularies take seconds to import.
+    from tests.support.chat_templates.real_tokenizers import RealTokenizers  # noqa: PLC0415 -- see above
+
+    return RealTokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ MAXIMUM_LENGTH = 2048
 
 
 @pytest.fixture(scope="module")
-def masker(tmp_path_factory: pytest.TempPathFactory) -> Masker:
-    tokenizer = RealTokenizers(tmp_path_factory.mktemp("tokenizers")).load("qwen")
+def masker(tokenizers: RealTokenizers) -> Masker:
+    tokenizer = tokenizers.load("qwen")
     tokenizer.chat_template = CHATML
     return Masker(ChatTemplate(tokenizer), MAXIMUM_LENGTH)
 

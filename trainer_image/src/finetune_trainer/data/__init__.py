@@ -1,1 +1,1 @@
-"""From bytes to labels: rows, conversations, chat templates, masks, dataset."""
+"""Turns the bytes of dataset files into token ids and labels: rows, conversations, chat templates, masks, dataset."""

@@ -41,11 +41,6 @@ _WORDS = (
 )
 
 
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
-    return RealTokenizers(tmp_path_factory.mktemp("tokenizers"))
-
-
 def random_texts(count: int) -> list[str]:
     """Return texts of words, white space and control tokens in any order."""
     source = random.Random(11)  # noqa: S311 -- texts for a test

@@ -55,19 +55,19 @@ def test_a_broken_file_starts_anew(tmp_path: Path, content: bytes) -> None:
 
 
 @given(
-    lots=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
+    keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
     fraction=st.floats(0.001, 0.5),
 )
-def test_the_lowest_lots_are_held_out(
-    tmp_path_factory: pytest.TempPathFactory, lots: list[int], fraction: float
+def test_the_conversations_with_the_lowest_keys_are_held_out(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[int], fraction: float
 ) -> None:
     ledger = RowLedger(tmp_path_factory.mktemp("ledger") / "rows.sqlite", "inputs")
-    for number, lot in enumerate(lots, start=1):
-        ledger.add(digest(number), "training", number, lot)
+    for number, key in enumerate(keys, start=1):
+        ledger.add(digest(number), "training", number, key)
     ledger.choose_held_out("training", fraction)
     chosen = list(ledger.held_out())
-    assert len(chosen) == max(1, round(fraction * len(lots)))
-    expected = sorted(range(1, len(lots) + 1), key=lambda row: (lots[row - 1], row))[: len(chosen)]
+    assert len(chosen) == max(1, round(fraction * len(keys)))
+    expected = sorted(range(1, len(keys) + 1), key=lambda row: (keys[row - 1], row))[: len(chosen)]
     assert chosen == sorted(expected)
     ledger.close()
 

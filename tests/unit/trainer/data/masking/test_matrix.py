@@ -1,4 +1,9 @@
-"""Every template of the matrix with every conversation, judged without the engine's code."""
+"""Every template of the matrix with its conversations, judged without the engine's code.
+
+`make test` gives each template a covering set: one conversation of every kind, and all of the kinds on which the template
+branches. Every pair of a template feature and a conversation occurs in some template. The other pairs differ from
+these only in words or length; `make test-full` renders the whole product.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,8 @@ from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 from tests.support.chat_templates import matrix
-from tests.support.chat_templates.adversarial_templates import adversarial_templates
-from tests.support.chat_templates.conversations import Sample, conversations
-from tests.support.chat_templates.other_families import other_families
+from tests.support.chat_templates.conversations import conversations
+from tests.support.chat_templates.covering import KINDS, covering_set, features
 from tests.support.chat_templates.real_tokenizers import RealTokenizers
 from tests.support.chat_templates.shapes import Case
 from tests.support.chat_templates.templates import TRL_TEMPLATES, cases
@@ -24,20 +28,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ACCEPTED_SHARE = 0.97
-# How a row may be refused for what its template does with it.
+# Reasons to reject a row because of what its template does with it.
 _TEMPLATE_REASONS = {
     RowReason.TEMPLATE_REFUSED,
     RowReason.CONTENT_NOT_RENDERED,
     RowReason.MASK_UNPROVABLE,
 }
-_ODD = {**other_families(), **adversarial_templates()}.keys()
 # Neighbours share a vocabulary and tokens, so that a worker builds few tokenizers.
 _NAMES = sorted(cases(), key=lambda name: (cases()[name].vocabulary, name.replace("_training", "")))
-
-
-@pytest.fixture(scope="session")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
-    return RealTokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 def masker_for(tokenizers: RealTokenizers, case: Case) -> tuple[Any, Masker]:
@@ -54,7 +52,7 @@ def outcome(masker: Masker, row: dict[str, Any]) -> list[Example] | RowRejected:
 def same_text(
     judge: matrix.Judge, template: ChatTemplate, messages: list[dict[str, Any]], tools: Any
 ) -> bool:
-    """Whether the engine renders what transformers renders, or both refuse."""
+    """Whether the engine renders what transformers renders, or both reject."""
     for generation in (True, False):
         try:
             wanted: str | None = judge.render(messages, tools, generation=generation)
@@ -69,30 +67,33 @@ def same_text(
     return True
 
 
-def _conversations(name: str) -> list[tuple[str, Sample]]:
-    """Every conversation; a part of them, another for each name, where other templates of its kind have the rest.
-
-    A template that trl patches for training serves as the original does, and odd shapes are many.
-    """
-    everything = list(conversations().items())
-    share = 3 if name.endswith("_training") else 2 if name in _ODD else 1
-    return everything[_NAMES.index(name) % share :: share]
-
-
 @pytest.mark.parametrize("name", _NAMES)
-def test_what_a_template_renders_is_accepted_and_nothing_is_accepted_wrong(
+def test_rendered_rows_are_accepted_and_accepted_rows_are_right(
     tokenizers: RealTokenizers, name: str
 ) -> None:
-    """At least 97 % of what it renders is accepted; of what is accepted, everything is right.
+    """Accept at least 97 % of the covering set's rendered rows, and every accepted row is right.
 
-    The engine's own rendering is held equal to transformers' on the way.
+    The engine's own rendering is compared with transformers' on the way.
     """
+    require_right(tokenizers, name, covering_set()[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", _NAMES)
+def test_every_conversation_with_every_template_is_accepted_and_right(
+    tokenizers: RealTokenizers, name: str
+) -> None:
+    require_right(tokenizers, name, tuple(conversations()))
+
+
+def require_right(tokenizers: RealTokenizers, name: str, titles: tuple[str, ...]) -> None:
     case = cases()[name]
     tokenizer, masker = masker_for(tokenizers, case)
     judge = matrix.Judge(tokenizer, case)
     counts: Counter[str] = Counter()
-    wrong, refused = {}, {}
-    for title, sample in _conversations(name):
+    wrong, rejected = {}, {}
+    for title in titles:
+        sample = conversations()[title]
         messages = parse_conversation(sample.row, "Keep").messages
         assert same_text(judge, masker.template, messages, sample.tools), (
             f"{title}: not as transformers renders it"
@@ -107,12 +108,51 @@ def test_what_a_template_renders_is_accepted_and_nothing_is_accepted_wrong(
         else:
             assert result.reason in _TEMPLATE_REASONS, f"{title}: {result}"
             if rendered:
-                refused[title] = str(result)
+                rejected[title] = str(result)
     print(f"\n{name}: {counts['accepted']} of {counts['rendered']} accepted, {len(wrong)} wrong")
     assert wrong == {}
     if case.faithful:
         assert counts["rendered"] > 0
-        assert counts["accepted"] >= _ACCEPTED_SHARE * counts["rendered"], refused
+        assert counts["accepted"] >= _ACCEPTED_SHARE * counts["rendered"], rejected
+
+
+def test_every_conversation_is_of_one_kind() -> None:
+    assert Counter(title for titles in KINDS.values() for title in titles) == Counter(list(conversations()))
+
+
+def test_the_covering_set_holds_every_kind_for_every_template() -> None:
+    assert covering_set().keys() == cases().keys()
+    for name, titles in covering_set().items():
+        missing = [kind for kind, members in KINDS.items() if not set(members) & set(titles)]
+        assert not missing, name
+
+
+def test_the_covering_set_holds_every_pair_of_feature_and_conversation() -> None:
+    found = {
+        (feature, title)
+        for name, titles in covering_set().items()
+        for feature in features(name, cases()[name])
+        for title in titles
+    }
+    wanted = {feature for name, case in cases().items() for feature in features(name, case)}
+    assert found == {(feature, title) for feature in wanted for title in conversations()}
+
+
+def test_a_template_that_branches_on_reasoning_or_tools_sees_every_such_conversation() -> None:
+    for name, case in cases().items():
+        titles = set(covering_set()[name])
+        for word, kinds in (("think", ("inline reasoning", "reasoning field")), ("tool", ("tools",))):
+            if word in case.source:
+                assert titles.issuperset(title for kind in kinds for title in KINDS[kind]), name
+
+
+def test_a_fresh_tokenizer_is_the_one_that_transformers_loads(tokenizers: RealTokenizers) -> None:
+    fresh, loaded = tokenizers.load("mistral v3"), tokenizers.load_anew("mistral v3")
+    fresh_again = tokenizers.load("mistral v3")
+    assert fresh.backend_tokenizer.to_str() == loaded.backend_tokenizer.to_str()
+    fresh.add_tokens(["<|new|>"])
+    assert fresh_again.backend_tokenizer.to_str() == loaded.backend_tokenizer.to_str()
+    assert fresh_again.special_tokens_map == loaded.special_tokens_map
 
 
 def test_the_matrix_holds_every_template_that_trl_ships() -> None:

@@ -162,9 +162,9 @@ def _tiny() -> Any:
 
 
 @pytest.fixture(scope="module")
-def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def sentencepiece(tokenizers: RealTokenizers) -> Any:
     """Return Mistral's vocabulary with the templates' tokens; it writes a space before a text's first word."""
-    tokenizer = RealTokenizers(tmp_path_factory.mktemp("vocabulary")).load("mistral v3")
+    tokenizer = tokenizers.load("mistral v3")
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in _SPECIAL])
     tokenizer.bos_token = "<|bos|>"
     return tokenizer

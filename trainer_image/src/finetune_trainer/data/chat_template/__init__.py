@@ -1,1 +1,1 @@
-"""The model's chat template: rendering and tokenizing conversations."""
+"""Renders and tokenizes conversations with the model's chat template."""

@@ -1,4 +1,4 @@
-"""Text to token ids and back, without transformers where the tokenizer is a fast one."""
+"""Converts text to token ids and back; fast tokenizers work without transformers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Encoder:
-    """Encodes rendered text and decodes ids. Can be sent to another process.
+    """Encodes rendered text and decodes ids. It can be sent to another process.
 
-    A fast tokenizer cuts text at its added tokens before it does anything else, so that what stands between two
-    of them is encoded alike wherever it stands. `cut_at` makes use of it: conversations repeat their beginnings
-    turn by turn, and each piece is then encoded once.
+    A fast tokenizer first cuts text at its added tokens. The text between two of them is therefore encoded the same way
+    at any position. `cut_at` uses this: each turn repeats the beginning of its conversation, and each piece is encoded
+    once.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -28,7 +28,7 @@ class Encoder:
             self._backend.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""
+        """Return the token ids of rendered texts; nothing is added, because the template writes all tokens."""
         if self._slow is not None:
             return [list(self._slow(text, add_special_tokens=False)["input_ids"]) for text in texts]
         if self._cut is None:
@@ -41,11 +41,11 @@ class Encoder:
         return [list(chain.from_iterable([ids[places[piece]] for piece in parts])) for parts in pieces]
 
     def cut_at(self, tokens: Iterable[str], samples: Sequence[str]) -> None:
-        """Cut texts before each of these added tokens, where that provably changes no id.
+        """Cut texts before each of these added tokens, if that provably changes no id.
 
-        That is so for tokens matched in the raw text, none of which can overlap with another added token, if no
-        added token takes neighbouring white space with it. The `samples` are encoded both ways; a difference
-        keeps texts whole.
+        The proof holds for tokens that are matched in the raw text and cannot overlap with another added token. No added
+        token may absorb neighboring white space. The `samples` are encoded both ways, and texts stay whole if the ids
+        differ.
         """
         if self._backend is None:
             return
@@ -68,7 +68,7 @@ class Encoder:
             self._cut = None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, control tokens included, spaces as they are."""
+        """Return the text of token ids, with control tokens and unchanged spaces."""
         if self._slow is not None:
             text: str = self._slow.decode(
                 list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -77,7 +77,7 @@ class Encoder:
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
     def decode_each(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each sequence of token ids."""
+        """Return the text of each sequence of token ids."""
         if self._slow is not None:
             return [self.decode(ids) for ids in sequences]
         texts: list[str] = self._backend.decode_batch(sequences, skip_special_tokens=False)
@@ -91,7 +91,7 @@ class Encoder:
         return entry
 
     def normalize(self, text: str) -> str:
-        """Text as the tokenizer sees it, for comparing what was written with what was encoded."""
+        """Return the text as the tokenizer normalizes it, to compare rendered text with decoded ids."""
         normalizer = self._backend.normalizer if self._backend is not None else None
         if normalizer is not None:
             text = normalizer.normalize_str(text)
@@ -103,14 +103,14 @@ class Encoder:
 
 
 def _pieces(cut: re.Pattern[str], text: str) -> list[str]:
-    """Text cut before every match."""
+    """Return the text cut before every match."""
     starts = [match.start() for match in cut.finditer(text)]
     bounds = [*(starts if starts and starts[0] == 0 else [0, *starts]), len(text)]
     return [text[start:end] for start, end in pairwise(bounds)]
 
 
 def _overlap(token: str, other: str) -> bool:
-    """Whether occurrences of the two can share characters, other than as one and the same token."""
+    """Return True if occurrences of two different tokens, or of one with itself, can share characters."""
     if token != other and (token in other or other in token):
         return True
     shorter = min(len(token), len(other))

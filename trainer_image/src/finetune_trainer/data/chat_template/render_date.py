@@ -1,8 +1,8 @@
-"""The moment that a job's prompts bear, for templates that write the date into them.
+"""Pins the date that templates write into prompts.
 
-A server writes the day of the request. Training writes the day on which its data was first rendered, the same in
-every row and after every restart, so that killing the stage over midnight changes no token id. A fixed day of one's
-own is given as an argument, where the template takes one (`chatTemplateArguments: {date_string: ...}`).
+A server writes the date of the request. Training writes the date on which its data was first rendered. The date is the
+same in every row and after every restart, so that a stage killed at midnight changes no token id. Users can set a
+date if the template has an argument for it (`chatTemplateArguments: {date_string: ...}`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _FILE = "rendered-at.txt"
 
 
 def pin_render_date(template: ChatTemplate, workspace: Path) -> ChatTemplate:
-    """Return the template as it was first rendered in this workspace, itself if it writes no date."""
+    """Return the template with the date of its first rendering in this workspace, if it writes a date."""
     if not template.writes_date:
         return template
     path = workspace / _FILE
     try:
         return template.at(datetime.datetime.fromisoformat(path.read_text(encoding="ascii").strip()))
     except (FileNotFoundError, ValueError):
-        # None yet, or cut short when the node died while it was written.
+        # There is no file yet, or the node died while it was written.
         write_text_atomically(path, template.render_date.isoformat())
         return template

@@ -1,8 +1,8 @@
-"""Chat templates compiled once and rendered as transformers renders them.
+"""Compiles chat templates once and renders them as transformers does.
 
-transformers rebuilds every message at each rendering and asks its sandbox about every attribute. Rows are plain
-JSON already and a template asks for the same few attributes a million times, so both are decided once here. A
-test holds the text equal to transformers' own for every template of the matrix.
+transformers rebuilds every message at each rendering, and its sandbox checks every attribute. Rows are already plain
+JSON, and a template reads the same few attributes a million times, so both happen once here. A test compares the text
+with that of transformers for every template of the matrix.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from jinja2.parser import Parser
 
-# transformers fills these from each other; the first is what chat templates read, gpt-oss reads the second.
+# transformers copies these fields to each other. Chat templates read the first; gpt-oss reads the second.
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-# Names that rendering itself passes to a template.
+# Rendering itself passes these names to a template.
 RESERVED_ARGUMENTS = frozenset(
     {
         "messages",
@@ -41,8 +41,8 @@ RESERVED_ARGUMENTS = frozenset(
         "tokenize",
     }
 )
-# What templates raise for a conversation they do not take: their own raise_exception, and whatever Python says
-# when a template indexes or concatenates a value that is not there, or multiplies one until memory or stack end.
+# Templates raise these for a conversation that they do not support: through raise_exception, by indexing or joining a
+# missing value, or by multiplying a value until memory or stack end.
 RENDER_ERRORS = (
     jinja2.TemplateError,
     TypeError,
@@ -57,10 +57,10 @@ _DICT_ATTRIBUTES = frozenset(dir(dict))
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox of transformers, with its verdicts on attributes remembered.
+    """The sandbox of transformers with a memory for its verdicts on attributes.
 
-    Whether an attribute is safe depends on its name and its object's type alone, and a plain dict has no
-    attributes of its own, so neither shortcut changes a verdict.
+    A verdict depends only on the attribute's name and its object's type, and a plain dict has no instance attributes.
+    Neither shortcut therefore changes a verdict.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -83,9 +83,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`: marks what the model writes; the text inside is rendered as it is."""
+    """`{% generation %}` marks the text that the model writes; the text inside is rendered unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012 -- jinja2 declares it so
+    tags = {"generation"}  # noqa: RUF012 -- jinja2 declares it this way
 
     def parse(self, parser: Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
@@ -113,7 +113,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Dict:
-    """`dict` as far as templates may use it."""
+    """The part of `dict` that templates may use."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
         return dict(*args, **values)
@@ -123,7 +123,7 @@ class _Dict:
 
 
 class Renderer:
-    """One template source with its arguments. `render_date` is what the template sees as now."""
+    """One template source with its arguments. The template sees `render_date` as the current time."""
 
     def __init__(self, source: str, arguments: Mapping[str, Any], render_date: datetime.datetime) -> None:
         """Raise jinja2.TemplateError if the source cannot be compiled."""

@@ -1,4 +1,4 @@
-"""A tokenizer with its chat template: text as a server renders it, token ids as a server feeds them."""
+"""Renders text and encodes token ids exactly as a server does, with one tokenizer and its chat template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises StageError(InvalidModel) if there is none that transformers can read.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 -- processes that only prove rows do without it
+    from transformers import AutoTokenizer  # noqa: PLC0415 -- processes that only prove rows do not need it
 
     try:
         return AutoTokenizer.from_pretrained(
@@ -40,8 +40,7 @@ def load_tokenizer(folder: Path) -> Any:
 class ChatTemplate:
     """Renders and encodes conversations for one tokenizer, one template and one set of arguments.
 
-    It needs no tokenizer object once it is made and can be sent to another process, which compiles the template
-    anew.
+    It keeps no tokenizer object and can be sent to another process, which compiles the template again.
     """
 
     def __init__(
@@ -51,10 +50,10 @@ class ChatTemplate:
         arguments: Mapping[str, Any] | None = None,
         render_date: datetime.datetime | None = None,
     ) -> None:
-        """`render_date` is what a template that writes a date sees as now: the present, if it is left out.
+        """Compile the template. It sees `render_date` as the current time; the default is the present.
 
-        Raises StageError with ChatTemplateMissing if neither tokenizer nor `template` gives a chat template,
-        ChatTemplateUnprovable if the template does not compile or an argument bears a reserved name.
+        Raises StageError(ChatTemplateMissing) if neither tokenizer nor `template` provides a chat template, and
+        StageError(ChatTemplateUnprovable) if the template does not compile or an argument has a reserved name.
         """
         if template is None and not tokenizer.chat_template:
             raise StageError(
@@ -65,7 +64,7 @@ class ChatTemplate:
         if reserved:
             raise StageError(
                 Reason.CHAT_TEMPLATE_UNPROVABLE,
-                "model.chatTemplateArguments must not hold what rendering itself passes, "
+                "model.chatTemplateArguments must not contain names that rendering itself passes, "
                 f"found {reserved[0]}; remove it",
             )
         self.render_date = render_date or datetime.datetime.now().astimezone().replace(tzinfo=None)
@@ -76,10 +75,10 @@ class ChatTemplate:
                 str(tokenizer.get_chat_template(template, [{}])),
             )
         except ValueError as error:
-            # A tokenizer may have several templates by name and none called default.
+            # A tokenizer may have several named templates and none called default.
             raise StageError(
                 Reason.CHAT_TEMPLATE_MISSING,
-                "the tokenizer must have a chat template that is used by default, found only named ones: "
+                "the tokenizer must have a default chat template, found only named ones: "
                 f"{str(error).splitlines()[0][:200]}; name one in model.chatTemplate",
             ) from error
         self._renderers = self._compile()
@@ -97,14 +96,14 @@ class ChatTemplate:
 
     @property
     def writes_date(self) -> bool:
-        """Whether the template asks for the present, so that its text depends on `render_date`."""
+        """True if the template reads the current time, so that its text depends on `render_date`."""
         return any("strftime_now" in source for source in self._sources)
 
     def at(self, render_date: datetime.datetime) -> ChatTemplate:
-        """Return the same template rendered at another render_date."""
+        """Return the same template with another render date."""
         other = copy.copy(self)
         other.render_date = render_date
-        other._renderers = other._compile()  # noqa: SLF001 -- a copy of our own
+        other._renderers = other._compile()  # noqa: SLF001 -- a copy of this object
         return other
 
     def source(self, *, tools: bool = False) -> str:
@@ -112,15 +111,15 @@ class ChatTemplate:
         return self._sources[tools]
 
     def token_text(self, token_id: int) -> str | None:
-        """Text of a control token as the template writes it; None for an id that the tokenizer lacks."""
+        """Return a control token as the template writes it; None for an id that the tokenizer lacks."""
         return self.added_tokens.get(token_id) or self.encoder.token(token_id)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered texts; nothing is added, since the template writes its own tokens."""
+        """Return the token ids of rendered texts; nothing is added, because the template writes all tokens."""
         return self.encoder.encode(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, control tokens included, spaces as they are."""
+        """Return the text of token ids, with control tokens and unchanged spaces."""
         return self.encoder.decode(ids)
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generation: bool) -> str:
@@ -159,7 +158,7 @@ class ChatTemplate:
 
 
 class ControlText:
-    """Finds control tokens in a message's text: there they would let content pose as the template."""
+    """Finds control tokens in a message's text, where they would let content pose as the template."""
 
     def __init__(self, template: ChatTemplate, stop_texts: Iterable[str], headers: Iterable[str]) -> None:
         tokens = {template.added_tokens.get(token_id) for token_id in template.special_ids}
@@ -168,14 +167,14 @@ class ControlText:
         tokens.update(headers)
         sources = template.source() + template.source(tools=True)
         self._tokens = sorted(token for token in tokens if token)
-        # Tags around reasoning are written by answers and templates alike, even where they are special tokens.
+        # Both answers and templates write the tags around reasoning, even if they are special tokens.
         self._answer_tokens = [
             token for token in self._tokens if not (_is_reasoning_tag(token) and token in sources)
         ]
         self._first_characters = {token[0] for token in self._tokens}
 
     def find(self, text: str, *, answer: bool) -> str | None:
-        """Return a control token in `text`, or None; reasoning tags may stand in an answer."""
+        """Return a control token in `text`, or None. Answers may contain reasoning tags."""
         if not any(character in text for character in self._first_characters):
             return None
         tokens = self._answer_tokens if answer else self._tokens

@@ -1,1 +1,1 @@
-"""Rows to conversations: formats, messages and roles."""
+"""Turns rows of any known format into checked conversations."""

@@ -1,4 +1,4 @@
-"""A row's messages as typed values, checked and with the reasoning policy applied."""
+"""Checks the messages of a row, applies the reasoning policy, and returns a typed conversation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LEADING_THINK = re.compile(r"\s*<think>(?P<reasoning>.*?)</think>(?P<answer>.*)
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in the form chat templates take, cut after the last answer to be learned, and the tools offered.
+    """Messages in the form that chat templates take, and the tools offered. The last message is a learned answer.
 
-    `untrained` are positions of answers that the dataset marks as not to be learned (`weight: 0`, `train: false`).
+    `untrained` holds the positions of answers that the dataset excludes from learning (`weight: 0`, `train: false`).
     """
 
     messages: list[dict[str, Any]]
@@ -32,7 +32,7 @@ class Conversation:
 
     @property
     def assistant_turns(self) -> list[int]:
-        """Positions of the assistant's messages that are to be learned."""
+        """Positions of the assistant messages that are learned."""
         return [
             index
             for index, message in enumerate(self.messages)
@@ -44,8 +44,8 @@ class Conversation:
 class Answer:
     """The parts of an assistant message that must be learned.
 
-    `reasoning` is the trace, from a field of its own or from a leading `<think>` block of the content, in
-    which case `inline` is true and `content` is still the whole text. `text` is the answer after it.
+    `reasoning` is the trace, either from a separate field or from a leading `<think>` block of the content. In the
+    second case, `inline` is true and `content` is still the whole text. `text` is the answer after the trace.
     """
 
     content: str
@@ -56,7 +56,7 @@ class Answer:
 
     @property
     def parts(self) -> list[str]:
-        """Stripped texts in the order in which they are generated, empty ones left out."""
+        """Stripped texts in the order in which the model generates them; empty ones are left out."""
         return [part for part in ((self.reasoning or "").strip(), self.text.strip()) if part]
 
 
@@ -74,7 +74,7 @@ def answer_of(message: dict[str, Any]) -> Answer:
 
 
 def is_empty_answer(message: dict[str, Any]) -> bool:
-    """Whether an assistant message has neither text nor a tool call nor a reasoning trace."""
+    """Return True if an assistant message has neither text nor a tool call nor a reasoning trace."""
     answer = answer_of(message)
     return not answer.parts and not answer.tool_calls
 
@@ -82,9 +82,9 @@ def is_empty_answer(message: dict[str, Any]) -> bool:
 def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"]) -> Conversation:
     """Check a row and return its conversation.
 
-    `row` has `messages`, which may be spelled as in any known format, and optionally `tools`; `system`, a text
-    that goes before messages that have none; `column`, the name that `messages` has in the dataset; and `places`,
-    the names of the single messages there. Raises RowRejected with InvalidMessages, UnsupportedContent,
+    `row` has `messages` in the spelling of any known format. Optional members are `tools`; `system`, the text of a system
+    message for rows that have none; `column`, the name of `messages` in the dataset; and `places`, the names of the
+    single messages in the dataset. Raises RowRejected with InvalidMessages, UnsupportedContent,
     NoAssistantTurn or EmptyAnswer.
     """
     raw = row.get("messages")
@@ -103,7 +103,7 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
         raise RowRejected(
             RowReason.NO_ASSISTANT_TURN,
             column,
-            f"no message has the role assistant and is to be learned{flagged}",
+            f"no message with the role assistant is left to learn{flagged}",
         )
     messages = messages[: trained[-1] + 1]
     for index in answers:
@@ -113,12 +113,12 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
             continue
         given, stripped = messages[index], _without_reasoning(messages[index])
         messages[index] = stripped
-        # An answer that was empty from the start is learned as it is, and the report counts it.
+        # An answer that was empty from the start is learned as it is; the report counts it.
         emptied = stripped != given and is_empty_answer(stripped)
         if emptied and index in trained:
             place = read[index].content_place if places[index].endswith("]") else places[index]
             raise RowRejected(
-                RowReason.EMPTY_ANSWER, place, "the answer is nothing but reasoning, which is stripped"
+                RowReason.EMPTY_ANSWER, place, "the answer contains only reasoning, which is stripped"
             )
     system = _system(row.get("system"), messages)
     shift = len(system)
@@ -130,7 +130,7 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
 
 
 def _system(text: Any, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The message that a row's own column of system texts adds. Raises RowRejected(InvalidMessages)."""
+    """Return the system message that a row's `system` column adds. Raises RowRejected(InvalidMessages)."""
     if text is None or text == "":
         return []
     if not isinstance(text, str):
@@ -142,7 +142,7 @@ def _system(text: Any, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise RowRejected(
             RowReason.INVALID_MESSAGES,
             "system",
-            "must be the system message of the row's messages, found another",
+            "must equal the system message in the row's messages, found another text",
         )
     return []
 
@@ -152,6 +152,6 @@ def _without_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     content = stripped.get("content")
     if isinstance(content, str):
         content = _THINK_BLOCK.sub("", content)
-        # Some templates open the block in the prompt, so that data made with them only closes it.
+        # Some templates open the block in the prompt, so data made with them only closes it.
         stripped["content"] = content.rpartition("</think>")[2].lstrip() if "</think>" in content else content
     return stripped

@@ -1,4 +1,4 @@
-"""Which columns of a row hold its conversation: decided once per dataset, from its first rows."""
+"""Finds the columns that hold a row's conversation. The first rows decide once for the whole dataset."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _KNOWN = (
 _HINTS = {
     "Preference": "these are pairs of a preferred and a rejected answer; to learn the preferred ones, write them as "
     "`messages`",
-    "Labelled": "the column `label` says which answers are wanted; to learn those, leave the other rows and the "
-    "column out",
+    "Labelled": "the column `label` says which answers are wanted; to learn those, leave out the other rows and the "
+    "column",
     "Text": "plain text has no questions and answers to learn; write each row as `messages`, or as `prompt` and "
     "`completion`",
-    "Ambiguous": "it is not clear which column is asked and which is answered; name them `prompt` and `completion`, "
-    "with all that is asked in `prompt`",
+    "Ambiguous": "it is not clear which columns hold the question and the answer; name them `prompt` and `completion`, "
+    "and put the whole question into `prompt`",
     "Unknown": "no known columns",
 }
 _UNKNOWN = ("Unknown", "")
@@ -55,17 +55,17 @@ _UNKNOWN = ("Unknown", "")
 
 @dataclass(frozen=True)
 class Detection:
-    """A dataset's format, one of FORMATS, and what decided it."""
+    """The format of a dataset, one of FORMATS, and the reason for this decision."""
 
     format: str
     why: str
 
 
 def detect_format(rows: Iterable[Row]) -> Detection:
-    """Decide the format from the first 200 rows: the one that most of those with known columns have.
+    """Decide the format from the first 200 rows: most rows with known columns have it.
 
-    Where no row can be read, Messages is assumed, so that each row gets its own verdict. Raises
-    StageError(InvalidDataset) where there are no rows, or the columns have no known names or hold what cannot be learned.
+    If no row can be read, Messages is assumed, so that each row gets its own verdict. Raises StageError(InvalidDataset)
+    if there are no rows, no column has a known name, or the columns hold nothing that can be learned.
     """
     shapes: Counter[tuple[str, str]] = Counter()
     columns: dict[str, None] = {}
@@ -92,10 +92,10 @@ def detect_format(rows: Iterable[Row]) -> Detection:
 
 
 def conversation_row(value: dict[str, Any], format_name: str) -> dict[str, Any]:
-    """Return what `parse_conversation` takes: `messages`, `tools`, `system`, and the names they have in the row.
+    """Return the row in the form that `parse_conversation` takes, with the names that its parts have in the dataset.
 
-    `format_name` is one of FORMATS. Raises RowRejected with InvalidMessages for a row that has not the format's
-    columns, and with UnsupportedContent for one that has images, audio or video beside its text.
+    `format_name` is one of FORMATS. Raises RowRejected(InvalidMessages) for a row without the columns of the format, and
+    RowRejected(UnsupportedContent) for a row that has images, audio or video in addition to text.
     """
     for name in MEDIA:
         if value.get(name):
@@ -114,12 +114,12 @@ def conversation_row(value: dict[str, Any], format_name: str) -> dict[str, Any]:
 
 
 def parse_row(value: dict[str, Any], format_name: str, reasoning: Literal["Keep", "Strip"]) -> Conversation:
-    """Return a row's conversation. Raises RowRejected as `conversation_row` and `parse_conversation` do."""
+    """Return a row's conversation. Raises RowRejected like `conversation_row` and `parse_conversation`."""
     return parse_conversation(conversation_row(value, format_name), reasoning)
 
 
 def _shape(value: dict[str, Any]) -> tuple[str, str]:
-    """What a row looks like, and by which columns: a format, or a key of _HINTS."""
+    """Return the format of a row, or a key of _HINTS, and the columns that show it."""
     column = _first(value, MESSAGES)
     if column is not None:
         item = next((item for item in _list(value[column]) if isinstance(item, dict)), {})
@@ -158,7 +158,7 @@ def _first(value: dict[str, Any], names: Sequence[str]) -> str | None:
 
 
 def _list(value: Any) -> list[Any]:
-    """A list, or the list that JSON text holds; else an empty one."""
+    """Return the value if it is a list, the list that JSON text holds, or an empty list."""
     if isinstance(value, str):
         try:
             value = parse_json(value)
@@ -176,13 +176,13 @@ def _messages(value: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _prompt_and_completion(value: dict[str, Any]) -> dict[str, Any]:
-    """A prompt becomes the user's turn, a completion the assistant's; either may be a list of messages instead.
+    """Turn a prompt into the user's message and a completion into the assistant's.
 
-    Answers inside a prompt are context: only the completion is learned.
+    Either may be a list of messages instead. Answers inside a prompt are context: only the completion is learned.
     """
     pairs = _pairs(value)
     if pairs and pairs[0] != PROMPT_AND_COMPLETION[0] and len(pairs) > 1:
-        raise _rejected(pairs[0][0], "must be the one column that asks, found several pairs of columns")
+        raise _rejected(pairs[0][0], "must be the only question column, found several pairs of columns")
     prompt_name, completion_name = pairs[0] if pairs else PROMPT_AND_COMPLETION[0]
     messages: list[Any] = []
     places: list[str] = []
@@ -201,10 +201,10 @@ def _prompt_and_completion(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alpaca(value: dict[str, Any]) -> dict[str, Any]:
-    """The instruction, and below a blank line the input where there is one, is the user's turn."""
+    """Join the instruction and its input, if any, with a blank line as the user's message."""
     input_names = [name for name in INSTRUCTION_INPUTS if value.get(name) not in (None, "")]
     if len(input_names) > 1:
-        raise _rejected(input_names[1], f"must be empty where there is `{input_names[0]}`")
+        raise _rejected(input_names[1], f"must be empty if there is `{input_names[0]}`")
     output_name = _first(value, INSTRUCTION_OUTPUTS) or INSTRUCTION_OUTPUTS[0]
     messages, places = _history(value.get(HISTORY))
     asked = [_text(value.get(INSTRUCTION), INSTRUCTION)]
@@ -215,7 +215,7 @@ def _alpaca(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _history(history: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """Earlier turns, given as a list of pairs of a question and an answer; they are learned like the last."""
+    """Return earlier turns, given as pairs of a question and an answer; they are learned like the last turn."""
     if isinstance(history, str) and history.strip():
         history = _parsed(history, HISTORY)
     if not history:

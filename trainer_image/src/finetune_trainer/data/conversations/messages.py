@@ -1,4 +1,4 @@
-"""One message of a row, whichever of the known spellings it has, as chat templates take it."""
+"""Reads one message of a row, in any known spelling, into the form that chat templates take."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _CONTENT_KEYS = frozenset({"role", "from", "content", "value", "function_call", 
 
 
 class Message(NamedTuple):
-    """A message with `role`, `content` and what else it has; whether it may be learned; where its content stands."""
+    """A message with `role`, `content` and other members.
+
+    `learned` is False if the dataset excludes it from learning; `content_place` names its content in the row.
+    """
 
     value: dict[str, Any]
     learned: bool
@@ -42,7 +45,7 @@ class Message(NamedTuple):
 
 
 def read_message(item: Any, place: str) -> Message:
-    """Check a message; `place` names it in refusals.
+    """Check a message; `place` names it in messages for users.
 
     Raises RowRejected with InvalidMessages or UnsupportedContent.
     """
@@ -78,9 +81,9 @@ def read_message(item: Any, place: str) -> Message:
 
 
 def text_of(content: Any, place: str) -> str | None:
-    """Content as one text: the texts of several parts are joined as they are, with nothing between them.
+    """Return content as one text. The texts of several parts are joined with nothing between them.
 
-    Raises RowRejected with UnsupportedContent for a part that is no text, with InvalidMessages for other values.
+    Raises RowRejected(UnsupportedContent) for a part that is not text, and RowRejected(InvalidMessages) for other values.
     """
     if content is None or isinstance(content, str):
         return content
@@ -110,9 +113,9 @@ def text_of(content: Any, place: str) -> str | None:
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tools as the JSON schemas of functions that servers hand to templates. Raises RowRejected(InvalidMessages).
+    """Return tools as the JSON schemas of functions that servers pass to templates. Raises RowRejected(InvalidMessages).
 
-    They, or each of them, may be JSON text. A function that stands alone is put into `{"type": "function", "function": ...}`.
+    The list or each tool may be JSON text. A bare function is wrapped as `{"type": "function", "function": ...}`.
     """
     if isinstance(tools, str):
         tools = _json(tools, "tools", "tools") if tools.strip() else None
@@ -127,13 +130,13 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
 
 
 def require_json_text(value: Any, place: str) -> None:
-    """Refuse what no template can be given: lone surrogates, which no tokenizer reads, and values that are not JSON."""
+    """Raise RowRejected(InvalidMessages) for lone surrogates, which no tokenizer reads, and for values outside JSON."""
     if isinstance(value, str):
         if not value.isascii():
             try:
                 value.encode("utf-8")
             except UnicodeEncodeError:
-                raise _invalid(place, "holds half of a surrogate pair") from None
+                raise _invalid(place, "contains half of a surrogate pair") from None
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -148,7 +151,7 @@ def require_json_text(value: Any, place: str) -> None:
 
 
 def _tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:
-    """Check tool calls; arguments given as JSON text become the object that chat templates expect."""
+    """Check tool calls. Arguments given as JSON text become the object that chat templates expect."""
     if isinstance(calls, str):
         calls = _json(calls, place, "tool calls")
     if isinstance(calls, dict):
@@ -175,7 +178,7 @@ def _tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _wrapped(function: dict[str, Any]) -> dict[str, Any]:
-    """A tool or a call of one with its function in a member of its own, as the OpenAI API has it."""
+    """Return a tool or a tool call with its function under `function`, as in the OpenAI API."""
     if function.get("function") is not None or not isinstance(function.get("name"), str):
         return function
     outside = {key: function[key] for key in ("id",) if function.get(key) is not None}
@@ -184,7 +187,7 @@ def _wrapped(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_learned(message: dict[str, Any], place: str) -> bool:
-    """Whether the flags `weight` (0 or 1) and `train` leave an answer to be learned; both are absent as a rule."""
+    """Return False if `weight: 0` or `train: false` excludes an answer from learning; most rows have neither."""
     weight, train = message.get("weight", 1), message.get("train", True)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise _invalid(f"{place}.weight", f"must be 0 or 1, found {shown(weight)}")

@@ -1,1 +1,1 @@
-"""The dataset on disk: proving in parallel, splitting, counting and writing Arrow tables."""
+"""Builds the dataset on disk: proves rows in parallel, splits and counts them, writes Arrow tables."""

@@ -1,8 +1,8 @@
-"""From files of rows to tables of proven examples, in steps that survive a killed pod.
+"""Turns files of rows into tables of proven examples, in steps that survive a killed pod.
 
-Rows are proven in segments of a fixed number. Each segment becomes a part file; then the ledger records in one transaction
-which conversations it held and how far the source is read. A second process goes on behind the last segment. When all
-rows are proven, the parts are split into the two tables.
+Rows are proven in segments of a fixed number. Each segment becomes a part file. Then the ledger records in one
+transaction its conversations and the position in the source. After a restart, work continues after the last segment.
+When all rows are proven, the parts are split into the two tables.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _NAMES = {_TRAINING: "dataset", _VALIDATION: "validation dataset"}
 
 @dataclass(frozen=True)
 class RowSource:
-    """Files that are read one behind the other as one source of rows, and the format they are in.
+    """Files that are read one after another as one source of rows, and their format.
 
-    `maximum_bytes` is what compressed files may unpack to in all; `spool` is a folder for temporary files.
+    All compressed files together may unpack to `maximum_bytes`. `why` says what decided the format. `spool` is a folder
+    for temporary files.
     """
 
     paths: tuple[Path, ...]
@@ -65,21 +66,21 @@ class RowSource:
 
 
 def open_source(paths: Sequence[Path], wanted: str, maximum_bytes: int, spool: Path) -> RowSource:
-    """Settle the rows' format: the one that is asked for, or for `Auto` what the first rows show.
+    """Decide the format of the rows: the wanted one, or for `Auto` the one that the first rows show.
 
-    Raises StageError(InvalidDataset) where nothing can be decided.
+    Raises StageError(InvalidDataset) if no format can be decided.
     """
     source = RowSource(tuple(paths), wanted, "as asked for", maximum_bytes, spool)
     if wanted != "Auto":
         return source
-    # A file that is broken further on still shows its format; whoever proves the rows meets the fault.
+    # A file that is broken further on still shows its format; proving the rows reports the fault.
     detection = detect_format(until_fault(source.rows(), []))
     return replace(source, format=detection.format, why=detection.why)
 
 
 @dataclass(frozen=True)
 class BuiltDataset:
-    """The `dataset` member of the result, and the counts behind it by source."""
+    """The `dataset` member of the result, and its counts by source."""
 
     result: dict[str, Any]
     reports: dict[str, DatasetReport]
@@ -88,8 +89,8 @@ class BuiltDataset:
 class DatasetBuilder:
     """Builds both tables of one run.
 
-    `inputs` is a digest of everything that they depend on; `redact` takes secrets out of what is quoted of rows;
-    `segment_rows` is how many rows are proven between two records of the work.
+    `inputs` is a digest of everything that the tables depend on. `redact` removes secrets from quoted rows. The ledger
+    is updated every `segment_rows` rows.
     """
 
     def __init__(
@@ -113,11 +114,11 @@ class DatasetBuilder:
         self._ledger = RowLedger(layout.dataset_parts / "rows.sqlite", inputs)
 
     def build(self, training: RowSource, validation: RowSource | None) -> BuiltDataset:
-        """Prove all rows and write both tables; `validation` is None where a fraction is held out.
+        """Prove all rows and write both tables; `validation` is None if a fraction is held out.
 
-        Raises StageError with MalformedDataset or InvalidDataset; `reports` tells what was found until then.
+        Raises StageError with MalformedDataset or InvalidDataset; `reports` then returns the counts so far.
         """
-        # Held-out rows first, so that a training row that is also held out can be left out of training.
+        # Held-out rows come first, so that training can leave out rows that are also held out.
         sources = {_VALIDATION: validation, _TRAINING: training}
         given = {name: source for name, source in sources.items() if source is not None}
         for name, source in given.items():
@@ -155,7 +156,7 @@ class DatasetBuilder:
         return BuiltDataset(result, reports)
 
     def reports(self) -> dict[str, DatasetReport]:
-        """Counts of the rows proven so far, by source."""
+        """Return the counts of the rows proven so far, by source."""
         states = {name: self._ledger.state(name) for name in (_TRAINING, _VALIDATION)}
         return {
             name: DatasetReport.from_state(state["report"], self._redact)
@@ -164,24 +165,24 @@ class DatasetBuilder:
         }
 
     def close(self) -> None:
-        """Keep what was proven for another process, and let go of the files."""
+        """Close the files; another process can continue with the rows proven so far."""
         self._ledger.close()
 
     def discard_parts(self) -> None:
-        """Remove everything but the tables; for when they are known to be finished."""
+        """Remove everything except the tables; call it when they are finished."""
         self._ledger.close()
         shutil.rmtree(self._layout.dataset_parts)
 
     def _prove(self, name: str, source: RowSource) -> None:
-        """Bring a source's rows into parts, from where the ledger says that the work stands."""
+        """Write the rows of a source into parts, from the position that the ledger records."""
         state = self._ledger.state(name) or {"parts": 0, "report": DatasetReport().to_state(), "done": False}
         if state["done"]:
             return
         report, parts = DatasetReport.from_state(state["report"], self._redact), state["parts"]
         parse = partial(parse_row, format_name=source.format, reasoning=self._settings.reasoning)
         faults: list[StageError] = []
-        behind = islice(until_fault(source.rows(), faults), report.rows, None)
-        rows = prove(behind, self._masker, parse)
+        remaining = islice(until_fault(source.rows(), faults), report.rows, None)
+        rows = prove(remaining, self._masker, parse)
         size = source.size
         done = False
         while not done:
@@ -192,7 +193,7 @@ class DatasetBuilder:
                 self._enter(name, row, report, part)
             part.finish()
             parts += 1
-            # A file that is broken further on was not read to its end, but what came before is in the report.
+            # A broken file is not read to its end, but the report contains the rows before the fault.
             ended = report.rows - before < self._segment_rows
             done = ended and not faults
             self._ledger.commit({name: {"parts": parts, "report": report.to_state(), "done": done}})
@@ -205,7 +206,7 @@ class DatasetBuilder:
             report.reject(row.number, row.outcome, row.content)
             return
         if row.conversation is None:
-            raise ValueError("a row without rejection must have a conversation")
+            raise ValueError("an accepted row must have a conversation")
         digest = conversation_digest(row.conversation)
         known = self._ledger.add(digest, name, row.number, sample_key(digest, self._seed))
         if known is not None:

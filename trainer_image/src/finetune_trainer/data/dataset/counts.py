@@ -1,4 +1,4 @@
-"""Counts of one source's rows as they go by, the first refused ones, and the verdict on them."""
+"""Counts the rows of one source, keeps the first rejected ones, and decides if too many were rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXAMPLES_NAMED = 3
 _EXAMPLES_KEPT = 20
 _CONTENT_CHARACTERS = 200
 _DETAIL_CHARACTERS = 300
-# Redaction must see a secret whole, so that far more is read than is shown.
+# Redaction must see a secret whole, so far more text is read than shown.
 _CONTENT_READ = 1 << 20
 _COUNTS = (
     "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "empty_answers", "shortened",
@@ -49,7 +49,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A refused row: its number, the place in it, what was found there, and the beginning of its content."""
+    """A rejected row: its number, the place in it, the finding there, and the beginning of its content."""
 
     row: int
     field: str
@@ -59,13 +59,12 @@ class RejectedRow:
 
 @dataclass
 class DatasetReport:
-    """What became of the rows of one source.
+    """Counts of the rows of one source.
 
-    `kept` counts the rows proven, repetitions left out: `duplicates` repeat a row of the same source,
-    `held_out_copies` repeat a row of the validation source. `with_reasoning`, `empty_answers` and `shortened`
-    count kept rows with a reasoning trace, with an answer that says nothing, and those that lost earlier turns to the
-    maximum length. `examples` are
-    the first refused rows of each reason.
+    `kept` counts proven rows without repetitions. `duplicates` repeat a row of the same source, and `held_out_copies`
+    repeat a row of the validation source. `with_reasoning` counts kept rows with a reasoning trace, `empty_answers`
+    those with an answer that says nothing, and `shortened` those that lost earlier turns to the maximum length.
+    `supervised_tokens` and `longest_example` are in tokens. `examples` holds the first rejected rows of each reason.
     """
 
     rows: int = 0
@@ -83,11 +82,11 @@ class DatasetReport:
 
     @property
     def rejected_rows(self) -> int:
-        """Number of refused rows, whatever the reason."""
+        """Number of rejected rows for all reasons."""
         return sum(self.rejected.values())
 
     def reject(self, row: int, rejection: RowRejected, content: Any = None) -> None:
-        """Count a refused row and remember the first ones, with the beginning of `content` (JSON or text)."""
+        """Count a rejected row. The first ones are kept, with the beginning of `content` (JSON or text)."""
         self.rejected[rejection.reason] += 1
         named = self.examples.setdefault(rejection.reason, [])
         if len(named) < _EXAMPLES_KEPT:
@@ -96,7 +95,7 @@ class DatasetReport:
             named.append(RejectedRow(row, place, detail, self._shortened(content)))
 
     def keep(self, examples: list[Example], *, reasoning: bool = False, empty: bool = False) -> None:
-        """Count a proven row; `reasoning` and `empty` as `has_reasoning` and `has_empty_answer` say of it."""
+        """Count a proven row; `reasoning` and `empty` are the results of `has_reasoning` and `has_empty_answer`."""
         self.kept += 1
         self.with_reasoning += reasoning
         self.empty_answers += empty
@@ -106,9 +105,9 @@ class DatasetReport:
             self.longest_example = max(self.longest_example, len(example.input_ids))
 
     def require_acceptable(self, maximum_fraction: float, name: str) -> None:
-        """Raise StageError if too large a share of the rows was refused.
+        """Raise StageError if more than `maximum_fraction` of the rows was rejected.
 
-        MalformedDataset when the lines that cannot be read exceed the share on their own, else InvalidDataset.
+        The reason is MalformedDataset if the unreadable rows alone exceed the fraction, else InvalidDataset.
         """
         if not self.rows:
             raise StageError(Reason.INVALID_DATASET, f"the {name} must have rows, found none; check the file")
@@ -125,7 +124,7 @@ class DatasetReport:
         )
 
     def document(self) -> dict[str, Any]:
-        """Return the report as JSON, with the first refused rows of each reason."""
+        """Return the report as JSON, with the first rejected rows of each reason."""
         return {
             "rows": self.rows,
             "kept": self.kept,
@@ -148,9 +147,10 @@ class DatasetReport:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """Return everything counted so far as JSON, for `from_state`."""
+        """Return everything counted so far as JSON for `from_state`."""
         return {
             **{name: getattr(self, name) for name in _COUNTS},
+            # The key is part of the format of markers and ledgers.
             "refused": {reason.value: count for reason, count in self.rejected.items()},
             "examples": {
                 reason.value: [asdict(item) for item in items] for reason, items in self.examples.items()
@@ -159,7 +159,7 @@ class DatasetReport:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], redact: Callable[[str], str] = str) -> DatasetReport:
-        """Restore what `to_state` returned."""
+        """Restore the report from the JSON of `to_state`."""
         return cls(
             **{name: int(state[name]) for name in _COUNTS},
             rejected=Counter({RowReason(name): count for name, count in state["refused"].items()}),
@@ -189,12 +189,12 @@ class DatasetReport:
 
 
 def has_reasoning(conversation: Conversation) -> bool:
-    """Whether an answer that is learned holds a reasoning trace, in a field of its own or as `<think>`."""
+    """Return True if a learned answer has a reasoning trace, in a separate field or as `<think>`."""
     return any((answer_of(answer).reasoning or "").strip() for answer in _learned(conversation))
 
 
 def has_empty_answer(conversation: Conversation) -> bool:
-    """Whether an answer that is learned says nothing: the model then learns to end its turn at once."""
+    """Return True if a learned answer says nothing: the model then learns to end its turn at once."""
     return any(is_empty_answer(answer) for answer in _learned(conversation))
 
 

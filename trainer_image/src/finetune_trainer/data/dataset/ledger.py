@@ -1,7 +1,7 @@
-"""What is known of the rows gone by, on disk: memory does not grow with rows, and a killed pod loses little.
+"""Records on disk which rows are done, so that memory does not grow with rows and a killed pod loses little.
 
-A SQLite file holds one line per distinct conversation, and beside them, written in the same transaction, how far
-the work has come. Whoever opens the file for the same inputs goes on from there.
+A SQLite file has one line per distinct conversation. The same transaction records the position of the work. A process
+that opens the file for the same inputs continues from there.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ CREATE TABLE IF NOT EXISTS held_out (row INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 """
 _CACHE_KIB = 16 * 1024
-# SQLite integers are signed; a lot has 64 bits without sign.
-_LOT_OFFSET = 1 << 63
+# SQLite integers are signed; a sample key has 64 bits without sign. The file calls its column `lot`.
+_KEY_OFFSET = 1 << 63
 
 
 class RowLedger:
     """Distinct conversations of a dataset and the state of the work on it."""
 
     def __init__(self, path: Path, inputs: str) -> None:
-        """Open the ledger at `path`; one that was begun for other `inputs` (a digest), or is broken, starts anew."""
+        """Open the ledger at `path`; if it is broken or belongs to other `inputs` (a digest), start a new one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         try:
@@ -47,7 +47,7 @@ class RowLedger:
             self.commit({"inputs": inputs})
 
     def _open(self) -> None:
-        # The journal beside the file works on network volumes, where SQLite's write-ahead log does not.
+        # The rollback journal works on network volumes, and SQLite's write-ahead log does not.
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         with _disk_errors():
             self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -55,12 +55,12 @@ class RowLedger:
             self._connection.executescript(_SCHEMA)
             self._connection.execute("BEGIN")
 
-    def add(self, digest: bytes, source: str, row: int, lot: int) -> str | None:
-        """Enter a conversation; None if it is new, else the source in which it already stands."""
+    def add(self, digest: bytes, source: str, row: int, sample_key: int) -> str | None:
+        """Add a conversation. Return None if it is new, else the source that already has it."""
         with _disk_errors():
             added = self._connection.execute(
                 "INSERT OR IGNORE INTO conversation VALUES (?, ?, ?, ?)",
-                (digest, source, row, lot - _LOT_OFFSET),
+                (digest, source, row, sample_key - _KEY_OFFSET),
             )
             if added.rowcount:
                 return None
@@ -70,13 +70,13 @@ class RowLedger:
             return str(found[0])
 
     def state(self, name: str) -> Any:
-        """Return the document last committed under `name`, None if there is none."""
+        """Return the document last committed under `name`; None if there is none."""
         with _disk_errors():
             found = self._connection.execute("SELECT document FROM state WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
 
     def commit(self, states: dict[str, Any]) -> None:
-        """Make the conversations entered so far and these states permanent, together or not at all."""
+        """Make the conversations added so far and these states permanent, all together or not at all."""
         with _disk_errors():
             for name, document in states.items():
                 self._connection.execute(
@@ -86,7 +86,7 @@ class RowLedger:
             self._connection.execute("BEGIN")
 
     def choose_held_out(self, source: str, fraction: float) -> None:
-        """Hold out the conversations of `source` with the lowest lots, `fraction` of them rounded, at least one."""
+        """Hold out the conversations of `source` with the lowest sample keys: `fraction` of all, but at least one."""
         with _disk_errors():
             count = self._connection.execute(
                 "SELECT COUNT(*) FROM conversation WHERE source = ?", (source,)
@@ -98,13 +98,13 @@ class RowLedger:
             )
 
     def held_out(self) -> Iterator[int]:
-        """Rows chosen by `choose_held_out`, in ascending order."""
+        """Yield the rows chosen by `choose_held_out` in ascending order."""
         with _disk_errors():
             for (row,) in self._connection.execute("SELECT row FROM held_out ORDER BY row"):
                 yield row
 
     def close(self) -> None:
-        """Close the file; what was not committed is forgotten."""
+        """Close the file and discard uncommitted changes."""
         self._connection.close()
 
     def remove(self) -> None:
@@ -116,7 +116,7 @@ class RowLedger:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Turn SQLite's report of a full or failing disk into the OSError that it stands for."""
+    """Raise the OSError that SQLite's error for a full or failing disk stands for."""
     try:
         yield
     except sqlite3.OperationalError as error:

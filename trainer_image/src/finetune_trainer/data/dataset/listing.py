@@ -1,4 +1,4 @@
-"""Rows with their ids and labels as JSON lines, for people and other programs to check."""
+"""Lists rows with their ids and labels as JSON lines that people and programs can check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_masks(
     reasoning: Any,
     format_name: str = "Auto",
 ) -> ExitCode:
-    """Print one JSON line per row of the files for the tokenizer in `tokenizer_folder`; no model is needed."""
+    """Print one JSON line per row of the files with the tokenizer in `tokenizer_folder`; no model is needed."""
     try:
         template = ChatTemplate(load_tokenizer(tokenizer_folder))
         masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder))
@@ -42,9 +42,9 @@ def list_masks(
 
 
 def print_rows(paths: Sequence[Path], masker: Masker, reasoning: Any, format_name: str = "Auto") -> None:
-    """Print one JSON line per row of the files, and on standard error what decided their format.
+    """Print one JSON line per row of the files; standard error gets their format and its reason.
 
-    Rows of which no format can be told are printed too, each refused, before StageError(InvalidDataset) is raised.
+    If the format cannot be determined, all rows are printed as rejected before StageError(InvalidDataset) is raised.
     """
     faults: list[StageError] = []
     detection = Detection(format_name, "as asked for")

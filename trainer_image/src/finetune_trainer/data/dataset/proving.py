@@ -1,4 +1,4 @@
-"""From rows to proven rows, in order and in bounded memory."""
+"""Proves rows in order and in bounded memory, in several processes if there are many."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _BATCH_BYTES = 1 << 20
-# Starting the workers takes about a second: as long as proving some of these rows.
+# Starting the workers takes about a second, as long as proving this many rows.
 _ROWS_WITHOUT_WORKERS = 2500
 _BYTES_WITHOUT_WORKERS = 8 << 20
 _FEWEST_PROCESSES = 2
@@ -32,9 +32,9 @@ _MOST_PROCESSES = 4
 
 @dataclass(frozen=True)
 class ProvenRow:
-    """One row with its conversation and examples, or why it was refused.
+    """One row with its conversation and examples, or the reason for its rejection.
 
-    `content` is a refused row's object as it was read, None where it could not be read.
+    `content` is the object of a rejected row; None if it could not be read.
     """
 
     number: int
@@ -52,9 +52,9 @@ def prove(
 ) -> Iterator[ProvenRow]:
     """Yield every row with its examples or its rejection, in order; memory does not grow with the rows.
 
-    `parse` makes a conversation of a row's object or raises RowRejected; it must be picklable. Few rows are proven in
-    this process, many in `processes` others (by default as many as there are usable processors). The outcome is
-    the same whatever their number. Raises StageError if one of them dies.
+    `parse` turns a row's object into a conversation or raises RowRejected; it must be picklable. This process proves few
+    rows itself. Many rows go to `processes` others, by default one for each available CPU. The number does not change
+    the outcome. Raises StageError if a process dies.
     """
     count = min(usable_processors(), _MOST_PROCESSES) if processes is None else processes
     source, many = _looked_ahead(rows)
@@ -75,7 +75,7 @@ def prove(
 
 
 def row_line(row: ProvenRow) -> str:
-    """One row's examples or rejection as a line of JSON."""
+    """Return the examples or the rejection of one row as a line of JSON."""
     rejected = isinstance(row.outcome, RowRejected)
     examples = [] if isinstance(row.outcome, RowRejected) else row.outcome
     document: dict[str, Any] = {
@@ -91,7 +91,7 @@ def row_line(row: ProvenRow) -> str:
 
 
 def _looked_ahead(rows: Iterable[Row]) -> tuple[Iterator[Row], bool]:
-    """Return the rows, and whether they are so many that starting processes for them pays."""
+    """Return the rows, and True if there are enough to justify starting processes."""
     source = iter(rows)
     head: list[Row] = []
     for row in source:
@@ -102,7 +102,7 @@ def _looked_ahead(rows: Iterable[Row]) -> tuple[Iterator[Row], bool]:
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Put rows together, fewer where they are long."""
+    """Group rows into batches, with fewer rows if they are long."""
     batch: list[Row] = []
     start = 0
     for row in rows:
@@ -119,7 +119,7 @@ def _values(batch: list[Row]) -> list[dict[str, Any]]:
 
 
 def _joined(batch: list[Row], proofs: list[Proof]) -> Iterator[ProvenRow]:
-    """Put the proofs of a batch's objects beside its rows, of which some could not even be read."""
+    """Join the rows of a batch with the proofs of their objects; unreadable rows have no proof."""
     rest = iter(proofs)
     for row in batch:
         if isinstance(row.value, RowRejected):

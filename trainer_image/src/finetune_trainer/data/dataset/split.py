@@ -1,4 +1,4 @@
-"""Which conversations are held out: by content and seed, so that order and machine do not matter."""
+"""Gives each conversation a sample key from its content and the seed; order and machine do not matter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def conversation_digest(conversation: Conversation) -> bytes:
-    """16-byte digest of messages, tools and what is not to be learned; equal conversations have equal digests."""
+    """Return a 16-byte digest of messages, tools and excluded answers; equal conversations have equal digests."""
     parts: list[object] = [conversation.messages, conversation.tools]
     if conversation.untrained:
         parts.append(sorted(conversation.untrained))
@@ -20,7 +20,7 @@ def conversation_digest(conversation: Conversation) -> bytes:
 
 
 def sample_key(digest: bytes, seed: int) -> int:
-    """Return the lot (64 bits) that a conversation draws with this seed, whatever stands around it."""
+    """Return the sample key (64 bits) of a conversation; the lowest keys are held out."""
     return int.from_bytes(
         hashlib.blake2b(digest, digest_size=8, salt=seed.to_bytes(8, "little")).digest(), "big"
     )

@@ -1,7 +1,7 @@
-"""Processes that prove rows beside each other, each with a copy of the masker.
+"""Runs processes that prove rows in parallel, each with a copy of the masker.
 
-They are started anew rather than forked: this process has threads of its own (the tokenizer's, the network's), and
-a forked child could wait forever for a lock that one of them held. A worker that loses its parent ends at once.
+They are started as new processes instead of forked: this process has threads (the tokenizer's, the network's), and a
+forked child could wait forever for a lock that one of them held. A worker that loses its parent ends at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finetune_trainer.data.masking.example import Example
     from finetune_trainer.data.masking.masking import Masker
 
-# Batches that one worker holds: one in work and one waiting, so that it never waits for this process.
+# A worker holds one batch in work and one waiting, so that it never waits for this process.
 _AHEAD = 2
 
 
@@ -52,7 +52,7 @@ def prove_values(
 
 
 class Workers:
-    """A fixed number of processes; a context manager that ends them, whatever happens."""
+    """A fixed number of processes; the context manager always ends them."""
 
     def __init__(self, masker: Masker, parse: Callable[..., Conversation], count: int) -> None:
         """Start the processes and send each the masker."""
@@ -118,7 +118,7 @@ class Workers:
 def _start(descriptor: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
-        # The cores are shared out among the workers; a tokenizer's own threads would only get in the way.
+        # The workers already use all cores, so a tokenizer's own threads would only slow them down.
         "TOKENIZERS_PARALLELISM": "false",
         "RAYON_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
@@ -147,18 +147,18 @@ def _died(process: subprocess.Popen[bytes]) -> StageError:
     return StageError(
         Reason.INTERNAL_ERROR,
         f"the processes that prove rows must live until the last row, found one ended by {how}; "
-        "SIGKILL mostly means that memory ran out: raise the memory of resources.prepare",
+        "SIGKILL usually means that memory ran out: raise the memory of resources.prepare",
     )
 
 
 def serve(descriptor: int) -> None:
-    """Body of a worker: prove batches until the connection closes."""
-    # A terminal sends it to the whole group; the parent decides what it means.
+    """Run a worker: prove batches until the connection closes."""
+    # A terminal sends SIGINT to the whole group; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
     try:
         masker, parse = pickle.loads(connection.recv_bytes())  # noqa: S301 -- written by our own parent
-        # Read ahead in a thread: the parent's sending must not wait until it has received.
+        # A thread reads ahead, so that the parent can send before it has received.
         batches: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=_read, args=(connection, batches), daemon=True).start()
         while True:
@@ -173,7 +173,7 @@ def _read(connection: Connection, batches: queue.Queue[bytes]) -> None:
         while True:
             batches.put(connection.recv_bytes())
     except (EOFError, OSError):
-        # The parent is gone: nobody waits for what is still to be done.
+        # The parent has ended, so nobody needs the remaining results.
         os._exit(0)
 
 
@@ -194,10 +194,10 @@ def _answer(values: list[dict[str, Any]], masker: Masker, parse: Callable[..., C
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the error, with where it happened, in a form that the parent can read."""
+    """Return the error and its traceback in a form that the parent can read."""
     error.add_note("in a process that proves rows:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 -- written on the same line
-    except Exception:  # noqa: BLE001 -- an error may fail in any way to be taken apart and put together again
+    except Exception:  # noqa: BLE001 -- pickling an unknown error may fail in any way
         return RuntimeError("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
     return error

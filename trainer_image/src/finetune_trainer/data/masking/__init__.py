@@ -1,1 +1,1 @@
-"""Rendered conversations to labels, proven row by row."""
+"""Turns rendered conversations into labels and proves them row by row."""

@@ -1,7 +1,7 @@
-"""The canary: what a chat template writes around an assistant's answer, learned with sentinels.
+"""Learns with canary conversations what a chat template writes around an assistant's answer.
 
-Nothing here knows any template by name. Conversations of unmistakable words are rendered once per tokenizer,
-template and arguments, and the text around those words is what the template itself writes.
+No template is known by name here. Conversations of unmistakable words (sentinels) are rendered once per tokenizer,
+template and arguments. The text around these words comes from the template itself.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ _CLOSED_REASONING = re.compile(
 
 
 def sentinel(number: int) -> str:
-    """Return a word that no template writes and no tokenizer treats specially."""
+    """Return a word that no template writes and no tokenizer treats in a special way."""
     return f"zqx{number:04d}vkj"
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What surrounds an answer.
+    """The text and tokens around an answer.
 
-    `generation_prompt` is what the template adds to prompt an answer, empty where that cannot be told.
-    `stop_tokens` are the token ids that end a turn, as text in `stop_texts`; `appended_stop` is put behind an
-    answer after which the template writes none. `prefix` and `suffix` surround a plain answer after the served
-    prompt (None: not known); `reasoning_prefix` and `reasoning_end` surround a reasoning trace where the
-    template renders one. `trims` says that the template strips an answer's edges. `headers` is markup that
-    opens or closes a message.
+    `generation_prompt` is the text that the template adds to prompt an answer, empty if it cannot be determined.
+    `stop_tokens` are the token ids that end a turn, and `stop_texts` is their text. `appended_stop` goes after an answer
+    if the template writes none. `prefix` and `suffix` surround a plain answer after the served prompt; `prefix` is None
+    if it is not known. `reasoning_prefix` and `reasoning_end` surround a reasoning trace if the template renders one.
+    `trims` is True if the template strips answers. `headers` is markup that opens or closes a message.
     """
 
     stop_tokens: frozenset[int]
@@ -59,9 +58,9 @@ class Grammar:
     headers: frozenset[str]
 
     def cut(self, answer: str, after: int) -> str | None:
-        """Cut rendered text behind the first end-of-turn token at or after position `after`.
+        """Cut rendered text after the first stop token at or after position `after`.
 
-        Where the template writes none, the one that stops a server is appended; None without such a token.
+        If the template writes none, `appended_stop` is added. Return None if there is no such token.
         """
         ends = [
             position + len(text) for text in self.stop_texts if (position := answer.find(text, after)) >= 0
@@ -72,7 +71,7 @@ class Grammar:
 
 
 def opened_reasoning(prompt: str) -> str | None:
-    """Return the tag, with the space behind it, by which a served prompt has opened the reasoning block."""
+    """Return the tag, and the space after it, with which a served prompt opens the reasoning block."""
     match = _OPEN_REASONING.search(prompt, max(0, len(prompt) - 120))
     return None if match is None else match[0]
 
@@ -89,8 +88,8 @@ def closing_tag(opened: str) -> str:
 def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Grammar:
     """Render the canary conversations and learn from them.
 
-    `eos_ids` are the generation config's end tokens. Raises StageError(ChatTemplateUnprovable) if the
-    template cannot render a question and its answer, leaves one out, or nothing could end a turn.
+    `eos_ids` are the end tokens of the generation config. Raises StageError(ChatTemplateUnprovable) if the template
+    cannot render a question and its answer or leaves one out, or if no token could end a turn.
     """
     user, answer, second_user = sentinel(1), sentinel(2), sentinel(3)
     question = [{"role": "user", "content": user}]
@@ -100,7 +99,7 @@ def learn_grammar(template: ChatTemplate, eos_ids: Iterable[int] = ()) -> Gramma
     except RowRejected as error:
         raise _unprovable(f"it cannot render one question and its answer: {error.detail}") from error
     if user not in prompt or answer not in full or user in full[full.rindex(answer) :]:
-        raise _unprovable("it leaves out the question or the answer of a conversation of one turn")
+        raise _unprovable("it leaves out the question or the answer of a conversation with one turn")
     after = full[full.rindex(answer) + len(answer) :]
     known = {token_id for token_id in eos_ids if template.token_text(token_id)}
     if template.eos_id is not None:
@@ -158,10 +157,10 @@ def _first_added_token(template: ChatTemplate, text: str) -> int | None:
 def _stop_text_to_append(
     template: ChatTemplate, question: list[dict[str, str]], answer: str, second_user: str, known: set[int]
 ) -> str | None:
-    """Choose the token behind an answer that the template leaves open.
+    """Choose the token after an answer that the template leaves open.
 
-    That is the next message's first token if the model is configured to stop at it (families in which a turn
-    ends where the next role begins), else the tokenizer's end-of-sequence token.
+    In some families, a turn ends with the first token of the next message. If the model is configured to stop at that
+    token, it is chosen, else the tokenizer's end-of-sequence token.
     """
     history = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": second_user}]
     try:
@@ -178,7 +177,7 @@ def _stop_text_to_append(
 def _tool_call_stop_token(
     template: ChatTemplate, question: list[dict[str, str]], known: set[int]
 ) -> int | None:
-    """Token that ends a tool call in families that end one in another way than an answer."""
+    """Return the token that ends a tool call, if the family ends tool calls and answers differently."""
     word = sentinel(6)
     call = {
         "type": "function",
@@ -200,7 +199,7 @@ def _tool_call_stop_token(
 def _prefix(
     template: ChatTemplate, question: list[dict[str, str]], prompt: str, full: str, answer: str
 ) -> str | None:
-    """Text that the model writes between the served prompt and a plain answer."""
+    """Return the text that the model writes between the served prompt and a plain answer."""
     before = full[: full.rindex(answer)]
     if before.startswith(prompt):
         return before[len(prompt) :]
@@ -214,7 +213,7 @@ def _prefix(
 
 
 def _reasoning(template: ChatTemplate, question: list[dict[str, str]], prompt: str) -> tuple[str | None, str]:
-    """Text before and after a reasoning trace, from a template that renders one."""
+    """Return the text before and after a reasoning trace, if the template renders one."""
     trace, answer = sentinel(4), sentinel(5)
     candidates: list[dict[str, Any]] = [
         {"role": "assistant", "content": answer, "reasoning_content": trace},
@@ -231,7 +230,7 @@ def _reasoning(template: ChatTemplate, question: list[dict[str, str]], prompt: s
         before = full[: full.index(trace)]
         if before.startswith(prompt):
             return before[len(prompt) :], end
-        # The prompt opens the block already, or closes an empty one: a trace after that opens its own.
+        # The prompt already opens the block, or closes an empty one and a trace opens another.
         return opened_reasoning(before), end
     return None, DEFAULT_REASONING_END
 
@@ -267,7 +266,7 @@ def _trims(template: ChatTemplate, question: list[dict[str, str]], answer: str) 
 
 
 def _headers(template: ChatTemplate) -> frozenset[str]:
-    """Markup that the template writes around messages of every role that it takes."""
+    """Return the markup that the template writes around messages of each role that it accepts."""
     words: set[str] = set()
     roles: list[Sequence[str]] = [("user", "assistant", "user", "assistant"), ("system", "user", "assistant")]
     for sequence in roles:
@@ -275,8 +274,8 @@ def _headers(template: ChatTemplate) -> frozenset[str]:
         try:
             rendered = template.render(messages, None, generation=False)
         except RowRejected:
-            continue  # a template may take no system message; rows with one are refused with their reason
-        # Only the text next to a message: what stands further away may be prose of a default system prompt.
+            continue  # the template may not support system messages; rows that have one are rejected with a reason
+        # Only text next to a message counts: text further away may be prose of a default system prompt.
         for literal in re.split(r"zqx\d{4}vkj", rendered):
             words.update(_MARKUP.findall(literal[:80] + " " + literal[-80:]))
     return frozenset(word for word in words if "think" not in word.lower() and len(word) >= 4)

@@ -1,4 +1,4 @@
-"""What must hold of every example, checked on the token ids themselves, whatever made them."""
+"""Checks the rules for every example on the token ids themselves, whatever code produced them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def require_example(
 ) -> None:
     """Raise RowRejected(MaskUnprovable) unless the example is provably right.
 
-    `runs` are the (start, end) that must be learned, turn by turn, and nothing else; `answers` the stripped texts
-    that each must spell; `text` is the rendered text that all ids stand for.
+    `runs` are the (start, end) of the ids that must be learned, turn by turn, and no others. `answers` are the stripped
+    texts that each run must spell. `text` is the rendered text of all ids.
     """
     ids = example.input_ids
     if len(runs) != len(answers):
-        raise _broken(f"{len(answers)} answers must be learned, {len(runs)} are")
+        raise _broken(f"{len(answers)} answers must be learned, found {len(runs)}")
     _require_labels(grammar, ids, example.labels, runs)
     bounds = [0, *(bound for run in runs for bound in run)]
     pieces = [ids[start:end] for start, end in pairwise(bounds)]
@@ -42,7 +42,7 @@ def require_example(
     _require_bos(template, ids, text)
     if "".join(texts) == text:
         return
-    # Decoders may treat a sequence's beginning in another way: the whole decides.
+    # Decoders may treat the beginning of a sequence differently, so the whole text decides.
     decoded = template.decode(ids)
     if decoded != text and _letters(template, decoded) != _letters(template, text):
         raise _broken("the tokenizer cannot write all of the text: the ids decode to something else")
@@ -51,24 +51,24 @@ def require_example(
 def _require_labels(
     grammar: Grammar, ids: list[int], labels: list[int], runs: Sequence[tuple[int, int]]
 ) -> None:
-    """Labels stand on the runs and nowhere else, and each run ends a turn."""
+    """Require that only the runs have labels, and that each run ends a turn."""
     if len(ids) != len(labels) or runs[-1][1] != len(ids):
-        raise _broken("ids and labels differ in number, or a token stands behind the last answer")
+        raise _broken("ids and labels differ in number, or a token follows the last answer")
     position = 0
     for start, end in runs:
         if start <= position or end <= start:
-            raise _broken("an answer is empty, or no token that is not learned stands before it")
+            raise _broken("an answer is empty, or the token before it is learned")
         if labels[position:start] != [IGNORED] * (start - position):
             raise _broken("a token before an answer is learned")
         if labels[start:end] != ids[start:end] or IGNORED in ids[start:end]:
             raise _broken("a label differs from its id")
         if labels[end - 1] not in grammar.stop_tokens:
-            raise _broken("an answer's last label is no end-of-turn token")
+            raise _broken("the last label of an answer is not a stop token")
         position = end
 
 
 def _require_bos(template: ChatTemplate, input_ids: list[int], text: str) -> None:
-    """A beginning-of-sequence token stands wherever the template wrote one, and nowhere else."""
+    """Require as many beginning-of-sequence tokens as the template wrote."""
     bos = template.bos_token
     if not bos or bos == template.eos_token:
         return
@@ -82,7 +82,7 @@ def _contains(template: ChatTemplate, learned: str, part: str) -> bool:
 
 
 def _letters(template: ChatTemplate, text: str) -> str:
-    """Text without white space, as the tokenizer normalizes it: decoders add and drop spaces at seams."""
+    """Return normalized text without white space, because decoders add and drop spaces at borders."""
     return "".join(template.encoder.normalize(text).split())
 
 

@@ -1,8 +1,8 @@
-"""Token ids and labels by construction: every assistant turn is trained exactly as it will be served.
+"""Builds token ids and labels so that every assistant turn is trained exactly as it will be served.
 
-A turn's ids are the ids of the served prompt followed by the answer's; labels stand on the answer alone. Turns
-share one example where each is a literal beginning of the next, else each becomes an example of its own. What
-cannot be proven is refused: there is no fallback that labels more.
+The ids of a turn are the ids of the served prompt followed by those of the answer. Only the answer has labels. Turns
+share one example if each is a literal beginning of the next; otherwise each becomes a separate example. A row that
+cannot be proven is rejected: there is no fallback that labels more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CANARIES = (
 
 @dataclass
 class _EncodedTurn:
-    """A turn as ids; `text` is the rendered text they stand for."""
+    """A turn as ids; `text` is their rendered text."""
 
     prompt: list[int]
     answer: list[int]
@@ -53,7 +53,7 @@ class _Draft:
     dropped_turns: int = 0
 
     def add(self, turn: _EncodedTurn) -> None:
-        """Take in a turn of which the prompt begins with this example's ids."""
+        """Add a turn whose prompt begins with the ids of this example."""
         start = len(turn.prompt)
         self.labels += [IGNORED] * (start - len(self.ids)) + turn.answer
         self.ids = turn.prompt + turn.answer
@@ -62,7 +62,7 @@ class _Draft:
 
 
 class Masker:
-    """Makes proven examples from conversations, for one template and one maximum length in tokens."""
+    """Makes proven examples from conversations for one template and one maximum length in tokens."""
 
     def __init__(self, template: ChatTemplate, maximum_length: int, eos_ids: Iterable[int] = ()) -> None:
         """Learn the template's grammar. Raises StageError(ChatTemplateUnprovable)."""
@@ -75,9 +75,9 @@ class Masker:
         self._require_canary()
 
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRejected]:
-        """Return for each conversation its examples in order, or why it is refused.
+        """Return for each conversation its examples in order, or the reason for its rejection.
 
-        Texts of all conversations are encoded in one call, which lets the tokenizer use all cores.
+        One call encodes the texts of all conversations, so that the tokenizer can use all cores.
         """
         results: list[list[Example] | RowRejected] = []
         written: list[tuple[int, Conversation, list[Turn]]] = []
@@ -108,18 +108,18 @@ class Masker:
 
     @property
     def reasoning_is_plain_text(self) -> bool:
-        """Whether the template takes no notice of a `<think>` trace and would write it as ordinary text."""
+        """True if the template ignores `<think>` traces and would write them as ordinary text."""
         return self.grammar.reasoning_is_plain_text
 
     def _cut_texts(self) -> None:
-        """Let the tokenizer encode what turns have in common only once."""
+        """Let the tokenizer encode the common parts of turns only once."""
         samples = []
         for roles in _CANARIES:
             messages = [_canary_message(role, position) for position, role in enumerate(roles)]
             try:
                 samples.append(self.template.render(messages, None, generation=True))
             except RowRejected:
-                continue  # a role that the template does not take
+                continue  # the template does not support a role
         written = "".join(samples)
         tokens = [token for token in self.template.added_tokens.values() if token and token in written]
         self.template.encoder.cut_at([*tokens, *self.grammar.stop_texts], samples)
@@ -136,14 +136,14 @@ class Masker:
                         raise RowRejected(
                             RowReason.CONTROL_TOKEN_IN_CONTENT,
                             f"messages[{index}].{key}",
-                            f"the text holds the control token {token!r}",
+                            f"the text contains the control token {token!r}",
                         )
 
     def _split(self, turn: Turn, prompt: list[int], joint: list[int]) -> _EncodedTurn:
-        """Ids of the answer such that they follow exactly the ids of the served prompt.
+        """Return the turn with answer ids that follow exactly the ids of the served prompt.
 
-        Where prompt and answer merge into one token at their border, the answer is encoded alone, or behind an
-        end-of-sequence token, whichever decodes to the same text.
+        If prompt and answer merge into one token at their border, the answer is encoded alone or after a stop token,
+        whichever decodes to the same text.
         """
         text = turn.prompt + turn.answer
         if joint[: len(prompt)] == prompt:
@@ -152,7 +152,7 @@ class Masker:
             answer = self._encode_alone(turn, prompt, self.template.decode(joint))
         if not answer or answer[-1] not in self.grammar.stop_tokens:
             raise RowRejected(
-                RowReason.MASK_UNPROVABLE, "messages", "the answer does not end with an end-of-turn token"
+                RowReason.MASK_UNPROVABLE, "messages", "the answer does not end with a stop token"
             )
         return _EncodedTurn(prompt, answer, text, turn.parts)
 
@@ -169,11 +169,11 @@ class Masker:
         raise RowRejected(
             RowReason.MASK_UNPROVABLE,
             "messages",
-            "prompt and answer merge into one token and cannot be parted",
+            "prompt and answer merge into one token and cannot be separated",
         )
 
     def _assemble(self, conversation: Conversation, turns: list[_EncodedTurn]) -> list[Example]:
-        """Fold turns where each is a literal beginning of the next and the whole fits; check every example."""
+        """Join turns if each is a literal beginning of the next and the whole fits; check every example."""
         drafts: list[_Draft] = []
         for number, turn in enumerate(turns):
             if len(turn.prompt) + len(turn.answer) > self.maximum_length:
@@ -182,7 +182,7 @@ class Masker:
                 drafts[-1].add(short)
                 continue
             last = drafts[-1] if drafts else None
-            # Two answers with nothing between them would be one run of labels.
+            # Two answers with no token between them would be one run of labels.
             if last is None or len(turn.prompt) <= len(last.ids) or turn.prompt[: len(last.ids)] != last.ids:
                 last = _Draft([], [], [], [])
                 drafts.append(last)
@@ -202,7 +202,7 @@ class Masker:
         return examples
 
     def _shortened(self, conversation: Conversation, index: int) -> tuple[_EncodedTurn, int]:
-        """Drop whole earlier turns, oldest first, until the turn fits; return it and how many were dropped."""
+        """Drop whole earlier turns, oldest first, until the turn fits; return it and the number of dropped turns."""
         messages = conversation.messages[: index + 1]
         head = [message for message in messages[:1] if message["role"] in {"system", "developer"}]
         starts = [i for i, message in enumerate(messages) if message["role"] == "user" and i > len(head)]
@@ -221,9 +221,8 @@ class Masker:
     def _require_canary(self) -> None:
         """Prove conversations of sentinels in every role before the first row.
 
-        Raises StageError(ChatTemplateUnprovable) if even one question and its answer cannot be proven, or if a
-        word that is not the assistant's gets a label. Roles that the template refuses cost only the rows that
-        have them.
+        Raises StageError(ChatTemplateUnprovable) if not even one question and its answer can be proven, or if a word of
+        another role gets a label. A role that the template rejects costs only the rows that have it.
         """
         unlimited = copy.copy(self)
         unlimited.maximum_length = sys.maxsize
@@ -234,7 +233,7 @@ class Masker:
                 if number == 0:
                     raise StageError(
                         Reason.CHAT_TEMPLATE_UNPROVABLE,
-                        f"the chat template must let one question and answer be proven, found: {outcome.detail}; "
+                        f"the chat template must make one question and its answer provable, found: {outcome.detail}; "
                         "use the model's own template or name another one in model.chatTemplate",
                     )
                 continue
@@ -248,7 +247,7 @@ class Masker:
                 if leaked:
                     raise StageError(
                         Reason.CHAT_TEMPLATE_UNPROVABLE,
-                        f"only answers may be learned, but with this chat template text of the role {leaked[0]} would be",
+                        f"only answers may be learned, but this chat template would teach text of the role {leaked[0]}",
                     )
 
 

@@ -1,4 +1,4 @@
-"""The text of one assistant turn: the prompt as it is served, and the answer as the model must write it."""
+"""Writes the text of one assistant turn: the served prompt, and the answer that the model must write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMEMBERED_SKELETONS = 4096
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant turn: `prompt` is context, `answer` is learned and ends with an end-of-turn token."""
+    """One assistant turn: `prompt` is context; `answer` is learned and ends with a stop token."""
 
     prompt: str
     answer: str
@@ -34,10 +34,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """What the template writes in a turn of one shape: text around the answer's parts, white space removed.
+    """The text that the template writes around the answer's parts in turns of one shape, without white space.
 
-    None where the rendered conversation does not begin with the served prompt. `left_out` are the positions of
-    messages whose words the template does not write into the prompt.
+    `literals` is None if the rendered conversation does not begin with the served prompt. `left_out` holds the positions
+    of messages whose words the template does not write into the prompt.
     """
 
     literals: tuple[str, ...] | None
@@ -45,7 +45,7 @@ class _Skeleton:
 
 
 class TurnWriter:
-    """Writes turns for one template. Remembers the shapes of conversation that it has proven."""
+    """Writes turns for one template and remembers the conversation shapes that it has proven."""
 
     def __init__(self, template: ChatTemplate, grammar: Grammar) -> None:
         self._template = template
@@ -55,10 +55,10 @@ class TurnWriter:
     def turn(self, conversation: Conversation, index: int) -> Turn:
         """Write the turn of the assistant message at `index`.
 
-        Where the rendered conversation begins with the served prompt, the rest of it is the answer, provided
-        that a conversation of the same shape made of sentinels shows nothing in it but the template's own
-        text and the answer. Where the template renders history in another way than it prompts, the answer is
-        put together from the text that the canary found around answers.
+        If the rendered conversation begins with the served prompt, the rest is the answer. A conversation of the same
+        shape, made of sentinels, must show that this rest holds only the template's own text and the answer. If the
+        template renders history differently than it prompts, the answer is built from the text that the canary
+        conversations show around answers.
 
         Raises RowRejected with TemplateRefused, ContentNotRendered or MaskUnprovable.
         """
@@ -68,7 +68,7 @@ class TurnWriter:
             raise RowRejected(
                 RowReason.TEMPLATE_REFUSED,
                 "messages[0]",
-                "no message stands before this answer: it is never served",
+                "no message comes before this answer, so it is never served",
             )
         prompt = self._template.render(messages[:index], tools, generation=True)
         self._require_history(messages[:index], prompt)
@@ -91,7 +91,7 @@ class TurnWriter:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 f"messages[{index}].tool_calls",
-                "the template renders this tool call in another way than it would be served",
+                "the template renders this tool call differently than it would be served",
             )
         text = answer.text.strip()
         if text not in full and not _escaped_in(text, full):
@@ -101,14 +101,14 @@ class TurnWriter:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 f"messages[{index}]",
-                "what the template writes around or into this answer depends on its words",
+                "the text that the template writes around or into this answer depends on the answer's words",
             )
         return Turn(prompt, rebuilt, tuple(answer.parts))
 
     def _agrees(self, prompt: str, rendered: str, answer: Answer, rebuilt: str) -> bool:
-        """Whether the template itself writes the rebuilt answer behind the prompt, white space apart.
+        """Return True if the template writes the rebuilt answer after the prompt, except for white space.
 
-        A trace that the template has no place for is not expected there.
+        If the template has no place for a trace, none is expected there.
         """
         reasoning = (answer.reasoning or "").strip()
         if reasoning and reasoning not in rendered:
@@ -118,7 +118,7 @@ class TurnWriter:
         return any("".join(written.split()) == wanted for written in self._cuts(rendered, answer))
 
     def _require_history(self, messages: list[dict[str, Any]], prompt: str) -> None:
-        """Refuse a row of which the template leaves something out: the model would be trained without it."""
+        """Reject a row if the template leaves a part of it out: the model would be trained without that part."""
         for index, message in enumerate(messages):
             content = message.get("content") or ""
             if message["role"] == "assistant":
@@ -135,10 +135,10 @@ class TurnWriter:
                     )
 
     def _cuts(self, text: str, answer: Answer) -> list[str]:
-        """Ways to cut the text at the end of the turn; none if a part of the answer is missing.
+        """Return the ways to cut the text at the end of the turn; none if a part of the answer is missing.
 
-        A part that repeats words of the template may be found too early or too late: the end is looked for
-        behind its first and behind its last occurrence.
+        A part that repeats words of the template may be found too early or too late. The end is therefore searched
+        after its first and after its last occurrence.
         """
         first = last = 0
         for part in answer.parts:
@@ -167,7 +167,7 @@ class TurnWriter:
         return found
 
     def _learn_skeleton(self, messages: list[dict[str, Any]], tools: Any) -> _Skeleton:
-        """Render a conversation of the same shape made of sentinels and look at its last answer."""
+        """Render a conversation of the same shape made of sentinels and examine its last answer."""
         words = [sentinel(100 + 2 * number) for number in range(len(messages))]
         traces = [sentinel(101 + 2 * number) for number in range(len(messages))]
         masked = [_masked(*item) for item in zip(messages, words, traces, strict=True)]
@@ -178,7 +178,7 @@ class TurnWriter:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 "messages",
-                f"the template takes these words but not others in their place: {error.detail}",
+                f"the template accepts these words but not others in their place: {error.detail}",
             ) from error
         left_out = tuple(
             position
@@ -196,10 +196,10 @@ class TurnWriter:
         return _Skeleton(_literals(cuts[0], answer.parts), left_out)
 
     def _continuation(self, prompt: str, full: str, answer: Answer) -> str | None:
-        """Text that follows the served prompt in the rendered conversation; None if it begins otherwise.
+        """Return the text after the served prompt in the rendered conversation; None if that begins differently.
 
-        A prompt may open a reasoning block whose white space the rendered conversation writes in another way,
-        or which it leaves out where there is no trace: then the model closes the block first.
+        A prompt may open a reasoning block. The rendered conversation may write the block's white space differently. It
+        may also leave out the block if there is no trace; then the model closes the block first.
         """
         if full.startswith(prompt):
             return full[len(prompt) :]
@@ -216,12 +216,12 @@ class TurnWriter:
         return None
 
     def _close(self, opened: str) -> str:
-        """Text that ends the reasoning block which a prompt has opened by `opened`."""
+        """Return the text that ends the reasoning block that a prompt opened with `opened`."""
         closing = closing_tag(opened)
         return self._grammar.reasoning_end if closing in self._grammar.reasoning_end else f"\n{closing}\n\n"
 
     def _rebuild(self, prompt: str, answer: Answer, place: str) -> str:
-        """Put the answer together from the text that the template writes around answers."""
+        """Build the answer from the text that the template writes around answers."""
         grammar = self._grammar
         text = answer.text.strip() if grammar.trims else answer.text
         opened = opened_reasoning(prompt)
@@ -231,7 +231,7 @@ class TurnWriter:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 place,
-                "the template renders this turn in another way than it prompts",
+                "the template renders this turn differently than it prompts",
             )
         if answer.reasoning is None:
             return grammar.prefix + text + grammar.suffix
@@ -241,7 +241,7 @@ class TurnWriter:
                 raise RowRejected(
                     RowReason.MASK_UNPROVABLE,
                     place,
-                    "what the template writes before an answer depends on its words",
+                    "the text that the template writes before an answer depends on the answer's words",
                 )
             reasoning = answer.reasoning.strip()
             return (
@@ -261,7 +261,7 @@ class TurnWriter:
         )
 
     def _after_opened_reasoning(self, prompt: str, opened: str, answer: Answer, text: str) -> str:
-        """Put the answer together where the served prompt has already opened the reasoning block."""
+        """Build the answer for a served prompt that has already opened the reasoning block."""
         grammar = self._grammar
         if answer.inline:
             body = answer.content.lstrip().removeprefix("<think>")
@@ -272,7 +272,7 @@ class TurnWriter:
 
 
 def _shape(message: dict[str, Any]) -> list[Any]:
-    """Everything about a message that a template may branch on, except its words."""
+    """Return everything about a message that a template may branch on, except its words."""
     answer = answer_of(message) if message["role"] == "assistant" else None
     return [
         message["role"],
@@ -292,7 +292,7 @@ def _shape(message: dict[str, Any]) -> list[Any]:
 
 
 def _masked(message: dict[str, Any], word: str, trace: str) -> dict[str, Any]:
-    """Replace a message's words by sentinels, keeping its shape."""
+    """Replace the words of a message by sentinels and keep its shape."""
     masked = dict(message)
     content = message.get("content") or ""
     if message["role"] == "assistant":
@@ -311,7 +311,7 @@ def _masked(message: dict[str, Any], word: str, trace: str) -> dict[str, Any]:
 
 
 def _literals(written: str, parts: list[str]) -> tuple[str, ...] | None:
-    """Text around `parts`, white space removed; None if a part is missing."""
+    """Return the text around `parts` without white space; None if a part is missing."""
     literals = []
     position = 0
     for part in parts:
@@ -325,12 +325,12 @@ def _literals(written: str, parts: list[str]) -> tuple[str, ...] | None:
 
 
 def _matches(written: str, skeleton: _Skeleton, answer: Answer) -> bool:
-    """Whether text is the skeleton's own text around exactly this answer's parts."""
+    """Return True if the text is that of the skeleton around exactly the parts of this answer."""
     if skeleton.literals is None or len(skeleton.literals) != len(answer.parts) + 1:
         return False
     if _literals(written, answer.parts) == skeleton.literals:
         return True
-    # A part that repeats words of the template is found too early; then the whole must agree.
+    # A part that repeats words of the template is found too early. Then the whole text must agree.
     pieces = [skeleton.literals[0]]
     for part, literal in zip(answer.parts, skeleton.literals[1:], strict=True):
         pieces.extend(("".join(part.split()), literal))
@@ -356,7 +356,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _escaped_in(text: str, rendered: str) -> bool:
-    """Whether `text` stands in `rendered` as it is or as inside a JSON string."""
+    """Return True if `rendered` contains `text` unchanged or escaped as in a JSON string."""
     return any(
         form in rendered
         for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
