@@ -123,7 +123,7 @@ PREPARE = {
                 "code": "RowsRefused",
                 "value": 0.05,
                 "threshold": 0.0,
-                "message": "1 of 20 rows was refused; see rejected",
+                "message": "1 of 20 rows was rejected; see rejected",
             }
         ],
         "example": {"row": 1, "learned": "hello"},

@@ -13,7 +13,7 @@ def test_every_setting_but_the_image_has_a_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("{", "must be JSON"),
         ("{}", "trainer: Field required"),
@@ -22,8 +22,8 @@ def test_every_setting_but_the_image_has_a_default() -> None:
         ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
     ],
 )
-def test_unusable_settings_say_what_is_wrong(content: str, words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
+def test_unusable_settings_say_what_is_wrong(content: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         parse_settings(content)
 
 

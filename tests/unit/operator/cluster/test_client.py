@@ -37,7 +37,7 @@ def responding(*responses: web.Response) -> tuple[Handler, list[web.Request]]:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_an_overloaded_api_server_is_asked_again(status: int) -> None:
+async def test_a_request_to_an_overloaded_api_server_is_retried(status: int) -> None:
     observed: list[tuple[str, str]] = []
     handler, _ = responding(failure(status), failure(status), web.json_response({"a": 1}))
     async with serving(handler, lambda method, code: observed.append((method, code))) as api:

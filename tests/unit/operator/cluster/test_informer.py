@@ -78,7 +78,7 @@ async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
         yield Parts(api)
 
 
-async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:
+async def test_an_operator_that_may_not_read_nodes_starts_and_reports_it() -> None:
     async with serving(None) as parts:
         await parts.informer.synchronize()
         assert parts.informer.seeded
@@ -88,7 +88,7 @@ async def test_an_operator_that_may_not_read_nodes_starts_and_says_so() -> None:
         assert "gpuProfiles" in problem
 
 
-async def test_nodes_are_seeded_and_those_that_are_gone_forgotten() -> None:
+async def test_nodes_are_listed_and_deleted_nodes_are_removed() -> None:
     nodes = [node_body("10")]
     async with serving(nodes) as parts:
         await parts.informer.synchronize()
@@ -98,7 +98,7 @@ async def test_nodes_are_seeded_and_those_that_are_gone_forgotten() -> None:
         assert parts.gpus.inventory.nodes == {}
 
 
-async def test_a_heartbeat_wakes_nobody_and_a_change_only_jobs_that_lack_a_gpu() -> None:
+async def test_a_heartbeat_queues_no_job_and_a_change_only_jobs_without_a_gpu() -> None:
     async with serving([node_body("10")]) as parts:
         world = World()
         world.settle()

@@ -27,7 +27,7 @@ class LeaseServer:
         body: Mapping[str, Any] | None = None,
         limited: bool = True,
     ) -> dict[str, Any]:
-        assert not limited, "the Lease must not wait behind other calls"
+        assert not limited, "the Lease must not wait for other calls"
         assert path.startswith("/apis/coordination.k8s.io/v1/namespaces/system/leases")
         if self.fault is not None:
             raise self.fault
@@ -64,7 +64,7 @@ async def test_the_first_replica_creates_the_lease_and_the_second_waits() -> Non
     assert server.lease["spec"]["holderIdentity"] == "a"
 
 
-async def test_a_lease_is_taken_over_only_after_it_stood_still_for_its_duration() -> None:
+async def test_a_lease_is_taken_over_only_if_it_is_unchanged_for_its_duration() -> None:
     server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     await first._try()
@@ -93,7 +93,7 @@ async def test_a_released_lease_is_taken_at_once() -> None:
     assert server.lease["spec"]["holderIdentity"] == "b", "only the holder releases"
 
 
-async def test_of_two_replicas_that_try_together_one_gets_a_conflict() -> None:
+async def test_one_of_two_replicas_that_try_together_gets_a_conflict() -> None:
     server, clock = LeaseServer(), Clock(0.0)
     first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b")
     await first._try()
@@ -106,7 +106,7 @@ async def test_of_two_replicas_that_try_together_one_gets_a_conflict() -> None:
 
 
 @pytest.mark.parametrize("fault", [ApiError(0, "Unreachable", "down"), OSError("down"), ValueError("odd")])
-async def test_a_leader_that_cannot_renew_gives_up_whatever_the_fault(fault: Exception) -> None:
+async def test_a_leader_that_cannot_renew_gives_up_after_any_error(fault: Exception) -> None:
     server = LeaseServer()
     clock = Clock(0.0)
     elector = make_elector(server, clock, "a", FAST)

@@ -37,7 +37,7 @@ def test_a_heartbeat_is_no_change() -> None:
     assert store.inventory is before
 
 
-def test_what_changes_a_gpu_that_was_asked_for_is_a_change() -> None:
+def test_a_change_of_a_requested_gpu_is_a_change() -> None:
     store = make_store()
     assert store.inventory.offers(GPU) == ()
     assert store.put(make_node(resource_version="1"))
@@ -49,7 +49,7 @@ def test_what_changes_a_gpu_that_was_asked_for_is_a_change() -> None:
     assert store.inventory.offers(GPU) == ()
 
 
-def test_a_change_counts_also_right_after_one_that_did_not() -> None:
+def test_a_change_counts_even_directly_after_one_that_did_not() -> None:
     """Between two changes nobody may have asked again."""
     store = make_store()
     assert store.inventory.offers(GPU) == ()
@@ -58,7 +58,7 @@ def test_a_change_counts_also_right_after_one_that_did_not() -> None:
     assert store.put(make_node("gpu2", resource_version="3"))
 
 
-def test_a_node_that_offers_nothing_of_it_wakes_nobody_and_keeps_what_was_computed() -> None:
+def test_a_node_without_such_gpus_is_no_change_and_keeps_the_cached_decisions() -> None:
     store = make_store()
     store.put(make_node())
     decision = store.inventory.decide(make_request())
@@ -67,7 +67,7 @@ def test_a_node_that_offers_nothing_of_it_wakes_nobody_and_keeps_what_was_comput
     assert store.inventory.decide(make_request()) is decision
 
 
-def test_an_older_version_and_a_late_deletion_of_a_namesake_change_nothing() -> None:
+def test_an_older_version_and_a_late_deletion_change_nothing() -> None:
     store = make_store()
     store.put(make_node(uid="new", resource_version="5"))
     assert not store.put(make_node(uid="old", resource_version="4", unschedulable=True))
@@ -76,9 +76,9 @@ def test_an_older_version_and_a_late_deletion_of_a_namesake_change_nothing() -> 
     assert not store.inventory.nodes["gpu1"].unschedulable
 
 
-def test_a_list_is_the_truth_but_for_what_is_newer() -> None:
+def test_a_list_replaces_every_node_that_is_not_newer() -> None:
     store = make_store()
-    for node in (make_node("gone"), make_node("newer", resource_version="9", unschedulable=True)):
+    for node in (make_node("deleted"), make_node("newer", resource_version="9", unschedulable=True)):
         store.put(node)
     assert store.inventory.offers(GPU)
     assert store.replace([make_node("newer", resource_version="8"), make_node("joined")])
@@ -87,7 +87,7 @@ def test_a_list_is_the_truth_but_for_what_is_newer() -> None:
     assert not store.replace([make_node("newer", resource_version="8"), make_node("joined")])
 
 
-def test_nodes_that_may_not_be_read_leave_the_catalogue() -> None:
+def test_without_access_to_nodes_only_gpu_profiles_are_left() -> None:
     profile = GpuProfile(name="l4", product="NVIDIA L4", labels={"pool": "l4"})
     store = make_store(profile)
     store.put(make_node())

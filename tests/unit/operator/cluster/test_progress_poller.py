@@ -15,11 +15,11 @@ from tests.support.world import World
 
 KEY = ("team", "demo")
 GOOD = make_progress(Stage.PREPARE).model_dump_json(by_alias=True).encode()
-STRANGER = make_progress(Stage.PREPARE, uid="stranger").model_dump_json(by_alias=True).encode()
+OTHER = make_progress(Stage.PREPARE, uid="another").model_dump_json(by_alias=True).encode()
 
 
 class Ports:
-    """What answers on which port, and how often it was asked."""
+    """The response of each port, and the ports that were asked."""
 
     def __init__(self, answers: dict[int, bytes]) -> None:
         self.answers = answers
@@ -43,8 +43,8 @@ def make_poller(ports: Ports) -> tuple[ProgressPoller, Store, list[Key]]:
     return ProgressPoller(store, woken.append, ports, 9500, 5), store, woken
 
 
-async def test_a_trainer_is_found_behind_strangers_and_asked_there_again() -> None:
-    ports = Ports({9500: STRANGER, 9501: b"not json", 9503: GOOD})
+async def test_a_trainers_port_is_found_after_others_and_used_again() -> None:
+    ports = Ports({9500: OTHER, 9501: b"not json", 9503: GOOD})
     poller, store, woken = make_poller(ports)
     await poller.poll()
     assert ports.asked == [9500, 9501, 9502, 9503]
@@ -58,7 +58,7 @@ async def test_a_trainer_is_found_behind_strangers_and_asked_there_again() -> No
     assert woken == [KEY], "nothing new wakes nobody"
 
 
-async def test_a_trainer_that_moved_is_looked_for_again() -> None:
+async def test_a_trainer_that_changed_its_port_is_found_again() -> None:
     ports = Ports({9503: GOOD})
     poller, _, _ = make_poller(ports)
     await poller.poll()
@@ -80,7 +80,7 @@ async def test_a_trainer_that_nobody_can_reach_is_no_failure() -> None:
     assert woken == []
 
 
-async def test_pods_of_a_former_namesake_are_not_asked() -> None:
+async def test_pods_of_an_earlier_job_of_the_same_name_are_not_polled() -> None:
     ports = Ports({9500: GOOD})
     poller, store, _ = make_poller(ports)
     store.put_job(replace(make_job(), uid="new", resource_version="999"))
@@ -98,7 +98,9 @@ async def test_pods_of_a_former_namesake_are_not_asked() -> None:
     ],
     ids=["good", "redirect", "large", "error"],
 )
-async def test_only_a_plain_bounded_answer_is_taken(answer: web.Response, body: bytes | None) -> None:
+async def test_only_a_plain_and_bounded_response_is_accepted(
+    answer: web.Response, body: bytes | None
+) -> None:
     asked: list[str] = []
 
     async def progress(request: web.Request) -> web.Response:

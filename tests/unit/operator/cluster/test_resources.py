@@ -5,13 +5,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from finetune_operator.cluster.resources import (
-    Cluster,
-    batch_jobs_path,
-    claims_path,
-    jobs_path,
-    pods_path,
-)
+from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path, pods_path
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import project_job
 from finetune_operator.status.events import Transition

@@ -31,7 +31,7 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
     assert observation.job.status == {"phase": "Training"}
 
 
-def test_a_late_event_of_a_deleted_namesake_changes_nothing() -> None:
+def test_a_late_event_of_an_earlier_job_of_the_same_name_changes_nothing() -> None:
     store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job(uid="new", resource_version="50"))
     store.put_job(make_job(uid="old", resource_version="40"))
@@ -41,7 +41,7 @@ def test_a_late_event_of_a_deleted_namesake_changes_nothing() -> None:
     assert observation.job.uid == "new"
 
 
-def test_a_new_namesake_does_not_inherit_progress() -> None:
+def test_a_new_job_of_the_same_name_does_not_inherit_progress() -> None:
     store = Store(GpuStore((), allow_time_slicing=False))
     store.put_job(make_job(resource_version="1"))
     assert store.set_progress(KEY, make_progress(Stage.TRAIN))
@@ -80,7 +80,7 @@ def test_a_full_list_removes_missed_deletions_but_nothing_newer_than_the_list() 
     assert store.observe(KEY) is None
 
 
-def test_nothing_is_left_of_a_job_when_all_of_it_is_gone() -> None:
+def test_the_store_keeps_nothing_of_a_deleted_job() -> None:
     store = Store(GpuStore((), allow_time_slicing=False))
     child, pod = make_children()
     store.put_job(make_job())
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_a_job_when_all_of_it_is_gone() -> None:
     assert store._entries == {}
 
 
-def test_an_accepted_delete_is_remembered_before_the_watch_says_so() -> None:
+def test_an_accepted_delete_is_recorded_before_the_watch_reports_it() -> None:
     store = Store(GpuStore((), allow_time_slicing=False))
     child, _ = make_children()
     store.put_job(make_job())

@@ -70,7 +70,7 @@ async def test_a_bound_workspace_comes_with_its_volume_and_class() -> None:
         assert asked.count(CLASSES_PATH) == 1, "classes are believed for a while"
 
 
-async def test_a_job_that_has_no_claim_yet_costs_no_read_of_one() -> None:
+async def test_the_claim_of_a_job_without_one_is_not_read() -> None:
     classes = {"metadata": {"resourceVersion": "1"}, "items": []}
     async with serving({CLASSES_PATH: classes}, 404) as (reader, asked):
         found = await reader.read(World().observe())
@@ -78,7 +78,7 @@ async def test_a_job_that_has_no_claim_yet_costs_no_read_of_one() -> None:
         assert asked == [CLASSES_PATH]
 
 
-async def test_what_may_not_be_read_is_as_if_it_were_not_there() -> None:
+async def test_objects_that_may_not_be_read_count_as_missing() -> None:
     async with serving({CLAIM_PATH: CLAIM}, 403) as (reader, _):
         found = await reader.read(with_claim().observe())
         assert found.workspace is not None
@@ -86,7 +86,7 @@ async def test_what_may_not_be_read_is_as_if_it_were_not_there() -> None:
         assert found.storage_class is None
 
 
-async def test_a_model_cache_that_does_not_exist_is_left_to_the_kubelet_to_tell() -> None:
+async def test_a_model_cache_that_does_not_exist_is_no_error() -> None:
     classes = {"metadata": {"resourceVersion": "1"}, "items": []}
     job = make_job(make_spec(modelCache={"claimName": "cache"}))
     async with serving({CLASSES_PATH: classes}, 404) as (reader, _):

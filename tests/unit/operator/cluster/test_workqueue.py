@@ -94,7 +94,7 @@ async def test_failures_increase_a_keys_delay_and_success_resets_it() -> None:
     assert await queue.get() == "a"
 
 
-async def test_a_waiting_worker_is_woken_by_an_add() -> None:
+async def test_an_added_key_wakes_a_waiting_worker() -> None:
     queue, _, _ = make_queue()
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 from finetune_operator.api.stages import Stage
 
-from tests.support.operator import (
-    MERGE,
-    TRAIN,
-)
+from tests.support.operator import MERGE, TRAIN
 from tests.support.world import started
 
 

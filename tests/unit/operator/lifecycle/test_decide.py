@@ -3,19 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    CreateJob,
-    Decision,
-    DeleteJob,
-    DeletePod,
-    Need,
-)
+from finetune_operator.lifecycle.actions import CreateJob, Decision, DeleteJob, DeletePod, Need
 from finetune_operator.lifecycle.decide import decide
 
-from tests.support.operator import (
-    MERGE,
-    make_job,
-)
+from tests.support.operator import MERGE, make_job
 from tests.support.world import World, started
 
 

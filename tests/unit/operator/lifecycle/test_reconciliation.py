@@ -3,13 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    DeleteJob,
-)
+from finetune_operator.lifecycle.actions import DeleteJob
 
-from tests.support.operator import (
-    make_progress,
-)
+from tests.support.operator import make_progress
 from tests.support.world import started
 
 

@@ -6,11 +6,7 @@ from dataclasses import replace
 from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
-from tests.support.operator import (
-    make_failure,
-    make_inventory,
-    make_node,
-)
+from tests.support.operator import make_failure, make_inventory, make_node
 from tests.support.world import A100, SMALL, prepared, stalled
 
 

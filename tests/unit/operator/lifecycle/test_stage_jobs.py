@@ -4,9 +4,7 @@ import json
 
 from finetune_operator.api.stages import Stage
 
-from tests.support.operator import (
-    make_inventory,
-)
+from tests.support.operator import make_inventory
 from tests.support.world import prepared
 
 

@@ -16,14 +16,7 @@ from finetune_operator.placement.storage import (
     project_volume,
 )
 
-from tests.support.operator import (
-    CONFIG,
-    make_inventory,
-    make_job,
-    make_node,
-    make_progress,
-    make_spec,
-)
+from tests.support.operator import CONFIG, make_inventory, make_job, make_node, make_progress, make_spec
 from tests.support.world import World
 
 ZONE = "topology.kubernetes.io/zone"

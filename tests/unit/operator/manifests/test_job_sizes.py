@@ -31,7 +31,7 @@ def volumes(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {volume["name"]: volume for volume in pod["volumes"]}
 
 
-def test_the_chosen_sizes_are_asked_for() -> None:
+def test_the_pod_requests_the_chosen_sizes() -> None:
     pod = pod_spec(make_spec(), Stage.TRAIN, host=HOST)
     resources = pod["containers"][0]["resources"]
     assert resources["requests"] == {
@@ -45,14 +45,14 @@ def test_the_chosen_sizes_are_asked_for() -> None:
     assert volumes(pod)["tmp"]["emptyDir"] == {"sizeLimit": "2Gi"}
 
 
-def test_what_the_spec_gives_is_asked_for_in_its_own_words() -> None:
+def test_sizes_of_the_spec_are_requested_as_written() -> None:
     spec = make_spec(resources={"merge": {"cpu": "1500m", "memory": "7G"}})
     requests = pod_spec(spec, Stage.MERGE, host=HOST)["containers"][0]["resources"]["requests"]
     assert (requests["cpu"], requests["memory"]) == ("1500m", "7G")
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_an_affinity_is_passed_on_and_none_leaves_no_trace(stage: Stage) -> None:
+def test_an_affinity_is_passed_on_and_without_one_the_field_is_absent(stage: Stage) -> None:
     assert pod_spec(make_spec(), stage, affinity=AFFINITY)["affinity"] == AFFINITY
     assert "affinity" not in pod_spec(make_spec(), stage)
 
@@ -76,12 +76,12 @@ def test_train_tolerates_the_taints_of_gpu_nodes(resource: str, keys: list[str])
         assert pod_spec(spec, stage, tolerates_gpu_nodes=True)["tolerations"] == expected
 
 
-def test_a_toleration_that_the_user_gave_stands_once() -> None:
+def test_a_toleration_that_the_user_set_appears_once() -> None:
     own = {"key": "nvidia.com/gpu", "operator": "Exists"}
     assert pod_spec(make_spec(resources={"tolerations": [own]}), Stage.TRAIN)["tolerations"] == [own]
 
 
-def test_only_train_sets_up_the_gpus_allocator() -> None:
+def test_only_train_configures_the_gpu_allocator() -> None:
     for stage in Stage:
         names = {
             entry["name"]: entry.get("value")
@@ -91,7 +91,7 @@ def test_only_train_sets_up_the_gpus_allocator() -> None:
         assert names.get("PYTORCH_ALLOC_CONF") == expected
 
 
-def test_a_workspace_without_a_size_gets_the_chosen_one() -> None:
+def test_a_workspace_without_a_size_gets_the_chosen_size() -> None:
     def size(spec: dict[str, Any], chosen: str) -> str:
         claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec), chosen)
         found: str = claim["spec"]["resources"]["requests"]["storage"]

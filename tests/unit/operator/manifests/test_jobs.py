@@ -87,7 +87,7 @@ def test_pods_meet_the_restricted_security_level(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_the_job_leaves_attempts_to_the_operator_and_disruptions_to_the_controller(stage: Stage) -> None:
+def test_attempts_belong_to_the_operator_and_disruptions_to_the_job_controller(stage: Stage) -> None:
     job = build(make_spec(), stage)
     assert job["metadata"]["name"] == f"demo-{stage.slug}-1"
     assert job["spec"]["backoffLimit"] == 0
@@ -100,7 +100,7 @@ def test_the_job_leaves_attempts_to_the_operator_and_disruptions_to_the_controll
     assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (UID, True, True)
 
 
-def test_only_train_asks_for_a_gpu_and_for_its_place() -> None:
+def test_only_train_requests_a_gpu_and_node_constraints() -> None:
     for stage in Stage:
         pod, trainer = pod_spec(FULL, stage), container(FULL, stage)
         train = stage is Stage.TRAIN
@@ -132,7 +132,7 @@ def test_memory_is_limited_to_what_is_requested_and_cpu_is_not_limited() -> None
     }
 
 
-def test_secrets_reach_prepare_alone_and_only_by_reference() -> None:
+def test_only_prepare_gets_secrets_and_only_by_reference() -> None:
     secret = {"FINETUNE_DATASET_URL", "FINETUNE_VALIDATION_URL", "FINETUNE_MODEL_TOKEN"}
     prepare = variables(FULL, Stage.PREPARE)
     assert secret <= set(prepare)
@@ -157,7 +157,7 @@ STORES = make_spec(
 )
 
 
-def test_whole_secrets_reach_prepare_alone_under_a_prefix_of_their_own() -> None:
+def test_only_prepare_gets_whole_secrets_each_with_its_own_prefix() -> None:
     assert container(STORES, Stage.PREPARE)["envFrom"] == [
         {"prefix": "FINETUNE_MODEL_", "secretRef": {"name": "azure"}},
         {"prefix": "FINETUNE_DATASET_", "secretRef": {"name": "store"}},
@@ -169,12 +169,12 @@ def test_whole_secrets_reach_prepare_alone_under_a_prefix_of_their_own() -> None
         assert "FINETUNE_VALIDATION_TOKEN" not in variables(STORES, stage)
 
 
-def test_a_store_without_a_secret_is_reached_by_the_pods_own_identity() -> None:
+def test_a_store_without_a_secret_uses_the_pods_identity() -> None:
     spec = make_spec(dataset={"source": {"gcs": {"uri": "gs://bucket/rows.jsonl"}}})
     assert "envFrom" not in container(spec, Stage.PREPARE)
 
 
-def test_the_administrators_hub_reaches_prepare_alone() -> None:
+def test_only_prepare_gets_the_administrators_hub() -> None:
     trainer = TRAINER.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
     for stage in Stage:
         job = build_job(
@@ -199,7 +199,7 @@ def test_users_labels_cannot_displace_the_operators() -> None:
     }
 
 
-def test_the_workspace_claim_is_the_jobs_own() -> None:
+def test_the_workspace_claim_belongs_to_the_job() -> None:
     spec = make_spec(workspace={"size": "5Gi", "storageClassName": "fast"})
     claim = build_workspace_claim(make_job(spec), FineTuneJobSpec.parse(spec), "20Gi")
     assert claim["metadata"]["name"] == "demo-workspace"

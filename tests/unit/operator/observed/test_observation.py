@@ -55,7 +55,7 @@ def test_a_finetunejob_without_status_is_projected() -> None:
     assert (job.key, job.deleting, job.status, job.spec) == (("team", "demo"), True, {}, {"suspend": True})
 
 
-def test_an_ended_trainer_is_seen_beside_a_container_that_goes_on() -> None:
+def test_an_ended_trainer_is_recognized_while_another_container_runs() -> None:
     statuses = [container({"running": {}}, "sidecar"), container(ENDED)]
     pod = project_pod(make_pod({"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": statuses}))
     assert pod is not None
@@ -65,7 +65,7 @@ def test_an_ended_trainer_is_seen_beside_a_container_that_goes_on() -> None:
     assert not pod.running
 
 
-def test_a_pod_is_idle_only_when_every_container_and_native_sidecar_has_ended() -> None:
+def test_a_pod_is_idle_only_after_all_containers_and_native_sidecars_have_ended() -> None:
     ended = project_pod(make_pod({"containerStatuses": [container(ENDED)]}))
     assert ended is not None
     assert ended.idle
@@ -81,7 +81,7 @@ def test_a_pod_is_idle_only_when_every_container_and_native_sidecar_has_ended() 
     assert not sidecar.idle
 
 
-def test_disruption_scheduling_and_waiting_are_read_from_their_places() -> None:
+def test_disruption_scheduling_and_waiting_are_read_from_the_pods_status() -> None:
     pod = project_pod(
         make_pod(
             {
@@ -106,7 +106,7 @@ def test_disruption_scheduling_and_waiting_are_read_from_their_places() -> None:
     assert pod.waiting == ("ImagePullBackOff", "no such image")
 
 
-def test_strangers_with_our_labels_are_no_children() -> None:
+def test_objects_of_other_owners_with_our_labels_are_no_children() -> None:
     loose = make_pod({}, ownerReferences=[])
     assert project_pod(loose) is None
     assert key_of(loose) == ("team", "demo")

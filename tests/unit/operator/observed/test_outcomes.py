@@ -8,11 +8,7 @@ from finetune_operator.api.reasons import ReasonClass
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome
 
-from tests.support.operator import (
-    UID,
-    make_failure,
-    make_result,
-)
+from tests.support.operator import UID, make_failure, make_result
 from tests.support.world import World, started
 
 
@@ -102,13 +98,13 @@ def test_a_pod_that_failed_before_its_container_ran_is_a_lost_stage() -> None:
     assert "UnexpectedAdmissionError" in world.job.status["attempts"][-1]["message"]
 
 
-def test_a_container_that_the_kernel_killed_lacked_memory() -> None:
+def test_a_container_that_the_kernel_killed_ran_out_of_memory() -> None:
     found = ending("", 137, "OOMKilled")
     assert (found.reason, found.kind) == ("HostOutOfMemory", ReasonClass.PERMANENT)
 
 
-def test_a_trainer_that_outlived_a_killed_process_lacked_memory_too() -> None:
-    """The kernel may take one of PREPARE's processes; the trainer only sees that it is gone."""
+def test_a_trainer_whose_process_was_killed_ran_out_of_memory() -> None:
+    """The kernel may kill one of PREPARE's processes. The trainer only sees that it has ended."""
     result = json.dumps(make_failure(Stage.PREPARE, "InternalError"))
     found = ending(result, 69, "OOMKilled")
     assert found.reason == "HostOutOfMemory"

@@ -149,7 +149,7 @@ async def test_a_lost_job_is_read_again_before_it_counts(decisions: list[Any]) -
         assert "attempts" not in job["status"]
 
 
-async def test_a_rejected_child_is_shown_and_tried_again_later() -> None:
+async def test_a_rejected_child_is_shown_and_created_later() -> None:
     async with running() as parts:
         parts.server.failures["POST", CHILDREN] = 403
         await parts.controller.reconcile(KEY)
@@ -176,7 +176,7 @@ async def test_an_unknown_job_is_ignored() -> None:
         assert parts.server.requests == []
 
 
-async def test_a_conflict_is_tried_again_and_counts_as_a_requeue() -> None:
+async def test_a_conflict_is_retried_and_counts_as_a_requeue() -> None:
     async with running() as parts:
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 409
         parts.queue.add(KEY)

@@ -43,7 +43,7 @@ def test_job_series_come_from_the_store_and_end_with_their_object() -> None:
     assert b'name="demo"' not in generate_latest(registry)
 
 
-def test_a_job_without_status_has_what_is_known_of_it() -> None:
+def test_a_job_without_status_has_the_series_that_are_known() -> None:
     store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
     registry.register(JobCollector(store))
     store.put_job(replace(World().job, status={}))
@@ -120,7 +120,7 @@ def test_stalled_jobs_are_counted_by_reason() -> None:
     assert registry.get_sample_value("finetunejobs_stalled", {"reason": "GpuNotSupported"}) == 0
 
 
-def test_gpus_of_nodes_and_catalogue_are_told_apart() -> None:
+def test_gpus_of_nodes_and_of_profiles_have_different_states() -> None:
     profile = GpuProfile(name="pool", product="NVIDIA L4", labels={"pool": "l4"})
     gpus, registry = GpuStore((profile,), allow_time_slicing=False), CollectorRegistry()
     registry.register(GpuCollector(gpus))

@@ -11,12 +11,7 @@ from finetune_operator.observed.outcomes import stage_lost
 from finetune_operator.settings import Settings
 from finetune_operator.status.draft import MAXIMUM_ATTEMPTS, StatusDraft
 
-from tests.support.operator import (
-    NOW,
-    TRAIN,
-    TRAINER,
-    make_job,
-)
+from tests.support.operator import NOW, TRAIN, TRAINER, make_job
 from tests.support.world import World, started
 
 
@@ -56,7 +51,7 @@ def test_every_edit_leaves_the_earlier_draft_unchanged() -> None:
         draft.record_job(NOW, "node1")
         .record_config({"model_type": "llama"})
         .record_host(Stage.TRAIN, 1, "because")
-        .record_attempt(stage_lost("gone"))
+        .record_attempt(stage_lost("deleted"))
         .begin_attempt(1, NOW)
         .apply_train_result(TrainResult.model_validate(TRAIN))
         .set_progressing(Reason.WAITING_FOR_GPU, "waits")

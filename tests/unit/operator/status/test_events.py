@@ -11,17 +11,17 @@ from tests.support.world import World
 
 
 def test_each_transition_is_reported_once() -> None:
-    world, told = World(), []
+    world, found = World(), []
     for stage in Stage:
         for _ in range(3):
             before = world.job.status
             world.step()
-            told += transitions(before, world.job.status)
+            found += transitions(before, world.job.status)
         world.succeed(stage)
     before = world.job.status
     world.settle()
-    told += transitions(before, world.job.status)
-    assert [transition.reason for transition in told] == [
+    found += transitions(before, world.job.status)
+    assert [transition.reason for transition in found] == [
         "Pending",
         "StageSucceeded",
         "DatasetWarnings",
@@ -31,7 +31,7 @@ def test_each_transition_is_reported_once() -> None:
         "StageSucceeded",
         "Completed",
     ]
-    warnings = [transition for transition in told if transition.type == "Warning"]
+    warnings = [transition for transition in found if transition.type == "Warning"]
     assert [warning.reason for warning in warnings] == ["DatasetWarnings"]
     assert "RowsRefused" in warnings[0].message
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from tests.support.operator import (
-    make_job,
-    make_spec,
-)
+from tests.support.operator import make_job, make_spec
 from tests.support.world import World
 
 

@@ -5,17 +5,10 @@ from datetime import timedelta
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    Need,
-)
+from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.decide import decide
 
-from tests.support.operator import (
-    NOW,
-    SETTINGS,
-    make_failure,
-    make_spec,
-)
+from tests.support.operator import NOW, SETTINGS, make_failure, make_spec
 from tests.support.world import World, started
 
 

@@ -5,15 +5,9 @@ from datetime import timedelta
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    DeleteClaim,
-    DeletePod,
-)
+from finetune_operator.lifecycle.actions import DeleteClaim, DeletePod
 
-from tests.support.operator import (
-    NOW,
-    make_spec,
-)
+from tests.support.operator import NOW, make_spec
 from tests.support.world import started
 
 

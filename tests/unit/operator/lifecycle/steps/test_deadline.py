@@ -5,10 +5,7 @@ from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
 
-from tests.support.operator import (
-    make_inventory,
-    make_spec,
-)
+from tests.support.operator import make_inventory, make_spec
 from tests.support.world import SMALL, prepared, stalled, started
 
 

@@ -5,11 +5,7 @@ import json
 import pytest
 from finetune_operator.lifecycle.actions import CreateJob, SuspendJob
 
-from tests.support.operator import (
-    make_inventory,
-    make_node,
-    make_spec,
-)
+from tests.support.operator import make_inventory, make_node, make_spec
 from tests.support.world import A100, LARGE, SMALL, World, prepared, preparing, stalled
 
 
@@ -71,13 +67,13 @@ def test_the_same_data_runs_on_a_gpu_that_is_large_enough() -> None:
     assert world.condition("Reconciling") == ("True", "Training")
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_waiting_train_job_is_deleted_when_no_gpu_fits_any_more(*, gone: bool) -> None:
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_waiting_train_job_is_deleted_when_no_gpu_fits_any_more(*, deleted: bool) -> None:
     world = prepared()
     world.settle()
     world.run_pod("demo-train-0", phase="Pending", running=False, node="", unschedulable="0/3 nodes")
     world.settle()
-    world.inventory = make_inventory() if gone else make_inventory(make_node("tiny", "NVIDIA-Tiny", 600))
+    world.inventory = make_inventory() if deleted else make_inventory(make_node("tiny", "NVIDIA-Tiny", 600))
     world.settle()
     assert world.children == {}
     assert world.pods == {}

@@ -5,9 +5,7 @@ from datetime import timedelta
 import pytest
 from finetune_operator.api.stages import Stage
 
-from tests.support.operator import (
-    NOW,
-)
+from tests.support.operator import NOW
 from tests.support.world import started
 
 
@@ -33,7 +31,7 @@ def test_a_pod_that_cannot_start_shows_the_kubelets_message(reason: str) -> None
     assert 'secret "x" not found' in entry["message"]
 
 
-def test_a_job_without_a_pod_for_thirty_seconds_is_reported() -> None:
+def test_a_job_without_a_pod_for_thirty_seconds_shows_child_refused() -> None:
     world = started()
     world.wait(20)
     assert world.decide().requeue_time == NOW + timedelta(seconds=30)

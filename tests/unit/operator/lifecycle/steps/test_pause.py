@@ -3,16 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    SuspendJob,
-)
+from finetune_operator.lifecycle.actions import SuspendJob
 
-from tests.support.operator import (
-    make_failure,
-    make_inventory,
-    make_job,
-    make_spec,
-)
+from tests.support.operator import make_failure, make_inventory, make_job, make_spec
 from tests.support.world import World, prepared, stalled, started
 
 

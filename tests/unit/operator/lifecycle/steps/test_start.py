@@ -4,17 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import (
-    CreateClaim,
-    CreateJob,
-    DeleteJob,
-)
+from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, DeleteJob
 from finetune_operator.observed.observation import Rejection
 
-from tests.support.operator import (
-    make_job,
-    make_spec,
-)
+from tests.support.operator import make_job, make_spec
 from tests.support.world import World, started
 
 
