@@ -1,4 +1,4 @@
-"""Command line: `finetune run` does a FineTuneJob's stages here, `finetune plan` says beforehand whether it fits."""
+"""The command line: `finetune run` runs a FineTuneJob on this machine, `finetune plan` checks beforehand if it fits."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose exit code for a wrong request is this program's, not the 2 of a plan that does not fit."""
+    """A parser that exits with 64 for a wrong request, because 2 means that a plan does not fit."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and what was wrong; exit."""
+        """Print the usage and the error, then exit."""
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the parser of all commands."""
     parser = _Parser(prog="finetune", description="Fine-tune language models from FineTuneJob YAML.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
         help="prepare, train and merge on this machine, without a cluster",
-        description="Run the FineTuneJob of a YAML file on this machine. ConfigMaps and Secrets that it refers to "
-        "must stand in the same file; each PersistentVolumeClaim is a folder. A Secret may also be given by the environment "
-        "variables that a pod would have: FINETUNE_MODEL_, FINETUNE_DATASET_ or FINETUNE_VALIDATION_ and URL, TOKEN or "
-        "the Secret's key.",
+        description="Run the FineTuneJob of a YAML file on this machine. The same file must contain its ConfigMaps and "
+        "Secrets. Each PersistentVolumeClaim is a folder. Environment variables can replace a Secret. Their names are the "
+        "same as in a pod: FINETUNE_MODEL_, FINETUNE_DATASET_ or FINETUNE_VALIDATION_, followed by URL, TOKEN or the "
+        "Secret's key.",
     )
     run.add_argument("file", type=Path, help="YAML with one FineTuneJob")
-    run.add_argument("--name", help="which FineTuneJob, if the file holds several")
+    run.add_argument("--name", help="name of the FineTuneJob, if the file has several")
     add_volume_options(run)
     run.add_argument(
         "--runs",
@@ -59,21 +59,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--device",
         choices=["auto", "cuda", "cpu"],
         default="auto",
-        help="auto takes an NVIDIA GPU where the driver shows one, else the CPU, and says so (default: %(default)s)",
+        help="auto selects an NVIDIA GPU if the driver shows one, else the CPU, and prints its choice (default: %(default)s)",
     )
     plan_parser = commands.add_parser(
-        "plan", help="say whether a job fits, on which GPU, and why", description=DESCRIPTION
+        "plan", help="check if a job fits, on which GPU, and why", description=DESCRIPTION
     )
     add_plan_options(plan_parser)
     calibrate_parser = commands.add_parser(
-        "calibrate", help="fit the estimates to what finished runs measured", description=CALIBRATE
+        "calibrate", help="fit the estimates to the measurements of finished runs", description=CALIBRATE
     )
     add_calibrate_options(calibrate_parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the command's exit code, or 64 when the request itself is wrong."""
+    """Run a command and return its exit code, or 64 if the request is wrong."""
     options = build_parser().parse_args(arguments)
     try:
         if options.command in {"plan", "calibrate"}:
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"finetune: {error}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:
-        # Whoever read the output has read enough; Python would complain again when it flushes at the end.
+        # The reader closed the pipe on purpose. Without this, Python prints another error when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
 

@@ -1,4 +1,4 @@
-"""`finetune calibrate`: the chart's `calibration` value from what finished runs measured."""
+"""`finetune calibrate`: compute the chart's `calibration` value from the measurements of finished runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
 from finetune_cli.manifests import read_documents
 
-DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with what their runs measured, and print the
-chart's calibration value. At least three runs of one stack profile are needed, estimated without a calibration. Without
-files, the jobs are those of the cluster (kubectl get finetunejobs -A)."""
+DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with the measurements of their runs, and print
+the chart's calibration value. It needs at least three runs with the same stack profile. They must be estimated without a
+calibration. Without files, the command reads the jobs of the cluster (kubectl get finetunejobs -A)."""
 
 STATIC_TERMS = frozenset(
     [
@@ -45,21 +45,21 @@ def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="output of kubectl get finetunejobs -o json or yaml; - is stdin",
+        help="output of kubectl get finetunejobs -o json or yaml; - reads stdin",
     )
-    parser.add_argument("--context", help="context of the kubeconfig whose jobs are asked for")
-    parser.add_argument("--stack", help="only runs of this stack profile, where there are several")
+    parser.add_argument("--context", help="context of the kubeconfig from which to read the jobs")
+    parser.add_argument("--stack", help="use only runs with this stack profile, if there are several")
     parser.add_argument("--version", help="name of the calibration (default: a digest of the runs)")
 
 
 def calibrate(options: argparse.Namespace, output: TextIO) -> int:
-    """Print a calibration. Raises UsageError where there are too few runs or runs of several stack profiles."""
+    """Print a calibration. Raises UsageError if there are too few runs, or runs with several stack profiles."""
     jobs = _jobs(options)
     found = [(stack, run) for job in jobs for stack, run in measured_runs(job)]
     stacks = sorted({stack for stack, _ in found})
     if options.stack is None and len(stacks) > 1:
         raise UsageError(
-            f"the runs must be of one stack profile, found {', '.join(stacks)}; choose one with --stack"
+            f"the runs must have the same stack profile, found {', '.join(stacks)}; choose one with --stack"
         )
     runs = [run for stack, run in found if options.stack in {None, stack}]
     version = options.version or f"runs-{len(runs)}-{_digest(runs)}"
@@ -67,24 +67,24 @@ def calibrate(options: argparse.Namespace, output: TextIO) -> int:
         fitted = fit_calibration(runs, version)
     except ValueError as error:
         raise UsageError(
-            f"{error} among {len(jobs)} FineTuneJobs; a run counts once TRAIN has succeeded on a GPU, its status holds "
-            "estimate and measurement, and the estimate was made without a calibration"
+            f"{error} among {len(jobs)} FineTuneJobs; a run counts if TRAIN succeeded on a GPU, the status has the "
+            "estimate and the measurement, and the estimate was made without a calibration"
         ) from error
-    print(f"# {len(runs)} runs of {options.stack or stacks[0]}: a value of the chart", file=output)
+    print(f"# chart value, from {len(runs)} runs with {options.stack or stacks[0]}", file=output)
     print(yaml.safe_dump({"calibration": as_document(fitted)}, sort_keys=False), end="", file=output)
     return 0
 
 
 def as_document(calibration: Calibration) -> dict[str, Any]:
-    """The calibration as parse_calibration reads it."""
+    """The calibration in the form that parse_calibration reads."""
     return {to_camel(name): value for name, value in asdict(calibration).items() if value is not None}
 
 
 def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
-    """The finished runs of a job with the name of their stack profile.
+    """The finished runs of a job, each with the name of its stack profile.
 
-    A run is an attempt of TRAIN that succeeded and measured a GPU. The estimate is that of `status.plan`; one that a
-    calibration had already corrected would be corrected twice.
+    A run is a succeeded attempt of TRAIN with a measured GPU. The estimate comes from `status.plan`. An estimate with a
+    calibration does not count, because it would be corrected twice.
     """
     status = _mapping(job.get("status"))
     plan = _mapping(status.get("plan"))
@@ -119,9 +119,9 @@ def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
 
 def _jobs(options: argparse.Namespace) -> list[Mapping[str, Any]]:
     if options.files and options.context is not None:
-        raise UsageError("the jobs must come from one place, found files and --context")
+        raise UsageError("the jobs must come from files or from a cluster, found files and --context")
     if not options.files:
-        remedy = "or give the jobs as files"
+        remedy = "or pass the jobs as files"
         return list(_items([kubectl_get(["finetunejobs", "-A"], options.context, remedy)]))
     documents = [
         document
@@ -145,7 +145,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _size(values: Mapping[str, Any], name: str) -> int:
-    """A size in bytes, 0 where there is none."""
+    """A size in bytes, or 0 if there is none."""
     value = values.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 

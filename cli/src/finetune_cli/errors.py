@@ -1,7 +1,7 @@
-"""What the command line refuses."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """The request cannot be carried out as given. The message says what must be and what was found."""
+    """A wrong request. The message says what must be and what was found."""

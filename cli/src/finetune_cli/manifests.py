@@ -1,4 +1,4 @@
-"""Read a YAML file as kubectl would, and find what its FineTuneJob refers to."""
+"""Read a YAML file like kubectl, and find the objects to which its FineTuneJob refers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Value = TypeVar("_Value", str, bytes)
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers as YAML 1.2 and kubectl read them: PyYAML alone takes `2e-4` for a string."""
+    """A loader that reads numbers like YAML 1.2 and kubectl. PyYAML alone reads `2e-4` as a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -30,7 +30,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Manifests:
-    """One FineTuneJob and the ConfigMaps and Secrets that stand beside it."""
+    """One FineTuneJob, and the ConfigMaps and Secrets in the same file."""
 
     namespace: str
     name: str
@@ -39,18 +39,18 @@ class Manifests:
     secrets: Mapping[str, Mapping[str, str]]
 
     def config_map_value(self, name: str, key: str) -> bytes:
-        """Bytes of a ConfigMap's key; raises UsageError when it is not in the file."""
+        """The bytes of a ConfigMap's key. Raises UsageError if it is not in the file."""
         return _value("ConfigMap", self.config_maps, name, key)
 
     def secret_value(self, name: str, key: str) -> str:
-        """Value of a Secret's key, decoded; raises UsageError when it is not in the file."""
+        """The decoded value of a Secret's key. Raises UsageError if it is not in the file."""
         return _value("Secret", self.secrets, name, key)
 
 
 def read_documents(path: Path) -> list[Any]:
-    """Every document of a YAML or JSON file, read as kubectl reads numbers.
+    """Read every document of a YAML or JSON file, with numbers like in kubectl.
 
-    Raises UsageError when the file cannot be read or is not YAML.
+    Raises UsageError if the file cannot be read or is not YAML.
     """
     try:
         # _Loader derives from SafeLoader.
@@ -62,7 +62,7 @@ def read_documents(path: Path) -> list[Any]:
 
 
 def read_scalar(text: str) -> Any:
-    """The value of one YAML scalar or flow collection, such as `2e-4` or `[Adapter]`; raises UsageError."""
+    """The value of one YAML scalar or flow collection, such as `2e-4` or `[Adapter]`. Raises UsageError."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 -- derives from SafeLoader
     except yaml.YAMLError as error:
@@ -72,7 +72,7 @@ def read_scalar(text: str) -> Any:
 def read_manifests(path: Path, name: str | None = None) -> Manifests:
     """Read the FineTuneJob called `name` (or the only one) from a YAML file.
 
-    Raises UsageError when the file cannot be read, is not YAML, or does not hold exactly one such job.
+    Raises UsageError if the file cannot be read, is not YAML, or does not have exactly one such job.
     """
     documents = [document for document in read_documents(path) if isinstance(document, dict)]
     jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]
@@ -80,7 +80,7 @@ def read_manifests(path: Path, name: str | None = None) -> Manifests:
         jobs = [job for job in jobs if _name(job) == name]
     if len(jobs) != 1:
         found = ", ".join(_name(job) for job in jobs) or "none"
-        raise UsageError(f"{path} must hold one FineTuneJob (see --name), found {found}")
+        raise UsageError(f"{path} must have exactly one FineTuneJob (choose one with --name), found {found}")
     job = jobs[0]
     if job.get("apiVersion") != "finetune.dev/v1alpha1":
         raise UsageError(f"apiVersion must be finetune.dev/v1alpha1, found {job.get('apiVersion')!r}")
@@ -116,7 +116,7 @@ def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in (secret.get("data") or {}).items():
         try:
-            # Encoders break long lines, which the API server takes as well.
+            # Encoders break long lines, and the API server accepts that too.
             values[str(key)] = base64.b64decode("".join(str(value).split()), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise UsageError(f"Secret {_name(secret)}: data.{key} must be base64 of UTF-8 text") from error
@@ -127,7 +127,7 @@ def _decoded(secret: Mapping[str, Any]) -> dict[str, str]:
 
 def _value(kind: str, objects: Mapping[str, Mapping[str, _Value]], name: str, key: str) -> _Value:
     if name not in objects:
-        raise UsageError(f"{kind} {name!r} must stand in the same file, found {sorted(objects) or 'none'}")
+        raise UsageError(f"{kind} {name!r} must be in the same file, found {sorted(objects) or 'none'}")
     if key not in objects[name]:
         raise UsageError(f"{kind} {name!r} must have the key {key!r}, found {sorted(objects[name])}")
     return objects[name][key]

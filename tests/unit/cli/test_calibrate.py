@@ -1,5 +1,3 @@
-"""`finetune calibrate`: from finished jobs to the chart's calibration."""
-
 from __future__ import annotations
 
 import json
@@ -22,7 +20,7 @@ CONTEXT = 400 << 20
 
 
 def job(factor: float, length: int, **plan: Any) -> dict[str, Any]:
-    """A finished job whose activations were `factor` times what was estimated, with a context of 400 MiB."""
+    """A finished job that measured `factor` times the estimated activations, and a context of 400 MiB."""
     estimate = feasible(
         decide_training(make_request(length=length), [on_node(product("NVIDIA L4"))])
     ).estimate
@@ -69,7 +67,7 @@ def test_terms_with_their_former_spelling_still_count_as_static() -> None:
     assert found == [[run for _, run in measured_runs(one)] for one in jobs]
 
 
-def test_constants_are_found_again_in_what_runs_measured(
+def test_constants_are_recovered_from_the_measurements_of_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(tmp_path, *(job(1.2, length) for length in (512, 1024, 2048)))
@@ -93,8 +91,10 @@ def test_two_runs_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "found 2" in capsys.readouterr().err
 
 
-def test_runs_that_say_nothing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Failed, on a CPU, or estimated with a calibration that is in the numbers already."""
+def test_runs_without_a_usable_measurement_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs that failed, ran on a CPU, or have an estimate with a calibration."""
     failed, on_cpu, corrected = job(1, 512), job(1, 512), job(1, 512, calibration="runs-3-0")
     failed["status"]["attempts"][0]["outcome"] = "Failed"
     on_cpu["status"]["attempts"][0]["memory"] = {}

@@ -1,5 +1,3 @@
-"""Reading YAML as kubectl would."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,12 +20,12 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_numbers_are_those_of_kubectl(tmp_path: Path) -> None:
-    """YAML 1.1 readers take 2e-4 for a string; kubectl does not."""
+def test_numbers_are_read_like_in_kubectl(tmp_path: Path) -> None:
+    """YAML 1.1 readers read 2e-4 as a string, but kubectl reads a number."""
     assert read_manifests(write(tmp_path, JOB)).spec == {"training": {"learningRate": 0.0002}}
 
 
-def test_config_maps_and_secrets_beside_the_job_are_found(tmp_path: Path) -> None:
+def test_config_maps_and_secrets_in_the_same_file_are_found(tmp_path: Path) -> None:
     text = (
         JOB
         + "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: data}\ndata: {rows: 'x'}\n"
@@ -43,7 +41,7 @@ def test_config_maps_and_secrets_beside_the_job_are_found(tmp_path: Path) -> Non
     ("text", "message"),
     [
         ("a: [", "must be YAML"),
-        ("kind: ConfigMap\nmetadata: {name: x}", "must hold one FineTuneJob"),
+        ("kind: ConfigMap\nmetadata: {name: x}", "must have exactly one FineTuneJob"),
         (JOB + "---" + JOB, "found one, one"),
         (JOB.replace("v1alpha1", "v9"), "apiVersion must be"),
         (JOB.replace("name: one", "labels: {}"), "metadata.name"),
@@ -51,12 +49,12 @@ def test_config_maps_and_secrets_beside_the_job_are_found(tmp_path: Path) -> Non
         ("kind: Secret\nmetadata: {name: s}\ndata: {url: '%%'}\n---" + JOB, "must be base64"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_what_was_found(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unusable_file_is_rejected_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_manifests(write(tmp_path, text))
 
 
-def test_binary_data_and_broken_lines_of_base64_are_decoded_as_the_api_server_does(tmp_path: Path) -> None:
+def test_binary_data_and_base64_with_line_breaks_are_decoded(tmp_path: Path) -> None:
     text = (
         JOB
         + "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: data}\nbinaryData: {rows: 'KLUv/Q=='}\n"
@@ -67,9 +65,9 @@ def test_binary_data_and_broken_lines_of_base64_are_decoded_as_the_api_server_do
     assert manifests.secret_value("link", "url") == "https://x"
 
 
-def test_a_missing_object_names_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_object_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     manifests = read_manifests(write(tmp_path, JOB))
-    with pytest.raises(UsageError, match="ConfigMap 'data' must stand in the same file, found none"):
+    with pytest.raises(UsageError, match="ConfigMap 'data' must be in the same file, found none"):
         manifests.config_map_value("data", "rows")
 
 

@@ -1,1 +1,1 @@
-"""`finetune plan`: what a job would be given, and why."""
+"""`finetune plan`: check if a job fits, and show its GPU, its values and the reasons."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-DESCRIPTION = """Say before anything is applied whether a FineTuneJob fits, on which GPU, with which values and why; if it
-does not fit, what would have to change. The model's shape comes from its config.json alone. Without --gpu, --gpu-memory,
---nodes or --profiles, the GPUs are those of the cluster's nodes (kubectl get nodes). Exit codes: 0 fits, 2 does not fit,
-64 the request itself is wrong."""
+DESCRIPTION = """Check if a FineTuneJob fits before it is applied, and print the GPU, the values and the reasons. If it does
+not fit, print a change that helps. The model's shape comes from its config.json alone. Without --gpu, --gpu-memory, --nodes
+or --profiles, the command reads the GPUs of the cluster's nodes (kubectl get nodes). Exit codes: 0 if the job fits, 2 if it
+does not fit, 64 if the request is wrong."""
 
 
 def claim(text: str) -> tuple[str, Path]:
-    """CLAIM=FOLDER."""
+    """Parse CLAIM=FOLDER."""
     name, separator, folder = text.partition("=")
     if not separator or not name or not folder:
         raise argparse.ArgumentTypeError(f"must be CLAIM=FOLDER, found {text!r}")
@@ -20,12 +20,12 @@ def claim(text: str) -> tuple[str, Path]:
 
 
 def add_volume_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which folders stand for PersistentVolumeClaims."""
+    """Options that map PersistentVolumeClaims to folders."""
     parser.add_argument(
         "--volumes",
         type=Path,
         default=Path(".finetune/volumes"),
-        help="claim NAME is the folder VOLUMES/NAME (default: %(default)s)",
+        help="a claim NAME is the folder VOLUMES/NAME (default: %(default)s)",
     )
     parser.add_argument(
         "--volume",
@@ -41,17 +41,20 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `finetune plan`."""
     job = parser.add_argument_group("the job")
     job.add_argument(
-        "file", type=Path, nargs="?", help="YAML with one FineTuneJob; without one, a job of defaults"
+        "file",
+        type=Path,
+        nargs="?",
+        help="YAML with one FineTuneJob; without a file, a job with default values",
     )
-    job.add_argument("-f", "--filename", type=Path, help="the same, as kubectl has it")
-    job.add_argument("--name", help="which FineTuneJob, if the file holds several")
+    job.add_argument("-f", "--filename", type=Path, help="the same file, as an option like in kubectl")
+    job.add_argument("--name", help="name of the FineTuneJob, if the file has several")
     job.add_argument(
         "--set",
         action="append",
         default=[],
         dest="settings",
         metavar="PATH=VALUE",
-        help="another value for a field of the spec, such as training.microBatchSize=2; may be repeated",
+        help="another value for a field of the spec, such as training.microBatchSize=2; repeatable",
     )
     job.add_argument(
         "--longest-row",
@@ -66,16 +69,22 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_volume_options(parser)
     gpus = parser.add_argument_group("the GPUs")
     gpus.add_argument(
-        "--gpu", action="append", default=[], metavar="NAME", help='such as "NVIDIA L4"; may be repeated'
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='name of a GPU, such as "NVIDIA L4"; repeatable',
     )
     gpus.add_argument(
-        "--gpu-memory", type=float, metavar="GIB", help="usable memory of a GPU that no table knows, in GiB"
+        "--gpu-memory", type=float, metavar="GIB", help="usable memory in GiB, for a GPU that no table lists"
     )
     gpus.add_argument("--nodes", type=Path, metavar="FILE", help="output of kubectl get nodes -o json")
     gpus.add_argument("--profiles", type=Path, metavar="FILE", help="the chart's gpuProfiles")
-    gpus.add_argument("--context", help="context of the kubeconfig whose nodes are asked for")
+    gpus.add_argument("--context", help="context of the kubeconfig from which to read the nodes")
     gpus.add_argument(
-        "--allow-time-slicing", action="store_true", help="as the chart's allowTimeSlicing: count shared GPUs"
+        "--allow-time-slicing",
+        action="store_true",
+        help="include time-sliced GPUs, like the chart's allowTimeSlicing",
     )
     stack = parser.add_argument_group("the software")
     stack.add_argument(

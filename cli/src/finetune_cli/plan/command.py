@@ -1,4 +1,4 @@
-"""`finetune plan`: whether a job fits, where and why, before anything is applied."""
+"""`finetune plan`: check if a job fits, where and why, before it is applied."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXIT_DOES_NOT_FIT = 2
 def plan(options: argparse.Namespace, output: TextIO) -> int:
     """Print the plan of a job and return the exit code.
 
-    Raises UsageError or InvalidSpecError where the request is wrong.
+    Raises UsageError or InvalidSpecError if the request is wrong.
     """
     answer = _answer(options)
     if options.json:
@@ -62,7 +62,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Gpus:
-    """What is offered, and the spec as far as it chooses among it."""
+    """The offered GPUs, and the spec with the constraints that apply to them."""
 
     spec: FineTuneJobSpec
     offers: tuple[Offer, ...]
@@ -70,15 +70,15 @@ class _Gpus:
 
 def _file(options: argparse.Namespace) -> Any:
     if options.file is not None and options.filename is not None:
-        raise UsageError(f"must have one file, found {options.file} and {options.filename}")
+        raise UsageError(f"the job must come from one file, found {options.file} and {options.filename}")
     return options.file if options.file is not None else options.filename
 
 
 def _length(longest: int | None, spec: FineTuneJobSpec) -> tuple[int, str]:
-    """Tokens of the longest row that is trained on, and where the number comes from."""
+    """The tokens of the longest training row, and the source of this number."""
     maximum = spec.training.maximum_length
     if longest is None:
-        return maximum, "training.maximumLength: no row is longer; --longest-row says how long they are"
+        return maximum, "training.maximumLength: no row is longer; set the true length with --longest-row"
     if longest < 1:
         raise UsageError(f"--longest-row must be a number of tokens above 0, found {longest}")
     if longest > maximum:
@@ -87,23 +87,23 @@ def _length(longest: int | None, spec: FineTuneJobSpec) -> tuple[int, str]:
 
 
 def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile) -> _Gpus:
-    """The offers that the options name, else those of the cluster."""
+    """The offers that the options name, else the offers of the cluster."""
     resource = spec.resources.gpu_resource_name
     named = bool(options.gpu) or options.gpu_memory is not None
     listed = options.nodes is not None or options.profiles is not None
     if named and (listed or options.context is not None):
         raise UsageError(
-            "--gpu and --gpu-memory name the GPUs, so --nodes, --profiles and --context must be absent"
+            "--nodes, --profiles and --context must be absent, because --gpu and --gpu-memory name the GPUs already"
         )
     if named:
-        # A GPU that is only named has no labels and no taints that a node selector could speak of.
+        # A named GPU has no labels and no taints to which a node selector or a toleration could apply.
         anywhere = Resources(gpu_resource_name=resource, right_size=spec.resources.right_size)
         return _Gpus(
             spec.model_copy(update={"resources": anywhere}),
             inputs.named_offers(options.gpu, options.gpu_memory, resource, stack),
         )
     if options.nodes is not None and options.context is not None:
-        raise UsageError("the nodes must come from one place, found --nodes and --context")
+        raise UsageError("the nodes must come from a file or from a cluster, found --nodes and --context")
     nodes = [] if options.nodes is None else inputs.read_nodes(options.nodes)
     if options.context is not None or not listed:
         answer = kubectl_get(

@@ -1,4 +1,4 @@
-"""The answer of `finetune plan` as JSON: contract/plan.schema.json."""
+"""The result of `finetune plan` as JSON (contract/plan.schema.json)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 
 def document(request: SizingRequest, decision: Feasible | Infeasible) -> dict[str, Any]:
-    """What was decided, every size in bytes; of a refused job, what the plan needs that needs the least."""
+    """The decision as a document with sizes in bytes. For a rejected job, they describe the plan with the least memory."""
     estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
     return {
-        **(_fitting(decision) if isinstance(decision, Feasible) else _refused(decision)),
+        **(_fitting(decision) if isinstance(decision, Feasible) else _rejected(decision)),
         "peakBytes": estimate.peak_bytes,
         "deviceBytes": estimate.device_bytes,
         "usableBytes": None if gpu is None else gpu.usable_bytes,
@@ -72,7 +72,7 @@ def _fitting(decision: Feasible) -> dict[str, Any]:
     }
 
 
-def _refused(decision: Infeasible) -> dict[str, Any]:
+def _rejected(decision: Infeasible) -> dict[str, Any]:
     smallest = decision.smallest
     return {
         "fits": False,

@@ -1,4 +1,4 @@
-"""What `finetune plan` reads: the job, the model's shape, the software and the GPUs."""
+"""The inputs of `finetune plan`: the job, the model's shape, the software and the GPUs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DEFAULT_JOB: Mapping[str, Any] = {
     "dataset": {"source": {"persistentVolumeClaim": {"claimName": "dataset", "path": "rows.jsonl"}}},
     "output": {"destination": {"persistentVolumeClaim": {"claimName": "output"}}},
 }
-"""A job of which everything that decides memory has its default."""
+"""A job in which every field that decides memory has its default."""
 
 
 def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> FineTuneJobSpec:
-    """The spec of a file, or of a job of defaults, with `settings` (PATH=VALUE) in it.
+    """Read the spec of a file, or of a job with default values, and apply `settings` (PATH=VALUE).
 
     Raises UsageError or InvalidSpecError.
     """
@@ -49,13 +49,13 @@ def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> F
 
 
 def read_config(model: Path | None, spec: FineTuneJobSpec, folders: LocalFolders, *, from_file: bool) -> Any:
-    """The model's config.json. Raises UsageError where there is none, or none that is an object of JSON."""
+    """Read the model's config.json. Raises UsageError if it is missing or not a JSON object."""
     if model is None:
         claim = spec.model.source.persistent_volume_claim
         if claim is None or not from_file:
             raise UsageError(
-                "the model's shape must be known: pass --model FOLDER, a folder with its config.json (of a model on a "
-                "hub or in a bucket that one file is enough)"
+                "the model's shape must be known: pass --model FOLDER, a folder with its config.json (for a model on a "
+                "hub or in a bucket, download only that file)"
             )
         model = folders.claim(claim.claim_name) / claim.path
     path = model / "config.json" if model.is_dir() else model
@@ -66,12 +66,12 @@ def read_config(model: Path | None, spec: FineTuneJobSpec, folders: LocalFolders
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} must be JSON: {error}") from error
     if not isinstance(config, dict):
-        raise UsageError(f"{path} must hold an object, found {type(config).__name__}")
+        raise UsageError(f"{path} must be a JSON object, found {type(config).__name__}")
     return config
 
 
 def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed:
-    """What `parse` makes of a file, or of its `member` where it is a whole values file of the chart.
+    """Read a file with `parse`, or its `member` if it is a whole values file of the chart.
 
     Raises UsageError.
     """
@@ -81,7 +81,7 @@ def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _
         if isinstance(found, Mapping) and isinstance(found.get(step), Mapping):
             found = found[step]
     if not isinstance(found, Mapping):
-        raise UsageError(f"{path} must hold a mapping, found {type(found).__name__}")
+        raise UsageError(f"{path} must be a mapping, found {type(found).__name__}")
     try:
         return parse(found)
     except ValueError as error:
@@ -89,7 +89,7 @@ def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _
 
 
 def read_profiles(path: Path) -> tuple[GpuProfile, ...]:
-    """The chart's gpuProfiles: a list, or a values file with one. Raises UsageError."""
+    """Read the chart's gpuProfiles from a list or from a values file. Raises UsageError."""
     document = _single(path)
     if isinstance(document, Mapping):
         document = document.get("gpuProfiles")
@@ -100,31 +100,31 @@ def read_profiles(path: Path) -> tuple[GpuProfile, ...]:
 
 
 def read_nodes(path: Path) -> list[NodeRecord]:
-    """The nodes of `kubectl get nodes -o json` or `-o yaml`. Raises UsageError."""
+    """Read the output of `kubectl get nodes -o json` or `-o yaml`. Raises UsageError."""
     return nodes_of(_single(path), str(path))
 
 
 def nodes_of(document: Any, source: str) -> list[NodeRecord]:
-    """The nodes of a NodeList or of one Node; raises UsageError."""
+    """The nodes of a NodeList or of one Node. Raises UsageError."""
     kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
     items = [document] if kind == "Node" else document.get("items") if isinstance(document, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         raise UsageError(f"{source} must be the output of kubectl get nodes -o json, found {kind!r}")
     nodes = [item for item in items if item.get("kind", "Node") == "Node"]
     if len(nodes) < len(items):
-        raise UsageError(f"{source} must hold nodes, found other kinds")
+        raise UsageError(f"{source} must contain only nodes, found other kinds")
     return [project_node(node) for node in nodes]
 
 
 def named_offers(
     names: Sequence[str], memory: float | None, resource_name: str, stack: StackProfile
 ) -> tuple[Offer, ...]:
-    """GPUs that a person names, as offers without a node. Raises UsageError for one that no table knows."""
+    """The named GPUs as offers without a node. Raises UsageError for a GPU that no table lists."""
     if memory is not None:
         if not 0 < memory < 1 << 20:
             raise UsageError(f"--gpu-memory must be a number of GiB above 0, found {memory}")
         if len(names) > 1:
-            raise UsageError(f"--gpu-memory goes with at most one --gpu, found {len(names)}")
+            raise UsageError(f"--gpu-memory must have at most one --gpu, found {len(names)}")
         gpus = [_of_memory(names[0] if names else None, round(memory * GIB), stack)]
     else:
         gpus = [_product(name) for name in names]
@@ -149,8 +149,8 @@ def _product(name: str) -> Gpu:
         near = get_close_matches(name, products, n=3, cutoff=0.5)
         meant = f" (perhaps {', '.join(near)})" if near else ""
         raise UsageError(
-            f"--gpu must be a known product, found {name!r}{meant}; add --gpu-memory GIB for another. "
-            f"Known: {', '.join(products)}"
+            f"--gpu must be a known product, found {name!r}{meant}; add --gpu-memory GIB for any other GPU. "
+            f"Known products: {', '.join(products)}"
         )
     return gpu
 
@@ -158,12 +158,12 @@ def _product(name: str) -> Gpu:
 def _single(path: Path) -> Any:
     documents = read_documents(path)
     if len(documents) != 1:
-        raise UsageError(f"{path} must hold one document, found {len(documents)}")
+        raise UsageError(f"{path} must have one document, found {len(documents)}")
     return documents[0]
 
 
 def _apply(spec: dict[str, Any], setting: str) -> None:
-    """Set one field. Whether there is such a field, parsing the spec will say."""
+    """Set one field. The parser of the spec rejects unknown fields later."""
     path, separator, text = setting.partition("=")
     steps = path.removeprefix("spec.").split(".")
     if not separator or not all(steps):
@@ -174,7 +174,9 @@ def _apply(spec: dict[str, Any], setting: str) -> None:
         if inner is None:
             inner = target[step] = {}
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {path} must name a field of the spec; {step} holds {inner!r}, no fields")
+            raise UsageError(
+                f"--set {path} must name a field of the spec; {step} has the value {inner!r} and no fields"
+            )
         target = inner
     value = read_scalar(text)
     if value is None:

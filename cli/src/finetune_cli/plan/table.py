@@ -1,4 +1,4 @@
-"""The answer of `finetune plan` for people."""
+"""The result of `finetune plan` as text for people."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Style:
-    """How wide lines are, and whether bars are drawn with block characters or with `#`."""
+    """The width of lines in characters, and the characters of bars: blocks or `#`."""
 
     width: int
     blocks: bool
 
     def bar(self, size: int, whole: int, cells: int) -> str:
-        """`size` of `whole` as a bar of at most `cells` characters; what is not nothing shows."""
+        """`size` of `whole` as a bar of at most `cells` characters. Every size above 0 is visible."""
         if whole <= 0 or size <= 0:
             return ""
         eighths = max(1, min(cells * 8, round(cells * 8 * size / whole)))
@@ -41,7 +41,7 @@ class Style:
 
 
 def style_of(output: TextIO) -> Style:
-    """A terminal's width and block characters where it can show them; 80 plain columns for a file or a pipe."""
+    """The style of a terminal: its width, and blocks if it can show them. Files and pipes have 80 plain columns."""
     if not output.isatty():
         return Style(80, blocks=False)
     width = min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns))
@@ -49,7 +49,7 @@ def style_of(output: TextIO) -> Style:
 
 
 def table(answer: dict[str, Any], style: Style) -> str:
-    """The document of plan_document as text."""
+    """The document of `finetune plan` as text."""
     return "\n".join(_lines(answer, style)) + "\n"
 
 
@@ -79,7 +79,7 @@ def _headline(answer: dict[str, Any]) -> str:
 
 
 def _sizes(answer: dict[str, Any], style: Style) -> Iterator[str]:
-    """Every phase with its peak, the terms of the largest and those outside of torch, and the whole."""
+    """Every phase with its peak, the terms of the largest phase and of the device, and the total."""
     device, usable = answer["deviceBytes"], answer["usableBytes"]
     whole = max(device, usable or 0)
     phases = [phase.value for phase in Phase if phase.value in answer["phases"]]
@@ -87,7 +87,7 @@ def _sizes(answer: dict[str, Any], style: Style) -> Iterator[str]:
         if phase not in {answer["bottleneck"], Phase.DEVICE.value}:
             yield _row(phase, answer["phases"][phase], whole, style)
     for phase in (answer["bottleneck"], Phase.DEVICE.value):
-        mark = "  peak" if phase == answer["bottleneck"] else "  beside torch's tensors"
+        mark = "  peak" if phase == answer["bottleneck"] else "  outside torch"
         yield _row(phase, answer["phases"].get(phase, 0), whole, style, mark)
         terms = [term for term in answer["terms"] if term["phase"] == phase and term["bytes"] > 0]
         for term in sorted(terms, key=lambda term: -term["bytes"]):
@@ -102,7 +102,7 @@ def _row(label: str, size: int, whole: int, style: Style, mark: str = "") -> str
     width = _label_width(style)
     cells = style.width - width - _SIZE_WIDTH - 3
     shown = label if len(label) <= width else label[: width - 1] + "…"
-    # A mark stands where the bar ends, as far as the line has room for it.
+    # The mark follows the bar if the line has room for it.
     bar = style.bar(size, whole, cells)
     line = f"{shown:{width}} {binary_size(size):>{_SIZE_WIDTH}}  {bar}"
     return (line + mark if len(line + mark) <= style.width else line).rstrip()
@@ -113,7 +113,7 @@ def _label_width(style: Style) -> int:
 
 
 def _chosen(answer: dict[str, Any], style: Style) -> Iterator[str]:
-    """The values with which it runs, with the reason of each one that was chosen."""
+    """The values of the run, with the reason for each chosen value."""
     reasons = {choice["name"]: choice["reason"] for choice in answer["choices"]}
     values = {name: _value(value) for name, value in answer["chosen"].items()}
     width = max(len(name) for name in values) + 1
@@ -126,13 +126,13 @@ def _chosen(answer: dict[str, Any], style: Style) -> Iterator[str]:
         yield from _wrapped(
             f"{'gpu:':{width}} {answer['gpu']['product']} ({reasons['gpu']})", style, " " * (width + 1)
         )
-    places = _places(answer["offers"])
-    if places:
-        yield from _wrapped(f"{'nodes:':{width}} {places}", style, " " * (width + 1))
+    nodes = _nodes(answer["offers"])
+    if nodes:
+        yield from _wrapped(f"{'nodes:':{width}} {nodes}", style, " " * (width + 1))
 
 
-def _places(offers: Sequence[dict[str, Any]]) -> str:
-    """Where the plan fits, by product; nothing for GPUs that were only named."""
+def _nodes(offers: Sequence[dict[str, Any]]) -> str:
+    """The number of suitable nodes and GPU profiles by product; empty for named GPUs."""
     counts: dict[tuple[str, str], int] = {}
     for offer in offers:
         if offer["node"] is not None or offer["profile"] is not None:

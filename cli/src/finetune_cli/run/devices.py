@@ -1,26 +1,27 @@
-"""Which device a local run trains on."""
+"""Choose the device of a local run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, TextIO
 
-Device = Literal["cuda", "cpu"]
+from finetune_operator.api.plan import Device
+
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 
 
 def choose_device(
-    asked: Literal["auto", "cuda", "cpu"], messages: TextIO, driver: Path = DRIVER_FOLDER
+    requested: Literal["auto", "cuda", "cpu"], messages: TextIO, driver: Path = DRIVER_FOLDER
 ) -> Device:
-    """The device asked for; with `auto`, the one that `driver` (the NVIDIA driver's list of GPUs) shows.
+    """The requested device; for `auto`, CUDA if `driver` (the NVIDIA driver's list of GPUs) shows a GPU, else the CPU.
 
-    What was chosen and why goes to `messages`: a run on a CPU is never silent.
+    The choice and its reason are printed to `messages`, so a run on a CPU is never silent.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     found = sorted(path.name for path in driver.iterdir()) if driver.is_dir() else []
     if found:
         print(f"finetune: training on CUDA: the NVIDIA driver shows {len(found)} GPU(s)", file=messages)
         return "cuda"
-    print(f"finetune: training on the CPU: no GPU in {driver}; --device cuda would refuse", file=messages)
+    print(f"finetune: training on the CPU: no GPU in {driver}; --device cuda fails instead", file=messages)
     return "cpu"

@@ -1,4 +1,4 @@
-"""Carry out a FineTuneJob with processes of this machine."""
+"""Run a FineTuneJob on this machine, in a local process."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from finetune_operator.sizing.planning import make_plan
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.devices import Device
-from finetune_cli.run.summary import summarise
+from finetune_cli.run.summary import summarize
 
-# One's own machine and network: what the administrator of a cluster bounds is the user's own affair here.
+# On the user's own machine and network, there is no administrator who limits downloads.
 LOCAL_LIMITS = Limits(dataset_bytes=1 << 40, download_seconds=24 * 3600, allow_private_addresses=True)
 TELEMETRY_PORT = 9500
 
 
 @dataclass(frozen=True)
 class LocalFolders:
-    """Folders that stand for a cluster's volumes: `claims` by name, others below `volumes`; `runs` for workspaces."""
+    """The folders of claims: by name in `claims`, others below `volumes`. Workspaces are below `runs`."""
 
     volumes: Path
     claims: Mapping[str, Path]
     runs: Path
 
     def claim(self, name: str) -> Path:
-        """The folder of a PersistentVolumeClaim; raises UsageError when there is none."""
+        """The folder of a PersistentVolumeClaim; raises UsageError if there is none."""
         folder = self.claims.get(name, self.volumes / name).resolve()
         if not folder.is_dir():
             raise UsageError(
-                f"claim {name!r} must be a folder, found none at {folder}; make it or pass --volume {name}=FOLDER"
+                f"claim {name!r} must be a folder, found none at {folder}; create it or pass --volume {name}=FOLDER"
             )
         return folder
 
@@ -49,8 +49,8 @@ class LocalFolders:
 def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> int:
     """Run the three stages in one trainer process; return its exit code.
 
-    The workspace is named by the spec's hash, so that the same file goes on where an earlier run stopped. Raises
-    UsageError or InvalidSpecError before anything is started.
+    The spec's hash names the workspace, so the same file resumes where an earlier run stopped. Raises UsageError or
+    InvalidSpecError before any process starts.
     """
     spec = FineTuneJobSpec.parse(manifests.spec)
     check(manifests.name, spec)
@@ -86,14 +86,14 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
                 result = json.loads(line)
                 results[result["stage"]] = result
         except KeyboardInterrupt:
-            process.terminate()  # TRAIN saves a checkpoint and the same command goes on from it
+            process.terminate()  # TRAIN saves a checkpoint, and the same command resumes from it
             process.wait()
-    print(summarise(results), flush=True)
+    print(summarize(results), flush=True)
     return process.returncode
 
 
 def local_paths(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> MountPaths:
-    """Where things are on this machine; ConfigMaps become files below `home`. Raises UsageError."""
+    """The paths on this machine. ConfigMaps become files below `home`. Raises UsageError."""
     output = spec.output.destination.persistent_volume_claim
     path = manifests.name if output.path is None else output.path
     validation = spec.dataset.validation.source
@@ -126,7 +126,7 @@ def _dataset(manifests: Manifests, source: DatasetSource, folders: LocalFolders,
 
 
 def _config_map_file(manifests: Manifests, reference: KeyRef, home: Path) -> str:
-    """A ConfigMap's key as the file that a pod would see."""
+    """Write a ConfigMap's key to a file, like the one in a pod."""
     path = home / "config-maps" / reference.name / reference.key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(manifests.config_map_value(reference.name, reference.key))
@@ -136,10 +136,10 @@ def _config_map_file(manifests: Manifests, reference: KeyRef, home: Path) -> str
 def secret_environment(
     manifests: Manifests, spec: FineTuneJobSpec, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Environment variables that carry secrets; they go to the trainer's process and to no file.
+    """Environment variables with secrets. They are passed to the trainer's process and written to no file.
 
-    A Secret stands in the same file. One that does not may be given by the very variables that a pod would have, in
-    `environment`, so that no file needs to hold it. Raises UsageError where it is in neither.
+    A Secret comes from the same file, or from variables in `environment` with the same names as in a pod. So no file needs
+    to contain it. Raises UsageError if a Secret is in neither.
     """
     variables: dict[str, str] = {}
     for item in secret_variables(spec):
@@ -151,8 +151,8 @@ def secret_environment(
             variables |= {whole.prefix + key: value for key, value in values.items()}
         elif not any(name.startswith(whole.prefix) for name in environment):
             raise UsageError(
-                f"Secret {whole.secret!r} must stand in the same file, or its keys be set as environment variables "
-                f"that begin with {whole.prefix}; found neither"
+                f"Secret {whole.secret!r} must be in the same file, or its keys in environment variables that begin with "
+                f"{whole.prefix}; found neither"
             )
     return variables
 
@@ -161,4 +161,4 @@ def _secret_value(manifests: Manifests, reference: KeyRef, variable: str) -> str
     try:
         return manifests.secret_value(reference.name, reference.key)
     except UsageError as error:
-        raise UsageError(f"{error}; the environment variable {variable} would do, too") from error
+        raise UsageError(f"{error}; or set the environment variable {variable}") from error

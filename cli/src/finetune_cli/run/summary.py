@@ -1,4 +1,4 @@
-"""The results of a run as lines for people."""
+"""Summarize the results of a run for people."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def summarise(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What came out, from results (contract/result.schema.json) by stage; the last failure is named."""
+def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The outcome of a run as text, from the results (contract/result.schema.json) by stage, with every failure."""
     lines: list[str] = []
     for stage, result in results.items():
         if result["outcome"] != "Succeeded":
@@ -37,12 +37,12 @@ def summarise(results: Mapping[str, Mapping[str, Any]]) -> str:
         if merge["verification"]:
             check = merge["verification"]
             lines.append(
-                f"verified  KL {check['klDivergence']:.5f} nats a token over {check['tokens']} tokens; "
+                f"verified  KL {check['klDivergence']:.5f} nats per token over {check['tokens']} tokens; "
                 f"answered {check['prompt'][-60:]!r} with {check['answer'][:80]!r}"
             )
     return "\n".join(lines) or "the trainer ended without a result"
 
 
 def _sentence(warning: Mapping[str, Any] | str) -> str:
-    """A warning of the dataset report; artifacts published under contract 1.0 have sentences alone."""
+    """A warning of the dataset report. In contract 1.0 a warning is its message alone."""
     return warning if isinstance(warning, str) else f"{warning['code']}: {warning['message']}"

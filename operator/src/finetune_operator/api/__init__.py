@@ -1,1 +1,1 @@
-"""FineTuneJob as values: spec, validation, conditions, reasons and quantities."""
+"""FineTuneJob as values: spec, validation, plan, conditions, reasons and quantities."""

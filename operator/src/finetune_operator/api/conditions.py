@@ -1,10 +1,13 @@
 """Conditions of a FineTuneJob in the sense of the API conventions and kstatus.
 
-While active: Reconciling True, Stalled False, Succeeded Unknown. Waiting for something outside (a node, a Secret, quota)
-goes on by itself, so it is Reconciling with that reason, not Stalled: kstatus reads Stalled as failed.
-No GPU or volume there is would do: Reconciling False, Stalled True, Succeeded Unknown; kstatus may well call that failed,
-for somebody must act, though the job goes on by itself afterwards.
-Suspended: Reconciling False, Suspended True. Succeeded: Reconciling False, Stalled False. Failed: Stalled True.
+- Active: Reconciling True, Stalled False, Succeeded Unknown.
+- Waiting for something outside (a node, a Secret, quota): Reconciling True with that reason. The job resumes by itself, so
+  it is not Stalled, which kstatus reports as failed.
+- No existing GPU or volume is suitable: Reconciling False, Stalled True, Succeeded Unknown. Somebody must act, so kstatus
+  may report a failure. The job resumes by itself after the change.
+- Suspended: Reconciling False, Suspended True.
+- Succeeded: Reconciling False, Stalled False.
+- Failed: Stalled True.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 from finetune_operator.api.formats import format_time
 
 MAXIMUM_MESSAGE_LENGTH = 4096
-"""maxLength in the CRD: a longer one would have the whole status refused."""
+"""maxLength in the CRD. The API server rejects a status with a longer message."""
 
 
 class Condition(StrEnum):

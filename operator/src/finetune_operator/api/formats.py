@@ -1,4 +1,4 @@
-"""How moments and numbers are written into status."""
+"""Formats of times and numbers in the status."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC with whole seconds, as Kubernetes writes times."""
+    """Format a time like Kubernetes: RFC 3339 in UTC with whole seconds."""
     return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def parse_time(text: str) -> datetime:
-    """A moment as Kubernetes writes it; raises ValueError otherwise."""
+    """Parse a time that Kubernetes wrote. Raises ValueError for any other text."""
     return datetime.fromisoformat(text)
 
 
 def format_number(value: float) -> str:
-    """Six significant digits: status holds numbers as strings, since Kubernetes APIs avoid floats."""
+    """Format a number with six significant digits. The status holds strings, because Kubernetes APIs avoid floats."""
     return f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""The plan of a training run: the values that TRAIN uses, and the reasons for those that the operator chose."""
+"""The plan of a training run: the values that TRAIN uses, and the reasons for chosen values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """What TRAIN will use. Exactly one of `epochs` and `maximum_steps` is set."""
+    """The values that TRAIN uses. Exactly one of `epochs` and `maximum_steps` is set."""
 
     micro_batch_size: int
     gradient_checkpointing: bool

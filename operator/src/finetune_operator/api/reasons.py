@@ -1,6 +1,6 @@
-"""Reasons that appear in conditions, attempts and failures, with what each means for a retry.
+"""Reasons in conditions, attempts and failures, each with its class, which decides about a retry.
 
-The texts are in contract/reasons.json; a contract test holds both lists equal.
+The texts are in contract/reasons.json. A contract test keeps both lists equal.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from enum import StrEnum
 
 
 class ReasonClass(StrEnum):
-    """What the operator does about a reason."""
+    """The operator's reaction to a reason."""
 
     PERMANENT = "Permanent"
-    """The same input fails again: never retried."""
+    """The same input fails again, so the stage is never retried."""
     RETRYABLE = "Retryable"
     """Another attempt may succeed."""
     INTERRUPTED = "Interrupted"
-    """State is saved; going on is not an attempt."""
+    """The state is saved, and resuming does not count as an attempt."""
     WAITING = "Waiting"
-    """Something outside the job must change; the job goes on by itself."""
+    """Something outside the job must change. Then the job resumes by itself."""
     STALLED = "Stalled"
-    """No node, volume or catalogue entry there is would do; decided again whenever these change."""
+    """No existing node, volume or GPU profile is suitable. Every change of these starts a new decision."""
     ACTIVE = "Active"
-    """The job is on its way."""
+    """The job makes progress."""
     TERMINAL = "Terminal"
-    """Nothing is left to do."""
+    """The job or stage is finished."""
 
 
 class Reason(StrEnum):
-    """Reasons that the operator itself writes."""
+    """Reasons that the operator writes itself."""
 
     INVALID_SPEC = "InvalidSpec"
     STAGE_LOST = "StageLost"
@@ -134,10 +134,9 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
 
 
 def classify_trainer_reason(reason: str, exit_code: int) -> ReasonClass:
-    """Class of a reason that a trainer gave.
+    """Class of a trainer's reason.
 
-    A reason this operator does not know (a newer trainer's) is judged by the exit code: 65 is permanent,
-    anything else may be tried again.
+    For an unknown reason of a newer trainer, the exit code decides: 65 is permanent, and any other code is retryable.
     """
     known = TRAINER_CLASSES.get(reason)
     if known is not None:

@@ -1,4 +1,4 @@
-"""Where a FineTuneJob's model and rows come from, as typed values, and the small values that name places."""
+"""Sources of a FineTuneJob's model and rows as typed values, and the small values that they share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 RelativePath = Annotated[str, Field(max_length=1024)]
-"""A path inside a volume or repository: not absolute, no `..`; the empty path is the volume's root."""
+"""A path inside a volume or repository, not absolute and without `..`. The empty path is the volume's root."""
 ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
 Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -17,11 +17,11 @@ S3_URI = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]/[^/].*$"
 GCS_URI = r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*$"
 AZURE_URI = r"^az://[a-z0-9]{3,24}/[a-z0-9$][a-z0-9-]{1,62}/[^/].*$"
 ENDPOINT = r"^https?://[^/?#@ ]+(/[^?#@ ]*)?$"
-"""The CRD's rules hold these very patterns (a test compares them); none admits a user, a query or a signature."""
+"""The CRD's rules have the same patterns, and a test compares them. None accepts a user, a query or a signature."""
 
 
 class SpecValue(BaseModel):
-    """Immutable, camelCase on the wire, unknown members refused."""
+    """An immutable value in camelCase that rejects unknown members."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -40,7 +40,7 @@ class KeyRef(SpecValue):
 
 
 class SecretRef(SpecValue):
-    """A whole Secret in the job's namespace: each of its keys is the name of one credential."""
+    """A whole Secret in the job's namespace. Each key is the name of a credential."""
 
     name: ObjectName
 
@@ -53,7 +53,7 @@ class ClaimPath(SpecValue):
 
 
 class S3Object(SpecValue):
-    """An object, or for a model a prefix, in an S3-compatible store; without `secret_ref` by the pod's identity."""
+    """An object, or for a model a prefix, in an S3-compatible store. Without `secret_ref` the pod's identity is used."""
 
     uri: Uri
     endpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = None
@@ -62,7 +62,7 @@ class S3Object(SpecValue):
 
 
 class CloudObject(SpecValue):
-    """The same in Google Cloud Storage or Azure Blob Storage, whose endpoints follow from the URI."""
+    """An object or prefix in Google Cloud Storage or Azure Blob Storage, whose endpoints follow from the URI."""
 
     uri: Uri
     secret_ref: SecretRef | None = None
@@ -77,7 +77,7 @@ class HuggingFaceModel(SpecValue):
 
 
 class HuggingFaceDataset(SpecValue):
-    """A dataset repository on a Hugging Face hub: the files of one split, or the one file at `path`."""
+    """A dataset repository on a Hugging Face hub: the files of a split, or the file at `path`."""
 
     repository: Annotated[str, Field(min_length=1, max_length=256)]
     revision: Annotated[str, Field(min_length=1, max_length=256)] = "main"
@@ -88,13 +88,13 @@ class HuggingFaceDataset(SpecValue):
 
 
 class UrlSource(SpecValue):
-    """A URL that a Secret holds."""
+    """A URL in a Secret."""
 
     secret_key_ref: KeyRef
 
 
 class ModelSource(SpecValue):
-    """Where the base model comes from: exactly one member is set."""
+    """The source of the base model. Exactly one member is set."""
 
     persistent_volume_claim: ClaimPath | None = None
     hugging_face: HuggingFaceModel | None = None
@@ -104,12 +104,12 @@ class ModelSource(SpecValue):
 
     @property
     def object_store(self) -> S3Object | CloudObject | None:
-        """The member that names a place in an object store, if one does."""
+        """The member that refers to an object store, if there is one."""
         return self.s3 or self.gcs or self.azure
 
 
 class DatasetSource(SpecValue):
-    """Where rows come from: exactly one member is set."""
+    """The source of rows. Exactly one member is set."""
 
     config_map: KeyRef | None = None
     persistent_volume_claim: ClaimPath | None = None
@@ -121,5 +121,5 @@ class DatasetSource(SpecValue):
 
     @property
     def object_store(self) -> S3Object | CloudObject | None:
-        """The member that names a place in an object store, if one does."""
+        """The member that refers to an object store, if there is one."""
         return self.s3 or self.gcs or self.azure

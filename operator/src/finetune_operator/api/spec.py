@@ -1,7 +1,7 @@
 """A FineTuneJob's spec as typed values.
 
-Defaults and bounds are those of crds/finetunejobs.yaml: the API server has applied them to objects from a cluster,
-while the command line parses files that no API server has seen.
+Defaults and bounds are the same as in crds/finetunejobs.yaml. The API server applies them to objects in a cluster. The
+command line parses files that no API server has checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ChatTemplate(SpecValue):
 
 
 class Model(SpecValue):
-    """The base model and how its chat template is rendered."""
+    """The base model, its chat template and the arguments of the template."""
 
     source: ModelSource
     chat_template: ChatTemplate | None = None
@@ -40,7 +40,7 @@ class Model(SpecValue):
 
 
 class Validation(SpecValue):
-    """Rows to validate on: a share of the dataset, or a source of their own."""
+    """The validation rows: a share of the dataset, or a separate source."""
 
     fraction: Annotated[float, Field(ge=0.001, le=0.5)] | None = None
     source: DatasetSource | None = None
@@ -54,13 +54,13 @@ class Validation(SpecValue):
 
 
 class RejectedRows(SpecValue):
-    """How many rows may be refused before the dataset is."""
+    """The maximum share of rejected rows in a usable dataset."""
 
     maximum_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class TargetPrompts(SpecValue):
-    """Prompts like those of production, for the dataset report's coverage."""
+    """Prompts from production, for the coverage in the dataset report."""
 
     config_map_key_ref: KeyRef
 
@@ -69,7 +69,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Thresholds(SpecValue):
-    """Where the dataset report begins to warn; the trainer's contract has the same defaults."""
+    """Thresholds for the warnings of the dataset report. The trainer's contract has the same defaults."""
 
     refused_fraction: Fraction = 0.0
     duplicate_fraction: Fraction = 0.05
@@ -90,7 +90,7 @@ class Thresholds(SpecValue):
 
 
 class Dataset(SpecValue):
-    """The rows to learn from and what is done with them."""
+    """The training rows and their processing."""
 
     source: DatasetSource
     format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT", "Text"] = "Auto"
@@ -112,20 +112,20 @@ class Lora(SpecValue):
 
 
 class Schedule(SpecValue):
-    """Learning-rate schedule; `warmup_ratio` is a share of all optimiser steps."""
+    """Learning-rate schedule; `warmup_ratio` is a share of all optimizer steps."""
 
     type: Literal["Cosine", "Linear", "Constant"] = "Cosine"
     warmup_ratio: Annotated[float, Field(ge=0, le=0.5)] = 0.03
 
 
 class Checkpoint(SpecValue):
-    """How often TRAIN saves its state, in optimiser steps."""
+    """The number of optimizer steps between two checkpoints of TRAIN."""
 
     interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
 
 
 class Training(SpecValue):
-    """Optimisation settings. At most one of `epochs` and `maximum_steps` is set."""
+    """Training settings. At most one of `epochs` and `maximum_steps` is set."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     maximum_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -142,26 +142,26 @@ class Training(SpecValue):
 
 
 class Evaluation(SpecValue):
-    """How many validation rows are measured before and after training."""
+    """The maximum number of validation rows to evaluate before and after training."""
 
     maximum_rows: Annotated[int, Field(ge=2, le=100_000)] = 200
 
 
 class OutputClaim(SpecValue):
-    """Where artifacts go inside a claim; without a path, a folder named as the job."""
+    """The folder for artifacts in a claim. The default path is the job's name."""
 
     claim_name: ObjectName
     path: RelativePath | None = None
 
 
 class Destination(SpecValue):
-    """Where artifacts go."""
+    """The destination of artifacts."""
 
     persistent_volume_claim: OutputClaim
 
 
 class Output(SpecValue):
-    """What is published and where."""
+    """The published artifacts and their destination."""
 
     artifacts: Annotated[tuple[Literal["Adapter", "Merged"], ...], Field(min_length=1, max_length=2)] = (
         "Adapter",
@@ -171,7 +171,7 @@ class Output(SpecValue):
 
 
 class StageResources(SpecValue):
-    """CPU request and memory request (= limit) of one stage; an absent one is chosen by the operator."""
+    """CPU request and memory request (= limit) of one stage. The operator chooses a missing value."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
@@ -188,7 +188,7 @@ class Toleration(SpecValue):
 
 
 class Resources(SpecValue):
-    """What the stages' pods ask for. Node selector, tolerations and runtime class are TRAIN's alone."""
+    """Resource requests of the stages' pods. Node selector, tolerations and runtime class apply to TRAIN only."""
 
     gpus: Annotated[int, Field(ge=1, le=1)] = 1
     right_size: Literal["Allow", "Forbid"] = "Allow"
@@ -209,7 +209,7 @@ class ImagePullSecret(SpecValue):
 
 
 class PodTemplate(SpecValue):
-    """What users may add to every stage's pod."""
+    """Additions to the pod of every stage."""
 
     service_account_name: ObjectName | None = None
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
@@ -218,7 +218,7 @@ class PodTemplate(SpecValue):
 
 
 class Workspace(SpecValue):
-    """The volume that the stages share. Without a size the operator chooses one."""
+    """The volume that the stages share. If the size is not set, the operator chooses it."""
 
     size: Quantity | None = None
     storage_class_name: ObjectName | None = None
@@ -226,20 +226,20 @@ class Workspace(SpecValue):
 
 
 class ModelCache(SpecValue):
-    """A claim on which jobs share quantised base models."""
+    """A claim in which jobs share quantized base models."""
 
     claim_name: ObjectName
 
 
 class KeepChildrenSeconds(SpecValue):
-    """How long a stage's Job and pod outlive their end, for debugging."""
+    """How many seconds a finished stage keeps its Job and pod, for debugging."""
 
     success: Annotated[int, Field(ge=0)] = 0
     failure: Annotated[int, Field(ge=0)] = 0
 
 
 class Lifecycle(SpecValue):
-    """Deadline, retries and what is kept afterwards."""
+    """Deadline, retries, and the objects to keep after the end."""
 
     deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     retries: Annotated[int, Field(ge=0)] = 2
@@ -266,7 +266,7 @@ class FineTuneJobSpec(SpecValue):
     def parse(cls, spec: Mapping[str, Any]) -> Self:
         """Parse the `spec` of a FineTuneJob.
 
-        Raises InvalidSpecError, which names each offending field, what it must be and what was found.
+        Raises InvalidSpecError. It names each wrong field, what it must be and what was found.
         """
         try:
             return cls.model_validate(spec)
@@ -275,11 +275,11 @@ class FineTuneJobSpec(SpecValue):
 
 
 def spec_hash(spec: FineTuneJobSpec) -> str:
-    """SHA-256 (`sha256:` + 64 hex digits) over what determines the model.
+    """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    Canonical JSON of the spec without `suspend` and `lifecycle`. Fields at their default are left out, so that an
-    object defaulted by an API server and the file it came from agree, and a new field with a default in a later
-    version does not make an old job look new.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle` and fields with their default value. So
+    a file and the object that an API server made of it have the same hash. A new field with a default in a later version
+    does not change the hash of an old job.
     """
     content = spec.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle"}
@@ -289,7 +289,7 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
 
 
 def _describe(error: ValidationError) -> str:
-    """One line per offending field, bounded for use in a condition's message."""
+    """Describe up to five wrong fields, in a length that fits a condition's message."""
     parts = []
     for detail in error.errors(include_url=False, include_context=False)[:5]:
         path = ".".join(str(step) for step in detail["loc"])

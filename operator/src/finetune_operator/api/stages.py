@@ -1,4 +1,4 @@
-"""The three stages, their order and the names that derive from them."""
+"""The three stages, their order, and the names of their objects, labels and annotations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STAGE_LABEL = "finetune.dev/stage"
 ATTEMPT_LABEL = "finetune.dev/attempt"
 RUN_ANNOTATION = "finetune.dev/run"
 PLACEMENT_ANNOTATION = "finetune.dev/placement"
-"""On TRAIN's Job: which plan and GPUs it was made for (sizing_policy.Sized.digest)."""
+"""Annotation of TRAIN's Job: the digest of the plan and the GPUs for which it was created (lifecycle/sizing.py)."""
 CONTAINER_NAME = "trainer"
 
 
 class Stage(StrEnum):
-    """One of the three batch/v1 Jobs that a FineTuneJob becomes."""
+    """One of the three stages of a FineTuneJob, each a batch/v1 Job."""
 
     PREPARE = "Prepare"
     TRAIN = "Train"
@@ -29,17 +29,17 @@ class Stage(StrEnum):
 
     @property
     def slug(self) -> str:
-        """Lower-case form: the trainer's subcommand, the label's value, the part of the Job's name."""
+        """The lower-case name, for the trainer's subcommand, the label's value and the Job's name."""
         return self.value.lower()
 
     @property
     def active_reason(self) -> Reason:
-        """Reason of the Reconciling condition while this stage runs."""
+        """The reason of the Reconciling condition while this stage runs."""
         return _ACTIVE_REASONS[self]
 
     @property
     def next(self) -> Stage | None:
-        """The stage after this one, None after the last."""
+        """The stage after this one, or None for the last stage."""
         order = list(Stage)
         index = order.index(self) + 1
         return order[index] if index < len(order) else None
@@ -53,7 +53,7 @@ _ACTIVE_REASONS = {
 
 
 def child_name(job_name: str, stage: Stage, attempt: int) -> str:
-    """Name of the batch/v1 Job of one attempt: deterministic, so that creating it twice cannot happen."""
+    """Name of the batch/v1 Job of one attempt. It is deterministic, so that the Job cannot be created twice."""
     return f"{job_name}-{stage.slug}-{attempt}"
 
 

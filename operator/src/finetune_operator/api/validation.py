@@ -1,7 +1,7 @@
-"""Rules between fields, each a small function named for the violation it finds.
+"""Rules between fields. Each rule is a small function with the name of its violation.
 
-The CRD's CEL rules say the same where CEL can; these hold for objects that an older CRD let through and for files
-that the command line reads.
+The CRD's CEL rules are the same as far as CEL can express them. These functions also check objects that an older CRD
+accepted and files that the command line reads.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from finetune_operator.api.stages import GROUP
 from finetune_operator.errors import InvalidSpecError
 
 MAXIMUM_NAME_LENGTH = 45
-"""Children's names append a stage and an attempt and must stay within 63 characters."""
+"""The names of child objects add a stage and an attempt, and they can have at most 63 characters."""
 
 Check = Callable[[str, FineTuneJobSpec], str | None]
-"""Takes the job's name and spec; returns what must be and what was found, or None."""
+"""A function of the job's name and spec. It returns what must be and what was found, or None."""
 
 
 def name_too_long(name: str, _spec: FineTuneJobSpec) -> str | None:
-    """Children's names derive from the job's."""
+    """The names of child objects contain the job's name."""
     if len(name) > MAXIMUM_NAME_LENGTH:
         return f"metadata.name must be at most {MAXIMUM_NAME_LENGTH} characters, found {len(name)}"
     return None
@@ -51,7 +51,7 @@ def dataset_source_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 
 def dataset_path_is_missing(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """A dataset is a file, so the claim's root cannot be one."""
+    """A dataset is a file, but the claim's root is a folder."""
     for field, source in _dataset_sources(spec):
         claim = source.persistent_volume_claim
         if claim is not None and not claim.path:
@@ -60,15 +60,15 @@ def dataset_path_is_missing(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 
 def validation_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """Validation rows come from one place."""
+    """Validation rows have one source."""
     validation = spec.dataset.validation
     if validation.fraction is not None and validation.source is not None:
         return "dataset.validation must have at most one of fraction and source, found both"
     return None
 
 
-def uri_is_not_a_place(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """A URI names a bucket and a place inside it, and holds nothing secret."""
+def uri_is_malformed(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """A URI names a bucket and a key in it, and it contains no secret."""
     for field, store in _object_stores(spec):
         scheme, form, pattern = _URIS[field.rpartition(".")[2]]
         if re.fullmatch(pattern, store.uri) is None:
@@ -84,7 +84,7 @@ _URIS = {
 
 
 def endpoint_is_not_a_url(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """An endpoint is a server's address and holds nothing secret."""
+    """An endpoint is the address of a server, and it contains no secret."""
     for field, store in _object_stores(spec):
         endpoint = store.endpoint if isinstance(store, S3Object) else None
         if endpoint is not None and re.fullmatch(ENDPOINT, endpoint) is None:
@@ -93,7 +93,7 @@ def endpoint_is_not_a_url(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 
 def hub_file_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """A configuration chooses files, and a path is one."""
+    """A configuration selects files, but a path names a single file."""
     for field, source in _dataset_sources(spec):
         hub = source.hugging_face
         if hub is not None and hub.path is not None and hub.configuration is not None:
@@ -102,7 +102,7 @@ def hub_file_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 
 def format_is_text(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """The format is known so that it can be refused with a reason."""
+    """The API has this format so that the error can explain why it is not supported."""
     if spec.dataset.format == "Text":
         return (
             "dataset.format must not be Text: plain text has no answers to learn; "
@@ -112,14 +112,14 @@ def format_is_text(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 
 def training_length_is_ambiguous(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """Epochs and steps would contradict each other."""
+    """Epochs and steps contradict each other."""
     if spec.training.epochs is not None and spec.training.maximum_steps is not None:
         return "training must have at most one of epochs and maximumSteps, found both"
     return None
 
 
 def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """Gradient accumulation needs a whole number of micro-batches per optimiser step."""
+    """Gradient accumulation needs a whole number of micro-batches in an optimizer step."""
     training = spec.training
     if training.micro_batch_size is not None and training.effective_batch_size % training.micro_batch_size:
         return (
@@ -130,7 +130,7 @@ def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None
 
 
 def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """A path must stay inside the claim it belongs to."""
+    """A path must stay inside its claim."""
     for field, path in _paths(spec):
         parts = PurePosixPath(path).parts
         if ".." in parts or path.startswith("/"):
@@ -141,12 +141,12 @@ def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
 def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
     """The list is a set."""
     if len(set(spec.output.artifacts)) != len(spec.output.artifacts):
-        return f"output.artifacts must not repeat itself, found {', '.join(spec.output.artifacts)}"
+        return f"output.artifacts must not repeat a value, found {', '.join(spec.output.artifacts)}"
     return None
 
 
 def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
-    """The operator finds its pods by its own labels, so users may not set them."""
+    """The operator finds its pods by these labels, so users must not set them."""
     template = spec.pod_template
     for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
         for key in keys:
@@ -158,7 +158,7 @@ def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
 _RESERVED_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/")
 
 
-def template_argument_is_unusable(_name: str, spec: FineTuneJobSpec) -> str | None:
+def template_argument_is_not_an_identifier(_name: str, spec: FineTuneJobSpec) -> str | None:
     """Arguments become variables of a Jinja template."""
     for key in spec.model.chat_template_arguments:
         if not key.isidentifier() or len(key) > 64:
@@ -171,7 +171,7 @@ CHAIN: tuple[Check, ...] = (
     model_source_is_not_one,
     dataset_source_is_not_one,
     dataset_path_is_missing,
-    uri_is_not_a_place,
+    uri_is_malformed,
     endpoint_is_not_a_url,
     hub_file_is_ambiguous,
     format_is_text,
@@ -180,13 +180,13 @@ CHAIN: tuple[Check, ...] = (
     micro_batch_does_not_divide,
     path_leaves_its_volume,
     artifact_is_repeated,
-    template_argument_is_unusable,
+    template_argument_is_not_an_identifier,
     metadata_is_reserved,
 )
 
 
 def check(name: str, spec: FineTuneJobSpec) -> None:
-    """Run every check on a job called `name`; raise InvalidSpecError with all that was found."""
+    """Run every check on the job with this `name`. Raises InvalidSpecError with all violations."""
     found = [message for rule in CHAIN if (message := rule(name, spec)) is not None]
     if found:
         raise InvalidSpecError("; ".join(found))
@@ -199,7 +199,7 @@ def _dataset_sources(spec: FineTuneJobSpec) -> Iterable[tuple[str, DatasetSource
 
 
 def _not_one(field: str, source: ModelSource | DatasetSource) -> str | None:
-    """What must be, unless exactly one member is set."""
+    """Describe the violation unless exactly one member is set."""
     members = [info.alias or name for name, info in type(source).model_fields.items()]
     found = sum(getattr(source, name) is not None for name in type(source).model_fields)
     if found == 1:
@@ -208,7 +208,7 @@ def _not_one(field: str, source: ModelSource | DatasetSource) -> str | None:
 
 
 def _object_stores(spec: FineTuneJobSpec) -> Iterable[tuple[str, S3Object | CloudObject]]:
-    """Every place in an object store with its field, whose last part is the member's name."""
+    """Every reference to an object store with its field. The last part of the field is the member's name."""
     for field, source in (("model.source", spec.model.source), *_dataset_sources(spec)):
         for member in ("s3", "gcs", "azure"):
             store: S3Object | CloudObject | None = getattr(source, member)
@@ -217,7 +217,7 @@ def _object_stores(spec: FineTuneJobSpec) -> Iterable[tuple[str, S3Object | Clou
 
 
 def _without_query(uri: str) -> str:
-    """`uri` up to where a signed one would become secret."""
+    """Remove the user and the query of `uri`, which may be secret."""
     return re.split(r"[?#]", uri, maxsplit=1)[0].rpartition("@")[2][:80]
 
 

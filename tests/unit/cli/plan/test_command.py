@@ -1,5 +1,3 @@
-"""`finetune plan`, as it is called."""
-
 from __future__ import annotations
 
 import json
@@ -42,7 +40,7 @@ def node(name: str, labels: dict[str, str], allocatable: dict[str, str]) -> dict
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    """The exit code and the document, which must be one of the schema with sums that are right."""
+    """The exit code and the document, which must follow the schema and add up."""
     code = main(["plan", "--json", *arguments])
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     SCHEMA.validate(document)
@@ -67,13 +65,15 @@ def check_sums(document: dict[str, Any]) -> None:
         assert document["fits"] == (document["deviceBytes"] <= document["usableBytes"])
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a wrong request is told."""
+def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The error message for a wrong request."""
     assert main(["plan", *arguments]) == EXIT_USAGE
     return capsys.readouterr().err
 
 
-def test_a_folder_with_only_a_config_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_config_json_alone_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.json").write_text(MISTRAL.read_text("utf-8"), "utf-8")
     code, document = planned(capsys, "--model", str(tmp_path), "--gpu", "NVIDIA L4")
     assert (code, document["verdict"]) == (0, "Fits")
@@ -86,7 +86,7 @@ def test_a_folder_with_only_a_config_is_enough(tmp_path: Path, capsys: pytest.Ca
 )
 @pytest.mark.parametrize("micro_batch", [1, 2, 16])
 @pytest.mark.parametrize("checkpointing", ["Auto", "Require", "Forbid"])
-def test_every_answer_follows_the_schema_and_adds_up(
+def test_every_document_follows_the_schema_and_adds_up(
     gpu: str, micro_batch: int, checkpointing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, document = planned(
@@ -98,7 +98,7 @@ def test_every_answer_follows_the_schema_and_adds_up(
     assert document["chosen"]["microBatchSize"] == micro_batch
 
 
-def test_what_does_not_fit_has_the_numbers_of_what_was_asked_and_the_change_that_helps(
+def test_a_rejected_plan_has_its_own_numbers_and_a_change_that_helps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     failed = ["--set", "training.microBatchSize=2", "--set", "training.gradientCheckpointing=Forbid"]
@@ -123,7 +123,7 @@ def test_what_does_not_fit_has_the_numbers_of_what_was_asked_and_the_change_that
         {"model_type": "mistral", "hidden_size": "large"},
     ],
 )
-def test_a_model_of_unknown_size_is_an_answer_and_no_traceback(
+def test_a_model_of_unknown_size_is_a_verdict_without_a_traceback(
     config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
@@ -134,7 +134,7 @@ def test_a_model_of_unknown_size_is_an_answer_and_no_traceback(
     assert "cannot be computed" in capsys.readouterr().out
 
 
-def test_a_job_of_a_file_finds_its_model_in_the_claims_folder(
+def test_the_model_of_a_job_is_found_in_the_folder_of_its_claim(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "assets" / "model").mkdir(parents=True)
@@ -147,7 +147,7 @@ def test_a_job_of_a_file_finds_its_model_in_the_claims_folder(
     assert planned(capsys, "-f", str(tmp_path / "job.yaml"), *job)[1] == document
 
 
-def test_nodes_of_a_cluster_are_read_from_a_file_with_the_jobs_node_selector(
+def test_nodes_are_read_from_a_file_and_filtered_by_the_node_selector(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "job.yaml").write_text(JOB, "utf-8")
@@ -168,19 +168,17 @@ def test_nodes_of_a_cluster_are_read_from_a_file_with_the_jobs_node_selector(
     assert "1 node(s) with NVIDIA L4" in capsys.readouterr().out
 
 
-def test_a_catalogue_offers_what_an_autoscaler_can_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gpu_profiles_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profiles = tmp_path / "values.yaml"
     profiles.write_text("gpuProfiles: [{name: l4-pool, product: L4, labels: {pool: l4}}]\n", "utf-8")
     _, document = planned(capsys, "--model", str(MISTRAL), "--profiles", str(profiles))
     assert [offer["profile"] for offer in document["offers"]] == ["l4-pool"]
 
 
-def test_the_clusters_nodes_come_through_kubectl(
+def test_the_nodes_of_the_cluster_are_read_with_kubectl(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program of that name answers as a cluster would, and shows what it was asked."""
+    """A program of that name prints the nodes of a cluster, and records its arguments."""
     listed = json.dumps({"kind": "List", "items": [node("gpu-1", GFD, {"nvidia.com/gpu": "1"})]})
     program = tmp_path / "kubectl"
     program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\ncat <<'END'\n{listed}\nEND\n", "utf-8")
@@ -196,15 +194,15 @@ def test_the_clusters_nodes_come_through_kubectl(
         "-o",
         "json",
     ]
-    program.write_text("#!/bin/sh\necho 'the server refused' >&2\nexit 1\n", "utf-8")
-    assert "the server refused" in refused(capsys, "--model", str(MISTRAL))
+    program.write_text("#!/bin/sh\necho 'the server is unreachable' >&2\nexit 1\n", "utf-8")
+    assert "the server is unreachable" in rejected(capsys, "--model", str(MISTRAL))
     program.write_text("#!/bin/sh\necho nonsense\n", "utf-8")
-    assert "must print JSON" in refused(capsys, "--model", str(MISTRAL))
+    assert "must print JSON" in rejected(capsys, "--model", str(MISTRAL))
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert "--gpu" in refused(capsys, "--model", str(MISTRAL))
+    assert "--gpu" in rejected(capsys, "--model", str(MISTRAL))
 
 
-def test_shorter_rows_need_less_and_longer_ones_than_the_maximum_do_not_count(
+def test_shorter_rows_need_less_memory_and_longer_rows_are_cut_off(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = ["--model", str(MISTRAL), "--gpu", "L4", "--set", "training.microBatchSize=1"]
@@ -216,7 +214,7 @@ def test_shorter_rows_need_less_and_longer_ones_than_the_maximum_do_not_count(
     assert longer["chosen"]["sequenceLength"] == whole["chosen"]["sequenceLength"]
 
 
-def test_a_gpu_that_no_table_knows_is_given_by_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_gpu_is_described_by_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
     _, document = planned(capsys, "--model", str(MISTRAL), "--gpu-memory", "22", "--gpu", "Future 9000")
     assert document["usableBytes"] == 22 << 30
     assert document["gpu"]["product"] == "Future 9000"
@@ -230,7 +228,7 @@ def test_a_gpu_that_no_table_knows_is_given_by_its_memory(capsys: pytest.Capture
         (["--gpu-memory", "-1"], "above 0"),
         (["--gpu", "L4", "--nodes", "x"], "must be absent"),
         (["--gpu", "L4", "--set", "training.microBatch=2"], "spec.training.microBatch"),
-        (["--gpu", "L4", "--set", "training.seed.bits=2"], "holds 42, no fields"),
+        (["--gpu", "L4", "--set", "training.seed.bits=2"], "has the value 42 and no fields"),
         (["--gpu", "L4", "--set", "training"], "PATH=VALUE"),
         (["--gpu", "L4", "--set", "training.seed=[1"], "must be YAML"),
         (["--gpu", "L4", "--set", "training.microBatchSize=3"], "must divide"),
@@ -240,27 +238,27 @@ def test_a_gpu_that_no_table_knows_is_given_by_its_memory(capsys: pytest.Capture
         (["--profiles", str(MISTRAL)], "gpuProfiles"),
     ],
 )
-def test_a_wrong_request_is_refused_with_what_was_found(
+def test_a_wrong_request_is_rejected_with_the_reason(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setting = ["--set", "training.seed=42"]
-    assert words in refused(capsys, "--model", str(MISTRAL), *setting, *arguments)
+    assert words in rejected(capsys, "--model", str(MISTRAL), *setting, *arguments)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "must be JSON"), ("[]", "must hold an object")])
-def test_a_config_that_is_none_is_refused(
+@pytest.mark.parametrize(("text", "words"), [("{", "must be JSON"), ("[]", "must be a JSON object")])
+def test_a_missing_or_malformed_config_is_rejected(
     text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "config.json" in refused(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    assert "config.json" in rejected(capsys, "--model", str(tmp_path), "--gpu", "L4")
     (tmp_path / "config.json").write_text(text, "utf-8")
-    assert words in refused(capsys, "--model", str(tmp_path), "--gpu", "L4")
-    assert "--model" in refused(capsys, "--gpu", "L4")
+    assert words in rejected(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    assert "--model" in rejected(capsys, "--gpu", "L4")
 
 
-def test_an_unknown_option_is_a_wrong_request_and_not_a_plan_that_does_not_fit(
+def test_an_unknown_option_has_the_exit_code_of_a_wrong_request(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["plan", "--colour"])
+        main(["plan", "--color"])
     assert ended.value.code == EXIT_USAGE
-    assert "--colour" in capsys.readouterr().err
+    assert "--color" in capsys.readouterr().err

@@ -1,5 +1,3 @@
-"""From YAML to the trainer's run spec on this machine."""
-
 from __future__ import annotations
 
 import json
@@ -38,8 +36,8 @@ def job_file(folder: Path, text: str = JOB) -> Path:
     return path
 
 
-def test_a_run_spec_of_the_contract_is_written_and_the_trainers_refusal_comes_back(tmp_path: Path) -> None:
-    """The claim has no model: the real trainer says so, and its exit code is the command's."""
+def test_a_valid_run_spec_is_written_and_the_trainers_exit_code_returned(tmp_path: Path) -> None:
+    """The claim has no model, so the real trainer fails with exit code 65."""
     (tmp_path / "volumes" / "assets").mkdir(parents=True)
     folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
     code = run_locally(read_manifests(job_file(tmp_path)), folders, "cpu")
@@ -52,7 +50,7 @@ def test_a_run_spec_of_the_contract_is_written_and_the_trainers_refusal_comes_ba
     assert Path(run["dataset"]["source"]["path"]).read_text("utf-8") == "{}\n"
 
 
-def test_a_claim_without_a_folder_is_refused_with_the_remedy(
+def test_a_claim_without_a_folder_is_rejected_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(
@@ -120,7 +118,7 @@ def test_secrets_of_the_file_become_the_variables_of_a_pod(tmp_path: Path) -> No
     assert secrets(tmp_path, STORES + SECRETS, {"PATH": "/bin"}) == VARIABLES
 
 
-def test_secrets_may_stay_in_the_environment_and_those_of_the_file_win(tmp_path: Path) -> None:
+def test_secrets_may_come_from_the_environment_but_the_file_has_priority(tmp_path: Path) -> None:
     assert secrets(tmp_path, STORES, VARIABLES) == {}
     other = dict.fromkeys(VARIABLES, "other")
     assert secrets(tmp_path, STORES + SECRETS, other) == VARIABLES
@@ -129,19 +127,20 @@ def test_secrets_may_stay_in_the_environment_and_those_of_the_file_win(tmp_path:
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("FINETUNE_MODEL_TOKEN", "found none; the environment variable FINETUNE_MODEL_TOKEN would do"),
-        ("FINETUNE_DATASET_", "Secret 'store' must stand in the same file, or its keys be set"),
+        ("FINETUNE_MODEL_TOKEN", "found none; or set the environment variable FINETUNE_MODEL_TOKEN"),
+        (
+            "FINETUNE_DATASET_",
+            "Secret 'store' must be in the same file, or its keys in environment variables",
+        ),
     ],
 )
-def test_a_secret_that_is_nowhere_is_named_with_its_variable(
-    tmp_path: Path, missing: str, words: str
-) -> None:
+def test_a_missing_secret_is_named_with_its_variable(tmp_path: Path, missing: str, words: str) -> None:
     given = {name: value for name, value in VARIABLES.items() if not name.startswith(missing)}
     with pytest.raises(UsageError, match=words):
         secrets(tmp_path, STORES, given)
 
 
-def test_caches_and_prompts_are_folders_and_files(tmp_path: Path) -> None:
+def test_model_caches_are_folders_and_prompts_are_files(tmp_path: Path) -> None:
     for claim in ("assets", "bases"):
         (tmp_path / "volumes" / claim).mkdir(parents=True)
     folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")

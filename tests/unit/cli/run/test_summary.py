@@ -1,11 +1,9 @@
-"""Results as lines for people."""
-
 from __future__ import annotations
 
 import json
 
 import pytest
-from finetune_cli.run.summary import summarise
+from finetune_cli.run.summary import summarize
 
 from tests.support.repository import ROOT
 
@@ -22,7 +20,7 @@ FIXTURES = ROOT / "contract" / "fixtures"
         ("prepare-completed", ["warning   1 of 20 rows were refused"]),
     ],
 )
-def test_formats_and_warnings_of_both_versions_are_told(name: str, lines: list[str]) -> None:
-    told = summarise({"Prepare": json.loads((FIXTURES / f"result.{name}.json").read_text("utf-8"))})
+def test_formats_and_warnings_of_both_contract_versions_are_shown(name: str, lines: list[str]) -> None:
+    text = summarize({"Prepare": json.loads((FIXTURES / f"result.{name}.json").read_text("utf-8"))})
     for line in lines:
-        assert line in told
+        assert line in text

@@ -7,7 +7,7 @@ from finetune_operator.errors import InvalidSpecError
 from tests.support.operator import make_spec
 
 
-def test_the_spec_hash_names_what_determines_the_model() -> None:
+def test_the_spec_hash_covers_the_fields_that_determine_the_model() -> None:
     base = spec_hash(FineTuneJobSpec.parse(make_spec()))
     defaulted = make_spec(
         training={"seed": 42, "learningRate": 0.0002, "lora": {"dropout": 0}},
@@ -17,7 +17,7 @@ def test_the_spec_hash_names_what_determines_the_model() -> None:
     widened = make_spec(
         dataset={**make_spec()["dataset"], "format": "Auto", "thresholds": {"minimumRows": 50}}
     )
-    assert spec_hash(FineTuneJobSpec.parse(widened)) == base, "so do those of fields that came later"
+    assert spec_hash(FineTuneJobSpec.parse(widened)) == base, "the same is true for fields of later versions"
     held = make_spec(suspend=True, lifecycle={"retries": 7})
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base

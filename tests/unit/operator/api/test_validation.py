@@ -62,13 +62,13 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         ({"unknown": 1}, "spec.unknown"),
     ],
 )
-def test_an_impossible_spec_is_refused_with_what_was_found(changes: dict[str, Any], words: str) -> None:
+def test_an_impossible_spec_is_rejected_with_the_violation(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidSpecError) as caught:
         check("demo", FineTuneJobSpec.parse(make_spec(**changes)))
     assert words in str(caught.value)
 
 
-def test_a_refused_uri_is_shown_without_what_could_be_secret() -> None:
+def test_a_rejected_uri_is_shown_without_its_secrets() -> None:
     dataset = {"source": {"s3": {"uri": "https://key:S3CRET@bucket/a?X-Amz-Signature=S3CRET"}}}
     with pytest.raises(InvalidSpecError) as caught:
         check("demo", FineTuneJobSpec.parse(make_spec(dataset=dataset)))
@@ -85,11 +85,11 @@ def test_a_refused_uri_is_shown_without_what_could_be_secret() -> None:
         ("azure", "az://account1/$web/a"),
     ],
 )
-def test_what_stores_allow_in_names_is_accepted(member: str, uri: str) -> None:
+def test_every_name_that_stores_allow_is_accepted(member: str, uri: str) -> None:
     check("demo", FineTuneJobSpec.parse(make_spec(dataset={"source": {member: {"uri": uri}}})))
 
 
-def test_a_name_too_long_for_its_children_is_refused() -> None:
+def test_a_name_too_long_for_child_objects_is_rejected() -> None:
     check("n" * 45, FineTuneJobSpec.parse(make_spec()))
     with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
         check("n" * 46, FineTuneJobSpec.parse(make_spec()))
