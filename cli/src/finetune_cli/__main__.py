@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from finetune_operator.api.plan import Device
 from finetune_operator.errors import InvalidSpecError
 
 from finetune_cli.calibrate import DESCRIPTION as CALIBRATE
@@ -18,7 +19,7 @@ from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_manifests
 from finetune_cli.plan.arguments import DESCRIPTION, add_plan_options, add_volume_options
 from finetune_cli.plan.command import plan
-from finetune_cli.run.devices import Device, choose_device
+from finetune_cli.run.devices import choose_device
 from finetune_cli.run.local import LocalFolders, run_locally
 
 EXIT_USAGE = 64

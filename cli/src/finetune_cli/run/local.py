@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_operator.api.plan import Device
 from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.validation import check
@@ -20,7 +21,6 @@ from finetune_operator.sizing.planning import make_plan
 
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
-from finetune_cli.run.devices import Device
 from finetune_cli.run.summary import summarize
 
 # On the user's own machine and network, there is no administrator who limits downloads.
