@@ -18,6 +18,7 @@ from devcluster.provider import ProvidedCluster, provided_cluster
 
 from tests.support.e2e import jobs
 from tests.support.e2e.pretend_gpus import PretendGpus, pretend_gpus
+from tests.support.e2e.tiny_runs import TinyRuns, run_tiny_jobs
 
 QUICKSTART_VOLUME = REPOSITORY / ".finetune" / "volumes" / "quickstart"
 
@@ -93,37 +94,30 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def assets(operator: ProvidedCluster, kubectl: Kubectl, namespace: str, tiny_assets: Path) -> Kubectl:
-    """kubectl in a fresh namespace whose claim `assets` holds the tiny model; the operator watches it."""
-    scoped = kubectl.within(namespace)
-    fill_assets(scoped, operator.trainer_image, tiny_assets)
-    return scoped
-
-
-def fill_assets(kubectl: Kubectl, image: str, folder: Path) -> None:
-    """Make the claim `assets` and copy the content of `folder` into it."""
-    kubectl.apply(product.claim(jobs.CLAIM, "1Gi"))
-    with product.volume_pod(kubectl, jobs.CLAIM, image) as pod:
-        product.fill_volume(kubectl, pod, folder)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) -> Iterator[Kubectl]:
-    """kubectl in a namespace with the claim `assets` and the ConfigMap `data`, for all tests of a module."""
+    """kubectl in the namespace that most tests share: the claim `assets` holds the tiny model, ConfigMap `data` rows."""
     with fresh_namespace(kubectl) as name:
         scoped = kubectl.within(name)
-        fill_assets(scoped, operator.trainer_image, tiny_assets)
+        scoped.apply(product.claim(jobs.CLAIM, "1Gi"))
+        with product.volume_pod(scoped, jobs.CLAIM, operator.trainer_image) as pod:
+            product.fill_volume(scoped, pod, tiny_assets)
         scoped.apply(jobs.config_map("data", jobs.jsonl(jobs.conversations(24))))
         yield scoped
 
 
 @pytest.fixture
 def room(workplace: Kubectl) -> Iterator[Kubectl]:
-    """The module's namespace without FineTuneJobs; those of the test are gone, with their pods, at its end."""
+    """The shared namespace for one test: afterwards its FineTuneJobs and pods are deleted, servers stay."""
     yield workplace
     workplace("delete", "finetunejobs", "--all", "--wait=true")
-    workplace("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+    workplace("delete", "pods", f"--selector=!{jobs.SERVER_LABEL}", "--grace-period=1", "--wait=true")
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(workplace: Kubectl) -> TinyRuns:
+    """A job that went through all stages and one that failed in the first, watched until their pods had left."""
+    return run_tiny_jobs(workplace)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`finetune plan` asks the cluster for its nodes and says what the operator will choose."""
+"""`finetune plan` asks the cluster for its nodes and prints the plan that the operator chooses."""
 
 from __future__ import annotations
 
@@ -12,26 +12,18 @@ import pytest
 from devcluster.kubectl import Kubectl
 from devcluster.layout import BIN
 
-from tests.support.e2e import jobs
+from tests.support.e2e.tiny_runs import TinyRuns
 
 pytestmark = pytest.mark.cluster
 
 
-def test_the_plan_before_applying_is_the_plan_in_the_status(
-    assets: Kubectl, tiny_assets: Path, tmp_path: Path
+def test_the_printed_plan_is_the_plan_in_the_status(
+    kubectl: Kubectl, tiny_runs: TinyRuns, tiny_assets: Path, tmp_path: Path
 ) -> None:
-    job = jobs.fine_tune_job("foreseen", resources=jobs.ONLY_PREPARE)
-    del job["spec"]["training"]["microBatchSize"]  # so that there is something to choose
-    assets.apply(jobs.config_map("data", jobs.jsonl(jobs.conversations(24))), job)
-    status = jobs.until(
-        assets, "foreseen", "a plan", seconds=90,
-        holds=lambda job: bool((job.get("status", {}).get("plan") or {}).get("memory"))
-        and "longestExample" in (job["status"].get("dataset") or {}),
-    )["status"]  # fmt: skip
+    status = tiny_runs.good["status"]
     plan = status["plan"]
-
     file = tmp_path / "job.yaml"
-    file.write_text(json.dumps(job), encoding="utf-8")
+    file.write_text(json.dumps(tiny_runs.document), encoding="utf-8")
     command = [
         sys.executable, "-m", "finetune_cli", "plan", str(file), "--json",
         "--model", str(tiny_assets / "models" / "tiny"),
@@ -39,7 +31,7 @@ def test_the_plan_before_applying_is_the_plan_in_the_status(
     ]  # fmt: skip
     environment = {
         **os.environ,
-        "KUBECONFIG": str(assets.kubeconfig),
+        "KUBECONFIG": str(kubectl.kubeconfig),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -51,6 +43,6 @@ def test_the_plan_before_applying_is_the_plan_in_the_status(
         name: plan["memory"][name] for name in ("peakBytes", "deviceBytes")
     }
     assert printed["usableBytes"] == plan["gpu"]["usableBytes"]
-    # Where a CPU stands in for the GPU, activations are kept whatever the plan for the GPU is.
+    # If a CPU stands in for the GPU, activations are kept whatever the plan for the GPU is.
     for name in ("microBatchSize", "gradientAccumulationSteps", "sequenceLength"):
         assert printed["chosen"][name] == plan["training"][name]

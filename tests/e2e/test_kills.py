@@ -1,9 +1,11 @@
-"""PREPARE's pod is deleted by force ten times in a row; what comes out is what an undisturbed job gives, to the byte."""
+"""PREPARE's pod is deleted by force again and again; the job gives what an undisturbed one gives, to the byte."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,13 +16,14 @@ from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
 from tests.support.e2e.pod_killer import PodKiller, points
-from tests.support.e2e.stores import s3_server
+from tests.support.e2e.stores import ObjectStore, s3_server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.model]
 
 MODELS = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models"
 SEED = 7
-COUNTS = {"start": 1, "fetch": 2, "prove": 4, "quantise": 2, "analyse": 1}
+FEW = {"fetch": 1, "prove": 1, "quantize": 1}
+TEN = {"start": 1, "fetch": 2, "prove": 4, "quantize": 2, "analyze": 1}
 ROWS = 8_000
 # Not part of what is learned: it only makes the file long enough to be fetched for a while.
 PADDING = "x" * 8192
@@ -33,7 +36,7 @@ def rows() -> bytes:
 
 
 def digests(kubectl: Kubectl, image: str, job: str) -> dict[str, str]:
-    """SHA-256 of every file of the tables, the base, the quantised model and the report in a job's workspace."""
+    """SHA-256 of every file of the tables, the base, the quantized model and the report in a job's workspace."""
     command = "cd /volume && find -L dataset base model report -type f | sort | xargs sha256sum"
     with product.volume_pod(kubectl, f"{job}-workspace", image) as pod:
         listed = kubectl("exec", pod, "--", "sh", "-c", command)
@@ -56,33 +59,51 @@ def prepare_job(name: str, endpoint: str) -> dict[str, Any]:
     )
 
 
-def test_ten_kills_change_no_byte_and_use_up_no_attempt(
-    assets: Kubectl, operator: ProvidedCluster, private_addresses: None
-) -> None:
-    del private_addresses
-    with product.volume_pod(assets, jobs.CLAIM, operator.trainer_image) as pod:
-        product.fill_volume(assets, pod, MODELS, "models")
-    with s3_server(assets, operator.trainer_image, ["rows"]) as store:
-        store.put("rows", "rows.jsonl", rows())
-        assets.apply(jobs.secret("store", store.credentials), prepare_job("calm", store.endpoint))
-        calm = jobs.prepared(assets, "calm", seconds=180)["status"]
+@dataclass(frozen=True)
+class Undisturbed:
+    """The store of the rows, and a job on them that nobody disturbed: its status and its workspace's digests."""
 
-        assets.apply(prepare_job("killed", store.endpoint))
-        with PodKiller(assets, "killed") as killer:
-            killer.run(points(SEED, COUNTS), seconds=600)
-        killed = jobs.prepared(assets, "killed", seconds=180)["status"]
+    store: ObjectStore
+    status: dict[str, Any]
+    digests: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    workplace: Kubectl, operator: ProvidedCluster, private_addresses: None
+) -> Iterator[Undisturbed]:
+    """PREPARE of the real model and 8,000 rows, without a kill."""
+    del private_addresses
+    image = operator.trainer_image
+    with product.volume_pod(workplace, jobs.CLAIM, image) as pod:
+        product.fill_volume(workplace, pod, MODELS, "models")
+    with s3_server(workplace, image, ["rows"]) as store:
+        store.put("rows", "rows.jsonl", rows())
+        workplace.apply(jobs.secret("store", store.credentials), prepare_job("calm", store.endpoint))
+        status = jobs.prepared(workplace, "calm", seconds=180)["status"]
+        yield Undisturbed(store, status, digests(workplace, image, "calm"))
+
+
+@pytest.mark.parametrize("counts", [FEW, pytest.param(TEN, marks=pytest.mark.full)], ids=["few", "ten"])
+def test_kills_change_no_byte_and_use_up_no_attempt(
+    counts: dict[str, int], undisturbed: Undisturbed, room: Kubectl, operator: ProvidedCluster
+) -> None:
+    name = f"killed-{sum(counts.values())}"
+    room.apply(prepare_job(name, undisturbed.store.endpoint))
+    with PodKiller(room, name) as killer:
+        killer.run(points(SEED, counts), seconds=600)
+    killed = jobs.prepared(room, name, seconds=180)["status"]
 
     phases = Counter(kill.phase for kill in killer.kills)
     print(*killer.kills, sep="\n")
-    assert sum(phases.values()) == sum(COUNTS.values()) == 10
-    assert set(phases) >= {"fetch", "prove", "quantise"}, "kills are spread over the phases"
+    assert sum(phases.values()) == sum(counts.values())
+    assert set(phases) >= {"fetch", "prove", "quantize"}, "kills are spread over the phases"
     outcomes = Counter((a["stage"], a["outcome"], a["reason"]) for a in killed["attempts"])
     assert outcomes[("Prepare", "Succeeded", "StageSucceeded")] == 1
     assert not [key for key in outcomes if key[1] == "Failed"]
+    calm = undisturbed.status
     assert killed["dataset"]["digest"] == calm["dataset"]["digest"]
     assert killed["model"]["digest"] == calm["model"]["digest"]
     assert killed["dataset"] == calm["dataset"]
-    first = digests(assets, operator.trainer_image, "calm")
-    second = digests(assets, operator.trainer_image, "killed")
-    assert any(path.endswith(".safetensors") for path in first)
-    assert second == first
+    assert any(path.endswith(".safetensors") for path in undisturbed.digests)
+    assert digests(room, operator.trainer_image, name) == undisturbed.digests

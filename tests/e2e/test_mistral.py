@@ -74,24 +74,25 @@ def table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_labels_decode_to_exactly_the_two_answers_with_their_end_tokens(
-    assets: Kubectl, operator: ProvidedCluster, tmp_path: Path
+def test_labels_decode_to_exactly_the_two_answers_and_their_end_tokens(
+    room: Kubectl, operator: ProvidedCluster, tmp_path: Path
 ) -> None:
     tokenizer = write_mistral(tmp_path / "models" / "mistral", tmp_path / "tokenizers")
-    with product.volume_pod(assets, jobs.CLAIM, operator.trainer_image) as pod:
-        product.fill_volume(assets, pod, tmp_path / "models", "models")
+    with product.volume_pod(room, jobs.CLAIM, operator.trainer_image) as pod:
+        product.fill_volume(room, pod, tmp_path / "models", "models")
     model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": "models/mistral"}}}
-    assets.apply(
-        jobs.config_map("data", jobs.jsonl(CONVERSATIONS)),
-        jobs.fine_tune_job("mistral", model=model, resources=jobs.ONLY_PREPARE),
+    dataset = {"configMap": {"name": "mistral", "key": "data.jsonl"}}
+    room.apply(
+        jobs.config_map("mistral", jobs.jsonl(CONVERSATIONS)),
+        jobs.fine_tune_job("mistral", dataset=dataset, model=model, resources=jobs.ONLY_PREPARE),
     )
 
-    job = jobs.prepared(assets, "mistral", seconds=120)
+    job = jobs.prepared(room, "mistral", seconds=120)
 
     assert job["status"]["dataset"]["kept"] == ROWS
     assert job["status"]["model"]["architecture"] == "MistralForCausalLM"
-    with product.volume_pod(assets, "mistral-workspace", operator.trainer_image) as pod:
-        product.read_volume(assets, pod, "dataset", tmp_path / "dataset")
+    with product.volume_pod(room, "mistral-workspace", operator.trainer_image) as pod:
+        product.read_volume(room, pod, "dataset", tmp_path / "dataset")
     learned: dict[int, list[str]] = {}
     for name in ("training", "validation"):
         for example in table(tmp_path / "dataset" / f"{name}.arrow"):

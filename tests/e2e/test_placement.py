@@ -14,7 +14,7 @@ from devcluster.pretend_nodes import ZONE_LABEL, PretendNode, PretendNodes, gpu_
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
-from tests.support.e2e.object_recorder import Sightings
+from tests.support.e2e.object_recorder import ObjectRecorder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("volume_classes")]
 
@@ -63,7 +63,7 @@ def test_prepare_goes_to_the_zone_of_the_gpus(
     assert jobs.required_values(pod, ZONE_LABEL) == {THERE}
 
 
-def test_a_workspace_in_a_zone_without_gpus_is_told_and_the_job_goes_on_once_there_is_one(
+def test_a_workspace_in_a_zone_without_gpus_stalls_until_there_is_one(
     cluster: ProvidedCluster, room: Kubectl, gpus: SetGpus, pretend_nodes: PretendNodes, real_node: str
 ) -> None:
     gpus(NO_GPUS)
@@ -71,7 +71,7 @@ def test_a_workspace_in_a_zone_without_gpus_is_told_and_the_job_goes_on_once_the
     room.apply(zonal_claim("bound"))
     with product.volume_pod(room, "bound", cluster.trainer_image):
         pass
-    with Sightings(cluster.kubeconfig, str(room.namespace)) as seen:
+    with ObjectRecorder(cluster.kubeconfig, str(room.namespace)) as seen:
         room.apply(jobs.fine_tune_job("mismatch", workspace={"existingClaim": "bound"}))
         job = jobs.until(
             room, "mismatch", "WorkspaceZoneMismatch", seconds=90, holds=jobs.stalled("WorkspaceZoneMismatch")

@@ -56,10 +56,10 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, assets: Kubectl) -> None:
+def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, room: Kubectl) -> None:
     dataset = case.dataset
     if case.data is not None:
-        assets.apply(jobs.config_map(case.name, case.data))
+        room.apply(jobs.config_map(case.name, case.data))
         dataset = {"configMap": {"name": case.name, "key": "data.jsonl"}}
     if case.url is not None:
         secret = {
@@ -68,12 +68,12 @@ def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, assets: Kube
             "metadata": {"name": case.name},
             "stringData": {"url": case.url},
         }
-        assets.apply(secret)
+        room.apply(secret)
         dataset = {"url": {"secretKeyRef": {"name": case.name, "key": "url"}}}
     model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": case.model_path}}}
-    assets.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model))
+    room.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model))
 
-    job = product.follow(assets, case.name, seconds=60)
+    job = product.follow(room, case.name, seconds=60)
 
     succeeded = product.condition(job, "Succeeded")
     assert (succeeded["status"], succeeded["reason"]) == ("False", case.reason), succeeded
@@ -81,8 +81,8 @@ def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, assets: Kube
         assert word in succeeded["message"]
     attempts = job["status"]["attempts"]
     assert [(a["stage"], a["attempt"], a["reason"]) for a in attempts] == [("Prepare", 0, case.reason)]
-    assert_no_pod_is_left(assets, case.name)
-    everything = assets("get", "finetunejobs,jobs,pods,events", "--output=yaml")
+    assert_no_pod_is_left(room, case.name)
+    everything = room("get", "finetunejobs,jobs,pods,events", "--output=yaml")
     assert "S3CRETQUERY" not in everything
 
 
@@ -90,7 +90,7 @@ def assert_no_pod_is_left(kubectl: Kubectl, name: str) -> None:
     """The pods of the job go within seconds of its end."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
-        pods = kubectl.json("get", "pods", f"--selector=finetune.dev/job={name}")["items"]
+        pods = jobs.all_pods(kubectl, name)
         if not pods:
             return
         time.sleep(0.2)

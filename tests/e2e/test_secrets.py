@@ -16,6 +16,7 @@ from devcluster import product
 from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
+from tests.e2e.conftest import fresh_namespace
 from tests.support.e2e import jobs
 from tests.support.e2e.stores import ObjectStore, s3_server
 
@@ -41,17 +42,30 @@ class Traces:
         return [place for place, text in self.texts.items() if any(form.encode() in text for form in forms)]
 
 
-@pytest.fixture
-def store(assets: Kubectl, operator: ProvidedCluster, private_addresses: None) -> Iterator[ObjectStore]:
-    """An S3 server in the namespace of the test, which holds both datasets; the server itself is no trace of the job."""
+@pytest.fixture(scope="module")
+def place(
+    operator: ProvidedCluster, kubectl: Kubectl, private_addresses: None, tiny_assets: Path
+) -> Iterator[Kubectl]:
+    """kubectl in a namespace that only these tests have: everything in it is a trace of their jobs."""
     del private_addresses
-    with s3_server(assets, operator.trainer_image, ["rows"]) as served:
+    with fresh_namespace(kubectl) as name:
+        scoped = kubectl.within(name)
+        scoped.apply(product.claim(jobs.CLAIM, "1Gi"))
+        with product.volume_pod(scoped, jobs.CLAIM, operator.trainer_image) as pod:
+            product.fill_volume(scoped, pod, tiny_assets)
+        yield scoped
+
+
+@pytest.fixture(scope="module")
+def store(place: Kubectl, operator: ProvidedCluster) -> Iterator[ObjectStore]:
+    """An S3 server that holds both datasets; the server itself is no trace of a job."""
+    with s3_server(place, operator.trainer_image, ["rows"]) as served:
         served.put("rows", "training data/rows.jsonl.gz", gzip.compress(TRAINING.encode()))
         served.put("rows", "held-out.jsonl", HELD_OUT.encode())
         yield served
 
 
-def fetch_job(store: ObjectStore, name: str, **spec: Any) -> dict[str, Any]:
+def fetch_job(store: ObjectStore, name: str, *, keys: str = "store", **spec: Any) -> dict[str, Any]:
     """A job that trains on an object fetched with a Secret's keys and validates on one behind a signed URL."""
     job = jobs.fine_tune_job(name, **spec)
     job["spec"]["dataset"] = {
@@ -60,7 +74,7 @@ def fetch_job(store: ObjectStore, name: str, **spec: Any) -> dict[str, Any]:
                 "uri": "s3://rows/training data/rows.jsonl.gz",
                 "endpoint": store.endpoint,
                 "region": "us-east-1",
-                "secretRef": {"name": "store"},
+                "secretRef": {"name": keys},
             }
         },
         "validation": {"source": {"url": {"secretKeyRef": {"name": "link", "key": "url"}}}},
@@ -88,11 +102,11 @@ def without_server(documents: dict[str, Any]) -> str:
     return json.dumps(kept, ensure_ascii=False)
 
 
-def test_a_job_fetches_from_s3_and_a_signed_url_and_shows_no_secret_anywhere(
-    assets: Kubectl, operator: ProvidedCluster, store: ObjectStore, tmp_path: Path
+def test_a_job_with_keys_and_a_signed_url_shows_no_secret_anywhere(
+    place: Kubectl, operator: ProvidedCluster, store: ObjectStore, tmp_path: Path
 ) -> None:
     url = store.signed_url("rows", "held-out.jsonl")
-    assets.apply(jobs.secret("store", store.credentials), jobs.secret("link", {"url": url}))
+    place.apply(jobs.secret("store", store.credentials), jobs.secret("link", {"url": url}))
     kept = {"keepChildrenSeconds": {"success": 3600, "failure": 3600}, "keepWorkspace": "Always"}
     traces = Traces()
 
@@ -100,40 +114,40 @@ def test_a_job_fetches_from_s3_and_a_signed_url_and_shows_no_secret_anywhere(
         traces.add(
             "status while it ran", traces.texts.get("status while it ran", b"") + json.dumps(job).encode()
         )
-        for pod in assets.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]:
+        for pod in place.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]:
             name = pod["metadata"]["name"]
-            path = f"/api/v1/namespaces/{assets.namespace}/pods/{name}:9500/proxy/progress"
-            told = assets.run("get", f"--raw={path}")
+            path = f"/api/v1/namespaces/{place.namespace}/pods/{name}:9500/proxy/progress"
+            told = place.run("get", f"--raw={path}")
             if told.returncode == 0:
                 traces.add(
                     f"progress of {name}", traces.texts.get(f"progress of {name}", b"") + told.stdout.encode()
                 )
 
-    assets.apply(fetch_job(store, "fetch", lifecycle=kept))
-    job = product.follow(assets, "fetch", seconds=400, seen=watch)
+    place.apply(fetch_job(store, "fetch", lifecycle=kept))
+    job = product.follow(place, "fetch", seconds=400, seen=watch)
 
     assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
     dataset = job["status"]["dataset"]
     assert (dataset["rows"], dataset["trainingExamples"], dataset["validationExamples"]) == (32, 32, 8)
     assert dataset["source"]["uri"] == "s3://rows/training data/rows.jsonl.gz"
     assert re.fullmatch(r"[\"0-9a-f-]+", dataset["source"]["etag"])
-    assert any(place.startswith("progress of ") for place in traces.texts)
+    assert any(where.startswith("progress of ") for where in traces.texts)
 
-    traces.add("objects", without_server(assets.json("get", OBJECTS)))
-    traces.add("description", assets("describe", "finetunejobs,jobs"))
-    pods = assets.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]
+    traces.add("objects", without_server(place.json("get", OBJECTS)))
+    traces.add("description", place("describe", "finetunejobs,jobs"))
+    pods = place.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]
     assert {pod["metadata"]["labels"]["finetune.dev/stage"] for pod in pods} == {"prepare", "train", "merge"}
     for pod in pods:
-        log = assets("logs", pod["metadata"]["name"])
+        log = place("logs", pod["metadata"]["name"])
         assert "outcome=Succeeded" in log
         traces.add(f"log of {pod['metadata']['name']}", log)
-    system = assets.within(product.SYSTEM_NAMESPACE)
+    system = place.within(product.SYSTEM_NAMESPACE)
     traces.add(
         "log of the operator", system("logs", "--selector=app.kubernetes.io/component=operator", "--tail=-1")
     )
-    volume_traces(traces, assets, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
-    volume_traces(traces, assets, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
-    assert any(place.endswith(".html") for place in traces.texts), "the report is published"
+    volume_traces(traces, place, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
+    volume_traces(traces, place, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
+    assert any(where.endswith(".html") for where in traces.texts), "the report is published"
     assert traces.places_of("s3://rows/training data/rows.jsonl.gz"), "what is no secret is found"
 
     query = urlsplit(url).query
@@ -142,22 +156,19 @@ def test_a_job_fetches_from_s3_and_a_signed_url_and_shows_no_secret_anywhere(
         assert traces.places_of(secret) == [], secret
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"AWS_SECRET_ACCESS_KEY": "wrong/+wrong"}, "DatasetAccessDenied"),
-        ({"AWS_ACCESS_KEY_ID": "AKIAWRONGWRONGWRONG0"}, "DatasetAccessDenied"),
-    ],
-    ids=["wrong key", "unknown key"],
-)
-def test_wrong_keys_are_told_without_being_shown(
-    assets: Kubectl, store: ObjectStore, change: dict[str, str], reason: str
-) -> None:
-    credentials = {**store.credentials, **change}
-    url = store.signed_url("rows", "held-out.jsonl")
-    assets.apply(jobs.secret("store", credentials), jobs.secret("link", {"url": url}))
-    assets.apply(fetch_job(store, "denied"))
-    job = product.follow(assets, "denied", seconds=90)
-    assert product.condition(job, "Succeeded")["reason"] == reason
-    shown = without_server(assets.json("get", OBJECTS))
-    assert not [value for value in credentials.values() if value in shown]
+WRONG_KEYS = {
+    "wrong-key": {"AWS_SECRET_ACCESS_KEY": "wrong/+wrong"},
+    "unknown-key": {"AWS_ACCESS_KEY_ID": "AKIAWRONGWRONGWRONG0"},
+}
+
+
+def test_wrong_keys_are_named_without_being_shown(place: Kubectl, store: ObjectStore) -> None:
+    place.apply(jobs.secret("link", {"url": store.signed_url("rows", "held-out.jsonl")}))
+    for name, change in WRONG_KEYS.items():
+        place.apply(jobs.secret(name, {**store.credentials, **change}), fetch_job(store, name, keys=name))
+    for name in WRONG_KEYS:
+        job = product.follow(place, name, seconds=90)
+        assert product.condition(job, "Succeeded")["reason"] == "DatasetAccessDenied"
+    shown = without_server(place.json("get", OBJECTS))
+    values = {value for change in WRONG_KEYS.values() for value in {**store.credentials, **change}.values()}
+    assert not [value for value in values if value in shown]

@@ -15,7 +15,7 @@ from devcluster.pretend_nodes import GPU_TAINT, PretendNode, PretendNodes, gpu_n
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
-from tests.support.e2e.object_recorder import Sightings
+from tests.support.e2e.object_recorder import ObjectRecorder
 from tests.support.e2e.pretend_gpus import LONG_ROW, PretendGpus
 
 pytestmark = pytest.mark.cluster
@@ -42,7 +42,7 @@ def seconds_between(earlier: str, later: str) -> float:
     return (datetime.datetime.fromisoformat(later) - datetime.datetime.fromisoformat(earlier)).total_seconds()
 
 
-def test_train_lands_on_the_smallest_gpu_that_fits_and_on_no_other_once_that_one_has_left(
+def test_train_lands_on_the_smallest_gpu_that_fits_then_on_the_next(
     room: Kubectl, gpus: SetGpus, pretend_nodes: PretendNodes, sizes: PretendGpus, volume_classes: None
 ) -> None:
     del volume_classes
@@ -67,13 +67,13 @@ def test_train_lands_on_the_smallest_gpu_that_fits_and_on_no_other_once_that_one
     jobs.bound(room, "choose", "train", "pretend-large", seconds=60)
 
 
-def test_a_job_that_fits_nowhere_is_refused_within_seconds_and_goes_on_when_a_gpu_joins(
+def test_a_job_that_fits_nowhere_stalls_in_seconds_and_resumes_when_a_gpu_joins(
     cluster: ProvidedCluster, room: Kubectl, gpus: SetGpus, sizes: PretendGpus
 ) -> None:
     gpus(sizes.short_rows)
     room.apply(jobs.config_map("long", jobs.jsonl(_long_conversations())))
     dataset = {"configMap": {"name": "long", "key": "data.jsonl"}}
-    with Sightings(cluster.kubeconfig, str(room.namespace)) as seen:
+    with ObjectRecorder(cluster.kubeconfig, str(room.namespace)) as seen:
         room.apply(jobs.fine_tune_job("patient", dataset=dataset))
         job = jobs.until(
             room, "patient", "DoesNotFit after PREPARE", seconds=PREPARE_SECONDS,

@@ -13,7 +13,7 @@ from devcluster.provider import ProvidedCluster
 from tests.e2e.conftest import QUICKSTART_VOLUME
 from tests.support.e2e import jobs
 from tests.support.e2e.hub import REPOSITORY, Hub, hub_server, write_model_of_shape
-from tests.support.e2e.object_recorder import Sightings
+from tests.support.e2e.object_recorder import ObjectRecorder
 
 pytestmark = pytest.mark.cluster
 
@@ -79,7 +79,7 @@ def test_a_hopeless_job_is_known_from_the_models_shape_before_any_weight_is_fetc
     cluster: ProvidedCluster, hub: Hub, settled: Kubectl
 ) -> None:
     job = jobs.fine_tune_job("hopeless", model={"source": {"huggingFace": {"repository": REPOSITORY}}})
-    with Sightings(cluster.kubeconfig, str(settled.namespace)) as seen:
+    with ObjectRecorder(cluster.kubeconfig, str(settled.namespace)) as seen:
         settled.apply(job)
         found = jobs.until(settled, "hopeless", "DoesNotFit", seconds=60, holds=jobs.stalled("DoesNotFit"))
         assert product.condition(found, "Succeeded")["status"] == "Unknown"
@@ -96,7 +96,7 @@ def test_a_hopeless_job_is_known_from_the_models_shape_before_any_weight_is_fetc
     assert settled.json("get", "job", "hopeless-prepare-0")["spec"]["suspend"] is True
 
 
-def test_a_gpu_that_only_the_catalogue_knows_is_waited_for_by_the_labels_of_its_profile(
+def test_a_gpu_that_only_a_profile_knows_is_waited_for_by_its_labels(
     hub: Hub, settled: Kubectl, volume_classes: None
 ) -> None:
     del hub, volume_classes

@@ -23,9 +23,9 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(assets: Kubectl) -> None:
+def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(room: Kubectl) -> None:
     def suspend(*, value: bool) -> None:
-        assets(
+        room(
             "patch",
             "finetunejob",
             "pause",
@@ -37,25 +37,22 @@ def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(assets: 
         progress = job["status"].get("progress") or {}
         return progress.get("activity") == "Training" and progress.get("step", 0) >= 3
 
-    assets.apply(
-        jobs.config_map("data", jobs.jsonl(jobs.conversations(24))),
-        jobs.fine_tune_job("pause", training=TRAINING),
-    )
-    jobs.until(assets, "pause", "the third step", seconds=120, holds=training_has_begun)
+    room.apply(jobs.fine_tune_job("pause", training=TRAINING))
+    jobs.until(room, "pause", "the third step", seconds=120, holds=training_has_begun)
     suspend(value=True)
     jobs.until(
-        assets, "pause", "Suspended", seconds=60,
+        room, "pause", "Suspended", seconds=60,
         holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
-        and not assets.json("get", "pods")["items"],
+        and not jobs.all_pods(room, "pause"),
     )  # fmt: skip
-    reached = assets.json("get", "finetunejob", "pause")["status"]["progress"]["step"]
+    reached = room.json("get", "finetunejob", "pause")["status"]["progress"]["step"]
     suspend(value=False)
     resumed = jobs.until(
-        assets, "pause", "training again", seconds=120,
+        room, "pause", "training again", seconds=120,
         holds=lambda job: training_has_begun(job) and product.condition(job, "Suspended")["status"] == "False",
     )  # fmt: skip
     assert resumed["status"]["progress"]["step"] >= reached > 0
-    job = product.follow(assets, "pause", seconds=400)
+    job = product.follow(room, "pause", seconds=400)
     assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
     attempts = [(a["stage"], a["attempt"], a["outcome"]) for a in job["status"]["attempts"]]
     assert attempts == [("Prepare", 0, "Succeeded"), ("Train", 0, "Succeeded"), ("Merge", 0, "Succeeded")]

@@ -13,12 +13,14 @@ from typing import Any
 from devcluster import product
 from devcluster.images import PRODUCT_ROOT
 from devcluster.kubectl import Kubectl
-from devcluster.layout import REPOSITORY as CHECKOUT
+
+from tests.support.e2e.server_pods import await_server, server_pod
+from tests.support.repository import ROOT
 
 NAME = "hub"
 REPOSITORY = "org/model"
 PORT = 8000
-SERVER = CHECKOUT / "tests" / "trainer" / "prepare" / "model_hub.py"
+SERVER = ROOT / "tests" / "support" / "servers" / "model_hub.py"
 SHARD_BYTES = 4_900_000_000
 
 # Weight files are holes: they have their size and no content. The counts of what was asked go to the log, one line a second.
@@ -69,44 +71,12 @@ def write_model_of_shape(folder: Path, config: dict[str, Any], tokenizer: Path, 
 @contextmanager
 def hub_server(kubectl: Kubectl, image: str, model: Path) -> Iterator[Hub]:
     """Serve the folder `model` from a pod in kubectl's namespace for the length of a `with` block."""
-    kubectl.apply(_pod(image))
-    kubectl("wait", f"pod/{NAME}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
-    with TemporaryDirectory() as folder:
-        (Path(folder) / SERVER.name).write_bytes(SERVER.read_bytes())
-        product.fill_volume(kubectl, NAME, Path(folder), "server")
-    product.fill_volume(kubectl, NAME, model, "model")
-    kubectl("exec", NAME, "--", "touch", "/volume/ready")
-    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
-    address = kubectl.json("get", "pod", NAME)["status"]["podIP"]
-    yield Hub(kubectl, f"http://{address}:{PORT}")
-    kubectl("delete", "pod", NAME, "--grace-period=0", "--force", "--wait=false")
-
-
-def _pod(image: str) -> dict[str, Any]:
     # The thin image has the checkout's interpreter, the real one its own.
     python = f"$(command -v {PRODUCT_ROOT}/.venv/bin/python || command -v python3)"
-    script = f'until [ -e /volume/ready ]; do sleep 0.2; done; exec "{python}" -c "$PROGRAM"'
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": NAME},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": product.RESTRICTED_POD,
-            "containers": [
-                {
-                    "name": "server",
-                    "image": image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sh", "-c", script],
-                    "env": [{"name": "PROGRAM", "value": _PROGRAM}],
-                    "securityContext": product.RESTRICTED_CONTAINER,
-                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-                    "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
-                }
-            ],
-            "volumes": [{"name": "volume", "emptyDir": {}}],
-        },
-    }
+    start = f'exec "{python}" -c "$PROGRAM"'
+    with server_pod(kubectl, NAME, image, start=start, port=PORT, env={"PROGRAM": _PROGRAM}):
+        with TemporaryDirectory() as folder:
+            (Path(folder) / SERVER.name).write_bytes(SERVER.read_bytes())
+            product.fill_volume(kubectl, NAME, Path(folder), "server")
+        product.fill_volume(kubectl, NAME, model, "model")
+        yield Hub(kubectl, f"http://{await_server(kubectl, NAME)}:{PORT}")

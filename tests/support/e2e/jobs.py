@@ -13,6 +13,8 @@ from devcluster import product
 from devcluster.kubectl import Kubectl
 
 CLAIM = "assets"
+SERVER_LABEL = "tests.finetune.dev/server"
+"""Label of pods that serve the tests of a module and outlive each of them."""
 
 
 def conversations(count: int) -> list[dict[str, Any]]:
@@ -122,6 +124,12 @@ def stage_pods(kubectl: Kubectl, name: str, stage: str) -> list[dict[str, Any]]:
     """The pods that a stage of a job has now."""
     selector = f"--selector=finetune.dev/job={name},finetune.dev/stage={stage}"
     found: list[dict[str, Any]] = kubectl.json("get", "pods", selector)["items"]
+    return found
+
+
+def all_pods(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
+    """The pods that a job has now."""
+    found: list[dict[str, Any]] = kubectl.json("get", "pods", f"--selector=finetune.dev/job={name}")["items"]
     return found
 
 

@@ -13,7 +13,7 @@ from urllib3.exceptions import ProtocolError
 _WATCH_SECONDS = 600
 
 
-class Sightings:
+class ObjectRecorder:
     """Names of the Jobs and pods of one namespace, by watches that begin with the block."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:

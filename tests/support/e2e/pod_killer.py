@@ -21,8 +21,8 @@ PHASES = {
     "fetch": "FetchingDataset",
     "prove": "ProvingRows",
     "fetch the model": "FetchingModel",
-    "quantise": "Quantizing",
-    "analyse": "AnalysingDataset",
+    "quantize": "Quantizing",
+    "analyze": "AnalysingDataset",
 }
 _POLL_SECONDS = 0.03
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import obstore
-from devcluster import product
 from devcluster.errors import DevClusterError
 from devcluster.images import NONROOT
 from devcluster.kubectl import Kubectl
 from devcluster.layout import BIN, tool
 from obstore.store import S3Store
+
+from tests.support.e2e.server_pods import FOLDER, await_server, server_pod
 
 NAME = "s3"
 PORT = 7070
@@ -63,59 +63,26 @@ def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[Obje
         # As Amazon's have it: characters that queries and JSON treat apart.
         "AWS_SECRET_ACCESS_KEY": f"{secrets.token_hex(10)}/+{secrets.token_hex(10)}",
     }
-    kubectl.apply(_pod(image, credentials, buckets))
-    kubectl("wait", f"pod/{NAME}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
-    _send_server(kubectl)
-    # A port that is forwarded to a server that does not listen yet is lost.
-    kubectl("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=60s")
-    address = kubectl.json("get", "pod", NAME)["status"]["podIP"]
-    with _forwarded_port(kubectl) as port:
-        store = ObjectStore(f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)
-        yield store
-    kubectl("delete", "pod", NAME, "--grace-period=0", "--force", "--wait=false")
-
-
-def _pod(image: str, credentials: dict[str, str], buckets: list[str]) -> dict[str, Any]:
-    """The pod waits for its program, which no image of the product holds, and starts it."""
-    folders = " ".join(f"/data/buckets/{bucket}" for bucket in buckets)
-    script = (
-        f"mkdir -p {folders}; until [ -e /data/ready ]; do sleep 0.2; done; "
-        f"exec /data/{SERVER.name} --port :{PORT} --quiet posix /data/buckets"
-    )
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": NAME},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": product.RESTRICTED_POD,
-            "containers": [
-                {
-                    "name": "server",
-                    "image": image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sh", "-c", script],
-                    "env": [
-                        {"name": "ROOT_ACCESS_KEY", "value": credentials["AWS_ACCESS_KEY_ID"]},
-                        {"name": "ROOT_SECRET_KEY", "value": credentials["AWS_SECRET_ACCESS_KEY"]},
-                    ],
-                    "securityContext": product.RESTRICTED_CONTAINER,
-                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-                }
-            ],
-            "volumes": [{"name": "data", "emptyDir": {}}],
-        },
+    folders = " ".join(f"{FOLDER}/buckets/{bucket}" for bucket in buckets)
+    start = f"mkdir -p {folders}; exec {FOLDER}/{SERVER.name} --port :{PORT} --quiet posix {FOLDER}/buckets"
+    env = {
+        "ROOT_ACCESS_KEY": credentials["AWS_ACCESS_KEY_ID"],
+        "ROOT_SECRET_KEY": credentials["AWS_SECRET_ACCESS_KEY"],
     }
+    with server_pod(kubectl, NAME, image, start=start, port=PORT, env=env):
+        _send_server(kubectl)
+        address = await_server(kubectl, NAME)
+        with _forwarded_port(kubectl) as port:
+            yield ObjectStore(f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)
 
 
 def _send_server(kubectl: Kubectl) -> None:
     if not os.access(SERVER, os.X_OK):
         raise DevClusterError(f"{SERVER} must exist, found none; run scripts/tools/build_object_stores.sh")
-    command = [str(tool("kubectl")), "--namespace", str(kubectl.namespace), "exec", "--stdin", NAME, "--",
-               "sh", "-c", "tar -C /data -xf - && touch /data/ready"]  # fmt: skip
+    command = [
+        str(tool("kubectl")), "--namespace", str(kubectl.namespace), "exec", "--stdin", NAME, "--",
+        "tar", "-C", FOLDER, "-xf", "-",
+    ]  # fmt: skip
     environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
         with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
