@@ -61,7 +61,7 @@ def test_allocations_count_what_lives_and_keep_each_phases_peak() -> None:
 
 
 def test_the_skeleton_holds_what_a_loaded_checkpoint_holds(tmp_path: Path) -> None:
-    """Every tensor of every 4-bit module, and the unquantised ones in 16 bits instead of a CPU's 32."""
+    """Every tensor of every 4-bit module, and the unquantized ones in 16 bits instead of a CPU's 32."""
     write_base(tmp_path / "base", "mistral")
     layout = prepare(tmp_path / "workspace", tmp_path / "base")
     loaded = load_quantized(layout.quantized_model, "cpu")
@@ -122,7 +122,7 @@ def test_an_adapter_in_float32_shows(before: FakePeaks, monkeypatch: pytest.Monk
     assert after.peak_bytes - before.peak_bytes == pytest.approx(2 * _ADAPTER, rel=0.02)
 
 
-def test_another_optimiser_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_optimizer_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """States of two times 4 bytes instead of two times one."""
     monkeypatch.setattr(settings, "optimizer_name", lambda _device: "paged_adamw_32bit")
     after = run_fake(_SMALL, _PLAN, 2)
@@ -153,7 +153,7 @@ def test_checkpointing_switched_off_shows(before: FakePeaks) -> None:
 
 
 def test_types_that_stay_in_float32_show(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What peft's preparation for k-bit training does to everything that is not quantised."""
+    """What peft's preparation for k-bit training does to everything that is not quantized."""
     own = quantized.settle_types
     monkeypatch.setattr(fake_run, "settle_types", lambda model, _dtype: own(model, torch.float32))
     after = run_fake(_SMALL, _PLAN, 2)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 # torch's CUDA allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
 _BLOCK = 512
 # bitsandbytes multiplies by the packed weight itself up to this many rows at most (backends/cuda/ops.py); above it,
-# and on some GPUs below it, it writes the dequantised weight first.
+# and on some GPUs below it, it writes the dequantized weight first.
 _FUSED_ROWS = 1536
 
 

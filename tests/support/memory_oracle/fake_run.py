@@ -1,13 +1,13 @@
 """The trainer's own step on fake tensors: what it would allocate on a GPU, learned on a CPU without weights.
 
-The model, the adapter, the loss, the optimiser and the evaluation (of the tuned model: the optimiser is there still,
+The model, the adapter, the loss, the optimizer and the evaluation (of the tuned model: the optimizer is there still,
 and the adapter works) are made and called by the trainer's functions
 (`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`), so that a change there that changes memory changes
-the peaks found here. Two optimiser steps are run, for the optimiser's states exist from the first one's end.
+the peaks found here. Two optimizer steps are run, for the optimizer's states exist from the first one's end.
 
-Seen: every tensor that torch allocates, rounded to the allocator's 512 bytes; the dequantised weight of a backward
+Seen: every tensor that torch allocates, rounded to the allocator's 512 bytes; the dequantized weight of a backward
 pass, which is a tensor; and that of a forward pass of more than 1,536 tokens, by bitsandbytes' own rule. Not seen is
-`LEFT_OUT`. States of the paged optimiser are counted as if they were on the device, where they are while in use.
+`LEFT_OUT`. States of the paged optimizer are counted as if they were on the device, where they are while in use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A quantised model of any config.json whose tensors are fake: sizes and types without values."""
+"""A quantized model of any config.json whose tensors are fake: sizes and types without values."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def build_config(document: dict[str, Any], layers: int | None) -> Any:
 
 
 def quantized_structure(config: Any) -> Any:
-    """Build the model on the meta device as transformers does before it loads a quantised checkpoint.
+    """Build the model on the meta device as transformers does before it loads a quantized checkpoint.
 
-    The 4-bit modules are those that PREPARE quantises.
+    The 4-bit modules are those that PREPARE quantizes.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(

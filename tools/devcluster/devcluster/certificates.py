@@ -1,6 +1,6 @@
 """The cluster's own certificate authority, one client certificate per identity, and kubeconfig files from them.
 
-Kubernetes reads a client certificate's common name as the user and its organisations as the groups, so that every component
+Kubernetes reads a client certificate's common name as the user and its organizations as the groups, so that every component
 gets exactly the rights that RBAC and the Node authoriser give to its name.
 """
 

@@ -38,7 +38,7 @@ async def _forward(client_reader: asyncio.StreamReader, client_writer: asyncio.S
 
 
 async def serve(listener: socket.socket) -> None:
-    """Forward every connection that `listener` accepts, until cancelled."""
+    """Forward every connection that `listener` accepts, until canceled."""
     server = await asyncio.start_server(_forward, sock=listener, backlog=128)
     async with server:
         await server.serve_forever()
