@@ -42,12 +42,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(NO_DOCKER)
 
 
+# These start clusters of their own, or none, so they can run beside the tests of the shared cluster.
+OWN_CLUSTER = ("tests/e2e/test_devcluster.py", "tests/e2e/test_quickstart_local.py")
+
+
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
-    """Keeps the tests of one file together, because they share costly fixtures, and the tests of the one cluster."""
+    """Keeps the tests of one file together, because they share costly fixtures, and the tests of the shared cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "cluster" if file.startswith("tests/e2e/") else file
+        shared = file.startswith("tests/e2e/") and file not in OWN_CLUSTER
+        return "shared cluster" if shared else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
