@@ -1,8 +1,8 @@
-"""The administrator's catalogue of GPUs that an autoscaler can start: the chart's `gpuProfiles`."""
+"""GPU profiles: kinds of GPU node that an autoscaler can start, from the chart's `gpuProfiles`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -19,7 +19,7 @@ VersionText = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)]
 
 
 class GpuProfileError(ValueError):
-    """A catalogue cannot be used; the message names each bad member."""
+    """GPU profiles that cannot be used. The message names each bad member."""
 
 
 class _Value(BaseModel):
@@ -27,7 +27,7 @@ class _Value(BaseModel):
 
 
 class ProfileTaint(_Value):
-    """A taint that new nodes of a profile bear, as in core/v1."""
+    """A taint of a profile's new nodes, as in core/v1."""
 
     key: LabelKey
     value: LabelValue = ""
@@ -35,11 +35,11 @@ class ProfileTaint(_Value):
 
 
 class GpuProfile(_Value):
-    """One kind of node that does not exist until a pod asks for it.
+    """One kind of node that an autoscaler starts when a pod asks for it.
 
-    `product` is any name that `find_product` knows; `memory` is the total that nvidia-smi shows, for a product that it
-    does not. Where both are given the smaller counts. `labels` are those that the autoscaler knows of a node before it
-    exists: the pod's node affinity uses these and no others. `count` is the number of GPUs of one such node.
+    `product` is any name that `find_product` knows. For other products, `memory` is the total that nvidia-smi shows. If
+    both are set, the smaller size counts. `labels` are those that the autoscaler knows before the node exists; the
+    pod's node affinity uses only these. `count` is the number of GPUs of one such node.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
@@ -56,7 +56,7 @@ class GpuProfile(_Value):
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         if self.product is None and self.memory is None:
-            raise ValueError("must name a product or the memory of one GPU, found neither")
+            raise ValueError("must have a product or the memory of one GPU, found neither")
         if self.memory is not None and parse_bytes(self.memory) < MIB:
             raise ValueError(f"memory must be that of one GPU, such as 24Gi, found {self.memory}")
         if self.memory is None and find_product(self.product or "") is None:
@@ -68,7 +68,7 @@ class GpuProfile(_Value):
 
     @property
     def gpu(self) -> Gpu:
-        """The GPU that a node of this profile has."""
+        """The GPU of this profile's nodes."""
         known = find_product(self.product) if self.product is not None else None
         sizes = []
         if known is not None and known.usable_bytes is not None:
@@ -88,7 +88,7 @@ class GpuProfile(_Value):
         )
 
     def offers(self) -> Iterator[Offer]:
-        """What a new node would offer: one offer for each zone, or one of no zone."""
+        """Yield the offers of a new node: one for each zone, or one without a zone."""
         for zone in self.zones or (None,):
             yield Offer(
                 gpu=self.gpu,
@@ -111,7 +111,7 @@ def parse_gpu_profiles(document: Any) -> tuple[GpuProfile, ...]:
         profiles = TypeAdapter(tuple[GpuProfile, ...]).validate_python(document)
     except ValidationError as error:
         details = [
-            f"gpuProfiles[{'.'.join(str(step) for step in detail['loc'])}]: {detail['msg']}"
+            f"gpuProfiles[{'.'.join(str(step) for step in detail['loc'])}]: {detail['msg']}{_found(detail['input'])}"
             for detail in error.errors(include_url=False, include_context=False)
         ]
         raise GpuProfileError("; ".join(details)) from error
@@ -124,23 +124,28 @@ def check_distinct(profiles: Sequence[GpuProfile]) -> None:
     names: set[str] = set()
     for number, profile in enumerate(profiles):
         if profile.name in names:
-            raise GpuProfileError(f"gpuProfiles must have names of their own, found {profile.name} twice")
+            raise GpuProfileError(f"gpuProfiles must have different names, found {profile.name} twice")
         names.add(profile.name)
         for other in profiles[:number]:
             same = profile.labels == other.labels and profile.resource_name == other.resource_name
             if same and profile.gpu.usable_bytes != other.gpu.usable_bytes:
                 raise GpuProfileError(
-                    f"gpuProfiles {other.name} and {profile.name} must differ in a label, as their GPUs do in size: "
-                    "a pod could not ask for the one and not the other"
+                    f"gpuProfiles {other.name} and {profile.name} must differ in a label, because their GPUs differ in size; "
+                    "otherwise a pod cannot ask for only one of them"
                 )
 
 
 def vendor_of_resource(resource_name: str) -> Vendor:
-    """The vendor that an extended resource's domain names."""
+    """Return the vendor that an extended resource's domain names."""
     domain = resource_name.partition("/")[0].lower()
     if domain == "nvidia.com" or domain.endswith(".nvidia.com"):
         return "Nvidia"
     return "Amd" if domain == "amd.com" or domain.endswith(".amd.com") else "Unknown"
+
+
+def _found(value: Any) -> str:
+    """Quote a bad value; an object would repeat the whole profile."""
+    return "" if isinstance(value, Mapping) else f", found {value!r:.80}"
 
 
 def _version(text: str | None) -> Version | None:

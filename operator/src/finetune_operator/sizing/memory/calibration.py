@@ -1,43 +1,49 @@
-"""Constants that measured runs correct."""
+"""Constants of the estimate, corrected by measured runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from finetune_operator.sizing.memory.profile import ProfileError, parse_record
+from finetune_operator.sizing.memory.profile import DOCUMENT, Count, Number, ProfileError, Text, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pydantic import ConfigDict
+
 _FEWEST_RUNS = 3
-# Of the residuals, these shares lie below the bounds that a calibration keeps.
+# Quantiles of the residuals that become the bounds of a calibration.
 _LOW, _HIGH = 0.05, 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What measured runs say about the constants of an estimate. None leaves the stack profile's value.
+    """Constants of an estimate as measured runs correct them. None leaves the stack profile's value.
 
-    `activation_factor` multiplies activations and temporaries. `low_residual` and `high_residual` bound measured over
-    estimated device bytes, less one; without runs they are 5 % either way, the spread between the closed form and
-    published measurements of stacks whose profile is known (facts/gpu_memory.md, section 5).
+    `activation_factor` multiplies activations and temporaries. `low_residual` and `high_residual` are bounds of the
+    relative error, measured over estimated device bytes less one. Without runs they are 5 % either way: the spread
+    between the closed form and published measurements of stacks with a known profile (docs/stack-profile.md).
     """
 
-    version: str = "none"
-    fragmentation: float | None = None
-    context_bytes: int | None = None
-    activation_factor: float = 1.0
-    low_residual: float = -0.05
-    high_residual: float = 0.05
+    __pydantic_config__: ClassVar[ConfigDict] = DOCUMENT
+
+    version: Text = "none"
+    fragmentation: Number | None = None
+    context_bytes: Count | None = None
+    activation_factor: Number = 1.0
+    low_residual: Number = -0.05
+    high_residual: Number = 0.05
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.activation_factor <= 2:
-            raise ProfileError(f"activationFactor must lie in 0.5..2, found {self.activation_factor}")
+            raise ProfileError(f"activationFactor must be from 0.5 to 2, found {self.activation_factor}")
         if self.fragmentation is not None and not 0 <= self.fragmentation <= 1:
-            raise ProfileError(f"fragmentation must lie in 0..1, found {self.fragmentation}")
+            raise ProfileError(f"fragmentation must be from 0 to 1, found {self.fragmentation}")
         if self.low_residual > self.high_residual:
-            raise ProfileError("lowResidual must not exceed highResidual")
+            raise ProfileError(
+                f"lowResidual must be at most highResidual, found {self.low_residual} and {self.high_residual}"
+            )
 
 
 NO_CALIBRATION = Calibration()
@@ -50,10 +56,10 @@ def parse_calibration(document: Mapping[str, Any]) -> Calibration:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's estimate beside what was measured, in bytes.
+    """One run's estimated and measured memory in bytes.
 
-    `estimated_static` is what does not depend on the batch: weights, adapter, gradients and optimiser states.
-    `measured_device` is None where only torch's own counters are known.
+    `estimated_static` does not depend on the batch: weights, adapter, gradients and optimizer states.
+    `measured_device` is None if only torch's own counters are known.
     """
 
     estimated_peak: int
@@ -65,14 +71,14 @@ class Run:
 
 
 def fit_calibration(runs: Sequence[Run], version: str) -> Calibration:
-    """Fit the constants to runs; each is a median, so one odd run moves none of them far.
+    """Fit the constants to runs. Each constant is a median, so one unusual run moves none of them far.
 
-    The activation factor is measured over estimated bytes of what is not static; fragmentation is reserved over
-    allocated bytes, less one; the context is what the device gave beyond what torch reserved. The residuals' bounds
-    are their 5 % and 95 % quantiles. Raises ProfileError with fewer than three runs.
+    The activation factor is measured over estimated bytes, both without the static part. Fragmentation is reserved over
+    allocated bytes, less one. The context is the device's bytes minus the reserved ones. The bounds of the residuals
+    are their 5 % and 95 % quantiles. Raises ProfileError for fewer than three runs.
     """
     if len(runs) < _FEWEST_RUNS:
-        raise ProfileError(f"a calibration must rest on {_FEWEST_RUNS} runs at least, found {len(runs)}")
+        raise ProfileError(f"a calibration must use at least {_FEWEST_RUNS} runs, found {len(runs)}")
     factors = [
         (run.measured_allocated - run.estimated_static) / (run.estimated_peak - run.estimated_static)
         for run in runs
@@ -104,9 +110,9 @@ def fit_calibration(runs: Sequence[Run], version: str) -> Calibration:
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """Linear interpolation between the two nearest of the sorted values."""
+    """Interpolate linearly between the two nearest of the sorted values."""
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    position = share * (len(ordered) - 1)
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

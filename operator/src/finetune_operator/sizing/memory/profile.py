@@ -1,83 +1,73 @@
-"""Reads documents whose members are all optional and checked: stack profiles and calibrations."""
+"""Reads stack profiles and calibrations from the chart's values: camelCase members, every one optional and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-Record = TypeVar("Record")
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 _LARGEST = 1 << 50
-_LONGEST = 128
+_LONGEST_INPUT = 80
+
+DOCUMENT = ConfigDict(alias_generator=to_camel, extra="forbid", allow_inf_nan=False)
+"""Configuration of the dataclasses that parse_record reads, as their `__pydantic_config__`."""
 
 
 class ProfileError(ValueError):
     """A stack profile or calibration that cannot be used. The message names each bad member."""
 
 
-def parse_record(what: str, kind: type[Record], document: Any) -> Record:
-    """Read a dataclass from a JSON object with camelCase members; a member that is missing has its default.
+def _version(value: Any) -> tuple[int, int]:
+    """Read "12.8" or [12, 8]. Raises ValueError for anything else."""
+    parts = value.split(".") if isinstance(value, str) else value if isinstance(value, list) else ()
+    if len(parts) == 2 and all(str(part).isdecimal() for part in parts):
+        return int(parts[0]), int(parts[1])
+    raise ValueError('must be a version such as "12.8"')
 
-    Raises ProfileError naming every member that is unknown or has a value that it must not have.
+
+Flag = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=_LARGEST)]
+"""A number of things or of bytes."""
+Number = Annotated[float, Field(strict=True, gt=-1, lt=_LARGEST)]
+"""A fraction or a factor."""
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=128)]
+VersionPair = Annotated[tuple[int, int], BeforeValidator(_version)]
+"""Major and minor, written as "12.8"."""
+
+
+def parse_record(what: str, kind: type[Record], document: Any) -> Record:
+    """Read the dataclass `kind` from a mapping with camelCase members; a missing member has its default.
+
+    `what` names the document in messages. Raises ProfileError naming every member that is unknown or has an invalid
+    value.
     """
     if not isinstance(document, Mapping):
         raise ProfileError(f"{what} must be an object, found {type(document).__name__}")
-    known: dict[str, Field[Any]] = {member(field.name): field for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
-    hints = get_type_hints(kind)
-    faults, values = [], {}
-    for name, value in document.items():
-        field = known.get(name)
-        if field is None:
-            faults.append(f"{name} is unknown, must be one of {', '.join(known)}")
-            continue
-        try:
-            values[field.name] = _value(hints[field.name], value)
-        except ValueError as error:
-            faults.append(f"{name} must be {error}, found {value!r:.80}")
-    if faults:
-        raise ProfileError(f"{what}: {'; '.join(faults)}")
     try:
-        return kind(**values)
-    except ValueError as error:
-        raise ProfileError(f"{what}: {error}") from error
+        return TypeAdapter(kind).validate_python(dict(document))
+    except ValidationError as error:
+        known = ", ".join(to_camel(field.name) for field in fields(kind))
+        faults = [
+            _fault(detail["type"], detail["loc"], detail["msg"], detail["input"], known)
+            for detail in error.errors(include_url=False, include_context=False)
+        ]
+        raise ProfileError(f"{what}: {'; '.join(faults)}") from error
 
 
-def member(name: str) -> str:
-    """Return a field's name as JSON has it: loss_chunk_tokens is lossChunkTokens."""
-    first, *others = name.split("_")
-    return first + "".join(part.capitalize() if not part[0].isdigit() else part for part in others)
-
-
-def _value(kind: Any, value: Any) -> Any:
-    """Return a value of a field's type. Raises ValueError that says what it must be."""
-    if get_origin(kind) is Literal:
-        return _checked(
-            value, value in get_args(kind) if isinstance(value, str) else False, ", ".join(get_args(kind))
-        )
-    if get_origin(kind) is tuple:
-        return _version(value)
-    if type(None) in get_args(kind):
-        return None if value is None else _value(get_args(kind)[0], value)
-    number = not isinstance(value, bool) and isinstance(value, int | float)
-    good, wanted = {
-        bool: (isinstance(value, bool), "true or false"),
-        int: (number and isinstance(value, int) and 0 <= value < _LARGEST, "a whole number from 0"),
-        float: (number and -1 < value < _LARGEST, "a number above -1"),
-        str: (isinstance(value, str) and 0 < len(value) <= _LONGEST, f"a text of 1 to {_LONGEST} characters"),
-    }[kind]
-    return _checked(float(value) if kind is float and good else value, good, wanted)
-
-
-def _checked(value: Any, good: bool, wanted: str) -> Any:  # noqa: FBT001 -- the result of a check
-    if not good:
-        raise ValueError(wanted)
-    return value
-
-
-def _version(value: Any) -> tuple[int, int]:
-    parts: Sequence[Any] = (
-        value.split(".") if isinstance(value, str) else value if isinstance(value, list) else ()
-    )
-    if len(parts) == 2 and all(str(part).isdigit() for part in parts):
-        return int(parts[0]), int(parts[1])
-    raise ValueError('a version such as "12.8"')
+def _fault(kind: str, location: tuple[int | str, ...], message: str, value: Any, known: str) -> str:
+    """Say of one member what it must be and what was found."""
+    name = str(location[0]) if location else ""
+    if kind in {"unexpected_keyword_argument", "invalid_key", "extra_forbidden"}:
+        return f"{name} is unknown, must be one of {known}"
+    wanted = re.sub(r"^(Input|String) should ", "must ", message.removeprefix("Value error, "))
+    if not name:
+        return wanted
+    return f"{name} {wanted}, found {value!r:.{_LONGEST_INPUT}}"

@@ -1,14 +1,24 @@
-"""The software that trains, as far as it decides memory: data that belongs to one trainer image."""
+"""The properties of one trainer image's software that decide memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from finetune_operator.sizing.memory.profile import parse_record
+from finetune_operator.sizing.memory.profile import (
+    DOCUMENT,
+    Count,
+    Flag,
+    Number,
+    Text,
+    VersionPair,
+    parse_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pydantic import ConfigDict
 
 Loss = Literal[
     "SupervisedChunks",
@@ -32,33 +42,38 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class StackProfile:
-    """What of a training stack decides its memory. The defaults are this version's trainer."""
+    """The properties of a training stack that decide its memory; the defaults describe this version's trainer.
 
-    name: str = "finetune-trainer"
-    version: str = "1"
+    docs/stack-profile.md explains each member. Sizes are bytes unless a name says tokens or logits.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = DOCUMENT
+
+    name: Text = "finetune-trainer"
+    version: Text = "1"
     quantization: Quantization = "NF4DoubleQuant"
-    quantized_head: bool = False
+    quantized_head: Flag = False
     unquantized_dtype: Dtype = "BFloat16"
-    cast_to_float32: bool = False
+    cast_to_float32: Flag = False
     adapter_dtype: Dtype = "BFloat16"
     optimizer: Optimizer = "PagedAdamW8Bit"
     attention: Attention = "Sdpa"
     checkpointing: Checkpointing = "PerLayer"
     loss: Loss = "SupervisedChunks"
-    loss_chunk_tokens: int = 256
-    loss_chunk_logits: int = 1 << 25
-    fused_product_tokens: int = 1536
-    saves_matrix_inputs: bool = False
-    evaluation_batch: int | None = None
-    context_bytes: int = 512 * _MIB
-    fragmentation: float = 0.03
-    minimum_compute_capability: tuple[int, int] = (8, 0)
-    cuda_version: tuple[int, int] = (13, 2)
+    loss_chunk_tokens: Count = 256
+    loss_chunk_logits: Count = 1 << 25
+    fused_product_tokens: Count = 1536
+    saves_matrix_inputs: Flag = False
+    evaluation_batch: Count | None = None
+    context_bytes: Count = 512 * _MIB
+    fragmentation: Number = 0.03
+    minimum_compute_capability: VersionPair = (8, 0)
+    cuda_version: VersionPair = (13, 2)
     vendor: Literal["Nvidia", "Amd"] = "Nvidia"
 
     @property
     def unquantized_width(self) -> int:
-        """Bytes of one parameter that is not quantised, as it is loaded."""
+        """Bytes of one parameter that is not quantized, as it is loaded."""
         return _WIDTHS[self.unquantized_dtype]
 
     @property
@@ -68,7 +83,7 @@ class StackProfile:
 
     @property
     def product_width(self) -> int:
-        """Bytes of an element of what adapters multiply."""
+        """Bytes of one element of an adapter's product."""
         return 2
 
     @property
@@ -81,5 +96,5 @@ DEFAULT_STACK = StackProfile()
 
 
 def parse_stack(document: Mapping[str, Any]) -> StackProfile:
-    """Read a stack profile; what it leaves out is as in this version's trainer. Raises ProfileError."""
+    """Read a stack profile; missing members are those of this version's trainer. Raises ProfileError."""
     return parse_record("stack profile", StackProfile, document)

@@ -87,14 +87,14 @@ def test_a_selector_may_name_what_every_new_node_has(selector: dict[str, str], m
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("x", "gpuProfiles"),
+        ("x", "found 'x'"),
         ([{"name": "a", "product": "L4"}], "labels"),
         ([profile(labels={})], "labels"),
-        ([profile(product=None)], "must name a product or the memory"),
+        ([profile(product=None)], "must have a product or the memory"),
         ([profile(product="Z900")], "add memory"),
         ([profile(memory="24")], "24Gi"),
         ([profile(memory="lots")], "memory"),
-        ([profile(count=0)], "count"),
+        ([profile(count=0)], "count]: Input should be greater than or equal to 1, found 0"),
         ([profile(extra=1)], "extra"),
         ([profile(driverCuda="13")], "driverCuda"),
         ([profile(taints=[{"key": "a", "effect": "Never"}])], "effect"),
