@@ -80,7 +80,7 @@ class World:
     counter: int = 100
 
     def observe(self, *, fresh: bool = False) -> Observation:
-        """What the operator would see."""
+        """The observation of the operator."""
         return Observation(
             job=self.job,
             inventory=self.inventory,

@@ -151,7 +151,7 @@ def parse_settings(content: str | bytes) -> Settings:
         ) from error
     except ValidationError as error:
         details = [
-            f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"
+            _describe(detail["loc"], detail["msg"])
             for detail in error.errors(include_url=False, include_context=False)
         ]
         raise SettingsError(
@@ -170,3 +170,10 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             "the chart mounts one"
         ) from error
     return parse_settings(content)
+
+
+def _describe(location: tuple[int | str, ...], message: str) -> str:
+    """One error of pydantic with its field; errors that concern several fields name them in their message."""
+    field = ".".join(str(step) for step in location)
+    text = message.removeprefix("Value error, ")
+    return f"{field}: {text}" if field else text

@@ -20,6 +20,8 @@ def test_every_setting_but_the_image_has_a_default() -> None:
         ('{"trainer": {"image": "i"}, "wokers": 3}', "wokers"),
         ('{"trainer": {"image": "i", "device": "tpu"}}', "trainer.device"),
         ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
+        ('{"trainer": {"image": "i", "stackProfile": {"odd": 1}}}', "found stack profile: odd is unknown"),
+        ('{"trainer": {"image": "i"}, "calibration": {"odd": 1}}', "found calibration: odd is unknown"),
     ],
 )
 def test_unusable_settings_say_what_is_wrong(content: str, message: str) -> None:
@@ -30,3 +32,17 @@ def test_unusable_settings_say_what_is_wrong(content: str, message: str) -> None
 def test_a_missing_settings_file_is_named() -> None:
     with pytest.raises(SettingsError, match=r"/nowhere/settings\.json"):
         load_settings({"FINETUNE_OPERATOR_SETTINGS": "/nowhere/settings.json"})
+
+
+def test_resources_that_the_administrator_sets_replace_the_computed_ones() -> None:
+    content = '{"trainer": {"image": "i", "resources": {"train": {"memory": "64Gi"}}}}'
+    resources = parse_settings(content).trainer.resources
+    assert resources.of(Stage.TRAIN).memory == "64Gi"
+    assert resources.of(Stage.TRAIN).cpu is None
+    assert resources.of(Stage.MERGE).memory is None
+
+
+def test_download_limits_reach_the_run_spec() -> None:
+    content = '{"trainer": {"image": "i", "limits": {"datasetBytes": 7, "allowPrivateAddresses": true}}}'
+    limits = parse_settings(content).trainer.limits.to_limits()
+    assert (limits.dataset_bytes, limits.allow_private_addresses) == (7, True)

@@ -1,4 +1,4 @@
-"""One decision in the making: what is observed, and what the steps so far have decided."""
+"""One decision in the making: the observation, and the results of the steps so far."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reconciliation:
     spec: FineTuneJobSpec | None = None
     """The spec, once the first step has read it; None if it cannot be read."""
     feasibility: Feasible | Blocked | Infeasible | None = None
-    """Whether TRAIN can run; None if that is not known yet or does not matter any more."""
+    """The verdict on TRAIN; None if it is not known yet or does not matter any more."""
     actions: tuple[Action, ...] = ()
     requeue_times: tuple[datetime, ...] = ()
 
@@ -40,7 +40,7 @@ class Reconciliation:
         return cls(observation, settings, now, StatusDraft.begin(observation.job, now))
 
     def to_decision(self) -> Decision:
-        """What all steps have decided together."""
+        """The decision of all steps together."""
         return Decision(
             status=self.draft.to_status(),
             actions=self.actions,

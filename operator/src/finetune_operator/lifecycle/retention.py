@@ -1,4 +1,4 @@
-"""How long finished objects stay: stage Jobs for debugging, the workspace after the job has ended."""
+"""Decides how long objects stay: finished stage Jobs, and the workspace of a job that has ended."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _OPERATOR_REASONS = frozenset(Reason)
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     kind: ReasonClass

@@ -1,4 +1,4 @@
-"""The four conditions that say how a job stands, as one table: a row for each state, a column for each condition.
+"""The four conditions that show the state of a job, as one table: a row for each state, a column for each condition.
 
 The meaning of the states is explained at `api.conditions`.
 """
@@ -14,7 +14,7 @@ from finetune_operator.api.reasons import Reason
 
 
 class JobState(StrEnum):
-    """How a job stands."""
+    """The state of a job."""
 
     PROGRESSING = "Progressing"
     """It runs, or waits for something that can come by itself."""

@@ -129,7 +129,7 @@ class StatusDraft(StatusRecord):
             del attempts[drop]
         return self.with_fields(attempts=attempts)
 
-    # -- what stages find out -----------------------------------------------------------------------------------
+    # -- results of stages --------------------------------------------------------------------------------------
 
     def record_config(self, config: Mapping[str, Any]) -> Self:
         """Record the model's config.json, before anything else about the model is known."""
@@ -193,7 +193,7 @@ class StatusDraft(StatusRecord):
             Stage.MERGE, ", ".join(artifact.uri for artifact in result.artifacts)
         )
 
-    # -- how the job stands: one row of the condition table each ------------------------------------------------
+    # -- the state of the job: one row of the condition table each ----------------------------------------------
 
     def set_progressing(self, reason: Reason, message: str) -> Self:
         """The job runs or waits for something that can come by itself. A wait for a GPU pauses its deadline."""

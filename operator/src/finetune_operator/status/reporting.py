@@ -40,8 +40,8 @@ def finished(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[s
 def updated(previous: Mapping[str, Any], report: Progress, now: datetime) -> dict[str, Any]:
     """The progress to show after `report`, or `previous` if the report is not written.
 
-    A report is written if the stage or the activity has changed, if progress has gained a whole percent, or if it is
-    new and the last write was 30 s ago.
+    A report is written if the stage, the activity or the percentage has changed. Any other change is written 30 s after
+    the last write.
     """
     ratio = report.ratio
     percent = None if ratio is None else int(ratio * 100)

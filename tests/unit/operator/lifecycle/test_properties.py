@@ -1,4 +1,4 @@
-"""Whatever is lost, repeated or restarted, a job ends and no stage runs again after it has succeeded."""
+"""Every job ends and no stage runs again after its success, even if anything is lost, repeated or restarted."""
 
 from __future__ import annotations
 

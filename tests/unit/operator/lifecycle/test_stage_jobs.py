@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.stage_jobs import size_host
+from finetune_operator.status.draft import StatusDraft
 
-from tests.support.operator import make_inventory
-from tests.support.world import prepared
+from tests.support.operator import NOW, SETTINGS, make_inventory, make_job, make_spec
+from tests.support.world import prepared, started
 
 
 def test_merge_gets_the_values_that_train_used() -> None:
@@ -20,3 +23,27 @@ def test_merge_gets_the_values_that_train_used() -> None:
     run = json.loads(template["metadata"]["annotations"]["finetune.dev/run"])
     assert run["training"]["microBatchSize"] == used
     assert "affinity" not in template["spec"]
+
+
+def test_each_out_of_memory_kill_raises_computed_memory_but_not_the_users() -> None:
+    draft = StatusDraft.begin(started(Stage.MERGE).job, NOW)
+    computed = FineTuneJobSpec.parse(make_spec())
+    first, second = (size_host(computed, draft, SETTINGS, kills).memory_bytes for kills in (0, 1))
+    assert second >= first * 3 // 2
+    given = FineTuneJobSpec.parse(make_spec(resources={"merge": {"memory": "1Gi"}}))
+    assert size_host(given, draft, SETTINGS, 1).memory_bytes == 2**30
+
+
+def test_prepare_has_a_size_before_anything_is_known_of_the_model() -> None:
+    draft = StatusDraft.begin(make_job(), NOW)
+    host = size_host(FineTuneJobSpec.parse(make_spec()), draft, SETTINGS, 0)
+    assert host.memory_bytes > 0
+    assert host.memory_reason
+
+
+def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
+    world = prepared()
+    world.settle()
+    child = world.children["demo-train-0"]
+    assert len(child.placement) == 16
+    assert world.bodies["demo-prepare-0"]["metadata"].get("annotations") is None

@@ -13,7 +13,7 @@ from tests.support.world import World, started
 
 
 def ending(message: str, code: int, reason: str, /, **changes: object) -> AttemptOutcome:
-    """How an attempt of PREPARE ends whose container and pod ended like this."""
+    """The outcome of an attempt of PREPARE whose container and pod ended like this."""
     world = World()
     world.settle()
     world.end_pod("demo-prepare-0", message, code, reason)

@@ -98,7 +98,7 @@ async def running() -> AsyncIterator[Parts]:
 
 @pytest.fixture
 def decisions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `decide` has returned so far."""
+    """The values that `decide` has returned so far."""
     found: list[Any] = []
     original = decide
 

@@ -77,7 +77,7 @@ def _feasible(state: Reconciliation) -> Feasible | None:
 
 
 def _obstacle(state: Reconciliation) -> str | None:
-    """What must end before the current attempt may start. The stages share a workspace, so they run one at a time."""
+    """The obstacle to a start of the current attempt. The stages share a workspace, so they run one at a time."""
     if running := _other_running_pods(state):
         return f"pod {running[0].name} to end"
     if orphaned := _orphaned_jobs(state):
