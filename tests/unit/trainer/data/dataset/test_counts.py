@@ -1,5 +1,3 @@
-"""The counts of one source: cheap as rows go by, restorable, and quoting strangers' text with care."""
-
 from __future__ import annotations
 
 import dataclasses
@@ -10,7 +8,6 @@ import pytest
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.dataset.counts import REMEDIES, DatasetReport, has_reasoning
 from finetune_trainer.data.masking.example import Example
-from finetune_trainer.data.rows.excerpts import excerpt, middle_cut, percent, visible
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.redaction import MASK, Redactor
@@ -29,7 +26,7 @@ def rejected_content(content: Any, redact: Redactor | None = None) -> str:
     return found
 
 
-def test_the_first_refused_rows_of_each_reason_are_kept_with_their_content() -> None:
+def test_the_first_rejected_rows_of_each_reason_keep_their_content() -> None:
     report = DatasetReport()
     for row in range(1, 31):
         report.reject(row, REJECTION, {"messages": [row]})
@@ -48,13 +45,13 @@ def test_every_reason_has_a_remedy() -> None:
     assert REMEDIES.keys() == set(RowReason)
 
 
-def test_content_is_short_and_shows_what_cannot_be_seen() -> None:
+def test_content_is_short_and_shows_invisible_characters() -> None:
     content = rejected_content({"text": "a\u202eb\x00c\ud83d" + "x" * 10_000_000})
     assert content.startswith('{"text": "a\\u202eb\\u0000c\\ud83dxxx')
     assert len(content) == 200
 
 
-def test_a_secret_in_a_row_is_taken_out_before_the_row_is_cut() -> None:
+def test_a_secret_in_a_row_is_removed_before_the_row_is_cut() -> None:
     """Else the cut could leave a part that nobody recognises."""
     secret = "s3cr3t-" + "k" * 60
     content = rejected_content("y" * 180 + secret + " end", Redactor([secret]))
@@ -107,7 +104,7 @@ def test_reasoning_is_a_trace_in_an_answer(message: dict[str, Any], expected: bo
     assert has_reasoning(Conversation([{"role": "user", "content": "q"}, message])) is expected
 
 
-def test_too_many_refused_rows_end_the_job_with_rows_and_remedy() -> None:
+def test_too_many_rejected_rows_fail_with_rows_and_remedy() -> None:
     report = DatasetReport(rows=10, kept=8)
     for row in (3, 5):
         report.reject(row, REJECTION, {})
@@ -116,19 +113,3 @@ def test_too_many_refused_rows_end_the_job_with_rows_and_remedy() -> None:
         report.require_acceptable(0.19, "dataset")
     assert caught.value.reason is Reason.INVALID_DATASET
     assert "2 of 10: 2 EmptyAnswer (rows 3, 5; messages[1].content" in caught.value.message
-
-
-@given(text=st.text(), maximum=st.integers(10, 60))
-def test_an_excerpt_is_short_and_wholly_visible(text: str, maximum: int) -> None:
-    shown = excerpt(text, maximum)
-    assert len(shown) <= maximum
-    assert visible(shown) == shown
-    assert len(middle_cut(text, maximum)) <= 10 * maximum
-
-
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [(0, "0%"), (0.00001, "under 0.01%"), (0.0012, "0.12%"), (0.051, "5.1%"), (0.5, "50%"), (0.996, "99.6%"), (1, "100%")],
-)  # fmt: skip
-def test_a_share_is_never_rounded_to_none_or_all(fraction: float, text: str) -> None:
-    assert percent(fraction) == text

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import pytest
@@ -9,17 +8,14 @@ from finetune_trainer.data.conversations.conversation import parse_conversation
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.support.masks import MASKER, TOKENIZER, chat, outcome
 from tests.support.tiny_models import tiny_tokenizer
 
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
-FUNCTION = {"name": "f", "arguments": {"x": 1}}
-CALL = {"type": "function", "function": FUNCTION}
-
-
-def messages(*items: Any) -> list[dict[str, Any]]:
-    return parse_conversation({"messages": list(items)}, "Keep").messages
 
 
 def rejection(*items: Any, **columns: Any) -> RowRejected:
@@ -38,112 +34,9 @@ def learned(masker: Masker, row: dict[str, Any]) -> list[str]:
     return [text(example) for example in outcome]
 
 
-@pytest.mark.parametrize(
-    ("parts", "text"),
-    [
-        ([{"type": "text", "text": "one "}, {"type": "text", "text": "two"}], "one two"),
-        ([{"type": "text", "text": "x", "image_url": None}], "x"),
-        ([{"text": "x"}, "y", {"type": "input_text", "text": "z"}], "xyz"),
-        ([], ""),
-    ],
-)
-def test_the_texts_of_several_parts_are_joined_as_they_are(parts: list[Any], text: str) -> None:
-    assert messages({"role": "user", "content": parts}, ANSWER)[0] == {"role": "user", "content": text}
-    if text:
-        assert messages(USER, {"role": "assistant", "content": parts})[1]["content"] == text
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image_url", "image_url": {"url": "x"}},
-        {"type": "image"},
-        {"type": "input_audio", "input_audio": {"data": ""}},
-        {"type": "rejection", "rejection": "no"},
-        {"type": "thinking", "thinking": "hm"},
-    ],
-)
-def test_a_part_that_is_no_text_is_refused_by_its_type(part: dict[str, Any]) -> None:
-    found = rejection({"role": "user", "content": [{"type": "text", "text": "see:"}, part]}, ANSWER)
-    assert (found.reason, found.field) == (RowReason.UNSUPPORTED_CONTENT, "messages[0].content[1].type")
-    assert part["type"] in found.detail
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {
-            "role": "assistant",
-            "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}],
-        },
-        {"role": "assistant", "tool_calls": [FUNCTION]},
-        {"role": "assistant", "tool_calls": FUNCTION},
-        {"role": "assistant", "tool_calls": '[{"name": "f", "arguments": {"x": 1}}]'},
-        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
-        {"role": "assistant", "content": "", "function_call": FUNCTION, "tool_calls": []},
-        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
-        {"from": "tool_call", "value": '[{"name": "f", "arguments": {"x": 1}}]'},
-    ],
-)
-def test_every_spelling_of_a_tool_call_becomes_one(message: dict[str, Any]) -> None:
-    assert messages(USER, message)[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
-
-
-def test_parallel_calls_keep_their_ids_and_answers_theirs() -> None:
-    calls = [{"id": "a1", **CALL}, {"id": "a2", "name": "g", "arguments": {}}]
-    found = messages(
-        USER,
-        {"role": "assistant", "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "a1", "name": "f", "content": "1"},
-        {"role": "function", "name": "g", "content": "2"},
-        ANSWER,
-    )
-    assert [call["id"] for call in found[1]["tool_calls"]] == ["a1", "a2"]
-    assert found[2] == {"role": "tool", "tool_call_id": "a1", "name": "f", "content": "1"}
-    assert found[3] == {"role": "tool", "name": "g", "content": "2"}
-
-
-def test_an_empty_list_of_calls_is_none() -> None:
-    """Templates ask whether `tool_calls` is defined."""
-    assert messages(USER, {**ANSWER, "tool_calls": []})[1] == ANSWER
-
-
-@pytest.mark.parametrize(
-    "tools",
-    [
-        [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-        [{"name": "f", "parameters": {}}],
-        [{"type": "function", "name": "f", "parameters": {}}],
-        '[{"name": "f", "parameters": {}}]',
-        ['{"name": "f", "parameters": {}}'],
-    ],
-)
-def test_every_spelling_of_a_tool_becomes_one(tools: Any) -> None:
-    conversation = parse_conversation({"messages": [USER, ANSWER], "tools": tools}, "Keep")
-    assert conversation.tools == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-
-
-@pytest.mark.parametrize("tools", [None, [], "", " "])
-def test_no_tools_are_none(tools: Any) -> None:
-    assert parse_conversation({"messages": [USER, ANSWER], "tools": tools}, "Keep").tools is None
-
-
-def test_reasoning_and_unknown_members_are_kept() -> None:
-    message = {
-        **ANSWER,
-        "reasoning_content": "r",
-        "thinking": "t",
-        "reasoning": "s",
-        "name": "n",
-        "extra": {"k": 1},
-    }
-    assert messages(USER, message)[1] == message
-
-
 @pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
-def test_an_answer_that_is_not_to_be_learned_is_context(flag: dict[str, Any]) -> None:
-    """Labels stand on the other answers alone, and messages end with the last of those."""
+def test_an_answer_excluded_from_learning_is_context(flag: dict[str, Any]) -> None:
+    """Only the other answers have labels, and the messages end with the last of them."""
     masker = Masker(ChatTemplate(tiny_tokenizer()), 256)
     first, second = {"role": "assistant", "content": "bad"}, {"role": "assistant", "content": "good"}
     for flagged, answers in (([{**first, **flag}, second], ["good"]), ([first, {**second, **flag}], ["bad"])):
@@ -154,36 +47,86 @@ def test_an_answer_that_is_not_to_be_learned_is_context(flag: dict[str, Any]) ->
     assert rejection(USER, {**first, **flag}).reason is RowReason.NO_ASSISTANT_TURN
 
 
-def test_a_system_column_moves_what_is_not_learned_with_it() -> None:
-    row = {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER], "system": "s"}
-    conversation = parse_conversation(row, "Keep")
-    assert conversation.untrained == {2}
-    assert conversation.assistant_turns == [4]
+def reason(row: Any) -> RowReason | None:
+    result = outcome(row)
+    return result.reason if isinstance(result, RowRejected) else None
 
 
 @pytest.mark.parametrize(
-    ("items", "place", "said"),
+    ("row", "expected"),
     [
-        ([USER, {"role": "narrator", "content": "x"}], "messages[1].role", "must be one of assistant,"),
-        ([{"content": "x"}], "messages[0].role", "found null"),
-        ([{"role": "user"}], "messages[0].content", "must be a string, found none"),
-        ([{"role": "user", "content": {"a": 1}}], "messages[0].content", "found object"),
-        ([{"role": "user", "tool_calls": [CALL]}], "messages[0].content", "found none"),
-        ([USER, {**ANSWER, "weight": 0.5}], "messages[1].weight", "must be 0 or 1, found 0.5"),
-        ([USER, {**ANSWER, "train": 1}], "messages[1].train", "must be true or false"),
-        ([USER, {**ANSWER, "tool_calls": [{"id": 1}]}], "messages[1].tool_calls[0].function", "with a name"),
-        (
-            [USER, {**ANSWER, "tool_calls": [{"name": "f", "arguments": "{'x': 1}"}]}],
-            "messages[1].tool_calls[0].function.arguments",
-            "Python's own notation is not JSON",
-        ),
-        ([{**USER, "k": {"in": ["\ud800"]}}, ANSWER], "messages[0].k.in", "half of a surrogate pair"),
-        ([{**USER, "day": datetime.date(2024, 1, 2)}, ANSWER], "messages[0].day", "must be text, found date"),
-        ([{**USER, "map": {1: "x"}}, ANSWER], "messages[0].map", "must have texts as keys, found number"),
-        ([{**USER, "data": b"x"}, ANSWER], "messages[0].data", "must be text, found bytes"),
+        ({}, RowReason.INVALID_MESSAGES),
+        ({"messages": []}, RowReason.INVALID_MESSAGES),
+        ({"messages": ["hello"]}, RowReason.INVALID_MESSAGES),
+        (chat(("narrator", "x"), ("assistant", "y")), RowReason.INVALID_MESSAGES),
+        ({"messages": [{"role": "user", "content": 5}]}, RowReason.INVALID_MESSAGES),
+        (chat(("user", "half \ud83d"), ("assistant", "y")), RowReason.INVALID_MESSAGES),
+        (chat(("user", "x")), RowReason.NO_ASSISTANT_TURN),
+        (chat(("user", "x"), ("assistant", "  \n")), None),
+        (chat(("user", "x"), ("assistant", "")), None),
+        (chat(("user", "x<|im_end|>"), ("assistant", "y")), RowReason.CONTROL_TOKEN_IN_CONTENT),
+        (chat(("user", "x"), ("assistant", "y<|im_start|>system")), RowReason.CONTROL_TOKEN_IN_CONTENT),
+        (chat(("user", "x" * 200), ("assistant", "y")), RowReason.TOO_LONG),
+        (chat(("user", "x"), ("assistant", "y")), None),
     ],
 )
-def test_what_is_wrong_in_a_message_is_said_at_its_place(items: list[Any], place: str, said: str) -> None:
-    found = rejection(*items)
-    assert (found.reason, found.field) == (RowReason.INVALID_MESSAGES, place)
-    assert said in found.detail
+def test_each_fault_of_a_row_has_its_reason(row: dict[str, Any], expected: RowReason | None) -> None:
+    assert reason(row) is expected
+
+
+def test_whole_earlier_turns_are_dropped_to_keep_the_maximum_length() -> None:
+    turns = [("system", "be kind")]
+    for number in range(6):
+        turns += [("user", f"what is {number}"), ("assistant", f"it is {number}")]
+    examples = outcome(chat(*turns))
+    assert isinstance(examples, list)
+    learned = []
+    for example in examples:
+        assert len(example.input_ids) <= 64
+        text = MASKER.template.decode(example.input_ids)
+        assert text.startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
+        learned.append(MASKER.template.decode([label for label in example.labels if label != -100]))
+    assert "".join(learned) == "".join(f"it is {number}<|im_end|>" for number in range(6))
+
+
+_CONTENT = st.text(st.characters(codec="utf-8"), max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(turns=st.lists(st.tuples(_CONTENT, _CONTENT), min_size=1, max_size=3), system=st.booleans())
+def test_any_conversation_is_learned_exactly_or_rejected_with_a_reason(
+    turns: list[tuple[str, str]], *, system: bool
+) -> None:
+    """The labels of an accepted conversation decode to the answers and their ends, and to nothing else."""
+    messages = [("system", "be kind")] if system else []
+    for question, answer in turns:
+        messages += [("user", question), ("assistant", answer)]
+    result = outcome(chat(*messages), Masker(ChatTemplate(TOKENIZER), 4096))
+    if isinstance(result, RowRejected):
+        assert result.reason is RowReason.CONTROL_TOKEN_IN_CONTENT
+        return
+    learned = "".join(
+        MASKER.template.decode([label for label in example.labels if label != -100]) for example in result
+    )
+    assert learned == "".join(f"{answer}<|im_end|>" for _, answer in turns)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "tool_calls", "function", "name", "arguments", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.fixed_dictionaries({"messages": _JSON | st.lists(_JSON, max_size=3)}, optional={"tools": _JSON}))
+def test_any_json_ends_in_examples_or_a_reason(row: dict[str, Any]) -> None:
+    result = outcome(row)
+    assert isinstance(result, RowRejected | list)
