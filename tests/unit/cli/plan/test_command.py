@@ -253,12 +253,3 @@ def test_a_missing_or_malformed_config_is_rejected(
     (tmp_path / "config.json").write_text(text, "utf-8")
     assert words in rejected(capsys, "--model", str(tmp_path), "--gpu", "L4")
     assert "--model" in rejected(capsys, "--gpu", "L4")
-
-
-def test_an_unknown_option_has_the_exit_code_of_a_wrong_request(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["plan", "--color"])
-    assert ended.value.code == EXIT_USAGE
-    assert "--color" in capsys.readouterr().err

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
+from finetune_operator.api.stages import Stage, child_name, workspace_claim_name
+from finetune_operator.api.validation import MAXIMUM_NAME_LENGTH
+
+
+def test_stages_follow_each_other() -> None:
+    assert [stage.next for stage in (Stage.PREPARE, Stage.TRAIN, Stage.MERGE)] == [
+        Stage.TRAIN,
+        Stage.MERGE,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_every_stage_has_an_active_reason(stage: Stage) -> None:
+    assert OPERATOR_CLASSES[stage.active_reason] is ReasonClass.ACTIVE
+
+
+def test_every_attempt_of_every_stage_has_its_own_name() -> None:
+    names = {child_name("demo", stage, attempt) for stage in Stage for attempt in range(3)}
+    assert len(names) == 9
+    assert child_name("demo", Stage.TRAIN, 2) == "demo-train-2"
+
+
+def test_the_longest_job_name_leaves_room_for_child_names() -> None:
+    """A label's value, and so a Job's name, has at most 63 characters. Attempts end at 1000."""
+    name = "n" * MAXIMUM_NAME_LENGTH
+    longest = max(len(child_name(name, stage, 1000)) for stage in Stage)
+    assert max(longest, len(workspace_claim_name(name))) <= 63

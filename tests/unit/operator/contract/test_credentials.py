@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.contract.credentials import (
+    SecretPrefix,
+    dataset_sources,
+    secret_prefixes,
+    secret_variables,
+)
+
+from tests.support.operator import make_spec
+
+TOKEN = {"name": "hub", "key": "token"}
+
+
+def parse(**changes: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.parse(make_spec(**changes))
+
+
+def test_a_job_without_secrets_needs_no_variables() -> None:
+    spec = parse()
+    assert secret_variables(spec) == []
+    assert secret_prefixes(spec) == []
+    assert [prefix for prefix, _ in dataset_sources(spec)] == ["FINETUNE_DATASET_"]
+
+
+def test_urls_and_tokens_become_one_variable_each() -> None:
+    spec = parse(
+        model={"source": {"huggingFace": {"repository": "a/b", "tokenSecretRef": TOKEN}}},
+        dataset={
+            "source": {"huggingFace": {"repository": "a/c", "tokenSecretRef": TOKEN}},
+            "validation": {"source": {"url": {"secretKeyRef": {"name": "link", "key": "url"}}}},
+        },
+    )
+    found = {item.variable: (item.reference.name, item.reference.key) for item in secret_variables(spec)}
+    assert found == {
+        "FINETUNE_MODEL_TOKEN": ("hub", "token"),
+        "FINETUNE_DATASET_TOKEN": ("hub", "token"),
+        "FINETUNE_VALIDATION_URL": ("link", "url"),
+    }
+    assert secret_prefixes(spec) == []
+
+
+def test_object_stores_take_whole_secrets_with_the_prefix_of_their_source() -> None:
+    spec = parse(
+        model={"source": {"s3": {"uri": "s3://bucket/model", "secretRef": {"name": "models"}}}},
+        dataset={
+            "source": {"gcs": {"uri": "gs://bucket/rows"}},
+            "validation": {"source": {"azure": {"uri": "az://acc/box/rows", "secretRef": {"name": "rows"}}}},
+        },
+    )
+    assert secret_variables(spec) == []
+    assert secret_prefixes(spec) == [
+        SecretPrefix("FINETUNE_MODEL_", "models"),
+        SecretPrefix("FINETUNE_VALIDATION_", "rows"),
+    ]
