@@ -69,7 +69,7 @@ def test_values_are_immutable_and_reject_unknown_members() -> None:
     claim = ClaimPath.model_validate({"claimName": "models"})
     assert claim.path == ""
     with pytest.raises(ValidationError, match="frozen"):
-        claim.path = "other"  # type: ignore[misc] -- the assignment must fail at run time too
+        claim.path = "other"  # type: ignore[misc]  # the assignment must fail at run time too
     with pytest.raises(ValidationError, match="subPath"):
         ClaimPath.model_validate({"claimName": "models", "subPath": "a"})
 
