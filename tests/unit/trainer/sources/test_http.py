@@ -16,7 +16,8 @@ import httpcore
 import pytest
 import trustme
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.http import Limits, download, is_public
+from finetune_trainer.sources.addresses import is_public
+from finetune_trainer.sources.http import Limits, download
 
 from tests.support.servers.loopback import BODY, Answer, Script, http_server, ranged, status
 

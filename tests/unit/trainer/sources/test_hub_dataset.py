@@ -36,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub("datasets", {"train.jsonl": b"rows"}, "org/data")
     with http_server(hub, host="127.0.0.1") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        monkeypatch.setattr("finetune_trainer.sources.hub.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
         yield hub
 
 

@@ -60,7 +60,7 @@ def test_a_hub_that_cannot_be_reached_is_unavailable(
     with pytest.raises(StageError) as caught:
         open_model(tmp_path)
     assert caught.value.reason is Reason.MODEL_UNAVAILABLE
-    assert "after 3 tries" in caught.value.message
+    assert "after 3 attempts" in caught.value.message
 
 
 @pytest.mark.usefixtures("hub")

@@ -179,7 +179,7 @@ def test_too_many_bytes_are_refused_before_they_come(endpoint: str, tmp_path: Pa
 def test_endpoints_that_do_not_answer_or_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: Reason
 ) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
     assert refusal(source(place), tmp_path).reason is reason
 
 

@@ -66,7 +66,7 @@ def refusal(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.object_store.PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
 
 
 @pytest.mark.object_stores
@@ -233,7 +233,7 @@ def test_the_way_out_leads_to_no_private_address(request_head: bytes) -> None:
     with public_egress() as proxy, socket.create_connection(proxy.address) as client:
         client.sendall(request_head)
         assert client.recv(100).startswith(b"HTTP/1.1 403")
-        assert proxy.refused
+        assert proxy.blocked
 
 
 def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,4 +253,4 @@ def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> 
         assert client.recv(100).startswith(b"HTTP/1.1 200")
         client.sendall(b"abc")
         assert client.recv(100) == b"cba"
-        assert not proxy.refused
+        assert not proxy.blocked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import Reason
-from finetune_trainer.sources.responses import PREFIX_BYTES, Action, judge
+from finetune_trainer.sources.responses import PREFIX_BYTES, Action, interpret
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,21 +138,21 @@ JANUARY, MARCH, MAY = (f"Thu, 01 {month} 2026 00:00:00 GMT" for month in ("Jan",
     ],
 )
 def test_an_error_answer_means_its_reason(status: int, body: bytes, reason: Reason) -> None:
-    assert judge(status, {}, body).reason is reason
+    assert interpret(status, {}, body).reason is reason
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 599])
 def test_outages_are_tried_again(status: int) -> None:
-    assert judge(status, {}, b"").action is Action.RETRY
+    assert interpret(status, {}, b"").action is Action.RETRY
 
 
 @pytest.mark.parametrize("status", [412, 416])
 def test_a_broken_precondition_means_to_start_anew(status: int) -> None:
-    assert judge(status, {}, b"").action is Action.RESTART
+    assert interpret(status, {}, b"").action is Action.RESTART
 
 
 def test_azure_names_its_code_in_a_header_too() -> None:
-    assert judge(409, {"x-ms-error-code": "PublicAccessNotPermitted"}, b"").reason is DENIED
+    assert interpret(409, {"x-ms-error-code": "PublicAccessNotPermitted"}, b"").reason is DENIED
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,15 @@ def test_azure_names_its_code_in_a_header_too() -> None:
 def test_a_success_is_a_file_unless_it_is_an_error_document_or_a_page_to_sign_in(
     body: bytes, reason: Reason | None
 ) -> None:
-    verdict = judge(200, {}, body)
+    verdict = interpret(200, {}, body)
     assert verdict.reason is reason
     assert (verdict.action is Action.TAKE) is (reason is None)
 
 
 def test_a_wish_to_be_left_alone_is_heard_within_bounds() -> None:
-    assert judge(429, {"retry-after": "7"}, b"").pause_seconds == 7
-    assert judge(503, {"retry-after": "86400"}, b"").pause_seconds == 30
-    assert judge(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"").pause_seconds == 0
+    assert interpret(429, {"retry-after": "7"}, b"").pause_seconds == 7
+    assert interpret(503, {"retry-after": "86400"}, b"").pause_seconds == 30
+    assert interpret(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"").pause_seconds == 0
 
 
 @given(
@@ -196,11 +196,11 @@ def test_a_wish_to_be_left_alone_is_heard_within_bounds() -> None:
     ),
 )
 def test_every_answer_has_a_verdict(status: int, fields: dict[str, str], body: bytes) -> None:
-    verdict = judge(status, fields, body)
+    verdict = interpret(status, fields, body)
     assert (verdict.reason is None) is (verdict.action in {Action.TAKE, Action.CONTINUE, Action.REDIRECT})
     assert 0 <= verdict.pause_seconds <= 30
 
 
 def test_long_bodies_are_judged_by_their_beginning() -> None:
     padded = s3("AccessDenied", "Access Denied") + b" " * PREFIX_BYTES + b"expired"
-    assert judge(403, {}, padded).reason is DENIED
+    assert interpret(403, {}, padded).reason is DENIED

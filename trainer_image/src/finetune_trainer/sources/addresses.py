@@ -1,4 +1,4 @@
-"""Which network addresses a source may lead to, and connections that hold to it."""
+"""Allowed network addresses of sources, and connections to no other address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import httpcore
 
 # Special-purpose blocks of the IANA registries for IPv4 and IPv6 that older versions of `ipaddress` call global,
-# and the one public address at which a cloud keeps a host service (Azure's WireServer).
+# and the one public address of a cloud's host service (Azure's WireServer).
 _FORBIDDEN = tuple(
     ipaddress.ip_network(block)
     for block in (
@@ -26,11 +26,11 @@ _FORBIDDEN = tuple(
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
-Refusal = Callable[[], Exception]
+ErrorFactory = Callable[[], Exception]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public Internet, looking through IPv4 inside IPv6."""
+    """Return whether an IP address is public. An IPv4 address embedded in an IPv6 address decides for it."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         embedded = ip.ipv4_mapped or ip.sixtofour
@@ -46,10 +46,10 @@ def is_public(address: str) -> bool:
 
 
 def allowed_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
-    """Resolve `host` and return the addresses that may be connected to; empty where all are forbidden.
+    """Resolve `host` and return its allowed addresses; the list is empty if all are forbidden.
 
-    Names are resolved as the operating system does it, so that other spellings of an address (decimal, octal,
-    hexadecimal) are judged by what they mean. Raises OSError or UnicodeError where the name does not resolve.
+    The operating system resolves the name, so other spellings of an address (decimal, octal, hexadecimal) are checked
+    by their meaning. Raises OSError or UnicodeError if the name does not resolve.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -57,14 +57,16 @@ def allowed_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
 
 
 class GuardedNetwork(httpcore.NetworkBackend):
-    """Connects to the very address that was checked, so that a second look-up cannot lead elsewhere.
+    """Connects to the same address that it checked, so that a second DNS lookup cannot lead elsewhere.
 
-    `forbidden` makes the error for a host without an allowed address, `late` the one for work that goes on after
-    `deadline` (of time.monotonic). Every read and write is bounded by the deadline, so that a server which sends
-    a byte now and then cannot hold the connection.
+    `forbidden` makes the error for a host without an allowed address, `late` the error for work after `deadline` (of
+    time.monotonic). The deadline bounds every read and write, so a server cannot hold the connection by sending a
+    byte now and then.
     """
 
-    def __init__(self, *, allow_private: bool, deadline: float, forbidden: Refusal, late: Refusal) -> None:
+    def __init__(
+        self, *, allow_private: bool, deadline: float, forbidden: ErrorFactory, late: ErrorFactory
+    ) -> None:
         self._allow_private = allow_private
         self._clock = _Clock(deadline, late)
         self._forbidden = forbidden
@@ -78,7 +80,7 @@ class GuardedNetwork(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Resolve `host`, drop forbidden addresses and connect to the first that answers."""
+        """Resolve `host`, drop forbidden addresses and connect to the first address that accepts."""
         try:
             allowed = allowed_addresses(host, port, allow_private=self._allow_private)
         except (OSError, UnicodeError) as error:
@@ -95,17 +97,17 @@ class GuardedNetwork(httpcore.NetworkBackend):
                     raise
             else:
                 return _BoundedStream(stream, self._clock)
-        raise httpcore.ConnectError("no address answered")
+        raise httpcore.ConnectError("no address accepted the connection")
 
     def sleep(self, seconds: float) -> None:
-        """Wait between httpcore's own connection attempts."""
+        """Wait between the connection attempts of httpcore."""
         self._network.sleep(seconds)
 
 
 class _Clock:
-    """Time that is left."""
+    """The time left until the deadline."""
 
-    def __init__(self, deadline: float, late: Refusal) -> None:
+    def __init__(self, deadline: float, late: ErrorFactory) -> None:
         self._deadline = deadline
         self._late = late
 
@@ -118,7 +120,7 @@ class _Clock:
 
 
 class _BoundedStream(httpcore.NetworkStream):
-    """A connection whose every operation ends by the deadline."""
+    """A connection that ends every operation by the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, clock: _Clock) -> None:
         self._stream = stream
@@ -144,5 +146,5 @@ class _BoundedStream(httpcore.NetworkStream):
         return _BoundedStream(secured, self._clock)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the connection below knows of itself."""
+        """Return a property of the wrapped connection."""
         return self._stream.get_extra_info(info)

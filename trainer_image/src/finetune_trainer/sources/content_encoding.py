@@ -1,4 +1,4 @@
-"""Content codings that a server may put on a file although none was asked for."""
+"""Content codings that a server may apply to a file although the request asks for none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_trainer.errors import Reason, StageError
 
 _MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
-# Object stores keep `aws-chunked` from the upload's own framing; the bytes are not coded.
+# `aws-chunked` describes only how the object was uploaded; the stored bytes are not coded.
 _NONE = frozenset({"", "identity", "aws-chunked"})
 _GZIP = frozenset({"gzip", "x-gzip"})
 
@@ -25,17 +25,17 @@ def coding_of(content_encoding: str) -> str:
     if len(codings) > 1 or codings[0] not in _GZIP:
         raise StageError(
             Reason.DATASET_UNAVAILABLE,
-            "the dataset's server must send the file as it is or in gzip content coding, found another "
+            "the dataset's server must send the file without content coding or with gzip, found another "
             "Content-Encoding; store the file without one",
         )
     return "gzip"
 
 
 def decode_file(path: Path, inspect: Callable[[bytes], None], require_size: Callable[[int], None]) -> None:
-    """Replace a file by what it is in gzip coding of; one that is not gzip was only labelled so and stays.
+    """Decompress a gzip file in place. A file that is not gzip stays: its header was wrong.
 
-    `inspect` hears the first bytes, `require_size` the number of bytes so far; both may raise. Raises
-    StageError(MalformedDataset) where the coding is broken.
+    `inspect` receives the first bytes, `require_size` the number of bytes so far; both may raise. Raises
+    StageError(MalformedDataset) if the coding is broken.
     """
     decoded = path.with_name(f"{path.name}.decoded")
     with path.open("rb") as raw:
@@ -54,13 +54,13 @@ def decode_file(path: Path, inspect: Callable[[bytes], None], require_size: Call
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise StageError(
                 Reason.MALFORMED_DATASET,
-                f"a body with Content-Encoding gzip must be valid gzip, found: {error}; store the file again",
+                f"a response with Content-Encoding gzip must be valid gzip, found: {error}; store the file again",
             ) from error
     decoded.replace(path)
 
 
 def decode_beginning(beginning: bytes, size: int) -> bytes:
-    """Return at most `size` bytes of an error body, decoded where it is gzip; b"" where that is broken."""
+    """Return at most `size` bytes of an error body. Gzip is decompressed; broken gzip gives b""."""
     if not beginning.startswith(_MAGIC):
         return beginning[:size]
     try:

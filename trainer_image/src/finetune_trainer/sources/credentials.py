@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from finetune_trainer.contract.credentials import CREDENTIALS, SESSION_TOKEN
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import StageError
-from finetune_trainer.sources.subject import Subject
+from finetune_trainer.sources.fetch_target import FetchTarget
 
 
 def credentials(
-    source: ObjectStoreSource, kind: str, subject: Subject, environment: Mapping[str, str]
+    source: ObjectStoreSource, kind: str, target: FetchTarget, environment: Mapping[str, str]
 ) -> dict[str, str]:
     """Return obstore's settings for the credentials that `environment` holds for a kind of store.
 
-    Empty where there are none and the source has no prefix: then the pod's own identity is meant. Raises
-    StageError with the subject's access-denied reason where a prefix is given and no set is complete under it.
+    Without a prefix and without credentials the result is empty, and the client uses the pod's own identity. Raises
+    StageError with the target's access-denied reason if the source has a prefix and no set under it is complete.
     """
     prefix = source.credentials_prefix or ""
     for names in CREDENTIALS[kind]:
@@ -28,6 +28,6 @@ def credentials(
         return {}
     wanted = " or ".join(" and ".join(names) for names in CREDENTIALS[kind])
     raise StageError(
-        subject.access_denied,
-        f"the Secret for {subject.name}.source must hold {wanted}, found none of these complete; add the keys",
+        target.access_denied,
+        f"the Secret for {target.name}.source must hold {wanted}, found none of these complete; add the keys",
     )

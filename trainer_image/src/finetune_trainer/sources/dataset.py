@@ -1,4 +1,4 @@
-"""Fetches a dataset from wherever it is, and says which bytes came."""
+"""Fetches a dataset from any kind of source and returns its identity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finetune_trainer.sources.local_file import require_file
 
 @dataclass(frozen=True)
 class Fetched:
-    """Files that hold the rows, in order, and which bytes they are: kind, commit or ETag, size; no secret."""
+    """The files with the rows, in order, and their identity (kind, commit or ETag, size) without secrets."""
 
     paths: tuple[Path, ...]
     identity: dict[str, Any]
@@ -37,12 +37,12 @@ def fetch_dataset(
     on_bytes: OnBytes,
     environment: Mapping[str, str] = os.environ,
 ) -> Fetched:
-    """Make a dataset present here.
+    """Download a dataset, or check a mounted one.
 
-    `name` tells the datasets of one job apart below `folder`, which a later process of the same job must be given
-    again: what is whole there is not fetched again, what is not is gone on with. Mounted files stay where they
-    are. `on_bytes` hears of bytes done and in all; secrets come from `environment`. Raises StageError with a
-    reason that starts with `Dataset`, or MalformedDataset for a broken content coding.
+    `name` distinguishes the datasets of one job in `folder`. A later process of the same job passes the same folder:
+    complete files are not fetched again, incomplete ones are resumed. Mounted files stay in place. `on_bytes` receives
+    the bytes done and the total; secrets come from `environment`. Raises StageError with a reason that starts with
+    `Dataset`, or MalformedDataset for a broken content coding.
     """
     limits = Limits(run_limits.dataset_bytes, run_limits.download_seconds, run_limits.allow_private_addresses)
     if isinstance(source, FileSource):
@@ -51,23 +51,23 @@ def fetch_dataset(
         on_bytes(size, size)
         return Fetched((path,), {"kind": "File", "bytes": size})
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name
+    destination = folder / name
     if isinstance(source, UrlSource):
         url = environment.get(source.url_variable, "").strip()
         if not url:
             raise StageError(
                 Reason.DATASET_NOT_FOUND,
                 f"the environment variable {source.url_variable} must hold the dataset's URL, found it empty; "
-                "set the Secret's key",
+                "set the key in the Secret",
             )
-        return Fetched((target,), download(url, target, limits, on_bytes, reuse=True))
-    # The clients below take up to a second to import; a job needs one at most.
+        return Fetched((destination,), download(url, destination, limits, on_bytes, reuse=True))
+    # These clients take up to a second to import, and a job needs at most one.
     if isinstance(source, ObjectStoreSource):
         from finetune_trainer.sources.object_store import download_object  # noqa: PLC0415
 
-        return Fetched((target,), download_object(source, target, limits, on_bytes, environment))
-    assert isinstance(source, HubDatasetSource)  # noqa: S101 -- for the type checker: no kind is left
+        return Fetched((destination,), download_object(source, destination, limits, on_bytes, environment))
+    assert isinstance(source, HubDatasetSource)  # noqa: S101 -- for the type checker: no other kind is left
     from finetune_trainer.sources.hub_dataset import download_split  # noqa: PLC0415
 
-    split = download_split(source, target, limits, on_bytes, environment)
+    split = download_split(source, destination, limits, on_bytes, environment)
     return Fetched(split.paths, split.identity)

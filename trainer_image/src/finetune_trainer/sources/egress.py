@@ -1,8 +1,8 @@
-"""A way out for libraries that open their own connections: it leads to public addresses only.
+"""A proxy for libraries that open their own connections; it connects to public addresses only.
 
-The library is told to use an HTTP proxy; the proxy is this process. It takes CONNECT alone, resolves the name,
-checks the addresses and connects to one that passed, so that neither a name that resolves differently a second
-time nor a redirect leads inside. TLS stays between library and server.
+The library uses this process as its HTTP proxy. The proxy accepts only CONNECT, resolves the name, checks the
+addresses and connects to one of the allowed ones. So neither a redirect nor a name that resolves differently the next
+time reaches a private address. TLS runs between library and server.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _CONNECT = re.compile(rb"CONNECT (\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+):([0-9]{1,
 
 
 class Egress(socketserver.ThreadingTCPServer):
-    """The proxy, listening on loopback. `refused` says whether it kept anything from connecting."""
+    """The proxy, listening on loopback. `blocked` is true after it denied a connection."""
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
-        self.refused = False
+        self.blocked = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -47,7 +47,7 @@ class Egress(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def public_egress() -> Iterator[Egress]:
-    """Serve the proxy while the context lasts."""
+    """Run the proxy while the context lasts."""
     with Egress() as egress:
         thread = threading.Thread(target=egress.serve_forever, args=(0.05,), name="egress", daemon=True)
         thread.start()
@@ -58,16 +58,16 @@ def public_egress() -> Iterator[Egress]:
 
 
 class _Tunnel(socketserver.BaseRequestHandler):
-    """One connection: CONNECT, then bytes both ways until either side ends."""
+    """One connection: CONNECT, then bytes in both directions until either side ends."""
 
     server: Egress
     request: socket.socket
 
     def handle(self) -> None:
-        """Connect where that is allowed and pass bytes on."""
+        """Connect to the requested server, if that is allowed, and forward bytes."""
         self.request.settimeout(CONNECT_SECONDS)
         head = b""
-        # A client that is gone has nobody left to tell.
+        # If the client has disconnected, nobody can receive an error.
         with contextlib.suppress(OSError):
             while b"\r\n\r\n" not in head and len(head) < _HEAD_BYTES:
                 received = self.request.recv(_HEAD_BYTES)
@@ -76,38 +76,38 @@ class _Tunnel(socketserver.BaseRequestHandler):
                 head += received
             match = _CONNECT.match(head)
             if match is None:
-                self.server.refused = True
-                self._answer("403 Forbidden")
+                self.server.blocked = True
+                self._respond("403 Forbidden")
                 return
             upstream = self._connect(match[1].decode("ascii").strip("[]"), int(match[2]))
             if upstream is not None:
                 with upstream:
-                    self._answer("200 Connection established")
+                    self._respond("200 Connection established")
                     self._relay(upstream)
 
     def _connect(self, host: str, port: int) -> socket.socket | None:
         try:
             addresses = allowed_addresses(host, port, allow_private=False)
         except (OSError, UnicodeError):
-            self._answer("502 Bad Gateway")
+            self._respond("502 Bad Gateway")
             return None
         if not addresses:
-            self.server.refused = True
-            self._answer("403 Forbidden")
+            self.server.blocked = True
+            self._respond("403 Forbidden")
             return None
         for address in addresses:
             try:
                 return socket.create_connection((address, port), CONNECT_SECONDS)
             except OSError:
                 continue
-        self._answer("502 Bad Gateway")
+        self._respond("502 Bad Gateway")
         return None
 
-    def _answer(self, status: str) -> None:
+    def _respond(self, status: str) -> None:
         self.request.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
 
     def _relay(self, upstream: socket.socket) -> None:
-        # The library sets its own time-outs; a side that closes ends both directions.
+        # The library sets its own timeouts. If one side closes, both directions end.
         self.request.settimeout(None)
         upstream.settimeout(None)
         back = threading.Thread(target=_pump, args=(upstream, self.request), daemon=True)
@@ -117,7 +117,7 @@ class _Tunnel(socketserver.BaseRequestHandler):
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass bytes on until `source` ends, then say so to `target`."""
+    """Forward bytes until `source` ends, then close both sides."""
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
     with contextlib.suppress(OSError):

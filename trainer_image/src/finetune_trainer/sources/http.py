@@ -1,8 +1,8 @@
-"""Fetch a file from a URL that is a secret: streamed, resumed, bounded, and only from allowed addresses.
+"""Fetch a file from a secret URL: streamed, resumed, bounded, and only from allowed addresses.
 
-What each answer means is the table of `answers`. Requests carry no cookie, no referrer and no credentials but
-those that the URL itself names, and these go to its own origin only. No message of this module holds any part of
-the URL.
+The table in `responses` says what each response means. Requests carry no cookie and no referrer. They carry no
+credentials but those in the URL itself, and send these to the URL's own origin only. No message of this module holds
+any part of the URL.
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ import httpcore
 import httpx
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.addresses import GuardedNetwork, is_public
+from finetune_trainer.sources.addresses import GuardedNetwork
 from finetune_trainer.sources.content_encoding import coding_of, decode_beginning, decode_file
 from finetune_trainer.sources.partial_download import PartialFile, Version
-from finetune_trainer.sources.responses import PREFIX_BYTES, Action, Verdict, judge
+from finetune_trainer.sources.responses import PREFIX_BYTES, Action, Verdict, interpret
+from finetune_trainer.sources.retry import ATTEMPTS, Outage, retry
 from finetune_trainer.sources.url import InvalidLocationError, Location
-
-__all__ = ["TRIES", "Limits", "download", "is_public"]
 
 _log = logging.getLogger(__name__)
 
-TRIES = 3
-PAUSES_SECONDS = (1.0, 2.0)
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 8.0
 _REDIRECTS = 5
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
+_PASSING_ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 OnBytes = Callable[[int, int | None], None]
 
@@ -51,17 +49,9 @@ class Limits:
     allow_private_addresses: bool
 
 
-class _Transient(Exception):  # noqa: N818 -- a signal to try again, turned into a reason at the end
-    """This try failed in a way that may pass."""
-
-    def __init__(self, found: str, pause_seconds: float = 0.0) -> None:
-        super().__init__(found)
-        self.pause_seconds = pause_seconds
-
-
 def download(
     url: str,
-    target: Path,
+    destination: Path,
     limits: Limits,
     on_bytes: OnBytes,
     *,
@@ -69,58 +59,42 @@ def download(
     ssl_context: ssl.SSLContext | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Fetch `url` into `target` and return which bytes these are: kind, ETag and size.
+    """Fetch `url` into the file `destination` and return the file's identity: kind, ETag and size in bytes.
 
-    Three tries without new bytes end the download; after new bytes the count starts again, and the rest is
-    asked for with Range and If-Range where the server names a strong ETag. Bytes that a killed process left are
-    gone on with in the same way, also under a newly signed URL. `on_bytes` hears of bytes done and in all.
-    With `reuse`, a target that an earlier process finished from this URL's path is taken without asking.
-    A body in gzip content coding is decoded. Raises StageError with a reason that starts with `Dataset`, or
-    MalformedDataset where the coding is broken.
+    Three attempts without new bytes end the download; new bytes start the count again. If the server sends a strong
+    ETag, the rest is requested with Range and If-Range. The bytes that a killed process left are resumed in the same
+    way, also under a newly signed URL. `on_bytes` receives the bytes done and the total. With `reuse`, a file that an
+    earlier process finished from the same URL path is returned without a request. A body in gzip content coding is
+    decoded. Raises StageError with a reason that starts with `Dataset`, or MalformedDataset if the coding is broken.
     """
     location = _checked(url, limits)
-    host, port = location.host, location.port
     path = location.target.partition(b"?")[0].decode("ascii")
-    partial = PartialFile(target, f"{location.scheme}://{host}:{port}{path}")
+    partial = PartialFile(destination, f"{location.scheme}://{location.host}:{location.port}{path}")
     if reuse and (identity := partial.finished()) is not None:
         return identity
     deadline = time.monotonic() + limits.seconds
     context = httpx.create_ssl_context() if ssl_context is None else ssl_context
     state = _Download(partial, limits, deadline, on_bytes)
     network = GuardedNetwork(
-        allow_private=limits.allow_private_addresses, deadline=deadline, forbidden=_forbidden, late=state.late
+        allow_private=limits.allow_private_addresses,
+        deadline=deadline,
+        forbidden=_forbidden,
+        late=state.late,
     )
-    failures, best = 0, state.done
     with httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=2) as pool:
-        while True:
-            try:
-                state.attempt(pool, location)
-                break
-            except (
-                _Transient,
-                httpcore.NetworkError,
-                httpcore.TimeoutException,
-                httpcore.ProtocolError,
-            ) as error:
-                failures = 1 if state.done > best else failures + 1
-                best = max(best, state.done)
-                found = _found(error)
-                _log.warning("dataset: try %d of %d failed (%s)", failures, TRIES, found)
-                if failures >= TRIES:
-                    raise StageError(
-                        Reason.DATASET_UNAVAILABLE,
-                        f"the dataset's server must send the file, found after {TRIES} tries: {found}; "
-                        "check that it is up and reachable from the cluster",
-                    ) from None
-                pause = max(
-                    PAUSES_SECONDS[failures - 1], error.pause_seconds if isinstance(error, _Transient) else 0
-                )
-                sleep(max(0.0, min(pause, deadline - time.monotonic())))
+        retry(
+            lambda: state.attempt(pool, location),
+            _unavailable,
+            name="dataset",
+            sleep=sleep,
+            progress=lambda: state.done,
+            deadline=deadline,
+        )
     return state.finish()
 
 
 class _Download:
-    """State of one download across tries."""
+    """State of one download across attempts."""
 
     def __init__(self, partial: PartialFile, limits: Limits, deadline: float, on_bytes: OnBytes) -> None:
         self._partial = partial
@@ -136,22 +110,29 @@ class _Download:
             self._version, self.done = resumable
             self._etag, self._coding = self._version.etag, self._version.coding
             if self.done == self._version.length:
-                # All is here, but of which version? An empty range cannot be asked for, the last byte can.
+                # All bytes are here, but the server may hold another version by now. An empty range cannot be
+                # requested, so the last byte is.
                 self.done -= 1
                 os.truncate(partial.path, self.done)
         else:
             partial.begin(None)
 
     def late(self) -> StageError:
-        """Make the error for a download that goes on after its deadline."""
+        """Make the error for a download that passes its deadline."""
         return StageError(
             Reason.DATASET_UNAVAILABLE,
-            f"the download must end within {self._limits.seconds:.0f} seconds, found it still going after "
+            f"the download must end within {self._limits.seconds:.0f} seconds, found it still running after "
             f"{self.done} bytes; use a nearer server or raise trainer.limits.downloadSeconds",
         )
 
     def attempt(self, pool: httpcore.ConnectionPool, location: Location) -> None:
-        """Follow redirects to the file and take its bytes. Raises _Transient or httpcore's errors to try again."""
+        """Follow redirects to the file and receive its bytes. Raises Outage to try again, StageError to end."""
+        try:
+            self._follow(pool, location)
+        except _PASSING_ERRORS as error:
+            raise Outage(_found(error)) from None
+
+    def _follow(self, pool: httpcore.ConnectionPool, location: Location) -> None:
         timeouts = {
             "connect": CONNECT_SECONDS,
             "read": READ_SECONDS,
@@ -170,12 +151,11 @@ class _Download:
                     for key, value in response.headers
                 }
                 body = response.iter_stream()
-                # A file is judged by its beginning, but only once it comes.
-                verdict = judge(
-                    response.status, fields, b"" if response.status in {200, 206} else _beginning(body)
-                )
+                # The beginning of a file is checked later, when its bytes arrive.
+                beginning = b"" if response.status in {200, 206} else _beginning(body)
+                verdict = interpret(response.status, fields, beginning)
                 if verdict.action is not Action.REDIRECT:
-                    self._obey(verdict, fields, body)
+                    self._handle(verdict, fields, body)
                     return
             location = self._redirected(location, fields["location"])
         raise StageError(
@@ -184,7 +164,7 @@ class _Download:
         )
 
     def finish(self) -> dict[str, Any]:
-        """Undo the content coding, put the file in its place and return its identity."""
+        """Remove the content coding, move the file to its destination and return its identity."""
         if self._coding:
             decode_file(self._partial.path, self._inspect, self._require_size)
         etag = None if self._etag is None else self._etag[:200].encode("ascii", "backslashreplace").decode()
@@ -216,28 +196,28 @@ class _Download:
         try:
             found = location.follow(reference)
         except InvalidLocationError:
-            raise _no_url() from None
+            raise _invalid_url() from None
         if location.scheme == "https" and found.scheme == "http":
             raise StageError(
                 Reason.DATASET_ADDRESS_FORBIDDEN,
-                "a redirect of the dataset's https URL must lead to https, found one to http; "
+                "the dataset's https URL must redirect to https only, found a redirect to http; "
                 "use the file's own https URL",
             )
         return found
 
-    def _obey(self, verdict: Verdict, fields: Mapping[str, str], body: Any) -> None:
+    def _handle(self, verdict: Verdict, fields: Mapping[str, str], body: Any) -> None:
         if verdict.action is Action.TAKE:
             self._start(fields)
-            self._take(body, self._version_length(fields), inspect=not self._coding)
+            self._receive(body, self._version_length(fields), inspect=not self._coding)
         elif verdict.action is Action.CONTINUE:
-            self._take(body, self._continued(fields), inspect=self.done == 0)
+            self._receive(body, self._continued(fields), inspect=self.done == 0)
         else:
             if verdict.action is Action.RESTART:
-                self._forget()
+                self._reset()
             raise _error(verdict)
 
     def _start(self, fields: Mapping[str, str]) -> None:
-        """Take the answer's version for that of the file to come, from its first byte on."""
+        """Start the file at its first byte, with the version that the response names."""
         self.done = 0
         self._coding = coding_of(fields.get("content-encoding", ""))
         self._etag = fields.get("etag")
@@ -253,27 +233,27 @@ class _Download:
         return int(length) if re.fullmatch(r"[0-9]{1,20}", length) else None
 
     def _continued(self, fields: Mapping[str, str]) -> int | None:
-        """Check that a partial answer goes on where the file stands; return the file's length."""
+        """Check that a partial response begins where the file ends; return the file's length."""
         match = _CONTENT_RANGE.fullmatch(fields.get("content-range", "").strip())
         first = int(match[1]) if match is not None else -1
         total = int(match[3]) if match is not None and match[3] else None
         known = self._version
         if known is None or first != self.done or fields.get("etag", known.etag) != known.etag:
-            self._forget()
-            raise _Transient("another part of the file than was asked for")
+            self._reset()
+            raise Outage("another part of the file than was requested")
         if total is not None and known.length not in {None, total}:
-            self._forget()
-            raise _Transient("the file changed its length")
+            self._reset()
+            raise Outage("the file changed its length")
         self._require_size(total or 0)
         return total if total is not None else known.length
 
-    def _forget(self) -> None:
-        """Give up what is here: the next try starts anew."""
+    def _reset(self) -> None:
+        """Delete all received bytes, so that the next attempt starts at the beginning."""
         self._version, self._etag, self._coding, self.done = None, None, "", 0
         self._partial.begin(None)
 
-    def _take(self, body: Any, total: int | None, *, inspect: bool) -> None:
-        """Write the body behind what is here; with `inspect`, only after its beginning was judged."""
+    def _receive(self, body: Any, total: int | None, *, inspect: bool) -> None:
+        """Append the body to the file. With `inspect`, check its beginning before anything is written."""
         held = b""
         with self._partial.path.open("ab") as file:
             for chunk in body:
@@ -299,12 +279,12 @@ class _Download:
         if total is not None and self.done != total:
             found = f"{self.done} of {total} bytes"
             if self.done > total:
-                self._forget()
-            raise _Transient(found)
+                self._reset()
+            raise Outage(found)
 
     @staticmethod
     def _inspect(beginning: bytes) -> None:
-        verdict = judge(200, {}, beginning[:PREFIX_BYTES])
+        verdict = interpret(200, {}, beginning[:PREFIX_BYTES])
         if verdict.action is not Action.TAKE:
             raise _error(verdict)
 
@@ -323,14 +303,14 @@ def _may_be_markup(beginning: bytes) -> bool:
 
 
 def _beginning(body: Any) -> bytes:
-    """Read the first bytes of an error's body; a cut in the middle leaves what came."""
+    """Read the first bytes of an error's body; if the connection breaks, return the bytes before that."""
     beginning = b""
     try:
         for chunk in body:
             beginning += chunk
             if len(beginning) >= PREFIX_BYTES:
                 break
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+    except _PASSING_ERRORS:
         _log.debug("dataset: the error's body was cut after %d bytes", len(beginning))
     return decode_beginning(beginning, PREFIX_BYTES)
 
@@ -339,16 +319,16 @@ def _checked(url: str, limits: Limits) -> Location:
     try:
         location = Location.parse(url)
     except InvalidLocationError:
-        raise _no_url() from None
+        raise _invalid_url() from None
     if location.scheme != "https" and not limits.allow_private_addresses:
-        raise _no_url()
+        raise _invalid_url()
     return location
 
 
-def _no_url() -> StageError:
+def _invalid_url() -> StageError:
     return StageError(
         Reason.DATASET_ADDRESS_FORBIDDEN,
-        "the dataset's URL, and every redirect, must be a valid https URL, found another; "
+        "the dataset's URL and every redirect must be a valid https URL, found one that is not; "
         "check the value in the Secret",
     )
 
@@ -357,14 +337,22 @@ def _forbidden() -> StageError:
     return StageError(
         Reason.DATASET_ADDRESS_FORBIDDEN,
         "the dataset's URL must lead to a public address, found a private, loopback, link-local or "
-        "reserved one; the administrator can allow it with trainer.limits.allowPrivateAddresses",
+        "reserved one; an administrator can allow such addresses with trainer.limits.allowPrivateAddresses",
+    )
+
+
+def _unavailable(found: str) -> StageError:
+    return StageError(
+        Reason.DATASET_UNAVAILABLE,
+        f"could not download the dataset after {ATTEMPTS} attempts: {found}; "
+        "check that the server is up and reachable from the cluster",
     )
 
 
 def _error(verdict: Verdict) -> Exception:
-    """Make the error that a verdict asks for."""
+    """Make the error for a verdict that is not a success."""
     if verdict.action in {Action.RETRY, Action.RESTART} or verdict.reason is None:
-        return _Transient(verdict.found, verdict.pause_seconds)
+        return Outage(verdict.found, verdict.pause_seconds)
     wanted, remedy = {
         Reason.DATASET_URL_EXPIRED: (
             "the signed URL must still be valid",
@@ -373,7 +361,7 @@ def _error(verdict: Verdict) -> Exception:
         Reason.DATASET_NOT_FOUND: ("the dataset's URL must lead to a file", "check the URL in the Secret"),
         Reason.DATASET_ACCESS_DENIED: (
             "the dataset's server must grant access",
-            "give the Secret a URL that may read the dataset",
+            "set the Secret to a URL that is allowed to read the dataset",
         ),
         Reason.DATASET_UNAVAILABLE: (
             "the dataset's server must send the file",
@@ -384,9 +372,7 @@ def _error(verdict: Verdict) -> Exception:
 
 
 def _found(error: Exception) -> str:
-    """Say what a try ended with, without text that a library may have taken from the URL."""
-    if isinstance(error, _Transient):
-        return str(error)
+    """Describe an error without its text, which a library may have taken from the URL."""
     if isinstance(error.__cause__ or error.__context__, ssl.SSLCertVerificationError):
         return "a certificate that cannot be verified"
     return type(error).__name__

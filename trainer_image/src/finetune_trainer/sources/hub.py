@@ -25,17 +25,18 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from finetune_trainer.errors import StageError
-from finetune_trainer.sources.http import PAUSES_SECONDS, TRIES, OnBytes
-from finetune_trainer.sources.subject import DATASET, Subject
+from finetune_trainer.sources.fetch_target import DATASET, FetchTarget
+from finetune_trainer.sources.http import OnBytes
+from finetune_trainer.sources.retry import ATTEMPTS, Outage, retry
 from finetune_trainer.workspace.layout import write_json_atomically
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-_ANSWER_SECONDS = 10
+_RESPONSE_SECONDS = 10
 _Result = TypeVar("_Result")
 
 
-class _NotTheProtocolError(Exception):
-    """The hub's answer is not what its interface promises."""
+class _UnexpectedResponseError(Exception):
+    """The hub's response does not follow its API."""
 
 
 class HubRepository:
@@ -43,7 +44,7 @@ class HubRepository:
 
     def __init__(
         self,
-        subject: Subject,
+        target: FetchTarget,
         repository: str,
         revision: str,
         token: str | None,
@@ -52,28 +53,30 @@ class HubRepository:
     ) -> None:
         """Resolve the revision and list the files.
 
-        The commit is noted in `folder`, so that a process which goes on there takes the same one although a
-        branch has moved. Raises StageError with the subject's not-found, access-denied or unavailable reason.
+        The commit is saved in `folder`. A process that continues there uses the same commit, even if a branch has
+        moved. Raises StageError with the target's not-found, access-denied or unavailable reason.
         """
-        self._subject = subject
+        self._target = target
         self._repository = repository
         self._revision = revision
-        # False, not None: the library would look for a token of its own.
+        # False, not None: for None the library would look for a token itself.
         self._token = token or False
         self._sleep = sleep
-        # Read now: the library keeps the value it saw when it was imported.
+        # Read now: the library keeps the value from the time of its import.
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
         note = folder / ".commit.json"
-        asked = {"repository": repository, "revision": revision, "endpoint": self._endpoint}
-        self.commit, self.sizes = self._retried(lambda: self._resolve(_noted_commit(note, asked) or revision))
-        write_json_atomically(note, {**asked, "commit": self.commit})
+        requested = {"repository": repository, "revision": revision, "endpoint": self._endpoint}
+        self.commit, self.sizes = self._retried(
+            lambda: self._resolve(_saved_commit(note, requested) or revision)
+        )
+        write_json_atomically(note, {**requested, "commit": self.commit})
         self.folder = folder / self.commit
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def download(self, name: str, on_bytes: OnBytes) -> Path:
-        """Download a file below the commit's folder; an interrupted download goes on where it stood.
+        """Download a file below the commit's folder; an interrupted download is resumed.
 
-        `on_bytes` hears of bytes done and in all, and ends the download by raising. Raises StageError.
+        `on_bytes` receives the bytes done and the total, and ends the download by raising. Raises StageError.
         """
         on_bytes(0, self.sizes.get(name))
 
@@ -83,12 +86,12 @@ class HubRepository:
                 lambda: hf_hub_download(
                     self._repository,
                     name,
-                    repo_type=self._subject.name,
+                    repo_type=self._target.name,
                     revision=self.commit,
                     local_dir=self.folder,
                     token=self._token,
                     endpoint=self._endpoint,
-                    etag_timeout=_ANSWER_SECONDS,
+                    etag_timeout=_RESPONSE_SECONDS,
                     tqdm_class=meter,
                 )
             )
@@ -99,97 +102,102 @@ class HubRepository:
 
     def _resolve(self, revision: str) -> tuple[str, dict[str, int | None]]:
         api = HfApi(endpoint=self._endpoint, token=self._token)
-        ask = api.dataset_info if self._subject is DATASET else api.model_info
+        request = api.dataset_info if self._target is DATASET else api.model_info
         try:
-            info = ask(self._repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
+            info = request(
+                self._repository, revision=revision, timeout=_RESPONSE_SECONDS, files_metadata=True
+            )
         except (HfHubHTTPError, HFValidationError):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # The library takes the answer's members as they come.
-            raise _NotTheProtocolError from error
+            # The library does not check the members of the response.
+            raise _UnexpectedResponseError from error
         if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-            raise _NotTheProtocolError
+            raise _UnexpectedResponseError
         files = {item.rfilename: item.size for item in info.siblings or []}
         return info.sha, {name: size for name, size in files.items() if _is_inside(name)}
 
     def _retried(self, action: Callable[[], _Result]) -> _Result:
-        """Run a call to the hub, three times where the fault may pass, and give its failure a reason."""
-        for attempt in range(TRIES):
-            try:
-                return action()
-            except GatedRepoError as error:
+        """Run a call to the hub, three times if the failure may pass, and give a final failure its reason."""
+        return retry(
+            lambda: self._attempt(action), self._unavailable, name=self._target.name, sleep=self._sleep
+        )
+
+    def _attempt(self, action: Callable[[], _Result]) -> _Result:
+        """Run a call to the hub once. Raises Outage for a failure that may pass, StageError for any other."""
+        try:
+            return action()
+        except GatedRepoError as error:
+            raise self._denied() from error
+        except RevisionNotFoundError as error:
+            raise self._missing(f"revision, found no {self._revision!r} in {self._repository}") from error
+        except RepositoryNotFoundError as error:
+            # The hub answers 401 for a private repository and for one that does not exist.
+            if error.response is not None and error.response.status_code == 401 and self._token:
                 raise self._denied() from error
-            except RevisionNotFoundError as error:
-                raise self._missing(f"revision, found no {self._revision!r} in {self._repository}") from error
-            except RepositoryNotFoundError as error:
-                # The hub answers 401 for a private repository and for one that does not exist.
-                if error.response is not None and error.response.status_code == 401 and self._token:
-                    raise self._denied() from error
-                raise self._missing(
-                    f"repository, found no {self._repository}; a private one needs tokenSecretRef"
-                ) from error
-            except HFValidationError as error:
-                raise self._missing(f"repository, which is ORGANISATION/NAME: {error}") from error
-            except (
-                HfHubHTTPError,
-                LocalEntryNotFoundError,
-                EntryNotFoundError,
-                httpx2.HTTPError,
-                httpx2.InvalidURL,
-                OSError,
-                RuntimeError,  # what the library's storage client raises
-                _NotTheProtocolError,
-            ) as error:
-                self._require_outage(error)
-                if attempt == TRIES - 1:
-                    raise StageError(
-                        self._subject.unavailable,
-                        f"the hub must answer, found after {TRIES} tries: {_found(error)}; "
-                        "check that it is reachable",
-                    ) from error
-                self._sleep(PAUSES_SECONDS[attempt])
-        raise AssertionError("the last try either returns or raises")
+            raise self._missing(
+                f"repository, found no {self._repository}; a private one needs tokenSecretRef"
+            ) from error
+        except HFValidationError as error:
+            raise self._missing(f"repository as ORGANIZATION/NAME: {error}") from error
+        except (
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            EntryNotFoundError,
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            OSError,
+            RuntimeError,  # the library's storage client raises it
+            _UnexpectedResponseError,
+        ) as error:
+            self._require_outage(error)
+            raise Outage(_found(error)) from error
 
     def _require_outage(self, error: Exception) -> None:
-        """Raise what is no outage: a refusal, a missing file, or a fault of this machine such as a full disk."""
+        """Raise if the failure cannot pass: access denied, a missing file, or a local fault such as a full disk."""
         status = _status(error)
-        refused = isinstance(error, PermissionError) and error.errno is None  # said by the storage client
-        if status in {401, 402, 403, 451} or refused:
+        denied = isinstance(error, PermissionError) and error.errno is None  # from the storage client
+        if status in {401, 402, 403, 451} or denied:
             raise self._denied() from error
         if status in {404, 410}:
-            raise self._missing(f"file, found one gone from {self._repository}") from error
+            raise self._missing(f"file, found one missing from {self._repository}") from error
         network = isinstance(error, ConnectionError | TimeoutError)
         if isinstance(error, OSError) and error.errno is not None and not network:
             raise error
 
-    def _missing(self, what: str) -> StageError:
+    def _unavailable(self, found: str) -> StageError:
         return StageError(
-            self._subject.not_found, f"{self._subject.name}.source must name an existing {what}"
+            self._target.unavailable,
+            f"could not download the {self._target.name} from the hub after {ATTEMPTS} attempts: {found}; "
+            "check that the hub is up and reachable from the cluster",
         )
+
+    def _missing(self, what: str) -> StageError:
+        return StageError(self._target.not_found, f"{self._target.name}.source must name an existing {what}")
 
     def _denied(self) -> StageError:
         return StageError(
-            self._subject.access_denied,
+            self._target.access_denied,
             f"the token must be allowed to read {self._repository}, found it gated or private; "
-            f"ask for access and name a valid token in {self._subject.name}.source.huggingFace.tokenSecretRef",
+            f"request access and set {self._target.name}.source.huggingFace.tokenSecretRef to a valid token",
         )
 
 
 class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Takes the place of the library's progress bar and shows nothing."""
+    """Replaces the library's progress bar and shows nothing."""
 
     def __init__(self, on_bytes: OnBytes, **options: Any) -> None:
         self._on_bytes = on_bytes
         super().__init__(disable=True, **{key: options.get(key) for key in ("total", "initial")})
 
     def update(self, n: float | None = 1) -> None:
-        """Pass on the number of bytes that are here."""
+        """Pass on the number of bytes received so far."""
         self.n += n or 0
         self._on_bytes(int(self.n), None if self.total is None else int(self.total))
 
 
 def _is_inside(name: Any) -> bool:
-    """Whether a file's name stays below the folder that it is written to."""
+    """Return whether a file's name stays below the folder that it is written to."""
     return (
         isinstance(name, str)
         and bool(name)
@@ -198,18 +206,18 @@ def _is_inside(name: Any) -> bool:
     )
 
 
-def _noted_commit(note: Path, asked: dict[str, Any]) -> str | None:
-    """Return the commit that an earlier process resolved the same revision to."""
+def _saved_commit(note: Path, requested: dict[str, Any]) -> str | None:
+    """Return the commit that an earlier process found for the same revision."""
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     commit = found.pop("commit", None) if isinstance(found, dict) else None
-    return commit if found == asked and isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+    return commit if found == requested and isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
 
 def _status(error: Exception) -> int | None:
-    """Status of the answer behind an error, which the library may have wrapped."""
+    """HTTP status of the response that caused an error, also if the library has wrapped the error."""
     for link in (error, error.__cause__):
         status = getattr(getattr(link, "response", None), "status_code", None)
         if isinstance(status, int):
@@ -219,6 +227,6 @@ def _status(error: Exception) -> int | None:
 
 def _found(error: Exception) -> str:
     status = _status(error)
-    if isinstance(error, _NotTheProtocolError):
-        return "an answer that is not the hub's protocol"
+    if isinstance(error, _UnexpectedResponseError):
+        return "a response that does not follow the hub's API"
     return f"HTTP status {status}" if status else type(error).__name__

@@ -1,8 +1,9 @@
 """A dataset repository on a Hugging Face hub: the data files of one split of one configuration.
 
-Which files these are is decided by the `datasets` library itself, on a folder of empty files with the repository's
-names beside the part of its card that names files. So its every rule holds (the card's `configs`, the default one,
-the usual layouts of folders and file names), nothing is loaded through it, and no code of the repository runs.
+The `datasets` library itself chooses these files. It reads a folder of empty files with the repository's file names,
+and the part of the repository's card that names files. So all its rules hold: the card's `configs`, the default
+configuration, the usual layouts of folders and file names. The library loads no data, and no code of the repository
+runs.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ import yaml
 
 from finetune_trainer.contract.run_spec import HubDatasetSource
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.sources.fetch_target import DATASET
 from finetune_trainer.sources.http import Limits, OnBytes
 from finetune_trainer.sources.hub import HubRepository
-from finetune_trainer.sources.subject import DATASET
 
 CARD = "README.md"
 _CARD_BYTES = 4 << 20
 _LONGEST_LIST = 10
-# Builders of the library whose files the reader understands.
+# The library's builders for the formats that the trainer reads.
 _BUILDERS = frozenset({"json", "csv", "parquet"})
-# What of a configuration says which files it has.
+# The members of a configuration that name its files.
 _FILE_MEMBERS = ("config_name", "data_files", "data_dir", "default")
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """The files of a split, in the library's order, and the commit that they are of."""
+    """The files of a split in the library's order, and their identity with the commit."""
 
     paths: tuple[Path, ...]
     identity: dict[str, Any]
@@ -51,7 +52,7 @@ def download_split(
 ) -> HubDataset:
     """Download the files that `source` names into `folder`.
 
-    Raises StageError with DatasetNotFound (naming the splits, configurations or files that there are),
+    Raises StageError with DatasetNotFound (the message lists the existing splits, configurations or files),
     DatasetAccessDenied, DatasetUnavailable or DatasetTooLarge.
     """
     token = environment.get(source.token_variable) if source.token_variable else None
@@ -76,7 +77,7 @@ def download_split(
 
 
 class _Budget:
-    """Counts bytes over all files and ends the download that has too many or goes on too long."""
+    """Counts bytes over all files and ends a download that is too large or takes too long."""
 
     def __init__(self, limits: Limits, on_bytes: OnBytes) -> None:
         self._limits = limits
@@ -86,12 +87,12 @@ class _Budget:
         self.before = 0
 
     def count(self, done: int, _total: int | None) -> None:
-        """Hear of the bytes of the present file."""
+        """Receive the number of bytes of the current file."""
         self.require(self.before + done)
         if time.monotonic() > self._deadline:
             raise StageError(
                 Reason.DATASET_UNAVAILABLE,
-                f"the download must end within {self._limits.seconds:.0f} seconds, found it still going after "
+                f"the download must end within {self._limits.seconds:.0f} seconds, found it still running after "
                 f"{self.before + done} bytes; use a nearer hub or raise trainer.limits.downloadSeconds",
             )
         self._on_bytes(self.before + done, self.total or None)
@@ -113,21 +114,21 @@ def _existing(path: str, repository: HubRepository) -> str:
 
 
 def _split_files(source: HubDatasetSource, repository: HubRepository) -> list[str]:
-    """Names of the files of the split, as the library resolves them."""
+    """Names of the split's files, as the library resolves them."""
     names = sorted(repository.sizes)
     script = f"{source.repository.rsplit('/', 1)[-1]}.py"
     if script in repository.sizes:
         raise StageError(
             Reason.DATASET_NOT_FOUND,
             f"{source.repository} must hold rows in data files, found the loading script {script}, which is never "
-            "run; name the revision refs/convert/parquet, or one file in path",
+            "run; set revision to refs/convert/parquet, or path to one file",
         )
     configurations = []
     if CARD in repository.sizes and (repository.sizes[CARD] or 0) <= _CARD_BYTES:
         card = repository.download(CARD, lambda _done, _total: None)
         configurations = _file_configurations(card.read_bytes())
     with tempfile.TemporaryDirectory(dir=repository.folder.parent) as temporary:
-        # A random name: the library takes a Python file of the folder's name for a loading script.
+        # The name is random: the library treats a Python file with the folder's name as a loading script.
         mirror = Path(temporary) / Path(temporary).name
         _mirror(mirror, names, configurations)
         return _resolved(mirror, source, names)
@@ -139,19 +140,19 @@ def _mirror(mirror: Path, names: list[str], configurations: list[dict[str, Any]]
         path = mirror / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    # The library's own two places for metadata: only what was checked may be there.
+    # The library reads metadata from these two files; they may hold only checked metadata.
     (mirror / ".huggingface.yaml").unlink(missing_ok=True)
     text = json.dumps({"configs": configurations}) if configurations else "{}"
     (mirror / CARD).write_text(f"---\n{text}\n---\n", encoding="utf-8")
 
 
 def _resolved(mirror: Path, source: HubDatasetSource, names: list[str]) -> list[str]:
-    import datasets  # noqa: PLC0415 -- takes a second, and only a hub's dataset needs it
+    import datasets  # noqa: PLC0415 -- takes a second, and only a dataset from a hub needs it
     from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     datasets.disable_progress_bars()
     place = f"{source.repository} at {source.revision!r}"
-    # What the library raises for metadata or layouts that it cannot resolve; the mirror holds no data to fail on.
+    # The library raises these for metadata or layouts that it cannot resolve; the mirror holds no data.
     unresolved = (DatasetsError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
     try:
         known = [str(name) for name in datasets.get_dataset_config_names(str(mirror))]
@@ -166,8 +167,8 @@ def _resolved(mirror: Path, source: HubDatasetSource, names: list[str]) -> list[
     except (*unresolved, zipfile.BadZipFile, yaml.YAMLError) as error:
         raise StageError(
             Reason.DATASET_NOT_FOUND,
-            f"{place} must hold JSON, JSON Lines, CSV or Parquet files in a layout that the datasets library "
-            f"knows, found {_some(names)}; name one file in path",
+            f"{place} must hold JSON, JSON Lines, CSV or Parquet files in a layout of the datasets library, "
+            f" found {_some(names)}; set path to one file",
         ) from error
     splits = {str(split): files for split, files in (builder.config.data_files or {}).items()}
     if source.split not in splits:
@@ -176,13 +177,13 @@ def _resolved(mirror: Path, source: HubDatasetSource, names: list[str]) -> list[
         raise StageError(
             Reason.DATASET_NOT_FOUND,
             f"{place} must hold rows as JSON, JSON Lines, CSV or Parquet, found files for the library's "
-            f"{builder.name} builder; name one file in path",
+            f"{builder.name} builder; set path to one file",
         )
     return [str(Path(file).relative_to(mirror.resolve())) for file in splits[source.split]]
 
 
 def _file_configurations(card: bytes) -> list[dict[str, Any]]:
-    """Return what a card's `configs` say of files. Raises StageError(DatasetNotFound) where that is unusable."""
+    """Return the file patterns in a card's `configs`. Raises StageError(DatasetNotFound) if they are unusable."""
     text = card.decode("utf-8-sig", "replace").replace("\r\n", "\n")
     head, marked, rest = text.partition("---\n")
     block, ended, _ = rest.partition("\n---")
@@ -208,7 +209,7 @@ def _file_configurations(card: bytes) -> list[dict[str, Any]]:
 
 
 def _names_files(value: Any) -> bool:
-    """Whether a `data_files` member has one of the library's forms and names nothing outside the repository."""
+    """Return whether a `data_files` member has a form of the library and stays inside the repository."""
     if isinstance(value, dict):
         return all(_names_files(entry) for entry in value.values())
     if isinstance(value, list):
@@ -220,7 +221,7 @@ def _names_files(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
-    # "://" and "::" would have the library reach out to other places.
+    # "://" and "::" would make the library open other locations.
     return (
         isinstance(value, str)
         and not any(mark in value for mark in ("://", "::", "\0"))
@@ -232,13 +233,13 @@ def _is_pattern(value: Any) -> bool:
 def _bad_card(must_hold: str) -> StageError:
     return StageError(
         Reason.DATASET_NOT_FOUND,
-        f"the repository's {CARD} must hold {must_hold}, found something else; correct it or name one file in path",
+        f"the repository's {CARD} must hold {must_hold}, found something else; correct it or set path to one file",
     )
 
 
 def _not_found(must: str, found: str, known: list[str]) -> StageError:
     return StageError(
-        Reason.DATASET_NOT_FOUND, f"dataset.source's {must}, found {found}; there are {_some(known)}"
+        Reason.DATASET_NOT_FOUND, f"dataset.source's {must}, found {found}; available: {_some(known)}"
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.sources.fetch_target import MODEL
 from finetune_trainer.sources.http import OnBytes
 from finetune_trainer.sources.hub import HubRepository
 from finetune_trainer.sources.model import is_small_file, weight_files
-from finetune_trainer.sources.subject import MODEL
 
 
 class HubModel:
@@ -26,7 +26,7 @@ class HubModel:
     ) -> None:
         """Resolve the revision and download the small files.
 
-        Raises StageError with ModelNotFound, ModelAccessDenied, ModelUnavailable or what `weight_files` finds.
+        Raises StageError with ModelNotFound, ModelAccessDenied, ModelUnavailable or a reason of `weight_files`.
         """
         self._name = repository
         self._repository = HubRepository(MODEL, repository, revision, token, folder, sleep)
@@ -48,7 +48,7 @@ class HubModel:
         return self._weights
 
     def fetch(self, name: str, on_bytes: OnBytes) -> Path:
-        """Download a weight file; an interrupted download goes on where it stood."""
+        """Download a weight file; an interrupted download is resumed."""
         return self._repository.download(name, on_bytes)
 
     def release(self, name: str) -> None:
@@ -57,4 +57,4 @@ class HubModel:
 
 
 def _ignore(_done: int, _total: int | None) -> None:
-    """Progress of small files is not shown."""
+    """Ignore progress: small files show none."""

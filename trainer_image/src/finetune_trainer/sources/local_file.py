@@ -1,4 +1,4 @@
-"""Datasets that are mounted here."""
+"""Datasets on a mounted volume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def require_file(path: Path, maximum_bytes: int) -> Path:
     except PermissionError as error:
         raise StageError(
             Reason.DATASET_ACCESS_DENIED,
-            f"the dataset file must be readable for the pod's user and group, found no permission on {path}",
+            f"the pod's user or group must be able to read the dataset file, found no permission on {path}; "
+            "change the file's mode or owner",
         ) from error
     if size > maximum_bytes:
         raise StageError(

@@ -1,4 +1,4 @@
-"""Where a base model comes from: its small files at once, its weight files one by one."""
+"""Sources of base models: small files come at once, weight files one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-# Config, tokenizer, templates and papers: what belongs beside the weights wherever the model goes.
+# Config, tokenizer, templates, license and documentation: every copy of the model includes them.
 SMALL_FILES = (
     "*.json",
     "*.jinja",
@@ -37,28 +37,28 @@ class ModelSource(Protocol):
         """Commit of the repository; None where there is none."""
 
     def identity(self) -> dict[str, Any]:
-        """Say which bytes this is; equal identities give equal results."""
+        """Return the identity of the model's bytes; equal identities give equal results."""
 
     def small_files(self) -> list[Path]:
-        """Return config, tokenizer and other small files, present here."""
+        """Return the local paths of config, tokenizer and other small files."""
 
     def weight_files(self) -> list[str]:
         """Names of the weight files in a fixed order."""
 
     def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
-        """Make a weight file present here; `on_bytes` hears of bytes done and in all."""
+        """Return the local path of a weight file; `on_bytes` receives the bytes done and the total."""
 
     def release(self, name: str) -> None:
-        """Say that a weight file is not needed again; deletes it only if it was downloaded."""
+        """Give up a weight file that is not needed again; deletes it only if it was downloaded."""
 
 
 class DirectoryModel:
-    """A model folder. Its files are the user's and are only read."""
+    """A model folder. Its files belong to the user and are only read."""
 
     commit: str | None = None
 
     def __init__(self, folder: Path) -> None:
-        """Raise StageError(ModelNotFound) without the folder, InvalidModel where a part of it is missing."""
+        """Raise StageError(ModelNotFound) if the folder is missing, InvalidModel if a part of the model is."""
         if not folder.is_dir():
             raise StageError(
                 Reason.MODEL_NOT_FOUND,
@@ -70,9 +70,9 @@ class DirectoryModel:
         self._weights = weight_files(self._names, lambda name: (folder / name).read_bytes())
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes, modification times and samples of the weights: a changed file is another model.
+        """Return names, sizes, modification times and samples of the weights; a changed file makes another model.
 
-        Times alone do not tell two fine-tunes of one base apart where an archive set them all to one value.
+        Times alone cannot distinguish two fine-tunes of one base if an archive set all of them to one value.
         """
         try:
             status = {name: (self._folder / name).stat() for name in self._names}
@@ -98,7 +98,7 @@ class DirectoryModel:
         return self._weights
 
     def path(self, name: str) -> Path:
-        """Where a file of the model is."""
+        """Return the path of a file of the model."""
         return self._folder / name
 
     def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
@@ -109,19 +109,19 @@ class DirectoryModel:
         return path
 
     def release(self, name: str) -> None:
-        """Do nothing: the file is the user's."""
+        """Do nothing: the file belongs to the user."""
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a file of this name belongs to the model's config, tokenizer or papers."""
+    """Return whether a file of this name matches one of SMALL_FILES."""
     return any(fnmatch(name, pattern) for pattern in SMALL_FILES)
 
 
 def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
     """Find the safetensors files that make up the model among a folder's `names`.
 
-    `read` returns a small file's bytes. Raises StageError(InvalidModel) naming what is missing, and
-    UnsupportedModel where the weights are pickles only.
+    `read` returns a small file's bytes. Raises StageError(InvalidModel) with the missing files, and UnsupportedModel
+    if the weights are pickles or GGUF files only.
     """
     present = set(names)
     if "config.json" not in present:
@@ -139,23 +139,26 @@ def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             "the model's weights must be safetensors files, found pickle files only; "
-            "pickles can run code when loaded: convert them to safetensors",
+            "pickles can run code when they are loaded; convert them to safetensors",
         )
     elif any(name.endswith(".gguf") for name in present):
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            "the base must be in 16 or 32 bits, found a checkpoint quantised already: GGUF files only; "
-            "name the original model",
+            "the base model must have 16-bit or 32-bit weights, found an already quantized checkpoint: GGUF files only; "
+            "set model.source to the original model",
         )
     else:
         raise StageError(
-            Reason.INVALID_MODEL, f"the model folder must hold {SINGLE_FILE} or {INDEX_FILE}, found neither"
+            Reason.INVALID_MODEL,
+            f"the model folder must hold {SINGLE_FILE} or {INDEX_FILE}, found neither; "
+            "point model.source at the folder with the weights",
         )
     missing = [name for name in wanted if name not in present]
     if missing:
         raise StageError(
             Reason.INVALID_MODEL,
-            f"every weight file that {INDEX_FILE} names must be there, missing: {', '.join(missing[:5])}",
+            f"the model must hold every weight file in {INDEX_FILE}, missing: {', '.join(missing[:5])}; "
+            "add the missing files",
         )
     return wanted
 
@@ -170,6 +173,7 @@ def _indexed_files(index: bytes) -> list[str]:
     for name in files:
         if PurePosixPath(name).name != name or not name.endswith(".safetensors"):
             raise StageError(
-                Reason.INVALID_MODEL, f"{INDEX_FILE} must name safetensors files beside it, found {name!r}"
+                Reason.INVALID_MODEL,
+                f"{INDEX_FILE} must name safetensors files in its own folder, found {name!r}",
             )
     return files

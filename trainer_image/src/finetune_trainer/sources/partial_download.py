@@ -1,4 +1,4 @@
-"""A download that a killed process leaves behind and a later one goes on with."""
+"""A partial download that a later process can resume after its process was killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.workspace.layout import write_json_atomically
 
 @dataclass(frozen=True)
 class Version:
-    """Which bytes a server holds: a strong validator, the length where it is known, the content's coding if any."""
+    """The version of a file on a server: a strong ETag, the length if known, the content coding if any."""
 
     etag: str
     length: int | None
@@ -24,31 +24,31 @@ class Version:
 
 
 class PartialFile:
-    """The bytes of one object so far, in `.NAME.part` beside the target, and whose they are, in `.NAME.json`.
+    """The bytes of one object so far in `.NAME.part` next to the destination, and a note about it in `.NAME.json`.
 
-    The note holds the object's version and a digest of its name under a key of its own: two names can be
-    compared, none can be read. Queries are no part of a name, because a signed one differs between pods.
+    The note holds the object's version and a keyed digest of its name, with a new key each time. So names can be
+    compared but not read. A name has no query, because a signed query differs between pods.
     """
 
-    def __init__(self, target: Path, name: str) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.path = target.with_name(f".{target.name}.part")
-        self._target = target
-        self._note = target.with_name(f".{target.name}.json")
+    def __init__(self, destination: Path, name: str) -> None:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        self.path = destination.with_name(f".{destination.name}.part")
+        self._destination = destination
+        self._note = destination.with_name(f".{destination.name}.json")
         self._name = name
 
     def finished(self) -> dict[str, Any] | None:
-        """Return what `finish` was told, if the target is whole and holds the object of this name."""
+        """Return the identity passed to `finish` if the destination is complete and holds the object of this name."""
         note = self._read_note()
         identity = note.get("identity")
         try:
-            whole = self._target.stat().st_size == note.get("size")
+            complete = self._destination.stat().st_size == note.get("size")
         except OSError:
             return None
-        return identity if whole and isinstance(identity, dict) else None
+        return identity if complete and isinstance(identity, dict) else None
 
     def resumable(self) -> tuple[Version, int] | None:
-        """Return version and number of the bytes that an earlier process left; None where there are none."""
+        """Return the version and number of the bytes that an earlier process left, or None if there are none."""
         note = self._read_note()
         etag, length, coding = note.get("etag"), note.get("length"), note.get("coding")
         try:
@@ -62,7 +62,7 @@ class PartialFile:
         return Version(etag, length, coding), size
 
     def begin(self, version: Version | None) -> None:
-        """Start from nothing; a `version` makes it resumable for a later process."""
+        """Start at the first byte. With a `version`, a later process can resume the download."""
         self.path.unlink(missing_ok=True)
         if version is None:
             self._note.unlink(missing_ok=True)
@@ -70,17 +70,17 @@ class PartialFile:
             self._write_note({"etag": version.etag, "length": version.length, "coding": version.coding})
 
     def finish(self, identity: dict[str, Any]) -> None:
-        """Put the bytes in their place; `identity` says which they are."""
+        """Move the bytes to the destination and save their `identity`."""
         self._note.unlink(missing_ok=True)
         with self.path.open("rb") as file:
-            # The note below must not outlive bytes that a dying node never wrote.
+            # A node that fails must not leave the note without the bytes.
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
-        self.path.replace(self._target)
+        self.path.replace(self._destination)
         self._write_note({"identity": identity, "size": size})
 
     def _read_note(self) -> dict[str, Any]:
-        """Return the note on the object of this name; empty where it is absent, broken, or on another object."""
+        """Return the note about the object of this name; {} if it is missing, broken, or about another object."""
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError):

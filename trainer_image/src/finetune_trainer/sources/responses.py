@@ -1,26 +1,26 @@
-r"""What a file server's answer means, as a total pure function of status, header fields and the body's beginning.
+r"""The meaning of a file server's response: a total, pure function of status, header fields and the body's beginning.
 
-| status | and the answer says | verdict |
+| status | content of the response | verdict |
 |---|---|---|
 | 200 | nothing else | TAKE |
-| 200 | XML whose root is `Error` | as the same code with status 400 would be judged |
-| 200 | HTML with a password field or a title or heading to sign in | DatasetAccessDenied |
+| 200 | XML whose root is `Error` | the verdict of the same code with status 400 |
+| 200 | HTML with a password field, or a title or heading about signing in | DatasetAccessDenied |
 | 206 | anything | CONTINUE (the caller compares the range) |
 | 301 302 303 307 308 | a Location | REDIRECT |
 | 400 401 402 403 407 409 451 | expired signature, token or credentials | DatasetUrlExpired |
-| 400 401 402 403 407 409 451 | too many requests, busy, time-out | DatasetUnavailable, tried again |
-| 400 409 | a missing object, bucket or container, or a name that none can have | DatasetNotFound |
-| 400 409 | a refused signature, key, token or permission | DatasetAccessDenied |
+| 400 401 402 403 407 409 451 | too many requests, busy, timeout | DatasetUnavailable, retried |
+| 400 409 | a missing object, bucket or container, or an invalid name | DatasetNotFound |
+| 400 409 | a rejected signature, key, token or permission | DatasetAccessDenied |
 | 401 402 403 407 451 | anything else | DatasetAccessDenied |
 | 404 | an unknown user or access key | DatasetAccessDenied |
 | 404 | anything else | DatasetNotFound |
-| 408 425 429, 409 with anything else, 500 and above | anything | DatasetUnavailable, tried again |
+| 408 425 429, 409 with anything else, 500 and above | anything | DatasetUnavailable, retried |
 | 410 | anything | DatasetUrlExpired |
-| 412 416 | anything | RESTART: the object changed while it was fetched |
+| 412 416 | anything | RESTART: the object changed during the download |
 | every other, and 400 with anything else | anything | DatasetUnavailable |
 
-What the answer says is read from `x-ms-error-code` and, where the body is an error document of S3, GCS or Azure
-(XML or JSON), from its codes and messages only: such documents repeat the object's name, which may hold any word.
+The content is read from `x-ms-error-code`. From an error document of S3, GCS or Azure (XML or JSON) only the codes
+and messages are read: such documents repeat the object's name, which may contain any word.
 Sources: "Error Responses" of the Amazon S3 API reference, "HTTP status and error codes" of Cloud Storage (XML and
 JSON APIs), "Common REST API error codes" and "Blob Storage error codes" of Azure.
 """
@@ -36,29 +36,29 @@ from enum import StrEnum
 
 from finetune_trainer.errors import Reason
 
-PREFIX_BYTES = 8192  # how much of a body is looked at
+PREFIX_BYTES = 8192  # how much of a body is examined
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Action(StrEnum):
-    """What to do with an answer."""
+    """The reaction to a response."""
 
     TAKE = "Take"
     CONTINUE = "Continue"
     REDIRECT = "Redirect"
     RETRY = "Retry"
     RESTART = "Restart"
-    REFUSE = "Refuse"
+    FAIL = "Fail"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """An action; for REFUSE, and for RETRY and RESTART once tries are used up, the reason and what was found."""
+    """An action. FAIL, and RETRY and RESTART after the last attempt, have a reason and a description in `found`."""
 
     action: Action
     reason: Reason | None = None
     found: str = ""
-    pause_seconds: float = 0.0  # how long the server asks to be left alone
+    pause_seconds: float = 0.0  # the pause that the server asks for
 
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -80,7 +80,7 @@ _MISSING = re.compile(
     r"\b(?:NoSuchKey|NoSuchBucket|NoSuchVersion|NoSuchUpload|BlobNotFound|ContainerNotFound|ResourceNotFound|"
     r"ShareNotFound|InvalidBucketName|InvalidObjectName|InvalidResourceName|KeyTooLongError|notFound)\b"
 )
-_REFUSED = re.compile(
+_REJECTED = re.compile(
     r"\b(?:AccessDenied|AllAccessDisabled|AccountProblem|AccountIsDisabled|AuthenticationFailed|"
     r"AuthenticationRequired|AuthorizationFailure|AuthorizationHeaderMalformed|AuthorizationQueryParametersError|"
     r"AuthorizationPermissionMismatch|Authorization[A-Za-z]*Mismatch|InsufficientAccountPermissions|"
@@ -106,22 +106,22 @@ _JSON_TEXTS = re.compile(
 _AZURE_WINDOW = re.compile(r"Start \[([^\]]+)\].*?Current \[([^\]]+)\]", re.DOTALL)
 
 
-def judge(status: int, fields: Mapping[str, str], beginning: bytes) -> Verdict:
-    """Say what an answer means.
+def interpret(status: int, fields: Mapping[str, str], beginning: bytes) -> Verdict:
+    """Return the verdict on a response.
 
     `fields` are header fields by lower-case name, `beginning` is the body's first PREFIX_BYTES or less, without
     transfer coding. Never raises.
     """
-    verdict = Verdict(Action.REFUSE, Reason.DATASET_UNAVAILABLE, f"HTTP status {status}")
+    verdict = Verdict(Action.FAIL, Reason.DATASET_UNAVAILABLE, f"HTTP status {status}")
     if status == 200:
-        verdict = _judge_success(fields, beginning)
+        verdict = _interpret_success(fields, beginning)
     elif status == 206:
         verdict = Verdict(Action.CONTINUE)
     elif status in _REDIRECTS and fields.get("location", "").strip():
         verdict = Verdict(Action.REDIRECT)
     elif status in _DENIALS or status in _UNCLEAR:
-        verdict = _judge_error(status, _said(fields, beginning), fields)
-    elif status == 404 and _UNKNOWN_USER.search(_said(fields, beginning)):
+        verdict = _interpret_error(status, _error_text(fields, beginning), fields)
+    elif status == 404 and _UNKNOWN_USER.search(_error_text(fields, beginning)):
         verdict = replace(verdict, reason=Reason.DATASET_ACCESS_DENIED)
     elif status in _CERTAIN:
         verdict = replace(verdict, reason=_CERTAIN[status])
@@ -132,41 +132,41 @@ def judge(status: int, fields: Mapping[str, str], beginning: bytes) -> Verdict:
     return verdict
 
 
-def _judge_success(fields: Mapping[str, str], beginning: bytes) -> Verdict:
+def _interpret_success(fields: Mapping[str, str], beginning: bytes) -> Verdict:
     body = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _XML_ERROR.match(body):
-        verdict = _judge_error(400, _said(fields, body), fields)
+        verdict = _interpret_error(400, _error_text(fields, body), fields)
         return Verdict(verdict.action, verdict.reason, "an error document with HTTP status 200")
     if _HTML.match(body) and _SIGN_IN.search(body):
-        return Verdict(Action.REFUSE, Reason.DATASET_ACCESS_DENIED, "a page to sign in with HTTP status 200")
+        return Verdict(Action.FAIL, Reason.DATASET_ACCESS_DENIED, "a page to sign in with HTTP status 200")
     return Verdict(Action.TAKE)
 
 
-def _judge_error(status: int, said: str, fields: Mapping[str, str]) -> Verdict:
+def _interpret_error(status: int, text: str, fields: Mapping[str, str]) -> Verdict:
     found = f"HTTP status {status}"
-    code = re.match(r"[A-Z][A-Za-z]{2,63}\b", said)
+    code = re.match(r"[A-Z][A-Za-z]{2,63}\b", text)
     if code is not None:
         found += f" ({code[0]})"
-    if _EXPIRED.search(said) and not _not_yet_valid(said):
-        return Verdict(Action.REFUSE, Reason.DATASET_URL_EXPIRED, found)
-    if _BUSY.search(said):
+    if _EXPIRED.search(text) and not _not_yet_valid(text):
+        return Verdict(Action.FAIL, Reason.DATASET_URL_EXPIRED, found)
+    if _BUSY.search(text):
         return Verdict(Action.RETRY, Reason.DATASET_UNAVAILABLE, found, _pause(fields))
-    if status in _DENIALS or _REFUSED.search(said):
-        return Verdict(Action.REFUSE, Reason.DATASET_ACCESS_DENIED, found)
-    if _MISSING.search(said):
-        return Verdict(Action.REFUSE, Reason.DATASET_NOT_FOUND, found)
-    action = Action.RETRY if status == 409 else Action.REFUSE
+    if status in _DENIALS or _REJECTED.search(text):
+        return Verdict(Action.FAIL, Reason.DATASET_ACCESS_DENIED, found)
+    if _MISSING.search(text):
+        return Verdict(Action.FAIL, Reason.DATASET_NOT_FOUND, found)
+    action = Action.RETRY if status == 409 else Action.FAIL
     return Verdict(action, Reason.DATASET_UNAVAILABLE, found)
 
 
-def _said(fields: Mapping[str, str], beginning: bytes) -> str:
-    """Return the codes and messages of an error answer, without what repeats names."""
+def _error_text(fields: Mapping[str, str], beginning: bytes) -> str:
+    """Return the codes and messages of an error response, without the parts that repeat names."""
     text = beginning[:PREFIX_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     parts = [fields.get("x-ms-error-code", "")]
     if text.startswith("<"):
         if not _HTML.match(beginning.lstrip()):
             for name, content in _XML_TEXTS.findall(text):
-                # GCS puts names into Details, except where it says when a signature ended.
+                # GCS puts names into Details, except in the text about the end of a signature.
                 if name.lower() != "details" or "signature expired at" in content.lower():
                     parts.append(content.strip())
     elif text.startswith(("{", "[")):
@@ -177,14 +177,14 @@ def _said(fields: Mapping[str, str], beginning: bytes) -> str:
 
 
 def _without_names(text: str) -> str:
-    """Leave out what a message quotes: the string to sign, and every word with a slash, as objects' names have."""
+    """Remove the quoted parts of a message: the string to sign, and every word with a slash, like an object's name."""
     own = text.partition("String to sign")[0]
     return " ".join(word for word in own.split() if "/" not in word)
 
 
-def _not_yet_valid(said: str) -> bool:
-    """Whether Azure says of a signature's time frame that it has not begun."""
-    match = _AZURE_WINDOW.search(said)
+def _not_yet_valid(text: str) -> bool:
+    """Return whether Azure reports that a signature's time frame has not begun."""
+    match = _AZURE_WINDOW.search(text)
     if match is None:
         return False
     start, current = _time(match[1]), _time(match[2])
@@ -200,6 +200,6 @@ def _time(text: str) -> datetime | None:
 
 
 def _pause(fields: Mapping[str, str]) -> float:
-    """Seconds that a Retry-After field asks for, at most 30; 0 where it is absent or a date."""
-    asked = fields.get("retry-after", "")
-    return min(float(asked), _LONGEST_PAUSE_SECONDS) if re.fullmatch(r"[0-9]{1,6}", asked) else 0.0
+    """Seconds in the Retry-After field, at most 30; 0 if the field is missing or holds a date."""
+    requested = fields.get("retry-after", "")
+    return min(float(requested), _LONGEST_PAUSE_SECONDS) if re.fullmatch(r"[0-9]{1,6}", requested) else 0.0

@@ -1,4 +1,4 @@
-"""What is fetched, a dataset or a model: its reasons and its words in messages."""
+"""The two kinds of things that are fetched, datasets and models, each with its reasons and its name in messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from finetune_trainer.errors import Reason, StageError
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The reasons with which fetching a thing of this kind can end. `name` is also its member in the spec."""
+class FetchTarget:
+    """A dataset or a model: the reasons for which fetching it can fail. `name` is also its field in the spec."""
 
     name: str
     not_found: Reason
@@ -18,22 +18,22 @@ class Subject:
     address_forbidden: Reason
 
     def forbidden_address(self) -> StageError:
-        """Make the error for a server whose every address is forbidden."""
+        """Make the error for a server that has no allowed address."""
         return StageError(
             self.address_forbidden,
             f"the {self.name}'s server must have a public address, found a private, loopback, link-local or "
-            "reserved one; the administrator can allow it with trainer.limits.allowPrivateAddresses",
+            "reserved one; an administrator can allow such addresses with trainer.limits.allowPrivateAddresses",
         )
 
 
-DATASET = Subject(
+DATASET = FetchTarget(
     "dataset",
     Reason.DATASET_NOT_FOUND,
     Reason.DATASET_ACCESS_DENIED,
     Reason.DATASET_UNAVAILABLE,
     Reason.DATASET_ADDRESS_FORBIDDEN,
 )
-MODEL = Subject(
+MODEL = FetchTarget(
     "model",
     Reason.MODEL_NOT_FOUND,
     Reason.MODEL_ACCESS_DENIED,
