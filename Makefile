@@ -62,7 +62,7 @@ lint: python-env ## Format, lint, types, layers, and documents that are generate
 	$(if $(wildcard scripts/docs/check_links.py),$(PYTHON_ENV) scripts/docs/check_links.py)
 
 lint-mirror: python-env ## Compare the tree of the tests with the tree of the modules
-	$(PYTHON_ENV) scripts/lint/test_mirror.py
+	$(PYTHON_ENV) scripts/lint/mirror.py
 
 actionlint: ## Check the workflows of continuous integration; needs Go
 	@scripts/tools/actionlint.sh

@@ -146,7 +146,7 @@ def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
     assert pod_spec(objects)["serviceAccountName"] == account
 
 
-def test_one_watched_namespace_needs_a_cluster_role_for_reading_objects_of_none_alone() -> None:
+def test_one_watched_namespace_needs_a_cluster_role_for_cluster_scoped_reads_alone() -> None:
     objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false")
     assert rules(only(objects, "ClusterRole")) == declared(rbac.CLUSTER_RULES)
     assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in rules(only(objects, "ClusterRole")))
