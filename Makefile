@@ -16,9 +16,9 @@ DURATIONS := .cache/durations.xml
 # The tests of `make unit`: what needs a root user, Go, a cluster, a model or more than a few minutes has a marker.
 UNIT := not cluster and not model and not object_stores and not docker and not full
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
-SETUP := components python-env object-stores tools assets kernels
+SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint lint-mirror unit test test-full coverage tiers actionlint cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint lint-mirror actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,10 +70,16 @@ actionlint: ## Check the workflows of continuous integration; needs Go
 unit: python-env tools ## Tests that need no root user, Go, cluster or real model: minutes (ARGS="..." goes to pytest)
 	$(PYTEST) -m "$(UNIT)" $(ARGS)
 
-test: setup lint ## Everything that guards a change: lint and all tests but those marked `full`
+e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster without those that need the dev cluster's own features
+	$(PYTEST) -m "cluster and not full$(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)), and not devcluster)" $(ARGS)
+
+images: python-env ## Build both images with Docker and start each
+	$(PYTHON_ENV) -m pytest tests/images $(ARGS)
+
+test: setup actionlint lint ## Everything that guards a change: lint and all tests but those marked `full`
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
-test-full: setup lint actionlint ## Everything, for a release
+test-full: setup actionlint lint ## Everything, for a release
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

@@ -34,6 +34,14 @@ def _docker_is_there() -> bool:
     return docker_answers()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ask for the dev cluster's StorageClasses as `devcluster`."""
+    for item in items:
+        if "volume_classes" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.devcluster)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked `gpu` or `docker` if there is none."""
     if item.get_closest_marker("gpu") and not _gpu_is_there():

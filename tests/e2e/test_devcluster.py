@@ -29,7 +29,7 @@ from devcluster.layout import Layout, python_command, python_environment
 from tests.support.e2e.machine import Machine, descendants, survivors
 from tests.support.repository import ROOT
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.devcluster]
 
 _SECONDS = 60.0
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
