@@ -1,4 +1,4 @@
-"""The operator's side of the contract: what it writes follows the schemas, what it reads is what they allow."""
+"""The operator's side of the contract: its documents follow the schemas, and it reads every document that they allow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_json(name: str) -> Any:
 
 
 def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The run spec that the operator would write for this spec."""
+    """The run spec that the operator writes for this spec."""
     parsed = FineTuneJobSpec.parse(spec)
     check("demo", parsed)
     job = JobIdentity("team", "demo", UID)
@@ -130,15 +130,15 @@ SPECS = {
 
 @pytest.mark.parametrize("name", SPECS)
 def test_run_specs_follow_the_schema_and_the_fixture(name: str) -> None:
-    """The fixtures are what the trainer's tests read."""
+    """The trainer's tests read the same fixtures."""
     run_spec = make_run_spec(SPECS[name])
     jsonschema.validate(run_spec, read_json("run.schema.json"))
     assert run_spec == read_json(f"fixtures/run.{name}.json")
 
 
 @pytest.mark.parametrize("name", ["minimal", "url-and-hub"])
-def test_a_job_of_the_first_version_gives_a_run_spec_that_its_trainer_reads(name: str) -> None:
-    """A trainer refuses members that it does not know, and may be one minor version older."""
+def test_a_trainer_of_the_first_version_can_read_the_run_spec_of_its_jobs(name: str) -> None:
+    """A trainer rejects unknown members, and it may be one minor version older."""
     run_spec = make_run_spec(SPECS[name])
     assert run_spec.keys() == FIRST_VERSION["run"]
     assert run_spec["dataset"].keys() == FIRST_VERSION["dataset"]
@@ -166,7 +166,7 @@ FIRST_VERSION = {
 }
 
 
-def test_warnings_of_the_first_version_are_read_as_sentences_without_a_code() -> None:
+def test_warnings_of_the_first_version_have_a_message_but_no_code() -> None:
     document = make_result(Stage.PREPARE)
     document["version"] = "1.0"
     document["prepare"]["dataset"]["warnings"] = ["3 of 20 rows repeat another row"]
@@ -177,7 +177,7 @@ def test_warnings_of_the_first_version_are_read_as_sentences_without_a_code() ->
     assert warning.message == "3 of 20 rows repeat another row"
 
 
-def test_reasons_and_their_classes_are_those_of_the_contract() -> None:
+def test_reasons_and_their_classes_are_the_same_as_in_the_contract() -> None:
     job_reasons = read_json("reasons.json")["job"]
     for source, classes in (("operator", OPERATOR_CLASSES), ("trainer", TRAINER_CLASSES)):
         expected = {name: entry["class"] for name, entry in job_reasons.items() if entry["source"] == source}
@@ -186,7 +186,7 @@ def test_reasons_and_their_classes_are_those_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_the_results_that_tests_use_follow_the_schema_and_fit_the_termination_message(stage: Stage) -> None:
+def test_results_in_tests_follow_the_schema_and_fit_a_termination_message(stage: Stage) -> None:
     schema = read_json("result.schema.json")
     for document in (make_result(stage), make_failure(stage, "InvalidDataset")):
         jsonschema.validate(document, schema)
@@ -194,7 +194,7 @@ def test_the_results_that_tests_use_follow_the_schema_and_fit_the_termination_me
         assert parse_result(json.dumps(document), uid=UID, stage=stage, attempt=0).uid == UID
 
 
-def test_the_progress_that_tests_use_follows_the_schema() -> None:
+def test_progress_in_tests_follows_the_schema() -> None:
     document = json.loads(make_progress(Stage.TRAIN).model_dump_json(by_alias=True))
     jsonschema.validate(document, read_json("progress.schema.json"))
 
@@ -202,7 +202,7 @@ def test_the_progress_that_tests_use_follows_the_schema() -> None:
 @pytest.mark.parametrize(
     "path", sorted((CONTRACT / "fixtures").glob("result.*.json")), ids=lambda path: path.name
 )
-def test_the_trainers_result_fixtures_are_understood(path: Path) -> None:
+def test_the_operator_reads_the_trainers_result_fixtures(path: Path) -> None:
     document = json.loads(path.read_text())
     jsonschema.validate(document, read_json("result.schema.json"))
     stage, attempt = Stage(document["stage"]), document["attempt"]
@@ -213,7 +213,7 @@ def test_the_trainers_result_fixtures_are_understood(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted((CONTRACT / "fixtures").glob("progress.*.json")), ids=lambda path: path.name
 )
-def test_the_trainers_progress_fixtures_are_understood(path: Path) -> None:
+def test_the_operator_reads_the_trainers_progress_fixtures(path: Path) -> None:
     document = json.loads(path.read_text())
     stage, attempt = Stage(document["stage"]), document["attempt"]
     progress = parse_progress(path.read_bytes(), uid=document["uid"], stage=stage, attempt=attempt)
@@ -221,7 +221,7 @@ def test_the_trainers_progress_fixtures_are_understood(path: Path) -> None:
 
 
 def status_schema() -> dict[str, Any]:
-    """The CRD's schema of status, made strict: a member it does not know would be pruned silently."""
+    """The CRD's schema of status, but strict. The API server drops unknown members silently."""
     crd = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
     schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     _close(schema)
@@ -229,7 +229,7 @@ def status_schema() -> dict[str, Any]:
 
 
 def _close(schema: dict[str, Any]) -> None:
-    """Refuse what the schema does not name; a map keeps what it says of its values."""
+    """Reject members that the schema does not name. A map keeps the schema of its values."""
     if "properties" in schema:
         schema["additionalProperties"] = False
         for member in schema["properties"].values():
@@ -244,7 +244,7 @@ def assert_fits_crd(world: World) -> None:
     )
 
 
-def test_every_status_of_a_successful_life_fits_the_crd() -> None:
+def test_every_status_of_a_successful_job_fits_the_crd() -> None:
     world = World()
     for stage in Stage:
         world.settle()
@@ -274,18 +274,18 @@ def test_statuses_of_failures_with_the_longest_texts_fit_the_crd(reason: str) ->
     assert_fits_crd(world)
 
 
-def test_a_suspended_and_a_refused_job_fit_the_crd() -> None:
+def test_a_suspended_and_a_rejected_job_fit_the_crd() -> None:
     suspended = World(job=make_job(spec=make_spec(suspend=True)))
     suspended.settle()
     assert_fits_crd(suspended)
-    refused = World(job=make_job(spec=make_spec(training={"microBatchSize": 3})))
-    refused.settle()
-    assert_fits_crd(refused)
+    rejected = World(job=make_job(spec=make_spec(training={"microBatchSize": 3})))
+    rejected.settle()
+    assert_fits_crd(rejected)
 
 
 @pytest.mark.parametrize("name", ["prepare-reported", "prepare-completed"])
 def test_statuses_of_both_versions_dataset_reports_fit_the_crd(name: str) -> None:
-    """`prepare-completed` is of version 1.0, whose warnings are sentences."""
+    """`prepare-completed` has version 1.0, in which a warning is its message alone."""
     prepare = read_json(f"fixtures/result.{name}.json")["prepare"]
     world = World()
     world.settle()

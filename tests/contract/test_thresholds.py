@@ -1,4 +1,4 @@
-"""The dataset report's thresholds have one set of names, defaults and bounds: trainer, operator, CRD and contract."""
+"""The thresholds of the dataset report have the same names, defaults and bounds in all four places."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def crd_thresholds() -> dict[str, Any]:
     return found
 
 
-def test_defaults_are_the_trainers() -> None:
+def test_defaults_are_the_same_as_the_trainers() -> None:
     assert OperatorThresholds().model_dump(by_alias=True) == DEFAULTS
     assert {name: field["default"] for name, field in crd_thresholds().items()} == DEFAULTS
 
 
-def test_bounds_of_the_crd_are_within_the_contracts_and_the_trainers() -> None:
-    """Values at the CRD's ends pass through every reader."""
+def test_bounds_of_the_crd_are_within_those_of_contract_and_trainer() -> None:
+    """Every reader accepts the CRD's smallest and largest values."""
     contract = json.loads((ROOT / "contract/run.schema.json").read_text())["$defs"]
     members = contract["thresholds"]["properties"]
     assert members.keys() == DEFAULTS.keys()

@@ -17,7 +17,7 @@ SCHEMA = json.loads((CONTRACT / "run.schema.json").read_text())
 
 
 @pytest.mark.parametrize("path", RUN_SPECS, ids=lambda path: path.stem)
-def test_the_trainer_reads_every_run_spec_and_writes_it_back_as_the_schema_wants(path: Path) -> None:
+def test_the_trainer_reads_every_run_spec_and_writes_it_by_the_schema(path: Path) -> None:
     run = read_run_spec(path)
     written = run.model_dump(mode="json", by_alias=True, exclude_none=True)
     Draft202012Validator(SCHEMA).validate(written)
@@ -35,7 +35,7 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
     [{"version": "2.0"}, {"version": 1}, {"surprise": True}, {"attempt": -1}, {"device": "tpu"}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_another_major_version_and_broken_members_are_refused(
+def test_another_major_version_and_malformed_members_are_rejected(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(StageError) as caught:
@@ -48,7 +48,7 @@ def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
-def test_a_file_that_is_no_run_spec_is_refused(tmp_path: Path, text: str | None) -> None:
+def test_a_file_that_is_not_a_run_spec_is_rejected(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "run.json"
     if text is not None:
         path.write_text(text)

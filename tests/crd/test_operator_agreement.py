@@ -1,6 +1,6 @@
-"""The operator's types and the CRD say the same.
+"""The operator's types and the CRD agree.
 
-The command line parses files that no API server has validated, and a status that does not fit the CRD is refused as a whole.
+The command line parses files that no API server has checked. The API server rejects a whole status if a part does not fit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIGEST = f"sha256:{'0' * 64}"
 
 
 def with_defaults(schema: Schema, value: Any) -> Any:
-    """Return `value` as the API server stores it: structural defaulting, from the outside in."""
+    """Return `value` with structural defaults, from the outside in, like the API server stores it."""
     if not isinstance(value, dict):
         return value
     result = dict(value)
@@ -48,7 +48,7 @@ def with_defaults(schema: Schema, value: Any) -> Any:
 
 
 def without_empty(value: Any) -> Any:
-    """Return `value` without empty members: the operator's types have an empty value where the CRD has none."""
+    """Return `value` without empty members. The operator's types have an empty value if the CRD has no default."""
     if not isinstance(value, dict):
         return value
     cleaned = {name: without_empty(item) for name, item in value.items()}
@@ -56,7 +56,7 @@ def without_empty(value: Any) -> Any:
 
 
 def model_fields(schema: Schema, definitions: dict[str, Schema], path: str) -> dict[str, Schema]:
-    """Return the fields of a pydantic model by path, each with its bounds. An optional field counts as what it may hold."""
+    """Return the fields of a pydantic model by path with their bounds. An optional field has the bounds of its type."""
     options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
     if options:
         return model_fields(options[0], definitions, path)
@@ -88,7 +88,7 @@ def test_fields_are_the_same() -> None:
 def test_bounds_of_numbers_and_enums_are_the_same() -> None:
     schema = FineTuneJobSpec.model_json_schema(by_alias=True)
     theirs = model_fields(schema, schema["$defs"], "spec")
-    # The field is Kubernetes' own; its API server checks it again in the pod.
+    # This is a field of Kubernetes, and the API server checks it again in the pod.
     unrepeated = {"spec.resources.tolerations[].tolerationSeconds"}
     different = []
     for path, original in walk(SPEC, "spec"):
@@ -106,8 +106,8 @@ def test_bounds_of_numbers_and_enums_are_the_same() -> None:
     assert different == []
 
 
-def test_unions_and_texts_of_places_have_the_same_rules() -> None:
-    """CEL in the CRD and the checks of files use the same patterns."""
+def test_unions_uris_and_endpoints_have_the_same_rules() -> None:
+    """CEL in the CRD and the validation of files use the same patterns."""
     rules = {
         path: [rule["rule"] for rule in field.get("x-kubernetes-validations", [])]
         for path, field in walk(SPEC, "spec")
@@ -223,7 +223,7 @@ def check(draft: StatusDraft) -> dict[str, Any]:
     return status
 
 
-def test_status_of_a_job_that_succeeds_fits_the_crd_throughout() -> None:
+def test_every_status_of_a_successful_job_fits_the_crd() -> None:
     draft = begun()
     check(draft)
     draft = draft.apply_prepare_result(PrepareResult.model_validate(PREPARED))
@@ -246,7 +246,7 @@ def test_status_of_a_job_that_succeeds_fits_the_crd_throughout() -> None:
     } <= status.keys()
 
 
-def test_status_of_a_job_that_fails_fits_the_crd_whatever_the_length_of_the_text() -> None:
+def test_the_status_of_a_failed_job_fits_the_crd_with_any_text_length() -> None:
     draft = begun()
     message = "m" * 5000
     draft = draft.record_attempt(
@@ -264,7 +264,7 @@ def test_status_of_a_job_that_fails_fits_the_crd_whatever_the_length_of_the_text
     assert len(status["attempts"]) == STATUS["properties"]["attempts"]["maxItems"]
 
 
-def test_status_of_a_suspended_job_fits_the_crd() -> None:
+def test_the_status_of_a_suspended_job_fits_the_crd() -> None:
     draft = begun()
     draft = draft.suspend()
     assert check(draft)["phase"] == "Suspended"

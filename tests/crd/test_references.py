@@ -1,4 +1,4 @@
-"""The generated documents are those that their sources give today."""
+"""The generated documents are up to date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    """scripts/docs/generate.py, loaded by path as it is run."""
+    """scripts/docs/generate.py, loaded by path like a script."""
     specification = importlib.util.spec_from_file_location("generate", ROOT / "scripts/docs/generate.py")
     assert specification is not None
     assert specification.loader is not None
@@ -39,7 +39,7 @@ def test_every_reason_has_a_heading_or_a_row() -> None:
 
 
 def test_every_chart_value_is_documented(generator: ModuleType) -> None:
-    """All but the members of Kubernetes' own objects, which their parent documents."""
+    """Members of Kubernetes' own objects are an exception, because their parent documents them."""
     text = (ROOT / "helm/finetune-operator/values.yaml").read_text()
     parents = ("resources", "trainer.resources.prepare", "trainer.resources.train", "trainer.resources.merge")
 
@@ -56,14 +56,14 @@ def test_every_chart_value_is_documented(generator: ModuleType) -> None:
 
 
 def test_a_changed_source_changes_the_document(generator: ModuleType) -> None:
-    """The comparison above can fail."""
+    """This shows that the comparison above can fail."""
     reasons = json.loads((ROOT / "contract/reasons.json").read_text())
     before = generator.failure_modes(reasons)
     reasons["job"]["InternalError"]["remedy"] = "Another one."
     assert generator.failure_modes(reasons) != before
 
 
-def test_a_class_without_an_explanation_is_refused(generator: ModuleType) -> None:
+def test_a_class_without_an_explanation_is_rejected(generator: ModuleType) -> None:
     reasons = {
         "job": {"New": {"source": "operator", "class": "Odd", "meaning": "M.", "remedy": "R."}},
         "row": {},

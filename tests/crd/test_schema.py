@@ -1,6 +1,6 @@
-"""The CRD's text: described, bounded and structural throughout, and the examples fit it.
+"""Every field of the CRD is described, bounded and structural, and the examples fit it.
 
-What only an API server can say (CEL rules and their cost) is in tests/e2e/test_crd.py.
+tests/e2e/test_crd.py tests CEL rules and their cost, which need an API server.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from tests.support.crd_schema import Schema, crd, root_schema, strict_json_schema, walk
 from tests.support.repository import ROOT
 
-# The API server allows nothing but the type here.
+# The API server allows only the type here.
 OWNED_BY_THE_API_SERVER = {"job.metadata"}
 FIELDS = dict(walk(root_schema(), "job"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -25,12 +25,12 @@ DESCRIBED = {path: field for path, field in FIELDS.items() if path not in OWNED_
 
 
 def is_scalar(schema: Schema) -> bool:
-    """Whether the field is one of the untyped values that only chatTemplateArguments holds."""
+    """Return True for an untyped value, which is allowed in chatTemplateArguments only."""
     return "type" not in schema and schema.get("x-kubernetes-preserve-unknown-fields", False)
 
 
 def is_bounded(path: str, schema: Schema) -> bool:
-    """Whether a value of the field has a largest size. Numbers in status are the operator's own counts."""
+    """Return True if the size of the field's values is limited. Numbers in the status are counts of the operator."""
     kind = schema.get("type")
     if kind == "string":
         return "enum" in schema or "maxLength" in schema or path in {"job.apiVersion", "job.kind"}
@@ -44,12 +44,12 @@ def is_bounded(path: str, schema: Schema) -> bool:
 
 
 def is_structural(schema: Schema) -> bool:
-    """Whether the field has one type, and no junctor but the one that a quantity needs."""
+    """Return True if the field has one type, and no anyOf, allOf, oneOf or not except in a quantity."""
     quantity = schema.get("x-kubernetes-int-or-string", False)
     one_type = ("type" in schema) != (quantity or is_scalar(schema))
-    junctors = {"oneOf", "anyOf", "allOf", "not", "$ref"} & schema.keys()
+    combinators = {"oneOf", "anyOf", "allOf", "not", "$ref"} & schema.keys()
     one_shape = not {"properties", "additionalProperties"} <= schema.keys()
-    return one_type and one_shape and junctors == ({"anyOf"} if quantity else set())
+    return one_type and one_shape and combinators == ({"anyOf"} if quantity else set())
 
 
 def test_every_field_is_described_in_sentences() -> None:
@@ -73,7 +73,7 @@ def test_names_are_camel_case_and_enum_values_begin_with_a_capital() -> None:
     assert not [value for value in values if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", value)]
 
 
-def test_every_rule_says_what_must_be() -> None:
+def test_every_rule_has_a_message_with_the_requirement() -> None:
     messages = [
         rule["message"] for field in FIELDS.values() for rule in field.get("x-kubernetes-validations", [])
     ]
@@ -98,7 +98,7 @@ def test_no_required_field_has_a_default() -> None:
 
 
 def test_every_spec_field_but_suspend_and_lifecycle_is_immutable() -> None:
-    """A field with neither `required` nor `default` could escape its rule by being added or removed."""
+    """A field without `required` and `default` could bypass its rule if it is added or removed."""
     spec = FIELDS["job.spec"]
     guards = " ".join(rule["rule"] for rule in spec["x-kubernetes-validations"])
     for name, field in spec["properties"].items():
@@ -120,7 +120,7 @@ def test_status_is_a_subresource_and_conditions_are_a_map_by_type() -> None:
     assert FIELDS["job.status.conditions"]["x-kubernetes-list-map-keys"] == ["type"]
 
 
-def test_printer_columns_are_the_promised_ones() -> None:
+def test_printer_columns_are_the_documented_ones() -> None:
     (version,) = crd()["spec"]["versions"]
     columns = [
         (column["name"].upper(), column.get("priority", 0)) for column in version["additionalPrinterColumns"]
