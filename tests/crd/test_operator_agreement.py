@@ -228,7 +228,7 @@ def test_every_status_of_a_successful_job_fits_the_crd() -> None:
     check(draft)
     draft = draft.apply_prepare_result(PrepareResult.model_validate(PREPARED))
     draft = draft.begin_stage(Stage.TRAIN)
-    draft = draft.report(Progress.model_validate(PROGRESS))
+    draft = draft.record_progress(Progress.model_validate(PROGRESS))
     check(draft)
     draft = draft.apply_train_result(TrainResult.model_validate(TRAINED))
     draft = draft.begin_stage(Stage.MERGE)

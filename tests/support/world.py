@@ -56,14 +56,14 @@ LARGE: dict[str, Any] = {
     "num_key_value_heads": 8,
     "vocab_size": 128256,
 }
-"""70 billion parameters: half a byte each does not go into 24 GiB."""
+"""70 billion parameters. Half a byte for each is more than 24 GiB."""
 A100 = make_node("big", "NVIDIA-A100-SXM4-80GB", 81920)
 SMALL = make_node("small", "NVIDIA-L4", 23034)
 
 
 @dataclass
 class World:
-    """A cluster in miniature: applies decisions and ends pods on command. One step, one decision."""
+    """A small simulated cluster: it applies decisions and ends pods on command. Each step is one decision."""
 
     job: JobRecord = field(default_factory=make_job)
     now: datetime = NOW
@@ -102,7 +102,7 @@ class World:
         return decision
 
     def step(self, *, lose_actions: bool = False) -> Decision:
-        """Decide, write the status and carry the actions out, or lose them as a crash in between would."""
+        """Decide, write the status and carry out the actions, or lose them as after a crash."""
         decision = self.decide()
         if decision.status is not None:
             self.job = replace(
@@ -161,7 +161,7 @@ class World:
         self.pods[pod.uid] = replace(pod, running=False, end=end, **{"idle": True, **changes})
 
     def succeed(self, stage: Stage, attempt: int = 0, **changes: Any) -> None:
-        """End the stage's pod well."""
+        """End the stage's pod with a success."""
         self.end_pod(child_name(self.job.name, stage, attempt), make_result(stage, attempt, **changes))
 
     def fail(self, stage: Stage, reason: str, attempt: int = 0, code: int = 65) -> None:
@@ -230,7 +230,7 @@ class World:
 
 
 def started(stage: Stage = Stage.PREPARE, **changes: Any) -> World:
-    """A world whose job has just had this stage's Job created."""
+    """A world in which this stage's Job has just been created."""
     world = World(job=make_job(**changes))
     world.settle()
     for earlier in Stage:
@@ -263,7 +263,7 @@ def prepared(config: dict[str, Any] = CONFIG, longest: int = 60, **changes: Any)
 
 
 def stalled(world: World) -> tuple[str, ...]:
-    """Status of the three conditions that say how a job stands, and the reason that they share."""
+    """The statuses of Succeeded, Reconciling and Stalled, and their common reason."""
     reasons = {world.condition(kind)[1] for kind in ("Succeeded", "Reconciling", "Stalled")}
     assert len(reasons) == 1
     return (*(world.condition(kind)[0] for kind in ("Succeeded", "Reconciling", "Stalled")), reasons.pop())

@@ -88,7 +88,7 @@ class StatusDraft(StatusRecord):
             stage["node"] = node
         return self.with_fields(stage=stage)
 
-    def report(self, progress: Progress) -> Self:
+    def record_progress(self, progress: Progress) -> Self:
         """Show a running stage's progress, as often as `reporting.updated` allows."""
         return self.with_fields(
             progress=reporting.updated(self.fields.get("progress") or {}, progress, self.now)

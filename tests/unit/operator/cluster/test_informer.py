@@ -1,4 +1,4 @@
-"""The informer against an API server of aiohttp that knows lists alone."""
+"""The informer with an API server that only lists objects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def node_body(version: str, **spec: Any) -> dict[str, Any]:
 
 
 class Parts:
-    """An informer and what it feeds."""
+    """An informer with its store and its queue."""
 
     def __init__(self, api: ApiClient) -> None:
         self.gpus = GpuStore((), allow_time_slicing=False)
@@ -64,7 +64,7 @@ class Parts:
 
 @asynccontextmanager
 async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
-    """Parts whose API server lists these nodes, or forbids to list nodes, and has nothing else."""
+    """Parts whose API server has only these nodes. None forbids to list nodes."""
 
     async def answer(request: web.Request) -> web.Response:
         if request.path != "/api/v1/nodes":

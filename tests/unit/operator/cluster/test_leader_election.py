@@ -72,7 +72,7 @@ async def test_a_lease_is_taken_over_only_if_it_is_unchanged_for_its_duration() 
     clock.now = 14
     assert await first._try()
     clock.now = 20
-    assert not await second._try(), "it was renewed at 14 and seen to be at 20"
+    assert not await second._try(), "it was renewed at 14, which the other replica saw at 20"
     clock.now = 34.9
     assert not await second._try()
     clock.now = 35

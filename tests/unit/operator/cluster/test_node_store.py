@@ -50,7 +50,7 @@ def test_a_change_of_a_requested_gpu_is_a_change() -> None:
 
 
 def test_a_change_counts_even_directly_after_one_that_did_not() -> None:
-    """Between two changes nobody may have asked again."""
+    """It may be that no job asks again between two changes."""
     store = make_store()
     assert store.inventory.offers(GPU) == ()
     assert not store.put(make_plain_node())

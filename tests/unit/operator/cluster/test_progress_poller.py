@@ -55,7 +55,7 @@ async def test_a_trainers_port_is_found_after_others_and_used_again() -> None:
     assert woken == [KEY]
     await poller.poll()
     assert ports.asked[4:] == [9503]
-    assert woken == [KEY], "nothing new wakes nobody"
+    assert woken == [KEY], "nothing new queues no job"
 
 
 async def test_a_trainer_that_changed_its_port_is_found_again() -> None:
@@ -116,7 +116,7 @@ async def test_only_a_plain_and_bounded_response_is_accepted(
     try:
         assert await fetcher("127.0.0.1", runner.addresses[0][1]) == body
         assert asked == [""]
-        assert await fetcher("127.0.0.1", 1) is None, "nobody listens there"
+        assert await fetcher("127.0.0.1", 1) is None, "no server listens there"
     finally:
         await fetcher.close()
         await runner.cleanup()

@@ -1,4 +1,4 @@
-"""Reading claims and volumes from an API server of aiohttp that knows a few paths."""
+"""Reads claims and volumes from an API server that knows a few paths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VOLUME_PATH = "/api/v1/persistentvolumes/pv"
 async def serving(
     known: dict[str, dict[str, Any]], missing: int
 ) -> AsyncIterator[tuple[VolumeReader, list[str]]]:
-    """A reader and the paths that it has asked for; other paths than the known are answered with `missing`."""
+    """A reader and the paths that it has read. Unknown paths have the status `missing`."""
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -67,7 +67,7 @@ async def test_a_bound_workspace_comes_with_its_volume_and_class() -> None:
         assert found.workspace.volume is not None
         assert found.storage_class is not None
         await reader.read(with_claim().observe())
-        assert asked.count(CLASSES_PATH) == 1, "classes are believed for a while"
+        assert asked.count(CLASSES_PATH) == 1, "classes are cached for a while"
 
 
 async def test_the_claim_of_a_job_without_one_is_not_read() -> None:

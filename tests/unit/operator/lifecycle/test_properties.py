@@ -67,7 +67,7 @@ def apply(world: World, event: str) -> None:
 
 
 def schedule(world: World, child: ChildJob) -> None:
-    """Give the child's pod a node, or show that there is none for it, as the scheduler would."""
+    """Give the child's pod a node, or mark it as unschedulable."""
     held = any(pod.owner_uid == child.uid for pod in world.pods.values())
     if held:
         return

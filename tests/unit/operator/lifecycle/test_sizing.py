@@ -56,7 +56,7 @@ def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:
     world.settle()
     interrupted = make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted")
     world.end_pod("demo-train-0", interrupted, 75)
-    # A GPU on which only a smaller micro-batch would fit is no place for this run any more.
+    # This run cannot move to a GPU on which only a smaller micro-batch fits.
     world.inventory = make_inventory(make_node("tiny", "NVIDIA-Tiny", 900))
     world.settle()
     assert stalled(world)[3] == "DoesNotFit"

@@ -26,7 +26,7 @@ SOUTH = replace(SOUTH, labels={"kubernetes.io/hostname": "south", ZONE: "south"}
 
 
 def make_class(**changes: Any) -> StorageClass:
-    """A zonal class whose volumes are made where their first pod runs."""
+    """A zonal class. It creates a volume in the zone of its first pod."""
     body = {
         "metadata": {"name": "zonal"},
         "provisioner": "disk.example.com",
@@ -116,7 +116,7 @@ def test_a_misplaced_workspace_is_replaced_before_the_weights_are_downloaded() -
         assert world.job.status["stage"]["jobName"] == ("demo-prepare-1" if moved else "demo-prepare-0")
         if not moved:
             continue
-        assert not world.job.status.get("attempts"), "the job has failed in nothing"
+        assert not world.job.status.get("attempts"), "this is no failed attempt"
         world.volumes = JobVolumes(storage_class=make_class())
         world.settle()
         affinity = world.bodies["demo-prepare-1"]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]

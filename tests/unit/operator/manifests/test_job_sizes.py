@@ -1,4 +1,4 @@
-"""A stage's Job asks for the sizes and places that were chosen for it."""
+"""The Job of a stage requests the chosen sizes and places."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_affinity_is_passed_on_and_without_one_the_field_is_absent(stage: Sta
     ],
 )
 def test_train_tolerates_the_taints_of_gpu_nodes(resource: str, keys: list[str]) -> None:
-    """Clusters taint GPU nodes with the resource's name; not all of them add the toleration by themselves."""
+    """Clusters taint GPU nodes with the resource's name, and not all of them add the toleration automatically."""
     own = {"key": "team", "operator": "Equal", "value": "a"}
     spec = make_spec(resources={"gpuResourceName": resource, "tolerations": [own]})
     expected = [own, *({"key": key, "operator": "Exists"} for key in keys)]

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.observed.inventory import REMEMBERED_DECISIONS
+from finetune_operator.observed import inventory as inventory_module
 from finetune_operator.sizing.decision import SizingRequest
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.memory.shape import model_shape
@@ -49,9 +50,12 @@ def test_other_nodes_keep_the_computed_values() -> None:
     assert other.decide(make_request()) is first
 
 
-def test_remembered_decisions_are_bounded() -> None:
-    inventory = make_inventory()
+def test_remembered_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory_module, "REMEMBERED_DECISIONS", 2)
+    inventory = make_inventory(make_node())
     first = inventory.decide(make_request())
-    for length in range(100, 100 + REMEMBERED_DECISIONS):
-        inventory.decide(make_request(training={"maximumLength": length}))
-    assert inventory.decide(make_request()) is not first
+    second = inventory.decide(make_request(training={"maximumLength": 100}))
+    assert inventory.decide(make_request()) is first, "used last, so kept longest"
+    inventory.decide(make_request(training={"maximumLength": 200}))
+    assert inventory.decide(make_request()) is first
+    assert inventory.decide(make_request(training={"maximumLength": 100})) is not second

@@ -111,7 +111,7 @@ def test_a_trainer_whose_process_was_killed_ran_out_of_memory() -> None:
     assert found.result is not None
     assert found.result.log_tail == ("last",)
     named = ending(json.dumps(make_failure(Stage.PREPARE, "InvalidDataset")), 65, "OOMKilled")
-    assert named.reason == "InvalidDataset", "what the trainer can name is the cause"
+    assert named.reason == "InvalidDataset", "the trainer's own reason is the cause"
     assert ending(json.dumps(make_result(Stage.PREPARE)), 0, "OOMKilled").outcome == "Succeeded"
 
 

@@ -27,7 +27,7 @@ def test_a_job_without_a_pod_is_reported_after_thirty_seconds(seconds: int, *, r
     assert (found is not None) == reported
     if found is not None:
         assert found.reason is Reason.CHILD_REFUSED
-        # The message changes every half minute only, so that the status is not written at each look.
+        # The message changes every half minute only, so that the status is not written with each decision.
         assert f"no pod for {seconds // 30 * 30} s" in found.message
 
 

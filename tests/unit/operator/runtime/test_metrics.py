@@ -125,7 +125,7 @@ def test_gpus_of_nodes_and_of_profiles_have_different_states() -> None:
     gpus, registry = GpuStore((profile,), allow_time_slicing=False), CollectorRegistry()
     registry.register(GpuCollector(gpus))
     gpus.put(make_node(gpus=4))
-    assert b"finetune_gpus{" not in generate_latest(registry), "nobody has asked for any"
+    assert b"finetune_gpus{" not in generate_latest(registry), "no job has asked for any"
     (offer, _) = gpus.inventory.offers("nvidia.com/gpu")
     labels = {"product": "NVIDIA L4", "resource": "nvidia.com/gpu"}
     assert registry.get_sample_value("finetune_gpus", {**labels, "state": "Available"}) == 4

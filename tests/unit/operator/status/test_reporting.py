@@ -21,7 +21,7 @@ def test_progress_is_written_on_a_new_activity_a_percent_or_after_half_a_minute(
     other = make_progress(Stage.TRAIN, activity="EvaluatingTuned", step=0, totalSteps=None, loss=None)
     changed = updated(shown, other, soon)
     assert changed["activity"] == "EvaluatingTuned"
-    assert changed["loss"] == shown["loss"], "the last loss stays in view"
+    assert changed["loss"] == shown["loss"], "the last loss stays visible"
     assert "percent" not in changed
     unchanged = make_progress(Stage.TRAIN, step=100, totalSteps=10000)
     assert updated(shown, unchanged, later) == shown, "nothing new, nothing written"

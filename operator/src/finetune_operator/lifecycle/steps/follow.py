@@ -20,7 +20,7 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
     if child.suspended and not child.deleting:
         state = state.with_actions(SuspendJob(child.name, child.uid, suspend=False))
     if state.progress is not None:
-        state = state.with_draft(state.draft.report(state.progress))
+        state = state.with_draft(state.draft.record_progress(state.progress))
     state = state.progressing(*_activity(state, child))
     if not state.pods_of(child):
         overdue = child.created + NO_POD_GRACE

@@ -13,7 +13,7 @@ from tests.support.world import World, started
 
 
 def hosts(world: World) -> dict[str, int]:
-    """Memory of the stages that have been started."""
+    """The host memory of each stage that has started."""
     return {entry["stage"]: entry["memoryBytes"] for entry in world.job.status["plan"]["hosts"]}
 
 
@@ -147,7 +147,7 @@ def test_pods_killed_by_hand_cost_no_retry_however_often() -> None:
         name = f"demo-prepare-{attempt}"
         world.end_pod(name, "", 137, "Error", deleting=True)
         world.settle()
-        assert list(world.children) == [name], "the Job controller's verdict is awaited"
+        assert list(world.children) == [name], "the Job controller decides first"
         world.children[name] = replace(world.children[name], finished=True, failure="BackoffLimitExceeded")
         world.wait(10)
         world.settle()
