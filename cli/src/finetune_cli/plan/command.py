@@ -31,15 +31,15 @@ def plan(options: argparse.Namespace, output: TextIO) -> int:
 
     Raises UsageError or InvalidSpecError if the request is wrong.
     """
-    answer = _answer(options)
+    result = _plan_document(options)
     if options.json:
-        print(json.dumps(answer, indent=2), file=output)
+        print(json.dumps(result, indent=2), file=output)
     else:
-        print(table(answer, style_of(output)), end="", file=output)
-    return EXIT_FITS if answer["fits"] else EXIT_DOES_NOT_FIT
+        print(table(result, style_of(output)), end="", file=output)
+    return EXIT_FITS if result["fits"] else EXIT_DOES_NOT_FIT
 
 
-def _answer(options: argparse.Namespace) -> dict[str, Any]:
+def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
     file = _file(options)
     spec = inputs.read_spec(file, options.name, options.settings)
     stack = DEFAULT_STACK
@@ -106,9 +106,9 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
         raise UsageError("the nodes must come from a file or from a cluster, found --nodes and --context")
     nodes = [] if options.nodes is None else inputs.read_nodes(options.nodes)
     if options.context is not None or not listed:
-        answer = kubectl_get(
+        node_list = kubectl_get(
             ["nodes"], options.context, "name the GPUs with --gpu, --nodes or --profiles instead"
         )
-        nodes = inputs.nodes_of(answer, "kubectl get nodes")
+        nodes = inputs.nodes_of(node_list, "kubectl get nodes")
     profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)
     return _Gpus(spec, offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing))

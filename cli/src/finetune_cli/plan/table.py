@@ -19,7 +19,7 @@ VERDICTS = {
     "Borderline": "is borderline on",
     "DoesNotFit": "does not fit",
     "GpuNotSupported": "does not run on",
-    "GpuMemoryUnknown": "cannot be judged for",
+    "GpuMemoryUnknown": "cannot be checked for",
 }
 
 
@@ -48,52 +48,52 @@ def style_of(output: TextIO) -> Style:
     return Style(width, blocks="utf" in (output.encoding or "").lower())
 
 
-def table(answer: dict[str, Any], style: Style) -> str:
+def table(result: dict[str, Any], style: Style) -> str:
     """The document of `finetune plan` as text."""
-    return "\n".join(_lines(answer, style)) + "\n"
+    return "\n".join(_lines(result, style)) + "\n"
 
 
-def _lines(answer: dict[str, Any], style: Style) -> Iterator[str]:
-    yield from _wrapped(_headline(answer), style)
-    if answer["chosen"] is not None:
+def _lines(result: dict[str, Any], style: Style) -> Iterator[str]:
+    yield from _wrapped(_headline(result), style)
+    if result["chosen"] is not None:
         yield ""
-        yield from _sizes(answer, style)
+        yield from _sizes(result, style)
         yield ""
-        yield from _chosen(answer, style)
-    if not answer["fits"]:
+        yield from _chosen(result, style)
+    if not result["fits"]:
         yield ""
-        for reason in answer["reasons"]:
+        for reason in result["reasons"]:
             yield from _wrapped(reason, style)
 
 
-def _headline(answer: dict[str, Any]) -> str:
-    model = answer["model"]
+def _headline(result: dict[str, Any]) -> str:
+    model = result["model"]
     if model is None:
         return "The model's memory cannot be computed."
-    gpu, usable = answer["gpu"], answer["usableBytes"]
+    gpu, usable = result["gpu"], result["usableBytes"]
     name = f"{model['family']}, {model['parameters'] / 1e9:.2f} billion parameters"
     if gpu is None:
-        return f"{name}: {VERDICTS[answer['verdict']].removesuffix(' on').removesuffix(' for')} any GPU"
+        return f"{name}: {VERDICTS[result['verdict']].removesuffix(' on').removesuffix(' for')} any GPU"
     size = "of unknown memory" if usable is None else f"({binary_size(usable)})"
-    return f"{name}: {VERDICTS[answer['verdict']]} {gpu['product']} {size}"
+    return f"{name}: {VERDICTS[result['verdict']]} {gpu['product']} {size}"
 
 
-def _sizes(answer: dict[str, Any], style: Style) -> Iterator[str]:
+def _sizes(result: dict[str, Any], style: Style) -> Iterator[str]:
     """Every phase with its peak, the terms of the largest phase and of the device, and the total."""
-    device, usable = answer["deviceBytes"], answer["usableBytes"]
+    device, usable = result["deviceBytes"], result["usableBytes"]
     whole = max(device, usable or 0)
-    phases = [phase.value for phase in Phase if phase.value in answer["phases"]]
+    phases = [phase.value for phase in Phase if phase.value in result["phases"]]
     for phase in phases:
-        if phase not in {answer["bottleneck"], Phase.DEVICE.value}:
-            yield _row(phase, answer["phases"][phase], whole, style)
-    for phase in (answer["bottleneck"], Phase.DEVICE.value):
-        mark = "  peak" if phase == answer["bottleneck"] else "  outside torch"
-        yield _row(phase, answer["phases"].get(phase, 0), whole, style, mark)
-        terms = [term for term in answer["terms"] if term["phase"] == phase and term["bytes"] > 0]
+        if phase not in {result["bottleneck"], Phase.DEVICE.value}:
+            yield _row(phase, result["phases"][phase], whole, style)
+    for phase in (result["bottleneck"], Phase.DEVICE.value):
+        mark = "  peak" if phase == result["bottleneck"] else "  outside torch"
+        yield _row(phase, result["phases"].get(phase, 0), whole, style, mark)
+        terms = [term for term in result["terms"] if term["phase"] == phase and term["bytes"] > 0]
         for term in sorted(terms, key=lambda term: -term["bytes"]):
             yield _row(f"  {term['name']}", term["bytes"], whole, style)
     yield _row("Needed", device, whole, style)
-    yield f"{'':{_label_width(style)}} {binary_size(answer['lowBytes'])} to {binary_size(answer['highBytes'])}"
+    yield f"{'':{_label_width(style)}} {binary_size(result['lowBytes'])} to {binary_size(result['highBytes'])}"
     if usable is not None:
         yield _row("Usable", usable, whole, style)
 
@@ -112,10 +112,10 @@ def _label_width(style: Style) -> int:
     return min(34, style.width // 3)
 
 
-def _chosen(answer: dict[str, Any], style: Style) -> Iterator[str]:
+def _chosen(result: dict[str, Any], style: Style) -> Iterator[str]:
     """The values of the run, with the reason for each chosen value."""
-    reasons = {choice["name"]: choice["reason"] for choice in answer["choices"]}
-    values = {name: _value(value) for name, value in answer["chosen"].items()}
+    reasons = {choice["name"]: choice["reason"] for choice in result["choices"]}
+    values = {name: _value(value) for name, value in result["chosen"].items()}
     width = max(len(name) for name in values) + 1
     for name, value in values.items():
         text = f"{name + ':':{width}} {value}"
@@ -124,9 +124,9 @@ def _chosen(answer: dict[str, Any], style: Style) -> Iterator[str]:
         yield from _wrapped(text, style, " " * (width + 1))
     if "gpu" in reasons:
         yield from _wrapped(
-            f"{'gpu:':{width}} {answer['gpu']['product']} ({reasons['gpu']})", style, " " * (width + 1)
+            f"{'gpu:':{width}} {result['gpu']['product']} ({reasons['gpu']})", style, " " * (width + 1)
         )
-    nodes = _nodes(answer["offers"])
+    nodes = _nodes(result["offers"])
     if nodes:
         yield from _wrapped(f"{'nodes:':{width}} {nodes}", style, " " * (width + 1))
 

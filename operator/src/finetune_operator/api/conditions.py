@@ -77,7 +77,7 @@ class Conditions:
             entry["observedGeneration"] = self._generation
 
     def is_true(self, kind: Condition) -> bool:
-        """Whether the condition's status is True."""
+        """Return True if the condition's status is True."""
         return self.status(kind) == Truth.TRUE
 
     def status(self, kind: Condition) -> Truth:

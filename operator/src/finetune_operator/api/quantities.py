@@ -51,7 +51,7 @@ def parse_quantity(text: str) -> Fraction:
     match = _GRAMMAR.fullmatch(text) if len(text) <= _MAXIMUM_LENGTH else None
     if match is None:
         raise ValueError(
-            "a quantity must be a number, with a suffix such as m, k, M, Ki, Mi or Gi or an exponent such as e9, if any; "
+            "a quantity must be a number, optionally with a suffix such as m, k, M, Ki, Mi or Gi, or an exponent such as e9; "
             f"found {text[:64]!r}"
         )
     value = Fraction(match["number"]) * _scale(match["exponent"], match["suffix"])

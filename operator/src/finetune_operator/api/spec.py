@@ -232,7 +232,7 @@ class ModelCache(SpecValue):
 
 
 class KeepChildrenSeconds(SpecValue):
-    """How many seconds a finished stage keeps its Job and pod, for debugging."""
+    """The seconds for which a finished stage keeps its Job and pod, for debugging."""
 
     success: Annotated[int, Field(ge=0)] = 0
     failure: Annotated[int, Field(ge=0)] = 0

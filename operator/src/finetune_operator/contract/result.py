@@ -107,7 +107,7 @@ class Language(_Document):
 
 
 class Coverage(_Document):
-    """How many of the target prompts have a similar training prompt."""
+    """The number of target prompts, and the number of those that have a similar training prompt."""
 
     targets: Count
     covered: Count

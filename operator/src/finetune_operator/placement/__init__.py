@@ -1,1 +1,1 @@
-"""Where volumes and pods can be: storage topology and node constraints."""
+"""Placement of volumes and pods: storage topology and node constraints."""

@@ -52,6 +52,11 @@ def test_a_node_whose_driver_still_comes_up_is_known_by_its_cloud() -> None:
     assert (found.state, found.count) == ("Provisioning", 1)
 
 
+@pytest.mark.parametrize(("amount", "count"), [("8", 8), ("2k", 2000), ("1e1", 10)])
+def test_the_count_of_a_node_may_be_any_whole_quantity(amount: str, count: int) -> None:
+    assert one(node("a", gfd("NVIDIA-L4", 23034), {GPU: amount})).count == count
+
+
 def test_nodes_without_a_gpu_offer_nothing() -> None:
     records = [
         node("a", {"node.kubernetes.io/instance-type": "m5.large"}),
