@@ -1,1 +1,1 @@
-"""Which GPUs the cluster's nodes offer, and how a pod asks for them."""
+"""Recognizes the GPUs that the cluster's nodes offer, and builds the affinity by which a pod asks for them."""

@@ -1,9 +1,9 @@
-"""How a pod asks for the GPUs that fit: node affinity over labels, exact for the nodes that are known.
+"""Node affinity for the GPUs that fit: terms over labels, exact for all known nodes.
 
-Every node that fits matches a required term and none that does not fit does. A term names a GPU by the labels that
-told it; the catalogue's entries are named by their own labels only, for an autoscaler knows no others of a node that
-does not exist. A label that also stands on a node that does not fit is narrowed by a further one, at last to names of
-nodes. Labels of memory sizes that only a running node has (`nvidia.com/gpu.memory`) are never used.
+Every node that fits matches a required term, and no other known node does. A term names a GPU by the labels that
+identified it. A GPU profile is named by its own labels only, because an autoscaler knows no other labels before the node
+exists. If a label is also on a node that does not fit, a further label narrows the term, and at last the node's name.
+Memory labels that only a running node has (`nvidia.com/gpu.memory`) are never used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, INSTANCE_TYPE_KEYS
 
 MAXIMUM_PREFERENCES = 10
-"""Sizes that get a weight of their own; Kubernetes' weights run from 100 to 1."""
+"""Sizes that get different weights; Kubernetes' weights run from 100 to 1."""
 
 _NARROWING = (
     "karpenter.k8s.aws/instance-gpu-memory",
@@ -31,14 +31,14 @@ _NARROWING = (
     "nvidia.com/cuda.runtime-version.major",
     "nvidia.com/cuda.driver-version.major",
 )
-"""Labels that may tell two nodes of one GPU apart, those that autoscalers know first."""
+"""Labels that may distinguish two nodes with one GPU, those that autoscalers know first."""
 
 _Pairs = frozenset[tuple[str, str]]
 
 
 @dataclass
 class _Terms:
-    """Terms in the making: pairs that stand alone are grouped by key, sets of pairs are terms of their own."""
+    """Collected terms: single pairs are grouped by key, and each set of pairs is a separate term."""
 
     singles: dict[str, list[str]] = field(default_factory=dict)
     sets: list[_Pairs] = field(default_factory=list)
@@ -68,11 +68,11 @@ class _Terms:
 
 
 def node_affinity(fitting: Sequence[Offer], all_offers: Sequence[Offer]) -> dict[str, Any]:
-    """Return the value of `spec.affinity.nodeAffinity` for a pod that may run on `fitting` and nowhere else.
+    """Return the value of `spec.affinity.nodeAffinity` for a pod that may run only on `fitting`.
 
-    `all_offers` are all offers of the resource. One whose GPU is as good as a fitting one's is left to the scheduler:
-    only the pod's tolerations or node selector can have ruled it out. The smallest GPUs are preferred. Raises
-    ValueError if nothing fits.
+    `all_offers` are all offers of the resource. An excluded offer with the same GPU as a fitting one is left to the
+    scheduler, because only the pod's tolerations or node selector can exclude it. The smallest GPUs are preferred.
+    Raises ValueError if `fitting` is empty.
     """
     if not fitting:
         raise ValueError("a node affinity must have at least one offer that fits, found none")
@@ -94,7 +94,7 @@ def node_affinity(fitting: Sequence[Offer], all_offers: Sequence[Offer]) -> dict
 
 
 def zones(offers: Iterable[Offer]) -> frozenset[str]:
-    """The zones in which the offers are; those whose zone is not known add none."""
+    """Return the zones of the offers; an offer without a known zone adds none."""
     return frozenset(offer.zone for offer in offers if offer.zone is not None)
 
 
@@ -124,9 +124,9 @@ def _required(chosen: Sequence[Offer], others: Sequence[Offer]) -> list[dict[str
 
 
 def _preferred(chosen: Sequence[Offer]) -> list[dict[str, Any]]:
-    """Weights by size; nothing where all that fit have one size.
+    """Return weights by size; nothing if all fitting offers have one size.
 
-    A node matches one entry at most, else its weights would add up to more than those of a smaller GPU.
+    A node matches at most one entry. Otherwise its weights could add up to more than those of a smaller GPU.
     """
     sizes = sorted({offer.gpu.usable_bytes for offer in chosen if offer.gpu.usable_bytes is not None})
     if len(sizes) < 2:
@@ -174,7 +174,7 @@ def _disjoint_terms(group: Sequence[Offer], others: Sequence[Offer]) -> list[dic
 
 
 def _profile_term(offer: Offer, others: Sequence[Offer]) -> dict[str, Any]:
-    """The profile's own labels, less what does not fit but has them too: profiles with a further label, and nodes."""
+    """Return the profile's labels, without profiles and nodes that have them too but do not fit."""
     labels = dict(offer.selector_labels[0]) if offer.selector_labels else dict(offer.labels)
     expressions = [_in(key, [value]) for key, value in sorted(labels.items())]
     excluded: dict[str, set[str]] = {}
@@ -198,7 +198,7 @@ def _profile_term(offer: Offer, others: Sequence[Offer]) -> dict[str, Any]:
 
 
 def _narrowed(offer: Offer, exact: _Exactness) -> _Pairs | None:
-    """The GPU's labels with one more that sets the node apart from all that do not fit."""
+    """Return the GPU's labels with one more that no node has that does not fit; None if there is none."""
     for labels in offer.selector_labels:
         for key in _NARROWING:
             if key in offer.labels and key not in labels:
@@ -209,7 +209,7 @@ def _narrowed(offer: Offer, exact: _Exactness) -> _Pairs | None:
 
 
 def _hostname(offer: Offer, others: Sequence[Offer]) -> _Pairs | None:
-    """The host name as a label; None if the node has none of its own."""
+    """Return the host name as a label; None if the node has no unique one."""
     name = offer.labels.get(HOSTNAME)
     if not name or any(other.labels.get(HOSTNAME) == name for other in others):
         return None
@@ -217,7 +217,7 @@ def _hostname(offer: Offer, others: Sequence[Offer]) -> _Pairs | None:
 
 
 class _Exactness:
-    """Whether labels stand on no offer that they must not select; remembered, since nodes share labels."""
+    """Checks that labels select none of the other offers; results are cached, because nodes share labels."""
 
     def __init__(self, others: Sequence[Offer]) -> None:
         self._others = others
@@ -244,7 +244,7 @@ def _identity(offer: Offer) -> tuple[str | None, str | None, str | None, str]:
 
 
 def _kind(offer: Offer) -> tuple[object, ...]:
-    """All of a GPU that decides whether a run fits it."""
+    """Return all facts of a GPU that decide whether a run fits it."""
     gpu = offer.gpu
     return gpu.vendor, gpu.product, gpu.usable_bytes, gpu.compute_capability, gpu.driver_cuda
 

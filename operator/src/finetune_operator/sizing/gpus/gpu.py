@@ -1,4 +1,4 @@
-"""A GPU as far as sizing is concerned."""
+"""A GPU and an offer of GPUs, with the facts that sizing needs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU. `usable_bytes` is what one process can allocate, None where nothing tells it.
+    """One kind of GPU. `usable_bytes` is the memory that one process can allocate, None if unknown.
 
-    `compute_capability` and `driver_cuda` (the newest CUDA version that the node's driver runs) are None where
-    unknown, which never makes a GPU unfit. `source` says where the size was read.
+    `compute_capability` and `driver_cuda` (the newest CUDA version that the node's driver supports) are None if unknown,
+    which never excludes a GPU. `source` names the origin of the size.
     """
 
     product: str
@@ -33,12 +33,13 @@ State = Literal["Available", "Provisioning", "Cordoned", "NotReady"]
 
 @dataclass(frozen=True)
 class Offer:
-    """One kind of GPU that one node offers, or that the administrator's catalogue says a new node would offer.
+    """One kind of GPU that a node offers, or that a new node of a GPU profile would offer.
 
-    `node` is None for the catalogue, then `profile` names its entry. `labels` are those of the node, or those that
-    the autoscaler knows before the node exists. `count` is the allocatable number; `taints` as in core/v1.
-    Each of `selector_labels` is a set of labels by which a pod can ask for this GPU, the best known first; none means that
-    only the node's name will do. `exclusion_reason` says why no pod may use the offer, whatever it selects and tolerates.
+    `node` is None for a GPU profile, and `profile` is its name. `labels` are those of the node, or those that the
+    autoscaler knows before the node exists. `count` is the allocatable number. `taints` are as in core/v1. Each of
+    `selector_labels` is a set of labels by which a pod can select this GPU, the most trusted first. If there is none,
+    only the node's name selects it. `exclusion_reason` says why no pod may use the offer, whatever it selects and
+    tolerates; None if pods may use it.
     """
 
     gpu: Gpu

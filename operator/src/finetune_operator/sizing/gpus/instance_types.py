@@ -1,7 +1,7 @@
-"""Clouds' instance types that have one kind of GPU: the last resort where no label names the GPU.
+"""Cloud instance types with one kind of GPU: the last resort if no label names the GPU.
 
-Families are listed with their published GPU. Types with a fraction of a GPU (g6f, gr6f, NVadsA10) are not: their
-size differs by type, and the driver or a label must tell it.
+Families are listed with their published GPU. Types with a fraction of a GPU (g6f, gr6f, NVadsA10) are not listed: their
+size differs by type, so only the driver or a label knows it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GOOGLE = {
 _AZURE = {
     "a10_v4": "A10",
     "a100_v4": "A100 80GB",
-    "h100_v5": "H100 80GB",  # of the NC series NVL cards of 94 GB; texts disagree, the smaller is taken
+    "h100_v5": "H100 80GB",  # the NC series has NVL cards of 94 GB; sources disagree, so the smaller size counts
     "h200_v5": "H200",
     "ndr_gb200_v6": "GB200",
     "mi300x_v5": "MI300X",
@@ -80,7 +80,7 @@ _ORACLE = {
 
 @lru_cache(maxsize=1024)
 def instance_gpu(instance_type: str) -> str | None:
-    """Name of the GPU that an instance type has; None if it has none, or none that is told here."""
+    """Return the name of an instance type's GPU; None if it has no GPU or is not listed."""
     kind = instance_type.strip().lower()
     if kind.startswith("standard_n"):
         return _azure_gpu(kind)
@@ -102,7 +102,7 @@ def _azure_gpu(kind: str) -> str | None:
     if series == "d" and rest == "v4" and cores == "96":
         return "A100 40GB"  # ND96asr_v4; ND96amsr_A100_v4 has 80 GB
     if series == "c" and rest == "v3" and cores in {"6", "12", "24"}:
-        return "V100 16GB"  # NC6s_v3 and its kin
+        return "V100 16GB"  # NC6s_v3 and its siblings
     if series == "d" and rest == "v2" and cores == "40":
         return "V100 32GB"  # ND40rs_v2
     return _AZURE.get(rest)

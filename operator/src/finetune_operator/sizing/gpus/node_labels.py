@@ -1,10 +1,10 @@
-"""What a node's labels and annotations tell of its GPUs, read from every known labeller in one order of precedence.
+"""Reads the evidence about a node's GPUs from the labels and annotations of every known labeller, in order of precedence.
 
-1. NVIDIA GPU feature discovery (GFD) and AMD's node labeller: they asked the driver.
-2. HAMi's annotation: it asked the driver too, but has no label to select by.
-3. Autoscalers (Karpenter, EKS, Azure) and clouds (GKE, AWS, Alibaba, Tencent, CoreWeave): they know what they ordered.
-4. The instance type, where all of its kind have one GPU.
-The first that leads to a size is believed; the others only help to tell two sizes of one name apart.
+1. NVIDIA GPU feature discovery (GFD) and AMD's node labeller, which ask the driver.
+2. HAMi's annotation, which comes from the driver too, but has no label to select by.
+3. Autoscalers (Karpenter, EKS, Azure) and clouds (GKE, AWS, Alibaba, Tencent, CoreWeave), which know their order.
+4. The instance type, if all instances of the type have one kind of GPU.
+The first evidence with a size counts. The others only help to distinguish two sizes of one name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ORDERED_KEYS = (
     "gpu.nvidia.com/class",
     "skypilot.co/accelerator",
 )
-"""Labels that name a GPU because somebody ordered it."""
+"""Labels that name a GPU because an autoscaler or a cloud ordered it."""
 _ORDERED_MEMORY = {
     "karpenter.k8s.aws/instance-gpu-name": "karpenter.k8s.aws/instance-gpu-memory",
     "eks.amazonaws.com/instance-gpu-name": "eks.amazonaws.com/instance-gpu-memory",
@@ -47,10 +47,10 @@ _MEMORY = re.compile(r"^(\d+)\s*(m|mi|mib|mb|g|gi|gib|gb)?$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one labeller tells: a product's name, the total memory in MiB, or both.
+    """The evidence of one labeller: a product's name, the total memory in MiB, or both.
 
-    `labels` are those by which a pod can select it. `measured` tells a total that the driver gave from one that a
-    catalogue advertises, which is larger.
+    `labels` are those by which a pod can select the GPU. `measured` means that the total comes from the driver. Other
+    totals are advertised sizes, which are larger.
     """
 
     origin: str
@@ -60,11 +60,11 @@ class Evidence:
     measured: bool
     vendor: Vendor | None = None
     mixed: bool = False
-    """Whether the node has GPUs of several kinds, of which this is the smallest."""
+    """True if the node has several kinds of GPU; this is the smallest."""
 
 
 def has_gpu_evidence(node: NodeRecord) -> bool:
-    """Whether anything at all tells of a GPU: most nodes of a large cluster have none."""
+    """Return whether there is any evidence of a GPU; most nodes of a large cluster have none."""
     return (
         HAMI_REGISTER in node.annotations
         or any(key.startswith(_DRIVER_PREFIXES) or key in _ORDERED for key in node.labels)
@@ -73,21 +73,21 @@ def has_gpu_evidence(node: NodeRecord) -> bool:
 
 
 def read_evidence(node: NodeRecord, prefix: str) -> tuple[Evidence, ...]:
-    """Everything that tells of a node's GPUs, the most trusted first.
+    """Return all evidence about a node's GPUs, the most trusted first.
 
-    `prefix` begins GFD's labels: `nvidia.com/gpu`, or `nvidia.com/mig-3g.40gb` for that slice.
+    `prefix` is the start of GFD's labels: `nvidia.com/gpu`, or `nvidia.com/mig-3g.40gb` for that slice.
     """
     readers = (_gfd(node, prefix), _amd(node), _hami(node), _ordered(node), _instance_type(node))
     return tuple(evidence for reader in readers for evidence in reader)
 
 
 def number(text: str | None) -> int | None:
-    """A label's whole number; None for anything else."""
+    """Return a label's whole number; None for anything else."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def memory_mib(text: str | None) -> int | None:
-    """MiB of a label such as 16384, 15109MiB, 64G; None for anything else. Labels know no decimal units."""
+    """Return the MiB of a label such as 16384, 15109MiB or 64G, all binary units; None for anything else."""
     found = _MEMORY.match((text or "").strip())
     if found is None or len(found[1]) > 9:
         return None
@@ -128,7 +128,7 @@ def _amd(node: NodeRecord) -> Iterator[Evidence]:
 
 
 def _amd_values(node: NodeRecord, key: str) -> dict[str, dict[str, str]]:
-    """Values of one property, each with its label: `key=value`, or `key.value=count` where kinds may differ."""
+    """Return the values of one property, each with its label: `key=value`, or `key.value=count` if kinds may differ."""
     if node.labels.get(key):
         return {node.labels[key]: {key: node.labels[key]}}
     start = f"{key}."
@@ -148,12 +148,12 @@ def _hami(node: NodeRecord) -> Iterator[Evidence]:
 
 
 def _hami_devices(text: str) -> list[tuple[int, str]]:
-    """Memory in MiB and name of each device: a JSON list, or `uuid,split,memory,cores,type,numa,health:` each."""
+    """Return each device's memory in MiB and name, from a JSON list or `uuid,split,memory,cores,type,numa,health:`."""
     if text.lstrip().startswith("["):
         try:
             listed = json.loads(text)
         except ValueError:
-            return []  # another writer's annotation: what cannot be read tells nothing
+            return []  # another writer's annotation: unreadable content is no evidence
         return [
             (device["devmem"], str(device.get("type") or ""))
             for device in listed

@@ -1,4 +1,4 @@
-"""What is kept of a node: what sizing and placement read, and nothing that a heartbeat changes."""
+"""Projection of a node: the facts that sizing and placement read, without those that a heartbeat changes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _GPU_NAME = re.compile(r"gpu|accelerator|^(nvidia|amd)\.com/|\.(nvidia|amd)\.com
 class NodeRecord:
     """A node. `taints` hold key, value and effect; `allocatable` holds quantities as the API server writes them.
 
-    A node without anything that looks like a GPU keeps only the labels of its topology, so that a large cluster's
-    nodes fit in little memory; a node selector can matter only where a GPU is.
+    A node without any sign of a GPU keeps only its topology labels, so that the nodes of a large cluster take little
+    memory. A node selector matters only on nodes with a GPU.
     """
 
     name: str
@@ -49,12 +49,12 @@ class NodeRecord:
     ready: bool
 
     def same_as(self, other: NodeRecord) -> bool:
-        """Whether nothing but the version differs, as after a heartbeat."""
+        """Return whether only the resource version differs, as after a heartbeat."""
         return self == replace(other, resource_version=self.resource_version)
 
     @property
     def zone(self) -> str | None:
-        """The zone that the node says it is in."""
+        """The zone of the node's labels, None if it has none."""
         return next((self.labels[key] for key in ZONE_KEYS if self.labels.get(key)), None)
 
 
@@ -99,7 +99,7 @@ def project_node(body: Mapping[str, Any]) -> NodeRecord:
 
 @lru_cache(maxsize=4096)
 def _names_gpu(name: str) -> bool:
-    """Whether a resource or label is about GPUs; nodes share these names."""
+    """Return whether a resource or label is about GPUs; nodes share these names."""
     return _GPU_NAME.search(name) is not None
 
 

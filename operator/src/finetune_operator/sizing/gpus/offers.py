@@ -1,4 +1,4 @@
-"""The GPUs that a cluster has or can start, as offers to one pod that asks for one GPU."""
+"""GPUs that a cluster has or can start, as offers to a pod that requests one GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_operator.sizing.gpus.recognition import RecognizedGpu, label_prefi
 
 __all__ = ["GpuProfile", "eligible", "gpu_taint_keys", "offers", "parse_gpu_profiles", "tolerates"]
 
-# Taints that say how a node is, not what it is for: they pass, or the node does.
+# Taints that describe the state of a node, not its purpose: they pass, or the node goes away.
 _CORDON_TAINTS = frozenset(
     [
         "node.kubernetes.io/unschedulable",
@@ -27,7 +27,7 @@ _STARTING_TAINTS = frozenset(
     ["karpenter.sh/unregistered", "node.cilium.io/agent-not-ready", "ebs.csi.aws.com/agent-not-ready"]
 )
 _STARTING_PREFIXES = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
-# Labels that every node will have, whether or not a catalogue lists them.
+# Labels that every node will have, even if its GPU profile does not list them.
 _IMPLIED = {"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}
 _UNKNOWN_UNTIL_STARTED = frozenset(
     ["kubernetes.io/arch", "beta.kubernetes.io/arch", "topology.kubernetes.io/region"]
@@ -41,9 +41,9 @@ def offers(
     *,
     allow_time_slicing: bool,
 ) -> tuple[Offer, ...]:
-    """Every offer of `resource_name`: one for each node that has or will have it, then the catalogue's.
+    """Return every offer of `resource_name`: one for each node that has or will have it, then those of GPU profiles.
 
-    A node that is labelled as having this GPU but does not offer it yet is `Provisioning`: its driver comes up.
+    A node whose labels name this GPU but which does not offer it yet is `Provisioning`: its driver is starting.
     """
     found = [_node_offer(node, resource_name, allow_time_slicing=allow_time_slicing) for node in nodes]
     listed = [
@@ -55,25 +55,27 @@ def offers(
 def eligible(offer: Offer, node_selector: Mapping[str, str], tolerations: Sequence[Toleration]) -> str | None:
     """Say why a pod may not use an offer; None if it may.
 
-    Taints that TRAIN tolerates on its own (`gpu_taint_keys`) and those of a node's state do not count.
+    Taints that TRAIN always tolerates (`gpu_taint_keys`) and taints of a node's state do not count.
     """
     if offer.exclusion_reason is not None:
         return offer.exclusion_reason
     for key, value in sorted(node_selector.items()):
         found = _label(offer, key)
         if found is None and not (offer.node is None and key in _UNKNOWN_UNTIL_STARTED):
-            return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} does not have this label"
+            return (
+                f"resources.nodeSelector requires {key}={value}, but {_where(offer)} does not have this label"
+            )
         if found is not None and found != value:
-            return f"resources.nodeSelector asks for {key}={value}, {_where(offer)} has {found}"
+            return f"resources.nodeSelector requires {key}={value}, but {_where(offer)} has {found}"
     for taint in offer.taints:
         if _counts(taint, offer.resource_name) and not any(tolerates(item, taint) for item in tolerations):
             name = taint["key"] + (f"={taint['value']}" if taint.get("value") else "")
-            return f"{_where(offer)} has the taint {name}:{taint['effect']}, which resources.tolerations does not hold"
+            return f"{_where(offer)} has the taint {name}:{taint['effect']}, which resources.tolerations does not tolerate"
     return None
 
 
 def gpu_taint_keys(resource_name: str) -> tuple[str, ...]:
-    """Keys of the taints that keep other pods from GPU nodes; TRAIN always tolerates them.
+    """Return the keys of the taints that keep other pods from GPU nodes; TRAIN always tolerates them.
 
     They are the resource's own name and, for slices and shares, the plain `gpu` of its domain.
     """
@@ -82,7 +84,7 @@ def gpu_taint_keys(resource_name: str) -> tuple[str, ...]:
 
 
 def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
-    """Whether a toleration covers a taint, as the scheduler has it."""
+    """Return whether a toleration covers a taint, by the scheduler's rules."""
     if toleration.effect is not None and toleration.effect != taint.get("effect"):
         return False
     if not toleration.key:
@@ -120,9 +122,9 @@ def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: boo
 
 
 def _may_come(node: NodeRecord, resource_name: str) -> bool:
-    """Whether a resource that the node does not offer may still come up on it.
+    """Return whether a resource that the node does not offer may still appear.
 
-    Not where its GPUs are offered otherwise: cut into slices, or shared under another name.
+    It cannot appear if the node already offers its GPUs as slices, or shared under another name.
     """
     domain = resource_name.partition("/")[0]
     others = (name for name in node.allocatable if name.startswith(f"{domain}/") and name != resource_name)
@@ -136,7 +138,7 @@ def _may_come(node: NodeRecord, resource_name: str) -> bool:
 
 
 def _belongs(recognized: RecognizedGpu, resource_name: str) -> bool:
-    """Whether a GPU that is told of is one that this resource's device plugin offers."""
+    """Return whether this resource's device plugin offers the recognized GPU."""
     domain = {"Nvidia": "nvidia.com", "Amd": "amd.com"}.get(recognized.gpu.vendor)
     return resource_name.partition("/")[0] == domain
 
@@ -158,7 +160,7 @@ def _sharing_exclusion(recognized: RecognizedGpu, *, allow_time_slicing: bool) -
     if recognized.sharing != "TimeSlicing" or allow_time_slicing:
         return None
     return (
-        f"its GPU is time-sliced between {recognized.replicas} pods, of which none has memory of its own; "
+        f"its GPU is time-sliced between {recognized.replicas} pods that share its memory; "
         "the chart's allowTimeSlicing must be true to use it"
     )
 
@@ -173,7 +175,7 @@ def _label(offer: Offer, key: str) -> str | None:
 
 
 def _counts(taint: Mapping[str, str], resource_name: str) -> bool:
-    """Whether a taint keeps pods away that the operator can do nothing about."""
+    """Return whether only the user's tolerations can overcome a taint."""
     key = taint.get("key", "")
     if taint.get("effect") == "PreferNoSchedule" or key in gpu_taint_keys(resource_name):
         return False

@@ -1,10 +1,9 @@
-"""GPU products: what their label says, and how much of it one process can allocate.
+"""GPU products: the memory on their label, and the part of it that one process can allocate.
 
-`label_mib` is the total that nvidia-smi and GPU feature discovery show (NVML, MiB). `usable_mib` is the total that
-CUDA or HIP shows to a process; the driver keeps the rest, and newer drivers keep more. The smallest value stands here
-that public out-of-memory messages of PyTorch ("GPU 0 has a total capacity of ...") report for cards of this memory.
-Where there is none it is None, and products.py derives it from the label. Compute capabilities are NVIDIA's published
-ones.
+`label_mib` is the total that nvidia-smi and GPU feature discovery show (NVML, MiB). `usable_mib` is the total that CUDA
+or HIP shows to a process; the driver keeps the rest, and newer drivers keep more. It is the smallest value that public
+out-of-memory messages of PyTorch ("GPU 0 has a total capacity of ...") report for cards of this memory. Without such a
+message it is None, and products.py derives it from the label. Compute capabilities are those that NVIDIA publishes.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from finetune_operator.sizing.gpus.gpu import Vendor, Version
 class Product:
     """One row: a product with one amount of memory.
 
-    `models` are the normalised names under which it goes (products.py says how a name is normalised), `sizes` the
-    amounts in GB that its names bear, the advertised one first.
+    `models` are its normalized names (products.py normalizes a name). `sizes` are the amounts in GB that its names
+    contain, the advertised one first.
     """
 
     name: str
@@ -175,7 +174,7 @@ AMD: tuple[Product, ...] = (
     Product("AMD Instinct MI50 32GB", ("mi50", "mi60"), (32,), 32752, None, None, "Amd"),
     Product("AMD Instinct MI100", ("mi100",), (32,), 32752, None, None, "Amd"),
     Product("AMD Instinct MI210", ("mi210",), (64,), 65520, None, None, "Amd"),
-    # Two dies, each a device of its own with half of the card's 128 GB.
+    # Two dies, each a separate device with half of the card's 128 GB.
     Product("AMD Instinct MI250X", ("mi250x", "mi250"), (64, 128), 65520, None, None, "Amd"),
     Product("AMD Instinct MI300A", ("mi300a",), (128,), 131072, None, None, "Amd"),
     Product("AMD Instinct MI300X", ("mi300x", "mi300"), (192,), 196592, 196290, None, "Amd"),

@@ -1,4 +1,4 @@
-"""Which GPU a name means, whoever wrote it: the driver, a node label, a cloud, an autoscaler or a person."""
+"""Finds the GPU that a name means, as written by a driver, a node label, a cloud, an autoscaler or a person."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune_operator.sizing.gpus.product_table import TABLE, Product
 
 USABLE_PER_MILLE = 975
 DRIVER_RESERVE_MIB = 560
-"""Where only the NVML total is known, a process is taken to get 97.5 % of it, and 560 MiB less than it at least.
+"""If only the NVML total is known, a process gets 97.5 % of it, and at least 560 MiB less than it.
 
 The table's measured cards lose 449 (T4) to 881 MiB (A100 80 GB), which is more than 2.5 % of those below 22 GiB.
 """
 
-# Words that say nothing about the amount of memory: vendors, brands, connectors, memory kinds, editions.
+# Words without information about the amount of memory: vendors, brands, connectors, memory kinds, editions.
 _NOISE = frozenset(
     [
         *(
@@ -62,19 +62,19 @@ _SPLIT_SIZE = re.compile(r"(\d+)[ ]+(g|gb|gib)\b")
 
 @dataclass(frozen=True)
 class Match:
-    """A row of the table that a name means; `note` says what was assumed, empty if nothing was."""
+    """A row of the table that a name means; `note` states an assumption, or is empty."""
 
     product: Product
     note: str = ""
 
 
 def find_product(name: str) -> Gpu | None:
-    """Return the GPU that `name` means, or None if it means none that is known.
+    """Return the GPU that `name` means, or None if the product is unknown.
 
-    Any common spelling will do: "NVIDIA L4", "nvidia-tesla-t4", "A10G", "NVIDIA-A100-SXM4-80GB", "H100 80GB HBM3",
-    "AMD_Instinct_MI300X_OAM", a MIG slice ("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"). A name that several sizes share,
-    such as "A100", means the smallest, and `source` says so. Words that are not known make the name unknown: an
-    "RTX 4090 Laptop GPU" is not an RTX 4090.
+    Any common spelling works: "NVIDIA L4", "nvidia-tesla-t4", "A10G", "NVIDIA-A100-SXM4-80GB", "H100 80GB HBM3",
+    "AMD_Instinct_MI300X_OAM", or a MIG slice ("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"). A name that several sizes share,
+    such as "A100", means the smallest, and `source` says so. An unknown word makes the name unknown: an "RTX 4090
+    Laptop GPU" is not an RTX 4090.
     """
     base, profile = split_mig(name)
     match = match_product(base)
@@ -85,8 +85,8 @@ def find_product(name: str) -> Gpu | None:
 
 @lru_cache(maxsize=1024)
 def match_product(name: str, memory_mib: int | None = None) -> Match | None:
-    """Find the row that `name` means; `memory_mib`, a label's total, decides between sizes of the same name."""
-    model, size = _normalise(name)
+    """Find the row that `name` means; `memory_mib`, a label's total, decides between sizes of one name."""
+    model, size = _normalize(name)
     rows = _ROWS.get(model, ())
     if size is not None:
         rows = tuple(row for row in rows if size in row.sizes)
@@ -101,7 +101,7 @@ def match_product(name: str, memory_mib: int | None = None) -> Match | None:
 
 
 def product_gpu(match: Match) -> Gpu:
-    """The GPU of a row."""
+    """Return the GPU of a row."""
     product = match.product
     return Gpu(
         product=product.name,
@@ -113,14 +113,14 @@ def product_gpu(match: Match) -> Gpu:
 
 
 def usable_of_product(product: Product) -> int:
-    """Bytes that a process can allocate on a whole GPU of this product."""
+    """Return the bytes that a process can allocate on a whole GPU of this product."""
     if product.usable_mib is not None:
         return product.usable_mib * MIB
     return usable_of_label(product.label_mib)
 
 
 def usable_of_label(memory_mib: int) -> int:
-    """Bytes that a process can allocate where only the NVML total is known."""
+    """Return the bytes that a process can allocate if only the NVML total is known."""
     return max(0, min(memory_mib * MIB * USABLE_PER_MILLE // 1000, (memory_mib - DRIVER_RESERVE_MIB) * MIB))
 
 
@@ -135,12 +135,12 @@ def split_mig(name: str) -> tuple[str, str | None]:
 
 
 def mig_memory_mib(profile: str) -> int | None:
-    """MiB of a MIG profile such as "3g.40gb" by its name; None if it is no profile.
+    """Return the MiB of a MIG profile such as "3g.40gb" by its name; None if it is not a MIG profile.
 
-    A profile's name is its share of the card, rounded up to whole GB. Where the card's size divides evenly (5, 6, 10,
-    20, 24, 40, 80) 95 % of the name is there: 4.75 GiB of 1g.5gb, 9.5 of 1g.10gb, 39.25 of 3g.40gb. Elsewhere the
-    rounding costs more: 16 GiB of an H200's 1g.18gb, 10.75 of an H100 NVL's 1g.12gb; 88 % is less than all of these.
-    Node labels tell the exact size and come first (node_gpus.py).
+    The name is the profile's share of the card, rounded up to whole GB. If the card's size divides evenly (5, 6, 10, 20,
+    24, 40, 80), at least 95 % of the name is usable: 4.75 GiB of 1g.5gb, 9.5 of 1g.10gb, 39.25 of 3g.40gb. Otherwise
+    the rounding costs more: an H200's 1g.18gb has 16 GiB, an H100 NVL's 1g.12gb has 10.75. 88 % is less than both. Node
+    labels have the exact size and come first (recognition.py).
     """
     found = _BARE_MIG.match(profile.lower())
     if found is None:
@@ -151,7 +151,7 @@ def mig_memory_mib(profile: str) -> int | None:
 
 
 def mig_gpu(match: Match, profile: str) -> Gpu | None:
-    """The slice `profile` of a row's GPU; None if `profile` is none."""
+    """Return the slice `profile` of a row's GPU; None if `profile` is not a MIG profile."""
     memory = mig_memory_mib(profile)
     if memory is None:
         return None
@@ -168,13 +168,13 @@ def mig_gpu(match: Match, profile: str) -> Gpu | None:
 
 
 def _bare(profile: str) -> str:
-    """Drop what follows the size: media extensions and -SHARED change no memory."""
+    """Remove the text after the size: media extensions and -SHARED do not change the memory."""
     found = _BARE_MIG.match(profile)
     return profile if found is None else profile[: len(profile) - len(found["rest"])]
 
 
-def _normalise(name: str) -> tuple[str, int | None]:
-    """Reduce a name to its model and, if it bears one, its size in GB."""
+def _normalize(name: str) -> tuple[str, int | None]:
+    """Reduce a name to its model and the size in GB that it contains, if any."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
     words = _SPLIT_SIZE.sub(r"\1\2", words)
     model, size = [], None

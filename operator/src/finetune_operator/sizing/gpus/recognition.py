@@ -1,4 +1,4 @@
-"""From what is told of a node's GPUs to one `Gpu`: its size, what it can run and how a pod selects it."""
+"""Turns the evidence about a node's GPUs into one `Gpu`: its size, its capabilities and how a pod selects it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from finetune_operator.sizing.gpus.products import (
 from finetune_operator.sizing.gpus.profiles import vendor_of_resource
 
 ADVERTISED_PER_MILLE = 930
-"""Share of a catalogue's memory that a process gets: EC2 says 16384 MiB of a T4 that has 15360 (and gives 14909)."""
+"""Share of an advertised memory that a process gets: EC2 lists 16384 MiB for a T4, which has 15360 and gives 14909."""
 _SAME_CARD = (0.92, 1.10)
-"""A measured total outside these shares of the product's is another card's: a vGPU, a partition of an MI300X, a card
-with other memory chips. Within them labels differ by driver and ECC."""
+"""A measured total outside these shares of the product's belongs to another card: a vGPU, a partition of an MI300X, a
+card with other memory chips. Within these shares, labels differ by driver and ECC."""
 
 
 @dataclass(frozen=True)
 class RecognizedGpu:
-    """One node's GPU, and which sets of labels name it, the best known first."""
+    """One node's GPU with the sets of labels that name it, the most trusted first."""
 
     gpu: Gpu
     selector_labels: tuple[Mapping[str, str], ...]
     sharing: Sharing
     replicas: int
     has_evidence: bool
-    """Whether anything says that this node has a GPU, other than its allocatable resources."""
+    """True if anything but the allocatable resources shows that this node has a GPU."""
     exclusion_reason: str | None = None
 
 
 def label_prefix(resource_name: str) -> str:
-    """How GFD's labels for a resource begin: shared resources are described by the labels of the whole."""
+    """Return the start of GFD's labels for a resource; a shared resource has the labels of the whole GPU."""
     base = resource_name.removesuffix(".shared")
     return base if base.startswith("nvidia.com/mig-") else "nvidia.com/gpu"
 
 
 def recognize(node: NodeRecord, resource_name: str) -> RecognizedGpu:
-    """Recognise the GPU that a node offers under `resource_name`."""
+    """Recognize the GPU that a node offers under `resource_name`."""
     prefix = label_prefix(resource_name)
     evidence, sized = _evidence(node, prefix, vendor_of_resource(resource_name))
     first = next(
@@ -89,9 +89,9 @@ def recognize(node: NodeRecord, resource_name: str) -> RecognizedGpu:
 def _evidence(
     node: NodeRecord, prefix: str, vendor: Vendor
 ) -> tuple[list[Evidence], list[tuple[Evidence, Gpu | None]]]:
-    """What is told of the GPUs of `vendor`, and which GPU each labeller means; a node may have those of others too."""
+    """Return the evidence about GPUs of `vendor`, each with its GPU; a node may have GPUs of other vendors too."""
     found = read_evidence(node, prefix)
-    sized = [(item, _size(item, found[place + 1 :])) for place, item in enumerate(found)]
+    sized = [(item, _size(item, found[index + 1 :])) for index, item in enumerate(found)]
     if vendor != "Unknown":
         sized = [
             (item, gpu)
@@ -102,11 +102,11 @@ def _evidence(
 
 
 def _mps_share(gpu: Gpu, clients: int) -> Gpu:
-    """The equal share of an MPS client; unknown where their number is."""
+    """Return the equal share of one MPS client; its size is unknown if the number of clients is."""
     if gpu.usable_bytes is None:
         return gpu
     if clients < 2:
-        return replace(gpu, usable_bytes=None, source="no label tells how many MPS clients share it")
+        return replace(gpu, usable_bytes=None, source="no label has the number of its MPS clients")
     return replace(
         gpu,
         usable_bytes=gpu.usable_bytes // clients,
@@ -115,7 +115,7 @@ def _mps_share(gpu: Gpu, clients: int) -> Gpu:
 
 
 def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
-    """The GPU that one labeller tells of; None if it names none and tells no memory."""
+    """Return the GPU of one labeller; None if it has neither name nor memory."""
     base, profile = split_mig(item.name)
     match = match_product(base, _hint(item, later) if profile is None else None)
     if profile is not None:
@@ -143,7 +143,7 @@ def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
 
 
 def _slice(item: Evidence, match: Match | None, profile: str) -> Gpu | None:
-    """A MIG slice: by its label's memory, else by its profile's name."""
+    """Return a MIG slice with the memory of its label, else of its profile's name."""
     whole = Gpu(split_mig(item.name)[0], "Nvidia", None) if match is None else product_gpu(match)
     if item.measured and item.memory_mib is not None:
         usable, source = item.memory_mib * MIB * USABLE_PER_MILLE // 1000, f"memory of {item.origin}"
@@ -158,7 +158,7 @@ def _slice(item: Evidence, match: Match | None, profile: str) -> Gpu | None:
 
 
 def _hint(item: Evidence, later: Sequence[Evidence]) -> int | None:
-    """A total in MiB that decides between two sizes of one name: the labeller's own, else the next that has one."""
+    """Return the total in MiB that decides between sizes of one name: the labeller's own, else the next one's."""
     if item.memory_mib is not None:
         return item.memory_mib
     for other in later:
@@ -171,9 +171,9 @@ def _hint(item: Evidence, later: Sequence[Evidence]) -> int | None:
 
 
 def _with_smaller_card(gpu: Gpu, sized: Sequence[tuple[Evidence, Gpu | None]]) -> Gpu:
-    """On a node of several kinds of GPU one label names them all: the smallest that is told of is taken.
+    """Return the smallest known GPU of a node with several kinds, which one label may name together.
 
-    A pod cannot choose between GPUs of one resource, so it may get that one.
+    A pod cannot choose between GPUs of one resource, so it may get the smallest.
     """
     for item, other in sized:
         if not item.mixed or other is None or other.usable_bytes is None or gpu.usable_bytes is None:
@@ -191,7 +191,7 @@ def _unknown(evidence: Sequence[Evidence], resource_name: str, profile: str | No
     if named is not None:
         return Gpu(f"MIG {profile}", vendor, named * MIB, source=f"name of the resource {resource_name}")
     name = next((item.name for item in evidence if item.name), "unknown GPU")
-    return Gpu(name, vendor, None, source="no label that is known tells its memory")
+    return Gpu(name, vendor, None, source="no known label has its memory")
 
 
 def _own_labels(evidence: Sequence[Evidence]) -> tuple[Mapping[str, str], ...]:
@@ -218,8 +218,8 @@ def _sharing(node: NodeRecord, prefix: str, resource_name: str, gpu: Gpu) -> tup
 def _mig_exclusion(node: NodeRecord, prefix: str) -> str | None:
     if "-MIG-INVALID" in node.labels.get(f"{prefix}.product", "").upper():
         return (
-            "its MIG layout must be the same on all of its GPUs for MIG strategy single, found a mixture; "
-            "repartition it or use strategy mixed"
+            "all GPUs of the node must have the same MIG layout for MIG strategy single, found a mixture; "
+            "repartition them or use strategy mixed"
         )
     return None
 
@@ -233,9 +233,10 @@ def _capability(node: NodeRecord, prefix: str) -> Version | None:
 
 
 def _driver_cuda(node: NodeRecord) -> Version | None:
-    """The newest CUDA that the node's driver runs, as GFD has it from the driver, else by the driver's branch.
+    """Return the newest CUDA that the node's driver supports, from GFD's label or else from the driver's branch.
 
-    Branches: R450 and later run CUDA 11, R525 12, R580 13 (NVIDIA, CUDA Compatibility, minor version compatibility).
+    R450 and later support CUDA 11, R525 CUDA 12, R580 CUDA 13 (NVIDIA, CUDA Compatibility, minor version
+    compatibility).
     """
     for start in ("nvidia.com/cuda.runtime-version", "nvidia.com/cuda.runtime"):
         major = number(node.labels.get(f"{start}.major"))

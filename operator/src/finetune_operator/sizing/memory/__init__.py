@@ -1,1 +1,1 @@
-"""How much GPU memory a training run needs, term by term."""
+"""Estimates the GPU memory of a training run, term by term."""

@@ -1,4 +1,4 @@
-"""What a model's layers hold during a step: all of them kept, one of them at work."""
+"""Memory of a model's layers during a step: tensors saved by all layers, and the peak of the running layer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 _KIND_NAMES = {
-    Kind.SAVED: ("one layer's activations", "what its backward pass needs"),
-    Kind.TEMPORARY: ("results and gradients on their way", "of one layer, at its peak"),
+    Kind.SAVED: ("one layer's activations", "saved for its backward pass"),
+    Kind.TEMPORARY: ("temporary results and gradients", "of one layer, at its peak"),
     Kind.UNPACKED: ("unpacked matrix", "2 B for each weight, 4 B for each block"),
     Kind.SCORES: ("attention scores", "of one layer, at its peak"),
 }
@@ -25,7 +25,7 @@ _KIND_NAMES = {
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What one kind of layer holds: saved for its backward pass, and at its peak while it runs."""
+    """Memory of one kind of layer in bytes: saved for its backward pass, and at its peak while it runs."""
 
     saved: int
     scores: int
@@ -34,27 +34,27 @@ class LayerMemory:
     inference: tuple[int, ...]
     """By Kind, at the peak of a forward pass without gradients."""
     backward: tuple[int, ...]
-    """By Kind, at the peak of the backward pass, with the forward pass before it where that is run again."""
+    """By Kind, at the peak of the backward pass, and of the repeated forward pass if there is one."""
     kernel_workspace: int
-    """What workspaces inside attention's kernels add to that."""
+    """Bytes that workspaces inside attention kernels add to the peak of the backward pass."""
 
     @property
     def all_saved(self) -> int:
-        """All that is saved."""
+        """All saved bytes, attention scores included."""
         return self.saved + self.scores
 
 
 def layer_memory(layer: LayerSizes, *, again: bool) -> LayerMemory:
-    """Run a layer on meters; `again` says that the backward pass runs the forward pass again."""
+    """Run a layer on meters; with `again`, the backward pass repeats the forward pass (checkpointing)."""
     inference = Meter()
     layer_forward(inference, layer, saving=False)
     forward = Meter()
     waiting = 0
     if again:
-        # The gradient of the layer's output waits meanwhile, and what the backward pass has made of it before it
-        # needs the first saved tensor: its product with the adapter's scale or with a norm's weight.
+        # During the repeated forward pass, two tensors wait: the gradient of the layer's output, and its product with
+        # the adapter's scale or a norm's weight. The backward pass computes the product before it needs a saved tensor.
         scaled = layer.mlp_out.adapted or layer.shape.norm_places != "Pre"
-        # With DoRA, its float32 copy and that's product with the magnitudes.
+        # With DoRA, its float32 copy and the product of the copy with the magnitudes.
         waiting = (4 if layer.mlp_out.magnitudes else 1) * layer.hidden if scaled else 0
         forward.alloc(layer.hidden + waiting)
     layer_forward(forward, layer, saving=True)
@@ -80,7 +80,7 @@ def layer_memory(layer: LayerSizes, *, again: bool) -> LayerMemory:
 def layer_memories(
     shape: ModelShape, plan: TrainingPlan, stack: StackProfile
 ) -> tuple[tuple[int, LayerMemory], ...]:
-    """How many layers of each kind there are, and what one holds: those that see all, those with a window."""
+    """Return the number of layers of each kind, with the memory of one: full attention, then sliding window."""
     again = plan.gradient_checkpointing
     counts = ((shape.layers - shape.sliding_layers, False), (shape.sliding_layers, True))
     return tuple(
@@ -98,9 +98,10 @@ def waiting_item(
     *,
     last: bool,
 ) -> MemoryItem:
-    """What waits for the backward pass besides the layer at work: layer inputs, or what the other layers saved.
+    """Return the memory that waits for the backward pass outside the running layer.
 
-    `last` is for the last layer, when all others wait; else for the first, when none does.
+    With checkpointing these are layer inputs, otherwise the saved tensors of the other layers. With `last`, the last
+    layer runs and all others wait. Without it, the first layer runs and no other waits.
     """
     hidden = stack.residual_width * shape.hidden * plan.tokens
     if plan.gradient_checkpointing:
@@ -120,7 +121,7 @@ def waiting_item(
 
 
 def peak_items(peak: tuple[int, ...]) -> tuple[MemoryItem, ...]:
-    """Parts of a layer at work, by kind."""
+    """Return the items of a running layer, by kind."""
     return tuple(MemoryItem(*_named(kind, size)) for kind, size in zip(Kind, peak, strict=True) if size)
 
 
@@ -130,11 +131,11 @@ def _named(kind: Kind, size: int) -> tuple[str, int, str]:
 
 
 def batch_item(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> MemoryItem:
-    """Token ids, targets and places, tables of positions, and attention masks that all layers share."""
+    """Return token ids, targets and positions, rotary tables, and attention masks that all layers share."""
     tokens, pairs = plan.tokens, plan.micro_batch_size * plan.sequence_length**2
     size = 3 * 8 * tokens * plan.gradient_accumulation
     if shape.scaled_residual and plan.gradient_checkpointing:
-        # Embeddings before they are multiplied, which checkpointing makes a leaf of the graph.
+        # Embeddings before their multiplication, which checkpointing makes a leaf of the graph.
         size += stack.residual_width * shape.hidden * tokens
     # Cosines and sines of one row's positions.
     size += 2 * stack.residual_width * shape.head_dim * plan.sequence_length

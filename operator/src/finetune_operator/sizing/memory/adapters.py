@@ -1,4 +1,4 @@
-"""Memory of what is trained: adapter, gradients, optimiser states."""
+"""Memory of the trained tensors: adapter, gradients and optimizer states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATES_IN_BLOCK = 256
 
 @dataclass(frozen=True)
 class Trained:
-    """The tensors that are trained: (elements, how many such tensors)."""
+    """The trained tensors, as pairs of elements and number of tensors of that size."""
 
     tensors: tuple[tuple[int, int], ...]
     width: int
@@ -29,24 +29,24 @@ class Trained:
 
     @property
     def parameters(self) -> int:
-        """All elements."""
+        """Elements of all tensors."""
         return sum(elements * count for elements, count in self.tensors)
 
     @property
     def bytes(self) -> int:
-        """What one copy of all tensors takes, a gradient or the values themselves."""
+        """Bytes of one copy of all tensors: the values, or the gradients."""
         return sum(allocated(elements * self.width) * count for elements, count in self.tensors)
 
 
 def adapted_linears(shape: ModelShape, plan: TrainingPlan) -> tuple[Linear, ...]:
-    """The matrices of one layer that get an adapter."""
+    """Return the matrices of one layer that get an adapter."""
     if plan.target_modules == "AllLinear":
         return shape.linears
     return tuple(linear for linear in shape.linears if linear.name in shape.attention_names)
 
 
 def trained_tensors(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Trained:
-    """What a run trains: two factors for each adapted matrix (Hu et al., 2021), DoRA's magnitudes."""
+    """Return the trained tensors: two factors for each adapted matrix (Hu et al., 2021), and DoRA's magnitudes."""
     return Trained(tuple(_lora(shape, plan)), stack.adapter_width)
 
 
@@ -59,17 +59,16 @@ def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
 
 
 def optimizer_item(trained: Trained, stack: StackProfile) -> MemoryItem:
-    """States of the optimiser.
+    """Return the optimizer states.
 
-    Paged ones count too: CUDA moves them to host memory when the device is full, but they are on the device while
-    a step uses them.
+    Paged states count too: CUDA moves them to host memory if the device is full, but a step uses them on the device.
     """
     states = sum(_states(elements, trained.width, stack) * count for elements, count in trained.tensors)
     return MemoryItem("optimizer states", states, f"{stack.optimizer} of {trained.parameters} parameters")
 
 
 def _states(elements: int, width: int, stack: StackProfile) -> int:
-    """Bytes of the states of one tensor."""
+    """Return the bytes of one tensor's states."""
     match stack.optimizer:
         case "Sgd":
             return 0

@@ -1,4 +1,4 @@
-"""The attention block of a layer, forward and backward, as a sequence of operations on a meter."""
+"""Runs the attention block of a layer on a meter, forward and backward, operation by operation."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _WIDE = 4
 
 
 def attention_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
-    """Run the block: its input is the caller's, its output stays held."""
+    """Run the block forward. The caller owns the input, and the output stays allocated."""
     query, key_value = layer.query, layer.key_value
     for matrix in layer.attention_in:
         matrix_forward(meter, matrix, saving=saving)
     if layer.shape.qk_norm != "None":
         norm_forward(meter, layer.query_norm, saving=saving)
         norm_forward(meter, layer.key_norm, saving=saving)
-        # A norm that copies nothing saves what it is given.
+        # A norm that copies nothing saves its input.
         _end(meter, query + key_value, saved=saving and not layer.query_norm.copies)
-    # Positions: x * cos + rotated(x) * sin; unrotated queries and keys live until both are done.
+    # Rotary positions: x * cos + rotated(x) * sin; unrotated queries and keys live until both are done.
     for part in (query, key_value):
         meter.alloc(part)
         meter.transient(2 * part * layer.rope_widening)
@@ -57,14 +57,14 @@ def _end(meter: Meter, size: int, *, saved: bool) -> None:
 
 
 def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
-    """Leave `attention_held` held, and a copy of the result where there is one."""
+    """Leave `attention_held` allocated, and the copy of the result if there is one."""
     query, key_value, score = layer.query, layer.key_value, layer.score
     fused = query + 2 * key_value if layer.shape.attention == "FusedQkv" else 0
     if layer.repeats:
         meter.alloc(2 * query)
         meter.free((key_value + fused) if fused else 2 * key_value)
     if layer.eager:
-        # Scores, scaled, capped, masked; then widened, their softmax, and that narrowed.
+        # Scores are scaled, capped and masked; then widened, their softmax taken, and the result narrowed.
         meter.alloc(2 * score, Kind.SCORES)
         meter.transient(2 * score, Kind.SCORES)
         if layer.shape.softcap:
@@ -83,7 +83,7 @@ def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
 
 
 def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool) -> None:
-    """Turn the held gradient of the output into that of the input."""
+    """Replace the allocated gradient of the output by that of the input."""
     query, key_value, fused = layer.query, layer.key_value, layer.shape.attention != "Separate"
     copy = query if layer.copies_attention and layer.attention_out.saves_input else 0
     matrix_backward(meter, layer.attention_out, released=copy, keep=keep)
@@ -92,7 +92,7 @@ def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: 
     else:
         parts = query + 2 * (query if layer.repeats else key_value)
         meter.alloc(parts)
-        # The kernel adds up the queries' gradient in float32, and keys' and values' for each query head.
+        # The kernel sums the gradient of queries in float32, and those of keys and values for each query head.
         meter.workspace(layer.query * _WIDE // layer.width + (0 if layer.repeats else 2 * layer.query))
         meter.free(layer.attention_held, Kind.SAVED)
         meter.free(query)
@@ -119,7 +119,7 @@ def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: 
 
 def _eager_backward(meter: Meter, layer: LayerSizes) -> None:
     query, score = layer.query, layer.score
-    # Of the product with the values, the softmax in float32, the cap, the product of queries and keys.
+    # Gradients of: the product with the values, the softmax in float32, the cap, the product of queries and keys.
     meter.alloc(2 * score, Kind.SCORES)
     meter.alloc(query)
     meter.free(query)

@@ -1,4 +1,4 @@
-"""Memory that the device gives and torch does not count: context, workspaces, what the allocator cannot reuse."""
+"""Device memory that torch does not count: CUDA context, workspaces and fragmentation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from finetune_operator.sizing.gpus.gpu import Gpu
     from finetune_operator.sizing.memory.stack import StackProfile
 
-# CublasHandlePool.cpp: 32 MiB for each handle and stream on compute capability 9.0, else 8.125 MiB; the forward
-# and the autograd thread have a handle each.
+# CublasHandlePool.cpp: 32 MiB for each handle and stream on compute capability 9.0 or higher, else 8.125 MiB. The
+# forward thread and the autograd thread each have a handle.
 _WORKSPACE = 4096 * 2 * 1024 + 16 * 8 * 1024
 _WORKSPACE_SM90 = 4096 * 8 * 1024
 _HANDLES = 2
@@ -19,7 +19,7 @@ _SM90 = (9, 0)
 
 
 def device_items(peak: int, stack: StackProfile, gpu: Gpu | None) -> tuple[MemoryItem, ...]:
-    """Parts on top of a peak of `peak` bytes. Without a `gpu` the larger workspace is assumed."""
+    """Return the items on top of a peak of `peak` bytes. Without a `gpu`, the larger workspace is assumed."""
     large = gpu is None or gpu.compute_capability is None or gpu.compute_capability >= _SM90
     workspace = _WORKSPACE_SM90 if large else _WORKSPACE
     return (

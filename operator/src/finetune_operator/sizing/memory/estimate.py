@@ -1,4 +1,4 @@
-"""How much GPU memory a run needs, term by term."""
+"""Estimates the GPU memory of a run, term by term."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def estimate(
     calibration: Calibration = NO_CALIBRATION,
     gpu: Gpu | None = None,
 ) -> Estimate:
-    """Estimate the memory of one run."""
+    """Estimate the memory of one run in bytes; without a `gpu`, the result holds for every GPU."""
     weights = weight_items(shape, stack)
     casts, original = cast_items(shape, stack)
     trained = trained_tensors(shape, plan, stack)
@@ -47,8 +47,10 @@ def estimate(
     casting = (MemoryItem("16-bit original", original, "of the largest parameter that is cast"),)
     adapting = (
         adapter,
-        # peft makes every adapter in float32 first.
-        MemoryItem("adapter in float32", trained.parameters * (4 - trained.width), "before it is narrowed"),
+        # peft creates every adapter in float32 first.
+        MemoryItem(
+            "adapter in float32", trained.parameters * (4 - trained.width), "before its cast to 16 bits"
+        ),
         MemoryItem("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
     )
     terms = [
@@ -82,7 +84,7 @@ def estimate(
 
 
 class _Step:
-    """What a step holds besides weights, adapter and optimiser states."""
+    """Memory of a step without weights, adapter and optimizer states."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class _Step:
         self._batch = batch_item(shape, plan, stack)
 
     def loss(self) -> tuple[MemoryItem, ...]:
-        """At the peak of the forward pass and the loss."""
+        """Return the items at the peak of the forward pass and the loss."""
         before = (self._gradients,) if self._plan.gradient_accumulation > 1 else ()
         others = self._kept(last=True)
         if self._plan.gradient_checkpointing:
@@ -118,7 +120,7 @@ class _Step:
         return (*before, *self._scaled(self._batch, *_largest((all_kept, *loss), running)))
 
     def backward(self) -> tuple[MemoryItem, ...]:
-        """At the peak of the backward pass: in the last layer, or in the first, when all gradients are there."""
+        """Return the items at the peak of the backward pass: in the last layer, or in the first with all gradients."""
         busiest = max(
             (one for _, one in self._layers), key=lambda one: sum(one.backward) + one.kernel_workspace
         )
@@ -131,7 +133,7 @@ class _Step:
         return (*_largest(last, first), *self._scaled(self._batch, *work, workspace))
 
     def evaluation(self) -> tuple[MemoryItem, ...]:
-        """At the peak of scoring a batch: in a layer, or at the logits."""
+        """Return the items at the peak of scoring a batch: in a layer, or at the logits."""
         running = peak_items(max((one.inference for _, one in self._layers), key=sum))
         hidden = self._stack.residual_width * self._shape.hidden * self._plan.tokens
         scoring = scoring_items(self._shape, self._plan, self._stack)
@@ -139,7 +141,7 @@ class _Step:
         return self._scaled(self._batch, *_largest(scoring, layer))
 
     def _scaled(self, *parts: MemoryItem) -> tuple[MemoryItem, ...]:
-        """Activations as measured runs say that they are."""
+        """Multiply activations by the calibration's factor."""
         if self._factor == 1:
             return parts
         return tuple(replace(part, bytes=round(part.bytes * self._factor)) for part in parts)
@@ -148,14 +150,14 @@ class _Step:
         return waiting_item(self._layers, self._shape, self._plan, self._stack, last=last)
 
     def _last_gradients(self) -> MemoryItem:
-        """Gradients when the last layer is at work: of that layer, or of all where several passes add up."""
+        """Return the gradients while the last layer runs: of that layer, or of all if passes accumulate."""
         if self._plan.gradient_accumulation > 1:
             return self._gradients
         return replace(self._gradients, bytes=self._gradients.bytes // self._shape.layers)
 
 
 def _calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
-    """The profile with what measured runs say in place of its own constants."""
+    """Return the profile with the constants of the calibration."""
     if calibration.fragmentation is not None:
         stack = replace(stack, fragmentation=calibration.fragmentation)
     if calibration.context_bytes is not None:

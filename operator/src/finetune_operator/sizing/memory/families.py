@@ -1,7 +1,7 @@
-"""Model families as data: what a config.json leaves out, and of which matrices a layer is made.
+"""Model families as data: the defaults that a config.json omits, and the matrices of a layer.
 
-A config.json written by transformers 5 holds only what differs from the family's defaults, so the defaults belong
-to the family. Each record was compared with transformers' own modules on the meta device
+A config.json written by transformers 5 contains only differences from the family's defaults, so each family has its
+defaults here. Each record is compared with transformers' own modules on the meta device
 (tests/unit/operator/sizing/memory/test_shape.py).
 """
 
@@ -25,11 +25,10 @@ Rope = Literal["Whole", "Joined", "Float"]
 class Family:
     """One `model_type`.
 
-    `attention` says whether q, k and v are matrices of their own. `mlp` says whether the block is gated
-    (down(act(gate x) * up x)), gated with gate and up in one matrix, plain (down(act(up x))), or that with the
-    square of a rectifier. `norms` counts the
-    vectors of hidden size that a layer's norms hold. `qkv_bias`, `output_bias` and `mlp_bias` are booleans or name
-    the config member that decides. `aliases` are the family's own spellings of members.
+    `attention` says whether q, k and v are separate matrices. `mlp` is the form of the block: gated
+    (down(act(gate x) * up x)), gated with gate and up in one matrix, plain (down(act(up x))), or plain with a squared
+    rectifier. `norms` counts the vectors of hidden size in a layer's norms. `qkv_bias`, `output_bias` and `mlp_bias` are
+    booleans, or the name of the config member that decides. `aliases` are the family's own spellings of members.
     """
 
     defaults: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""One decoder layer, forward and backward, as a sequence of operations on a meter."""
+"""Runs one decoder layer on a meter, forward and backward, operation by operation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def layer_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
-    """Run a layer: its input is the caller's, its output stays held, and what its backward pass needs if `saving`."""
+    """Run a layer forward; its output stays allocated, and with `saving` so do the tensors for its backward pass.
+
+    The caller owns the input.
+    """
     if layer.shape.norm_places == "Parallel":
         _parallel_forward(meter, layer, saving=saving)
         return
@@ -30,7 +33,7 @@ def layer_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
 
 
 def layer_backward(meter: Meter, layer: LayerSizes) -> None:
-    """Turn the held gradient of the output into that of the input, releasing all that was saved."""
+    """Replace the allocated gradient of the output by that of the input, and free all saved tensors."""
     if layer.shape.norm_places == "Parallel":
         _parallel_backward(meter, layer)
         return
@@ -41,14 +44,14 @@ def layer_backward(meter: Meter, layer: LayerSizes) -> None:
 def _block_forward(
     meter: Meter, layer: LayerSizes, block: Callable[..., None], *, first: bool, saving: bool
 ) -> None:
-    """norm(block(norm(x))) + x. The input of the first block is the layer's, of the second one is held here."""
+    """Run norm(block(norm(x))) + x. The first block's input is the layer's; the second one's is allocated here."""
     places, hidden = layer.shape.norm_places, layer.hidden
     saves = layer.attention_saves_input if first else layer.mlp_saves_input
     if places != "Post":
         norm_forward(meter, layer.norm, saving=saving)
     block(meter, layer, saving=saving)
     if places != "Pre":
-        # The block's result is saved by a norm that copies nothing.
+        # A norm that copies nothing saves the block's result.
         norm_forward(meter, layer.norm, saving=saving)
         _end(meter, hidden, saved=saving and not layer.norm.copies)
     if places != "Post":
@@ -67,7 +70,7 @@ def _block_forward(
 
 
 def _end(meter: Meter, size: int, *, saved: bool) -> None:
-    """Let a held tensor end here, or live on for the backward pass."""
+    """Free an allocated tensor, or save it for the backward pass."""
     if saved:
         meter.save(size)
     else:
@@ -83,7 +86,7 @@ def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None],
     released = hidden if saves and (places != "Post" or own) else 0
     keep = places == "Pre"
     if layer.shape.scaled_residual:
-        # The block's gradient is a scaled copy of the residual's.
+        # The block's gradient is a scaled copy of the residual's gradient.
         meter.alloc(hidden)
         keep = False
     block(meter, layer, released=released, keep=keep)
@@ -143,7 +146,7 @@ def _mlp_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool)
 
 
 def _parallel_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
-    """attention(norm(x)) + mlp(norm(x)) + x, with a norm for both blocks or one for each."""
+    """Run attention(norm(x)) + mlp(norm(x)) + x, with one norm for both blocks or one for each."""
     hidden, norms = layer.hidden, layer.shape.parallel_norms
     for _ in range(norms):
         norm_forward(meter, layer.norm, saving=saving)

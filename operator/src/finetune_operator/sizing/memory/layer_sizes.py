@@ -1,4 +1,4 @@
-"""Bytes of a decoder layer's tensors for one micro-batch."""
+"""Sizes of a decoder layer's tensors for one micro-batch, in bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BF16 = 2
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """A layer as the meter runs it.
+    """The sizes of a layer in bytes, for the meter.
 
     `hidden`, `query`, `key_value` and `inner` are one tensor of that width in the model's type, whose elements have
-    `width` bytes; `score` is one byte for each pair of positions and head; `bias` is a mask in the model's type;
-    `sums` are the logarithms of softmax sums that a fused kernel saves. `owns_input` says that nothing else keeps
-    the layer's input, no checkpoint.
+    `width` bytes. `score` is one byte for each pair of positions and head. `bias` is a mask in the model's type. `sums`
+    are the logarithms of softmax sums that a fused kernel saves. `owns_input` is true if no checkpoint keeps the
+    layer's input.
     """
 
     shape: ModelShape
@@ -52,29 +52,29 @@ class LayerSizes:
 
     @property
     def attention_saves_input(self) -> bool:
-        """Whether an adapter of the attention block saves the block's input."""
+        """True if an adapter of the attention block saves the block's input."""
         return any(matrix.saves_input for matrix in self.attention_in)
 
     @property
     def mlp_saves_input(self) -> bool:
-        """Whether an adapter of the second block saves the block's input."""
+        """True if an adapter of the second block saves the block's input."""
         return any(matrix.saves_input for matrix in self.mlp_in)
 
     @property
     def repeats(self) -> bool:
-        """Whether keys and values are repeated for each query head; the flash kernel takes them as they are."""
+        """True if keys and values are repeated for each query head; the flash kernel takes them unrepeated."""
         if self.shape.attention == "Falcon":
             return self.shape.heads != self.shape.key_value_heads > 1
         return self.shape.heads != self.shape.key_value_heads and (self.eager or self.masked)
 
     @property
     def copies_attention(self) -> bool:
-        """Whether the output matrix reads a copy of the attention's result, in another order."""
+        """True if the output matrix reads a reordered copy of the attention's result."""
         return self.eager or (self.shape.rope == "Joined" and not self.masked)
 
     @property
     def attention_held(self) -> int:
-        """What attention saves besides scores: queries, keys, values, result, sums, bias."""
+        """Bytes that attention saves without scores: queries, keys, values, result, sums, bias."""
         if self.repeats:
             keys_and_values = 2 * self.query
         elif self.shape.attention == "FusedQkv":
@@ -88,7 +88,7 @@ class LayerSizes:
 
     @property
     def saves_normed(self) -> bool:
-        """Whether an adapter saves the input that parallel blocks share."""
+        """True if an adapter saves the input that parallel blocks share."""
         return self.attention_saves_input or self.mlp_saves_input
 
     @property
@@ -98,7 +98,7 @@ class LayerSizes:
 
 
 def layer_sizes(shape: ModelShape, plan: TrainingPlan, stack: StackProfile, *, windowed: bool) -> LayerSizes:
-    """Sizes of a layer; `windowed` says that it is one of those with a sliding window."""
+    """Return the sizes of a layer; `windowed` is true for a layer with a sliding window."""
     tokens, width = plan.tokens, stack.residual_width
     pairs = plan.micro_batch_size * plan.sequence_length**2
     eager = is_eager(shape, stack)
@@ -144,16 +144,16 @@ def layer_sizes(shape: ModelShape, plan: TrainingPlan, stack: StackProfile, *, w
 
 
 _WIDEST_FLASH_HEAD = 256
-"""torch's flash kernels take no wider heads."""
+"""Elements; torch's flash kernels support no wider heads."""
 
 
 def is_eager(shape: ModelShape, stack: StackProfile) -> bool:
-    """Whether attention scores are tensors of their own. No fused kernel caps them, so capped ones always are."""
+    """Return whether attention scores are separate tensors. Capped scores always are: no fused kernel caps them."""
     return stack.attention == "Eager" or (shape.softcap and stack.attention != "Flash")
 
 
 def beyond_window(shape: ModelShape, plan: TrainingPlan) -> bool:
-    """Whether rows are longer than the sliding window, so that attention needs a mask."""
+    """Return whether rows are longer than the sliding window, so that attention needs a mask."""
     return shape.sliding_window is not None and plan.sequence_length >= shape.sliding_window
 
 
@@ -181,9 +181,9 @@ def _matrix(linear: Linear, plan: TrainingPlan, stack: StackProfile, *, adapted:
 
 
 def dora_bytes(linear: Linear, plan: TrainingPlan) -> int:
-    """What peft holds to compute the norm of an adapted matrix (lora/dora.py).
+    """Return the bytes that peft allocates to compute the norm of an adapted matrix (lora/dora.py).
 
-    The identity of the matrix's inputs through both factors, the matrix unpacked, the scaled product and the sum, in
-    16 bits.
+    In 16 bits: the identity of the inputs, its products with both factors, the unpacked matrix, the scaled product and
+    the sum.
     """
     return _BF16 * (linear.inputs**2 + plan.rank * linear.inputs + 4 * linear.weights)

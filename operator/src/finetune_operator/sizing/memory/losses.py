@@ -1,4 +1,4 @@
-"""Memory of the loss: logits, and the gradient with respect to the hidden states."""
+"""Memory of the loss: logits, hidden states and their gradient."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from finetune_operator.sizing.memory.stack import StackProfile
     from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
-# TRL's fused head (trl/kernels/chunked_logprob.py) computes tiles of this many positions and vocabulary entries.
+# TRL's fused head (trl/kernels/chunked_logprob.py) computes tiles of these numbers of positions and entries.
 _TILE_TOKENS = 4096
 _TILE_VOCABULARY = 32768
 
 
 def loss_items(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[MemoryItem, ...]:
-    """Parts that live while the loss and its gradient are computed."""
+    """Return the items that live while the loss and its gradient are computed."""
     tokens, hidden, width = plan.tokens, shape.hidden, stack.residual_width
     logits, formula = _logits(shape, plan, stack)
     # The last norm saves its input in float32, or its input itself.
@@ -43,16 +43,16 @@ def _logits(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple
             # The last token of a row predicts nothing.
             supervised = plan.micro_batch_size * max(1, plan.sequence_length - 1)
             positions = min(supervised, max(1, stack.loss_chunk_logits // vocabulary))
-            # In 16 bits, in float32; a cap keeps the first for its slope, which is widened too. With them go the
-            # chosen hidden states.
+            # Logits in 16 bits and in float32. A cap keeps the 16-bit ones for its slope, which is widened too. The
+            # selected hidden states come on top.
             each = 10 if capped else 6
             size = positions * (each * vocabulary + 2 * shape.hidden)
             return size, f"{positions} positions x {vocabulary} x {each} B"
         case "TokenChunks":
             positions, each = min(tokens, stack.loss_chunk_tokens), 18 if capped else 12
         case "Liger":
-            # Liger's fused linear cross entropy: as many positions as make a chunk of logits no larger than the
-            # hidden states, a power of two.
+            # Liger's fused linear cross entropy: the positions of a chunk are a power of two, and the chunk's logits are
+            # about as large as the hidden states.
             share = -(-tokens // -(-vocabulary // shape.hidden))
             positions, each = min(tokens, 1 << (share - 1).bit_length()), 8
         case "CutCrossEntropy":
@@ -70,7 +70,7 @@ def _logits(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple
 
 
 def _gradient(stack: StackProfile, width: int) -> int:
-    """Bytes for each element of the hidden states' gradient while logits live."""
+    """Return the bytes for each element of the hidden states' gradient while logits live."""
     match stack.loss:
         case "SupervisedChunks" | "Liger" | "CutCrossEntropy" | "TokenChunks":
             return width
@@ -81,7 +81,7 @@ def _gradient(stack: StackProfile, width: int) -> int:
 
 
 def scoring_items(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> tuple[MemoryItem, ...]:
-    """Parts that live while a batch is scored without gradients: hidden states and some positions' logits."""
+    """Return the items of scoring a batch without gradients: hidden states and the logits of some positions."""
     tokens = plan.sequence_length * (stack.evaluation_batch or plan.micro_batch_size)
     width = stack.residual_width
     hidden = MemoryItem(

@@ -1,4 +1,4 @@
-"""Counts what lives while a layer runs forward and backward: the closed form of a tensor's lifetime."""
+"""Counts the live bytes while a layer runs forward and backward."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from enum import IntEnum
 
 
 class Kind(IntEnum):
-    """Why memory is held."""
+    """The purpose of allocated memory."""
 
     SAVED = 0
-    """For the backward pass."""
+    """Saved for the backward pass."""
     TEMPORARY = 1
-    """Results and gradients on their way."""
+    """Temporary results and gradients."""
     UNPACKED = 2
     """A packed matrix in 16 bits, and its constants in 32."""
     SCORES = 3
-    """Attention scores, saved or on their way."""
+    """Attention scores, saved or temporary."""
 
 
 class Meter:
-    """Live bytes by kind, and what lived when all together were most."""
+    """Live bytes by kind, and their values at the moment of the largest total."""
 
     def __init__(self) -> None:
         self.now = [0, 0, 0, 0]
@@ -29,7 +29,7 @@ class Meter:
         self.at_peak: tuple[int, ...] = (0, 0, 0, 0)
 
     def alloc(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
-        """Let `size` bytes live from here on."""
+        """Allocate `size` bytes."""
         self.now[kind] += size
         self.total += size
         if self.total > self.peak:
@@ -37,25 +37,25 @@ class Meter:
             self.at_peak = tuple(self.now)
 
     def free(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
-        """Let `size` bytes be free again."""
+        """Free `size` bytes."""
         self.now[kind] -= size
         self.total -= size
 
     def save(self, size: int, kind: Kind = Kind.SAVED) -> None:
-        """Let `size` bytes that live already be saved from here on."""
+        """Turn `size` temporary bytes into saved ones; the total stays the same."""
         self.now[Kind.TEMPORARY] -= size
         self.now[kind] += size
 
     def transient(self, size: int, kind: Kind = Kind.TEMPORARY) -> None:
-        """Let `size` bytes live for a moment."""
+        """Allocate and free `size` bytes."""
         self.alloc(size, kind)
         self.free(size, kind)
 
     def workspace(self, size: int) -> None:
-        """Let a kernel hold `size` bytes inside, where a run with fake tensors does not see them."""
+        """Count `size` bytes inside a kernel, which a run with fake tensors does not see."""
         self.peak_with_workspaces = max(self.peak_with_workspaces, self.total + size)
 
     @property
     def kernel_workspace(self) -> int:
-        """By how much kernels' workspaces raise the peak."""
+        """Bytes by which workspaces inside kernels raise the peak."""
         return max(0, self.peak_with_workspaces - self.peak)

@@ -1,7 +1,7 @@
-"""What single operations of a layer hold, forward and backward, in the order in which torch runs them.
+"""Runs single operations of a layer on a meter, forward and backward, in torch's order.
 
-Derived from the code of transformers, peft's bnb.Linear4bit and bitsandbytes, and from what autograd saves for each
-operation. Two gradients of one tensor are added out of place, as torch does where either is used elsewhere.
+Derived from the code of transformers, peft's bnb.Linear4bit and bitsandbytes, and from the tensors that autograd saves
+for each operation. Two gradients of one tensor are added out of place, as torch does if either is used elsewhere.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ class Matrix:
     constants: int
     unpacked_forward: bool
     magnitudes: int = 0
-    """What DoRA holds to compute the norm of the adapted matrix."""
+    """Bytes that DoRA allocates to compute the norm of the adapted matrix."""
     packed_saves_input: bool = False
-    """The product with the packed matrix saves its input too, though a frozen matrix has no use for it."""
+    """True if the product with the packed matrix saves its input too, although a frozen matrix does not need it."""
 
     @property
     def saves_input(self) -> bool:
-        """Whether the very tensor that it is given is saved."""
+        """True if the input tensor itself is saved, not a copy."""
         return self.packed_saves_input or (self.adapted and not self.copy and not self.dropped)
 
     @property
     def saved(self) -> int:
-        """What the adapter saves besides its input."""
+        """Bytes that the adapter saves in addition to its input."""
         return self.copy + self.dropped + self.low_rank + self.weighted if self.adapted else 0
 
     @property
     def weighted(self) -> int:
-        """What DoRA saves: its result before it is scaled by the magnitudes, and that of the matrix alone."""
+        """Bytes that DoRA saves: the result before its scaling by the magnitudes, and the matrix's own result."""
         return 2 * self.outputs if self.magnitudes else 0
 
 
 def matrix_forward(meter: Meter, matrix: Matrix, *, saving: bool) -> None:
-    """Hold the output; the input is the caller's."""
+    """Allocate the output. The caller owns the input."""
     if matrix.unpacked_forward:
         meter.alloc(matrix.constants, Kind.UNPACKED)
         meter.transient(matrix.constants, Kind.UNPACKED)
@@ -86,10 +86,10 @@ def matrix_forward(meter: Meter, matrix: Matrix, *, saving: bool) -> None:
 def matrix_backward(
     meter: Meter, matrix: Matrix, *, released: int = 0, shared: bool = False, keep: bool = False
 ) -> None:
-    """Turn the held gradient of the output into that of the input.
+    """Replace the allocated gradient of the output by that of the input.
 
-    `released` is the saved input if this is its last use. `shared` says that a gradient of the same input is held
-    already; `keep` that the gradient of the output is used elsewhere too.
+    `released` is the size of the saved input if this is its last use. With `shared`, a gradient of the same input is
+    already allocated. With `keep`, the gradient of the output is used elsewhere too.
     """
     gradient = matrix.inputs
     if matrix.adapted:
@@ -121,7 +121,7 @@ def matrix_backward(
 
 
 def _accumulate(meter: Meter, size: int, *, held: bool) -> None:
-    """Add a gradient just computed to the one that is held."""
+    """Add a new gradient to the allocated one."""
     if held:
         meter.alloc(size)
         meter.free(2 * size)
@@ -129,7 +129,7 @@ def _accumulate(meter: Meter, size: int, *, held: bool) -> None:
 
 @dataclass(frozen=True)
 class NormSizes:
-    """A norm's bytes: its input in the model's type and in float32, what it saves, whether it copies its input."""
+    """Bytes of a norm's input in the model's type and in float32; `copies` is true if the norm copies its input."""
 
     kind: Norm
     narrow: int
@@ -138,12 +138,12 @@ class NormSizes:
 
     @property
     def saved(self) -> int:
-        """What is saved that nothing else holds; a norm that copies nothing saves its input."""
+        """Bytes that only the norm saves; a norm that copies nothing saves its input."""
         return self.wide if self.copies else self.narrow
 
 
 def norm_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
-    """Hold the output; the input is the caller's, and is saved where the norm saves it."""
+    """Allocate the output. The caller owns the input, and saves it if the norm does."""
     if norm.kind == "Layer":
         meter.alloc(norm.narrow)
         return
@@ -166,9 +166,9 @@ def norm_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
 
 
 def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: bool = False) -> None:
-    """Turn the held gradient of the output into that of the input.
+    """Replace the allocated gradient of the output by that of the input.
 
-    `release` says that what the norm saved is its alone; `keep` that the gradient is used elsewhere too.
+    With `release`, the norm's saved tensor has no other user. With `keep`, the gradient is used elsewhere too.
     """
     saved = norm.saved if release else 0
     if norm.kind == "Layer":

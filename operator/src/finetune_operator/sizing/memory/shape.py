@@ -1,4 +1,4 @@
-"""The shape of a language model, read from its config.json alone."""
+"""The shape of a language model, read from its config.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune_operator.sizing.memory.families import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Members that only mixture-of-experts configs have, whatever the family is called.
+# Members that only mixture-of-experts configs have, whatever the family's name.
 _EXPERT_MEMBERS = (
     "num_experts",
     "num_local_experts",
@@ -32,7 +32,7 @@ _LARGEST = 1 << 40
 
 
 class ShapeUnknownError(Exception):
-    """The model's memory cannot be computed. The message says what must be, what was found and what to do."""
+    """The model's memory cannot be computed. The message names the requirement and the value found."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A dense decoder. Every layer is the same; sizes are elements, not bytes.
+    """A dense decoder with equal layers; sizes are elements, not bytes.
 
-    `linears` are the matrices of one layer, `vectors` the elements of everything else in it (norms; biases are
-    with their matrices). `final_vectors` is the last norm. `softcap` says that attention scores are capped, which
-    no fused kernel does, `final_softcap` that logits are. `sliding_window` is in tokens, None where all layers see
-    everything, else `sliding_layers` of them do not.
-    `parallel_norms` counts the norms before parallel blocks. The rest is as in `families.Family`.
+    `linears` are the matrices of one layer. `vectors` are the elements of the layer's norms; biases belong to their
+    matrices. `final_vectors` is the last norm. `softcap` is true if attention scores are capped, which no fused kernel
+    does, and `final_softcap` if logits are. `sliding_window` is in tokens and applies to `sliding_layers` of the layers;
+    it is None if every layer sees all tokens. `parallel_norms` counts the norms before parallel blocks. The other
+    fields are as in `families.Family`.
     """
 
     family: str
@@ -106,12 +106,12 @@ class ModelShape:
 
     @property
     def linear_weights(self) -> int:
-        """Elements of all layers' matrices: what is quantised."""
+        """Elements of all layers' matrices, which are quantized."""
         return self.layers * sum(linear.weights for linear in self.linears)
 
     @property
     def embedding_weights(self) -> int:
-        """Elements of the embedding and, where it is not tied, of the output head."""
+        """Elements of the embedding and, if it is not tied, of the output head."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
@@ -122,7 +122,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All elements."""
+        """Elements of the whole model."""
         return self.linear_weights + self.embedding_weights + self.other_weights
 
 
@@ -133,7 +133,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """
     nested = config.get("text_config")
     if isinstance(nested, dict):
-        # A wrapper's own value wins where transformers reads it from the wrapper.
+        # transformers reads this member from the wrapper, so the wrapper's value counts.
         tied = (
             {"tie_word_embeddings": config["tie_word_embeddings"]} if "tie_word_embeddings" in config else {}
         )
@@ -142,13 +142,13 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     if experts:
         raise ShapeUnknownError(
             f"the model must be dense, found a mixture of experts ({experts[0]} = {config[experts[0]]}); "
-            "its experts would not be quantised"
+            "its experts would stay unquantized, so choose a dense model"
         )
     name = config.get("model_type")
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or family is None:
         raise ShapeUnknownError(
-            f"model_type must be a family whose memory is known ({', '.join(sorted(FAMILIES))}), found {name!r}"
+            f"model_type must be a supported family ({', '.join(sorted(FAMILIES))}), found {name!r}"
         )
     reader = _Config(config, family)
     heads = reader.number("num_attention_heads")
@@ -205,14 +205,14 @@ def _window(family: Family, reader: _Config) -> int | None:
 
 
 class _Config:
-    """A config with its family's defaults and spellings."""
+    """A config, read with its family's defaults and spellings."""
 
     def __init__(self, config: Mapping[str, Any], family: Family) -> None:
         self._config = config
         self._family = family
 
     def value(self, name: str) -> Any:
-        """Return what the config says, else the family's default, else None."""
+        """Return the config's value, else the family's default, else None."""
         for spelling in (name, self._family.aliases.get(name)):
             if spelling is not None and self._config.get(spelling) is not None:
                 return self._config[spelling]
@@ -230,18 +230,18 @@ class _Config:
         return value
 
     def optional(self, name: str) -> int | None:
-        """Return a positive whole number, None where the config has none."""
+        """Return a positive whole number, or None if the config has none."""
         return None if self.value(name) is None else self.number(name)
 
     def flag(self, name: str) -> bool:
-        """Return a boolean, False where the config has none."""
+        """Return a boolean, False if the config has none."""
         value = self.value(name)
         if value is not None and not isinstance(value, bool):
             raise ShapeUnknownError(f"config.json's {name} must be true or false, found {value!r}")
         return bool(value)
 
     def bias(self, rule: bool | str) -> bool:  # noqa: FBT001 -- a constant or the member that decides
-        """Whether a matrix has a bias."""
+        """Return whether a matrix has a bias."""
         return self.flag(rule) if isinstance(rule, str) else rule
 
 

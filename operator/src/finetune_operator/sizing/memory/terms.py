@@ -1,4 +1,4 @@
-"""An estimate: named terms, their phases and what they add up to. All sizes are integer bytes."""
+"""An estimate: named terms, their phases and their sums. All sizes are integer bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK = 512
 
 
 class Phase(StrEnum):
-    """A stretch of a run with a peak of its own; terms of the phase Device come on top of every peak."""
+    """A part of a run with its own peak; terms of the phase Device are added to every peak."""
 
     LOAD = "Load"
     PREPARE = "Prepare"
@@ -24,9 +24,9 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Term:
-    """One thing that holds memory during one phase. What lives through several phases has a term in each.
+    """One use of memory during one phase. Memory that lives through several phases has a term in each.
 
-    `formula` is for people. `visible` is False for what a run with fake tensors cannot see: workspaces inside
+    `formula` is for people. `visible` is False for memory that a run with fake tensors cannot see: workspaces inside
     kernels, the CUDA context, fragmentation.
     """
 
@@ -39,7 +39,7 @@ class Term:
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """Something that holds memory. `formula` is for people; `visible` as in Term."""
+    """A named use of memory in bytes, not yet assigned to a phase. `formula` is for people; `visible` is as in Term."""
 
     name: str
     bytes: int
@@ -47,7 +47,7 @@ class MemoryItem:
     visible: bool = True
 
     def during(self, phase: Phase) -> Term:
-        """Return the term of one phase."""
+        """Return the item as a term of one phase."""
         return Term(self.name, self.bytes, phase, self.formula, self.visible)
 
 
@@ -55,9 +55,9 @@ class MemoryItem:
 class Estimate:
     """Memory of one run on one GPU.
 
-    The terms of a phase add up to `phases[phase]`; `peak_bytes`, what torch allocates at most, is the largest of
-    these without Device; `device_bytes` = `peak_bytes` + the terms of Device is what nvidia-smi would show.
-    `low_bytes` and `high_bytes` are the interval around `device_bytes` that the calibration supports.
+    The terms of a phase add up to `phases[phase]`. `peak_bytes` is torch's largest allocation: the largest phase without
+    Device. `device_bytes` is `peak_bytes` plus the terms of Device, as nvidia-smi shows it. `low_bytes` and `high_bytes`
+    are the interval around `device_bytes` that the calibration supports.
     """
 
     terms: tuple[Term, ...]
@@ -74,7 +74,7 @@ class Estimate:
 
     @property
     def visible_peak_bytes(self) -> int:
-        """The peak of what a run with fake tensors sees."""
+        """The peak of the memory that a run with fake tensors sees."""
         sums: dict[Phase, int] = {}
         for term in self.terms:
             if term.visible and term.phase is not Phase.DEVICE:
@@ -82,7 +82,7 @@ class Estimate:
         return max(sums.values())
 
     def largest_terms(self) -> tuple[Term, ...]:
-        """The terms of the bottleneck, largest first."""
+        """Return the terms of the bottleneck, largest first."""
         return tuple(
             sorted(
                 (term for term in self.terms if term.phase is self.bottleneck), key=lambda term: -term.bytes
@@ -91,10 +91,10 @@ class Estimate:
 
 
 def allocated(size: int) -> int:
-    """Bytes that a tensor of `size` bytes takes from the allocator."""
+    """Return the bytes that a tensor of `size` bytes takes from the allocator."""
     return -(-size // BLOCK) * BLOCK
 
 
 def blocks(elements: int, block: int) -> int:
-    """Quantisation blocks that `elements` fill, the last one perhaps partly."""
+    """Return the number of quantization blocks that `elements` fill, the last one perhaps partly."""
     return -(-elements // block)

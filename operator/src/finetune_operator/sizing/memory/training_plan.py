@@ -1,4 +1,4 @@
-"""What is known of a training run when its memory is estimated."""
+"""The values of a training run from which its memory is estimated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TrainingPlan:
     """The values of one run that decide its memory.
 
     `sequence_length` is the padded length of the longest row in tokens, `micro_batch_size` the rows of one forward
-    pass, `gradient_accumulation` the forward passes of one optimiser step.
+    pass, `gradient_accumulation` the forward passes of one optimizer step.
     """
 
     sequence_length: int
@@ -33,5 +33,5 @@ class TrainingPlan:
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows of one optimiser step."""
+        """Rows of one optimizer step."""
         return self.micro_batch_size * self.gradient_accumulation

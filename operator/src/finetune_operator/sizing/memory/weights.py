@@ -1,4 +1,4 @@
-"""Memory of the frozen model: packed matrices, quantisation constants, and what stays in 16 or 32 bits."""
+"""Memory of the frozen model: packed matrices, quantization constants, and weights in 16 or 32 bits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from finetune_operator.sizing.memory.stack import StackProfile
     from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
-# bitsandbytes: absmax of 64 weights, absmax of 256 of these (functional.py, quantize_4bit with
-# compress_statistics), one code table of 16 and one of 256 float32 values and an offset for each matrix.
+# bitsandbytes (functional.py, quantize_4bit with compress_statistics): the absmax of 64 weights, and the absmax of 256 of
+# these. Each matrix has a code table of 16 float32 values, one of 256, and an offset.
 _WEIGHTS_IN_BLOCK = 64
 _CONSTANTS_IN_BLOCK = 256
 _CODE_TABLE = 16 * 4
@@ -20,7 +20,7 @@ _NESTED_CODE_TABLE = 256 * 4
 
 
 def matrix_bytes(weights: int, outputs: int, stack: StackProfile) -> tuple[int, int]:
-    """Bytes of one matrix of `weights` elements: (packed values, quantisation constants)."""
+    """Return the bytes of one matrix of `weights` elements: (packed values, quantization constants)."""
     if stack.quantization == "None":
         return allocated(weights * stack.unquantized_width), 0
     if stack.quantization == "Int8":
@@ -35,7 +35,7 @@ def matrix_bytes(weights: int, outputs: int, stack: StackProfile) -> tuple[int, 
 
 
 def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ...]:
-    """Parts of the loaded model, before anything is cast."""
+    """Return the items of the loaded model, before any cast."""
     width = stack.unquantized_width
     packed = constants = 0
     for linear in shape.linears:
@@ -60,7 +60,7 @@ def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ..
 
 
 def unpacked_bytes(weights: int, stack: StackProfile) -> int:
-    """Bytes of a packed matrix in 16 bits, as a product needs it; 0 where matrices are not packed.
+    """Return the bytes of a packed matrix in 16 bits, as a product needs it; 0 if matrices are not packed.
 
     bitsandbytes' backward pass always unpacks the whole matrix (autograd/_functions.py, MatMul4Bit.backward).
     """
@@ -68,15 +68,15 @@ def unpacked_bytes(weights: int, stack: StackProfile) -> int:
 
 
 def constants_bytes(weights: int, stack: StackProfile) -> int:
-    """Bytes of a matrix's block constants in float32, which double quantisation unpacks first."""
+    """Return the bytes of a matrix's block constants in float32, which double quantization unpacks first."""
     return allocated(4 * blocks(weights, _WEIGHTS_IN_BLOCK)) if stack.quantization == "NF4DoubleQuant" else 0
 
 
 def cast_items(shape: ModelShape, stack: StackProfile) -> tuple[tuple[MemoryItem, ...], int]:
-    """What casting every 16-bit parameter to float32 adds, and the 16-bit original of the largest one.
+    """Return the items that a cast of every 16-bit parameter to float32 adds, and the bytes of the largest original.
 
-    peft's prepare_model_for_kbit_training (utils/other.py) casts one parameter after the other; the original is
-    freed when its copy is whole. Parameters that are not packed count, the layers' too if nothing is quantised.
+    peft's prepare_model_for_kbit_training (utils/other.py) casts one parameter after another, and frees each original
+    once its copy is complete. All unpacked parameters count, also those of the layers if nothing is quantized.
     """
     if not stack.cast_to_float32 or stack.unquantized_width == 4:
         return (), 0
@@ -94,7 +94,7 @@ def cast_items(shape: ModelShape, stack: StackProfile) -> tuple[tuple[MemoryItem
 
 
 def unpacked_embedding_weights(shape: ModelShape, stack: StackProfile) -> int:
-    """Elements of embedding and head that no quantisation packs."""
+    """Return the elements of embedding and head that quantization does not pack."""
     head = 0 if shape.tied or stack.quantized_head else 1
     return shape.vocabulary * shape.hidden * (1 + head)
 
@@ -122,9 +122,10 @@ _CONSTANT_FORMULAS = {
 
 
 def dora_preparation(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> int:
-    """What peft holds to set the magnitudes of the largest adapted matrix (lora/dora.py, update_layer).
+    """Return the bytes that peft allocates to set the magnitudes of the largest adapted matrix.
 
-    A copy of the packed matrix, it unpacked, and product, scaled product and sum in float32.
+    From lora/dora.py, update_layer: a copy of the packed matrix, the unpacked matrix, and product, scaled product and
+    sum in float32.
     """
     if plan.variant != "DoRA":
         return 0

@@ -1,0 +1,66 @@
+"""Memory of the trained tensors: rank x (inputs + outputs) for each adapted matrix (Hu et al., 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from finetune_operator.sizing.memory.adapters import Trained, adapted_linears, optimizer_item, trained_tensors
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, Optimizer
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+
+from tests.support.sizing_models import small_model
+
+ATTENTION = (64 + 64) + 2 * (64 + 32) + (64 + 64)
+MLP = 3 * (64 + 256)
+OUTPUTS = 64 + 32 + 32 + 64 + 256 + 256 + 64
+
+
+def test_every_linear_matrix_gets_two_factors() -> None:
+    plan = TrainingPlan(16, rank=8)
+    assert trained_tensors(small_model(), plan, DEFAULT_STACK).parameters == 2 * 8 * (ATTENTION + MLP)
+
+
+def test_attention_only_leaves_the_mlp_without_adapters() -> None:
+    plan = TrainingPlan(16, rank=8, target_modules="AttentionOnly")
+    assert trained_tensors(small_model(), plan, DEFAULT_STACK).parameters == 2 * 8 * ATTENTION
+    assert {linear.name for linear in adapted_linears(small_model(), plan)} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    }
+
+
+def test_dora_adds_a_magnitude_for_each_output() -> None:
+    plain = trained_tensors(small_model(), TrainingPlan(16, rank=8), DEFAULT_STACK)
+    dora = trained_tensors(small_model(), TrainingPlan(16, rank=8, variant="DoRA"), DEFAULT_STACK)
+    assert dora.parameters - plain.parameters == 2 * OUTPUTS
+
+
+def test_each_tensor_is_rounded_to_the_allocators_block() -> None:
+    tensors = Trained(((100, 3), (256, 1)), width=2)
+    assert tensors.parameters == 556
+    assert tensors.bytes == 4 * 512
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ("Sgd", 0),
+        # Two moments in the adapter's type, and the number of steps.
+        ("AdamW", 2 * 8192 + 512),
+        # Two moments of a byte with a float32 scale for 256 of them: 64 bytes, a block of 512.
+        ("AdamW8Bit", 2 * (4096 + 512)),
+        ("PagedAdamW8Bit", 2 * (4096 + 512)),
+        ("PagedAdamW32Bit", 2 * 4 * 4096),
+    ],
+)
+def test_states_have_the_size_of_their_optimizer(optimizer: Optimizer, expected: int) -> None:
+    stack = replace(DEFAULT_STACK, optimizer=optimizer)
+    assert optimizer_item(Trained(((4096, 1),), 2), stack).bytes == expected
+
+
+def test_a_tensor_below_4096_elements_keeps_its_states_in_32_bits() -> None:
+    stack = replace(DEFAULT_STACK, optimizer="AdamW8Bit")
+    assert optimizer_item(Trained(((4095, 1),), 2), stack).bytes == 2 * 4 * 4096
