@@ -46,7 +46,9 @@ class Entry:
     message: str
 
 
+# With the reason and message of the job:
 _TRUE, _FALSE, _UNKNOWN = Cell(Truth.TRUE), Cell(Truth.FALSE), Cell(Truth.UNKNOWN)
+# False, with a fixed reason:
 _PROGRESSING = Cell(Truth.FALSE, Reason.PROGRESSING)
 _RUNNING = Cell(Truth.FALSE, Reason.RUNNING)
 _SUSPENDED = Cell(Truth.FALSE, Reason.SUSPENDED_BY_USER)
