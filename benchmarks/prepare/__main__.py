@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.cpu import usable_processors
+from finetune_trainer.cpu import available_cpus
 from finetune_trainer.data.chat_template.template import load_tokenizer
 
 from benchmarks.prepare import proof, weights
@@ -69,7 +69,7 @@ def measure_proof(table: Table, folder: Path, count: int) -> None:
             )
             # TRL has no template for SmolLM2, so it cannot learn every answer with this tokenizer.
             every_answer = tokenizer is qwen
-            theirs = proof.trl_rows(tokenizer, turns, count, usable_processors(), every_answer=every_answer)
+            theirs = proof.trl_rows(tokenizer, turns, count, available_cpus(), every_answer=every_answer)
             learned = "every answer" if every_answer else "the last answer alone"
             table.add(f"TRL, {label}", theirs.rows_per_second, "rows/s", f"learns {learned}")
             table.add(f"proof / TRL, {label}", ours.rows_per_second / theirs.rows_per_second, "times")
@@ -77,7 +77,7 @@ def measure_proof(table: Table, folder: Path, count: int) -> None:
 
 def measure_weights(table: Table, folder: Path, megabytes: int) -> None:
     """Measure quantizing, a copy of the same bytes, and bitsandbytes."""
-    found = dict(weights.speeds(folder, megabytes, usable_processors()))
+    found = dict(weights.speeds(folder, megabytes, available_cpus()))
     for name, speed in found.items():
         table.add(
             name,

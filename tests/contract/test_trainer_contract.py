@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
+from finetune_trainer.data.rows.rejection import RowReason
 from finetune_trainer.errors import Reason, StageError
 from jsonschema import Draft202012Validator
 
@@ -55,3 +56,8 @@ def test_a_file_that_is_not_a_run_spec_is_rejected(tmp_path: Path, text: str | N
     with pytest.raises(StageError) as caught:
         read_run_spec(path)
     assert caught.value.reason is Reason.INVALID_RUN_SPEC
+
+
+def test_every_row_reason_is_in_the_contract() -> None:
+    listed = json.loads((CONTRACT / "reasons.json").read_text())["row"]
+    assert listed.keys() == {reason.value for reason in RowReason}

@@ -25,6 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.support.results import PREPARE
+
 SPEC_HASH = "sha256:" + "1" * 64
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -120,15 +122,8 @@ def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> Worksp
         )
     write_json_atomically(layout.base_layout, {"files": files, "quantized": quantized})
     _write_tables(layout, rows, held_out)
-    write_marker(
-        layout,
-        "prepare",
-        SPEC_HASH,
-        {
-            "dataset": {"digest": "sha256:" + "2" * 64, "trainingExamples": rows},
-            "model": {"digest": "sha256:" + "3" * 64, "commit": None},
-        },
-    )
+    dataset = PREPARE.dataset.model_copy(update={"digest": "sha256:" + "2" * 64, "training_examples": rows})
+    write_marker(layout, "prepare", SPEC_HASH, PREPARE.model_copy(update={"dataset": dataset}).document())
     return layout
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.run_spec import read_run_spec
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
-from finetune_trainer.cpu import limit_threads, usable_processors
+from finetune_trainer.cpu import available_cpus, limit_threads
 from finetune_trainer.errors import StageError
 from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
 from finetune_trainer.runner import (
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> ExitCode:
     """Run the command and return the exit code; results and reasons are written before it returns."""
     options = _parser().parse_args(arguments)
     raise_on_termination()
-    limit_threads(usable_processors())
+    limit_threads(available_cpus())
     if options.command == "compile":
         compile_kernels(options.folder)
         return ExitCode.SUCCEEDED

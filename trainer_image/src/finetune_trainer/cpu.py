@@ -12,7 +12,7 @@ from pathlib import Path
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
-def usable_processors(cgroup_limit: Path = _CGROUP_LIMIT) -> int:
+def available_cpus(cgroup_limit: Path = _CGROUP_LIMIT) -> int:
     """Cores this process may be scheduled on, cut to the cgroup's CPU limit (rounded up), at least 1."""
     affinity = len(os.sched_getaffinity(0))
     try:

@@ -14,9 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from finetune_trainer.contract.bounds import within_contract
 from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.identity import Identity
-from finetune_trainer.contract.result import Outcome, as_contract, encode_result, result_document
+from finetune_trainer.contract.outcome import Outcome, make_result
+from finetune_trainer.contract.result import MergeResult, Result, StageResult, TrainResult
+from finetune_trainer.contract.termination_message import encode_result
 from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail, add_log_file
@@ -43,9 +46,9 @@ _FUNCTIONS = {
 
 
 class StageFunction(Protocol):
-    """Does a stage's work and returns its part of the result."""
+    """Does a stage's work and returns its part of the result; PREPARE may add the results of finished stages."""
 
-    def __call__(self, run: RunSpec, progress: Reporter) -> dict[str, Any]:
+    def __call__(self, run: RunSpec, progress: Reporter) -> StageResult | TrainResult | MergeResult:
         """Raise StageError for a failure that has a reason."""
 
 
@@ -71,7 +74,7 @@ def load_stage(command: str) -> StageFunction:
 
 def run_stage(
     command: str, run: RunSpec, redact: Redactor, tail: LogTail, termination_message: Path | None
-) -> tuple[ExitCode, dict[str, Any]]:
+) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
 
     `tail` holds the last log lines, which the result of a failure carries.
@@ -91,7 +94,7 @@ def run_stage(
     if outcome.reason is None:
         progress.update("Finished", 1, 1)
     progress.close()
-    document = result_document(
+    result = make_result(
         identity,
         outcome,
         started=started,
@@ -99,8 +102,8 @@ def run_stage(
         peak_memory_bytes=peak_memory_bytes(),
         log_tail=list(tail.lines),
     )
-    write_termination_message(document, termination_message, redact)
-    return outcome.code, document
+    write_termination_message(result, termination_message, redact)
+    return outcome.code, result
 
 
 def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
@@ -114,7 +117,8 @@ def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
             document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
             code = ExitCode.SUCCEEDED
         else:
-            code, document = run_stage(command, run, redact, tail, None)
+            code, result = run_stage(command, run, redact, tail, None)
+            document = result.document()
             done.update(document.get("completed", {}))
         print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
         if code is not ExitCode.SUCCEEDED:
@@ -127,10 +131,10 @@ def reject_run_spec(
 ) -> ExitCode:
     """Write the result of a stage whose run spec cannot be read; return the exit code."""
     _log.error("%s: %s", error.reason, error.message)
-    outcome = Outcome({}, error.reason, redact(error.message))
+    outcome = Outcome.failure(error.reason, redact(error.message))
     now = utc_now()
     # The uid and attempt are not known: the run spec is what could not be read.
-    document = result_document(
+    result = make_result(
         Identity("", STAGES.get(command, "Prepare"), 0),
         outcome,
         started=now,
@@ -138,15 +142,15 @@ def reject_run_spec(
         peak_memory_bytes=None,
         log_tail=list(tail.lines),
     )
-    write_termination_message(document, termination_message, redact)
+    write_termination_message(result, termination_message, redact)
     return outcome.code
 
 
-def write_termination_message(document: dict[str, Any], path: Path | None, redact: Redactor) -> None:
+def write_termination_message(result: Result, path: Path | None, redact: Redactor) -> None:
     """Write the result to the file that the kubelet reads; outside a pod the default path does not exist."""
     if path is None or (path == DEFAULT_TERMINATION_MESSAGE and not path.exists()):
         return
-    text = encode_result(json.loads(redact(json.dumps(document, ensure_ascii=False))))
+    text = encode_result(json.loads(redact(json.dumps(result.document(), ensure_ascii=False))))
     try:
         path.write_bytes(text)
     except OSError:
@@ -159,10 +163,8 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
     A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
     try:
-        members = load_stage(command)(run, progress)
-        # PREPARE returns result members by name; the others return the one member named after them.
-        named = members if command == "prepare" else {command: members}
-        return Outcome(as_contract(named, run.version))
+        members = _members(load_stage(command)(run, progress))
+        return Outcome(within_contract(members, run.version))
     except StageError as error:
         reason, message = error.reason, error.message
         _log.error("%s: %s", reason, message)
@@ -179,7 +181,13 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
             _log.error("%s: %s", reason, message)
         else:
             reason, message = _internal(error)
-    return Outcome({}, reason, redact(message))
+    return Outcome.failure(reason, redact(message))
+
+
+def _members(result: StageResult | TrainResult | MergeResult) -> StageResult:
+    if isinstance(result, TrainResult):
+        return StageResult(train=result)
+    return StageResult(merge=result) if isinstance(result, MergeResult) else result
 
 
 def _internal(error: BaseException) -> tuple[Reason, str]:

@@ -226,7 +226,7 @@ def test_a_single_row_can_be_analysed(tmp_path: Path) -> None:
     analysis = analyse_turns(tmp_path, [[("hello there", "hi")]])
     assert analysis.statistics.prompts.variety is None
     assert [warning.code for warning in analysis.warnings] == ["FewRows"]
-    assert analysis.summary()["nearDuplicates"] == 0
+    assert analysis.summary().near_duplicates == 0
 
 
 def test_scratch_files_are_gone_and_progress_reaches_its_total(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_uncovered_prompts_are_named_with_the_nearest_row(tmp_path: Path) -> Non
     assert coverage is not None
     assert (coverage.targets, coverage.covered) == (3, 2)
     assert [item.text for item in coverage.uncovered] == ["write a poem about the sea"]
-    assert found.summary()["coverage"] == {"targets": 3, "covered": 2}
+    assert found.summary().document()["coverage"] == {"targets": 3, "covered": 2}
     assert "TargetPromptsUncovered" in {warning.code for warning in found.warnings}
 
 

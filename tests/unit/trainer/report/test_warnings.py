@@ -170,7 +170,7 @@ def test_the_head_of_the_report_fits_into_a_termination_message() -> None:
     statistics = replace(GOOD, **changes)
     warnings = tuple(dataset_warnings(statistics, Thresholds()))
     assert len(warnings) == len(POLICIES)
-    head = Analysis(statistics, warnings, ()).summary()
+    head = Analysis(statistics, warnings, ()).summary().document()
     assert [warning["code"] for warning in head["warnings"]] == list(POLICIES)[:8]
     assert all(len(warning["message"]) <= 200 for warning in head.pop("warnings"))
     assert len(json.dumps(head)) <= 400

@@ -113,3 +113,20 @@ def test_a_models_store_is_as_secret_as_a_datasets(
     own = {"kind": "ObjectStore", "uri": "az://account/container/model"}
     run = make_run(model=run_document["model"] | {"source": own})
     assert secrets_of(run, {"AZURE_STORAGE_ACCOUNT_KEY": "account key"}) == ["account key"]
+
+
+def test_no_part_of_a_secret_url_survives() -> None:
+    url = "https://user:pass-word@bucket.example.com/data/rows.jsonl?X-Amz-Signature=abc%2Fdef123&Expires=1700000000"
+    redact = Redactor([url, "hf_secret_token"])
+    for text in (
+        f"GET {url} failed",
+        "path /data/rows.jsonl?X-Amz-Signature=abc%2Fdef123&Expires=1700000000",
+        "signature abc/def123 or abc%2Fdef123",
+        "token hf_secret_token",
+        "redirected to https://other.example.com/x?sig=unknownvalue and https://me:secret2@host/",
+    ):
+        redacted = redact(text)
+        assert MASK in redacted
+        for part in ("abc%2F", "abc/def", "1700000000", "pass-word", "hf_secret", "unknownvalue", "secret2"):
+            assert part not in redacted
+    assert Redactor([])("nothing to hide") == "nothing to hide"

@@ -1,255 +1,264 @@
-"""The last word of a stage: contract/result.schema.json, within the size of a termination message."""
+"""The result of a stage as typed values: contract/result.schema.json.
+
+A member that was not set is not written, so a result that an earlier version wrote is read and written back unchanged.
+"""
 
 from __future__ import annotations
 
-import copy
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Self
 
-from finetune_trainer.contract.exit_codes import ExitCode, exit_code
-from finetune_trainer.contract.run_spec import CONTRACT_VERSION
-from finetune_trainer.contract.timestamps import rfc3339
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from finetune_trainer.contract.identity import Identity
-    from finetune_trainer.errors import Reason
-
-MAXIMUM_BYTES = 4096
-MAXIMUM_MESSAGE = 1024
-MAXIMUM_LOG_LINE = 256
-MAXIMUM_LOG_LINES = 20
-MAXIMUM_TEXT = 256
-MAXIMUM_LEARNED = 512
-MAXIMUM_WARNINGS = 8
-_TRIMMED_MESSAGE = 400
-_TRIMMED_TEXT = 120
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a stage ended: with `members` (its part of the result), or with a reason and a message."""
+class Part(BaseModel):
+    """Immutable, camelCase in JSON; unknown members are ignored, as the contract asks of every reader."""
 
-    members: dict[str, Any]
-    reason: Reason | None = None
-    message: str = ""
-
-    @property
-    def name(self) -> str:
-        """`Succeeded`, `Failed` or `Interrupted`."""
-        if self.reason is None:
-            return "Succeeded"
-        return "Interrupted" if self.code is ExitCode.INTERRUPTED else "Failed"
-
-    @property
-    def code(self) -> ExitCode:
-        """Exit code of the process."""
-        return exit_code(self.reason)
-
-
-def result_document(
-    identity: Identity,
-    outcome: Outcome,
-    *,
-    started: datetime,
-    completed: datetime,
-    peak_memory_bytes: int | None,
-    log_tail: list[str],
-) -> dict[str, Any]:
-    """Compose the result; `log_tail` is carried only by a failure."""
-    document: dict[str, Any] = {
-        "version": CONTRACT_VERSION,
-        "uid": identity.uid,
-        "stage": identity.stage,
-        "attempt": identity.attempt,
-        "outcome": outcome.name,
-        "startTime": rfc3339(started),
-        "completionTime": rfc3339(completed),
-        "peakMemoryBytes": peak_memory_bytes,
-        **outcome.members,
-    }
-    if outcome.reason is not None:
-        document["reason"] = outcome.reason.value
-        document["message"] = shorten(outcome.message, MAXIMUM_MESSAGE)
-        document["logTail"] = [shorten(line, MAXIMUM_LOG_LINE) for line in log_tail[-MAXIMUM_LOG_LINES:]]
-    return document
-
-
-def as_contract(members: dict[str, Any], version: str) -> dict[str, Any]:
-    """Return the result's `members` as the contract wants them: texts within its bounds, identities flat.
-
-    Readers of an earlier minor version ignore members that they do not know, but version 1.0 reads each warning as a
-    sentence, so it gets sentences where the run spec's `version` is that.
-    """
-    members = copy.deepcopy(members)
-    dataset = members.get("prepare", {}).get("dataset", {})
-    for name in ("source", "validationSource"):
-        if name in dataset:
-            dataset[name] = _flat(dataset[name])
-    _cut(dataset.get("format", {}), "why", MAXIMUM_TEXT)
-    _cut(dataset.get("example", {}), "learned", MAXIMUM_LEARNED)
-    if "warnings" in dataset:
-        first_version = version.split(".")[:2] == ["1", "0"]
-        dataset["warnings"] = [
-            _sentence(warning) if first_version else _bounded(warning)
-            for warning in dataset["warnings"][:MAXIMUM_WARNINGS]
-        ]
-    return members
-
-
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """A source's identity without what is unknown, with the number of entries in place of a collection."""
-    known = {name: value for name, value in identity.items() if value is not None}
-    return {
-        name: len(value) if isinstance(value, list | dict) else _short(value) for name, value in known.items()
-    }
-
-
-def _short(value: Any) -> Any:
-    return value if isinstance(value, int) else shorten(str(value), MAXIMUM_TEXT)
-
-
-def _sentence(warning: dict[str, Any] | str) -> str:
-    return shorten(warning if isinstance(warning, str) else warning["message"], MAXIMUM_TEXT)
-
-
-def _bounded(warning: dict[str, Any] | str) -> dict[str, Any] | str:
-    """The warning with a message of the contract's length; one that an earlier version published stays a sentence."""
-    if isinstance(warning, str):
-        return shorten(warning, MAXIMUM_TEXT)
-    return {**warning, "message": shorten(warning["message"], MAXIMUM_TEXT)}
-
-
-def encode_result(document: dict[str, Any], maximum_bytes: int = MAXIMUM_BYTES) -> bytes:
-    """Encode as UTF-8 JSON of at most `maximum_bytes`, giving up the least needed text first (`_CONCESSIONS`).
-
-    Raises ValueError for a number that is not finite, or if nothing is left to give up.
-    """
-    document = copy.deepcopy(document)
-    encoded = _encode(document)
-    for concede in _CONCESSIONS:
-        while len(encoded) > maximum_bytes and concede(document):
-            encoded = _encode(document)
-    if len(encoded) > maximum_bytes:
-        raise ValueError(f"a result must fit into {maximum_bytes} bytes, found {len(encoded)} after trimming")
-    return encoded
-
-
-def shorten(text: str, maximum: int) -> str:
-    """Cut `text` to `maximum` characters, marking the cut."""
-    return text if len(text) <= maximum else text[: maximum - 3] + "..."
-
-
-def _encode(document: Any) -> bytes:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Lone surrogates cannot be written as UTF-8; they come from broken text in a row.
-    return text.encode("utf-8", errors="replace")
-
-
-def _dataset_of(document: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = document.get("prepare", {}).get("dataset", {})
-    return found
-
-
-def _drop_oldest_log_line(document: dict[str, Any]) -> bool:
-    lines = document.get("logTail")
-    if not lines:
-        return False
-    del lines[0]
-    return True
-
-
-def _cut_message(document: dict[str, Any]) -> bool:
-    return _cut(document, "message", _TRIMMED_MESSAGE)
-
-
-def _cut_samples(document: dict[str, Any]) -> bool:
-    """Texts that only show what a person can also look up in the workspace's or the artifact's report."""
-    dataset, completed = _dataset_of(document), document.get("completed", {})
-    verifications = [part.get("merge", {}).get("verification") for part in (document, completed)]
-    samples = [
-        (dataset.get("example"), "learned"),
-        (dataset.get("format"), "why"),
-        *((verification, key) for verification in verifications for key in ("prompt", "answer")),
-    ]
-    cut = [_cut(holder, key, _TRIMMED_TEXT) for holder, key in samples if holder]
-    cut += [_cut(identity, key, _TRIMMED_TEXT) for identity in _identities(dataset) for key in identity]
-    return any(cut)
-
-
-def _cut_warnings(document: dict[str, Any]) -> bool:
-    """Code and numbers stay, the end of the sentence goes, of the last warning first."""
-    warnings = _dataset_of(document).get("warnings", [])
-    return any(
-        _cut(warning, "message", _TRIMMED_TEXT) for warning in reversed(warnings) if isinstance(warning, dict)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, ser_json_inf_nan="constants"
     )
 
+    def document(self) -> dict[str, Any]:
+        """Return the part as JSON, without the members that were not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
-def _drop_last_warning(document: dict[str, Any]) -> bool:
-    warnings = _dataset_of(document).get("warnings")
-    if not warnings:
-        return False
-    warnings.pop()
-    return True
+    @classmethod
+    def read(cls, document: dict[str, Any] | None) -> Self | None:
+        """Read what `document` returned, for example from a marker.
 
-
-def _drop_identities(document: dict[str, Any]) -> bool:
-    dataset = _dataset_of(document)
-    identities = [dataset.pop(name, None) for name in ("validationSource", "source")]
-    return any(identity is not None for identity in identities)
-
-
-def _drop_config(document: dict[str, Any]) -> bool:
-    """No dense model's config is that long; progress has told it."""
-    model = document.get("prepare", {}).get("model", {})
-    return model.get("config") is not None and not model.update(config=None)
+        None for None and for a document that lacks required members: its step then counts as not finished.
+        """
+        if document is None:
+            return None
+        try:
+            return cls.model_validate(document)
+        except ValidationError:
+            return None
 
 
-def _cut_all(document: dict[str, Any]) -> bool:
-    shortened = _shorten_texts(document)
-    changed = shortened != document
-    document.update(shortened)
-    return bool(changed)
+class FormatResult(Part):
+    """The format in which the rows were read, and the reason for it."""
+
+    name: str
+    why: str
 
 
-_CONCESSIONS = (
-    _drop_oldest_log_line,
-    _cut_message,
-    _cut_samples,
-    _cut_warnings,
-    _drop_last_warning,
-    _drop_identities,
-    _cut_all,
-    _drop_config,
-)
-"""From the least needed text to the most; each says whether it gave something up."""
+class LearnedExample(Part):
+    """The text that the labels of one row decode to."""
+
+    row: int
+    learned: str
 
 
-def _identities(dataset: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dataset[name] for name in ("source", "validationSource") if name in dataset]
+class TablesResult(Part):
+    """Rows and examples of the finished tables.
+
+    `digest` is over ids and labels of all examples in order. `rejected` counts rows by reason. `source` and
+    `validation_source` identify the bytes that were read; they never hold a URL or a secret.
+    """
+
+    digest: str
+    rows: int
+    kept: int
+    duplicates: int = 0
+    rejected: dict[str, int]
+    training_examples: int
+    validation_examples: int
+    supervised_tokens: int
+    longest_example: int
+    shortened: int | None = None
+    format: FormatResult | None = None
+    example: LearnedExample | None = None
+    source: dict[str, Any] | None = None
+    validation_source: dict[str, Any] | None = None
 
 
-def _cut(holder: dict[str, Any], key: str, maximum: int) -> bool:
-    """Shorten one text; say whether it was longer."""
-    text = holder.get(key)
-    if not isinstance(text, str) or len(text) <= maximum:
-        return False
-    holder[key] = shorten(text, maximum)
-    return True
+class LanguageShare(Part):
+    """One language and its share of the sampled rows, from 0 to 1."""
+
+    code: str
+    fraction: float
 
 
-def _shorten_texts(value: Any) -> Any:
-    """Shorten every text until it takes at most so many bytes in the encoded document."""
-    if isinstance(value, str):
-        if len(_encode(value)) <= _TRIMMED_TEXT + 2:
-            return value
-        while len(_encode(value)) > _TRIMMED_TEXT - 1:
-            value = value[: len(value) * 7 // 8]
-        return value + "..."
-    if isinstance(value, list):
-        return [_shorten_texts(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _shorten_texts(item) for key, item in value.items()}
-    return value
+class WarningResult(Part):
+    """A finding that a person should look at: the number found, its limit, and what to do."""
+
+    code: str
+    value: int | float | None = None
+    threshold: int | float | None = None
+    message: str
+
+
+class CoverageResult(Part):
+    """The number of target prompts, and of those that have a similar training prompt."""
+
+    targets: int
+    covered: int
+
+
+class StatisticsResult(Part):
+    """The head of the dataset report. A number that is not known is not set; version 1.0 had only the warnings.
+
+    Fractions are of the kept rows. A warning from version 1.0 is its sentence alone.
+    """
+
+    near_duplicates: int | None = None
+    leaked: int | None = None
+    languages: tuple[LanguageShare, ...] = ()
+    reasoning_fraction: float | None = None
+    shortened: int | None = None
+    warnings: tuple[WarningResult | str, ...]
+    prompt_variety: float | None = None
+    capacity_ratio: float | None = None
+    coverage: CoverageResult | None = None
+
+
+class DatasetResult(StatisticsResult, TablesResult):
+    """The `dataset` member of PREPARE's result."""
+
+    @classmethod
+    def join(cls, tables: TablesResult, statistics: StatisticsResult) -> DatasetResult:
+        """Join what is known of the tables with the head of the report on them."""
+        return cls.model_validate({**tables.document(), **statistics.document()})
+
+
+class ModelResult(Part):
+    """The base model and its 4-bit checkpoint.
+
+    `parameters` counts those of the base, `bytes` is the checkpoint's size, `digest` is over its weight files.
+    `config` has the members of config.json that decide the memory of a run.
+    """
+
+    architecture: str
+    parameters: int
+    commit: str | None = None
+    digest: str
+    quantized_modules: int
+    bytes: int
+    config: dict[str, Any] | None = None
+
+
+class PrepareResult(Part):
+    """The `prepare` member of the result."""
+
+    dataset: DatasetResult
+    model: ModelResult
+
+
+class MemoryResult(Part):
+    """Measured peaks of the GPU's memory in bytes.
+
+    `allocated_bytes` is the most that tensors took, `reserved_bytes` the most that torch's allocator held,
+    `device_bytes` the most in use on the device, `usable_bytes` all that the device has, and `load_bytes` the most
+    that tensors took until the model was loaded.
+    """
+
+    allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int | None = None
+    usable_bytes: int | None = None
+    load_bytes: int | None = None
+
+
+class EvaluationResult(Part):
+    """Base against tuned model on the same held-out rows.
+
+    Losses are in nats per supervised token, and so is `difference`, tuned less base: negative is better.
+    `interval` is the 95 % paired bootstrap interval of the difference.
+    """
+
+    rows: int
+    base_loss: float
+    tuned_loss: float
+    difference: float
+    interval: tuple[float, float]
+    verdict: Literal["Improved", "NoChange", "Worse"]
+
+
+class TrainResult(Part):
+    """The `train` member of the result. `training_loss` is in nats per supervised token."""
+
+    device: str
+    steps: int
+    training_loss: float
+    tokens_per_second: float | None = None
+    adapter_digest: str
+    memory: MemoryResult | None = None
+    evaluation: EvaluationResult
+
+
+class ArtifactResult(Part):
+    """One published folder; `digest` is over the sorted list of its files' names and digests."""
+
+    kind: Literal["Adapter", "Merged"]
+    uri: str
+    digest: str
+    bytes: int
+    files: int
+
+
+class VerificationResult(Part):
+    """Trained against merged model on recorded rows, and one answer of the merged model.
+
+    `kl_divergence` is the mean of KL(trained || merged) over `tokens` positions, in nats. Losses are in nats per
+    supervised token.
+    """
+
+    rows: int
+    tokens: int
+    kl_divergence: float
+    trained_loss: float
+    merged_loss: float
+    prompt: str
+    answer: str
+
+
+class MergeResult(Part):
+    """The `merge` member of the result; `verification` is None only if no merged model was asked for."""
+
+    artifacts: tuple[ArtifactResult, ...]
+    verification: VerificationResult | None
+
+
+class CompletedResult(Part):
+    """Results of later stages that are proven to be finished for this spec; TRAIN's comes before MERGE's."""
+
+    train: TrainResult | None = None
+    merge: MergeResult | None = None
+
+
+class PublishedResult(Part):
+    """The results of all three stages, as the manifest beside the artifacts holds them."""
+
+    prepare: PrepareResult
+    train: TrainResult
+    merge: MergeResult
+
+
+class StageResult(Part):
+    """The members that one successful stage adds to the result: its own, and from PREPARE perhaps `completed`."""
+
+    prepare: PrepareResult | None = None
+    train: TrainResult | None = None
+    merge: MergeResult | None = None
+    completed: CompletedResult | None = None
+
+
+class Result(Part):
+    """The whole result. `reason`, `message` and `log_tail` are set only by a stage that did not succeed."""
+
+    version: str
+    uid: str
+    stage: str
+    attempt: int
+    outcome: Literal["Succeeded", "Failed", "Interrupted"]
+    start_time: str
+    completion_time: str
+    peak_memory_bytes: int | None = None
+    prepare: PrepareResult | None = None
+    train: TrainResult | None = None
+    merge: MergeResult | None = None
+    completed: CompletedResult | None = None
+    reason: str | None = None
+    message: str | None = None
+    log_tail: tuple[str, ...] = ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from finetune_trainer.contract.result import EvaluationResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,35 +27,12 @@ class RowLoss:
     tokens: int
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Base against tuned model on the same rows, in nats per supervised token; negative is better."""
-
-    rows: int
-    base_loss: float
-    tuned_loss: float
-    difference: float
-    interval: tuple[float, float]
-    verdict: str
-
-    def result(self) -> dict[str, Any]:
-        """Return the `evaluation` member of the result."""
-        return {
-            "rows": self.rows,
-            "baseLoss": self.base_loss,
-            "tunedLoss": self.tuned_loss,
-            "difference": self.difference,
-            "interval": list(self.interval),
-            "verdict": self.verdict,
-        }
-
-
 def mean_loss(losses: Sequence[RowLoss]) -> float:
     """Nats per supervised token over all rows, each token counted once (what training minimises)."""
     return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
 
 
-def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> Comparison:
+def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> EvaluationResult:
     """Compare two measurements of the same rows in the same order.
 
     The interval is the 95 % percentile interval of a paired bootstrap over rows (Efron and Tibshirani 1993,
@@ -66,7 +45,7 @@ def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> Com
     tokens = np.array([loss.tokens for loss in base], dtype=np.float64)
     draws = bootstrap_means(differences, tokens, seed)
     low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
-    return Comparison(
+    return EvaluationResult(
         rows=len(base),
         base_loss=mean_loss(base),
         tuned_loss=mean_loss(tuned),
@@ -87,7 +66,7 @@ def bootstrap_means(sums: NDArray[np.float64], tokens: NDArray[np.float64], seed
     return np.concatenate(means)
 
 
-def verdict(low: float, high: float) -> str:
+def verdict(low: float, high: float) -> Literal["Improved", "NoChange", "Worse"]:
     """Improved or Worse when the whole interval lies on that side of zero, else NoChange."""
     if high < 0:
         return "Improved"

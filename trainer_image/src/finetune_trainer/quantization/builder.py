@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.result import ModelResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, quantization_config
 from finetune_trainer.model.safetensors_file import TensorEntry, read_header
@@ -43,16 +44,9 @@ class QuantizedModel:
     quantized_modules: int
     bytes: int
 
-    def result(self) -> dict[str, Any]:
-        """Return the `model` member of the result."""
-        return {
-            "architecture": self.architecture,
-            "parameters": self.parameters,
-            "commit": self.commit,
-            "digest": self.digest,
-            "quantizedModules": self.quantized_modules,
-            "bytes": self.bytes,
-        }
+    def result(self) -> ModelResult:
+        """Return the `model` member of the result, still without the model's config."""
+        return ModelResult(**asdict(self))
 
 
 def checkpoint_bytes(base: BaseModel) -> int:

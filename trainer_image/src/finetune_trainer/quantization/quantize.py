@@ -12,7 +12,7 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from finetune_trainer.cpu import usable_processors
+from finetune_trainer.cpu import available_cpus
 from finetune_trainer.model.describe import BaseModel, inspect_base_model, quantization_config
 from finetune_trainer.quantization.builder import (
     CheckpointBuilder,
@@ -47,7 +47,7 @@ def quantise(
     shape or is not finite, and UnsupportedModel as `inspect_base_model` does.
     """
     inputs = _inputs(source)
-    with FileQuantizer(usable_processors()) as quantizer:
+    with FileQuantizer(available_cpus()) as quantizer:
         done = read_marker(layout, "quantise", inputs)
         step = _Step(source, layout, progress, inputs, quantizer)
         if done is not None and step.is_installed(cache):

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_trainer.contract.result import shorten
+from finetune_trainer.contract.bounds import shorten
+from finetune_trainer.contract.result import (
+    CoverageResult,
+    LanguageShare,
+    StatisticsResult,
+    WarningResult,
+)
 from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.rows.excerpts import excerpt, middle_cut
 from finetune_trainer.report.content import learn_shape
@@ -95,34 +101,39 @@ class Analysis:
     warnings: tuple[DatasetWarning, ...]
     proof: tuple[ProofRow, ...]
 
-    def summary(self) -> dict[str, Any]:
-        """The head of the report for a termination message: what is not known is left out, warnings are at most 8.
+    def summary(self) -> StatisticsResult:
+        """Return the head of the report for a termination message: what is not known is left out, warnings are at most 8.
 
         About 300 bytes, and up to 300 for each warning.
         """
         statistics = self.statistics
         coverage, capacity = statistics.coverage, statistics.capacity
-        head: dict[str, Any] = {
-            "nearDuplicates": statistics.near_duplicates.rows,
-            "leaked": statistics.leaked.rows,
-            "languages": [
-                {"code": item.code, "fraction": round(item.fraction, 4)}
-                for item in statistics.languages.languages[:_LANGUAGES_NAMED]
-            ],
-            "reasoningFraction": round(statistics.reasoning_fraction, 4),
-            "shortened": statistics.rows.shortened,
-            "warnings": [
-                {**warning.document(), "message": shorten(warning.message, _MESSAGE_CHARACTERS)}
-                for warning in self.warnings[:_WARNINGS_NAMED]
-            ],
-        }
+        known: dict[str, Any] = {}
         if statistics.prompts.variety is not None:
-            head["promptVariety"] = statistics.prompts.variety
+            known["prompt_variety"] = statistics.prompts.variety
         if capacity is not None:
-            head["capacityRatio"] = float(f"{capacity.ratio:.4g}")
+            known["capacity_ratio"] = float(f"{capacity.ratio:.4g}")
         if coverage is not None:
-            head["coverage"] = {"targets": coverage.targets, "covered": coverage.covered}
-        return head
+            known["coverage"] = CoverageResult(targets=coverage.targets, covered=coverage.covered)
+        return StatisticsResult(
+            near_duplicates=statistics.near_duplicates.rows,
+            leaked=statistics.leaked.rows,
+            languages=tuple(
+                LanguageShare(code=item.code, fraction=round(item.fraction, 4))
+                for item in statistics.languages.languages[:_LANGUAGES_NAMED]
+            ),
+            reasoning_fraction=round(statistics.reasoning_fraction, 4),
+            shortened=statistics.rows.shortened,
+            warnings=tuple(_head_of(warning) for warning in self.warnings[:_WARNINGS_NAMED]),
+            **known,
+        )
+
+
+def _head_of(warning: DatasetWarning) -> WarningResult:
+    document = warning.document()
+    return WarningResult.model_validate(
+        {**document, "message": shorten(warning.message, _MESSAGE_CHARACTERS)}
+    )
 
 
 def analyse(

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.result import CompletedResult, MergeResult, PublishedResult, TrainResult
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import read_marker
 
@@ -17,43 +18,36 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_STEPS = frozenset({"prepare", "train", "merge"})
+
+def completed_stages(run: RunSpec, layout: WorkspaceLayout) -> CompletedResult | None:
+    """Return the results of TRAIN and MERGE whose markers say that they finished for this spec hash.
+
+    None if TRAIN has not finished: without it, MERGE's result does not count.
+    """
+    train = TrainResult.read(read_marker(layout, "train", run.spec_hash))
+    if train is None:
+        return None
+    merge = MergeResult.read(read_marker(layout, "merge", run.spec_hash))
+    return CompletedResult(train=train) if merge is None else CompletedResult(train=train, merge=merge)
 
 
-def completed_stages(run: RunSpec, layout: WorkspaceLayout) -> dict[str, Any]:
-    """Return the results of TRAIN and MERGE whose markers say that they finished for this spec hash."""
-    found: dict[str, Any] = {}
-    for step in ("train", "merge"):
-        result = read_marker(layout, step, run.spec_hash)
-        if result is None:
-            break
-        found[step] = result
-    return found
-
-
-def published_results(run: RunSpec) -> dict[str, Any] | None:
-    """Return the results `prepare`, `train` and `merge` if the destination proves that all is published.
+def published_results(run: RunSpec) -> PublishedResult | None:
+    """Return the results of all stages if the destination proves that everything is published.
 
     Proof is a manifest.json with this spec hash, and every file that it lists present with its digest.
     """
     destination = run.output.destination.path
     manifest = _manifest(destination / "manifest.json")
-    results = manifest.get("results")
+    results = PublishedResult.read(manifest.get("results"))
     files = manifest.get("files")
-    if (
-        manifest.get("specHash") != run.spec_hash
-        or not isinstance(results, dict)
-        or not isinstance(files, dict)
-    ):
-        return None
-    if any(step not in results for step in _STEPS):
+    if manifest.get("specHash") != run.spec_hash or results is None or not isinstance(files, dict):
         return None
     for name, listed in files.items():
         path = destination / name
         if not path.is_file() or file_digest(path) != listed["digest"]:
             _log.warning("the destination's manifest lists %s, which is missing or has other bytes", name)
             return None
-    return {step: results[step] for step in _STEPS}
+    return results
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_a_killed_build_proves_at_most_one_segment_again(tmp_path: Path, masker:
 def test_segments_of_any_size_give_the_same_digest(tmp_path: Path, masker: Masker) -> None:
     training = write_rows(tmp_path / "rows.jsonl", mixed_rows(60))
     digests = {
-        build(tmp_path / str(segment_rows), masker, training, segment_rows=segment_rows).result["digest"]
+        build(tmp_path / str(segment_rows), masker, training, segment_rows=segment_rows).result.digest
         for segment_rows in (1, 8, 71, 72, 500)
     }
     assert len(digests) == 1

@@ -49,7 +49,7 @@ def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
     """Same files, tensors and types as the base; small files byte-equal; the verification agrees."""
     output = tmp_path / "output"
     run = run_spec(workspace, output)
-    result = merge(run, NullReporter())
+    result = merge(run, NullReporter()).document()
     schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
     Draft202012Validator({**schema, **schema["$defs"]["merge"]}).validate(result)
     assert result["verification"]["klDivergence"] <= 0.01
@@ -74,7 +74,9 @@ def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
         for name, digest in digests.items():
             assert manifest["files"][f"{folder.name}/{name}"]["digest"] == digest
     assert read_marker(WorkspaceLayout(workspace), "merge", SPEC_HASH) == result
-    assert published_results(run) == manifest["results"]
+    published = published_results(run)
+    assert published is not None
+    assert published.document() == manifest["results"]
 
 
 @pytest.mark.parametrize(
@@ -145,9 +147,7 @@ def test_damaged_artifact_of_the_same_spec_is_published_again(workspace: Path, t
     damaged = next((tmp_path / "output" / "merged").glob("*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     again = merge(run, NullReporter())
-    assert {a["kind"]: a["bytes"] for a in again["artifacts"]} == {
-        a["kind"]: a["bytes"] for a in result["artifacts"]
-    }
+    assert {a.kind: a.bytes for a in again.artifacts} == {a.kind: a.bytes for a in result.artifacts}
     assert published_results(run) is not None
 
 
@@ -215,8 +215,8 @@ def test_adapter_alone_needs_no_merge(workspace: Path, tmp_path: Path) -> None:
     run = run_spec(workspace, tmp_path / "output")
     run = run.model_copy(update={"output": run.output.model_copy(update={"artifacts": ("Adapter",)})})
     result = merge(run, NullReporter())
-    assert result["verification"] is None
-    assert [artifact["kind"] for artifact in result["artifacts"]] == ["Adapter"]
+    assert result.verification is None
+    assert [artifact.kind for artifact in result.artifacts] == ["Adapter"]
     assert not (tmp_path / "output" / "merged").exists()
 
 

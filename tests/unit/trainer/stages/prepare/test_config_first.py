@@ -58,7 +58,7 @@ def test_a_hubs_config_is_told_before_rows_are_proven_and_weights_fetched(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching
 ) -> None:
     run = make_run(model=hub_model(run_document))
-    result = prepare(run, watching)
+    result = prepare(run, watching).document()
     assert watching.requests_when_told == 0
     assert watching.hub.weight_requests > 0
     assert [name for name, told in watching.activities if not told] == []
@@ -75,14 +75,14 @@ def test_a_later_attempt_and_a_cache_hit_tell_it_again(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching, tmp_path: Path
 ) -> None:
     cache = {"path": str(tmp_path / "cache")}
-    first = prepare(make_run(model=hub_model(run_document), modelCache=cache), watching)
+    first = prepare(make_run(model=hub_model(run_document), modelCache=cache), watching).document()
     fetched = watching.hub.weight_requests
     other = make_run(
         model=hub_model(run_document), modelCache=cache, workspace={"path": str(tmp_path / "other")}
     )
     for _ in range(2):
         again = Watching(watching.hub)
-        assert prepare(other, again)["prepare"]["model"] == first["prepare"]["model"]
+        assert prepare(other, again).document()["prepare"]["model"] == first["prepare"]["model"]
         assert again.document()["config"] == first["prepare"]["model"]["config"]
         again.close()
     assert watching.hub.weight_requests == fetched

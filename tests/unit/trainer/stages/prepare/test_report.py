@@ -28,7 +28,7 @@ def test_a_prepared_dataset_has_a_document_a_page_and_a_head(
     targets = tmp_path / "targets.txt"
     targets.write_text("what is 3 + 1\nwrite a sonnet about autumn\n", encoding="utf-8")
     run = make_run(dataset=dataset_of(run_document, targetPromptsPath=str(targets)))
-    result = prepare(run, NullReporter())["prepare"]
+    result = prepare(run, NullReporter()).document()["prepare"]
     schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
     Draft202012Validator({**schema["$defs"]["prepare"], "$defs": schema["$defs"]}).validate(result)
     dataset = result["dataset"]
@@ -57,7 +57,7 @@ def test_thresholds_decide_what_is_warned_of(
         "minimumLanguageFraction": 0.0,
     }
     run = make_run(dataset=dataset_of(run_document, thresholds=thresholds))
-    assert prepare(run, NullReporter())["prepare"]["dataset"]["warnings"] == []
+    assert prepare(run, NullReporter()).document()["prepare"]["dataset"]["warnings"] == []
 
 
 def test_a_refused_dataset_has_a_page_that_says_why(
@@ -97,11 +97,11 @@ def test_what_a_run_wants_of_the_report_does_not_prove_the_rows_again(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     run = make_run()
-    first = prepare(run, NullReporter())["prepare"]["dataset"]
+    first = prepare(run, NullReporter()).document()["prepare"]["dataset"]
     table = WorkspaceLayout(run.workspace.path).training_table
     written = table.stat().st_mtime_ns
     other = make_run(dataset=dataset_of(run_document, thresholds={"minimumRows": 1000}))
-    second = prepare(other, NullReporter())["prepare"]["dataset"]
+    second = prepare(other, NullReporter()).document()["prepare"]["dataset"]
     assert table.stat().st_mtime_ns == written
     assert second["digest"] == first["digest"]
     few = next(warning for warning in second["warnings"] if warning["code"] == "FewRows")
@@ -116,12 +116,12 @@ def test_a_compressed_csv_of_prompts_and_completions_is_proven(
     lines = ["prompt,completion", *(f'"what is {n} + 1","it is {n + 1}"' for n in range(20))]
     path.write_bytes(gzip.compress("\r\n".join(lines).encode()))
     source = {"kind": "File", "path": str(path)}
-    same = prepare(make_run(), NullReporter())["prepare"]["dataset"]
+    same = prepare(make_run(), NullReporter()).document()["prepare"]["dataset"]
     run = make_run(
         dataset=dataset_of(run_document, source=source, format=asked),
         workspace={"path": str(tmp_path / "other")},
     )
-    dataset = prepare(run, NullReporter())["prepare"]["dataset"]
+    dataset = prepare(run, NullReporter()).document()["prepare"]["dataset"]
     assert dataset["format"]["name"] == "PromptCompletion"
     assert dataset["digest"] == same["digest"]
 

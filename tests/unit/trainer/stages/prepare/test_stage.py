@@ -17,6 +17,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
+from tests.support.results import MERGE, PREPARE, TRAIN
 from tests.support.servers.loopback import Script, status
 from tests.support.tiny_models import conversation_rows, tiny_tokenizer, write_rows
 from tests.unit.trainer.sources.test_http import SECRET, serving
@@ -24,7 +25,8 @@ from tests.unit.trainer.sources.test_http import SECRET, serving
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult
+from finetune_trainer.contract.run_spec import RunSpec
 
 
 def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_a_dataset_and_a_model_become_tables_and_a_checkpoint(make_run: Callable[..., RunSpec]) -> None:
     run = make_run()
-    result = prepare(run, NullReporter())
+    result = prepare(run, NullReporter()).document()
     schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
     Draft202012Validator({**schema["$defs"]["prepare"], "$defs": schema["$defs"]}).validate(result["prepare"])
     dataset = result["prepare"]["dataset"]
@@ -57,7 +59,8 @@ def test_a_second_run_gives_the_same_result_without_the_dataset(
     assert tables.stat().st_mtime_ns == before
     write_rows(Path(run_document["dataset"]["source"]["path"]), conversation_rows(21))
     assert (
-        prepare(run, NullReporter())["prepare"]["dataset"]["digest"] != first["prepare"]["dataset"]["digest"]
+        prepare(run, NullReporter()).document()["prepare"]["dataset"]["digest"]
+        != first.document()["prepare"]["dataset"]["digest"]
     )
 
 
@@ -90,7 +93,7 @@ def test_rows_without_an_answer_beyond_the_share_are_named(
     assert error.reason is Reason.INVALID_DATASET
     assert "NoAssistantTurn (rows 3, 17" in error.message
     accepted = make_run(dataset=dataset_of(run_document, rejectedRows={"maximumFraction": 0.1}))
-    dataset = prepare(accepted, NullReporter())["prepare"]["dataset"]
+    dataset = prepare(accepted, NullReporter()).document()["prepare"]["dataset"]
     assert dataset["rejected"] == {"NoAssistantTurn": 2}
 
 
@@ -132,7 +135,7 @@ def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
     held_out = write_rows(tmp_path / "held-out.jsonl", rows[:5])
     validation = {"source": {"kind": "File", "path": str(held_out)}}
     run = make_run(dataset=dataset_of(run_document, validation=validation))
-    dataset = prepare(run, NullReporter())["prepare"]["dataset"]
+    dataset = prepare(run, NullReporter()).document()["prepare"]["dataset"]
     assert (dataset["trainingExamples"], dataset["validationExamples"]) == (15, 5)
     assert dataset["duplicates"] == 6
 
@@ -140,8 +143,10 @@ def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
 def test_the_dataset_digest_does_not_depend_on_the_place(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = prepare(make_run(), NullReporter())["prepare"]
-    second = prepare(make_run(workspace={"path": str(tmp_path / "elsewhere")}), NullReporter())["prepare"]
+    first = prepare(make_run(), NullReporter()).document()["prepare"]
+    second = prepare(make_run(workspace={"path": str(tmp_path / "elsewhere")}), NullReporter()).document()[
+        "prepare"
+    ]
     assert first == second
     assert run_document["workspace"]["path"] != str(tmp_path / "elsewhere")
 
@@ -149,9 +154,9 @@ def test_the_dataset_digest_does_not_depend_on_the_place(
 def test_finished_stages_are_reported(make_run: Callable[..., RunSpec]) -> None:
     run = make_run()
     layout = WorkspaceLayout(run.workspace.path)
-    write_marker(layout, "train", run.spec_hash, {"steps": 2})
-    write_marker(layout, "merge", "sha256:" + "1" * 64, {"artifacts": []})
-    assert prepare(run, NullReporter())["completed"] == {"train": {"steps": 2}}
+    write_marker(layout, "train", run.spec_hash, TRAIN.document())
+    write_marker(layout, "merge", "sha256:" + "1" * 64, MERGE.document())
+    assert prepare(run, NullReporter()).completed == CompletedResult(train=TRAIN)
 
 
 def test_a_destination_that_proves_everything_published_ends_the_work(
@@ -162,17 +167,15 @@ def test_a_destination_that_proves_everything_published_ends_the_work(
     (destination / "merged").mkdir(parents=True)
     weights = destination / "merged" / "model.safetensors"
     weights.write_bytes(b"weights")
-    results = {"prepare": {"dataset": {}}, "train": {"steps": 2}, "merge": {"artifacts": []}}
+    results = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE).document()
     files = {"merged/model.safetensors": {"digest": file_digest(weights), "bytes": 7}}
     manifest = {"specHash": run.spec_hash, "results": results, "files": files}
     (destination / "manifest.json").write_text(json.dumps(manifest))
-    assert prepare(run, NullReporter()) == {
-        "prepare": {"dataset": {}},
-        "completed": {"train": {"steps": 2}, "merge": {"artifacts": []}},
-    }
+    later = CompletedResult(train=TRAIN, merge=MERGE)
+    assert prepare(run, NullReporter()) == StageResult(prepare=PREPARE, completed=later)
     assert not run.workspace.path.exists()
     weights.write_bytes(b"changed")
-    assert "completed" not in prepare(run, NullReporter())
+    assert prepare(run, NullReporter()).completed is None
 
 
 def command(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from finetune_trainer.contract.result import MemoryResult
 from finetune_trainer.errors import Reason
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.memory import Reading, describe_full, measured
@@ -30,21 +31,21 @@ def test_a_cpu_has_no_peaks() -> None:
 
 def test_the_devices_peak_is_the_allocators_and_the_most_outside_of_it() -> None:
     """Two GiB lie outside at the end, one after loading."""
-    assert measured(_LOADED, _ENDED) == {
-        "allocatedBytes": 10 * _GIB,
-        "reservedBytes": 12 * _GIB,
-        "deviceBytes": 14 * _GIB,
-        "usableBytes": 24 * _GIB,
-        "loadBytes": 4 * _GIB,
-    }
+    assert measured(_LOADED, _ENDED) == MemoryResult(
+        allocated_bytes=10 * _GIB,
+        reserved_bytes=12 * _GIB,
+        device_bytes=14 * _GIB,
+        usable_bytes=24 * _GIB,
+        load_bytes=4 * _GIB,
+    )
 
 
 def test_the_devices_peak_is_never_more_than_the_device_has() -> None:
     crowded = Reading(20 * _GIB, 23 * _GIB, 10 * _GIB, 10 * _GIB, 24 * _GIB)
     found = measured(None, crowded)
     assert found is not None
-    assert found["deviceBytes"] == 24 * _GIB
-    assert "loadBytes" not in found
+    assert found.device_bytes == 24 * _GIB
+    assert "loadBytes" not in found.document()
 
 
 def test_a_full_memory_is_described_with_what_was_planned_and_measured(

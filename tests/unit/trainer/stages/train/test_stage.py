@@ -61,7 +61,7 @@ def test_training_improves_the_held_out_loss_and_leaves_what_merge_needs(
     """The result satisfies the contract; adapter, record and marker are there; progress shows every step."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=40, learningRate=0.01)
     progress = _Recorder()
-    result = train(run, progress)
+    result = train(run, progress).document()
     schema = json.loads((ROOT / "contract" / "result.schema.json").read_text())
     Draft202012Validator({**schema, **schema["$defs"]["train"]}).validate(result)
     evaluation = result["evaluation"]
@@ -100,8 +100,8 @@ def test_base_model_stays_as_it_was(workspace: Path, tmp_path: Path) -> None:
     for step in ("train", "base-evaluation"):
         layout.marker(step).unlink()
     second = train(run, NullReporter())
-    assert second["evaluation"] == first["evaluation"]
-    assert second["adapterDigest"] == first["adapterDigest"]
+    assert second.evaluation == first.evaluation
+    assert second.adapter_digest == first.adapter_digest
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
@@ -121,7 +121,7 @@ def test_interrupted_training_goes_on_to_the_same_adapter(
     assert (WorkspaceLayout(tmp_path / "cut").checkpoints / "checkpoint-3").is_dir()
     progress = _Recorder()
     result = train(run, progress)
-    assert result["steps"] == 8
+    assert result.steps == 8
     resumed = [step for activity, step, loss in progress.seen if activity == "Training" and loss is not None]
     assert resumed == [4, 5, 6, 7, 8]
     assert "EvaluatingBase" not in {activity for activity, _, _ in progress.seen}
@@ -164,8 +164,8 @@ def test_interruption_after_the_last_step_trains_no_step_again(workspace: Path, 
     progress = _Recorder()
     result = train(run, progress)
     assert "Training" not in {activity for activity, _, _ in progress.seen}
-    assert result["steps"] == 4
-    assert math.isfinite(result["trainingLoss"])
+    assert result.steps == 4
+    assert math.isfinite(result.training_loss)
 
 
 def test_device_cuda_without_a_gpu_ends_with_gpu_not_visible(
@@ -249,6 +249,6 @@ def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -
 @pytest.mark.gpu
 def test_training_on_a_gpu_uses_it(workspace: Path, tmp_path: Path) -> None:
     result = train(run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20), NullReporter())
-    assert result["device"] == torch.cuda.get_device_name()
+    assert result.device == torch.cuda.get_device_name()
     assert torch.cuda.max_memory_allocated() > 0
-    assert math.isfinite(result["evaluation"]["tunedLoss"])
+    assert math.isfinite(result.evaluation.tuned_loss)

@@ -11,8 +11,9 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from finetune_trainer.contract.result import FormatResult, LearnedExample, TablesResult
 from finetune_trainer.contract.run_spec import ValidationFraction
 from finetune_trainer.data.conversations.formats import detect_format, parse_row
 from finetune_trainer.data.dataset.counts import DatasetReport, has_empty_answer, has_reasoning
@@ -80,9 +81,9 @@ def open_source(paths: Sequence[Path], wanted: str, maximum_bytes: int, spool: P
 
 @dataclass(frozen=True)
 class BuiltDataset:
-    """The `dataset` member of the result, and its counts by source."""
+    """The tables' part of the result, and the counts of rows by source."""
 
-    result: dict[str, Any]
+    result: TablesResult
     reports: dict[str, DatasetReport]
 
 
@@ -139,20 +140,20 @@ class DatasetBuilder:
             )
         report = reports[_TRAINING]
         learned = self._masker.template.decode([label for label in first.labels if label != IGNORED])
-        result: dict[str, Any] = {
-            "digest": digest_of([trained.digest.text(), held_out.digest.text()]),
-            "rows": report.rows,
-            "kept": report.kept,
-            "duplicates": report.duplicates + report.held_out_copies,
-            "rejected": {reason.value: count for reason, count in sorted(report.rejected.items())},
-            "trainingExamples": trained.count,
-            "validationExamples": held_out.count,
-            "supervisedTokens": report.supervised_tokens,
-            "longestExample": max(item.longest_example for item in reports.values()),
-            "shortened": report.shortened,
-            "format": {"name": training.format, "why": training.why},
-            "example": {"row": first.row, "learned": learned[:_LEARNED_CHARACTERS]},
-        }
+        result = TablesResult(
+            digest=digest_of([trained.digest.text(), held_out.digest.text()]),
+            rows=report.rows,
+            kept=report.kept,
+            duplicates=report.duplicates + report.held_out_copies,
+            rejected={reason.value: count for reason, count in sorted(report.rejected.items())},
+            training_examples=trained.count,
+            validation_examples=held_out.count,
+            supervised_tokens=report.supervised_tokens,
+            longest_example=max(item.longest_example for item in reports.values()),
+            shortened=report.shortened,
+            format=FormatResult(name=training.format, why=training.why),
+            example=LearnedExample(row=first.row, learned=learned[:_LEARNED_CHARACTERS]),
+        )
         return BuiltDataset(result, reports)
 
     def reports(self) -> dict[str, DatasetReport]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.cpu import usable_processors
+from finetune_trainer.cpu import available_cpus
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.dataset.workers import Proof, Workers, prove_values
 from finetune_trainer.data.masking.example import Example
@@ -56,7 +56,7 @@ def prove(
     rows itself. Many rows go to `processes` others, by default one for each available CPU. The number does not change
     the outcome. Raises StageError if a process dies.
     """
-    count = min(usable_processors(), _MOST_PROCESSES) if processes is None else processes
+    count = min(available_cpus(), _MOST_PROCESSES) if processes is None else processes
     source, many = _looked_ahead(rows)
     if count < _FEWEST_PROCESSES or not many:
         for batch in _batches(source):

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.model.naming import base_model_name
 
 if TYPE_CHECKING:
+    from finetune_trainer.contract.result import (
+        PrepareResult,
+        PublishedResult,
+        TrainResult,
+        VerificationResult,
+    )
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.stages.merge.publish import SealedFile
 
 _TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "safetensors")
 
 
-def manifest_document(
-    run: RunSpec, results: dict[str, Any], files: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the manifest.
-
-    `results` are the result members of the three stages by stage; `files` are digest and bytes by path below
-    the destination.
-    """
-    prepare = results["prepare"]
+def manifest_document(run: RunSpec, results: PublishedResult, files: dict[str, SealedFile]) -> dict[str, Any]:
+    """Return the manifest as JSON; `files` has digest and bytes by path below the destination."""
+    prepare = results.prepare
     return {
         "version": "1.0",
         "specHash": run.spec_hash,
@@ -31,23 +32,29 @@ def manifest_document(
         "publicationTime": rfc3339(utc_now()),
         "base": {
             "name": base_model_name(run),
-            "commit": prepare["model"].get("commit"),
-            "quantizedDigest": prepare["model"]["digest"],
+            "commit": prepare.model.commit,
+            "quantizedDigest": prepare.model.digest,
         },
-        "datasetDigest": prepare["dataset"]["digest"],
+        "datasetDigest": prepare.dataset.digest,
         "chatTemplateArguments": run.model.chat_template_arguments,
         "training": run.training.model_dump(mode="json", by_alias=True),
         "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
         "files": files,
-        "results": results,
+        "results": results.document(),
     }
 
 
-def model_card(run: RunSpec, kind: str, results: dict[str, Any]) -> str:
-    """Markdown card of one artifact; `kind` is Adapter or Merged, `results` as in the manifest (merge may lack)."""
+def model_card(
+    run: RunSpec,
+    kind: Literal["Adapter", "Merged"],
+    prepared: PrepareResult,
+    trained: TrainResult,
+    verification: VerificationResult | None,
+) -> str:
+    """Return the Markdown card of one artifact; `verification` is None if no merged model was asked for."""
     base = base_model_name(run)
-    dataset, evaluation = results["prepare"]["dataset"], results["train"]["evaluation"]
-    low, high = evaluation["interval"]
+    evaluation = trained.evaluation
+    low, high = evaluation.interval
     lines = [
         "---",
         f"base_model: {json.dumps(base)}",
@@ -60,16 +67,15 @@ def model_card(run: RunSpec, kind: str, results: dict[str, Any]) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| training examples | {dataset['trainingExamples']} |",
-        f"| optimiser steps | {results['train']['steps']} |",
-        f"| held-out loss, base | {evaluation['baseLoss']:.4f} nats per token |",
-        f"| held-out loss, tuned | {evaluation['tunedLoss']:.4f} nats per token |",
-        f"| difference | {evaluation['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
-        f"| verdict | {evaluation['verdict']} on {evaluation['rows']} held-out rows |",
+        f"| training examples | {prepared.dataset.training_examples} |",
+        f"| optimiser steps | {trained.steps} |",
+        f"| held-out loss, base | {evaluation.base_loss:.4f} nats per token |",
+        f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
+        f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
+        f"| verdict | {evaluation.verdict} on {evaluation.rows} held-out rows |",
     ]
-    verification = (results.get("merge") or {}).get("verification")
     if verification is not None:
-        lines.append(f"| KL(trained, merged) | {verification['klDivergence']:.5f} nats per token |")
+        lines.append(f"| KL(trained, merged) | {verification.kl_divergence:.5f} nats per token |")
     lines += ["", *_how_to_serve(run), ""]
     return "\n".join(lines)
 

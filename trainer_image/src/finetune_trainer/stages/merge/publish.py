@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.digests import folder_digests
@@ -26,6 +26,13 @@ _OWNER = "owner.json"
 FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
 REPORT_FOLDER = "report"
 _ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER)
+
+
+class SealedFile(TypedDict):
+    """One published file in the manifest: its digest and its size."""
+
+    digest: str
+    bytes: int
 
 
 @contextmanager
@@ -67,7 +74,7 @@ def open_staging(destination: Path, spec_hash: str) -> Path:
     return staging
 
 
-def seal(folder: Path) -> dict[str, dict[str, Any]]:
+def seal(folder: Path) -> dict[str, SealedFile]:
     """Flush the files of a staged artifact to disk; return digest and bytes of each by name."""
     for path in folder.iterdir():
         _flush(path)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import logging
 from shutil import copytree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import transformers
 
+from finetune_trainer.contract.result import (
+    ArtifactResult,
+    MergeResult,
+    PrepareResult,
+    PublishedResult,
+    TrainResult,
+    VerificationResult,
+)
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.model.layout import read_base_layout
@@ -16,6 +24,7 @@ from finetune_trainer.stages.merge.manifest import manifest_document, model_card
 from finetune_trainer.stages.merge.publish import (
     FOLDERS,
     REPORT_FOLDER,
+    SealedFile,
     discard_staging,
     open_staging,
     publish,
@@ -37,9 +46,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _README = "README.md"
+_Earlier = TypeVar("_Earlier", PrepareResult, TrainResult)
 
 
-def merge(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+def merge(run: RunSpec, progress: Reporter) -> MergeResult:
     """Merge, verify and publish the run's artifacts; return the `merge` member of the result.
 
     Safe to run again at any point. Raises StageError: AdapterUntrained, QuantizationMismatch,
@@ -48,21 +58,19 @@ def merge(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     workspace = WorkspaceLayout(run.workspace.path)
     destination = run.output.destination.path
     published = published_results(run)
-    done = read_marker(workspace, "merge", run.spec_hash)
+    done = MergeResult.read(read_marker(workspace, "merge", run.spec_hash))
     if done is not None and published is not None:
         return done
-    if published is not None:
-        result: dict[str, Any] = published["merge"]
-    else:
-        result = _merge(run, workspace, destination, progress)
-    write_marker(workspace, "merge", run.spec_hash, result)
+    result = _merge(run, workspace, destination, progress) if published is None else published.merge
+    write_marker(workspace, "merge", run.spec_hash, result.document())
     return result
 
 
-def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress: Reporter) -> dict[str, Any]:
+def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress: Reporter) -> MergeResult:
     transformers.utils.logging.disable_progress_bar()
-    results = _earlier_results(run, workspace)
-    if digest_of_files(folder_digests(workspace.adapter)) != results["train"]["adapterDigest"]:
+    prepared = _earlier_result(PrepareResult, "prepare", run, workspace)
+    trained = _earlier_result(TrainResult, "train", run, workspace)
+    if digest_of_files(folder_digests(workspace.adapter)) != trained.adapter_digest:
         raise StageError(
             Reason.ARTIFACT_VERIFICATION_FAILED,
             "the adapter in the workspace must be the one that TRAIN saved, its digest differs; run the job again",
@@ -78,26 +86,23 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         with writing_to_destination():
             if workspace.report.is_dir():  # a workspace that an older image prepared has none
                 copytree(workspace.report, staging / REPORT_FOLDER)
-        return _publish(run, destination, staging, results, verification, progress)
+        return _publish(run, destination, staging, prepared, trained, verification, progress)
     except StageError:
         discard_staging(destination)
         raise
 
 
-def _earlier_results(run: RunSpec, workspace: WorkspaceLayout) -> dict[str, Any]:
-    results = {}
-    for stage in ("prepare", "train"):
-        result = read_marker(workspace, stage, run.spec_hash)
-        if result is None:
-            raise StageError(
-                Reason.INTERNAL_ERROR,
-                f"{stage.upper()} must have finished in this workspace for this spec, found no marker of it",
-            )
-        results[stage] = result
-    return results
+def _earlier_result(part: type[_Earlier], stage: str, run: RunSpec, workspace: WorkspaceLayout) -> _Earlier:
+    result = part.read(read_marker(workspace, stage, run.spec_hash))
+    if result is None:
+        raise StageError(
+            Reason.INTERNAL_ERROR,
+            f"{stage.upper()} must have finished in this workspace for this spec, found no marker of it",
+        )
+    return result
 
 
-def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) -> dict[str, Any]:
+def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) -> VerificationResult:
     """Write the merged model into `folder`, prove it, and return the `verification` member of the result."""
     layout = read_base_layout(workspace)
     updates = read_updates(workspace.adapter)
@@ -125,45 +130,46 @@ def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) 
     )
     require_agreement(verification)
     prompt, said = answer(model, folder, rows[0].example)
-    return {
-        "rows": verification.rows,
-        "tokens": verification.tokens,
-        "klDivergence": verification.divergence,
-        "trainedLoss": verification.trained_loss,
-        "mergedLoss": verification.merged_loss,
-        "prompt": prompt,
-        "answer": said,
-    }
+    return VerificationResult(
+        rows=verification.rows,
+        tokens=verification.tokens,
+        kl_divergence=verification.divergence,
+        trained_loss=verification.trained_loss,
+        merged_loss=verification.merged_loss,
+        prompt=prompt,
+        answer=said,
+    )
 
 
 def _publish(
     run: RunSpec,
     destination: Path,
     staging: Path,
-    results: dict[str, Any],
-    verification: dict[str, Any] | None,
+    prepared: PrepareResult,
+    trained: TrainResult,
+    verification: VerificationResult | None,
     progress: Reporter,
-) -> dict[str, Any]:
+) -> MergeResult:
     """Add cards, seal, and move everything into place; return the `merge` member of the result."""
     kinds = list(run.output.artifacts)
     progress.update("Publishing", 0, len(kinds))
     artifacts = []
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, SealedFile] = {}
     with writing_to_destination():
         for done, kind in enumerate(kinds, start=1):
             folder = staging / FOLDERS[kind]
-            card = model_card(run, kind, {**results, "merge": {"verification": verification}})
+            card = model_card(run, kind, prepared, trained, verification)
             (folder / _README).write_text(card, encoding="utf-8")
             sealed = seal(folder)
             files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}
             artifacts.append(
-                {
-                    "kind": kind,
-                    "uri": f"{run.output.destination.uri.rstrip('/')}/{FOLDERS[kind]}",
-                    "digest": digest_of_files({name: file["digest"] for name, file in sealed.items()}),
-                    "bytes": sum(file["bytes"] for file in sealed.values()),
-                    "files": len(sealed),
-                }
+                ArtifactResult(
+                    kind=kind,
+                    uri=f"{run.output.destination.uri.rstrip('/')}/{FOLDERS[kind]}",
+                    digest=digest_of_files({name: file["digest"] for name, file in sealed.items()}),
+                    bytes=sum(file["bytes"] for file in sealed.values()),
+                    files=len(sealed),
+                )
             )
             progress.update("Publishing", done, len(kinds))
         folders = [FOLDERS[kind] for kind in kinds]
@@ -171,7 +177,8 @@ def _publish(
             report = seal(staging / REPORT_FOLDER)
             files |= {f"{REPORT_FOLDER}/{name}": file for name, file in report.items()}
             folders.append(REPORT_FOLDER)
-    result = {"artifacts": artifacts, "verification": verification}
-    manifest = manifest_document(run, {**results, "merge": result}, files)
+    result = MergeResult(artifacts=tuple(artifacts), verification=verification)
+    results = PublishedResult(prepare=prepared, train=trained, merge=result)
+    manifest = manifest_document(run, results, files)
     publish(destination, folders, manifest)
     return result

@@ -6,6 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.result import TablesResult
 from finetune_trainer.contract.run_spec import FileSource, ValidationSource
 from finetune_trainer.data.chat_template.render_date import pin_render_date
 from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
@@ -32,9 +33,9 @@ _FORMAT = 2  # raise when the same rows and tokenizer would give other ids or la
 
 @dataclass(frozen=True)
 class ProvenDataset:
-    """Tables on disk. `result` is the result's member, `reports` are the counts and `sources` what was read."""
+    """Tables on disk: their part of the result, counts of rows, and identities of the sources, by source."""
 
-    result: dict[str, Any]
+    result: TablesResult
     reports: dict[str, DatasetReport]
     sources: dict[str, dict[str, Any]]
 
@@ -133,26 +134,29 @@ def prove_dataset(
         reports = builder.reports()
         builder.close()
         raise DatasetRefusedError(error, reports, identities) from error
+    found = {"source": identities["training"]}
+    if "validation" in identities:
+        found["validation_source"] = identities["validation"]
+    result = built.result.model_copy(update=found)
     outcome = {
-        "result": {
-            **built.result,
-            "source": identities["training"],
-            **({"validationSource": identities["validation"]} if "validation" in identities else {}),
-        },
+        "result": result.document(),
         "reports": {part: report.to_state() for part, report in built.reports.items()},
         "sources": identities,
     }
     write_marker(layout, "dataset", inputs, outcome)
     builder.discard_parts()
-    return ProvenDataset(outcome["result"], built.reports, identities)
+    return ProvenDataset(result, built.reports, identities)
 
 
 def _finished(layout: WorkspaceLayout, inputs: str) -> ProvenDataset | None:
     done = read_marker(layout, "dataset", inputs)
     if done is None or not (layout.training_table.is_file() and layout.validation_table.is_file()):
         return None
+    result = TablesResult.read(done["result"])
+    if result is None:
+        return None
     reports = {part: DatasetReport.from_state(state) for part, state in done["reports"].items()}
-    return ProvenDataset(done["result"], reports, done["sources"])
+    return ProvenDataset(result, reports, done["sources"])
 
 
 def _sources(run: RunSpec) -> dict[str, Any]:

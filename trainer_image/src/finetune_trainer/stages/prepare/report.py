@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.result import StatisticsResult
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.model.adapter_targets import trainable_parameters
 from finetune_trainer.model.layout import read_base_layout
@@ -39,7 +40,7 @@ def report_dataset(
     tokenizer: Path,
     progress: Reporter,
     redact: Callable[[str], str],
-) -> dict[str, Any]:
+) -> StatisticsResult:
     """Write the report on proven tables and return its head, or what an earlier process made of the same inputs.
 
     The base model must have been quantised: its shape gives the adapter's size. Raises StageError(InvalidDataset)
@@ -50,14 +51,14 @@ def report_dataset(
     inputs = digest_of(
         {
             "version": _VERSION,
-            "digest": proven.result["digest"],
+            "digest": proven.result.digest,
             "parameters": parameters,
             "settings": _settings(run),
             "sources": proven.sources,
             "targets": file_digest(targets) if targets is not None and targets.is_file() else None,
         }
     )
-    done = read_marker(layout, "report", inputs)
+    done = StatisticsResult.read(read_marker(layout, "report", inputs))
     if done is not None and layout.dataset_page.is_file() and layout.dataset_report.is_file():
         return done
     masker = make_masker(run, tokenizer)
@@ -82,19 +83,19 @@ def report_dataset(
     _write(
         layout,
         DatasetDocument(
-            digest=result["digest"],
+            digest=result.digest,
             training_source=proven.sources["training"],
             training_rows=proven.reports["training"],
             analysis=analysis,
             settings=_settings(run),
             validation_source=proven.sources.get("validation"),
             validation_rows=proven.reports.get("validation"),
-            format_name=result["format"]["name"],
-            format_reason=result["format"]["why"],
+            format_name=result.format.name if result.format else "",
+            format_reason=result.format.why if result.format else "",
         ),
     )
     head = analysis.summary()
-    write_marker(layout, "report", inputs, head)
+    write_marker(layout, "report", inputs, head.document())
     return head
 
 

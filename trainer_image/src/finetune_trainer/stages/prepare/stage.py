@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune_trainer.contract.model_config import told_config
+from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.model.describe import inspect_base_model
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     """Fill the workspace and return the result's members `prepare` and, where later stages are done, `completed`.
 
     A job whose destination proves that all of it is published is not worked on again. Raises StageError.
@@ -41,8 +42,8 @@ def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     published = published_results(run)
     if published is not None:
         _log.info("the destination already holds everything that this spec asks for")
-        prepared = published.pop("prepare")
-        return {"prepare": prepared, "completed": published}
+        later = CompletedResult(train=published.train, merge=published.merge)
+        return StageResult(prepare=published.prepare, completed=later)
     layout = WorkspaceLayout(run.workspace.path)
     layout.root.mkdir(parents=True, exist_ok=True)
     redact = Redactor(secrets_of(run, os.environ))
@@ -68,18 +69,16 @@ def prepare(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     head = report_dataset(run, layout, proven, tokenizer, progress, redact)
     for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
         shutil.rmtree(folder, ignore_errors=True)
-    members: dict[str, Any] = {
-        "prepare": {
-            "dataset": {**proven.result, **head},
-            "model": {**model.result(), "config": config},
-        }
-    }
+    result = PrepareResult(
+        dataset=DatasetResult.join(proven.result, head),
+        model=model.result().model_copy(update={"config": config}),
+    )
     # MERGE puts it into the manifest.
-    write_marker(layout, "prepare", run.spec_hash, members["prepare"])
+    write_marker(layout, "prepare", run.spec_hash, result.document())
     completed = completed_stages(run, layout)
-    if completed:
-        members["completed"] = completed
-    return members
+    return (
+        StageResult(prepare=result) if completed is None else StageResult(prepare=result, completed=completed)
+    )
 
 
 def print_proven_rows(run: RunSpec) -> None:

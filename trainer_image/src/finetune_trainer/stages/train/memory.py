@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune_trainer.contract.result import MemoryResult
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -37,7 +39,7 @@ def read() -> Reading | None:
     )
 
 
-def measured(loaded: Reading | None, ended: Reading | None) -> dict[str, int] | None:
+def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | None:
     """Return the `memory` member of the result from the readings after loading and at the end; None on a CPU.
 
     The device's peak is the allocator's plus the most seen outside of it: the two need not have been at one time.
@@ -45,13 +47,13 @@ def measured(loaded: Reading | None, ended: Reading | None) -> dict[str, int] | 
     if ended is None:
         return None
     readings = [ended] if loaded is None else [loaded, ended]
-    found = {
-        "allocatedBytes": ended.allocated_peak,
-        "reservedBytes": ended.reserved_peak,
-        "deviceBytes": min(ended.total, ended.reserved_peak + max(reading.outside for reading in readings)),
-        "usableBytes": ended.total,
-    }
-    return found if loaded is None else {**found, "loadBytes": loaded.allocated_peak}
+    found = MemoryResult(
+        allocated_bytes=ended.allocated_peak,
+        reserved_bytes=ended.reserved_peak,
+        device_bytes=min(ended.total, ended.reserved_peak + max(reading.outside for reading in readings)),
+        usable_bytes=ended.total,
+    )
+    return found if loaded is None else found.model_copy(update={"load_bytes": loaded.allocated_peak})
 
 
 def describe_full(reading: Reading | None) -> str:

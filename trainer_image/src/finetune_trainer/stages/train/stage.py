@@ -12,7 +12,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer, set_seed
 
-from finetune_trainer.cpu import usable_processors
+from finetune_trainer.contract.result import TrainResult
+from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.compare import RowLoss, compare
 from finetune_trainer.evaluation.recording import record
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 _LAST_LOSSES = 10
 
 
-def train(run: RunSpec, progress: Reporter) -> dict[str, Any]:
+def train(run: RunSpec, progress: Reporter) -> TrainResult:
     """Train the run's adapter and return the `train` member of the result.
 
     Goes on from the newest whole checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
@@ -48,24 +49,24 @@ def train(run: RunSpec, progress: Reporter) -> dict[str, Any]:
     saved after SIGTERM.
     """
     workspace = WorkspaceLayout(run.workspace.path)
-    done = read_marker(workspace, "train", run.spec_hash)
+    done = TrainResult.read(read_marker(workspace, "train", run.spec_hash))
     if done is not None:
         return done
     # No bars of other people's in the log; progress has its own place.
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_processors())
+        torch.set_num_threads(available_cpus())
     try:
         result = _train(run, workspace, progress)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(run) from error
-    write_marker(workspace, "train", run.spec_hash, result)
+    write_marker(workspace, "train", run.spec_hash, result.document())
     # The adapter is saved; checkpoints only take room now.
     shutil.rmtree(workspace.checkpoints, ignore_errors=True)
     return result
 
 
-def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict[str, Any]:
+def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> TrainResult:
     table = open_table(workspace.training_table)
     examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
     steps = planned_steps(len(table), run.training)
@@ -89,15 +90,15 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> dict
     comparison = compare(base, tuned, run.training.seed)
     record(trainer.adapted, examples, workspace.verification)
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
-    return {
-        "device": _device_name(run.device),
-        "steps": trainer.state.global_step,
-        "trainingLoss": _last_loss(trainer),
-        "tokensPerSecond": watch.tokens_per_second,
-        "adapterDigest": digest_of_files(folder_digests(workspace.adapter)),
-        "memory": memory.measured(loaded, memory.read()),
-        "evaluation": comparison.result(),
-    }
+    return TrainResult(
+        device=_device_name(run.device),
+        steps=trainer.state.global_step,
+        training_loss=_last_loss(trainer),
+        tokens_per_second=watch.tokens_per_second,
+        adapter_digest=digest_of_files(folder_digests(workspace.adapter)),
+        memory=memory.measured(loaded, memory.read()),
+        evaluation=comparison,
+    )
 
 
 def _build_trainer(

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from finetune_trainer.contract.bounds import MAXIMUM_LOG_LINE, MAXIMUM_LOG_LINES, MAXIMUM_MESSAGE, shorten
+from finetune_trainer.contract.model_config import MEMBERS
+from finetune_trainer.contract.termination_message import MAXIMUM_BYTES, encode_result
+from finetune_trainer.data.rows.rejection import RowReason
+from finetune_trainer.errors import Reason
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from tests.support.repository import ROOT
+from tests.support.results import fixture, full_config, full_success, warning
+
+SCHEMA = json.loads((ROOT / "contract" / "result.schema.json").read_text())
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=3000)
+_HEAD = ("version", "uid", "stage", "attempt", "startTime", "completionTime")
+
+
+def success(members: dict[str, Any]) -> dict[str, Any]:
+    whole = fixture("prepare-succeeded")
+    return {**{name: whole[name] for name in _HEAD}, "outcome": "Succeeded", "peakMemoryBytes": 1, **members}
+
+
+def failure(reason: Reason, message: str, log_tail: list[str]) -> dict[str, Any]:
+    lines = [shorten(line, MAXIMUM_LOG_LINE) for line in log_tail[-MAXIMUM_LOG_LINES:]]
+    text = shorten(message, MAXIMUM_MESSAGE)
+    return {**success({}), "outcome": "Failed", "reason": reason.value, "message": text, "logTail": lines}
+
+
+@given(_TEXT, st.lists(_TEXT, max_size=30))
+def test_a_failure_fits_whatever_it_says_and_follows_the_contract(message: str, log_tail: list[str]) -> None:
+    encoded = encode_result(failure(Reason.INTERNAL_ERROR, message, log_tail))
+    assert len(encoded) <= MAXIMUM_BYTES
+    result = json.loads(encoded)
+    Draft202012Validator(SCHEMA).validate(result)
+    assert (result["outcome"], result["reason"]) == ("Failed", "InternalError")
+
+
+def test_the_log_goes_before_the_message() -> None:
+    result = json.loads(encode_result(failure(Reason.INVALID_DATASET, "m" * 1000, ["l" * 256] * 20)))
+    assert result["message"] == "m" * 1000
+    assert 0 < len(result["logTail"]) < 20
+
+
+def test_long_texts_of_a_success_are_shortened_and_numbers_kept() -> None:
+    dataset = {"rows": 5, "warnings": ["w" * 256] * 8, "example": {"row": 1, "learned": "\u00e9" * 3000}}
+    encoded = encode_result(success({"prepare": {"dataset": dataset}}))
+    assert len(encoded) <= MAXIMUM_BYTES
+    result = json.loads(encoded)
+    assert result["prepare"]["dataset"]["rows"] == 5
+    assert "logTail" not in result
+
+
+@pytest.mark.parametrize("character", ["a", "\u00e9", "\U0001f600", '"'])
+def test_the_largest_success_fits_and_follows_the_contract(character: str) -> None:
+    encoded = encode_result(success(full_success(character)))
+    assert len(encoded) <= MAXIMUM_BYTES
+    result = json.loads(encoded)
+    Draft202012Validator(SCHEMA).validate(result)
+    assert result["prepare"]["dataset"]["rejected"].keys() == {reason.value for reason in RowReason}
+    assert result["prepare"]["model"]["config"] == full_config()
+
+
+def test_a_config_of_long_texts_is_dropped_if_the_result_would_not_fit() -> None:
+    """Sizing would reject it, and progress has shown it; a result that cannot be written would lose the stage."""
+    members = full_success("a")
+    members["prepare"]["model"]["config"] = dict.fromkeys(MEMBERS, "x" * 64) | {
+        "text_config": dict.fromkeys(MEMBERS, "x" * 64)
+    }
+    encoded = encode_result(success(members))
+    assert len(encoded) <= MAXIMUM_BYTES
+    assert json.loads(encoded)["prepare"]["model"]["config"] is None
+
+
+def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
+    """Eight warnings and a long example are the common case; the example is cut first."""
+    members = full_success("a")
+    del members["completed"]
+    dataset = members["prepare"]["dataset"]
+    dataset["source"] = {"kind": "ObjectStore", "uri": "s3://bucket/rows.jsonl", "etag": "0" * 32}
+    del dataset["validationSource"]
+    dataset["rejected"] = dict.fromkeys([reason.value for reason in RowReason][:4], 1000)
+    dataset["warnings"] = [warning("w" * 200) for _ in range(8)]
+    result = json.loads(encode_result(success(members)))
+    found = result["prepare"]["dataset"]
+    assert [item["code"] for item in found["warnings"]] == ["ValidationLeakage"] * 8
+    assert found["warnings"][0]["message"] == "w" * 200
+    assert found["example"]["learned"].endswith("...")
+    assert found["source"] == dataset["source"]
+
+
+def test_a_number_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        encode_result(success({"train": {"trainingLoss": float("nan")}}))

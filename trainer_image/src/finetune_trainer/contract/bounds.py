@@ -1,0 +1,74 @@
+"""The contract's bounds on the texts and lists of a result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.result import Part, StageResult, WarningResult
+
+MAXIMUM_MESSAGE = 1024
+MAXIMUM_LOG_LINE = 256
+MAXIMUM_LOG_LINES = 20
+MAXIMUM_TEXT = 256
+MAXIMUM_LEARNED = 512
+MAXIMUM_WARNINGS = 8
+
+
+def within_contract(result: StageResult, version: str) -> StageResult:
+    """Return `result` within the contract's bounds: texts and lists cut, sources as flat properties.
+
+    Readers of an earlier minor version ignore members that they do not know. Version 1.0 reads each warning as a
+    sentence, so it gets sentences if the run spec's `version` is 1.0.
+    """
+    if result.prepare is None:
+        return result
+    dataset = result.prepare.dataset
+    changes: dict[str, Any] = {}
+    if dataset.source is not None:
+        changes["source"] = _flat(dataset.source)
+    if dataset.validation_source is not None:
+        changes["validation_source"] = _flat(dataset.validation_source)
+    if dataset.format is not None:
+        changes["format"] = _cut(dataset.format, "why", MAXIMUM_TEXT)
+    if dataset.example is not None:
+        changes["example"] = _cut(dataset.example, "learned", MAXIMUM_LEARNED)
+    first_version = version.split(".")[:2] == ["1", "0"]
+    changes["warnings"] = tuple(
+        _sentence(warning) if first_version else _bounded(warning)
+        for warning in dataset.warnings[:MAXIMUM_WARNINGS]
+    )
+    prepare = result.prepare.model_copy(update={"dataset": dataset.model_copy(update=changes)})
+    return result.model_copy(update={"prepare": prepare})
+
+
+def shorten(text: str, maximum: int) -> str:
+    """Cut `text` to `maximum` characters, marking the cut."""
+    return text if len(text) <= maximum else text[: maximum - 3] + "..."
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """A source's identity without unknown values; a collection becomes the number of its entries."""
+    known = {name: value for name, value in identity.items() if value is not None}
+    return {
+        name: len(value) if isinstance(value, list | dict) else _short(value) for name, value in known.items()
+    }
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, int) else shorten(str(value), MAXIMUM_TEXT)
+
+
+def _cut(part: Part, name: str, maximum: int) -> Part:
+    return part.model_copy(update={name: shorten(getattr(part, name), maximum)})
+
+
+def _sentence(warning: WarningResult | str) -> str:
+    return shorten(warning if isinstance(warning, str) else warning.message, MAXIMUM_TEXT)
+
+
+def _bounded(warning: WarningResult | str) -> WarningResult | str:
+    """Return the warning with a message of the contract's length; a sentence of version 1.0 stays a sentence."""
+    if isinstance(warning, str):
+        return shorten(warning, MAXIMUM_TEXT)
+    return warning.model_copy(update={"message": shorten(warning.message, MAXIMUM_TEXT)})
