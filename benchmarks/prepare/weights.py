@@ -99,7 +99,7 @@ def speeds(folder: Path, megabytes: int, threads: int) -> Iterator[tuple[str, Sp
 
 
 def _discard(quantizer: FileQuantizer, source: Path, names: list[str], output: Path) -> None:
-    quantizer.quantise(source, set(names), output, lambda _done: None)
+    quantizer.quantize(source, set(names), output, lambda _done: None)
 
 
 def _quantize_in_memory(weights: torch.Tensor) -> None:

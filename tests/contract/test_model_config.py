@@ -14,7 +14,7 @@ from finetune_operator.contract.result import Progress, parse_progress
 from finetune_operator.sizing.memory import shape as shape_module
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
-from finetune_trainer.contract.model_config import MEMBERS, NESTED, told_config
+from finetune_trainer.contract.model_config import MEMBERS, NESTED, select_config_fields
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from jsonschema import Draft202012Validator
 from transformers import AutoConfig
@@ -94,7 +94,7 @@ def test_the_told_members_give_the_same_shape_as_the_whole_config(name: str) -> 
     if "num_ln_in_parallel_attn" in config:
         config |= {"new_decoder_architecture": True, "num_kv_heads": 8}
     for whole in (config, {"model_type": "wrapper", "text_config": config}):
-        assert model_shape(_over_the_wire(told_config(whole))) == model_shape(whole)
+        assert model_shape(_over_the_wire(select_config_fields(whole))) == model_shape(whole)
 
 
 def _over_the_wire(config: dict[str, Any]) -> dict[str, Any]:
@@ -114,14 +114,14 @@ def _over_the_wire(config: dict[str, Any]) -> dict[str, Any]:
 def test_a_size_that_is_no_number_is_refused_by_sizing_and_not_lost_on_the_way(value: Any) -> None:
     """A member that was left out would be taken for the family's default."""
     config = {"model_type": "llama", "hidden_size": value, "text_config": "none", "rope_scaling": {"a": 1}}
-    told = _over_the_wire(told_config(config))
+    told = _over_the_wire(select_config_fields(config))
     assert "rope_scaling" not in told
     with pytest.raises(ShapeUnknownError, match="hidden_size"):
         model_shape(told)
 
 
 def test_null_is_told_as_null() -> None:
-    assert told_config({"model_type": "falcon", "num_ln_in_parallel_attn": None}) == {
+    assert select_config_fields({"model_type": "falcon", "num_ln_in_parallel_attn": None}) == {
         "model_type": "falcon",
         "num_ln_in_parallel_attn": None,
     }
@@ -148,7 +148,7 @@ def test_a_reporter_shows_the_config_from_the_moment_it_is_told() -> None:
     reporter = Reporter(NullReporter().identity)
     try:
         assert "config" not in reporter.document()
-        reporter.tell_config({"model_type": "llama"})
+        reporter.report_config({"model_type": "llama"})
         assert reporter.document()["config"] == {"model_type": "llama"}
         reporter.update("ProvingRows", 1, 2)
         assert reporter.document()["config"] == {"model_type": "llama"}

@@ -115,8 +115,8 @@ def test_evaluation_needs_less_than_training(before: FakePeaks) -> None:
 
 def test_an_adapter_in_float32_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bytes more for each trained parameter and two for its gradient; loading has peft's float32 in any case."""
-    own = adapter.settle_adapter
-    monkeypatch.setattr(adapter, "settle_adapter", lambda adapted, _dtype: own(adapted, torch.float32))
+    own = adapter.cast_adapter
+    monkeypatch.setattr(adapter, "cast_adapter", lambda adapted, _dtype: own(adapted, torch.float32))
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Optimizer"] - before.phases["Optimizer"] == pytest.approx(4 * _ADAPTER, rel=0.02)
     assert after.peak_bytes - before.peak_bytes == pytest.approx(2 * _ADAPTER, rel=0.02)
@@ -154,8 +154,8 @@ def test_checkpointing_switched_off_shows(before: FakePeaks) -> None:
 
 def test_types_that_stay_in_float32_show(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """What peft's preparation for k-bit training does to everything that is not quantized."""
-    own = quantized.settle_types
-    monkeypatch.setattr(fake_run, "settle_types", lambda model, _dtype: own(model, torch.float32))
+    own = quantized.cast_model
+    monkeypatch.setattr(fake_run, "cast_model", lambda model, _dtype: own(model, torch.float32))
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Load"] - before.phases["Load"] >= 2 * 8192 * 512 * 2
     assert after.phases["Recompute"] > before.phases["Recompute"] + 4 * 8192 * 512

@@ -1,4 +1,4 @@
-"""Small prepared workspaces: real architectures with random weights, quantised by transformers itself."""
+"""Small prepared workspaces: real architectures with random weights, quantized by transformers itself."""
 
 from __future__ import annotations
 

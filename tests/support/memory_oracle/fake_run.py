@@ -20,7 +20,7 @@ import torch
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
-from finetune_trainer.model.load import compute_dtype, quantized_modules, settle_types
+from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.settings import sft_config
@@ -95,7 +95,7 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     tracked.enter("Load")
     give_fake_tensors(model)
     dtype = compute_dtype(run.device)
-    settle_types(model, dtype)
+    cast_model(model, dtype)
     model = add_adapter(model, run.training.lora, list(quantized_modules(model)), dtype)
     settings = sft_config(run, Path("/output"), 2)
     if settings.gradient_checkpointing:

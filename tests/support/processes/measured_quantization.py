@@ -1,4 +1,4 @@
-"""Quantise a model folder in this process and print the memory it took: `quantise_measured.py MODEL WORKSPACE`."""
+"""Quantize a model folder in this process and print the memory it took: `measured_quantization.py MODEL WORKSPACE`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -21,7 +21,7 @@ def resident() -> dict[str, int]:
 
 
 def main() -> None:
-    """Sample the memory every 5 ms until the model is quantised."""
+    """Sample the memory every 5 ms until the model is quantized."""
     before = resident()
     peak = dict(before)
     done = threading.Event()
@@ -34,7 +34,7 @@ def main() -> None:
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        model = quantise(
+        model = quantize_model(
             DirectoryModel(Path(sys.argv[1])), WorkspaceLayout(Path(sys.argv[2])), NullReporter()
         )
     finally:

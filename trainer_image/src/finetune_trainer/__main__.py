@@ -26,7 +26,7 @@ from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 
 
 def main(arguments: list[str]) -> ExitCode:
-    """Run the command and return the exit code; results and reasons are written before it returns."""
+    """Run the command and return the exit code. Results and reasons are written before it returns."""
     options = _parser().parse_args(arguments)
     raise_on_termination()
     limit_threads(available_cpus())
@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finetune-trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     texts = {
-        "prepare": "fetch data and model, prove the masks, quantise (no GPU needed)",
-        "train": "train the adapter on the quantised model",
+        "prepare": "fetch data and model, prove the masks, quantize (needs no GPU)",
+        "train": "train the adapter on the quantized model",
         "merge": "merge, verify and publish",
         "run": "all three stages in this process",
     }
@@ -100,16 +100,16 @@ def _parser() -> argparse.ArgumentParser:
         help="files of rows: JSONL, JSON, Parquet or CSV, plain or compressed",
     )
     formats = ("Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT")
-    masks.add_argument("--format", choices=formats, default="Auto", help="what columns rows have")
+    masks.add_argument("--format", choices=formats, default="Auto", help="format of the rows")
     masks.add_argument("--maximum-length", type=int, default=2048, help="tokens; default %(default)s")
     masks.add_argument("--reasoning", choices=("Keep", "Strip"), default="Keep")
-    compiling = commands.add_parser("compile", help="compile the kernels that an image carries")
+    compiling = commands.add_parser("compile", help="compile the kernels that an image ships")
     compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser
 
 
-def _leave() -> None:
-    """Run, flush and go at once: tearing the interpreter down would hold the pod for seconds."""
+def _run_and_exit() -> None:
+    """Run, flush and exit at once: shutting the interpreter down would delay the pod's end by seconds."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     code = main(sys.argv[1:])
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
@@ -124,4 +124,4 @@ def _leave() -> None:
 
 
 if __name__ == "__main__":
-    _leave()
+    _run_and_exit()

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a stage ended without success."""
+    """The reason of a stage that did not succeed."""
 
     INVALID_RUN_SPEC = "InvalidRunSpec"
     DATASET_NOT_FOUND = "DatasetNotFound"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
 
 class StageError(Exception):
-    """A stage cannot go on. The message says what must be, what was found, and the remedy; no secret."""
+    """A stage cannot continue. The message says what must be, what was found and the remedy; it holds no secret."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Runs stages: turns all that happens into an outcome with a reason, and writes the result.
+"""Runs stages: turns every failure into an outcome with a reason, and writes the result.
 
 `load_stage` names the stages' functions as text and imports them late, so that this module starts in milliseconds.
 """
@@ -53,7 +53,7 @@ class StageFunction(Protocol):
 
 
 class Terminated(BaseException):
-    """The process was asked to stop. Not an Exception, so that no library's handler swallows it."""
+    """The process was asked to stop. It is no Exception, so that no library's handler catches it."""
 
 
 def raise_on_termination() -> None:
@@ -67,7 +67,7 @@ def raise_on_termination() -> None:
 
 
 def load_stage(command: str) -> StageFunction:
-    """Import a stage's function. Late, because it brings in torch, which takes seconds."""
+    """Import a stage's function. The import is late because it loads torch, which takes seconds."""
     module, function = _FUNCTIONS[command]
     return cast("StageFunction", getattr(importlib.import_module(module), function))
 
@@ -171,10 +171,10 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
     except Terminated as signal_name:
         reason, message = (
             Reason.INTERRUPTED,
-            f"the stage was stopped by {signal_name}; running it again goes on",
+            f"the stage was stopped by {signal_name}; run it again to continue",
         )
         _log.warning("%s", message)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 -- the process's last barrier: becomes InternalError
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
         if says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
             reason = Reason.WORKSPACE_FULL
             message = f"the workspace must have free space, found none ({error}); raise workspace.size"
@@ -196,7 +196,7 @@ def _internal(error: BaseException) -> tuple[Reason, str]:
 
 
 def peak_memory_bytes() -> int:
-    """Largest CUDA memory allocated if this process used a CUDA device, else the largest resident set."""
+    """Return the peak of allocated CUDA memory if this process used a CUDA device, else that of resident memory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())

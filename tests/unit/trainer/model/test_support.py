@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -49,7 +49,7 @@ def refused(model: Path, workspace: Path) -> tuple[StageError, int]:
             return super().fetch(name, on_bytes)
 
     def attempt() -> None:
-        quantise(CountingModel(model), WorkspaceLayout(workspace), NullReporter())
+        quantize_model(CountingModel(model), WorkspaceLayout(workspace), NullReporter())
 
     with pytest.raises(StageError) as caught:
         attempt()
@@ -149,7 +149,7 @@ SMALL: dict[str, Any] = {
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
-def test_real_families_that_would_not_be_quantised_are_unsupported(
+def test_real_families_that_would_not_be_quantized_are_unsupported(
     tmp_path: Path, family: Any, said: str
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
@@ -178,7 +178,7 @@ def test_text_models_of_many_families_are_accepted(tmp_path: Path, family: str) 
     model = write_tiny_model(tmp_path / "base")
     kind = AutoConfig.for_model(family, **SMALL, head_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     AutoModelForCausalLM.from_config(kind, dtype=torch.bfloat16).save_pretrained(model)
-    result = quantise(DirectoryModel(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
+    result = quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
     assert result.quantized_modules == (4 if family == "phi3" else 7)
 
 
@@ -256,13 +256,13 @@ TENSORS: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], Reason, tupl
         "fp8",
         replace(UP, torch.ones(160, 64).to(torch.float8_e4m3fn)),
         Reason.UNSUPPORTED_MODEL,
-        (UP, "quantised already"),
+        (UP, "quantized already"),
     ),
     (
         "packed by GPTQ",
         replace("model.layers.0.mlp.up_proj.qweight", torch.ones(4, dtype=torch.int32)),
         Reason.UNSUPPORTED_MODEL,
-        ("qweight", "quantised already"),
+        ("qweight", "quantized already"),
     ),
 ]
 
@@ -287,7 +287,7 @@ def test_tensors_that_do_not_fit_are_named(
 def test_old_buffers_that_mean_nothing_are_passed_over(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base")
     rewrite(replace("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(8)))(model)
-    quantise(DirectoryModel(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
+    quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
 
 
 def sharded(tmp_path: Path) -> tuple[Path, dict[str, str]]:
@@ -317,7 +317,7 @@ def test_an_index_that_does_not_fit_is_refused_before_weights_are_fetched(tmp_pa
         assert (error.reason, fetched) == (Reason.INVALID_MODEL, 0)
         assert said in error.message
     write_index(model, {**weight_map, UP.replace(".weight", ".qweight"): weight_map[UP]})
-    error, fetched = refused(model, tmp_path / "quantised")
+    error, fetched = refused(model, tmp_path / "quantized")
     assert (error.reason, fetched) == (Reason.UNSUPPORTED_MODEL, 0)
 
 
@@ -351,16 +351,16 @@ def test_a_file_cut_short_while_it_is_read_is_a_reason(tmp_path: Path) -> None:
 
     opened = TensorReader.__enter__
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(StageError, match="cut short") as caught:
-        quantise(Shrinking(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
+        quantize_model(Shrinking(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
     assert caught.value.reason is Reason.INVALID_MODEL
 
 
 def test_tied_weights_may_be_there_or_not(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base", tied=True)
-    first = quantise(DirectoryModel(model), WorkspaceLayout(tmp_path / "one"), NullReporter())
+    first = quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "one"), NullReporter())
     tensors = load_file(model / SINGLE)
     assert "lm_head.weight" not in tensors
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, model / SINGLE, metadata={"format": "pt"})
-    second = quantise(DirectoryModel(model), WorkspaceLayout(tmp_path / "two"), NullReporter())
+    second = quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "two"), NullReporter())
     assert first.parameters == second.parameters

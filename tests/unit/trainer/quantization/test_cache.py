@@ -1,4 +1,4 @@
-"""The cache of quantised models: jobs share entries, and nothing that is wrong with it harms a job."""
+"""The cache of quantized models: jobs share entries, and nothing that is wrong with it harms a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_trainer.model.describe import BaseModel, inspect_base_model
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.safetensors_file import TensorWriter
 from finetune_trainer.quantization.cache import LEFTOVER_SECONDS
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedModel, dict[str, str]]:
     """Result and files of a job without a cache."""
     layout = WorkspaceLayout(tmp_path_factory.mktemp("alone"))
-    return quantise(DirectoryModel(model), layout, NullReporter()), files_of(layout)
+    return quantize_model(DirectoryModel(model), layout, NullReporter()), files_of(layout)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def files_of(layout: WorkspaceLayout) -> dict[str, str]:
 
 def run(model: Path, workspace: Path, cache: Path) -> tuple[QuantizedModel, WorkspaceLayout]:
     layout = WorkspaceLayout(workspace)
-    return quantise(DirectoryModel(model), layout, NullReporter(), cache), layout
+    return quantize_model(DirectoryModel(model), layout, NullReporter(), cache), layout
 
 
 def entries(cache: Path) -> list[str]:
@@ -87,7 +87,7 @@ def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
 def from_hub(workspace: Path, cache: Path) -> QuantizedModel:
     layout = WorkspaceLayout(workspace)
     source = HubModel(REPOSITORY, "main", None, workspace / "download")
-    return quantise(source, layout, NullReporter(), cache)
+    return quantize_model(source, layout, NullReporter(), cache)
 
 
 def test_the_second_job_downloads_metadata_only_and_gets_the_same_bytes(
@@ -155,7 +155,7 @@ def test_two_jobs_at_once_both_succeed_and_leave_one_entry(
 
     def work(number: int) -> None:
         layout = WorkspaceLayout(tmp_path / str(number))
-        results[number] = quantise(Meeting(model), layout, NullReporter(), cache)
+        results[number] = quantize_model(Meeting(model), layout, NullReporter(), cache)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -314,7 +314,7 @@ def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_
             return super().fetch(name, on_bytes)
 
     def die() -> None:
-        quantise(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
+        quantize_model(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
 
     with pytest.raises(Killed):
         die()
@@ -323,7 +323,7 @@ def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_
     run(model, tmp_path / "two", cache)
     assert len(entries(cache)) == 2  # it is young: its job may be alive on another node
     shutil.rmtree(cache / next(name for name in entries(cache) if name != left))
-    quantise(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
+    quantize_model(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
     assert fetched.count(fetched[0]) == 1
     assert [name for name in entries(cache) if name.startswith(".")] == []
 
@@ -393,6 +393,6 @@ def test_a_cache_given_later_or_taken_away_changes_no_byte(
 ) -> None:
     layout = WorkspaceLayout(tmp_path / "workspace")
     for folder in (None, cache, None):
-        assert quantise(DirectoryModel(model), layout, NullReporter(), folder) == alone[0]
+        assert quantize_model(DirectoryModel(model), layout, NullReporter(), folder) == alone[0]
         assert files_of(layout) == alone[1]
     assert json.loads(layout.base_layout.read_text())["quantized"]

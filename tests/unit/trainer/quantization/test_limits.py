@@ -1,4 +1,4 @@
-"""What quantising may take: memory of this process, space on the volume, and nothing of the user's."""
+"""What quantizing may take: memory of this process, space on the volume, and nothing of the user's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -120,7 +120,7 @@ def test_a_downloaded_model_takes_its_result_and_one_file(
     with serving(ModelHub(model)) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         source = HubModel(REPOSITORY, "main", None, workspace / "download")
-        result = quantise(source, WorkspaceLayout(workspace), Measuring())
+        result = quantize_model(source, WorkspaceLayout(workspace), Measuring())
     assert list((workspace / "download").rglob("*.safetensors")) == []
     # Config, tokenizer and layout: downloaded, in base/, in model/, and in the folder that is inspected.
     small = (
@@ -138,6 +138,6 @@ def test_a_users_own_folder_is_only_read(tmp_path: Path) -> None:
     before = folder_digests(model), {path.name: path.stat().st_mtime_ns for path in model.iterdir()}
     for cache in (None, tmp_path / "cache"):
         layout = WorkspaceLayout(tmp_path / f"workspace-{cache is None}")
-        quantise(DirectoryModel(model), layout, NullReporter(), cache)
+        quantize_model(DirectoryModel(model), layout, NullReporter(), cache)
     assert (folder_digests(model), {path.name: path.stat().st_mtime_ns for path in model.iterdir()}) == before
     model.chmod(0o755)

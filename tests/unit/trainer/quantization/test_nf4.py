@@ -1,4 +1,4 @@
-"""The quantising loops against bitsandbytes and torch themselves, bit by bit."""
+"""The quantizing loops against bitsandbytes and torch themselves, bit by bit."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import quantization_config
 from finetune_trainer.quantization.builder import QuantizedModel
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
-    """Give bitsandbytes' mean the order that quantise uses."""
+    """Give bitsandbytes' mean the order that quantize uses."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def run_quantise(model: Path, workspace: Path) -> tuple[QuantizedModel, WorkspaceLayout]:
+def run_quantize(model: Path, workspace: Path) -> tuple[QuantizedModel, WorkspaceLayout]:
     layout = WorkspaceLayout(workspace)
-    return quantise(DirectoryModel(model), layout, NullReporter()), layout
+    return quantize_model(DirectoryModel(model), layout, NullReporter()), layout
 
 
 def reference_tensors(model: Path, folder: Path) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_every_tensor_equals_what_bitsandbytes_writes(
     tmp_path: Path, family: str, dtype: torch.dtype, *, tied: bool
 ) -> None:
     model = write_tiny_model(tmp_path / "base", family, dtype, tied=tied)
-    result, layout = run_quantise(model, tmp_path / "workspace")
+    result, layout = run_quantize(model, tmp_path / "workspace")
     found = load_file(layout.quantized_model / "model.safetensors")
     assert_same_tensors(found, reference_tensors(model, tmp_path / "reference"))
     assert result.quantized_modules == 14
@@ -75,7 +75,7 @@ def test_every_tensor_equals_what_bitsandbytes_writes(
 def test_the_checkpoint_loads_plainly_and_answers_like_the_reference(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    _, layout = run_quantise(tiny_model, tmp_path / "workspace")
+    _, layout = run_quantize(tiny_model, tmp_path / "workspace")
     ours = AutoModelForCausalLM.from_pretrained(layout.quantized_model, device_map="cpu")
     theirs = AutoModelForCausalLM.from_pretrained(
         tiny_model, quantization_config=quantization_config(), dtype=torch.bfloat16, device_map="cpu"
@@ -90,7 +90,7 @@ def test_shards_keep_their_names_and_get_an_index(tmp_path: Path) -> None:
     (model / "model.safetensors").unlink()
     shards = sorted(path.name for path in model.glob("*.safetensors"))
     assert len(shards) > 1
-    _, layout = run_quantise(model, tmp_path / "workspace")
+    _, layout = run_quantize(model, tmp_path / "workspace")
     assert sorted(path.name for path in layout.quantized_model.glob("*.safetensors")) == shards
     found: dict[str, torch.Tensor] = {}
     for shard in shards:
@@ -102,7 +102,7 @@ def test_shards_keep_their_names_and_get_an_index(tmp_path: Path) -> None:
 def test_base_keeps_the_small_files_byte_for_byte_and_a_layout_of_the_weights(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    _, layout = run_quantise(tiny_model, tmp_path / "workspace")
+    _, layout = run_quantize(tiny_model, tmp_path / "workspace")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (layout.base / name).read_bytes() == (tiny_model / name).read_bytes()
     document = json.loads(layout.base_layout.read_text())
@@ -113,15 +113,15 @@ def test_base_keeps_the_small_files_byte_for_byte_and_a_layout_of_the_weights(
 
 def test_a_second_run_changes_nothing_and_a_changed_model_does(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base")
-    first, layout = run_quantise(model, tmp_path / "workspace")
+    first, layout = run_quantize(model, tmp_path / "workspace")
     before = (layout.quantized_model / "model.safetensors").stat().st_mtime_ns
-    second, _ = run_quantise(model, tmp_path / "workspace")
+    second, _ = run_quantize(model, tmp_path / "workspace")
     assert second == first
     assert (layout.quantized_model / "model.safetensors").stat().st_mtime_ns == before
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"] += 1
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    third, _ = run_quantise(model, tmp_path / "workspace")
+    third, _ = run_quantize(model, tmp_path / "workspace")
     assert third.digest != first.digest
 
 
@@ -131,7 +131,7 @@ def test_a_run_killed_between_files_goes_on_with_the_next_file(
     model = write_tiny_model(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(model).save_pretrained(model, max_shard_size="100KB")
     (model / "model.safetensors").unlink()
-    whole, _ = run_quantise(model, tmp_path / "whole")
+    whole, _ = run_quantize(model, tmp_path / "whole")
 
     class Killed(BaseException):
         pass
@@ -147,9 +147,9 @@ def test_a_run_killed_between_files_goes_on_with_the_next_file(
 
     monkeypatch.setattr(DirectoryModel, "fetch", dying_fetch)
     with pytest.raises(Killed):
-        run_quantise(model, tmp_path / "workspace")
+        run_quantize(model, tmp_path / "workspace")
     assert not (tmp_path / "workspace" / "model").exists()
-    resumed, _ = run_quantise(model, tmp_path / "workspace")
+    resumed, _ = run_quantize(model, tmp_path / "workspace")
     assert fetched.count(fetched[0]) == 1
     assert resumed.digest == whole.digest
 
@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path, tiny_mod
 @pytest.mark.model
 def test_the_real_model_equals_what_bitsandbytes_writes(tmp_path: Path, real_model: Path) -> None:
     """SmolLM2-135M: all 1322 tensors."""
-    result, layout = run_quantise(real_model, tmp_path / "workspace")
+    result, layout = run_quantize(real_model, tmp_path / "workspace")
     found = load_file(layout.quantized_model / "model.safetensors")
     assert_same_tensors(found, reference_tensors(real_model, tmp_path / "reference"))
     assert (result.quantized_modules, len(found)) == (210, 1322)

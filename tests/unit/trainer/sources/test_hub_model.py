@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -34,8 +34,8 @@ def test_a_repository_quantises_to_the_bytes_of_the_same_folder(
     hub: Hub, tmp_path: Path, tiny_model: Path
 ) -> None:
     source = open_model(tmp_path / "download")
-    remote = quantise(source, WorkspaceLayout(tmp_path / "remote"), NullReporter())
-    local = quantise(DirectoryModel(tiny_model), WorkspaceLayout(tmp_path / "local"), NullReporter())
+    remote = quantize_model(source, WorkspaceLayout(tmp_path / "remote"), NullReporter())
+    local = quantize_model(DirectoryModel(tiny_model), WorkspaceLayout(tmp_path / "local"), NullReporter())
     assert (remote.commit, local.commit) == (COMMIT, None)
     assert remote.digest == local.digest
     assert list((tmp_path / "download").rglob("*.safetensors")) == []

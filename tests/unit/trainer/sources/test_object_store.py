@@ -17,7 +17,7 @@ import pytest
 from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.sources.object_store import ObjectStoreModel
@@ -259,8 +259,8 @@ def test_a_prefix_quantises_to_the_bytes_of_the_same_folder(
     endpoint: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     found = model(endpoint, tmp_path / "download", f"s3://{BUCKET}/models/tiny/")
-    remote = quantise(found, WorkspaceLayout(tmp_path / "remote"), NullReporter())
-    local = quantise(DirectoryModel(tiny_model), WorkspaceLayout(tmp_path / "local"), NullReporter())
+    remote = quantize_model(found, WorkspaceLayout(tmp_path / "remote"), NullReporter())
+    local = quantize_model(DirectoryModel(tiny_model), WorkspaceLayout(tmp_path / "local"), NullReporter())
     assert remote.digest == local.digest
     assert list((tmp_path / "download").rglob("*.safetensors")) == []
     assert set(found.identity()["files"]) == {path.name for path in tiny_model.iterdir()}

@@ -1,4 +1,4 @@
-"""Exit codes of a stage (contract/README.md) and the reasons behind each."""
+"""Exit codes of a stage (contract/README.md) and the reasons for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finetune_trainer.errors import Reason
 
 
 class ExitCode(IntEnum):
-    """How a stage's process leaves."""
+    """Exit code of a stage's process."""
 
     SUCCEEDED = 0
     PERMANENT = 65

@@ -1,4 +1,4 @@
-"""What is told of a base model's config.json: the members that decide its memory (contract/model_config.json)."""
+"""The members of a base model's config.json that decide its memory (contract/model_config.json)."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _MAXIMUM_TEXT = 64
 _INTEGERS = range(-(2**63), 2**63)
 
 
-def told_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def select_config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the MEMBERS that a config.json has, and those of its nested text config.
 
-    A null stays, for it says something else than no member. What is no scalar of the contract's size becomes the
-    text of its beginning: whoever needs a number there then refuses it instead of taking a default.
+    A null stays, because it differs from a missing member. A value that is no scalar of the contract's size becomes
+    the beginning of its text. A reader that needs a number there then rejects it instead of assuming a default.
     """
-    told: dict[str, Any] = {name: _scalar(config[name]) for name in MEMBERS if name in config}
+    selected: dict[str, Any] = {name: _scalar(config[name]) for name in MEMBERS if name in config}
     nested = config.get(NESTED)
     if isinstance(nested, dict):
-        told[NESTED] = {name: _scalar(nested[name]) for name in MEMBERS if name in nested}
-    return told
+        selected[NESTED] = {name: _scalar(nested[name]) for name in MEMBERS if name in nested}
+    return selected
 
 
 def _scalar(value: Any) -> Any:

@@ -118,7 +118,7 @@ class DatasetResult(StatisticsResult, TablesResult):
 
     @classmethod
     def join(cls, tables: TablesResult, statistics: StatisticsResult) -> DatasetResult:
-        """Join what is known of the tables with the head of the report on them."""
+        """Join the tables' part of the result with the head of the report on them."""
         return cls.model_validate({**tables.document(), **statistics.document()})
 
 
@@ -228,7 +228,7 @@ class CompletedResult(Part):
 
 
 class PublishedResult(Part):
-    """The results of all three stages, as the manifest beside the artifacts holds them."""
+    """The results of all three stages, as the manifest of published artifacts holds them."""
 
     prepare: PrepareResult
     train: TrainResult

@@ -15,7 +15,7 @@ CONTRACT_VERSION = "1.2"
 
 
 class _Value(BaseModel):
-    """Immutable, camelCase on the wire, unknown members refused."""
+    """Immutable, camelCase in JSON; unknown members are rejected."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class Job(_Value):
 
 
 class DirectorySource(_Value):
-    """A model folder that is mounted here."""
+    """A model folder that is mounted into this container."""
 
     kind: Literal["Directory"]
     path: Path
@@ -61,7 +61,7 @@ class ObjectStoreSource(_Value):
 
 
 class Model(_Value):
-    """The base model and how its chat template is rendered."""
+    """The base model, and the arguments of its chat template."""
 
     source: Annotated[DirectorySource | HuggingFaceSource | ObjectStoreSource, Field(discriminator="kind")]
     chat_template_path: Path | None = None
@@ -69,14 +69,14 @@ class Model(_Value):
 
 
 class FileSource(_Value):
-    """A dataset file that is mounted here."""
+    """A dataset file that is mounted into this container."""
 
     kind: Literal["File"]
     path: Path
 
 
 class UrlSource(_Value):
-    """A dataset behind a URL; `url_variable` names the environment variable that holds it."""
+    """A dataset at a URL; `url_variable` names the environment variable that holds the URL."""
 
     kind: Literal["Url"]
     url_variable: str
@@ -106,19 +106,19 @@ class ValidationFraction(_Value):
 
 
 class ValidationSource(_Value):
-    """Validate on a dataset of its own."""
+    """Validate on a separate dataset."""
 
     source: DatasetSource
 
 
 class RejectedRows(_Value):
-    """How many rows may be refused before the dataset is."""
+    """Reject the dataset if more than this fraction of its rows is rejected."""
 
     maximum_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
 class Thresholds(_Value):
-    """Where the dataset report begins to warn. Fractions are of the kept rows unless said otherwise."""
+    """Limits beyond which the dataset report warns. Fractions are of the kept rows unless stated otherwise."""
 
     refused_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     duplicate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -139,7 +139,7 @@ class Thresholds(_Value):
 
 
 class Dataset(_Value):
-    """Where rows come from and what is done with them."""
+    """The source of the rows, and the settings for reading and splitting them."""
 
     source: DatasetSource
     format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT"] = "Auto"
@@ -161,20 +161,20 @@ class Lora(_Value):
 
 
 class Schedule(_Value):
-    """Learning-rate schedule; `warmup_ratio` is a share of all optimiser steps."""
+    """Learning-rate schedule; `warmup_ratio` is a share of all optimizer steps."""
 
     type: Literal["Cosine", "Linear", "Constant"]
     warmup_ratio: Annotated[float, Field(ge=0, le=0.5)]
 
 
 class Checkpoint(_Value):
-    """How often TRAIN saves its state."""
+    """The number of optimizer steps between two saved states of TRAIN."""
 
     interval_steps: Annotated[int, Field(ge=1)]
 
 
 class Training(_Value):
-    """Optimisation settings. Exactly one of `epochs` and `maximum_steps` is set."""
+    """Optimization settings. Exactly one of `epochs` and `maximum_steps` is set."""
 
     epochs: Annotated[float, Field(gt=0)] | None = None
     maximum_steps: Annotated[int, Field(ge=1)] | None = None
@@ -202,12 +202,12 @@ class Training(_Value):
 
     @property
     def gradient_accumulation_steps(self) -> int:
-        """Forward passes per optimiser step."""
+        """Forward passes per optimizer step."""
         return self.effective_batch_size // self.micro_batch_size
 
 
 class Evaluation(_Value):
-    """How many validation rows are measured before and after training."""
+    """The number of validation rows that are measured before and after training."""
 
     maximum_rows: Annotated[int, Field(ge=2)]
 
@@ -221,7 +221,7 @@ class Destination(_Value):
 
 
 class Output(_Value):
-    """What is published, and where."""
+    """The artifacts to publish, and their destination."""
 
     artifacts: tuple[Literal["Adapter", "Merged"], ...]
     destination: Destination
@@ -234,7 +234,7 @@ class Workspace(_Value):
 
 
 class ModelCache(_Value):
-    """A folder that jobs share for quantised base models."""
+    """A folder of quantized base models that jobs share."""
 
     path: Path
 
@@ -255,7 +255,7 @@ class Limits(_Value):
 
 
 class RunSpec(_Value):
-    """Everything one trainer process is asked to do; the subcommand names the stage."""
+    """The whole task of one trainer process; the subcommand names the stage."""
 
     version: str
     job: Job
@@ -276,8 +276,8 @@ class RunSpec(_Value):
 def read_run_spec(path: Path) -> RunSpec:
     """Read and check a run spec.
 
-    Raises StageError(InvalidRunSpec) when the file is missing, is not JSON, has another major version, or
-    breaks the schema; the message names the first offending member.
+    Raises StageError(InvalidRunSpec) if the file is missing, is not JSON, has another major version, or
+    breaks the schema. The message names the first wrong member.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """A result as the termination message that the kubelet reads: at most 4,096 bytes of JSON.
 
-If a result is longer, it gives up text in a fixed order (`_CONCESSIONS`); outcome, reason and numbers stay to the last.
+A longer result loses text in a fixed order (`_CONCESSIONS`); outcome, reason and numbers stay.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _TRIMMED_TEXT = 120
 
 
 def encode_result(document: dict[str, Any], maximum_bytes: int = MAXIMUM_BYTES) -> bytes:
-    """Encode as UTF-8 JSON of at most `maximum_bytes`, giving up the least needed text first (`_CONCESSIONS`).
+    """Encode as UTF-8 JSON of at most `maximum_bytes`; the least needed text goes first (`_CONCESSIONS`).
 
-    Raises ValueError for a number that is not finite, or if nothing is left to give up.
+    Raises ValueError for a number that is not finite, or if the result stays too long without all these texts.
     """
     document = copy.deepcopy(document)
     encoded = _encode(document)
@@ -55,7 +55,7 @@ def _cut_message(document: dict[str, Any]) -> bool:
 
 
 def _cut_samples(document: dict[str, Any]) -> bool:
-    """Texts that only show what a person can also look up in the workspace's or the artifact's report."""
+    """Shorten the samples: a person also finds them in the report of the workspace or the artifact."""
     dataset, completed = _dataset_of(document), document.get("completed", {})
     verifications = [part.get("merge", {}).get("verification") for part in (document, completed)]
     samples = [
@@ -69,7 +69,7 @@ def _cut_samples(document: dict[str, Any]) -> bool:
 
 
 def _cut_warnings(document: dict[str, Any]) -> bool:
-    """Code and numbers stay, the end of the sentence goes, of the last warning first."""
+    """Shorten the message of the last long warning; its code and numbers stay."""
     warnings = _dataset_of(document).get("warnings", [])
     return any(
         _cut(warning, "message", _TRIMMED_TEXT) for warning in reversed(warnings) if isinstance(warning, dict)
@@ -91,7 +91,7 @@ def _drop_identities(document: dict[str, Any]) -> bool:
 
 
 def _drop_config(document: dict[str, Any]) -> bool:
-    """No dense model's config is that long; progress has told it."""
+    """Drop the config. No dense model's config is that long, and the progress has shown it."""
     model = document.get("prepare", {}).get("model", {})
     return model.get("config") is not None and not model.update(config=None)
 
@@ -113,7 +113,7 @@ _CONCESSIONS = (
     _cut_all,
     _drop_config,
 )
-"""From the least needed text to the most; each says whether it gave something up."""
+"""From the least needed text to the most needed; each returns whether it removed something."""
 
 
 def _identities(dataset: dict[str, Any]) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _identities(dataset: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cut(holder: dict[str, Any], key: str, maximum: int) -> bool:
-    """Shorten one text; say whether it was longer."""
+    """Shorten one text; return whether it was longer."""
     text = holder.get(key)
     if not isinstance(text, str) or len(text) <= maximum:
         return False
@@ -130,7 +130,7 @@ def _cut(holder: dict[str, Any], key: str, maximum: int) -> bool:
 
 
 def _shorten_texts(value: Any) -> Any:
-    """Shorten every text until it takes at most so many bytes in the encoded document."""
+    """Shorten every text to at most `_TRIMMED_TEXT` bytes of the encoded document."""
     if isinstance(value, str):
         if len(_encode(value)) <= _TRIMMED_TEXT + 2:
             return value

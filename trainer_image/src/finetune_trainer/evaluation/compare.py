@@ -1,4 +1,4 @@
-"""Is the tuned model better on held-out rows? Per-row losses, a paired bootstrap, a verdict."""
+"""Compares base and tuned model on held-out rows: losses per row, a paired bootstrap, and a verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RESAMPLES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class RowLoss:
-    """Loss of one held-out example: the sum over its supervised tokens in nats, and their number."""
+    """Loss of one held-out example: the sum over its supervised tokens in nats, and the number of these tokens."""
 
     row: int
     nats: float
@@ -28,7 +28,7 @@ class RowLoss:
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
-    """Nats per supervised token over all rows, each token counted once (what training minimises)."""
+    """Return the loss in nats per supervised token over all rows. Each token counts once, as in training."""
     return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
 
 
@@ -36,8 +36,8 @@ def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> Eva
     """Compare two measurements of the same rows in the same order.
 
     The interval is the 95 % percentile interval of a paired bootstrap over rows (Efron and Tibshirani 1993,
-    chapter 13; Koehn 2004 for pairing): rows are drawn with replacement, and the token-weighted mean
-    difference is taken of each draw. Raises ValueError if the rows differ.
+    chapter 13; Koehn 2004 for the pairing). Rows are drawn with replacement, and each draw gives its token-weighted
+    mean difference. Raises ValueError if the rows differ.
     """
     if [(loss.row, loss.tokens) for loss in base] != [(loss.row, loss.tokens) for loss in tuned]:
         raise ValueError("base and tuned losses must be of the same rows in the same order")
@@ -56,7 +56,7 @@ def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss], seed: int) -> Eva
 
 
 def bootstrap_means(sums: NDArray[np.float64], tokens: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Token-weighted mean of each of `RESAMPLES` draws of rows; `sums` and `tokens` are per row."""
+    """Return the token-weighted mean of each of `RESAMPLES` draws of rows; `sums` and `tokens` are per row."""
     random = np.random.default_rng(seed)
     rows = len(sums)
     means = []
@@ -67,7 +67,7 @@ def bootstrap_means(sums: NDArray[np.float64], tokens: NDArray[np.float64], seed
 
 
 def verdict(low: float, high: float) -> Literal["Improved", "NoChange", "Worse"]:
-    """Improved or Worse when the whole interval lies on that side of zero, else NoChange."""
+    """Return Improved or Worse if the whole interval lies on that side of zero, else NoChange."""
     if high < 0:
         return "Improved"
     return "Worse" if low > 0 else "NoChange"

@@ -1,4 +1,4 @@
-"""What the trained model said on held-out rows, kept for MERGE to compare the merged model with."""
+"""Records the trained model's predictions on held-out rows, so that MERGE can compare the merged model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 MAXIMUM_ROWS = 16
 MAXIMUM_POSITIONS = 128
 _MAXIMUM_BYTES = 256 * 1024 * 1024
-# MERGE scores the rows on a CPU: 2,048 tokens through 7 B parameters are some minutes on a few cores.
+# MERGE scores the rows on a CPU: 2,048 tokens through 7 B parameters take some minutes on a few cores.
 _MAXIMUM_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """One row: its loss, and the distributions (log, nats, float32) at some of its supervised positions."""
+    """One row: its loss, and the log-probabilities (nats, float32) of all tokens at some supervised positions."""
 
     example: Example
     loss: RowLoss
@@ -37,7 +37,7 @@ class RecordedRow:
 
 
 def choose_rows(examples: Sequence[Example]) -> list[Example]:
-    """Take rows from the front that fit the token budget together; at least one, the shortest."""
+    """Choose the first rows that together fit the token budget; if none fits, the shortest row."""
     chosen: list[Example] = []
     tokens = 0
     for example in examples:
@@ -82,7 +82,7 @@ def record(model: Any, examples: Sequence[Example], path: Path) -> None:
 
 
 def read_record(path: Path) -> list[RecordedRow]:
-    """Read what `record` wrote. Raises OSError when the file is missing."""
+    """Read what `record` wrote. Raises OSError if the file is missing."""
     with safe_open(path, framework="pt") as file:
         losses = [RowLoss(**loss) for loss in json.loads(file.metadata()["rows"])]
         return [

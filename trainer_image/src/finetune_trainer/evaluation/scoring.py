@@ -1,4 +1,4 @@
-"""What a model says about given sequences: log-probabilities of supervised tokens, by teacher forcing."""
+"""Scores given sequences with a model: log-probabilities of supervised tokens by teacher forcing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def row_losses(
     model: Any, examples: Sequence[Example], maximum_tokens: int, progress: Callable[[int, int], None]
 ) -> list[RowLoss]:
-    """Loss of each example, in the given order.
+    """Return the loss of each example, in the given order.
 
-    Examples are batched by length, which wastes little on padding; a batch has at most `maximum_tokens` tokens,
-    padding included: those of a training step, so that evaluating needs no more memory than training. `progress`
-    gets (examples done, in all).
+    Examples are batched by length, which needs little padding. A batch has at most `maximum_tokens` tokens with its
+    padding. With the tokens of a training step, evaluation needs no more memory than training. `progress` gets
+    (examples done, examples in all).
     """
     losses: dict[int, RowLoss] = {}
     for batch in batches([len(example.input_ids) for example in examples], maximum_tokens):
@@ -37,10 +37,10 @@ def row_losses(
 
 
 def batches(lengths: Sequence[int], maximum_tokens: int) -> list[list[int]]:
-    """Group indices of sequences of like length; padded, a group has at most `maximum_tokens` tokens.
+    """Group indices of sequences of similar length; padded, a group has at most `maximum_tokens` tokens.
 
-    A sequence longer than that is a group of its own. The longest come first, so that a device without
-    enough memory fails at once.
+    A longer sequence is a separate group. The longest come first, so that a device without enough memory fails at
+    once.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -53,22 +53,22 @@ def batches(lengths: Sequence[int], maximum_tokens: int) -> list[list[int]]:
 
 @torch.no_grad()
 def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> list[torch.Tensor]:
-    """Log-probability (nats, float32) of each supervised token, one vector per example."""
+    """Return the log-probability (nats, float32) of each supervised token, one vector per example."""
     head = output_head(model)
     states = _hidden_states(model, examples)
     result = []
     for row, example in enumerate(examples):
-        # The state that predicts token t is that at position t - 1.
-        places = torch.tensor([position - 1 for position in example.supervised], device=states.device)
+        # The state at position t - 1 predicts token t.
+        predictors = torch.tensor([position - 1 for position in example.supervised], device=states.device)
         targets = torch.tensor(
             [example.labels[position] for position in example.supervised], device=states.device
         )
         parts = []
-        for chunk in chunks(len(places), model.config.get_text_config().vocab_size):
-            logits = head.logits(states[row].index_select(0, places[chunk]))
+        for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
+            logits = head.logits(states[row].index_select(0, predictors[chunk]))
             chosen = logits.gather(1, targets[chunk].unsqueeze(1)).squeeze(1)
             parts.append(chosen - _log_totals(logits))
-            # Else they would live until the next chunk's logits are there.
+            # Otherwise they would live until the next chunk's logits exist.
             del logits
         result.append(torch.cat(parts).cpu())
     return result
@@ -76,31 +76,31 @@ def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> lis
 
 @torch.no_grad()
 def distributions(model: Any, example: Example, positions: Sequence[int]) -> torch.Tensor:
-    """Log-probabilities (nats, float32, on the CPU) of every token of the vocabulary at `positions`.
+    """Return the log-probabilities (nats, float32, on the CPU) of all tokens of the vocabulary at `positions`.
 
-    Shape (len(positions), vocabulary). A position names the token that is predicted.
+    The shape is (len(positions), vocabulary). A position is that of the predicted token.
     """
     head = output_head(model)
     states = _hidden_states(model, [example])[0]
-    places = torch.tensor([position - 1 for position in positions], device=states.device)
+    predictors = torch.tensor([position - 1 for position in positions], device=states.device)
     parts = []
-    for chunk in chunks(len(places), model.config.get_text_config().vocab_size):
-        logits = head.logits(states.index_select(0, places[chunk])).cpu()
+    for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
+        logits = head.logits(states.index_select(0, predictors[chunk])).cpu()
         parts.append(torch.log_softmax(logits, dim=-1))
     return torch.cat(parts)
 
 
 def _log_totals(logits: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of exponentials of each row; `logits` is used up, so that no copy is needed."""
+    """Return the logarithm of the sum of exponentials of each row. It overwrites `logits` to avoid a copy."""
     largest = logits.amax(dim=-1, keepdim=True)
     return (logits.sub_(largest).exp_().sum(dim=-1).log() + largest.squeeze(1)).float()
 
 
 def _hidden_states(model: Any, examples: Sequence[Example]) -> torch.Tensor:
-    """Hidden states (examples, longest example, width)."""
+    """Return the hidden states (examples, longest example, width)."""
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":
-        # Weights stay on disk until a layer needs them; the inputs live on the CPU.
+        # The weights stay on disk until a layer needs them; the inputs are on the CPU.
         device = torch.device("cpu")
     length = max(len(example.input_ids) for example in examples)
     ids = torch.zeros((len(examples), length), dtype=torch.long)

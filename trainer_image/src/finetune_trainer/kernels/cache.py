@@ -1,9 +1,9 @@
-"""Compiled kernels that come with an image.
+"""The cache of compiled kernels, which an image ships.
 
-numba compiles on first use and keeps the machine code in NUMBA_CACHE_DIR, which must be writable. A pod's is new and
-empty, and compiling everything that PREPARE uses takes ten seconds. An image therefore carries a folder of
-compiled kernels (`python -m finetune_trainer compile FOLDER` fills it), and a process starts from a copy of it. numba
-itself sees to it that code for another processor or other sources is not used.
+Numba compiles at first use and keeps the machine code in NUMBA_CACHE_DIR, which must be writable. In a new pod this
+folder is empty, and compiling all kernels of PREPARE takes ten seconds. So an image ships a folder of compiled
+kernels (`python -m finetune_trainer compile FOLDER` fills it), and each process starts from a copy. Numba itself
+rejects code for another processor or from other sources.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _DEFAULT = "/tmp/numba"  # noqa: S108 -- an image's root is read-only
 
 
 def use_shipped_kernels(environment: MutableMapping[str, str]) -> None:
-    """Settle where compiled code is kept, and begin with what the folder FINETUNE_KERNELS holds, if it is set.
+    """Choose the cache folder, and fill a new one from the folder that FINETUNE_KERNELS names, if it is set.
 
-    Must be called before numba is imported. Raises OSError when the copy cannot be written.
+    Must be called before numba is imported. Raises OSError if the copy cannot be written.
     """
     cache = Path(environment.setdefault(_CACHE, _DEFAULT))
     shipped = environment.get(_SHIPPED)
@@ -35,14 +35,14 @@ def use_shipped_kernels(environment: MutableMapping[str, str]) -> None:
     shutil.copytree(shipped, partial)
     try:
         partial.rename(cache)
-    except FileExistsError:  # another process of this pod was faster
+    except FileExistsError:  # another process of this pod was first
         shutil.rmtree(partial)
 
 
 def compile_kernels(folder: Path) -> None:
-    """Fill `folder` by using every kernel once, on inputs of the types that PREPARE has. The folder must be new."""
+    """Fill the new folder `folder`: use every kernel once, on inputs of the types that PREPARE has."""
     os.environ[_CACHE] = str(folder)
-    # Only now: numba reads the variable when it is imported.
+    # Not earlier: numba reads the variable when it is imported.
     from finetune_trainer.kernels.warm_up import use_every_kernel  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Every compiled kernel of PREPARE used once, on small inputs of the types that it has in earnest."""
+"""Warms up every Numba kernel with small inputs of production types."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_END = 0  # the one control token
+_END = 0  # the only control token
 _ROWS = 12
 _PROMPT = 40
 
 
 def use_every_kernel(scratch: Path) -> None:
-    """Quantise a few blocks and analyse a table with near copies, leaks and target prompts below `scratch`."""
+    """Quantize a few blocks; analyze a table with near copies, leaks and target prompts in the folder `scratch`."""
     warm_up()
     training, validation = TableWriter(scratch / "training.arrow"), TableWriter(scratch / "validation.arrow")
     for row in range(1, _ROWS + 1):

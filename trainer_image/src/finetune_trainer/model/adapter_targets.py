@@ -1,4 +1,4 @@
-"""Which modules a run's LoRA adapts, and how many parameters that trains."""
+"""The modules that a run's LoRA adapts, and the number of parameters that it trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def adapted_modules(kind: str, quantized: Collection[str]) -> set[str]:
-    """Full names of the modules to adapt among the `quantized` ones; `kind` is AllLinear or AttentionOnly."""
+    """Select the modules to adapt from the full names `quantized`; `kind` is AllLinear or AttentionOnly."""
     return {name for name in quantized if kind == "AllLinear" or _in_attention(name)}
 
 

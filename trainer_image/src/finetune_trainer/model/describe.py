@@ -1,4 +1,4 @@
-"""What a base model is, learned from its config on the meta device: parameters, tied ones, 4-bit modules."""
+"""Describes a base model from its config on the meta device: parameters, tied parameters and 4-bit modules."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.support import read_config, refuse_config, refuse_files, refuse_structure
+from finetune_trainer.model.support import read_config, reject_config, reject_files, reject_structure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What transformers raises for values that it cannot build a model from; it has no common base class for that.
+# Errors of transformers for values that it cannot build a model from; they have no common base class.
 _BUILD_ERRORS = (
     ValueError,
     LookupError,
@@ -34,7 +34,7 @@ _BUILD_ERRORS = (
     AssertionError,
     StrictDataclassError,
 )
-# Buffers of old checkpoints that every version of transformers passes over.
+# Buffers of old checkpoints that every version of transformers ignores.
 _IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
 
 
@@ -42,9 +42,9 @@ _IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
 class BaseModel:
     """Facts about a supported model.
 
-    `parameter_shapes` has every tensor by its name in the weight files; `optional` those that may be missing
-    there because they share another one's values or are computed; `ignored` are patterns of names that may be
-    there and mean nothing to the architecture; `quantized` the linear modules that become 4-bit.
+    `parameter_shapes` has every tensor by its name in the weight files. Tensors in `optional` may be missing there,
+    because they share the values of another tensor or are computed. `ignored` has patterns of names that may be there
+    without a meaning to the architecture. `quantized` names the linear modules that become 4-bit.
     """
 
     architecture: str
@@ -55,12 +55,12 @@ class BaseModel:
     quantized: tuple[str, ...]
 
     def ignores(self, name: str) -> bool:
-        """Whether a tensor of this name in the weight files means nothing to the architecture."""
+        """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
         return any(re.search(pattern, name) for pattern in self.ignored)
 
 
 def quantization_config() -> BitsAndBytesConfig:
-    """Return the one setting this product trains with: NF4, double quantisation, bf16 compute."""
+    """Return the only setting for training: NF4, double quantization, bf16 compute."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -72,14 +72,14 @@ def quantization_config() -> BitsAndBytesConfig:
 def inspect_base_model(folder: Path) -> BaseModel:
     """Build the model in `folder` on the meta device (no weights are read) and describe it.
 
-    Raises StageError(InvalidModel) for a config that is none, UnsupportedModel for what cannot be trained and
-    merged faithfully: mixtures of experts, remote code, quantised checkpoints, unknown or multimodal types.
+    Raises StageError(InvalidModel) if the config is not one, and UnsupportedModel for models that cannot be trained
+    and merged exactly: mixtures of experts, remote code, quantized checkpoints, unknown or multimodal types.
     """
     document = read_config(folder / "config.json")
-    refuse_files(folder)
-    refuse_config(document)
+    reject_files(folder)
+    reject_config(document)
     model = _build(folder, document)
-    refuse_structure(model, document)
+    reject_structure(model, document)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     computed = {
         name
@@ -93,7 +93,7 @@ def inspect_base_model(folder: Path) -> BaseModel:
     if not quantized:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the model must have linear layers to quantise, found none in {type(model).__name__}; "
+            f"the model must have linear layers to quantize, found none in {type(model).__name__}; "
             "choose another model",
         )
     return BaseModel(type(model).__name__, parameters, shapes, optional, ignored, quantized)
@@ -122,7 +122,7 @@ def _build(folder: Path, document: dict[str, Any]) -> Any:
 
 
 def _quantized_modules(model: Any) -> tuple[str, ...]:
-    """Names of the modules that transformers itself would replace by 4-bit ones; changes `model`."""
+    """Return the names of the modules that transformers would replace by 4-bit ones. It changes `model`."""
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
     replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())
     return tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))

@@ -1,4 +1,4 @@
-"""The end tokens that a model's generation config names."""
+"""The end tokens in a model's generation config."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def end_token_ids(folder: Path) -> tuple[int, ...]:
-    """Return `eos_token_id` of generation_config.json and config.json, where they name any."""
+    """Return `eos_token_id` of generation_config.json and config.json, if these name any."""
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         try:
             document = json.loads((folder / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            continue  # neither file is needed: the tokenizer names an end token too
+            continue  # neither file is required: the tokenizer also names an end token
         value = document.get("eos_token_id") if isinstance(document, dict) else None
         values = value if isinstance(value, list) else [value]
         found.extend(item for item in values if isinstance(item, int) and item not in found)

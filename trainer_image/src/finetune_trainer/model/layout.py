@@ -1,4 +1,4 @@
-"""How the base model's weight files were laid out and what was quantised: PREPARE's record for TRAIN and MERGE."""
+"""The layout of the base model's weight files and the quantized modules: PREPARE's record for TRAIN and MERGE."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class BaseLayout:
-    """All weight files of the base model and the names of the modules that were quantised to NF4."""
+    """All weight files of the base model and the names of the modules that were quantized to NF4."""
 
     files: tuple[WeightFile, ...]
     quantized: frozenset[str]
@@ -48,8 +48,8 @@ class BaseLayout:
 def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
     """Read `base/layout.json`.
 
-    Raises StageError(QuantizationMismatch) when it is missing or is not what PREPARE writes, or when the checkpoint
-    that it describes is not there.
+    Raises StageError(QuantizationMismatch) if the file is missing or is not PREPARE's, or if the 4-bit checkpoint
+    that it describes is missing.
     """
     if not workspace.quantized_model.is_dir():
         cached = workspace.quantized_model.is_symlink()
@@ -57,7 +57,7 @@ def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
             Reason.QUANTIZATION_MISMATCH,
             "the workspace must hold PREPARE's 4-bit checkpoint, found "
             + (
-                f"a link to {workspace.quantized_model.readlink()}, where nothing is; mount modelCache there in every "
+                f"a link to {workspace.quantized_model.readlink()}, which does not exist; mount modelCache there in every "
                 "stage, or run PREPARE again if the cache was emptied"
                 if cached
                 else "none; run PREPARE again"

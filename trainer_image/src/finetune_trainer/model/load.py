@@ -1,4 +1,4 @@
-"""Load the 4-bit checkpoint that PREPARE wrote, and prove that it is that one."""
+"""Loads the 4-bit checkpoint that PREPARE wrote, and checks that it is the recorded one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """Type of activations and adapter: bf16 on a GPU, float32 on a CPU.
+    """Return the type of activations and adapter: bf16 on a GPU, float32 on a CPU.
 
     A CPU without AVX512-BF16 multiplies bf16 matrices 10 times slower than float32 ones (measured: 5 and 53
-    GFLOP/s on the same two AVX2 cores), and with float32 every CPU computes the same thing.
+    GFLOP/s on the same two AVX2 cores). With float32 all CPUs compute the same result.
     """
     return torch.bfloat16 if device == "cuda" else torch.float32
 
@@ -30,9 +30,9 @@ def compute_dtype(device: str) -> torch.dtype:
 def load_quantized(path: Path, device: str) -> Any:
     """Load the checkpoint in `path` onto `device` ("cuda" or "cpu"), ready for an adapter.
 
-    Raises StageError(GpuNotVisible) when "cuda" is asked for and no CUDA device is visible: there is no
-    fallback. Raises StageError(UnsupportedModel) as `head.prove_head` does. What is not 4-bit has the type of
-    `compute_dtype`.
+    Raises StageError(GpuNotVisible) if `device` is "cuda" and no CUDA device is visible: there is no fallback.
+    Raises StageError(UnsupportedModel) as `output_head.prove_head` does. All tensors that are not 4-bit have the type
+    of `compute_dtype`.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise StageError(
@@ -50,15 +50,15 @@ def load_quantized(path: Path, device: str) -> Any:
         local_files_only=True,
         trust_remote_code=False,
     )
-    settle_types(model, dtype)
+    cast_model(model, dtype)
     prove_head(model)
     return model
 
 
 def attention_implementation(config: Any) -> str:
-    """Name transformers' attention for a model: torch's scaled dot product, in a kernel that keeps no scores.
+    """Return transformers' name of the attention: torch's scaled dot product, whose kernel keeps no scores.
 
-    That computes no soft cap of the scores (Gemma 2), and some architectures do not use it: plain products then.
+    It supports no soft cap of the scores (Gemma 2), and some architectures do not use it. These get plain products.
     """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -66,19 +66,19 @@ def attention_implementation(config: Any) -> str:
     return "sdpa" if fused and not capped else "eager"
 
 
-def settle_types(model: Any, dtype: torch.dtype) -> None:
-    """Make a loaded model compute in `dtype`, all of it."""
+def cast_model(model: Any, dtype: torch.dtype) -> None:
+    """Make every part of a loaded model compute in `dtype`."""
     for parameter in model.parameters():
-        # transformers keeps the checkpoint's type for what a quantised checkpoint holds unquantised, whatever
-        # `dtype` says. On a CPU without bf16 instructions the output head alone would take 90 % of a step.
+        # transformers ignores `dtype` for the unquantized tensors of a quantized checkpoint. On a CPU without bf16
+        # instructions the output head alone would take 90 % of a step.
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     for module in quantized_modules(model).values():
         # The checkpoint names bf16; without this a CPU would cast every activation to it.
         module.compute_dtype = dtype
         module.compute_type_is_set = True
-        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first evaluation and
-        # its backward pass then reads them as if it had not: gradients vanish without an error.
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first evaluation. Its
+        # backward pass then reads them as if they were not repacked: gradients vanish without an error.
         module.support_avx512bf16_for_cpu = False
 
 

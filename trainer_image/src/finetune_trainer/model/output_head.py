@@ -1,4 +1,4 @@
-"""From hidden states to logits, a few positions at a time: what training and scoring have in common."""
+"""Computes logits from hidden states, a few positions at a time, for training and scoring."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from finetune_trainer.errors import Reason, StageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Logits in float32 are the largest tensors of a loss: 128 MiB of them at once.
+# Logits in float32 are the largest tensors of a loss; 128 MiB of them exist at once.
 _LOGITS_AT_ONCE = 1 << 25
 _PROBE_TOKENS = 8
 _PROBE_PADDING = 3
-# Rounding, as a share of the largest logit: the same sums in the same order, and in another order.
+# Rounding error as a fraction of the largest logit: for sums in the same order, and in another order.
 _TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 6e-2)}
-# Members of a config by which families multiply their logits (Cohere, Muse, Falcon-H1).
+# Members of a config that families multiply their logits by (Cohere, Muse, Falcon-H1).
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 
@@ -34,9 +34,9 @@ class OutputHead:
     softcap: float | None
 
     def bounded(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return scaled projections of hidden states (positions, width); tanh'ed, before the factor, with a softcap.
+        """Return the scaled projections of hidden states (positions, width); with a softcap, their tanh.
 
-        The tensor is the caller's to change.
+        The factor of the softcap is not applied. The caller may change the tensor.
         """
         projected: torch.Tensor = self.projection(hidden)
         if self.scale != 1:
@@ -46,13 +46,13 @@ class OutputHead:
         return projected
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (positions, vocabulary) in float32; the caller's to change."""
+        """Return the logits (positions, vocabulary) in float32. The caller may change the tensor."""
         bounded = self.bounded(hidden).float()
         return bounded if self.softcap is None else bounded.mul_(self.softcap)
 
 
 def loss_chunk(vocabulary: int) -> int:
-    """How many positions are projected onto a vocabulary of this size at once."""
+    """Return the number of positions that are projected onto a vocabulary of this size at once."""
     return max(1, _LOGITS_AT_ONCE // vocabulary)
 
 
@@ -63,15 +63,15 @@ def chunks(count: int, vocabulary: int) -> Iterator[slice]:
 
 
 def language_model(model: Any) -> Any:
-    """The causal language model itself, without peft's wrapper; its adapted layers stay."""
+    """Return the causal language model without peft's wrapper; its adapted layers stay."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def hidden_states(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """Hidden states (rows, length, width) that the head projects, of right-padded rows (rows, length).
+    """Return the hidden states (rows, length, width) of right-padded rows (rows, length), as the head projects them.
 
-    No mask is passed: a causal model's real tokens never see the padding behind them. A mask would cost a byte for
-    each pair of positions, and keep attention from its memory-saving kernel.
+    No mask is passed, because in a causal model a token never attends to the padding after it. A mask would take a
+    byte for each pair of positions, and it would exclude attention's memory-saving kernel.
     """
     states: torch.Tensor = (
         language_model(model).base_model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -80,7 +80,7 @@ def hidden_states(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 def output_head(model: Any) -> OutputHead:
-    """Return the head of a causal language model, as its config describes it; `prove_head` proves it."""
+    """Return the head of a causal language model as its config describes it; `prove_head` checks it."""
     causal = language_model(model)
     config = causal.config.get_text_config()
     scale = next(
@@ -95,10 +95,10 @@ def output_head(model: Any) -> OutputHead:
 
 @torch.no_grad()
 def prove_head(model: Any) -> None:
-    """Prove on a few tokens that hidden states and head give the model's own logits, padded rows too.
+    """Prove on a few tokens that hidden states and head give the model's own logits, for padded rows too.
 
-    Raises StageError(UnsupportedModel) for an architecture that does something else with its hidden states, or whose
-    tokens see those behind them.
+    Raises StageError(UnsupportedModel) if the architecture computes its logits in another way, or if its tokens attend
+    to later ones.
     """
     causal = language_model(model)
     head = output_head(model)
@@ -110,21 +110,21 @@ def prove_head(model: Any) -> None:
     causal.eval()
     own = causal(input_ids=ids, use_cache=False).logits[0].float()
     found = head.logits(hidden_states(model, ids)[0])
-    behind = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
+    with_padding = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
     causal.train(training)
     tolerances = _TOLERANCE[causal.dtype]
     for logits, tolerance, what in zip(
-        (found, behind),
+        (found, with_padding),
         tolerances,
         ("projecting its hidden states", "padding a row on the right, unmasked,"),
         strict=True,
     ):
         difference = float((logits - own).abs().max())
         largest = float(own.abs().max())
-        # Written so that NaN, which compares false, is left to the loss: it names the step.
+        # NaN compares false, so it passes here; the loss reports it with the step.
         if difference > tolerance * largest:
             raise StageError(
                 Reason.UNSUPPORTED_MODEL,
-                f"{what} must give the model's own logits (largest {largest:.3g}), found {difference:.3g} of "
-                f"difference in {type(causal).__name__}; choose another model",
+                f"{what} must give the model's own logits (largest {largest:.3g}), found a "
+                f"difference of {difference:.3g} in {type(causal).__name__}; choose another model",
             )

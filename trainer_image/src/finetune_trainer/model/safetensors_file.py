@@ -1,4 +1,4 @@
-"""The safetensors file format, read and written piece by piece.
+"""Reads and writes the safetensors file format piece by piece.
 
 Layout: 8 bytes little-endian header length, a JSON header, then the tensors' bytes without holes
 (https://github.com/huggingface/safetensors#format). The library itself needs whole tensors in memory.
@@ -50,7 +50,7 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: its type name in the format, its shape and its absolute place in the file."""
+    """One tensor of a file: its type's name in the format, its shape, and its first and last offset in the file."""
 
     name: str
     dtype: str
@@ -67,8 +67,8 @@ class TensorEntry:
 def read_header(path: Path) -> list[TensorEntry]:
     """List a file's tensors in the order of their bytes.
 
-    Raises StageError(InvalidModel) naming file and tensor if the file cannot be read, is cut short or is not
-    what the format allows.
+    Raises StageError(InvalidModel) with file and tensor if the file cannot be read, is cut short or violates the
+    format.
     """
     try:
         size = path.stat().st_size
@@ -76,7 +76,7 @@ def read_header(path: Path) -> list[TensorEntry]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
             if length is None or length > size - 8:
-                raise _invalid(path, f"{size} bytes, fewer than its header announces; fetch the file again")
+                raise _invalid(path, f"{size} bytes, fewer than its header needs; fetch the file again")
             if length > _MAXIMUM_HEADER:
                 raise _invalid(
                     path,
@@ -90,8 +90,8 @@ def read_header(path: Path) -> list[TensorEntry]:
     position = 8 + length
     for entry in entries:
         if entry.start != position:
-            what = "overlaps the one before" if entry.start < position else "leaves a hole before it"
-            raise _invalid(path, f"tensor {entry.name}, whose place {what}; write the file anew")
+            what = "overlaps the tensor before it" if entry.start < position else "leaves a gap before it"
+            raise _invalid(path, f"tensor {entry.name}, whose data {what}; write the file again")
         position = entry.end
     if position != size:
         relation = "fewer" if size < position else "more"
@@ -107,7 +107,7 @@ def _header_items(path: Path, text: bytes) -> list[tuple[str, Any]]:
         if len(members) != len(pairs):
             names = [name for name, _ in pairs]
             repeated = next(name for name in names if names.count(name) > 1)
-            raise _invalid(path, f"{repeated!r} twice in its header; write the file anew")
+            raise _invalid(path, f"{repeated!r} twice in its header; write the file again")
         return members
 
     try:
@@ -124,7 +124,7 @@ def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     members = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (members.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
-        raise _invalid(path, f"tensor {name} without a shape and two offsets; write the file anew")
+        raise _invalid(path, f"tensor {name} without a shape and two offsets; write the file again")
     if dtype not in ITEM_BYTES:
         raise _invalid(path, f"tensor {name} of the unknown type {dtype!r}; save the model in bf16")
     entry = TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
@@ -132,7 +132,7 @@ def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
         raise _invalid(
             path,
             f"tensor {name} of type {dtype} and shape {shape} in {entry.end - entry.start} bytes; "
-            "write the file anew",
+            "write the file again",
         )
     return entry
 
@@ -153,7 +153,7 @@ def _unreadable(path: Path, error: OSError) -> StageError:
 
 
 class TensorReader:
-    """Bytes of a file's tensors. Close it, or use it in a `with` statement, after `read_into`."""
+    """Reads the bytes of a file's tensors. `read_into` needs a `with` statement around it."""
 
     def __init__(self, path: Path) -> None:
         """Raise as `read_header` does."""
@@ -177,8 +177,8 @@ class TensorReader:
     def read_into(self, entry: TensorEntry, first_byte: int, buffer: NDArray[np.uint8]) -> None:
         """Fill `buffer` with the tensor's bytes from `first_byte` on; safe from several threads.
 
-        Unlike with a map of the file, a disk's fault or a file cut short meanwhile is an error and no signal, and
-        the pages read belong to the kernel and not to this process. Raises StageError(InvalidModel).
+        With a memory map, a disk fault or a file that becomes shorter would raise a signal; here it is an error. The
+        pages belong to the kernel and not to this process. Raises StageError(InvalidModel).
         """
         if self._file is None:
             raise ValueError("the reader must be open: use it in a `with` statement")
@@ -211,7 +211,7 @@ class TensorReader:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor that will be written."""
+    """A tensor to write: its name, its type's name in the format, and its shape."""
 
     name: str
     dtype: str
@@ -224,12 +224,11 @@ class PlannedTensor:
 
 
 class TensorWriter:
-    """Writes tensors of known sizes at their places in any order, and small trailing byte tensors.
+    """Writes tensors of known sizes in any order, and small byte tensors at the end.
 
-    Sizes are needed beforehand so that nothing is buffered; byte tensors whose size comes out late (the
-    quantisation states) go to the end, where they move nothing. Wide types come first, which keeps every
-    tensor aligned to its type. The file appears under its name only when `finish` has flushed it to disk.
-    `write` is safe from several threads, the other methods are not.
+    Sizes must be known at the start, so that nothing is buffered. Byte tensors whose size is known late (the
+    quantization states) go to the end. Wide types come first, which aligns every tensor to its type. The file gets its
+    name only after `finish` has flushed it to disk. `write` is safe from several threads, the other methods are not.
     """
 
     def __init__(self, path: Path, planned: Iterable[PlannedTensor], trailing_names: Iterable[str]) -> None:
@@ -245,7 +244,7 @@ class TensorWriter:
             self._header[tensor.name] = _header_entry(tensor.dtype, tensor.shape, offset, end)
             offset = end
         self._end = offset
-        # Room for the late entries: their numbers have at most 20 digits each.
+        # Space for the late entries: each of their numbers has at most 20 digits.
         late = {name: _header_entry("U8", (10**19,), 10**19, 10**19) for name in trailing_names}
         reserved = len(json.dumps({**self._header, **late}, separators=(",", ":")).encode())
         self._header_bytes = -(-reserved // 8) * 8
@@ -263,7 +262,7 @@ class TensorWriter:
         self._end = end
 
     def finish(self) -> None:
-        """Write the header, flush to disk and give the file its name."""
+        """Write the header, flush the file to disk and rename it to its final name."""
         header = json.dumps(self._header, separators=(",", ":")).encode().ljust(self._header_bytes)
         self._write_at(0, struct.pack("<Q", self._header_bytes) + header)
         os.ftruncate(self._file, 8 + self._header_bytes + self._end)
@@ -272,7 +271,7 @@ class TensorWriter:
         self._temporary.replace(self._path)
 
     def abandon(self) -> None:
-        """Remove what was written so far."""
+        """Remove the unfinished file."""
         os.close(self._file)
         self._temporary.unlink(missing_ok=True)
 

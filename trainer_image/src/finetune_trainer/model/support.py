@@ -1,6 +1,6 @@
 """Which base models are refused, and why: from the config and the small files, then from the built structure.
 
-The rules look at structure (what is quantised already, what would stay in 16 bits, what is not text) so that a
+The rules look at structure (what is quantized already, what would stay in 16 bits, what is not text) so that a
 family that is not known here is judged as well.
 """
 
@@ -61,14 +61,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
-def refuse_files(folder: Path) -> None:
-    """Raise StageError(UnsupportedModel) if a quantiser left its settings in the folder."""
+def reject_files(folder: Path) -> None:
+    """Raise StageError(UnsupportedModel) if a quantizer left its settings in the folder."""
     for name in _QUANTIZER_FILES:
         if (folder / name).is_file():
             raise _quantized_already(f"{name} beside the weights")
 
 
-def refuse_config(document: dict[str, Any]) -> None:
+def reject_config(document: dict[str, Any]) -> None:
     """Raise StageError(UnsupportedModel) for what config.json alone shows, InvalidModel for absurd sizes."""
     parts = [document, *(part for part in document.values() if isinstance(part, dict))]
     for part in parts:
@@ -96,11 +96,11 @@ def refuse_config(document: dict[str, Any]) -> None:
     _refuse_absurd_depth(parts)
 
 
-def refuse_structure(model: Any, document: dict[str, Any]) -> None:
+def reject_structure(model: Any, document: dict[str, Any]) -> None:
     """Raise StageError(UnsupportedModel) for what the model, built on the meta device, shows.
 
     That is: another architecture than the config declares, inputs other than text, experts, projections that
-    are no plain linear layers, and any other large part that would not be quantised.
+    are no plain linear layers, and any other large part that would not be quantized.
     """
     architecture = type(model).__name__
     declared = document.get("architectures")
@@ -131,8 +131,8 @@ def refuse_structure(model: Any, document: dict[str, Any]) -> None:
     _refuse_large_rest(model, architecture)
 
 
-def refuse_tensor_names(names: Iterable[str]) -> None:
-    """Raise StageError(UnsupportedModel) if names in an index or header are those of a quantised checkpoint."""
+def reject_tensor_names(names: Iterable[str]) -> None:
+    """Raise StageError(UnsupportedModel) if names in an index or header are those of a quantized checkpoint."""
     for name in names:
         if name.endswith(_QUANTIZER_SUFFIXES):
             raise _quantized_already(f"tensor {name}")
@@ -171,7 +171,7 @@ def _refuse_large_rest(model: Any, architecture: str) -> None:
             Reason.UNSUPPORTED_MODEL,
             f"at least {1 - _LARGEST_UNQUANTIZED:.0%} of the parameters must be in embeddings and plain linear layers, "
             f"found {sum(rest.values()) / total:.0%} elsewhere in {architecture} (the largest: {largest}), which would "
-            "not be quantised; choose another model",
+            "not be quantized; choose another model",
         )
 
 
@@ -205,7 +205,7 @@ def _is_other_sense(key: str, value: Any) -> bool:
 def _quantized_already(found: str) -> StageError:
     return StageError(
         Reason.UNSUPPORTED_MODEL,
-        f"the base must be in 16 or 32 bits, found a checkpoint quantised already: {found}; "
+        f"the base must be in 16 or 32 bits, found a checkpoint quantized already: {found}; "
         "name the original model",
     )
 
@@ -213,7 +213,7 @@ def _quantized_already(found: str) -> StageError:
 def _mixture_of_experts(found: str) -> StageError:
     return StageError(
         Reason.UNSUPPORTED_MODEL,
-        f"the model must be dense, found a mixture of experts ({found}): its experts would not be quantised; "
+        f"the model must be dense, found a mixture of experts ({found}): its experts would not be quantized; "
         "choose a dense model",
     )
 

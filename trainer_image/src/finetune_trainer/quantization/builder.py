@@ -1,4 +1,4 @@
-"""Build the folders of a quantised base model: `base/` with the small files, `model/` with the 4-bit checkpoint.
+"""Build the folders of a quantized base model: `base/` with the small files, `model/` with the 4-bit checkpoint.
 
 The tensors equal those that `from_pretrained(dtype=bfloat16, quantization_config=...)` and `save_pretrained`
 write, so plain `from_pretrained` loads the folder. A build that was stopped goes on after the last finished file.
@@ -16,7 +16,7 @@ from finetune_trainer.contract.result import ModelResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, quantization_config
 from finetune_trainer.model.safetensors_file import TensorEntry, read_header
-from finetune_trainer.model.support import refuse_tensor_names, tensor_list
+from finetune_trainer.model.support import reject_tensor_names, tensor_list
 from finetune_trainer.quantization.cache import MANIFEST, write_manifest
 from finetune_trainer.quantization.file_quantizer import FLOATS, FileQuantizer
 from finetune_trainer.sources.model import INDEX_FILE, DirectoryModel, ModelSource
@@ -49,8 +49,8 @@ class QuantizedModel:
         return ModelResult(**asdict(self))
 
 
-def checkpoint_bytes(base: BaseModel) -> int:
-    """Size of the weight files to within 1 %: 4 bits and 1/64 byte of scales a quantised weight, 16 bits others."""
+def quantized_bytes(base: BaseModel) -> int:
+    """Size of the weight files to within 1 %: 4 bits and 1/64 byte of scales a quantized weight, 16 bits others."""
     quantized = sum(prod(base.parameter_shapes[f"{module}.weight"]) for module in base.quantized)
     others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
     return quantized * 33 // 64 + others * 2
@@ -68,7 +68,7 @@ def copy_small_files(source: ModelSource, target: Path) -> None:
     partial.replace(target)
 
 
-class CheckpointBuilder:
+class QuantizedModelBuilder:
     """Builds `base/`, `model/` and the manifest in `folder`.
 
     `on_activity` is called often while the build is alive.
@@ -92,14 +92,14 @@ class CheckpointBuilder:
         """Complete the folder, for the model that `base` describes.
 
         Raises StageError(InvalidModel) naming a tensor that is missing, surplus, has another shape or is not
-        finite, UnsupportedModel for tensors that are quantised already.
+        finite, UnsupportedModel for tensors that are quantized already.
         """
         if not (self._folder / MANIFEST).is_file():
             copy_small_files(self._source, self._folder / "base")
             (self._folder / "model").mkdir(exist_ok=True)
             (self._folder / _RECORDS).mkdir(exist_ok=True)
             self._check_before_fetching(base)
-            files = self._quantise_files(base, quantizer)
+            files = self._quantize_files(base, quantizer)
             _check_names(base, _names(files))
             self._write_checkpoint_files(files)
             write_json_atomically(
@@ -134,8 +134,8 @@ class CheckpointBuilder:
                 seen.update((entry.name, name) for entry in entries)
             _check_names(base, seen)
 
-    def _quantise_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
-        """Quantise each weight file; return one record per file, which is also its proof of completion."""
+    def _quantize_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
+        """Quantize each weight file; return one record per file, which is also its proof of completion."""
         weights = {f"{module}.weight" for module in base.quantized}
         total = sum(prod(shape) for shape in base.parameter_shapes.values())
         records: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ class CheckpointBuilder:
                     self._on_activity()
                     self._progress.update("Quantizing", min(before + done, total), total)
 
-                quantizer.quantise(path, weights, output, advance)
+                quantizer.quantize(path, weights, output, advance)
                 record = {
                     "name": name,
                     "tensors": [
@@ -175,7 +175,7 @@ class CheckpointBuilder:
         self._progress.update("FetchingModel", done, total)
 
     def _write_checkpoint_files(self, files: list[dict[str, Any]]) -> None:
-        """Put config, tokenizer files and, for several weight files, an index beside the quantised weights."""
+        """Put config, tokenizer files and, for several weight files, an index beside the quantized weights."""
         base, target = self._folder / "base", self._folder / "model"
         for path in base.iterdir():
             if path.name not in {"config.json", "layout.json", INDEX_FILE}:
@@ -212,7 +212,7 @@ def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the names of tensors (to the file of each) with those that the architecture has."""
-    refuse_tensor_names(files)
+    reject_tensor_names(files)
     missing = base.parameter_shapes.keys() - files.keys() - base.optional
     if missing:
         raise StageError(
@@ -231,7 +231,7 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
 
 def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earlier: dict[str, str]) -> None:
     """Compare a file's header with the architecture and with the files before it."""
-    refuse_tensor_names(entry.name for entry in entries)
+    reject_tensor_names(entry.name for entry in entries)
     for entry in entries:
         if entry.name in earlier:
             raise StageError(
@@ -245,7 +245,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
         if entry.dtype.startswith("F8_"):
             raise StageError(
                 Reason.UNSUPPORTED_MODEL,
-                f"the base must be in 16 or 32 bits, found a checkpoint quantised already: tensor {entry.name} in "
+                f"the base must be in 16 or 32 bits, found a checkpoint quantized already: tensor {entry.name} in "
                 f"{file} is {entry.dtype}; name the original model",
             )
         if entry.dtype not in FLOATS:

@@ -1,4 +1,4 @@
-"""Quantised base models that jobs share: complete entries appear by a rename, and no lock is ever held.
+"""Quantized base models that jobs share: complete entries appear by a rename, and no lock is ever held.
 
 An entry is a folder named by its key with `base/`, `model/` and `manifest.json`, which has the size and digest of
 every file and is checked before each use. It is built in `.KEY.WRITER.partial`, a folder of one job's own whose

@@ -1,4 +1,4 @@
-"""Quantise one weight file: several threads each read, quantise and write pieces of its tensors.
+"""Quantize one weight file: several threads each read, quantize and write pieces of its tensors.
 
 While one thread waits for the disk, the others compute, and a piece stays in the processor's cache on its way
 from the source's pages to the result's. Memory: one piece per thread and the absmax values of the tensors at work.
@@ -59,7 +59,7 @@ class _Scratch(threading.local):
 
 @dataclass
 class _Tensor:
-    """A tensor at work; `absmax` only where it is quantised."""
+    """A tensor at work; `absmax` only where it is quantized."""
 
     entry: TensorEntry
     absmax: NDArray[np.float32] | None
@@ -78,13 +78,13 @@ class _Piece:
 
 
 class FileQuantizer:
-    """Threads that quantise weight files, one file after the other. Use it in a `with` statement."""
+    """Threads that quantize weight files, one file after the other. Use it in a `with` statement."""
 
     def __init__(self, threads: int) -> None:
         # One more than processors, so that they are busy while one thread waits for the disk.
         self._count = threads + 1
         self._scratch = _Scratch()
-        self.threads = ThreadPoolExecutor(self._count, thread_name_prefix="quantise")
+        self.threads = ThreadPoolExecutor(self._count, thread_name_prefix="quantize")
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class FileQuantizer:
     def __exit__(self, *_exception: object) -> None:
         self.threads.shutdown(cancel_futures=True)
 
-    def quantise(
+    def quantize(
         self, path: Path, quantized: Collection[str], output: Path, advance: Callable[[int], None]
     ) -> list[TensorEntry]:
         """Write `output`: the tensors named in `quantized` as NF4, other floats in bf16, the rest as it is.

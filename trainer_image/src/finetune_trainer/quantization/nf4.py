@@ -1,12 +1,12 @@
-"""NF4 with double quantisation of bf16 weights at memory speed, equal to bitsandbytes byte for byte.
+"""NF4 with double quantization of bf16 weights at memory speed, equal to bitsandbytes byte for byte.
 
 NF4 (QLoRA, Dettmers et al. 2023, section 3): blocks of 64 weights are divided by their largest magnitude
-(absmax) and each is replaced by the nearest of 16 normal quantiles. Double quantisation then stores the
+(absmax) and each is replaced by the nearest of 16 normal quantiles. Double quantization then stores the
 absmax values, less their mean, in 8 bits with one scale per 256 blocks. That part is 1/64 of the data and takes 3 %
 of the time in bitsandbytes' own call, whose rounding is a table of its own.
 
 Functions work on numpy arrays that the caller owns and release the interpreter lock, so that several threads
-can each quantise a part of one weight.
+can each quantize a part of one weight.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class QuantizedSizes:
 
 
 def quantize_bf16(bits: NDArray[np.uint16], packed: NDArray[np.uint8], absmax: NDArray[np.float32]) -> None:
-    """Quantise consecutive weights, of which only the tensor's last block may be shorter than 64.
+    """Quantize consecutive weights, of which only the tensor's last block may be shorter than 64.
 
     `bits` are the bit patterns of finite bf16 weights. `packed` receives two weights a byte (the earlier one in
     the high half; a last odd one is paired with zero's code), `absmax` one value per block; both must have the
@@ -75,7 +75,7 @@ def quantize_bf16(bits: NDArray[np.uint16], packed: NDArray[np.uint8], absmax: N
 
 
 def quantization_state(absmax: NDArray[np.float32], shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Double-quantise the absmax values of one weight and return the tensors stored beside its packed bytes.
+    """Double-quantize the absmax values of one weight and return the tensors stored beside its packed bytes.
 
     `absmax` is overwritten. The keys are bitsandbytes' suffixes: `absmax`, `quant_map`, `nested_absmax`,
     `nested_quant_map`, `quant_state.bitsandbytes__nf4`. The mean is the one that bitsandbytes computes with
@@ -135,7 +135,7 @@ def warm_up() -> None:
 
 @cache
 def _borders() -> NDArray[np.float32]:
-    """Return the 15 borders between neighbouring NF4 values, in bitsandbytes' own rounding, and one beyond."""
+    """Return the 15 borders between neighboring NF4 values, in bitsandbytes' own rounding, and one beyond."""
     code = bnb.get_4bit_type("nf4", device="cpu")
     borders: NDArray[np.float32] = ((code[:-1] + code[1:]) / 2).numpy()
     return np.append(borders, np.float32(2.0))
@@ -169,11 +169,11 @@ def _quantize_blocks(
     packed: NDArray[np.uint8],
     absmax: NDArray[np.float32],
 ) -> None:
-    """Quantise whole blocks by comparing bit patterns as integers, 16 at a time.
+    """Quantize whole blocks by comparing bit patterns as integers, 16 at a time.
 
     bitsandbytes counts the borders below weight / absmax. Dividing is monotone, so for each block and border
     there is a last bf16 pattern that is not above it. It is found from border * absmax: rounding errors move
-    it by less than one step of bf16, hence the two neighbours are tried with bitsandbytes' own arithmetic.
+    it by less than one step of bf16, hence the two neighbors are tried with bitsandbytes' own arithmetic.
     """
     keys = np.empty(64, np.int16)
     last_below = np.empty(16, np.int16)
@@ -231,7 +231,7 @@ def _quantize_tail(
     packed: NDArray[np.uint8],
     absmax: NDArray[np.float32],
 ) -> None:
-    """Quantise a last block of fewer than 64 weights, which bitsandbytes scales by division."""
+    """Quantize a last block of fewer than 64 weights, which bitsandbytes scales by division."""
     largest = _largest_magnitude(weights)
     # Written so that a scale that is not a number stays one.
     scale = np.uint32(np.uint32(largest) << np.uint32(16)).view(np.float32)

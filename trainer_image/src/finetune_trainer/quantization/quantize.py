@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.model.describe import BaseModel, inspect_base_model, quantization_config
 from finetune_trainer.quantization.builder import (
-    CheckpointBuilder,
     QuantizedModel,
-    checkpoint_bytes,
+    QuantizedModelBuilder,
     copy_small_files,
+    quantized_bytes,
 )
 from finetune_trainer.quantization.cache import MANIFEST, ModelCache, alive, read_manifest
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
@@ -37,7 +37,7 @@ _TOOLS = ("bitsandbytes", "torch", "transformers")  # they decide the bytes
 _log = logging.getLogger(__name__)
 
 
-def quantise(
+def quantize_model(
     source: ModelSource, layout: WorkspaceLayout, progress: Reporter, cache: Path | None = None
 ) -> QuantizedModel:
     """Make `base/` and `model/` of the workspace present for `source`, from the folder `cache` where it has them.
@@ -109,7 +109,7 @@ class _Step:
         if moved and not self._layout.quantized_model.is_dir():
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        CheckpointBuilder(self._source, partial, self._inputs, self._progress).build(
+        QuantizedModelBuilder(self._source, partial, self._inputs, self._progress).build(
             self._inspected(), self._quantizer
         )
         return partial
@@ -123,7 +123,7 @@ class _Step:
             _log.info("model cache: using entry %s", self._key)
             return entry
         base = self._inspected()
-        needed = checkpoint_bytes(base)
+        needed = quantized_bytes(base)
         partial = None
         try:
             partial = cache.open_partial(self._key, self._layout.root / "model.partial" / "cache.json")
@@ -137,7 +137,7 @@ class _Step:
                 )
                 cache.discard(partial)
                 return None
-            CheckpointBuilder(self._source, partial, self._inputs, self._progress, alive(partial)).build(
+            QuantizedModelBuilder(self._source, partial, self._inputs, self._progress, alive(partial)).build(
                 base, self._quantizer
             )
             return cache.publish(partial, self._key, self._inputs)

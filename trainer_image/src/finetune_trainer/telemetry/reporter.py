@@ -99,8 +99,8 @@ class Reporter:
             if not same:
                 self._changed.notify()
 
-    def tell_config(self, config: dict[str, Any]) -> None:
-        """Show the base model's config (`model_config.told_config`) from now on in every document."""
+    def report_config(self, config: dict[str, Any]) -> None:
+        """Show the base model's config (`model_config.select_config_fields`) from now on in every document."""
         with self._changed:
             self._config = config
             self._dirty = True
@@ -184,7 +184,7 @@ class NullReporter(Reporter):
     ) -> None:
         """Do nothing."""
 
-    def tell_config(self, config: dict[str, Any]) -> None:
+    def report_config(self, config: dict[str, Any]) -> None:
         """Do nothing."""
 
     def close(self) -> None:

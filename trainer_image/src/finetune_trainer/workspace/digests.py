@@ -37,7 +37,7 @@ def digest_of_files(digests: dict[str, str]) -> str:
 def parts_digest(path: Path, threads: Executor) -> str:
     """Digest over the sha256 of each 32 MiB of a file, which `threads` compute side by side.
 
-    One core takes longer for the sha256 of a large file than its quantising takes on two.
+    One core takes longer for the sha256 of a large file than its quantizing takes on two.
     """
     size = path.stat().st_size
     parts = list(threads.map(lambda start: _part_digest(path, start), range(0, size, _PART_BYTES)))

@@ -17,7 +17,7 @@ class WorkspaceLayout:
     `dataset/` holds Arrow tables with the columns `row` (int32, 1-based row of the source), `input_ids` and
     `labels` (lists of int32, equal length, -100 where nothing is learned). `base/` holds the base model's own
     small files byte for byte and `layout.json`, the tensors of each of its weight files in order. `model/` is
-    the 4-bit checkpoint that TRAIN loads and MERGE dequantises.
+    the 4-bit checkpoint that TRAIN loads and MERGE dequantizes.
     """
 
     root: Path

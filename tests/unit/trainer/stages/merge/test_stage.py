@@ -87,10 +87,10 @@ def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
         ("qwen3", torch.float32, "Standard", "AttentionOnly"),
     ],
 )
-def test_merged_weights_equal_the_adapter_on_the_dequantised_weights(
+def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
     tmp_path: Path, family: str, dtype: torch.dtype, variant: str, targets: str
 ) -> None:
-    """Reference: peft's own merge into the dequantised model, in float32, rounded to the base's type."""
+    """Reference: peft's own merge into the dequantized model, in float32, rounded to the base's type."""
     workspaces.write_base(tmp_path / "base", family, dtype)
     layout = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
     lora = {**_LORA, "variant": variant, "targetModules": targets}

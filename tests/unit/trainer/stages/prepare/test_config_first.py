@@ -30,8 +30,8 @@ class Watching(Reporter):
         self.requests_when_told: int | None = None
         self.activities: list[tuple[str, bool]] = []
 
-    def tell_config(self, config: dict[str, Any]) -> None:
-        super().tell_config(config)
+    def report_config(self, config: dict[str, Any]) -> None:
+        super().report_config(config)
         self.requests_when_told = self.hub.weight_requests
 
     def update(self, activity: str, step: int, total: int | None, **numbers: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult
 from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.prepare.stage import prepare
@@ -25,8 +26,7 @@ from tests.unit.trainer.sources.test_http import SECRET, serving
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult
-from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec
 
 
 def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model import output_head as head
 from finetune_trainer.model.load import attention_implementation
 from finetune_trainer.model.output_head import hidden_states, loss_chunk, output_head, prove_head
-from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_places
+from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
 
 from tests.support.architectures import FAMILIES, VOCABULARY, tiny
 
@@ -55,7 +55,7 @@ def test_value_and_gradients_are_those_of_the_models_own_logits_with_a_padding_m
     expected = _gradients(model)
     model.zero_grad()
     monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 2 * VOCABULARY)
-    loss = negative_log_likelihood(model, ids, *supervised_places(labels))
+    loss = negative_log_likelihood(model, ids, *supervised_positions(labels))
     (loss / 3).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     found = _gradients(model)
@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_models_own_logits(family: str) -> None:
 def test_a_batch_without_a_label_has_no_loss_and_no_gradient() -> None:
     model = tiny("llama")
     ids, labels, _ = _batch()
-    loss = negative_log_likelihood(model, ids, *supervised_places(torch.full_like(labels, IGNORED)))
+    loss = negative_log_likelihood(model, ids, *supervised_positions(torch.full_like(labels, IGNORED)))
     loss.backward()
     assert loss.item() == 0
     assert not any(bool(gradient.any()) for gradient in _gradients(model).values())
@@ -100,7 +100,7 @@ def test_a_second_backward_pass_is_refused() -> None:
     """The gradient is given away, not kept."""
     model = tiny("llama")
     ids, labels, _ = _batch()
-    loss = negative_log_likelihood(model, ids, *supervised_places(labels))
+    loss = negative_log_likelihood(model, ids, *supervised_positions(labels))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once"):
         loss.backward()
@@ -110,15 +110,15 @@ def test_no_more_than_a_chunk_of_logits_is_alive(monkeypatch: pytest.MonkeyPatch
     """The head sees slices of the configured size, and together exactly the supervised positions."""
     model = tiny("llama")
     ids, labels, _ = _batch()
-    places, targets = supervised_places(labels)
+    positions, targets = supervised_positions(labels)
     monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda _module, inputs, _out: seen.append(len(inputs[0]))
     )
-    negative_log_likelihood(model, ids, places, targets).backward()
+    negative_log_likelihood(model, ids, positions, targets).backward()
     assert max(seen) == 4
-    assert sum(seen) == len(places)
+    assert sum(seen) == len(positions)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_architecture_that_changes_its_logits_otherwise_is_refused(
 def test_an_architecture_whose_tokens_see_those_behind_them_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a padding mask such a model's loss would depend on the length of its neighbours."""
+    """Without a padding mask such a model's loss would depend on the length of its neighbors."""
     model = tiny("llama")
     own = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(

@@ -16,7 +16,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch
+from finetune_trainer.stages.train.loop import AdapterTrainer, ProgressCallback, StopRequest
 from finetune_trainer.stages.train.stage import _build_trainer, train
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
@@ -93,7 +93,7 @@ def test_a_finished_stage_returns_the_same_result_without_training(workspace: Pa
 
 
 def test_base_model_stays_as_it_was(workspace: Path, tmp_path: Path) -> None:
-    """A base evaluation after training equals the one before: no quantised weight was touched."""
+    """A base evaluation after training equals the one before: no quantized weight was touched."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=3)
     first = train(run, NullReporter())
     layout = WorkspaceLayout(workspace)
@@ -179,7 +179,7 @@ def test_device_cuda_without_a_gpu_ends_with_gpu_not_visible(
     assert caught.value.reason is Reason.GPU_NOT_VISIBLE
 
 
-def test_a_module_that_prepare_did_not_quantise_is_a_mismatch(workspace: Path, tmp_path: Path) -> None:
+def test_a_module_that_prepare_did_not_quantize_is_a_mismatch(workspace: Path, tmp_path: Path) -> None:
     layout = WorkspaceLayout(workspace)
     document = json.loads(layout.base_layout.read_text())
     left_out = document["quantized"].pop()
@@ -231,7 +231,7 @@ def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -
     run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
     layout = WorkspaceLayout(workspace)
     dataset = training_dataset(open_table(layout.training_table))
-    trainer = _build_trainer(run, layout, dataset, 1, Watch(NullReporter(), StopRequest()))
+    trainer = _build_trainer(run, layout, dataset, 1, ProgressCallback(NullReporter(), StopRequest()))
     inputs = trainer.data_collator([dataset[index] for index in range(3)])
     found = []
     for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):

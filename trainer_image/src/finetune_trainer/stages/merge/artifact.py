@@ -1,4 +1,4 @@
-"""The small files of an artifact: the base's own, byte for byte."""
+"""The small files of an artifact: copies of the base model's files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 _LAYOUT = "layout.json"
-# The artifact gets a card of its own; the base's stays beside it.
+# The artifact gets a new card; the base's card stays under another name.
 _RENAMED = {"README.md": "README.base.md"}
 
 
 def copy_small_files(base: Path, folder: Path) -> None:
-    """Copy config, tokenizer and all other small files of the base as they are.
+    """Copy config, tokenizer and all other small files of the base unchanged.
 
-    They are copied and not saved anew, because files written by transformers 5 are misread by stacks that use
-    transformers 4. Raises StageError(ArtifactVerificationFailed) if the config speaks of quantisation.
+    They are not saved by transformers 5, because stacks with transformers 4 misread its files. Raises
+    StageError(ArtifactVerificationFailed) if the config has a quantization_config.
     """
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name != _LAYOUT:
@@ -31,8 +31,8 @@ def copy_small_files(base: Path, folder: Path) -> None:
     if "quantization_config" in config:
         raise StageError(
             Reason.ARTIFACT_VERIFICATION_FAILED,
-            "the merged model's config.json must have no quantization_config, found one; name a base model that is "
-            "not quantised",
+            "the merged model's config.json must have no quantization_config, found one; choose a base model that is "
+            "not quantized",
         )
 
 

@@ -1,4 +1,4 @@
-"""What an artifact is made of: the manifest for programs, the model card for people."""
+"""The origin of an artifact: the manifest for programs, and the model card for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "safetensors")
 
 
 def manifest_document(run: RunSpec, results: PublishedResult, files: dict[str, SealedFile]) -> dict[str, Any]:
-    """Return the manifest as JSON; `files` has digest and bytes by path below the destination."""
+    """Return the manifest as JSON; `files` has digest and size by path in the destination."""
     prepare = results.prepare
     return {
         "version": "1.0",
@@ -63,12 +63,12 @@ def model_card(
         "---",
         f"# {run.job.name}",
         "",
-        _what_it_is(kind, base),
+        _description(kind, base),
         "",
         "| | |",
         "|---|---|",
         f"| training examples | {prepared.dataset.training_examples} |",
-        f"| optimiser steps | {trained.steps} |",
+        f"| optimizer steps | {trained.steps} |",
         f"| held-out loss, base | {evaluation.base_loss:.4f} nats per token |",
         f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
         f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
@@ -76,25 +76,25 @@ def model_card(
     ]
     if verification is not None:
         lines.append(f"| KL(trained, merged) | {verification.kl_divergence:.5f} nats per token |")
-    lines += ["", *_how_to_serve(run), ""]
+    lines += ["", *_serving_advice(run), ""]
     return "\n".join(lines)
 
 
-def _what_it_is(kind: str, base: str) -> str:
+def _description(kind: str, base: str) -> str:
     if kind == "Adapter":
         return (
-            f"LoRA adapter for {base}, trained on its NF4 (double quantised) weights. Load the base with that "
-            "quantisation for exactly the model that was evaluated."
+            f"LoRA adapter for {base}, trained on its NF4 (double quantized) weights. To get exactly the evaluated "
+            "model, load the base with that quantization."
         )
     return (
-        f"{base} with a LoRA adapter merged in. The adapter was trained on NF4 weights; those very weights, "
-        "dequantised, are in these files, so this is the model that was evaluated. No bitsandbytes is needed."
+        f"{base} with a merged LoRA adapter. The adapter was trained on NF4 weights. These files hold the same "
+        "weights, dequantized, so this is the evaluated model. It does not need bitsandbytes."
     )
 
 
-def _how_to_serve(run: RunSpec) -> list[str]:
+def _serving_advice(run: RunSpec) -> list[str]:
     arguments = run.model.chat_template_arguments
-    text = "Prompt it with the chat template in this folder"
+    text = "Use the chat template in this folder"
     if arguments:
-        return [f"{text} and these template arguments, as in training: `{json.dumps(arguments)}`."]
+        return [f"{text} with the template arguments of the training: `{json.dumps(arguments)}`."]
     return [f"{text}."]

@@ -1,7 +1,7 @@
-"""Put artifacts where people look for them, so that nobody ever sees half of one.
+"""Publishes artifacts, so that no reader ever sees an incomplete one.
 
-Everything is written into a hidden folder inside the destination, proven there, and renamed into place;
-`manifest.json` comes last, so its presence says that all of it is there.
+All files are written into a hidden folder of the destination, verified there, and renamed. `manifest.json` comes last,
+so its presence proves that the artifacts are complete.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def writing_to_destination() -> Iterator[None]:
 def open_staging(destination: Path, spec_hash: str) -> Path:
     """Return an empty hidden folder inside `destination`.
 
-    What an interrupted run of the same spec left there is removed. Raises StageError(DestinationUnwritable)
-    when the place holds artifacts that are not known to be this spec's.
+    Leftovers of an interrupted run of the same spec are removed. Raises StageError(DestinationUnwritable) if the
+    destination cannot be written, or if it holds artifacts of another spec or of unknown origin.
     """
     staging = destination / _STAGING
     with writing_to_destination():
         destination.mkdir(parents=True, exist_ok=True)
         published, staged = _spec_hash(destination / MANIFEST), _spec_hash(staging / _OWNER)
         if published not in {None, spec_hash}:
-            raise _taken(destination, f"the {MANIFEST} of another job")
+            raise _occupied(destination, f"the {MANIFEST} of another job")
         occupied = [name for name in _ALL_FOLDERS if (destination / name).exists()]
         if occupied and spec_hash not in {published, staged}:
-            raise _taken(destination, f"a folder `{occupied[0]}` without a {MANIFEST}")
+            raise _occupied(destination, f"a folder `{occupied[0]}` without a {MANIFEST}")
         staging.mkdir(exist_ok=True)
         write_json_atomically(staging / _OWNER, {"specHash": spec_hash})
-        # Now the owner file vouches for what is here. A manifest must not stand beside files it does not list.
+        # The owner file now proves whose files these are. A manifest must not exist with files that it does not list.
         (destination / MANIFEST).unlink(missing_ok=True)
         for name in _ALL_FOLDERS:
             shutil.rmtree(staging / name, ignore_errors=True)
@@ -86,7 +86,7 @@ def seal(folder: Path) -> dict[str, SealedFile]:
 
 
 def publish(destination: Path, folders: list[str], manifest: dict[str, Any]) -> None:
-    """Move the staged `folders` into place and write the manifest last."""
+    """Rename the staged `folders` to their final names, then write the manifest."""
     staging = destination / _STAGING
     with writing_to_destination():
         for name in folders:
@@ -98,12 +98,12 @@ def publish(destination: Path, folders: list[str], manifest: dict[str, Any]) -> 
 
 
 def discard_staging(destination: Path) -> None:
-    """Remove what was staged; used when the artifact is not fit to be published."""
+    """Remove the staged files; for artifacts that must not be published."""
     shutil.rmtree(destination / _STAGING, ignore_errors=True)
 
 
 def _spec_hash(path: Path) -> str | None:
-    """Return `specHash` of a JSON file; None if there is no file, "unknown" if it cannot be told."""
+    """Return `specHash` of a JSON file; None if there is no file, "unknown" if the file has none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def _spec_hash(path: Path) -> str | None:
     return str(document.get("specHash")) if isinstance(document, dict) else "unknown"
 
 
-def _taken(destination: Path, found: str) -> StageError:
+def _occupied(destination: Path, found: str) -> StageError:
     return StageError(
         Reason.DESTINATION_UNWRITABLE,
         f"the output folder {destination.name} must be empty or hold this job's own artifacts, found {found}; "

@@ -1,4 +1,4 @@
-"""MERGE: write the merged weights, prove that they say what was trained, publish."""
+"""MERGE: write the merged weights, verify them against the trained model, and publish."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _Earlier = TypeVar("_Earlier", PrepareResult, TrainResult)
 def merge(run: RunSpec, progress: Reporter) -> MergeResult:
     """Merge, verify and publish the run's artifacts; return the `merge` member of the result.
 
-    Safe to run again at any point. Raises StageError: AdapterUntrained, QuantizationMismatch,
+    It is safe to run this again at any point. Raises StageError: AdapterUntrained, QuantizationMismatch,
     ArtifactVerificationFailed (nothing is published then), DestinationUnwritable.
     """
     workspace = WorkspaceLayout(run.workspace.path)
@@ -84,7 +84,7 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
             with writing_to_destination():
                 copy_adapter(workspace, staging / FOLDERS["Adapter"])
         with writing_to_destination():
-            if workspace.report.is_dir():  # a workspace that an older image prepared has none
+            if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
         return _publish(run, destination, staging, prepared, trained, verification, progress)
     except StageError:
@@ -103,7 +103,7 @@ def _earlier_result(part: type[_Earlier], stage: str, run: RunSpec, workspace: W
 
 
 def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) -> VerificationResult:
-    """Write the merged model into `folder`, prove it, and return the `verification` member of the result."""
+    """Write the merged model into `folder`, verify it, and return the numbers."""
     layout = read_base_layout(workspace)
     updates = read_updates(workspace.adapter)
     progress.update("Merging", 0, layout.bytes)
@@ -150,7 +150,7 @@ def _publish(
     verification: VerificationResult | None,
     progress: Reporter,
 ) -> MergeResult:
-    """Add cards, seal, and move everything into place; return the `merge` member of the result."""
+    """Add cards, seal and publish all folders; return the `merge` member of the result."""
     kinds = list(run.output.artifacts)
     progress.update("Publishing", 0, len(kinds))
     artifacts = []

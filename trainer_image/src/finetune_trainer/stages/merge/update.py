@@ -22,7 +22,7 @@ _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.w
 
 @dataclass(frozen=True)
 class LowRankUpdate:
-    """LoRA update of one weight W (out x in): W + scale * B A; with a DoRA magnitude, rows are rescaled.
+    """LoRA update of one weight W (out x in): W + scale * B A. A DoRA magnitude then rescales the rows.
 
     `a` is (rank, in), `b` (out, rank), `magnitude` (out); all float32.
     """
@@ -40,8 +40,8 @@ class LowRankUpdate:
     def apply(self, weight: torch.Tensor, first_row: int) -> None:
         """Update, in place, float32 rows of W that begin at `first_row`.
 
-        LoRA: Hu et al. 2021, section 4.1. DoRA: Liu et al. 2024, equation 5, with the norm taken of each
-        output row as peft does.
+        LoRA: Hu et al. 2021, section 4.1. DoRA: Liu et al. 2024, equation 5; the norm is that of each output
+        row, as in peft.
         """
         rows = slice(first_row, first_row + weight.shape[0])
         weight.addmm_(self.b[rows], self.a, alpha=self.scale)
@@ -52,8 +52,8 @@ class LowRankUpdate:
 def read_updates(folder: Path) -> dict[str, LowRankUpdate]:
     """Read the adapter in `folder`: updates by the name of the module in the base model.
 
-    Raises StageError(AdapterUntrained) when a value is not finite or the whole update is zero, and
-    InternalError for a tensor that this merge does not know, which would otherwise be lost.
+    Raises StageError(AdapterUntrained) if a value is not finite or the whole update is zero, and InternalError for an
+    unknown tensor, which would otherwise be lost.
     """
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
@@ -78,7 +78,7 @@ def read_updates(folder: Path) -> dict[str, LowRankUpdate]:
     if sum(update.squared_norm() for update in updates.values()) == 0:
         raise StageError(
             Reason.ADAPTER_UNTRAINED,
-            "the adapter's update must not be zero, found it is: a merge would publish the base model; look at "
+            "the adapter's update must not be zero, found it is: a merge would publish the base model; check "
             "learning rate, steps and labels",
         )
     return updates

@@ -1,4 +1,4 @@
-"""Does the merged model say what the trained one said? Loaded by plain transformers, compared on held-out rows."""
+"""Compares the merged model, loaded by plain transformers, with the trained model on held-out rows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Rounding noise of bf16 alone gives a divergence of 0.002 to 0.005 nats on a small model, a merge into other
-# weights than the trained ones 0.6 (docs/adr/0009). The product promises 0.01; the gate leaves as much
-# again for a GPU's other order of additions.
+# On a small model, rounding noise of bf16 alone gives a divergence of 0.002 to 0.005 nats. A merge into weights
+# other than the trained ones gives 0.6 (docs/adr/0009). The product promises 0.01. The limit is twice that, because
+# a GPU adds in another order.
 MAXIMUM_DIVERGENCE = 0.02
 MAXIMUM_LOSS_SHARE = 0.02
 MAXIMUM_LOSS_NATS = 0.01
@@ -45,7 +45,7 @@ class Verification:
     merged_loss: float
 
     def fault(self) -> str | None:
-        """Say what is out of bounds; None when the two models agree."""
+        """Describe the first number out of bounds; None if the two models agree."""
         allowed = max(MAXIMUM_LOSS_SHARE * self.trained_loss, MAXIMUM_LOSS_NATS)
         if not self.divergence <= MAXIMUM_DIVERGENCE:
             return (
@@ -61,15 +61,15 @@ class Verification:
 
 
 def load_merged(folder: Path, model_bytes: int) -> Any:
-    """Load the artifact as anyone would, in float32 on the CPU (see `quantized.compute_dtype`).
+    """Load the artifact as any user would, in float32 on the CPU (see `model.load.compute_dtype`).
 
-    A model that would fill more than 70 % of the memory still free stays in its files, and each layer is read
-    when it is needed.
+    A model that would fill more than 70 % of the free memory stays in its files, and each layer is read when it is
+    needed.
     """
     parameters_in_float32 = 2 * model_bytes
     fits = parameters_in_float32 < _MEMORY_SHARE * free_memory()
     if not fits:
-        _log.info("the merged model is read layer by layer: it does not fit the free memory")
+        _log.info("the merged model is read layer by layer, because it does not fit into the free memory")
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -83,14 +83,14 @@ def load_merged(folder: Path, model_bytes: int) -> Any:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that this container may still use: the node's available memory, cut to the cgroup's limit."""
+    """Return the bytes that this container may still use: the node's available memory within the cgroup's limit."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
     try:
         limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
         used = int((cgroup / "memory.current").read_text(encoding="ascii"))
     except OSError:
-        # No cgroup v2 here (a laptop, an old node): the node's memory is all that is known.
+        # No cgroup v2 here (a laptop, an old node): only the node's memory is known.
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
@@ -98,7 +98,7 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/pr
 def verify(model: Any, rows: Sequence[RecordedRow], progress: Callable[[int, int], None]) -> Verification:
     """Score the recorded rows with the merged model; `progress` gets (rows done, in all).
 
-    The divergence is the mean over recorded positions of KL(trained || merged), nats.
+    The divergence is the mean of KL(trained || merged) over the recorded positions, in nats.
     """
     divergences = []
     merged_nats = 0.0
@@ -125,7 +125,7 @@ def kl_divergence(trained: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
 
 
 def require_agreement(verification: Verification) -> None:
-    """Raise StageError(ArtifactVerificationFailed) with the numbers unless the models agree."""
+    """Raise StageError(ArtifactVerificationFailed) with the numbers if the models differ."""
     fault = verification.fault()
     if fault is not None:
         raise StageError(
@@ -137,8 +137,8 @@ def require_agreement(verification: Verification) -> None:
 def answer(model: Any, folder: Path, example: Example) -> tuple[str, str]:
     """Let the merged model answer a held-out prompt greedily; return (prompt, answer), each at most 512 characters.
 
-    The prompt is all that precedes the first supervised token, control tokens included: what is served. Of a
-    longer one the end is kept.
+    The prompt is the text before the first supervised token with its control tokens, as in serving. A longer prompt
+    keeps its end.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     length = example.supervised[0]

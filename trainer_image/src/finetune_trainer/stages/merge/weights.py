@@ -1,7 +1,7 @@
 """Write the merged weights, tensor by tensor, in the base model's own files, order and types.
 
-A quantised weight becomes dequantise(the bytes that were trained on) + the adapter's update, added in float32
-and rounded once; every other tensor is the base's own. Memory: one dequantised weight and one block of rows.
+A quantized weight becomes the dequantized training weight plus the adapter's update, added in float32 and rounded
+once. Every other tensor is the base's. Memory: one dequantized weight and one block of rows.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def merge_weights(
 ) -> None:
     """Write every weight file of `layout` into the folder `target`; `progress` gets (bytes done, in all).
 
-    `quantized` is the 4-bit checkpoint's folder, whose files are named as the base's. Raises
-    StageError(InternalError) when an update has no weight to go to, QuantizationMismatch when the checkpoint
-    lacks a tensor, ArtifactVerificationFailed when a merged value is not finite in the base's type.
+    `quantized` is the 4-bit checkpoint's folder; its files have the names of the base's files. Raises
+    StageError(InternalError) if an update has no weight, QuantizationMismatch if the checkpoint lacks a tensor, and
+    ArtifactVerificationFailed if a merged value is not finite in the base's type.
     """
-    homeless = sorted(updates.keys() - layout.quantized)
-    if homeless:
+    unmatched = sorted(updates.keys() - layout.quantized)
+    if unmatched:
         raise StageError(
             Reason.INTERNAL_ERROR,
-            f"every adapter matrix must belong to a quantised weight, found {len(homeless)} that do not: "
-            f"{', '.join(homeless[:3])}",
+            f"every adapter matrix must belong to a quantized weight, found {len(unmatched)} that do not: "
+            f"{', '.join(unmatched[:3])}",
         )
     done = 0
     for file in layout.files:
@@ -59,7 +59,7 @@ def merge_weights(
 
 
 def check_weights(target: Path, layout: BaseLayout) -> None:
-    """Read the written headers back: exactly the base's tensors, types, shapes and order, nothing of 4 bits.
+    """Check that the written headers list exactly the base's tensors, types, shapes and order, and no 4-bit tensor.
 
     Raises StageError(ArtifactVerificationFailed) naming the file.
     """
@@ -69,7 +69,7 @@ def check_weights(target: Path, layout: BaseLayout) -> None:
         if found != expected:
             raise StageError(
                 Reason.ARTIFACT_VERIFICATION_FAILED,
-                f"{file.name} must hold the base's {len(expected)} tensors as the base had them, found "
+                f"{file.name} must hold the base's {len(expected)} tensors with its names, types and shapes, found "
                 f"{len(found)} or other ones; report a bug",
             )
 
@@ -96,7 +96,7 @@ def _merge_file(
                 )
             module = tensor.name.removesuffix(".weight")
             if module in layout.quantized:
-                weight = _dequantise(tensors, entries, tensor.name)
+                weight = _dequantize(tensors, entries, tensor.name)
                 pieces = _updated(weight, updates.get(module), tensor)
             else:
                 pieces = _copied(reader, entry, tensor)
@@ -108,7 +108,7 @@ def _merge_file(
 
 
 def _header(tensors: tuple[PlannedTensor, ...]) -> bytes:
-    """Header of a safetensors file whose tensors have this order; padded so that the data is aligned."""
+    """Return the header of a safetensors file with its tensors in this order, padded to align the data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -124,8 +124,8 @@ def _header(tensors: tuple[PlannedTensor, ...]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _dequantise(tensors: Any, entries: Mapping[str, TensorEntry], name: str) -> torch.Tensor:
-    """Return the weight as the training saw it, in the type that its quantisation state names."""
+def _dequantize(tensors: Any, entries: Mapping[str, TensorEntry], name: str) -> torch.Tensor:
+    """Return the weight as TRAIN used it, in the type that its quantization state names."""
     state_names = [key for key in entries if key.startswith(f"{name}.")]
     state = {key: tensors.get_tensor(key) for key in state_names}
     quant_state = QuantState.from_dict(state, device=torch.device("cpu"))
@@ -155,10 +155,10 @@ def _updated(
 
 def _copied(reader: TensorReader, entry: TensorEntry, tensor: PlannedTensor) -> Iterator[torch.Tensor]:
     for _, chunk in reader.chunks(entry, _ELEMENTS_AT_ONCE):
-        # The map is read-only and torch wants to be able to write.
+        # The map is read-only, and torch needs writable memory.
         piece = torch.from_numpy(chunk.copy())
         if entry.dtype != tensor.dtype:
-            # PREPARE keeps floats in bf16, the type that training computes with.
+            # PREPARE stores floats in bf16, the type of training.
             piece = piece.view(_TYPES[entry.dtype]).to(_TYPES[tensor.dtype])
         yield piece
 

@@ -1,4 +1,4 @@
-"""PREPARE's first half: fetch the rows, prove them, write the tables."""
+"""PREPARE's first half: fetch the rows, prove them, and write the tables."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_FORMAT = 2  # raise when the same rows and tokenizer would give other ids or labels
+_FORMAT = 2  # increase it if the same rows and tokenizer would give other ids or labels
 
 
 @dataclass(frozen=True)
 class ProvenDataset:
-    """Tables on disk: their part of the result, counts of rows, and identities of the sources, by source."""
+    """Tables on disk: their part of the result, and by source the counts of rows and the identity of the bytes."""
 
     result: TablesResult
     reports: dict[str, DatasetReport]
     sources: dict[str, dict[str, Any]]
 
 
-class DatasetRefusedError(StageError):
-    """The dataset cannot be used; `reports` says what was found until then."""
+class DatasetRejectedError(StageError):
+    """The dataset cannot be used. `reports` counts the rows that were read until then, by source."""
 
     def __init__(
         self, cause: StageError, reports: dict[str, DatasetReport], sources: dict[str, dict[str, Any]]
@@ -52,7 +52,7 @@ class DatasetRefusedError(StageError):
 
 
 def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
-    """Build the masks' maker for the run's tokenizer, template and maximum length. Raises StageError."""
+    """Build the masker for the run's tokenizer, template and maximum length. Raises StageError."""
     template = None
     if run.model.chat_template_path is not None:
         try:
@@ -67,7 +67,7 @@ def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
 
 
 def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) -> dict[str, Fetched]:
-    """Make the files of each dataset source present here, by its part: `training`, `validation`."""
+    """Fetch the files of each dataset source, by its part: `training` and `validation`."""
     return {
         part: fetch_dataset(
             source,
@@ -83,7 +83,7 @@ def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) ->
 def _open_datasets(
     run: RunSpec, layout: WorkspaceLayout, fetched: dict[str, Fetched]
 ) -> dict[str, RowSource]:
-    """Settle the format of each part's rows. Raises StageError for files of which none can be told."""
+    """Detect the format of each part's rows. Raises StageError for files without a known format."""
     spool = layout.root / "download"
     spool.mkdir(parents=True, exist_ok=True)
     largest = run.limits.dataset_bytes * EXPANSION_FACTOR
@@ -99,13 +99,13 @@ def prove_dataset(
     progress: Reporter,
     redact: Callable[[str], str],
 ) -> ProvenDataset:
-    """Build the tables, or return the earlier outcome if nothing that they depend on has changed.
+    """Build the tables, or return the earlier outcome if none of their inputs has changed.
 
-    Raises StageError for what cannot be fetched, DatasetRefusedError for what was read and is not fit.
+    Raises StageError if the files cannot be fetched, and DatasetRejectedError if their rows cannot be used.
     """
     remote = any(not isinstance(source, FileSource) for source in _sources(run).values())
     if remote:
-        # What lies behind a URL may have changed, but a finished step must not depend on one that expired since.
+        # The content of a URL may have changed, but a finished step must not need a URL that has expired since.
         early = _finished(layout, _remote_inputs(run, tokenizer))
         if early is not None:
             return early
@@ -125,7 +125,7 @@ def prove_dataset(
     try:
         sources = _open_datasets(run, layout, fetched)
     except StageError as error:
-        raise DatasetRefusedError(error, {}, identities) from error
+        raise DatasetRejectedError(error, {}, identities) from error
     masker = make_masker(run, tokenizer)
     builder = DatasetBuilder(run.dataset, masker, run.training.seed, layout, content, progress, redact)
     try:
@@ -133,7 +133,7 @@ def prove_dataset(
     except StageError as error:
         reports = builder.reports()
         builder.close()
-        raise DatasetRefusedError(error, reports, identities) from error
+        raise DatasetRejectedError(error, reports, identities) from error
     found = {"source": identities["training"]}
     if "validation" in identities:
         found["validation_source"] = identities["validation"]

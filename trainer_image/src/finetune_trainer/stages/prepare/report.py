@@ -1,4 +1,4 @@
-"""PREPARE's last part: what the data is like, as the head of a result, a JSON document and a page."""
+"""PREPARE's last part: the dataset report as the head of the result, a JSON document and a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_trainer.report.analysis import AnalysisSettings, analyse
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import render_html
 from finetune_trainer.report.prompts import user_frame
-from finetune_trainer.stages.prepare.dataset import DatasetRefusedError, ProvenDataset, make_masker
+from finetune_trainer.stages.prepare.dataset import DatasetRejectedError, ProvenDataset, make_masker
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import (
     digest_of,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_VERSION = 1  # raise when the same tables would give another report
+_VERSION = 1  # increase it if the same tables would give another report
 
 
 def report_dataset(
@@ -41,10 +41,10 @@ def report_dataset(
     progress: Reporter,
     redact: Callable[[str], str],
 ) -> StatisticsResult:
-    """Write the report on proven tables and return its head, or what an earlier process made of the same inputs.
+    """Write the report on proven tables and return its head; reuse the report of an earlier process on equal inputs.
 
-    The base model must have been quantised: its shape gives the adapter's size. Raises StageError(InvalidDataset)
-    for target prompts that cannot be read.
+    The base model must be quantized already: its shape gives the adapter's size. Raises StageError(InvalidDataset)
+    if the target prompts cannot be read.
     """
     parameters = trainable_parameters(read_base_layout(layout), run.training.lora)
     targets = run.dataset.target_prompts_path
@@ -99,19 +99,19 @@ def report_dataset(
     return head
 
 
-def report_refusal(run: RunSpec, layout: WorkspaceLayout, refused: DatasetRefusedError) -> None:
-    """Write what was found of a dataset that is not fit: counts and refused rows, no statistics."""
+def report_rejection(run: RunSpec, layout: WorkspaceLayout, rejected: DatasetRejectedError) -> None:
+    """Write the report on a rejected dataset: counts and rejected rows, but no statistics."""
     _write(
         layout,
         DatasetDocument(
             digest=None,
-            training_source=refused.sources["training"],
-            training_rows=refused.reports.get("training", DatasetReport()),
+            training_source=rejected.sources["training"],
+            training_rows=rejected.reports.get("training", DatasetReport()),
             analysis=None,
             settings=_settings(run),
-            validation_source=refused.sources.get("validation"),
-            validation_rows=refused.reports.get("validation"),
-            refusal=refused.message,
+            validation_source=rejected.sources.get("validation"),
+            validation_rows=rejected.reports.get("validation"),
+            refusal=rejected.message,
         ),
     )
 
@@ -123,7 +123,7 @@ def _write(layout: WorkspaceLayout, document: DatasetDocument) -> None:
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
-    """What of the run shaped the data; no source, since that may be secret."""
+    """Return the settings of the run that shape the data, without the sources, which may be secret."""
     dataset = run.dataset.model_dump(
         mode="json", by_alias=True, exclude={"source", "validation", "target_prompts_path"}, exclude_none=True
     )

@@ -1,4 +1,4 @@
-"""PREPARE: fetch, prove the masks, quantise, report. Everything that can fail without a GPU fails here."""
+"""PREPARE: fetch, prove the masks, quantize, report. Every failure that needs no GPU happens here."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.model_config import told_config
+from finetune_trainer.contract.model_config import select_config_fields
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import read_config
-from finetune_trainer.quantization.quantize import quantise
+from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.report.targets import read_target_prompts
 from finetune_trainer.sources.model import DirectoryModel, ModelSource
 from finetune_trainer.stages.prepare.dataset import (
-    DatasetRefusedError,
+    DatasetRejectedError,
     fetch_datasets,
     make_masker,
     prove_dataset,
 )
-from finetune_trainer.stages.prepare.report import report_dataset, report_refusal
+from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from finetune_trainer.workspace.completed import completed_stages, published_results
@@ -35,9 +35,9 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(run: RunSpec, progress: Reporter) -> StageResult:
-    """Fill the workspace and return the result's members `prepare` and, where later stages are done, `completed`.
+    """Fill the workspace; return the member `prepare` of the result, and `completed` if later stages are finished.
 
-    A job whose destination proves that all of it is published is not worked on again. Raises StageError.
+    If the destination proves that everything is published, nothing is done again. Raises StageError.
     """
     published = published_results(run)
     if published is not None:
@@ -48,23 +48,23 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     layout.root.mkdir(parents=True, exist_ok=True)
     redact = Redactor(secrets_of(run, os.environ))
     if run.dataset.target_prompts_path is not None:
-        # Read again for the report: a bad file must not cost the minutes until then.
+        # The report reads it again, but a bad file must fail now and not minutes later.
         read_target_prompts(run.dataset.target_prompts_path)
     source = _model_source(run, layout)
     tokenizer = _tokenizer_folder(source, layout)
-    # Before rows are proven and weights fetched: whoever listens can tell now whether any GPU is large enough.
-    config = told_config(read_config(tokenizer / "config.json"))
-    progress.tell_config(config)
-    # Looked at again where it is quantised: a model that cannot be is refused before the rows are proven.
+    # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
+    config = select_config_fields(read_config(tokenizer / "config.json"))
+    progress.report_config(config)
+    # The quantization inspects it again, but an unsupported model must fail before the rows are proven.
     inspect_base_model(tokenizer)
     try:
         proven = prove_dataset(run, layout, tokenizer, progress, redact)
-    except DatasetRefusedError as refused:
-        report_refusal(run, layout, refused)
+    except DatasetRejectedError as rejected:
+        report_rejection(run, layout, rejected)
         raise
-    model = quantise(source, layout, progress, run.model_cache.path if run.model_cache else None)
+    model = quantize_model(source, layout, progress, run.model_cache.path if run.model_cache else None)
     if run.model.chat_template_path is not None:
-        # The artifact must be served with the template that it was trained with.
+        # The artifact must be served with the template of its training.
         shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
     head = report_dataset(run, layout, proven, tokenizer, progress, redact)
     for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
@@ -73,7 +73,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
         dataset=DatasetResult.join(proven.result, head),
         model=model.result().model_copy(update={"config": config}),
     )
-    # MERGE puts it into the manifest.
+    # MERGE copies it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, result.document())
     completed = completed_stages(run, layout)
     return (
@@ -82,9 +82,9 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
 
 
 def print_proven_rows(run: RunSpec) -> None:
-    """Print each row's ids and labels, or its refusal, as a line of JSON, whether the dataset was accepted or not.
+    """Print each row's ids and labels, or its rejection, as a line of JSON, even if the dataset was rejected.
 
-    Prints nothing if the stage failed before the tokenizer was there. Raises StageError as `prepare` does.
+    Prints nothing if the stage failed before it had the tokenizer. Raises StageError as `prepare` does.
     """
     layout = WorkspaceLayout(run.workspace.path)
     folder = next((path for path in (layout.root / "tokenizer", layout.base) if path.is_dir()), None)
@@ -98,7 +98,7 @@ def _model_source(run: RunSpec, layout: WorkspaceLayout) -> ModelSource:
     if isinstance(source, DirectorySource):
         return DirectoryModel(source.path)
     folder = layout.root / "download" / "model"
-    # The clients below are imported only where they are used: each takes a second.
+    # The clients below are imported only for their kind of source: each import takes a second.
     if isinstance(source, ObjectStoreSource):
         from finetune_trainer.sources.object_store import ObjectStoreModel  # noqa: PLC0415
 
@@ -110,7 +110,7 @@ def _model_source(run: RunSpec, layout: WorkspaceLayout) -> ModelSource:
 
 
 def _tokenizer_folder(source: ModelSource, layout: WorkspaceLayout) -> Path:
-    """Copy the small files beside each other, so that the tokenizer loads before any weight is fetched."""
+    """Copy the small files into one folder, so that the tokenizer loads before any weight is fetched."""
     folder = layout.root / "tokenizer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The adapter: made on a quantised model, and saved in peft's format, the same bytes for the same values."""
+"""The adapter: added to a quantized model and saved in peft's format. Equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _CONFIG = "adapter_config.json"
 
 
 def add_adapter(model: Any, lora: Lora, quantized: Collection[str], dtype: torch.dtype) -> Any:
-    """Return `model` with a new adapter on its `quantized` modules, in the type that the model computes in."""
+    """Return `model` with a new adapter on its `quantized` modules, in the model's compute type."""
     adapted = get_peft_model(model, lora_config(lora, quantized))
-    settle_adapter(adapted, dtype)
+    cast_adapter(adapted, dtype)
     return adapted
 
 
-def settle_adapter(adapted: Any, dtype: torch.dtype) -> None:
-    """Give the adapter's matrices the type `dtype`.
+def cast_adapter(adapted: Any, dtype: torch.dtype) -> None:
+    """Cast the adapter's matrices to `dtype`.
 
-    DoRA's magnitudes stay in float32: their updates are smaller than bf16 can tell apart.
+    DoRA's magnitudes stay in float32: their updates are smaller than the steps of bf16.
     """
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
@@ -43,7 +43,7 @@ def settle_adapter(adapted: Any, dtype: torch.dtype) -> None:
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json into `folder`, atomically.
 
-    Raises StageError(AdapterUntrained) when a value is not finite or nothing has been learned.
+    Raises StageError(AdapterUntrained) if a value is not finite or nothing has been learned.
     """
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     _check_trained(weights)
@@ -52,15 +52,15 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     model.save_pretrained(str(partial), state_dict=weights, save_embedding_layers=False)
     config_path = partial / _CONFIG
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    # peft names the folder that the model was loaded from, which means nothing elsewhere.
+    # peft names the folder of the loaded model, which means nothing on another machine.
     config["base_model_name_or_path"] = base_name
-    # A set in peft, so its order is chance.
+    # peft keeps a set, so the order is random.
     config["target_modules"] = sorted(config["target_modules"])
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # peft's card is a form to fill in; MERGE writes the real one.
+    # peft's card is an empty form; MERGE writes the real card.
     (partial / "README.md").unlink(missing_ok=True)
     for path in partial.iterdir():
-        # safetensors writes for the owner alone; whoever serves the artifact is somebody else.
+        # safetensors gives access to the owner only, but another user may serve the artifact.
         path.chmod(0o644)
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -79,5 +79,5 @@ def _check_trained(weights: dict[str, torch.Tensor]) -> None:
     if not any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name):
         raise StageError(
             Reason.ADAPTER_UNTRAINED,
-            "the adapter must have changed, found every B matrix zero; look at learning rate, steps and labels",
+            "the adapter must have changed, found every B matrix zero; check learning rate, steps and labels",
         )

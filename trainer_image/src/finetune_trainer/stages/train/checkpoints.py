@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: sealed with the digest of every file, proven before a resume."""
+"""Complete checkpoints: sealed with the digest of every file, and verified before a resume."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KEPT = 2
 
 
 def publish_checkpoint(written: Path, checkpoints: Path) -> Path:
-    """Seal the folder `written` (named checkpoint-STEP) and move it into `checkpoints`; older ones go.
+    """Seal the folder `written` (named checkpoint-STEP), move it into `checkpoints`, and remove older ones.
 
-    The two newest are kept: should the newest turn out broken, one is left.
+    The two newest stay: if the newest is broken, the other one still serves.
     """
     digests = {}
     for path in sorted(written.iterdir()):
@@ -43,9 +43,9 @@ def publish_checkpoint(written: Path, checkpoints: Path) -> Path:
 
 
 def newest_checkpoint(checkpoints: Path) -> tuple[int, Path] | None:
-    """Return (step, folder) of the newest checkpoint whose files are all what was written; None without one.
+    """Return (step, folder) of the newest checkpoint whose files all have their digests; None without one.
 
-    A broken one is skipped with a log line.
+    A broken checkpoint is skipped with a log line.
     """
     for step in sorted(_steps(checkpoints), reverse=True):
         folder = checkpoints / f"{_PREFIX}{step}"
@@ -64,7 +64,7 @@ def _steps(checkpoints: Path) -> list[int]:
 
 
 def _fault(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint; None if nothing is."""
+    """Describe a checkpoint's first fault; None if it has none."""
     try:
         digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         for name, digest in digests.items():

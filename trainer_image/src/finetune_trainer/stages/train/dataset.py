@@ -1,4 +1,4 @@
-"""The tables that TRAIN reads: PREPARE's examples, and the form in which TRL takes them."""
+"""The tables that PREPARE left, and the training table as a dataset for TRL."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def open_table(path: Path) -> ExampleTable:
 
 
 def training_dataset(table: ExampleTable) -> Any:
-    """Return what TRL trains on: the columns `input_ids` and `labels`, untouched."""
+    """Return the columns `input_ids` and `labels` of a table for TRL, unchanged and not copied."""
     return Dataset(InMemoryTable(table.arrow.select(["input_ids", "labels"])))

@@ -1,4 +1,4 @@
-"""TRL's trainer with sealed checkpoints, an exact resume, and eyes for NaN, progress and a request to stop."""
+"""SFTTrainer with verified checkpoints, exact resume, NaN detection, progress reporting and graceful stop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.stages.train.adapter import settle_adapter
+from finetune_trainer.stages.train.adapter import cast_adapter
 from finetune_trainer.stages.train.checkpoints import publish_checkpoint
-from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_places
+from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +33,9 @@ _ADAPTER_FILE = "adapter_model.safetensors"
 
 
 class AdapterTrainer(SFTTrainer):
-    """Trains the adapter of a quantised model on proven labels.
+    """Trains the adapter of a quantized model on proven labels.
 
-    `checkpoints` receives the checkpoints; `tokens` counts the tokens seen by this process, padding excluded.
+    `checkpoints` is the folder of the saved states; `tokens` counts this process's training tokens without padding.
     """
 
     def __init__(self, *arguments: Any, checkpoints: Path, **settings: Any) -> None:
@@ -43,11 +43,11 @@ class AdapterTrainer(SFTTrainer):
         self.checkpoints = checkpoints
         self.tokens = 0
         self.remove_callback(PrinterCallback)
-        # The tokenizer has done its part (the padding token). Kept here, it would be written into every
+        # The tokenizer was needed only for the padding token. If it stayed, it would be written into every
         # checkpoint, and transformers would change the model's special tokens to match it.
         self.processing_class = None
-        # TRL makes the adapter of every quantised model bf16, which a CPU multiplies ten times slower.
-        settle_adapter(self.adapted, self.adapted.dtype)
+        # TRL makes the adapter of every quantized model bf16, which a CPU multiplies ten times slower.
+        cast_adapter(self.adapted, self.adapted.dtype)
 
     def compute_loss(
         self,
@@ -56,16 +56,16 @@ class AdapterTrainer(SFTTrainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002 -- the base class's signature
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Sum of the negative log-likelihood over supervised tokens, divided by their number in the whole step.
+        """Return the sum of -ln p over supervised tokens, divided by their number in the whole step.
 
-        The same value as TRL's, on every device, without its measures of entropy and accuracy.
+        The value equals TRL's on every device. TRL's entropy and accuracy are not computed.
         """
         if return_outputs:
             raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
         self.tokens += int(inputs["attention_mask"].sum())
-        places, targets = supervised_places(inputs["labels"])
-        total = negative_log_likelihood(model, inputs["input_ids"], places, targets)
-        count = len(places) if num_items_in_batch is None else num_items_in_batch
+        positions, targets = supervised_positions(inputs["labels"])
+        total = negative_log_likelihood(model, inputs["input_ids"], positions, targets)
+        count = len(positions) if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
     @property
@@ -74,13 +74,13 @@ class AdapterTrainer(SFTTrainer):
         return self.model
 
     def create_model_card(self, *_arguments: Any, **_settings: Any) -> None:
-        """Write none: MERGE writes the card of what is published."""
+        """Write no card: MERGE writes the cards of published artifacts."""
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 -- the base class's signature
         return str(self._writing)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write aside, seal, then move into place: a crash leaves no checkpoint that looks whole."""
+        """Write to another folder, seal, then rename: a crash leaves no checkpoint that looks complete."""
         shutil.rmtree(self._writing, ignore_errors=True)
         self._writing.mkdir(parents=True)
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]  # trl has no annotations
@@ -90,7 +90,7 @@ class AdapterTrainer(SFTTrainer):
         self.last_checkpoint = folder
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Put the adapter's values back in place; peft's own loading would change their type."""
+        """Load the adapter's values into the model; peft's own loading would change their type."""
         load_adapter_weights(self.adapted if model is None else model, Path(resume_from_checkpoint))
 
     @property
@@ -99,7 +99,10 @@ class AdapterTrainer(SFTTrainer):
 
 
 def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Load the adapter in `folder` into a model that has one of the same shape."""
+    """Load the adapter in `folder` into a model that has an adapter of the same shape.
+
+    Raises RuntimeError if a tensor is missing or unexpected.
+    """
     weights = load_file(folder / _ADAPTER_FILE)
     outcome: Any = set_peft_model_state_dict(model, weights)
     missing = [name for name in outcome.missing_keys if "lora_" in name]
@@ -111,14 +114,14 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
 
 
 class StopRequest:
-    """Remembers that the process was asked to stop, until a step's end can act on it."""
+    """Remembers a request to stop until the end of the training step."""
 
     def __init__(self) -> None:
         self.received = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as requests; the handlers before come back afterwards."""
+        """Take SIGTERM and SIGINT as requests; restore the earlier handlers afterwards."""
 
         def remember(number: int, _frame: FrameType | None) -> None:
             _log.warning(
@@ -134,8 +137,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-class Watch(TrainerCallback):
-    """Reports every step, ends the run at a loss that is no number, and stops it when asked to."""
+class ProgressCallback(TrainerCallback):
+    """Reports every step, fails the run if the loss is not finite, and stops the run on request."""
 
     def __init__(self, progress: Reporter, stop: StopRequest) -> None:
         self.losses: list[float] = []
@@ -146,7 +149,7 @@ class Watch(TrainerCallback):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens trained on per second by this process so far; None before the first step."""
+        """Mean training tokens per second of this process; None before the first step."""
         if self.trainer is None or not self.losses:
             return None
         return self.trainer.tokens / (time.monotonic() - self._started)
@@ -157,8 +160,8 @@ class Watch(TrainerCallback):
         self._progress.update("Training", state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint and the end when the process must stop."""
-        self._obey(control)
+        """Ask for a checkpoint and the end of training if the process must stop."""
+        self._stop_if_asked(control)
 
     def on_log(
         self,
@@ -168,7 +171,7 @@ class Watch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Look at the loss and gradient of the step that just ended, before it can be saved."""
+        """Check loss and gradient of the finished step before it can be saved, and report them."""
         logs = logs or {}
         if "loss" not in logs:
             return
@@ -178,7 +181,7 @@ class Watch(TrainerCallback):
                 raise StageError(
                     Reason.NON_FINITE_LOSS,
                     f"loss and gradient must be finite, found {name} {value} at step {state.global_step} of "
-                    f"{state.max_steps}; lower training.learningRate and look at the data",
+                    f"{state.max_steps}; lower training.learningRate and check the data",
                 )
         self.losses.append(float(logs["loss"]))
         self._progress.update(
@@ -190,10 +193,10 @@ class Watch(TrainerCallback):
             tokens_per_second=self.tokens_per_second,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         )
-        # Between a step's end and its saving: a request that came meanwhile need not wait for another step.
-        self._obey(control)
+        # A request that arrived since the step's end need not wait for another step.
+        self._stop_if_asked(control)
 
-    def _obey(self, control: Any) -> None:
+    def _stop_if_asked(self, control: Any) -> None:
         if self._stop.received:
             control.should_save = True
             control.should_training_stop = True

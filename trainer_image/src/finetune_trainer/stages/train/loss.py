@@ -1,4 +1,4 @@
-"""The loss of supervised tokens, without ever holding the logits of a whole batch."""
+"""The loss of supervised tokens. The logits of a whole batch are never in memory at once."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.model.output_head import OutputHead, chunks, hidden_states, output_head
 
 
-def supervised_places(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where something is learned, and what: flat positions of the predicting tokens, and the tokens they predict.
+def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the flat positions of the tokens that predict a supervised token, and the tokens they predict.
 
-    `labels` is (rows, length), -100 where nothing is learned. The logits that predict token t are those of t - 1.
+    `labels` is (rows, length), and -100 marks tokens that are not supervised. The logits at t - 1 predict token t.
     """
     targets = torch.full_like(labels, IGNORED)
     targets[:, :-1] = labels[:, 1:]
     targets = targets.flatten()
-    places = (targets != IGNORED).nonzero().squeeze(1)
-    return places, targets[places]
+    positions = (targets != IGNORED).nonzero().squeeze(1)
+    return positions, targets[positions]
 
 
 def negative_log_likelihood(
-    model: Any, input_ids: torch.Tensor, places: torch.Tensor, targets: torch.Tensor
+    model: Any, input_ids: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Sum over supervised tokens of -ln p(token), nats, float32, with its gradient for the adapter.
 
-    `input_ids` is (rows, length), padded on the right; `places` and `targets` as `supervised_places` gives them.
+    `input_ids` is (rows, length), padded on the right; `positions` and `targets` come from `supervised_positions`.
     """
     states = hidden_states(model, input_ids).flatten(0, 1)
-    loss: torch.Tensor = _ChunkedLoss.apply(states, places, targets, output_head(model))
+    loss: torch.Tensor = _ChunkedLoss.apply(states, positions, targets, output_head(model))
     return loss
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Loss of some positions, and the gradient with respect to their hidden states, computed together.
+    """Computes the loss of some positions together with the gradient for their hidden states.
 
-    The head is frozen, so nothing but the gradient (as large as the hidden states) lives on to the backward pass.
-    With p = softmax(logits) the gradient is (p - onehot(target)) for the logits, times scale * (1 - tanh^2) where a
-    softcap bounds them, times the head's weight.
+    The head is frozen, so only this gradient is kept for the backward pass; it is as large as the hidden states.
+    With p = softmax(logits), the gradient for the logits is p - onehot(target). A softcap multiplies it by
+    scale * (1 - tanh^2). The head's weight then maps it to the hidden states.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, places: torch.Tensor, targets: torch.Tensor, head: OutputHead
+        ctx: Any, states: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, head: OutputHead
     ) -> torch.Tensor:
         weight = head.projection.weight
         loss = torch.zeros((), dtype=torch.float32, device=states.device)
         gradient = torch.zeros_like(states) if ctx.needs_input_grad[0] else None
-        for chunk in chunks(places.shape[0], weight.shape[0]):
-            chosen = places[chunk]
+        for chunk in chunks(positions.shape[0], weight.shape[0]):
+            chosen = positions[chunk]
             wanted = targets[chunk].unsqueeze(1)
             bounded = head.bounded(states.index_select(0, chosen))
-            # What follows changes `scores` in place: one tensor of float32 for the chunk's logits, whatever is done.
+            # From here on `scores` changes in place: the chunk's logits take one tensor of float32.
             if head.softcap is None:
                 scores, slope = bounded.float(), None
             else:
@@ -79,7 +79,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if head.scale != 1:
                 scores.mul_(head.scale)
             gradient.index_copy_(0, chosen, scores.to(weight.dtype) @ weight)
-            # Else it would live until the next chunk's scores are there.
+            # Otherwise it would live until the next chunk's scores exist.
             del scores
         ctx.gradient = gradient
         return loss

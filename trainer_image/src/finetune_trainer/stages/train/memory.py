@@ -1,4 +1,4 @@
-"""What a run took of the GPU's memory: torch's own counters, and what lies outside of its allocator."""
+"""Measured GPU memory of a run: torch's counters, and the memory outside of torch's allocator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_trainer.contract.result import MemoryResult
 
 @dataclass(frozen=True)
 class Reading:
-    """Bytes at one moment. The peaks are those of this process so far; `free` and `total` are the device's."""
+    """Bytes at one moment. The peaks are of this process so far; `free` and `total` are of the device."""
 
     allocated_peak: int
     reserved_peak: int
@@ -21,12 +21,12 @@ class Reading:
 
     @property
     def outside(self) -> int:
-        """What torch's allocator does not hold: context, workspaces, paged optimiser states, other processes."""
+        """Bytes outside of torch's allocator: context, workspaces, paged optimizer states, other processes."""
         return max(0, self.total - self.free - self.reserved)
 
 
 def read() -> Reading | None:
-    """Read the counters; None where this process uses no GPU."""
+    """Read the counters; None if this process uses no GPU."""
     if not torch.cuda.is_initialized():
         return None
     free, total = torch.cuda.mem_get_info()
@@ -42,7 +42,7 @@ def read() -> Reading | None:
 def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | None:
     """Return the `memory` member of the result from the readings after loading and at the end; None on a CPU.
 
-    The device's peak is the allocator's plus the most seen outside of it: the two need not have been at one time.
+    The device's peak is the allocator's peak plus the largest reading outside of it. The two may differ in time.
     """
     if ended is None:
         return None
@@ -57,7 +57,7 @@ def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | No
 
 
 def describe_full(reading: Reading | None) -> str:
-    """Say in words what the memory held when it was full."""
+    """Describe the content of the full memory in words."""
     if reading is None:
         return "it was full before anything could be measured"
     return (

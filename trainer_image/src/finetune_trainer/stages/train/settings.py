@@ -1,4 +1,4 @@
-"""From the run spec to the settings of peft and TRL."""
+"""The settings of peft and TRL for a run spec."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SCHEDULES = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with
 
 
 def planned_steps(examples: int, training: Training) -> int:
-    """Optimiser steps of the whole run.
+    """Return the optimizer steps of the whole run.
 
-    An epoch ends with a step of its own even when its last batch is not full, as in transformers' Trainer.
+    As in transformers' Trainer, the last batch of an epoch gets its step even if it is not full.
     """
     if training.maximum_steps is not None:
         return training.maximum_steps
@@ -32,9 +32,10 @@ def planned_steps(examples: int, training: Training) -> int:
 
 
 def lora_config(lora: Lora, quantized: Collection[str]) -> LoraConfig:
-    """Adapter on every linear layer, or on those of the attention blocks; `quantized` names all of the model's.
+    """Return peft's settings: LoRA on every linear layer, or only on those of the attention blocks.
 
-    The output head is never adapted: it is not quantised, and may be tied to the embeddings.
+    `quantized` names all quantized layers. The output head never gets an adapter: it is not quantized, and it may be
+    tied to the embeddings.
     """
     return LoraConfig(
         r=lora.rank,
@@ -49,7 +50,7 @@ def lora_config(lora: Lora, quantized: Collection[str]) -> LoraConfig:
 
 
 def target_modules(kind: str, quantized: Collection[str]) -> list[str]:
-    """Modules to adapt: their last name parts where these are unambiguous (q_proj), else their full names."""
+    """Return the modules to adapt: the last parts of their names (q_proj) if unambiguous, else their full names."""
     chosen = adapted_modules(kind, quantized)
     leaves = {name.rpartition(".")[2] for name in chosen}
     ambiguous = any(name.rpartition(".")[2] in leaves for name in set(quantized) - chosen)
@@ -57,7 +58,7 @@ def target_modules(kind: str, quantized: Collection[str]) -> list[str]:
 
 
 def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
-    """Return TRL's settings for `steps` optimiser steps; what TRL would change in the data is switched off."""
+    """Return TRL's settings for `steps` optimizer steps. TRL's own changes to the data are switched off."""
     training = run.training
     on_gpu = run.device == "cuda"
     return SFTConfig(
@@ -73,7 +74,7 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         packing=False,
         gradient_checkpointing=training.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
-        # The model already computes in one type (quantized.compute_dtype); autocast would add another.
+        # The model already computes in one type (`model.load.compute_dtype`); autocast would add another.
         bf16=False,
         fp16=False,
         use_cpu=not on_gpu,
@@ -87,14 +88,14 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=on_gpu,
-        # Right for one device; the default would ask a process group.
+        # Correct for one device; the default would need a process group.
         average_tokens_across_devices=False,
     )
 
 
 def optimizer_name(device: str) -> str:
-    """Name transformers' optimiser for a device.
+    """Return transformers' name of the optimizer for a device.
 
-    Paged 8-bit states move to host memory in a spike instead of ending the run; CPUs have no such pages.
+    In a spike, paged 8-bit states move to host memory, so that the run does not fail. CPUs have no such pages.
     """
     return "paged_adamw_8bit" if device == "cuda" else "adamw_torch"

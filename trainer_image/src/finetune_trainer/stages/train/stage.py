@@ -1,4 +1,4 @@
-"""TRAIN: measure the base, train the adapter, measure again, keep what MERGE needs."""
+"""TRAIN: evaluate the base, train the adapter, evaluate again, and leave the input of MERGE."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import AdapterTrainer, StopRequest, Watch, load_adapter_weights
+from finetune_trainer.stages.train.loop import (
+    AdapterTrainer,
+    ProgressCallback,
+    StopRequest,
+    load_adapter_weights,
+)
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
@@ -44,15 +49,15 @@ _LAST_LOSSES = 10
 def train(run: RunSpec, progress: Reporter) -> TrainResult:
     """Train the run's adapter and return the `train` member of the result.
 
-    Goes on from the newest whole checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
-    QuantizationMismatch, InvalidDataset, NonFiniteLoss, AdapterUntrained, or Interrupted once a checkpoint is
-    saved after SIGTERM.
+    Training continues from the newest complete checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
+    QuantizationMismatch, InvalidDataset, NonFiniteLoss, AdapterUntrained, or Interrupted after SIGTERM, as soon as a
+    checkpoint is saved.
     """
     workspace = WorkspaceLayout(run.workspace.path)
     done = TrainResult.read(read_marker(workspace, "train", run.spec_hash))
     if done is not None:
         return done
-    # No bars of other people's in the log; progress has its own place.
+    # The log must not hold progress bars: the reporter shows the progress.
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
@@ -61,7 +66,7 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(run) from error
     write_marker(workspace, "train", run.spec_hash, result.document())
-    # The adapter is saved; checkpoints only take room now.
+    # The adapter is saved, so checkpoints only take space.
     shutil.rmtree(workspace.checkpoints, ignore_errors=True)
     return result
 
@@ -72,7 +77,7 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
     steps = planned_steps(len(table), run.training)
     progress.update("LoadingModel", 0, 1)
     stop = StopRequest()
-    watch = Watch(progress, stop)
+    watch = ProgressCallback(progress, stop)
     trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
     progress.update("LoadingModel", 1, 1)
     loaded = memory.read()
@@ -102,12 +107,12 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
 
 
 def _build_trainer(
-    run: RunSpec, workspace: WorkspaceLayout, dataset: Any, steps: int, watch: Watch
+    run: RunSpec, workspace: WorkspaceLayout, dataset: Any, steps: int, watch: ProgressCallback
 ) -> AdapterTrainer:
     layout = read_base_layout(workspace)
     model = load_quantized(workspace.quantized_model, run.device)
     check_quantized(model, layout)
-    # Before the adapter is made: its first values are random.
+    # This comes before the adapter: its initial values are random.
     set_seed(run.training.seed)
     adapted = add_adapter(model, run.training.lora, layout.quantized, model.dtype)
     trainer = AdapterTrainer(
@@ -130,7 +135,7 @@ def _base_losses(
     maximum_tokens: int,
     progress: Reporter,
 ) -> list[RowLoss]:
-    """Losses of the model with its adapter disabled, measured once and remembered."""
+    """Return the losses with the adapter disabled. They are measured once and kept in the workspace."""
     done = read_marker(workspace, "base-evaluation", run.spec_hash)
     if done is not None:
         return [RowLoss(**loss) for loss in done["losses"]]
@@ -148,11 +153,11 @@ def _base_losses(
 
 
 def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, stop: StopRequest) -> None:
-    """Train up to `steps`, from the newest checkpoint if there is one."""
+    """Train up to `steps`, starting from the newest checkpoint if there is one."""
     checkpoint = newest_checkpoint(workspace.checkpoints)
     if checkpoint is not None:
         step, folder = checkpoint
-        _log.info("going on from the checkpoint of step %d of %d", step, steps)
+        _log.info("resuming from the checkpoint of step %d of %d", step, steps)
         if step >= steps:
             load_adapter_weights(trainer.adapted, folder)
             trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
@@ -164,7 +169,7 @@ def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, 
             raise StageError(
                 Reason.INTERRUPTED,
                 f"the run was asked to stop and saved its state at step {trainer.state.global_step} of {steps}; "
-                "it goes on from there",
+                "run it again to continue from there",
             )
         raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
 
