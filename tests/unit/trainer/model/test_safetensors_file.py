@@ -57,7 +57,7 @@ FILES: list[tuple[str, bytes, str]] = [
     ("shape and bytes", header_file(f'{{"a": {entry(0, 4, [5])}}}', b"1234"), "tensor a"),
     ("a name twice", header_file(f'{{"a": {entry(0, 1)}, "a": {entry(1, 2)}}}', b"12"), "'a' twice"),
     ("overlap", header_file(f'{{"a": {entry(0, 4)}, "b": {entry(2, 6)}}}', b"123456"), "overlaps"),
-    ("hole", header_file(f'{{"a": {entry(0, 1)}, "b": {entry(2, 3)}}}', b"123"), "hole"),
+    ("gap", header_file(f'{{"a": {entry(0, 1)}, "b": {entry(2, 3)}}}', b"123"), "gap"),
     ("cut in the data", header_file(f'{{"a": {entry(0, 9)}}}', b"12345"), "fewer"),
     ("bytes after the data", header_file(f'{{"a": {entry(0, 1)}}}', b"12345"), "more"),
 ]
