@@ -1,4 +1,4 @@
-"""The same rows as files of every container and compression."""
+"""Writes the same rows in every container and compression."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def objects(rows: Rows) -> bytes:
 
 
 def separated(delimiter: str) -> Callable[[Rows], bytes]:
-    """A table of the rows' own columns; what is no text becomes JSON text."""
+    """Return a function that writes a table of the rows' columns; other values become JSON text."""
 
     def table(rows: Rows) -> bytes:
         columns = list(rows[0])
@@ -62,7 +62,7 @@ def gzip_members(data: bytes) -> bytes:
 
 
 def zstd_frames(data: bytes) -> bytes:
-    """Two frames with a skippable one between them, as parallel compressors write."""
+    """Return two frames with a skippable one between them, as parallel compressors write them."""
     middle = len(data) // 2
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"
     return zstd(data[:middle]) + skippable + zstd(data[middle:])

@@ -1,4 +1,4 @@
-"""Rows of all fates and ways to parse them, for tests in other processes: nothing heavy is imported here."""
+"""Rows with every outcome and ways to parse them, for tests in other processes; imports are light."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PARSE = partial(parse_conversation, reasoning="Keep")
 
 
 def masker(folder: Path, maximum_length: int = 256) -> Masker:
-    """Masker for the tokenizer in `folder`."""
+    """Return a masker for the tokenizer in `folder`."""
     return Masker(ChatTemplate(load_tokenizer(folder)), maximum_length)
 
 
 def rows(count: int) -> Iterator[Row]:
-    """Yield rows of all fates: kept, unreadable, without an answer, too long, with a control token."""
+    """Yield rows with every outcome: kept, unreadable, without an answer, too long, with a control token."""
     for number in range(1, count + 1):
         user, answer = f"what is {number} + 1", f"it is {number + 1}"
         messages: list[dict[str, str]] = [{"role": "user", "content": user}]
@@ -45,18 +45,18 @@ def rows(count: int) -> Iterator[Row]:
 
 
 def killing(_row: dict[str, Any]) -> Conversation:
-    """End the process in the way of the kernel's memory killer."""
+    """End the process as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
 def failing(row: dict[str, Any]) -> Conversation:
-    """Fail as no row may make it fail."""
+    """Fail with an error that no row may cause."""
     raise ZeroDivisionError(row["messages"][0]["content"])
 
 
 def killing_late(row: dict[str, Any]) -> Conversation:
-    """Die at a row that a worker proves."""
+    """Kill the process at a row that a worker proves."""
     return killing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)
 
 
@@ -66,13 +66,13 @@ def failing_late(row: dict[str, Any]) -> Conversation:
 
 
 def rejecting_late(row: dict[str, Any]) -> Conversation:
-    """Fail at a row that a worker proves with an error that pickle cannot put together again."""
+    """Fail at a row that a worker proves, with an error that pickle cannot rebuild."""
     if row["messages"][0]["content"] == "what is 2900 + 1":
         raise StageError(Reason.INVALID_DATASET, "no such column")
     return PARSE(row)
 
 
 def children() -> list[int]:
-    """Return this process's children."""
+    """Return the child processes of this process."""
     task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     return [int(number) for number in task.read_text().split()]

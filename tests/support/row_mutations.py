@@ -1,6 +1,6 @@
-"""Good rows, and ways to spoil one, each with the reason that the row must then be refused for.
+"""Good rows and ways to spoil them, each with the reason for which the row must then be rejected.
 
-The control tokens are ChatML's. Everything is drawn from a given random.Random, so that a seed names a file.
+The control tokens are ChatML's. All random choices come from a given random.Random, so a seed identifies a file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Change = Callable[[Row, Random], None]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A way to spoil a row: `line` gives the bytes of its line, without the line's end."""
+    """A way to spoil a row; `line` returns the bytes of its line without the line break."""
 
     name: str
     reason: RowReason
@@ -46,13 +46,13 @@ class Mutation:
 
 
 def text(random: Random, words: int = 12) -> str:
-    """Some words in several scripts, sometimes with white space around them."""
+    """Return some words in several scripts, sometimes with white space around them."""
     middle = " ".join(random.choices(_WORDS, k=random.randint(1, words)))
     return random.choice(_EDGES) + middle + random.choice(_EDGES)
 
 
 def good_row(random: Random) -> Row:
-    """A conversation that every ChatML template renders, in one of the spellings of messages."""
+    """Return a conversation that every ChatML template renders, in one of the spellings of messages."""
     messages = [{"role": "system", "content": text(random)}] if random.random() < 0.4 else []
     for _ in range(random.randint(1, 3)):
         messages.append({"role": "user", "content": text(random)})
@@ -75,7 +75,7 @@ def good_row(random: Random) -> Row:
 
 
 def plain_row(random: Random) -> Row:
-    """A conversation spelled with `role` and text in `content`: what mutations are applied to."""
+    """Return a conversation with `role` and text in `content`, the input of mutations."""
     while True:
         row = good_row(random)
         if isinstance(row["messages"], list) and all(
@@ -85,7 +85,7 @@ def plain_row(random: Random) -> Row:
 
 
 def line_of(row: Any, random: Random) -> bytes:
-    """A row as a line of JSON, with or without escapes for characters beyond ASCII."""
+    """Return a row as a line of JSON, with or without escapes for characters beyond ASCII."""
     try:
         return json.dumps(row, ensure_ascii=random.random() < 0.5).encode()
     except UnicodeEncodeError:
@@ -182,7 +182,7 @@ def _too_deep(row: Row, random: Random) -> bytes:
 
 
 def _within(member: bytes) -> Callable[[Row, Random], bytes]:
-    """Put a member, as it is, before the others."""
+    """Put a member unchanged before the others."""
     return lambda row, random: b"{" + member + b", " + line_of(row, random)[1:]
 
 

@@ -1,4 +1,4 @@
-"""Chat templates of odd shapes: what engines that look for markers, or compare prefixes, get wrong."""
+"""Chat templates that mislead engines which search for markers or compare prefixes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.chat_templates.shapes import CHATML_PROMPT, EVERY_ROLE, IM, C
 
 
 def adversarial_templates() -> dict[str, Case]:
-    """Return them by name; those that leave out or rewrite content are marked as not faithful."""
+    """Return the templates by name; those that leave out or rewrite content are not `faithful`."""
     return {
         "upper_roles": Case(
             "{% for m in messages %}{{ m.role | upper + ': ' + m.content | trim + '\n' }}"
@@ -116,7 +116,7 @@ def adversarial_templates() -> dict[str, Case]:
             "qwen",
             special=IM,
         ),
-        "history_summarised": Case(
+        "history_summarized": Case(
             (
                 "{% for m in messages %}{% if m.role=='assistant' and not loop.last %}"
                 "{{ '<|im_start|>assistant\n(earlier answer)<|im_end|>\n' }}{% else %}"
@@ -277,7 +277,7 @@ def adversarial_templates() -> dict[str, Case]:
                 "{% for c in m.content %}{{ c['text'] }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
             )
             + CHATML_PROMPT,
-            "parts only, strings refused",
+            "parts only, strings rejected",
             "qwen",
             special=IM,
             parts=EVERY_ROLE,

@@ -1,4 +1,4 @@
-"""Conversations for the mask matrix. Every message holds a word of its own where its kind lets it."""
+"""Conversations for the mask matrix. Each message has a unique word if its kind allows one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ROLES = {"s": "system", "u": "user", "a": "assistant", "d": "developer", "t": "
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation with the tools that it offers."""
+    """A conversation and the tools that it offers."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
 
     @property
     def row(self) -> dict[str, Any]:
-        """The row of a dataset that holds it."""
+        """The row of a dataset with this conversation."""
         return (
             {"messages": self.messages}
             if self.tools is None

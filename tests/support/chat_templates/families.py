@@ -1,7 +1,6 @@
-"""Chat templates of known families, typed out.
+"""Chat templates of known families, rewritten in their shape.
 
-Each has the shape of its family's: where it puts the system prompt, what it trims, how a turn ends, what it drops
-from history.
+The shape is the place of the system prompt, trimming, the end of a turn, and omissions from history.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from tests.support.chat_templates.real_tokenizers import RealTokenizers
 
 Messages = list[dict[str, Any]]
-# Words that occur in one message each.
+# Each of these words occurs in one message.
 WORDS = re.compile(r"[A-Z]{2}(?:ONE|TWO|THREE|FOUR)")
 _CONTROL = re.compile(
     rf"<\|[^|<>\s'\"{{}}]+\|?>|<[a-z_]+\|>|<{WIDE}[^{WIDE}]+{WIDE}>|</?s>|<(?:start|end)_of_(?:turn|utterance)>|<bos>|<eos>"
 )
-# What templates raise for a conversation that they do not take.
+# Templates raise these for a conversation that they do not support.
 RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
@@ -54,12 +54,12 @@ def _knows(tokenizer: Any, text: str) -> bool:
 
 
 def stop_ids(tokenizer: Any, case: Case) -> list[int]:
-    """Ids that the family's generation config would name."""
+    """Return the ids that the family's generation config would name."""
     return [tokenizer.convert_tokens_to_ids(token) for token in (*case.stops, tokenizer.eos_token)]
 
 
 class Judge:
-    """Says what is wrong with the examples of one conversation, from the tokenizer and the template alone."""
+    """Finds faults in the examples of one conversation with nothing but the tokenizer and the template."""
 
     def __init__(self, tokenizer: Any, case: Case) -> None:
         self._tokenizer = tokenizer
@@ -67,7 +67,7 @@ class Judge:
         self._rendered: dict[str, str | Exception] = {}
 
     def render(self, messages: Messages, tools: Any, *, generation: bool) -> str:
-        """Text as a server renders it. Raises what transformers raises."""
+        """Return the text as a server renders it. Raises the errors of transformers."""
         key = json.dumps([messages, tools, generation], sort_keys=True)
         found = self._rendered.get(key)
         if found is None:
@@ -92,7 +92,7 @@ class Judge:
         return text
 
     def renderable(self, messages: Messages, tools: Any = None) -> bool:
-        """Whether the template takes the conversation and writes all of its text.
+        """Return True if the template accepts the conversation and writes all of its text.
 
         Reasoning in history may be left out; reasoning and calls of a turn that is learned may not.
         """
@@ -107,14 +107,14 @@ class Judge:
             context = [text for m in messages[:index] for text in _said(m, history=True)]
             if not all(_occurs(text, prompt) for text in context):
                 return False
-            # A trace that only this rendering drops can still be learned where the prompt opens it.
+            # A trace that only this rendering drops can still be learned if the prompt opens it.
             said = _said(message, history="<think>" in prompt[-12:])
             if not all(_occurs(text, full) for text in said):
                 return False
         return self._writes_every_message(messages, tools)
 
     def _writes_every_message(self, messages: Messages, tools: Any) -> bool:
-        """Whether words put in the messages' places are all written: texts may occur by coincidence."""
+        """Return True if words in place of the messages are all written: texts may occur by coincidence."""
         probes = [
             {**m, "content": f"Probe{number}Q"} if (m.get("content") or "").strip() else m
             for number, m in enumerate(messages)
@@ -127,7 +127,7 @@ class Judge:
         return all(m["content"] in prompt for m in probes[:last] if m["content"].startswith("Probe"))
 
     def faults(self, messages: Messages, examples: list[Any], tools: Any = None) -> list[str]:
-        """Nothing, if the examples are as they must be."""
+        """Return the faults of the examples, an empty list if there are none."""
         runs = [run for example in examples for run in _runs(list(example.input_ids), list(example.labels))]
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if len(runs) != len(turns):
@@ -169,16 +169,16 @@ class Judge:
         ends = {tokenizer.eos_token, *self._case.stops, *self._case.special, *tokenizer.all_special_tokens}
         if learned[-1] not in tokenizer.added_tokens_decoder and last not in ends:
             faults.append(f"ends with {last!r}")
-        # Where the template renders the conversation as it prompts, what it writes is what must be learned.
+        # If the template renders the conversation as it prompts, exactly its text must be learned.
         full = self.render(messages[: index + 1], tools, generation=False)
         if full.startswith(served):
             written, spelled = _squeezed(full[len(served) :]), _squeezed(text)
             trace = message.get("reasoning_content")
             if trace and _squeezed(trace) not in written:
-                # The template has no place for a trace: it is learned as the text that servers look for.
+                # The template has no place for a trace, so it is learned as the text that servers search for.
                 block = _squeezed(f"<think>{trace}</think>")
                 if spelled.count(block) != 1:
-                    faults.append("the trace is not learned as a block of its own")
+                    faults.append("the trace is not learned as a separate block")
                 spelled = spelled.replace(block, "")
             end = _squeezed(str(last))
             if not written.startswith(spelled) and not (
@@ -199,7 +199,7 @@ def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]
 
 
 def _said(message: dict[str, Any], *, history: bool) -> list[str]:
-    """Texts that a message says, in order; without its reasoning if it is history."""
+    """Return the texts of a message in order; without its reasoning if it is history."""
     content = message.get("content") or ""
     trace = message.get("reasoning_content") or ""
     if message["role"] == "assistant" and re.match(r"\s*<think>", content) and "</think>" in content:
@@ -212,7 +212,7 @@ def _said(message: dict[str, Any], *, history: bool) -> list[str]:
 
 
 def _find(text: str, rendered: str, start: int) -> int | None:
-    """Position behind `text` in `rendered`, white space and JSON's escapes apart."""
+    """Return the position after `text` in `rendered`, ignoring white space and JSON escapes."""
     squeezed = _squeezed(rendered)
     for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
         position = squeezed.find(_squeezed(form), start)
@@ -229,5 +229,5 @@ def _occurs(text: str, rendered: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Text without white space, composed as most tokenizers' normalisers compose it."""
+    """Return text without white space, composed as most tokenizers' normalizers compose it."""
     return "".join(unicodedata.normalize("NFC", text).replace("\u2581", " ").split())

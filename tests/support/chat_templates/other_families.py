@@ -1,4 +1,4 @@
-"""Chat templates of further families, typed out in their shape."""
+"""Chat templates of more families, rewritten in their shape."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.chat_templates.shapes import IM, Case, loop
 
 
 def other_families() -> dict[str, Case]:
-    """Return them by name."""
+    """Return the templates by name."""
     return {
         "orion": Case(
             loop(

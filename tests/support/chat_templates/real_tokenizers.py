@@ -1,4 +1,4 @@
-"""Real vocabularies from packages: mistral-common, llama-models and dashscope, as fast tokenizers."""
+"""Fast tokenizers with real vocabularies from packages: mistral-common, llama-models and dashscope."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
-"""What a case of the mask matrix is, and parts of which its templates are made."""
+"""The case of the mask matrix, and the parts of its templates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-# The bar of DeepSeek's control tokens is U+FF5C, written as an escape because it looks like another one.
+# DeepSeek's control tokens contain the bar U+FF5C; the escape distinguishes it from similar characters.
 WIDE = "\uff5c"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One template with the vocabulary it is tried on.
+    """One template with the vocabulary that it is tested with.
 
-    `special` and `plain` are added tokens that the vocabulary lacks; `stops` what the generation config would name;
-    `strips` added tokens that swallow white space after them; `parts` the roles whose content the template reads as
-    a list of parts. `faithful` is false for a template that rewrites or leaves out content.
+    `special` and `plain` are added tokens that the vocabulary lacks. `stops` are the stop tokens of the generation config.
+    `strips` are added tokens that absorb the white space after them. `parts` are the roles whose content the template
+    reads as a list of parts. `faithful` is False for a template that rewrites or leaves out content.
     """
 
     source: str
@@ -40,7 +40,7 @@ ROLE_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>")
 
 
 def loop(user: str, assistant: str, system: str | None = None, prompt: str = "''", before: str = "") -> str:
-    """Template of Jinja expressions for the three roles; a role without expression is refused."""
+    """Return a template of Jinja expressions for the three roles; it rejects a role without expression."""
     other = f"{{{{ {system} }}}}" if system else "{{ raise_exception('only user and assistant') }}"
     return (
         f"{before}{{% for m in messages %}}{{% if m.role == 'user' %}}{{{{ {user} }}}}"

@@ -1,4 +1,4 @@
-"""The templates of the mask matrix: trl's, those that mistral-common generates, known families and odd shapes."""
+"""The templates of the mask matrix: trl's, those that mistral-common generates, known families and adversarial ones."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _shipped() -> dict[str, Case]:
 
 
 def _mistral_common() -> dict[str, Case]:
-    """Templates that mistral-common generates; the vocabularies are its own."""
+    """Return the templates that mistral-common generates, with its vocabularies."""
     shapes: dict[str, tuple[str, bool, dict[str, Any]]] = {
         "v1": ("mistral v1", True, {}),
         "v2": ("mistral v2", True, {}),
@@ -140,5 +140,5 @@ def _mistral_common() -> dict[str, Case]:
 
 @cache
 def cases() -> dict[str, Case]:
-    """Every template of the matrix by name."""
+    """Return every template of the matrix by name."""
     return {**families(), **other_families(), **adversarial_templates(), **_mistral_common(), **_shipped()}

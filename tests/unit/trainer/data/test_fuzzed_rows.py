@@ -40,10 +40,10 @@ def outcomes(path: Path, masker: Masker) -> dict[int, list[Example] | RowRejecte
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_every_spoiled_row_has_its_reason_and_hides_none_of_its_neighbours(
+def test_every_spoiled_row_has_its_reason_and_hides_no_neighbor(
     tmp_path: Path, masker: Masker, seed: int
 ) -> None:
-    """Each mutation gives exactly its reason; the other rows give what they give in a file of their own."""
+    """Each mutation gives exactly its reason; the other rows give the same result as in a separate file."""
     random = Random(seed)  # noqa: S311 -- names a file, no secret
     lines: list[bytes] = []
     expected: dict[int, tuple[str, RowReason]] = {}

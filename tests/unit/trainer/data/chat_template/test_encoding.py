@@ -50,7 +50,7 @@ def with_tokens(tokenizer: Any, **options: bool) -> Any:
     "vocabulary", ["mistral v1", "mistral v2", "mistral v3", "tekken", "qwen", "llama 3", "byt5"]
 )
 def test_cutting_at_control_tokens_changes_no_id(tokenizers: RealTokenizers, vocabulary: str) -> None:
-    """The same ids as the tokenizer gives for the whole text, wherever the control tokens stand in it."""
+    """The ids equal those of the whole text for any position of the control tokens."""
     tokenizer = with_tokens(tokenizers.load(vocabulary))
     encoder = Encoder(tokenizer)
     texts = random_texts(400)

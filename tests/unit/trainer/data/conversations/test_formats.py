@@ -105,7 +105,7 @@ def test_rows_that_cannot_be_read_leave_the_verdict_to_each_row() -> None:
         ({}, "found none: no known columns"),
     ],
 )
-def test_a_dataset_that_cannot_be_decided_is_invalid_with_a_hint(value: dict[str, Any], said: str) -> None:
+def test_a_dataset_of_unknown_format_is_invalid_with_a_hint(value: dict[str, Any], said: str) -> None:
     with pytest.raises(StageError) as caught:
         detect_format(rows(value))
     assert caught.value.reason is Reason.INVALID_DATASET
@@ -246,7 +246,7 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
         ),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_at_its_column(
+def test_a_row_that_does_not_fit_is_rejected_at_its_column(
     value: dict[str, Any], name: str, expected: tuple[RowReason, str]
 ) -> None:
     assert rejection(value, name) == expected
@@ -263,7 +263,7 @@ _ONLY_REASONING = "<think>why</think>\n"
         ({"instruction": "q", "output": _ONLY_REASONING}, "Alpaca", "output"),
     ],
 )  # fmt: skip
-def test_an_answer_of_which_stripping_leaves_nothing_is_refused(
+def test_an_answer_that_is_empty_after_stripping_is_rejected(
     row: dict[str, Any], format_name: str, place: str
 ) -> None:
     parse_row(row, format_name, "Keep")
@@ -281,5 +281,5 @@ def test_an_answer_of_which_stripping_leaves_nothing_is_refused(
     ],
 )
 def test_an_empty_answer_is_a_turn_like_others(row: dict[str, Any], format_name: str, reasoning: Any) -> None:
-    """What it teaches is the report's business: a template renders it, and its end token can be learned."""
+    """A template renders it, and its stop token can be learned; the report warns about its value."""
     assert parse_row(row, format_name, reasoning).assistant_turns == [1]

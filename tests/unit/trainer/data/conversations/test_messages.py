@@ -97,7 +97,7 @@ def test_parallel_calls_and_their_results_keep_their_ids() -> None:
 
 
 def test_an_empty_list_of_calls_is_none() -> None:
-    """Templates ask whether `tool_calls` is defined."""
+    """Templates branch on `tool_calls is defined`."""
     assert messages(USER, {**ANSWER, "tool_calls": []})[1] == ANSWER
 
 

@@ -30,7 +30,7 @@ def masker() -> Masker:
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
+    """A substitute for SIGKILL: nothing may catch it."""
 
 
 class KillAt(NullReporter):
@@ -48,7 +48,7 @@ class KillAt(NullReporter):
 
 
 class Counter(NullReporter):
-    """Counts the rows that were proven."""
+    """Counts the proven rows."""
 
     rows = 0
 
@@ -95,7 +95,7 @@ def tables(root: Path) -> tuple[list[Example], list[Example]]:
 
 
 def mixed_rows(count: int) -> list[dict[str, Any]]:
-    """Good, repeated and refused rows in a fixed chance order."""
+    """Good, repeated and rejected rows in a fixed random order."""
     rows = conversation_rows(count)
     rows += [dict(row) for row in rows[: count // 5]]
     rows += [{"messages": [{"role": "user", "content": f"nobody answers {n}"}]} for n in range(count // 10)]
@@ -165,10 +165,10 @@ def test_held_out_rows_do_not_depend_on_their_order(tmp_path: Path, masker: Mask
     assert len(held_out[0]) == 10
 
 
-def test_what_came_before_the_place_where_a_file_is_broken_is_reported(
+def test_the_rows_before_the_fault_of_a_file_are_reported(
     tmp_path: Path, masker: Masker, tiny_rows: Callable[[int], bytes]
 ) -> None:
-    """A JSON array that breaks off: the rows before are counted, the job ends as MalformedDataset."""
+    """Rows before the end of a cut JSON array are counted, and the job fails with MalformedDataset."""
     path = tmp_path / "rows.json"
     path.write_bytes(b"[\n" + tiny_rows(25).replace(b"\n", b",")[:-1] + b', {"messages": [}')
     with pytest.raises(StageError) as caught:

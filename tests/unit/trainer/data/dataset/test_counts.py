@@ -52,7 +52,7 @@ def test_content_is_short_and_shows_invisible_characters() -> None:
 
 
 def test_a_secret_in_a_row_is_removed_before_the_row_is_cut() -> None:
-    """Else the cut could leave a part that nobody recognises."""
+    """Otherwise the cut could leave a part of it that redaction does not recognize."""
     secret = "s3cr3t-" + "k" * 60
     content = rejected_content("y" * 180 + secret + " end", Redactor([secret]))
     assert content == "y" * 180 + MASK + " end"

@@ -25,7 +25,7 @@ def test_a_conversation_is_entered_once_and_its_source_is_named_again(tmp_path: 
     assert ledger.add(digest(1), "training", 5, 7) == "validation"
 
 
-def test_what_was_not_committed_is_forgotten_and_the_rest_is_found_again(tmp_path: Path) -> None:
+def test_committed_entries_are_found_again_and_others_are_not(tmp_path: Path) -> None:
     ledger = RowLedger(tmp_path / "rows.sqlite", "inputs")
     ledger.add(digest(1), "training", 1, 2**64 - 1)
     ledger.commit({"training": {"rows": 1}})
@@ -37,7 +37,7 @@ def test_what_was_not_committed_is_forgotten_and_the_rest_is_found_again(tmp_pat
     assert again.add(digest(2), "training", 2, 0) is None
 
 
-def test_other_inputs_start_anew(tmp_path: Path) -> None:
+def test_other_inputs_start_a_new_ledger(tmp_path: Path) -> None:
     ledger = RowLedger(tmp_path / "rows.sqlite", "inputs")
     ledger.add(digest(1), "training", 1, 1)
     ledger.commit({"training": {"rows": 1}})
@@ -48,7 +48,7 @@ def test_other_inputs_start_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 100])
-def test_a_broken_file_starts_anew(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_file_starts_a_new_ledger(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.sqlite"
     path.write_bytes(content)
     assert RowLedger(path, "inputs").add(digest(1), "training", 1, 1) is None
@@ -73,7 +73,7 @@ def test_the_conversations_with_the_lowest_keys_are_held_out(
 
 
 def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path) -> None:
-    """In a process of its own, whose files may not grow."""
+    """A separate process has a limit on the size of its files."""
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"

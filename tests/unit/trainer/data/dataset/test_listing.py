@@ -1,4 +1,4 @@
-"""The command `masks`, as a process."""
+"""The command `masks` in a separate process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def masks(tokenizer: Path, *arguments: str | Path) -> tuple[list[dict[str, Any]], str, int]:
-    """Lines printed, what standard error says, exit code."""
+    """Return the printed lines, standard error and the exit code."""
     command: list[str | Path] = [sys.executable, "-m", "finetune_trainer", "masks"]
     command += ["--tokenizer", tokenizer, "--dataset"]
     done = subprocess.run(
@@ -67,7 +67,7 @@ def test_rows_before_the_fault_of_a_file_are_printed(tmp_path: Path, tokenizer: 
     assert code == ExitCode.PERMANENT
 
 
-def test_rows_of_an_unknown_format_are_printed_as_refused(tmp_path: Path, tokenizer: Path) -> None:
+def test_rows_of_an_unknown_format_are_printed_as_rejected(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "rows"
     path.write_bytes(b'{"text": "once upon a time"}\n{"text": "there was"}')
     lines, said, code = masks(tokenizer, path)

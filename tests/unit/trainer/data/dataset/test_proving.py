@@ -42,7 +42,7 @@ def masker(folder: Path) -> Masker:
     return proving_rows.masker(folder)
 
 
-def test_outcomes_are_the_same_whatever_the_number_of_processes(masker: Masker) -> None:
+def test_outcomes_are_the_same_for_any_number_of_processes(masker: Masker) -> None:
     one = [row_line(row) for row in prove(rows(MANY), masker, PARSE, processes=1)]
     assert len(one) == MANY
     for processes in (2, 3):
@@ -77,7 +77,7 @@ def test_a_failure_in_a_worker_is_raised_here(masker: Masker) -> None:
         list(prove(rows(MANY), masker, failing_late, processes=2))
 
 
-def test_a_failure_that_cannot_be_sent_is_told_in_words(masker: Masker) -> None:
+def test_a_failure_that_cannot_be_sent_keeps_its_text(masker: Masker) -> None:
     with pytest.raises(RuntimeError, match="no such column"):
         list(prove(rows(MANY), masker, rejecting_late, processes=2))
 
@@ -147,7 +147,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, workers)
 
 
 def peaks(count: int, folder: Path) -> tuple[int, int]:
-    """Peak resident sets in KiB of this process and of its workers together, for so many rows."""
+    """Return the peak resident sets in KiB of a proving process and of its workers for `count` rows."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, str(count), str(folder)],
@@ -161,7 +161,7 @@ def peaks(count: int, folder: Path) -> tuple[int, int]:
 
 
 def test_memory_does_not_grow_with_the_rows(folder: Path) -> None:
-    """Five times the rows may cost no more than a few megabytes of noise, here and in the workers."""
+    """Five times the rows may need only a few megabytes more, in the parent and in the workers."""
     noise = 24 * 1024
     few, many = peaks(20_000, folder), peaks(100_000, folder)
     assert min(few) > 0

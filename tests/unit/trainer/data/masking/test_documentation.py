@@ -10,7 +10,7 @@ from tests.support.chat_templates.coverage_table import PAGE, page_with_table, t
 
 
 def test_the_pages_table_is_that_of_the_matrix() -> None:
-    """`python -m tests.support.chat_templates.coverage_table` writes it anew."""
+    """`python -m tests.support.chat_templates.coverage_table` rewrites it."""
     page = PAGE.read_text(encoding="utf-8")
     assert page == page_with_table(page)
     assert table().count("\n") > 80
@@ -27,6 +27,6 @@ def test_the_page_names_only_existing_reasons() -> None:
 def test_the_pages_lines_have_the_shape_of_real_ones() -> None:
     page = PAGE.read_text(encoding="utf-8")
     block = page.split('{"row": 2')[1].split("```")[0]
-    refused: dict[str, Any] = json.loads('{"row": 2' + block)
-    assert set(refused) == {"row", "accepted", "reason", "examples", "field", "detail"}
+    rejected: dict[str, Any] = json.loads('{"row": 2' + block)
+    assert set(rejected) == {"row", "accepted", "reason", "examples", "field", "detail"}
     assert 40 <= len(conversations()) <= 60

@@ -97,7 +97,7 @@ _CONTENT = st.text(st.characters(codec="utf-8"), max_size=30)
 def test_any_conversation_is_learned_exactly_or_rejected_with_a_reason(
     turns: list[tuple[str, str]], *, system: bool
 ) -> None:
-    """The labels of an accepted conversation decode to the answers and their ends, and to nothing else."""
+    """The labels of an accepted conversation decode to exactly the answers and their stop tokens."""
     messages = [("system", "be kind")] if system else []
     for question, answer in turns:
         messages += [("user", question), ("assistant", answer)]

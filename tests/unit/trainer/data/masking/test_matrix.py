@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ACCEPTED_SHARE = 0.97
-# Reasons to reject a row because of what its template does with it.
+# Reasons for rejection that come from the template.
 _TEMPLATE_REASONS = {
     RowReason.TEMPLATE_REFUSED,
     RowReason.CONTENT_NOT_RENDERED,
     RowReason.MASK_UNPROVABLE,
 }
-# Neighbours share a vocabulary and tokens, so that a worker builds few tokenizers.
+# Templates with one vocabulary come together, so that few vocabularies are in use at a time.
 _NAMES = sorted(cases(), key=lambda name: (cases()[name].vocabulary, name.replace("_training", "")))
 
 
@@ -52,7 +52,7 @@ def outcome(masker: Masker, row: dict[str, Any]) -> list[Example] | RowRejected:
 def same_text(
     judge: matrix.Judge, template: ChatTemplate, messages: list[dict[str, Any]], tools: Any
 ) -> bool:
-    """Whether the engine renders what transformers renders, or both reject."""
+    """Return True if the engine and transformers render the same text or both reject."""
     for generation in (True, False):
         try:
             wanted: str | None = judge.render(messages, tools, generation=generation)
@@ -161,10 +161,10 @@ def test_the_matrix_holds_every_template_that_trl_ships() -> None:
     assert shipped <= set(cases())
 
 
-def test_a_mistral_system_prompt_and_two_turns_learn_exactly_the_answers_and_their_ends(
+def test_a_mistral_system_prompt_and_two_turns_learn_exactly_the_answers(
     tokenizers: RealTokenizers,
 ) -> None:
-    """The template moves the system prompt to the last user turn: each turn becomes an example of its own."""
+    """The template moves the system prompt to the last user turn, so each turn becomes a separate example."""
     tokenizer, masker = masker_for(tokenizers, cases()["mistral_v03"])
     examples = outcome(masker, conversations()["system multi"].row)
     assert not isinstance(examples, RowRejected)
@@ -173,7 +173,7 @@ def test_a_mistral_system_prompt_and_two_turns_learn_exactly_the_answers_and_the
     assert all("SYONE" in tokenizer.decode(example.input_ids) for example in examples)
 
 
-def test_turns_are_folded_into_one_sequence_where_they_are_token_identical(
+def test_turns_with_identical_tokens_are_joined_into_one_sequence(
     tokenizers: RealTokenizers,
 ) -> None:
     _, masker = masker_for(tokenizers, cases()["chatml"])
@@ -195,10 +195,10 @@ def test_turns_are_folded_into_one_sequence_where_they_are_token_identical(
         ("reasoning_field", "served"),
     ],
 )
-def test_a_template_that_takes_no_notice_of_reasoning_is_known(
+def test_a_template_that_ignores_reasoning_is_recognized(
     tokenizers: RealTokenizers, name: str, reasoning: str
 ) -> None:
-    """Also one whose arguments turn thinking off: its prompt closes the block before the model writes."""
+    """If arguments turn thinking off, the prompt closes the block before the model writes."""
     _, masker = masker_for(tokenizers, cases()[name])
     assert masker.reasoning_is_plain_text is (reasoning == "plain")
 
@@ -208,7 +208,7 @@ def test_a_template_that_takes_no_notice_of_reasoning_is_known(
     [
         ("drops_system", "echo", RowReason.CONTENT_NOT_RENDERED),
         ("only_last_user", "repeated", RowReason.CONTENT_NOT_RENDERED),
-        ("history_summarised", "template words", RowReason.CONTENT_NOT_RENDERED),
+        ("history_summarized", "template words", RowReason.CONTENT_NOT_RENDERED),
         ("length_in_answer", "single", RowReason.MASK_UNPROVABLE),
         ("lowering", "single", RowReason.CONTENT_NOT_RENDERED),
         ("trl:gemma", "system", RowReason.TEMPLATE_REFUSED),
@@ -216,17 +216,17 @@ def test_a_template_that_takes_no_notice_of_reasoning_is_known(
         ("chatml", "answer first", RowReason.TEMPLATE_REFUSED),
     ],
 )
-def test_a_template_that_leaves_out_or_rewrites_text_costs_the_row_with_its_reason(
+def test_a_template_that_leaves_out_or_rewrites_text_rejects_the_row(
     tokenizers: RealTokenizers, name: str, title: str, reason: RowReason
 ) -> None:
-    """Even where the text that it leaves out stands elsewhere in the conversation by coincidence."""
+    """Even if the missing text occurs elsewhere in the conversation by coincidence."""
     _, masker = masker_for(tokenizers, cases()[name])
     result = outcome(masker, conversations()[title].row)
     assert isinstance(result, RowRejected)
     assert result.reason is reason
 
 
-def test_earlier_turns_that_were_left_out_for_the_length_are_counted(tokenizers: RealTokenizers) -> None:
+def test_earlier_turns_dropped_for_the_length_are_counted(tokenizers: RealTokenizers) -> None:
     case = cases()["chatml"]
     tokenizer = matrix.fit(tokenizers, case)
     messages = conversations()["many turns"].messages
@@ -239,7 +239,7 @@ def test_earlier_turns_that_were_left_out_for_the_length_are_counted(tokenizers:
     assert "a says 5." in tokenizer.decode([label for label in result[-1].labels if label != -100])
 
 
-def test_the_real_models_own_template_is_learned(real_model: Path) -> None:
+def test_the_template_of_the_real_model_is_learned(real_model: Path) -> None:
     tokenizer = load_tokenizer(real_model)
     masker = Masker(ChatTemplate(tokenizer), maximum_length=100_000)
     judge = matrix.Judge(tokenizer, Case(tokenizer.chat_template, "SmolLM2", "its own"))

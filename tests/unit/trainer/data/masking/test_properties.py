@@ -1,4 +1,4 @@
-"""Random conversations with random templates: what is learned is exactly the answers, as they are served."""
+"""Random conversations with random templates: exactly the answers are learned, as they are served."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SETTINGS = settings(
 
 @dataclass(frozen=True)
 class Parts:
-    """A template put together of what real ones do."""
+    """A template made of parts of real templates."""
 
     bos: str
     user_header: str
@@ -58,7 +58,7 @@ class Parts:
             "own": "{% if m.role == 'system' %}<|system|>{{ m.content }}" + self.user_end + "{% endif %}",
             "first": "",
             "last": "",
-            "refused": "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+            "rejected": "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
             "dropped": "",
         }[self.system]
         where = {"first": "loop.index0 == first", "last": "loop.index0 == final"}.get(self.system, "false")
@@ -81,8 +81,8 @@ class Parts:
         )  # fmt: skip
 
     def writes_all_of(self, messages: list[dict[str, str]]) -> bool:
-        """Whether it takes these messages and leaves nothing out: then the row must be accepted."""
-        system = messages[0]["role"] != "system" or self.system not in {"refused", "dropped"}
+        """Return True if it accepts these messages and leaves nothing out: then the row must be accepted."""
+        system = messages[0]["role"] != "system" or self.system not in {"rejected", "dropped"}
         return system and (self.history != "left out" or len(messages) <= 3)
 
 
@@ -97,7 +97,7 @@ parts = st.builds(
     user_end=st.sampled_from(["<|end|>\n", "<|end|>", "\n\n", "{{ eos_token }}", " [/INST]"]),
     answer_end=st.sampled_from(["<|end|>\n", "eos", "last", "\n\n", "<|end|>{{ eos_token }}"]),
     trims=st.booleans(),
-    system=st.sampled_from(["own", "own", "first", "last", "refused", "dropped"]),
+    system=st.sampled_from(["own", "own", "first", "last", "rejected", "dropped"]),
     history=st.sampled_from(["kept", "kept", "trace dropped", "left out"]),
     prompts=st.booleans(),
 )
@@ -143,7 +143,7 @@ contents = st.one_of(texts, letters)
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
-    """One to three turns, with or without a system prompt and a trace."""
+    """Return one to three turns, with or without a system prompt and a trace."""
     messages = [{"role": "system", "content": draw(contents)}] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         answer = draw(contents)
@@ -175,7 +175,7 @@ def squeezed(text: str) -> str:
 
 
 def check(tokenizer: Any, template: Parts, messages: list[dict[str, str]]) -> None:
-    """Hold every property of one conversation with one template."""
+    """Check every property of one conversation with one template."""
     tokenizer.chat_template = template.source
     masker = Masker(ChatTemplate(tokenizer), 4096, [tokenizer.convert_tokens_to_ids("<|end|>")])
     conversation = parse_conversation({"messages": messages}, "Keep")

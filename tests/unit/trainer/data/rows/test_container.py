@@ -53,7 +53,7 @@ def _archive() -> bytes:
         (pickle.dumps([{"messages": []}]), "pickle"),
         (_archive(), "zip archive"),
         (bytes(range(5, 256)), "binary data"),
-        # Without a time inside: the bytes name the test, and every process must find the same tests.
+        # It contains no time: the bytes name the test, and every process must find the same tests.
         (gzip.compress(gzip.compress(b'{"n": 1}', mtime=0), mtime=0), "compressed twice"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ],

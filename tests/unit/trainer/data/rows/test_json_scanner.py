@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_trainer.data.rows.json_scanner import JsonScanner, Place, ScanError
 from finetune_trainer.data.rows.rejection import RowReason
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,3 +61,66 @@ def test_an_unreadable_item_of_an_array_costs_only_itself(tmp_path: Path) -> Non
         (RowReason.INVALID_JSON, "line 9, column 1"),
         {"n": 2},
     ]
+
+
+class Trickle:
+    """Returns only a few bytes of a text at a time."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._data = data
+        self._size = size
+
+    def read(self, size: int, /) -> bytes:
+        taken, self._data = self._data[: min(size, self._size)], self._data[min(size, self._size) :]
+        return taken
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_values_are_the_same_wherever_the_text_is_cut(size: int) -> None:
+    text = b' [ {"a\\"}": "\\\\"} ,[1,["]"]], "x\\\\\\"y",\n tru, 5 ] '
+    scanner = JsonScanner(Trickle(text, size), 100)
+    values = [(str(value.place), value.raw) for value in scanner.items()]
+    assert values == [
+        ("line 1, column 4", b'{"a\\"}": "\\\\"}'),
+        ("line 1, column 20", b'[1,["]"]]'),
+        ("line 1, column 31", b'"x\\\\\\"y"'),
+        ("line 2, column 2", b"tru"),
+        ("line 2, column 7", b"5"),
+    ]
+    assert scanner.peek() == b""
+
+
+def test_a_value_that_is_too_large_is_skipped_without_its_bytes() -> None:
+    scanner = JsonScanner(Trickle(b'["' + b"x" * 50 + b'", 2]', 10), 20)
+    assert [value.raw for value in scanner.items()] == [None, b"2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"[1 2]", "line 1, column 4: must be a comma or the end of the array, found '2'"),
+        (b"[1,\n]", "line 2, column 1: must be a value, found ']'"),
+        (b'[{"a": 1', "line 1, column 9: the value that begins at line 1, column 2 must end"),
+        (b"[", "line 1, column 2: must be a value, found the end of the file"),
+        (b"{}", "line 1, column 1: must be an array, found '{'"),
+    ],
+)
+def test_a_fault_between_values_is_reported_with_its_place(text: bytes, fault: str) -> None:
+    with pytest.raises(ScanError) as caught:
+        list(JsonScanner(Trickle(text, 2), 100).items())
+    assert str(caught.value).startswith(fault)
+
+
+def test_the_members_of_an_object_have_the_offsets_of_their_values() -> None:
+    text = b'{"a": 1, "b" : [ {} ], "c":"d"}'
+    members = list(JsonScanner(Trickle(text, 3), 100).members())
+    assert [(name, text[offset : offset + 3]) for name, offset in members] == [
+        (b'"a"', b"1, "),
+        (b'"b"', b"[ {"),
+        (b'"c"', b'"d"'),
+    ]
+
+
+def test_a_place_after_text_counts_lines_and_characters() -> None:
+    assert str(Place(3, 5).after("é{")) == "line 3, column 7"
+    assert str(Place(3, 5).after("a\nbc\nd")) == "line 5, column 2"

@@ -163,7 +163,7 @@ print(count, peak() - before)
 
 @pytest.mark.parametrize("kind", ["lines", "array", "gzip", "parquet"])
 def test_memory_does_not_grow_with_the_size_of_the_file(tmp_path: Path, kind: str) -> None:
-    """300 MB of rows need less than 16 MB more than the first row, of Parquet (whose batches Arrow keeps) 96 MB."""
+    """300 MB of rows need at most 16 MB more than the first row; Parquet needs 96 MB, since Arrow keeps batches."""
     row = {"messages": [{"role": role, "content": "some words " * 4000} for role in ("user", "assistant")]}
     line = json.dumps(row).encode()
     path = tmp_path / "dataset"
