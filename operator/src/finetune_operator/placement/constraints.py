@@ -120,8 +120,8 @@ def prepare_placement(
     if affinity is None:
         return Placement()
     zones = {offer.zone for offer in usable}
-    there = [node for node in nodes if node.zone in zones]
-    return Placement(affinity, tolerates_gpu_nodes=bool(there) and _all_have_gpus(there, offers))
+    nodes_there = [node for node in nodes if node.zone in zones]
+    return Placement(affinity, tolerates_gpu_nodes=bool(nodes_there) and _all_have_gpus(nodes_there, offers))
 
 
 def allows(storage_class: StorageClass, offer: Offer) -> bool:
@@ -181,10 +181,12 @@ def relocation_reason(
 
 def only_gpu_nodes(volume: VolumeRecord, nodes: Collection[NodeRecord], offers: Sequence[Offer]) -> bool:
     """Return True if every node that can use the volume has a GPU, so that CPU stages need a toleration."""
-    there = [node for node in nodes if matches(volume.terms, {HOSTNAME: node.name, **node.labels}, node.name)]
+    nodes_there = [
+        node for node in nodes if matches(volume.terms, {HOSTNAME: node.name, **node.labels}, node.name)
+    ]
     if volume.terms is not None and is_node_local(volume.terms):
-        return not there or _any_has_gpu(there, offers)
-    return bool(there) and _all_have_gpus(there, offers)
+        return not nodes_there or _any_has_gpu(nodes_there, offers)
+    return bool(nodes_there) and _all_have_gpus(nodes_there, offers)
 
 
 def model_cache_problem(
