@@ -17,12 +17,12 @@ RESOURCE = "nvidia.com/gpu"
 
 
 def mistral() -> ModelShape:
-    """The model of the old failure: Mistral-7B-Instruct-v0.3."""
+    """The shape of Mistral-7B-Instruct-v0.3."""
     return model_shape(json.loads((CONFIGS / "mistral-7b-instruct-v0.3.json").read_text("utf-8")))
 
 
 def make_spec(training: dict[str, Any] | None = None, **resources: Any) -> FineTuneJobSpec:
-    """A job of which everything but what is given has its default."""
+    """A job with defaults for everything that is not given."""
     claim = {"persistentVolumeClaim": {"claimName": "assets", "path": "here"}}
     return FineTuneJobSpec.parse(
         {
@@ -43,7 +43,7 @@ def product(name: str) -> Gpu:
 
 
 def sized(usable_bytes: int | None, name: str = "Sized") -> Gpu:
-    """A GPU of any size, of which nothing else is known."""
+    """A GPU of any size without other known facts."""
     return Gpu(name, "Nvidia", usable_bytes)
 
 
@@ -59,7 +59,7 @@ def feasible(decision: Feasible | Infeasible) -> Feasible:
 
 
 def infeasible(decision: Feasible | Infeasible) -> Infeasible:
-    """The decision, which must be a refusal."""
+    """The decision, which must be that the job does not fit."""
     assert isinstance(decision, Infeasible), decision
     return decision
 

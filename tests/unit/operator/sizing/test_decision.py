@@ -1,4 +1,4 @@
-"""Whether a job fits, on which GPUs and with which plan."""
+"""Decisions about a job: feasible with a plan and GPUs, or infeasible with a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL, LARGE = "NVIDIA L4", "NVIDIA A100 80GB"
 
 
 @pytest.mark.parametrize("name", ["NVIDIA A10G", "NVIDIA L4"])
-def test_the_job_of_the_old_failure_fits_a_24_gb_card_with_margin_and_says_why(name: str) -> None:
+def test_a_7b_job_fits_a_24_gb_card_with_margin_and_gives_reasons(name: str) -> None:
     decision = feasible(decide_training(make_request({"effectiveBatchSize": 16}), [on_node(product(name))]))
     usable = product(name).usable_bytes
     assert usable is not None
@@ -33,7 +33,7 @@ def test_the_job_of_the_old_failure_fits_a_24_gb_card_with_margin_and_says_why(n
     assert all(choice.reason for choice in decision.choices)
 
 
-def test_the_smallest_sufficient_gpu_decides_and_every_larger_one_may_be_used() -> None:
+def test_the_smallest_sufficient_gpu_decides_and_larger_ones_are_offered() -> None:
     offers = [on_node(product(name), name) for name in (LARGE, SMALL, "NVIDIA A40")]
     decision = feasible(decide_training(make_request(), offers))
     assert decision.gpu.product == SMALL
@@ -63,7 +63,7 @@ def test_a_rung_with_margin_is_preferred_to_a_faster_one_without() -> None:
     assert f"micro-batch {faster.plan.micro_batch_size} may need" in reason
 
 
-def test_a_borderline_fit_is_taken_only_where_nothing_has_margin_and_the_reasons_say_so() -> None:
+def test_a_borderline_fit_is_taken_only_if_nothing_has_margin() -> None:
     last = make_request().ladder(None)[-1]
     tight = sized(last.estimate.device_bytes, "Tight")
     decision = feasible(decide_training(make_request(), [on_node(tight)]))
@@ -84,7 +84,7 @@ def test_one_byte_too_little_is_too_little() -> None:
     )
 
 
-def test_values_that_were_given_are_no_choices() -> None:
+def test_values_that_the_user_set_are_not_choices() -> None:
     given = make_request({"microBatchSize": 2, "gradientCheckpointing": "Require"})
     decision = feasible(decide_training(given, [on_node(product(SMALL))]))
     assert (decision.plan.micro_batch_size, decision.plan.gradient_checkpointing) == (2, True)
@@ -101,7 +101,7 @@ def test_right_sizing_forbidden_uses_the_same_values_on_every_gpu() -> None:
     assert "rightSize" in reason
 
 
-def test_before_the_data_is_known_only_the_hopeless_is_refused() -> None:
+def test_before_the_data_is_known_only_impossible_jobs_are_rejected() -> None:
     first = make_request(length=None)
     assert feasible(decide_training(first, [on_node(product(SMALL))])).plan.sequence_length == SHORTEST_LENGTH
     weights = next(term for term in first.ladder(None)[-1].estimate.terms if term.bytes)
@@ -113,7 +113,7 @@ def test_before_the_data_is_known_only_the_hopeless_is_refused() -> None:
     assert infeasible(decide_training(later, [on_node(sized(least))])).reason == "DoesNotFit"
 
 
-def test_a_gpu_that_is_not_ready_yet_is_waited_for() -> None:
+def test_a_gpu_that_is_not_ready_yet_still_counts() -> None:
     for state in ("Cordoned", "NotReady", "Provisioning"):
         assert feasible(decide_training(make_request(), [on_node(product(SMALL), state=state)])).offers
 
@@ -156,7 +156,7 @@ def test_gpus_that_the_job_may_not_use_are_named_with_the_reason() -> None:
     assert feasible(decide_training(picky, [admitted])).offers == (admitted,)
 
 
-def test_on_a_cpu_the_job_is_sized_for_the_gpu_that_it_asks_for_but_runs_without_checkpointing() -> None:
+def test_a_cpu_job_is_sized_for_its_gpu_but_runs_without_checkpointing() -> None:
     offers = [on_node(product(SMALL))]
     on_cpu = feasible(decide_training(make_request(device="cpu"), offers))
     on_gpu = feasible(decide_training(make_request(), offers))

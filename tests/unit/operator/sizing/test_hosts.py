@@ -104,7 +104,7 @@ def test_a_cpu_device_holds_the_model_on_the_host() -> None:
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_a_killed_stage_gets_half_as_much_again_once(stage: Stage) -> None:
+def test_a_killed_stage_gets_half_as_much_memory_again_once(stage: Stage) -> None:
     spec = parse()
     first = stage_host(spec, stage, MISTRAL, None, None, 0)
     assert may_retry_with_more(spec, stage, 1)
@@ -117,7 +117,7 @@ def test_a_killed_stage_gets_half_as_much_again_once(stage: Stage) -> None:
     assert format_bytes(second.memory_bytes) in message
 
 
-def test_memory_that_the_user_gave_is_not_raised_and_the_message_says_so() -> None:
+def test_memory_that_the_user_set_is_not_raised_and_the_message_says_so() -> None:
     spec = parse(resources={"merge": {"memory": "2Gi"}})
     assert not may_retry_with_more(spec, Stage.MERGE, 1)
     needs = stage_host(spec, Stage.MERGE, MISTRAL, None, None, 1)

@@ -32,7 +32,7 @@ def needs_of(shape: ModelShape) -> Estimator:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> ModelShape:
-    """Models of one layer up to some billions of parameters."""
+    """Models from one layer up to some billions of parameters."""
     heads = draw(st.sampled_from([1, 2, 8, 32]))
     family: dict[str, Any] = {
         "model_type": draw(st.sampled_from(["llama", "qwen3", "gemma2", "falcon", "phi3"]))
@@ -72,7 +72,7 @@ SIZES: st.SearchStrategy[RightSize] = st.sampled_from(["Allow", "Forbid"])
 
 @settings(deadline=None, max_examples=150)
 @given(shapes(), trainings(), st.integers(1, 20000), SIZES)
-def test_every_rung_needs_less_than_the_one_before_and_keeps_what_was_given(
+def test_every_rung_needs_less_memory_and_keeps_the_users_values(
     shape: ModelShape, training: Training, length: int, right_size: RightSize
 ) -> None:
     ladder = rungs(training, length, needs_of(shape), right_size)
@@ -117,7 +117,7 @@ def test_the_first_rung_is_the_largest_divisor_within_the_token_limit(effective:
     assert all(size * length > TOKENS_PER_PASS for size in larger)
 
 
-def test_checkpointing_is_given_up_before_the_micro_batch() -> None:
+def test_checkpointing_is_turned_on_before_the_micro_batch_shrinks() -> None:
     ladder = rungs(Training(), 2048, needs_of(mistral()), "Allow")
     assert [(rung.plan.micro_batch_size, rung.plan.gradient_checkpointing) for rung in ladder] == [
         (4, False),
@@ -127,7 +127,7 @@ def test_checkpointing_is_given_up_before_the_micro_batch() -> None:
     ]
 
 
-def test_where_right_sizing_is_forbidden_open_values_are_the_documented_ones() -> None:
+def test_forbidden_right_sizing_uses_the_documented_values() -> None:
     (only,) = rungs(Training(), 2048, needs_of(mistral()), "Forbid")
     assert (only.plan.micro_batch_size, only.plan.gradient_checkpointing) == (
         FIXED_MICRO_BATCH,

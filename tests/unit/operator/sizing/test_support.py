@@ -23,7 +23,7 @@ def test_every_gpu_with_native_bfloat16_runs_the_image(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "capability"), [("T4", "7.5"), ("V100 32GB", "7.0"), ("P100 16GB", "6.0")])
-def test_an_older_gpu_is_refused_by_its_compute_capability(name: str, capability: str) -> None:
+def test_an_older_gpu_is_rejected_by_its_compute_capability(name: str, capability: str) -> None:
     message = unsupported(gpu(name), STACK)
     assert message is not None
     assert "8.0" in message
@@ -36,7 +36,7 @@ def test_a_driver_runs_all_of_its_major_version_and_what_is_older(driver: Versio
 
 
 @pytest.mark.parametrize("driver", [(12, 9), (11, 8)])
-def test_a_driver_of_an_earlier_major_version_is_refused(driver: Version) -> None:
+def test_a_driver_of_an_earlier_major_version_is_rejected(driver: Version) -> None:
     message = unsupported(gpu("L4", driver), STACK)
     assert message is not None
     assert "CUDA 13.2" in message
@@ -50,7 +50,7 @@ def test_an_image_for_one_vendor_does_not_run_on_another() -> None:
     assert unsupported(gpu("MI300X"), replace(STACK, vendor="Amd")) is None
 
 
-def test_what_nothing_tells_never_makes_a_gpu_unfit() -> None:
+def test_unknown_facts_never_exclude_a_gpu() -> None:
     assert unsupported(Gpu("GPU", "Unknown", None), STACK) is None
     assert unsupported(Gpu("GPU", "Nvidia", None), STACK) is None
 

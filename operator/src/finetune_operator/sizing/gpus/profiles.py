@@ -105,7 +105,7 @@ class GpuProfile(_Value):
 def parse_gpu_profiles(document: Any) -> tuple[GpuProfile, ...]:
     """Parse the chart's `gpuProfiles`.
 
-    Raises GpuProfileError naming each bad member, or two profiles that labels cannot tell apart.
+    Raises GpuProfileError naming each bad member, or two profiles that labels cannot distinguish.
     """
     try:
         profiles = TypeAdapter(tuple[GpuProfile, ...]).validate_python(document)

@@ -92,7 +92,7 @@ A10G = nvidia("a10g", "NVIDIA-A10G", 23028)
 A100 = nvidia("a100", "NVIDIA-A100-SXM4-80GB", 81920)
 
 
-def test_every_fitting_product_is_asked_for_in_one_term() -> None:
+def test_every_fitting_product_is_selected_in_one_term() -> None:
     everything = cluster(T4, L4, A10G, A100)
     assert required(check(named(everything, "l4", "a10g", "a100"), everything)) == [
         {
@@ -174,7 +174,7 @@ def test_a_name_of_two_sizes_is_narrowed_by_what_the_autoscaler_knows() -> None:
     }
 
 
-def test_labels_of_the_autoscaler_stand_beside_those_of_the_driver() -> None:
+def test_the_autoscalers_labels_select_along_with_the_drivers() -> None:
     """Karpenter starts no node for a label that it does not know."""
     labels = {**gfd("NVIDIA-L4", 23034), "karpenter.k8s.aws/instance-gpu-name": "l4"}
     everything = cluster(node("a", labels, {GPU: "1"}), T4)
@@ -207,13 +207,13 @@ def test_a_time_sliced_node_of_the_same_label_is_kept_out() -> None:
     check(named(everything, "l4"), everything)
 
 
-def test_a_node_known_by_its_instance_type_is_asked_for_by_it() -> None:
+def test_a_node_known_by_its_instance_type_is_selected_by_it() -> None:
     everything = cluster(node("a", {"node.kubernetes.io/instance-type": "g5.xlarge"}, {GPU: "1"}), T4)
     (term,) = required(check(named(everything, "a"), everything))
     assert term["matchExpressions"][0]["key"] == "node.kubernetes.io/instance-type"
 
 
-def test_a_node_without_a_host_name_of_its_own_is_asked_for_by_its_name() -> None:
+def test_a_node_without_a_unique_host_name_is_selected_by_its_name() -> None:
     small = nvidia("small", "NVIDIA-Z9", 16000, labels={HOSTNAME: "same"})
     large = nvidia("large", "NVIDIA-Z9", 48000, labels={HOSTNAME: "same"})
     everything = cluster(small, large)
@@ -228,7 +228,7 @@ PROFILES: list[dict[str, Any]] = [
 ]
 
 
-def test_the_catalogue_is_asked_for_by_its_own_labels_only() -> None:
+def test_a_profile_is_selected_by_its_own_labels_only() -> None:
     everything = cluster(T4, profiles=PROFILES)
     terms = required(check(named(everything, "l4", "a100"), everything))
     assert [{item["key"] for item in term["matchExpressions"]} for term in terms] == [
@@ -246,7 +246,7 @@ def test_smaller_nodes_that_do_not_exist_yet_are_preferred_too() -> None:
     assert weight(affinity, big) == 1
 
 
-def test_a_profile_whose_labels_a_smaller_one_has_too_is_told_apart() -> None:
+def test_a_profile_excludes_a_smaller_one_that_has_its_labels_too() -> None:
     profiles = [
         {"name": "big", "product": "A100 80GB", "labels": {"pool": "gpu"}},
         {"name": "small", "product": "T4", "labels": {"pool": "gpu", "size": "small"}},
@@ -284,7 +284,7 @@ LABELS = st.fixed_dictionaries(
         HOSTNAME: st.sampled_from(["same", ""]),
     },
 )
-CATALOGUE = st.fixed_dictionaries(
+ANY_PROFILE = st.fixed_dictionaries(
     {
         "product": st.sampled_from(["T4", "L4", "A100 40GB", "A100 80GB"]),
         "labels": st.dictionaries(
@@ -298,15 +298,15 @@ CATALOGUE = st.fixed_dictionaries(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(LABELS, max_size=7), st.lists(CATALOGUE, max_size=3), st.integers(1, 80))
-def test_what_fits_is_admitted_nothing_else_is_and_the_smallest_comes_first(
-    labels: list[dict[str, str]], catalogue: list[dict[str, Any]], gibibytes: int
+@given(st.lists(LABELS, max_size=7), st.lists(ANY_PROFILE, max_size=3), st.integers(1, 80))
+def test_only_fitting_nodes_are_admitted_the_smallest_first(
+    labels: list[dict[str, str]], profiles: list[dict[str, Any]], gibibytes: int
 ) -> None:
     nodes = [node(f"n{place}", found, {GPU: "1"}) for place, found in enumerate(labels)]
     distinct: list[dict[str, Any]] = []
-    for place, profile in enumerate(catalogue):
+    for index, profile in enumerate(profiles):
         if all(profile["labels"] != other["labels"] for other in distinct):
-            distinct.append({"name": f"p{place}", **profile})
+            distinct.append({"name": f"p{index}", **profile})
     everything = cluster(*nodes, profiles=distinct)
     fitting = [
         offer

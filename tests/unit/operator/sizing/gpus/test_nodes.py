@@ -56,7 +56,7 @@ def test_a_gpu_node_keeps_every_label_and_another_only_its_topology() -> None:
     assert plain.zone == "z"
 
 
-def test_only_the_annotation_that_tells_of_gpus_is_kept() -> None:
+def test_only_the_annotation_about_gpus_is_kept() -> None:
     found = node("a", annotations={HAMI_REGISTER: "[]", "kubectl.kubernetes.io/last-applied": "x" * 1000})
     assert dict(found.annotations) == {HAMI_REGISTER: "[]"}
 

@@ -47,7 +47,7 @@ def test_a_node_that_cannot_run_a_pod_now_is_offered_with_its_state(
     assert eligible(found, {}, ()) is None
 
 
-def test_a_node_whose_driver_still_comes_up_is_known_by_its_cloud() -> None:
+def test_a_node_whose_driver_is_starting_is_known_by_its_cloud() -> None:
     found = one(node("a", {"cloud.google.com/gke-accelerator": "nvidia-l4"}))
     assert (found.state, found.count) == ("Provisioning", 1)
 
@@ -67,7 +67,7 @@ def test_nodes_without_a_gpu_offer_nothing() -> None:
     assert offers(records, (), GPU, allow_time_slicing=True) == ()
 
 
-def test_another_resource_name_is_offered_where_a_node_has_it() -> None:
+def test_another_resource_name_is_offered_if_a_node_has_it() -> None:
     records = [node("a", {"team": "x"}, {"example.com/gpu": "2"}), nvidia("b", "NVIDIA-L4", 23034)]
     (found,) = offers(records, (), "example.com/gpu", allow_time_slicing=False)
     assert (found.node, found.count, found.gpu.vendor, found.gpu.usable_bytes) == ("a", 2, "Unknown", None)
@@ -93,7 +93,7 @@ TAINT = {"key": "team", "value": "a", "effect": "NoSchedule"}
         ({"key": "team", "operator": "Equal"}, {"key": "team", "effect": "NoSchedule"}, True),
     ],
 )
-def test_taints_and_tolerations_are_matched_as_the_scheduler_does(
+def test_taints_and_tolerations_match_as_in_the_scheduler(
     toleration: dict[str, Any] | None,
     taint: dict[str, str],
     may: bool,  # noqa: FBT001 -- a case's outcome

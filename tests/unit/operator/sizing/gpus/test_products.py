@@ -140,7 +140,7 @@ def test_no_product_offers_more_than_its_label_or_less_than_nine_tenths() -> Non
         assert product.label_mib <= product.sizes[0] * 1024 * 1.05, product.name
 
 
-def test_products_stand_in_order_of_usable_memory_under_names_that_find_them() -> None:
+def test_products_are_sorted_by_usable_memory_and_found_by_name() -> None:
     sizes = [gpu.usable_bytes or 0 for gpu in PRODUCTS]
     assert sizes == sorted(sizes)
     for gpu in PRODUCTS:
@@ -183,7 +183,7 @@ def test_compute_instances_keep_their_own_profile() -> None:
     assert mig_memory_mib("all-balanced") is None
 
 
-def test_of_a_label_alone_nothing_beyond_97_5_percent_is_used() -> None:
+def test_a_label_alone_gives_at_most_97_5_percent() -> None:
     assert usable_of_label(100_000) == 97_500 * MIB
     assert usable_of_label(8_192) == (8_192 - 560) * MIB
     assert usable_of_label(100) == 0

@@ -65,7 +65,7 @@ def test_a_profile_is_offered_under_its_own_resource_only() -> None:
         ({"memory": "8Gi"}, 8192 - 560),
     ],
 )
-def test_memory_tells_the_size_of_an_unknown_product(members: dict[str, Any], usable_mib: int) -> None:
+def test_memory_gives_the_size_of_an_unknown_product(members: dict[str, Any], usable_mib: int) -> None:
     (found,) = parse_gpu_profiles([profile(**members)])
     assert found.gpu.usable_bytes == pytest.approx(usable_mib * MIB, abs=MIB)
 
@@ -102,13 +102,13 @@ def test_a_selector_may_name_what_every_new_node_has(selector: dict[str, str], m
         ([profile(), profile(name="other", product="L40S")], "must differ in a label"),
     ],
 )
-def test_a_bad_catalogue_is_refused_with_the_member_and_the_remedy(document: Any, words: str) -> None:
+def test_bad_profiles_are_rejected_with_the_member_and_the_remedy(document: Any, words: str) -> None:
     with pytest.raises(GpuProfileError, match="gpuProfiles") as error:
         parse_gpu_profiles(document)
     assert words in str(error.value)
 
 
-def test_every_example_of_the_documentation_is_a_catalogue() -> None:
+def test_every_example_of_the_documentation_is_valid() -> None:
     text = (ROOT / "docs/gpus.md").read_text()
     examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len(examples) >= 5

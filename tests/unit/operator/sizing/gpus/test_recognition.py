@@ -1,4 +1,4 @@
-"""What the labels of a node tell of its GPU."""
+"""The GPU that is recognized from the labels of a node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def usable(name: str) -> int:
     return found.usable_bytes
 
 
-def test_feature_discovery_tells_product_driver_and_capability() -> None:
+def test_feature_discovery_gives_product_driver_and_capability() -> None:
     labels = gfd(
         "NVIDIA-L4",
         23034,
@@ -94,7 +94,7 @@ def test_labels_of_other_drivers_and_advertised_sizes_mean_the_same_card(memory:
     assert one(nvidia("a", "Tesla-T4", memory)).gpu.usable_bytes == usable("T4")
 
 
-def test_a_gpu_of_which_nothing_tells_has_no_size() -> None:
+def test_a_gpu_without_evidence_has_no_size() -> None:
     found = one(node("a", {}, {GPU: "1"}))
     assert found.gpu.usable_bytes is None
     assert found.selector_labels == ()
@@ -150,7 +150,7 @@ SOURCES: list[tuple[dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("labels", "product"), SOURCES)
 def test_clouds_and_autoscalers_are_read_by_product(labels: dict[str, str], product: str) -> None:
-    """The memory that a cloud advertises is more than there is: the table counts."""
+    """A cloud advertises more memory than the card has, so the table counts."""
     assert one(node("a", labels, {GPU: "1"})).gpu.usable_bytes == usable(product)
 
 
@@ -158,7 +158,7 @@ def test_clouds_and_autoscalers_are_read_by_product(labels: dict[str, str], prod
     "kind",
     ["g6f.large", "Standard_NV12ads_A10_v5", "m5.large", "n1-standard-8", "inf2.xlarge", "", "ecs.g7.large"],
 )
-def test_an_instance_type_that_does_not_decide_the_gpu_tells_nothing(kind: str) -> None:
+def test_an_instance_type_without_a_definite_gpu_gives_no_size(kind: str) -> None:
     assert one(node("a", {"node.kubernetes.io/instance-type": kind}, {GPU: "1"})).gpu.usable_bytes is None
 
 
@@ -167,7 +167,7 @@ def test_advertised_memory_of_an_unknown_product_is_cut_by_seven_percent() -> No
     assert one(node("a", labels, {GPU: "1"})).gpu.usable_bytes == 93_000 * MIB
 
 
-def test_the_driver_is_believed_before_the_cloud() -> None:
+def test_the_drivers_label_counts_before_the_clouds() -> None:
     labels = {
         **gfd("NVIDIA-L4", 23034),
         "karpenter.k8s.aws/instance-gpu-name": "l40s",
@@ -179,7 +179,7 @@ def test_the_driver_is_believed_before_the_cloud() -> None:
     assert found.selector_labels == ({"nvidia.com/gpu.product": "NVIDIA-L4"},)
 
 
-def test_labels_that_agree_are_all_ways_to_ask_for_the_gpu() -> None:
+def test_all_labels_that_agree_select_the_gpu() -> None:
     labels = {**gfd("NVIDIA-A10G", 23028), "karpenter.k8s.aws/instance-gpu-name": "a10g"}
     assert one(node("a", labels, {GPU: "1"})).selector_labels == (
         {"nvidia.com/gpu.product": "NVIDIA-A10G"},
@@ -254,7 +254,7 @@ def test_of_several_kinds_of_gpu_on_one_node_the_smallest_counts(text: str) -> N
 @pytest.mark.parametrize(
     "text", ["", "x", "[", "[1, {}]", '[{"devmem": "a"}]', '{"devmem": 1}', "a,b,c,d,e", ":::"]
 )
-def test_an_annotation_that_cannot_be_read_tells_nothing(text: str) -> None:
+def test_an_unreadable_annotation_is_no_evidence(text: str) -> None:
     assert one(node("a", {}, {GPU: "1"}, annotations={HAMI_REGISTER: text})).gpu.usable_bytes is None
 
 
@@ -290,7 +290,7 @@ def test_a_mixed_mig_layout_offers_each_profile_under_its_own_resource() -> None
     assert offers([record], (), "nvidia.com/mig-1g.10gb", allow_time_slicing=False) == ()
 
 
-def test_gpus_that_are_all_cut_into_slices_do_not_come_up_whole() -> None:
+def test_gpus_that_are_all_sliced_are_not_expected_whole() -> None:
     record = node("a", MIXED, {GPU: "0", "nvidia.com/mig-3g.40gb": "4"})
     assert offers([record], (), GPU, allow_time_slicing=False) == ()
 
@@ -337,7 +337,7 @@ SLICED: list[tuple[dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("labels", "resource"), SLICED)
-def test_a_time_sliced_gpu_is_barred_unless_the_administrator_allows_it(
+def test_a_time_sliced_gpu_is_excluded_unless_the_administrator_allows_it(
     labels: dict[str, str], resource: str
 ) -> None:
     record = node("a", labels, {resource: "4"})

@@ -1,4 +1,4 @@
-"""Properties that hold for every estimate, and cases whose bytes can be told by hand."""
+"""Properties of every estimate, and cases whose bytes can be computed by hand."""
 
 from __future__ import annotations
 
@@ -120,20 +120,20 @@ def test_each_rung_of_the_ladder_needs_no_more(
     saved = peak(document, replace(plan, gradient_checkpointing=False), stack)
     again = peak(document, replace(plan, gradient_checkpointing=True), stack)
     shape = model_shape(document)
-    # With one layer there is nothing to save by running it twice. A layer that runs again does so beside the gradients
-    # of its output, a few hidden states; DoRA's norm of a matrix, which no number of tokens makes smaller, is then
-    # computed beside the gradients of all adapters behind it.
+    # With one layer, checkpointing saves nothing. A layer that runs again needs the gradients of its output at the same
+    # time, a few hidden states. DoRA's norm of a matrix does not shrink with the tokens, and it is then computed while
+    # the gradients of all later adapters are allocated.
     if shape.layers > 2:
         terms = estimate(shape, plan, stack).terms
-        behind = next(term.bytes for term in terms if term.name == "adapter") if plan.variant == "DoRA" else 0
-        assert again <= saved + behind + 16 * shape.hidden * plan.tokens + 4096
+        later = next(term.bytes for term in terms if term.name == "adapter") if plan.variant == "DoRA" else 0
+        assert again <= saved + later + 16 * shape.hidden * plan.tokens + 4096
     assert peak(document, replace(plan, dropout=False), stack) <= peak(
         document, replace(plan, dropout=True), stack
     )
 
 
 @given(documents, plans)
-def test_stronger_quantisation_never_needs_more(document: dict[str, Any], plan: TrainingPlan) -> None:
+def test_stronger_quantization_never_needs_more(document: dict[str, Any], plan: TrainingPlan) -> None:
     loads = [
         estimate(model_shape(document), plan, replace(DEFAULT_STACK, quantization=name)).phases[Phase.LOAD]
         for name in ("NF4DoubleQuant", "NF4", "Int8", "None")
@@ -143,7 +143,7 @@ def test_stronger_quantisation_never_needs_more(document: dict[str, Any], plan: 
     assert loads[1] <= loads[2] <= loads[3]
 
 
-def test_mistral_in_four_bits_weighs_what_its_parts_weigh() -> None:
+def test_mistral_in_four_bits_has_the_size_of_its_parts() -> None:
     """Half a byte a weight, a byte for 64, four bytes for 16,384; two bytes for embedding, head and norms."""
     shape = model_shape(MISTRAL)
     matrices = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
@@ -154,8 +154,8 @@ def test_mistral_in_four_bits_weighs_what_its_parts_weigh() -> None:
     assert expected < found < expected + 32 * 7 * 4096
 
 
-def test_the_cast_of_an_unquantised_model_to_float32_doubles_it() -> None:
-    """What the old pipeline did: every parameter in 32 bits while it prepares, with the largest one twice."""
+def test_a_cast_to_float32_doubles_an_unquantized_model() -> None:
+    """Every parameter is in 32 bits while the model is prepared, and the largest one twice."""
     shape = model_shape(MISTRAL)
     stack = replace(DEFAULT_STACK, quantization="None", cast_to_float32=True)
     found = estimate(shape, TrainingPlan(2048), stack)
@@ -165,12 +165,12 @@ def test_the_cast_of_an_unquantised_model_to_float32_doubles_it() -> None:
     assert found.device_bytes > 24 * GIB
 
 
-def test_mistral_with_checkpointing_fits_a_gpu_of_24_gigabytes_with_half_to_spare() -> None:
+def test_mistral_with_checkpointing_needs_less_than_half_of_a_24_gb_gpu() -> None:
     found = estimate(model_shape(MISTRAL), TrainingPlan(2048, 1, 16), DEFAULT_STACK)
     assert found.high_bytes < 12 * GIB
 
 
-def test_capped_scores_are_tensors_of_their_own() -> None:
+def test_capped_scores_are_separate_tensors() -> None:
     capped = model_shape({"model_type": "gemma2"})
     plan = TrainingPlan(8192)
     scores = sum(

@@ -112,13 +112,13 @@ def test_a_nested_text_config_is_read() -> None:
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe"])
-def test_a_mixture_of_experts_is_refused(family: str) -> None:
+def test_a_mixture_of_experts_is_rejected(family: str) -> None:
     with pytest.raises(ShapeUnknownError, match="mixture of experts"):
         model_shape(AutoConfig.for_model(family).to_dict())
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": 3}, {"model_type": "mamba"}, {"model_type": "t5"}])
-def test_an_unknown_family_is_refused_by_name(config: dict[str, Any]) -> None:
+def test_an_unknown_family_is_rejected_by_name(config: dict[str, Any]) -> None:
     with pytest.raises(ShapeUnknownError, match="model_type must be"):
         model_shape(config)
 
@@ -130,14 +130,14 @@ def test_an_unknown_family_is_refused_by_name(config: dict[str, Any]) -> None:
         st.integers(min_value=2**41),
     ),
 )  # fmt: skip
-def test_a_member_that_is_no_size_is_refused_by_name(member: str, value: Any) -> None:
+def test_a_member_that_is_no_size_is_rejected_by_name(member: str, value: Any) -> None:
     with pytest.raises(ShapeUnknownError, match=member):
         model_shape({"model_type": "llama", member: value})
 
 
 @given(config=st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)))  # fmt: skip
-def test_any_json_gives_a_shape_or_a_refusal(config: dict[str, Any]) -> None:
+def test_any_json_gives_a_shape_or_an_error(config: dict[str, Any]) -> None:
     try:
         shape = model_shape({**config, "model_type": "qwen3"})
     except ShapeUnknownError:

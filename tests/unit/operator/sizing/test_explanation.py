@@ -1,0 +1,108 @@
+"""Reasons of a plan's values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_operator.api.plan import Device
+from finetune_operator.sizing.explanation import FORBID_REASON, explain
+from finetune_operator.sizing.gpus.gpu import Gpu
+
+from tests.support.sizing_jobs import make_request, sized
+
+LARGE = sized(80 << 30, "Large")
+
+
+def reasons(
+    training: dict[str, Any] | None = None,
+    index: int = 0,
+    gpu: Gpu = LARGE,
+    *,
+    length: int = 2048,
+    borderline: bool = False,
+    device: Device = "cuda",
+    **resources: Any,
+) -> dict[str, tuple[str, str]]:
+    """Value and reason of each choice for one rung of the ladder."""
+    request = make_request(training, length, resources=resources)
+    ladder = request.ladder(gpu)
+    choices = explain(
+        request.spec,
+        ladder,
+        index % len(ladder),
+        gpu,
+        borderline=borderline,
+        length_reason="measured",
+        device=device,
+    )
+    return {choice.name: (choice.value, choice.reason) for choice in choices}
+
+
+def test_the_accumulation_is_the_quotient_of_the_batch_sizes() -> None:
+    found = reasons({"effectiveBatchSize": 16, "microBatchSize": 2})
+    assert found["gradientAccumulationSteps"] == ("8", "effectiveBatchSize 16 / microBatchSize 2")
+    assert "microBatchSize" not in found
+
+
+def test_the_length_has_the_reason_of_its_source() -> None:
+    assert reasons()["sequenceLength"] == ("2048", "measured")
+
+
+@pytest.mark.parametrize(
+    ("effective", "length", "value", "words"),
+    [
+        (16, 2048, "4", "at most 8,192 tokens per pass"),
+        (4, 2048, "4", "the whole effective batch in one pass: 8,192 tokens of at most 8,192"),
+        (16, 9000, "1", "a single row has 9,000 tokens"),
+    ],
+)
+def test_a_micro_batch_says_which_limit_it_reached(
+    effective: int, length: int, value: str, words: str
+) -> None:
+    found = reasons({"effectiveBatchSize": effective}, length=length)["microBatchSize"]
+    assert found[0] == value
+    assert words in found[1]
+
+
+def test_a_smaller_micro_batch_names_the_one_that_does_not_fit() -> None:
+    ladder = make_request().ladder(None)
+    gpu = sized(ladder[-2].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=-1, gpu=gpu)["microBatchSize"]
+    assert value == "1"
+    assert "micro-batch 2 needs " in reason
+    assert "but Small has " in reason
+
+
+def test_checkpointing_names_the_plan_without_it_that_does_not_fit() -> None:
+    gpu = sized(make_request().ladder(None)[0].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=1, gpu=gpu)["gradientCheckpointing"]
+    assert value == "true"
+    assert reason.startswith("without it, micro-batch 4 needs ")
+
+
+def test_without_checkpointing_the_job_fits_and_runs_faster() -> None:
+    assert reasons()["gradientCheckpointing"] == (
+        "false",
+        "the job fits without it, and computing activations once is faster",
+    )
+
+
+def test_on_a_cpu_checkpointing_is_off_because_it_saves_only_gpu_memory() -> None:
+    assert reasons(index=-1, device="cpu")["gradientCheckpointing"] == (
+        "false",
+        "saves only GPU memory, and trainer.device is cpu",
+    )
+
+
+def test_forbidden_right_sizing_is_the_reason_of_both_open_values() -> None:
+    found = reasons(rightSize="Forbid")
+    assert found["microBatchSize"] == ("1", FORBID_REASON)
+    assert found["gradientCheckpointing"] == ("true", FORBID_REASON)
+
+
+def test_a_borderline_plan_says_that_nothing_has_more_room() -> None:
+    value, reason = reasons(index=-1, borderline=True)["gpu"]
+    assert value == "Large"
+    assert reason.startswith("borderline: needs ")
+    assert "no other plan or GPU here leaves more room" in reason
