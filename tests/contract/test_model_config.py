@@ -1,4 +1,4 @@
-"""What PREPARE tells of config.json is what sizing reads, on both sides of the contract."""
+"""PREPARE reports exactly the members of config.json that sizing reads, on both sides of the contract."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ LISTED = json.loads((CONTRACT / "model_config.json").read_text())
 
 
 class Recording(dict[str, Any]):
-    """A config that notes which members are asked for."""
+    """A config that records the members that are read."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
-        self.asked: set[str] = set()
+        self.read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
+        self.read.add(key)
         return super().get(key, default)
 
     def __getitem__(self, key: str) -> Any:
-        self.asked.add(key)
+        self.read.add(key)
         return super().__getitem__(key)
 
     def __contains__(self, key: object) -> bool:
-        self.asked.add(str(key))
+        self.read.add(str(key))
         return super().__contains__(key)
 
 
 def family_members() -> Iterator[str]:
-    """Every config member that a family's record names: defaults, spellings, and rules that name a member."""
+    """Every config member in a family's record: defaults, aliases, and rules that name a member."""
     for family in FAMILIES.values():
         yield from family.defaults
         yield from family.aliases.values()
@@ -54,7 +54,7 @@ def family_members() -> Iterator[str]:
 
 
 def literal_reads() -> Iterator[str]:
-    """Names that the code asks a config reader for, also behind conditions that no test config meets."""
+    """The names that the code reads, including those under conditions that no test config meets."""
     for node in ast.walk(ast.parse(inspect.getsource(shape_module))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
             name = node.args[0]
@@ -66,13 +66,13 @@ def literal_reads() -> Iterator[str]:
                 yield name.value
 
 
-def asked_by_sizing() -> set[str]:
-    asked = {*family_members(), *literal_reads()}
+def read_by_sizing() -> set[str]:
+    read = {*family_members(), *literal_reads()}
     for name in FAMILIES:
         config = Recording({"model_type": name})
         model_shape(config)
-        asked |= config.asked
-    return asked
+        read |= config.read
+    return read
 
 
 def test_both_sides_and_the_contract_list_the_same_members() -> None:
@@ -80,15 +80,15 @@ def test_both_sides_and_the_contract_list_the_same_members() -> None:
     assert LISTED["nested"] == NESTED
 
 
-def test_everything_that_sizing_reads_is_told() -> None:
-    asked = asked_by_sizing() - {NESTED}
-    assert {"model_type", "hidden_size", "num_experts", "num_kv_heads", "use_bias"} <= asked
-    assert asked <= set(MEMBERS), f"add to contract/model_config.json: {sorted(asked - set(MEMBERS))}"
+def test_every_member_that_sizing_reads_is_reported() -> None:
+    read = read_by_sizing() - {NESTED}
+    assert {"model_type", "hidden_size", "num_experts", "num_kv_heads", "use_bias"} <= read
+    assert read <= set(MEMBERS), f"add to contract/model_config.json: {sorted(read - set(MEMBERS))}"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_the_told_members_give_the_same_shape_as_the_whole_config(name: str) -> None:
-    """Through JSON and the operator's reading, from a config as transformers writes it in full."""
+def test_the_reported_members_give_the_same_shape_as_the_whole_config(name: str) -> None:
+    """The config is the whole one of transformers. It passes through JSON and the operator's parser."""
     config = AutoConfig.for_model(name).to_dict()
     config = json.loads(json.dumps(config, default=str))
     if "num_ln_in_parallel_attn" in config:
@@ -111,16 +111,16 @@ def _over_the_wire(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "value", [2**70, -(2**70), [1, 2], {"a": {"b": 1}}, "x" * 1000, float("nan"), float("inf"), True, 1.5, ""]
 )
-def test_a_size_that_is_no_number_is_refused_by_sizing_and_not_lost_on_the_way(value: Any) -> None:
-    """A member that was left out would be taken for the family's default."""
+def test_a_size_that_is_not_a_number_reaches_sizing_and_is_rejected(value: Any) -> None:
+    """Sizing uses the family's default for a missing member, so the wrong value must not get lost."""
     config = {"model_type": "llama", "hidden_size": value, "text_config": "none", "rope_scaling": {"a": 1}}
-    told = _over_the_wire(select_config_fields(config))
-    assert "rope_scaling" not in told
+    reported = _over_the_wire(select_config_fields(config))
+    assert "rope_scaling" not in reported
     with pytest.raises(ShapeUnknownError, match="hidden_size"):
-        model_shape(told)
+        model_shape(reported)
 
 
-def test_null_is_told_as_null() -> None:
+def test_null_is_reported_as_null() -> None:
     assert select_config_fields({"model_type": "falcon", "num_ln_in_parallel_attn": None}) == {
         "model_type": "falcon",
         "num_ln_in_parallel_attn": None,
@@ -144,7 +144,7 @@ def test_the_operator_reads_no_config_beyond_the_contract(config: dict[str, Any]
         Progress.model_validate({**document, "config": config})
 
 
-def test_a_reporter_shows_the_config_from_the_moment_it_is_told() -> None:
+def test_a_reporter_shows_the_config_as_soon_as_it_is_reported() -> None:
     reporter = Reporter(NullReporter().identity)
     try:
         assert "config" not in reporter.document()
