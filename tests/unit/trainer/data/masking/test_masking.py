@@ -89,6 +89,7 @@ def test_whole_earlier_turns_are_dropped_to_keep_the_maximum_length() -> None:
     assert "".join(learned) == "".join(f"it is {number}<|im_end|>" for number in range(6))
 
 
+_LONG = Masker(ChatTemplate(TOKENIZER), 4096)
 _CONTENT = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
@@ -101,7 +102,7 @@ def test_any_conversation_is_learned_exactly_or_rejected_with_a_reason(
     messages = [("system", "be kind")] if system else []
     for question, answer in turns:
         messages += [("user", question), ("assistant", answer)]
-    result = outcome(chat(*messages), Masker(ChatTemplate(TOKENIZER), 4096))
+    result = outcome(chat(*messages), _LONG)
     if isinstance(result, RowRejected):
         assert result.reason is RowReason.CONTROL_TOKEN_IN_CONTENT
         return

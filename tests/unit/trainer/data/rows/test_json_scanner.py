@@ -35,7 +35,7 @@ _ROWS = st.lists(
 def test_any_rows_come_back_from_every_json_container(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], container: str, *, mark: bool
 ) -> None:
-    folder = tmp_path_factory.mktemp("rows")
+    folder = tmp_path_factory.getbasetemp()
     data = (b"\xef\xbb\xbf" if mark else b"") + JSON_CONTAINERS[container](rows)
     assert list(read(folder, data).values()) == rows
 
