@@ -1,4 +1,4 @@
-"""What a stage needs of its machine, and the stages of their workspace."""
+"""Host resources of each stage, and the size of the workspace."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def report(**changes: Any) -> DatasetReport:
     return DatasetReport.model_validate({**PREPARE["dataset"], **changes})
 
 
-def test_what_the_user_gives_is_kept_then_the_charts_then_the_computed_size() -> None:
+def test_the_specs_size_comes_before_the_charts_and_the_computed_one() -> None:
     given_spec = parse(resources={"train": {"cpu": "3", "memory": "30Gi"}})
     chart = Chart(cpu="7", memory="24Gi")
     kept = stage_host(given_spec, Stage.TRAIN, MISTRAL, None, chart, 1)
@@ -68,7 +68,7 @@ def test_what_the_user_gives_is_kept_then_the_charts_then_the_computed_size() ->
 
 @pytest.mark.parametrize("stage", list(Stage))
 @pytest.mark.parametrize("shape", [None, MISTRAL, LLAMA_70B], ids=["unknown", "7B", "70B"])
-def test_every_stage_has_a_size_with_its_reason_before_and_after_the_model_is_known(
+def test_every_stage_has_a_size_and_a_reason_with_and_without_a_known_model(
     stage: Stage, shape: ModelShape | None
 ) -> None:
     needs = stage_host(parse(), stage, shape, None, None, 0)
@@ -78,7 +78,7 @@ def test_every_stage_has_a_size_with_its_reason_before_and_after_the_model_is_kn
     assert (needs.shared_memory_bytes > 0) == (stage is Stage.TRAIN)
 
 
-def test_a_larger_model_needs_more_to_merge_and_to_load_but_not_to_prepare() -> None:
+def test_a_larger_model_needs_more_to_merge_and_load_but_not_to_prepare() -> None:
     def memory(stage: Stage, shape: ModelShape) -> int:
         return stage_host(parse(), stage, shape, None, None, 0).memory_bytes
 
@@ -127,8 +127,8 @@ def test_memory_that_the_user_set_is_not_raised_and_the_message_says_so() -> Non
     assert "3Gi" in message
 
 
-def test_an_adapter_has_the_parameters_that_peft_makes() -> None:
-    """The literature's numbers for Mistral-7B at rank 16: all linear layers, and q and v alone would be 6.8 M."""
+def test_an_adapter_has_as_many_parameters_as_in_peft() -> None:
+    """Published numbers for Mistral-7B at rank 16: all linear layers, while q and v alone have 6.8 M."""
     assert adapter_parameters(MISTRAL, 16, "AllLinear") == 41_943_040
     assert adapter_parameters(MISTRAL, 16, "AttentionOnly") == 13_631_488
     assert quantized_bytes(MISTRAL) == pytest.approx(3.854 * GIB, rel=0.01)
@@ -142,7 +142,7 @@ def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -
         assert part in why
 
 
-def test_a_workspace_counts_rows_and_leaves_out_what_lies_elsewhere() -> None:
+def test_a_workspace_counts_rows_but_not_files_stored_elsewhere() -> None:
     whole, _ = workspace_bytes(parse(model=HUB), MISTRAL, None)
     local, _ = workspace_bytes(parse(), MISTRAL, None)
     cached, _ = workspace_bytes(parse(model=HUB, modelCache={"claimName": "models"}), MISTRAL, None)

@@ -71,7 +71,7 @@ def node_affinity(fitting: Sequence[Offer], all_offers: Sequence[Offer]) -> dict
     """Return the value of `spec.affinity.nodeAffinity` for a pod that may run only on `fitting`.
 
     `all_offers` are all offers of the resource. An excluded offer with the same GPU as a fitting one is left to the
-    scheduler, because only the pod's tolerations or node selector can exclude it. The smallest GPUs are preferred.
+    scheduler: only the pod's tolerations or node selector can exclude it. The smallest GPUs are preferred.
     Raises ValueError if `fitting` is empty.
     """
     if not fitting:

@@ -54,11 +54,11 @@ def recognize(node: NodeRecord, resource_name: str) -> RecognizedGpu:
     first = next(
         ((item, gpu) for item, gpu in sized if gpu is not None and gpu.usable_bytes is not None), None
     )
-    profile = prefix.removeprefix("nvidia.com/mig-") if prefix.startswith("nvidia.com/mig-") else None
-    if first is None or (profile is not None and first[0].origin != f"{prefix}.product"):
-        gpu, selector_labels = _unknown(evidence, resource_name, profile), _own_labels(evidence)
+    mig_profile = prefix.removeprefix("nvidia.com/mig-") if prefix.startswith("nvidia.com/mig-") else None
+    if first is None or (mig_profile is not None and first[0].origin != f"{prefix}.product"):
+        gpu, selector_labels = _unknown(evidence, resource_name, mig_profile), _own_labels(evidence)
     else:
-        gpu = first[1] or _unknown(evidence, resource_name, profile)
+        gpu = first[1] or _unknown(evidence, resource_name, mig_profile)
         if first[0].mixed:
             selector_labels = ()
         else:
@@ -116,10 +116,10 @@ def _mps_share(gpu: Gpu, clients: int) -> Gpu:
 
 def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
     """Return the GPU of one labeller; None if it has neither name nor memory."""
-    base, profile = split_mig(item.name)
-    match = match_product(base, _hint(item, later) if profile is None else None)
-    if profile is not None:
-        return _slice(item, match, profile)
+    base, mig_profile = split_mig(item.name)
+    match = match_product(base, _hint(item, later) if mig_profile is None else None)
+    if mig_profile is not None:
+        return _slice(item, match, mig_profile)
     if match is None:
         if item.memory_mib is None:
             return None
@@ -142,19 +142,19 @@ def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
     return replace(gpu, source=source)
 
 
-def _slice(item: Evidence, match: Match | None, profile: str) -> Gpu | None:
+def _slice(item: Evidence, match: Match | None, mig_profile: str) -> Gpu | None:
     """Return a MIG slice with the memory of its label, else of its profile's name."""
     whole = Gpu(split_mig(item.name)[0], "Nvidia", None) if match is None else product_gpu(match)
     if item.measured and item.memory_mib is not None:
         usable, source = item.memory_mib * MIB * USABLE_PER_MILLE // 1000, f"memory of {item.origin}"
     else:
-        named = mig_memory_mib(profile)
+        named = mig_memory_mib(mig_profile)
         if named is None:
             return None
         usable, source = named * MIB, f"MIG profile of {item.origin}"
     if whole.usable_bytes is not None:
         usable = min(usable, whole.usable_bytes)
-    return replace(whole, product=f"{whole.product} MIG {profile}", usable_bytes=usable, source=source)
+    return replace(whole, product=f"{whole.product} MIG {mig_profile}", usable_bytes=usable, source=source)
 
 
 def _hint(item: Evidence, later: Sequence[Evidence]) -> int | None:
@@ -183,13 +183,13 @@ def _with_smaller_card(gpu: Gpu, sized: Sequence[tuple[Evidence, Gpu | None]]) -
     return gpu
 
 
-def _unknown(evidence: Sequence[Evidence], resource_name: str, profile: str | None) -> Gpu:
+def _unknown(evidence: Sequence[Evidence], resource_name: str, mig_profile: str | None) -> Gpu:
     vendor = next((item.vendor for item in evidence if item.vendor is not None), None)
     if vendor is None:
         vendor = vendor_of_resource(resource_name)
-    named = mig_memory_mib(profile) if profile is not None else None
+    named = mig_memory_mib(mig_profile) if mig_profile is not None else None
     if named is not None:
-        return Gpu(f"MIG {profile}", vendor, named * MIB, source=f"name of the resource {resource_name}")
+        return Gpu(f"MIG {mig_profile}", vendor, named * MIB, source=f"name of the resource {resource_name}")
     name = next((item.name for item in evidence if item.name), "unknown GPU")
     return Gpu(name, vendor, None, source="no known label has its memory")
 

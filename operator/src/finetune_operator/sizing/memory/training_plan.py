@@ -13,8 +13,8 @@ Variant = Literal["Standard", "RankStabilized", "DoRA"]
 class TrainingPlan:
     """The values of one run that decide its memory.
 
-    `sequence_length` is the padded length of the longest row in tokens, `micro_batch_size` the rows of one forward
-    pass, `gradient_accumulation` the forward passes of one optimizer step.
+    `sequence_length` is the padded length of the longest row in tokens. `micro_batch_size` is the rows of one forward
+    pass, and `gradient_accumulation` the forward passes of one optimizer step.
     """
 
     sequence_length: int

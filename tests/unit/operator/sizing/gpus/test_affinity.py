@@ -77,7 +77,7 @@ def named(found: Sequence[Offer], *names: str) -> list[Offer]:
 
 
 def check(fitting: Sequence[Offer], everything: Sequence[Offer]) -> dict[str, Any]:
-    """The affinity, after a check that it admits what fits and nothing else."""
+    """The affinity, after a check that it admits only what fits."""
     affinity = node_affinity(fitting, everything)
     for offer in everything:
         assert admits(affinity, offer) == (offer in fitting), offer
@@ -193,7 +193,7 @@ def test_the_same_product_with_too_old_a_driver_is_kept_out() -> None:
 
 
 def test_a_node_that_only_taints_or_a_selector_rule_out_narrows_nothing() -> None:
-    """The scheduler keeps the pod from it; names of nodes would keep the pod from nodes to come as well."""
+    """The scheduler keeps the pod from it; names of nodes would also keep the pod from future nodes."""
     tainted = nvidia("tainted", "NVIDIA-L4", 23034, taints=[{"key": "team", "effect": "NoSchedule"}])
     everything = cluster(L4, tainted)
     assert required(node_affinity(named(everything, "l4"), everything)) == required(

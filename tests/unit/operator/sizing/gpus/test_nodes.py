@@ -38,7 +38,7 @@ def test_a_heartbeat_changes_nothing_but_the_version() -> None:
         {"metadata": {"labels": {"nvidia.com/gpu.product": "NVIDIA-L40S"}}},
     ],
 )
-def test_what_decides_where_a_pod_may_run_is_a_change(change: dict[str, dict[str, Any]]) -> None:
+def test_facts_that_decide_where_a_pod_may_run_are_changes(change: dict[str, dict[str, Any]]) -> None:
     before = body("a", L4, {"nvidia.com/gpu": "1"})
     after = deepcopy(before)
     for part, members in change.items():
@@ -69,7 +69,7 @@ def test_taints_keep_what_tolerations_read() -> None:
     )
 
 
-def test_a_node_that_says_nothing_is_not_ready() -> None:
+def test_a_node_without_conditions_is_not_ready() -> None:
     found = project_node({"metadata": {"name": "a", "uid": "u", "resourceVersion": "1"}})
     assert not found.ready
     assert not found.unschedulable

@@ -1,4 +1,4 @@
-"""Which GPUs a cluster offers, in which state, and who may use them."""
+"""Offers of a cluster's GPUs, with their state and the pods that may use them."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_terms_add_up_to_their_phases_and_the_largest_phase_is_the_peak(
 
 
 @given(documents, plans, stacks, st.integers(1, 5))
-def test_more_of_anything_never_needs_less(
+def test_a_larger_plan_or_model_never_needs_less(
     document: dict[str, Any], plan: TrainingPlan, stack: StackProfile, more: int
 ) -> None:
     before = peak(document, plan, stack)
@@ -103,10 +103,10 @@ def test_more_of_anything_never_needs_less(
 
 
 @given(documents, plans, stacks, st.integers(1, 50_000))
-def test_a_larger_vocabulary_never_needs_less_but_for_a_partial_chunk(
+def test_a_larger_vocabulary_never_needs_less_except_for_a_partial_chunk(
     document: dict[str, Any], plan: TrainingPlan, stack: StackProfile, more: int
 ) -> None:
-    """A chunk of logits is a whole number of positions, or a power of two: what it holds varies by less than one."""
+    """A chunk of logits has a whole number of positions, or a power of two, so its size varies by less than one."""
     larger = {**document, "vocab_size": document["vocab_size"] + more}
     chunked = stack.loss in {"SupervisedChunks", "Liger"}
     slack = 10 * larger["vocab_size"] + 64 * document["hidden_size"] * plan.tokens if chunked else 0
@@ -144,7 +144,7 @@ def test_stronger_quantization_never_needs_more(document: dict[str, Any], plan: 
 
 
 def test_mistral_in_four_bits_has_the_size_of_its_parts() -> None:
-    """Half a byte a weight, a byte for 64, four bytes for 16,384; two bytes for embedding, head and norms."""
+    """Half a byte for a weight, one for 64 and four for 16,384; two bytes for embedding, head and norms."""
     shape = model_shape(MISTRAL)
     matrices = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     expected = matrices // 2 + matrices // 64 + 4 * matrices // (64 * 256)
@@ -219,7 +219,7 @@ def _calls(shape: ModelShape, plan: TrainingPlan) -> int:
 
 
 def test_the_work_does_not_grow_with_layers_or_tokens() -> None:
-    """Bounded by calls and not by time, which a busy machine stretches: under a millisecond on an idle one."""
+    """The bound counts calls, because a busy machine stretches time: it is under a millisecond on an idle one."""
     small = _calls(model_shape({**MISTRAL, "num_hidden_layers": 1}), TrainingPlan(16))
     large = _calls(model_shape({**MISTRAL, "num_hidden_layers": 400}), TrainingPlan(100_000, 64))
     assert abs(large - small) < 200

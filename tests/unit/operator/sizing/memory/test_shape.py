@@ -74,7 +74,7 @@ def cases() -> list[Any]:
 
 
 def written(config: Any) -> dict[str, Any]:
-    """Return what transformers writes into config.json, defaults left out."""
+    """Return the config.json that transformers writes, without defaults."""
     document: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
     return document
 
