@@ -45,7 +45,8 @@ _MAXIMUM_EXPONENT = 2 * _MAXIMUM_LENGTH
 def parse_quantity(text: str) -> Fraction:
     """Read a quantity such as 500m, 1.5Gi, 1e9 or -2.
 
-    As in Kubernetes, the value is a multiple of one billionth, rounded away from zero, and at most 2**63 - 1 in magnitude.
+    The value is a multiple of one billionth, rounded away from zero like in Kubernetes. Its magnitude is at most 2**63 - 1,
+    which is the limit that Kubernetes documents.
     Raises ValueError for anything that is not a quantity.
     """
     match = _GRAMMAR.fullmatch(text) if len(text) <= _MAXIMUM_LENGTH else None
