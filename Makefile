@@ -13,8 +13,6 @@ WORKERS ?= 2
 PYTEST := $(PYTHON_ENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Durations of the last `make test` or `make test-full`, which `make tiers` reads.
 DURATIONS := .cache/durations.xml
-# The tests of `make unit`: what needs a root user, Go, a cluster, a model or more than a few minutes has a marker.
-UNIT := not cluster and not model and not object_stores and not docker and not full
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores tools assets
 
@@ -68,7 +66,7 @@ actionlint: ## Check the workflows of continuous integration; needs Go
 	@scripts/tools/actionlint.sh
 
 unit: python-env tools ## Tests that need no root user, Go, cluster or real model: minutes (ARGS="..." goes to pytest)
-	$(PYTEST) -m "$(UNIT)" $(ARGS)
+	$(PYTEST) -m unit $(ARGS)
 
 e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster without those that need the dev cluster's own features
 	$(PYTEST) -m "cluster and not full$(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)), and not devcluster)" $(ARGS)
@@ -83,10 +81,10 @@ test-full: setup actionlint lint ## Everything, for a release
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
-	$(PYTEST) -m "$(UNIT)" --cov --cov-report=term:skip-covered --cov-report=xml:.cache/coverage.xml $(ARGS)
+	$(PYTEST) -m unit --cov --cov-report=term:skip-covered --cov-report=xml:.cache/coverage.xml $(ARGS)
 
-tiers: python-env ## What each tier of tests holds and costs, from the last `make test` or `make test-full`
-	@$(PYTHON_ENV) scripts/tools/tiers.py $(DURATIONS)
+tiers: python-env ## What each tier holds and costs, from the last `make test` or `make test-full` (ARGS=--write updates tests/README.md)
+	@$(PYTHON_ENV) scripts/tools/tiers.py $(DURATIONS) $(ARGS)
 
 cluster-up: setup ## Start the dev cluster and leave it running
 	$(PYTHON_ENV) -m devcluster up

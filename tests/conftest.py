@@ -34,10 +34,25 @@ def _docker_is_there() -> bool:
     return docker_answers()
 
 
+# A test with one of these markers is in no `make unit`: it needs root, Go, a cluster, Docker, a real model, or time.
+_BEYOND_UNIT = ("cluster", "docker", "full", "model", "object_stores", "slow")
+
+
+def _tier(item: pytest.Item) -> str:
+    """The first of the tiers `unit`, `test` and `full` that runs a test."""
+    if item.get_closest_marker("full"):
+        return "full"
+    return "test" if any(map(item.get_closest_marker, _BEYOND_UNIT)) else "unit"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ask for the dev cluster's StorageClasses as `devcluster`."""
+    """Add the markers that follow from others: `unit`, and `devcluster` for what needs that cluster's StorageClasses."""
     for item in items:
+        tier = _tier(item)
+        item.user_properties.append(("tier", tier))
+        if tier == "unit":
+            item.add_marker(pytest.mark.unit)
         if "volume_classes" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.devcluster)
 

@@ -12,6 +12,8 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 from tests.support.memory_oracle.fake_run import extrapolate, run_fake
 
+pytestmark = pytest.mark.slow
+
 TOO_MUCH = 1.03
 TOO_LITTLE = 0.98
 

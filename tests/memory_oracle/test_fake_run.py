@@ -20,6 +20,8 @@ from tests.support.memory_oracle.fake_run import FakePeaks, extrapolate, run_fak
 from tests.support.memory_oracle.skeleton import build_config, give_fake_tensors, quantized_structure
 from tests.support.workspaces import prepare, write_base
 
+pytestmark = pytest.mark.slow
+
 _SMALL: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 8192,

@@ -49,6 +49,7 @@ def assert_named(found: list[tuple[int, int, Any]], reason: str) -> None:
     assert sum(end[1] == 65 for end in found) >= 2, found
 
 
+@pytest.mark.slow
 def test_prepare_on_a_volume_that_is_too_small(make_run: Callable[..., RunSpec], tmp_path: Path) -> None:
     run = make_run()
     run.workspace.path.mkdir(parents=True)
@@ -63,6 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_on_a_volume_that_is_too_small(base: Path, tmp_path: Path) -> None:
     root = tmp_path / "workspace"
     workspaces.prepare(root, base)
@@ -71,6 +73,7 @@ def test_train_on_a_volume_that_is_too_small(base: Path, tmp_path: Path) -> None
     assert_named(ends("train", run, root, sizes, tmp_path), "WorkspaceFull")
 
 
+@pytest.mark.slow
 def test_merge_to_a_destination_that_is_too_small(base: Path, tmp_path: Path) -> None:
     root, output = tmp_path / "workspace", tmp_path / "output"
     workspaces.prepare(root, base)

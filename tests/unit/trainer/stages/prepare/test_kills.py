@@ -96,6 +96,7 @@ def moments(seed: int) -> list[tuple[str, float]]:
     return [(activity, chosen.uniform(0, longest)) for activity, longest in spread]
 
 
+@pytest.mark.slow
 def test_ten_kills_change_no_byte(run_document: dict[str, Any], tmp_path: Path, endpoint: str) -> None:
     """With the model in the workspace and, in a second job, in a cache: dataset, digests and every file."""
     dataset = write_rows(tmp_path / "many.jsonl", conversation_rows(4_000))
