@@ -10,7 +10,7 @@ from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.tables import TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
-from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyse
+from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyze
 from finetune_trainer.report.prompts import Frame
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ def write_table(path: Path, rows: Sequence[Sequence[Example]]) -> Path:
     return path
 
 
-def analyse_turns(
+def analyze_turns(
     folder: Path,
     training: Sequence[Turns],
     validation: Sequence[Turns] = ((("how do you do", "well thank you"),),),
     system: str | None = None,
     **settings: Any,
 ) -> Analysis:
-    """Analyse conversations of one example each."""
+    """Analyze conversations of one example each."""
     words = Words()
     paths = [
         write_table(folder / f"{name}.arrow", [[words.example(turns, system)] for turns in rows])
@@ -80,4 +80,4 @@ def analyse_turns(
         "thresholds": Thresholds(),
         **settings,
     }
-    return analyse(paths[0], paths[1], words.decode, AnalysisSettings(**members))
+    return analyze(paths[0], paths[1], words.decode, AnalysisSettings(**members))

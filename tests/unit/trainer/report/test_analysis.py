@@ -12,7 +12,7 @@ from finetune_trainer.data.chat_template.template import ChatTemplate, load_toke
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyse
+from finetune_trainer.report.analysis import Analysis, AnalysisSettings, analyze
 from finetune_trainer.report.prompts import user_frame
 
 from tests.support.chat_templates.matrix import fit, stop_ids
@@ -79,7 +79,7 @@ def analyse_airports(folder: Path, template: ChatTemplate, masker: Masker) -> An
         trainable_parameters=4_884_480,
         target_prompts=targets,
     )
-    return analyse(
+    return analyze(
         write_table(folder / "training.arrow", examples(masker, training + copies)),
         write_table(folder / "validation.arrow", examples(masker, validation + leaks)),
         template.decode,

@@ -18,7 +18,7 @@ from finetune_trainer.report.statistics import Histogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.report_tables import analyse_turns
+from tests.support.report_tables import analyze_turns
 from tests.unit.trainer.report.test_statistics import single_turns
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def hostile_document(folder: Path) -> dict[str, Any]:
     targets = folder / "targets.txt"
     unheard = " ".join(f"unheard{letter}of{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
     targets.write_text(f"{HOSTILE} {unheard}", encoding="utf-8")
-    analysis = analyse_turns(folder, rows, [[near[0]]], target_prompts=targets)
+    analysis = analyze_turns(folder, rows, [[near[0]]], target_prompts=targets)
     training, validation = DatasetReport(rows=44, kept=44), DatasetReport(rows=2, kept=1)
     training.reject(
         5, RowRejected(RowReason.INVALID_MESSAGES, HOSTILE, HOSTILE), {HOSTILE: HOSTILE * 100_000}
@@ -122,7 +122,7 @@ def test_the_report_says_what_was_found(tmp_path: Path) -> None:
     shown = " ".join("".join(Page(render_html(document)).texts).split())
     for warning in document["warnings"]:
         assert warning["code"] in shown
-    assert "1 of 1 validation rows (100%) nearly stand in the training rows" in shown
+    assert "1 of 1 validation rows (100%) have a near-duplicate in the training set" in shown
     assert "0 of 1 target prompts (0%)" in shown
     assert "InvalidMessages: 1 To do: give every message a role and a content string." in shown
     assert "TemplateRefused: 1" in shown

@@ -12,15 +12,15 @@ import pytest
 from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.masking.example import Example
-from finetune_trainer.report.analysis import AnalysisSettings, analyse
-from finetune_trainer.report.content import learn_shape
+from finetune_trainer.report.analysis import AnalysisSettings, analyze
+from finetune_trainer.report.content import learn_boilerplate
 from finetune_trainer.report.near_duplicates import MINIMA, banding, detection, find_near_copies
 from finetune_trainer.report.statistics import Capacity, Histogram
 from finetune_trainer.report.table import TokenTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.report_tables import END, FRAME, START, Turns, Words, analyse_turns, write_table
+from tests.support.report_tables import END, FRAME, START, Turns, Words, analyze_turns, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def test_rows_with_a_word_changed_are_near_duplicates_and_others_are_not(tmp_pat
     for number in range(30):
         ((prompt, answer),) = rows[number]
         rows.append([(with_a_changed_word(prompt, number), answer)])
-    near = analyse_turns(tmp_path, rows).statistics.near_duplicates
+    near = analyze_turns(tmp_path, rows).statistics.near_duplicates
     assert (near.rows, near.of) == (30, 150)
     assert [(pair.row, pair.other) for pair in near.examples] == [(121 + n, 1 + n) for n in range(10)]
     assert all(0.8 <= pair.similarity < 1 for pair in near.examples)
@@ -62,7 +62,7 @@ def test_a_near_copy_of_a_validation_row_is_leakage(tmp_path: Path) -> None:
     for number in range(5):
         ((prompt, answer),) = validation[number]
         training.append([(with_a_changed_word(prompt, 3), answer)])
-    leaked = analyse_turns(tmp_path, training, validation).statistics.leaked
+    leaked = analyze_turns(tmp_path, training, validation).statistics.leaked
     assert (leaked.rows, leaked.of) == (5, 20)
     assert [(pair.row, pair.other) for pair in leaked.examples] == [(1 + n, 101 + n) for n in range(5)]
 
@@ -72,7 +72,7 @@ def test_a_long_system_prompt_that_all_rows_share_makes_no_near_duplicates(tmp_p
     rows: list[Turns] = [
         [(f"what is {a} plus {b}", f"{a + b}")] for a, b in itertools.product(range(12), range(12))
     ]
-    assert analyse_turns(tmp_path, rows, system=system).statistics.near_duplicates.rows == 0
+    assert analyze_turns(tmp_path, rows, system=system).statistics.near_duplicates.rows == 0
 
 
 def test_a_long_instruction_that_prompts_begin_with_makes_no_near_duplicates(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_long_instruction_that_prompts_begin_with_makes_no_near_duplicates(tmp
     rows: list[Turns] = [
         [(f"{instruction} {prompt}", "yes" if number % 2 else "no")] for number, prompt in enumerate(prompts)
     ]
-    assert analyse_turns(tmp_path, rows).statistics.near_duplicates.rows == 0
+    assert analyze_turns(tmp_path, rows).statistics.near_duplicates.rows == 0
 
 
 def test_instructions_that_part_after_a_common_beginning_make_no_near_duplicates(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_instructions_that_part_after_a_common_beginning_make_no_near_duplicates
         [(f"{common} {branches[number % 2]} {prompt}", "fine")]
         for number, prompt in enumerate(sentences(80, 3, size=8))
     ]
-    found = analyse_turns(tmp_path, rows).statistics
+    found = analyze_turns(tmp_path, rows).statistics
     assert found.near_duplicates.rows == 0
     assert found.prompts.variety is not None
     assert found.prompts.variety > 0.9
@@ -107,7 +107,7 @@ def test_an_unrolled_row_is_one_row(tmp_path: Path) -> None:
     path = write_table(tmp_path / "training.arrow", rows)
     validation = write_table(tmp_path / "validation.arrow", [[words.example([("a", "b")])]])
     settings = AnalysisSettings((DatasetReport(rows=40, kept=40),), {START, END}, frame=FRAME)
-    statistics = analyse(path, validation, words.decode, settings).statistics
+    statistics = analyze(path, validation, words.decode, settings).statistics
     assert (statistics.training_rows, statistics.training_examples) == (40, 80)
     assert statistics.near_duplicates.rows == 0
 
@@ -141,9 +141,9 @@ def near_originals(folder: Path, rows: Sequence[Turns], threshold: float) -> lis
     training = TokenTable(write_table(folder / "t.arrow", [[words.example(turns)] for turns in rows]))
     validation = TokenTable(write_table(folder / "v.arrow", []))
     # Without a sample nothing counts as common to all rows: what is compared is the rows' whole text.
-    shape = learn_shape([training, validation], np.empty(0, np.int64), words.decode, {START, END})
+    shape = learn_boilerplate([training, validation], np.empty(0, np.int64), words.decode, {START, END})
     found = find_near_copies(training, validation, shape, threshold, folder, lambda _: None)
-    return [int(place) for place in found.original]
+    return [int(place) for place in found.duplicate_of]
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.8, 0.9, 0.99, 1.0])
@@ -162,14 +162,14 @@ def test_the_share_of_similar_rows_found_is_as_stated(tmp_path: Path) -> None:
         for place in chance.choice(60, 3, replace=False):
             words[place] = f"new{chance.integers(10**6)}"
         rows += [[(text, "fine")], [(" ".join(words), "fine")]]
-    found = analyse_turns(tmp_path, rows, thresholds=Thresholds(near_duplicate_similarity=0.7))
+    found = analyze_turns(tmp_path, rows, thresholds=Thresholds(near_duplicate_similarity=0.7))
     assert found.statistics.near_duplicates.rows >= 0.97 * 300
 
 
 def test_answers_that_repeat_are_counted_with_the_most_frequent_first(tmp_path: Path) -> None:
     prompts = sentences(60, 5)
     answers = ["yes it is"] * 30 + ["no"] * 20 + [f"answer {number}" for number in range(10)]
-    found = analyse_turns(
+    found = analyze_turns(
         tmp_path, [[pair] for pair in zip(prompts, answers, strict=True)]
     ).statistics.answers
     assert (found.rows, found.distinct, found.repeated) == (60, 12, 50)
@@ -177,11 +177,11 @@ def test_answers_that_repeat_are_counted_with_the_most_frequent_first(tmp_path: 
 
 
 def test_variety_is_high_for_different_prompts_and_low_for_one_phrase(tmp_path: Path) -> None:
-    varied = analyse_turns(tmp_path, single_turns(100, 3)).statistics.prompts
+    varied = analyze_turns(tmp_path, single_turns(100, 3)).statistics.prompts
     phrase: list[Turns] = [[(f"Tell me about topic {number}", f"it is {number}")] for number in range(100)]
-    same = analyse_turns(tmp_path, phrase).statistics.prompts
+    same = analyze_turns(tmp_path, phrase).statistics.prompts
     one: list[Turns] = [[("Tell me more", text)] for text in sentences(100, 3)]
-    repeated = analyse_turns(tmp_path, one).statistics.prompts
+    repeated = analyze_turns(tmp_path, one).statistics.prompts
     assert varied.variety is not None
     assert same.variety is not None
     assert varied.variety > 0.9
@@ -197,7 +197,7 @@ def test_languages_are_told_by_the_answers(tmp_path: Path) -> None:
     rows: list[Turns] = [[(f"q {number}", f"{english} {number}")] for number in range(75)]
     rows += [[(f"q {number}", f"{german} {number}")] for number in range(25)]
     rows += [[(f"q {number}", f"{number} {number + 1}")] for number in range(20)]
-    mix = analyse_turns(tmp_path, rows).statistics.languages
+    mix = analyze_turns(tmp_path, rows).statistics.languages
     assert [(item.code, item.rows) for item in mix.languages] == [("en", 75), ("de", 25)]
     assert (mix.sampled, mix.determined) == (120, 100)
 
@@ -219,11 +219,11 @@ def test_capacity_is_bits_over_bits() -> None:
 
 def test_equal_tables_give_equal_results(tmp_path: Path) -> None:
     rows = single_turns(80, 2)
-    assert analyse_turns(tmp_path, rows) == analyse_turns(tmp_path, rows)
+    assert analyze_turns(tmp_path, rows) == analyze_turns(tmp_path, rows)
 
 
 def test_a_single_row_can_be_analysed(tmp_path: Path) -> None:
-    analysis = analyse_turns(tmp_path, [[("hello there", "hi")]])
+    analysis = analyze_turns(tmp_path, [[("hello there", "hi")]])
     assert analysis.statistics.prompts.variety is None
     assert [warning.code for warning in analysis.warnings] == ["FewRows"]
     assert analysis.summary().near_duplicates == 0
@@ -236,7 +236,7 @@ def test_scratch_files_are_gone_and_progress_reaches_its_total(tmp_path: Path) -
     validation = write_table(tmp_path / "validation.arrow", rows[:2])
     seen: list[tuple[int, int]] = []
     settings = AnalysisSettings((DatasetReport(rows=30, kept=30),), {START, END})
-    analyse(training, validation, words.decode, settings, lambda done, total: seen.append((done, total)))
+    analyze(training, validation, words.decode, settings, lambda done, total: seen.append((done, total)))
     assert {path.name for path in tmp_path.iterdir()} == {"training.arrow", "validation.arrow"}
     assert seen == sorted(seen)
     assert seen[-1] == (60, 60)

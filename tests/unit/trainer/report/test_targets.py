@@ -12,7 +12,7 @@ from finetune_trainer.report.targets import read_target_prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.report_tables import analyse_turns
+from tests.support.report_tables import analyze_turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +138,7 @@ def test_uncovered_prompts_are_named_with_the_nearest_row(tmp_path: Path) -> Non
     ]
     rows.append([("hello", "hi"), ("please reset my password", "done")])
     targets = write(tmp_path / "t.txt", b"where is order 77\nreset my password\nwrite a poem about the sea\n")
-    found = analyse_turns(tmp_path, rows, target_prompts=targets)
+    found = analyze_turns(tmp_path, rows, target_prompts=targets)
     coverage = found.statistics.coverage
     assert coverage is not None
     assert (coverage.targets, coverage.covered) == (3, 2)
@@ -155,7 +155,7 @@ def test_a_shared_instruction_is_compared_with_and_without(tmp_path: Path) -> No
     ]
     rows: list[Turns] = [[(f"{instruction} {review}", "bad")] for review in reviews]
     content = f"{instruction} {reviews[3]}\n{reviews[4]}\n".encode()
-    coverage = analyse_turns(
+    coverage = analyze_turns(
         tmp_path, rows, target_prompts=write(tmp_path / "t", content)
     ).statistics.coverage
     assert coverage is not None
@@ -165,7 +165,7 @@ def test_a_shared_instruction_is_compared_with_and_without(tmp_path: Path) -> No
 def test_no_more_than_twenty_uncovered_prompts_are_kept(tmp_path: Path) -> None:
     content = "\n".join(f"unheard{number} of{number}" for number in range(50)).encode()
     rows: list[Turns] = [[("hello you", "hi")], [("good day", "hi")]]
-    coverage = analyse_turns(
+    coverage = analyze_turns(
         tmp_path, rows, target_prompts=write(tmp_path / "t", content)
     ).statistics.coverage
     assert coverage is not None

@@ -8,7 +8,7 @@ from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.tables import TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.quantization.nf4 import warm_up
-from finetune_trainer.report.analysis import AnalysisSettings, analyse
+from finetune_trainer.report.analysis import AnalysisSettings, analyze
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def use_every_kernel(scratch: Path) -> None:
     targets.write_text("word1 word2\n", encoding="utf-8")
     report = DatasetReport(rows=_ROWS + 1, kept=_ROWS + 1)
     settings = AnalysisSettings((report,), {_END}, target_prompts=targets, trainable_parameters=1)
-    analyse(training.path, validation.path, _decode, settings)
+    analyze(training.path, validation.path, _decode, settings)
 
 
 def _example(row: int) -> Example:

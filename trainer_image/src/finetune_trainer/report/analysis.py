@@ -1,7 +1,7 @@
-"""The dataset report from two finished tables: statistics, warnings, and a few rows as proof for human eyes.
+"""Analyzes two finished tables: statistics, warnings, and a few rows that show a person what is learned.
 
-Everything is computed from token ids, batch by batch; only samples and excerpts become text. Equal tables and settings
-give equal results, whatever the machine.
+Everything is computed from token ids, batch by batch. Only samples and excerpts become text. Equal tables and settings
+give equal results on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_trainer.contract.result import (
 )
 from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.rows.excerpts import excerpt, middle_cut
-from finetune_trainer.report.content import learn_shape
+from finetune_trainer.report.content import learn_boilerplate
 from finetune_trainer.report.coverage import TargetIndex
 from finetune_trainer.report.languages import language_mix
 from finetune_trainer.report.near_duplicates import exact_pairs, find_near_copies
@@ -40,8 +40,8 @@ from finetune_trainer.report.statistics import (
 )
 from finetune_trainer.report.table import ROWS_BETWEEN_RELEASES, TokenTable
 from finetune_trainer.report.targets import read_target_prompts
+from finetune_trainer.report.text_features import mean_nearest_similarity, words_and_pairs
 from finetune_trainer.report.warnings import DatasetWarning, dataset_warnings
-from finetune_trainer.report.words import mean_nearest_similarity, words_and_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from finetune_trainer.data.dataset.counts import DatasetReport
-    from finetune_trainer.report.content import Shape
+    from finetune_trainer.report.content import Boilerplate
 
 SAMPLED_ROWS = 2000
 LANGUAGE_ROWS = 1000
@@ -66,12 +66,12 @@ _MESSAGE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """What the analysis must be told.
+    """Settings and facts for an analysis.
 
-    `reports` are the counts of the training source and, where it has its own, the validation source. `special_ids`
-    are the tokenizer's control tokens, `frame` what the template writes around a user's text (`user_frame`).
-    `trainable_parameters` is the adapter's size, None where the model is not known. `redact` takes secrets out of
-    every text of a row before it is kept.
+    `reports` are the counts of the training source and of a separate validation source, if there is one.
+    `special_ids` are the tokenizer's control tokens. `frame` is the template's text around a user's text (see
+    `user_frame`). `trainable_parameters` is the adapter's size, None if the model is not known. `redact` removes
+    secrets from every quoted text of a row.
     """
 
     reports: tuple[DatasetReport, ...]
@@ -87,7 +87,7 @@ class AnalysisSettings:
 
 @dataclass(frozen=True)
 class ProofRow:
-    """One example as text: (learned, text) in order."""
+    """One example as text: pairs of (learned, text) in order."""
 
     row: int
     runs: tuple[tuple[bool, str], ...]
@@ -95,16 +95,16 @@ class ProofRow:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found. `proof` are the first training rows."""
+    """The result of an analysis. `proof` holds the first training rows."""
 
     statistics: Statistics
     warnings: tuple[DatasetWarning, ...]
     proof: tuple[ProofRow, ...]
 
     def summary(self) -> StatisticsResult:
-        """Return the head of the report for a termination message: what is not known is left out, warnings are at most 8.
+        """Return a summary for a termination message, with at most 8 warnings and without unknown values.
 
-        About 300 bytes, and up to 300 for each warning.
+        It has about 300 bytes, and up to 300 more for each warning.
         """
         statistics = self.statistics
         coverage, capacity = statistics.coverage, statistics.capacity
@@ -136,27 +136,27 @@ def _head_of(warning: DatasetWarning) -> WarningResult:
     )
 
 
-def analyse(
+def analyze(
     training: Path,
     validation: Path,
     decode: Callable[[list[int]], str],
     settings: AnalysisSettings,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Analysis:
-    """Analyse two finished tables.
+    """Analyze two finished tables.
 
-    `decode` gives the text of token ids. `on_progress(done, total)` is told of rows gone through. Scratch files
-    lie beside the training table while this runs. The training table must have an example. Raises
-    StageError(InvalidDataset) for target prompts that cannot be read, OSError when the disk is full.
+    `decode` gives the text of token ids. `on_progress(done, total)` receives the number of processed rows. Temporary
+    files lie next to the training table during the call. The training table must have an example. Raises
+    StageError(InvalidDataset) for target prompts that cannot be read, OSError if the disk is full.
     """
-    # Read first: a bad file must not cost the minutes that a large table takes.
+    # Read first, so that a bad file does not cost the minutes of a large table.
     targets = None if settings.target_prompts is None else read_target_prompts(settings.target_prompts)
     tables = _Tables(TokenTable(training), TokenTable(validation), decode, settings)
     total = tables.training.rows * (2 if targets is None else 3)
     tables.count(lambda rows: on_progress(rows, total))
     limit = settings.thresholds.near_duplicate_similarity
     near = find_near_copies(
-        tables.training, tables.validation, tables.shape, limit, training.parent,
+        tables.training, tables.validation, tables.boilerplate, limit, training.parent,
         lambda rows: on_progress(tables.training.rows + rows, total),
     )  # fmt: skip
     coverage = None
@@ -172,10 +172,10 @@ def analyse(
         supervised=Histogram.of(tables.supervised),
         near_duplicates=NearCopies(
             near.near_duplicates, tables.training.rows, limit,
-            tables.near_pairs(tables.training, near.original),
+            tables.near_pairs(tables.training, near.duplicate_of),
         ),
         leaked=NearCopies(
-            near.leaked, tables.validation.rows, limit, tables.near_pairs(tables.validation, near.copied)
+            near.leaked, tables.validation.rows, limit, tables.near_pairs(tables.validation, near.leaked_from)
         ),
         answers=tables.answers(),
         prompts=tables.prompts(),
@@ -191,7 +191,7 @@ def analyse(
 
 
 class _Tables:
-    """Both tables, what their rows have in common, and the columns counted from them."""
+    """Both tables, the text that their rows share, and the columns computed from them."""
 
     def __init__(
         self,
@@ -204,10 +204,12 @@ class _Tables:
         self.validation = validation
         self._settings = settings
         random = np.random.default_rng(settings.seed)
-        # In chance order, so that a part of the sample is a sample too.
+        # In random order, so that the first part of the sample is a sample too.
         sample = random.permutation(training.rows)[:SAMPLED_ROWS]
         special = frozenset(settings.special_ids)
-        self.shape: Shape = learn_shape([training, validation], np.sort(sample), decode, special)
+        self.boilerplate: Boilerplate = learn_boilerplate(
+            [training, validation], np.sort(sample), decode, special
+        )
         self._decode = decode
         self._reader = self._reader_of(training)
         self.sampled_texts = []
@@ -221,28 +223,28 @@ class _Tables:
         self._prompt_hashes: NDArray[np.uint64] = np.empty(training.rows, np.uint64)
 
     def count(self, on_rows: Callable[[int], None]) -> None:
-        """Fill the columns of the training rows."""
+        """Compute the columns of the training rows."""
         view = self.training.view
         for start, end in self.training.parts():
             self.supervised[view.first[start] : view.first[end]] = supervised_counts(view, start, end)
-            hashes = row_hashes(view, start, end, self.shape)
+            hashes = row_hashes(view, start, end, self.boilerplate)
             self._answer_hashes[start:end] = hashes[:, 0]
             self._prompt_hashes[start:end] = hashes[:, 1]
             self.training.release()
             on_rows(end)
 
     def near_pairs(self, table: TokenTable, found: NDArray[np.int64]) -> tuple[NearPair, ...]:
-        """The first pairs of `found`, which gives for a row of `table` a row of training."""
+        """Return the first pairs of `found`, which maps rows of `table` to training rows (-1: none)."""
         reader = self._reader_of(table)
         positions = np.flatnonzero(found >= 0)[:_PAIRS_NAMED]
-        pairs = exact_pairs(table, self.training, found, self.shape, _PAIRS_NAMED)
+        pairs = exact_pairs(table, self.training, found, self.boilerplate, _PAIRS_NAMED)
         return tuple(
             NearPair(pair.row, pair.other, pair.similarity, self._excerpt(reader.row(int(position)).prompt))
             for position, pair in zip(positions, pairs, strict=True)
         )
 
     def answers(self) -> Answers:
-        """How often answers repeat."""
+        """Count repeated answers."""
         values, first, counts = np.unique(self._answer_hashes, return_index=True, return_counts=True)
         repeated = counts > 1
         order = np.lexsort((first[repeated], -counts[repeated]))[:_PAIRS_NAMED]
@@ -256,13 +258,13 @@ class _Tables:
         return Answers(self.training.rows, values.size, int(counts[repeated].sum()), frequent)
 
     def prompts(self) -> Prompts:
-        """How much the opening prompts differ."""
+        """Measure how much the opening prompts differ."""
         sets = [words_and_pairs(texts.prompt) for texts in self.sampled_texts]
         variety = round(1 - mean_nearest_similarity(sets), 4) if len(sets) > 1 else None
         return Prompts(self.training.rows, int(np.unique(self._prompt_hashes).size), len(sets), variety)
 
     def capacity(self) -> Capacity | None:
-        """What the answers hold against what the adapter can."""
+        """Compare the information in the answers with the capacity of the adapter."""
         parameters = self._settings.trainable_parameters
         return None if parameters is None else Capacity(int(self.supervised.sum()), parameters)
 
@@ -284,7 +286,7 @@ class _Tables:
         return Coverage(len(targets), len(targets) - len(missed), similarity, uncovered)
 
     def proof(self) -> list[ProofRow]:
-        """The first training rows' first examples, with what is learned told apart."""
+        """Return the first example of each of the first training rows, split into learned and other text."""
         rows = []
         for position in range(min(_PROOF_ROWS, self.training.rows)):
             example = int(self.training.view.first[position])
@@ -297,7 +299,7 @@ class _Tables:
 
     def _reader_of(self, table: TokenTable) -> TextReader:
         settings = self._settings
-        return TextReader(table, self.shape, self._decode, settings.special_ids, settings.frame)
+        return TextReader(table, self.boilerplate, self._decode, settings.special_ids, settings.frame)
 
     def _excerpt(self, text: str) -> str:
         return excerpt(self._settings.redact(text), _EXCERPT)

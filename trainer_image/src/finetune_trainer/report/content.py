@@ -1,14 +1,14 @@
-"""What of a row's tokens is its own: the user's text and the answers, without template, system prompt and markup.
+"""Finds the user's text and the answers of a row, without template, system prompt and markup.
 
-Statistics over whole examples would find every two rows alike that share a long system prompt. Which tokens are
-common is learned from a sample of the rows, so that no list of templates is needed:
+A long shared system prompt would make all rows similar, so statistics must not use whole examples. The shared tokens
+are learned from a sample of the rows, so that no list of templates is needed:
 
-- Control tokens part an example into pieces. A piece that at least half of the sampled rows hold as it is (a role
-  header, a shared system prompt) is markup. Of each prompt the last piece that is no markup is the user's text.
-- An opening of 16 tokens or more that at least 20 % of the sampled prompts, and at least 20, begin with, is an
-  instruction or, where the template knows no control token for it, a system prompt; it is left out where
-  something remains. It ends where prompts part, four fifths of them no longer going on alike, unless one branch goes on
-  for another 16 tokens in the same way: prompts in a few phrasings keep their first words.
+- Control tokens split an example into pieces. A piece that at least half of the sampled rows hold unchanged (a role
+  header, a shared system prompt) is markup. The user's text is the last piece of a prompt that is not markup.
+- An opening of 16 or more tokens is shared if at least 20 % of the sampled prompts, and at least 20 prompts, begin with
+  it. It is an instruction, or a system prompt that the template does not separate with a control token. It is left
+  out if some text remains. It ends where fewer than four fifths of its prompts continue in the same way, unless one
+  continuation is shared for another 16 tokens. So prompts in a few phrasings keep their first words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEPARATOR = -2
-"""Stands between the parts of a row's content."""
+"""Separates the parts of a row's content."""
 CONTROL = -3
 """Canonical id of every control token."""
 _DROPPED = -1
@@ -39,13 +39,13 @@ _STAYING_FRACTION = 0.8
 _UNDECODABLE = "\ufffd"
 
 
-class Shape(NamedTuple):
-    """What is common to the rows, in the form that compiled loops take.
+class Boilerplate(NamedTuple):
+    """The tokens that rows share, in the form that compiled loops take.
 
-    `canonical` gives for a token id the id that stands for all tokens of the same text but for case and
-    surrounding space, -1 for white space and -3 for control tokens. `markup` holds the sorted hashes of pieces
-    that are markup; `openings` those of shared openings of every length from 16 tokens on. `known` is false
-    where there are too few rows to tell what is common: then the longest piece is the user's text.
+    `canonical` maps a token id to one id for all tokens with the same text, without regard to case and surrounding
+    space. It is -1 for white space and -3 for control tokens. `markup` holds the sorted hashes of the markup pieces,
+    `openings` those of the shared openings of every length from 16 tokens on. `known` is false if there are too few
+    rows to find shared tokens: then the longest piece is the user's text.
     """
 
     canonical: NDArray[np.int32]
@@ -56,7 +56,7 @@ class Shape(NamedTuple):
 
 @numba.njit(nogil=True, cache=True)
 def mix(value: np.uint64) -> np.uint64:
-    """Scramble 64 bits (the finaliser of splitmix64, Steele et al. 2014)."""
+    """Scramble 64 bits (the finalizer of splitmix64, Steele et al. 2014)."""
     value = np.uint64(value) + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -78,20 +78,20 @@ def _hash_of(words: NDArray[np.int32], start: int, end: int) -> np.uint64:
 
 
 @numba.njit(nogil=True, cache=True)
-def user_text(words: NDArray[np.int32], start: int, end: int, shape: Shape) -> tuple[int, int]:
-    """Bounds of the user's text in a prompt's ids `words[start:end]`; both are `end` where there is none."""
+def user_text(words: NDArray[np.int32], start: int, end: int, boilerplate: Boilerplate) -> tuple[int, int]:
+    """Return the bounds of the user's text in a prompt's ids `words[start:end]`; both are `end` if it has none."""
     best_start, best_end = end, end
     stop = end
     while stop > start:
-        while stop > start and shape.canonical[words[stop - 1]] == CONTROL:
+        while stop > start and boilerplate.canonical[words[stop - 1]] == CONTROL:
             stop -= 1
         begin = stop
-        while begin > start and shape.canonical[words[begin - 1]] != CONTROL:
+        while begin > start and boilerplate.canonical[words[begin - 1]] != CONTROL:
             begin -= 1
         if begin == stop:
             break
-        if shape.known:
-            if not _contains(shape.markup, _hash_of(words, begin, stop)):
+        if boilerplate.known:
+            if not _contains(boilerplate.markup, _hash_of(words, begin, stop)):
                 return begin, stop
         elif stop - begin > best_end - best_start:
             best_start, best_end = begin, stop
@@ -100,14 +100,14 @@ def user_text(words: NDArray[np.int32], start: int, end: int, shape: Shape) -> t
 
 
 @numba.njit(nogil=True, cache=True)
-def behind_opening(words: NDArray[np.int32], start: int, end: int, shape: Shape) -> int:
-    """Where the user's text goes on behind a shared opening; `start` without one, or if nothing would remain."""
+def after_opening(words: NDArray[np.int32], start: int, end: int, boilerplate: Boilerplate) -> int:
+    """Return the position after a shared opening; `start` without one, or if no text would remain."""
     value = np.uint64(0)
     shared = start
     for position in range(start, min(end, start + _OPENING_LIMIT)):
         value = mix(value ^ np.uint64(words[position]))
         if position - start + 1 >= _OPENING_TOKENS:
-            if not _contains(shape.openings, value):
+            if not _contains(boilerplate.openings, value):
                 break
             shared = position + 1
     return shared if shared < end else start
@@ -115,7 +115,7 @@ def behind_opening(words: NDArray[np.int32], start: int, end: int, shape: Shape)
 
 @numba.njit(nogil=True, cache=True)
 def first_answer(view: TableView, example: int) -> int:
-    """Offset of an example's first learned token."""
+    """Return the offset of an example's first learned token."""
     labels = view.labels_at[example]
     offset = 0
     while offset < view.lengths[example] and view.words[labels + offset] < 0:
@@ -124,10 +124,10 @@ def first_answer(view: TableView, example: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def row_content(view: TableView, row: int, shape: Shape, out: NDArray[np.int32]) -> int:
-    """Write the canonical ids of a row's user texts and answers, parted by SEPARATOR; return how many.
+def row_content(view: TableView, row: int, boilerplate: Boilerplate, out: NDArray[np.int32]) -> int:
+    """Write the canonical ids of a row's user texts and answers, separated by SEPARATOR; return their number.
 
-    `out` must hold the row's tokens and one more for each of its runs: twice its tokens always suffices.
+    `out` needs space for the row's tokens and one more for each run; twice the number of tokens is always enough.
     """
     count = 0
     for example in range(view.first[row], view.first[row + 1]):
@@ -140,24 +140,34 @@ def row_content(view: TableView, row: int, shape: Shape, out: NDArray[np.int32])
             if position == length:
                 break
             if position > begin:
-                start, end = user_text(view.words, ids + begin, ids + position, shape)
+                start, end = user_text(view.words, ids + begin, ids + position, boilerplate)
                 count = _append(
-                    view.words, behind_opening(view.words, start, end, shape), end, shape, out, count
+                    view.words,
+                    after_opening(view.words, start, end, boilerplate),
+                    end,
+                    boilerplate,
+                    out,
+                    count,
                 )
             begin = position
             while position < length and view.words[labels + position] >= 0:
                 position += 1
-            count = _append(view.words, ids + begin, ids + position, shape, out, count)
+            count = _append(view.words, ids + begin, ids + position, boilerplate, out, count)
     return count
 
 
 @numba.njit(nogil=True, cache=True)
 def _append(
-    words: NDArray[np.int32], start: int, end: int, shape: Shape, out: NDArray[np.int32], count: int
+    words: NDArray[np.int32],
+    start: int,
+    end: int,
+    boilerplate: Boilerplate,
+    out: NDArray[np.int32],
+    count: int,
 ) -> int:
     before = count
     for position in range(start, end):
-        token = shape.canonical[words[position]]
+        token = boilerplate.canonical[words[position]]
         if token >= 0:
             out[count] = token
             count += 1
@@ -169,7 +179,7 @@ def _append(
 
 @numba.njit(nogil=True, cache=True)
 def _mark_seen(view: TableView, start: int, end: int, seen: NDArray[np.bool_]) -> int:
-    """Mark the ids of rows [start, end); return the largest id, marked or not."""
+    """Mark the ids of rows [start, end) that fit into `seen`; return the largest id of these rows."""
     largest = -1
     for example in range(view.first[start], view.first[end]):
         ids = view.ids_at[example]
@@ -181,19 +191,19 @@ def _mark_seen(view: TableView, start: int, end: int, seen: NDArray[np.bool_]) -
     return largest
 
 
-def learn_shape(
+def learn_boilerplate(
     tables: Collection[TokenTable],
     sample: NDArray[np.int64],
     decode: Callable[[list[int]], str],
     special_ids: Collection[int],
-) -> Shape:
-    """Learn what the rows have in common from the rows `sample` of the first table; `decode` gives ids' text."""
+) -> Boilerplate:
+    """Learn the shared tokens from the rows `sample` of the first table; `decode` gives the text of ids."""
     (training, *_) = tables
     canonical = _canonical_ids(_seen_ids(tables), decode, special_ids)
     nothing = np.empty(0, np.uint64)
     known = sample.size >= 2
     if not known:
-        return Shape(canonical, nothing, nothing, known=False)
+        return Boilerplate(canonical, nothing, nothing, known=False)
     view = training.view
     pieces: list[NDArray[np.uint64]] = []
     prompts: list[tuple[int, int]] = []
@@ -207,28 +217,29 @@ def learn_shape(
         pieces.append(np.unique(_piece_hashes(view.words, start, end, canonical)))
     hashes, counts = np.unique(np.concatenate(pieces), return_counts=True)
     markup = hashes[counts >= max(2, _MARKUP_FRACTION * sample.size)]
-    shape = Shape(canonical, markup, nothing, known=True)
+    boilerplate = Boilerplate(canonical, markup, nothing, known=True)
     openings = []
     for number, prompt in enumerate(prompts):
         if number % ROWS_BETWEEN_RELEASES == 0:
             training.release()
-        openings.append(_opening_hashes(view.words, *user_text(view.words, *prompt, shape)))
+        openings.append(_opening_hashes(view.words, *user_text(view.words, *prompt, boilerplate)))
     least = max(_OPENING_ROWS, _OPENING_FRACTION * sample.size)
     hashes, counts = np.unique(np.concatenate(openings), return_counts=True)
     ends = [_opening_end(counts[np.searchsorted(hashes, beginning)], least) for beginning in openings]
     shared = np.unique(np.concatenate([item[:end] for item, end in zip(openings, ends, strict=True)]))
     training.release()
-    return shape._replace(openings=shared)
+    return boilerplate._replace(openings=shared)
 
 
 def _opening_end(counts: NDArray[np.int64], least: float) -> int:
-    """How many of a prompt's beginnings, of 16 tokens and each one longer, are a shared opening.
+    """Return how many of a prompt's beginnings are part of a shared opening.
 
-    `counts` says of each of them how many prompts begin so; fewer than `least` share nothing.
+    The first beginning has 16 tokens, each next one has one token more. `counts` holds the number of prompts with
+    that beginning; a beginning of fewer than `least` prompts is not shared.
     """
     end = 0
     while end < counts.size:
-        # Counts only fall, so that what stays is the beginning.
+        # Counts never grow, so the beginnings that pass are the first ones.
         length = int((counts[end:] >= max(least, _STAYING_FRACTION * counts[end])).sum())
         if length < (_OPENING_TOKENS if end else 1):
             break
@@ -259,7 +270,7 @@ def _canonical_ids(
             canonical[token] = CONTROL
             continue
         text = decode([token])
-        # A piece of a character has no text of its own to compare by.
+        # A part of a character has no text to compare.
         key = f"{_UNDECODABLE}{token}" if _UNDECODABLE in text else text.strip().casefold()
         canonical[token] = first_of.setdefault(key, token) if key else _DROPPED
     return canonical

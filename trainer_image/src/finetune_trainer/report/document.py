@@ -16,13 +16,13 @@ _DERIVED = ("fraction", "ratio", "reasoning_fraction", "main_fraction")
 
 @dataclass(frozen=True)
 class DatasetDocument:
-    """Everything the report says.
+    """The whole content of the report.
 
-    `digest` is over all examples. `training_source` and `validation_source` say which bytes were read (a commit, an
-    ETag, a size; never a URL or a secret), the latter and `validation_rows` where validation has its own source.
-    `format_name` is how rows were read, and `format_reason` what decided it. `settings` are those of the run that
-    shaped the data, thresholds included. A dataset that was refused has no `digest` and no `analysis`, but the
-    `refusal`: why.
+    `digest` covers all examples. `training_source` and `validation_source` identify the bytes that were read (a commit,
+    an ETag, a size; never a URL or a secret). `validation_source` and `validation_rows` are None without a separate
+    validation source. `format_name` is the format of the rows, `format_reason` the reason for that choice. `settings`
+    are the run's settings for the data, including the thresholds. A rejected dataset has no `digest` and no
+    `analysis`; instead, `refusal` gives the reason.
     """
 
     training_source: dict[str, Any]
@@ -55,7 +55,7 @@ class DatasetDocument:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses as objects with camelCase members and their shares, tuples as lists, numbers to six digits."""
+    """Return dataclasses as objects with camelCase members and fractions, tuples as lists, floats with six digits."""
     if is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in fields(value)]
         names += [name for name in _DERIVED if isinstance(getattr(type(value), name, None), property)]

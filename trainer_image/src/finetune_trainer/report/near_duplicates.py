@@ -1,16 +1,16 @@
-"""Rows that nearly repeat another, in one table or across two: MinHash, banding, then the exact similarity.
+"""Near-duplicate rows in one table or across two: MinHash, banding, then the exact similarity.
 
-A row is the set of its content's token trigrams (see content.py), and two rows are as similar as the Jaccard index
-of their sets: shared trigrams over all. Broder (1997) showed that the minimum of a hash over a set is equal for two
-sets with just that probability. Here 128 minima come from one hash a trigram: the hash's first bits choose the
-minimum that it competes for (one permutation hashing, Li et al. 2012), and minima without competitor borrow from
-another (optimal densification, Shrivastava 2017). `b` bands of `r` minima make two rows of similarity `s`
-candidates with probability 1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets, section 3.4); `b` and `r`
-are chosen so that this is at least 0.99 at the threshold. Every candidate's exact similarity decides, so
-that a reported pair is one; at most about 1 % of the pairs right at the threshold are missed, fewer above it.
-Work is bounded: a row is compared with the first 4 (a validation row: 8) of a band's rows that repeat none, and
-after 16 (32) comparisons in vain with no more. Only data in which very many rows are candidates and few are similar
-reaches that bound; it can hide pairs, never invent one.
+A row is the set of its content's token trigrams (see content.py). The similarity of two rows is the Jaccard index of
+their sets: shared trigrams over all trigrams. Broder (1997) showed that two sets have the same minimum of a hash with
+exactly that probability. Here 128 minima come from one hash a trigram. The hash's first bits choose the minimum that it
+competes for (one permutation hashing, Li et al. 2012). A minimum without a competitor borrows from another one (optimal
+densification, Shrivastava 2017). With `b` bands of `r` minima, two rows of similarity `s` become candidates with
+probability 1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets, section 3.4). `b` and `r` are chosen so that
+it is at least 0.99 at the threshold. The exact similarity of every candidate decides, so every reported pair is real. At
+most about 1 % of the pairs at the threshold are missed, and fewer above it. The work is bounded. A row is compared with
+the first 4 rows of a band that have no original themselves (a validation row: 8). After 16 misses (32) it is compared
+with no more. Only data with very many candidates and few similar rows reaches this bound. The bound can hide pairs but
+never invents one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from finetune_trainer.report.content import Shape, mix, row_content
+from finetune_trainer.report.content import Boilerplate, mix, row_content
 from finetune_trainer.report.table import TableView, TokenTable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SHINGLE = 3
 MINIMA = 128
 _LEAST_DETECTION = 0.99
 _REPRESENTATIVES = 4
-_VAIN_COMPARISONS = 16
+_MAXIMUM_MISSES = 16
 _TOUCHED_BYTES = 128 << 20
 # Reading an example here and there maps 16 pages around its ids and 16 around its labels.
 _EXAMPLE_BYTES = 2 * 16 * 4096
@@ -45,7 +45,7 @@ _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @dataclass(frozen=True)
 class Pair:
-    """A row (its number in its source), the one it nearly repeats, and their similarity."""
+    """The numbers of two similar rows in their sources, and their similarity."""
 
     row: int
     other: int
@@ -53,29 +53,29 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Nearness:
-    """How many training rows nearly repeat an earlier one, how many validation rows nearly stand in training.
+class NearMatches:
+    """The near-duplicates among the training rows, and the validation rows with a near-duplicate in training.
 
-    `original[r]` is the position of the training row that row `r` repeats, -1 for none; `copied[v]` that of the
-    training row that is nearly validation row `v`.
+    `duplicate_of[r]` is the position of the earlier training row that is similar to training row `r`, -1 for none.
+    `leaked_from[v]` is the position of the training row that is similar to validation row `v`, -1 for none.
     """
 
-    original: NDArray[np.int64]
-    copied: NDArray[np.int64]
+    duplicate_of: NDArray[np.int64]
+    leaked_from: NDArray[np.int64]
 
     @property
     def near_duplicates(self) -> int:
-        """Training rows that could be left out."""
-        return int((self.original >= 0).sum())
+        """Number of training rows that are similar to an earlier one."""
+        return int((self.duplicate_of >= 0).sum())
 
     @property
     def leaked(self) -> int:
-        """Validation rows with a near copy in training."""
-        return int((self.copied >= 0).sum())
+        """Number of validation rows that are similar to a training row."""
+        return int((self.leaked_from >= 0).sum())
 
 
 def banding(threshold: float) -> tuple[int, int]:
-    """Bands and minima a band: the longest bands that find a pair at the threshold with probability 0.99."""
+    """Return the number of bands and of minima a band: the longest bands with detection 0.99 at the threshold."""
     for length in range(MINIMA, 1, -1):
         bands = MINIMA // length
         if detection(threshold, bands, length) >= _LEAST_DETECTION:
@@ -84,35 +84,35 @@ def banding(threshold: float) -> tuple[int, int]:
 
 
 def detection(similarity: float, bands: int, length: int) -> float:
-    """Probability that two rows of this similarity become candidates."""
+    """Return the probability that two rows of this similarity become candidates."""
     return float(1 - (1 - similarity**length) ** bands)
 
 
 def find_near_copies(
     training: TokenTable,
     validation: TokenTable,
-    shape: Shape,
+    boilerplate: Boilerplate,
     threshold: float,
     folder: Path,
     on_rows: Callable[[int], None],
-) -> Nearness:
-    """Compare all rows of both tables at the Jaccard similarity `threshold`.
+) -> NearMatches:
+    """Find all pairs of rows with a Jaccard similarity of at least `threshold`.
 
-    A file of 4 bytes a row and band (at most 0.5 kB a row; 84 bytes at the default threshold) lies in `folder`
-    meanwhile, without a name; memory holds about 40 bytes a row. `on_rows` is told the rows sketched so far. Raises
-    OSError when the folder cannot hold the file.
+    A temporary file without a name lies in `folder` during the call. It has 4 bytes a row and band: at most 0.5 kB a row,
+    and 84 bytes at the default threshold. Memory holds about 40 bytes a row. `on_rows` receives the number of sketched
+    rows. Raises OSError if the folder cannot hold the file.
     """
     bands, length = banding(threshold)
-    original = np.full(training.rows, -1, np.int64)
-    copied = np.full(validation.rows, -1, np.int64)
-    vain = np.zeros(training.rows, np.uint8)
-    vain_validation = np.zeros(validation.rows, np.uint8)
+    duplicate_of = np.full(training.rows, -1, np.int64)
+    leaked_from = np.full(validation.rows, -1, np.int64)
+    misses = np.zeros(training.rows, np.uint8)
+    validation_misses = np.zeros(validation.rows, np.uint8)
     with (
         tempfile.TemporaryFile(dir=folder) as training_file,
         tempfile.TemporaryFile(dir=folder) as validation_file,
     ):
-        sizes = _sketch(training, shape, bands, length, training_file.fileno(), on_rows)
-        _sketch(validation, shape, bands, length, validation_file.fileno(), lambda _: None)
+        sizes = _sketch(training, boilerplate, bands, length, training_file.fileno(), on_rows)
+        _sketch(validation, boilerplate, bands, length, validation_file.fileno(), lambda _: None)
         for band in range(bands):
             keys = _read_band(training_file.fileno(), band, training.rows)
             order = np.argsort(keys, kind="stable")
@@ -120,29 +120,29 @@ def find_near_copies(
             start = 0
             while start < order.size:
                 start = _mark_duplicates(
-                    training.view, shape, threshold, keys, order, start, sizes, original, vain
+                    training.view, boilerplate, threshold, keys, order, start, sizes, duplicate_of, misses
                 )
                 training.release()
             wanted = _read_band(validation_file.fileno(), band, validation.rows)
             start = 0
             while start < wanted.size:
                 start = _mark_leaks(
-                    (training.view, validation.view), shape, threshold, keys, order, start, wanted, copied,
-                    vain_validation,
+                    (training.view, validation.view), boilerplate, threshold, keys, order, start, wanted, leaked_from,
+                    validation_misses,
                 )  # fmt: skip
                 training.release()
                 validation.release()
-    return Nearness(original, copied)
+    return NearMatches(duplicate_of, leaked_from)
 
 
 def exact_pairs(
-    table: TokenTable, others: TokenTable, found: NDArray[np.int64], shape: Shape, count: int
+    table: TokenTable, others: TokenTable, found: NDArray[np.int64], boilerplate: Boilerplate, count: int
 ) -> list[Pair]:
-    """The first `count` pairs of `found` (position of a row of `table` to a row of `others`) with their similarity."""
+    """Return the first `count` pairs with their similarity; `found` maps rows of `table` to rows of `others`."""
     pairs = []
     for position in np.flatnonzero(found >= 0)[:count]:
         similarity = _similarity(
-            _shingles(table.view, position, shape), _shingles(others.view, found[position], shape)
+            _shingles(table.view, position, boilerplate), _shingles(others.view, found[position], boilerplate)
         )
         pairs.append(
             Pair(
@@ -155,13 +155,18 @@ def exact_pairs(
 
 
 def _sketch(
-    table: TokenTable, shape: Shape, bands: int, length: int, file: int, on_rows: Callable[[int], None]
+    table: TokenTable,
+    boilerplate: Boilerplate,
+    bands: int,
+    length: int,
+    file: int,
+    on_rows: Callable[[int], None],
 ) -> NDArray[np.int32]:
-    """Write the bands' keys, one band after the other; return each row's number of shingles."""
+    """Write the keys of all bands, one band after the other; return the number of shingles of each row."""
     sizes = np.empty(table.rows, np.int32)
     for start, end in table.parts():
         keys = np.empty((bands, end - start), np.uint32)
-        _sketch_rows(table.view, start, end, shape, length, keys, sizes[start:end])
+        _sketch_rows(table.view, start, end, boilerplate, length, keys, sizes[start:end])
         table.release()
         for band in range(bands):
             _write_all(file, keys[band].tobytes(), (band * table.rows + start) * 4)
@@ -187,7 +192,7 @@ def _read_band(file: int, band: int, rows: int) -> NDArray[np.uint32]:
     while done < len(target):
         read = os.preadv(file, [target[done:]], offset + done)
         if not read:
-            raise OSError("the file of band keys must be whole, found it cut off")
+            raise OSError("the file of band keys must be complete, found it truncated")
         done += read
     return keys
 
@@ -202,14 +207,14 @@ def _row_tokens(view: TableView, row: int) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def _row_bytes(view: TableView, row: int) -> int:
-    """Bytes of memory that reading a row may map."""
+    """Return the bytes of memory that reading a row may map."""
     examples = view.first[row + 1] - view.first[row]
     return int(8 * _row_tokens(view, row) + _EXAMPLE_BYTES * examples)
 
 
 @numba.njit(nogil=True, cache=True)
 def _hash_shingles(content: NDArray[np.int32], size: int, out: NDArray[np.uint64]) -> int:
-    """Hash every run of 3 ids; a content of fewer is one shingle."""
+    """Hash every run of 3 ids; a shorter content is one shingle. Return the number of hashes."""
     if size == 0:
         return 0
     width = min(SHINGLE, size)
@@ -222,11 +227,11 @@ def _hash_shingles(content: NDArray[np.int32], size: int, out: NDArray[np.uint64
 
 
 @numba.njit(nogil=True, cache=True)
-def _shingles(view: TableView, row: int, shape: Shape) -> NDArray[np.uint64]:
-    """Sorted distinct shingle hashes of a row."""
+def _shingles(view: TableView, row: int, boilerplate: Boilerplate) -> NDArray[np.uint64]:
+    """Return the sorted distinct shingle hashes of a row."""
     content = np.empty(2 * _row_tokens(view, row), np.int32)
     hashes = np.empty(content.size, np.uint64)
-    count = _hash_shingles(content, row_content(view, row, shape, content), hashes)
+    count = _hash_shingles(content, row_content(view, row, boilerplate, content), hashes)
     hashes = np.sort(hashes[:count])
     distinct = 0
     for place in range(count):
@@ -238,7 +243,7 @@ def _shingles(view: TableView, row: int, shape: Shape) -> NDArray[np.uint64]:
 
 @numba.njit(nogil=True, cache=True)
 def _similarity(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
-    """Jaccard index of two sorted sets; 0 where one is empty."""
+    """Return the Jaccard index of two sorted sets; 0 if one is empty."""
     if left.size == 0 or right.size == 0:
         return 0.0
     i = j = shared = 0
@@ -259,7 +264,7 @@ def _sketch_rows(
     view: TableView,
     start: int,
     end: int,
-    shape: Shape,
+    boilerplate: Boilerplate,
     length: int,
     keys: NDArray[np.uint32],
     sizes: NDArray[np.int32],
@@ -273,7 +278,7 @@ def _sketch_rows(
     minima = np.empty(MINIMA, np.uint64)
     filled = np.empty(MINIMA, np.uint64)
     for row in range(start, end):
-        count = _hash_shingles(content, row_content(view, row, shape, content), hashes)
+        count = _hash_shingles(content, row_content(view, row, boilerplate, content), hashes)
         sizes[row - start] = count
         minima[:] = _EMPTY
         for place in range(count):
@@ -297,18 +302,18 @@ def _sketch_rows(
 @numba.njit(nogil=True, cache=True)
 def _mark_duplicates(
     view: TableView,
-    shape: Shape,
+    boilerplate: Boilerplate,
     threshold: float,
     keys: NDArray[np.uint32],
     order: NDArray[np.int64],
     start: int,
     sizes: NDArray[np.int32],
-    original: NDArray[np.int64],
-    vain: NDArray[np.uint8],
+    duplicate_of: NDArray[np.int64],
+    misses: NDArray[np.uint8],
 ) -> int:
-    """Look for originals among rows with equal keys, from position `start` of a group on.
+    """Look for similar earlier rows among rows with equal keys, from the group at position `start` on.
 
-    Returns where to go on, at the start of a group, after about 128 MiB of the file.
+    Return the start of the next group after about 128 MiB of the file.
     """
     touched = 0
     sets = [np.empty(0, np.uint64) for _ in range(_REPRESENTATIVES)]
@@ -320,16 +325,16 @@ def _mark_duplicates(
         count = 0
         for place in range(start, end if end - start > 1 else start):
             row = order[place]
-            if original[row] >= 0 or sizes[row] == 0 or vain[row] >= _VAIN_COMPARISONS:
+            if duplicate_of[row] >= 0 or sizes[row] == 0 or misses[row] >= _MAXIMUM_MISSES:
                 continue
-            mine = _shingles(view, row, shape)
+            mine = _shingles(view, row, boilerplate)
             touched += _row_bytes(view, row)
             for other in range(count):
                 if _similarity(mine, sets[other]) >= threshold:
-                    original[row] = rows[other]
+                    duplicate_of[row] = rows[other]
                     break
-                vain[row] += 1
-            if original[row] < 0 and count < _REPRESENTATIVES:
+                misses[row] += 1
+            if duplicate_of[row] < 0 and count < _REPRESENTATIVES:
                 sets[count] = mine
                 rows[count] = row
                 count += 1
@@ -340,34 +345,34 @@ def _mark_duplicates(
 @numba.njit(nogil=True, cache=True)
 def _mark_leaks(
     views: tuple[TableView, TableView],
-    shape: Shape,
+    boilerplate: Boilerplate,
     threshold: float,
     keys: NDArray[np.uint32],
     order: NDArray[np.int64],
     start: int,
     wanted: NDArray[np.uint32],
-    copied: NDArray[np.int64],
-    vain: NDArray[np.uint8],
+    leaked_from: NDArray[np.int64],
+    misses: NDArray[np.uint8],
 ) -> int:
-    """Look for training rows near validation rows from `start` on; return where to go on, as above."""
+    """Look for training rows that are similar to validation rows from `start` on; return the next row, as above."""
     touched = 0
     while start < wanted.size and touched < _TOUCHED_BYTES:
         row = start
         start += 1
-        if copied[row] >= 0 or vain[row] >= 2 * _VAIN_COMPARISONS:
+        if leaked_from[row] >= 0 or misses[row] >= 2 * _MAXIMUM_MISSES:
             continue
         place = np.searchsorted(keys, wanted[row])
         if place == keys.size or keys[place] != wanted[row]:
             continue
-        mine = _shingles(views[1], row, shape)
+        mine = _shingles(views[1], row, boilerplate)
         tried = 0
         while mine.size and place < keys.size and keys[place] == wanted[row] and tried < 2 * _REPRESENTATIVES:
-            other = _shingles(views[0], order[place], shape)
+            other = _shingles(views[0], order[place], boilerplate)
             touched += _row_bytes(views[0], order[place])
             if _similarity(mine, other) >= threshold:
-                copied[row] = order[place]
+                leaked_from[row] = order[place]
                 break
-            vain[row] += 1
+            misses[row] += 1
             tried += 1
             place += 1
     return start

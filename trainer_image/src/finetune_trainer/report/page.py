@@ -1,4 +1,4 @@
-"""The dataset report as one HTML page that needs nothing else: no network, no script, plots as inline SVG."""
+"""The dataset report as one self-contained HTML page: no network, no script, plots as inline SVG."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNTS = ("rows", "kept", "duplicates", "heldOutCopies", "withReasoning", "empt
 
 @dataclass(frozen=True)
 class Bar:
-    """One bin of a plot: left edge, width and height in user units, and its values as text."""
+    """One bin of a plot: left edge, width and height in SVG user units, and its values as text."""
 
     x: float
     width: float
@@ -40,7 +40,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """A histogram ready to be drawn; bars stand on y = PLOT_HEIGHT."""
+    """The layout of a histogram; the bars start at y = PLOT_HEIGHT."""
 
     bars: tuple[Bar, ...]
     ticks: tuple[Tick, ...]
@@ -52,7 +52,7 @@ def plot(histogram: dict[str, Any]) -> Plot:
     edges, counts = histogram["edges"], histogram["counts"]
     width = PLOT_WIDTH / len(counts)
     largest = max(counts)
-    # The last bin may reach far: it is drawn like the others and named by where it begins.
+    # The last bin may be very wide. It is drawn like the others, and only its beginning has a label.
     open_end = len(counts) > 1 and edges[-1] - edges[-2] > edges[1] - edges[0]
     bars = []
     for number, count in enumerate(counts):
@@ -76,7 +76,7 @@ def render_html(document: dict[str, Any]) -> str:
         source for source in (document["dataset"], document["validationDataset"]) if source is not None
     ]
     counts = {name: sum(source[name] for source in sources) for name in _COUNTS}
-    counts["refused"] = sum(sum(source["rejected"].values()) for source in sources)
+    counts["rejected"] = sum(sum(source["rejected"].values()) for source in sources)
     return _template().render(report=document, counts=counts) + "\n"
 
 
@@ -98,7 +98,7 @@ def _number(value: float) -> str:
 
 
 def _value(value: Any) -> str:
-    """A setting or identity as text."""
+    """Return a setting or identity as text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "not set"}[value]
     return visible(str(value))

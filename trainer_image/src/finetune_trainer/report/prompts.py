@@ -1,4 +1,4 @@
-"""Texts of a table's rows: the users' prompts without what the template writes around them, and the answers."""
+"""Texts of a table's rows: the answers, and the users' prompts without the template's text around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.data.masking.grammar import sentinel
 from finetune_trainer.data.rows.rejection import RowRejected
-from finetune_trainer.report.content import Shape, behind_opening, first_answer, mix, user_text
+from finetune_trainer.report.content import Boilerplate, after_opening, first_answer, mix, user_text
 from finetune_trainer.report.table import TableView, TokenTable
 
 if TYPE_CHECKING:
@@ -21,74 +21,74 @@ if TYPE_CHECKING:
 
     from finetune_trainer.data.chat_template.template import ChatTemplate
 
-# What is compared of a longer prompt.
+# A longer prompt is compared by its beginning.
 _PROMPT_TOKENS = 4096
 
 
 class Frame(NamedTuple):
-    """Ordinary text that the template writes right before and right behind a user's text."""
+    """Ordinary text that the template writes directly before and after a user's text."""
 
     before: str = ""
-    behind: str = ""
+    after: str = ""
 
     def strip(self, text: str) -> str:
-        """Return a user's text without the frame, or the part of it that is there, and without space around it."""
+        """Return a user's text without the frame and without surrounding space. A part of the frame is removed too."""
         for length in range(min(len(self.before), len(text)), 0, -1):
             if self.before.endswith(text[:length]):
                 text = text[length:]
                 break
-        for length in range(min(len(self.behind), len(text)), 0, -1):
-            if self.behind.startswith(text[-length:]):
+        for length in range(min(len(self.after), len(text)), 0, -1):
+            if self.after.startswith(text[-length:]):
                 text = text[:-length]
                 break
         return text.strip()
 
 
 def user_frame(template: ChatTemplate) -> Frame:
-    """Frame of this template; an empty one where it takes no user message alone."""
+    """Return the frame of a template; it is empty if the template rejects a single user message."""
     word = sentinel(0)
     try:
         text = template.render([{"role": "user", "content": word}], None, generation=True)
     except RowRejected:
         return Frame()
-    before, _, behind = text.partition(word)
-    ids = template.encode([before, behind])
+    before, _, after = text.partition(word)
+    ids = template.encode([before, after])
     cut = max((place + 1 for place, token in enumerate(ids[0]) if token in template.special_ids), default=0)
     ends = min((place for place, token in enumerate(ids[1]) if token in template.special_ids), default=None)
     return Frame(template.decode(ids[0][cut:]), template.decode(ids[1][:ends]))
 
 
 class RowTexts(NamedTuple):
-    """The opening prompt, without what it shares with many others, and the answers of one row, as text."""
+    """Texts of one row: the opening prompt without a shared opening, and the answers."""
 
     prompt: str
     answer: str
 
 
 class TextReader:
-    """Reads texts out of a table. `decode` gives ids' text, `special_ids` are left out of answers."""
+    """Reads texts from a table. `decode` gives the text of ids; answers leave out `special_ids`."""
 
     def __init__(
         self,
         table: TokenTable,
-        shape: Shape,
+        boilerplate: Boilerplate,
         decode: Callable[[list[int]], str],
         special_ids: Collection[int],
         frame: Frame,
     ) -> None:
         self._table = table
-        self._shape = shape
+        self._boilerplate = boilerplate
         self._decode = decode
         self._special = frozenset(special_ids)
         self._frame = frame
 
     def row(self, position: int) -> RowTexts:
-        """Texts of the row at `position`; answers of several turns are joined by line feeds."""
+        """Return the texts of the row at `position`; line feeds join the answers of several turns."""
         view = self._table.view
         first = int(view.first[position])
         start = int(view.ids_at[first])
-        begin, end = user_text(view.words, start, start + int(first_answer(view, first)), self._shape)
-        begin = int(behind_opening(view.words, begin, end, self._shape))
+        begin, end = user_text(view.words, start, start + int(first_answer(view, first)), self._boilerplate)
+        begin = int(after_opening(view.words, begin, end, self._boilerplate))
         answers = [
             self._decode([token for token in run if token not in self._special])
             for example in range(first, int(view.first[position + 1]))
@@ -98,7 +98,7 @@ class TextReader:
         return RowTexts(self._text(begin, end), "\n".join(answers))
 
     def runs(self, example: int) -> Iterator[tuple[bool, list[int]]]:
-        """Runs of an example's ids that are learned, or not, in order."""
+        """Yield the runs of an example's ids in order, each with True if it is learned."""
         ids, labels = self._table.ids(example), self._table.labels(example)
         learned = labels != IGNORED
         edges = [0, *(np.flatnonzero(learned[1:] != learned[:-1]) + 1).tolist(), ids.size]
@@ -106,11 +106,14 @@ class TextReader:
             yield bool(learned[start]), ids[start:end].tolist()
 
     def prompts(self, start: int, end: int) -> Iterator[tuple[int, list[str]]]:
-        """Every prompt of rows [start, end) as (row number, [text]); with a second text where it has a shared opening."""
-        for row, begin, behind, stop in _prompt_spans(self._table.view, start, end, self._shape).tolist():
+        """Yield (row number, texts) for every prompt of rows [start, end).
+
+        The first text is the whole prompt. A prompt with a shared opening has a second text without it.
+        """
+        for row, begin, rest, stop in _prompt_spans(self._table.view, start, end, self._boilerplate).tolist():
             texts = [self._text(begin, stop)]
-            if behind > begin:
-                texts.append(self._text(behind, stop))
+            if rest > begin:
+                texts.append(self._text(rest, stop))
             yield int(self._table.row_numbers[row]), texts
 
     def _text(self, begin: int, end: int) -> str:
@@ -119,8 +122,8 @@ class TextReader:
 
 
 @numba.njit(nogil=True, cache=True)
-def _prompt_spans(view: TableView, start: int, end: int, shape: Shape) -> NDArray[np.int64]:
-    """(row, begin, behind the opening, end) of the user's text of every prompt of rows [start, end)."""
+def _prompt_spans(view: TableView, start: int, end: int, boilerplate: Boilerplate) -> NDArray[np.int64]:
+    """Return (row, begin, position after the opening, end) of every user's text in rows [start, end)."""
     out = np.empty((max(16, 2 * (view.first[end] - view.first[start])), 4), np.int64)
     count = 0
     for row in range(start, end):
@@ -134,7 +137,7 @@ def _prompt_spans(view: TableView, start: int, end: int, shape: Shape) -> NDArra
                 if position == length:
                     break
                 if position > begin:
-                    first, stop = user_text(view.words, ids + begin, ids + position, shape)
+                    first, stop = user_text(view.words, ids + begin, ids + position, boilerplate)
                     if count == out.shape[0]:
                         grown = np.empty((2 * count, 4), np.int64)
                         grown[:count] = out
@@ -142,7 +145,7 @@ def _prompt_spans(view: TableView, start: int, end: int, shape: Shape) -> NDArra
                     if stop > first:
                         out[count, 0] = row
                         out[count, 1] = first
-                        out[count, 2] = behind_opening(view.words, first, stop, shape)
+                        out[count, 2] = after_opening(view.words, first, stop, boilerplate)
                         out[count, 3] = stop
                         count += 1
                 while position < length and view.words[labels + position] >= 0:
@@ -151,8 +154,8 @@ def _prompt_spans(view: TableView, start: int, end: int, shape: Shape) -> NDArra
 
 
 @numba.njit(nogil=True, cache=True)
-def row_hashes(view: TableView, start: int, end: int, shape: Shape) -> NDArray[np.uint64]:
-    """Hash of the learned ids and hash of the opening prompt's user text, for rows [start, end): shape (n, 2)."""
+def row_hashes(view: TableView, start: int, end: int, boilerplate: Boilerplate) -> NDArray[np.uint64]:
+    """Hash the learned ids and the opening prompt's user text of rows [start, end): an array of shape (n, 2)."""
     out = np.empty((end - start, 2), np.uint64)
     for row in range(start, end):
         answer = np.uint64(0)
@@ -164,12 +167,12 @@ def row_hashes(view: TableView, start: int, end: int, shape: Shape) -> NDArray[n
                     answer = mix(answer ^ np.uint64(view.words[ids + position]))
                     inside = True
                 elif inside:
-                    # Two answers are not one answer that reads the same.
+                    # Two answers must differ from one answer with the same text.
                     answer = mix(answer ^ np.uint64(1 << 40))
                     inside = False
         first = view.first[row]
         begin = view.ids_at[first]
-        begin, stop = user_text(view.words, begin, begin + first_answer(view, first), shape)
+        begin, stop = user_text(view.words, begin, begin + first_answer(view, first), boilerplate)
         prompt = np.uint64(0)
         for position in range(begin, stop):
             prompt = mix(prompt ^ np.uint64(view.words[position]))
@@ -180,7 +183,7 @@ def row_hashes(view: TableView, start: int, end: int, shape: Shape) -> NDArray[n
 
 @numba.njit(nogil=True, cache=True)
 def supervised_counts(view: TableView, start: int, end: int) -> NDArray[np.int32]:
-    """Number of learned tokens of each example of rows [start, end)."""
+    """Count the learned tokens of each example of rows [start, end)."""
     first = view.first[start]
     out = np.zeros(view.first[end] - first, np.int32)
     for example in range(first, view.first[end]):

@@ -1,4 +1,4 @@
-"""What the dataset report knows, as values; analysis.py fills them, warnings.py judges them, page.py shows them."""
+"""Statistics of the dataset report. analysis.py computes them, warnings.py checks them, page.py shows them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 
 _BINS = 24
 BITS_PER_TOKEN = 1.0
-"""Description length of an average supervised token, see `Capacity`."""
+"""Information in an average supervised token, see `Capacity`."""
 BITS_PER_PARAMETER = 2.0
-"""What a trained parameter can hold, see `Capacity`."""
+"""Information that a trained parameter can store, see `Capacity`."""
 
 
 def share(part: float, whole: float) -> float:
-    """`part / whole`, 0 of nothing."""
+    """Return `part / whole`, and 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows read from all sources. `duplicates` and `held_out_copies` are exact repetitions that were left out."""
+    """Row counts over all sources.
+
+    `duplicates` and `held_out_copies` are exact duplicates that were left out. `refused` counts rejected rows: the names
+    of these fields are members of the JSON report, whose format does not change.
+    """
 
     read: int
     refused: int
@@ -42,7 +46,7 @@ class RowCounts:
 
     @classmethod
     def of(cls, reports: Iterable[DatasetReport]) -> RowCounts:
-        """Add up the counts of the training and, where it has a source of its own, the validation rows."""
+        """Add up the counts of the training source and of a separate validation source, if there is one."""
         everything = list(reports)
         by_reason: dict[str, int] = {}
         for report in everything:
@@ -63,9 +67,9 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of whole numbers: bin `i` holds `edges[i]` up to, but without, `edges[i + 1]`.
+    """Counts of integers: bin `i` holds the values from `edges[i]` up to, but without, `edges[i + 1]`.
 
-    Bins are equally wide, but for the last one where few values lie far out.
+    All bins have the same width, except for the last one if a few values are very large.
     """
 
     edges: tuple[int, ...]
@@ -117,7 +121,7 @@ def _nice_width(least: float) -> int:
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two rows that are nearly the same: their numbers, Jaccard similarity and the beginning of the first one's text."""
+    """Two near-duplicate rows: their numbers, their Jaccard similarity and the beginning of the first row's text."""
 
     row: int
     other: int
@@ -127,7 +131,7 @@ class NearPair:
 
 @dataclass(frozen=True)
 class NearCopies:
-    """`rows` of `of` rows have a row that is similar to at least `similarity`; `examples` are the first of them."""
+    """`rows` of `of` rows have another row with at least `similarity`; `examples` are the first of them."""
 
     rows: int
     of: int
@@ -136,7 +140,7 @@ class NearCopies:
 
     @property
     def fraction(self) -> float:
-        """Share of the rows."""
+        """Fraction of the rows."""
         return share(self.rows, self.of)
 
 
@@ -150,7 +154,7 @@ class FrequentAnswer:
 
 @dataclass(frozen=True)
 class Answers:
-    """`repeated` of `rows` training rows have exactly the learned tokens of another one."""
+    """`repeated` of `rows` training rows have exactly the same learned tokens as another one."""
 
     rows: int
     distinct: int
@@ -159,17 +163,18 @@ class Answers:
 
     @property
     def fraction(self) -> float:
-        """Share of the training rows whose answer another row gives too."""
+        """Fraction of the training rows with the same answer as another row."""
         return share(self.repeated, self.rows)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """How much the prompts differ.
+    """The variety of the prompts.
 
-    `distinct` of `rows` opening prompts differ in a token. `variety` is 1 less the mean similarity of the `sampled`
-    prompts to their nearest neighbour among them, where similarity is shared words and word pairs over the geometric
-    mean of both numbers: 0 for one prompt repeated, 1 for prompts without a common word; None below two rows.
+    The `rows` opening prompts have `distinct` different token sequences. `variety` is 1 minus the mean similarity of the
+    `sampled` prompts to their nearest neighbor among them. The similarity is the number of shared words and word pairs
+    over the geometric mean of both prompts' counts. The variety is 0 for one prompt, repeated, and 1 for prompts without
+    a common word. It is None below two rows.
     """
 
     rows: int
@@ -180,7 +185,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class LanguageShare:
-    """A language (ISO 639) and the sampled rows in it; `fraction` is of the rows whose language is clear."""
+    """A language (ISO 639) and the number of sampled rows in it, also as a fraction of the determined rows."""
 
     code: str
     rows: int
@@ -189,7 +194,7 @@ class LanguageShare:
 
 @dataclass(frozen=True)
 class LanguageMix:
-    """Languages of `sampled` rows, most frequent first; `determined` rows have one that is clear."""
+    """Languages of `sampled` rows, the most frequent first; `determined` rows have a recognized language."""
 
     sampled: int
     determined: int
@@ -197,20 +202,20 @@ class LanguageMix:
 
     @property
     def main_fraction(self) -> float | None:
-        """Share of the most frequent language, None if no row's language is clear."""
+        """Fraction of the most frequent language, None if no row has a recognized language."""
         return self.languages[0].fraction if self.languages else None
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the answers hold against what the adapter can hold, both in bits.
+    """The information in the answers and the capacity of the adapter, both in bits.
 
     A trained network stores about 2 bits of knowledge a parameter (Allen-Zhu and Li 2024, "Physics of Language
-    Models: Part 3.3, Knowledge Capacity Scaling Laws"). The loss summed over the first epoch bounds the bits that
-    memorising a data set takes; for language models it is around 1 bit (0.69 nats) a token (Schulman et al. 2025,
-    "LoRA Without Regret", where the two are compared for LoRA). Both numbers are rough: the first was measured on
-    synthetic facts seen a thousand times, the second depends on model and data, and learning a skill takes far less
-    than memorising its examples. The ratio tells orders of magnitude apart, no more.
+    Models: Part 3.3, Knowledge Capacity Scaling Laws"). The loss summed over the first epoch bounds the bits needed to
+    memorize a dataset. For language models it is about 1 bit (0.69 nats) a token (Schulman et al. 2025, "LoRA Without
+    Regret", which compares the two numbers for LoRA). Both numbers are rough. The first was measured on synthetic facts
+    seen a thousand times, the second depends on model and data. Learning a skill takes far less than memorizing its
+    examples. The ratio is right only to an order of magnitude.
     """
 
     supervised_tokens: int
@@ -220,7 +225,7 @@ class Capacity:
 
     @property
     def ratio(self) -> float:
-        """Bits in the answers over bits that the adapter can hold."""
+        """Bits in the answers over bits that the adapter can store."""
         return share(
             self.supervised_tokens * self.bits_per_token, self.trainable_parameters * self.bits_per_parameter
         )
@@ -228,7 +233,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class UncoveredPrompt:
-    """A target prompt that no training prompt is like, and how near the nearest one comes."""
+    """A target prompt without a similar training prompt, with the similarity and row of the nearest one."""
 
     text: str
     nearest: float
@@ -237,7 +242,7 @@ class UncoveredPrompt:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`covered` of `targets` target prompts have a training prompt of at least `similarity`."""
+    """`covered` of `targets` target prompts have a training prompt with at least `similarity`."""
 
     targets: int
     covered: int
@@ -246,13 +251,13 @@ class Coverage:
 
     @property
     def fraction(self) -> float:
-        """Share of the target prompts."""
+        """Fraction of the target prompts."""
         return share(self.covered, self.targets)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Everything counted. Histograms are over training examples, in tokens."""
+    """All statistics. Histograms count training examples by their number of tokens."""
 
     rows: RowCounts
     training_rows: int
@@ -272,5 +277,5 @@ class Statistics:
 
     @property
     def reasoning_fraction(self) -> float:
-        """Share of the kept rows whose answers hold a reasoning trace."""
+        """Fraction of the kept rows with a reasoning trace in their answers."""
         return share(self.rows.with_reasoning, self.rows.kept)

@@ -1,4 +1,4 @@
-"""A finished Arrow table of examples, read in place: whole columns at the cost of a few bytes an example."""
+"""A finished Arrow table of examples, read in place: whole columns with a few bytes of memory an example."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS_BETWEEN_RELEASES = 256
-"""How many rows may be read here and there before `release`: the system reads up to 128 kB around each."""
+"""The number of rows that may be read in random order before `release`: the system reads 128 kB around each."""
 _READ_AHEAD_TOKENS = 8_000_000
 
 
 class TableView(NamedTuple):
-    """Where each example lies, in the form that compiled loops take.
+    """The position of each example, in the form that compiled loops take.
 
     `words` is the whole file as int32. Example `e` has its token ids at `words[ids_at[e]:][:lengths[e]]` and its
     labels at `words[labels_at[e]:][:lengths[e]]`. Row `r` has the examples `first[r]` up to `first[r + 1]`.
@@ -36,8 +36,8 @@ class TableView(NamedTuple):
 class TokenTable:
     """The examples of one table; consecutive examples with the same row number are one row.
 
-    The file is mapped, and `release` gives the pages seen so far back, so that a pass over a table of any size
-    needs the memory of `parts` alone: 28 bytes an example are held.
+    The file is mapped into memory, and `release` returns the pages read so far to the system. So a pass over a table of
+    any size needs only the memory of one of its `parts`, and 28 bytes an example.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class TokenTable:
         return self.view.words[start : start + self.view.lengths[example]]
 
     def parts(self) -> list[tuple[int, int]]:
-        """Ranges of rows of about 8 million tokens each (64 MB of ids and labels), in order."""
+        """Return ranges of rows of about 8 million tokens each (64 MB of ids and labels), in order."""
         if not self.rows:
             return []
         tokens = np.concatenate(([0], np.cumsum(self.view.lengths, dtype=np.int64)))[self.view.first]
@@ -84,7 +84,7 @@ class TokenTable:
         return list(pairwise(edges))
 
     def release(self) -> None:
-        """Give the pages read so far back to the system; what is read again comes from its cache or the disk."""
+        """Return the pages read so far to the system; a later read takes them from its cache or the disk."""
         self._table.release()
 
     @staticmethod
@@ -92,7 +92,7 @@ class TokenTable:
         ids, labels = batch.column("input_ids"), batch.column("labels")
         offsets = ids.offsets.to_numpy()
         if not np.array_equal(np.diff(offsets), np.diff(labels.offsets.to_numpy())):
-            raise ValueError("ids and labels of every example must be of equal length")
+            raise ValueError("the ids and labels of an example must have equal lengths")
         places = [
             _position(column.values, whole) + column.offsets.to_numpy().astype(np.int64)[:-1]
             for column in (ids, labels)
@@ -102,10 +102,10 @@ class TokenTable:
 
 
 def _position(values: Any, whole: NDArray[np.uint8]) -> int:
-    """Index of the array's first value in the file seen as int32."""
+    """Return the index of the array's first value in the file, counted in int32."""
     if not len(values):
         return 0
     start = int(values.buffers()[1].address) - int(whole.ctypes.data)
     if not 0 <= start < whole.size or start % 4:
-        raise ValueError("a table must be uncompressed, its columns aligned")
+        raise ValueError("a table must be uncompressed and have aligned columns")
     return start // 4 + int(values.offset)

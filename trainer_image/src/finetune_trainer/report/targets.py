@@ -1,4 +1,4 @@
-"""Target prompts: a file of prompts like those of production."""
+"""Target prompts: a file of prompts like those in production."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 MAXIMUM_PROMPTS = 10_000
 MAXIMUM_BYTES = 16 << 20
 _PROMPT_FIELDS = ("prompt", "text", "instruction", "question", "input")
-_REMEDY = 'write one prompt a line, or JSON: a list of texts or of {"prompt": ...} or {"messages": [...]}'
+_REMEDY = 'write one prompt a line, or JSON: a list of strings or of {"prompt": ...} or {"messages": [...]}'
 
 
 def read_target_prompts(path: Path) -> list[str]:
     """Read the prompts of a file, in order, without empty ones.
 
-    A file whose first character is `[` holds a JSON list, one whose first is `{` JSON lines or one object, any
-    other text with one prompt a line (a JSON string is unquoted). An object gives its `prompt`, `text`,
-    `instruction`, `question` or `input`, or of its `messages` (also `conversations`) the last one of the user. A line
-    that begins with `[` but a file that is no JSON is text. Raises StageError(InvalidDataset).
+    A file that begins with `[` holds a JSON list. A file that begins with `{` holds JSON Lines or one object. Any other
+    file is text with one prompt a line, and a line that is a JSON string stands for that string. A file that begins
+    with `[` and is not JSON is text too. The prompt of an object is its `prompt`, `text`, `instruction`, `question` or
+    `input`, or the last user message of its `messages` or `conversations`. Raises StageError(InvalidDataset).
     """
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
@@ -31,11 +31,11 @@ def read_target_prompts(path: Path) -> list[str]:
     except OSError as error:
         raise _invalid("a readable file", f"{type(error).__name__}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise _invalid("UTF-8 text", f"byte {error.start} that is not") from error
+        raise _invalid("UTF-8 text", f"an invalid byte at position {error.start}") from error
     prompts = [prompt.strip() for prompt in _prompts(text)]
     prompts = [prompt for prompt in prompts if prompt]
     if not 1 <= len(prompts) <= MAXIMUM_PROMPTS:
-        raise _invalid(f"1 to {MAXIMUM_PROMPTS} prompts", f"{len(prompts)} that are not empty")
+        raise _invalid(f"1 to {MAXIMUM_PROMPTS} prompts", f"{len(prompts)} without the empty ones")
     return prompts
 
 
@@ -68,7 +68,7 @@ def _prompts(text: str) -> list[str]:
                     prompts.append(line)
                     continue
                 raise _invalid(
-                    "JSON on every line where the first line is an object", f"line {number}: {error}"
+                    "JSON on every line if the first line is an object", f"line {number}: {error}"
                 ) from None
             prompts.append(_prompt(value, f"line {number}"))
         else:
@@ -94,7 +94,7 @@ def _prompt(value: Any, place: str) -> str:
 
 
 def _user_content(message: Any) -> str | None:
-    """Text of a user's message, None for any other."""
+    """Return the text of a user's message, None for any other message."""
     if not isinstance(message, dict) or message.get("role", message.get("from")) not in {"user", "human"}:
         return None
     content = message.get("content", message.get("value"))

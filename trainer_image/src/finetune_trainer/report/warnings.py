@@ -1,6 +1,6 @@
-"""When the report warns: one policy for each warning, from numbers to a code and a sentence.
+"""Warnings of the report: one policy for each code, from statistics to a message.
 
-docs/dataset-report.md describes every code; a test holds the two lists equal.
+docs/dataset-report.md describes every code; a test keeps the two lists equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEAST_DETERMINED = 20
 
 @dataclass(frozen=True)
 class DatasetWarning:
-    """Something that a person should look at: what was found and what to do, with the number and its limit."""
+    """A finding that a person should check, with the value, its threshold and a message with the remedy."""
 
     code: str
     value: float
@@ -40,7 +40,7 @@ class DatasetWarning:
 
 
 def dataset_warnings(statistics: Statistics, thresholds: Thresholds) -> list[DatasetWarning]:
-    """Return the warnings that the numbers give rise to, those that spoil a run most surely first."""
+    """Return the warnings for these statistics, the most harmful first."""
     found = (policy(statistics, thresholds) for policy in POLICIES.values())
     return [warning for warning in found if warning is not None]
 
@@ -57,7 +57,7 @@ def _few_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning 
     rows = statistics.training_rows
     return _below(
         "FewRows", rows, thresholds.minimum_rows,
-        f"{rows} rows are left to train on; add rows, or expect the model to learn them by heart",
+        f"only {rows} rows are left for training, so the model may memorize them; add rows",
     )  # fmt: skip
 
 
@@ -65,8 +65,8 @@ def _validation_leakage(statistics: Statistics, thresholds: Thresholds) -> Datas
     leaked = statistics.leaked
     return _above(
         "ValidationLeakage", leaked.fraction, thresholds.leaked_fraction,
-        f"{leaked.rows} of {leaked.of} validation rows ({percent(leaked.fraction)}) nearly stand in the training rows "
-        "too, so that the verdict flatters; remove them, or validate on a source of its own",
+        f"{leaked.rows} of {leaked.of} validation rows ({percent(leaked.fraction)}) have a near-duplicate in the training "
+        "set, so the evaluation is optimistic; remove them, or use a separate validation source",
     )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def _reasoning_as_text(statistics: Statistics, thresholds: Thresholds) -> Datase
     fraction = statistics.reasoning_fraction if statistics.reasoning_is_plain_text else 0.0
     return _above(
         "ReasoningAsText", fraction, thresholds.reasoning_as_text_fraction,
-        f"{statistics.rows.with_reasoning} rows ({percent(fraction)}) have a reasoning trace that this template shows as "
-        "ordinary text; set dataset.reasoning to Strip, or use a reasoning model",
+        f"{statistics.rows.with_reasoning} rows ({percent(fraction)}) have a reasoning trace, and this chat template writes "
+        "it as ordinary text; set dataset.reasoning to Strip, or use a reasoning model",
     )  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def _mixed_reasoning(statistics: Statistics, thresholds: Thresholds) -> DatasetW
     fraction = statistics.reasoning_fraction
     return _above(
         "MixedReasoning", min(fraction, 1 - fraction), thresholds.mixed_reasoning_fraction,
-        f"{percent(fraction)} of the rows have a reasoning trace and the others have none, so that the model learns to "
-        "think by chance; set dataset.reasoning to Strip, or give all rows a trace",
+        f"{percent(fraction)} of the rows have a reasoning trace and the others have none, so the model learns to reason "
+        "at random; set dataset.reasoning to Strip, or add a trace to every row",
     )  # fmt: skip
 
 
@@ -92,8 +92,8 @@ def _empty_answers(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
     rows = statistics.rows
     return _above(
         "EmptyAnswers", rows.empty_answers / max(1, rows.kept), thresholds.empty_answer_fraction,
-        f"{rows.empty_answers:,} of {rows.kept:,} rows have an answer without text, so that the model learns to end its turn "
-        "at once; fill in or drop these answers unless silence is wanted",
+        f"{rows.empty_answers:,} of {rows.kept:,} rows have an empty answer, so the model learns to say nothing; "
+        "fill in or remove these answers, unless silence is intended",
     )  # fmt: skip
 
 
@@ -103,8 +103,8 @@ def _rows_refused(statistics: Statistics, thresholds: Thresholds) -> DatasetWarn
     reasons = ", ".join(f"{count} {reason}" for reason, count in list(rows.refused_by_reason.items())[:3])
     return _above(
         "RowsRefused", fraction, thresholds.refused_fraction,
-        f"{rows.refused} of {rows.read} rows ({percent(fraction)}) were refused: {reasons}; "
-        "correct them by the examples in the report",
+        f"{rows.refused} of {rows.read} rows ({percent(fraction)}) were rejected: {reasons}; "
+        "the report shows examples of each reason, correct these rows",
     )  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def _near_duplicate_rows(statistics: Statistics, thresholds: Thresholds) -> Data
     near = statistics.near_duplicates
     return _above(
         "NearDuplicateRows", near.fraction, thresholds.near_duplicate_fraction,
-        f"{near.rows} of {near.of} training rows ({percent(near.fraction)}) nearly repeat an earlier one and count as "
-        "often; leave them out, or replace them by different rows",
+        f"{near.rows} of {near.of} training rows ({percent(near.fraction)}) are near-duplicates of an earlier row and "
+        "give it extra weight; remove them, or replace them with different rows",
     )  # fmt: skip
 
 
@@ -123,8 +123,8 @@ def _duplicate_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWa
     fraction = share(copies, rows.read)
     return _above(
         "DuplicateRows", fraction, thresholds.duplicate_fraction,
-        f"{copies} of {rows.read} rows ({percent(fraction)}) repeat another row and were left out; "
-        "look at how the file is made, fewer rows are trained than it seems to hold",
+        f"{copies} of {rows.read} rows ({percent(fraction)}) exactly repeat another row and were left out, so fewer "
+        "rows are trained than the file holds; check how the file is made",
     )  # fmt: skip
 
 
@@ -133,8 +133,8 @@ def _repeated_answers(statistics: Statistics, thresholds: Thresholds) -> Dataset
     most = answers.most_frequent[0].count if answers.most_frequent else 0
     return _above(
         "RepeatedAnswers", answers.fraction, thresholds.repeated_answer_fraction,
-        f"{answers.repeated} of {answers.rows} training rows ({percent(answers.fraction)}) share their answer with another, "
-        f"the commonest {most} times; balance them, unless the task has few answers",
+        f"{answers.repeated} of {answers.rows} training rows ({percent(answers.fraction)}) have the same answer as "
+        f"another row, the most frequent answer {most} times; balance the answers, unless the task has only a few",
     )  # fmt: skip
 
 
@@ -144,8 +144,8 @@ def _low_prompt_variety(statistics: Statistics, thresholds: Thresholds) -> Datas
         return None
     return _below(
         "LowPromptVariety", variety, thresholds.minimum_prompt_variety,
-        f"prompts share {percent(1 - variety)} of their words with the nearest other one (variety {variety:.2f}); "
-        "add prompts in other words, as production will send them",
+        f"each prompt shares on average {percent(1 - variety)} of its words and word pairs with the most similar other "
+        f"prompt (variety {variety:.2f}); add prompts in other words, like those in production",
     )  # fmt: skip
 
 
@@ -155,21 +155,21 @@ def _targets_uncovered(statistics: Statistics, thresholds: Thresholds) -> Datase
         return None
     return _below(
         "TargetPromptsUncovered", coverage.fraction, thresholds.minimum_coverage,
-        f"{coverage.targets - coverage.covered} of {coverage.targets} target prompts have no training prompt like them; "
-        "add rows for those that the report lists",
+        f"{coverage.targets - coverage.covered} of {coverage.targets} target prompts have no similar training prompt; "
+        "add rows for the prompts that the report lists",
     )  # fmt: skip
 
 
 def _mixed_languages(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
     mix = statistics.languages
-    # A share of a handful says nothing.
+    # A fraction of a few rows means nothing.
     if mix.main_fraction is None or mix.determined < _LEAST_DETERMINED:
         return None
     named = ", ".join(f"{percent(item.fraction)} {item.code}" for item in mix.languages[:3])
     return _below(
         "MixedLanguages", mix.main_fraction, thresholds.minimum_language_fraction,
-        f"rows are in several languages ({named} of {mix.determined} sampled); check that this is meant, "
-        "and that prompts and answers of a row agree",
+        f"the rows are in several languages ({named} of {mix.determined} sampled rows); check that this is intended, "
+        "and that each answer is in the language of its prompt",
     )  # fmt: skip
 
 
@@ -178,8 +178,8 @@ def _shortened_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWa
     fraction = share(rows.shortened, rows.kept)
     return _above(
         "ShortenedRows", fraction, thresholds.shortened_fraction,
-        f"{rows.shortened} of {rows.kept} rows ({percent(fraction)}) lost earlier turns to training.maximumLength; "
-        "raise it if the answers need them",
+        f"{rows.shortened} of {rows.kept} rows ({percent(fraction)}) lost their earliest turns because they exceed "
+        "training.maximumLength; raise it if the answers need these turns",
     )  # fmt: skip
 
 
@@ -189,8 +189,8 @@ def _lora_capacity(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
         return None
     return _above(
         "LoraCapacity", capacity.ratio, thresholds.maximum_capacity_ratio,
-        f"answers hold about {capacity.ratio:.1f} times what {capacity.trainable_parameters} adapter parameters can "
-        "store; raise training.lora.rank, or adapt all linear layers",
+        f"the answers hold about {capacity.ratio:.1f} times the information that {capacity.trainable_parameters} adapter "
+        "parameters can store; raise training.lora.rank, or adapt all linear layers",
     )  # fmt: skip
 
 

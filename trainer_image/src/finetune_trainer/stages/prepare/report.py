@@ -8,7 +8,7 @@ from finetune_trainer.contract.result import StatisticsResult
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.model.adapter_targets import trainable_parameters
 from finetune_trainer.model.layout import read_base_layout
-from finetune_trainer.report.analysis import AnalysisSettings, analyse
+from finetune_trainer.report.analysis import AnalysisSettings, analyze
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import render_html
 from finetune_trainer.report.prompts import user_frame
@@ -62,7 +62,7 @@ def report_dataset(
     if done is not None and layout.dataset_page.is_file() and layout.dataset_report.is_file():
         return done
     masker = make_masker(run, tokenizer)
-    analysis = analyse(
+    analysis = analyze(
         layout.training_table,
         layout.validation_table,
         masker.template.decode,

@@ -1,7 +1,7 @@
-"""Texts as sets of hashed words, word pairs and character trigrams, in any language.
+"""Features of texts in any language: sets of hashed words, word pairs and character trigrams.
 
-A word is a run of letters and digits; in scripts that write no spaces (Han, Kana, Thai, Lao, Khmer, Myanmar) every
-character is a word. Case and punctuation do not count.
+A word is a run of letters and digits. In scripts without spaces (Han, Kana, Thai, Lao, Khmer, Myanmar) every character
+is a word. Case and punctuation do not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Longer texts are judged by their beginning.
+# Longer texts are compared by their beginning.
 MAXIMUM_CHARACTERS = 8192
 _WORD, _ALONE = 1, 2
 _PLANES = 0x33480
@@ -33,9 +33,9 @@ _TRIGRAM = np.uint64(0x2545F4914F6CDD1D)
 
 @cache
 def character_classes() -> NDArray[np.uint8]:
-    """Class of each code point: 0 parts words, 1 belongs to a word, 2 is one."""
+    """Return the class of each code point: 0 separates words, 1 belongs to a word, 2 is a word itself."""
     classes = np.fromiter((chr(code).isalnum() for code in range(_PLANES)), np.uint8, _PLANES)
-    # Combining marks belong to the letter before them, as vowel signs do in the scripts of India.
+    # Combining marks belong to the letter before them, like vowel signs in the scripts of India.
     for first, last in ((0x0300, 0x036F), (0x0900, 0x0DFF)):
         classes[first : last + 1] = _WORD
     for first, last in _UNSPACED:
@@ -44,16 +44,17 @@ def character_classes() -> NDArray[np.uint8]:
 
 
 def words_and_pairs(text: str) -> NDArray[np.uint64]:
-    """Sorted distinct hashes of a text's words and pairs of neighbouring words."""
+    """Return the sorted distinct hashes of a text's words and pairs of neighboring words."""
     codes = code_points(text)
     out = np.empty(2 * codes.size, np.uint64)
     return _distinct(out[: emit_words(codes, character_classes(), True, out)])
 
 
 def mean_nearest_similarity(sets: Sequence[NDArray[np.uint64]]) -> float:
-    """Mean, over the sets, of the similarity to the nearest other one: shared members over the geometric mean size.
+    """Return the mean similarity of each set to its nearest other set.
 
-    That is the cosine of the sets as binary vectors; two empty sets have similarity 1. Needs at least two sets.
+    The similarity is the number of shared members over the geometric mean of both sizes: the cosine of the sets as
+    binary vectors. Two empty sets have similarity 1. Needs at least two sets.
     """
     starts = np.concatenate(([0], np.cumsum([item.size for item in sets]))).astype(np.int64)
     members = np.concatenate([*sets, np.empty(0, np.uint64)])
@@ -61,7 +62,7 @@ def mean_nearest_similarity(sets: Sequence[NDArray[np.uint64]]) -> float:
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """Code points of a text's beginning, case folded."""
+    """Return the code points of a text's beginning, case folded."""
     folded = text[:MAXIMUM_CHARACTERS].casefold()
     return np.frombuffer(folded.encode("utf-32-le", errors="replace"), np.uint32)
 
@@ -89,7 +90,7 @@ def emit_words(
     pairs: bool,  # noqa: FBT001 -- compiled functions take no keyword-only arguments
     out: NDArray[np.uint64],
 ) -> int:
-    """Write the hash of every word, and with `pairs` of every two neighbours, into `out` (twice the codes' size)."""
+    """Write the hash of every word, and with `pairs` of every two neighbors, into `out` (twice the codes' size)."""
     count = 0
     before = np.uint64(0)
     position = 0
@@ -120,7 +121,7 @@ def emit_trigrams(codes: NDArray[np.uint32], classes: NDArray[np.uint8], out: ND
     """Write the hash of every character trigram within words into `out` (twice the codes' size)."""
     count = 0
     position = 0
-    # A word's edges are marked, and a character that is a word of its own counts as one.
+    # A word's edges are marked. A character that is a word itself counts as one trigram.
     while position < codes.size:
         kind = _class_of(codes[position], classes)
         if kind != _WORD:
