@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from finetune_trainer.contract.run_spec import Thresholds
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.tables import TableWriter
@@ -81,3 +82,21 @@ def analyze_turns(
         **settings,
     }
     return analyze(paths[0], paths[1], words.decode, AnalysisSettings(**members))
+
+
+def sentences(count: int, seed: int, size: int = 30, prefix: str = "word") -> list[str]:
+    """Return `count` random texts that have next to nothing in common."""
+    numbers = np.random.default_rng(seed).integers(0, 50_000, (count, size))
+    return [" ".join(f"{prefix}{number}" for number in line) for line in numbers]
+
+
+def single_turns(count: int, seed: int) -> list[Turns]:
+    """Return `count` random conversations of one turn."""
+    return [[pair] for pair in zip(sentences(count, seed), sentences(count, seed + 1), strict=True)]
+
+
+def with_a_changed_word(text: str, place: int) -> str:
+    """Return `text` with the word at `place` replaced."""
+    words = text.split(" ")
+    words[place] = "changed"
+    return " ".join(words)

@@ -18,7 +18,7 @@ from finetune_trainer.report.prompts import user_frame
 from tests.support.chat_templates.matrix import fit, stop_ids
 from tests.support.chat_templates.real_tokenizers import RealTokenizers
 from tests.support.chat_templates.templates import cases
-from tests.support.report_tables import write_table
+from tests.support.report_tables import END, START, Words, analyze_turns, single_turns, write_table
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def examples(masker: Masker, rows: list[tuple[str, str]]) -> list[list[Example]]
     return [outcome for outcome in outcomes if isinstance(outcome, list)]
 
 
-def analyse_airports(folder: Path, template: ChatTemplate, masker: Masker) -> Analysis:
+def analyze_airports(folder: Path, template: ChatTemplate, masker: Masker) -> Analysis:
     """The quickstart's training rows, 10 of them again with a word more, 4 with a word more in the validation rows."""
     training, validation = airports("train"), airports("validation")
     copies = [(f"{prompt} Thanks.", answer) for prompt, answer in training[:COPIES]]
@@ -114,15 +114,40 @@ def test_known_copies_are_found_and_no_others(name: str, tokenizers: RealTokeniz
     case = cases()[name]
     tokenizer: Any = fit(tokenizers, case)
     template = ChatTemplate(tokenizer, None, case.arguments)
-    require_found(analyse_airports(tmp_path, template, Masker(template, 2048, stop_ids(tokenizer, case))))
+    require_found(analyze_airports(tmp_path, template, Masker(template, 2048, stop_ids(tokenizer, case))))
 
 
 @pytest.mark.model
-def test_the_quickstarts_own_model(real_model: Path, tmp_path: Path) -> None:
+def test_the_model_of_the_quickstart(real_model: Path, tmp_path: Path) -> None:
     template = ChatTemplate(load_tokenizer(real_model))
-    analysis = analyse_airports(tmp_path, template, Masker(template, 2048))
+    analysis = analyze_airports(tmp_path, template, Masker(template, 2048))
     require_found(analysis)
     capacity = analysis.statistics.capacity
     assert capacity is not None
     assert capacity.supervised_tokens == analysis.statistics.supervised.total
     assert 0 < capacity.ratio < 0.01
+
+
+def test_equal_tables_give_equal_results(tmp_path: Path) -> None:
+    rows = single_turns(80, 2)
+    assert analyze_turns(tmp_path, rows) == analyze_turns(tmp_path, rows)
+
+
+def test_a_single_row_can_be_analyzed(tmp_path: Path) -> None:
+    analysis = analyze_turns(tmp_path, [[("hello there", "hi")]])
+    assert analysis.statistics.prompts.variety is None
+    assert [warning.code for warning in analysis.warnings] == ["FewRows"]
+    assert analysis.summary().near_duplicates == 0
+
+
+def test_temporary_files_are_removed_and_progress_reaches_its_total(tmp_path: Path) -> None:
+    words = Words()
+    rows = [[words.example(turns)] for turns in single_turns(30, 1)]
+    training = write_table(tmp_path / "training.arrow", rows)
+    validation = write_table(tmp_path / "validation.arrow", rows[:2])
+    seen: list[tuple[int, int]] = []
+    settings = AnalysisSettings((DatasetReport(rows=30, kept=30),), {START, END})
+    analyze(training, validation, words.decode, settings, lambda done, total: seen.append((done, total)))
+    assert {path.name for path in tmp_path.iterdir()} == {"training.arrow", "validation.arrow"}
+    assert seen == sorted(seen)
+    assert seen[-1] == (60, 60)

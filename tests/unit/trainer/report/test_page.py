@@ -18,13 +18,12 @@ from finetune_trainer.report.statistics import Histogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.report_tables import analyze_turns
-from tests.unit.trainer.report.test_statistics import single_turns
+from tests.support.report_tables import analyze_turns, single_turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.report_tables import Turns
+    from tests.support.report_tables import Turns, single_turns
 
 HOSTILE = "</code></td><script>alert(1)</script><img src=x onerror=alert(2)>'\"`&amp;{{ 7*7 }}\u202egpj.exe"
 VOID = {"meta", "br", "line", "img"}
@@ -117,16 +116,16 @@ def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in style
 
 
-def test_the_report_says_what_was_found(tmp_path: Path) -> None:
+def test_the_page_shows_the_findings(tmp_path: Path) -> None:
     document = hostile_document(tmp_path)
     shown = " ".join("".join(Page(render_html(document)).texts).split())
     for warning in document["warnings"]:
         assert warning["code"] in shown
     assert "1 of 1 validation rows (100%) have a near-duplicate in the training set" in shown
     assert "0 of 1 target prompts (0%)" in shown
-    assert "InvalidMessages: 1 To do: give every message a role and a content string." in shown
+    assert "InvalidMessages: 1 Remedy: give every message a role and a content string." in shown
     assert "TemplateRefused: 1" in shown
-    assert "digest sha256:000" in shown
+    assert "Digest of all examples: sha256:000" in shown
     legend, *marked = re.findall(r"<mark>(.*?)</mark>", render_html(document))
     assert legend == "Marked text"
     assert len(marked) == 3
@@ -138,7 +137,7 @@ def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:
     assert one == other
 
 
-def test_a_refused_dataset_has_a_page_that_says_why() -> None:
+def test_a_rejected_dataset_has_a_page_with_the_reason() -> None:
     rows = DatasetReport(rows=3)
     rows.reject(2, RowRejected(RowReason.EMPTY_ANSWER, "messages[1].content", "no text"), {"messages": []})
     report = DatasetDocument(
@@ -150,7 +149,7 @@ def test_a_refused_dataset_has_a_page_that_says_why() -> None:
     assert "Languages" not in shown
 
 
-def test_the_document_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
+def test_the_document_holds_only_numbers_that_json_has(tmp_path: Path) -> None:
     document = hostile_document(tmp_path)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["statistics"]["nearDuplicates"]["fraction"] == pytest.approx(1 / 44, rel=1e-4)

@@ -76,16 +76,16 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
 }  # fmt: skip
 
 
-def test_nothing_is_said_of_good_data() -> None:
+def test_good_data_gives_no_warning() -> None:
     assert dataset_warnings(GOOD, Thresholds()) == []
 
 
-def test_every_policy_is_tried() -> None:
+def test_every_policy_has_a_case() -> None:
     assert CROSSING.keys() == POLICIES.keys()
 
 
 @pytest.mark.parametrize("code", list(CROSSING))
-def test_a_number_across_its_threshold_warns(code: str) -> None:
+def test_a_value_across_its_threshold_warns(code: str) -> None:
     changes, value, named = CROSSING[code]
     (warning,) = dataset_warnings(replace(GOOD, **changes), Thresholds())
     assert warning.code == code
@@ -96,14 +96,14 @@ def test_a_number_across_its_threshold_warns(code: str) -> None:
     assert len(warning.message) <= 200
 
 
-def test_what_is_not_known_does_not_warn() -> None:
+def test_unknown_statistics_give_no_warning() -> None:
     unknown = replace(
         GOOD, capacity=None, coverage=None, prompts=Prompts(1, 1, 1, None), languages=LanguageMix(50, 0, ())
     )
     assert dataset_warnings(unknown, Thresholds()) == []
 
 
-def test_a_handful_of_rows_tells_nothing_of_languages() -> None:
+def test_a_few_rows_give_no_warning_about_languages() -> None:
     few = LanguageMix(90, 19, (LanguageShare("en", 10, 10 / 19), LanguageShare("de", 9, 9 / 19)))
     assert dataset_warnings(replace(GOOD, languages=few), Thresholds()) == []
 

@@ -16,7 +16,6 @@ import httpcore
 import pytest
 import trustme
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.addresses import is_public
 from finetune_trainer.sources.http import Limits, download
 
 from tests.support.servers.loopback import BODY, Answer, Script, http_server, ranged, status
@@ -203,51 +202,6 @@ def test_private_addresses_and_other_schemes_are_forbidden(tmp_path: Path, url: 
     with pytest.raises(StageError) as caught:
         fetch(url, tmp_path, allow=False)
     assert caught.value.reason is Reason.DATASET_ADDRESS_FORBIDDEN
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2001:4860:4860::8888", True),
-        ("64:ff9b::808:808", True),
-        ("64:ff9b::a00:1", False),
-        ("2002:7f00:1::", False),
-        ("100.64.0.1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("224.0.0.1", False),
-        ("0.0.0.0", False),  # noqa: S104 -- an address to refuse
-    ],
-)
-def test_public_addresses_are_told_from_all_others(address: str, *, public: bool) -> None:
-    assert is_public(address) is public
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "168.63.129.16",
-        "192.0.0.192",
-        "169.254.169.254",
-        "fd00:ec2::254",
-        "::ffff:169.254.169.254",
-        "64:ff9b::a9fe:a9fe",
-        "64:ff9b:1::1",
-        "2002:a9fe:a9fe::1",
-        "fec0::1",
-        "ff02::1",
-        "::",
-        "::1",
-        "::7f00:1",
-        "2001:db8::1",
-        "2001::1",
-        "255.255.255.255",
-        "198.18.0.1",
-    ],
-)
-def test_metadata_and_special_addresses_are_not_public(address: str) -> None:
-    assert not is_public(address)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources import egress
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
-from finetune_trainer.sources.egress import public_egress
 from finetune_trainer.sources.object_store import ObjectStoreModel
 
 from tests.support.servers import azure
@@ -217,40 +214,3 @@ def test_a_name_that_turns_private_after_the_check_is_not_connected_to(
         error = refusal(source("s3://bucket/rows.jsonl", place), tmp_path, S3_KEYS, allow=False)
     assert error.reason is Reason.DATASET_ADDRESS_FORBIDDEN
     assert script.seen == []
-
-
-@pytest.mark.parametrize(
-    "request_head",
-    [
-        b"CONNECT localhost:443 HTTP/1.1\r\n\r\n",
-        b"CONNECT 169.254.169.254:80 HTTP/1.1\r\n\r\n",
-        b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n",
-        b"GET http://169.254.169.254/latest HTTP/1.1\r\n\r\n",
-        b"nonsense\r\n\r\n",
-    ],
-)
-def test_the_way_out_leads_to_no_private_address(request_head: bytes) -> None:
-    with public_egress() as proxy, socket.create_connection(proxy.address) as client:
-        client.sendall(request_head)
-        assert client.recv(100).startswith(b"HTTP/1.1 403")
-        assert proxy.blocked
-
-
-def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a server on loopback that stands for a public one."""
-    monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def echo() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            while data := connection.recv(1 << 16):
-                connection.sendall(data[::-1])
-
-    threading.Thread(target=echo, daemon=True).start()
-    with listener, public_egress() as proxy, socket.create_connection(proxy.address) as client:
-        client.sendall(b"CONNECT public.example:%d HTTP/1.1\r\n\r\n" % listener.getsockname()[1])
-        assert client.recv(100).startswith(b"HTTP/1.1 200")
-        client.sendall(b"abc")
-        assert client.recv(100) == b"cba"
-        assert not proxy.blocked

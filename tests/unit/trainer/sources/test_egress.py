@@ -1,0 +1,47 @@
+"""The proxy for libraries that open their own connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+from finetune_trainer.sources import egress
+from finetune_trainer.sources.egress import public_egress
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"CONNECT localhost:443 HTTP/1.1\r\n\r\n",
+        b"CONNECT 169.254.169.254:80 HTTP/1.1\r\n\r\n",
+        b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n",
+        b"GET http://169.254.169.254/latest HTTP/1.1\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_the_way_out_leads_to_no_private_address(request_head: bytes) -> None:
+    with public_egress() as proxy, socket.create_connection(proxy.address) as client:
+        client.sendall(request_head)
+        assert client.recv(100).startswith(b"HTTP/1.1 403")
+        assert proxy.blocked
+
+
+def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server on loopback that stands for a public one."""
+    monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def echo() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while data := connection.recv(1 << 16):
+                connection.sendall(data[::-1])
+
+    threading.Thread(target=echo, daemon=True).start()
+    with listener, public_egress() as proxy, socket.create_connection(proxy.address) as client:
+        client.sendall(b"CONNECT public.example:%d HTTP/1.1\r\n\r\n" % listener.getsockname()[1])
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        client.sendall(b"abc")
+        assert client.recv(100) == b"cba"
+        assert not proxy.blocked
