@@ -31,9 +31,15 @@ def header(title: str, source: str) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"`scripts/docs/generate.py` generates this page from `{source}`. Edit that file instead.",
+        f"`scripts/docs/generate.py` generates this page from `{source}`.",
+        "Edit that file instead.",
         "",
     ]
+
+
+def paragraph(text: str) -> str:
+    """Return `text` with one sentence per line."""
+    return re.sub(r"(?<=[.!?]) (?=[A-Z`])", "\n", text)
 
 
 def cell(text: str) -> str:
@@ -80,7 +86,7 @@ def type_name(schema: dict[str, Any]) -> str:
 def fields(path: str, schema: dict[str, Any]) -> list[str]:
     """Return the section of the object at `path`, followed by the sections of its inner objects."""
     required = schema.get("required", [])
-    lines = [f"## {path}", "", cell(schema["description"]), ""]
+    lines = [f"## {path}", "", paragraph(cell(schema["description"])), ""]
     lines += [f"- {rule['message']}" for rule in schema.get("x-kubernetes-validations", [])]
     if schema.get("x-kubernetes-validations"):
         lines.append("")
@@ -106,7 +112,7 @@ def api_reference(crd: dict[str, Any]) -> str:
     version = crd["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]
     lines = header(f"{names['kind']} {crd['spec']['group']}/{version['name']}", "crds/finetunejobs.yaml")
-    lines += [cell(schema["description"]), ""]
+    lines += [paragraph(cell(schema["description"])), ""]
     lines += [f"- {rule['message']}" for rule in schema["x-kubernetes-validations"]]
     lines += ["", f"Short name `{names['shortNames'][0]}`, category `{names['categories'][0]}`.", ""]
     for part in ("spec", "status"):
@@ -168,11 +174,11 @@ def failure_modes(reasons: dict[str, Any]) -> str:
         lines += [
             f"### {name}",
             "",
-            f"{reason['meaning']}",
+            paragraph(reason["meaning"]),
             "",
             f"Class {reason['class']}, written by the {reason['source']}.",
             "",
-            f"Remedy: {reason['remedy']}",
+            paragraph(f"Remedy: {reason['remedy']}"),
             "",
         ]
     lines += ["## Row reasons", "", "Reasons for which PREPARE rejects a row of a dataset.", ""]

@@ -110,7 +110,7 @@ def test_a_total_decides_between_sizes_of_one_name() -> None:
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [
-        # Totals that PyTorch reports of these cards (facts/gpu_memory.md 4.3), in GiB.
+        # Totals that PyTorch reports of these cards, in GiB.
         ("T4", 14.5, 14.75),
         ("A10G", 21.9, 22.0),
         ("L4", 21.9, 22.04),
