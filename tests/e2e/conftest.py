@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from devcluster import product
 from devcluster.gpus import Gpus, set_gpus_by_kubectl
 from devcluster.kubectl import Kubectl
-from devcluster.layout import REPOSITORY
 from devcluster.pretend_nodes import PretendNodes
 from devcluster.provider import ProvidedCluster, provided_cluster
 
-from tests.support.e2e import jobs
+from tests.support.e2e import jobs, quickstart
+from tests.support.e2e.namespaces import fresh_namespace
 from tests.support.e2e.pretend_gpus import PretendGpus, pretend_gpus
 from tests.support.e2e.tiny_runs import TinyRuns, run_tiny_jobs
-
-QUICKSTART_VOLUME = REPOSITORY / ".finetune" / "volumes" / "quickstart"
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +37,6 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     """A fresh namespace that enforces the restricted Pod Security level, deleted at the end."""
     with fresh_namespace(kubectl) as name:
         yield name
-
-
-@contextmanager
-def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
-    """The same for the length of a `with` block."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    # A pod that ignores SIGTERM would hold the namespace, and its GPU, for half a minute.
-    kubectl.within(name)("delete", "pods", "--all", "--grace-period=1", "--wait=false")
-    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
@@ -88,7 +72,7 @@ def private_addresses(operator: ProvidedCluster) -> Iterator[None]:
 def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random model and a folder that is not a model."""
     folder = tmp_path_factory.mktemp("assets")
-    jobs.write_tiny_model(folder / "models" / "tiny", QUICKSTART_VOLUME / "models" / "SmolLM2-135M-Instruct")
+    jobs.write_tiny_model(folder / "models" / "tiny", quickstart.BASE_MODEL)
     (folder / "models" / "not-a-model").mkdir()
     (folder / "models" / "not-a-model" / "README.txt").write_text("no model here\n", encoding="utf-8")
     return folder

@@ -16,8 +16,8 @@ from devcluster import product
 from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
-from tests.e2e.conftest import fresh_namespace
 from tests.support.e2e import jobs
+from tests.support.e2e.namespaces import fresh_namespace
 from tests.support.e2e.stores import ObjectStore, s3_server
 
 pytestmark = pytest.mark.cluster

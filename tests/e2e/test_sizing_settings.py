@@ -10,8 +10,7 @@ from devcluster import product
 from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
-from tests.e2e.conftest import QUICKSTART_VOLUME
-from tests.support.e2e import jobs
+from tests.support.e2e import jobs, quickstart
 from tests.support.e2e.hub import REPOSITORY, Hub, hub_server, write_model_of_shape
 from tests.support.e2e.object_recorder import ObjectRecorder
 
@@ -57,7 +56,7 @@ def hub(
 ) -> Iterator[Hub]:
     """A hub with a model that no GPU here can train; the operator is set to it, and to PROFILES."""
     model = tmp_path_factory.mktemp("hub") / "model"
-    write_model_of_shape(model, HUGE, QUICKSTART_VOLUME / "models" / "SmolLM2-135M-Instruct", SHARDS)
+    write_model_of_shape(model, HUGE, quickstart.BASE_MODEL, SHARDS)
     with hub_server(workplace, operator.trainer_image, model) as running:
         trainer = {
             "huggingFaceEndpoint": running.endpoint,

@@ -43,11 +43,6 @@ def airports(name: str) -> list[tuple[str, str]]:
     return [(messages[1]["content"], messages[2]["content"]) for messages in rows]
 
 
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
-    return RealTokenizers(tmp_path_factory.mktemp("tokenizers"))
-
-
 def examples(masker: Masker, rows: list[tuple[str, str]]) -> list[list[Example]]:
     conversations = [
         Conversation([

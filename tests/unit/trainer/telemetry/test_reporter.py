@@ -119,7 +119,7 @@ def test_without_any_port_and_with_a_file_that_cannot_be_written_the_run_goes_on
     reporter.update("Training", 1, 2)
     reporter.close()
     assert reporter.port is None
-    assert "the run goes on without" in caplog.text
+    assert "the run continues without telemetry" in caplog.text
     assert "progress file cannot be written" in caplog.text
 
 

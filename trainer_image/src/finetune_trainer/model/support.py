@@ -1,7 +1,7 @@
-"""Which base models are refused, and why: from the config and the small files, then from the built structure.
+"""Rejects base models that cannot be tuned: by config and small files first, then by the built structure.
 
-The rules look at structure (what is quantized already, what would stay in 16 bits, what is not text) so that a
-family that is not known here is judged as well.
+The rules check structure: tensors that are quantized already, parts that would stay in 16 bits, inputs other than
+text. So they also judge families that are not known here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-# Written beside the weights by AutoGPTQ, AutoAWQ and NVIDIA ModelOpt.
+# Files that AutoGPTQ, AutoAWQ and NVIDIA ModelOpt write next to the weights.
 _QUANTIZER_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
-# Tensors that stand beside packed weights: GPTQ, AWQ, compressed-tensors, fp8, bitsandbytes.
+# Names of tensors that accompany packed weights: GPTQ, AWQ, compressed-tensors, fp8, bitsandbytes.
 _QUANTIZER_SUFFIXES = (
     ".qweight",
     ".qzeros",
@@ -40,7 +40,7 @@ _QUANTIZER_SUFFIXES = (
 _OTHER_SENSES = ("vision", "visual", "image", "audio", "speech", "video")
 _EXPERT_COUNT = re.compile(r"(^|_)(n|num)_(\w+_)?experts$")
 _LARGEST_LAYERS = 2048
-# More of a model than this outside embeddings and plain linear layers would stay in 16 bits without notice.
+# The largest fraction of parameters outside of embeddings and plain linear layers; these stay in 16 bits.
 _LARGEST_UNQUANTIZED = 0.1
 
 
@@ -62,14 +62,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def reject_files(folder: Path) -> None:
-    """Raise StageError(UnsupportedModel) if a quantizer left its settings in the folder."""
+    """Raise StageError(UnsupportedModel) if the folder has the settings of a quantizer."""
     for name in _QUANTIZER_FILES:
         if (folder / name).is_file():
-            raise _quantized_already(f"{name} beside the weights")
+            raise _quantized_already(f"{name} next to the weights")
 
 
 def reject_config(document: dict[str, Any]) -> None:
-    """Raise StageError(UnsupportedModel) for what config.json alone shows, InvalidModel for absurd sizes."""
+    """Raise StageError(UnsupportedModel) for a config.json that cannot be tuned, InvalidModel for absurd sizes."""
     parts = [document, *(part for part in document.values() if isinstance(part, dict))]
     for part in parts:
         for key in _QUANTIZER_KEYS:
@@ -79,8 +79,8 @@ def reject_config(document: dict[str, Any]) -> None:
     if document.get("auto_map"):
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            "the model must be one that transformers knows by itself, found `auto_map` in config.json: code from a "
-            "repository is never run here; if transformers has the same architecture, use a copy without `auto_map`",
+            "the model must be of an architecture in transformers, found `auto_map` in config.json: code from a "
+            "repository is never run; if transformers has the same architecture, use a copy without `auto_map`",
         )
     for part in parts:
         count = next((key for key, value in part.items() if _counts_experts(key, value)), None)
@@ -91,16 +91,16 @@ def reject_config(document: dict[str, Any]) -> None:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             f"the model must take text alone, found {f'`{sense}`' if sense else 'an encoder-decoder'} in config.json: "
-            "multimodal and encoder-decoder models are not tuned here; choose the family's text model",
+            "multimodal and encoder-decoder models are not supported; choose the family's text model",
         )
-    _refuse_absurd_depth(parts)
+    _reject_absurd_depth(parts)
 
 
 def reject_structure(model: Any, document: dict[str, Any]) -> None:
-    """Raise StageError(UnsupportedModel) for what the model, built on the meta device, shows.
+    """Raise StageError(UnsupportedModel) for the structure of a model on the meta device.
 
-    That is: another architecture than the config declares, inputs other than text, experts, projections that
-    are no plain linear layers, and any other large part that would not be quantized.
+    Reasons are: another architecture than the config declares, inputs other than text, experts, projections that are
+    no plain linear layers, and any other large part that would not be quantized.
     """
     architecture = type(model).__name__
     declared = document.get("architectures")
@@ -113,7 +113,7 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
                 f"would build {architecture}); choose a model for text generation",
             )
     senses = model.input_modalities
-    # Text models of multimodal families inherit the family's claim, but not its further configs.
+    # Text models of multimodal families inherit the family's modalities, but not its sub-configs.
     if ({senses} if isinstance(senses, str) else set(senses)) != {"text"} and model.config.sub_configs:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
@@ -128,18 +128,18 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
             Reason.UNSUPPORTED_MODEL,
             f"every projection must be a plain linear layer, found Conv1D in {architecture}; choose another model",
         )
-    _refuse_large_rest(model, architecture)
+    _reject_large_rest(model, architecture)
 
 
 def reject_tensor_names(names: Iterable[str]) -> None:
-    """Raise StageError(UnsupportedModel) if names in an index or header are those of a quantized checkpoint."""
+    """Raise StageError(UnsupportedModel) if an index or header has the names of a quantized checkpoint."""
     for name in names:
         if name.endswith(_QUANTIZER_SUFFIXES):
             raise _quantized_already(f"tensor {name}")
 
 
-def _refuse_absurd_depth(parts: list[dict[str, Any]]) -> None:
-    """Raise StageError(InvalidModel) for a number of layers that would take hours to build."""
+def _reject_absurd_depth(parts: list[dict[str, Any]]) -> None:
+    """Raise StageError(InvalidModel) if the model has so many layers that building it would take hours."""
     for part in parts:
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
             layers = part.get(key)
@@ -151,8 +151,8 @@ def _refuse_absurd_depth(parts: list[dict[str, Any]]) -> None:
                 )
 
 
-def _refuse_large_rest(model: Any, architecture: str) -> None:
-    """Refuse a model of which a large part is neither embedding nor linear layer."""
+def _reject_large_rest(model: Any, architecture: str) -> None:
+    """Reject a model if a large part is neither embedding nor linear layer."""
     counted: set[int] = set()
     rest: dict[str, int] = {}
     total = 0
@@ -176,9 +176,9 @@ def _refuse_large_rest(model: Any, architecture: str) -> None:
 
 
 def _expert_modules(model: Any) -> Iterator[str]:
-    """Find experts: modules so named, or a list of alike feed-forward modules inside a layer.
+    """Find experts: modules of that name, or a list of equal feed-forward modules inside a layer.
 
-    A layer is an item of a list of modules; lists inside a layer are where architectures put their experts.
+    A layer is an item of a list of modules. Architectures put their experts into lists inside a layer.
     """
     for path, module in model.named_modules():
         last = path.rpartition(".")[2]
@@ -193,12 +193,12 @@ def _expert_modules(model: Any) -> Iterator[str]:
 
 
 def _counts_experts(key: str, value: Any) -> bool:
-    """Whether a member of a config says that there are several experts."""
+    """Return whether a member of a config counts several experts."""
     return type(value) is int and value > 1 and _EXPERT_COUNT.search(key) is not None
 
 
 def _is_other_sense(key: str, value: Any) -> bool:
-    """Whether a member of a config describes an encoder of images or sounds."""
+    """Return whether a member of a config describes an encoder of images or sounds."""
     return isinstance(value, dict) and any(sense in key.lower() for sense in _OTHER_SENSES)
 
 
@@ -206,7 +206,7 @@ def _quantized_already(found: str) -> StageError:
     return StageError(
         Reason.UNSUPPORTED_MODEL,
         f"the base must be in 16 or 32 bits, found a checkpoint quantized already: {found}; "
-        "name the original model",
+        "choose the original model",
     )
 
 
@@ -219,6 +219,6 @@ def _mixture_of_experts(found: str) -> StageError:
 
 
 def tensor_list(names: Collection[str]) -> str:
-    """Name the first few of many tensors."""
+    """Return the number of tensors and the names of the first three."""
     shown = sorted(names)[:3]
     return f"{len(names)}: {', '.join(shown)}{', ...' if len(names) > len(shown) else ''}"

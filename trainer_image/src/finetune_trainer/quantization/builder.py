@@ -1,7 +1,7 @@
-"""Build the folders of a quantized base model: `base/` with the small files, `model/` with the 4-bit checkpoint.
+"""Builds the folders of a quantized base model: `base/` with the small files, `model/` with the 4-bit checkpoint.
 
-The tensors equal those that `from_pretrained(dtype=bfloat16, quantization_config=...)` and `save_pretrained`
-write, so plain `from_pretrained` loads the folder. A build that was stopped goes on after the last finished file.
+The tensors equal those of `from_pretrained(dtype=bfloat16, quantization_config=...)` and `save_pretrained`, so plain
+`from_pretrained` loads the folder. An interrupted build continues after the last finished file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RECORDS = "records"
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """What PREPARE reports about the checkpoint; `digest` is over names and bytes of the weight files."""
+    """The facts about the 4-bit checkpoint in PREPARE's result; `digest` is over the weight files' names and bytes."""
 
     architecture: str
     parameters: int
@@ -50,7 +50,10 @@ class QuantizedModel:
 
 
 def quantized_bytes(base: BaseModel) -> int:
-    """Size of the weight files to within 1 %: 4 bits and 1/64 byte of scales a quantized weight, 16 bits others."""
+    """Estimate the size of the weight files to within 1 %.
+
+    A quantized weight takes 4 bits and 1/64 byte of scales, any other 16 bits.
+    """
     quantized = sum(prod(base.parameter_shapes[f"{module}.weight"]) for module in base.quantized)
     others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
     return quantized * 33 // 64 + others * 2
@@ -71,7 +74,7 @@ def copy_small_files(source: ModelSource, target: Path) -> None:
 class QuantizedModelBuilder:
     """Builds `base/`, `model/` and the manifest in `folder`.
 
-    `on_activity` is called often while the build is alive.
+    `on_activity` is called often during the build, as a sign of life.
     """
 
     def __init__(
@@ -89,10 +92,10 @@ class QuantizedModelBuilder:
         self._on_activity = on_activity
 
     def build(self, base: BaseModel, quantizer: FileQuantizer) -> None:
-        """Complete the folder, for the model that `base` describes.
+        """Complete the folder for the model that `base` describes.
 
-        Raises StageError(InvalidModel) naming a tensor that is missing, surplus, has another shape or is not
-        finite, UnsupportedModel for tensors that are quantized already.
+        Raises StageError(InvalidModel) with the name of a tensor that is missing, surplus, not finite or has another
+        shape, and UnsupportedModel for tensors that are quantized already.
         """
         if not (self._folder / MANIFEST).is_file():
             copy_small_files(self._source, self._folder / "base")
@@ -121,7 +124,7 @@ class QuantizedModelBuilder:
         shutil.rmtree(self._folder / _RECORDS, ignore_errors=True)
 
     def _check_before_fetching(self, base: BaseModel) -> None:
-        """Find what is wrong with an index, or with headers that are here already, before hours of download."""
+        """Check the index, and the headers of local weight files, before a download of hours."""
         index = self._folder / "base" / INDEX_FILE
         if index.is_file():
             names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -135,7 +138,7 @@ class QuantizedModelBuilder:
             _check_names(base, seen)
 
     def _quantize_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
-        """Quantize each weight file; return one record per file, which is also its proof of completion."""
+        """Quantize each weight file; return a record for each, which also proves that the file is finished."""
         weights = {f"{module}.weight" for module in base.quantized}
         total = sum(prod(shape) for shape in base.parameter_shapes.values())
         records: list[dict[str, Any]] = []
@@ -164,7 +167,7 @@ class QuantizedModelBuilder:
                     "bytes": output.stat().st_size,
                 }
                 write_json_atomically(record_path, record)
-            # Also after a restart: the earlier process may have been stopped right before this.
+            # This is repeated after a restart, because the earlier process may have stopped just before it.
             self._source.release(name)
             before += sum(prod(tensor["shape"]) for tensor in record["tensors"])
             records.append(record)
@@ -175,7 +178,7 @@ class QuantizedModelBuilder:
         self._progress.update("FetchingModel", done, total)
 
     def _write_checkpoint_files(self, files: list[dict[str, Any]]) -> None:
-        """Put config, tokenizer files and, for several weight files, an index beside the quantized weights."""
+        """Add config, tokenizer files and, for several weight files, an index to the quantized weights."""
         base, target = self._folder / "base", self._folder / "model"
         for path in base.iterdir():
             if path.name not in {"config.json", "layout.json", INDEX_FILE}:
@@ -197,7 +200,7 @@ class QuantizedModelBuilder:
 
 
 def _finished(record_path: Path, output: Path, threads: Executor) -> dict[str, Any] | None:
-    """Record of a weight file that an earlier process completed, if the file still is what it recorded."""
+    """Return the record of a weight file that an earlier process finished, if the file still matches it."""
     if not (record_path.is_file() and output.is_file()):
         return None
     record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
@@ -206,12 +209,12 @@ def _finished(record_path: Path, output: Path, threads: Executor) -> dict[str, A
 
 
 def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Name of each tensor's file."""
+    """Return the file name of each tensor."""
     return {tensor["name"]: record["name"] for record in records for tensor in record["tensors"]}
 
 
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
-    """Compare the names of tensors (to the file of each) with those that the architecture has."""
+    """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
     missing = base.parameter_shapes.keys() - files.keys() - base.optional
     if missing:
@@ -225,7 +228,7 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
         raise StageError(
             Reason.INVALID_MODEL,
             f"the weight files must hold tensors of {base.architecture} only, found others {tensor_list(surplus)} "
-            f"(in {files[min(surplus)]}); correct config.json or take these tensors out",
+            f"(in {files[min(surplus)]}); correct config.json or remove these tensors",
         )
 
 
@@ -237,7 +240,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
             raise StageError(
                 Reason.INVALID_MODEL,
                 f"each tensor must be in one weight file, found {entry.name} in {earlier[entry.name]} and {file}; "
-                "take one of them out",
+                "remove one of them",
             )
         shape = base.parameter_shapes.get(entry.name)
         if shape is None:
@@ -246,7 +249,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
             raise StageError(
                 Reason.UNSUPPORTED_MODEL,
                 f"the base must be in 16 or 32 bits, found a checkpoint quantized already: tensor {entry.name} in "
-                f"{file} is {entry.dtype}; name the original model",
+                f"{file} is {entry.dtype}; choose the original model",
             )
         if entry.dtype not in FLOATS:
             raise StageError(

@@ -1,9 +1,9 @@
-"""Quantized base models that jobs share: complete entries appear by a rename, and no lock is ever held.
+"""The cache of quantized base models that jobs share. Complete entries appear by a rename, without any lock.
 
-An entry is a folder named by its key with `base/`, `model/` and `manifest.json`, which has the size and digest of
-every file and is checked before each use. It is built in `.KEY.WRITER.partial`, a folder of one job's own whose
-name that job's workspace remembers; the first job to finish renames its folder, another one uses what is there.
-What a job left behind is removed once nothing in it has changed for a day.
+An entry is a folder named by its key, with `base/`, `model/` and `manifest.json`. The manifest has the size and digest
+of every file and is checked before each use. Each job builds in its own folder `.KEY.WRITER.partial`, whose name its
+workspace remembers. The first job that finishes renames its folder; the others then use that entry. An unfinished
+folder is removed after a day without changes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MANIFEST = "manifest.json"
 PARTS = ("base", "model")
 LEFTOVER_SECONDS = 24 * 3600
 _LEFTOVERS = (".*.partial", ".*.damaged")
-_TRIES = 3  # to publish while others publish and remove the same entry
+_TRIES = 3  # to publish, while others publish and remove the same entry
 _log = logging.getLogger(__name__)
 
 
 def write_manifest(folder: Path, inputs: str, result: dict[str, Any], threads: Executor) -> None:
-    """Say that `folder` is complete: digest of its inputs, `result`, and size and digest of each file."""
+    """Mark `folder` as complete: write its inputs' digest, `result`, and size and digest of each file."""
     files = {
         name: {"bytes": path.stat().st_size, "digest": parts_digest(path, threads)}
         for name, path in _files(folder).items()
@@ -44,7 +44,7 @@ def write_manifest(folder: Path, inputs: str, result: dict[str, Any], threads: E
 
 
 def read_manifest(folder: Path, inputs: str) -> dict[str, Any] | None:
-    """Return the `result` of a folder that was completed for these `inputs`, else None; reads no other file."""
+    """Return the `result` of a folder that is complete for these `inputs`, else None. It reads only the manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def read_manifest(folder: Path, inputs: str) -> dict[str, Any] | None:
 
 
 class ModelCache:
-    """Entries in `folder`, which several jobs, also of other users, may write to or only read."""
+    """The entries in `folder`. Several jobs, also of other users, may write to it or only read it."""
 
     def __init__(self, folder: Path, threads: Executor) -> None:
         self._folder = folder.absolute()
@@ -74,10 +74,9 @@ class ModelCache:
         return None
 
     def open_partial(self, key: str, memory: Path) -> Path:
-        """Return this job's own folder for building the entry, the earlier one after a restart.
+        """Return this job's folder for building the entry; after a restart it is the earlier folder.
 
-        `memory` is a file of the workspace that remembers the name. Raises OSError if the cache cannot be
-        written.
+        `memory` is a file of the workspace that keeps the name. Raises OSError if the cache cannot be written.
         """
         self.remove_leftovers(time.time())
         try:
@@ -93,7 +92,7 @@ class ModelCache:
         return partial
 
     def publish(self, partial: Path, key: str, inputs: str) -> Path:
-        """Give a complete folder its name, or remove it if another job was first; return the entry.
+        """Rename a complete folder to its key, or remove it if another job was first; return the entry.
 
         Raises OSError if the cache cannot be written.
         """
@@ -114,28 +113,28 @@ class ModelCache:
             try:
                 entry.rename(aside)
             except FileNotFoundError:
-                continue  # another job has moved it away
+                continue  # another job has renamed it
             shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(errno.EBUSY, "the entry was replaced again and again")
+        raise OSError(errno.EBUSY, "other jobs kept replacing the entry")
 
     @staticmethod
     def discard(partial: Path) -> None:
-        """Remove a folder that `open_partial` gave."""
+        """Remove a folder that `open_partial` returned."""
         shutil.rmtree(partial, ignore_errors=True)
 
     def remove_leftovers(self, now: float) -> None:
-        """Remove what jobs left behind half done, once nothing in it has changed for LEFTOVER_SECONDS."""
+        """Remove unfinished folders of ended jobs after LEFTOVER_SECONDS without changes."""
         try:
             leftovers = [path for pattern in _LEFTOVERS for path in self._folder.glob(pattern)]
         except OSError:
             return
         for leftover in leftovers:
             if now - _last_change(leftover) > LEFTOVER_SECONDS:
-                _log.info("model cache: removing %s, left behind by a job that is gone", leftover.name)
+                _log.info("model cache: removing %s, an unfinished folder of an ended job", leftover.name)
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def _fault(self, entry: Path, inputs: str) -> str | None:
-        """What is wrong with the entry's files, None if nothing is."""
+        """Describe the first fault of the entry's files; None if there is none."""
         if read_manifest(entry, inputs) is None:
             return f"{MANIFEST} is missing or belongs to other inputs"
         try:
@@ -154,8 +153,8 @@ class ModelCache:
         return None
 
 
-def alive(partial: Path) -> Callable[[], None]:
-    """Return a function that marks a folder as in use, at most once a minute, while a long download runs."""
+def keep_alive(partial: Path) -> Callable[[], None]:
+    """Return a function that marks a folder as in use, at most once a minute, for long downloads."""
     last = time.monotonic()
 
     def touch() -> None:
@@ -178,7 +177,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _last_change(folder: Path) -> float:
-    """Newest modification time of anything in the folder; now if it is vanishing."""
+    """Return the newest modification time in the folder; the current time if it is being removed."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except OSError:
@@ -186,8 +185,8 @@ def _last_change(folder: Path) -> float:
 
 
 def _let_others_read(folder: Path) -> None:
-    """Undo a strict umask: pods of other users read the entry."""
+    """Make the entry readable for pods of other users, also under a strict umask."""
     for path in (folder, *folder.rglob("*")):
-        # Some network file systems have no modes; there everybody may read or the mount decides.
+        # Some network file systems have no modes: everybody may read, or the mount decides.
         with suppress(OSError):
             path.chmod(0o755 if path.is_dir() else 0o644)

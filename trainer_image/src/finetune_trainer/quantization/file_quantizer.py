@@ -1,7 +1,7 @@
-"""Quantize one weight file: several threads each read, quantize and write pieces of its tensors.
+"""Quantizes one weight file: several threads each read, quantize and write pieces of its tensors.
 
-While one thread waits for the disk, the others compute, and a piece stays in the processor's cache on its way
-from the source's pages to the result's. Memory: one piece per thread and the absmax values of the tensors at work.
+While one thread waits for the disk, the others compute. A piece stays in the processor's cache from reading to writing.
+Memory: one piece per thread, and the absmax values of the tensors in progress.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LARGEST = float(torch.finfo(torch.bfloat16).max)
 
 
 class _Scratch(threading.local):
-    """Buffers of one thread, kept from piece to piece."""
+    """Buffers of one thread, reused for every piece."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Scratch(threading.local):
 
 @dataclass
 class _Tensor:
-    """A tensor at work; `absmax` only where it is quantized."""
+    """A tensor in progress; `absmax` is set only for a quantized tensor."""
 
     entry: TensorEntry
     absmax: NDArray[np.float32] | None
@@ -73,15 +73,15 @@ class _Piece:
 
     @property
     def last(self) -> bool:
-        """Whether the tensor is complete with this piece."""
+        """Whether this is the tensor's last piece."""
         return self.first + self.elements == self.tensor.entry.elements
 
 
 class FileQuantizer:
-    """Threads that quantize weight files, one file after the other. Use it in a `with` statement."""
+    """Quantizes weight files with threads, one file at a time. Use it in a `with` statement."""
 
     def __init__(self, threads: int) -> None:
-        # One more than processors, so that they are busy while one thread waits for the disk.
+        # One more than the CPUs, so that all are busy while one thread waits for the disk.
         self._count = threads + 1
         self._scratch = _Scratch()
         self.threads = ThreadPoolExecutor(self._count, thread_name_prefix="quantize")
@@ -95,11 +95,11 @@ class FileQuantizer:
     def quantize(
         self, path: Path, quantized: Collection[str], output: Path, advance: Callable[[int], None]
     ) -> list[TensorEntry]:
-        """Write `output`: the tensors named in `quantized` as NF4, other floats in bf16, the rest as it is.
+        """Write `output`: tensors named in `quantized` as NF4, other floats in bf16, all other tensors unchanged.
 
-        `advance` gets the number of elements done so far. Returns the entries of the file at `path`. Raises
-        StageError(InvalidModel) naming the first value that is not finite, and as TensorReader does; nothing is
-        left behind then.
+        `advance` gets the number of finished elements. Returns the entries of the file at `path`. Raises
+        StageError(InvalidModel) with the position of the first value that is not finite, and as TensorReader does; no
+        output file remains then.
         """
         warm_up()
         with TensorReader(path) as reader:
@@ -114,7 +114,7 @@ class FileQuantizer:
             except BaseException:
                 for future, _ in pending:
                     future.cancel()
-                # They write into the file that is about to be removed.
+                # The running pieces still write into the file that is removed next.
                 wait([future for future, _ in pending])
                 writer.abandon()
                 raise
@@ -132,7 +132,7 @@ class FileQuantizer:
         done = 0
 
         def complete(at_most: int) -> None:
-            """Wait until no more than `at_most` pieces are pending; their order makes errors reproducible."""
+            """Wait until at most `at_most` pieces are pending; the fixed order makes errors reproducible."""
             nonlocal done
             while len(pending) > at_most:
                 future, piece = pending[0]
@@ -159,7 +159,7 @@ class FileQuantizer:
         entry = tensor.entry
         item = ITEM_BYTES[entry.dtype]
         if entry.dtype not in FLOATS:
-            # Up to 8 bytes an element: twice, then, for the buffer holds 4.
+            # An element has up to 8 bytes and the buffer 4 for each, so it may take two passes.
             for start in range(first * item, (first + piece.elements) * item, _PIECE * 4):
                 raw = self._scratch.raw[: (first + piece.elements) * item - start]
                 reader.read_into(entry, start, raw)

@@ -1,12 +1,12 @@
-"""NF4 with double quantization of bf16 weights at memory speed, equal to bitsandbytes byte for byte.
+"""NF4 with double quantization of bf16 weights at memory speed; the bytes equal those of bitsandbytes.
 
 NF4 (QLoRA, Dettmers et al. 2023, section 3): blocks of 64 weights are divided by their largest magnitude
 (absmax) and each is replaced by the nearest of 16 normal quantiles. Double quantization then stores the
-absmax values, less their mean, in 8 bits with one scale per 256 blocks. That part is 1/64 of the data and takes 3 %
-of the time in bitsandbytes' own call, whose rounding is a table of its own.
+absmax values, less their mean, in 8 bits with one scale per 256 blocks. That part is 1/64 of the data. It takes 3 %
+of the time, so it is bitsandbytes' own call, which rounds with its own table.
 
-Functions work on numpy arrays that the caller owns and release the interpreter lock, so that several threads
-can each quantize a part of one weight.
+Functions work on numpy arrays of the caller and release the interpreter lock, so that several threads can quantize
+parts of one weight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK = 64
 NESTED_BLOCK = 256
-# bitsandbytes has no annotations; Any says so once instead of at every call.
+# bitsandbytes has no annotations; Any is written once here instead of at every call.
 bnb: Any = bitsandbytes.functional
 # bf16 bit patterns from here on, sign removed, are infinite or not a number.
 _FIRST_NOT_FINITE = np.uint16(0x7F80)
@@ -34,7 +34,7 @@ _SMALLEST_SCALE = np.float32(1e-38)  # bitsandbytes divides by at least this
 
 @dataclass(frozen=True)
 class QuantizedSizes:
-    """Element counts of the tensors that stand for one weight of `elements` elements."""
+    """Element counts of the tensors that represent one weight of `elements` elements."""
 
     elements: int
 
@@ -55,11 +55,11 @@ class QuantizedSizes:
 
 
 def quantize_bf16(bits: NDArray[np.uint16], packed: NDArray[np.uint8], absmax: NDArray[np.float32]) -> None:
-    """Quantize consecutive weights, of which only the tensor's last block may be shorter than 64.
+    """Quantize consecutive weights. Only the tensor's last block may be shorter than 64.
 
-    `bits` are the bit patterns of finite bf16 weights. `packed` receives two weights a byte (the earlier one in
-    the high half; a last odd one is paired with zero's code), `absmax` one value per block; both must have the
-    sizes of QuantizedSizes. Raises ValueError for other sizes.
+    `bits` are the bit patterns of finite bf16 weights. `packed` receives two weights per byte, the earlier one
+    in the high half; a last odd weight is paired with zero's code. `absmax` receives one value per block. Both must
+    have the sizes of QuantizedSizes. Raises ValueError for other sizes.
     """
     sizes = QuantizedSizes(bits.size)
     if packed.size != sizes.packed or absmax.size != sizes.blocks:
@@ -75,11 +75,11 @@ def quantize_bf16(bits: NDArray[np.uint16], packed: NDArray[np.uint8], absmax: N
 
 
 def quantization_state(absmax: NDArray[np.float32], shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Double-quantize the absmax values of one weight and return the tensors stored beside its packed bytes.
+    """Double-quantize the absmax values of one weight; return the tensors that are stored with its packed bytes.
 
     `absmax` is overwritten. The keys are bitsandbytes' suffixes: `absmax`, `quant_map`, `nested_absmax`,
-    `nested_quant_map`, `quant_state.bitsandbytes__nf4`. The mean is the one that bitsandbytes computes with
-    one thread: with several its last bit would depend on the machine's number of cores.
+    `nested_quant_map`, `quant_state.bitsandbytes__nf4`. The mean is that of bitsandbytes with
+    one thread: with several threads its last bit would depend on the number of cores.
     """
     values = torch.from_numpy(absmax)
     threads = torch.get_num_threads()
@@ -101,7 +101,7 @@ def quantization_state(absmax: NDArray[np.float32], shape: tuple[int, ...]) -> d
 
 
 def first_not_finite(bits: NDArray[np.uint16]) -> int | None:
-    """Index of the first bf16 bit pattern that means infinity or not-a-number, None if there is none."""
+    """Return the index of the first bf16 bit pattern of infinity or not-a-number; None if there is none."""
     if _largest_magnitude(bits) < _FIRST_NOT_FINITE:
         return None
     return int(np.argmax((bits & np.uint16(0x7FFF)) >= _FIRST_NOT_FINITE))
@@ -110,8 +110,8 @@ def first_not_finite(bits: NDArray[np.uint16]) -> int | None:
 def to_bf16(raw: NDArray[np.uint8], dtype: str, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Return the bf16 bit patterns of the BF16, F16 or F32 weights whose bytes are `raw`.
 
-    Rounds to nearest even as `Tensor.to` does. `out` has one place per weight and is used where `raw` cannot be
-    returned as it is.
+    Rounds to nearest even, as `Tensor.to` does. `out` has one element per weight; it is used unless `raw` can be
+    returned unchanged.
     """
     if dtype == "BF16":
         return raw.view(np.uint16)
@@ -135,7 +135,7 @@ def warm_up() -> None:
 
 @cache
 def _borders() -> NDArray[np.float32]:
-    """Return the 15 borders between neighboring NF4 values, in bitsandbytes' own rounding, and one beyond."""
+    """Return the 15 borders between neighboring NF4 values, rounded as in bitsandbytes, and one larger border."""
     code = bnb.get_4bit_type("nf4", device="cpu")
     borders: NDArray[np.float32] = ((code[:-1] + code[1:]) / 2).numpy()
     return np.append(borders, np.float32(2.0))
@@ -143,7 +143,7 @@ def _borders() -> NDArray[np.float32]:
 
 @cache
 def _bf16_of_f16() -> NDArray[np.uint16]:
-    """For each f16 bit pattern the bf16 one that torch rounds it to."""
+    """Return for each f16 bit pattern the bf16 pattern that torch rounds it to."""
     halves = torch.from_numpy(np.arange(2**16, dtype=np.uint16)).view(torch.float16)
     table: NDArray[np.uint16] = halves.to(torch.bfloat16).view(torch.uint16).numpy()
     return table
@@ -171,9 +171,9 @@ def _quantize_blocks(
 ) -> None:
     """Quantize whole blocks by comparing bit patterns as integers, 16 at a time.
 
-    bitsandbytes counts the borders below weight / absmax. Dividing is monotone, so for each block and border
-    there is a last bf16 pattern that is not above it. It is found from border * absmax: rounding errors move
-    it by less than one step of bf16, hence the two neighbors are tried with bitsandbytes' own arithmetic.
+    bitsandbytes counts the borders below weight / absmax. The division is monotone, so each block and border has a
+    last bf16 pattern that is not above the border. It is found from border * absmax. Rounding errors move it by less
+    than one step of bf16, so the two neighbors are tested with bitsandbytes' own arithmetic.
     """
     keys = np.empty(64, np.int16)
     last_below = np.empty(16, np.int16)

@@ -1,7 +1,7 @@
 """The step of PREPARE that turns a 16-bit base model into the workspace's NF4 checkpoint, with or without a cache.
 
-With a cache, `model/` of the workspace is a symbolic link into it: the cache must be mounted at the same path,
-read-only suffices, in every stage of the job. `base/` is always a copy, for a job may put its own chat template there.
+With a cache, `model/` of the workspace is a symbolic link into it. Every stage of the job must mount the cache at the
+same path; read-only is enough. `base/` is always a copy, because a job may put its chat template there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_trainer.quantization.builder import (
     copy_small_files,
     quantized_bytes,
 )
-from finetune_trainer.quantization.cache import MANIFEST, ModelCache, alive, read_manifest
+from finetune_trainer.quantization.cache import MANIFEST, ModelCache, keep_alive, read_manifest
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_marker
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_FORMAT = 2  # raise when the same base and tools would give other bytes
-_TOOLS = ("bitsandbytes", "torch", "transformers")  # they decide the bytes
+_FORMAT = 2  # increase it if the same base and tools would give other bytes
+_TOOLS = ("bitsandbytes", "torch", "transformers")  # their versions decide the bytes
 _log = logging.getLogger(__name__)
 
 
 def quantize_model(
     source: ModelSource, layout: WorkspaceLayout, progress: Reporter, cache: Path | None = None
 ) -> QuantizedModel:
-    """Make `base/` and `model/` of the workspace present for `source`, from the folder `cache` where it has them.
+    """Make `base/` and `model/` of the workspace for `source`, or take them from the folder `cache` if it has them.
 
-    Weight files that an interrupted run finished are kept. A cache that is read-only, full or damaged is not
-    used, with a warning in the log. Raises StageError(InvalidModel) naming a tensor that is missing, has another
-    shape or is not finite, and UnsupportedModel as `inspect_base_model` does.
+    Weight files that an interrupted run finished are kept. A cache that is read-only, full or damaged is not used, and
+    the log has a warning. Raises StageError(InvalidModel) with the name of a tensor that is missing, not finite or of
+    another shape, and UnsupportedModel as `inspect_base_model` does.
     """
     inputs = _inputs(source)
     with FileQuantizer(available_cpus()) as quantizer:
@@ -65,14 +65,14 @@ def quantize_model(
             _link(entry / "model", layout.quantized_model)
         result = read_manifest(partial, inputs)
         if result is None:
-            raise RuntimeError(f"{partial} was complete and has no manifest now")
+            raise RuntimeError(f"{partial} must have a manifest, found none; run PREPARE again")
         write_marker(layout, "quantise", inputs, result)
         shutil.rmtree(layout.root / "model.partial", ignore_errors=True)
         return QuantizedModel(**result)
 
 
 class _Step:
-    """What the ways to a checkpoint have in common."""
+    """The common parts of the two ways to a checkpoint: in the workspace, or in the cache."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Step:
         self._base: BaseModel | None = None
 
     def is_installed(self, cache: Path | None) -> bool:
-        """Whether the workspace has what an earlier run put there, and the cache still has what it links to."""
+        """Whether the workspace has the files of an earlier run, and the cache still has the target of its link."""
         if not (self._layout.quantized_model.is_dir() and self._layout.base_layout.is_file()):
             return False
         if not self._layout.quantized_model.is_symlink():
@@ -115,7 +115,7 @@ class _Step:
         return partial
 
     def cached(self, folder: Path) -> Path | None:
-        """Return the cache's entry, built if it is not there; None where the cache cannot take it."""
+        """Return the cache's entry, built if it is not there; None if the cache has no space or cannot be written."""
         cache = ModelCache(folder, self._quantizer.threads)
         self._progress.update("FetchingModel", 0, None)
         entry = cache.find(self._key, self._inputs)
@@ -137,12 +137,12 @@ class _Step:
                 )
                 cache.discard(partial)
                 return None
-            QuantizedModelBuilder(self._source, partial, self._inputs, self._progress, alive(partial)).build(
-                base, self._quantizer
-            )
+            QuantizedModelBuilder(
+                self._source, partial, self._inputs, self._progress, keep_alive(partial)
+            ).build(base, self._quantizer)
             return cache.publish(partial, self._key, self._inputs)
         except OSError as error:
-            # Whatever the workspace's own fault may be, it shows again below.
+            # A fault of the workspace itself shows again when the model is built there.
             _log.warning(
                 "model cache: it cannot be written (%s): this job keeps the model in its workspace",
                 error.strerror or type(error).__name__,
@@ -160,18 +160,18 @@ class _Step:
         return self._base
 
     def _rescue(self, partial: Path) -> None:
-        """Move what was built in the cache into the workspace, so that nothing is downloaded twice."""
+        """Move the unfinished build from the cache into the workspace, so that nothing is downloaded twice."""
         target = self._layout.root / "model.partial" / self._key
         try:
             shutil.copytree(partial, target, dirs_exist_ok=True)
         except OSError as error:
-            _log.warning("model cache: nothing could be kept of the work in it (%s)", error)
+            _log.warning("model cache: its unfinished build could not be kept (%s)", error)
             shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _inputs(source: ModelSource) -> str:
-    """Digest of everything that decides the checkpoint's bytes."""
+    """Return the digest of all inputs that decide the checkpoint's bytes."""
     return digest_of(
         {
             "format": _FORMAT,
@@ -184,7 +184,7 @@ def _inputs(source: ModelSource) -> str:
 
 
 def _remove_all_but(partial: Path) -> None:
-    """Remove what runs with other inputs left half done: it would fill the volume."""
+    """Remove unfinished builds of other inputs: they would fill the volume."""
     if partial.parent.is_dir():
         for other in partial.parent.iterdir():
             if other != partial and other.is_dir():
@@ -192,7 +192,7 @@ def _remove_all_but(partial: Path) -> None:
 
 
 def _install_base(built: Path, layout: WorkspaceLayout) -> None:
-    """Copy `base/`: the built folder stays complete, in case this process is stopped on the way."""
+    """Copy `base/`: the built folder stays complete, in case this process stops during the copy."""
     partial = layout.base.with_name("base.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(built / "base", partial)
@@ -206,7 +206,7 @@ def _link(target: Path, link: Path) -> None:
     try:
         link.symlink_to(target, target_is_directory=True)
     except OSError as error:
-        _log.warning("model cache: the workspace takes no symbolic link (%s): copying", error.strerror)
+        _log.warning("model cache: the workspace supports no symbolic link (%s): copying", error.strerror)
         partial = link.with_name("model.copy")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(target, partial)

@@ -1,4 +1,4 @@
-"""Logging of a stage: redacted, to standard error and the workspace; the last lines are kept for the result."""
+"""Logging of a stage: redacted lines to standard error and the workspace, and the last lines for the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT_LINES = 20
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats first and redacts then, so that tracebacks are covered too."""
+    """Formats first and redacts afterwards, so that tracebacks are redacted too."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
@@ -30,19 +30,19 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class LogTail(logging.Handler):
-    """Keeps the last lines."""
+    """Keeps the last 20 lines of the log."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one record's lines."""
+        """Keep the lines of one record."""
         self.lines.extend(self.format(record).splitlines())
 
 
 def configure_logging(redact: Redactor) -> LogTail:
-    """Send every record, and Python's warnings, redacted to standard error; return the keeper of the tail."""
+    """Send every record and Python's warnings, redacted, to standard error; return the handler of the last lines."""
     tail = LogTail()
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -52,14 +52,14 @@ def configure_logging(redact: Redactor) -> LogTail:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    # One line per request would bury the stage's own lines, and would show addresses.
+    # A line for each request would hide the stage's own lines and show addresses.
     for name in ("httpx", "httpx2", "httpcore", "httpcore2", "numba"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return tail
 
 
 def add_log_file(path: Path, redact: Redactor) -> None:
-    """Write the log to `path` too. Raises OSError if it cannot be opened."""
+    """Also write the log to `path`. Raises OSError if it cannot be opened."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_RedactingFormatter(redact))

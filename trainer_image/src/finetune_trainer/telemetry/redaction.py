@@ -1,4 +1,4 @@
-"""Secrets are taken out of every text that leaves the process."""
+"""Removes secrets from every text that leaves the process."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from finetune_trainer.contract.run_spec import (
 )
 
 MASK = "[redacted]"
-# Shorter fragments of a URL (an API version, a flag) are no secret and would deface ordinary words.
+# Shorter fragments of a URL (an API version, a flag) are no secret, and their mask would damage ordinary words.
 _SHORTEST_FRAGMENT = 8
-_SHORTEST_PATH = 16  # a long one may be all that protects a file, a short one is an ordinary file's
+_SHORTEST_PATH = 16  # a long path may be a file's only protection; a short one is an ordinary name
 _QUERY_OF_ANY_URL = re.compile(r"(\bhttps?://[^\s?#\"'<>]*)\?[^\s\"'<>]+", re.IGNORECASE)
 _USER_OF_ANY_URL = re.compile(r"(\bhttps?://)[^\s/@\"'<>]+@", re.IGNORECASE)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -30,9 +30,9 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Redactor:
-    """Replaces secret values, and the parts by which a secret URL could be rebuilt, with a mask.
+    """Replaces secret values, and the parts that would reveal a secret URL, with a mask.
 
-    Each is found as it is and as it looks when it was percent-encoded, form-encoded, or escaped for JSON or HTML.
+    It finds each value as it is, percent-encoded, form-encoded, and escaped for JSON or HTML.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ class Redactor:
         self._pattern = re.compile("|".join(map(_matcher, longest_first))) if longest_first else None
 
     def __call__(self, text: str) -> str:
-        """Return `text` without any known secret; the query and user of any other URL go too."""
+        """Return `text` without any known secret, and without the query and user of any other URL."""
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
         text = _QUERY_OF_ANY_URL.sub(rf"\1?{MASK}", text)
@@ -52,7 +52,7 @@ class Redactor:
 
 
 def _fragments(secret: str) -> set[str]:
-    """Return a secret and what is secret of its parts: lines, values of JSON, path and query of a URL."""
+    """Return a secret and its secret parts: lines, values of JSON, and path and query of a URL."""
     whole = secret.strip()
     if not whole:
         return set()
@@ -66,7 +66,7 @@ def _fragments(secret: str) -> set[str]:
 
 
 def _values(text: str) -> set[str]:
-    """Return the secret members of a service account's key, and the lines of those that have several."""
+    """Return the secret members of a service account's key, and each of their lines."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -99,7 +99,7 @@ def _query_parts(query: str) -> set[str]:
 
 
 def _forms(text: str) -> set[str]:
-    """Every form in which a secret may turn up in text."""
+    """Return all forms in which a secret may appear in text."""
     raw = text.encode("utf-8", "surrogateescape")
     forms = {
         text,
@@ -118,12 +118,12 @@ def _forms(text: str) -> set[str]:
 
 
 def _matcher(form: str) -> str:
-    """Return the regular expression of a form; the digits of a percent escape match in either case."""
+    """Return the regular expression of a form; the digits of a percent escape match in both cases."""
     return _ESCAPE.sub(lambda match: f"%(?i:{match[0][1:]})", re.escape(form))
 
 
 def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
-    """Values of the environment variables that the run spec names as secret, where set."""
+    """Return the values of the secret environment variables that the run spec names, if set."""
     sources = [run.model.source, run.dataset.source]
     if isinstance(run.dataset.validation, ValidationSource):
         sources.append(run.dataset.validation.source)
@@ -139,7 +139,10 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
 
 
 def _store_secrets(prefix: str, environment: Mapping[str, str]) -> list[str]:
-    """Credentials under a prefix; under one of its own, whatever else the Secret holds, but for regions."""
+    """Return the credentials under a prefix. A prefix that is not empty also covers the Secret's other values.
+
+    Regions are no secret.
+    """
     found = [value for name, value in environment.items() if name.removeprefix(prefix) in NAMES]
     if prefix:
         others = {

@@ -100,7 +100,7 @@ class Reporter:
                 self._changed.notify()
 
     def report_config(self, config: dict[str, Any]) -> None:
-        """Show the base model's config (`model_config.select_config_fields`) from now on in every document."""
+        """Add the base model's config (`model_config.select_config_fields`) to every document from now on."""
         with self._changed:
             self._config = config
             self._dirty = True
@@ -159,7 +159,7 @@ class Reporter:
         except OSError as error:
             if not self._file_failed:
                 _log.warning(
-                    "telemetry: progress file cannot be written (%s); the run goes on", error.strerror
+                    "telemetry: progress file cannot be written (%s); the run continues", error.strerror
                 )
             self._file_failed = True
 

@@ -70,7 +70,9 @@ def start_server(host: str, first_port: int, document: Document) -> TelemetrySer
         _log.info("telemetry: serving /progress and /metrics on port %d", port)
         return server
     last_port = first_port + PORTS_TRIED - 1
-    _log.warning("telemetry: no port of %d to %d is free; the run goes on without", first_port, last_port)
+    _log.warning(
+        "telemetry: no port of %d to %d is free; the run continues without telemetry", first_port, last_port
+    )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Stages of this very spec hash that workspace or destination prove to be finished."""
+"""The stages that the workspace or the destination proves to be finished for exactly this spec."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def published_results(run: RunSpec) -> PublishedResult | None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest; empty where there is none that can be read."""
+    """Read a manifest; empty if it is missing or cannot be read."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -35,9 +35,9 @@ def digest_of_files(digests: dict[str, str]) -> str:
 
 
 def parts_digest(path: Path, threads: Executor) -> str:
-    """Digest over the sha256 of each 32 MiB of a file, which `threads` compute side by side.
+    """Return the digest over the sha256 of each 32 MiB of a file, which `threads` compute in parallel.
 
-    One core takes longer for the sha256 of a large file than its quantizing takes on two.
+    On one core, the sha256 of a large file takes longer than its quantization on two cores.
     """
     size = path.stat().st_size
     parts = list(threads.map(lambda start: _part_digest(path, start), range(0, size, _PART_BYTES)))
@@ -45,7 +45,7 @@ def parts_digest(path: Path, threads: Executor) -> str:
 
 
 def sampled_digest(path: Path) -> str:
-    """Digest over 64 evenly spaced pieces of a file, the first and the last bytes among them."""
+    """Return the digest over 64 evenly spaced pieces of a file, with its first and last bytes."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         last = max(0, path.stat().st_size - _SAMPLE_BYTES)

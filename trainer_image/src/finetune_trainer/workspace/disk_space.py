@@ -1,4 +1,4 @@
-"""Whether a failure was for want of disk space; libraries say so in ways of their own."""
+"""Recognizes failures by a full disk, which each library reports in another way."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ERRORS = frozenset([errno.ENOSPC, errno.EDQUOT])
-# safetensors and pyarrow wrap the system's error in exceptions of their own and keep its words.
+# safetensors and pyarrow wrap the system's error in their own exceptions and keep its text.
 _WORDS = tuple(os.strerror(number) for number in _ERRORS)
 _LITTLE = 64 * 1024
 
 
 def says_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised from, says that there is no space left, or no quota."""
+    """Return whether an error, or a cause of it, reports that no space or quota is left."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -30,9 +30,9 @@ def says_disk_full(error: BaseException) -> bool:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether next to nothing can be written to the folder's volume; False where that cannot be told.
+    """Return whether almost nothing can be written to the folder's volume; False if that is not known.
 
-    torch's writer says nothing of the cause when a write fails.
+    torch's writer does not report the cause of a failed write.
     """
     try:
         status = os.statvfs(folder)

@@ -1,4 +1,4 @@
-"""Where the stages of one job leave things for each other, and how a step says that it is done."""
+"""The paths by which the stages of one job exchange files, and the markers of finished steps."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class WorkspaceLayout:
 
     @property
     def dataset_parts(self) -> Path:
-        """Proven rows on their way into the tables, and the ledger of the rows gone by."""
+        """Proven rows before they enter the tables, and the ledger of the rows that were read."""
         return self.root / "dataset" / "parts"
 
     @property
     def report(self) -> Path:
-        """Reports for people and programs, published beside the artifacts."""
+        """Reports for people and programs, published with the artifacts."""
         return self.root / "report"
 
     @property
     def dataset_report(self) -> Path:
-        """The whole dataset report as JSON, of which the result carries the head."""
+        """The whole dataset report as JSON; the result carries its head."""
         return self.report / "dataset.json"
 
     @property
@@ -79,7 +79,7 @@ class WorkspaceLayout:
 
     @property
     def verification(self) -> Path:
-        """Safetensors file: what the trained model said on held-out rows, for MERGE to compare with."""
+        """Safetensors file: the trained model's predictions on held-out rows, for MERGE's comparison."""
         return self.root / "train" / "verification.safetensors"
 
     @property
@@ -88,7 +88,7 @@ class WorkspaceLayout:
         return self.root / "progress.json"
 
     def marker(self, step: str) -> Path:
-        """File whose presence says that `step` finished, with the digest of its inputs and its result."""
+        """File whose presence proves that `step` finished; it holds the digest of its inputs and its result."""
         return self.root / "markers" / f"{step}.json"
 
     def log(self, stage: str, attempt: int) -> Path:
@@ -102,7 +102,7 @@ def write_json_atomically(path: Path, document: Any) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Write UTF-8 so that a reader sees the old file or the new one and nothing between, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -119,7 +119,7 @@ def digest_of(document: Any) -> str:
 
 
 def read_marker(layout: WorkspaceLayout, step: str, inputs: str) -> dict[str, Any] | None:
-    """Result of `step` if it finished earlier with exactly these `inputs` (a digest), else None."""
+    """Return the result of `step` if it finished earlier with exactly these `inputs` (a digest), else None."""
     try:
         marker = json.loads(layout.marker(step).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.data.masking.example import IGNORED, Example
+from finetune_trainer.evaluation.scoring import (
+    batches,
+    distributions,
+    row_losses,
+    supervised_log_probabilities,
+)
+from transformers import LlamaConfig, LlamaForCausalLM
+
+EXAMPLES = [
+    Example([1, 2, 3, 4, 5], [IGNORED, IGNORED, 3, 4, 5], row=1),
+    Example([6, 7], [IGNORED, 7], row=2),
+    Example([8, 9, 1, 2], [IGNORED, 9, IGNORED, 2], row=3),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def expected(model: Any, example: Example) -> torch.Tensor:
+    """Log-probabilities from transformers' own logits of the unpadded row."""
+    logits = model(torch.tensor([example.input_ids])).logits[0].detach()
+    scores = torch.log_softmax(logits, dim=-1)
+    return torch.stack([scores[position - 1, example.labels[position]] for position in example.supervised])
+
+
+def test_a_padded_batch_scores_each_row_as_alone(model: Any) -> None:
+    for found, example in zip(supervised_log_probabilities(model, EXAMPLES), EXAMPLES, strict=True):
+        assert torch.allclose(found, expected(model, example), atol=1e-5)
+
+
+def test_losses_keep_the_order_of_the_examples_whatever_the_batches(model: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    losses = row_losses(model, EXAMPLES, 5, lambda done, total: seen.append((done, total)))
+    assert [(loss.row, loss.tokens) for loss in losses] == [(1, 3), (2, 1), (3, 2)]
+    for loss, example in zip(losses, EXAMPLES, strict=True):
+        assert loss.nats == pytest.approx(-float(expected(model, example).sum()), abs=1e-4)
+    assert seen[-1] == (3, 3)
+
+
+def test_distributions_are_complete_and_agree_with_the_scores(model: Any) -> None:
+    example = EXAMPLES[0]
+    found = distributions(model, example, example.supervised)
+    assert found.shape == (3, 16)
+    assert torch.allclose(found.exp().sum(-1), torch.ones(3), atol=1e-5)
+    chosen = found.gather(1, torch.tensor([[3], [4], [5]])).squeeze(1)
+    assert torch.allclose(chosen, expected(model, example), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "maximum", "groups"),
+    [
+        ([3, 9, 3, 8], 9, [[1], [3], [0, 2]]),
+        ([20, 1], 9, [[0], [1]]),
+        ([2, 2, 2], 4, [[0, 1], [2]]),
+        ([], 4, []),
+    ],
+)
+def test_the_longest_come_first_and_padding_counts(
+    lengths: list[int], maximum: int, groups: list[list[int]]
+) -> None:
+    assert batches(lengths, maximum) == groups

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
+
+DOCUMENT = {
+    "files": [
+        {
+            "name": "model.safetensors",
+            "tensors": [
+                {"name": "layer.weight", "dtype": "BF16", "shape": [3, 5]},
+                {"name": "norm.weight", "dtype": "F32", "shape": [5]},
+            ],
+        }
+    ],
+    "quantized": ["layer"],
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> WorkspaceLayout:
+    layout = WorkspaceLayout(tmp_path)
+    layout.quantized_model.mkdir()
+    write_json_atomically(layout.base_layout, DOCUMENT)
+    return layout
+
+
+def test_sizes_follow_from_types_and_shapes(workspace: WorkspaceLayout) -> None:
+    layout = read_base_layout(workspace)
+    assert layout.bytes == 15 * 2 + 5 * 4
+    assert layout.packed_bytes == 8, "15 weights take 7.5 bytes"
+    assert layout.quantized == {"layer"}
+
+
+@pytest.mark.parametrize("document", [None, [], {"files": []}, {"files": [{"name": "a"}], "quantized": []}])
+def test_a_record_that_is_missing_or_not_prepares_is_a_mismatch(
+    workspace: WorkspaceLayout, document: object
+) -> None:
+    workspace.base_layout.unlink()
+    if document is not None:
+        write_json_atomically(workspace.base_layout, document)
+    with pytest.raises(StageError, match=r"base/layout\.json") as caught:
+        read_base_layout(workspace)
+    assert caught.value.reason is Reason.QUANTIZATION_MISMATCH
+
+
+def test_a_missing_checkpoint_and_a_link_into_an_absent_cache_say_their_remedies(
+    workspace: WorkspaceLayout,
+) -> None:
+    workspace.quantized_model.rmdir()
+    with pytest.raises(StageError, match="found none; run PREPARE again"):
+        read_base_layout(workspace)
+    workspace.quantized_model.symlink_to("/absent/cache")
+    with pytest.raises(StageError, match=r"/absent/cache.*mount modelCache"):
+        read_base_layout(workspace)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.merge.publish import (
+    MANIFEST,
+    discard_staging,
+    open_staging,
+    publish,
+    seal,
+    writing_to_destination,
+)
+
+SPEC, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def stage(destination: Path, content: str = "weights") -> Path:
+    staging = open_staging(destination, SPEC)
+    (staging / "adapter").mkdir()
+    (staging / "adapter" / "model.safetensors").write_text(content)
+    return staging
+
+
+def test_nothing_is_visible_before_all_is_published(tmp_path: Path) -> None:
+    stage(tmp_path)
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == []
+    publish(tmp_path, ["adapter"], {"specHash": SPEC})
+    assert names(tmp_path) == ["adapter", MANIFEST]
+    assert json.loads((tmp_path / MANIFEST).read_text()) == {"specHash": SPEC}
+
+
+def test_another_run_of_the_same_spec_replaces_what_it_finds(tmp_path: Path) -> None:
+    stage(tmp_path)
+    publish(tmp_path, ["adapter"], {"specHash": SPEC})
+    stage(tmp_path, "better")
+    assert not (tmp_path / MANIFEST).exists(), "a manifest must not list files that are replaced"
+    publish(tmp_path, ["adapter"], {"specHash": SPEC})
+    assert (tmp_path / "adapter" / "model.safetensors").read_text() == "better"
+
+
+def test_a_run_interrupted_between_two_folders_is_finished_by_the_next(tmp_path: Path) -> None:
+    staging = stage(tmp_path)
+    (staging / "adapter").replace(tmp_path / "adapter")
+    assert not (stage(tmp_path) / "merged").exists()
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("manifest", [json.dumps({"specHash": OTHER}), "{", "[]"])
+def test_a_manifest_of_another_spec_or_of_no_known_one_is_left_alone(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / MANIFEST).write_text(manifest)
+    with pytest.raises(StageError, match="another job") as caught:
+        open_staging(tmp_path, SPEC)
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    assert (tmp_path / MANIFEST).read_text() == manifest
+
+
+def test_a_folder_without_a_manifest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(StageError, match="a folder `merged` without"):
+        open_staging(tmp_path, SPEC)
+    assert (tmp_path / "merged").is_dir()
+
+
+def test_other_files_in_the_destination_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    discard_staging(stage(tmp_path).parent)
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_sealed_files_have_digest_and_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert seal(tmp_path) == {
+        "a": {"digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "bytes": 3}
+    }
+
+
+def test_a_failing_file_system_has_its_reason_and_its_words() -> None:
+    with pytest.raises(StageError, match="found: Read-only file system") as caught, writing_to_destination():
+        raise OSError(30, os.strerror(30))
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.merge.verification import (
+    Verification,
+    free_memory,
+    kl_divergence,
+    require_agreement,
+)
+
+
+def test_equal_distributions_have_no_divergence_and_others_the_formulas() -> None:
+    trained = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    merged = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    found = kl_divergence(trained, merged).tolist()
+    assert found[0] == pytest.approx(0.0, abs=1e-7)
+    assert found[1] == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "merged_loss", "agrees"),
+    [
+        (0.005, 0.501, True),
+        (0.021, 0.5, False),
+        (0.005, 0.52, False),
+        (0.005, 0.48, False),
+        (float("nan"), 0.5, False),
+        (0.005, float("nan"), False),
+    ],
+)
+def test_the_gate_rejects_numbers_out_of_bounds(divergence: float, merged_loss: float, agrees: bool) -> None:  # noqa: FBT001 -- a table of cases
+    assert (Verification(4, 20, divergence, 0.5, merged_loss).fault() is None) is agrees
+
+
+def test_models_that_differ_are_an_error_with_the_numbers() -> None:
+    require_agreement(Verification(4, 20, 0.001, 0.5, 0.5))
+    with pytest.raises(StageError, match=r"0\.3000 over 20 tokens; nothing was published") as caught:
+        require_agreement(Verification(4, 20, 0.3, 0.5, 0.5))
+    assert caught.value.reason is Reason.ARTIFACT_VERIFICATION_FAILED
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"),
+    [("max", "5", 3 * 1024), ("2048", "1024", 1024), ("1024", "4096", 0), (None, None, 3 * 1024)],
+)
+def test_free_memory_is_the_nodes_within_the_cgroups_limit(
+    tmp_path: Path, limit: str | None, used: str | None, free: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 3 kB\n")
+    if limit is not None and used is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+    assert free_memory(tmp_path, tmp_path / "meminfo") == free

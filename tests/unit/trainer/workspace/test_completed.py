@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_trainer.contract.result import CompletedResult, PublishedResult
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
+
+from tests.support.results import MERGE, PREPARE, TRAIN
+
+PUBLISHED = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE)
+
+
+def test_stages_count_in_their_order_only(make_run: Callable[..., RunSpec], tmp_path: Path) -> None:
+    run, layout = make_run(), WorkspaceLayout(tmp_path / "workspace")
+    write_marker(layout, "merge", run.spec_hash, MERGE.document())
+    assert completed_stages(run, layout) is None
+    write_marker(layout, "train", run.spec_hash, TRAIN.document())
+    assert completed_stages(run, layout) == CompletedResult(train=TRAIN, merge=MERGE)
+
+
+def test_a_marker_of_another_spec_or_of_no_result_proves_nothing(
+    make_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    run, layout = make_run(), WorkspaceLayout(tmp_path / "workspace")
+    write_marker(layout, "train", "sha256:" + "1" * 64, TRAIN.document())
+    assert completed_stages(run, layout) is None
+    write_marker(layout, "train", run.spec_hash, {"steps": 2})
+    assert completed_stages(run, layout) is None
+
+
+def publish(run: RunSpec, **changes: Any) -> Path:
+    folder = run.output.destination.path
+    (folder / "merged").mkdir(parents=True)
+    weights = folder / "merged" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    files = {"merged/model.safetensors": {"digest": file_digest(weights), "bytes": 7}}
+    manifest = {"specHash": run.spec_hash, "results": PUBLISHED.document(), "files": files, **changes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_manifest_with_all_its_files_proves_the_results(make_run: Callable[..., RunSpec]) -> None:
+    run = make_run()
+    publish(run)
+    assert published_results(run) == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"specHash": "sha256:" + "1" * 64},
+        {"results": {"prepare": PREPARE.document(), "train": TRAIN.document()}},
+        {"results": None},
+        {"files": None},
+        {"files": {"merged/absent": {"digest": "sha256:0", "bytes": 0}}},
+    ],
+)
+def test_a_manifest_that_lacks_a_proof_proves_nothing(
+    make_run: Callable[..., RunSpec], changes: dict[str, Any]
+) -> None:
+    run = make_run()
+    publish(run, **changes)
+    assert published_results(run) is None
+
+
+def test_a_changed_file_or_a_damaged_manifest_proves_nothing(make_run: Callable[..., RunSpec]) -> None:
+    run = make_run()
+    folder = publish(run)
+    (folder / "merged" / "model.safetensors").write_bytes(b"Weights")
+    assert published_results(run) is None
+    for text in ("{", "[]"):
+        (folder / "manifest.json").write_text(text)
+        assert published_results(run) is None
