@@ -1,11 +1,10 @@
-"""The generated documents are up to date, and the check of links finds faults."""
+"""The generated documents are up to date."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,24 +13,15 @@ import yaml
 from tests.support.repository import ROOT
 
 
-def load_script(name: str) -> ModuleType:
-    """Load a script of scripts/docs by its path, because scripts are no package."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / f"scripts/docs/{name}.py")
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    """scripts/docs/generate.py, loaded by path like a script."""
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "scripts/docs/generate.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    return load_script("generate")
-
-
-@pytest.fixture(scope="module")
-def links() -> ModuleType:
-    return load_script("check_links")
 
 
 @pytest.mark.parametrize(
@@ -80,52 +70,3 @@ def test_a_class_without_an_explanation_is_rejected(generator: ModuleType) -> No
     }
     with pytest.raises(ValueError, match="Odd"):
         generator.failure_modes(reasons)
-
-
-@pytest.mark.parametrize(
-    ("path", "name", "fault"),
-    [
-        ("sizing/ladder.py", "rungs", None),
-        ("operator/src/finetune_operator/sizing/ladder.py", "Rung.fits", None),
-        ("sizing/gpus/", "", None),
-        ("test_references.py", "", None),
-        ("application/json", "", None),
-        ("sizing/ladder.py", "nothing", "must define nothing"),
-        ("sizing/nothing.py", "", "sizing/nothing.py"),
-        ("tests/nothing/", "", "tests/nothing/"),
-        ("nothing.py", "", "nothing.py"),
-    ],
-)
-def test_a_code_place_in_a_document_must_exist(
-    links: ModuleType, path: str, name: str, fault: str | None
-) -> None:
-    found = links.place_fault(ROOT / "README.md", path, name)
-    assert found is None if fault is None else fault in found
-
-
-@pytest.mark.parametrize(
-    ("target", "sound"),
-    [
-        ("docs/README.md", True),
-        ("README.md#install", True),
-        ("#install", True),
-        ("https://example.com/nothing", True),
-        ("docs/nothing.md", False),
-        ("#nothing", False),
-    ],
-)
-def test_a_link_in_a_document_must_lead_to_a_file_and_a_heading(
-    links: ModuleType, target: str, *, sound: bool
-) -> None:
-    assert (links.link_fault(ROOT / "README.md", target) is None) is sound
-
-
-def test_an_index_must_link_each_page_of_its_folder(
-    links: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(links, "ROOT", tmp_path)
-    index = tmp_path / "README.md"
-    index.write_text("[one](one.md#part)")
-    for name in ("one.md", "two.md"):
-        (tmp_path / name).touch()
-    assert links.orphans(index) == ["README.md must link two.md; add a line"]
