@@ -25,7 +25,7 @@ from finetune_trainer.sources.addresses import GuardedNetwork, allowed_addresses
         ("0.0.0.0", False),  # noqa: S104 -- an address to refuse
     ],
 )
-def test_public_addresses_are_told_from_all_others(address: str, *, public: bool) -> None:
+def test_only_public_addresses_are_public(address: str, *, public: bool) -> None:
     assert is_public(address) is public
 
 

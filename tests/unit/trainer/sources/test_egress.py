@@ -20,14 +20,14 @@ from finetune_trainer.sources.egress import public_egress
         b"nonsense\r\n\r\n",
     ],
 )
-def test_the_way_out_leads_to_no_private_address(request_head: bytes) -> None:
+def test_the_proxy_reaches_no_private_address(request_head: bytes) -> None:
     with public_egress() as proxy, socket.create_connection(proxy.address) as client:
         client.sendall(request_head)
         assert client.recv(100).startswith(b"HTTP/1.1 403")
         assert proxy.blocked
 
 
-def test_the_way_out_passes_bytes_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_forwards_bytes_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     """To a server on loopback that stands for a public one."""
     monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
     listener = socket.create_server(("127.0.0.1", 0))

@@ -6,8 +6,6 @@ import gzip
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.http import Limits, download
 
 from tests.support.servers.loopback import BODY, Answer, Script, http_server, ranged, status
-
-SECRET = "X-Signature=deadbeefcafe"
-
-
-@contextmanager
-def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    with http_server(script, context=context) as origin:
-        yield f"{origin}/data.jsonl?{SECRET}"
+from tests.support.servers.signed_url import SECRET, serving
 
 
 def fetch(
@@ -80,7 +71,7 @@ def test_a_file_arrives_over_verified_tls(tmp_path: Path) -> None:
     assert script.seen[-1]["host"].startswith("localhost:")
 
 
-def test_a_cut_download_goes_on_with_range_and_if_range(tmp_path: Path) -> None:
+def test_a_cut_download_is_resumed_with_range_and_if_range(tmp_path: Path) -> None:
     script = Script([ranged('"v1"', cut_at=40_000), ranged('"v1"', cut_at=20_000), ranged('"v1"')])
     with serving(script) as url:
         assert fetch(url, tmp_path) == BODY
@@ -88,7 +79,7 @@ def test_a_cut_download_goes_on_with_range_and_if_range(tmp_path: Path) -> None:
     assert script.seen[1]["if-range"] == '"v1"'
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(tmp_path: Path) -> None:
+def test_a_file_that_changed_is_fetched_from_the_beginning(tmp_path: Path) -> None:
     script = Script([ranged('"v1"', cut_at=40_000), ranged('"v2"')])
     with serving(script) as url:
         assert fetch(url, tmp_path) == BODY
@@ -151,7 +142,7 @@ def test_a_port_where_nobody_listens_is_unavailable(tmp_path: Path) -> None:
         (status(200, BODY, Content_Encoding="br"), Reason.DATASET_UNAVAILABLE),
     ],
 )
-def test_a_refusal_has_its_own_reason_and_is_not_retried(
+def test_a_rejection_has_its_own_reason_and_is_not_retried(
     tmp_path: Path, answer: Answer, reason: Reason
 ) -> None:
     script = Script([answer])
@@ -235,7 +226,7 @@ def test_a_name_that_resolves_differently_the_second_time_leads_nowhere(
     assert connected == ["93.184.216.34"]
 
 
-def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
+def test_a_redirect_from_https_to_http_is_forbidden(tmp_path: Path) -> None:
     authority, server_side = tls()
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
@@ -248,7 +239,7 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
     assert plain.seen == []
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_left_at_the_deadline(tmp_path: Path) -> None:
+def test_a_slow_server_is_given_up_at_the_deadline(tmp_path: Path) -> None:
     """Both while it sends the header and while it sends the body."""
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -275,12 +266,12 @@ def test_a_body_in_gzip_coding_is_decoded(tmp_path: Path, label: str) -> None:
     assert script.seen[1]["range"] == "bytes=100-"
 
 
-def test_a_body_that_is_only_labelled_gzip_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_body_that_is_only_labeled_gzip_stays_as_it_is(tmp_path: Path) -> None:
     with serving(Script([status(200, BODY, Content_Encoding="gzip")])) as url:
         assert fetch(url, tmp_path) == BODY
 
 
-def test_a_gzip_body_is_bounded_by_what_it_unpacks_to_and_must_be_whole(tmp_path: Path) -> None:
+def test_a_gzip_body_must_be_complete_and_within_the_limit_when_unpacked(tmp_path: Path) -> None:
     packed = gzip.compress(bytes(10**6))
     bomb = refusal(Script([status(200, packed, Content_Encoding="gzip")]), tmp_path, size=10**5)
     assert bomb.reason is Reason.DATASET_TOO_LARGE
@@ -297,28 +288,28 @@ def test_a_gzip_body_is_bounded_by_what_it_unpacks_to_and_must_be_whole(tmp_path
         {"Content-Range": "bytes 0-9/10"},
     ],
 )
-def test_a_part_that_was_not_asked_for_is_not_taken(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_a_part_that_was_not_requested_is_not_used(tmp_path: Path, headers: dict[str, str]) -> None:
     named = {name.replace("-", "_"): value for name, value in headers.items()}
     assert (
         refusal(Script([status(206, b"0123456789", **named)]), tmp_path).reason is Reason.DATASET_UNAVAILABLE
     )
 
 
-def test_a_range_that_no_longer_exists_starts_the_file_anew(tmp_path: Path) -> None:
+def test_a_range_that_no_longer_exists_restarts_the_file(tmp_path: Path) -> None:
     script = Script([ranged('"v1"', cut_at=40_000), status(416), ranged('"v2"')])
     with serving(script) as url:
         assert fetch(url, tmp_path) == BODY
     assert "range" not in script.seen[2]
 
 
-def test_the_server_is_left_alone_as_long_as_it_asks(tmp_path: Path) -> None:
+def test_the_pause_that_the_server_asks_for_is_kept(tmp_path: Path) -> None:
     paused: list[float] = []
     with serving(Script([status(503, Retry_After="7"), status(200, BODY)])) as url:
         download(url, tmp_path / "x", Limits(10**9, 60, True), lambda _d, _t: None, sleep=paused.append)
     assert paused == [7]
 
 
-def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+def test_progress_is_reported_in_bytes(tmp_path: Path) -> None:
     heard: list[tuple[int, int | None]] = []
     with serving(Script([status(200, BODY)])) as url:
         download(

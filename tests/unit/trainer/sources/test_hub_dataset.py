@@ -112,7 +112,7 @@ def test_usual_layouts_are_resolved_as_the_library_does(
         ({"path": "a/third.jsonl"}, ["a/third.jsonl"]),
     ],
 )
-def test_the_cards_configurations_are_honoured(
+def test_the_configurations_of_the_card_apply(
     hub: Hub, tmp_path: Path, members: dict[str, Any], expected: list[str]
 ) -> None:
     paths = [
@@ -137,7 +137,7 @@ def test_the_cards_configurations_are_honoured(
         ({"path": "a/none.jsonl"}, "a/first.jsonl"),
     ],
 )
-def test_what_the_repository_lacks_is_not_found_and_what_it_has_is_told(
+def test_a_missing_name_is_not_found_and_the_existing_names_are_listed(
     hub: Hub, tmp_path: Path, members: dict[str, str], told: str
 ) -> None:
     hub.files = {
@@ -243,7 +243,7 @@ def test_an_outage_is_survived_or_named(hub: Hub, tmp_path: Path) -> None:
     assert refusal(tmp_path / "again").reason is Reason.DATASET_UNAVAILABLE
 
 
-def test_too_many_bytes_are_refused_before_and_while_they_come(hub: Hub, tmp_path: Path) -> None:
+def test_too_many_bytes_are_rejected_before_and_during_the_download(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"train.jsonl": b"x" * 1000}
     assert refusal(tmp_path, size=999).reason is Reason.DATASET_TOO_LARGE
     assert not any("resolve" in path for path in hub.paths)

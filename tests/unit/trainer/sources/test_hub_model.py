@@ -30,7 +30,7 @@ def open_model(
     return HubModel(repository, revision, token, folder, sleep=lambda _seconds: None)
 
 
-def test_a_repository_quantises_to_the_bytes_of_the_same_folder(
+def test_a_repository_quantizes_to_the_bytes_of_the_same_folder(
     hub: Hub, tmp_path: Path, tiny_model: Path
 ) -> None:
     source = open_model(tmp_path / "download")
@@ -67,7 +67,7 @@ def test_a_hub_that_cannot_be_reached_is_unavailable(
 @pytest.mark.parametrize(
     ("repository", "revision"), [("org/other", "main"), ("org/model", "v2"), ("not a repository", "main")]
 )
-def test_what_does_not_exist_is_not_found(tmp_path: Path, repository: str, revision: str) -> None:
+def test_a_missing_source_is_not_found(tmp_path: Path, repository: str, revision: str) -> None:
     with pytest.raises(StageError) as caught:
         open_model(tmp_path, repository, revision)
     assert caught.value.reason is Reason.MODEL_NOT_FOUND
@@ -93,16 +93,14 @@ def test_a_token_that_the_hub_does_not_know_is_denied(hub: Hub, tmp_path: Path) 
     "information",
     [b"", b"<html>", b"[]", b"{}", b'{"id": "org/model"}', b'{"id": "org/model", "sha": "../../etc"}'],
 )
-def test_an_answer_that_is_not_the_hubs_protocol_is_an_outage(
-    hub: Hub, tmp_path: Path, information: bytes
-) -> None:
+def test_a_response_outside_the_hubs_api_is_an_outage(hub: Hub, tmp_path: Path, information: bytes) -> None:
     hub.information = information
     with pytest.raises(StageError) as caught:
         open_model(tmp_path)
     assert caught.value.reason is Reason.MODEL_UNAVAILABLE
 
 
-def test_a_process_that_goes_on_takes_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
+def test_a_process_that_resumes_uses_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
     """The branch may have moved in between; a folder holds files of one commit."""
     assert open_model(tmp_path).commit == COMMIT
     hub.information = b'{"id": "org/model", "sha": "%s"}' % (b"f" * 40)
@@ -111,7 +109,7 @@ def test_a_process_that_goes_on_takes_the_commit_of_the_first(hub: Hub, tmp_path
     assert f"/api/models/org/model/revision/{COMMIT}" in hub.paths
 
 
-def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path) -> None:
+def test_progress_is_reported_in_bytes(hub: Hub, tmp_path: Path) -> None:
     heard: list[tuple[int, int | None]] = []
     size = len(hub.files["model.safetensors"])
     open_model(tmp_path).fetch("model.safetensors", lambda done, total: heard.append((done, total)))

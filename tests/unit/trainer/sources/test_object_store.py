@@ -96,7 +96,7 @@ def refusal(
 
 
 @pytest.mark.parametrize("key", ["sets/rows.jsonl", "sets/rows äöü.jsonl"])
-def test_an_object_arrives_and_says_which_it_is(endpoint: str, tmp_path: Path, key: str) -> None:
+def test_an_object_arrives_with_its_identity(endpoint: str, tmp_path: Path, key: str) -> None:
     fetched = fetch(source(endpoint, f"s3://{BUCKET}/{key}"), tmp_path)
     assert fetched.paths[0].read_bytes() == ROWS
     assert fetched.identity["uri"] == f"s3://{BUCKET}/{key}"
@@ -109,7 +109,7 @@ def test_the_pods_own_identity_is_used_without_a_prefix(endpoint: str, tmp_path:
     assert fetch(source(endpoint, prefix=None), tmp_path, own).paths[0].read_bytes() == ROWS
 
 
-def test_the_processs_own_variables_are_never_mixed_into_a_prefix(
+def test_variables_of_the_process_are_never_mixed_into_a_prefix(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither half a key, nor a token, nor an endpoint, nor a switch that turns signing off."""
@@ -144,7 +144,7 @@ def test_the_processs_own_variables_are_never_mixed_into_a_prefix(
         ("az://account/rows.jsonl", Reason.DATASET_NOT_FOUND),
     ],
 )
-def test_what_does_not_exist_is_not_found(endpoint: str, tmp_path: Path, uri: str, reason: Reason) -> None:
+def test_a_missing_source_is_not_found(endpoint: str, tmp_path: Path, uri: str, reason: Reason) -> None:
     assert refusal(source(endpoint, uri), tmp_path).reason is reason
 
 
@@ -161,7 +161,7 @@ def test_wrong_keys_are_denied(endpoint: str, tmp_path: Path, changes: dict[str,
     assert error.reason is Reason.DATASET_ACCESS_DENIED
 
 
-def test_too_many_bytes_are_refused_before_they_come(endpoint: str, tmp_path: Path) -> None:
+def test_too_many_bytes_are_rejected_before_the_download(endpoint: str, tmp_path: Path) -> None:
     assert refusal(source(endpoint), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
     assert not (tmp_path / "dataset").exists()
 
@@ -176,7 +176,7 @@ def test_too_many_bytes_are_refused_before_they_come(endpoint: str, tmp_path: Pa
         ("https://user:password@127.0.0.1", Reason.DATASET_ADDRESS_FORBIDDEN),
     ],
 )
-def test_endpoints_that_do_not_answer_or_are_none(
+def test_endpoints_that_do_not_respond_or_are_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: Reason
 ) -> None:
     monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
@@ -201,7 +201,7 @@ fetch_dataset(source, "dataset", limits, Path(sys.argv[2]), lambda done, total: 
 """
 
 
-def test_a_killed_process_is_gone_on_with_by_range(endpoint: str, tmp_path: Path) -> None:
+def test_a_killed_download_is_resumed_by_range(endpoint: str, tmp_path: Path) -> None:
     part = tmp_path / ".dataset.part"
     with throttle(endpoint, 4 << 20) as (slow, passed):
         wanted = source(slow)
@@ -224,7 +224,7 @@ def test_a_killed_process_is_gone_on_with_by_range(endpoint: str, tmp_path: Path
     assert fetch(wanted, tmp_path).identity["bytes"] == len(ROWS), "what is whole needs no server"
 
 
-def test_an_object_that_changed_meanwhile_is_fetched_anew(endpoint: str, tmp_path: Path) -> None:
+def test_an_object_that_changed_is_fetched_from_the_beginning(endpoint: str, tmp_path: Path) -> None:
     put(endpoint, "sets/changing.jsonl", b"old" * 1000)
     wanted = source(endpoint, f"s3://{BUCKET}/sets/changing.jsonl")
     fetch(wanted, tmp_path)
@@ -255,7 +255,7 @@ def model(
     )
 
 
-def test_a_prefix_quantises_to_the_bytes_of_the_same_folder(
+def test_a_prefix_quantizes_to_the_bytes_of_the_same_folder(
     endpoint: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     found = model(endpoint, tmp_path / "download", f"s3://{BUCKET}/models/tiny/")
@@ -284,7 +284,7 @@ def test_only_a_download_is_deleted_when_it_is_released(endpoint: str, tmp_path:
         (f"s3://{BUCKET}/models/tiny-other", {}, Reason.INVALID_MODEL),
     ],
 )
-def test_a_model_that_cannot_be_had_has_its_reason(
+def test_a_model_that_cannot_be_fetched_has_its_reason(
     endpoint: str, tmp_path: Path, uri: str, environment: dict[str, str], reason: Reason
 ) -> None:
     with pytest.raises(StageError) as caught:
@@ -298,7 +298,7 @@ def test_a_models_private_endpoint_is_forbidden_unless_allowed(endpoint: str, tm
     assert caught.value.reason is Reason.MODEL_ADDRESS_FORBIDDEN
 
 
-def test_a_model_that_changes_while_it_is_read_is_refused(endpoint: str, tmp_path: Path) -> None:
+def test_a_model_that_changes_during_the_download_is_rejected(endpoint: str, tmp_path: Path) -> None:
     put(endpoint, "models/moving/config.json", b"{}")
     put(endpoint, "models/moving/model.safetensors", b"one")
     found = model(endpoint, tmp_path, f"s3://{BUCKET}/models/moving")

@@ -137,7 +137,7 @@ def test_azure_gives_datasets_and_models(tmp_path: Path, tiny_model: Path) -> No
         ("data/sets/rows.jsonl", {}, Reason.DATASET_ACCESS_DENIED),
     ],
 )
-def test_azures_refusals_have_their_reasons(
+def test_rejections_by_azure_have_their_reasons(
     tmp_path: Path, tiny_model: Path, place: str, environment: dict[str, str], reason: Reason
 ) -> None:
     with azure_account(tiny_model) as (_, endpoint):
@@ -181,7 +181,7 @@ def xml(code: str, message: str = "") -> bytes:
         (status(200, b"no length, no ETag, no date"), None, 1),
     ],
 )
-def test_a_stores_answers_have_their_reasons(
+def test_responses_of_a_store_have_their_reasons(
     tmp_path: Path, answer: Callable[[Any], None], reason: Reason | None, requests: int
 ) -> None:
     script = Script([answer])

@@ -50,7 +50,7 @@ def kill_in_the_middle(url: str, folder: Path) -> int:
     return part.stat().st_size
 
 
-def test_a_killed_process_is_gone_on_with_under_a_newly_signed_url(tmp_path: Path) -> None:
+def test_a_killed_download_is_resumed_under_a_newly_signed_url(tmp_path: Path) -> None:
     """Twice killed; each later request asks for the rest of the same version, and nothing on disk holds the URL."""
     script = Script([ranged('"v1"', BODY, pause_seconds=0.05)])
     with http_server(script) as origin:
@@ -84,7 +84,7 @@ def leave_part(folder: Path, url: str, script: Script) -> None:
     script.seen.clear()
 
 
-def test_another_version_starts_the_file_anew(tmp_path: Path) -> None:
+def test_another_version_restarts_the_file(tmp_path: Path) -> None:
     script = Script([])
     with http_server(script) as origin:
         leave_part(tmp_path, f"{origin}/file", script)
@@ -103,7 +103,7 @@ def test_bytes_of_another_object_are_not_gone_on_with(tmp_path: Path) -> None:
     assert "range" not in script.seen[0]
 
 
-def test_a_file_of_which_all_bytes_are_here_is_proven_by_its_last(tmp_path: Path) -> None:
+def test_a_complete_file_is_verified_by_its_last_byte(tmp_path: Path) -> None:
     """The process died between the last byte and the renaming."""
     script = Script([])
     with http_server(script) as origin:

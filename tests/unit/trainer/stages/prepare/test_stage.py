@@ -20,8 +20,8 @@ from jsonschema import Draft202012Validator
 from tests.support.repository import ROOT
 from tests.support.results import MERGE, PREPARE, TRAIN
 from tests.support.servers.loopback import Script, status
+from tests.support.servers.signed_url import SECRET, serving
 from tests.support.tiny_models import conversation_rows, tiny_tokenizer, write_rows
-from tests.unit.trainer.sources.test_http import SECRET, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
