@@ -22,7 +22,7 @@ from finetune_trainer.sources.addresses import GuardedNetwork, allowed_addresses
         ("fe80::1%eth0", False),
         ("fd00::1", False),
         ("224.0.0.1", False),
-        ("0.0.0.0", False),  # noqa: S104 -- an address to refuse
+        ("0.0.0.0", False),  # noqa: S104 -- an address to reject
     ],
 )
 def test_only_public_addresses_are_public(address: str, *, public: bool) -> None:

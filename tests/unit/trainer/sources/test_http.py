@@ -41,7 +41,7 @@ def fetch(
     return target.read_bytes()
 
 
-def refusal(script: Script, tmp_path: Path, **options: Any) -> StageError:
+def rejection(script: Script, tmp_path: Path, **options: Any) -> StageError:
     with serving(script) as url, pytest.raises(StageError) as caught:
         fetch(url, tmp_path, **options)
     assert SECRET.partition("=")[2] not in caught.value.message
@@ -94,7 +94,7 @@ def test_a_weak_etag_is_not_used_to_resume(tmp_path: Path) -> None:
 
 def test_an_outage_is_tried_three_times(tmp_path: Path) -> None:
     script = Script([status(503)])
-    error = refusal(script, tmp_path)
+    error = rejection(script, tmp_path)
     assert error.reason is Reason.DATASET_UNAVAILABLE
     assert len(script.seen) == 3
     with serving(Script([status(500), status(429), status(200, BODY)])) as url:
@@ -146,12 +146,12 @@ def test_a_rejection_has_its_own_reason_and_is_not_retried(
     tmp_path: Path, answer: Answer, reason: Reason
 ) -> None:
     script = Script([answer])
-    assert refusal(script, tmp_path).reason is reason
+    assert rejection(script, tmp_path).reason is reason
     assert len(script.seen) == 1
 
 
 def test_size_is_bounded_with_and_without_a_declared_length(tmp_path: Path) -> None:
-    assert refusal(Script([status(200, BODY)]), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
+    assert rejection(Script([status(200, BODY)]), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -159,7 +159,7 @@ def test_size_is_bounded_with_and_without_a_declared_length(tmp_path: Path) -> N
         handler.wfile.write(BODY)
         handler.close_connection = True
 
-    assert refusal(Script([endless]), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
+    assert rejection(Script([endless]), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
 
 
 def test_redirects_are_followed_and_checked_again(tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_redirects_are_followed_and_checked_again(tmp_path: Path) -> None:
     ):
         assert fetch(first, tmp_path) == BODY
     loop = Script([status(302, Location="/again")])
-    assert refusal(loop, tmp_path).reason is Reason.DATASET_UNAVAILABLE
+    assert rejection(loop, tmp_path).reason is Reason.DATASET_UNAVAILABLE
     assert len(loop.seen) == 6
-    leak = refusal(Script([status(302, Location="ftp://elsewhere/file")]), tmp_path)
+    leak = rejection(Script([status(302, Location="ftp://elsewhere/file")]), tmp_path)
     assert leak.reason is Reason.DATASET_ADDRESS_FORBIDDEN
 
 
@@ -248,8 +248,8 @@ def test_a_slow_server_is_given_up_at_the_deadline(tmp_path: Path) -> None:
             time.sleep(0.05)
 
     began = time.monotonic()
-    error = refusal(Script([drip]), tmp_path, seconds=1)
-    slow = refusal(Script([ranged('"v1"', pause_seconds=0.5)]), tmp_path, seconds=1)
+    error = rejection(Script([drip]), tmp_path, seconds=1)
+    slow = rejection(Script([ranged('"v1"', pause_seconds=0.5)]), tmp_path, seconds=1)
     assert {error.reason, slow.reason} == {Reason.DATASET_UNAVAILABLE}
     assert "within 1 seconds" in error.message
     assert time.monotonic() - began < 20
@@ -273,9 +273,9 @@ def test_a_body_that_is_only_labeled_gzip_stays_as_it_is(tmp_path: Path) -> None
 
 def test_a_gzip_body_must_be_complete_and_within_the_limit_when_unpacked(tmp_path: Path) -> None:
     packed = gzip.compress(bytes(10**6))
-    bomb = refusal(Script([status(200, packed, Content_Encoding="gzip")]), tmp_path, size=10**5)
+    bomb = rejection(Script([status(200, packed, Content_Encoding="gzip")]), tmp_path, size=10**5)
     assert bomb.reason is Reason.DATASET_TOO_LARGE
-    broken = refusal(Script([status(200, packed[:-20], Content_Encoding="gzip")]), tmp_path)
+    broken = rejection(Script([status(200, packed[:-20], Content_Encoding="gzip")]), tmp_path)
     assert broken.reason is Reason.MALFORMED_DATASET
 
 
@@ -291,7 +291,8 @@ def test_a_gzip_body_must_be_complete_and_within_the_limit_when_unpacked(tmp_pat
 def test_a_part_that_was_not_requested_is_not_used(tmp_path: Path, headers: dict[str, str]) -> None:
     named = {name.replace("-", "_"): value for name, value in headers.items()}
     assert (
-        refusal(Script([status(206, b"0123456789", **named)]), tmp_path).reason is Reason.DATASET_UNAVAILABLE
+        rejection(Script([status(206, b"0123456789", **named)]), tmp_path).reason
+        is Reason.DATASET_UNAVAILABLE
     )
 
 

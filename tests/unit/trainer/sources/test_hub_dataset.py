@@ -54,7 +54,7 @@ def names(fetched: Fetched) -> list[str]:
     return [str(path).partition(f"{COMMIT}/")[2] for path in fetched.paths]
 
 
-def refusal(folder: Path, **options: Any) -> StageError:
+def rejection(folder: Path, **options: Any) -> StageError:
     with pytest.raises(StageError) as caught:
         fetch(folder, **options)
     return caught.value
@@ -128,7 +128,7 @@ def test_the_configurations_of_the_card_apply(
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "listed"),
     [
         ({"split": "dev"}, "train"),
         ({"split": "train[:10%]"}, "train"),
@@ -138,7 +138,7 @@ def test_the_configurations_of_the_card_apply(
     ],
 )
 def test_a_missing_name_is_not_found_and_the_existing_names_are_listed(
-    hub: Hub, tmp_path: Path, members: dict[str, str], told: str
+    hub: Hub, tmp_path: Path, members: dict[str, str], listed: str
 ) -> None:
     hub.files = {
         "README.md": CONFIGS.encode(),
@@ -147,9 +147,9 @@ def test_a_missing_name_is_not_found_and_the_existing_names_are_listed(
         "a/third.jsonl": b"",
         "b/x.jsonl": b"",
     }
-    error = refusal(tmp_path, **members)
+    error = rejection(tmp_path, **members)
     assert error.reason is Reason.DATASET_NOT_FOUND
-    assert told in error.message
+    assert listed in error.message
 
 
 def test_several_configurations_without_a_default_must_be_chosen_from(hub: Hub, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_several_configurations_without_a_default_must_be_chosen_from(hub: Hub, 
         "a/third.jsonl": b"",
         "b/x.jsonl": b"",
     }
-    error = refusal(tmp_path)
+    error = rejection(tmp_path)
     assert error.reason is Reason.DATASET_NOT_FOUND
     assert "one, two" in error.message
 
@@ -190,7 +190,7 @@ def test_repositories_without_rows_that_can_be_read_are_not_found(
 ) -> None:
     """No files, a loading script (never run), pictures, plain text, metadata that names nothing."""
     hub.files = files
-    assert refusal(tmp_path).reason is Reason.DATASET_NOT_FOUND
+    assert rejection(tmp_path).reason is Reason.DATASET_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_repositories_without_rows_that_can_be_read_are_not_found(
 def test_a_card_cannot_name_files_elsewhere(hub: Hub, tmp_path: Path, pattern: str) -> None:
     card = f"---\nconfigs:\n- config_name: a\n  data_files:\n  - split: train\n    path: ['{pattern}']\n---\n"
     hub.files = {"README.md": card.encode(), "x.jsonl": b""}
-    error = refusal(tmp_path)
+    error = rejection(tmp_path)
     assert error.reason is Reason.DATASET_NOT_FOUND
     assert "inside the repository" in error.message
 
@@ -214,7 +214,7 @@ def test_a_card_cannot_name_files_elsewhere(hub: Hub, tmp_path: Path, pattern: s
 def test_names_that_lead_out_of_the_folder_are_not_used(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"../../escaped.jsonl": b"", "/absolute.jsonl": b"", "train.jsonl": b"rows"}
     assert names(fetch(tmp_path)) == ["train.jsonl"]
-    assert refusal(tmp_path, path="../../escaped.jsonl").reason is Reason.DATASET_NOT_FOUND
+    assert rejection(tmp_path, path="../../escaped.jsonl").reason is Reason.DATASET_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -223,15 +223,15 @@ def test_names_that_lead_out_of_the_folder_are_not_used(hub: Hub, tmp_path: Path
 def test_missing_repositories_and_revisions_are_not_found(
     hub: Hub, tmp_path: Path, members: dict[str, str]
 ) -> None:
-    assert refusal(tmp_path, **members).reason is Reason.DATASET_NOT_FOUND
+    assert rejection(tmp_path, **members).reason is Reason.DATASET_NOT_FOUND
     assert hub.files
 
 
 def test_a_gated_repository_needs_the_token_of_its_variable(hub: Hub, tmp_path: Path) -> None:
     hub.gated = True
-    assert refusal(tmp_path).reason is Reason.DATASET_ACCESS_DENIED
+    assert rejection(tmp_path).reason is Reason.DATASET_ACCESS_DENIED
     assert fetch(tmp_path, token_variable="HUB", environment={"HUB": TOKEN}).paths[0].read_bytes() == b"rows"
-    wrong = refusal(tmp_path / "wrong", token_variable="HUB", environment={"HUB": "hf_wrong"})
+    wrong = rejection(tmp_path / "wrong", token_variable="HUB", environment={"HUB": "hf_wrong"})
     assert wrong.reason is Reason.DATASET_ACCESS_DENIED
     assert "hf_wrong" not in wrong.message
 
@@ -240,15 +240,15 @@ def test_an_outage_is_survived_or_named(hub: Hub, tmp_path: Path) -> None:
     hub.failures = 1
     assert fetch(tmp_path).paths[0].read_bytes() == b"rows"
     hub.failures = 10_000
-    assert refusal(tmp_path / "again").reason is Reason.DATASET_UNAVAILABLE
+    assert rejection(tmp_path / "again").reason is Reason.DATASET_UNAVAILABLE
 
 
 def test_too_many_bytes_are_rejected_before_and_during_the_download(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"train.jsonl": b"x" * 1000}
-    assert refusal(tmp_path, size=999).reason is Reason.DATASET_TOO_LARGE
+    assert rejection(tmp_path, size=999).reason is Reason.DATASET_TOO_LARGE
     assert not any("resolve" in path for path in hub.paths)
     hub.information = (
         b'{"id": "org/data", "sha": "%s", "siblings": [{"rfilename": "train.jsonl", "size": 1}]}'
         % (COMMIT.encode())
     )
-    assert refusal(tmp_path, size=999).reason is Reason.DATASET_TOO_LARGE
+    assert rejection(tmp_path, size=999).reason is Reason.DATASET_TOO_LARGE

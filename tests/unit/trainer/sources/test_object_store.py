@@ -86,7 +86,7 @@ def fetch(
     )
 
 
-def refusal(
+def rejection(
     wanted: ObjectStoreSource, folder: Path, environment: dict[str, str] | None = None, **options: Any
 ) -> StageError:
     with pytest.raises(StageError) as caught:
@@ -123,7 +123,7 @@ def test_variables_of_the_process_are_never_mixed_into_a_prefix(
     for name, value in ambient.items():
         monkeypatch.setenv(name, value)
     assert fetch(source(endpoint), tmp_path / "a").paths[0].read_bytes() == ROWS
-    half = refusal(source(endpoint), tmp_path / "b", {"TEAM_AWS_ACCESS_KEY_ID": ACCESS_KEY})
+    half = rejection(source(endpoint), tmp_path / "b", {"TEAM_AWS_ACCESS_KEY_ID": ACCESS_KEY})
     assert half.reason is Reason.DATASET_ACCESS_DENIED
     assert "AWS_SECRET_ACCESS_KEY" in half.message
     assert {name: os.environ[name] for name in ambient} == ambient
@@ -145,7 +145,7 @@ def test_variables_of_the_process_are_never_mixed_into_a_prefix(
     ],
 )
 def test_a_missing_source_is_not_found(endpoint: str, tmp_path: Path, uri: str, reason: Reason) -> None:
-    assert refusal(source(endpoint, uri), tmp_path).reason is reason
+    assert rejection(source(endpoint, uri), tmp_path).reason is reason
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_a_missing_source_is_not_found(endpoint: str, tmp_path: Path, uri: str, 
     ],
 )
 def test_wrong_keys_are_denied(endpoint: str, tmp_path: Path, changes: dict[str, str]) -> None:
-    error = refusal(source(endpoint), tmp_path, ENVIRONMENT | changes)
+    error = rejection(source(endpoint), tmp_path, ENVIRONMENT | changes)
     assert error.reason is Reason.DATASET_ACCESS_DENIED
 
 
 def test_too_many_bytes_are_rejected_before_the_download(endpoint: str, tmp_path: Path) -> None:
-    assert refusal(source(endpoint), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
+    assert rejection(source(endpoint), tmp_path, size=1000).reason is Reason.DATASET_TOO_LARGE
     assert not (tmp_path / "dataset").exists()
 
 
@@ -180,14 +180,14 @@ def test_endpoints_that_do_not_respond_or_are_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: Reason
 ) -> None:
     monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
-    assert refusal(source(place), tmp_path).reason is reason
+    assert rejection(source(place), tmp_path).reason is reason
 
 
 @pytest.mark.parametrize(
     "place", ["http://127.0.0.1:7070", "https://localhost", "https://169.254.169.254", "https://10.0.0.1"]
 )
 def test_private_endpoints_and_http_are_forbidden_unless_allowed(tmp_path: Path, place: str) -> None:
-    assert refusal(source(place), tmp_path, allow=False).reason is Reason.DATASET_ADDRESS_FORBIDDEN
+    assert rejection(source(place), tmp_path, allow=False).reason is Reason.DATASET_ADDRESS_FORBIDDEN
 
 
 PROGRAM = """

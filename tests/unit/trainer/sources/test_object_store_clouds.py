@@ -1,4 +1,4 @@
-"""Google Cloud Storage and Azure, what each cloud's refusals mean, and the way out to public addresses only."""
+"""Google Cloud Storage and Azure: downloads, and the reasons for their rejections."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fetch(
     return fetch_dataset(wanted, "dataset", limits, folder, lambda _done, _total: None, environment)
 
 
-def refusal(
+def rejection(
     wanted: ObjectStoreSource, folder: Path, environment: dict[str, str], **options: Any
 ) -> StageError:
     with pytest.raises(StageError) as caught:
@@ -74,7 +74,7 @@ def test_cloud_storage_gives_datasets_and_models(tmp_path: Path, tiny_model: Pat
         fetched = fetch(source("gs://bucket/sets/rows.jsonl", endpoint), tmp_path, environment)
         assert fetched.paths[0].read_bytes() == ROWS
         assert fetched.identity["version"]
-        missing = refusal(source("gs://bucket/none", endpoint), tmp_path / "none", environment)
+        missing = rejection(source("gs://bucket/none", endpoint), tmp_path / "none", environment)
         model = ObjectStoreModel(
             source("gs://bucket/models/tiny", endpoint),
             tmp_path / "model",
@@ -88,7 +88,7 @@ def test_cloud_storage_gives_datasets_and_models(tmp_path: Path, tiny_model: Pat
 
 @pytest.mark.parametrize("key", ["no JSON", "{}", '{"private_key": "x", "client_email": "y"}'])
 def test_a_malformed_service_account_is_denied(tmp_path: Path, key: str) -> None:
-    error = refusal(source("gs://bucket/x", None), tmp_path, {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": key})
+    error = rejection(source("gs://bucket/x", None), tmp_path, {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": key})
     assert error.reason is Reason.DATASET_ACCESS_DENIED
 
 
@@ -141,7 +141,7 @@ def test_rejections_by_azure_have_their_reasons(
     tmp_path: Path, tiny_model: Path, place: str, environment: dict[str, str], reason: Reason
 ) -> None:
     with azure_account(tiny_model) as (_, endpoint):
-        error = refusal(source(f"az://{azure.ACCOUNT}/{place}", endpoint), tmp_path, environment)
+        error = rejection(source(f"az://{azure.ACCOUNT}/{place}", endpoint), tmp_path, environment)
     assert error.reason is reason
     assert ("expired" in error.message) is ("TEAM_AZURE_STORAGE_SAS_TOKEN" in environment)
 
@@ -190,7 +190,7 @@ def test_responses_of_a_store_have_their_reasons(
         if reason is None:
             assert fetch(wanted, tmp_path, S3_KEYS).paths[0].read_bytes() == b"no length, no ETag, no date"
         else:
-            assert refusal(wanted, tmp_path, S3_KEYS).reason is reason
+            assert rejection(wanted, tmp_path, S3_KEYS).reason is reason
     assert len(script.seen) == requests
 
 
@@ -211,6 +211,6 @@ def test_a_name_that_turns_private_after_the_check_is_not_connected_to(
     script = Script([status(200, ROWS)])
     with http_server(script) as origin:
         place = f"https://rebinding.example:{origin.rsplit(':', 1)[1]}"
-        error = refusal(source("s3://bucket/rows.jsonl", place), tmp_path, S3_KEYS, allow=False)
+        error = rejection(source("s3://bucket/rows.jsonl", place), tmp_path, S3_KEYS, allow=False)
     assert error.reason is Reason.DATASET_ADDRESS_FORBIDDEN
     assert script.seen == []

@@ -77,7 +77,7 @@ def test_a_finished_download_needs_no_server(tmp_path: Path) -> None:
 
 
 def leave_part(folder: Path, url: str, script: Script) -> None:
-    """Leave the beginning of a file behind."""
+    """Leave the beginning of a file, like a killed process."""
     script.answers = [ranged('"v1"', BODY, cut_at=300_000), status(404)]
     with pytest.raises(Exception, match="404"):
         fetch(url, folder)

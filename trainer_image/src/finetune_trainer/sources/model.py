@@ -34,7 +34,7 @@ class ModelSource(Protocol):
 
     @property
     def commit(self) -> str | None:
-        """Commit of the repository; None where there is none."""
+        """Commit of the repository; None if there is none."""
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of the model's bytes; equal identities give equal results."""
