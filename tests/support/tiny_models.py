@@ -93,3 +93,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows as JSONL."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the `dataset` member of a run spec with changed members."""
+    return {**document["dataset"], **changes}

@@ -13,8 +13,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
-from tests.support.tiny_models import conversation_rows, write_rows
-from tests.unit.trainer.stages.prepare.test_stage import dataset_of
+from tests.support.tiny_models import conversation_rows, dataset_of, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,16 +21,12 @@ from tests.support.repository import ROOT
 from tests.support.results import MERGE, PREPARE, TRAIN
 from tests.support.servers.loopback import Script, status
 from tests.support.servers.signed_url import SECRET, serving
-from tests.support.tiny_models import conversation_rows, tiny_tokenizer, write_rows
+from tests.support.tiny_models import conversation_rows, dataset_of, tiny_tokenizer, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from finetune_trainer.contract.run_spec import RunSpec
-
-
-def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {**document["dataset"], **changes}
 
 
 def test_a_dataset_and_a_model_become_tables_and_a_checkpoint(make_run: Callable[..., RunSpec]) -> None:

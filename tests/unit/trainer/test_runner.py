@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_trainer import runner
+from finetune_trainer.contract.exit_codes import ExitCode
+from finetune_trainer.contract.result import CompletedResult, StageResult
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.telemetry.logs import LogTail
+from finetune_trainer.telemetry.redaction import Redactor
+from finetune_trainer.telemetry.reporter import NullReporter
+
+from tests.support.results import MERGE, PREPARE, TRAIN
+
+REDACT = Redactor(["hf_secret_token"])
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What each stage returns or raises, by command; the stages themselves take minutes."""
+    outcomes: dict[str, Any] = {"prepare": StageResult(prepare=PREPARE), "train": TRAIN, "merge": MERGE}
+
+    def load(command: str) -> runner.StageFunction:
+        def stage(run: RunSpec, progress: Any) -> Any:
+            del run, progress
+            if isinstance(outcomes[command], BaseException):
+                raise outcomes[command]
+            return outcomes[command]
+
+        return stage
+
+    monkeypatch.setattr(runner, "load_stage", load)
+    return outcomes
+
+
+@pytest.mark.parametrize("command", runner.STAGES)
+def test_every_stage_adds_the_member_of_its_name(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], command: str
+) -> None:
+    assert set(stages) == set(runner.STAGES)
+    outcome = runner.stage_outcome(command, make_run(), NullReporter(), REDACT)
+    assert outcome.members.model_fields_set == {command}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "said"),
+    [
+        (StageError(Reason.INVALID_DATASET, "bad hf_secret_token"), Reason.INVALID_DATASET, "bad [redacted]"),
+        (runner.Terminated("SIGTERM"), Reason.INTERRUPTED, "stopped by SIGTERM"),
+        (KeyError("x"), Reason.INTERNAL_ERROR, "KeyError: 'x'"),
+        (SystemExit(3), Reason.INTERNAL_ERROR, "SystemExit: 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.WORKSPACE_FULL, "raise workspace.size"),
+    ],
+)
+def test_every_failure_has_a_reason_and_a_redacted_message(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], error: BaseException, reason: Reason, said: str
+) -> None:
+    stages["train"] = error
+    run = make_run()
+    run.workspace.path.mkdir()
+    outcome = runner.stage_outcome("train", run, NullReporter(), REDACT)
+    assert outcome.reason is reason
+    assert said in outcome.message
+
+
+def results(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_stages_that_prepare_proves_finished_are_not_run(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages["prepare"] = StageResult(prepare=PREPARE, completed=CompletedResult(train=TRAIN))
+    stages["train"] = AssertionError("must not run")
+    assert runner.run_all_stages(make_run(), REDACT, LogTail()) is ExitCode.SUCCEEDED
+    found = results(capsys.readouterr().out)
+    assert [result["stage"] for result in found] == ["Prepare", "Train", "Merge"]
+    assert found[1] == {"stage": "Train", "outcome": "Succeeded", "train": TRAIN.document()}
+
+
+def test_the_first_failure_ends_the_run(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages["train"] = StageError(Reason.NON_FINITE_LOSS, "m")
+    assert runner.run_all_stages(make_run(), REDACT, LogTail()) is ExitCode.PERMANENT
+    assert [result["outcome"] for result in results(capsys.readouterr().out)] == ["Succeeded", "Failed"]
+
+
+def test_a_rejected_run_spec_leaves_a_result_without_an_identity(tmp_path: Path) -> None:
+    path = tmp_path / "termination-message"
+    error = StageError(Reason.INVALID_RUN_SPEC, "bad hf_secret_token")
+    assert runner.reject_run_spec("train", error, REDACT, LogTail(), path) is ExitCode.PERMANENT
+    result = json.loads(path.read_bytes())
+    assert (result["uid"], result["stage"], result["message"]) == ("", "Train", "bad [redacted]")
