@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.describe import inspect_base_model
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    return folder
+
+
+def test_linear_layers_but_not_the_head_become_4_bit(tmp_path: Path) -> None:
+    base = inspect_base_model(write(tmp_path))
+    assert base.architecture == "LlamaForCausalLM"
+    assert len(base.quantized) == 7
+    assert "lm_head" not in base.quantized
+    assert base.parameter_shapes["model.layers.0.mlp.up_proj.weight"] == (16, 8)
+
+
+def test_tied_weights_and_old_buffers_may_be_missing_or_present(tmp_path: Path) -> None:
+    base = inspect_base_model(write(tmp_path))
+    assert "lm_head.weight" in base.optional
+    assert base.ignores("model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert not base.ignores("model.layers.0.self_attn.q_proj.weight")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "unheard_of"}, Reason.UNSUPPORTED_MODEL),
+        ({"hidden_size": "wide"}, Reason.INVALID_MODEL),
+        ({"num_hidden_layers": 0}, Reason.UNSUPPORTED_MODEL),
+    ],
+)
+def test_a_config_that_cannot_be_trained_has_its_reason(
+    tmp_path: Path, changes: dict[str, Any], reason: Reason
+) -> None:
+    with pytest.raises(StageError) as caught:
+        inspect_base_model(write(tmp_path, **changes))
+    assert caught.value.reason is reason
