@@ -45,3 +45,39 @@ def test_the_proxy_forwards_bytes_in_both_directions(monkeypatch: pytest.MonkeyP
         client.sendall(b"abc")
         assert client.recv(100) == b"cba"
         assert not proxy.blocked
+
+
+def answer_to(request_head: bytes) -> tuple[bytes, bool]:
+    """Return the proxy's answer to a request, and whether it has denied one."""
+    with public_egress() as proxy, socket.create_connection(proxy.address) as client:
+        client.sendall(request_head)
+        return client.recv(100), proxy.blocked
+
+
+def test_a_name_that_does_not_resolve_is_a_bad_gateway_and_no_denial() -> None:
+    answer, blocked = answer_to(b"CONNECT " + b"a" * 64 + b".example:443 HTTP/1.1\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 502")
+    assert not blocked
+
+
+def test_a_server_that_does_not_listen_is_a_bad_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    answer, blocked = answer_to(b"CONNECT public.example:%d HTTP/1.1\r\n\r\n" % port)
+    assert answer.startswith(b"HTTP/1.1 502")
+    assert not blocked
+
+
+def test_a_head_without_an_end_is_denied_at_its_limit() -> None:
+    answer, blocked = answer_to(b"x" * 8192)
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert blocked
+
+
+def test_a_client_that_leaves_at_once_does_not_disturb_the_next() -> None:
+    with public_egress() as proxy:
+        socket.create_connection(proxy.address).close()
+        with socket.create_connection(proxy.address) as client:
+            client.sendall(b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 403")

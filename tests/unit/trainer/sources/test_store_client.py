@@ -1,13 +1,57 @@
-"""URIs of object stores and the meaning of the library's errors."""
+"""URIs and clients of object stores, and the meaning of the library's errors."""
 
 from __future__ import annotations
 
+import os
+
+import obstore
 import pytest
+from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.sources.egress import public_egress
 from finetune_trainer.sources.fetch_target import DATASET, MODEL
 from finetune_trainer.sources.retry import Outage
-from finetune_trainer.sources.store_client import Changed, StoreUri, check_endpoint, interpret_error
+from finetune_trainer.sources.store_client import (
+    LIBRARY_ERRORS,
+    Changed,
+    StoreUri,
+    check_endpoint,
+    interpret_error,
+    open_store,
+)
 from obstore.exceptions import GenericError, PermissionDeniedError, PreconditionError
+
+from tests.support.servers.loopback import Script, http_server, status
+
+KEYS = {"TEAM_AWS_ACCESS_KEY_ID": "AKIATEST", "TEAM_AWS_SECRET_ACCESS_KEY": "the-secret"}
+URI = StoreUri("s3", "", "bucket", "rows.jsonl")
+
+
+def source(
+    endpoint: str | None, prefix: str | None = "TEAM_", region: str | None = None
+) -> ObjectStoreSource:
+    return ObjectStoreSource(
+        kind="ObjectStore",
+        uri="s3://bucket/rows.jsonl",
+        endpoint=endpoint,
+        region=region,
+        credentials_prefix=prefix,
+    )
+
+
+def request_of(wanted: ObjectStoreSource, environment: dict[str, str], script: Script) -> dict[str, str]:
+    """Return the headers of the request that a client sends for an object."""
+    with http_server(script, host="127.0.0.1") as origin:
+        store = open_store(
+            wanted.model_copy(update={"endpoint": origin}), URI, DATASET, environment, None, 30
+        )
+        assert obstore.get(store, URI.key).bytes() == b"rows"
+    return script.seen[0]
+
+
+def found_object() -> Script:
+    headers = {"ETag": '"v1"', "Last_Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
+    return Script([status(200, b"rows", **headers)])
 
 
 @pytest.mark.parametrize(
@@ -85,3 +129,72 @@ def test_missing_credentials_of_the_pods_identity_may_pass_or_end_as_denied() ->
     assert isinstance(error, Outage)
     assert error.final_error is not None
     assert error.final_error.reason is Reason.DATASET_ACCESS_DENIED
+
+
+@pytest.mark.parametrize(
+    ("region", "variables", "used"),
+    [
+        ("eu-north-1", {"TEAM_AWS_REGION": "eu-west-1"}, "eu-north-1"),
+        (None, {"TEAM_AWS_REGION": "eu-west-1", "TEAM_AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-1"),
+        (None, {"TEAM_AWS_DEFAULT_REGION": "eu-west-2", "AWS_REGION": "eu-west-3"}, "eu-west-2"),
+    ],
+)
+def test_the_region_comes_from_the_spec_or_else_from_the_secret(
+    region: str | None, variables: dict[str, str], used: str
+) -> None:
+    sent = request_of(source(None, region=region), KEYS | variables, found_object())
+    assert f"/{used}/s3/aws4_request" in sent["authorization"]
+
+
+def test_a_request_is_signed_with_the_keys_under_the_prefix_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ambient = {
+        "AWS_ACCESS_KEY_ID": "AKIAOTHER",
+        "AWS_SECRET_ACCESS_KEY": "other",
+        "AWS_SESSION_TOKEN": "other",
+        "AWS_SKIP_SIGNATURE": "true",
+    }
+    for name, value in ambient.items():
+        monkeypatch.setenv(name, value)
+    sent = request_of(source(None), KEYS, found_object())
+    assert "Credential=AKIATEST/" in sent["authorization"]
+    assert "x-amz-security-token" not in sent
+    assert {name: os.environ[name] for name in ambient} == ambient
+
+
+def test_without_a_prefix_the_pods_identity_signs_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other variables of the cloud's tools have no effect."""
+    for name, value in {
+        "ACCESS_KEY_ID": "AKIAPOD",
+        "SECRET_ACCESS_KEY": "pod",
+        "SESSION_TOKEN": "token",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    sent = request_of(source(None, prefix=None), {}, found_object())
+    assert "Credential=AKIAPOD/" in sent["authorization"]
+    assert sent["x-amz-security-token"] == "token"
+
+
+def test_malformed_credentials_are_denied_and_the_environment_is_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", "/somewhere")
+    wanted = StoreUri("gs", "", "bucket", "rows.jsonl")
+    with pytest.raises(StageError) as caught:
+        open_store(source(None), wanted, MODEL, {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": "hidden"}, None, 30)
+    assert caught.value.reason is Reason.MODEL_ACCESS_DENIED
+    assert "gs://" in caught.value.message
+    assert "hidden" not in caught.value.message
+    assert os.environ["GOOGLE_SERVICE_ACCOUNT"] == "/somewhere"
+
+
+def test_a_client_with_an_egress_reaches_no_private_address() -> None:
+    script = found_object()
+    with http_server(script, host="127.0.0.1") as origin, public_egress() as egress:
+        place = origin.replace("http:", "https:")
+        store = open_store(source(place), URI, DATASET, KEYS, egress, 30)
+        with pytest.raises(LIBRARY_ERRORS) as caught:
+            obstore.get(store, URI.key)
+        assert egress.blocked
+    assert script.seen == []
+    assert isinstance(interpret_error(caught.value, DATASET, ambient=False), Outage)
