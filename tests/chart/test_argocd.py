@@ -1,4 +1,4 @@
-"""What Argo CD is told: its Lua runs here as it runs there, without the standard library but for iteration."""
+"""The Lua scripts for Argo CD. They run here as in Argo CD: without the standard library, except for iteration."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_health_follows_the_conditions(given: dict[str, Any], health: str, messa
         (job({"Succeeded": "False"}, suspend=True), True, True),
     ],
 )
-def test_actions_are_offered_where_they_do_something(
+def test_actions_are_offered_only_if_they_do_something(
     *, given: dict[str, Any], suspend_disabled: bool, resume_disabled: bool
 ) -> None:
     offered = run(ACTIONS["discovery.lua"], given)

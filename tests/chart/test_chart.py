@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders is valid, least privileged and restricted, and its values are checked and documented."""
+"""The Helm chart renders valid, least privileged and restricted objects, and its values are checked and documented."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_objects_carry_the_recommended_labels(values: Path) -> None:
 
 
 @each_values_file
-def test_namespaced_objects_lie_in_the_release_namespace_or_the_watched_one(values: Path) -> None:
+def test_namespaced_objects_are_in_the_release_namespace_or_the_watched_one(values: Path) -> None:
     cluster_kinds = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
     for item in render("--values", str(values)):
         if item["kind"] not in cluster_kinds:
@@ -100,7 +100,7 @@ def test_crd_is_the_one_in_the_crds_folder() -> None:
     assert rendered["metadata"]["name"] == source["metadata"]["name"]
 
 
-def test_crd_outlives_the_release_unless_told_otherwise() -> None:
+def test_crd_outlives_the_release_by_default() -> None:
     kept = only(render(), "CustomResourceDefinition")
     dropped = only(render("--set", "crds.keep=false"), "CustomResourceDefinition")
     assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -112,7 +112,7 @@ def test_crd_can_be_left_to_another_tool() -> None:
 
 
 def test_package_holds_the_crd_itself(tmp_path: Path) -> None:
-    """A link would point out of the packaged chart."""
+    """A link would point to a file outside the packaged chart."""
     done = helm("package", str(CHART), "--destination", str(tmp_path))
     assert done.returncode == 0, done.stderr
     (package,) = tmp_path.iterdir()
@@ -176,7 +176,7 @@ def test_only_the_operators_pod_mounts_a_token() -> None:
     assert pod_spec(objects)["automountServiceAccountToken"] is True
 
 
-def test_settings_say_what_the_values_say() -> None:
+def test_settings_agree_with_the_values() -> None:
     full = settings(render("--values", str(CHART / "ci/full-values.yaml")))
     assert full["trainer"]["image"] == "registry.example.com/ml/finetune-trainer:0.1.0-cu128"
     assert full["trainer"]["device"] == "cpu"
@@ -199,8 +199,8 @@ def test_operator_understands_the_settings(values: Path) -> None:
     )
 
 
-def test_charts_defaults_are_the_operators() -> None:
-    """Also that the file names every setting: one left out would be a value of the chart that changes nothing."""
+def test_default_values_are_the_defaults_of_the_operator() -> None:
+    """The file also names every setting: without that, a value of the chart would change nothing."""
     rendered = settings(render())
     defaults = Settings.model_validate({"trainer": {"image": rendered["trainer"]["image"]}})
     assert rendered == defaults.model_dump(mode="json", by_alias=True)
@@ -239,7 +239,7 @@ def test_tag_defaults_to_the_charts_application_version() -> None:
     assert settings(objects)["trainer"]["image"] == f"docker.io/finetune/trainer:{version}"
 
 
-def test_selector_of_service_monitor_budget_and_policy_is_the_deployments() -> None:
+def test_service_monitor_budget_and_policy_select_the_pods_of_the_deployment() -> None:
     objects = render("--values", str(CHART / "ci/full-values.yaml"))
     selector = only(objects, "Deployment")["spec"]["selector"]["matchLabels"]
     assert only(objects, "Service")["spec"]["selector"] == selector
@@ -274,7 +274,7 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("serviceAccount.create=false", "serviceAccount.name must be given"),
     ],
 )
-def test_wrong_values_are_refused_by_name(argument: str, message: str) -> None:
+def test_wrong_values_are_rejected_by_name(argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render("--set", argument)
 
@@ -303,7 +303,7 @@ def test_schema_knows_every_value_and_no_other() -> None:
     assert known - free - {"global", "resources.claims"} == values - inside
 
 
-def test_notes_warn_of_what_is_risky() -> None:
+def test_notes_warn_about_risky_values() -> None:
     done = helm(
         "install", "ft", str(CHART), "--dry-run=client", "--set", "trainer.limits.allowPrivateAddresses=true"
     )

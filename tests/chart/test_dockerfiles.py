@@ -1,4 +1,4 @@
-"""The Dockerfiles as users build them. They are not built here: that needs a registry for the base images."""
+"""The text of the Dockerfiles. Building them needs a registry for the base images; tests/images does that."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_entry_point_is_the_package_and_the_labels_are_there(path: Path) -> None
 
 @each_dockerfile
 def test_sources_come_through_the_dockerignore(path: Path) -> None:
-    """Whatever is copied from the context exists and is let through."""
+    """Every file that is copied from the context exists and passes the .dockerignore."""
     let_through = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
@@ -76,3 +76,17 @@ def test_trainer_has_what_triton_compiles_with() -> None:
         "the final stage starts from the one with the compiler"
     )
     assert all(package in text for package in ("gcc", "libc6-dev", "python3-dev"))
+
+
+@each_dockerfile
+def test_packages_come_from_the_locks_with_their_hashes(path: Path) -> None:
+    """Each `pip install` either checks hashes or takes the project's own wheel without an index."""
+    text = path.read_text().replace("\\\n", " ")
+    installs = [
+        command for command in re.split(r"&&|\n", text) if re.search(r"pip (install|wheel) ", command)
+    ]
+    assert len(installs) == 4
+    for command in installs:
+        lock = re.search(r"--require-hashes\s+--requirement (requirements/\w+\.txt)", command)
+        assert lock is None or (ROOT / lock[1]).is_file()
+        assert lock is not None or "--no-index --no-deps" in command

@@ -1,4 +1,4 @@
-"""Which cluster a test run gets."""
+"""The cluster that a test run gets, by its environment."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_choice(environment: dict[str, str], docker: bool, expected: Provider) -
 @pytest.mark.parametrize(
     ("asked", "message"), [("minikube", "CLUSTER must be 'kind' or 'devcluster'"), ("kind", "start Docker")]
 )
-def test_a_choice_that_cannot_be_had_is_an_error_with_its_remedy(asked: str, message: str) -> None:
+def test_an_unavailable_choice_is_an_error_with_its_remedy(asked: str, message: str) -> None:
     with pytest.raises(DevClusterError, match=message):
         choose({"CLUSTER": asked}, docker=False)
 
 
-def test_a_given_cluster_comes_with_the_names_of_its_images(tmp_path: Path) -> None:
+def test_a_given_cluster_uses_the_given_image_names(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text("{}")
     environment = {

@@ -1,4 +1,4 @@
-"""What the provisioner decides from claims and volumes."""
+"""The decisions of the provisioner about claims and volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ZONES = {"node2": "zone-b"}
 
 
 def changed(part: str, key: str, value: str | None) -> dict[str, Any]:
-    """CLAIM with one value replaced, or with None, taken away."""
+    """CLAIM with one value replaced, or removed if the value is None."""
     claim = copy.deepcopy(CLAIM)
     target = claim["metadata"]["annotations"] if part == "annotations" else claim[part]
     target.pop(key, None)
@@ -35,7 +35,7 @@ def changed(part: str, key: str, value: str | None) -> dict[str, Any]:
 
 
 def terms(claim: dict[str, Any]) -> Any:
-    """The node affinity of the volume that is made for a claim."""
+    """The node affinity of the volume that the provisioner creates for a claim."""
     (action,) = plan([claim], [], ZONES)
     assert isinstance(action, Create)
     return action.volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms")
@@ -81,7 +81,7 @@ def test_a_claim_whose_volume_exists_gets_no_second_one() -> None:
         ("spec", "storageClassName", "another"),
     ],
 )
-def test_a_claim_that_is_not_ours_to_serve_is_left_alone(part: str, key: str, value: str) -> None:
+def test_claims_of_other_provisioners_and_unready_claims_are_ignored(part: str, key: str, value: str) -> None:
     assert plan([changed(part, key, value)], [], ZONES) == []
 
 
@@ -110,12 +110,12 @@ def test_a_shared_volume_waits_for_no_node_and_serves_all() -> None:
     assert terms(claim) is None
 
 
-def test_zones_are_those_of_the_labels() -> None:
+def test_zones_come_from_node_labels() -> None:
     zoned = {"metadata": {"name": "node2", "labels": {"topology.kubernetes.io/zone": "zone-b"}}}
     assert zones_of([zoned, {"metadata": {"name": "node3"}}]) == ZONES
 
 
-def test_a_released_volume_of_ours_is_deleted() -> None:
+def test_a_released_volume_of_this_provisioner_is_deleted() -> None:
     assert plan([], [volume("Released")], ZONES) == [Delete("pvc-u1", "v1")]
 
 

@@ -1,4 +1,4 @@
-"""Names, labels, images and certificates that the dev cluster is made of."""
+"""Names, labels, images and certificates of the dev cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from devcluster.product import _merged
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "-x", "x-", "a" * 41])
-def test_a_name_that_could_leave_the_state_folder_is_refused(name: str) -> None:
+def test_a_name_that_could_leave_the_state_folder_is_rejected(name: str) -> None:
     with pytest.raises(DevClusterError, match="must be 1 to 40 lower-case letters"):
         Layout(name)
 
@@ -27,7 +27,7 @@ def test_the_longest_name_keeps_the_socket_path_within_the_limit_of_unix_sockets
     assert len(str(Layout("a" * 40).containerd_socket)) < 108
 
 
-def test_labels_tell_product_memory_and_architecture() -> None:
+def test_labels_name_product_memory_and_architecture() -> None:
     labels = Gpus("NVIDIA-H100-80GB-HBM3", 81559, 8).labels()
     assert labels["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3"
     assert labels["nvidia.com/gpu.memory"] == "81559"
@@ -35,18 +35,18 @@ def test_labels_tell_product_memory_and_architecture() -> None:
     assert labels["nvidia.com/gpu.compute.major"] == "9"
 
 
-def test_a_count_of_zero_takes_resource_and_labels_away() -> None:
+def test_a_count_of_zero_removes_resource_and_labels() -> None:
     metadata, status = patches(Gpus(count=0))
     assert set(metadata["metadata"]["labels"].values()) == {None}
     assert status["status"]["allocatable"] == {"nvidia.com/gpu": None}
 
 
-def test_an_unknown_product_is_refused() -> None:
+def test_an_unknown_product_is_rejected() -> None:
     with pytest.raises(DevClusterError, match="must name one of"):
         Gpus("ACME-9000").labels()
 
 
-def test_the_node_certificate_names_user_and_group_of_the_node_authoriser() -> None:
+def test_the_node_certificate_names_user_and_group_of_the_node_authorizer() -> None:
     subject = x509.load_pem_x509_certificate(Authority().client(KUBELET).certificate).subject
     assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:node:node1"
     assert subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:nodes"

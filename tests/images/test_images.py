@@ -14,7 +14,9 @@ from tests.support.repository import ROOT
     ("dockerfile", "module"),
     [("operator/Dockerfile", "finetune_operator"), ("trainer_image/Dockerfile", "finetune_trainer")],
 )
-def test_the_image_builds_and_its_program_starts_as_nobody_special(dockerfile: str, module: str) -> None:
+def test_the_image_builds_and_its_program_starts_as_an_unprivileged_user(
+    dockerfile: str, module: str
+) -> None:
     tag = f"finetune-test/{module}:test"
     subprocess.run(["docker", "build", "--tag", tag, "--file", dockerfile, "."], check=True, cwd=ROOT)
     command = ["docker", "run", "--rm", "--entrypoint", "python", tag, "-c"]
