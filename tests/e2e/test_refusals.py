@@ -44,7 +44,7 @@ def _broken_line() -> str:
 CASES = [
     Case("no-answer", "InvalidDataset", ("5", "12", "NoAssistantTurn"), data=_rows_without_answer()),
     Case("broken-line", "MalformedDataset", ("7", "InvalidJson"), data=_broken_line()),
-    Case("unreachable", "DatasetUnavailable", ("3 tries",), url="https://data.invalid/a.jsonl?sig=S3CRETQUERY"),
+    Case("unreachable", "DatasetUnavailable", ("3 attempts",), url="https://data.invalid/a.jsonl?sig=S3CRETQUERY"),
     Case("metadata-service", "DatasetAddressForbidden", (), url="https://169.254.169.254/a?sig=S3CRETQUERY"),
     Case("not-a-model", "InvalidModel", ("config.json",), data=jobs.jsonl(jobs.conversations(20)),
          model_path="models/not-a-model"),
