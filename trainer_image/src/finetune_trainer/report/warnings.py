@@ -93,7 +93,7 @@ def _empty_answers(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
     return _above(
         "EmptyAnswers", rows.empty_answers / max(1, rows.kept), thresholds.empty_answer_fraction,
         f"{rows.empty_answers:,} of {rows.kept:,} rows have an empty answer, so the model learns to say nothing; "
-        "fill in or remove these answers, unless silence is intended",
+        "complete or remove them, unless empty answers are intended",
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _low_prompt_variety(statistics: Statistics, thresholds: Thresholds) -> Datas
     return _below(
         "LowPromptVariety", variety, thresholds.minimum_prompt_variety,
         f"each prompt shares on average {percent(1 - variety)} of its words and word pairs with the most similar other "
-        f"prompt (variety {variety:.2f}); add prompts in other words, like those in production",
+        f"prompt (variety {variety:.2f}); add more varied prompts, like those in production",
     )  # fmt: skip
 
 

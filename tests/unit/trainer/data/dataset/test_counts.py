@@ -14,6 +14,8 @@ from finetune_trainer.telemetry.redaction import MASK, Redactor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.repository import ROOT
+
 COUNTS = [field.name for field in dataclasses.fields(DatasetReport) if field.type == "int"]
 REJECTION = RowRejected(RowReason.EMPTY_ANSWER, "messages[1].content", "the answer has no text")
 
@@ -43,6 +45,13 @@ def test_the_first_rejected_rows_of_each_reason_keep_their_content() -> None:
 
 def test_every_reason_has_a_remedy() -> None:
     assert REMEDIES.keys() == set(RowReason)
+
+
+@pytest.mark.parametrize("reason", RowReason)
+def test_remedies_agree_with_the_contract(reason: RowReason) -> None:
+    remedy = json.loads((ROOT / "contract/reasons.json").read_text())["row"][reason.value]["remedy"]
+    first, *_ = remedy.split(". ")
+    assert REMEDIES[reason] == first[0].lower() + first[1:].removesuffix(".")
 
 
 def test_content_is_short_and_shows_invisible_characters() -> None:

@@ -30,15 +30,15 @@ _COUNTS = (
 )  # fmt: skip
 
 REMEDIES = {
-    RowReason.INVALID_JSON: "write one JSON object a line",
-    RowReason.INVALID_CSV: "quote fields that hold separators, quotes or line breaks",
+    RowReason.INVALID_JSON: "write one JSON object per line",
+    RowReason.INVALID_CSV: "quote fields that contain the separator, quotes or line breaks, and double the quotes in them",
     RowReason.INVALID_ENCODING: "save the file as UTF-8",
     RowReason.NOT_AN_OBJECT: 'write {"messages": [...]}',
-    RowReason.ROW_TOO_LARGE: "split the row or leave it out",
+    RowReason.ROW_TOO_LARGE: "split or remove the row",
     RowReason.INVALID_MESSAGES: "give every message a role and a content string",
-    RowReason.UNSUPPORTED_CONTENT: "leave the row out or say in text what the part shows",
+    RowReason.UNSUPPORTED_CONTENT: "remove the row, or describe the part in text",
     RowReason.NO_ASSISTANT_TURN: "add the answer",
-    RowReason.EMPTY_ANSWER: "add what comes after the reasoning, or keep the reasoning",
+    RowReason.EMPTY_ANSWER: "add the text that follows the reasoning, remove the row, or keep the reasoning",
     RowReason.CONTROL_TOKEN_IN_CONTENT: "remove the control token from the text",
     RowReason.CONTENT_NOT_RENDERED: "use roles and fields that this model's template renders",
     RowReason.TEMPLATE_REFUSED: "follow the template's rules, for example alternate user and assistant",
