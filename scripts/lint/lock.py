@@ -1,4 +1,4 @@
-"""Check that requirements/ locks what pyproject.toml asks for: a version that fits, with hashes and no index address."""
+"""Check that requirements/ locks every requirement of pyproject.toml: a suitable version, with hashes and no index address."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)(.*?)(?=^[A-Za-z0-9]|\
 
 
 def pins(text: str) -> dict[str, list[Version]]:
-    """The locked versions of each package: one, or one for each range of Python versions."""
+    """Return the locked versions of each package: one, or one for each range of Python versions."""
     found: dict[str, list[Version]] = {}
     for name, version, _rest in PIN.findall(text):
         found.setdefault(canonicalize_name(name), []).append(Version(version))
@@ -35,7 +35,7 @@ def pins(text: str) -> dict[str, list[Version]]:
 
 
 def faults(name: str, text: str, wanted: list[str]) -> Iterator[str]:
-    """The ways in which the lock `name` with the content `text` does not serve the requirements `wanted`."""
+    """Return the faults of the lock `name` with the content `text`, compared with the requirements `wanted`."""
     if re.search(r"^\s*(--index-url|--extra-index-url|--find-links|-i |-f )|://", text, re.MULTILINE):
         yield f"requirements/{name}.txt must name no address, found one"
     for package, version, rest in PIN.findall(text):
@@ -50,7 +50,7 @@ def faults(name: str, text: str, wanted: list[str]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print every fault; exit status 1 if there is one."""
+    """Print every fault; return 1 if there is one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     found: list[str] = []

@@ -1,7 +1,7 @@
-"""Check that the tests mirror the modules: where a test lies, where helpers lie, and how long a test's name is.
+"""Check that the tests mirror the modules: the places of tests and helpers, and the length of test names.
 
-A module has behavior if a function or method in it does something. Functions without a body (protocols, overloads) and the
-methods of exceptions do not count, so constants, protocols and exceptions need no test. A module with behavior has
+A module has behavior if a function or method in it does something. Functions without a body (protocols, overloads) and
+methods of exceptions do not count. So constants, protocols and exceptions need no test. A module with behavior has
 `tests/unit/<package>/<its path>/test_<its name>.py`, or a line in the table "Modules without a unit test" of tests/README.md.
 """
 
@@ -27,7 +27,7 @@ _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def has_behavior(source: str) -> bool:
-    """Whether a function or method in `source` does something."""
+    """Return True if a function or method in `source` does something."""
     return any(_acts(node) for node in ast.parse(source).body)
 
 
@@ -40,7 +40,7 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def _says_nothing(statement: ast.stmt) -> bool:
-    """A docstring, `...` or `pass`."""
+    """Return True for a docstring, `...` or `pass`."""
     return isinstance(statement, ast.Pass) or (
         isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     )
@@ -51,12 +51,12 @@ def _is_exception(node: ast.ClassDef) -> bool:
 
 
 def own_test(package: str, module: Path) -> Path:
-    """The test file of the module at the path `module` inside its package, from the repository's root."""
+    """Return the test file, relative to the repository's root, of the module at the path `module` inside its package."""
     return Path("tests/unit", package, module.parent, f"test_{module.stem.strip('_')}.py")
 
 
 def missing_tests(root: Path, covered: dict[str, str]) -> Iterator[str]:
-    """Modules with behavior that have neither a test of their name nor a line in the table."""
+    """List modules with behavior that have neither a test file nor a line in the table."""
     for package, sources in PACKAGES.items():
         for path in sorted((root / sources).rglob("*.py")):
             name, test = (
@@ -68,7 +68,7 @@ def missing_tests(root: Path, covered: dict[str, str]) -> Iterator[str]:
 
 
 def stale_lines(root: Path, covered: dict[str, str]) -> Iterator[str]:
-    """Lines of the table that name a file that does not exist, or a module that needs no line."""
+    """List lines of the table that name a missing file, or a module that needs no line."""
     tests = {
         (root / sources / module).relative_to(root).as_posix(): own_test(package, module)
         for package, sources in PACKAGES.items()
@@ -84,19 +84,19 @@ def stale_lines(root: Path, covered: dict[str, str]) -> Iterator[str]:
 
 
 def misplaced(root: Path) -> Iterator[str]:
-    """Helpers outside tests/support, tests inside it, and test files that import from one another."""
+    """List helpers outside tests/support, tests inside it, and test files that import each other."""
     for path in sorted((root / "tests").rglob("*.py")):
         name = path.relative_to(root).as_posix()
         is_test = path.name.startswith("test_")
         if name.startswith("tests/support/"):
             if is_test:
-                yield f"{name} must lie outside tests/support, which holds helpers alone; move it to its module's place"
+                yield f"{name} must be outside tests/support, which holds only helpers; move it to its module's place"
             continue
         if not is_test and path.name not in {"conftest.py", "__init__.py"}:
             yield f"{name} is neither a test file nor a conftest.py; move it to tests/support"
         for imported in _imports(ast.parse(path.read_text())):
             if re.match(r"tests\.(?!support\b)", imported):
-                yield f"{name} must import helpers from tests.support alone, found {imported}; move what both need there"
+                yield f"{name} must import helpers only from tests.support, found {imported}; move the shared code there"
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def long_names(root: Path) -> Iterator[str]:
-    """Test functions whose name is longer than 80 characters."""
+    """List test functions whose name is longer than 80 characters."""
     for path in sorted((root / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -123,13 +123,13 @@ def long_names(root: Path) -> Iterator[str]:
 
 
 def faults(root: Path) -> list[str]:
-    """All faults of the repository at `root`."""
+    """List all faults of the repository at `root`."""
     covered = dict(ROW.findall((root / "tests" / "README.md").read_text()))
     return [*missing_tests(root, covered), *stale_lines(root, covered), *misplaced(root), *long_names(root)]
 
 
 def main() -> int:
-    """Print every fault; exit status 1 if there is one."""
+    """Print every fault; return 1 if there is one."""
     found = faults(ROOT)
     for fault in found:
         print(fault, file=sys.stderr)

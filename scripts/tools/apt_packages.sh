@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
-# kube-proxy and the images use. Does nothing if every program is there. It starts no service: the dev cluster starts its own
+# kube-proxy and the images use. Does nothing if every program is installed. It starts no service: the dev cluster starts its own
 # containerd, inside its own namespaces.
 set -euo pipefail
 
@@ -20,7 +20,7 @@ missing() {
 
 absent=$(missing)
 if [[ -z $absent ]]; then
-  say "already there: ${packages[*]}"
+  say "already present: ${packages[*]}"
   exit 0
 fi
 say "missing: $absent"
@@ -33,7 +33,7 @@ command -v apt-get >/dev/null ||
 exec {lock}>/var/lock/finetune-apt
 flock "$lock"
 
-# invoke-rc.d asks this program whether it may start a service; 101 means no. A policy that was there comes back afterwards.
+# invoke-rc.d asks this program whether it may start a service; 101 means no. An existing policy is restored afterwards.
 policy=/usr/sbin/policy-rc.d
 saved=$(mktemp -d)
 restore() {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the Kubernetes components and etcd of the dev cluster into .cache/bin: one binary and a link per component.
-# Does nothing when the sources, the flags and the Go version are those of the last build. A cold build takes about nine minutes
+# Does nothing if the sources, the flags and the Go version are those of the last build. A cold build takes about nine minutes
 # on two cores; with a warm Go build cache (also from another clone, because of -trimpath) it takes seconds.
 set -euo pipefail
 
@@ -46,13 +46,13 @@ say "building Kubernetes $kubernetes with $found_go; fetching modules"
 go mod download 2>&1 | sed 's/^/[components] /'
 go mod verify | sed 's/^/[components] /'
 started=$SECONDS
-# -v names each package that is compiled (not those taken from the cache), which is what progress there is to show.
+# -v prints each package that is compiled (not those from the cache). No other progress is available.
 CGO_ENABLED=0 go build -v -trimpath -mod=readonly -ldflags "$ldflags" -o "$bin/kubernetes-components.new" . 2>&1 |
   awk -v every=100 '/^[A-Za-z0-9_.\/-]+$/ { if (++n % every == 0) { print "[components] compiled " n " packages"; fflush() } next }
     { print "[components] " $0; fflush() }'
 mv "$bin/kubernetes-components.new" "$bin/kubernetes-components"
 for component in "${components[@]}"; do ln -sfn kubernetes-components "$bin/$component"; done
-# The one way to know that the binary works is to ask it.
+# Only a run of the binary proves that it works.
 reported=$("$bin/kubelet" --version)
 [[ $reported == "Kubernetes $kubernetes" ]] || fail "the kubelet must report Kubernetes $kubernetes, found: $reported"
 echo "$key" >"$stamp"

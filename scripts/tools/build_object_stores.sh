@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the object stores that the tests fetch from (versitygw speaks S3, fake-gcs-server Cloud Storage) into .cache/bin.
-# Does nothing when the pinned modules, the flags and the Go version are those of the last build. A cold build takes about three
+# Does nothing if the pinned modules, the flags and the Go version are those of the last build. A cold build takes about three
 # minutes on two cores; with a warm Go build cache (also from another clone, because of -trimpath) it takes seconds.
 set -euo pipefail
 

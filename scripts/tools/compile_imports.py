@@ -1,4 +1,4 @@
-"""Import every module of the project once, so that Python writes the bytecode of all that they import."""
+"""Import every module of the project once, so that Python writes the bytecode of all imported modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PACKAGES = ("finetune_operator", "finetune_trainer", "finetune_cli", "devcluster
 
 
 def main() -> None:
-    """Import the packages with their submodules; a module that runs a program when imported is left out."""
+    """Import the packages with their submodules, except modules that run a program on import."""
     for package in PACKAGES:
         root = importlib.import_module(package)
         for module in pkgutil.walk_packages(root.__path__, f"{package}."):

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Compiles the trainer's kernels for the dev cluster's thin image, as trainer_image/Dockerfile does for the real one. numba's cache
-# belongs to the sources' path, so the checkout is seen at the image's path here, in a mount namespace of this process alone.
-# Does nothing when sources and environment are those of the last run.
+# Compiles the trainer's kernels for the dev cluster's thin image, as trainer_image/Dockerfile does for the real one.
+# # numba's cache depends on the path of the sources. So a private mount namespace shows the checkout at the image's path.
+# # Does nothing if sources and environment are those of the last run.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -12,7 +12,7 @@ stamp=$root/$kernels.stamp
 say() { echo "[kernels] $*"; }
 
 cd "$root"
-# Times and sizes, not contents: they are what numba compares.
+# Times and sizes, not contents, because numba compares these.
 key=$( { find trainer_image/src -name '*.py' -printf '%P %T@ %s\n' | sort; cat .venv/pyvenv.cfg; grep -m1 'model name' /proc/cpuinfo; } | sha256sum | cut -d' ' -f1)
 if [[ -f $stamp && $(<"$stamp") == "$key" && -d $kernels ]]; then
   say "already compiled"

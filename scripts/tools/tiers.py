@@ -1,7 +1,7 @@
-"""Print what each tier of tests holds and costs, as a Markdown table. With --write, also put it into tests/README.md.
+"""Print a Markdown table of the number and duration of tests per tier. With --write, also put it into tests/README.md.
 
 The source is the JUnit file of `make test` or `make test-full`, in which tests/conftest.py records each test's tier. Times are
-added over the processes that run tests; a tier holds the tests of the tier before it.
+summed over the test processes. Each tier includes the tests of the previous tier.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Costs = dict[str, dict[str, tuple[int, float]]]
 
 
 def folder_of(classname: str) -> str:
-    """The folder whose tests are counted together: `tests/unit/<package>`, or a folder of `tests`."""
+    """Return the folder whose tests are counted together: `tests/unit/<package>`, or a folder of `tests`."""
     parts = classname.split(".")
     return "/".join(parts[: 3 if parts[1] == "unit" else 2])
 
@@ -48,7 +48,7 @@ def _cell(count: int, seconds: float) -> str:
 
 
 def table(costs: Costs) -> str:
-    """The costs as Markdown: a line a folder, and their sum."""
+    """Return the costs as Markdown: one line per folder, and their sum."""
     lines = ["| folder | " + " | ".join(f"`{TARGETS[tier]}`" for tier in TIERS) + " |", "|---|---|---|---|"]
     total = dict.fromkeys(TIERS, (0, 0.0))
     for folder in sorted(costs):

@@ -65,7 +65,7 @@ def test_a_stale_line_of_the_table_is_a_fault(
     ("name", "content", "fault"),
     [
         ("tests/unit/cli/helpers.py", "", "is neither a test file nor a conftest.py"),
-        ("tests/support/test_all.py", "", "must lie outside tests/support"),
+        ("tests/support/test_all.py", "", "must be outside tests/support"),
         (
             "tests/unit/cli/test_a.py",
             "from tests.unit.cli.test_b import x\n",

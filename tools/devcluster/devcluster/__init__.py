@@ -1,5 +1,6 @@
-"""A real one-node Kubernetes in private namespaces of this machine, without Docker and without a registry.
+"""Real one-node Kubernetes cluster in private namespaces of this machine, without Docker or a registry.
 
-A real API server, controller-manager, scheduler, kubelet, kube-proxy and etcd (one binary built from `../components`), Debian's
-containerd and runc. `python -m devcluster --help` is the command line; `provider` is what tests use.
+It runs a real API server, controller-manager, scheduler, kubelet, kube-proxy and etcd (one binary built from
+`../components`), and Debian's containerd and runc. `python -m devcluster --help` explains the command line.
+Tests use `provider`.
 """

@@ -1,10 +1,10 @@
 """Command line of the dev cluster.
 
 up                      start it and return; it lives until `down`
-down                    end it and remove all it left, also after a crash
-status                  tell whether it runs; exit status 3 when it does not
+down                    stop it and remove all its traces, also after a crash
+status                  print whether it runs; exit status 3 if it does not
 kubeconfig              print the path of the administrator's kubeconfig
-run -- COMMAND          start it, run COMMAND with KUBECONFIG set, end it; it dies with this process
+run -- COMMAND          start it, run COMMAND with KUBECONFIG set, stop it; it ends with this process
 image NAME --entrypoint ARG...   import a thin image
 gpus --product ... --memory-mib ... --count ...   set the node's pretend GPUs
 """
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m devcluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--name", default="dev", help="which cluster; several can run side by side (default: dev)"
+        "--name", default="dev", help="name of the cluster; several can run at the same time (default: dev)"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("up", "down", "status", "kubeconfig"):
@@ -49,17 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     pretend.add_argument(
         "--memory-mib", type=int, default=default.memory_mib, help="memory of one GPU in MiB"
     )
-    pretend.add_argument("--count", type=int, default=default.count, help="how many; 0 takes them away")
+    pretend.add_argument("--count", type=int, default=default.count, help="number of GPUs; 0 removes them")
     return parser
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    # Unwinds through the `finally` blocks, which end the cluster.
+    # Unwinds through the `finally` blocks, which stop the cluster.
     raise SystemExit(128 + number)
 
 
 def _run(layout: Layout, argv: list[str]) -> int:
-    """Run `argv` with a cluster of its own; gives its exit status, 128 + N when signal N ended it."""
+    """Run `argv` with a new cluster; return its exit status, or 128 + N if signal N ended it."""
     command = argv[1:] if argv[:1] == ["--"] else argv
     if not command:
         raise DevClusterError("run must be given a command, found none; write `run -- COMMAND ARGUMENTS`")
@@ -117,7 +117,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run the command line; 1 with a message on stderr for what cannot be done."""
+    """Run the command line; on failure, print a message to stderr and return 1."""
     try:
         return _main(_parser().parse_args())
     except DevClusterError as error:

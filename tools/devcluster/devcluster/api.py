@@ -1,4 +1,4 @@
-"""A small client of the API server over TLS with a client certificate; standard library only, because it starts in milliseconds."""
+"""Small client of the API server over TLS with a client certificate; standard library only, to start in milliseconds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Json = dict[str, Any]
 
 
 class ApiClient:
-    """Requests to one API server as one identity, both taken from a kubeconfig with inline data.
+    """Sends requests to one API server as one identity, both taken from a kubeconfig with inline data.
 
-    `timeout` in seconds holds for each read of a request. Raises DevClusterError for a kubeconfig of another form.
+    `timeout` in seconds applies to each read of a request. Raises DevClusterError for any other kind of kubeconfig.
     """
 
     def __init__(self, kubeconfig: Path, timeout: float = 10) -> None:
@@ -36,7 +36,7 @@ class ApiClient:
             ) from error
         self._host, self._port, self._timeout = server.hostname or "", server.port or 443, timeout
         self._context = ssl.create_default_context(cadata=authority)
-        # ssl reads certificates from files only.
+        # ssl reads certificates only from files.
         with tempfile.NamedTemporaryFile() as chain:
             chain.write(b"".join(identity))
             chain.flush()
@@ -60,9 +60,9 @@ class ApiClient:
     def request(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"
     ) -> Json:
-        """Send one request and give its JSON answer.
+        """Send one request and return its JSON response.
 
-        Raises ApiError for an error status, OSError or http.client.HTTPException when the server cannot be reached.
+        Raises ApiError for an error status, OSError or http.client.HTTPException if the server cannot be reached.
         """
         connection, response = self._send(method, path, body, kind, self._timeout)
         try:
@@ -73,13 +73,13 @@ class ApiClient:
         return dict(answer)
 
     def apply(self, path: str, body: Json) -> Json:
-        """Server-side apply of `body` to the object at `path`."""
+        """Apply `body` to the object at `path` on the server side."""
         return self.request(
             "PATCH", f"{path}?fieldManager=devcluster&force=true", body, kind="application/apply-patch+yaml"
         )
 
     def watch(self, path: str, resource_version: str, seconds: int) -> Iterator[Json]:
-        """The events on the collection at `path` since `resource_version`, for about `seconds`."""
+        """Yield the events on the collection at `path` since `resource_version`, for about `seconds`."""
         query = urllib.parse.urlencode(
             {"watch": "1", "resourceVersion": resource_version, "timeoutSeconds": seconds}
         )

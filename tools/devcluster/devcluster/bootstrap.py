@@ -1,4 +1,4 @@
-"""The objects that a cluster needs beyond those that Kubernetes makes itself: rights of two identities and StorageClasses."""
+"""Objects that a cluster needs in addition to those of Kubernetes: rights of two identities and StorageClasses."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ STORAGE_CLASS = "standard"
 
 
 class Reach(Enum):
-    """From which nodes a volume can be used, as its node affinity says."""
+    """The nodes that can use a volume, according to its node affinity."""
 
     NODE = "node"
     ZONE = "zone"
     CLUSTER = "cluster"
 
 
-# Volumes as clouds and network file systems have them, for pods on nodes that are only pretended. All are folders of the one
-# real node.
+# Volumes like those of clouds and network file systems, for pods on pretend nodes. All are folders of the only real
+# node.
 STORAGE_CLASSES = {STORAGE_CLASS: Reach.NODE, "zonal": Reach.ZONE, "shared": Reach.CLUSTER}
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -42,7 +42,7 @@ def _binding(name: str, role: str, user: str) -> dict[str, Any]:
 
 
 def _storage_class(name: str, reach: Reach) -> dict[str, Any]:
-    """A class whose volumes bind where their first pod runs, unless every node can use them."""
+    """Return a class whose volumes bind on their first pod's node, unless every node can use them."""
     annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if name == STORAGE_CLASS else {}
     return {
         "apiVersion": "storage.k8s.io/v1",
@@ -55,7 +55,7 @@ def _storage_class(name: str, reach: Reach) -> dict[str, Any]:
 
 
 def objects() -> list[tuple[str, dict[str, Any]]]:
-    """Pairs of collection path and object, in the order they are applied."""
+    """Return pairs of collection path and object, in the order of their application."""
     role = {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "ClusterRole",

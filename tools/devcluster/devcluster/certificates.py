@@ -1,7 +1,7 @@
-"""The cluster's own certificate authority, one client certificate per identity, and kubeconfig files from them.
+"""Certificate authority of the cluster, one client certificate per identity, and the kubeconfig files.
 
-Kubernetes reads a client certificate's common name as the user and its organizations as the groups, so that every component
-gets exactly the rights that RBAC and the Node authoriser give to its name.
+Kubernetes reads a client certificate's common name as the user and its organizations as the groups. So every
+component gets exactly the rights that RBAC and the Node authorizer give to its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from devcluster.layout import API_SERVICE_ADDRESS, NODE_ADDRESS, NODE_NAME
 
 _LIFETIME = datetime.timedelta(days=30)
-# A clock that is set back a little during the cluster's life must not make the certificates invalid.
+# Certificates must stay valid if the clock is set back a little while the cluster runs.
 _BACKDATE = datetime.timedelta(hours=1)
 
 PROVISIONER_USER = "devcluster:provisioner"
@@ -96,13 +96,13 @@ class Authority:
         return builder.not_valid_before(now - _BACKDATE).not_valid_after(now + _LIFETIME)
 
     def client(self, identity: Identity) -> Credential:
-        """A certificate that lets its holder act as `identity`."""
+        """Issue a certificate that lets its holder act as `identity`."""
         names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in identity.groups]
         subject = x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, identity.user)])
         return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def server(self, common_name: str, names: Sequence[str], addresses: Sequence[str]) -> Credential:
-        """A certificate for a TLS server that is reached by `names` (DNS) and `addresses` (IP)."""
+        """Issue a certificate for a TLS server with the DNS names `names` and the IP addresses `addresses`."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
@@ -122,7 +122,7 @@ class Authority:
 
 
 def kubeconfig(server: str, ca_certificate: bytes, user: str, credential: Credential | None) -> str:
-    """The text of a kubeconfig (JSON, which is YAML) with everything inline; without `credential` it carries no identity."""
+    """Return a kubeconfig (JSON, which is YAML) with inline data; without `credential` it has no identity."""
     identity = {}
     if credential is not None:
         identity = {
@@ -142,7 +142,7 @@ def kubeconfig(server: str, ca_certificate: bytes, user: str, credential: Creden
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write `content` readable for the owner only, from its first byte on."""
+    """Write `content` to a file that only the owner can ever read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""The cgroups under which a cluster's pods lie, in every hierarchy of cgroup v1, of cgroup v2, or of both."""
+"""Cgroups that contain a cluster's pods, in every hierarchy of cgroup v1, cgroup v2, or both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REMOVAL_SECONDS = 10.0
 
 
 def hierarchies() -> list[Path]:
-    """Mount points of all cgroup hierarchies of this machine, sorted."""
+    """Return the mount points of all cgroup hierarchies of this machine, sorted."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     # Fields after " - ": type of the file system, source, options; the fifth field before it is the mount point.
     split = [line.split(" - ") for line in lines]
@@ -22,11 +22,11 @@ def hierarchies() -> list[Path]:
 
 
 def create(name: str) -> None:
-    """Make the cgroup `name` at the top of every hierarchy: the kubelet wants its root to exist."""
+    """Create the cgroup `name` at the top of every hierarchy: the kubelet needs an existing root."""
     for hierarchy in hierarchies():
         folder = hierarchy / name
         folder.mkdir(exist_ok=True)
-        # A cpuset of cgroup v1 starts without processors and memory nodes and refuses tasks until it has some.
+        # A cpuset of cgroup v1 starts without processors and memory nodes and rejects tasks until it has some.
         for setting in ("cpuset.cpus", "cpuset.mems"):
             own, parent = folder / setting, hierarchy / setting
             if own.exists() and parent.exists() and not own.read_text().strip():
@@ -34,9 +34,9 @@ def create(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove the cgroup `name` and those below it from every hierarchy; nothing happens where there is none.
+    """Remove the cgroup `name` and those below it from every hierarchy that has it.
 
-    The kernel needs a moment after a process's death until its cgroup counts as empty. Raises DevClusterError when a cgroup
+    After a process ends, the kernel needs a moment until its cgroup counts as empty. Raises DevClusterError if a cgroup
     stays busy, which means that a process still runs in it.
     """
     deadline = time.monotonic() + _REMOVAL_SECONDS

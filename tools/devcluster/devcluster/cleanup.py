@@ -1,4 +1,4 @@
-"""Removal of what a cluster leaves outside its namespaces: its cgroups and its state folder."""
+"""Removes a cluster's traces outside its namespaces: its cgroups and its state folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from devcluster.layout import STATE_ROOT, Layout
 
 
 def remove(layout: Layout, *, keep_logs: bool = False) -> None:
-    """Remove the cgroups and the state of a cluster none of whose processes lives any more; the caller holds its lock.
+    """Remove the cgroups and the state of a cluster after all its processes have ended; the caller holds its lock.
 
-    With `keep_logs` the folder `log` stays, so that the end of a cluster can be understood; the next `up` or `down` removes it.
-    Raises DevClusterError when a cgroup still holds processes.
+    With `keep_logs` the folder `log` stays, so that a crash can be analyzed; the next `up` or `down` removes it.
+    Raises DevClusterError if a cgroup still holds processes.
     """
     cgroups.remove(layout.cgroup)
     if not layout.state.exists():
@@ -31,8 +31,8 @@ def remove(layout: Layout, *, keep_logs: bool = False) -> None:
 
 
 def remove_lock(layout: Layout) -> None:
-    """Remove the lock file, and the folder of all clusters when this was the last one; the caller holds the lock."""
+    """Remove the lock file, and after the last cluster also the folder of all clusters; the caller holds the lock."""
     layout.lock.unlink(missing_ok=True)
-    # Not empty means that another cluster uses it.
+    # If it is not empty, another cluster uses it.
     with contextlib.suppress(OSError):
         STATE_ROOT.rmdir()

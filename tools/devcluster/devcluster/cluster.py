@@ -1,4 +1,4 @@
-"""Start, stop and look at dev clusters from the machine's side."""
+"""Starts, stops and inspects dev clusters from the host."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a cluster: whether its owner lives, whether it serves, and where it came from."""
+    """State of a cluster: whether its owner runs, whether it is ready, and its origin."""
 
     running: bool
     ready: bool
@@ -45,11 +45,11 @@ class Status:
 
 
 def _check_machine() -> None:
-    """Raise DevClusterError, with the remedy, when this machine cannot run a dev cluster."""
+    """Raise DevClusterError, with the remedy, if this machine cannot run a dev cluster."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise DevClusterError(
             f"the dev cluster must be started on Linux as root, found {sys.platform} and uid {os.geteuid()}; "
-            "give a cluster by KUBECONFIG, or start Docker (then kind is used)"
+            "set KUBECONFIG to an existing cluster, or start Docker (then kind is used)"
         )
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     absent = [program for program in _PROGRAMS if shutil.which(program, path=path) is None]
@@ -62,7 +62,7 @@ def _check_machine() -> None:
 
 
 def _lock(layout: Layout) -> int | None:
-    """The file descriptor of the cluster's lock, now ours, or None when a living cluster holds it."""
+    """Take the cluster's lock and return its file descriptor, or None if a running cluster holds it."""
     while True:
         STATE_ROOT.mkdir(parents=True, exist_ok=True)
         lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -71,29 +71,29 @@ def _lock(layout: Layout) -> int | None:
         except BlockingIOError:
             os.close(lock)
             return None
-        # The former holder may have removed the file between our open and our lock; then the lock binds nobody.
+        # The former holder may have removed the file between our open and our lock; then the lock has no effect.
         if layout.lock.exists() and os.fstat(lock).st_ino == layout.lock.stat().st_ino:
             return lock
         os.close(lock)
 
 
 def _owner(layout: Layout) -> int | None:
-    """Process id of the living owner of the cluster, or None."""
+    """Return the process id of the cluster's running owner, or None."""
     try:
         pid = int(layout.owner.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    # A process id may have been given to another process since.
+    # The process id may belong to another process by now.
     return pid if "devcluster.owner" in command and layout.name in command else None
 
 
 def start(layout: Layout, *, die_with_caller: bool) -> subprocess.Popen[bytes]:
-    """Bring the cluster up and wait until its node is ready; prints the supervisor's progress. Gives the owner process.
+    """Start the cluster, wait until its node is ready and return the owner process; prints the supervisor's progress.
 
-    What a crashed cluster of that name left is removed first. With `die_with_caller` the cluster ends when this process does, even
-    by SIGKILL (call from the main thread); otherwise it lives on until `stop`. Raises DevClusterError when the machine lacks
-    something, when the cluster runs already, or when a component fails.
+    First removes the traces of a crashed cluster of that name. With `die_with_caller` the cluster ends with this process,
+    even after SIGKILL (call from the main thread); otherwise it runs until `stop`. Raises DevClusterError if the machine
+    does not meet a requirement, if the cluster already runs, or if a component fails.
     """
     _check_machine()
     lock = _lock(layout)
@@ -117,7 +117,7 @@ def start(layout: Layout, *, die_with_caller: bool) -> subprocess.Popen[bytes]:
     try:
         _wait_ready(layout, owner)
     except BaseException:
-        # Also a keyboard interrupt must not leave half a cluster behind.
+        # A keyboard interrupt must not leave a partial cluster either.
         owner.send_signal(signal.SIGTERM)
         owner.wait()
         raise
@@ -147,9 +147,9 @@ def _wait_ready(layout: Layout, owner: subprocess.Popen[bytes]) -> None:
 
 
 def stop(layout: Layout) -> bool:
-    """End the cluster, if it runs, and remove all that it left; tells whether it ran.
+    """Stop the cluster, if it runs, and remove all its traces; return True if it was running.
 
-    Raises DevClusterError when it does not end.
+    Raises DevClusterError if it does not end.
     """
     owner = _owner(layout)
     lock = _lock(layout)
@@ -179,18 +179,18 @@ def stop(layout: Layout) -> bool:
 
 
 def status(layout: Layout) -> Status:
-    """Look at the cluster without changing anything."""
+    """Inspect the cluster without changing anything."""
     owner = _owner(layout)
     return Status(running=owner is not None, ready=owner is not None and layout.ready.exists(), owner=owner)
 
 
 def bring_up_seconds(layout: Layout) -> float:
-    """How long the components took from the manager's start until the node was ready."""
+    """Return the seconds from the manager's start until the node was ready."""
     return float(json.loads(layout.ready.read_text())["seconds"])
 
 
 def client(layout: Layout) -> ApiClient:
-    """A client of the running cluster as its administrator; raises DevClusterError when it does not run."""
+    """Return an administrator's client of the running cluster; raises DevClusterError if it does not run."""
     if not status(layout).ready:
         raise DevClusterError(f"the cluster {layout.name!r} must be running, it is not; start it with `up`")
     return ApiClient(layout.kubeconfig)
@@ -198,7 +198,7 @@ def client(layout: Layout) -> ApiClient:
 
 @contextmanager
 def running(layout: Layout) -> Iterator[Layout]:
-    """A cluster for the length of a `with` block that also ends when this process is killed."""
+    """Run a cluster for the duration of a `with` block; it also ends if this process is killed."""
     owner = start(layout, die_with_caller=True)
     try:
         yield layout

@@ -1,4 +1,4 @@
-"""Command lines and configuration files of the programs that make up the cluster; paths are those inside the namespaces."""
+"""Command lines and configuration files of the cluster's programs; paths are those inside the namespaces."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Component:
 
 
 def _flags(name: str, **flags: str | int | bool | Path) -> Component:
-    """The component `name` with `flags`; an underscore stands for a dash."""
+    """Return the component `name` with `flags`; an underscore in a flag's name becomes a dash."""
     values = {
         key.replace("_", "-"): str(value).lower() if isinstance(value, bool) else value
         for key, value in flags.items()
@@ -46,12 +46,12 @@ def _flags(name: str, **flags: str | int | bool | Path) -> Component:
 
 
 def containerd() -> Component:
-    """Debian's containerd with a root, a state and a socket of its own."""
+    """Run Debian's containerd with a private root, state and socket."""
     return Component("containerd", ("containerd", "--config", str(CONTAINERD_CONFIG)))
 
 
 def etcd() -> Component:
-    """etcd on the private loopback. It does not wait for the disk: the cluster's data is worth nothing after a crash."""
+    """Run etcd on the private loopback, without waiting for the disk: no one needs the data after a crash."""
     return _flags(
         "etcd", data_dir=INSIDE / "etcd", unsafe_no_fsync=True, log_level="warn", listen_client_urls=ETCD_URL,
         advertise_client_urls=ETCD_URL, listen_peer_urls="http://127.0.0.1:2380",
@@ -59,7 +59,7 @@ def etcd() -> Component:
 
 
 def api_server() -> Component:
-    """The API server: client certificates and ServiceAccount tokens only, Node and RBAC authorisation, default admission."""
+    """Run the API server with client certificates, ServiceAccount tokens, Node and RBAC authorization, default admission."""
     return _flags(
         "kube-apiserver",
         etcd_servers=ETCD_URL,
@@ -81,13 +81,13 @@ def api_server() -> Component:
         kubelet_certificate_authority=PKI / "ca.crt",
         kubelet_client_certificate=PKI / "apiserver-kubelet-client.crt",
         kubelet_client_key=PKI / "apiserver-kubelet-client.key",
-        # Without a front proxy the server says at every start that extension authentication is not set up; nothing uses it.
+        # Without a front proxy the server logs at every start that extension authentication is not set up; nothing uses it.
         profiling=False,
     )
 
 
 def controller_manager() -> Component:
-    """The controller-manager; each controller acts as its own ServiceAccount."""
+    """Run the controller-manager; each controller acts as a separate ServiceAccount."""
     config = PKI / f"{CONTROLLER_MANAGER.file}.kubeconfig"
     return _flags(
         "kube-controller-manager",
@@ -116,7 +116,7 @@ def scheduler() -> Component:
 
 
 def kubelet() -> Component:
-    """The kubelet of the one node."""
+    """Run the kubelet of the only node."""
     return _flags(
         "kubelet", config=KUBELET_CONFIG, kubeconfig=PKI / f"{KUBELET.file}.kubeconfig", node_ip=NODE_ADDRESS,
         hostname_override=NODE_NAME, root_dir="/var/lib/kubelet", cert_dir=PKI,
@@ -129,9 +129,9 @@ def proxy() -> Component:
 
 
 def containerd_config() -> str:
-    """containerd's TOML.
+    """Return containerd's TOML.
 
-    `restrict_oom_score_adj` because a process without CAP_SYS_RESOURCE may not lower the score, and every sandbox asks for -998.
+    `restrict_oom_score_adj`: every sandbox asks for -998, and a process without CAP_SYS_RESOURCE may not lower the score.
     `base_runtime_spec` gives every container the mounts of `runtime_spec`.
     """
     return f"""\
@@ -157,7 +157,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 
 
 def cni_config() -> str:
-    """A bridge for the pods. No masquerading: nothing outside the namespace can be reached, so nothing leaves it either."""
+    """Configure a bridge for the pods, without masquerading: no traffic can leave the namespace."""
     bridge = {
         "type": "bridge",
         "bridge": "cni0",
@@ -175,7 +175,7 @@ def cni_config() -> str:
 
 
 def kubelet_config(cgroup: str) -> str:
-    """KubeletConfiguration; `cgroup` is the existing cgroup under which the pods go."""
+    """Return the KubeletConfiguration; `cgroup` is the existing parent cgroup of all pods."""
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -196,7 +196,7 @@ def kubelet_config(cgroup: str) -> str:
         "maxOpenFiles": 20000,
         "volumePluginDir": str(INSIDE / "volume-plugins"),
         "nodeStatusUpdateFrequency": "2s",
-        # A full disk of the host must not evict pods, nor remove images that no registry could give back.
+        # A full disk of the host must not evict pods or remove images, because no registry could restore them.
         "evictionHard": dict.fromkeys(
             ("imagefs.available", "nodefs.available", "nodefs.inodesFree", "imagefs.inodesFree"), "0%"
         )
@@ -210,7 +210,7 @@ def kubelet_config(cgroup: str) -> str:
 
 
 def proxy_config() -> str:
-    """KubeProxyConfiguration; zero leaves the machine's connection tracking settings as they are."""
+    """Return the KubeProxyConfiguration; zero keeps the machine's connection tracking settings."""
     config = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",

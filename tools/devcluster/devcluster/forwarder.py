@@ -1,7 +1,7 @@
 """TCP forwarder from the machine's loopback to the API server in the cluster's network namespace.
 
-A socket belongs to the network namespace it was made in. The owner makes the listening socket before the namespaces exist, this
-process inherits it and connects within the new namespace, so that two loopbacks meet without a veth pair or a firewall rule.
+A socket belongs to the network namespace that created it. The owner creates the listening socket before the namespaces
+exist. This process inherits it and connects within the new namespace. So no veth pair or firewall rule is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _forward(client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
-    # A peer that resets its connection ends this one connection; there is nobody else to tell.
+    # A peer that resets its connection ends only this connection; no one else needs to know.
     with contextlib.suppress(OSError):
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", API_PORT)

@@ -1,4 +1,4 @@
-"""Pretend GPUs: the resource and the labels that NVIDIA's device plugin and GPU feature discovery would give a node."""
+"""Pretend GPUs: a node's resource and labels, as NVIDIA's device plugin and GPU feature discovery would set them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from devcluster.layout import NODE_NAME
 
 RESOURCE = "nvidia.com/gpu"
 PRETEND_LABEL = "tests.finetune.dev/pretend-node"
-"""On nodes that no kubelet stands behind."""
+"""On nodes without a kubelet."""
 _MERGE_PATCH = "application/merge-patch+json"
 
-# Architecture and compute capability by the model in the product name, as NVIDIA publishes them; `Pretend` is a model that
-# exists in no table, so that its memory is what the label says.
+# Architecture and compute capability by the model in the product name, as NVIDIA publishes them. `Pretend` is in no
+# # table, so its memory is the value of the label.
 _MODELS = {
     "PRETEND": ("ampere", 8, 6),
     "T4": ("turing", 7, 5),
@@ -44,9 +44,9 @@ class Gpus:
     count: int = 2
 
     def labels(self) -> dict[str, str]:
-        """The labels of GPU feature discovery.
+        """Return the labels of GPU feature discovery.
 
-        Raises DevClusterError for a product whose architecture is not known here.
+        Raises DevClusterError for a product with an unknown architecture.
         """
         models = [model for part in self.product.split("-") if (model := _MODELS.get(part.upper()))]
         if not models:
@@ -72,7 +72,7 @@ class Gpus:
 
 
 def patches(gpus: Gpus) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The merge patches of a node, and of its status, that make it offer `gpus`; a count of 0 takes everything away.
+    """Return merge patches of a node and of its status that add `gpus`; a count of 0 removes everything.
 
     Raises DevClusterError for an unknown product.
     """
@@ -84,10 +84,10 @@ def patches(gpus: Gpus) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def set_gpus(client: ApiClient, gpus: Gpus, node: str = NODE_NAME) -> None:
-    """Make `node` offer `gpus`, replacing what it offered before.
+    """Make `node` offer `gpus` instead of its present GPUs.
 
-    The kubelet leaves an extended resource that no device plugin registered as it finds it. Raises ApiError as the API server
-    answers, DevClusterError for an unknown product.
+    The kubelet does not change an extended resource that no device plugin registered. Raises ApiError if the API server
+    rejects the change, DevClusterError for an unknown product.
     """
     metadata, status = patches(gpus)
     client.request("PATCH", f"/api/v1/nodes/{node}", metadata, _MERGE_PATCH)
@@ -95,13 +95,13 @@ def set_gpus(client: ApiClient, gpus: Gpus, node: str = NODE_NAME) -> None:
 
 
 def first_node(kubectl: Kubectl) -> str:
-    """Name of the cluster's first node with a kubelet."""
+    """Return the name of the cluster's first node with a kubelet."""
     name: str = kubectl.json("get", "nodes", f"--selector=!{PRETEND_LABEL}")["items"][0]["metadata"]["name"]
     return name
 
 
 def set_gpus_by_kubectl(kubectl: Kubectl, gpus: Gpus, node: str | None = None) -> None:
-    """The same on any cluster, by its administrator's kubectl; without `node`, on the cluster's first real node."""
+    """Make `node` (default: the first real node) offer `gpus`, on any cluster, with its administrator's kubectl."""
     name = node or first_node(kubectl)
     metadata, status = patches(gpus)
     kubectl("patch", "node", name, "--type=merge", "--patch", json.dumps(metadata))

@@ -1,10 +1,11 @@
-"""Container images without a builder and without a registry.
+"""Container images without a builder or a registry.
 
-The images are thin: one layer of busybox, its links and a user database. What makes them the product's images is the runtime: the
-base runtime spec of the dev cluster's containerd mounts this machine's libraries, the Python installation and this checkout,
-read-only, into every container (`runtime_spec`). A real image of the trainer is 1.7 GB and takes over a minute to import on two
-cores; this one is 1 MB, and pod specs stay exactly as users' are: no hostPath volume, so namespaces can enforce the restricted Pod
-Security level. The product's real images are those of `operator/Dockerfile` and `trainer_image/Dockerfile`.
+The images are thin: one layer of busybox, its links and a user database. The runtime
+adds the product: the base runtime spec of the dev cluster's containerd mounts this machine's libraries, the Python
+installation and this checkout, read-only, into every container (`runtime_spec`). A real image of the trainer is 1.7 GB
+and takes over a minute to import on two cores; this one is 1 MB. Pod specs are the same as users' pod specs: they have
+no hostPath volume, so namespaces can enforce the restricted Pod Security level. `operator/Dockerfile` and
+`trainer_image/Dockerfile` build the product's real images.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from devcluster.errors import DevClusterError
 from devcluster.layout import PAUSE_IMAGE, REPOSITORY
 
 BUSYBOX = Path("/bin/busybox")
-# Where the checkout is in every container, wherever it is on this machine: a clone under /tmp would otherwise be hidden by the
-# emptyDir that restricted pods mount there.
+# The checkout's path in every container, independent of its path on this machine: otherwise the emptyDir that restricted
+# # pods mount at /tmp would hide a clone under /tmp.
 PRODUCT_ROOT = "/opt/finetune"
 NONROOT = 65532
 
@@ -50,7 +51,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class ThinImage:
-    """A thin image: its full name, the argv it runs, its environment and its numeric user."""
+    """A thin image: its full name, its argv, its environment and its numeric user."""
 
     name: str
     entrypoint: Sequence[str]
@@ -59,16 +60,16 @@ class ThinImage:
 
 
 def product_image(name: str, module: str) -> ThinImage:
-    """The image `name` that runs the Python module `module` of this checkout with the checkout's own environment."""
+    """Return the image `name` that runs the Python module `module` of this checkout in the checkout's environment."""
     sources = ("operator/src", "trainer_image/src", "cli/src")
     environment = {
-        # Users may make HOME unwritable; everything that a library caches goes to the one folder that pods must make writable.
-        "HOME": "/tmp",  # noqa: S108  the pod's own emptyDir
-        # The sources come first, so that the image holds this checkout's code whatever the environment has installed.
+        # HOME can be read-only, so all caches of libraries go to the one folder that pods must make writable.
+        "HOME": "/tmp",  # noqa: S108  the pod's emptyDir
+        # The sources come first, so that the image runs this checkout's code even if the environment installed other code.
         "PYTHONPATH": ":".join(f"{PRODUCT_ROOT}/{source}" for source in sources),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
-        # Compiled by scripts/tools/compile_kernels.sh for this very path.
+        # scripts/tools/compile_kernels.sh compiles them for exactly this path.
         "FINETUNE_KERNELS": f"{PRODUCT_ROOT}/.cache/kernels",
     }
     return ThinImage(name, [f"{PRODUCT_ROOT}/.venv/bin/python", "-m", module], environment)
@@ -92,7 +93,7 @@ def _entry(name: str, kind: bytes, mode: int, link: str = "", size: int = 0) -> 
 
 
 def _layer(busybox: bytes) -> bytes:
-    """The one layer, as a tar; the same input gives the same bytes."""
+    """Return the only layer as a tar; the same input gives the same bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, mode in _FOLDERS.items():
@@ -113,9 +114,9 @@ def _descriptor(kind: str, content: bytes, **more: Any) -> dict[str, Any]:
 
 
 def oci_archive(images: Iterable[ThinImage]) -> bytes:
-    """An OCI image layout as one tar that `ctr images import` reads; the images share their layer.
+    """Return an OCI image layout as a tar for `ctr images import`; the images share their layer.
 
-    Raises DevClusterError when Debian's static busybox is not installed.
+    Raises DevClusterError if Debian's static busybox is not installed.
     """
     if not BUSYBOX.is_file():
         raise DevClusterError(
@@ -158,9 +159,9 @@ def oci_archive(images: Iterable[ThinImage]) -> bytes:
 
 
 def import_images(socket: Path, images: Iterable[ThinImage]) -> None:
-    """Import `images` into the containerd at `socket`, in the namespace that the kubelet reads.
+    """Import `images` into the kubelet's namespace of the containerd at `socket`.
 
-    Raises DevClusterError when ctr reports an error.
+    Raises DevClusterError if ctr reports an error.
     """
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         archive.write(oci_archive(images))
@@ -178,10 +179,10 @@ def _readonly(source: Path, destination: str) -> dict[str, Any]:
 
 
 def machine_mounts() -> list[dict[str, Any]]:
-    """The read-only mounts (OCI runtime spec) that make this machine's programs and this checkout part of every container.
+    """Return read-only mounts (OCI runtime spec) that add this machine's programs and this checkout to every container.
 
-    The checkout's folders are mounted one by one as they are now: without `.git`, and even where the checkout's own folder is
-    closed to other users. Non-root users reach them because the runtime creates the parents of mount points open to all.
+    The checkout's present folders are mounted one by one, without `.git`. This works even if other users cannot open the
+    checkout's folder: the runtime creates the parents of mount points with access for all users.
     """
     system = [
         Path(path) for path in ("/usr", "/lib", "/lib64", "/etc/ssl", "/etc/alternatives", "/etc/ld.so.cache")
@@ -189,7 +190,7 @@ def machine_mounts() -> list[dict[str, Any]]:
     mounts = [_readonly(path.resolve(), str(path)) for path in system if path.exists()]
     python = Path(sys.base_prefix).resolve()
     if not python.is_relative_to("/usr"):
-        # At its own path: the environment's interpreter is a link to it.
+        # At the same path, because the environment's interpreter is a link to it.
         mounts.append(_readonly(python, str(python)))
     for folder in sorted(REPOSITORY.iterdir()):
         if folder.is_dir() and folder.name != ".git":
@@ -198,7 +199,7 @@ def machine_mounts() -> list[dict[str, Any]]:
 
 
 def runtime_spec(default_spec: str) -> str:
-    """The base runtime spec: `default_spec` (what `ctr oci spec` prints) with `machine_mounts` and without resource limits.
+    """Return the base runtime spec: `default_spec` (from `ctr oci spec`) with `machine_mounts` and without resource limits.
 
     The default limits a process to 1024 open files, fewer than torch's data loaders use.
     """

@@ -15,18 +15,18 @@ _SECONDS = 180
 
 
 class KubectlError(Exception):
-    """kubectl ended with an error; the text holds the command and what it wrote to stderr."""
+    """kubectl ended with an error; the message contains the command and its stderr."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl against the cluster of `kubeconfig`; with `namespace`, every command runs in that namespace."""
+    """Runs kubectl on the cluster of `kubeconfig`; with `namespace`, every command runs in that namespace."""
 
     kubeconfig: Path
     namespace: str | None = None
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run kubectl and give its exit status, stdout and stderr, whatever they are."""
+        """Run kubectl and return its exit status, stdout and stderr, even if it fails."""
         scope = [] if self.namespace is None else ["--namespace", self.namespace]
         command = [str(tool("kubectl")), *scope, *arguments]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
@@ -41,7 +41,7 @@ class Kubectl:
         )
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl and give its stdout; raises KubectlError when it fails."""
+        """Run kubectl and return its stdout; raises KubectlError if it fails."""
         answer = self.run(*arguments, stdin=stdin)
         if answer.returncode != 0:
             raise KubectlError(
@@ -50,7 +50,7 @@ class Kubectl:
         return answer.stdout
 
     def json(self, *arguments: str) -> Any:
-        """Run kubectl with `--output=json` and give the parsed answer."""
+        """Run kubectl with `--output=json` and return the parsed output."""
         return json.loads(self(*arguments, "--output=json"))
 
     def apply(self, *documents: dict[str, Any]) -> None:
@@ -58,5 +58,5 @@ class Kubectl:
         self("apply", "--filename=-", stdin="\n---\n".join(json.dumps(document) for document in documents))
 
     def within(self, namespace: str) -> Kubectl:
-        """The same, bound to `namespace`."""
+        """Return the same kubectl, bound to `namespace`."""
         return Kubectl(self.kubeconfig, namespace)

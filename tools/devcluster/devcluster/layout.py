@@ -1,8 +1,8 @@
 """Names, addresses and paths of one dev cluster.
 
-Every path exists twice: on the host under `/var/lib/finetune-devcluster/NAME`, and inside the cluster's mount namespace, where
-that folder is bound to `/run/devcluster`. The second form is short whatever the name is, because the path of a unix socket must
-stay under 108 bytes.
+Every path exists twice: on the host under `/var/lib/finetune-devcluster/NAME`, and inside the cluster's mount
+namespace, which binds that folder to `/run/devcluster`. The second form is short for every name, because the path of
+a unix socket must stay under 108 bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INSIDE = Path("/run/devcluster")
 CGROUP_PREFIX = "finetune-devcluster-"
 
 NODE_NAME = "node1"
-# The addresses live in a network namespace of their own, so that all clusters of a machine can share them.
+# The addresses are in a private network namespace, so that all clusters of a machine can use the same ones.
 NODE_ADDRESS = "10.245.0.1"
 NODE_NETWORK_PREFIX = 24
 NODE_GATEWAY = "10.245.0.254"
@@ -39,9 +39,9 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of the cluster called `name` are.
+    """Locations of the files of the cluster `name`.
 
-    Raises DevClusterError for a name that is not lower-case letters, digits and inner dashes, at most 40 characters.
+    Raises DevClusterError unless the name has 1 to 40 lower-case letters, digits and inner dashes.
     """
 
     name: str
@@ -55,22 +55,22 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        """Folder of everything the cluster writes, as the host sees it."""
+        """Folder of all the cluster's files, as the host sees it."""
         return STATE_ROOT / self.name
 
     @property
     def lock(self) -> Path:
-        """Locked (flock) for as long as any process that keeps the cluster alive exists."""
+        """Lock file (flock), locked as long as a process of the cluster runs."""
         return STATE_ROOT / f"{self.name}.lock"
 
     @property
     def kubeconfig(self) -> Path:
-        """kubeconfig of the administrator for programs on the host."""
+        """The administrator's kubeconfig for programs on the host."""
         return self.state / "kubeconfig"
 
     @property
     def ready(self) -> Path:
-        """JSON, written once the cluster serves: `seconds` it took."""
+        """JSON file, written as soon as the cluster is ready: `seconds` until then."""
         return self.state / "ready.json"
 
     @property
@@ -80,24 +80,24 @@ class Layout:
 
     @property
     def log(self) -> Path:
-        """What the supervisor says."""
+        """Log of the supervisor."""
         return self.state / "log" / "supervisor.log"
 
     @property
     def containerd_socket(self) -> Path:
-        """containerd's socket as the host sees it; unix sockets on a path do not belong to a network namespace."""
+        """containerd's socket as the host sees it; unix sockets with a path do not belong to a network namespace."""
         return self.state / "containerd.sock"
 
     @property
     def cgroup(self) -> str:
-        """Name of the cgroup under which all pods of this cluster lie, in every hierarchy."""
+        """Name of the cgroup that contains all pods of this cluster, in every hierarchy."""
         return CGROUP_PREFIX + self.name
 
 
 def tool(name: str) -> Path:
-    """The binary `name` in `.cache/bin`.
+    """Return the path of the binary `name` in `.cache/bin`.
 
-    Raises DevClusterError when it was not built or fetched yet.
+    Raises DevClusterError if it is not built or fetched yet.
     """
     path = BIN / name
     if not os.access(path, os.X_OK):
@@ -109,12 +109,12 @@ def tool(name: str) -> Path:
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
-    """The argv that runs `module` of this package with the running interpreter."""
+    """Return the argv that runs `module` of this package with the current interpreter."""
     return [sys.executable, "-m", f"devcluster.{module}", *arguments]
 
 
 def python_environment() -> dict[str, str]:
-    """The environment for `python_command`: this package importable, nothing else changed."""
+    """Return the present environment for `python_command`, changed only to make this package importable."""
     package_parent = str(Path(__file__).resolve().parents[1])
     others = [
         part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != package_parent

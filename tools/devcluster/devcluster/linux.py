@@ -31,12 +31,12 @@ def _check(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move the calling process into new namespaces; CLONE_NEWPID holds for its later children only."""
+    """Move the calling process into new namespaces; CLONE_NEWPID applies only to its later children."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str, target: Path | str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2); `kind` is the file system's type, `options` its own options."""
+    """Call mount(2); `kind` is the file system's type, `options` its specific options."""
     arguments = (
         source.encode(),
         str(target).encode(),
@@ -48,15 +48,15 @@ def mount(source: str, target: Path | str, kind: str = "", flags: int = 0, optio
 
 
 def bind(source: Path | str, target: Path | str) -> None:
-    """Make `source` visible at `target` too; `target` must exist and be of the same kind."""
+    """Bind `source` to `target`, which must exist and have the same kind."""
     mount(str(source), target, flags=MS_BIND | MS_REC)
 
 
 def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> None:
-    """Have the kernel send `death_signal` to this process when its parent dies, also when the parent is killed by SIGKILL.
+    """Have the kernel send `death_signal` to this process when its parent dies, even by SIGKILL.
 
-    `parent` is the expected parent's process id: a parent that died before this call left no signal behind, so that case is
-    found by comparison and ends this process at once. (The kernel means the parent's thread that forked: fork from a thread
+    `parent` is the expected parent's process id. If the parent died before this call, there is no signal: the process ids
+    differ then, and this process ends at once. (For the kernel the parent is the thread that forked: fork from a thread
     that lives as long as the process.)
     """
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(death_signal), 0, 0, 0), "prctl PR_SET_PDEATHSIG")

@@ -27,7 +27,7 @@ _LOG_LINES = 15
 
 
 class Manager:
-    """All components of one cluster; `start` brings them up, `watch` returns only when one has ended."""
+    """All components of one cluster; `start` starts them, `watch` blocks until one ends."""
 
     def __init__(self, layout: Layout, listener: int) -> None:
         self._layout = layout
@@ -36,9 +36,9 @@ class Manager:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Bring everything up and write the ready file.
+        """Start everything and write the ready file.
 
-        Raises DevClusterError when a component ends or does not become ready in time, with the last lines of its log.
+        Raises DevClusterError with the last log lines of a component that ends or is not ready in time.
         """
         (INSIDE / "log").mkdir(exist_ok=True)
         (INSIDE / "volumes").mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ class Manager:
         partial.rename(ready)
 
     def watch(self) -> None:
-        """Block for as long as all components run; raises DevClusterError when one has ended."""
+        """Block while all components run; raise DevClusterError when one ends."""
         while True:
             self._check()
             time.sleep(0.5)
@@ -116,7 +116,7 @@ class Manager:
         return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until `ready` says so; a server that refuses or does not answer yet is asked again."""
+        """Wait until `ready` returns True; repeat the call if the server rejects it or does not respond yet."""
         reason: Exception | None = None
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
@@ -137,7 +137,7 @@ class Manager:
 
 
 class _Background:
-    """A call in a thread whose exception comes out of `join`."""
+    """A call in a thread; `join` raises the call's exception."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -148,7 +148,7 @@ class _Background:
     def _run(self) -> None:
         try:
             self._call()
-        except Exception as error:  # noqa: BLE001  handed over to the thread that joins
+        except Exception as error:  # noqa: BLE001  passed to the thread that joins
             self._error = error
 
     def join(self) -> None:
@@ -163,14 +163,14 @@ def _node_ready(client: ApiClient) -> bool:
 
 
 def main() -> int:
-    """Run until a component ends; the exit status is 1 and the reason goes to stdout, the supervisor's log."""
+    """Run until a component ends; print the reason to stdout, the supervisor's log, and return 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="name of the cluster")
     parser.add_argument(
         "--listener", type=int, required=True, help="file descriptor of the host's listening socket"
     )
     arguments = parser.parse_args()
-    # The kubelet and containerd want many files; the hard limit is what this machine allows.
+    # The kubelet and containerd need many open files; the hard limit is this machine's maximum.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     manager = Manager(Layout(arguments.name), arguments.listener)

@@ -1,4 +1,4 @@
-"""Private mount and network namespaces of a cluster: what is set up in them, so that nothing is left on the machine.
+"""Sets up a cluster's private mount and network namespaces, so that nothing remains on the machine.
 
 Called by the cluster's first process, in a new PID namespace. Every mount, address and rule below disappears with the
 namespaces when their last process ends.
@@ -20,10 +20,10 @@ from devcluster.layout import (
     Layout,
 )
 
-# Folders of the state that must appear at paths which the components have built in.
+# State folders that must also appear at paths that are built into the components.
 _FIXED_PATHS = {"kubelet": "/var/lib/kubelet", "pod-logs": "/var/log/pods"}
 # The kubelet sets these kernel settings, which belong to the whole machine and to no namespace. It finds plain files
-# in their place, with the values it wants; should it ever want others, it writes to those files.
+# # instead, with the right values; if it needs other values, it writes to those files.
 _KUBELET_SETTINGS = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,
@@ -37,7 +37,7 @@ _KUBELET_SETTINGS = {
 def enter(layout: Layout) -> None:
     """Move this process into new mount and network namespaces and set them up.
 
-    Raises OSError when the kernel refuses, DevClusterError when the checkout cannot be seen any more afterwards.
+    Raises OSError if the kernel fails, DevClusterError if the checkout is not visible afterwards.
     """
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET)
     _mounts(layout)
@@ -45,15 +45,15 @@ def enter(layout: Layout) -> None:
 
 
 def _mounts(layout: Layout) -> None:
-    # First cut the tie to the machine's mounts, then make the tree shared again within the new namespace: the kubelet needs
-    # mounts to propagate into containers.
+    # First isolate the machine's mounts, then share the tree again within the new namespace: the kubelet needs
+    # # mounts to propagate into containers.
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SHARED)
     linux.mount("proc", "/proc", "proc")
     state = layout.state
     for name in _FIXED_PATHS:
         (state / name).mkdir(exist_ok=True)
-    # Sockets, locks and the network namespaces' handles go to a /run of our own; the state moves into it under a short path.
+    # Sockets, locks and the network namespaces' handles go to a private /run; the state gets a short path there.
     linux.mount("tmpfs", "/run", "tmpfs", options="mode=755")
     INSIDE.mkdir()
     linux.bind(state, INSIDE)
@@ -63,7 +63,7 @@ def _mounts(layout: Layout) -> None:
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(f"{value}\n")
         linux.bind(stand_in, Path("/proc/sys") / setting)
-    # /var is seen as it is, but what the components create in it (CNI's cache, log folders) stays in memory.
+    # /var is visible as it is, but files that the components create in it (CNI's cache, log folders) stay in memory.
     upper, work = Path("/run/var/upper"), Path("/run/var/work")
     for folder in (upper, work):
         folder.mkdir(parents=True)
@@ -73,7 +73,7 @@ def _mounts(layout: Layout) -> None:
         linux.bind(INSIDE / name, path)
     if not (REPOSITORY / "tests").is_dir():
         raise DevClusterError(
-            f"the checkout must not lie under /run or under a mount below /var, found {REPOSITORY}; "
+            f"the checkout must not be under /run or under a mount below /var, found {REPOSITORY}; "
             "clone it somewhere else"
         )
 
@@ -86,7 +86,7 @@ addr add {NODE_ADDRESS}/{NODE_NETWORK_PREFIX} dev node0
 link set node0 up
 route add default via {NODE_GATEWAY} dev node0
 """
-    # The default route leads nowhere: the kubelet needs one to find the node's address.
+    # The default route has no destination: the kubelet only needs it to find the node's address.
     answer = subprocess.run(
         ["ip", "-batch", "-"], input=commands, capture_output=True, text=True, check=False
     )

@@ -1,8 +1,9 @@
-"""The process on the machine's side that owns a cluster: as long as it lives, so does the cluster.
+"""Host process that owns a cluster: the cluster runs exactly as long as its owner.
 
     owner (host namespaces) -> first process (PID 1 of a new PID namespace, own mounts and network) -> manager -> components
 
-The kernel kills every process of a PID namespace when its PID 1 ends, and PID 1 when the owner ends, whatever ends them.
+When PID 1 of a PID namespace ends, the kernel kills every other process in it. When the owner ends, for any reason,
+the kernel kills PID 1.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def _first_process(layout: Layout, lifeline: int, listener: socket.socket, lock: int) -> int:
     """PID 1 of the cluster: set up the namespaces, start the manager, reap orphans until the manager ends.
 
-    Its return (or a stop signal) ends every process of the cluster at once. There is nothing to save, so nobody is asked.
+    Its return (or a stop signal) kills every process of the cluster. There is no state to save, so none stops gracefully.
     """
     linux.die_with_parent(signal.SIGKILL)
-    # The owner is outside this PID namespace, so getppid() is 0 whether it lives or not; the pipe tells.
+    # The owner is outside this PID namespace, so getppid() is always 0; only the pipe shows whether the owner runs.
     if select.select([lifeline], [], [], 0)[0]:
         return 1
     for number in _STOP_SIGNALS:
@@ -50,7 +51,7 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 class Owner:
-    """Owns the cluster of `layout` whose lock is held through the file descriptor `lock`."""
+    """Owns the cluster of `layout`; the file descriptor `lock` holds its lock."""
 
     def __init__(self, layout: Layout, lock: int) -> None:
         self._layout = layout
@@ -59,7 +60,7 @@ class Owner:
         self._stopping = False
 
     def run(self) -> int:
-        """Bring the cluster up, wait for its end and clean up; 0 when it was asked to stop, else the first process's status."""
+        """Run the cluster until its end and clean up; return 0 after a stop signal, else the first process's status."""
         layout = self._layout
         layout.owner.write_text(f"{os.getpid()}\n")
         for number in _STOP_SIGNALS:
@@ -75,7 +76,7 @@ class Owner:
         status = self._supervise(listener)
         cleanup.remove(layout, keep_logs=not self._stopping)
         if self._stopping:
-            # Nobody may be left to call `stop`: the stop signal also comes from the death of the parent.
+            # The stop signal can come from the parent's death, and then no process is left to call `stop`.
             cleanup.remove_lock(layout)
         return 0 if self._stopping else status
 
@@ -107,11 +108,11 @@ class Owner:
 
 
 def main() -> int:
-    """Own the cluster until a stop signal, or the given parent's death, or the end of a component."""
+    """Own the cluster until a stop signal, the given parent's death or the end of a component."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="name of the cluster")
     parser.add_argument("--lock", type=int, required=True, help="file descriptor of the locked lock file")
-    parser.add_argument("--parent", type=int, help="process id of the parent to die with")
+    parser.add_argument("--parent", type=int, help="process id of the parent; this process ends with it")
     arguments = parser.parse_args()
     owner = Owner(Layout(arguments.name), arguments.lock)
     if arguments.parent is not None:

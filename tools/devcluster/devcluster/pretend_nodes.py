@@ -1,8 +1,8 @@
-"""Pretend nodes: Node objects that no kubelet stands behind, to which the real scheduler binds pods all the same.
+"""Pretend nodes: Node objects without a kubelet, to which the real scheduler still binds pods.
 
-A pod that is bound to one stays Pending, which is enough to see where it lands. The little that the control plane needs
-from a kubelet is done here, for as long as a `with` block lasts: the node's Lease is renewed, without which the node
-would be tainted as unreachable, and pods that were told to go are taken away.
+A pod that is bound to one stays Pending, which is enough to check its placement. During a `with` block this module
+does the minimum of a kubelet's work. It renews the node's Lease, because the node would be tainted as unreachable
+otherwise. It also removes pods that are marked for deletion.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from devcluster.gpus import PRETEND_LABEL, RESOURCE, Gpus
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 GPU_TAINT = {"key": RESOURCE, "value": "present", "effect": "NoSchedule"}
-"""What clouds put on nodes with GPUs, so that other pods stay away."""
+"""Taint that clouds put on nodes with GPUs to keep other pods off."""
 
 _LEASE_NAMESPACE = "kube-node-lease"
 _LEASE_SECONDS = 40
@@ -30,7 +30,7 @@ _ROUNDS_PER_RENEWAL = 20
 _CONDITIONS = {"Ready": "True", "MemoryPressure": "False", "DiskPressure": "False", "PIDPressure": "False"}
 _SIZE = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "500Gi", "pods": "110"}
 _NOT_FOUND = 404
-# What the control plane's garbage collector says of the pods of a node that has left.
+# Status that the control plane's garbage collector gives to the pods of a removed node.
 _DISRUPTED = {
     "type": "DisruptionTarget",
     "status": "True",
@@ -41,7 +41,7 @@ _DISRUPTED = {
 
 @dataclass(frozen=True)
 class PretendNode:
-    """A node as it registers: `resources` are what it offers beyond processors, memory and disk."""
+    """A node at its registration; `resources` are offered in addition to CPUs, memory and disk."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class PretendNode:
     cordoned: bool = False
 
     def body(self) -> dict[str, Any]:
-        """The Node object, ready from its first moment."""
+        """Return the Node object, ready from its creation."""
         zone = {} if self.zone is None else {ZONE_LABEL: self.zone}
         labels = {
             "kubernetes.io/hostname": self.name,
@@ -81,18 +81,18 @@ class PretendNode:
 
 
 def gpu_node(name: str, gpus: Gpus, zone: str | None = None, *, cordoned: bool = False) -> PretendNode:
-    """A tainted node with GPUs and the labels of GPU feature discovery."""
+    """Return a tainted node with GPUs and the labels of GPU feature discovery."""
     return PretendNode(
         name, gpus.labels(), {RESOURCE: str(gpus.count)}, zone, taints=(GPU_TAINT,), cordoned=cordoned
     )
 
 
 class PretendNodes:
-    """The pretend nodes of one test; those that are left at the end of the `with` block are removed with their pods."""
+    """The pretend nodes of one test; the end of the `with` block removes the remaining ones with their pods."""
 
     def __init__(self, kubeconfig: Path) -> None:
         api = config.new_client_from_config(str(kubeconfig))
-        # The published types want models where plain objects are taken as well.
+        # The published types require models, although plain objects work as well.
         self._core: Any = client.CoreV1Api(api)
         self._leases: Any = client.CoordinationV1Api(api)
         self._names: set[str] = set()
@@ -114,7 +114,7 @@ class PretendNodes:
             raise self._error
 
     def add(self, *nodes: PretendNode) -> None:
-        """Let nodes join; the scheduler uses them as soon as the node controller has seen that they are ready."""
+        """Add nodes; the scheduler uses them as soon as the node controller sees that they are ready."""
         for node in nodes:
             self._leases.create_namespaced_lease(_LEASE_NAMESPACE, _lease(node.name))
             with self._lock:
@@ -122,7 +122,7 @@ class PretendNodes:
             self._core.create_node(node.body())
 
     def remove(self, name: str) -> None:
-        """Take a node away, and with it its pods, as the control plane would only after minutes."""
+        """Remove a node and its pods at once; the control plane would need minutes."""
         with self._lock:
             self._names.discard(name)
         self._unless_gone(self._core.delete_node, name)
@@ -131,7 +131,7 @@ class PretendNodes:
             self._take_away(pod, conditions=[_DISRUPTED])
 
     def pods_on(self, name: str) -> list[str]:
-        """Names of the pods that are bound to a node."""
+        """Return the names of the pods that are bound to a node."""
         return sorted(pod.metadata.name for pod in self._pods_on({name}))
 
     def _pods_on(self, names: set[str]) -> list[Any]:
@@ -139,7 +139,7 @@ class PretendNodes:
         return [pod for pod in found if pod.spec.node_name in names]
 
     def _take_away(self, pod: Any, conditions: Sequence[Mapping[str, str]] = ()) -> None:
-        """End a pod before it is deleted, as kubelet and garbage collector do: its Job waits for the end."""
+        """End a pod before its deletion, like kubelet and garbage collector: its Job waits for the end."""
         where = (pod.metadata.name, pod.metadata.namespace)
         ended = {"status": {"phase": "Failed", "conditions": list(conditions)}}
         self._unless_gone(self._core.patch_namespaced_pod_status, *where, ended)
@@ -154,7 +154,7 @@ class PretendNodes:
                 raise
 
     def _keep(self) -> None:
-        """What a kubelet owes the control plane, until the block is left; what goes wrong is raised at its end."""
+        """Do a kubelet's duties for the control plane until the end of the block, which raises any error."""
         rounds = 0
         while not self._leaving.wait(_ROUND_SECONDS):
             with self._lock:
@@ -162,7 +162,7 @@ class PretendNodes:
             try:
                 if names:
                     self._round(names, renew=rounds % _ROUNDS_PER_RENEWAL == 0)
-            except Exception as error:  # noqa: BLE001 -- handed over to the thread that leaves the block
+            except Exception as error:  # noqa: BLE001 -- passed to the thread that leaves the block
                 self._error = error
                 return
             rounds += 1

@@ -1,6 +1,6 @@
-"""The product on a provided cluster: its chart installed, volumes filled and read, a job followed to its end.
+"""Operations on a cluster with the product: install the chart, fill and read volumes, follow a job to its end.
 
-Used by the tests and the demo alike, with nothing but helm and kubectl, so that it works on any cluster.
+The tests and the demo use it. It needs only helm and kubectl, so it works on any cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SYSTEM_NAMESPACE = "finetune-system"
 RELEASE = "finetune"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
-# What the pods of a 135M model need on a machine with two cores; requests are small so that all pods find room.
+# Resources for the pods of a 135M model on a machine with two cores; requests are small so that all pods fit.
 SMALL_STAGES = {
     "prepare": {"cpu": "250m", "memory": "3Gi"},
     "train": {"cpu": "500m", "memory": "6Gi"},
@@ -36,7 +36,7 @@ SMALL_STAGES = {
 
 
 def _image_values(name: str) -> dict[str, str]:
-    """registry, repository and tag of an image name as the chart takes them."""
+    """Return registry, repository and tag of an image name in the chart's form."""
     repository, _, tag = name.rpartition(":")
     registry, separator, path = repository.partition("/")
     if not separator or not ("." in registry or ":" in registry or registry == "localhost"):
@@ -45,15 +45,15 @@ def _image_values(name: str) -> dict[str, str]:
 
 
 def create_namespace(kubectl: Kubectl, name: str) -> None:
-    """Create or keep a namespace that enforces the restricted Pod Security level."""
+    """Create a namespace that enforces the restricted Pod Security level, unless it exists."""
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
 
 
 def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = None) -> None:
     """Install or upgrade the chart with this cluster's images, training on the CPU, and wait until it is available.
 
-    `values` are merged over what fits a small machine without a GPU, object by object. Raises DevClusterError with
-    helm's words.
+    `values` are merged, object by object, over defaults for a small machine without a GPU. Raises DevClusterError with
+    helm's message.
     """
     create_namespace(Kubectl(provided.kubeconfig), SYSTEM_NAMESPACE)
     small: dict[str, Any] = {
@@ -73,17 +73,17 @@ def install_chart(provided: ProvidedCluster, values: Mapping[str, Any] | None = 
         command = [
             str(tool("helm")), "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
             "--values", file.name, "--wait", "--timeout", "120s",
-            # A CRD that was applied before, by another test or an earlier release, becomes this release's.
+            # This release takes over a CRD that another test or an earlier release applied.
             "--take-ownership",
         ]  # fmt: skip
         environment = {**os.environ, "KUBECONFIG": str(provided.kubeconfig)}
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if answer.returncode != 0:
-        raise DevClusterError(f"helm must install {CHART.name}, it said: {answer.stderr.strip()}")
+        raise DevClusterError(f"helm must install {CHART.name}, but it reported: {answer.stderr.strip()}")
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with what `above` says instead; objects are merged, everything else is replaced."""
+    """Return `below` changed by `above`; objects are merged, all other values are replaced."""
     merged = dict(below)
     for key, value in above.items():
         both_objects = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -92,7 +92,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def claim(name: str, size: str) -> dict[str, Any]:
-    """A PersistentVolumeClaim of the cluster's default storage class."""
+    """Return a PersistentVolumeClaim of the cluster's default storage class."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -101,7 +101,7 @@ def claim(name: str, size: str) -> dict[str, Any]:
     }
 
 
-# What the namespaces' restricted Pod Security level asks for.
+# Required by the restricted Pod Security level of the namespaces.
 RESTRICTED_POD = {
     "runAsNonRoot": True,
     "runAsUser": NONROOT,
@@ -118,7 +118,7 @@ RESTRICTED_CONTAINER = {
 
 @contextmanager
 def volume_pod(kubectl: Kubectl, claim_name: str, image: str) -> Iterator[str]:
-    """A pod that mounts a claim at /volume for the length of a `with` block; gives its name."""
+    """Run a pod that mounts a claim at /volume for the duration of a `with` block; yields its name."""
     name = f"volume-{claim_name}"
     kubectl.apply(
         {
@@ -165,16 +165,18 @@ def fill_volume(kubectl: Kubectl, pod: str, folder: Path, path: str = ".") -> No
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
     ) as process:
         with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-            for entry in sorted(folder.iterdir()):  # not ".", which in a volume may belong to somebody else
+            for entry in sorted(folder.iterdir()):  # not ".", which another user may own in a volume
                 archive.add(entry, arcname=entry.name, filter=_readable)
         if process.stdin is not None:
             process.stdin.close()
         if process.wait() != 0:
-            raise DevClusterError(f"tar in pod {pod} must take {folder}, it ended with {process.returncode}")
+            raise DevClusterError(
+                f"tar in pod {pod} must unpack {folder}, it ended with {process.returncode}"
+            )
 
 
 def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Whoever the pod runs as must be able to unpack and to read."""
+    """Let every user of the pod unpack and read the files."""
     entry.uid = entry.gid = NONROOT
     entry.uname = entry.gname = ""
     entry.mode = 0o775 if entry.isdir() else 0o664
@@ -190,11 +192,11 @@ def read_volume(kubectl: Kubectl, pod: str, path: str, folder: Path) -> None:
         with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
             archive.extractall(folder, filter="data")
         if process.wait() != 0:
-            raise DevClusterError(f"tar in pod {pod} must give {path}, it ended with {process.returncode}")
+            raise DevClusterError(f"tar in pod {pod} must pack {path}, it ended with {process.returncode}")
 
 
 def condition(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The condition of type `kind` of a FineTuneJob, an empty one when it is not there yet."""
+    """Return the condition of type `kind` of a FineTuneJob, or an empty one if it has none yet."""
     for found in job.get("status", {}).get("conditions", []):
         if found["type"] == kind:
             return dict(found)
@@ -208,9 +210,9 @@ def follow(
     seconds: float,
     seen: Callable[[dict[str, Any]], None] = lambda _job: None,
 ) -> dict[str, Any]:
-    """Poll a FineTuneJob once a second, show each state to `seen`, and give it once `Succeeded` is True or False.
+    """Poll a FineTuneJob every second, pass each state to `seen`, and return it once `Succeeded` is True or False.
 
-    Raises DevClusterError with the last status when it has not ended after `seconds`.
+    Raises DevClusterError with the last status if it has not ended after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:

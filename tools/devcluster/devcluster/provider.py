@@ -1,7 +1,7 @@
-"""The cluster that tests and the demo run on, whichever it is.
+"""Provides a cluster for the tests and the demo.
 
-Choice, in this order: the environment variable CLUSTER (`kind` or `devcluster`); KUBECONFIG, a cluster that is there; kind, when a
-Docker engine answers; the dev cluster.
+The first match wins: the environment variable CLUSTER (`kind` or `devcluster`); KUBECONFIG, an existing cluster; kind,
+if a Docker engine responds; the dev cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from devcluster.kubectl import Kubectl
 from devcluster.layout import REPOSITORY, Layout
 
 _DOCKER_SECONDS = 10
-# Image names that kind's nodes get by `kind load`, and what they are built from.
+# Image names that `kind load` loads into kind's nodes, and their sources.
 _DOCKERFILES = {
     images.OPERATOR_IMAGE: "operator/Dockerfile",
     images.TRAINER_IMAGE: "trainer_image/Dockerfile",
@@ -31,7 +31,7 @@ _DOCKERFILES = {
 
 
 class Provider(Enum):
-    """Where a cluster comes from."""
+    """Source of a cluster."""
 
     GIVEN = "given"
     KIND = "kind"
@@ -40,7 +40,7 @@ class Provider(Enum):
 
 @dataclass(frozen=True)
 class ProvidedCluster:
-    """A cluster that serves: the administrator's kubeconfig and the names under which its nodes have the product's images."""
+    """A ready cluster: the administrator's kubeconfig and the names of the product's images on its nodes."""
 
     kubeconfig: Path
     operator_image: str
@@ -48,7 +48,7 @@ class ProvidedCluster:
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine answers on this machine."""
+    """Return True if a Docker engine responds on this machine."""
     if shutil.which("docker") is None:
         return False
     command = ["docker", "info", "--format", "{{.ServerVersion}}"]
@@ -56,23 +56,23 @@ def docker_answers() -> bool:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DOCKER_SECONDS)
     except subprocess.TimeoutExpired:
         return False
-    # A client without an engine exits with 0 for some formats, but then has no version to tell.
+    # A client without an engine exits with 0 for some formats, but then prints no version.
     return answer.returncode == 0 and bool(answer.stdout.strip())
 
 
 def choose(environment: Mapping[str, str], *, docker: bool) -> Provider:
-    """Which provider `environment` asks for; `docker` tells whether an engine answers.
+    """Return the provider that `environment` selects; `docker` is True if an engine responds.
 
     Raises DevClusterError for another value of CLUSTER, or for `kind` without a Docker engine.
     """
     asked = environment.get("CLUSTER", "")
     if asked not in ("", "kind", "devcluster"):
         raise DevClusterError(
-            f"CLUSTER must be 'kind' or 'devcluster', found {asked!r}; correct it or leave it out"
+            f"CLUSTER must be 'kind' or 'devcluster', found {asked!r}; correct it or unset it"
         )
     if asked == "kind" and not docker:
         raise DevClusterError(
-            "CLUSTER=kind must find a Docker engine, none answers `docker info`; start Docker, or use CLUSTER=devcluster"
+            "CLUSTER=kind needs a Docker engine, but none responds to `docker info`; start Docker, or set CLUSTER=devcluster"
         )
     if asked:
         return Provider(asked)
@@ -132,10 +132,10 @@ def _kind(name: str) -> Iterator[ProvidedCluster]:
 
 @contextmanager
 def provided_cluster(name: str, environment: Mapping[str, str] | None = None) -> Iterator[ProvidedCluster]:
-    """A cluster for the length of a `with` block; one that was made for it is called `name` and is removed afterwards.
+    """Provide a cluster for the duration of a `with` block; a new one is named `name` and is removed afterwards.
 
-    A cluster of the last two kinds of provider is made anew. The dev cluster also ends when this process is killed. Raises
-    DevClusterError, with the remedy, when no cluster can be had.
+    The last two kinds of provider create a new cluster. The dev cluster also ends if this process is killed. Raises
+    DevClusterError, with the remedy, if no cluster is available.
     """
     settings = os.environ if environment is None else environment
     wants_docker = settings.get("CLUSTER") == "kind" or not (

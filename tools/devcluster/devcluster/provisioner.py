@@ -1,7 +1,7 @@
-"""A dynamic provisioner of hostPath volumes on the one node: the StorageClasses of `bootstrap`.
+"""Dynamic provisioner of hostPath volumes on the only node, for the StorageClasses of `bootstrap`.
 
-Level-triggered: any event on claims or volumes leads to a new look at both lists, `plan` says what to do,
-`Provisioner.act` does it.
+It is level-triggered: after any event on claims or volumes it reads both lists again. `plan` returns the actions and
+`Provisioner.act` performs them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 
 @dataclass(frozen=True)
 class Create:
-    """Make the folder of `volume` (a PersistentVolume) and the object."""
+    """Create the folder of `volume` (a PersistentVolume) and the object."""
 
     volume: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Remove the folder of the volume called `name`, then the object, if it is still the one with `uid`."""
+    """Remove the folder of the volume `name`, then the object if it still has the UID `uid`."""
 
     name: str
     uid: str
@@ -78,7 +78,7 @@ def _volume(claim: dict[str, Any], zones: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _topology(claim: dict[str, Any], zones: Mapping[str, str]) -> tuple[str, str] | None:
-    """The label that the nodes have which can use the claim's volume; None when all can."""
+    """Return the label of the nodes that can use the claim's volume, or None if all nodes can."""
     if STORAGE_CLASSES[claim["spec"]["storageClassName"]] is Reach.ZONE:
         return _ZONE, zones[claim["metadata"]["annotations"][_SELECTED_NODE]]
     if STORAGE_CLASSES[claim["spec"]["storageClassName"]] is Reach.NODE:
@@ -87,7 +87,7 @@ def _topology(claim: dict[str, Any], zones: Mapping[str, str]) -> tuple[str, str
 
 
 def _is_waiting(claim: dict[str, Any], zones: Mapping[str, str]) -> bool:
-    """Whether the claim waits for us: where its place matters, the scheduler has chosen one that we can serve."""
+    """Return True if the claim needs a volume now: its class needs no node, or the scheduler chose a suitable one."""
     metadata, spec = claim["metadata"], claim["spec"]
     annotations = metadata.get("annotations", {})
     reach = STORAGE_CLASSES.get(spec.get("storageClassName", ""))
@@ -108,7 +108,7 @@ def _is_waiting(claim: dict[str, Any], zones: Mapping[str, str]) -> bool:
 def plan(
     claims: list[dict[str, Any]], volumes: list[dict[str, Any]], zones: Mapping[str, str]
 ) -> list[Create | Delete]:
-    """What must happen, given all claims and all volumes of the cluster; `zones` are those of its nodes that have one."""
+    """Return the actions for all claims and volumes of the cluster; `zones` maps a node's name to its zone, if any."""
     existing = {volume["metadata"]["name"] for volume in volumes}
     wanted = [_volume(claim, zones) for claim in claims if _is_waiting(claim, zones)]
     actions: list[Create | Delete] = [
@@ -124,25 +124,25 @@ def plan(
 
 
 def zones_of(nodes: list[dict[str, Any]]) -> dict[str, str]:
-    """The zone of each node that has one, by the node's name."""
+    """Return the zone of each node that has one, by the node's name."""
     labels = {node["metadata"]["name"]: node["metadata"].get("labels", {}) for node in nodes}
     return {name: found[_ZONE] for name, found in labels.items() if _ZONE in found}
 
 
 class Provisioner:
-    """Acts on the API server behind `client`; folders are made in `folder`, which is the same path on the node."""
+    """Acts on the API server of `client`; creates volumes in `folder`, which has the same path on the node."""
 
     def __init__(self, client: ApiClient, folder: Path = VOLUMES) -> None:
         self._client = client
         self._folder = folder
 
     def act(self, action: Create | Delete) -> None:
-        """Do one action; doing it twice is harmless."""
+        """Perform one action; it is idempotent."""
         if isinstance(action, Create):
             name = action.volume["metadata"]["name"]
             path = self._folder / name
             path.mkdir(parents=True, exist_ok=True)
-            # hostPath volumes ignore fsGroup, and pods run as any user: only an open folder serves them all.
+            # hostPath volumes ignore fsGroup, and pods can run as any user: the folder must be open to all users.
             path.chmod(0o777)
             self._client.request("POST", _VOLUMES, action.volume)
             say(f"created {name}")
@@ -154,7 +154,7 @@ class Provisioner:
         say(f"deleted {action.name}")
 
     def reconcile(self) -> None:
-        """One look at everything, and every action that follows from it; an action that fails is told and left to the next look."""
+        """Read everything and perform all actions; log an action that fails, and let the next round repeat it."""
         claims, volumes, nodes = (
             self._client.request("GET", path)["items"] for path in (_CLAIMS, _VOLUMES, _NODES)
         )
@@ -176,7 +176,7 @@ class Provisioner:
                 time.sleep(_RETRY_SECONDS)
 
     def run(self) -> None:
-        """Follow claims and volumes until the process ends."""
+        """Watch claims and volumes until the process ends."""
         changed = threading.Event()
         for collection in (_CLAIMS, _VOLUMES):
             threading.Thread(target=self._follow, args=(collection, changed), daemon=True).start()
@@ -197,7 +197,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Run with the identity of the kubeconfig given."""
+    """Run with the identity of the given kubeconfig."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--kubeconfig", type=Path, required=True, help="kubeconfig of the provisioner's identity"
