@@ -1,4 +1,4 @@
-"""Tiny models of many architectures, with random weights large enough that every part of them shows in the logits."""
+"""Tiny models of many architectures. Their random weights are so large that every part affects the logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _HEAD = {"head_dim": 8}
-# What makes each family different from Llama, where its own default does not already.
+# Settings that make each family differ from Llama, if its defaults do not.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 4},
@@ -59,7 +59,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def tiny(family: str) -> Any:
-    """Return a model of `family` in float32, in evaluation mode; every parameter but those of its head may learn."""
+    """Return a model of `family` in float32 and evaluation mode. All parameters except the head's are trainable."""
     torch.manual_seed(5)
     config = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family]})
     model: Any = AutoModelForCausalLM.from_config(

@@ -62,7 +62,7 @@ def gzip_members(data: bytes) -> bytes:
 
 
 def zstd_frames(data: bytes) -> bytes:
-    """Return two frames with a skippable one between them, as parallel compressors write them."""
+    """Return two frames with a skippable frame between them, like parallel compressors write."""
     middle = len(data) // 2
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"
     return zstd(data[:middle]) + skippable + zstd(data[middle:])

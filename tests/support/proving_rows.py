@@ -1,4 +1,4 @@
-"""Rows with every outcome and ways to parse them, for tests in other processes; imports are light."""
+"""Rows with every outcome and ways to parse them, for tests in other processes. The imports are light."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows(count: int) -> Iterator[Row]:
 
 
 def killing(_row: dict[str, Any]) -> Conversation:
-    """End the process as the kernel does when memory runs out."""
+    """Kill the process as the kernel does if memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 

@@ -23,7 +23,7 @@ Turns = Sequence[tuple[str, str]]
 
 @dataclass
 class Words:
-    """One token a word; `ids` grows as words come."""
+    """A tokenizer with one token per word. `ids` grows with each new word."""
 
     ids: dict[str, int] = field(default_factory=lambda: {"<start>": START, "<end>": END})
 
@@ -52,7 +52,7 @@ FRAME = Frame("user:", "")
 
 
 def write_table(path: Path, rows: Sequence[Sequence[Example]]) -> Path:
-    """Write rows, each of one example or more, numbered from 1."""
+    """Write rows with one or more examples each, numbered from 1."""
     table = TableWriter(path)
     for number, examples in enumerate(rows, start=1):
         for example in examples:
@@ -68,7 +68,7 @@ def analyze_turns(
     system: str | None = None,
     **settings: Any,
 ) -> Analysis:
-    """Analyze conversations of one example each."""
+    """Analyze conversations with one example each."""
     words = Words()
     paths = [
         write_table(folder / f"{name}.arrow", [[words.example(turns, system)] for turns in rows])
@@ -85,7 +85,7 @@ def analyze_turns(
 
 
 def sentences(count: int, seed: int, size: int = 30, prefix: str = "word") -> list[str]:
-    """Return `count` random texts that have next to nothing in common."""
+    """Return `count` random texts with almost no words in common."""
     numbers = np.random.default_rng(seed).integers(0, 50_000, (count, size))
     return [" ".join(f"{prefix}{number}" for number in line) for line in numbers]
 
@@ -96,7 +96,7 @@ def single_turns(count: int, seed: int) -> list[Turns]:
 
 
 def with_a_changed_word(text: str, place: int) -> str:
-    """Return `text` with the word at `place` replaced."""
+    """Return `text` with the word at position `place` replaced."""
     words = text.split(" ")
     words[place] = "changed"
     return " ".join(words)

@@ -182,7 +182,7 @@ def _too_deep(row: Row, random: Random) -> bytes:
 
 
 def _within(member: bytes) -> Callable[[Row, Random], bytes]:
-    """Put a member unchanged before the others."""
+    """Return a change that puts an unchanged member before the others."""
     return lambda row, random: b"{" + member + b", " + line_of(row, random)[1:]
 
 

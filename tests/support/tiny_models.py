@@ -96,5 +96,5 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def dataset_of(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return the `dataset` member of a run spec with changed members."""
+    """Return the run spec's `dataset` member with changed members."""
     return {**document["dataset"], **changes}

@@ -48,7 +48,7 @@ CONFIGS: dict[str, Any] = {
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on a few lines, with the ChatML template."""
+    """Return a byte-level BPE tokenizer, trained on a few lines, with the ChatML template."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -65,7 +65,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB") -> None:
-    """Write a random model of `family` with its tokenizer, as a user would bring it."""
+    """Write a random model of `family` with its tokenizer, as a user would provide it."""
     tokenizer = small_tokenizer()
     torch.manual_seed(7)
     config = CONFIGS[family](
@@ -80,7 +80,7 @@ def write_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, s
 
 
 def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> WorkspaceLayout:
-    """Leave in `root` what PREPARE leaves: tables, the base's small files, layout and 4-bit checkpoint."""
+    """Write the results of PREPARE to `root`: tables, the base's small files, layout and 4-bit checkpoint."""
     layout = WorkspaceLayout(root)
     layout.base.mkdir(parents=True)
     layout.report.mkdir()
@@ -132,7 +132,7 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _write_tables(layout: WorkspaceLayout, rows: int, held_out: int) -> None:
-    """Write questions `say N` with the answer `N N`: learnable in a few steps, prompts masked."""
+    """Write questions `say N` with the answer `N N` and masked prompts, which a few steps can learn."""
     tokenizer = small_tokenizer()
     numbers = random.Random(3).sample(range(200), rows + held_out)  # noqa: S311 -- test data
     layout.training_table.parent.mkdir()

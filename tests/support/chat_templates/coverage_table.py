@@ -1,4 +1,4 @@
-"""The table of docs/masks.md, made from the mask matrix. `python -m tests.support.chat_templates.coverage_table` writes it."""
+"""The table of docs/masks.md from the mask matrix. `python -m tests.support.chat_templates.coverage_table` writes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VOCABULARIES = {
     "llama 3": "Llama 3 (llama-models)",
     "byt5": "ByT5 bytes, no fast backend (transformers)",
 }
-# Families of which a registry has the very vocabulary, by how their names begin.
+# Beginnings of the names of families whose own vocabulary is in a package.
 _OWN = {
     "mistral v1": ("Mistral v0.1", "mistral-common v1"),
     "mistral v2": ("Mistral v0.2", "mistral-common v2"),
@@ -29,7 +29,7 @@ _OWN = {
 
 
 def table() -> str:
-    """Return the table as Markdown: one line per template, those that trl patches for training left out."""
+    """Return the table as Markdown: one line per template, without those that trl patches for training."""
     lines = ["| template | vocabulary | belongs to the family |", "|---|---|---|"]
     for name, case in sorted(cases().items(), key=lambda item: item[1].family.lower()):
         if name.endswith("_training") or name.startswith("trl:qwen3:") or ":thinking=" in name:
@@ -41,7 +41,7 @@ def table() -> str:
 
 
 def page_with_table(page: str) -> str:
-    """Return the page with its table made anew."""
+    """Return the page with its table regenerated."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"

@@ -12,7 +12,7 @@ from tests.support.chat_templates.other_families import other_families
 from tests.support.chat_templates.shapes import Case
 from tests.support.chat_templates.templates import cases
 
-# Conversations of one kind take the same way through a template and differ in their words or length.
+# Conversations of one kind take the same branches of a template and differ in their words or length.
 KINDS: dict[str, tuple[str, ...]] = {
     "one turn": ("single", "short", "numbers", "long"),
     "system prompt": ("system", "system multi"),
@@ -42,7 +42,7 @@ _BRANCHES = {"think": ("inline reasoning", "reasoning field"), "tool": ("tools",
 
 
 def features(name: str, case: Case) -> frozenset[str]:
-    """Return what may change how a template treats a conversation: its vocabulary, origin, and what it branches on."""
+    """Return the features that can matter for a conversation: vocabulary, origin, and the words in branches."""
     origin = (
         "trl, for training" if name.endswith("_training")
         else "trl" if name.startswith("trl:")
@@ -71,7 +71,7 @@ def features(name: str, case: Case) -> frozenset[str]:
 
 @cache
 def covering_set() -> dict[str, tuple[str, ...]]:
-    """Return for each template its conversations: one of every kind, all of the kinds on which it branches.
+    """Return the conversations of each template: one of every kind, and all of the kinds on which it branches.
 
     Templates take turns within a kind. Then conversations are added until every pair of a template feature and a
     conversation occurs, each to the template with that feature that has the fewest.

@@ -59,7 +59,7 @@ def stop_ids(tokenizer: Any, case: Case) -> list[int]:
 
 
 class Judge:
-    """Finds faults in the examples of one conversation with nothing but the tokenizer and the template."""
+    """Finds faults in the examples of one conversation with only the tokenizer and the template."""
 
     def __init__(self, tokenizer: Any, case: Case) -> None:
         self._tokenizer = tokenizer

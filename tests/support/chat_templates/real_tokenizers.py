@@ -105,7 +105,7 @@ class RealTokenizers:
         return _fresh(self._loaded[name])
 
     def load_anew(self, name: str) -> Any:
-        """Return the tokenizer as transformers loads it from its files, which takes seconds."""
+        """Return the tokenizer that transformers loads from its files, which takes seconds."""
         folder = self._folder / name.replace(" ", "-")
         if not (folder / "tokenizer_config.json").is_file():
             _BUILDERS[name](folder).save_pretrained(folder)

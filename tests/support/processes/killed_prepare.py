@@ -1,9 +1,9 @@
-"""Run the PREPARE command again and again, kill it at given moments, at last let it end.
+"""Run the PREPARE command repeatedly, kill it at given moments, and let the last run finish.
 
-`killed_prepare.py RUN_FILE RESULT_FILE MOMENTS` where MOMENTS is a JSON list of [activity, seconds]: the process is
-killed that long after its progress file first names the activity or a later one. Each process is a fork of this one,
-which has only imported the stage: a start takes milliseconds and the kills reach into the work. Prints how each
-process ended: [exit code or minus the signal, activity].
+Usage: `killed_prepare.py RUN_FILE RESULT_FILE MOMENTS`. MOMENTS is a JSON list of [activity, seconds].
+The process is killed this many seconds after its progress file first names the activity or a later one.
+Each process is a fork of this one, which has only imported the stage. So a start takes milliseconds, and the kills
+happen during the work. Prints the end of each process: [exit code or minus the signal, activity].
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ORDER = (
 
 
 def start(run: Path, result: Path) -> int:
-    """Fork and run PREPARE in a session of its own, as a container does; return its process id."""
+    """Fork and run PREPARE in a new session, as a container does, and return its process id."""
     process = os.fork()
     if process == 0:
         os.setsid()
@@ -52,7 +52,7 @@ def activity(progress: Path) -> str:
 
 
 def kill_at(process: int, progress: Path, wanted: str, seconds: float) -> list[Any]:
-    """Kill the process and all it started at the moment asked for; return how it ended."""
+    """Kill the process and its children at the requested moment, and return its exit status."""
     kill_time = None
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -70,7 +70,7 @@ def kill_at(process: int, progress: Path, wanted: str, seconds: float) -> list[A
 
 
 def main() -> None:
-    """Kill at each moment, then run to the end."""
+    """Kill a run at each moment, then let one finish."""
     run, result = Path(sys.argv[1]), Path(sys.argv[2])
     progress = Path(json.loads(run.read_text(encoding="utf-8"))["workspace"]["path"]) / "progress.json"
     ends: list[list[Any]] = []

@@ -1,4 +1,4 @@
-"""Quantize a model folder in this process and print the memory it took: `measured_quantization.py MODEL WORKSPACE`."""
+"""Quantize a model folder in this process and print the memory use: `measured_quantization.py MODEL WORKSPACE`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout
 
 
 def resident() -> dict[str, int]:
-    """Return anonymous and file-backed resident bytes."""
+    """Return the anonymous and the file-backed resident bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
     return {name: int(values[name]) * 1024 for name in ("RssAnon", "RssFile")}

@@ -1,8 +1,8 @@
-"""Run a stage on volumes that are too small, each a tmpfs of its own: `small_volume.py STAGE RUN_FILE MOUNT SIZES`.
+"""Run a stage on volumes that are too small, each a new tmpfs: `small_volume.py STAGE RUN_FILE MOUNT SIZES`.
 
-Needs a mount namespace of its own (`unshare -Urm`). The folder MOUNT is copied into a tmpfs that is mounted over it
-and has, of each of SIZES (a JSON list of KiB), so much more space than the copy takes. Prints a JSON list of
-[KiB, exit code or minus the signal, reason], reason null for a success.
+Needs a separate mount namespace (`unshare -Urm`). SIZES is a JSON list of KiB.
+For each size, the folder MOUNT is copied into a tmpfs that is mounted over it and has this much free space.
+Prints a JSON list of [KiB, exit code or minus the signal, reason]. The reason of a success is null.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from finetune_trainer.runner import load_stage
 
 
 def copied_size(folder: Path) -> int:
-    """KiB that a copy takes on a tmpfs, whose blocks are pages; folders take none."""
+    """Return the KiB that a copy takes on a tmpfs, whose blocks are pages. Folders take none."""
     pages = sum(-(-path.stat().st_size // 4096) for path in folder.rglob("*") if path.is_file())
     return 4 * pages
 
 
 def attempt(stage: str, run: Path, result: Path) -> int:
-    """Fork, run the stage, return how it ended. A stage may be killed by a write to mapped memory."""
+    """Fork, run the stage, and return its outcome. A write to mapped memory can kill a stage."""
     process = os.fork()
     if process == 0:
         code = 70

@@ -1,9 +1,9 @@
-"""An HTTP server that speaks Azure Blob Storage for reading: Get Blob, List Blobs, and its refusals.
+"""An HTTP server that implements the read operations of Azure Blob Storage: Get Blob, List Blobs, and errors.
 
-No Azure server can be had without Node.js, so this one follows the service's published REST reference: Shared Key
-signatures and shared access signatures' times are checked, and the error documents are the service's. The same
-tests gave the same outcomes on Azurite 3.37, but for the two about shared access signatures: the test cannot sign
-one, and Azurite does not say that one has expired.
+Every Azure emulator needs Node.js, so this server follows the published REST reference of the service.
+It checks Shared Key signatures and the times of shared access signatures, and returns the service's error documents.
+The same tests had the same outcomes on Azurite 3.37, except the two about shared access signatures.
+The test cannot sign one, and Azurite does not report that one has expired.
 """
 
 from __future__ import annotations
@@ -49,14 +49,12 @@ class AzureBlobs:
     def __call__(self, handler: BaseHTTPRequestHandler) -> None:
         url = urlsplit(handler.path)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
-        refusal = _refusal(handler, url.path, query)
+        fault = _authentication_fault(handler, url.path, query)
         match = re.fullmatch(rf"/{ACCOUNT}/([^/]+)(?:/(.+))?", url.path)
         container = self.containers.get(match[1]) if match else None
         name = unquote(match[2]) if match and match[2] else None
-        if refusal is not None:
-            _error(
-                handler, 403, "AuthenticationFailed", "Server failed to authenticate the request.", refusal
-            )
+        if fault is not None:
+            _error(handler, 403, "AuthenticationFailed", "Server failed to authenticate the request.", fault)
         elif container is None:
             _error(handler, 404, "ContainerNotFound", "The specified container does not exist.")
         elif query.get("comp") == "list":
@@ -91,8 +89,8 @@ def _etag(content: bytes) -> str:
     return f'"0x{hashlib.sha256(content).hexdigest()[:15].upper()}"'
 
 
-def _refusal(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str | None:
-    """Say why a request is not authenticated; None where it is."""
+def _authentication_fault(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str | None:
+    """Return why a request is not authenticated, or None if it is."""
     if "sig" in query:
         expiry = datetime.fromisoformat(query["se"])
         now = datetime.now(UTC)
@@ -111,9 +109,10 @@ def _refusal(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) 
 
 
 def _signature(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str:
-    """Shared Key signature of the Blob service ("Authorize with Shared Key" of its REST reference)."""
+    """Return the Shared Key signature of the Blob service ("Authorize with Shared Key" in its REST reference)."""
     plain = [handler.headers.get(name, "") for name in _SIGNED_HEADERS]
-    plain[_SIGNED_HEADERS.index("Content-Length")] = ""  # of a length of 0, by the reference
+    # The reference demands an empty string for a length of 0.
+    plain[_SIGNED_HEADERS.index("Content-Length")] = ""
     special = sorted(
         f"{name.lower()}:{value.strip()}"
         for name, value in handler.headers.items()

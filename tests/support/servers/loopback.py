@@ -1,4 +1,4 @@
-"""Servers on loopback that the source tests fetch from: a scripted one, a hub, real object stores, a throttle."""
+"""Loopback servers for the tests of sources: scripted responses, a hub, real object stores and a throttle."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 def http_server(
     answer: Answer, *, context: ssl.SSLContext | None = None, host: str = "localhost"
 ) -> Iterator[str]:
-    """Serve every GET and HEAD by `answer`; yields the server's origin."""
+    """Serve every GET and HEAD with `answer`, and yield the server's origin."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
 
         def do_GET(self) -> None:
-            # A client that has gone away is part of many tests.
+            # In many tests the client disconnects.
             with contextlib.suppress(ConnectionError):
                 answer(self)
 
@@ -57,7 +57,7 @@ def http_server(
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Keep clients that do not like our certificate out of the tests' output."""
+            """Keep errors of clients that reject our certificate out of the tests' output."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if context is not None:
@@ -72,7 +72,10 @@ def http_server(
 
 @dataclass
 class Script:
-    """Answers of a server, one per request; the last one repeats. `seen` are the requests' headers and lines."""
+    """Responses of a server, one per request; the last one repeats.
+
+    `seen` holds the headers and request lines.
+    """
 
     answers: list[Answer]
     seen: list[dict[str, str]] = field(default_factory=list)
@@ -85,7 +88,7 @@ class Script:
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Answer:
-    """Answer with a status, a body and headers (underscores stand for hyphens)."""
+    """Return an answer with a status, a body and headers (underscores stand for hyphens)."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(code)
@@ -107,7 +110,10 @@ def ranged(
     pause_seconds: float = 0.0,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    """Serve `body` with Range and If-Range; cut the connection after `cut_at` bytes; pause after each 16 KiB."""
+    """Serve `body` with Range and If-Range.
+
+    Cut the connection after `cut_at` bytes, and pause after each 16 KiB.
+    """
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
@@ -131,7 +137,7 @@ def ranged(
 
 
 class Hub:
-    """A hub with one repository, and how it answers. `files` are by path; `kind` is models or datasets."""
+    """A hub with one repository. `files` are keyed by path; `kind` is models or datasets."""
 
     def __init__(self, kind: str, files: dict[str, bytes], name: str = "org/model") -> None:
         self.kind = kind
@@ -141,7 +147,7 @@ class Hub:
         self.failures = 0
         self.gated = False
         self.valid_tokens = {TOKEN}
-        self.information: bytes | None = None  # another answer than the repository's description
+        self.information: bytes | None = None  # replaces the response that describes the repository
         self.paths: list[str] = []
 
     @classmethod
@@ -186,7 +192,7 @@ class Hub:
 
 
 def ranged_or_whole(content: bytes, etag: str, **headers: str) -> Answer:
-    """Serve content whole or from the first byte of a Range, as a hub does."""
+    """Serve the content from its start or from the first byte of a Range, as a hub does."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
@@ -229,7 +235,7 @@ def _running(command: list[str], port: int, environment: dict[str, str]) -> Iter
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port without a listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -238,7 +244,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
-    """A real S3 server (versitygw) over `folder`, with one user; yields its endpoint."""
+    """Run a real S3 server (versitygw) over `folder`, with one user, and yield its endpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [_binary("versitygw"), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)]
@@ -249,7 +255,10 @@ def s3_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def gcs_server(objects: dict[str, bytes], bucket: str) -> Iterator[str]:
-    """A Cloud Storage server (fake-gcs-server, which checks no credentials) with one bucket; yields its URL."""
+    """Run a Cloud Storage server with one bucket and yield its URL.
+
+    The server is fake-gcs-server, which checks no credentials.
+    """
     port = free_port()
     place = f"127.0.0.1:{port}"
     command = [_binary("fake-gcs-server"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
@@ -268,7 +277,10 @@ def _post(url: str, body: bytes) -> None:
 
 @contextmanager
 def throttle(endpoint: str, bytes_per_second: int) -> Iterator[tuple[str, list[int]]]:
-    """Pass connections on to `endpoint`, answers slowed down; yields an endpoint and the bytes passed so far."""
+    """Forward connections to `endpoint` and slow the responses down.
+
+    Yields an endpoint and the number of bytes forwarded so far.
+    """
     host, _, port = endpoint.removeprefix("http://").partition(":")
     passed = [0]
     listener = socket.create_server(("127.0.0.1", 0))

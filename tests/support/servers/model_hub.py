@@ -1,4 +1,4 @@
-"""A hub-shaped server over a model folder: streams with ranges, counts what is asked, sends no faster than told."""
+"""A server with a hub's API over a model folder: ranges, counted requests and a limited speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _PIECE = 256 * 1024
 
 
 class ModelHub:
-    """Serves `folder` as REPOSITORY at COMMIT; `requests` counts GETs by file, `sent` the bytes of each."""
+    """Serves `folder` as REPOSITORY at COMMIT.
+
+    `requests` counts the GETs of each file, and `sent` its bytes.
+    """
 
     def __init__(self, folder: Path, bytes_per_second: float | None = None) -> None:
         self.folder = folder
@@ -75,13 +78,13 @@ class ModelHub:
 
     @property
     def weight_requests(self) -> int:
-        """How many times a weight file was asked for."""
+        """Return the number of requests for weight files."""
         return sum(count for name, count in self.requests.items() if name.endswith(".safetensors"))
 
 
 @contextmanager
 def serving(hub: ModelHub, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve on loopback and a free port if nothing else is said; the value is the endpoint."""
+    """Serve the hub and yield its endpoint, by default on a free port of loopback."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

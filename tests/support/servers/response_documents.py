@@ -1,8 +1,8 @@
-"""Refusals as Amazon S3, Google Cloud Storage and Azure Blob Storage document them, each with what it means.
+"""Documented errors of Amazon S3, Google Cloud Storage and Azure Blob Storage, each with its meaning.
 
-The meanings are written here from the services' lists of errors, without a look at the code under test. Every
-document names an object and quotes a request, whose words (`expired`, `Expires`) must not be taken for the
-service's own, and whose secret must never be repeated.
+The meanings come from the services' lists of errors and do not depend on the code under test.
+Every document names an object and quotes a request. The quoted words (`expired`, `Expires`) must not be read as the
+service's own words, and the quoted secret must never be repeated.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MARK = "s3cr3tMark"
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """An error document, the status that it comes with, its meaning, and whether that may pass."""
+class ErrorResponse:
+    """An error document with its status, its meaning, and True in `passing` if the error can be temporary."""
 
     status: int
     body: bytes
@@ -30,7 +30,7 @@ class Refusal:
     passing: bool = False
 
 
-# Status, code, message, meaning, whether it may pass.
+# Status, code, message, meaning, True if the error can be temporary.
 _S3 = (
     (403, "AccessDenied", "Access Denied", DENIED, False),
     (403, "AccessDenied", "Request has expired", EXPIRED, False),
@@ -69,7 +69,7 @@ _GCS_XML = (
     (500, "InternalError", "We encountered an internal error. Please try again.", OUTAGE, True),
     (503, "ServiceUnavailable", "The service is temporarily unavailable.", OUTAGE, True),
 )
-# Status, reason in the first of `errors`, message, meaning, whether it may pass.
+# Status, reason in the first of `errors`, message, meaning, True if the error can be temporary.
 _GCS_JSON = (
     (401, "authError", "Invalid Credentials", DENIED, False),
     (401, "required", "Anonymous caller does not have storage.objects.get access.", DENIED, False),
@@ -100,15 +100,15 @@ _AZURE = (
 
 
 def object_name(random: Random) -> str:
-    """A name with the test's mark and with words that elsewhere have a meaning."""
+    """Return a name with the test's mark and with words that have a meaning in other places."""
     word = random.choice(
         ["rows", "expired", "request-has-expired", "AccessDenied", "NoSuchKey", "ExpiredToken"]
     )
     return f"{MARK}{random.getrandbits(32):08x}/{word}.jsonl"
 
 
-def s3_error(random: Random) -> Refusal:
-    """A document of Amazon S3, or of a store that speaks as it does."""
+def s3_error(random: Random) -> ErrorResponse:
+    """Return an error of Amazon S3 or of a compatible store."""
     status, code, message, reason, passing = random.choice(_S3)
     more = [f"<Key>{object_name(random)}</Key>", f"<Resource>/bucket/{object_name(random)}</Resource>"]
     if reason is EXPIRED and code == "AccessDenied":
@@ -118,11 +118,11 @@ def s3_error(random: Random) -> Refusal:
         more.append(f"<StringToSign>{quoted}</StringToSign>")
     more.append(f"<RequestId>{random.getrandbits(64):016X}</RequestId><HostId>{MARK}</HostId>")
     random.shuffle(more)
-    return Refusal(status, _xml(random, code, message, more), reason, passing)
+    return ErrorResponse(status, _xml(random, code, message, more), reason, passing)
 
 
-def gcs_xml_error(random: Random) -> Refusal:
-    """A document of Cloud Storage's XML interface, which signed URLs are of."""
+def gcs_xml_error(random: Random) -> ErrorResponse:
+    """Return an error of Cloud Storage's XML API, which signed URLs use."""
     status, code, message, reason, passing = random.choice(_GCS_XML)
     more = [
         f"<Details>Anonymous caller does not have storage.objects.get access to {object_name(random)}.</Details>"
@@ -131,28 +131,30 @@ def gcs_xml_error(random: Random) -> Refusal:
         more = ["<Details>Request signature expired at: 2026-01-01T00:00:00+00:00</Details>"]
     if code == "SignatureDoesNotMatch":
         more = [f"<StringToSign>GET\n\n\n1767225600\n/{object_name(random)}</StringToSign>"]
-    return Refusal(status, _xml(random, code, message, more), reason, passing)
+    return ErrorResponse(status, _xml(random, code, message, more), reason, passing)
 
 
-def gcs_json_error(random: Random) -> Refusal:
-    """A document of Cloud Storage's JSON interface."""
+def gcs_json_error(random: Random) -> ErrorResponse:
+    """Return an error of Cloud Storage's JSON API."""
     status, code, message, reason, passing = random.choice(_GCS_JSON)
     if code in {"forbidden", "notFound"}:
         message = f"{message} {random.choice(['', 'Object: '])}bucket/{object_name(random)}"
     entry = {"message": message, "domain": "global", "reason": code, "location": object_name(random)}
     document = {"error": {"code": status, "message": message, "errors": [entry]}}
-    return Refusal(status, json.dumps(document, indent=random.choice([None, 1, 2])).encode(), reason, passing)
+    return ErrorResponse(
+        status, json.dumps(document, indent=random.choice([None, 1, 2])).encode(), reason, passing
+    )
 
 
-def azure_error(random: Random) -> Refusal:
-    """A document of Azure Blob Storage; half of them are about a shared access signature's time."""
+def azure_error(random: Random) -> ErrorResponse:
+    """Return an error of Azure Blob Storage. Half of them concern the time of a shared access signature."""
     if random.random() < 0.5:
         return _azure_signature(random)
     status, code, message, reason, passing = random.choice(_AZURE)
-    return Refusal(status, _azure(random, code, message, ""), reason, passing)
+    return ErrorResponse(status, _azure(random, code, message, ""), reason, passing)
 
 
-def _azure_signature(random: Random) -> Refusal:
+def _azure_signature(random: Random) -> ErrorResponse:
     start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=random.randrange(10**6))
     expiry = start + timedelta(minutes=random.randrange(1, 10**6))
     kind = random.choice(["late", "early", "wrong", "malformed"])
@@ -172,7 +174,7 @@ def _azure_signature(random: Random) -> Refusal:
         "Server failed to authenticate the request. Make sure the value of Authorization is formed correctly."
     )
     body = _azure(random, "AuthenticationFailed", message, detail)
-    return Refusal(403, body, EXPIRED if kind == "late" else DENIED)
+    return ErrorResponse(403, body, EXPIRED if kind == "late" else DENIED)
 
 
 def _azure(random: Random, code: str, message: str, detail: str) -> bytes:

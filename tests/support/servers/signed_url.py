@@ -1,4 +1,4 @@
-"""A server at a signed URL, whose signature no message may repeat."""
+"""A server with a signed URL. No message may repeat the signature."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ SECRET = "X-Signature=deadbeefcafe"
 
 @contextmanager
 def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve the script's responses and give the signed URL."""
+    """Serve the script's responses and yield the signed URL."""
     with http_server(script, context=context) as origin:
         yield f"{origin}/data.jsonl?{SECRET}"

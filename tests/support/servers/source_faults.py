@@ -1,4 +1,4 @@
-"""Answers to a dataset's URL that a server, or the network, did not mean: cuts, lies, codings, garbage."""
+"""Faulty responses to a dataset's URL: cut connections, wrong ranges, content codings and garbage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_trainer.errors import Reason
 
 from tests.support.servers.loopback import Answer, ranged
 from tests.support.servers.response_documents import DENIED, MISSING, OUTAGE
-from tests.support.servers.source_responses import TRIES, any_refusal, good
+from tests.support.servers.source_responses import TRIES, any_error_response, good
 from tests.support.servers.wire import (
     Case,
     Expected,
@@ -29,7 +29,7 @@ V1, V2 = '"version-1"', '"version-2"'
 
 
 def cut_with_ranges(world: World) -> Case:
-    """Any number of cuts that each leave new bytes; the server resumes the version that it is asked for."""
+    """Cut the file several times, each time after new bytes. The server resumes the requested version."""
     body = rows(world.random, least=4)
     count = world.random.randint(1, 6)
     cut = world.random.randint(1, len(body) // (count + 1))
@@ -38,7 +38,7 @@ def cut_with_ranges(world: World) -> Case:
 
 
 def cut_without_ranges(world: World) -> Case:
-    """Without a strong ETag, or without Range, the file is fetched anew."""
+    """Without a strong ETag or Range, the file is fetched from the beginning."""
     body = rows(world.random, least=4)
     etag = world.random.choice([V1, 'W/"weak"', "unquoted", '""', ""])
     fields = [("ETag", etag.encode())] if etag else []
@@ -50,7 +50,7 @@ def cut_without_ranges(world: World) -> Case:
 
 
 def cut_chunks(world: World) -> Case:
-    """A chunked body without its last chunk is cut, also where the file seems whole."""
+    """A chunked body without its last chunk is incomplete, even if the file looks complete."""
     body = rows(world.random)
     whole = head(200, [("Transfer-Encoding", b"chunked")]) + chunked(world.random, body)
     cut = whole[: whole.rindex(b"0\r\n", 0, len(whole)) - world.random.choice([0, 1, 20])]
@@ -58,7 +58,7 @@ def cut_chunks(world: World) -> Case:
 
 
 def cut_always(world: World) -> Case:
-    """Always at the same byte: three tries without anything new."""
+    """Cut always at the same byte: three tries bring no new bytes."""
     body = rows(world.random, least=4)
     announced = head(200, [("Content-Length", b"%d" % len(body)), ("ETag", b'W/"weak"')])
     answers = [send(announced + body[: world.random.randrange(len(body))])]
@@ -66,23 +66,23 @@ def cut_always(world: World) -> Case:
 
 
 def cut_then_refused(world: World) -> Case:
-    body, refusal = rows(world.random, least=4), any_refusal(world)
+    body, response = rows(world.random, least=4), any_error_response(world)
     answers = [
         ranged(V1, body, cut_at=world.random.randrange(1, len(body))),
-        send(message(world.random, refusal.status, refusal.body)),
+        send(message(world.random, response.status, response.body)),
     ]
-    return Case(answers, Expected(refusal.reason, requests=None if refusal.passing else 2))
+    return Case(answers, Expected(response.reason, requests=None if response.passing else 2))
 
 
 def cut_then_changed(world: World) -> Case:
-    """The file is another one at the second try; nothing of the first must stay."""
+    """At the second try the file has changed, and no byte of the first version may remain."""
     old, new = rows(world.random, least=4), rows(world.random)
     answers = [ranged(V1, old, cut_at=world.random.randrange(1, len(old))), ranged(V2, new)]
     return Case(answers, Expected(new, requests=2))
 
 
 def cut_then_lied_to(world: World) -> Case:
-    """A partial answer that does not go on where the file stands is never put behind it."""
+    """A partial response that does not continue at the end of the file is never appended."""
     random = world.random
     old, new = rows(random, least=4), rows(random)
     cut = random.randrange(1, len(old) - 1)
@@ -118,7 +118,7 @@ def cut_then_no_such_range(world: World) -> Case:
 
 
 def part_too_long(world: World) -> Case:
-    """A partial answer with more bytes than the file has."""
+    """A partial response has more bytes than the file."""
     body = rows(world.random, least=4)
     cut = world.random.randrange(1, len(body))
     fields = [("ETag", V1.encode()), ("Content-Range", f"bytes {cut}-{len(body) - 1}/{len(body)}".encode())]
@@ -127,7 +127,7 @@ def part_too_long(world: World) -> Case:
 
 
 def part_for_a_plain_request(world: World) -> Case:
-    """Nobody asked for a part: it is not the file, whatever it says."""
+    """A partial response to a plain request is never accepted as the file."""
     body = rows(world.random)
     field = world.random.choice([f"bytes 0-{len(body) - 1}/{len(body)}", "bytes 5-9/10", "nonsense", ""])
     part = send(message(world.random, 206, body, *([("Content-Range", field.encode())] if field else [])))
@@ -137,7 +137,7 @@ def part_for_a_plain_request(world: World) -> Case:
 
 
 def second_process(world: World) -> Case:
-    """An earlier process was cut, then ended; a newly signed URL goes on, unless the file is another by now."""
+    """An earlier process left a part. A newly signed URL resumes it unless the file has changed."""
     old, new = rows(world.random, least=4), rows(world.random)
     left_by = [
         ranged(V1, old, cut_at=world.random.randrange(1, len(old))),
@@ -156,7 +156,7 @@ def _coded(world: World, packed: bytes) -> Answer:
 
 
 def gzip_coding(world: World) -> Case:
-    """The coding is the transport's: the file is what was packed, in one member or several."""
+    """Gzip as a content coding is removed, with one member or several."""
     body = rows(world.random) * world.random.choice([0, 1, 1, 1])
     half = len(body) // 2
     members = gzip.compress(body[:half], mtime=0) + gzip.compress(body[half:], mtime=0)
@@ -167,7 +167,7 @@ def gzip_coding(world: World) -> Case:
 
 
 def gzip_label_alone(world: World) -> Case:
-    """A file that is only labelled so is taken as it is; one that is gzip without the label, too."""
+    """A file that is only labeled gzip stays unchanged, and so does a gzip file without the label."""
     body = world.random.choice([rows(world.random), b"", b"\x1f"])
     if world.random.random() < 0.5:
         return Case([_coded(world, body)], Expected(body, requests=1))
@@ -184,13 +184,13 @@ def gzip_coding_resumed(world: World) -> Case:
 
 
 def gzip_coding_broken(world: World) -> Case:
-    """The message is whole, the gzip in it is cut, damaged, or followed by something else."""
+    """The response is complete, but its gzip is cut, damaged, or followed by other bytes."""
     packed = gzip.compress(rows(world.random), mtime=0)
     kind = world.random.choice(["cut", "damaged", "followed"])
     if kind == "cut":
         broken = packed[: world.random.randrange(2, len(packed))]
     elif kind == "damaged":
-        place = world.random.choice([10, len(packed) - 8])  # the first block's type; the checksum
+        place = world.random.choice([10, len(packed) - 8])  # the type of the first block, and the checksum
         broken = (
             packed[:place] + bytes(byte ^ 0x56 for byte in packed[place : place + 4]) + packed[place + 4 :]
         )
@@ -200,7 +200,7 @@ def gzip_coding_broken(world: World) -> Case:
 
 
 def other_coding(world: World) -> Case:
-    """A coding that was not asked for and that cannot be undone."""
+    """An unrequested content coding that cannot be decoded."""
     coding = world.random.choice(
         [b"br", b"zstd", b"deflate", b"compress", b"gzip, gzip", b"gzip, br", b"x-unknown"]
     )
@@ -231,7 +231,7 @@ def oversized_by_stream(world: World) -> Case:
 
 
 def oversized_by_range(world: World) -> Case:
-    """The file grew without a new ETag, or the part's total tells its size for the first time."""
+    """The file grew without a new ETag, or only the part's total shows its size."""
     body = rows(world.random, least=4)
     cut = world.random.randrange(1, len(body))
     first = head(200, [("ETag", V1.encode()), ("Transfer-Encoding", b"chunked")])
@@ -242,13 +242,13 @@ def oversized_by_range(world: World) -> Case:
 
 
 def largest_file(world: World) -> Case:
-    """As many bytes as are allowed."""
+    """A file of exactly the largest size is accepted."""
     body = rows(world.random)
     return Case([good(world, body)], Expected(body, requests=1), limit=len(body))
 
 
 def _garbage(world: World) -> bytes:
-    """Bytes that are no HTTP response, or the beginning of one only."""
+    """Return bytes that are no HTTP response, or only the beginning of one."""
     random = world.random
     body = rows(random)
     length = ("Content-Length", b"%d" % len(body))
@@ -300,7 +300,7 @@ def garbage_that_passes(world: World) -> Case:
 
 
 def _reset(world: World) -> Answer:
-    """RST before anything, within the header, after it, or within the body."""
+    """Send RST at the start, in the header, after it, or in the body."""
     body = rows(world.random, least=4)
     header = head(200, [("Content-Length", b"%d" % len(body)), ("X-Padding", b"x" * 100)])
     data = world.random.choice([b"", header[:60], header, header + body[: len(body) // 2]])
@@ -317,7 +317,7 @@ def reset_that_passes(world: World) -> Case:
 
 
 def every_fault_in_turn(world: World) -> Case:
-    """Tries that fail in different ways count alike, and a refusal after two of them is heard."""
+    """Every kind of failed try counts, and an error response after two of them ends the download."""
     faults = [send(b"", reset=True), send(b"SSH-2.0-x\r\n"), send(message(world.random, 502)), send(b"")]
     world.random.shuffle(faults)
     if world.random.random() < 0.5:
@@ -327,7 +327,7 @@ def every_fault_in_turn(world: World) -> Case:
 
 
 def slow_header(world: World) -> Case:
-    """A byte now and then never lets a read time out; the deadline ends it."""
+    """Occasional bytes prevent a read timeout, so the deadline ends the download."""
     return Case(
         [drip(head(200, [("X", b"y" * world.random.randrange(200, 400))]), 0.1)],
         Expected(OUTAGE, requests=1),

@@ -1,4 +1,4 @@
-"""Redirects of a dataset's URL: every form and every wrong end, inside and from the public Internet."""
+"""Redirects of a dataset's URL: every form and every wrong target, in a private network and the public Internet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from finetune_trainer.errors import Reason
 
 from tests.support.servers.loopback import Answer
 from tests.support.servers.response_documents import DENIED, MARK, OUTAGE
-from tests.support.servers.source_responses import PAGES, TRIES, any_refusal, good, login_page
+from tests.support.servers.source_responses import PAGES, TRIES, any_error_response, good, login_page
 from tests.support.servers.wire import Case, Expected, World, chunked, head, message, persistent, rows, send
 
 FORBIDDEN = Reason.DATASET_ADDRESS_FORBIDDEN
@@ -24,13 +24,13 @@ def redirect_to_sign_in(world: World) -> Case:
 
 
 def moved(world: World, location: bytes) -> Answer:
-    """A redirect, with any body."""
+    """Return a redirect with any body."""
     body = world.random.choice([*PAGES, b"x" * 100_000])
     return send(message(world.random, world.random.choice(_MOVED), body, ("Location", location)))
 
 
 def redirects(world: World) -> Case:
-    """One to five redirects in every form of reference; the last request goes where RFC 3986 says."""
+    """One to five redirects in every form of reference. RFC 3986 defines the last target."""
     target = world.target()
     location = world.inside + target
     answers = []
@@ -72,17 +72,17 @@ def redirect_with_other_letters(world: World) -> Case:
 
 
 def redirect_to_a_refusal(world: World) -> Case:
-    refusal = any_refusal(world)
-    data = message(world.random, refusal.status, refusal.body)
-    # Where it may pass, the next tries are answered by it at once.
-    requests = TRIES + 1 if refusal.passing else 2
+    response = any_error_response(world)
+    data = message(world.random, response.status, response.body)
+    # If the error can be temporary, it is the response to the next tries.
+    requests = TRIES + 1 if response.passing else 2
     return Case(
-        [moved(world, world.target().encode()), send(data)], Expected(refusal.reason, requests=requests)
+        [moved(world, world.target().encode()), send(data)], Expected(response.reason, requests=requests)
     )
 
 
 def redirect_loop(world: World) -> Case:
-    """To itself, to and fro, or on and on; given up without end of tries."""
+    """A loop of one or two URLs, or an endless chain. The download gives up after a bounded number of redirects."""
     here, there = world.target(), world.target()
     answers = world.random.choice(
         [
@@ -102,7 +102,7 @@ def redirect_without_location(world: World) -> Case:
 
 
 def redirect_to_nonsense(world: World) -> Case:
-    """Where it leads is no http or https URL."""
+    """The target is no http or https URL."""
     location = world.random.choice(
         [
             f"ftp://host/{MARK}",
@@ -122,7 +122,7 @@ def redirect_to_nonsense(world: World) -> Case:
 
 
 def redirect_into_the_void(world: World) -> Case:
-    """To a port where nobody listens, or to a name that does not resolve."""
+    """The target is a port without a listener, or a name that does not resolve."""
     origin = world.random.choice([world.closed, "http://unresolvable.example"])
     return Case([moved(world, (origin + world.target()).encode())], Expected(OUTAGE))
 
@@ -136,7 +136,7 @@ _PRIVATE = (
         "localhost",
         "169.254.169.254",
         "100.64.1.1",
-        "0.0.0.0",  # noqa: S104 -- an address to refuse
+        "0.0.0.0",  # noqa: S104 -- an address to reject
     ),
     *(
         "[::1]",
@@ -164,7 +164,7 @@ def public_redirect(world: World) -> Case:
 
 
 def public_redirect_inside(world: World) -> Case:
-    """Every spelling of a private address, and names that lead to one."""
+    """Every spelling of a private address, and names that resolve to one."""
     place = world.random.choice(_PRIVATE) + world.random.choice(["", ":443", ":8443"])
     location = f"https://{place}{world.target()}"
     return Case([moved(world, location.encode())], Expected(FORBIDDEN, requests=1), public=True)
@@ -179,13 +179,13 @@ def public_redirect_to_http(world: World) -> Case:
 
 
 def public_redirect_to_another_name(world: World) -> Case:
-    """The certificate there is not that name's."""
+    """The target's certificate is for another name."""
     answers = [moved(world, ("https://other.example" + world.target()).encode())]
     return Case(answers, Expected(OUTAGE), public=True)
 
 
 def private_url(world: World) -> Case:
-    """The Secret's own URL leads inside, or is not https."""
+    """The URL in the Secret is private, or is not https."""
     place = world.random.choice(
         [f"https://{host}" for host in _PRIVATE] + ["http://files.example", world.inside]
     )

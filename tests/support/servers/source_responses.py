@@ -1,4 +1,4 @@
-"""Answers to a dataset's URL that a server means as such: files, refusals, outages, pages to sign in."""
+"""Intended responses to a dataset's URL: files, errors, outages and login pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.servers.response_documents import (
     MARK,
     MISSING,
     OUTAGE,
-    Refusal,
+    ErrorResponse,
     azure_error,
     gcs_json_error,
     gcs_xml_error,
@@ -24,7 +24,7 @@ TRIES = 3
 
 
 def good(world: World, body: bytes) -> Answer:
-    """A plain answer with this file."""
+    """Return a plain response with this file."""
     return send(message(world.random, 200, body))
 
 
@@ -44,7 +44,7 @@ def file_after_interim_answers(world: World) -> Case:
 
 
 def file_with_loose_line_ends(world: World) -> Case:
-    """Line feeds alone, and a field that goes on in the next line."""
+    """Lines end with line feeds alone, and a field continues in the next line."""
     body = rows(world.random)
     if world.random.random() < 0.5:
         lines = head(200, [("Content-Length", b"%d" % len(body)), ("X", b"y")]).replace(b"\r\n", b"\n")
@@ -61,7 +61,7 @@ def file_with_large_headers(world: World) -> Case:
 
 
 def file_that_looks_like_markup(world: World) -> Case:
-    """Rows about errors, and files that begin with an angle bracket, are files."""
+    """Rows about errors and files that start with an angle bracket are accepted as files."""
     body = world.random.choice(
         [
             b'{"messages": [{"content": "<Error><Code>AccessDenied</Code></Error>"}]}\n',
@@ -80,7 +80,7 @@ def file_that_looks_like_markup(world: World) -> Case:
 
 
 def file_shorter_than_sent(world: World) -> Case:
-    """A Content-Length that says less than is sent ends the file there: a message is as long as it says."""
+    """The Content-Length is shorter than the sent data, and ends the file."""
     body = rows(world.random)
     length = world.random.randrange(len(body))
     return Case(
@@ -89,15 +89,15 @@ def file_shorter_than_sent(world: World) -> Case:
     )
 
 
-def refused(refusal: Refusal, data: bytes) -> Case:
-    """A case that ends for the refusal's reason, after three tries where it may pass."""
-    requests = TRIES if refusal.passing else 1
-    return Case([send(data)], Expected(refusal.reason, requests=requests))
+def error_case(response: ErrorResponse, data: bytes) -> Case:
+    """Return a case that ends with the error's reason, after three tries if the error can be temporary."""
+    requests = TRIES if response.passing else 1
+    return Case([send(data)], Expected(response.reason, requests=requests))
 
 
-def _document(world: World, make: Callable[..., Refusal]) -> Case:
-    refusal = make(world.random)
-    return refused(refusal, message(world.random, refusal.status, refusal.body))
+def _document(world: World, make: Callable[..., ErrorResponse]) -> Case:
+    response = make(world.random)
+    return error_case(response, message(world.random, response.status, response.body))
 
 
 def s3_refusal(world: World) -> Case:
@@ -116,35 +116,35 @@ def azure_refusal(world: World) -> Case:
     return _document(world, azure_error)
 
 
-def any_refusal(world: World) -> Refusal:
+def any_error_response(world: World) -> ErrorResponse:
     return world.random.choice([s3_error, gcs_xml_error, gcs_json_error, azure_error])(world.random)
 
 
 def refusal_in_gzip(world: World) -> Case:
-    refusal = any_refusal(world)
-    packed = gzip.compress(refusal.body, mtime=0)
-    return refused(refusal, message(world.random, refusal.status, packed, ("Content-Encoding", b"gzip")))
+    response = any_error_response(world)
+    packed = gzip.compress(response.body, mtime=0)
+    return error_case(response, message(world.random, response.status, packed, ("Content-Encoding", b"gzip")))
 
 
 def refusal_cut_off(world: World) -> Case:
-    """The connection ends after the document, before the length that was announced."""
-    refusal = any_refusal(world)
-    length = len(refusal.body) + world.random.randrange(1, 1000)
-    return refused(refusal, head(refusal.status, [("Content-Length", b"%d" % length)]) + refusal.body)
+    """The connection ends after the document, before the announced length."""
+    response = any_error_response(world)
+    length = len(response.body) + world.random.randrange(1, 1000)
+    return error_case(response, head(response.status, [("Content-Length", b"%d" % length)]) + response.body)
 
 
 def refusal_without_end(world: World) -> Case:
-    """A document with blanks behind it for as long as anybody reads."""
-    refusal = any_refusal(world)
-    answer = endless(message(world.random, refusal.status, refusal.body, framing="end"), b" ")
-    return Case([answer], Expected(refusal.reason, requests=TRIES if refusal.passing else 1))
+    """Blanks follow the document until the client stops reading."""
+    response = any_error_response(world)
+    answer = endless(message(world.random, response.status, response.body, framing="end"), b" ")
+    return Case([answer], Expected(response.reason, requests=TRIES if response.passing else 1))
 
 
 def refusal_as_success(world: World) -> Case:
-    """Gateways send a store's XML document with status 200; what it says counts."""
-    refusal = world.random.choice([s3_error, gcs_xml_error, azure_error])(world.random)
-    expected = Expected(refusal.reason, requests=None if refusal.passing else 1)
-    return Case([good(world, refusal.body)], expected)
+    """Gateways send a store's XML document with status 200. The content of the document decides."""
+    response = world.random.choice([s3_error, gcs_xml_error, azure_error])(world.random)
+    expected = Expected(response.reason, requests=None if response.passing else 1)
+    return Case([good(world, response.body)], expected)
 
 
 _BARE = {
@@ -190,7 +190,7 @@ def _bodiless(status: int) -> bool:
 
 
 def bare_status(world: World) -> Case:
-    """A status that no cloud's document explains."""
+    """A status without a cloud's error document."""
     reason = world.random.choice(list(_BARE))
     status = world.random.choice(_BARE[reason])
     body = b"" if _bodiless(status) else world.random.choice(PAGES)
@@ -200,7 +200,7 @@ def bare_status(world: World) -> Case:
 
 
 def outage(world: World) -> Case:
-    """A status that may pass: three tries, and the server's wish to be left alone is heard within bounds."""
+    """A temporary status: three tries, with the server's Retry-After respected within bounds."""
     asked = world.random.choice(
         [None, b"0", b"7", b"25", b"86400", b"-5", b"1e9", b"9" * 40, b"soon", b"\xb2", b""]
     )
@@ -220,12 +220,12 @@ def outage_that_passes(world: World) -> Case:
 
 
 def outage_that_turns_into_a_refusal(world: World) -> Case:
-    refusal = any_refusal(world)
+    response = any_error_response(world)
     answers = [
         send(message(world.random, world.random.choice(_PASSING))),
-        send(message(world.random, refusal.status, refusal.body)),
+        send(message(world.random, response.status, response.body)),
     ]
-    return Case(answers, Expected(refusal.reason, requests=TRIES if refusal.passing else 2))
+    return Case(answers, Expected(response.reason, requests=TRIES if response.passing else 2))
 
 
 def login_page(world: World) -> bytes:
@@ -245,7 +245,7 @@ def login_page(world: World) -> bytes:
 
 
 def sign_in_page(world: World) -> Case:
-    """An HTML page that asks for a password, in the place of the file."""
+    """An HTML page that asks for a password instead of the file."""
     page, fields = login_page(world), []
     if world.random.random() < 0.3:
         page, fields = gzip.compress(page, mtime=0), [("Content-Encoding", b"gzip")]

@@ -1,4 +1,4 @@
-"""Answers of object stores, as their clients hear them: through obstore, at an endpoint of the spec's."""
+"""Responses of object stores to the obstore client, at an endpoint from the spec."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def _cut(body: bytes, cut: int) -> Answer:
 
 
 def store_refusal(world: World) -> Case:
-    """Credentials, not a URL, are what has expired here: access is denied."""
+    """Expired credentials mean that access is denied, unlike an expired URL."""
     store = world.random.choice(list(_DOCUMENTS))
-    refusal = _DOCUMENTS[store](world.random)
-    reason = DENIED if refusal.reason is EXPIRED else refusal.reason
+    response = _DOCUMENTS[store](world.random)
+    reason = DENIED if response.reason is EXPIRED else response.reason
     data = message(
-        world.random, refusal.status, refusal.body, framing=world.random.choice(["length", "chunked"])
+        world.random, response.status, response.body, framing=world.random.choice(["length", "chunked"])
     )
-    return Case([send(data)], Expected(reason, requests=TRIES if refusal.passing else 1), store=store)
+    return Case([send(data)], Expected(reason, requests=TRIES if response.passing else 1), store=store)
 
 
 def store_outage_that_passes(world: World) -> Case:
@@ -55,7 +55,7 @@ def store_outage_that_passes(world: World) -> Case:
 
 
 def store_object(world: World) -> Case:
-    """Whole, or cut and resumed by range."""
+    """The object arrives whole, or is cut and resumed by range."""
     body = rows(world.random, least=4)
     cut = world.random.randrange(1, len(body))
     answers = world.random.choice([[_whole(body)], [_cut(body, cut), _whole(body)]])
@@ -63,7 +63,7 @@ def store_object(world: World) -> Case:
 
 
 def store_object_that_changed(world: World) -> Case:
-    """The precondition fails, and the object is fetched anew."""
+    """The precondition fails, and the object is fetched from the beginning."""
     old, new = rows(world.random, least=4), rows(world.random)
     cut = _cut(old, world.random.randrange(1, len(old)))
     answers = [cut, send(message(world.random, 412, framing="length")), _whole(new, V2)]
@@ -82,7 +82,7 @@ def store_oversized(world: World) -> Case:
 
 
 def store_garbage(world: World) -> Case:
-    """No answer of the stores' protocol."""
+    """The response does not follow the stores' protocol."""
     data = world.random.choice(
         [
             b"",

@@ -1,4 +1,4 @@
-"""Cases of a fuzzed dataset source, and answers written byte by byte onto the connection."""
+"""Cases of a fuzzed dataset source, and responses that are written to the connection as raw bytes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _NOISE = (
 
 @dataclass(frozen=True)
 class Expected:
-    """How a download must end: with these bytes or for this reason.
+    """The expected end of a download: these bytes or this reason.
 
-    Where the case settles them: the number of requests that the server hears, the target of the last one, and the
-    least seconds of each pause between tries.
+    If the case determines them, also: the number of requests, the target of the last one, and the shortest pause
+    between tries in seconds.
     """
 
     outcome: bytes | Reason
@@ -52,11 +52,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Case:
-    """A server's answers in order, the last one repeated, and how the download must end.
+    """A server's responses in order, with the last one repeated, and the expected end of the download.
 
-    `url` is the server's, at a path and query of the case's own, where it is not given. `left_by` are the answers
-    that an earlier process heard before it failed. With `public`, the server is one of the public Internet,
-    spoken to over TLS, and private addresses are forbidden.
+    The default of `url` is the server with a path and query for this case. `left_by` holds the responses that an
+    earlier process received before it failed. With `public`, the server is on the public Internet and uses TLS, and
+    private addresses are forbidden.
     """
 
     answers: list[Answer]
@@ -72,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True)
 class World:
-    """Where the servers are, and the source of all that is drawn."""
+    """The addresses of the servers, and the source of all random choices."""
 
     random: Random
     inside: str
@@ -80,7 +80,7 @@ class World:
     closed: str
 
     def target(self) -> str:
-        """A secret path and query."""
+        """Return a secret path and query."""
         value = f"{MARK}{self.random.getrandbits(64):016x}"
         queries = [
             f"X-Amz-Expires=60&X-Amz-Signature={value}",
@@ -92,7 +92,7 @@ class World:
 
 
 def rows(random: Random, least: int = 1) -> bytes:
-    """A small JSONL file."""
+    """Return a small JSONL file."""
     words = ["hello", "Zoë", "日本", "<b>", "expired", "a b", "\\"]
     lines = [
         json.dumps({"messages": [{"role": "user", "content": " ".join(random.choices(words, k=5))}]})
@@ -102,7 +102,7 @@ def rows(random: Random, least: int = 1) -> bytes:
 
 
 def head(status: int, fields: list[tuple[str, bytes]]) -> bytes:
-    """A status line and header fields."""
+    """Return a status line and header fields."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -112,7 +112,7 @@ def head(status: int, fields: list[tuple[str, bytes]]) -> bytes:
 
 
 def chunked(random: Random, body: bytes) -> bytes:
-    """A body in chunks of any sizes."""
+    """Return a body in chunks of random sizes."""
     parts = []
     while body:
         size = random.choice([1, 2, 7, 64, 4096])
@@ -125,7 +125,10 @@ def chunked(random: Random, body: bytes) -> bytes:
 def message(
     random: Random, status: int, body: bytes = b"", *fields: tuple[str, bytes], framing: str = ""
 ) -> bytes:
-    """A complete response: fields in any order and case, body framed by length, chunks or the connection's end."""
+    """Return a complete response, with its fields in any order and case.
+
+    The body is framed by its length, by chunks or by the end of the connection.
+    """
     framing = framing or random.choice(["length", "chunked", "end"])
     given = {name.lower() for name, _ in fields}
     noise = [field for field in random.sample(_NOISE, k=random.randrange(4)) if field[0].lower() not in given]
@@ -144,7 +147,7 @@ def message(
 
 
 def send(data: bytes, *, reset: bool = False) -> Answer:
-    """Write these bytes, then end the connection; with `reset` by RST instead of FIN."""
+    """Write these bytes, then end the connection with FIN, or with RST if `reset` is True."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(data)
@@ -156,7 +159,7 @@ def send(data: bytes, *, reset: bool = False) -> Answer:
 
 
 def endless(data: bytes, more: bytes) -> Answer:
-    """Write `data`, then `more` until the client goes away, or far beyond what it should ever read."""
+    """Write `data`, then `more` until the client disconnects or should long have stopped reading."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(data)
@@ -167,7 +170,7 @@ def endless(data: bytes, more: bytes) -> Answer:
 
 
 def drip(data: bytes, seconds: float) -> Answer:
-    """Write byte by byte, `seconds` apart."""
+    """Write single bytes with a pause of `seconds` between them."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         for byte in data:
@@ -178,7 +181,7 @@ def drip(data: bytes, seconds: float) -> Answer:
 
 
 def persistent(head_of_answer: bytes, body: bytes) -> Answer:
-    """Answer and keep the connection for the next request."""
+    """Respond and keep the connection for the next request."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(head_of_answer + body)
