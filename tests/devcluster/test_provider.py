@@ -1,4 +1,4 @@
-"""The cluster that a test run gets, by its environment."""
+"""The environment selects the cluster of a test run."""
 
 from __future__ import annotations
 

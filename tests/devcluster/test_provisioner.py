@@ -1,4 +1,4 @@
-"""The decisions of the provisioner about claims and volumes."""
+"""Decisions of the provisioner about claims and volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ZONES = {"node2": "zone-b"}
 
 
 def changed(part: str, key: str, value: str | None) -> dict[str, Any]:
-    """CLAIM with one value replaced, or removed if the value is None."""
+    """Return CLAIM with one value replaced, or removed if the value is None."""
     claim = copy.deepcopy(CLAIM)
     target = claim["metadata"]["annotations"] if part == "annotations" else claim[part]
     target.pop(key, None)
@@ -35,7 +35,7 @@ def changed(part: str, key: str, value: str | None) -> dict[str, Any]:
 
 
 def terms(claim: dict[str, Any]) -> Any:
-    """The node affinity of the volume that the provisioner creates for a claim."""
+    """Return the node affinity of the volume that the provisioner creates for a claim."""
     (action,) = plan([claim], [], ZONES)
     assert isinstance(action, Create)
     return action.volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms")

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need a Kubernetes; which one it is, `devcluster.provider` decides."""
+"""Fixtures of the tests that need a Kubernetes cluster; `devcluster.provider` selects the cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cluster() -> Iterator[ProvidedCluster]:
 
 @pytest.fixture(scope="session")
 def kubectl(cluster: ProvidedCluster) -> Kubectl:
-    """kubectl as the cluster's administrator."""
+    """Kubectl with the identity of the cluster's administrator."""
     return Kubectl(cluster.kubeconfig)
 
 
@@ -41,28 +41,28 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture
 def gpus(kubectl: Kubectl) -> Iterator[Callable[[Gpus], None]]:
-    """Sets the pretend GPUs of the cluster's first node; the default two come back at the end."""
+    """Set the pretend GPUs of the cluster's first node; the default two are restored at the end."""
     yield lambda wanted: set_gpus_by_kubectl(kubectl, wanted)
     set_gpus_by_kubectl(kubectl, Gpus())
 
 
 @pytest.fixture
 def pretend_nodes(cluster: ProvidedCluster) -> Iterator[PretendNodes]:
-    """Further nodes, without a kubelet, for the length of a test."""
+    """Additional nodes without a kubelet for the duration of a test."""
     with PretendNodes(cluster.kubeconfig) as nodes:
         yield nodes
 
 
 @pytest.fixture(scope="session")
 def operator(cluster: ProvidedCluster) -> ProvidedCluster:
-    """The cluster with the operator installed by its chart."""
+    """The cluster with the operator, installed from its chart."""
     product.install_chart(cluster)
     return cluster
 
 
 @pytest.fixture(scope="module")
 def private_addresses(operator: ProvidedCluster) -> Iterator[None]:
-    """While the tests of a module run, the administrator lets PREPARE fetch from private addresses, such as a pod's."""
+    """Let PREPARE fetch from private addresses, such as a pod's, while the tests of a module run."""
     product.install_chart(operator, {"trainer": {"limits": {"allowPrivateAddresses": True}}})
     yield
     product.install_chart(operator)
@@ -70,7 +70,7 @@ def private_addresses(operator: ProvidedCluster) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny random model and a folder that is not a model."""
+    """A folder with a tiny random model and a folder without a model."""
     folder = tmp_path_factory.mktemp("assets")
     jobs.write_tiny_model(folder / "models" / "tiny", quickstart.BASE_MODEL)
     (folder / "models" / "not-a-model").mkdir()
@@ -80,7 +80,7 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) -> Iterator[Kubectl]:
-    """kubectl in the namespace that most tests share: the claim `assets` holds the tiny model, ConfigMap `data` rows."""
+    """Kubectl in the namespace of most tests: claim `assets` contains the tiny model, ConfigMap `data` the rows."""
     with fresh_namespace(kubectl) as name:
         scoped = kubectl.within(name)
         scoped.apply(product.claim(jobs.CLAIM, "1Gi"))
@@ -92,7 +92,7 @@ def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) ->
 
 @pytest.fixture
 def room(workplace: Kubectl) -> Iterator[Kubectl]:
-    """The shared namespace for one test: afterwards its FineTuneJobs and pods are deleted, servers stay."""
+    """The shared namespace for one test; its FineTuneJobs and pods are deleted afterwards, but servers stay."""
     yield workplace
     workplace("delete", "finetunejobs", "--all", "--wait=true")
     workplace("delete", "pods", f"--selector=!{jobs.SERVER_LABEL}", "--grace-period=1", "--wait=true")
@@ -100,18 +100,18 @@ def room(workplace: Kubectl) -> Iterator[Kubectl]:
 
 @pytest.fixture(scope="session")
 def tiny_runs(workplace: Kubectl) -> TinyRuns:
-    """A job that went through all stages and one that failed in the first, watched until their pods had left."""
+    """A job that completed all stages and one that failed in the first, watched until their pods are deleted."""
     return run_tiny_jobs(workplace)
 
 
 @pytest.fixture(scope="session")
 def volume_classes(kubectl: Kubectl) -> None:
-    """The StorageClasses `shared` and `zonal`, which only the dev cluster has."""
+    """Require the StorageClasses `shared` and `zonal`, which only the dev cluster has."""
     if kubectl.run("get", "storageclass", "shared", "zonal").returncode != 0:
         pytest.skip("this cluster has no StorageClasses `shared` and `zonal`")
 
 
 @pytest.fixture(scope="session")
 def sizes(tiny_assets: Path) -> PretendGpus:
-    """GPUs that are too small, small and large for the tiny model's training."""
+    """GPUs that are too small, small and large for training the tiny model."""
     return pretend_gpus(tiny_assets / "models" / "tiny")

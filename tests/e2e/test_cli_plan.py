@@ -43,6 +43,6 @@ def test_the_printed_plan_is_the_plan_in_the_status(
         name: plan["memory"][name] for name in ("peakBytes", "deviceBytes")
     }
     assert printed["usableBytes"] == plan["gpu"]["usableBytes"]
-    # If a CPU stands in for the GPU, activations are kept whatever the plan for the GPU is.
+    # If a CPU replaces the GPU, activations are kept regardless of the plan for the GPU.
     for name in ("microBatchSize", "gradientAccumulationSteps", "sequenceLength"):
         assert printed["chosen"][name] == plan["training"][name]

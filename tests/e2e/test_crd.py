@@ -1,4 +1,4 @@
-"""The CRD on a real API server: what it accepts, what it refuses and with which words, and that a spec stays as it is.
+"""The CRD on a real API server: accepted and rejected jobs, messages of rejections, and immutable specs.
 
 Each case is one change of a valid FineTuneJob. Nothing runs: the objects are only validated, or deleted at the end.
 """
@@ -26,27 +26,27 @@ CLAIM = {"claimName": "models"}
 
 @pytest.fixture(scope="module")
 def crd(kubectl: Kubectl) -> None:
-    """The CRD is installed. It stays: other tests and jobs of this cluster may use it."""
+    """Install the CRD. It is not removed: other tests and jobs of this cluster may use it."""
     kubectl("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds/finetunejobs.yaml'}")
     kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
 
 
 @pytest.fixture
 def room(crd: None, kubectl: Kubectl, namespace: str) -> Kubectl:
-    """kubectl in a fresh namespace of a cluster that has the CRD."""
+    """Kubectl in a fresh namespace of a cluster that has the CRD."""
     del crd
     return kubectl.within(namespace)
 
 
 @pytest.fixture(scope="module")
 def validator(crd: None, kubectl: Kubectl) -> Kubectl:
-    """kubectl in a namespace that always exists, for requests that create nothing."""
+    """Kubectl in a namespace that always exists, for requests that create nothing."""
     del crd
     return kubectl.within("default")
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """Return a valid FineTuneJob with some fields changed; `a__b=value` is the field spec.a.b, ABSENT takes it away."""
+    """Return a valid FineTuneJob with some fields changed; `a__b=value` sets spec.a.b, and ABSENT removes it."""
     job: dict[str, Any] = {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -72,7 +72,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 def refusal(kubectl: Kubectl, job: dict[str, Any]) -> str:
-    """Return why the API server refuses `job`, empty when it does not. Nothing is stored."""
+    """Return the API server's reason for rejecting `job`, or "" if it is accepted. Nothing is stored."""
     done = kubectl.run(
         "create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(job)
     )
@@ -302,7 +302,7 @@ def test_examples_are_accepted(validator: Kubectl, example: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stored(crd: None, kubectl: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a namespace with one suspended FineTuneJob named `subject`."""
+    """Kubectl in a namespace with one suspended FineTuneJob named `subject`."""
     del crd
     bound = kubectl.within("default")
     job = manifest(podTemplate__labels={"team": "a"}, training__learningRate=0.0005)
@@ -349,7 +349,7 @@ def test_lifecycle_and_suspend_may_change(stored: Kubectl) -> None:
 
 
 def test_applying_the_same_text_again_changes_nothing(stored: Kubectl) -> None:
-    """Defaults are stored, so that a second apply must not be seen as a change of the spec."""
+    """Defaults are stored; a second apply must not count as a change of the spec."""
     before = stored.json("get", "finetunejob", "crd-subject")["metadata"]["generation"]
     job = manifest(podTemplate__labels={"team": "a"}, training__learningRate=0.0005)
     job["metadata"]["name"] = "crd-subject"

@@ -1,6 +1,6 @@
-"""The dev cluster itself: what it promises to the tests and the demo, and that it leaves nothing behind.
+"""The dev cluster itself: its guarantees to the tests and the demo, and its complete removal.
 
-These tests bring up clusters of their own, also beside the one that the run's other tests use.
+These tests start additional clusters, even while the other tests of the run use one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = _SECONDS
 
 @pytest.fixture(scope="module")
 def layout() -> Iterator[Layout]:
-    """A running dev cluster of this module."""
+    """A running dev cluster for this module."""
     with cluster.running(Layout(f"own-{os.getpid()}")) as running:
         yield running
 
@@ -56,7 +56,7 @@ def admin(layout: Layout) -> Kubectl:
 
 @pytest.fixture
 def room(admin: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
-    """kubectl bound to a fresh namespace that enforces the restricted Pod Security level."""
+    """Kubectl bound to a fresh namespace that enforces the restricted Pod Security level."""
     name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": _RESTRICTED}})
     yield admin.within(name)
@@ -65,7 +65,7 @@ def room(admin: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
 
 
 def pod(name: str, command: list[str], **container: Any) -> dict[str, Any]:
-    """A pod that the restricted level admits, of the thin trainer image."""
+    """Return a pod with the thin trainer image that the restricted level admits."""
     security = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -89,7 +89,7 @@ def pod(name: str, command: list[str], **container: Any) -> dict[str, Any]:
 
 
 def finished(room: Kubectl, name: str) -> str:
-    """The log of the pod `name` once it has succeeded."""
+    """Wait until the pod `name` succeeds, and return its log."""
     room("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
     return room("logs", name)
 
@@ -99,9 +99,9 @@ def python(source: str) -> list[str]:
 
 
 def test_is_ready_soon_after_the_start(layout: Layout, admin: Kubectl) -> None:
-    """The goal is 15 s on two free cores; the bound is for a machine that does other things too."""
+    """The goal is 15 s on two free cores; the bound allows for a busy machine."""
     seconds = cluster.bring_up_seconds(layout)
-    print(f"bring-up took {seconds} s")
+    print(f"the start took {seconds} s")
     assert seconds < _SECONDS
     assert "Ready" in admin("get", "nodes")
 
@@ -115,7 +115,7 @@ def test_api_server_reports_the_pinned_version(admin: Kubectl) -> None:
 
 
 def test_refuses_a_request_without_an_identity(layout: Layout, tmp_path: Path) -> None:
-    """Nobody is anonymous: the answer is 401, not the 403 of a known stranger."""
+    """Anonymous access is disabled: the response is 401, not the 403 for an identity without rights."""
     authority = tmp_path / "ca.crt"
     authority.write_bytes((layout.state / "pki" / "ca.crt").read_bytes())
     port = int(layout.kubeconfig.read_text().split("https://127.0.0.1:")[1].split('"')[0])
@@ -128,7 +128,7 @@ def test_refuses_a_request_without_an_identity(layout: Layout, tmp_path: Path) -
 
 
 def kubectl_as(layout: Layout, folder: Path, user: dict[str, str]) -> Kubectl:
-    """kubectl with the identity `user` (an entry of a kubeconfig) instead of the administrator's."""
+    """Return kubectl with the identity `user` (an entry of a kubeconfig) instead of the administrator's."""
     config = json.loads(layout.kubeconfig.read_text())
     config["users"][0]["user"] = user
     path = folder / "kubeconfig"
@@ -174,7 +174,7 @@ def test_a_component_has_only_the_rights_of_its_name(
     config = json.loads((layout.state / "pki" / f"{identity}.kubeconfig").read_text())
     component = kubectl_as(layout, tmp_path, config["users"][0]["user"])
     answer = component.run("auth", "can-i", verb, resource, "--all-namespaces")
-    # For some refusals a reason follows the word.
+    # Some denials have a reason after the word.
     assert answer.stdout.split()[0] == ("yes" if allowed else "no"), answer.stderr
 
 
@@ -205,8 +205,8 @@ def test_a_claim_is_bound_written_by_a_non_root_user_and_its_folder_removed(
     assert (folder / "file").read_text() == "kept\n"
     room("delete", "pod", "writer")
     room("delete", "pvc", "data", "--timeout=60s")
-    wait_for(lambda: not folder.exists(), "the volume's folder gone")
-    wait_for(lambda: room.run("get", "pv", name).returncode != 0, "the volume object gone")
+    wait_for(lambda: not folder.exists(), "the volume's folder must be removed")
+    wait_for(lambda: room.run("get", "pv", name).returncode != 0, "the volume object must be deleted")
 
 
 def test_restricted_namespace_refuses_a_privileged_pod(room: Kubectl) -> None:
@@ -261,7 +261,7 @@ def test_two_pods_take_the_two_gpus_and_the_third_waits_for_one(room: Kubectl) -
         phases[:] = sorted(item["status"]["phase"] for item in items)
         return phases == ["Pending", "Running", "Running"]
 
-    wait_for(two_run, "two of three pods running")
+    wait_for(two_run, "two of three pods must run")
     running = [item for item in room.json("get", "pods")["items"] if item["status"]["phase"] == "Running"]
     room("delete", "pod", running[0]["metadata"]["name"])
     room("wait", "pod", "--all", "--for=condition=Ready", "--timeout=60s")
@@ -281,7 +281,7 @@ def test_gpus_are_chosen_and_outlive_the_status_updates_of_the_kubelet(
             status = admin.json("get", "node", "node1")["status"]
             return bool(status["conditions"][0]["lastHeartbeatTime"] != heartbeat)
 
-        wait_for(beaten, "a status update of the kubelet", seconds=400)
+        wait_for(beaten, "the kubelet must update the status", seconds=400)
         node = admin.json("get", "node", "node1")
         assert node["status"]["allocatable"]["nvidia.com/gpu"] == "4"
         labels = node["metadata"]["labels"]
@@ -299,7 +299,7 @@ def _start_with_a_running_pod(name: Layout) -> None:
 
 
 def test_down_leaves_nothing(layout: Layout) -> None:
-    """While a second cluster, that of the other tests, goes on."""
+    """Meanwhile a second cluster, that of the other tests, keeps running."""
     other = Layout(f"down-{os.getpid()}")
     before = Machine.look(other.name)
     owner = cluster.start(other, die_with_caller=False)
@@ -336,13 +336,13 @@ def test_sigkill_of_the_owner_ends_everything_and_down_removes_the_rest() -> Non
 
 
 def test_run_ends_with_its_parent() -> None:
-    """The parent is killed by SIGKILL and can tell nobody."""
+    """SIGKILL gives the parent no chance to stop the cluster."""
     name = Layout(f"run-{os.getpid()}")
     before = Machine.look(name.name)
     run = python_command("__main__", "--name", name.name, "run", "--", "sleep", "600")
     script = f"{shlex.join(run)}; true"  # `true` keeps the shell as a parent instead of becoming the program
     parent = subprocess.Popen(["sh", "-c", script], env=python_environment(), stderr=subprocess.DEVNULL)
-    wait_for(name.ready.exists, "the cluster of `run`", seconds=120)
+    wait_for(name.ready.exists, "the cluster of `run` must be ready", seconds=120)
     family = descendants(parent.pid)
     parent.kill()
     parent.wait()

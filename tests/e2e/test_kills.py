@@ -1,4 +1,4 @@
-"""PREPARE's pod is deleted by force again and again; the job gives what an undisturbed one gives, to the byte."""
+"""After repeated forced deletions of its PREPARE pod, a job's results equal an undisturbed job's, byte for byte."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SEED = 7
 FEW = {"fetch": 1, "prove": 1, "quantize": 1}
 TEN = {"start": 1, "fetch": 2, "prove": 4, "quantize": 2, "analyze": 1}
 ROWS = 8_000
-# Not part of what is learned: it only makes the file long enough to be fetched for a while.
+# Not part of the training text; it only makes the file large enough that the download takes a while.
 PADDING = "x" * 8192
 
 
 def rows() -> bytes:
-    """Rows whose proof takes seconds and whose file takes a moment to fetch."""
+    """Return rows that take seconds to verify, in a file that takes a moment to fetch."""
     lines = [json.dumps({**row, "note": PADDING}) + "\n" for row in jobs.conversations(ROWS)]
     return "".join(lines).encode()
 
 
 def digests(kubectl: Kubectl, image: str, job: str) -> dict[str, str]:
-    """SHA-256 of every file of the tables, the base, the quantized model and the report in a job's workspace."""
+    """Return the SHA-256 of every file of the dataset, base, model and report in a job's workspace."""
     command = "cd /volume && find -L dataset base model report -type f | sort | xargs sha256sum"
     with product.volume_pod(kubectl, f"{job}-workspace", image) as pod:
         listed = kubectl("exec", pod, "--", "sh", "-c", command)
@@ -44,7 +44,7 @@ def digests(kubectl: Kubectl, image: str, job: str) -> dict[str, str]:
 
 
 def prepare_job(name: str, endpoint: str) -> dict[str, Any]:
-    """A job on the real 135M model that stops after PREPARE and allows no retry."""
+    """Return a job on the real 135M model that stops after PREPARE and allows no retry."""
     dataset = {"s3": {"uri": "s3://rows/rows.jsonl", "endpoint": endpoint, "secretRef": {"name": "store"}}}
     model = {
         "source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": "models/SmolLM2-135M-Instruct"}}
@@ -61,7 +61,7 @@ def prepare_job(name: str, endpoint: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The store of the rows, and a job on them that nobody disturbed: its status and its workspace's digests."""
+    """The store of the rows, and an undisturbed job on them: its status and its workspace's digests."""
 
     store: ObjectStore
     status: dict[str, Any]

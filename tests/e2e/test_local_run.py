@@ -1,4 +1,4 @@
-"""`finetune run` without a cluster gives what the cluster gives; the tiny model learns nothing, and need not."""
+"""`finetune run` without a cluster gives the cluster's results. The tiny model does not need to learn anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 @dataclass(frozen=True)
 class LocalRun:
-    """A finished local run: the job's file, its claim's folder, where workspaces are, and the output."""
+    """A finished local run: the job's file, its claim's folder, the folder of workspaces, and the output."""
 
     job: Path
     claim: Path
@@ -33,7 +33,7 @@ class LocalRun:
 
 @pytest.fixture(scope="module")
 def local_run(tmp_path_factory: pytest.TempPathFactory, tiny_runs: TinyRuns, tiny_assets: Path) -> LocalRun:
-    """The cluster's good job, run by processes of this machine; it names no cache, which no claim's folder is."""
+    """The cluster's good job, run by local processes; it has no cache, because no claim's folder is one."""
     folder = tmp_path_factory.mktemp("local")
     claim = folder / "claim"
     claim.mkdir()

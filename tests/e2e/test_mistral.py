@@ -1,4 +1,4 @@
-"""A Mistral tokenizer, a system prompt and two turns: what is learned is the two answers with their end tokens, no more."""
+"""With a Mistral tokenizer, a system prompt and two turns, training covers only the two answers and their end tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 24
 
 
 def conversation(number: int) -> dict[str, Any]:
-    """A system prompt and two turns in which no two messages share a number."""
+    """Return a system prompt and two turns in which no two messages share a number."""
     first, second = 1000 + number, 2000 + number
     return {
         "messages": [
@@ -41,8 +41,8 @@ CONVERSATIONS = [conversation(number) for number in range(ROWS)]
 
 
 def write_mistral(folder: Path, tokenizers: Path) -> Any:
-    """A random two-layer Mistral with the real vocabulary of version 3 and its template; gives the tokenizer."""
-    import torch  # noqa: PLC0415 -- 10 s, only where a model is made
+    """Save a random two-layer Mistral with the real vocabulary and template of version 3; return the tokenizer."""
+    import torch  # noqa: PLC0415 -- 10 s, only if a model is made
     from transformers import MistralConfig, MistralForCausalLM  # noqa: PLC0415
 
     tokenizer = RealTokenizers(tokenizers).load("mistral v3")
@@ -60,7 +60,7 @@ def write_mistral(folder: Path, tokenizers: Path) -> Any:
 
 
 def learned_texts(tokenizer: Any, labels: list[int]) -> list[str]:
-    """What each unbroken run of labels decodes to, end tokens included."""
+    """Decode each unbroken run of labels, including end tokens."""
     runs = [
         list(run) for learned, run in itertools.groupby(labels, lambda label: label != IGNORED) if learned
     ]
@@ -68,7 +68,7 @@ def learned_texts(tokenizer: Any, labels: list[int]) -> list[str]:
 
 
 def table(path: Path) -> list[dict[str, Any]]:
-    """Rows of an Arrow file of examples."""
+    """Return the rows of an Arrow file of examples."""
     with pa.OSFile(str(path), "rb") as source:
         rows: list[dict[str, Any]] = pa.ipc.open_file(source).read_all().to_pylist()
     return rows

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 
 def entries(kubectl: Kubectl, image: str) -> list[str]:
-    """The cache's entries, each with the time at which its manifest was written; hidden ones are unfinished."""
+    """Return the cache's entries, each with the write time of its manifest; hidden entries are unfinished."""
     with product.volume_pod(kubectl, CACHE, image) as pod:
         listed = kubectl(
             "exec", pod, "--", "sh", "-c", "cd /volume && stat -c '%n %Y' */manifest.json; ls -A"

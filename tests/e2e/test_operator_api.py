@@ -1,4 +1,4 @@
-"""The operator's calls against a real API server: apply, adoption, preconditions, paging, Lease."""
+"""The operator's calls to a real API server: apply, adoption, preconditions, paging, Lease."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from finetune_operator.status.events import Transition
 
 pytestmark = pytest.mark.cluster
 
-# Suspended from the start, so that an operator that another test has installed creates nothing for it.
+# Suspended from the start, so that an operator from another test creates nothing for it.
 SPEC: dict[str, Any] = {
     "model": {"source": {"persistentVolumeClaim": {"claimName": "models"}}},
     "dataset": {"source": {"configMap": {"name": "rows", "key": "train.jsonl"}}},
@@ -41,7 +41,7 @@ HOST = HostNeeds("1", 2**30, "any size will do", 0, 2**30)
 
 @pytest_asyncio.fixture
 async def api(cluster: ProvidedCluster) -> AsyncIterator[ApiClient]:
-    """A client with the administrator's credentials, hardly limited."""
+    """A client with the administrator's credentials and a high rate limit."""
     configuration = await load_configuration({"KUBECONFIG": str(cluster.kubeconfig)})
     client = ApiClient(configuration, TokenBucket(1000, 1000, time.monotonic), lambda _method, _code: None)
     yield client
@@ -57,7 +57,7 @@ async def job(api: ApiClient, kubectl: Kubectl, namespace: str) -> JobRecord:
 
 
 def make_body(namespace: str) -> dict[str, Any]:
-    """The FineTuneJob as a user would send it."""
+    """Return the FineTuneJob in a user's form."""
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -67,11 +67,11 @@ def make_body(namespace: str) -> dict[str, Any]:
 
 
 def batch_job(job: JobRecord, attempt: int = 0) -> dict[str, Any]:
-    """A stage's Job that would be suspended, so that no pod comes of it."""
+    """Return a stage's Job that is suspended, so that it creates no pod."""
     spec = FineTuneJobSpec.parse(SPEC)
     body = build_job(job, spec, Stage.PREPARE, attempt, {"version": "1.0"}, TRAINER, host=HOST)
     body["spec"]["suspend"] = True
-    # An operator that another test has installed would tidy it up.
+    # An operator from another test would delete it.
     del body["metadata"]["labels"]["finetune.dev/job"]
     return body
 
@@ -90,7 +90,7 @@ async def test_status_is_applied_whole_and_never_over_a_change_or_a_namesake(
             )
             break
         except ConflictError:
-            # An operator installed by another test wrote in between; read again as the controller would.
+            # An operator from another test wrote in between; read again, as the controller would.
             continue
     assert stored["status"]["phase"] == "Training"
     with pytest.raises(ConflictError):

@@ -1,4 +1,4 @@
-"""The whole job is placed where it can end: zones, volumes that some nodes cannot use, and caches that must be shared."""
+"""A job is placed where all its stages can run: zones, volumes with limited reach, and shared caches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SetGpus = Callable[[Gpus], None]
 
 @pytest.fixture
 def real_node(kubectl: Kubectl) -> Iterator[str]:
-    """Name of the node that really runs pods, in the zone HERE for the length of a test."""
+    """Name of the node that really runs pods; it is in the zone HERE during a test."""
     name = first_node(kubectl)
     kubectl("label", "node", name, f"{ZONE_LABEL}={HERE}")
     yield name
@@ -35,12 +35,12 @@ def real_node(kubectl: Kubectl) -> Iterator[str]:
 
 
 def cpu_node(zone: str) -> PretendNode:
-    """A node without GPUs that any pod may use."""
+    """Return a node without GPUs that any pod may use."""
     return PretendNode("pretend-cpu", zone=zone)
 
 
 def zonal_claim(name: str) -> dict[str, Any]:
-    """A claim whose volume can be used in one zone only: that of its first pod."""
+    """Return a claim whose volume works only in the zone of its first pod."""
     body = product.claim(name, "1Gi")
     body["spec"]["storageClassName"] = "zonal"
     return body
@@ -49,7 +49,7 @@ def zonal_claim(name: str) -> dict[str, Any]:
 def test_prepare_goes_to_the_zone_of_the_gpus(
     room: Kubectl, gpus: SetGpus, pretend_nodes: PretendNodes, real_node: str
 ) -> None:
-    """Its volume binds where it runs; in the other zone TRAIN could never reach it."""
+    """Its volume binds in the zone of PREPARE; in the other zone TRAIN could never reach it."""
     del real_node
     gpus(NO_GPUS)
     pretend_nodes.add(gpu_node("pretend-gpu", Gpus(count=1), THERE), cpu_node(THERE))

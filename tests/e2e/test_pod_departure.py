@@ -1,4 +1,4 @@
-"""A pod leaves soon after its process ends, well or badly; benchmarks/pod_departure.py prints the distribution."""
+"""A pod is deleted soon after its process ends, even on failure; benchmarks/pod_departure.py prints the distribution."""
 
 from __future__ import annotations
 

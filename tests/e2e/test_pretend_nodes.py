@@ -1,4 +1,4 @@
-"""Pretend nodes as tests use them: the real scheduler binds pods to them, and nothing of them is left."""
+"""Pretend nodes in tests: the real scheduler binds pods to them, and they are removed completely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANT = [{"key": RESOURCE, "operator": "Exists"}]
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
-    """A pod that the restricted level admits and that no kubelet starts."""
+    """Return a pod that the restricted level admits and that no kubelet starts."""
     container = {
         "name": "main",
         "image": "registry.invalid/none:1",
@@ -28,7 +28,7 @@ def pod(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def scheduled(room: Kubectl, name: str) -> str:
-    """The node to which a pod has been bound."""
+    """Wait until a pod is bound, and return its node."""
     room("wait", f"pod/{name}", "--for=condition=PodScheduled", "--timeout=30s")
     return str(room.json("get", "pod", name)["spec"]["nodeName"])
 

@@ -1,4 +1,4 @@
-"""The quickstart on a real cluster: a real pretrained model from YAML to a merged model that answers."""
+"""The quickstart on a real cluster: from YAML and a real pretrained model to a merged model that answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEEP_WORKSPACE = json.dumps({"spec": {"lifecycle": {"keepWorkspace": "Always"}}}
 
 @dataclass
 class ClusterRun:
-    """The job's last status, its pods, its artifacts and its workspace's files."""
+    """The last status, pods, artifacts and workspace files of the job."""
 
     status: dict[str, Any]
     pods_seen: set[str]
@@ -36,7 +36,7 @@ class ClusterRun:
 
 
 class OperatorKiller:
-    """Deletes the operator's pods once in each stage, after the stage's first progress."""
+    """Deletes the operator's pods once in each stage, after its first progress."""
 
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl.within(product.SYSTEM_NAMESPACE)
@@ -64,7 +64,7 @@ def cluster_run(
     killer = OperatorKiller(kubectl)
     with DepartureWatch(scoped.kubeconfig, NAMESPACE) as departing:
         scoped("apply", "--filename", str(quickstart.JOB))
-        # The trained weights are compared with the merged ones afterwards.
+        # A later test compares the trained weights with the merged ones.
         scoped("patch", "finetunejob", "airports", "--type=merge", f"--patch={KEEP_WORKSPACE}")
         job = product.follow(scoped, "airports", seconds=1200, seen=killer)
         pods_seen = departing.pods_seen()
@@ -96,7 +96,7 @@ def test_the_gain_is_proven_on_held_out_rows(cluster_run: ClusterRun) -> None:
 
 def test_the_status_holds_the_plan_with_memory_and_reasons(cluster_run: ClusterRun) -> None:
     plan = cluster_run.status["plan"]
-    assert plan["training"]["microBatchSize"] == 4, "what the spec gives is kept"
+    assert plan["training"]["microBatchSize"] == 4, "values of the spec are kept"
     assert plan["training"]["gradientAccumulationSteps"] == 1
     assert plan["gpu"]["product"] == Gpus().product.replace("-", " ")
     memory = plan["memory"]

@@ -1,4 +1,4 @@
-"""What cannot succeed ends within a minute, with a reason of its own, tried once, and leaves no pod."""
+"""A job that cannot succeed fails within a minute, after one attempt, with a specific reason, and leaves no pod."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 @dataclass(frozen=True)
 class Case:
-    """A job that must be refused: its input, the reason, and what the message must name."""
+    """A job that must fail: its input, the reason, and the required parts of the message."""
 
     name: str
     reason: str
@@ -87,11 +87,11 @@ def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, room: Kubect
 
 
 def assert_no_pod_is_left(kubectl: Kubectl, name: str) -> None:
-    """The pods of the job go within seconds of its end."""
+    """Wait until the job's pods are deleted, within seconds of its end."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         pods = jobs.all_pods(kubectl, name)
         if not pods:
             return
         time.sleep(0.2)
-    pytest.fail(f"pods must be gone, found {[pod['metadata']['name'] for pod in pods]}")
+    pytest.fail(f"all pods must be deleted, found {[pod['metadata']['name'] for pod in pods]}")

@@ -1,4 +1,4 @@
-"""A job whose rows come from S3 by a Secret's keys and from a signed URL: it succeeds, and no secret is to be seen anywhere."""
+"""A job with rows from S3, by a Secret's keys, and from a signed URL succeeds and reveals no secret anywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OBJECTS = "finetunejobs,jobs,pods,events,persistentvolumeclaims,configmaps,servi
 
 @dataclass
 class Traces:
-    """Everything that a person, a log collector or another tenant could read of a job, by where it was found."""
+    """Everything about a job that a person, a log collector or another tenant could read, by location."""
 
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -37,7 +37,7 @@ class Traces:
         self.texts[place] = text if isinstance(text, bytes) else text.encode()
 
     def places_of(self, secret: str) -> list[str]:
-        """Where `secret` stands, in any of the forms in which it could be read back."""
+        """Return the places that contain `secret`, in any readable form."""
         forms = {secret, quote(secret, safe=""), unquote(secret), json.dumps(secret)[1:-1]}
         return [place for place, text in self.texts.items() if any(form.encode() in text for form in forms)]
 
@@ -46,7 +46,7 @@ class Traces:
 def place(
     operator: ProvidedCluster, kubectl: Kubectl, private_addresses: None, tiny_assets: Path
 ) -> Iterator[Kubectl]:
-    """kubectl in a namespace that only these tests have: everything in it is a trace of their jobs."""
+    """Kubectl in a namespace that only these tests use: everything in it is a trace of their jobs."""
     del private_addresses
     with fresh_namespace(kubectl) as name:
         scoped = kubectl.within(name)
@@ -58,7 +58,7 @@ def place(
 
 @pytest.fixture(scope="module")
 def store(place: Kubectl, operator: ProvidedCluster) -> Iterator[ObjectStore]:
-    """An S3 server that holds both datasets; the server itself is no trace of a job."""
+    """An S3 server with both datasets; the server itself is no trace of a job."""
     with s3_server(place, operator.trainer_image, ["rows"]) as served:
         served.put("rows", "training data/rows.jsonl.gz", gzip.compress(TRAINING.encode()))
         served.put("rows", "held-out.jsonl", HELD_OUT.encode())
@@ -66,7 +66,7 @@ def store(place: Kubectl, operator: ProvidedCluster) -> Iterator[ObjectStore]:
 
 
 def fetch_job(store: ObjectStore, name: str, *, keys: str = "store", **spec: Any) -> dict[str, Any]:
-    """A job that trains on an object fetched with a Secret's keys and validates on one behind a signed URL."""
+    """A job with training rows from an object read with a Secret's keys, and validation rows from a signed URL."""
     job = jobs.fine_tune_job(name, **spec)
     job["spec"]["dataset"] = {
         "source": {
@@ -83,7 +83,7 @@ def fetch_job(store: ObjectStore, name: str, *, keys: str = "store", **spec: Any
 
 
 def volume_traces(traces: Traces, kubectl: Kubectl, image: str, claim: str, folder: Path) -> None:
-    """Add every file of a claim."""
+    """Add every file of a claim to the traces."""
     with product.volume_pod(kubectl, claim, image) as pod:
         product.read_volume(kubectl, pod, ".", folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -93,7 +93,7 @@ def volume_traces(traces: Traces, kubectl: Kubectl, image: str, claim: str, fold
 
 
 def without_server(documents: dict[str, Any]) -> str:
-    """Objects as text, but for the S3 server's own pod and events, which hold its keys."""
+    """Return objects as text, except the S3 server's pod and events, which contain its keys."""
     kept = [
         item
         for item in documents["items"]
@@ -147,8 +147,8 @@ def test_a_job_with_keys_and_a_signed_url_shows_no_secret_anywhere(
     )
     volume_traces(traces, place, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
     volume_traces(traces, place, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
-    assert any(where.endswith(".html") for where in traces.texts), "the report is published"
-    assert traces.places_of("s3://rows/training data/rows.jsonl.gz"), "what is no secret is found"
+    assert any(where.endswith(".html") for where in traces.texts), "the report must be published"
+    assert traces.places_of("s3://rows/training data/rows.jsonl.gz"), "non-secret text must be found"
 
     query = urlsplit(url).query
     signature = dict(parse_qsl(query))["X-Amz-Signature"]

@@ -1,4 +1,4 @@
-"""Whether and where a job fits is known before a GPU is asked for, and is decided again when nodes come and go."""
+"""The operator sizes and places a job before it requests a GPU, and decides again when nodes change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SetGpus = Callable[[Gpus], None]
 
 
 def conditions(job: dict[str, Any]) -> dict[str, str]:
-    """The status of the conditions that tell whether a job is stuck, by type."""
+    """Return the statuses of the conditions for a blocked job, by type."""
     return {kind: product.condition(job, kind)["status"] for kind in ("Succeeded", "Stalled", "Reconciling")}
 
 
@@ -38,7 +38,7 @@ GOING_ON = {"Succeeded": "Unknown", "Stalled": "False", "Reconciling": "True"}
 
 
 def seconds_between(earlier: str, later: str) -> float:
-    """Seconds from one RFC 3339 time to another."""
+    """Return the seconds from one RFC 3339 time to another."""
     return (datetime.datetime.fromisoformat(later) - datetime.datetime.fromisoformat(earlier)).total_seconds()
 
 
@@ -85,7 +85,7 @@ def test_a_job_that_fits_nowhere_stalls_in_seconds_and_resumes_when_a_gpu_joins(
         assert (attempt["stage"], attempt["outcome"]) == ("Prepare", "Succeeded")
         assert seconds_between(attempt["completionTime"], stalled["lastTransitionTime"]) <= 5
         assert sizes.short_rows.product in stalled["message"]
-        # A Job that came all the same would come at once.
+        # If a Job were created by mistake, it would be created at once.
         time.sleep(3)
         assert seen.jobs == ["patient-prepare-0"]
         assert seen.gpu_pods == []
@@ -99,7 +99,7 @@ def test_a_job_that_fits_nowhere_stalls_in_seconds_and_resumes_when_a_gpu_joins(
 
 
 def _long_conversations() -> list[dict[str, Any]]:
-    """Rows of LONG_ROW tokens and more, under the job's maximum."""
+    """Return rows of LONG_ROW tokens and more, below the job's maximum."""
     rows = jobs.conversations(24)
     for number, row in enumerate(rows):
         row["messages"][1]["content"] = f"Row {number}: " + " ".join(["yes"] * LONG_ROW)
@@ -119,7 +119,7 @@ def test_every_change_of_the_nodes_is_a_new_decision_with_its_own_reason(
         assert jobs.stage_pods(room, "watchful", "train") == []
         return str(product.condition(job, "Stalled")["message"])
 
-    # From the model's config alone: PREPARE waits with the rest until there is a GPU that would do.
+    # From the model's config alone: PREPARE postpones the rest until a suitable GPU exists.
     assert RESOURCE in expect("DoesNotFit", seconds=PREPARE_SECONDS)
 
     pretend_nodes.add(gpu_node("pretend-old", Gpus("Tesla-T4", 15360, 1)))
@@ -168,7 +168,7 @@ def test_waiting_for_a_busy_gpu_burns_no_deadline(
     job = jobs.until(
         room,
         "queued",
-        "an end of the waiting",
+        "the end of the wait",
         seconds=30,
         holds=lambda job: not jobs.waiting("WaitingForGpu")(job),
     )
@@ -176,7 +176,7 @@ def test_waiting_for_a_busy_gpu_burns_no_deadline(
 
 
 def _gpu_holder(room: Kubectl, image: str) -> dict[str, Any]:
-    """A pod that holds the only GPU."""
+    """Return a pod that holds the only GPU."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -201,7 +201,7 @@ def _gpu_holder(room: Kubectl, image: str) -> dict[str, Any]:
 def test_a_part_of_a_gpu_that_fits_is_used_and_one_that_does_not_is_left(
     room: Kubectl, pretend_nodes: PretendNodes, sizes: PretendGpus, volume_classes: None
 ) -> None:
-    """MIG with the strategy `mixed`: resources and labels of their own for each profile."""
+    """With the MIG strategy `mixed`, each profile has separate resources and labels."""
     del volume_classes
     profile = "mig-1g.5gb"
     pretend_nodes.add(

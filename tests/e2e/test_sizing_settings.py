@@ -1,4 +1,4 @@
-"""Sizing as the administrator sets it: GPUs of nodes that do not exist yet, a hub of one's own, and too little memory for TRAIN."""
+"""The administrator's settings for sizing: GPUs of nodes that do not exist yet, a private hub, and too little TRAIN memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TRAIN_MEMORY_MIB = 200
 def hub(
     operator: ProvidedCluster, workplace: Kubectl, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hub]:
-    """A hub with a model that no GPU here can train; the operator is set to it, and to PROFILES."""
+    """A hub with a model that no GPU here can train; the operator is configured with it and with PROFILES."""
     model = tmp_path_factory.mktemp("hub") / "model"
     write_model_of_shape(model, HUGE, quickstart.BASE_MODEL, SHARDS)
     with hub_server(workplace, operator.trainer_image, model) as running:
@@ -69,7 +69,7 @@ def hub(
 
 @pytest.fixture
 def settled(workplace: Kubectl) -> Iterator[Kubectl]:
-    """The module's namespace; FineTuneJobs are gone at the end of a test, the hub stays."""
+    """The module's namespace; FineTuneJobs are deleted after each test, and the hub stays."""
     yield workplace
     workplace("delete", "finetunejobs", "--all", "--wait=true")
 
@@ -82,7 +82,7 @@ def test_a_hopeless_job_is_known_from_the_models_shape_before_any_weight_is_fetc
         settled.apply(job)
         found = jobs.until(settled, "hopeless", "DoesNotFit", seconds=60, holds=jobs.stalled("DoesNotFit"))
         assert product.condition(found, "Succeeded")["status"] == "Unknown"
-        assert not found["status"].get("attempts"), "PREPARE has not ended"
+        assert not found["status"].get("attempts"), "PREPARE must not have ended"
         jobs.until(
             settled, "hopeless", "no pod", seconds=60,
             holds=lambda _job: not jobs.stage_pods(settled, "hopeless", "prepare"),
@@ -100,7 +100,7 @@ def test_a_gpu_that_only_a_profile_knows_is_waited_for_by_its_labels(
 ) -> None:
     del hub, volume_classes
     resources = {"gpuResourceName": FUTURE_RESOURCE}
-    # A volume that only one node can use could never be reached from a node that does not exist yet.
+    # A volume that only one node can use is unreachable from a node that does not exist yet.
     settled.apply(jobs.fine_tune_job("future", resources=resources, workspace=jobs.SHARED_WORKSPACE))
     jobs.until(settled, "future", "WaitingForGpu", seconds=90, holds=jobs.waiting("WaitingForGpu"))
     (pod,) = jobs.stage_pods(settled, "future", "train")
@@ -139,6 +139,6 @@ def test_a_stage_that_the_host_kills_for_its_memory_is_tried_once_more_with_more
 
 
 def _mib(quantity: str) -> float:
-    """A memory quantity in MiB."""
+    """Return a memory quantity in MiB."""
     units = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0}
     return float(quantity[:-2]) * units[quantity[-2:]] if quantity[-2:] in units else int(quantity) / 2**20

@@ -1,4 +1,4 @@
-"""Suspending gives the GPU back and keeps what was learned."""
+"""Suspending a job releases its GPU and keeps its training progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closed form against the trainer's own step on fake tensors."""
+"""The closed form agrees with the trainer's actual step on fake tensors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("glm 4", GLM_4, TrainingPlan(2048, gradient_checkpointing=False)),
     ("exaone 4", EXAONE, TrainingPlan(8192)),
 ]
-"""Every family once, and every axis of a plan on Mistral."""
+"""Return every family once, and every axis of a plan on Mistral."""
 FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral with a window, long", MISTRAL_V1, TrainingPlan(8192, rank=8)),
     ("llama 8b, long", LLAMA_8B, TrainingPlan(16384)),
@@ -112,7 +112,7 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("phi 4", PHI_4, TrainingPlan(2048)),
     ("granite, all saved", GRANITE, TrainingPlan(2048, gradient_checkpointing=False)),
 ]
-"""A second length, rank or kind of checkpointing for families that CASES holds."""
+"""Return a second length, rank or kind of checkpointing for families in CASES."""
 WHOLE: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral", MISTRAL, TrainingPlan(2048)),
     ("qwen 3", QWEN3, TrainingPlan(2048, gradient_checkpointing=False)),
@@ -134,7 +134,7 @@ def _parameters(
 
 @pytest.mark.parametrize(("document", "plan"), [*_parameters(CASES), *_parameters(FURTHER, pytest.mark.full)])
 def test_the_closed_form_agrees_with_the_trainers_step(document: dict[str, Any], plan: TrainingPlan) -> None:
-    """At full width; the peak of all layers is extrapolated from runs with two and with four."""
+    """Layers have full width; the peak of all layers is extrapolated from runs with two and four layers."""
     _check(document, plan, extrapolate(document, plan).peak_bytes)
 
 

@@ -1,4 +1,4 @@
-"""The oracle itself: it counts what lives, holds what a loaded model holds, and notices when the trainer changes."""
+"""The oracle counts live tensors, has the tensors of a loaded model, and detects changes of the trainer."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _ADAPTER = 16 * 2 * (2 * (512 + 512) + 2 * (512 + 128) + 3 * (512 + 1024))
 
 @pytest.fixture(scope="module")
 def before() -> FakePeaks:
-    """The peaks of two layers with the trainer as it is."""
+    """The peaks of two layers with the unchanged trainer."""
     return run_fake(_SMALL, _PLAN, 2)
 
 
-def test_allocations_count_what_lives_and_keep_each_phases_peak() -> None:
+def test_allocations_count_live_tensors_and_keep_the_peak_of_each_phase() -> None:
     with FakeTensorMode(), Allocations() as tracked:
         tracked.enter("First")
         kept = torch.empty(1000, dtype=torch.uint8)
@@ -56,14 +56,14 @@ def test_allocations_count_what_lives_and_keep_each_phases_peak() -> None:
     assert tracked.peaks == {"First": 1024 + 12288, "Second": 2048}
     assert tracked.current == 2048
     del kept, copy
-    # The view keeps its storage.
+    # The view keeps its storage alive.
     assert tracked.current == 1024
     del view
     assert tracked.current == 0
 
 
-def test_the_skeleton_holds_what_a_loaded_checkpoint_holds(tmp_path: Path) -> None:
-    """Every tensor of every 4-bit module, and the unquantized ones in 16 bits instead of a CPU's 32."""
+def test_the_skeleton_has_the_tensors_of_a_loaded_checkpoint(tmp_path: Path) -> None:
+    """Covers all tensors of 4-bit modules, and the unquantized ones in 16 bits instead of a CPU's 32."""
     write_base(tmp_path / "base", "mistral")
     layout = prepare(tmp_path / "workspace", tmp_path / "base")
     loaded = load_quantized(layout.quantized_model, "cpu")
@@ -86,16 +86,16 @@ def _packed(module: Any) -> list[tuple[int, torch.dtype]]:
     return [(tensor.numel(), tensor.dtype) for tensor in tensors]
 
 
-def test_layers_beyond_four_are_a_straight_line() -> None:
-    """What is extrapolated from two and four layers is what six layers take, but for the rounding of a scalar."""
+def test_peaks_are_linear_in_the_number_of_layers() -> None:
+    """The extrapolation from two and four layers equals the peak of six layers, except for a scalar's rounding."""
     guessed, found = extrapolate(_SMALL, _PLAN), run_fake(_SMALL, _PLAN)
     for phase, peak in found.phases.items():
         assert abs(guessed.phases[phase] - peak) <= 4096, phase
     assert found.peak_bytes == max(found.phases.values())
 
 
-def test_layers_of_two_kinds_are_a_straight_line_too() -> None:
-    """Windowed layers, which need a mask here, stand between full ones."""
+def test_peaks_are_linear_for_alternating_kinds_of_layers() -> None:
+    """Windowed layers, which need a mask here, alternate with full ones."""
     mixed = {**_SMALL, "model_type": "olmo3", "num_hidden_layers": 9, "sliding_window": 256}
     assert build_config(mixed, 4).layer_types == build_config(mixed, None).layer_types[-4:]
     assert len(set(build_config(mixed, 4).layer_types)) == 2
@@ -115,8 +115,8 @@ def test_evaluation_needs_less_than_training(before: FakePeaks) -> None:
         assert phases["Evaluation"] <= max(phases["Loss"], phases["Recompute"])
 
 
-def test_an_adapter_in_float32_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two bytes more for each trained parameter and two for its gradient; loading has peft's float32 in any case."""
+def test_an_adapter_in_float32_raises_the_peak(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trained parameter and its gradient take two more bytes each; loading always uses peft's float32."""
     own = adapter.cast_adapter
     monkeypatch.setattr(adapter, "cast_adapter", lambda adapted, _dtype: own(adapted, torch.float32))
     after = run_fake(_SMALL, _PLAN, 2)
@@ -124,38 +124,40 @@ def test_an_adapter_in_float32_shows(before: FakePeaks, monkeypatch: pytest.Monk
     assert after.peak_bytes - before.peak_bytes == pytest.approx(2 * _ADAPTER, rel=0.02)
 
 
-def test_another_optimizer_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """States of two times 4 bytes instead of two times one."""
+def test_another_optimizer_changes_the_peak(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parameter has two optimizer states of 4 bytes instead of 1 byte."""
     monkeypatch.setattr(settings, "optimizer_name", lambda _device: "paged_adamw_32bit")
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Optimizer"] - before.phases["Optimizer"] == pytest.approx(6 * _ADAPTER, rel=0.05)
     assert after.peak_bytes > before.peak_bytes
 
 
-def test_larger_chunks_of_the_loss_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_larger_chunks_of_the_loss_raise_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = {**_SMALL, "vocab_size": 131072}
     before = run_fake(wide, _PLAN, 2)
     monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 1 << 27)
     after = run_fake(wide, _PLAN, 2)
-    # bf16 and float32 logits of (1023 - 256) positions more.
+    # bf16 and float32 logits for (1023 - 256) additional positions.
     assert after.phases["Loss"] - before.phases["Loss"] == pytest.approx((1023 - 256) * 131072 * 6, rel=0.02)
 
 
-def test_another_attention_shows(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of every pair of positions, in float32 and more."""
+def test_another_attention_changes_the_peak(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention scores of every pair of positions take at least float32."""
     monkeypatch.setattr(skeleton, "attention_implementation", lambda _config: "eager")
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Recompute"] - before.phases["Recompute"] > 8 * 1024 * 1024 * 6
 
 
-def test_checkpointing_switched_off_shows(before: FakePeaks) -> None:
-    """The second layer's activations are kept as well: at least what its matrices multiply."""
+def test_disabled_checkpointing_raises_the_peak(before: FakePeaks) -> None:
+    """The second layer's activations are kept as well: at least the inputs of its matrix products."""
     kept = run_fake(_SMALL, TrainingPlan(1024, gradient_checkpointing=False), 2)
     assert kept.peak_bytes - before.peak_bytes > 2 * 1024 * (4 * 512 + 3 * 1024)
 
 
-def test_types_that_stay_in_float32_show(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What peft's preparation for k-bit training does to everything that is not quantized."""
+def test_types_that_stay_in_float32_raise_the_peak(
+    before: FakePeaks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peft's preparation for k-bit training casts all unquantized tensors this way."""
     own = quantized.cast_model
     monkeypatch.setattr(fake_run, "cast_model", lambda model, _dtype: own(model, torch.float32))
     after = run_fake(_SMALL, _PLAN, 2)

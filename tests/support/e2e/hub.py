@@ -1,4 +1,4 @@
-"""A hub-shaped server inside the cluster whose models have a shape and no weights worth reading."""
+"""Server with the hub's API inside the cluster; its models have configs but only empty weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PORT = 8000
 SERVER = ROOT / "tests" / "support" / "servers" / "model_hub.py"
 SHARD_BYTES = 4_900_000_000
 
-# Weight files are holes: they have their size and no content. The counts of what was asked go to the log, one line a second.
+# Weight files are sparse: they have a size but no content. The log gets the counts of requests, one line per second.
 _PROGRAM = f"""
 import json, sys, time
 from pathlib import Path
@@ -43,19 +43,19 @@ with serving(hub, "0.0.0.0", {PORT}):
 
 @dataclass(frozen=True)
 class Hub:
-    """A running server: `endpoint` is its URL for pods."""
+    """A running server; `endpoint` is its URL for pods."""
 
     kubectl: Kubectl
     endpoint: str
 
     def requests(self) -> dict[str, int]:
-        """How often each file has been asked for."""
+        """Return the number of requests for each file."""
         counts: dict[str, int] = json.loads(self.kubectl("logs", NAME, "--tail=1"))
         return counts
 
 
 def write_model_of_shape(folder: Path, config: dict[str, Any], tokenizer: Path, shards: int) -> None:
-    """A model folder as a hub has it, but for the weights: `config`, a tokenizer, and an index that names `shards` files."""
+    """Create a hub's model folder without weights: `config`, a tokenizer, and an index of `shards` files."""
     folder.mkdir(parents=True)
     names = [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
     index = {
@@ -70,8 +70,8 @@ def write_model_of_shape(folder: Path, config: dict[str, Any], tokenizer: Path, 
 
 @contextmanager
 def hub_server(kubectl: Kubectl, image: str, model: Path) -> Iterator[Hub]:
-    """Serve the folder `model` from a pod in kubectl's namespace for the length of a `with` block."""
-    # The thin image has the checkout's interpreter, the real one its own.
+    """Serve the folder `model` from a pod in kubectl's namespace for the duration of a `with` block."""
+    # The thin image has the checkout's interpreter, the real image a separate one.
     python = f"$(command -v {PRODUCT_ROOT}/.venv/bin/python || command -v python3)"
     start = f'exec "{python}" -c "$PROGRAM"'
     with server_pod(kubectl, NAME, image, start=start, port=PORT, env={"PROGRAM": _PROGRAM}):

@@ -1,4 +1,4 @@
-"""FineTuneJobs for the cluster tests, and the small model and data that they use."""
+"""FineTuneJobs for the cluster tests, with their small model and data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from devcluster.kubectl import Kubectl
 
 CLAIM = "assets"
 SERVER_LABEL = "tests.finetune.dev/server"
-"""Label of pods that serve the tests of a module and outlive each of them."""
+"""Label of pods that serve all tests of a module, so no single test deletes them."""
 
 
 def conversations(count: int) -> list[dict[str, Any]]:
-    """`count` different two-turn conversations."""
+    """Return `count` different two-turn conversations."""
     return [
         {
             "messages": [
@@ -31,12 +31,12 @@ def conversations(count: int) -> list[dict[str, Any]]:
 
 
 def jsonl(rows: list[dict[str, Any]]) -> str:
-    """Rows as the text of a JSONL file."""
+    """Return rows as the text of a JSONL file."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def config_map(name: str, text: str) -> dict[str, Any]:
-    """A ConfigMap that holds a data set under the key data.jsonl."""
+    """Return a ConfigMap with a dataset under the key data.jsonl."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -46,7 +46,7 @@ def config_map(name: str, text: str) -> dict[str, Any]:
 
 
 def fine_tune_job(name: str, *, dataset: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
-    """A job on the tiny model of the claim `assets`; `spec` replaces whole top-level fields."""
+    """Return a job on the tiny model of the claim `assets`; `spec` replaces whole top-level fields."""
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -71,19 +71,19 @@ def fine_tune_job(name: str, *, dataset: dict[str, Any] | None = None, **spec: A
     }
 
 
-# No node has so many processors: what comes after PREPARE waits, so that a test of PREPARE needs no TRAIN.
+# No node has this many CPUs: later stages wait, so a test of PREPARE needs no TRAIN.
 ONLY_PREPARE = {"train": {"cpu": "1000"}}
 
 
 def secret(name: str, values: dict[str, str]) -> dict[str, Any]:
-    """A Secret of text values."""
+    """Return a Secret with text values."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
 
 
 def until(
     kubectl: Kubectl, name: str, what: str, *, seconds: float, holds: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    """Poll a FineTuneJob until `holds` says so, and give it; fails with the last status once `seconds` are over."""
+    """Poll a FineTuneJob until `holds` is true, and return it; fail with the last status after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         job: dict[str, Any] = kubectl.json("get", "finetunejob", name)
@@ -97,11 +97,11 @@ def until(
 
 
 SHARED_WORKSPACE = {"size": "1Gi", "storageClassName": "shared"}
-"""A workspace that pods on every node can use, which a pretend node's are not asked for."""
+"""A workspace that pods on every node can use, including pretend nodes."""
 
 
 def stalled(reason: str) -> Callable[[dict[str, Any]], bool]:
-    """Whether a job is stalled for `reason` without having failed."""
+    """Return a check that a job is stalled for `reason` and has not failed."""
 
     def holds(job: dict[str, Any]) -> bool:
         found = product.condition(job, "Stalled")
@@ -111,7 +111,7 @@ def stalled(reason: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def waiting(reason: str) -> Callable[[dict[str, Any]], bool]:
-    """Whether a job is being carried out and waits for `reason`."""
+    """Return a check that a job is in progress and waits for `reason`."""
 
     def holds(job: dict[str, Any]) -> bool:
         found = product.condition(job, "Reconciling")
@@ -121,20 +121,20 @@ def waiting(reason: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def stage_pods(kubectl: Kubectl, name: str, stage: str) -> list[dict[str, Any]]:
-    """The pods that a stage of a job has now."""
+    """Return the present pods of a job's stage."""
     selector = f"--selector=finetune.dev/job={name},finetune.dev/stage={stage}"
     found: list[dict[str, Any]] = kubectl.json("get", "pods", selector)["items"]
     return found
 
 
 def all_pods(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
-    """The pods that a job has now."""
+    """Return the present pods of a job."""
     found: list[dict[str, Any]] = kubectl.json("get", "pods", f"--selector=finetune.dev/job={name}")["items"]
     return found
 
 
 def bound(kubectl: Kubectl, name: str, stage: str, node: str, *, seconds: float) -> dict[str, Any]:
-    """Poll until a pod of the stage is bound to `node`, and give it; fails with what is there once `seconds` are over."""
+    """Poll until a pod of the stage is bound to `node`, and return it; fail with the present nodes after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         pods = stage_pods(kubectl, name, stage)
@@ -151,7 +151,7 @@ def bound(kubectl: Kubectl, name: str, stage: str, node: str, *, seconds: float)
 
 
 def required_values(pod: dict[str, Any], key: str) -> set[str]:
-    """The values of a label that the pod's required node affinity names in all its terms."""
+    """Return the values of a label in all terms of the pod's required node affinity."""
     affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
     terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
     return {
@@ -164,7 +164,7 @@ def required_values(pod: dict[str, Any], key: str) -> set[str]:
 
 
 def prepared(kubectl: Kubectl, name: str, *, seconds: float) -> dict[str, Any]:
-    """Poll a FineTuneJob until PREPARE has ended well, and give it; fails with the last status otherwise."""
+    """Poll a FineTuneJob until PREPARE succeeds, and return it; otherwise fail with the last status."""
     deadline = time.monotonic() + seconds
     while True:
         job: dict[str, Any] = kubectl.json("get", "finetunejob", name)
@@ -172,15 +172,15 @@ def prepared(kubectl: Kubectl, name: str, *, seconds: float) -> dict[str, Any]:
         if ready == ["True", "True"]:
             return job
         if "False" in ready or time.monotonic() > deadline:
-            pytest.fail(f"PREPARE of {name} must end well within {seconds:.0f} s, found {job.get('status')}")
+            pytest.fail(f"PREPARE of {name} must succeed within {seconds:.0f} s, found {job.get('status')}")
         time.sleep(0.5)
 
 
 def write_tiny_model(folder: Path, tokenizer: Path) -> None:
-    """A random two-layer Llama with the tokenizer files of `tokenizer`: real formats, a second a step."""
-    import shutil  # noqa: PLC0415 -- beside the imports it belongs to
+    """Save a random two-layer Llama with the tokenizer files of `tokenizer`: real formats, one second per step."""
+    import shutil  # noqa: PLC0415 -- with the related imports
 
-    import torch  # noqa: PLC0415 -- 10 s, only where a model is made
+    import torch  # noqa: PLC0415 -- 10 s, only if a model is made
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""`finetune run` as a process, and the results that it leaves."""
+"""Runs `finetune run` as a process, and reads its results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def run_locally(job: Path, runs: Path, volume: str, *, seconds: float) -> None:
-    """Run a job's file on the CPU; `volume` is NAME=FOLDER of its claim. Raises CalledProcessError."""
+    """Run a job's file on the CPU; `volume` is NAME=FOLDER of its claim. Raises CalledProcessError if it fails."""
     command = [
         sys.executable, "-m", "finetune_cli", "run", str(job),
         "--volume", volume, "--runs", str(runs), "--device", "cpu",
@@ -19,6 +19,6 @@ def run_locally(job: Path, runs: Path, volume: str, *, seconds: float) -> None:
 
 
 def stage_results(output: Path) -> dict[str, Any]:
-    """Results of the stages, from the manifest in the output folder."""
+    """Return the results of the stages, from the manifest in the output folder."""
     results: dict[str, Any] = json.loads((output / "manifest.json").read_text("utf-8"))["results"]
     return results

@@ -1,4 +1,4 @@
-"""What a dev cluster could leave on the machine: mounts, firewall rules, links, cgroups, kernel settings, processes."""
+"""Possible traces of a dev cluster: mounts, firewall rules, links, cgroups, kernel settings, processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTINGS = (
     "kernel/panic_on_oops",
     "net/ipv4/ip_forward",
 )
-# Paths that Kubernetes components use by default, which a cluster must not create outside its namespaces.
+# Default paths of Kubernetes components, which a cluster must not create outside its namespaces.
 _PATHS = ("/run/netns", "/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers", "/opt/containerd",
           "/run/containerd", "/etc/cni", "/etc/kubernetes", "/run/devcluster")  # fmt: skip
 
@@ -26,7 +26,7 @@ def _output(*command: str) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine's state, comparable; what other programs change all the time is left out."""
+    """The machine's comparable state, without anything that other programs change constantly."""
 
     mounts: frozenset[str]
     firewall: str
@@ -37,9 +37,9 @@ class Machine:
 
     @classmethod
     def look(cls, cluster: str) -> Machine:
-        """Look at the machine as it is now; of cgroups, only at those that the cluster called `cluster` could make."""
+        """Read the machine's present state, with only the cgroups that the cluster `cluster` could create."""
         saved = [_output(f"{program}-save") for program in ("iptables", "ip6tables")]
-        # Comment lines of the two hold the time.
+        # Comment lines of both programs contain the time.
         rules = [line for text in saved for line in text.splitlines() if not line.startswith("#")]
         groups = [path for top in hierarchies() for path in top.glob(f"*{cluster}*")]
         groups += [
@@ -57,25 +57,25 @@ class Machine:
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told from a later one with the same id by its start time (clock ticks since boot)."""
+    """A process; its start time (clock ticks since boot) distinguishes it from later ones with the same id."""
 
     pid: int
     started: str
 
 
 def _stat(pid: int) -> tuple[int, str] | None:
-    """Parent and start time of a process, None when it is gone or a zombie."""
+    """Return parent and start time of a process, or None if it has ended or is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field, the name, may hold blanks and brackets; the rest follows the last bracket.
+    # The second field, the name, can contain blanks and brackets; the other fields follow the last bracket.
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else (int(fields[1]), fields[19])
 
 
 def descendants(root: int) -> set[Process]:
-    """The process `root` and everything below it, in whatever namespace."""
+    """Return the process `root` and all its descendants, in any namespace."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     known = {pid: stat for pid in pids if (stat := _stat(pid))}
     family, grown = {root}, True
@@ -87,5 +87,5 @@ def descendants(root: int) -> set[Process]:
 
 
 def survivors(family: set[Process]) -> list[Process]:
-    """Those of `family` that still run."""
+    """Return the processes of `family` that still run."""
     return [process for process in family if (stat := _stat(process.pid)) and stat[1] == process.started]

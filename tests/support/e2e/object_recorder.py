@@ -1,4 +1,4 @@
-"""Every Job and every pod that a namespace has had while a `with` block lasted, however briefly."""
+"""Records every Job and pod of a namespace during a `with` block, even short-lived ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WATCH_SECONDS = 600
 
 
 class ObjectRecorder:
-    """Names of the Jobs and pods of one namespace, by watches that begin with the block."""
+    """Records the names of Jobs and pods of one namespace, with watches that start with the block."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         api = config.new_client_from_config(str(kubeconfig))
@@ -41,12 +41,12 @@ class ObjectRecorder:
 
     @property
     def jobs(self) -> list[str]:
-        """Names of the Jobs, sorted."""
+        """Return the names of the Jobs, sorted."""
         return sorted(self._found["jobs"])
 
     @property
     def gpu_pods(self) -> list[str]:
-        """Names of the pods that asked for an extended resource, sorted."""
+        """Return the names of the pods that requested an extended resource, sorted."""
         return sorted(name for name, pod in self._found["pods"].items() if _asks_for_a_device(pod))
 
     def _follow(self, kind: str, call: Callable[..., Any], watching: Any, version: str) -> None:
@@ -57,7 +57,7 @@ class ObjectRecorder:
                 found = event["object"]
                 self._found[kind].setdefault(found.metadata.name, found)
         except ProtocolError:
-            # A watch ends with its next event or with the cluster, which may be gone before.
+            # A watch ends with its next event or with the cluster, which may end first.
             if not self._leaving.is_set():
                 raise
 

@@ -1,7 +1,7 @@
-"""How long a trainer's pod outlives its process: from its last line to the pod's DELETED event on a watch.
+"""Measures the time from a trainer's last log line to its pod's DELETED event on a watch.
 
-The trainer's last line carries the time in ms at which it was about to leave, so kubelet, operator, garbage collector
-and API server are all inside the figure. Clocks: pods and watcher run on one machine or on machines in step.
+The trainer's last line contains its exit time in ms, so the measured time includes kubelet, operator, garbage collector
+and API server. Pods and watcher must run on one machine or on machines with synchronized clocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LAST_LINE = re.compile(r"stage=(\w+) outcome=(\w+) code=(\d+) at=(\S+)$")
 
 @dataclass(frozen=True)
 class Departure:
-    """One pod's end: `seconds` from its last line to its DELETED event."""
+    """The end of a pod: `seconds` from its last line to its DELETED event."""
 
     pod: str
     stage: str
@@ -31,7 +31,7 @@ class Departure:
 
 
 class DepartureWatch:
-    """Watches the trainer pods of one namespace while in a `with` block."""
+    """Watches the trainer pods of one namespace during a `with` block."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         self._api = config.new_client_from_config(str(kubeconfig))
@@ -56,7 +56,7 @@ class DepartureWatch:
             follower.join(timeout=5)
 
     def departures(self) -> list[Departure]:
-        """The pods that have gone so far and whose last line was read."""
+        """Return the pods that are deleted so far and whose last line was read."""
         found = []
         for pod, gone in sorted(self._deleted.items()):
             line = self._last_lines.get(pod)
@@ -66,14 +66,14 @@ class DepartureWatch:
         return found
 
     def pods_seen(self) -> set[str]:
-        """Names of all trainer pods that ran."""
+        """Return the names of all trainer pods that ran."""
         return set(self._followed)
 
     def _watch_pods(self) -> None:
         try:
             self._read_events()
         except ProtocolError:
-            # A watch ends with its next event or with the cluster, which may be gone before.
+            # A watch ends with its next event or with the cluster, which may end first.
             if not self._leaving.is_set():
                 raise
 

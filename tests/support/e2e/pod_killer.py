@@ -1,4 +1,4 @@
-"""Deletes the PREPARE pods of a job by force, at points of their progress that a seed chooses."""
+"""Deletes the PREPARE pods of a job by force, at points of progress that a seed determines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devcluster.kubectl import Kubectl
 from devcluster.layout import tool
 
 TELEMETRY_PORT = 9500
-# The phases of PREPARE in order, by the activity that its progress tells.
+# The phases of PREPARE in order, by the activity in its progress.
 PHASES = {
     "start": "Starting",
     "fetch": "FetchingDataset",
@@ -29,18 +29,18 @@ _POLL_SECONDS = 0.03
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A point of PREPARE: the number of the phase and the share of it that is done."""
+    """A point of PREPARE: the number of the phase and its completed fraction."""
 
     phase: int
     share: float
 
 
 def points(seed: int, counts: dict[str, int]) -> list[Point]:
-    """Random points in order, so many in each phase: what is done stays done, so that progress only grows."""
+    """Return random points in order, with a given number per phase; progress never decreases."""
     generator = random.Random(seed)  # noqa: S311 -- reproducible, not secret
     order = list(PHASES)
     return sorted(
-        # The start has no extent.
+        # The start phase has no progress.
         Point(order.index(phase), 0.0 if phase == "start" else generator.random())
         for phase, count in counts.items()
         for _ in range(count)
@@ -48,7 +48,7 @@ def points(seed: int, counts: dict[str, int]) -> list[Point]:
 
 
 def point_of(progress: dict[str, Any]) -> Point | None:
-    """Where a progress document stands; None for one that is in no phase."""
+    """Return the point of a progress document, or None if it is in no phase."""
     for number, activity in enumerate(PHASES.values()):
         if progress["activity"] == activity:
             total = progress["totalSteps"]
@@ -58,7 +58,7 @@ def point_of(progress: dict[str, Any]) -> Point | None:
 
 @dataclass(frozen=True)
 class Kill:
-    """One pod that was deleted, and where it had last told to be."""
+    """A deleted pod and its last reported point."""
 
     pod: str
     phase: str
@@ -66,7 +66,7 @@ class Kill:
 
 
 class PodKiller:
-    """Follows the pods of one job's PREPARE and deletes them, in a `with` block; `kills` is what it did."""
+    """Watches and deletes the PREPARE pods of one job in a `with` block; `kills` lists the deletions."""
 
     def __init__(self, kubectl: Kubectl, job: str) -> None:
         self._kubectl = kubectl
@@ -91,7 +91,7 @@ class PodKiller:
         self._stack.close()
 
     def run(self, wanted: list[Point], *, seconds: float) -> None:
-        """Delete one pod for each point, once its progress has reached it, until all are done or `seconds` are over."""
+        """Delete one pod at each point of progress, until all points are done or `seconds` are over."""
         deadline = time.monotonic() + seconds
         for point in wanted:
             while time.monotonic() < deadline:
@@ -101,7 +101,7 @@ class PodKiller:
                 time.sleep(_POLL_SECONDS)
 
     def _kill_at(self, pod: str, point: Point, deadline: float) -> bool:
-        """Watch one pod until it has reached the point, and delete it; False if it ended before."""
+        """Watch one pod until it reaches the point, and delete it; return False if it ends before."""
         while time.monotonic() < deadline:
             progress = self._progress(pod)
             reached = None if progress is None else point_of(progress)
@@ -121,7 +121,7 @@ class PodKiller:
         return True
 
     def _running_pod(self) -> str | None:
-        """The pod whose trainer runs and that nobody has deleted yet."""
+        """Return the pod with a running trainer that is not deleted yet."""
         listed = self._api.get("/pods", params={"labelSelector": self._selector}).raise_for_status().json()
         for pod in listed["items"]:
             states = [status["state"] for status in pod["status"].get("containerStatuses", [])]
@@ -130,7 +130,7 @@ class PodKiller:
         return None
 
     def _progress(self, pod: str) -> dict[str, Any] | None:
-        """What the pod tells, through the API server; None while or once it does not serve."""
+        """Return the pod's progress through the API server, or None while its server does not run."""
         answer = self._api.get(f"/pods/{pod}:{TELEMETRY_PORT}/proxy/progress")
         if answer.status_code != httpx.codes.OK:
             return None

@@ -1,4 +1,4 @@
-"""What the tiny model's training needs of a GPU, so that pretend GPUs can be made too small or large enough for it."""
+"""Sizes pretend GPUs too small or large enough for the tiny model's training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class PretendGpus:
-    """GPUs by what `jobs.fine_tune_job` can do with them.
+    """GPUs by their suitability for `jobs.fine_tune_job`.
 
-    `too_small` and any with less than `least_mib` never do; `short_rows` does with the shortest rows that there can be,
-    so that only the data tells that rows of LONG_ROW tokens are too much for it; the others do whatever the data.
+    `too_small` and any GPU with less than `least_mib` never fit. `short_rows` fits only the shortest possible rows, so
+    only the data shows that rows of LONG_ROW tokens do not fit. The others fit all data.
     """
 
     too_small: Gpus
@@ -36,7 +36,7 @@ class PretendGpus:
 
 
 def pretend_gpus(model: Path) -> PretendGpus:
-    """GPUs of products that no table knows, sized by the operator's estimate for the model in the folder `model`."""
+    """Return GPUs of unknown products, sized by the operator's estimate for the model in the folder `model`."""
     shape = model_shape(json.loads((model / "config.json").read_text("utf-8")))
     training = jobs.fine_tune_job("any")["spec"]["training"]
 
@@ -59,7 +59,7 @@ def pretend_gpus(model: Path) -> PretendGpus:
 
 
 def _label(usable: int) -> int:
-    """The smallest memory in MiB that a node can tell of a GPU of which a process can use `usable` bytes."""
+    """Return the smallest memory label, in MiB, of a GPU with `usable` bytes for a process."""
     memory = usable // _MIB
     while usable_of_label(memory) < usable:
         memory += 1

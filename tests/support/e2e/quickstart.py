@@ -1,4 +1,4 @@
-"""The quickstart's files, and what its tests ask of a merged model."""
+"""Files of the quickstart, and checks of its merged model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ JOB = ROOT / "examples" / "quickstart.yaml"
 BASE_MODEL = VOLUME / "models" / "SmolLM2-135M-Instruct"
 HELD_OUT = VOLUME / "datasets" / "airports.test.jsonl"
 ROWS = 32
-"""Held-out rows that a merged model answers; at least half of them exactly."""
+"""Held-out rows for a merged model, which must answer at least half of them exactly."""
 
 
 def assert_complete_and_not_quantized(merged: Path) -> None:
-    """The artifact has the base's config, tokenizer files, tensor names, types and shapes."""
+    """Assert that the artifact has the base's config, tokenizer files, tensor names, types and shapes."""
     config = json.loads((merged / "config.json").read_text("utf-8"))
     assert "quantization_config" not in config
     assert config == json.loads((BASE_MODEL / "config.json").read_text("utf-8"))
@@ -42,7 +42,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def exact_answers(model: Path, rows: int) -> int:
-    """Held-out rows answered exactly by plain transformers, in a process that cannot import bitsandbytes."""
+    """Count held-out rows that plain transformers answers exactly, in a process without bitsandbytes."""
     command = [sys.executable, str(ROOT / "scripts" / "exact_answers.py"), str(model), str(HELD_OUT)]
     answer = subprocess.run(
         [*command, "--rows", str(rows)], check=True, capture_output=True, text=True, timeout=900
@@ -51,7 +51,7 @@ def exact_answers(model: Path, rows: int) -> int:
 
 
 def assert_merged_equals_trained(workspace: Path, merged: Path) -> None:
-    """KL(trained || merged) at most 0.01 a token, loss within the larger of 1 % and 0.005 nats a token."""
+    """Assert KL(trained || merged) of at most 0.01 per token, and a loss within max(1 %, 0.005 nats) per token."""
     command = [
         sys.executable, str(ROOT / "scripts" / "compare_models.py"), "--rows", "16",
         str(workspace), str(merged), str(HELD_OUT),

@@ -1,4 +1,4 @@
-"""A pod that serves the tests of a module: its program arrives through `kubectl exec` after the pod has started."""
+"""A server pod for the tests of a module; its program arrives through `kubectl exec` after the pod's start."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from devcluster.kubectl import Kubectl
 from tests.support.e2e.jobs import SERVER_LABEL
 
 FOLDER = "/volume"
-"""The pod's empty volume; the pod starts its program as soon as the file `ready` is in it."""
+"""The pod's empty volume; the pod starts its program as soon as the file `ready` exists."""
 
 
 @contextmanager
 def server_pod(
     kubectl: Kubectl, name: str, image: str, *, start: str, port: int, env: dict[str, str]
 ) -> Iterator[None]:
-    """Create the pod for the length of a `with` block; `start` is the shell command that becomes the server.
+    """Create the pod for the duration of a `with` block; `start` is the shell command of the server.
 
-    The block begins when the container runs: fill FOLDER with `product.fill_volume`, then call `await_server`.
+    The block starts when the container runs: fill FOLDER with `product.fill_volume`, then call `await_server`.
     """
     kubectl.apply(_pod(name, image, start, port, env))
     kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
@@ -32,7 +32,7 @@ def server_pod(
 def await_server(kubectl: Kubectl, name: str) -> str:
     """Let the server start, wait until it listens, and return its IP address."""
     kubectl("exec", name, "--", "touch", f"{FOLDER}/ready")
-    # A port that is forwarded to a server that does not listen yet is lost.
+    # A port forward fails if the server does not listen yet.
     kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s")
     return str(kubectl.json("get", "pod", name)["status"]["podIP"])
 

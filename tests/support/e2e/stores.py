@@ -1,4 +1,4 @@
-"""A real S3 server inside the cluster: versitygw in a pod, filled from here through a forwarded port."""
+"""Real S3 server inside the cluster: versitygw in a pod, filled by the test process through a forwarded port."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A running S3 server: `endpoint` is its URL for pods, `forwarded` the same server for this process."""
+    """A running S3 server; `endpoint` is its URL for pods, `forwarded` its URL for this process."""
 
     endpoint: str
     forwarded: str
@@ -40,7 +40,7 @@ class ObjectStore:
         obstore.put(self._client(self.forwarded, bucket), key, content)
 
     def signed_url(self, bucket: str, key: str) -> str:
-        """A URL that pods can read the object with for an hour, without credentials."""
+        """Return a URL that lets pods read the object for an hour without credentials."""
         return str(obstore.sign(self._client(self.endpoint, bucket), "GET", key, timedelta(hours=1)))
 
     def _client(self, endpoint: str, bucket: str) -> S3Store:
@@ -57,10 +57,10 @@ class ObjectStore:
 
 @contextmanager
 def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[ObjectStore]:
-    """An S3 server with empty `buckets` in kubectl's namespace for the length of a `with` block."""
+    """Run an S3 server with empty `buckets` in kubectl's namespace for the duration of a `with` block."""
     credentials = {
         "AWS_ACCESS_KEY_ID": "AKIA" + secrets.token_hex(8).upper(),
-        # As Amazon's have it: characters that queries and JSON treat apart.
+        # Like Amazon's keys: with characters that need escapes in queries and JSON.
         "AWS_SECRET_ACCESS_KEY": f"{secrets.token_hex(10)}/+{secrets.token_hex(10)}",
     }
     folders = " ".join(f"{FOLDER}/buckets/{bucket}" for bucket in buckets)
@@ -91,7 +91,7 @@ def _send_server(kubectl: Kubectl) -> None:
             process.stdin.close()
         if process.wait() != 0:
             raise DevClusterError(
-                f"tar in pod {NAME} must take the server, it ended with {process.returncode}"
+                f"tar in pod {NAME} must unpack the server, it ended with {process.returncode}"
             )
 
 
@@ -112,7 +112,7 @@ def _forwarded_port(kubectl: Kubectl) -> Iterator[int]:
             line = process.stdout.readline() if process.stdout is not None else ""
             match = _FORWARDING.search(line)
             if match is None:
-                raise DevClusterError(f"kubectl port-forward must name its port, it said {line!r}")
+                raise DevClusterError(f"kubectl port-forward must print its port, found {line!r}")
             yield int(match[1])
         finally:
             process.terminate()

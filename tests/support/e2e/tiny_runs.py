@@ -1,4 +1,4 @@
-"""Two jobs on the tiny model, one that ends well and one that ends badly, run once for all tests that look at ended jobs."""
+"""Two jobs on the tiny model, one successful and one failed, run once for all tests of finished jobs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.support.e2e import jobs
 from tests.support.e2e.pod_departures import Departure, DepartureWatch
 
 CACHE = "bases"
-"""The claim of the model cache that the good job fills."""
+"""Name of the model cache's claim, which the good job fills."""
 PODS = 4
-# The goal is 2 s; a machine that other things keep busy may take longer, an hour it must never be.
+# The goal is 2 s; a busy machine may take longer, but never an hour.
 GENEROUS_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class TinyRuns:
-    """The jobs as they ended, how their pods left, and what was left of their children.
+    """The finished jobs, the departures of their pods, and their remaining children.
 
-    `document` is what was applied for the good job; its micro-batch was left to the plan.
+    `document` is the applied manifest of the good job; the plan chooses its micro-batch.
     """
 
     document: dict[str, Any]
@@ -34,10 +34,10 @@ class TinyRuns:
 
 
 def run_tiny_jobs(kubectl: Kubectl) -> TinyRuns:
-    """Apply both jobs to kubectl's namespace and follow them until their pods have left."""
+    """Apply both jobs to kubectl's namespace and watch them until their pods are deleted."""
     assert kubectl.namespace is not None
     good = jobs.fine_tune_job("good", modelCache={"claimName": CACHE})
-    del good["spec"]["training"]["microBatchSize"]  # so that there is something to choose
+    del good["spec"]["training"]["microBatchSize"]  # so that the plan has a choice
     kubectl.apply(
         product.claim(CACHE, "1Gi"),
         jobs.config_map("bad", "not json\n"),

@@ -1,4 +1,4 @@
-"""Counts the bytes that tensors hold while a program runs with fake tensors."""
+"""Counts the bytes of live tensors while a program runs with fake tensors."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.utils._pytree import tree_iter
 
 # torch's CUDA allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
 _BLOCK = 512
-# bitsandbytes multiplies by the packed weight itself up to this many rows at most (backends/cuda/ops.py); above it,
-# and on some GPUs below it, it writes the dequantized weight first.
+# bitsandbytes multiplies by the packed weight directly for at most this many rows (backends/cuda/ops.py). For more rows,
+# # and on some GPUs also for fewer, it writes the dequantized weight first.
 _FUSED_ROWS = 1536
 
 
 def rounded(size: int) -> int:
-    """Bytes that the allocator takes for a tensor of `size` bytes."""
+    """Return the bytes that the allocator reserves for a tensor of `size` bytes."""
     return -(-size // _BLOCK) * _BLOCK
 
 
 class Allocations(TorchDispatchMode):
-    """The storages that operations return, from their birth to their end, and the most that lived at once.
+    """Tracks the storages that operations return, from creation to release, and their peak total size.
 
-    Peaks are kept for each `phase`. What bitsandbytes' fused operation allocates inside is added to the peak by its
-    own rule, for a fake run does not enter it.
+    Each `phase` has a separate peak. A fake run does not enter bitsandbytes' fused operation, so the allocations inside
+    it are added to the peak by bitsandbytes' rule.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Allocations(TorchDispatchMode):
         self._live: dict[int, int] = {}
 
     def enter(self, phase: str) -> None:
-        """Let a phase begin: what lives now counts for it."""
+        """Start a phase; live storages count toward its peak."""
         self._phase = phase
         self._note(0)
 

@@ -1,4 +1,4 @@
-"""Runs whose memory the estimate is compared on: published model shapes and plans that cross every axis of sizing."""
+"""Cases for comparing the memory estimate: published model shapes and plans that cover every axis of sizing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `config` is what the model's config.json says of its size; `full` asks for all layers, not a fit."""
+    """One run. `config` has the model's sizes from config.json; `full` runs all layers instead of a fit."""
 
     name: str
     config: dict[str, Any]
@@ -28,7 +28,7 @@ def _config(
     shared: int,
     **more: Any,
 ) -> dict[str, Any]:
-    """Config of a decoder with `shared` key and value heads."""
+    """Return the config of a decoder with `shared` key and value heads."""
     return {
         "model_type": family,
         "vocab_size": vocabulary,
@@ -97,7 +97,7 @@ _KEPT: dict[str, Any] = {"gradient_checkpointing": False}
 _ATTENTION: dict[str, Any] = {"target_modules": "AttentionOnly"}
 
 CASES: tuple[Case, ...] = (
-    # The shapes that people ask for most, along length, rows, accumulation and rank.
+    # The most common shapes, with different lengths, rows, accumulation steps and ranks.
     _case("mistral-7b", 2048, gradient_accumulation=16),
     _case("mistral-7b", 8192, rank=64),
     _case("mistral-7b", 1024, 4, dropout=True),
@@ -118,7 +118,7 @@ CASES: tuple[Case, ...] = (
     _case("qwen3-1.7b", 4096, 2),
     _case("qwen3-8b", 1536, **_KEPT),
     _case("qwen3-32b", 4096, rank=64),
-    # Every family that the trainer takes.
+    # Every family that the trainer supports.
     _case("gemma-2b", 2048, full=True),
     _case("gemma-7b", 1024, rank=32),
     _case("gemma-2-2b", 1024),

@@ -1,16 +1,16 @@
-"""Makes a run on fake CPU tensors take the paths that torch takes on a CUDA device.
+"""Makes a run on fake CPU tensors follow torch's code paths for a CUDA device.
 
-Fake CUDA tensors cannot run without a driver (their backward pass asks for a device), so the tensors are fake CPU
-ones and what torch chooses by device is replaced:
+Fake CUDA tensors cannot run without a driver (their backward pass requires a device). So the tensors are fake CPU
+ones, and torch's choices by device are replaced:
 
-- scaled dot product attention: without a mask the flash kernel, which takes grouped key and value heads as they are;
+- scaled dot product attention: without a mask the flash kernel, which uses grouped key and value heads directly;
   with a mask the memory-efficient kernel and its bias in the type of the query (aten/native/transformers/sdp_utils);
-- dropout: the fused kernel, which keeps one byte per element (aten/native/Dropout.cpp).
+- dropout: the fused kernel, which stores one byte per element (aten/native/Dropout.cpp).
 
-What cannot run with fake tensors is replaced as well, without changing what is allocated: `Params4bit` (a tensor
-subclass that cannot hold a fake one, and that peft asks for by name) by a plain parameter, moving modules between
-devices by nothing, and looking for packed rows in position numbers (which reads values) by its answer for rows that
-are not packed.
+Code that cannot run with fake tensors is replaced as well, without changing its allocations:
+- `Params4bit`, a tensor subclass that cannot hold a fake tensor and that peft requires by name: a plain parameter;
+- moves of modules between devices: no operation;
+- the search for packed rows in position numbers, which reads values: its result for rows that are not packed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers import masking_utils
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# torch's flash kernels for bf16 take no wider heads; the memory-efficient one pads its bias to this many keys.
+# torch's flash kernels for bf16 support no wider heads; the memory-efficient one pads its bias to this many keys.
 _FLASH_HEAD = 256
 _BIAS_ALIGNMENT = 16
 
@@ -43,7 +43,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
 ) -> torch.Tensor:
-    """Scaled dot product attention of (rows, heads, length, width) by the kernel that CUDA has for it."""
+    """Compute scaled dot product attention of (rows, heads, length, width) with CUDA's kernel for it."""
     width = query.shape[-1]
     if attn_mask is None and width <= _FLASH_HEAD:
         if width % 8:
@@ -78,13 +78,13 @@ def dropout(
     training: bool = True,  # noqa: FBT001, FBT002 -- torch's signature
     inplace: bool = False,  # noqa: ARG001, FBT001, FBT002 -- torch's signature
 ) -> torch.Tensor:
-    """Dropout by the fused kernel."""
+    """Apply dropout with the fused kernel."""
     return torch.native_dropout(input, p, train=True)[0] if training and p > 0 else input
 
 
 @contextmanager
 def cuda_paths() -> Iterator[None]:
-    """Take CUDA's paths while the context lasts."""
+    """Follow CUDA's code paths during the context."""
     functional = torch.nn.functional
     with ExitStack() as stack:
         for owner, name, replacement in (
@@ -100,7 +100,7 @@ def cuda_paths() -> Iterator[None]:
 
 
 def _dequantized(module: Any) -> Any:
-    """Call what peft calls for a `Params4bit`, which it knows by the name of its class."""
+    """Dequantize as peft does for a `Params4bit`, which it recognizes by its class name."""
     return dequantize_4bit(module.weight.data, module.quant_state)
 
 

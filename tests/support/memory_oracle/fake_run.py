@@ -1,13 +1,13 @@
-"""The trainer's own step on fake tensors: what it would allocate on a GPU, learned on a CPU without weights.
+"""Runs the trainer's actual step on fake tensors, to find its GPU allocations on a CPU without weights.
 
-The model, the adapter, the loss, the optimizer and the evaluation (of the tuned model: the optimizer is there still,
-and the adapter works) are made and called by the trainer's functions
-(`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`), so that a change there that changes memory changes
-the peaks found here. Two optimizer steps are run, for the optimizer's states exist from the first one's end.
+The trainer's functions (`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`) create and call the model,
+the adapter, the loss, the optimizer and the evaluation. So a change of memory there changes the peaks here. The
+evaluation is that of the tuned model: the optimizer still exists and the adapter is active. The run has two optimizer
+steps, because the optimizer's states exist only after the first.
 
-Seen: every tensor that torch allocates, rounded to the allocator's 512 bytes; the dequantized weight of a backward
-pass, which is a tensor; and that of a forward pass of more than 1,536 tokens, by bitsandbytes' own rule. Not seen is
-`LEFT_OUT`. States of the paged optimizer are counted as if they were on the device, where they are while in use.
+The peaks include every tensor that torch allocates, rounded to the allocator's 512 bytes. They include the dequantized
+weight of a backward pass, which is a tensor. For a forward pass of more than 1,536 tokens, bitsandbytes' rule adds it.
+The peaks exclude `LEFT_OUT`. States of the paged optimizer count as device memory, where they are while in use.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class FakePeaks:
-    """Peak of each phase in bytes, the largest of them, and what a fake run does not see."""
+    """Peak of each phase in bytes, the largest peak, and the memory that a fake run does not count."""
 
     phases: dict[str, int]
     peak_bytes: int
@@ -52,7 +52,7 @@ class FakePeaks:
 
 
 def run_fake(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
-    """Run two steps of `plan` on a model of this config.json, with `layers` layers instead of its own."""
+    """Run two steps of `plan` on a model of this config.json, with `layers` layers instead of the config's."""
     tracked = Allocations()
     model = quantized_structure(build_config(config, layers))
     with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked:
@@ -62,9 +62,9 @@ def run_fake(config: dict[str, Any], plan: TrainingPlan, layers: int | None = No
 
 
 def extrapolate(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
-    """Peaks of a model of `layers` layers (its own number without), from runs with two and four.
+    """Return peaks of a model of `layers` layers (default: the config's), from runs with two and four.
 
-    Every layer allocates the same, so each phase's peak is linear in their number.
+    All layers allocate the same amount, so each phase's peak is linear in their number.
     """
     few, more = (run_fake(config, plan, count) for count in (2, 4))
     count = layers if layers is not None else build_config(config, None).num_hidden_layers
@@ -99,7 +99,7 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     model = add_adapter(model, run.training.lora, list(quantized_modules(model)), dtype)
     settings = sft_config(run, Path("/output"), 2)
     if settings.gradient_checkpointing:
-        # As TRL's and transformers' trainers do it, with the trainer's own settings.
+        # As in TRL's and transformers' trainers, with the settings of our trainer.
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(settings.gradient_checkpointing_kwargs)
     optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(settings, model)
@@ -131,6 +131,6 @@ def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
 
 
 def _every_place(plan: TrainingPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Let every token be supervised, the most that a batch can hold."""
+    """Supervise every token, which is the maximum of a batch."""
     count = plan.micro_batch_size * (plan.sequence_length - 1)
     return torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""A quantized model of any config.json whose tensors are fake: sizes and types without values."""
+"""Builds a quantized model from any config.json with fake tensors: sizes and types without values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-# How bitsandbytes cuts NF4 (functional.quantize_4bit): weights in a block, first-level constants in a block.
+# Block sizes of bitsandbytes' NF4 (functional.quantize_4bit): weights per block, first-level constants per block.
 _BLOCK = 64
 _CONSTANTS_BLOCK = 256
-# These scale positions by the length of the batch, which reads values; their tables are as large as the default's.
+# These types scale positions by the batch's length, which reads values; their tables have the default's size.
 _READING_ROPES = ("dynamic", "longrope")
 
 
 def build_config(document: dict[str, Any], layers: int | None) -> Any:
     """Return transformers' config of a config.json, cut to its last `layers` layers.
 
-    The last ones, for where kinds of layers alternate (windowed and full attention), peaks are reached near the end.
+    It keeps the last ones because models with alternating windowed and full attention peak near the end.
     """
     whole, document = document, copy.deepcopy(document)
     if layers is not None:
@@ -57,14 +57,14 @@ def quantized_structure(config: Any) -> Any:
 
 
 def give_fake_tensors(model: Any) -> None:
-    """Replace the tensors of a `quantized_structure` by fake ones, packed where a loaded model's are.
+    """Replace the tensors of a `quantized_structure` by fake ones, packed as in a loaded model.
 
     Call it with a FakeTensorMode active.
     """
     fakes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
-        """Return the one fake for a tensor: what is tied stays tied. The tensor is kept, so that its id stays its own."""
+        """Return the same fake for the same tensor, so ties persist. The tensor stays alive, so its id stays unique."""
         if id(tensor) not in fakes:
             made = torch.empty(tensor.shape, dtype=tensor.dtype)
             if isinstance(tensor, torch.nn.Parameter):
@@ -76,7 +76,7 @@ def give_fake_tensors(model: Any) -> None:
         if isinstance(module, Linear4bit):
             weight: Any = module.weight
             _pack(module, nested=weight.compress_statistics)
-        # Buffers are also kept as plain attributes by some (rotary embeddings).
+        # Some modules (rotary embeddings) also keep buffers as plain attributes.
         for tensors in (module._parameters, module._buffers, module.__dict__):
             for name, tensor in tensors.items():
                 if isinstance(tensor, torch.Tensor) and tensor.is_meta:
@@ -85,7 +85,7 @@ def give_fake_tensors(model: Any) -> None:
 
 
 def _pack(module: Any, *, nested: bool) -> None:
-    """Give a 4-bit module the tensors that a loaded one has (bitsandbytes' QuantState)."""
+    """Give a 4-bit module the tensors of a loaded one (bitsandbytes' QuantState)."""
     shape = torch.Size((module.out_features, module.in_features))
     blocks = -(-shape.numel() // _BLOCK)
     constants: Any = QuantState  # untyped in bitsandbytes
@@ -108,7 +108,7 @@ def _pack(module: Any, *, nested: bool) -> None:
     weight: Any = torch.nn.Parameter(
         torch.empty(-(-shape.numel() // 2), 1, dtype=torch.uint8), requires_grad=False
     )
-    # What peft and bitsandbytes read of a Params4bit.
+    # Attributes of Params4bit that peft and bitsandbytes read.
     weight.quant_state = state
     weight.compress_statistics = nested
     weight.quant_type = state.quant_type
