@@ -15,7 +15,7 @@ fail() { echo "[components] error: $*" >&2; exit 1; }
 needed_go=$(awk '$1 == "go" { print $2 }' "$source_folder/go.mod")
 command -v go >/dev/null ||
   fail "Go $needed_go or newer must be on PATH to build the dev cluster, found none; install it from https://go.dev/dl, or" \
-    "give a cluster by KUBECONFIG, or start Docker (then kind is used)"
+    "set KUBECONFIG to an existing cluster, or start Docker (then kind is used)"
 found_go=$(go env GOVERSION)
 oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 [[ $oldest == "$needed_go" || $(go env GOTOOLCHAIN) == auto ]] ||
@@ -24,7 +24,7 @@ oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 kubernetes=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$source_folder/go.mod")
 IFS=. read -r major minor _ <<<"${kubernetes#v}"
 package=k8s.io/component-base/version
-# Without these the API server calls itself v0.0.0-master and clients cannot tell its version.
+# Without these the API server calls itself v0.0.0-master and clients cannot read its version.
 ldflags="-s -w -X $package.gitVersion=$kubernetes -X $package.gitMajor=$major -X $package.gitMinor=$minor"
 stamp=$bin/kubernetes-components.stamp
 key=$(cat "$source_folder"/{go.mod,go.sum,main.go} <(echo "$found_go $ldflags") | sha256sum | cut -d' ' -f1)

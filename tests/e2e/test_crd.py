@@ -182,7 +182,7 @@ INVALID = {
         {"dataset__source": {"huggingFace": {"repository": "a", "path": "b", "configuration": "c"}}},
         "must give path or configuration, not both",
     ),
-    "climbing file of a hub": (
+    "file of a hub in a parent folder": (
         {"dataset__source": {"huggingFace": {"repository": "a", "path": "../b"}}},
         "must be a relative path",
     ),
@@ -204,8 +204,11 @@ INVALID = {
     ),
     "validation of everything": ({"dataset__validation__fraction": 0.9}, "less than or equal to 0.5"),
     "absolute path": ({"model__source__persistentVolumeClaim__path": "/models"}, "must be a relative path"),
-    "climbing path": ({"model__source__persistentVolumeClaim__path": "a/../../b"}, "must be a relative path"),
-    "climbing output": (
+    "path in a parent folder": (
+        {"model__source__persistentVolumeClaim__path": "a/../../b"},
+        "must be a relative path",
+    ),
+    "output in a parent folder": (
         {"output__destination__persistentVolumeClaim__path": ".."},
         "must be a relative path",
     ),

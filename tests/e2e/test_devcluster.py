@@ -324,7 +324,7 @@ def test_sigkill_of_the_owner_ends_everything_and_down_removes_the_rest() -> Non
     family = descendants(owner.pid)
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
-    wait_for(lambda: survivors(family) == [], "all processes gone")
+    wait_for(lambda: survivors(family) == [], "all processes must end")
     after = Machine.look(crashed.name)
     assert (after.mounts, after.firewall, after.links, after.settings) == (
         before.mounts, before.firewall, before.links, before.settings,
@@ -346,7 +346,7 @@ def test_run_ends_with_its_parent() -> None:
     family = descendants(parent.pid)
     parent.kill()
     parent.wait()
-    wait_for(lambda: survivors(family) == [], "all processes gone")
+    wait_for(lambda: survivors(family) == [], "all processes must end")
     assert Machine.look(name.name) == before
     assert not name.state.exists()
     assert not name.lock.exists()

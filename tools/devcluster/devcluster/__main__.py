@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("up", "down", "status", "kubeconfig"):
         commands.add_parser(name)
     run = commands.add_parser("run")
-    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="command to run")
     image = commands.add_parser("image")
     image.add_argument("image", metavar="NAME", help="full name, as docker.io/finetune/operator:dev")
     image.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="environment variable")

@@ -167,7 +167,7 @@ def stop(layout: Layout) -> bool:
         if lock is None and time.monotonic() > deadline:
             if stop_signal == signal.SIGKILL:
                 raise DevClusterError(
-                    f"the cluster {layout.name!r} must end, a process still holds {layout.lock}; find it with lslocks"
+                    f"the cluster {layout.name!r} must end, but a process still holds {layout.lock}; find it with lslocks"
                 )
             stop_signal, deadline = signal.SIGKILL, time.monotonic() + _DOWN_SECONDS
     try:
@@ -192,7 +192,9 @@ def bring_up_seconds(layout: Layout) -> float:
 def client(layout: Layout) -> ApiClient:
     """Return an administrator's client of the running cluster; raises DevClusterError if it does not run."""
     if not status(layout).ready:
-        raise DevClusterError(f"the cluster {layout.name!r} must be running, it is not; start it with `up`")
+        raise DevClusterError(
+            f"the cluster {layout.name!r} must be running, but it is not; start it with `up`"
+        )
     return ApiClient(layout.kubeconfig)
 
 

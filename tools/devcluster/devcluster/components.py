@@ -107,7 +107,7 @@ def controller_manager() -> Component:
 
 
 def scheduler() -> Component:
-    """The scheduler."""
+    """Run the scheduler."""
     config = PKI / f"{SCHEDULER.file}.kubeconfig"
     return _flags(
         "kube-scheduler", kubeconfig=config, authentication_kubeconfig=config, authorization_kubeconfig=config,

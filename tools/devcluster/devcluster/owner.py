@@ -51,7 +51,7 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 class Owner:
-    """Owns the cluster of `layout`; the file descriptor `lock` holds its lock."""
+    """Owns the cluster of `layout`; `lock` is the file descriptor of its lock."""
 
     def __init__(self, layout: Layout, lock: int) -> None:
         self._layout = layout
