@@ -15,7 +15,7 @@ from finetune_operator.settings import Settings, parse_settings
 from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, only, render
 from tests.support.repository import ROOT
 
-# kubernetes-validate knows Kubernetes' own kinds only; the ServiceMonitor is the Prometheus operator's.
+# kubernetes-validate knows only Kubernetes' own kinds, but the ServiceMonitor is from the Prometheus operator.
 FOREIGN_KINDS = {"ServiceMonitor"}
 each_values_file = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
 
@@ -162,7 +162,7 @@ def test_one_watched_namespace_can_do_without_any_cluster_role() -> None:
     assert settings(objects)["watchNamespace"] == "team-a"
 
 
-def test_namespace_admins_may_use_the_kind() -> None:
+def test_namespace_admins_may_use_the_resource() -> None:
     objects = render()
     view, edit = only(objects, "ClusterRole", "-view"), only(objects, "ClusterRole", "-edit")
     assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
@@ -200,7 +200,7 @@ def test_operator_understands_the_settings(values: Path) -> None:
 
 
 def test_default_values_are_the_defaults_of_the_operator() -> None:
-    """The file also names every setting: without that, a value of the chart would change nothing."""
+    """The file also names every setting. Otherwise a value of the chart would have no effect."""
     rendered = settings(render())
     defaults = Settings.model_validate({"trainer": {"image": rendered["trainer"]["image"]}})
     assert rendered == defaults.model_dump(mode="json", by_alias=True)

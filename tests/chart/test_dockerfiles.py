@@ -45,7 +45,7 @@ def test_image_runs_as_the_numeric_user_of_the_pods(path: Path) -> None:
 
 
 @each_dockerfile
-def test_entry_point_is_the_package_and_the_labels_are_there(path: Path) -> None:
+def test_entry_point_is_the_package_and_the_labels_exist(path: Path) -> None:
     package = {"operator": "finetune_operator", "trainer_image": "finetune_trainer"}[path.parent.name]
     stage = final_stage(path)
     assert f'ENTRYPOINT ["python", "-m", "{package}"]' in stage
@@ -70,7 +70,7 @@ def test_sources_come_through_the_dockerignore(path: Path) -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_trainer_has_what_triton_compiles_with() -> None:
+def test_trainer_has_the_compiler_that_triton_needs() -> None:
     text = (ROOT / "trainer_image/Dockerfile").read_text()
     assert re.search(r"^FROM python$", text, re.MULTILINE), (
         "the final stage starts from the one with the compiler"

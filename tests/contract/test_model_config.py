@@ -46,7 +46,7 @@ class Recording(dict[str, Any]):
 
 
 def family_members() -> Iterator[str]:
-    """Every config member in a family's record: defaults, aliases, and rules that name a member."""
+    """Return every config member in a family's record: defaults, aliases, and rules that name a member."""
     for family in FAMILIES.values():
         yield from family.defaults
         yield from family.aliases.values()
@@ -54,7 +54,7 @@ def family_members() -> Iterator[str]:
 
 
 def literal_reads() -> Iterator[str]:
-    """The names that the code reads, including those under conditions that no test config meets."""
+    """Return the names that the code reads, including those under conditions that no test config meets."""
     for node in ast.walk(ast.parse(inspect.getsource(shape_module))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
             name = node.args[0]

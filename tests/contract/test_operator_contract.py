@@ -39,7 +39,7 @@ def read_json(name: str) -> Any:
 
 
 def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The run spec that the operator writes for this spec."""
+    """Return the run spec that the operator writes for this spec."""
     parsed = FineTuneJobSpec.parse(spec)
     check("demo", parsed)
     job = JobIdentity("team", "demo", UID)
@@ -221,7 +221,7 @@ def test_the_operator_reads_the_trainers_progress_fixtures(path: Path) -> None:
 
 
 def status_schema() -> dict[str, Any]:
-    """The CRD's schema of status, but strict. The API server drops unknown members silently."""
+    """Return the CRD's schema of status in a strict form. The API server drops unknown members silently."""
     crd = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
     schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     _close(schema)
@@ -299,7 +299,7 @@ def test_statuses_of_both_versions_dataset_reports_fit_the_crd(name: str) -> Non
 
 
 def _scalars(value: Any) -> list[Any]:
-    """Every number and text inside nested lists and objects."""
+    """Yield every number and text in nested lists and objects."""
     if isinstance(value, dict):
         return [scalar for item in value.values() for scalar in _scalars(item)]
     if isinstance(value, list):

@@ -15,7 +15,7 @@ DEFAULTS = TrainerThresholds().model_dump(by_alias=True)
 
 
 def crd_thresholds() -> dict[str, Any]:
-    """The members of spec.dataset.thresholds."""
+    """Return the members of spec.dataset.thresholds."""
     crd = yaml.safe_load((ROOT / "crds/finetunejobs.yaml").read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     found: dict[str, Any] = schema["properties"]["dataset"]["properties"]["thresholds"]["properties"]

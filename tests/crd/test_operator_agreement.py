@@ -35,7 +35,7 @@ DIGEST = f"sha256:{'0' * 64}"
 
 
 def with_defaults(schema: Schema, value: Any) -> Any:
-    """Return `value` with structural defaults, from the outside in, like the API server stores it."""
+    """Return `value` with structural defaults, from the outside in, as the API server stores it."""
     if not isinstance(value, dict):
         return value
     result = dict(value)

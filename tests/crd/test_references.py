@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    """scripts/docs/generate.py, loaded by path like a script."""
+    """Load scripts/docs/generate.py by path, like a script."""
     specification = importlib.util.spec_from_file_location("generate", ROOT / "scripts/docs/generate.py")
     assert specification is not None
     assert specification.loader is not None
@@ -56,7 +56,7 @@ def test_every_chart_value_is_documented(generator: ModuleType) -> None:
 
 
 def test_a_changed_source_changes_the_document(generator: ModuleType) -> None:
-    """This shows that the comparison above can fail."""
+    """The comparison above can fail."""
     reasons = json.loads((ROOT / "contract/reasons.json").read_text())
     before = generator.failure_modes(reasons)
     reasons["job"]["InternalError"]["remedy"] = "Another one."

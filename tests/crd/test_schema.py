@@ -129,7 +129,7 @@ def test_printer_columns_are_the_documented_ones() -> None:
     assert columns == [*((name, 0) for name in narrow), ("REASON", 1), ("LOSS", 1), ("NODE", 1)]
 
 
-def test_text_stays_small_enough_for_client_side_apply() -> None:
+def test_the_crd_is_small_enough_for_client_side_apply() -> None:
     """kubectl keeps the last applied text in an annotation of at most 256 KiB."""
     assert len((ROOT / "crds/finetunejobs.yaml").read_bytes()) < 128 * 1024
 
@@ -145,5 +145,5 @@ def test_example_fits_the_schema(example: Path) -> None:
         jsonschema.validate(job, schema)
 
 
-def test_examples_are_there() -> None:
+def test_examples_exist() -> None:
     assert EXAMPLES

@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests: a tiny model, run specs around it, and the real 135M model."""
+"""Fixtures of the trainer's tests: a tiny model, run specs for it, and the real 135M model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny Llama in bf16."""
+    """Return the folder of a tiny Llama in bf16."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
-    """Return tokenizers with real vocabularies, each built once for all tests: the large ones take seconds."""
+    """Return tokenizers with real vocabularies, each built only once because the large ones take seconds."""
     # The packages with the vocabularies take seconds to import.
     from tests.support.chat_templates.real_tokenizers import RealTokenizers  # noqa: PLC0415 -- see above
 
@@ -33,7 +33,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
 
 @pytest.fixture
 def run_document(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
-    """Return a run spec for the tiny model and 20 rows, with everything else below the test's own folder."""
+    """Return a run spec for the tiny model and 20 rows, with all other paths in the test's folder."""
     dataset = write_rows(tmp_path / "rows.jsonl", conversation_rows(20))
     return {
         "version": "1.0",
@@ -84,7 +84,7 @@ def run_document(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run(run_document: dict[str, Any]) -> Callable[..., RunSpec]:
-    """Return a maker of run specs: keyword arguments replace top-level members of the document."""
+    """Return a function that makes run specs. Its keyword arguments replace top-level members of the document."""
 
     def make(**changes: Any) -> RunSpec:
         return RunSpec.model_validate({**run_document, **changes})
@@ -94,7 +94,7 @@ def make_run(run_document: dict[str, Any]) -> Callable[..., RunSpec]:
 
 @pytest.fixture(scope="session")
 def real_model() -> Path:
-    """Folder of SmolLM2-135M-Instruct, which `make assets` unpacks from its package."""
+    """Return the folder of SmolLM2-135M-Instruct, which `make assets` unpacks from its package."""
     folder = ROOT / ".finetune" / "volumes" / "quickstart" / "models" / "SmolLM2-135M-Instruct"
     if not (folder / "model.safetensors").is_file():
         pytest.fail(f"the real model must be at {folder}: run scripts/quickstart_assets.py first")

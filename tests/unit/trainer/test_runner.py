@@ -23,7 +23,7 @@ REDACT = Redactor(["hf_secret_token"])
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What each stage returns or raises, by command; the stages themselves take minutes."""
+    """Return the outcomes of fake stages by command, because real stages take minutes."""
     outcomes: dict[str, Any] = {"prepare": StageResult(prepare=PREPARE), "train": TRAIN, "merge": MERGE}
 
     def load(command: str) -> runner.StageFunction:
@@ -73,7 +73,7 @@ def results(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def test_stages_that_prepare_proves_finished_are_not_run(
+def test_stages_that_prepare_reports_as_finished_are_not_run(
     make_run: Callable[..., RunSpec], stages: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages["prepare"] = StageResult(prepare=PREPARE, completed=CompletedResult(train=TRAIN))

@@ -21,7 +21,7 @@ def with_warnings(*warnings: Any) -> StageResult:
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.10"])
-def test_a_later_reader_gets_warnings_as_they_are(version: str) -> None:
+def test_a_later_reader_gets_unchanged_warnings(version: str) -> None:
     result = with_warnings(warning("look here"), "an earlier run's")
     assert within_contract(result, version) == result
 
@@ -32,12 +32,12 @@ def test_a_reader_of_the_first_version_gets_warnings_as_sentences() -> None:
     assert found.prepare.dataset.warnings == ("look here", "an earlier run's")
 
 
-def test_results_of_other_stages_are_left_alone() -> None:
+def test_results_of_other_stages_do_not_change() -> None:
     result = StageResult(train=TRAIN)
     assert within_contract(result, "1.0") == result
 
 
-def test_texts_lists_and_sources_of_a_stage_are_brought_within_the_bounds() -> None:
+def test_texts_lists_and_sources_of_a_stage_are_cut_to_the_bounds() -> None:
     members = full_success("a")
     dataset = members["prepare"]["dataset"]
     dataset["source"] = {
@@ -64,5 +64,5 @@ def test_texts_lists_and_sources_of_a_stage_are_brought_within_the_bounds() -> N
 
 
 @pytest.mark.parametrize(("text", "expected"), [("12345", "12345"), ("123456", "12...")])
-def test_only_a_longer_text_is_cut_and_the_cut_is_marked(text: str, expected: str) -> None:
+def test_only_a_text_that_is_too_long_is_cut_and_the_cut_is_marked(text: str, expected: str) -> None:
     assert shorten(text, 5) == expected

@@ -7,7 +7,7 @@ import pytest
 from finetune_trainer.contract.model_config import select_config_fields
 
 
-def test_only_members_of_the_contract_are_selected_also_of_the_text_config() -> None:
+def test_only_members_of_the_contract_are_selected_from_both_configs() -> None:
     config = {
         "model_type": "gemma3",
         "architectures": ["Gemma3"],
@@ -21,7 +21,7 @@ def test_only_members_of_the_contract_are_selected_also_of_the_text_config() -> 
     }
 
 
-def test_a_null_stays_and_a_missing_member_stays_missing() -> None:
+def test_a_null_is_kept_and_a_missing_member_stays_missing() -> None:
     assert select_config_fields({"head_dim": None}) == {"head_dim": None}
 
 

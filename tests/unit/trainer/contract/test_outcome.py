@@ -41,7 +41,7 @@ def test_a_failure_has_the_name_and_exit_code_of_its_reason(
     assert (outcome.name, outcome.code) == (name, code)
 
 
-def test_a_success_carries_its_members_and_no_log() -> None:
+def test_a_success_has_its_members_and_no_log() -> None:
     outcome = Outcome(StageResult(train=TRAIN))
     document = result(outcome, ["never shown"]).document()
     assert (outcome.name, outcome.code) == ("Succeeded", ExitCode.SUCCEEDED)
@@ -58,7 +58,7 @@ def test_a_success_carries_its_members_and_no_log() -> None:
     }
 
 
-def test_a_failure_carries_its_reason_and_the_last_log_lines_within_bounds() -> None:
+def test_a_failure_has_its_reason_and_the_last_log_lines_within_bounds() -> None:
     found = result(
         Outcome.failure(Reason.INTERNAL_ERROR, "m" * 2000), [f"{n} " + "l" * 300 for n in range(30)]
     )

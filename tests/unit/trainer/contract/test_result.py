@@ -40,7 +40,7 @@ def test_members_that_are_not_set_are_not_written_but_nulls_are() -> None:
     assert "tokensPerSecond" not in bare.document()
 
 
-def test_numbers_keep_their_kind() -> None:
+def test_integers_and_floats_keep_their_types() -> None:
     head = StatisticsResult.model_validate(
         {"warnings": [{"code": "FewRows", "value": 20.0, "threshold": 50, "message": "m"}]}
     )
@@ -49,7 +49,7 @@ def test_numbers_keep_their_kind() -> None:
 
 
 @pytest.mark.parametrize("document", [None, {}, {"artifacts": "many"}, []])
-def test_a_marker_that_holds_no_whole_result_counts_as_not_finished(document: Any) -> None:
+def test_a_marker_without_a_complete_result_counts_as_not_finished(document: Any) -> None:
     assert MergeResult.read(document) is None
 
 

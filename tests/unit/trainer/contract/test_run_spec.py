@@ -39,7 +39,7 @@ def test_the_message_names_the_first_wrong_member(tmp_path: Path, run_document: 
 
 
 @pytest.mark.parametrize("document", [[], {}, {"version": 1}, {"version": "2.0"}])
-def test_another_version_names_the_remedy(tmp_path: Path, document: Any) -> None:
+def test_an_unsupported_version_names_the_remedy(tmp_path: Path, document: Any) -> None:
     with pytest.raises(StageError, match="use operator and trainer image of the same release"):
         read_run_spec(write(tmp_path, document))
 

@@ -33,7 +33,7 @@ def failure(reason: Reason, message: str, log_tail: list[str]) -> dict[str, Any]
 
 
 @given(_TEXT, st.lists(_TEXT, max_size=30))
-def test_a_failure_fits_whatever_it_says_and_follows_the_contract(message: str, log_tail: list[str]) -> None:
+def test_a_failure_with_any_text_fits_and_follows_the_contract(message: str, log_tail: list[str]) -> None:
     encoded = encode_result(failure(Reason.INTERNAL_ERROR, message, log_tail))
     assert len(encoded) <= MAXIMUM_BYTES
     result = json.loads(encoded)
@@ -41,7 +41,7 @@ def test_a_failure_fits_whatever_it_says_and_follows_the_contract(message: str, 
     assert (result["outcome"], result["reason"]) == ("Failed", "InternalError")
 
 
-def test_the_log_goes_before_the_message() -> None:
+def test_the_log_is_cut_before_the_message() -> None:
     result = json.loads(encode_result(failure(Reason.INVALID_DATASET, "m" * 1000, ["l" * 256] * 20)))
     assert result["message"] == "m" * 1000
     assert 0 < len(result["logTail"]) < 20
@@ -67,7 +67,7 @@ def test_the_largest_success_fits_and_follows_the_contract(character: str) -> No
 
 
 def test_a_config_of_long_texts_is_dropped_if_the_result_would_not_fit() -> None:
-    """Sizing would reject it, and progress has shown it; a result that cannot be written would lose the stage."""
+    """Sizing would reject this config, and progress has already shown it. Without a result the stage would be lost."""
     members = full_success("a")
     members["prepare"]["model"]["config"] = dict.fromkeys(MEMBERS, "x" * 64) | {
         "text_config": dict.fromkeys(MEMBERS, "x" * 64)
@@ -78,7 +78,7 @@ def test_a_config_of_long_texts_is_dropped_if_the_result_would_not_fit() -> None
 
 
 def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
-    """Eight warnings and a long example are the common case; the example is cut first."""
+    """Eight warnings and a long example are the common case. The example is cut first."""
     members = full_success("a")
     del members["completed"]
     dataset = members["prepare"]["dataset"]

@@ -1,4 +1,4 @@
-"""Ten thousand rows, half of them spoiled, through reader, format, parser and masks."""
+"""Reader, format, parser and masks process ten thousand rows, half of them spoiled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def outcomes(path: Path, masker: Masker) -> dict[int, list[Example] | RowRejecte
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_every_spoiled_row_has_its_reason_and_hides_no_neighbor(
+def test_every_spoiled_row_has_its_reason_and_affects_no_other_row(
     tmp_path: Path, masker: Masker, seed: int
 ) -> None:
     """Each mutation gives exactly its reason; the other rows give the same result as in a separate file."""

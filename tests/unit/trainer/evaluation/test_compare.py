@@ -61,7 +61,7 @@ def test_same_seed_gives_the_same_interval() -> None:
     assert compare(base, tuned, seed=3) == compare(base, tuned, seed=3)
 
 
-def test_losses_of_different_rows_are_refused() -> None:
+def test_losses_of_different_rows_are_rejected() -> None:
     with pytest.raises(ValueError, match="same rows"):
         compare([RowLoss(1, 1.0, 1)], [RowLoss(2, 1.0, 1)], seed=1)
 
@@ -70,5 +70,5 @@ def test_losses_of_different_rows_are_refused() -> None:
     ("low", "high", "expected"),
     [(-2, -1, "Improved"), (1, 2, "Worse"), (-1, 1, "NoChange"), (-1, 0, "NoChange"), (0, 1, "NoChange")],
 )
-def test_an_interval_that_touches_zero_decides_nothing(low: float, high: float, expected: str) -> None:
+def test_an_interval_that_touches_zero_means_no_change(low: float, high: float, expected: str) -> None:
     assert verdict(low, high) == expected

@@ -35,18 +35,18 @@ def model() -> Any:
 
 
 def expected(model: Any, example: Example) -> torch.Tensor:
-    """Log-probabilities from transformers' own logits of the unpadded row."""
+    """Return log-probabilities from transformers' own logits of the unpadded row."""
     logits = model(torch.tensor([example.input_ids])).logits[0].detach()
     scores = torch.log_softmax(logits, dim=-1)
     return torch.stack([scores[position - 1, example.labels[position]] for position in example.supervised])
 
 
-def test_a_padded_batch_scores_each_row_as_alone(model: Any) -> None:
+def test_a_padded_batch_gives_each_row_the_score_that_it_has_alone(model: Any) -> None:
     for found, example in zip(supervised_log_probabilities(model, EXAMPLES), EXAMPLES, strict=True):
         assert torch.allclose(found, expected(model, example), atol=1e-5)
 
 
-def test_losses_keep_the_order_of_the_examples_whatever_the_batches(model: Any) -> None:
+def test_losses_keep_the_order_of_the_examples_with_any_batches(model: Any) -> None:
     seen: list[tuple[int, int]] = []
     losses = row_losses(model, EXAMPLES, 5, lambda done, total: seen.append((done, total)))
     assert [(loss.row, loss.tokens) for loss in losses] == [(1, 3), (2, 1), (3, 2)]
@@ -73,7 +73,7 @@ def test_distributions_are_complete_and_agree_with_the_scores(model: Any) -> Non
         ([], 4, []),
     ],
 )
-def test_the_longest_come_first_and_padding_counts(
+def test_the_longest_examples_come_first_and_padding_counts(
     lengths: list[int], maximum: int, groups: list[list[int]]
 ) -> None:
     assert batches(lengths, maximum) == groups

@@ -30,16 +30,16 @@ def run(arguments: list[str], **variables: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_prepare_finds_every_kernel_that_it_uses_among_the_shipped_ones(
+def test_the_shipped_kernels_contain_every_kernel_that_prepare_uses(
     tmp_path: Path, run_document: dict[str, Any], monkeypatch: Any
 ) -> None:
-    """Nothing is compiled in the pod: after PREPARE the cache holds what the image came with."""
+    """The pod compiles nothing, so the cache after PREPARE equals the one in the image."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path.endswith("src")))
     run(["compile", str(tmp_path / "shipped")])
     shipped = machine_code(tmp_path / "shipped")
     targets = tmp_path / "targets.txt"
     targets.write_text("what is 7 + 1\n", encoding="utf-8")
-    # Near copies and leaks, so that all of the report's loops run.
+    # The rows have near copies and leaks, so that all loops of the report run.
     rows = [*conversation_rows(20), *conversation_rows(20)]
     for row in rows[20:]:
         row["messages"][1]["content"] += " indeed"
@@ -56,7 +56,7 @@ def test_prepare_finds_every_kernel_that_it_uses_among_the_shipped_ones(
     assert machine_code(cache) == shipped
 
 
-def test_a_cache_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_cache_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "new").touch()
     cache = tmp_path / "cache"
@@ -66,7 +66,7 @@ def test_a_cache_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_without_shipped_kernels_the_process_compiles_for_itself(tmp_path: Path) -> None:
+def test_without_shipped_kernels_the_process_compiles_its_own(tmp_path: Path) -> None:
     environment = {"FINETUNE_KERNELS": str(tmp_path / "missing"), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     use_shipped_kernels(environment)
     assert not (tmp_path / "cache").exists()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("variant", "targets"), [("Standard", "AllLinear"), ("DoRA", "AllLinear"), ("Standard", "AttentionOnly")]
 )
-def test_the_count_is_that_of_peft(tmp_path: Path, variant: str, targets: str) -> None:
+def test_the_parameter_count_is_the_same_as_in_peft(tmp_path: Path, variant: str, targets: str) -> None:
     workspaces.write_base(tmp_path / "base", "llama", torch.bfloat16)
     workspace = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
     run = workspaces.run_spec(tmp_path / "workspace", tmp_path / "out")

@@ -17,7 +17,7 @@ from finetune_trainer.model.generation import end_token_ids
         ([], {"eos_token_id": 5}, (5,)),
     ],
 )
-def test_end_tokens_of_both_files_count_once(
+def test_end_tokens_in_both_files_count_once(
     tmp_path: Path, generation: Any, config: Any, expected: tuple[int, ...]
 ) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(generation))

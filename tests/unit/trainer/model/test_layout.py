@@ -37,9 +37,7 @@ def test_sizes_follow_from_types_and_shapes(workspace: WorkspaceLayout) -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], {"files": []}, {"files": [{"name": "a"}], "quantized": []}])
-def test_a_record_that_is_missing_or_not_prepares_is_a_mismatch(
-    workspace: WorkspaceLayout, document: object
-) -> None:
+def test_a_missing_or_malformed_record_is_a_mismatch(workspace: WorkspaceLayout, document: object) -> None:
     workspace.base_layout.unlink()
     if document is not None:
         write_json_atomically(workspace.base_layout, document)
@@ -48,7 +46,7 @@ def test_a_record_that_is_missing_or_not_prepares_is_a_mismatch(
     assert caught.value.reason is Reason.QUANTIZATION_MISMATCH
 
 
-def test_a_missing_checkpoint_and_a_link_into_an_absent_cache_say_their_remedies(
+def test_a_missing_checkpoint_or_cache_names_the_remedy(
     workspace: WorkspaceLayout,
 ) -> None:
     workspace.quantized_model.rmdir()

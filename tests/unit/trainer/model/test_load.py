@@ -31,7 +31,7 @@ def test_only_a_model_without_a_soft_cap_gets_the_fused_attention() -> None:
     assert attention_implementation(Gemma2Config()) == "eager"
 
 
-def test_every_float_gets_the_compute_type_and_integers_stay() -> None:
+def test_floats_get_the_compute_type_and_integers_do_not_change() -> None:
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     model.codes = torch.nn.Parameter(torch.ones(2, dtype=torch.uint8), requires_grad=False)

@@ -17,7 +17,7 @@ from finetune_trainer.model.naming import base_model_name
         ({"kind": "ObjectStore", "uri": "gs://bucket/models/model-7b/"}, "model-7b"),
     ],
 )
-def test_every_kind_of_source_gives_a_name_without_this_machines_path(
+def test_the_name_of_a_source_never_contains_a_local_path(
     make_run: Callable[..., RunSpec], source: dict[str, Any], name: str
 ) -> None:
     run = make_run(model={"source": source, "chatTemplateArguments": {}})

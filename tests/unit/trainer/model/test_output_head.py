@@ -53,7 +53,7 @@ def test_chunks_cover_all_positions_once_within_the_limit(count: int, vocabulary
         ({}, 1.0),
     ],
 )
-def test_the_scale_has_each_familys_meaning(members: dict[str, Any], scale: float) -> None:
+def test_the_scale_has_the_meaning_of_each_family(members: dict[str, Any], scale: float) -> None:
     text = SimpleNamespace(**members)
     model = SimpleNamespace(
         config=SimpleNamespace(get_text_config=lambda: text), get_output_embeddings=projection
@@ -61,13 +61,13 @@ def test_the_scale_has_each_familys_meaning(members: dict[str, Any], scale: floa
     assert output_head(model).scale == scale
 
 
-def test_an_ordinary_model_is_proven_and_keeps_its_mode() -> None:
+def test_an_ordinary_model_is_accepted_and_keeps_its_mode() -> None:
     model = tiny_llama().train()
     prove_head(model)
     assert model.training
 
 
-def test_a_model_that_does_something_else_with_its_states_is_unsupported() -> None:
+def test_a_model_with_another_output_computation_is_unsupported() -> None:
     model = tiny_llama()
     model.config.logit_scale = 2.0
     with pytest.raises(StageError, match="must give the model's own logits") as caught:

@@ -1,4 +1,4 @@
-"""Safetensors files that are none, or are damaged: a reason each and never a crash."""
+"""Damaged files and files in other formats give a reason and never a crash."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FILES: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("content", "said"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
-def test_files_that_are_no_safetensors_say_why(tmp_path: Path, content: bytes, said: str) -> None:
+def test_files_in_another_format_have_a_reason(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / SINGLE
     path.write_bytes(content)
     with pytest.raises(StageError) as caught:
@@ -74,7 +74,7 @@ def test_files_that_are_no_safetensors_say_why(tmp_path: Path, content: bytes, s
     assert said in caught.value.message
 
 
-def test_a_header_beyond_the_formats_limit_is_not_read(tmp_path: Path) -> None:
+def test_a_header_above_the_limit_of_the_format_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / SINGLE
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 100_000_001))
@@ -91,12 +91,12 @@ def reason_of_header(path: Path) -> Reason | None:
     return None
 
 
-def test_any_damage_of_a_header_is_a_reason_and_never_a_crash(tmp_path: Path) -> None:
-    """2,000 headers with bytes changed, doubled or cut."""
+def test_any_damage_of_a_header_gives_a_reason_and_never_a_crash(tmp_path: Path) -> None:
+    """Change, repeat or cut bytes of 2,000 headers."""
     whole = header_file(f'{{"a": {entry(0, 4)}, "b": {entry(4, 8, [2], "F16")}}}', b"12345678")
     generator = np.random.default_rng(3)
     path = tmp_path / SINGLE
-    refusals = 0
+    rejections = 0
     for _ in range(2_000):
         damaged = bytearray(whole)
         for _ in range(int(generator.integers(1, 4))):
@@ -111,5 +111,5 @@ def test_any_damage_of_a_header_is_a_reason_and_never_a_crash(tmp_path: Path) ->
         path.write_bytes(damaged)
         reason = reason_of_header(path)
         assert reason in {None, Reason.INVALID_MODEL}
-        refusals += reason is not None
-    assert refusals > 1_500
+        rejections += reason is not None
+    assert rejections > 1_500

@@ -1,4 +1,4 @@
-"""Base models that are refused: each with its reason, the name of what is wrong, and before any weight is fetched."""
+"""Unsupported base models fail with a reason and the name of the fault, before any weight is fetched."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def refused(model: Path, workspace: Path) -> tuple[StageError, int]:
-    """Return the refusal and the number of weight files fetched before it."""
+def failure(model: Path, workspace: Path) -> tuple[StageError, int]:
+    """Return the error and the number of weight files that were fetched before it."""
     fetched: list[str] = []
 
     class CountingModel(DirectoryModel):
@@ -113,12 +113,12 @@ UNSUPPORTED: list[tuple[str, Callable[[Path], None], str]] = [
 @pytest.mark.parametrize(
     ("change", "said"), [case[1:] for case in UNSUPPORTED], ids=[c[0] for c in UNSUPPORTED]
 )
-def test_unsupported_models_are_named_before_weights_are_fetched(
+def test_unsupported_models_are_rejected_before_weights_are_fetched(
     tmp_path: Path, change: Callable[[Path], None], said: str
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
     change(model)
-    error, fetched = refused(model, tmp_path / "workspace")
+    error, fetched = failure(model, tmp_path / "workspace")
     assert (error.reason, fetched) == (Reason.UNSUPPORTED_MODEL, 0)
     assert said in error.message
 
@@ -154,27 +154,27 @@ def test_real_families_that_would_not_be_quantized_are_unsupported(
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
     family.save_pretrained(model)
-    error, fetched = refused(model, tmp_path / "workspace")
+    error, fetched = failure(model, tmp_path / "workspace")
     assert (error.reason, fetched) == (Reason.UNSUPPORTED_MODEL, 0)
     assert said in error.message
 
 
-def test_experts_are_found_by_structure_where_the_config_hides_them(
+def test_experts_are_found_by_structure_if_the_config_hides_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A config whose members are called otherwise, and a layer with a list of alike feed-forward modules."""
+    """The config uses other names, and a layer has a list of equal feed-forward modules."""
     MixtralConfig(**SMALL).save_pretrained(tmp_path / "mixtral")
     hidden = AutoConfig.from_pretrained(tmp_path / "mixtral")
     monkeypatch.setattr("finetune_trainer.model.support._EXPERT_COUNT", re.compile("never"))
     model = write_tiny_model(tmp_path / "base")
     hidden.save_pretrained(model)
-    error, _ = refused(model, tmp_path / "workspace")
+    error, _ = failure(model, tmp_path / "workspace")
     assert (error.reason, "model.layers.0.mlp.experts" in error.message) == (Reason.UNSUPPORTED_MODEL, True)
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "phi3", "smollm3", "gemma2"])
 def test_text_models_of_many_families_are_accepted(tmp_path: Path, family: str) -> None:
-    """Gemma 3's text model inherits the claim to take images, and Phi-3 has fused projections."""
+    """Gemma 3's text model inherits a flag for image support, and Phi-3 has fused projections."""
     model = write_tiny_model(tmp_path / "base")
     kind = AutoConfig.for_model(family, **SMALL, head_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     AutoModelForCausalLM.from_config(kind, dtype=torch.bfloat16).save_pretrained(model)
@@ -198,7 +198,7 @@ def test_text_models_of_many_families_are_accepted(tmp_path: Path, family: str) 
 def test_a_config_that_no_model_can_be_built_from_is_invalid(tmp_path: Path, content: str, said: str) -> None:
     model = write_tiny_model(tmp_path / "base")
     (model / "config.json").write_text(content)
-    error, fetched = refused(model, tmp_path / "workspace")
+    error, fetched = failure(model, tmp_path / "workspace")
     assert (error.reason, fetched) == (Reason.INVALID_MODEL, 0)
     assert said in error.message
 
@@ -278,13 +278,13 @@ def test_tensors_that_do_not_fit_are_named(
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
     rewrite(change)(model)
-    error, _ = refused(model, tmp_path / "workspace")
+    error, _ = failure(model, tmp_path / "workspace")
     assert error.reason is reason, error.message
     for part in said:
         assert part in error.message
 
 
-def test_old_buffers_that_mean_nothing_are_passed_over(tmp_path: Path) -> None:
+def test_old_buffers_without_a_meaning_are_ignored(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base")
     rewrite(replace("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(8)))(model)
     quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "workspace"), NullReporter())
@@ -302,7 +302,7 @@ def write_index(model: Path, weight_map: Any) -> None:
     (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def test_an_index_that_does_not_fit_is_refused_before_weights_are_fetched(tmp_path: Path) -> None:
+def test_a_wrong_index_is_rejected_before_weights_are_fetched(tmp_path: Path) -> None:
     model, weight_map = sharded(tmp_path)
     cases = [
         ({**weight_map, UP: "model-00099-of-00099.safetensors"}, "model-00099-of-00099.safetensors"),
@@ -313,11 +313,11 @@ def test_an_index_that_does_not_fit_is_refused_before_weights_are_fetched(tmp_pa
     ]
     for number, (changed, said) in enumerate(cases):
         write_index(model, changed)
-        error, fetched = refused(model, tmp_path / str(number))
+        error, fetched = failure(model, tmp_path / str(number))
         assert (error.reason, fetched) == (Reason.INVALID_MODEL, 0)
         assert said in error.message
     write_index(model, {**weight_map, UP.replace(".weight", ".qweight"): weight_map[UP]})
-    error, fetched = refused(model, tmp_path / "quantized")
+    error, fetched = failure(model, tmp_path / "quantized")
     assert (error.reason, fetched) == (Reason.UNSUPPORTED_MODEL, 0)
 
 
@@ -327,13 +327,13 @@ def test_a_tensor_in_two_files_is_named_with_both(tmp_path: Path) -> None:
     tensors = load_file(model / last)
     name, tensor = next(iter(load_file(model / first).items()))
     save_file({**tensors, name: tensor}, model / last, metadata={"format": "pt"})
-    error, _ = refused(model, tmp_path / "workspace")
+    error, _ = failure(model, tmp_path / "workspace")
     assert error.reason is Reason.INVALID_MODEL
     assert all(part in error.message for part in (name, first, last))
 
 
-def test_a_file_cut_short_while_it_is_read_is_a_reason(tmp_path: Path) -> None:
-    """Not a signal, as a map of the file would give."""
+def test_a_file_that_is_truncated_during_reading_has_a_reason(tmp_path: Path) -> None:
+    """A memory map of the file would end the process with a signal instead."""
     model = write_tiny_model(tmp_path / "base")
 
     class Shrinking(DirectoryModel):
@@ -355,7 +355,7 @@ def test_a_file_cut_short_while_it_is_read_is_a_reason(tmp_path: Path) -> None:
     assert caught.value.reason is Reason.INVALID_MODEL
 
 
-def test_tied_weights_may_be_there_or_not(tmp_path: Path) -> None:
+def test_tied_weights_are_optional(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base", tied=True)
     first = quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "one"), NullReporter())
     tensors = load_file(model / SINGLE)

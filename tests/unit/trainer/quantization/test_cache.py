@@ -1,4 +1,4 @@
-"""The cache of quantized models: jobs share entries, and nothing that is wrong with it harms a job."""
+"""Jobs share entries of the cache of quantized models, and no fault of the cache harms a job."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedModel, dict[str, str]]:
-    """Result and files of a job without a cache."""
+    """Return the result and files of a job without a cache."""
     layout = WorkspaceLayout(tmp_path_factory.mktemp("alone"))
     return quantize_model(DirectoryModel(model), layout, NullReporter()), files_of(layout)
 
@@ -59,7 +59,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def files_of(layout: WorkspaceLayout) -> dict[str, str]:
-    """Digests of what TRAIN and MERGE read."""
+    """Return the digests of the files that TRAIN and MERGE read."""
     base = {f"base/{name}": digest for name, digest in folder_digests(layout.base).items()}
     return {
         **base,
@@ -108,7 +108,7 @@ def test_the_second_job_downloads_metadata_only_and_gets_the_same_bytes(
     assert len(entries(cache)) == 1
 
 
-def test_what_is_linked_loads_and_says_so_when_the_cache_is_not_mounted(
+def test_a_linked_model_loads_and_a_missing_cache_mount_is_reported(
     model: Path, tmp_path: Path, cache: Path
 ) -> None:
     _, layout = run(model, tmp_path / "workspace", cache)
@@ -123,14 +123,14 @@ def test_what_is_linked_loads_and_says_so_when_the_cache_is_not_mounted(
 def test_a_job_may_change_its_own_base_without_changing_the_entry(
     model: Path, tmp_path: Path, cache: Path
 ) -> None:
-    """PREPARE puts a chat template of the job's own there."""
+    """PREPARE writes the job's custom chat template to this folder."""
     _, layout = run(model, tmp_path / "one", cache)
     (layout.base / "chat_template.jinja").write_text("mine")
     _, other = run(model, tmp_path / "two", cache)
     assert (other.base / "chat_template.jinja").read_bytes() == (model / "chat_template.jinja").read_bytes()
 
 
-def test_two_jobs_at_once_both_succeed_and_leave_one_entry(
+def test_two_concurrent_jobs_succeed_and_create_one_entry(
     model: Path,
     alone: tuple[QuantizedModel, dict[str, str]],
     tmp_path: Path,
@@ -150,7 +150,7 @@ def test_two_jobs_at_once_both_succeed_and_leave_one_entry(
 
     class Meeting(DirectoryModel):
         def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
-            meeting.wait(timeout=60)  # both have found no entry
+            meeting.wait(timeout=60)  # neither job has found an entry
             return super().fetch(name, on_bytes)
 
     def work(number: int) -> None:
@@ -191,7 +191,7 @@ def spoil_manifest(path: Path) -> None:
     [truncate, flip, add, spoil_manifest, lambda path: path.unlink()],
     ids=lambda value: value.__name__,
 )
-def test_a_damaged_entry_is_not_used_and_built_anew(
+def test_a_damaged_entry_is_not_used_but_rebuilt(
     model: Path,
     alone: tuple[QuantizedModel, dict[str, str]],
     tmp_path: Path,
@@ -203,12 +203,12 @@ def test_a_damaged_entry_is_not_used_and_built_anew(
     second, layout = run(model, tmp_path / "two", cache)
     assert second == first
     assert files_of(layout) == alone[1]
-    # The first job's link leads to the entry that was built anew.
+    # The first job's link leads to the rebuilt entry.
     assert files_of(WorkspaceLayout(tmp_path / "one")) == alone[1]
     assert len(entries(cache)) == 1
 
 
-def test_a_restarted_job_does_not_trust_an_entry_damaged_meanwhile(
+def test_a_restarted_job_does_not_trust_an_entry_that_was_damaged(
     model: Path, alone: tuple[QuantizedModel, dict[str, str]], tmp_path: Path, cache: Path
 ) -> None:
     run(model, tmp_path / "one", cache)
@@ -217,8 +217,8 @@ def test_a_restarted_job_does_not_trust_an_entry_damaged_meanwhile(
     assert files_of(layout) == alone[1]
 
 
-def refusing(code: int, allowed: Path) -> Callable[..., Any]:
-    """Return a `Path.mkdir` that fails below the cache, as a volume mounted read-only does."""
+def failing_mkdir(code: int, allowed: Path) -> Callable[..., Any]:
+    """Return a `Path.mkdir` that fails below the cache, like on a read-only volume."""
     from pathlib import Path as RealPath  # noqa: PLC0415 -- the class whose method is replaced
 
     make = RealPath.mkdir
@@ -232,7 +232,7 @@ def refusing(code: int, allowed: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_read_only_cache_is_used_where_it_has_the_model_and_else_the_workspace_is(
+def test_a_read_only_cache_is_used_only_if_it_has_the_model(
     model: Path,
     alone: tuple[QuantizedModel, dict[str, str]],
     tmp_path: Path,
@@ -242,7 +242,7 @@ def test_a_read_only_cache_is_used_where_it_has_the_model_and_else_the_workspace
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as mounted, caplog.at_level(logging.WARNING):
-        mounted.setattr("pathlib.Path.mkdir", refusing(code, cache))
+        mounted.setattr("pathlib.Path.mkdir", failing_mkdir(code, cache))
         result, layout = run(model, tmp_path / "one", cache)
     assert result == alone[0]
     assert not layout.quantized_model.is_symlink()
@@ -250,12 +250,12 @@ def test_a_read_only_cache_is_used_where_it_has_the_model_and_else_the_workspace
     assert "cannot be written" in caplog.text
     assert "in its workspace" in caplog.text
     run(model, tmp_path / "filler", cache)
-    monkeypatch.setattr("pathlib.Path.mkdir", refusing(code, cache))
+    monkeypatch.setattr("pathlib.Path.mkdir", failing_mkdir(code, cache))
     _, layout = run(model, tmp_path / "two", cache)
     assert layout.quantized_model.is_symlink()
 
 
-def test_a_cache_that_is_too_small_is_not_begun(
+def test_a_cache_that_is_too_small_is_not_written(
     model: Path,
     alone: tuple[QuantizedModel, dict[str, str]],
     tmp_path: Path,
@@ -272,7 +272,7 @@ def test_a_cache_that_is_too_small_is_not_begun(
     assert "1000 bytes are free" in caplog.text
 
 
-def test_a_cache_that_fills_up_on_the_way_passes_the_work_done_to_the_workspace(
+def test_a_cache_that_fills_up_moves_its_finished_files_to_the_workspace(
     hub: ModelHub,
     alone: tuple[QuantizedModel, dict[str, str]],
     tmp_path: Path,
@@ -298,7 +298,7 @@ def test_a_cache_that_fills_up_on_the_way_passes_the_work_done_to_the_workspace(
     assert (hub.requests[first], hub.requests[second]) == (1, 1)
 
 
-def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_old(
+def test_the_folder_of_a_killed_job_is_reused_by_it_or_removed_later(
     model: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -321,7 +321,7 @@ def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_
     (left,) = entries(cache)
     assert left.endswith(".partial")
     run(model, tmp_path / "two", cache)
-    assert len(entries(cache)) == 2  # it is young: its job may be alive on another node
+    assert len(entries(cache)) == 2  # it is recent, so its job can still run on another node
     shutil.rmtree(cache / next(name for name in entries(cache) if name != left))
     quantize_model(Dying(model), WorkspaceLayout(tmp_path / "one"), NullReporter(), cache)
     assert fetched.count(fetched[0]) == 1
@@ -340,9 +340,7 @@ def test_a_killed_jobs_folder_is_found_again_by_that_job_and_removed_when_it_is_
     assert [name for name in entries(cache) if name.startswith(".")] == []
 
 
-def test_entries_can_be_read_by_other_users_whatever_the_umask(
-    model: Path, tmp_path: Path, cache: Path
-) -> None:
+def test_entries_can_be_read_by_other_users_with_any_umask(model: Path, tmp_path: Path, cache: Path) -> None:
     before = os.umask(0o077)
     try:
         run(model, tmp_path / "workspace", cache)
@@ -370,10 +368,10 @@ def test_a_workspace_without_symbolic_links_gets_a_copy(
     assert files_of(layout) == alone[1]
 
 
-def test_other_content_of_equal_names_sizes_and_times_is_another_model(
+def test_different_content_with_equal_names_sizes_and_times_is_another_model(
     model: Path, tmp_path: Path, cache: Path
 ) -> None:
-    """Archives that set every time to one value must not make two fine-tunes of one base the same."""
+    """Archives can set every time to one value. Two fine-tunes of one base must still differ."""
     first, second = (shutil.copytree(model, tmp_path / name) for name in ("a", "b"))
     weights = min(second.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
@@ -388,7 +386,7 @@ def test_other_content_of_equal_names_sizes_and_times_is_another_model(
     assert len(entries(cache)) == 2
 
 
-def test_a_cache_given_later_or_taken_away_changes_no_byte(
+def test_adding_or_removing_a_cache_changes_no_byte(
     model: Path, alone: tuple[QuantizedModel, dict[str, str]], tmp_path: Path, cache: Path
 ) -> None:
     layout = WorkspaceLayout(tmp_path / "workspace")

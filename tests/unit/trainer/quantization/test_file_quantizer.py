@@ -10,7 +10,7 @@ from finetune_trainer.quantization.file_quantizer import FileQuantizer
 from safetensors.torch import load_file, save_file
 
 
-def test_named_tensors_become_nf4_floats_bf16_and_the_rest_stays(tmp_path: Path) -> None:
+def test_named_tensors_become_nf4_other_floats_bf16_and_the_rest_is_copied(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weight = torch.randn(24, 32).bfloat16()
     tensors = {"w": weight, "norm": torch.tensor([1.0, 2.5]), "steps": torch.tensor([7, 2**40])}

@@ -1,4 +1,4 @@
-"""What quantizing may take: memory of this process, space on the volume, and nothing of the user's."""
+"""Quantization has limits for memory and disk space, and never changes the user's files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GIB = 1024**3
 
 
 def write_sparse_model(folder: Path, config: Any, embedding_type: str) -> int:
-    """Write a checkpoint of zeros that takes no space on disk; return the bytes it claims to have."""
+    """Write a sparse checkpoint of zeros that takes no space on disk, and return its nominal bytes."""
     config.save_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
@@ -46,7 +46,7 @@ def write_sparse_model(folder: Path, config: Any, embedding_type: str) -> int:
 
 @pytest.fixture
 def large_model(tmp_path: Path) -> Iterator[Path]:
-    """Model with an embedding of 4 GB in float32, 2 GB in bf16, and linear layers of 128 MB each."""
+    """Return a model with an embedding of 4 GB in float32 (2 GB in bf16) and linear layers of 128 MB each."""
     folder = tmp_path / "large"
     config = LlamaConfig(
         vocab_size=262_144,
@@ -62,8 +62,8 @@ def large_model(tmp_path: Path) -> Iterator[Path]:
         path.unlink()
 
 
-def test_an_embedding_of_two_gigabytes_takes_no_memory(large_model: Path, tmp_path: Path) -> None:
-    """At most 1.5 GB of anonymous memory, libraries included, and the files' pages are not mapped either."""
+def test_an_embedding_of_two_gigabytes_does_not_fill_the_memory(large_model: Path, tmp_path: Path) -> None:
+    """At most 1.5 GB of anonymous memory are used, with libraries, and the files are not mapped."""
     script = ROOT / "tests" / "support" / "processes" / "measured_quantization.py"
     paths = os.pathsep.join(str(ROOT / part) for part in ("trainer_image/src", "."))
     process = subprocess.run(
@@ -84,7 +84,7 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_downloaded_model_takes_its_result_and_one_file(
+def test_a_downloaded_model_takes_the_space_of_its_result_and_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
@@ -114,7 +114,7 @@ def test_a_downloaded_model_takes_its_result_and_one_file(
 
     def measured_finish(self: TensorWriter) -> None:
         finish(self)
-        seen.append(bytes_in(workspace))  # the file and its source are both there
+        seen.append(bytes_in(workspace))  # both the file and its source exist
 
     monkeypatch.setattr(TensorWriter, "finish", measured_finish)
     with serving(ModelHub(model)) as endpoint:
@@ -122,7 +122,7 @@ def test_a_downloaded_model_takes_its_result_and_one_file(
         source = HubModel(REPOSITORY, "main", None, workspace / "download")
         result = quantize_model(source, WorkspaceLayout(workspace), Measuring())
     assert list((workspace / "download").rglob("*.safetensors")) == []
-    # Config, tokenizer and layout: downloaded, in base/, in model/, and in the folder that is inspected.
+    # Config, tokenizer and layout exist in the download, in base/, in model/, and in the inspected folder.
     small = (
         5 * sum(path.stat().st_size for path in model.iterdir() if path.suffix != ".safetensors") + 100_000
     )
@@ -130,7 +130,7 @@ def test_a_downloaded_model_takes_its_result_and_one_file(
     assert max(seen) < sum(sizes) // 2
 
 
-def test_a_users_own_folder_is_only_read(tmp_path: Path) -> None:
+def test_a_folder_of_the_user_is_never_changed(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "base")
     for path in model.iterdir():
         path.chmod(0o444)

@@ -1,4 +1,4 @@
-"""The quantizing loops against bitsandbytes and torch themselves, bit by bit."""
+"""The quantizing loops give the same bits as bitsandbytes and torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
-    """Give bitsandbytes' mean the order that the product uses."""
+    """Make bitsandbytes compute its mean in the same order as the product."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def one_thread() -> Any:
 
 
 def finite(bits: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Clear the lowest exponent bit of infinities and of what is not a number."""
+    """Clear the lowest exponent bit of infinities and NaN."""
     return np.where((bits & 0x7FFF) >= 0x7F80, bits & 0xFF7F, bits).astype(np.uint16)
 
 
@@ -89,7 +89,7 @@ def test_bytes_equal_bitsandbytes(bits: NDArray[np.uint16]) -> None:
 
 
 def test_every_exponent_of_a_block_equals_bitsandbytes() -> None:
-    """The borders are found in integers: every scale must give those of the division."""
+    """The borders are computed with integers, and must equal those of the division for every scale."""
     assert_equals_bitsandbytes(
         np.concatenate(
             [patterns(BLOCK * 100, max(0, exponent - 6) << 7, (exponent + 1) << 7) for exponent in range(255)]
@@ -106,7 +106,7 @@ def test_any_number_of_weights_equals_bitsandbytes(count: int) -> None:
     assert_equals_bitsandbytes(patterns(count))
 
 
-def test_pieces_of_whole_blocks_give_the_bytes_of_the_whole() -> None:
+def test_pieces_of_whole_blocks_give_the_same_bytes_as_the_whole() -> None:
     bits = normal(BLOCK * 100 + 7)
     sizes = QuantizedSizes(bits.size)
     whole, absmax = np.empty(sizes.packed, np.uint8), np.empty(sizes.blocks, np.float32)
@@ -124,14 +124,14 @@ def test_pieces_of_whole_blocks_give_the_bytes_of_the_whole() -> None:
     assert np.array_equal(scales, absmax)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_sizes_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match="33 packed bytes and 2 absmax values"):
         quantize_bf16(np.zeros(65, np.uint16), np.empty(32, np.uint8), np.empty(2, np.float32))
 
 
 @pytest.mark.parametrize("count", [BLOCK * 3, BLOCK * 3 + 5])
 @pytest.mark.parametrize("pattern", [0x7F80, 0xFF80, 0x7FC0, 0xFFFF])
-def test_what_is_not_finite_shows_in_the_absmax_and_is_found(count: int, pattern: int) -> None:
+def test_values_that_are_not_finite_are_found_in_the_absmax(count: int, pattern: int) -> None:
     for place in (0, BLOCK, count - 1):
         bits = normal(count)
         bits[place] = pattern
@@ -143,13 +143,13 @@ def test_what_is_not_finite_shows_in_the_absmax_and_is_found(count: int, pattern
     assert first_not_finite(normal(count)) is None
 
 
-def test_wider_types_are_rounded_as_torch_rounds() -> None:
+def test_wider_types_are_rounded_like_in_torch() -> None:
     halves = np.arange(2**16, dtype=np.uint16)
     out = np.empty(halves.size, np.uint16)
     expected = torch.from_numpy(halves).view(torch.float16).to(torch.bfloat16).view(torch.uint16).numpy()
     assert np.array_equal(to_bf16(halves.view(np.uint8), "F16", out), expected)
     floats = np.random.default_rng(1).integers(0, 2**32, 2_000_000, dtype=np.uint32)
-    # Half-way cases, and what must not become a number by carrying into the sign.
+    # Half-way cases, and NaN patterns that a carry into the sign must not turn into numbers.
     floats[: 2**16] = np.arange(2**16, dtype=np.uint32) << 16 | 0x8000
     floats[2**16 : 2**17] = np.arange(2**16, dtype=np.uint32) << 16 | 0xFFFF
     out = to_bf16(floats.view(np.uint8), "F32", np.empty(floats.size, np.uint16))

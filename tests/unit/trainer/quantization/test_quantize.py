@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
-    """Give bitsandbytes' mean the order that quantize uses."""
+    """Make bitsandbytes compute its mean in the same order as quantize."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +38,7 @@ def run_quantize(model: Path, workspace: Path) -> tuple[QuantizedModel, Workspac
 
 
 def reference_tensors(model: Path, folder: Path) -> dict[str, torch.Tensor]:
-    """Tensors that transformers and bitsandbytes themselves write for the model."""
+    """Return the tensors that transformers and bitsandbytes write for the model."""
     loaded = AutoModelForCausalLM.from_pretrained(
         model, quantization_config=quantization_config(), dtype=torch.bfloat16, device_map="cpu"
     )
@@ -72,7 +72,7 @@ def test_every_tensor_equals_what_bitsandbytes_writes(
     assert result.quantized_modules == 14
 
 
-def test_the_checkpoint_loads_plainly_and_answers_like_the_reference(
+def test_the_checkpoint_loads_normally_and_computes_like_the_reference(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     _, layout = run_quantize(tiny_model, tmp_path / "workspace")
@@ -125,7 +125,7 @@ def test_a_second_run_changes_nothing_and_a_changed_model_does(tmp_path: Path) -
     assert third.digest != first.digest
 
 
-def test_a_run_killed_between_files_goes_on_with_the_next_file(
+def test_a_run_that_is_killed_between_files_resumes_with_the_next_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_tiny_model(tmp_path / "base")
@@ -154,7 +154,9 @@ def test_a_run_killed_between_files_goes_on_with_the_next_file(
     assert resumed.digest == whole.digest
 
 
-def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_error_for_a_folder_without_a_model_names_the_missing_file(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     folder = tmp_path / "folder"
     with pytest.raises(StageError) as caught:
         DirectoryModel(folder)
@@ -176,7 +178,7 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path, tiny_mod
 
 @pytest.mark.model
 def test_the_real_model_equals_what_bitsandbytes_writes(tmp_path: Path, real_model: Path) -> None:
-    """SmolLM2-135M: all 1322 tensors."""
+    """The model is SmolLM2-135M with 1322 tensors."""
     result, layout = run_quantize(real_model, tmp_path / "workspace")
     found = load_file(layout.quantized_model / "model.safetensors")
     assert_same_tensors(found, reference_tensors(real_model, tmp_path / "reference"))

@@ -1,4 +1,4 @@
-"""The report on the quickstart's rows, through real tokenizers and templates of many shapes."""
+"""The report on the quickstart's rows, with real tokenizers and templates of many shapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SYSTEM = (
 )
 COPIES = 10
 LEAKS = 4
-# A role header of control tokens, one of text, system prompts in the user's turn with and without markup of their own.
+# Role headers of control tokens or of text, and system prompts in the user's turn with or without markup.
 TEMPLATES = ["chatml", "trl:llama3", "mistral_v01", "mistral_v03", "llama2", "zephyr"]
 
 
@@ -58,7 +58,7 @@ def examples(masker: Masker, rows: list[tuple[str, str]]) -> list[list[Example]]
 
 
 def analyze_airports(folder: Path, template: ChatTemplate, masker: Masker) -> Analysis:
-    """The quickstart's training rows, 10 of them again with a word more, 4 with a word more in the validation rows."""
+    """Analyze the quickstart's rows with 10 near copies in the training rows and 4 in the validation rows."""
     training, validation = airports("train"), airports("validation")
     copies = [(f"{prompt} Thanks.", answer) for prompt, answer in training[:COPIES]]
     leaks = [(f"Hello! {prompt}", answer) for prompt, answer in training[50 : 50 + LEAKS]]
@@ -68,7 +68,7 @@ def analyze_airports(folder: Path, template: ChatTemplate, masker: Masker) -> An
     settings = AnalysisSettings(
         reports=(DatasetReport(rows=250, kept=250),),
         special_ids=template.special_ids,
-        # Only the very text of a prompt is that similar: the frame must be wholly off.
+        # Only the exact text of a prompt is that similar, so the whole frame must be removed.
         thresholds=Thresholds(target_similarity=0.999),
         frame=user_frame(template),
         trainable_parameters=4_884_480,
@@ -105,7 +105,7 @@ def require_found(analysis: Analysis) -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_known_copies_are_found_and_no_others(name: str, tokenizers: RealTokenizers, tmp_path: Path) -> None:
-    """Though every row begins with the same long system prompt, wherever the template puts it."""
+    """Every row begins with the same long system prompt, in different places of the templates."""
     case = cases()[name]
     tokenizer: Any = fit(tokenizers, case)
     template = ChatTemplate(tokenizer, None, case.arguments)
@@ -113,7 +113,7 @@ def test_known_copies_are_found_and_no_others(name: str, tokenizers: RealTokeniz
 
 
 @pytest.mark.model
-def test_the_model_of_the_quickstart(real_model: Path, tmp_path: Path) -> None:
+def test_known_copies_are_found_with_the_model_of_the_quickstart(real_model: Path, tmp_path: Path) -> None:
     template = ChatTemplate(load_tokenizer(real_model))
     analysis = analyze_airports(tmp_path, template, Masker(template, 2048))
     require_found(analysis)

@@ -25,7 +25,7 @@ def test_a_long_system_prompt_that_all_rows_share_makes_no_near_duplicates(tmp_p
 
 
 def test_a_long_instruction_that_prompts_begin_with_makes_no_near_duplicates(tmp_path: Path) -> None:
-    """As where a template knows no control token between system prompt and user text."""
+    """Some templates have no control token between system prompt and user text."""
     (instruction,) = sentences(1, 77, size=100)
     prompts = sentences(60, 3, size=12)
     rows: list[Turns] = [

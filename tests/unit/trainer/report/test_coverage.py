@@ -1,4 +1,4 @@
-"""Coverage of target prompts: what counts as similar, and which prompts are named."""
+"""Coverage of target prompts: similar prompts, and the uncovered prompts that the report names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def nearest(target: str, *prompts: str) -> float:
         ("फ्रांस की राजधानी क्या है?", "जर्मनी की राजधानी क्या है?"),
     ],
 )
-def test_a_prompt_in_other_order_or_form_is_similar(target: str, prompt: str) -> None:
+def test_a_prompt_in_another_order_or_form_is_similar(target: str, prompt: str) -> None:
     assert nearest(target, "something else entirely", prompt, "and one more of no use") >= 0.5
 
 
@@ -84,7 +84,7 @@ def test_uncovered_prompts_are_named_with_the_nearest_row(tmp_path: Path) -> Non
 
 
 def test_a_shared_instruction_is_compared_with_and_without(tmp_path: Path) -> None:
-    """Targets may be written either way."""
+    """Targets can contain the instruction or omit it."""
     instruction = "read the following review with care and say in one word what the customer thinks about the product in it"
     reviews = [
         f"thing{number} broke after day{number} and nobody{number} helped{number}" for number in range(40)

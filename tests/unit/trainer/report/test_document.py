@@ -24,7 +24,7 @@ def test_derived_fractions_are_members_too() -> None:
     assert as_json(NearCopies(1, 4, 0.8, ()))["fraction"] == 0.25
 
 
-def test_a_rejected_dataset_has_a_refusal_and_no_statistics() -> None:
+def test_a_rejected_dataset_has_a_cause_and_no_statistics() -> None:
     document = DatasetDocument(
         training_source={"kind": "File"}, training_rows=DatasetReport(rows=3), settings={}, refusal="why"
     ).to_json()

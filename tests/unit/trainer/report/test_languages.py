@@ -1,4 +1,4 @@
-"""Recognized languages."""
+"""The report recognizes the languages of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near-duplicates in tables with known pairs: every pair is found, and no other."""
+"""In tables with known pairs of near-duplicates, exactly these pairs are found."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def near_originals(folder: Path, rows: Sequence[Turns], threshold: float) -> lis
     words = Words()
     training = TokenTable(write_table(folder / "t.arrow", [[words.example(turns)] for turns in rows]))
     validation = TokenTable(write_table(folder / "v.arrow", []))
-    # Without a sample nothing counts as common to all rows: what is compared is the rows' whole text.
+    # Without a sample, no text counts as common to all rows, so the whole text of rows is compared.
     shape = learn_boilerplate([training, validation], np.empty(0, np.int64), words.decode, {START, END})
     found = find_near_copies(training, validation, shape, threshold, folder, lambda _: None)
     return [int(place) for place in found.duplicate_of]
@@ -99,7 +99,7 @@ def test_bands_find_a_pair_at_the_threshold(threshold: float) -> None:
 
 
 def test_at_least_97_percent_of_similar_rows_are_found(tmp_path: Path) -> None:
-    """Pairs of 60 words of which 3 differ: Jaccard index 0.73 to 0.85, all of them above a threshold of 0.7."""
+    """The pairs have 60 words, of which 3 differ. All Jaccard indexes are 0.73 to 0.85, above the threshold of 0.7."""
     chance = np.random.default_rng(4)
     rows: list[Turns] = []
     for text in sentences(300, 11, size=60):

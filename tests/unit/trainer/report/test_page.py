@@ -1,4 +1,7 @@
-"""The page: one file, no network, no script, hostile text shown as text, equal bytes for equal reports."""
+"""The page is one file without network access or scripts.
+
+It shows hostile text as text, and equal reports give equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ HTML_ELEMENTS = {
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text of a page; raises where elements do not nest."""
+    """Collects the elements, attributes and text of a page. Raises an error for wrong nesting."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class Page(HTMLParser):
 
 
 def hostile_document(folder: Path) -> dict[str, Any]:
-    """A report in which every text that a stranger can write is hostile, in each place where one is shown."""
+    """Return a report with hostile text in every place that shows external text."""
     rows: list[Turns] = [*single_turns(40, 1), [(HOSTILE, HOSTILE)], [(f"{HOSTILE} again", HOSTILE)]]
     near = [
         (" ".join([*(f"w{number}" for number in range(40)), last, HOSTILE]), "fine") for last in ("a", "b")
@@ -92,7 +95,7 @@ def hostile_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_text_everywhere(tmp_path: Path) -> None:
     page = Page(render_html(hostile_document(tmp_path)))
     assert {tag for tag, _ in page.elements} <= HTML_ELEMENTS
     shown = "".join(page.texts)
@@ -101,7 +104,7 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in shown
 
 
-def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     source = render_html(hostile_document(tmp_path))
     page = Page(source)
     loading = {"src", "href", "srcset", "action", "data", "poster", "style"}

@@ -1,4 +1,4 @@
-"""Texts of rows: prompts without the frame of the template, and answers."""
+"""Texts of rows are the answers and the prompts without the frame of the template."""
 
 from __future__ import annotations
 

@@ -20,5 +20,5 @@ def test_a_histogram_counts_every_value_once(values: list[int]) -> None:
         assert count == sum(start <= value < end for value in values)
 
 
-def test_capacity_is_bits_over_bits() -> None:
+def test_capacity_is_a_ratio_of_bits() -> None:
     assert Capacity(supervised_tokens=2_000_000, trainable_parameters=500_000).ratio == pytest.approx(2.0)

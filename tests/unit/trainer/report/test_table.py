@@ -1,4 +1,4 @@
-"""Tables are read as they were written."""
+"""Reading a table gives the rows that were written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_an_unrolled_row_is_one_row(tmp_path: Path) -> None:
-    """Its examples repeat each other's history, which is no repetition of rows."""
+    """Its examples share their history, which does not count as a repeated row."""
     words = Words()
     rows = []
     for (first,), (second,) in zip(single_turns(40, 1), single_turns(40, 5), strict=True):
@@ -38,7 +38,7 @@ def test_an_unrolled_row_is_one_row(tmp_path: Path) -> None:
 
 
 def test_a_table_of_long_and_empty_parts_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Several batches, an example longer than a part, prompts of control tokens alone."""
+    """The table has several batches, an example longer than a part, and prompts with only control tokens."""
     examples = [Example([START, 5, END, 7, END], [-100, -100, -100, 7, END]) for _ in range(1500)]
     examples[700] = Example([3] * 8_100_000, [-100] * 8_099_999 + [3])
     examples[701] = Example([START, END, 9], [-100, -100, 9])

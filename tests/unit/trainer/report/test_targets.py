@@ -64,7 +64,7 @@ def test_text_that_only_looks_like_json_is_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", list(FAULTS))
-def test_a_bad_file_is_rejected_with_its_place(content: bytes, tmp_path: Path) -> None:
+def test_a_bad_file_is_rejected_with_its_position(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         read_target_prompts(write(tmp_path / "p", content))
     assert caught.value.reason is Reason.INVALID_DATASET

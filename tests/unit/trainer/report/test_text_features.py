@@ -1,4 +1,4 @@
-"""Words, word pairs and trigrams of texts."""
+"""The features of texts are words, word pairs and trigrams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every warning's policy: when it speaks, what it says, and that its documentation is whole."""
+"""Every warning has a threshold, a message and complete documentation."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_value_across_its_threshold_warns(code: str) -> None:
     assert warning.code == code
     assert warning.value == pytest.approx(value)
     assert all(text in warning.message for text in named), warning.message
-    # What was found; what to do.
+    # The finding and the remedy.
     assert len(warning.message.split("; ")) == 2
     assert len(warning.message) <= 200
 
@@ -115,7 +115,7 @@ MAXIMA = {
     "mixed_reasoning_fraction", "reasoning_as_text_fraction", "shortened_fraction", "maximum_capacity_ratio",
 }  # fmt: skip
 MINIMA = {"minimum_rows", "minimum_prompt_variety", "minimum_language_fraction", "minimum_coverage"}
-# Said of the numbers, not of when to warn.
+# These define the numbers, not when to warn.
 SIMILARITIES = {"near_duplicate_similarity", "target_similarity"}
 
 
@@ -161,8 +161,8 @@ def test_documents_and_policies_name_the_same_codes_and_thresholds() -> None:
     assert stated == defaults
 
 
-def test_the_head_of_the_report_fits_into_a_termination_message() -> None:
-    """With every warning there is, of numbers as long as they come."""
+def test_the_report_summary_fits_into_a_termination_message() -> None:
+    """The summary has every warning, with the longest numbers."""
     changes = {name: value for crossing, _, _ in CROSSING.values() for name, value in crossing.items()}
     changes["rows"] = RowCounts(
         10**9, 10**8, 10**8, 10**8, 10**9, 10**8, 10**8, 10**8, {"ControlTokenInContent": 10**8}

@@ -27,7 +27,7 @@ def test_only_variables_under_the_prefix_are_used() -> None:
     assert credentials(source("P_"), "s3", DATASET, environment) == SETTINGS
 
 
-def test_without_a_prefix_missing_credentials_mean_the_pods_identity() -> None:
+def test_without_a_prefix_and_credentials_the_pods_identity_is_used() -> None:
     assert credentials(source(None), "s3", DATASET, {}) == {}
     assert credentials(source(None), "s3", DATASET, KEYS) == SETTINGS
 

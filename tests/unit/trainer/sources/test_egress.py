@@ -28,7 +28,7 @@ def test_the_proxy_reaches_no_private_address(request_head: bytes) -> None:
 
 
 def test_the_proxy_forwards_bytes_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a server on loopback that stands for a public one."""
+    """A loopback server replaces a public one."""
     monkeypatch.setattr(egress, "allowed_addresses", lambda *_place, **_rules: ["127.0.0.1"])
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -48,13 +48,13 @@ def test_the_proxy_forwards_bytes_in_both_directions(monkeypatch: pytest.MonkeyP
 
 
 def answer_to(request_head: bytes) -> tuple[bytes, bool]:
-    """Return the proxy's answer to a request, and whether it has denied one."""
+    """Return the proxy's response to a request, and True if the proxy has denied a request."""
     with public_egress() as proxy, socket.create_connection(proxy.address) as client:
         client.sendall(request_head)
         return client.recv(100), proxy.blocked
 
 
-def test_a_name_that_does_not_resolve_is_a_bad_gateway_and_no_denial() -> None:
+def test_a_name_that_does_not_resolve_is_a_bad_gateway_and_not_denied() -> None:
     answer, blocked = answer_to(b"CONNECT " + b"a" * 64 + b".example:443 HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 502")
     assert not blocked

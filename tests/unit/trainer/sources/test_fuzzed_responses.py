@@ -1,4 +1,4 @@
-"""Two thousand answers of dataset sources, most of them spoiled, each with the one way in which it must end."""
+"""Two thousand responses of dataset sources, most of them faulty, each with exactly one expected end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ NAMES = {
     "metadata.example": ["169.254.169.254"],
     "mapped.example": ["::ffff:127.0.0.1"],
 }
-# How many answers each mutation makes. Those that must wait for a deadline are few.
+# The number of responses per mutation. Mutations that wait for a deadline make few.
+# The names of the mutations are seeds of their random choices.
 SHARES: dict[Callable[[World], Case], int] = {
     answers.plain_file: 40,
     answers.empty_file: 10,
@@ -122,10 +123,10 @@ SHARES: dict[Callable[[World], Case], int] = {
 
 
 class Network:
-    """The network as this test wires it: a server inside, which is also one of the public Internet over TLS.
+    """The network of this test: a private server, which is also a public Internet server over TLS.
 
-    Names below `.example` and the one public address are made up; connections to the latter reach the server.
-    Everything else is the operating system's. `strayed` are addresses that a public download connected to.
+    Names below `.example` and the single public address are fake, and connections to this address reach the server.
+    The operating system handles everything else. `strayed` are the addresses that a public download connected to.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -148,7 +149,7 @@ class Network:
         self.script(handler)
 
     def resolve(self, host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
-        """Stand in for socket.getaddrinfo."""
+        """Replace socket.getaddrinfo."""
         if not isinstance(host, str) or not host.lower().endswith(".example"):
             return self._resolve(host, port, *arguments, **options)
         if host.lower() not in NAMES:
@@ -160,7 +161,7 @@ class Network:
         ]
 
     def connect(self, host: str, port: int, *arguments: Any) -> Any:
-        """Stand in for the connecting of httpcore."""
+        """Replace httpcore's connect."""
         if host == PUBLIC:
             return self._connect("127.0.0.1", self._port, *arguments)
         if self.public:
@@ -176,7 +177,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def credentials() -> dict[str, str]:
-    """Valid keys for every kind of store."""
+    """Set valid keys for every kind of store."""
     key = rsa.generate_private_key(65537, 2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -196,7 +197,7 @@ def credentials() -> dict[str, str]:
 
 @dataclass
 class Fuzzer:
-    """Runs cases through the real `fetch_dataset`; only its pauses are not waited for."""
+    """Runs cases with the real `fetch_dataset`, but without its pauses."""
 
     network: Network
     credentials: dict[str, str]
@@ -226,7 +227,7 @@ class Fuzzer:
             if MARK in "".join(traceback.format_exception(error)):
                 return f"a secret in: {error.message}"
             return error.reason
-        except Exception as error:  # noqa: BLE001 -- whatever else comes out is what this test looks for
+        except Exception as error:  # noqa: BLE001 -- this test looks for any other exception
             return repr(error)
         if MARK in json.dumps(fetched.identity) or any(
             MARK.encode() in path.read_bytes() for path in self.folder.glob(".*")
@@ -235,7 +236,7 @@ class Fuzzer:
         return fetched.paths[0].read_bytes()
 
     def differences(self, case: Case, world: World) -> list[str]:
-        """Run a case in an empty folder and say what differs from what it must give."""
+        """Run a case in an empty folder and return the differences from the expected end."""
         shutil.rmtree(self.folder, ignore_errors=True)
         wrong: list[str] = []
         if case.left_by:
@@ -265,7 +266,7 @@ def _url(case: Case, world: World) -> str:
 
 
 def _ignore(_done: int, _total: int | None) -> None:
-    """Progress is another test's."""
+    """Other tests cover progress."""
 
 
 @pytest.fixture
@@ -283,16 +284,16 @@ def fuzzer(
     return Fuzzer(network, credentials, tmp_path / "sources", pauses)
 
 
-def test_the_shares_are_two_thousand_answers_a_tenth_of_them_from_object_stores() -> None:
+def test_a_tenth_of_the_two_thousand_responses_are_from_object_stores() -> None:
     assert sum(SHARES.values()) == ANSWERS
     assert sum(count for make, count in SHARES.items() if make.__module__ == stores.__name__) == ANSWERS // 10
 
 
 @pytest.mark.parametrize("make", SHARES, ids=lambda make: make.__name__)
-def test_every_answer_ends_as_it_must_and_repeats_no_secret(
+def test_every_response_has_its_expected_end_and_repeats_no_secret(
     fuzzer: Fuzzer, make: Callable[[World], Case], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file's bytes or exactly one reason, after the right number of requests; never another exception."""
+    """The end is the file's bytes or exactly one reason, after the expected number of requests."""
     caplog.set_level(logging.DEBUG, logger="finetune_trainer")
     wrong: dict[int, list[str]] = {}
     for number in range(SHARES[make]):

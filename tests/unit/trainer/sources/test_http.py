@@ -1,4 +1,4 @@
-"""Downloads from real servers on loopback, over real TLS, with the faults that happen."""
+"""Downloads from real servers on loopback over real TLS, with realistic faults."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rejection(script: Script, tmp_path: Path, **options: Any) -> StageError:
 
 
 def tls() -> tuple[trustme.CA, ssl.SSLContext]:
-    """An authority of our own and the context of a server that it vouches for."""
+    """Return a test certificate authority and the TLS context of a server with its certificate."""
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server_side)
@@ -101,7 +101,7 @@ def test_an_outage_is_tried_three_times(tmp_path: Path) -> None:
         assert fetch(url, tmp_path) == BODY
 
 
-def test_a_port_where_nobody_listens_is_unavailable(tmp_path: Path) -> None:
+def test_a_port_without_a_listener_is_unavailable(tmp_path: Path) -> None:
     with serving(Script([status(200)])) as url:
         pass
     with pytest.raises(StageError) as caught:
@@ -204,10 +204,10 @@ def test_every_spelling_of_loopback_is_forbidden(tmp_path: Path, host: str) -> N
     assert caught.value.reason is Reason.DATASET_ADDRESS_FORBIDDEN
 
 
-def test_a_name_that_resolves_differently_the_second_time_leads_nowhere(
+def test_a_name_that_later_resolves_to_a_private_address_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DNS rebinding: what is connected to is the address that was checked, and each connection is checked."""
+    """DNS rebinding fails, because each connection checks an address and connects to exactly this address."""
     connected: list[str] = []
     answers = iter(["93.184.216.34", "127.0.0.1"])
 
@@ -239,8 +239,8 @@ def test_a_redirect_from_https_to_http_is_forbidden(tmp_path: Path) -> None:
     assert plain.seen == []
 
 
-def test_a_slow_server_is_given_up_at_the_deadline(tmp_path: Path) -> None:
-    """Both while it sends the header and while it sends the body."""
+def test_a_download_from_a_slow_server_ends_at_the_deadline(tmp_path: Path) -> None:
+    """The server is slow in the header or in the body."""
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
         for letter in b"HTTP/1.0 200 OK\r\nX-Padding: " + b"x" * 1000:
@@ -303,7 +303,7 @@ def test_a_range_that_no_longer_exists_restarts_the_file(tmp_path: Path) -> None
     assert "range" not in script.seen[2]
 
 
-def test_the_pause_that_the_server_asks_for_is_kept(tmp_path: Path) -> None:
+def test_the_pause_that_the_server_requests_is_kept(tmp_path: Path) -> None:
     paused: list[float] = []
     with serving(Script([status(503, Retry_After="7"), status(200, BODY)])) as url:
         download(url, tmp_path / "x", Limits(10**9, 60, True), lambda _d, _t: None, sleep=paused.append)

@@ -1,4 +1,4 @@
-"""Datasets of a hub: which files a split has, and every way in which it cannot be had."""
+"""Datasets of a hub: the files of a split, and every error."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_usual_layouts_are_resolved_as_the_library_does(
         ({"path": "a/third.jsonl"}, ["a/third.jsonl"]),
     ],
 )
-def test_the_configurations_of_the_card_apply(
+def test_the_configurations_of_the_card_are_used(
     hub: Hub, tmp_path: Path, members: dict[str, Any], expected: list[str]
 ) -> None:
     paths = [
@@ -152,7 +152,7 @@ def test_a_missing_name_is_not_found_and_the_existing_names_are_listed(
     assert listed in error.message
 
 
-def test_several_configurations_without_a_default_must_be_chosen_from(hub: Hub, tmp_path: Path) -> None:
+def test_several_configurations_without_a_default_require_a_choice(hub: Hub, tmp_path: Path) -> None:
     card = CONFIGS.replace("  default: true\n", "").encode()
     hub.files = {
         "README.md": card,
@@ -185,10 +185,10 @@ def test_several_configurations_without_a_default_must_be_chosen_from(hub: Hub, 
         },
     ],
 )
-def test_repositories_without_rows_that_can_be_read_are_not_found(
+def test_repositories_without_readable_rows_are_not_found(
     hub: Hub, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    """No files, a loading script (never run), pictures, plain text, metadata that names nothing."""
+    """The repository has no files, a loading script (never run), pictures, plain text, or empty metadata."""
     hub.files = files
     assert rejection(tmp_path).reason is Reason.DATASET_NOT_FOUND
 

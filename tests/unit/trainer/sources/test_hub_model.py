@@ -1,4 +1,4 @@
-"""The hub's protocol from a real HTTP server on loopback, read by huggingface_hub itself."""
+"""The client huggingface_hub reads models from a real HTTP server on loopback with the hub's protocol."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_short_outage_is_survived_and_a_long_one_is_named(hub: Hub, tmp_path: 
 def test_a_hub_that_cannot_be_reached_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
-    """Nothing listens, or the name does not resolve."""
+    """The port has no listener, or the name does not resolve."""
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(StageError) as caught:
         open_model(tmp_path)
@@ -81,7 +81,7 @@ def test_a_gated_repository_needs_the_token(hub: Hub, tmp_path: Path) -> None:
     assert open_model(tmp_path / "with", token=TOKEN).commit == COMMIT
 
 
-def test_a_token_that_the_hub_does_not_know_is_denied(hub: Hub, tmp_path: Path) -> None:
+def test_an_unknown_token_is_denied(hub: Hub, tmp_path: Path) -> None:
     hub.valid_tokens.clear()
     with pytest.raises(StageError) as caught:
         open_model(tmp_path, token="hf_wrong")
@@ -101,7 +101,7 @@ def test_a_response_outside_the_hubs_api_is_an_outage(hub: Hub, tmp_path: Path, 
 
 
 def test_a_process_that_resumes_uses_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
-    """The branch may have moved in between; a folder holds files of one commit."""
+    """The branch may have moved in the meantime, but a folder has the files of one commit."""
     assert open_model(tmp_path).commit == COMMIT
     hub.information = b'{"id": "org/model", "sha": "%s"}' % (b"f" * 40)
     with pytest.raises(StageError):

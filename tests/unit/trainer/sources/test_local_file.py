@@ -31,7 +31,7 @@ def test_a_path_without_a_file_is_not_found(tmp_path: Path, name: str, found: st
 
 
 def test_a_file_without_permission_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root can read every file, so the system's answer is given here."""
+    """Root can read every file, so the test replaces the system's response."""
 
     def deny(_path: Path, *_mode: str) -> None:
         raise PermissionError

@@ -36,7 +36,7 @@ ENVIRONMENT = {"TEAM_AWS_ACCESS_KEY_ID": ACCESS_KEY, "TEAM_AWS_SECRET_ACCESS_KEY
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[str]:
-    """A server with a dataset and a model."""
+    """Run a server with a dataset and a model, and yield its endpoint."""
     folder = tmp_path_factory.mktemp("s3")
     (folder / BUCKET).mkdir()
     with s3_server(folder) as endpoint:
@@ -112,7 +112,7 @@ def test_the_pods_own_identity_is_used_without_a_prefix(endpoint: str, tmp_path:
 def test_variables_of_the_process_are_never_mixed_into_a_prefix(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither half a key, nor a token, nor an endpoint, nor a switch that turns signing off."""
+    """The variables are half a key, a token, an endpoint, and a switch that turns signing off."""
     ambient = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -228,7 +228,7 @@ def test_an_object_that_changed_is_fetched_from_the_beginning(endpoint: str, tmp
     put(endpoint, "sets/changing.jsonl", b"old" * 1000)
     wanted = source(endpoint, f"s3://{BUCKET}/sets/changing.jsonl")
     fetch(wanted, tmp_path)
-    # As a process leaves it that was killed in the middle.
+    # A process that was killed during the download leaves this state.
     (tmp_path / "dataset").unlink()
     name = f"{endpoint} {wanted.uri} sets/changing.jsonl"
     partial = PartialFile(tmp_path / "dataset", name)
@@ -284,7 +284,7 @@ def test_only_a_download_is_deleted_when_it_is_released(endpoint: str, tmp_path:
         (f"s3://{BUCKET}/models/tiny-other", {}, Reason.INVALID_MODEL),
     ],
 )
-def test_a_model_that_cannot_be_fetched_has_its_reason(
+def test_a_model_that_cannot_be_fetched_has_a_reason(
     endpoint: str, tmp_path: Path, uri: str, environment: dict[str, str], reason: Reason
 ) -> None:
     with pytest.raises(StageError) as caught:

@@ -28,7 +28,7 @@ S3_KEYS = {"TEAM_AWS_ACCESS_KEY_ID": "AKIATEST", "TEAM_AWS_SECRET_ACCESS_KEY": "
 
 
 def service_account() -> str:
-    """A service account's key as Google hands it out, with a private key of our own."""
+    """Return a service account's key in Google's format, with a private key of the test."""
     key = rsa.generate_private_key(65537, 2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

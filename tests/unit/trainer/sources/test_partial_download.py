@@ -1,4 +1,4 @@
-"""A download that outlives its process: another one goes on with the bytes that were left."""
+"""A new process resumes a download with the bytes that an earlier process left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fetch(url: str, folder: Path) -> Fetched:
 
 
 def kill_in_the_middle(url: str, folder: Path) -> int:
-    """Start a download in a process of its own, kill it, and return how many bytes it left."""
+    """Start a download in a separate process, kill it, and return the number of bytes that it left."""
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env={**os.environ, "URL": url})
     part = folder / ".dataset.part"
     before = part.stat().st_size if part.is_file() else 0
@@ -51,7 +51,7 @@ def kill_in_the_middle(url: str, folder: Path) -> int:
 
 
 def test_a_killed_download_is_resumed_under_a_newly_signed_url(tmp_path: Path) -> None:
-    """Twice killed; each later request asks for the rest of the same version, and nothing on disk holds the URL."""
+    """After each of two kills, the next request asks for the rest of the version. No file contains the URL."""
     script = Script([ranged('"v1"', BODY, pause_seconds=0.05)])
     with http_server(script) as origin:
         first = kill_in_the_middle(f"{origin}/very/secret/path?sig=firstsignature", tmp_path)
@@ -77,7 +77,7 @@ def test_a_finished_download_needs_no_server(tmp_path: Path) -> None:
 
 
 def leave_part(folder: Path, url: str, script: Script) -> None:
-    """Leave the beginning of a file, like a killed process."""
+    """Write the beginning of a file, like a killed process."""
     script.answers = [ranged('"v1"', BODY, cut_at=300_000), status(404)]
     with pytest.raises(Exception, match="404"):
         fetch(url, folder)
@@ -93,8 +93,8 @@ def test_another_version_restarts_the_file(tmp_path: Path) -> None:
     assert script.seen[0]["if-range"] == '"v1"'
 
 
-def test_bytes_of_another_object_are_not_gone_on_with(tmp_path: Path) -> None:
-    """The Secret may name another file the next time, and another file may have the same ETag."""
+def test_bytes_of_another_object_are_not_resumed(tmp_path: Path) -> None:
+    """Later the Secret may name another file, and another file may have the same ETag."""
     script = Script([])
     with http_server(script) as origin:
         leave_part(tmp_path, f"{origin}/file", script)
@@ -104,7 +104,7 @@ def test_bytes_of_another_object_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_complete_file_is_verified_by_its_last_byte(tmp_path: Path) -> None:
-    """The process died between the last byte and the renaming."""
+    """The process died after the last byte and before the rename."""
     script = Script([])
     with http_server(script) as origin:
         leave_part(tmp_path, f"{origin}/file", script)
@@ -115,7 +115,7 @@ def test_a_complete_file_is_verified_by_its_last_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{", '{"etag": 1}', json.dumps({"key": "k", "object": "o"})])
-def test_a_broken_note_costs_the_bytes_and_nothing_else(tmp_path: Path, note: str) -> None:
+def test_a_broken_note_only_restarts_the_download(tmp_path: Path, note: str) -> None:
     script = Script([])
     with http_server(script) as origin:
         leave_part(tmp_path, f"{origin}/file", script)
@@ -125,7 +125,7 @@ def test_a_broken_note_costs_the_bytes_and_nothing_else(tmp_path: Path, note: st
     assert "range" not in script.seen[0]
 
 
-def test_a_plain_download_always_asks(tmp_path: Path) -> None:
+def test_a_plain_download_always_contacts_the_server(tmp_path: Path) -> None:
     script = Script([status(200, b"one"), status(200, b"two")])
     with http_server(script) as origin:
         for expected in (b"one", b"two"):

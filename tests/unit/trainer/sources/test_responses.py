@@ -1,4 +1,4 @@
-"""What every answer of a file server means: a table, judged without any server."""
+"""The meaning of every response of a file server, tested without a server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ JANUARY, MARCH, MAY = (f"Thu, 01 {month} 2026 00:00:00 GMT" for month in ("Jan",
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [
-        # Amazon S3 and its kin
+        # Amazon S3 and compatible stores
         (403, s3("AccessDenied", "Request has expired", "<Expires>2026-01-01T00:00:00Z</Expires>"), EXPIRED),
         (400, s3("ExpiredToken", "The provided token has expired."), EXPIRED),
         (400, s3("TokenRefreshRequired", "The provided token must be refreshed."), OUTAGE),
@@ -118,7 +118,7 @@ JANUARY, MARCH, MAY = (f"Thu, 01 {month} 2026 00:00:00 GMT" for month in ("Jan",
             azure("InvalidAuthenticationInfo", "Lifetime validation failed. The token is expired."),
             EXPIRED,
         ),
-        # Anybody
+        # Any server
         (401, b"", DENIED),
         (403, b"<html><body>Your session has expired</body></html>", DENIED),
         (403, b"link expired", EXPIRED),
@@ -137,21 +137,21 @@ JANUARY, MARCH, MAY = (f"Thu, 01 {month} 2026 00:00:00 GMT" for month in ("Jan",
         (599, b"", OUTAGE),
     ],
 )
-def test_an_error_answer_means_its_reason(status: int, body: bytes, reason: Reason) -> None:
+def test_every_error_response_has_its_reason(status: int, body: bytes, reason: Reason) -> None:
     assert interpret(status, {}, body).reason is reason
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 599])
-def test_outages_are_tried_again(status: int) -> None:
+def test_outages_are_retried(status: int) -> None:
     assert interpret(status, {}, b"").action is Action.RETRY
 
 
 @pytest.mark.parametrize("status", [412, 416])
-def test_a_broken_precondition_means_to_start_anew(status: int) -> None:
+def test_a_failed_precondition_restarts_the_download(status: int) -> None:
     assert interpret(status, {}, b"").action is Action.RESTART
 
 
-def test_azure_names_its_code_in_a_header_too() -> None:
+def test_azure_can_also_send_its_code_in_a_header() -> None:
     assert interpret(409, {"x-ms-error-code": "PublicAccessNotPermitted"}, b"").reason is DENIED
 
 
@@ -171,7 +171,7 @@ def test_azure_names_its_code_in_a_header_too() -> None:
         (b"<Error><Code>Whatever</Code></Error>", OUTAGE),
     ],
 )
-def test_a_success_is_a_file_unless_it_is_an_error_document_or_a_page_to_sign_in(
+def test_a_success_is_a_file_unless_it_is_an_error_or_a_login_page(
     body: bytes, reason: Reason | None
 ) -> None:
     verdict = interpret(200, {}, body)
@@ -179,7 +179,7 @@ def test_a_success_is_a_file_unless_it_is_an_error_document_or_a_page_to_sign_in
     assert (verdict.action is Action.TAKE) is (reason is None)
 
 
-def test_a_wish_to_be_left_alone_is_heard_within_bounds() -> None:
+def test_retry_after_is_respected_within_bounds() -> None:
     assert interpret(429, {"retry-after": "7"}, b"").pause_seconds == 7
     assert interpret(503, {"retry-after": "86400"}, b"").pause_seconds == 30
     assert interpret(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"").pause_seconds == 0
@@ -195,7 +195,7 @@ def test_a_wish_to_be_left_alone_is_heard_within_bounds() -> None:
         lambda start, rest: start + rest, st.sampled_from([s3("A")[:60], b"{", b"<html>"]), st.binary()
     ),
 )
-def test_every_answer_has_a_verdict(status: int, fields: dict[str, str], body: bytes) -> None:
+def test_every_response_has_a_verdict(status: int, fields: dict[str, str], body: bytes) -> None:
     verdict = interpret(status, fields, body)
     assert (verdict.reason is None) is (verdict.action in {Action.TAKE, Action.CONTINUE, Action.REDIRECT})
     assert 0 <= verdict.pause_seconds <= 30

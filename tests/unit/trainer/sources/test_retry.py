@@ -1,4 +1,4 @@
-"""The loop that tries a request again."""
+"""The loop that retries a request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unavailable(found: str) -> StageError:
     return StageError(Reason.DATASET_UNAVAILABLE, f"found: {found}")
 
 
-def test_outages_that_pass_cost_a_pause_each() -> None:
+def test_every_temporary_outage_adds_a_pause() -> None:
     script = Script(Outage("one"), Outage("two"), "done")
     assert script.run() == "done"
     assert script.pauses == list(PAUSES_SECONDS)
@@ -76,20 +76,20 @@ def test_progress_below_the_best_so_far_resets_nothing() -> None:
     assert script.calls == ATTEMPTS
 
 
-def test_a_longer_pause_that_the_server_asks_for_is_kept() -> None:
+def test_a_longer_pause_that_the_server_requests_is_kept() -> None:
     script = Script(Outage("busy", 7.0), Outage("busy", 0.5), "done")
     script.run()
     assert script.pauses == [7.0, PAUSES_SECONDS[1]]
 
 
-def test_no_pause_goes_beyond_the_deadline() -> None:
+def test_no_pause_exceeds_the_deadline() -> None:
     script = Script(Outage("busy", 30.0), Outage("busy"), "done")
     script.run(deadline=time.monotonic() - 1)
     assert script.pauses == [0.0, 0.0]
 
 
 def test_the_error_hides_a_context_that_the_outage_hides() -> None:
-    """A library's text may hold the URL, so only an explicit cause may reach a traceback."""
+    """A library's text may contain the URL, so only an explicit cause may reach a traceback."""
 
     def fail() -> None:
         try:

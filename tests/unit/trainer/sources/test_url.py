@@ -1,4 +1,4 @@
-"""Signed URLs reach the server byte for byte, whatever shape their query has."""
+"""Signed URLs reach the server byte for byte, with any form of query."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_path_and_query_arrive_as_they_were_written(tmp_path: Path, target: str) -> None:
+def test_path_and_query_arrive_unchanged(tmp_path: Path, target: str) -> None:
     script = Script([status(200, b"rows")])
     with http_server(script) as origin:
         fetch(f"{origin}{target}", tmp_path)
@@ -45,7 +45,9 @@ def test_path_and_query_arrive_as_they_were_written(tmp_path: Path, target: str)
         ("/x?\udcff=1", "/x?%FF=1"),
     ],
 )
-def test_only_what_no_request_line_can_hold_is_encoded(tmp_path: Path, target: str, sent: str) -> None:
+def test_only_characters_that_are_invalid_in_a_request_line_are_encoded(
+    tmp_path: Path, target: str, sent: str
+) -> None:
     script = Script([status(200, b"rows")])
     with http_server(script) as origin:
         fetch(f"{origin}{target}", tmp_path)
@@ -62,13 +64,13 @@ def test_only_what_no_request_line_can_hold_is_encoded(tmp_path: Path, target: s
         ("", "/folder/file"),
     ],
 )
-def test_redirects_are_followed_as_written(reference: str, sent: str) -> None:
+def test_the_targets_of_redirects_are_used_unchanged(reference: str, sent: str) -> None:
     location = Location.parse("https://example.com/folder/file?sig=1")
     assert location.follow(reference).target.decode() == sent
 
 
-def test_user_and_password_go_to_their_own_host_only(tmp_path: Path) -> None:
-    """Basic authorization, percent-decoded; a redirect to another port carries none, one to the same origin does."""
+def test_user_and_password_are_sent_to_their_own_host_only(tmp_path: Path) -> None:
+    """Basic authorization is percent-decoded. A redirect to the same origin keeps it, but another port does not."""
     first = Script([status(302, Location="/again"), status(302, Location="/onwards")])
     other = Script([status(200, b"rows")])
     with http_server(other) as elsewhere:
@@ -100,7 +102,7 @@ def test_user_and_password_go_to_their_own_host_only(tmp_path: Path) -> None:
         "https:host/file",
     ],
 )
-def test_what_is_no_url_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
+def test_an_invalid_url_is_rejected_and_never_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidLocationError):
         Location.parse(text)
     with pytest.raises(StageError) as caught:

@@ -1,4 +1,4 @@
-"""Secrets are found in text whatever happened to them on the way there."""
+"""Secrets are found in text in any encoding or form."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_basic_authorization_of_a_url_is_masked() -> None:
     assert Redactor([URL])("Basic dXNlcjpwYXNzL3dvcmQ=") == f"Basic {MASK}"
 
 
-def test_ordinary_words_stay() -> None:
+def test_ordinary_words_are_not_masked() -> None:
     text = "GET https://elsewhere.example/file: HTTP status 404, key data.jsonl, plain"
     assert Redactor([URL, "  ", ""])(text) == text
 
@@ -107,7 +107,7 @@ def test_every_variable_that_a_source_names_is_a_secret(
     assert set(secrets_of(run, ENVIRONMENT)) == expected
 
 
-def test_a_models_store_is_as_secret_as_a_datasets(
+def test_secrets_of_a_models_store_are_masked_like_those_of_a_dataset(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     own = {"kind": "ObjectStore", "uri": "az://account/container/model"}

@@ -82,7 +82,7 @@ def test_numbers_that_are_not_finite_are_unknown(reporter: Reporter) -> None:
     assert (document["loss"], document["learningRate"]) == (None, None)
 
 
-def test_the_file_holds_the_last_state_after_close(tmp_path: Path) -> None:
+def test_the_file_contains_the_last_state_after_close(tmp_path: Path) -> None:
     path = tmp_path / "progress.json"
     reporter = Reporter(IDENTITY, progress_path=path, stream=io.StringIO())
     for step in range(100):
@@ -91,7 +91,7 @@ def test_the_file_holds_the_last_state_after_close(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["step"] == 99
 
 
-def test_a_port_in_use_costs_a_log_line_and_the_next_one_serves(
+def test_a_port_in_use_is_logged_and_the_next_port_is_used(
     free_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as taken, caplog.at_level(logging.INFO):
@@ -105,7 +105,7 @@ def test_a_port_in_use_costs_a_log_line_and_the_next_one_serves(
     assert f"port {free_port} cannot be used" in caplog.text
 
 
-def test_without_any_port_and_with_a_file_that_cannot_be_written_the_run_goes_on(
+def test_the_run_continues_without_a_port_and_a_writable_file(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -47,7 +47,7 @@ def get(server: TelemetryServer, path: str) -> str:
     return body.decode()
 
 
-def test_the_document_is_served_as_json_also_with_a_query() -> None:
+def test_the_document_is_served_as_json_with_or_without_a_query() -> None:
     with serving() as server:
         assert json.loads(get(server, "/progress?now=1")) == DOCUMENT
 

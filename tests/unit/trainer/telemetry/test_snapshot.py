@@ -11,7 +11,7 @@ SNAPSHOT = Snapshot("Training", 30, 100, None, None, None, None, START + timedel
 
 
 def test_the_end_is_estimated_from_the_steps_of_this_process_only() -> None:
-    """20 steps in 40 seconds leave 70 steps for 140 seconds."""
+    """20 steps took 40 seconds, so the remaining 70 steps take 140 seconds."""
     assert SNAPSHOT.estimated_completion() == SNAPSHOT.heartbeat + timedelta(seconds=140)
 
 

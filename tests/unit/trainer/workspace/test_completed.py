@@ -25,7 +25,7 @@ def test_stages_count_in_their_order_only(make_run: Callable[..., RunSpec], tmp_
     assert completed_stages(run, layout) == CompletedResult(train=TRAIN, merge=MERGE)
 
 
-def test_a_marker_of_another_spec_or_of_no_result_proves_nothing(
+def test_a_marker_of_another_spec_or_without_a_result_is_invalid(
     make_run: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     run, layout = make_run(), WorkspaceLayout(tmp_path / "workspace")
@@ -62,7 +62,7 @@ def test_a_manifest_with_all_its_files_proves_the_results(make_run: Callable[...
         {"files": {"merged/absent": {"digest": "sha256:0", "bytes": 0}}},
     ],
 )
-def test_a_manifest_that_lacks_a_proof_proves_nothing(
+def test_an_incomplete_or_wrong_manifest_is_invalid(
     make_run: Callable[..., RunSpec], changes: dict[str, Any]
 ) -> None:
     run = make_run()
@@ -70,7 +70,7 @@ def test_a_manifest_that_lacks_a_proof_proves_nothing(
     assert published_results(run) is None
 
 
-def test_a_changed_file_or_a_damaged_manifest_proves_nothing(make_run: Callable[..., RunSpec]) -> None:
+def test_a_changed_file_or_a_damaged_manifest_is_invalid(make_run: Callable[..., RunSpec]) -> None:
     run = make_run()
     folder = publish(run)
     (folder / "merged" / "model.safetensors").write_bytes(b"Weights")

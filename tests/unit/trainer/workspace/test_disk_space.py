@@ -1,4 +1,4 @@
-"""A full volume has its own reason, wherever in a stage it shows. Volumes are real: tmpfs of a few KiB."""
+"""A full volume has a separate reason at every point of a stage. The volumes are real tmpfs of a few KiB."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def ends(stage: str, run: RunSpec, mount: Path, sizes: list[int], folder: Path) -> list[tuple[int, int, Any]]:
-    """How the stage ends with so many KiB left on the volume `mount`: (KiB, exit code, reason)."""
+    """Return (KiB, exit code, reason) of the stage for each number of free KiB on the volume `mount`."""
     path = folder / "run.json"
     path.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m"]
@@ -43,7 +43,7 @@ def ends(stage: str, run: RunSpec, mount: Path, sizes: list[int], folder: Path) 
 
 
 def assert_named(found: list[tuple[int, int, Any]], reason: str) -> None:
-    """Every volume that is too small is named, and the largest is large enough."""
+    """Assert that every volume that is too small is named, and that the largest is large enough."""
     assert found[-1][1:] == (0, None), found
     assert {end[1:] for end in found[:-1]} <= {(65, reason), (0, None)}, found
     assert sum(end[1] == 65 for end in found) >= 2, found
@@ -84,7 +84,7 @@ def test_merge_to_a_destination_that_is_too_small(base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_the_systems_error_is_found_behind_others(number: int) -> None:
+def test_the_error_of_the_system_is_found_as_the_cause_of_others(number: int) -> None:
     cause = OSError(number, os.strerror(number))
     outer = RuntimeError("cannot write")
     outer.__cause__ = cause
@@ -93,6 +93,6 @@ def test_the_systems_error_is_found_behind_others(number: int) -> None:
     assert not says_disk_full(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
-def test_a_volume_with_space_is_not_full_and_one_that_is_not_there_proves_nothing(tmp_path: Path) -> None:
+def test_a_volume_with_space_or_without_a_folder_is_not_full(tmp_path: Path) -> None:
     assert not is_full(tmp_path)
     assert not is_full(tmp_path / "missing")

@@ -14,7 +14,7 @@ from finetune_trainer.workspace.layout import (
 )
 
 
-def test_a_marker_proves_its_step_for_equal_inputs_only(tmp_path: Path) -> None:
+def test_a_marker_is_valid_for_equal_inputs_only(tmp_path: Path) -> None:
     layout = WorkspaceLayout(tmp_path)
     write_marker(layout, "train", "sha256:a", {"steps": 2})
     assert read_marker(layout, "train", "sha256:a") == {"steps": 2}
@@ -25,7 +25,7 @@ def test_a_marker_proves_its_step_for_equal_inputs_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"inputs": "sha256:a"}', '{"inputs": "sha256:a", "result": 1}']
 )
-def test_a_damaged_marker_proves_nothing(tmp_path: Path, text: str) -> None:
+def test_a_damaged_marker_is_invalid(tmp_path: Path, text: str) -> None:
     layout = WorkspaceLayout(tmp_path)
     layout.marker("train").parent.mkdir()
     layout.marker("train").write_text(text)

@@ -11,7 +11,7 @@ from tests.support.tiny_models import tiny_tokenizer
 _DATED = "{% for m in messages %}{{ strftime_now('%d %b %Y') + ': ' + m.content + eos_token }}{% endfor %}"
 
 
-def test_the_date_in_prompts_stays_that_of_the_first_rendering(tmp_path: Path) -> None:
+def test_the_date_in_prompts_is_always_the_date_of_the_first_rendering(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     yesterday = ChatTemplate(
         tiny_tokenizer(), _DATED, render_date=datetime.datetime(2026, 3, 1, 23, 59, tzinfo=datetime.UTC)

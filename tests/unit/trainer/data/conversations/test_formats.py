@@ -86,7 +86,7 @@ def test_most_of_the_first_rows_decide_and_no_more_than_200_are_read() -> None:
     assert next(taken).value == {"never": "read"}
 
 
-def test_rows_that_cannot_be_read_leave_the_verdict_to_each_row() -> None:
+def test_unreadable_first_rows_do_not_fail_the_whole_dataset() -> None:
     assert detect_format(rows(UNREADABLE, UNREADABLE)).format == "Messages"
 
 
@@ -246,7 +246,7 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
         ),
     ],
 )
-def test_a_row_that_does_not_fit_is_rejected_at_its_column(
+def test_a_row_that_does_not_fit_is_rejected_with_its_column(
     value: dict[str, Any], name: str, expected: tuple[RowReason, str]
 ) -> None:
     assert rejection(value, name) == expected
@@ -280,6 +280,6 @@ def test_an_answer_that_is_empty_after_stripping_is_rejected(
         ({"instruction": "q", "output": " \n"}, "Alpaca"),
     ],
 )
-def test_an_empty_answer_is_a_turn_like_others(row: dict[str, Any], format_name: str, reasoning: Any) -> None:
-    """A template renders it, and its stop token can be learned; the report warns about its value."""
+def test_an_empty_answer_is_an_ordinary_turn(row: dict[str, Any], format_name: str, reasoning: Any) -> None:
+    """A template renders it, and its stop token can be learned. The report warns about empty answers."""
     assert parse_row(row, format_name, reasoning).assistant_turns == [1]

@@ -39,7 +39,7 @@ def rejection(*items: Any, **columns: Any) -> RowRejected:
         ([], ""),
     ],
 )
-def test_the_texts_of_several_parts_are_joined_as_they_are(parts: list[Any], text: str) -> None:
+def test_the_texts_of_several_parts_are_joined_unchanged(parts: list[Any], text: str) -> None:
     assert messages({"role": "user", "content": parts}, ANSWER)[0] == {"role": "user", "content": text}
     if text:
         assert messages(USER, {"role": "assistant", "content": parts})[1]["content"] == text
@@ -78,7 +78,7 @@ def test_a_part_that_is_not_text_is_rejected_by_its_type(part: dict[str, Any]) -
         {"from": "tool_call", "value": '[{"name": "f", "arguments": {"x": 1}}]'},
     ],
 )
-def test_every_spelling_of_a_tool_call_becomes_one(message: dict[str, Any]) -> None:
+def test_every_spelling_of_a_tool_call_becomes_the_same_call(message: dict[str, Any]) -> None:
     assert messages(USER, message)[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
@@ -96,7 +96,7 @@ def test_parallel_calls_and_their_results_keep_their_ids() -> None:
     assert found[3] == {"role": "tool", "name": "g", "content": "2"}
 
 
-def test_an_empty_list_of_calls_is_none() -> None:
+def test_an_empty_list_of_calls_means_no_calls() -> None:
     """Templates branch on `tool_calls is defined`."""
     assert messages(USER, {**ANSWER, "tool_calls": []})[1] == ANSWER
 
@@ -111,7 +111,7 @@ def test_an_empty_list_of_calls_is_none() -> None:
         ['{"name": "f", "parameters": {}}'],
     ],
 )
-def test_every_spelling_of_a_tool_becomes_one(tools: Any) -> None:
+def test_every_spelling_of_a_tool_becomes_the_same_tool(tools: Any) -> None:
     conversation = parse_conversation({"messages": [USER, ANSWER], "tools": tools}, "Keep")
     assert conversation.tools == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 
@@ -155,7 +155,7 @@ def test_reasoning_and_unknown_members_are_kept() -> None:
         ([{**USER, "data": b"x"}, ANSWER], "messages[0].data", "must be text, found bytes"),
     ],
 )
-def test_a_fault_in_a_message_is_reported_at_its_place(items: list[Any], place: str, said: str) -> None:
+def test_a_fault_in_a_message_is_reported_with_its_position(items: list[Any], place: str, said: str) -> None:
     found = rejection(*items)
     assert (found.reason, found.field) == (RowReason.INVALID_MESSAGES, place)
     assert said in found.detail

@@ -105,7 +105,7 @@ def mixed_rows(count: int) -> list[dict[str, Any]]:
 
 @given(kills=st.lists(st.integers(0, 130), max_size=6), segment_rows=st.sampled_from([1, 7, 10, 1000]))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_killed_anywhere_the_tables_are_those_of_an_undisturbed_build(
+def test_a_build_that_is_killed_anywhere_gives_the_same_tables(
     tmp_path_factory: pytest.TempPathFactory, masker: Masker, kills: list[int], segment_rows: int
 ) -> None:
     root = tmp_path_factory.mktemp("build")
@@ -122,7 +122,7 @@ def test_killed_anywhere_the_tables_are_those_of_an_undisturbed_build(
     assert tables(root / "a") == tables(root / "b")
 
 
-def test_a_killed_build_proves_at_most_one_segment_again(tmp_path: Path, masker: Masker) -> None:
+def test_a_killed_build_repeats_at_most_one_segment(tmp_path: Path, masker: Masker) -> None:
     training = write_rows(tmp_path / "rows.jsonl", conversation_rows(100))
     with pytest.raises(Killed):
         build(tmp_path / "work", masker, training, progress=KillAt(75), segment_rows=10)

@@ -82,7 +82,7 @@ def test_kept_rows_are_counted() -> None:
     rejected=st.lists(st.tuples(st.sampled_from(RowReason), st.text(max_size=20)), max_size=40),
     counts=st.fixed_dictionaries(dict.fromkeys(COUNTS, st.integers(0, 10**9))),
 )
-def test_a_state_that_went_through_json_is_the_same_report(
+def test_a_report_survives_json_unchanged(
     rejected: list[tuple[RowReason, str]], counts: dict[str, int]
 ) -> None:
     report = DatasetReport()

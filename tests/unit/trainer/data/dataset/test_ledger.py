@@ -19,7 +19,7 @@ def digest(number: int) -> bytes:
     return hashlib.blake2b(str(number).encode(), digest_size=16).digest()
 
 
-def test_a_conversation_is_entered_once_and_its_source_is_named_again(tmp_path: Path) -> None:
+def test_a_conversation_is_entered_once_and_a_repetition_names_its_source(tmp_path: Path) -> None:
     ledger = RowLedger(tmp_path / "rows.sqlite", "inputs")
     assert ledger.add(digest(1), "validation", 1, 7) is None
     assert ledger.add(digest(1), "training", 5, 7) == "validation"
@@ -72,7 +72,7 @@ def test_the_conversations_with_the_lowest_keys_are_held_out(
     ledger.close()
 
 
-def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path) -> None:
+def test_a_full_disk_has_the_error_of_the_disk(tmp_path: Path) -> None:
     """A separate process has a limit on the size of its files."""
     script = (
         "import resource, signal, sys\n"

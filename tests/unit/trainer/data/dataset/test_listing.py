@@ -39,7 +39,7 @@ def masks(tokenizer: Path, *arguments: str | Path) -> tuple[list[dict[str, Any]]
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr, done.returncode
 
 
-def test_every_row_is_printed_in_order_and_the_format_is_said(tmp_path: Path, tokenizer: Path) -> None:
+def test_every_row_is_printed_in_order_and_the_format_is_logged(tmp_path: Path, tokenizer: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(b'{"instruction": "q", "output": "a"}\nnot JSON\n{"instruction": "q", "output": ""}')
     second.write_bytes(gzip.compress(b'[5, {"instruction": "q"}]'))
@@ -76,7 +76,7 @@ def test_rows_of_an_unknown_format_are_printed_as_rejected(tmp_path: Path, token
     assert code == ExitCode.PERMANENT
 
 
-def test_a_format_that_is_asked_for_is_not_guessed(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_given_format_is_not_guessed(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "rows"
     path.write_text(json.dumps({"messages": CHAT, "prompt": "p", "completion": "c"}), encoding="utf-8")
     (line,), said, _ = masks(tokenizer, path, "--format", "PromptCompletion")

@@ -1,4 +1,4 @@
-"""Proving in order, in constant memory and in several processes."""
+"""Rows are proven in order, in constant memory and in several processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.tiny_models import CHATML, tiny_tokenizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny tokenizer."""
+    """Return the folder of a tiny tokenizer."""
     path = tmp_path_factory.mktemp("tokenizer")
     tiny_tokenizer().save_pretrained(path)
     return path
@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed_ends_with_a_reason(masker: Masker) -> None:
     assert caught.value.reason is Reason.INTERNAL_ERROR
 
 
-def test_a_failure_in_a_worker_is_raised_here(masker: Masker) -> None:
+def test_a_failure_in_a_worker_is_raised_in_the_parent(masker: Masker) -> None:
     with pytest.raises(ZeroDivisionError, match="what is 2900"):
         list(prove(rows(MANY), masker, failing_late, processes=2))
 
@@ -92,7 +92,7 @@ def test_a_tokenizer_without_a_fast_backend_is_sent_as_it_is() -> None:
     assert sum('"accepted": true' in line for line in one) > 2000
 
 
-def test_leaving_early_leaves_no_process(masker: Masker) -> None:
+def test_stopping_early_ends_every_process(masker: Masker) -> None:
     before = children()
     proven = prove(rows(MANY * 4), masker, PARSE, processes=2)
     for row in proven:
@@ -115,7 +115,7 @@ for row in prove(rows(3000), masker(Path(sys.argv[1])), PARSE, processes=2):
 """
 
 
-def test_workers_end_with_their_parent(folder: Path) -> None:
+def test_workers_end_when_their_parent_ends(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", _ORPHANED, str(folder)], env=environment, stdout=subprocess.PIPE, text=True
@@ -161,7 +161,7 @@ def peaks(count: int, folder: Path) -> tuple[int, int]:
 
 
 def test_memory_does_not_grow_with_the_rows(folder: Path) -> None:
-    """Five times the rows may need only a few megabytes more, in the parent and in the workers."""
+    """Five times as many rows may need only a few megabytes more, in the parent and in the workers."""
     noise = 24 * 1024
     few, many = peaks(20_000, folder), peaks(100_000, folder)
     assert min(few) > 0

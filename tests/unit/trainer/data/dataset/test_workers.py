@@ -36,14 +36,14 @@ def test_no_rows_give_no_proofs() -> None:
     assert prove_values([], MASKER, parse) == []
 
 
-def test_an_answer_of_a_worker_carries_rejections_as_plain_values() -> None:
+def test_a_response_of_a_worker_has_rejections_as_plain_values() -> None:
     (_, outcome), (conversation, examples) = pickle.loads(_answer([UNANSWERED, GOOD[0]], MASKER, parse))  # noqa: S301 -- made by the call
     assert outcome[0] == "NoAssistantTurn"
     assert conversation == parse(GOOD[0])
     assert examples == MASKER.examples([parse(GOOD[0])])[0]
 
 
-def test_an_unexpected_error_is_the_answer_and_says_where_it_happened() -> None:
+def test_an_unexpected_error_is_returned_with_its_location() -> None:
     def failing(_row: dict[str, Any]) -> Conversation:
         raise ZeroDivisionError("at this row")
 

@@ -9,7 +9,7 @@ from tests.support.chat_templates.conversations import conversations
 from tests.support.chat_templates.coverage_table import PAGE, page_with_table, table
 
 
-def test_the_pages_table_is_that_of_the_matrix() -> None:
+def test_the_pages_table_equals_that_of_the_matrix() -> None:
     """`python -m tests.support.chat_templates.coverage_table` rewrites it."""
     page = PAGE.read_text(encoding="utf-8")
     assert page == page_with_table(page)

@@ -23,7 +23,7 @@ def ids(text: str) -> list[int]:
 
 @dataclass
 class Checked:
-    """A right example of two turns; the tests break one thing each."""
+    """A right example with two turns. Each test breaks one part of it."""
 
     pieces: list[list[int]] = field(
         default_factory=lambda: [ids(text) for text in (PROMPT, ANSWER, NEXT, ANSWER)]
@@ -57,7 +57,7 @@ def test_a_right_example_passes() -> None:
     Checked().check()
 
 
-def test_as_many_runs_as_answers_are_required() -> None:
+def test_each_answer_needs_exactly_one_run() -> None:
     assert Checked(answers=[["it is 4"]]).fault() == "1 answers must be learned, found 2"
 
 

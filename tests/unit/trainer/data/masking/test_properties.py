@@ -1,4 +1,4 @@
-"""Random conversations with random templates: exactly the answers are learned, as they are served."""
+"""With random conversations and templates, exactly the answers are learned, in the form that servers use."""
 
 from __future__ import annotations
 

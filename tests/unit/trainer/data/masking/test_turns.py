@@ -8,7 +8,7 @@ from tests.support.masks import chat, outcome
 from tests.support.tiny_models import tiny_tokenizer
 
 
-def test_a_template_that_raises_rejects_the_row_with_its_own_words() -> None:
+def test_a_template_that_raises_rejects_the_row_with_its_message() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"

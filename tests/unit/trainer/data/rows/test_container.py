@@ -34,7 +34,9 @@ from tests.support.row_files import Outcome, fault, read
         ('{"n": 1}\n'.encode("utf-32-le"), [(RowReason.INVALID_ENCODING, "byte 1")]),
     ],
 )
-def test_the_first_lines_decide_what_a_file_is(tmp_path: Path, data: bytes, expected: list[Outcome]) -> None:
+def test_the_first_lines_decide_the_container_of_a_file(
+    tmp_path: Path, data: bytes, expected: list[Outcome]
+) -> None:
     assert list(read(tmp_path, data).values()) == expected
 
 
@@ -53,7 +55,7 @@ def _archive() -> bytes:
         (pickle.dumps([{"messages": []}]), "pickle"),
         (_archive(), "zip archive"),
         (bytes(range(5, 256)), "binary data"),
-        # It contains no time: the bytes name the test, and every process must find the same tests.
+        # The archive contains no time. Its bytes are part of the test's name, which every process must find again.
         (gzip.compress(gzip.compress(b'{"n": 1}', mtime=0), mtime=0), "compressed twice"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ],

@@ -23,7 +23,7 @@ def test_a_broken_table_is_malformed_and_the_fault_is_named(tmp_path: Path, data
     assert said in error.message
 
 
-def test_an_unreadable_row_of_a_table_costs_only_itself(tmp_path: Path) -> None:
+def test_an_unreadable_row_of_a_table_rejects_only_that_row(tmp_path: Path) -> None:
     table = (
         b'prompt,completion\r\n"a\nb",c\r\nd\r\n\r\ne,"f"g\r\nh,\xff\r\ni,'
         + b"x" * MAXIMUM_ROW_BYTES

@@ -32,7 +32,7 @@ _ROWS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(rows=_ROWS, container=st.sampled_from(sorted(JSON_CONTAINERS)), mark=st.booleans())
-def test_any_rows_come_back_from_every_json_container(
+def test_any_rows_survive_in_every_json_container(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], container: str, *, mark: bool
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -40,7 +40,7 @@ def test_any_rows_come_back_from_every_json_container(
     assert list(read(folder, data).values()) == rows
 
 
-def test_an_unreadable_item_of_an_array_costs_only_itself(tmp_path: Path) -> None:
+def test_an_unreadable_item_of_an_array_rejects_only_that_item(tmp_path: Path) -> None:
     items = [
         b'{"n": "}],{"}',
         b'{"a": [}',
@@ -76,7 +76,7 @@ class Trickle:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_values_are_the_same_wherever_the_text_is_cut(size: int) -> None:
+def test_values_do_not_depend_on_the_cuts_of_the_text(size: int) -> None:
     text = b' [ {"a\\"}": "\\\\"} ,[1,["]"]], "x\\\\\\"y",\n tru, 5 ] '
     scanner = JsonScanner(Trickle(text, size), 100)
     values = [(str(value.place), value.raw) for value in scanner.items()]
@@ -105,7 +105,7 @@ def test_a_value_that_is_too_large_is_skipped_without_its_bytes() -> None:
         (b"{}", "line 1, column 1: must be an array, found '{'"),
     ],
 )
-def test_a_fault_between_values_is_reported_with_its_place(text: bytes, fault: str) -> None:
+def test_a_fault_between_values_is_reported_with_its_position(text: bytes, fault: str) -> None:
     with pytest.raises(ScanError) as caught:
         list(JsonScanner(Trickle(text, 2), 100).items())
     assert str(caught.value).startswith(fault)
@@ -121,6 +121,6 @@ def test_the_members_of_an_object_have_the_offsets_of_their_values() -> None:
     ]
 
 
-def test_a_place_after_text_counts_lines_and_characters() -> None:
+def test_a_position_after_text_counts_lines_and_characters() -> None:
     assert str(Place(3, 5).after("é{")) == "line 3, column 7"
     assert str(Place(3, 5).after("a\nbc\nd")) == "line 5, column 2"

@@ -63,7 +63,7 @@ def test_parquet_columns_become_json(tmp_path: Path) -> None:
     }
 
 
-def test_parquet_text_that_is_not_utf8_costs_only_its_row(tmp_path: Path) -> None:
+def test_parquet_text_that_is_not_utf8_rejects_only_its_row(tmp_path: Path) -> None:
     texts = pa.array([b"a", b"\xff", b"c"], pa.binary()).cast(pa.binary()).view(pa.string())
     sink = io.BytesIO()
     pq.write_table(pa.table({"text": texts}), sink)

@@ -29,7 +29,7 @@ from tests.support.row_files import Outcome, conversations, fault, read
 def test_every_container_and_compression_gives_the_same_conversations(
     tmp_path: Path, container: str, compression: str
 ) -> None:
-    """All files have the same name: the content alone decides."""
+    """All files have the same name, so only the content decides."""
     rows = conversations(30)
     path = tmp_path / "dataset.txt"
     path.write_bytes(COMPRESSIONS[compression](CONTAINERS[container](rows)))
@@ -53,7 +53,7 @@ _CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     rows=st.lists(st.fixed_dictionaries({"prompt": _CELL, "completion": _CELL}), min_size=1, max_size=4),
     container=st.sampled_from(["csv", "tabs", "semicolons", "parquet"]),
 )
-def test_any_texts_come_back_from_every_table(
+def test_any_texts_survive_in_every_table(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], container: str
 ) -> None:
     assert list(read(tmp_path_factory.getbasetemp(), CONTAINERS[container](rows)).values()) == rows
@@ -95,7 +95,7 @@ def test_numbers_and_offsets_continue_over_files_of_any_kind(tmp_path: Path) -> 
     ],
 )
 @pytest.mark.parametrize("position", [1, 2, 3])
-def test_an_unreadable_line_costs_only_itself(
+def test_an_unreadable_line_rejects_only_that_line(
     tmp_path: Path, line: bytes, expected: Outcome, position: int
 ) -> None:
     lines = [b'{"n": 1}', b'{"n": 2}']
@@ -163,7 +163,7 @@ print(count, peak() - before)
 
 @pytest.mark.parametrize("kind", ["lines", "array", "gzip", "parquet"])
 def test_memory_does_not_grow_with_the_size_of_the_file(tmp_path: Path, kind: str) -> None:
-    """300 MB of rows need at most 16 MB more than the first row; Parquet needs 96 MB, since Arrow keeps batches."""
+    """300 MB of rows need at most 16 MB more than the first row. Parquet needs 96 MB because Arrow keeps batches."""
     row = {"messages": [{"role": role, "content": "some words " * 4000} for role in ("user", "assistant")]}
     line = json.dumps(row).encode()
     path = tmp_path / "dataset"
@@ -212,7 +212,9 @@ def test_memory_does_not_grow_with_the_size_of_the_file(tmp_path: Path, kind: st
         (b'{"train": [\n{"n": 1}\n], "test": [{"n": 2}]}', "found another in 'test'"),
     ],
 )
-def test_broken_json_between_rows_is_malformed_with_its_place(tmp_path: Path, data: bytes, said: str) -> None:
+def test_broken_json_between_rows_is_malformed_with_its_position(
+    tmp_path: Path, data: bytes, said: str
+) -> None:
     error = fault(tmp_path, data)
     assert error.reason is Reason.MALFORMED_DATASET
     assert said in error.message
@@ -238,7 +240,7 @@ def test_line_numbers_count_blank_lines_and_ignore_a_byte_order_mark(tmp_path: P
         (b"[" * 100_000, RowReason.INVALID_JSON, "line"),
     ],
 )
-def test_a_line_that_is_no_object_has_its_reason_and_place(
+def test_a_line_that_is_no_object_has_its_reason_and_position(
     line: bytes, expected: RowReason, place: str
 ) -> None:
     with pytest.raises(RowRejected) as caught:

@@ -37,7 +37,7 @@ def test_nesting_is_accepted_up_to_the_maximum_depth() -> None:
             parse_json(text)
 
 
-def test_many_brackets_side_by_side_are_not_deep() -> None:
+def test_many_brackets_in_sequence_do_not_count_as_nested() -> None:
     assert len(parse_json("[" + ",".join(["[]"] * 500) + "]")) == 500
 
 

@@ -1,4 +1,4 @@
-"""Trained tiny workspaces, made once; a test gets its own copy."""
+"""Trained tiny workspaces. They are made once, and each test gets a copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def trained_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `base/` and a trained `workspace/` of a tiny Llama in several weight files."""
+    """Return a folder with `base/` and a trained `workspace/` of a tiny Llama in several weight files."""
     root = tmp_path_factory.mktemp("trained")
     workspaces.write_base(root / "base", "llama", shard="60KB")
     workspaces.prepare(root / "workspace", root / "base")

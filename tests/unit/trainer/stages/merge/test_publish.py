@@ -29,7 +29,7 @@ def stage(destination: Path, content: str = "weights") -> Path:
     return staging
 
 
-def test_nothing_is_visible_before_all_is_published(tmp_path: Path) -> None:
+def test_nothing_is_visible_until_everything_is_published(tmp_path: Path) -> None:
     stage(tmp_path)
     assert [name for name in names(tmp_path) if not name.startswith(".")] == []
     publish(tmp_path, ["adapter"], {"specHash": SPEC})
@@ -37,7 +37,7 @@ def test_nothing_is_visible_before_all_is_published(tmp_path: Path) -> None:
     assert json.loads((tmp_path / MANIFEST).read_text()) == {"specHash": SPEC}
 
 
-def test_another_run_of_the_same_spec_replaces_what_it_finds(tmp_path: Path) -> None:
+def test_another_run_of_the_same_spec_replaces_existing_files(tmp_path: Path) -> None:
     stage(tmp_path)
     publish(tmp_path, ["adapter"], {"specHash": SPEC})
     stage(tmp_path, "better")
@@ -54,7 +54,7 @@ def test_a_run_interrupted_between_two_folders_is_finished_by_the_next(tmp_path:
 
 
 @pytest.mark.parametrize("manifest", [json.dumps({"specHash": OTHER}), "{", "[]"])
-def test_a_manifest_of_another_spec_or_of_no_known_one_is_left_alone(tmp_path: Path, manifest: str) -> None:
+def test_a_manifest_of_another_or_unknown_spec_is_not_changed(tmp_path: Path, manifest: str) -> None:
     (tmp_path / MANIFEST).write_text(manifest)
     with pytest.raises(StageError, match="another job") as caught:
         open_staging(tmp_path, SPEC)
@@ -62,7 +62,7 @@ def test_a_manifest_of_another_spec_or_of_no_known_one_is_left_alone(tmp_path: P
     assert (tmp_path / MANIFEST).read_text() == manifest
 
 
-def test_a_folder_without_a_manifest_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(StageError, match="a folder `merged` without"):
         open_staging(tmp_path, SPEC)
@@ -82,7 +82,7 @@ def test_sealed_files_have_digest_and_size(tmp_path: Path) -> None:
     }
 
 
-def test_a_failing_file_system_has_its_reason_and_its_words() -> None:
+def test_a_file_system_error_has_its_reason_and_its_message() -> None:
     with pytest.raises(StageError, match="found: Read-only file system") as caught, writing_to_destination():
         raise OSError(30, os.strerror(30))
     assert caught.value.reason is Reason.DESTINATION_UNWRITABLE

@@ -1,4 +1,4 @@
-"""MERGE on a tiny trained model: the artifact, its proof, and what is never published."""
+"""MERGE on a tiny trained model: the artifact, its verification, and cases without publication."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
+def test_the_artifact_has_the_form_of_the_base_and_the_trained_weights(
     workspace: Path, trained_llama: Path, tmp_path: Path
 ) -> None:
-    """Same files, tensors and types as the base; small files byte-equal; the verification agrees."""
+    """Files, tensors and types equal the base's, small files byte by byte, and the verification succeeds."""
     output = tmp_path / "output"
     run = run_spec(workspace, output)
     result = merge(run, NullReporter()).document()
@@ -90,7 +90,7 @@ def test_artifact_is_the_base_in_form_and_the_trained_model_in_content(
 def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
     tmp_path: Path, family: str, dtype: torch.dtype, variant: str, targets: str
 ) -> None:
-    """Reference: peft's own merge into the dequantized model, in float32, rounded to the base's type."""
+    """The reference is peft's merge into the dequantized model in float32, rounded to the base's type."""
     workspaces.write_base(tmp_path / "base", family, dtype)
     layout = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
     lora = {**_LORA, "variant": variant, "targetModules": targets}
@@ -107,7 +107,7 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
         assert torch.allclose(weight.float(), reference[f"{name}.weight"], rtol=tolerance, atol=1e-6), name
 
 
-def test_artifact_loads_where_bitsandbytes_cannot_be_imported(workspace: Path, tmp_path: Path) -> None:
+def test_the_artifact_loads_without_bitsandbytes(workspace: Path, tmp_path: Path) -> None:
     merge(run_spec(workspace, tmp_path / "output"), NullReporter())
     blocked = tmp_path / "blocked" / "bitsandbytes"
     blocked.mkdir(parents=True)
@@ -130,8 +130,10 @@ def test_artifact_loads_where_bitsandbytes_cannot_be_imported(workspace: Path, t
     assert done.stdout.split() == ["torch.bfloat16", "True", "absent"]
 
 
-def test_second_run_returns_the_published_result_and_touches_nothing(workspace: Path, tmp_path: Path) -> None:
-    """Even with the workspace's marker lost, the manifest is proof."""
+def test_a_second_run_returns_the_published_result_and_changes_nothing(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The manifest is enough, even if the workspace's marker is lost."""
     run = run_spec(workspace, tmp_path / "output")
     result = merge(run, NullReporter())
     manifest = tmp_path / "output" / "manifest.json"
@@ -152,7 +154,7 @@ def test_damaged_artifact_of_the_same_spec_is_published_again(workspace: Path, t
 
 
 def test_interrupted_publication_is_finished_by_the_next_run(workspace: Path, tmp_path: Path) -> None:
-    """Stopped while publishing: no artifact is visible, and running again succeeds."""
+    """After a stop during publication no artifact is visible, and the next run succeeds."""
 
     class _Stop(NullReporter):
         def update(self, activity: str, *_: Any, **__: Any) -> None:
@@ -168,7 +170,7 @@ def test_interrupted_publication_is_finished_by_the_next_run(workspace: Path, tm
 
 
 @pytest.mark.parametrize("found", ["manifest", "folder"])
-def test_a_place_taken_by_others_is_refused_and_left_alone(
+def test_a_destination_with_other_files_is_rejected_and_not_changed(
     workspace: Path, tmp_path: Path, found: str
 ) -> None:
     output = tmp_path / "output"
@@ -192,8 +194,10 @@ def test_a_destination_that_cannot_be_written_has_a_reason(workspace: Path, tmp_
     assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
 
 
-def test_merge_that_differs_from_the_trained_model_publishes_nothing(workspace: Path, tmp_path: Path) -> None:
-    """The adapter is replaced by one 300 times as strong, with a digest that TRAIN could have reported."""
+def test_a_merge_that_differs_from_the_trained_model_is_not_published(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The test replaces the adapter with one 300 times as strong, and sets the matching digest."""
     layout = WorkspaceLayout(workspace)
     _change_adapter(layout, 300.0)
     with pytest.raises(StageError) as caught:
@@ -204,7 +208,7 @@ def test_merge_that_differs_from_the_trained_model_publishes_nothing(workspace: 
 
 
 @pytest.mark.parametrize("factor", [0.0, float("nan")])
-def test_an_adapter_that_learned_nothing_is_refused(workspace: Path, tmp_path: Path, factor: float) -> None:
+def test_an_adapter_that_learned_nothing_is_rejected(workspace: Path, tmp_path: Path, factor: float) -> None:
     _change_adapter(WorkspaceLayout(workspace), factor)
     with pytest.raises(StageError) as caught:
         merge(run_spec(workspace, tmp_path / "output"), NullReporter())
@@ -223,7 +227,7 @@ def test_adapter_alone_needs_no_merge(workspace: Path, tmp_path: Path) -> None:
 def test_a_model_larger_than_the_memory_is_verified_from_its_files(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read layer by layer, it gives the same numbers."""
+    """Reading layer by layer gives the same numbers."""
     merge(run_spec(workspace, tmp_path / "output"), NullReporter())
     rows = read_record(WorkspaceLayout(workspace).verification)
     folder = tmp_path / "output" / "merged"
@@ -236,7 +240,7 @@ def test_a_model_larger_than_the_memory_is_verified_from_its_files(
     assert streamed.divergence == pytest.approx(whole.divergence, abs=1e-6)
 
 
-def test_plain_transformers_sees_no_4_bit_tensor(workspace: Path, tmp_path: Path) -> None:
+def test_plain_transformers_finds_no_4_bit_tensor(workspace: Path, tmp_path: Path) -> None:
     merge(run_spec(workspace, tmp_path / "output"), NullReporter())
     folder = tmp_path / "output" / "merged"
     assert not [name for name in _weights(folder) if "absmax" in name or "quant_state" in name]

@@ -32,7 +32,7 @@ def test_the_scale_follows_the_variant(tmp_path: Path, config: dict[str, Any], s
     assert update.a.dtype == torch.float32
 
 
-def test_rows_of_a_weight_get_their_part_of_the_update() -> None:
+def test_each_row_of_a_weight_gets_its_part_of_the_update() -> None:
     update = LowRankUpdate(A, B, 2.0)
     weight = torch.zeros(2, 3)
     for first in (0, 1):
@@ -46,7 +46,7 @@ def test_a_magnitude_sets_the_norm_of_each_row() -> None:
     assert torch.linalg.vector_norm(weight, dim=1).tolist() == pytest.approx([3.0, 0.25])
 
 
-def test_the_norm_is_that_of_the_whole_matrix() -> None:
+def test_the_norm_uses_the_whole_matrix() -> None:
     update = LowRankUpdate(A, B, 2.0)
     assert update.squared_norm() == pytest.approx(float((2 * B @ A).square().sum()))
 
@@ -59,7 +59,7 @@ def test_the_norm_is_that_of_the_whole_matrix() -> None:
         ({**named(A, B), "base_model.model.lm_head.weight": A.clone()}, Reason.INTERNAL_ERROR, "lm_head"),
     ],
 )
-def test_an_adapter_that_must_not_be_merged_says_why(
+def test_an_adapter_that_cannot_be_merged_has_a_cause(
     tmp_path: Path, tensors: dict[str, torch.Tensor], reason: Reason, said: str
 ) -> None:
     with pytest.raises(StageError, match=said) as caught:

@@ -14,7 +14,7 @@ from finetune_trainer.stages.merge.verification import (
 )
 
 
-def test_equal_distributions_have_no_divergence_and_others_the_formulas() -> None:
+def test_the_divergence_follows_the_formula_and_is_zero_if_equal() -> None:
     trained = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     merged = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
     found = kl_divergence(trained, merged).tolist()
@@ -37,7 +37,7 @@ def test_the_gate_rejects_numbers_out_of_bounds(divergence: float, merged_loss: 
     assert (Verification(4, 20, divergence, 0.5, merged_loss).fault() is None) is agrees
 
 
-def test_models_that_differ_are_an_error_with_the_numbers() -> None:
+def test_different_models_are_an_error_with_the_numbers() -> None:
     require_agreement(Verification(4, 20, 0.001, 0.5, 0.5))
     with pytest.raises(StageError, match=r"0\.3000 over 20 tokens; nothing was published") as caught:
         require_agreement(Verification(4, 20, 0.3, 0.5, 0.5))
@@ -48,7 +48,7 @@ def test_models_that_differ_are_an_error_with_the_numbers() -> None:
     ("limit", "used", "free"),
     [("max", "5", 3 * 1024), ("2048", "1024", 1024), ("1024", "4096", 0), (None, None, 3 * 1024)],
 )
-def test_free_memory_is_the_nodes_within_the_cgroups_limit(
+def test_free_memory_is_limited_by_the_node_and_the_cgroup(
     tmp_path: Path, limit: str | None, used: str | None, free: int
 ) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 3 kB\n")

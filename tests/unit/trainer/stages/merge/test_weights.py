@@ -22,7 +22,7 @@ def layout(dtype: str = "F32", quantized: frozenset[str] = frozenset()) -> BaseL
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """PREPARE's folder: all floats in bf16."""
+    """Return PREPARE's folder, with all floats in bf16."""
     folder = tmp_path / "source"
     folder.mkdir()
     tensors = {"norm.weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.5, -2.0])}
@@ -31,7 +31,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_tensors_that_are_not_quantized_get_the_bases_type_and_order(
+def test_unquantized_tensors_get_the_type_and_order_of_the_base(
     source: Path, tmp_path: Path, dtype: str
 ) -> None:
     seen: list[int] = []
@@ -55,7 +55,7 @@ def test_a_tensor_that_prepare_did_not_write_is_a_mismatch(source: Path, tmp_pat
     assert not (tmp_path / NAME).exists()
 
 
-def test_written_files_of_another_type_do_not_pass(source: Path, tmp_path: Path) -> None:
+def test_written_files_of_another_type_are_rejected(source: Path, tmp_path: Path) -> None:
     merge_weights(source, layout("F16"), {}, tmp_path, lambda _done, _total: None)
     with pytest.raises(StageError) as caught:
         check_weights(tmp_path, layout("F32"))

@@ -1,4 +1,4 @@
-"""The model's config is told before any weight is fetched, whatever the source, and stays told."""
+"""For every source, the model's config is reported before any weight is fetched, and stays in the progress."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SCHEMA = json.loads((ROOT / "contract" / "progress.schema.json").read_text())
 
 
 class Watching(Reporter):
-    """Notes for each activity whether the config was told by then, and how many weight requests there were."""
+    """Records for each activity if the config is reported, and the number of earlier weight requests."""
 
     def __init__(self, hub: ModelHub) -> None:
         super().__init__(NullReporter().identity)
         self.hub = hub
-        self.requests_when_told: int | None = None
+        self.requests_when_reported: int | None = None
         self.activities: list[tuple[str, bool]] = []
 
     def report_config(self, config: dict[str, Any]) -> None:
         super().report_config(config)
-        self.requests_when_told = self.hub.weight_requests
+        self.requests_when_reported = self.hub.weight_requests
 
     def update(self, activity: str, step: int, total: int | None, **numbers: Any) -> None:
         super().update(activity, step, total, **numbers)
@@ -54,24 +54,24 @@ def hub_model(document: dict[str, Any]) -> dict[str, Any]:
     return {**document["model"], "source": source}
 
 
-def test_a_hubs_config_is_told_before_rows_are_proven_and_weights_fetched(
+def test_a_hub_models_config_is_reported_before_rows_and_weights(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching
 ) -> None:
     run = make_run(model=hub_model(run_document))
     result = prepare(run, watching).document()
-    assert watching.requests_when_told == 0
+    assert watching.requests_when_reported == 0
     assert watching.hub.weight_requests > 0
-    assert [name for name, told in watching.activities if not told] == []
+    assert [name for name, reported in watching.activities if not reported] == []
     config = json.loads((watching.hub.folder / "config.json").read_text())
-    told = watching.document()["config"]
-    assert {name: config[name] for name in told} == told
-    assert {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} <= told.keys()
-    assert result["prepare"]["model"]["config"] == told
+    reported = watching.document()["config"]
+    assert {name: config[name] for name in reported} == reported
+    assert {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} <= reported.keys()
+    assert result["prepare"]["model"]["config"] == reported
     marker = json.loads((run.workspace.path / "markers" / "prepare.json").read_text())
-    assert marker["result"]["model"]["config"] == told
+    assert marker["result"]["model"]["config"] == reported
 
 
-def test_a_later_attempt_and_a_cache_hit_tell_it_again(
+def test_a_later_attempt_and_a_cache_hit_report_the_config_again(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], watching: Watching, tmp_path: Path
 ) -> None:
     cache = {"path": str(tmp_path / "cache")}
@@ -88,9 +88,9 @@ def test_a_later_attempt_and_a_cache_hit_tell_it_again(
     assert watching.hub.weight_requests == fetched
 
 
-def test_a_folders_config_is_told_before_the_rows_are_read(
+def test_a_folders_config_is_reported_before_the_rows_are_read(
     make_run: Callable[..., RunSpec], watching: Watching
 ) -> None:
     prepare(make_run(), watching)
     assert watching.activities
-    assert all(told for _, told in watching.activities)
+    assert all(reported for _, reported in watching.activities)

@@ -1,4 +1,4 @@
-"""PREPARE killed ten times in a row gives what an undisturbed one gives."""
+"""PREPARE has the same result after ten kills as in an undisturbed run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KILLED = -9
 
 @pytest.fixture(scope="module")
 def hub_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a model of 25 MB in a dozen weight files."""
+    """Return the folder of a model of 25 MB in a dozen weight files."""
     folder = tmp_path_factory.mktemp("kills") / "model"
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -57,7 +57,7 @@ def endpoint(hub_model: Path) -> Iterator[str]:
 def run_prepare(
     document: dict[str, Any], workspace: Path, endpoint: str, moments: list[tuple[str, float]], **changes: Any
 ) -> tuple[list[list[Any]], dict[str, Any], dict[str, str]]:
-    """Return how each process ended, the last one's result, and the digests of what TRAIN and MERGE read."""
+    """Return the end of each process, the last result, and the digests of the files that TRAIN and MERGE read."""
     workspace.mkdir()
     source = {"kind": "HuggingFace", "repository": REPOSITORY, "revision": "main"}
     run = {**document, "version": "1.1", "workspace": {"path": str(workspace)}, **changes}
@@ -90,15 +90,17 @@ def run_prepare(
 
 
 def moments(seed: int) -> list[tuple[str, float]]:
-    """Ten moments, all over the stage's work; those of earlier activities first, for finished work is not repeated."""
+    """Return ten moments across the stage, in order, because finished activities are not repeated."""
     chosen = random.Random(seed)  # noqa: S311 -- reproducible, not secret
     spread = [("FetchingDataset", 0.1), *[("ProvingRows", 0.4)] * 4, *[("FetchingModel", 0.4)] * 5]
     return [(activity, chosen.uniform(0, longest)) for activity, longest in spread]
 
 
 @pytest.mark.slow
-def test_ten_kills_change_no_byte(run_document: dict[str, Any], tmp_path: Path, endpoint: str) -> None:
-    """With the model in the workspace and, in a second job, in a cache: dataset, digests and every file."""
+def test_ten_kills_do_not_change_any_byte(
+    run_document: dict[str, Any], tmp_path: Path, endpoint: str
+) -> None:
+    """Compare dataset, digests and every file, with the model in the workspace and, in a second job, in a cache."""
     dataset = write_rows(tmp_path / "many.jsonl", conversation_rows(4_000))
     document = {
         **run_document,

@@ -45,7 +45,7 @@ def test_a_prepared_dataset_has_a_document_a_page_and_a_head(
     assert not (layout.root / "download").exists()
 
 
-def test_thresholds_decide_what_is_warned_of(
+def test_thresholds_decide_which_warnings_appear(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     thresholds = {
@@ -59,7 +59,7 @@ def test_thresholds_decide_what_is_warned_of(
     assert prepare(run, NullReporter()).document()["prepare"]["dataset"]["warnings"] == []
 
 
-def test_a_refused_dataset_has_a_page_that_says_why(
+def test_a_rejected_dataset_has_a_page_with_the_cause(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     rows = conversation_rows(20)
@@ -80,7 +80,7 @@ def test_a_refused_dataset_has_a_page_that_says_why(
     assert "<b>hostile" not in page
 
 
-def test_target_prompts_that_cannot_be_read_end_the_stage_before_anything_else(
+def test_unreadable_target_prompts_end_the_stage_first(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
 ) -> None:
     targets = tmp_path / "targets.txt"
@@ -92,7 +92,7 @@ def test_target_prompts_that_cannot_be_read_end_the_stage_before_anything_else(
     assert not WorkspaceLayout(run.workspace.path).quantized_model.exists()
 
 
-def test_what_a_run_wants_of_the_report_does_not_prove_the_rows_again(
+def test_changed_report_settings_do_not_process_the_rows_again(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     run = make_run()
@@ -125,7 +125,7 @@ def test_a_compressed_csv_of_prompts_and_completions_is_proven(
     assert dataset["digest"] == same["digest"]
 
 
-def test_a_dataset_of_which_no_format_can_be_told_has_a_page_too(
+def test_a_dataset_of_unknown_format_also_has_a_page(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     path = Path(run_document["dataset"]["source"]["path"])

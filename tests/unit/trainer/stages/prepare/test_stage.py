@@ -60,10 +60,10 @@ def test_a_second_run_gives_the_same_result_without_the_dataset(
     )
 
 
-def test_a_template_of_the_users_own_goes_with_the_artifact(
+def test_a_custom_template_is_part_of_the_artifact(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What it was trained with is what it must be served with."""
+    """The model must be served with the template of its training."""
     template = tmp_path / "own.jinja"
     template.write_text(str(tiny_tokenizer().chat_template).replace("\n' }}", "\n\n' }}"), encoding="utf-8")
     run = make_run(model={**run_document["model"], "chatTemplatePath": str(template)})
@@ -72,20 +72,20 @@ def test_a_template_of_the_users_own_goes_with_the_artifact(
     assert found.read_bytes() == template.read_bytes()
 
 
-def refusal(run: RunSpec) -> StageError:
+def failure(run: RunSpec) -> StageError:
     with pytest.raises(StageError) as caught:
         prepare(run, NullReporter())
     return caught.value
 
 
-def test_rows_without_an_answer_beyond_the_share_are_named(
+def test_too_many_rows_without_an_answer_are_named(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     rows = conversation_rows(20)
     for number in (3, 17):
         rows[number - 1]["messages"].pop()
     write_rows(Path(run_document["dataset"]["source"]["path"]), rows)
-    error = refusal(make_run())
+    error = failure(make_run())
     assert error.reason is Reason.INVALID_DATASET
     assert "NoAssistantTurn (rows 3, 17" in error.message
     accepted = make_run(dataset=dataset_of(run_document, rejectedRows={"maximumFraction": 0.1}))
@@ -93,22 +93,22 @@ def test_rows_without_an_answer_beyond_the_share_are_named(
     assert dataset["rejected"] == {"NoAssistantTurn": 2}
 
 
-def test_broken_json_beyond_the_share_is_malformed(
+def test_too_much_broken_json_is_malformed(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any]
 ) -> None:
     path = Path(run_document["dataset"]["source"]["path"])
     path.write_text(path.read_text() + '{"messages": [\n')
-    error = refusal(make_run())
+    error = failure(make_run())
     assert error.reason is Reason.MALFORMED_DATASET
     assert "row 21" in error.message
 
 
 @pytest.mark.parametrize(("content", "rows"), [("", 0), ("one", 1)])
-def test_too_few_rows_are_refused(
+def test_too_few_rows_fail_the_stage(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], content: str, rows: int
 ) -> None:
     write_rows(Path(run_document["dataset"]["source"]["path"]), conversation_rows(rows))
-    assert refusal(make_run()).reason is Reason.INVALID_DATASET, content
+    assert failure(make_run()).reason is Reason.INVALID_DATASET, content
 
 
 def test_a_missing_dataset_or_model_has_its_own_reason(
@@ -116,11 +116,11 @@ def test_a_missing_dataset_or_model_has_its_own_reason(
 ) -> None:
     missing = {"kind": "File", "path": str(tmp_path / "nowhere.jsonl")}
     assert (
-        refusal(make_run(dataset=dataset_of(run_document, source=missing))).reason is Reason.DATASET_NOT_FOUND
+        failure(make_run(dataset=dataset_of(run_document, source=missing))).reason is Reason.DATASET_NOT_FOUND
     )
     (tmp_path / "empty").mkdir()
     model = {"source": {"kind": "Directory", "path": str(tmp_path / "empty")}, "chatTemplateArguments": {}}
-    assert refusal(make_run(model=model)).reason is Reason.INVALID_MODEL
+    assert failure(make_run(model=model)).reason is Reason.INVALID_MODEL
 
 
 def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
@@ -136,7 +136,7 @@ def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
     assert dataset["duplicates"] == 6
 
 
-def test_the_dataset_digest_does_not_depend_on_the_place(
+def test_the_dataset_digest_does_not_depend_on_the_path(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
 ) -> None:
     first = prepare(make_run(), NullReporter()).document()["prepare"]
@@ -155,7 +155,7 @@ def test_finished_stages_are_reported(make_run: Callable[..., RunSpec]) -> None:
     assert prepare(run, NullReporter()).completed == CompletedResult(train=TRAIN)
 
 
-def test_a_destination_that_proves_everything_published_ends_the_work(
+def test_prepare_ends_early_if_the_destination_has_the_published_artifact(
     make_run: Callable[..., RunSpec],
 ) -> None:
     run = make_run()
@@ -191,10 +191,10 @@ def command(arguments: list[str], **variables: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_process_ends_with_its_result_and_last_line_and_without_the_url(
+def test_the_process_writes_its_result_and_last_line_without_the_url(
     tmp_path: Path, run_document: dict[str, Any]
 ) -> None:
-    """A real process fetches from a real server; the signed query is nowhere in what it leaves."""
+    """A real process fetches from a real server. No file or output contains the signed query."""
     rows = Path(run_document["dataset"]["source"]["path"]).read_bytes()
     document = {
         **run_document,

@@ -1,4 +1,4 @@
-"""Prepared tiny workspaces, made once; a test gets its own copy."""
+"""Prepared tiny workspaces. They are made once, and each test gets a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def prepared_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `base/` and a prepared `workspace/` of a tiny Llama in several weight files."""
+    """Return a folder with `base/` and a prepared `workspace/` of a tiny Llama in several weight files."""
     root = tmp_path_factory.mktemp("llama")
     workspaces.write_base(root / "base", "llama", shard="60KB")
     workspaces.prepare(root / "workspace", root / "base")

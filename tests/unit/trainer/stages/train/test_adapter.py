@@ -39,14 +39,14 @@ def learn(model: Any, value: float = 0.5) -> None:
         parameters(model, "lora_B")[0].fill_(value)
 
 
-def test_matrices_get_the_compute_type_and_magnitudes_stay_in_float32() -> None:
+def test_matrices_get_the_compute_type_and_magnitudes_keep_float32() -> None:
     model = adapted("DoRA", torch.bfloat16)
     assert {tensor.dtype for tensor in parameters(model, "lora_A")} == {torch.bfloat16}
     assert {tensor.dtype for tensor in parameters(model, "lora_magnitude")} == {torch.float32}
     assert not any(tensor.requires_grad for tensor in parameters(model, "embed_tokens"))
 
 
-def test_an_equal_adapter_is_saved_as_equal_bytes_that_all_may_read(tmp_path: Path) -> None:
+def test_equal_adapters_are_saved_as_equal_bytes_that_all_users_can_read(tmp_path: Path) -> None:
     model = adapted()
     learn(model)
     for name in ("one", "two", "one"):

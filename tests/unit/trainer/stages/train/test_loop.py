@@ -17,7 +17,7 @@ def control() -> Any:
     return SimpleNamespace(should_save=False, should_training_stop=False)
 
 
-def test_a_signal_is_remembered_and_the_earlier_handler_comes_back() -> None:
+def test_a_signal_is_recorded_and_the_earlier_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     stop = StopRequest()
     with stop.listening():

@@ -1,4 +1,4 @@
-"""The chunked loss against the plain one: many architectures, the same value and the same gradients."""
+"""For many architectures, the chunked loss has the same value and gradients as the plain loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LENGTHS = (11, 7, 3)
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three rows of different lengths, padded on the right: ids, labels and mask; prompts are not learned."""
+    """Return ids, labels and mask of three rows with different lengths, right padding and unlearned prompts."""
     generator = torch.Generator().manual_seed(3)
     shape = (len(_LENGTHS), max(_LENGTHS))
     ids = torch.randint(3, VOCABULARY, shape, generator=generator)
@@ -40,10 +40,10 @@ def _gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_value_and_gradients_are_those_of_the_models_own_logits_with_a_padding_mask(
+def test_loss_and_gradients_equal_those_of_the_models_own_masked_logits(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of two positions, no mask, the head's own arithmetic: nothing of it may show."""
+    """The result must not depend on chunks of two positions, the missing mask or the chunked output head."""
     model = tiny(family)
     prove_head(model)
     ids, labels, mask = _batch()
@@ -67,8 +67,8 @@ def test_value_and_gradients_are_those_of_the_models_own_logits_with_a_padding_m
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "mistral", "bloom"])
-def test_scores_are_those_of_the_models_own_logits(family: str) -> None:
-    """Batched and padded without a mask, each row has the log-probabilities that it has alone."""
+def test_scores_equal_those_of_the_models_own_logits(family: str) -> None:
+    """In a padded batch without a mask, each row has the same log-probabilities as alone."""
     model = tiny(family)
     ids, labels, _ = _batch()
     examples = [
@@ -96,8 +96,8 @@ def test_a_batch_without_a_label_has_no_loss_and_no_gradient() -> None:
     assert not any(bool(gradient.any()) for gradient in _gradients(model).values())
 
 
-def test_a_second_backward_pass_is_refused() -> None:
-    """The gradient is given away, not kept."""
+def test_a_second_backward_pass_is_an_error() -> None:
+    """The first pass hands the gradient on and keeps no copy."""
     model = tiny("llama")
     ids, labels, _ = _batch()
     loss = negative_log_likelihood(model, ids, *supervised_positions(labels))
@@ -106,8 +106,8 @@ def test_a_second_backward_pass_is_refused() -> None:
         loss.backward()
 
 
-def test_no_more_than_a_chunk_of_logits_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head sees slices of the configured size, and together exactly the supervised positions."""
+def test_at_most_one_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head gets slices of the configured size, which together are exactly the supervised positions."""
     model = tiny("llama")
     ids, labels, _ = _batch()
     positions, targets = supervised_positions(labels)
@@ -129,10 +129,10 @@ def test_chunks_hold_at_most_128_mib_of_float32_logits(vocabulary: int, position
     assert positions == 1 or positions * vocabulary * 4 <= 128 * 1024**2
 
 
-def test_an_architecture_that_changes_its_logits_otherwise_is_refused(
+def test_an_architecture_that_changes_its_logits_in_another_way_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A scale that the config does not tell under a known name would train another model than the one served."""
+    """With an unknown name for the scale, the trained model would differ from the served model."""
     model = tiny("llama")
     projection = model.get_output_embeddings()
     own = model.forward
@@ -149,10 +149,10 @@ def test_an_architecture_that_changes_its_logits_otherwise_is_refused(
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL
 
 
-def test_an_architecture_whose_tokens_see_those_behind_them_is_refused(
+def test_an_architecture_whose_tokens_see_later_tokens_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a padding mask such a model's loss would depend on the length of its neighbors."""
+    """Without a padding mask, the loss of such a model depends on the length of the other rows in the batch."""
     model = tiny("llama")
     own = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -165,14 +165,14 @@ def test_an_architecture_whose_tokens_see_those_behind_them_is_refused(
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL
 
 
-def test_soft_capped_attention_is_computed_eagerly_and_the_rest_by_the_fused_kernel() -> None:
+def test_only_soft_capped_attention_is_eager_and_the_rest_is_fused() -> None:
     """transformers 5 raises ValueError for a capped model under sdpa."""
     assert attention_implementation(tiny("gemma2").config) == "eager"
     assert attention_implementation(tiny("gemma3_text").config) == "sdpa"
     assert attention_implementation(tiny("llama").config) == "sdpa"
 
 
-def test_hidden_states_are_those_that_the_head_projects() -> None:
+def test_hidden_states_are_the_input_of_the_head() -> None:
     model = tiny("granite")
     ids, _, _ = _batch()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""From torch's counters to the result's `memory`. The counters themselves need a GPU."""
+"""The result's `memory` follows from torch's counters. Only reading the counters needs a GPU."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_a_cpu_has_no_peaks() -> None:
     assert memory.read() is None
 
 
-def test_the_devices_peak_is_the_allocators_and_the_most_outside_of_it() -> None:
-    """Two GiB lie outside at the end, one after loading."""
+def test_the_device_peak_is_the_allocator_peak_plus_the_largest_use_outside() -> None:
+    """Two GiB are outside of the allocator at the end, and one GiB after loading."""
     assert measured(_LOADED, _ENDED) == MemoryResult(
         allocated_bytes=10 * _GIB,
         reserved_bytes=12 * _GIB,
@@ -40,7 +40,7 @@ def test_the_devices_peak_is_the_allocators_and_the_most_outside_of_it() -> None
     )
 
 
-def test_the_devices_peak_is_never_more_than_the_device_has() -> None:
+def test_the_device_peak_never_exceeds_the_memory_of_the_device() -> None:
     crowded = Reading(20 * _GIB, 23 * _GIB, 10 * _GIB, 10 * _GIB, 24 * _GIB)
     found = measured(None, crowded)
     assert found is not None
@@ -48,7 +48,7 @@ def test_the_devices_peak_is_never_more_than_the_device_has() -> None:
     assert "loadBytes" not in found.document()
 
 
-def test_a_full_memory_is_described_with_what_was_planned_and_measured(
+def test_an_out_of_memory_error_has_the_planned_and_measured_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "read", lambda: _ENDED)

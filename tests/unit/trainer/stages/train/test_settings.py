@@ -37,7 +37,7 @@ def make_training(run_document: dict[str, Any], make_run: Callable[..., RunSpec]
 def test_an_epoch_has_a_step_for_its_last_batch_even_if_it_is_not_full(
     make_training: Callable[..., RunSpec], epochs: float, examples: int, steps: int
 ) -> None:
-    """Batches are 4 examples in micro-batches of 2."""
+    """Batches have 4 examples in micro-batches of 2."""
     run = make_training(epochs=epochs, maximumSteps=None)
     assert planned_steps(examples, run.training) == steps
 

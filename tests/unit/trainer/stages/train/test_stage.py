@@ -1,4 +1,4 @@
-"""TRAIN on a tiny real model: results, resume, interruption and refusals."""
+"""TRAIN on a tiny real model: results, resume, interruption and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _lora(**more: Any) -> dict[str, Any]:
 
 
 class _Recorder(NullReporter):
-    """Keeps (activity, step, loss), and sends this process SIGTERM when a training step is reached."""
+    """Records (activity, step, loss), and sends SIGTERM to this process at a training step."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ def _adapter(workspace: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(WorkspaceLayout(workspace).adapter / "adapter_model.safetensors"))
 
 
-def test_training_improves_the_held_out_loss_and_leaves_what_merge_needs(
+def test_training_improves_the_held_out_loss_and_writes_the_input_of_merge(
     workspace: Path, tmp_path: Path
 ) -> None:
-    """The result satisfies the contract; adapter, record and marker are there; progress shows every step."""
+    """The result follows the contract, adapter, record and marker exist, and progress shows every step."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=40, learningRate=0.01)
     progress = _Recorder()
     result = train(run, progress).document()
@@ -92,8 +92,8 @@ def test_a_finished_stage_returns_the_same_result_without_training(workspace: Pa
     assert progress.seen == []
 
 
-def test_base_model_stays_as_it_was(workspace: Path, tmp_path: Path) -> None:
-    """A base evaluation after training equals the one before: no quantized weight was touched."""
+def test_the_base_model_does_not_change(workspace: Path, tmp_path: Path) -> None:
+    """The base evaluation is the same before and after training, so no quantized weight has changed."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=3)
     first = train(run, NullReporter())
     layout = WorkspaceLayout(workspace)
@@ -105,10 +105,10 @@ def test_base_model_stays_as_it_was(workspace: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
-def test_interrupted_training_goes_on_to_the_same_adapter(
+def test_interrupted_training_resumes_and_ends_with_the_same_adapter(
     prepared_llama: Path, tmp_path: Path, variant: str
 ) -> None:
-    """SIGTERM at step 3 of 8 saves step 3; the second run ends where an uninterrupted one does."""
+    """SIGTERM at step 3 of 8 saves step 3. The second run has the result of an uninterrupted run."""
     settings: dict[str, Any] = {"maximumSteps": 8, "lora": _lora(variant=variant)}
     for name in ("whole", "cut"):
         shutil.copytree(prepared_llama / "workspace", tmp_path / name)
@@ -131,7 +131,7 @@ def test_interrupted_training_goes_on_to_the_same_adapter(
         assert torch.allclose(tensor, cut[name], atol=1e-6), name
 
 
-def test_a_broken_checkpoint_is_skipped_for_the_one_before(
+def test_training_skips_a_broken_checkpoint_and_uses_the_previous_one(
     workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = run_spec(workspace, tmp_path / "output", maximumSteps=6, checkpoint={"intervalSteps": 2})
@@ -147,8 +147,8 @@ def test_a_broken_checkpoint_is_skipped_for_the_one_before(
     assert steps == [3, 4, 5, 6]
 
 
-def test_interruption_after_the_last_step_trains_no_step_again(workspace: Path, tmp_path: Path) -> None:
-    """The last step's checkpoint suffices for the tuned evaluation."""
+def test_an_interruption_after_the_last_step_repeats_no_step(workspace: Path, tmp_path: Path) -> None:
+    """The last step's checkpoint is enough for the evaluation of the tuned model."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=4)
 
     class _Stop(_Recorder):
@@ -190,7 +190,7 @@ def test_a_module_that_prepare_did_not_quantize_is_a_mismatch(workspace: Path, t
     assert left_out in caught.value.message
 
 
-def test_packed_bytes_other_than_recorded_are_a_mismatch(workspace: Path, tmp_path: Path) -> None:
+def test_packed_bytes_that_differ_from_the_record_are_a_mismatch(workspace: Path, tmp_path: Path) -> None:
     layout = WorkspaceLayout(workspace)
     document = json.loads(layout.base_layout.read_text())
     name = document["quantized"][0] + ".weight"
@@ -201,8 +201,8 @@ def test_packed_bytes_other_than_recorded_are_a_mismatch(workspace: Path, tmp_pa
         train(run_spec(workspace, tmp_path / "output"), NullReporter())
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(workspace: Path, tmp_path: Path) -> None:
-    """NaN in the last norm of the checkpoint shows at the first step, and no checkpoint of it is kept."""
+def test_a_nan_loss_ends_the_run_and_names_the_step(workspace: Path, tmp_path: Path) -> None:
+    """NaN in the last norm is found at the first step, and no checkpoint is saved."""
     layout = WorkspaceLayout(workspace)
     for path in layout.quantized_model.glob("*.safetensors"):
         tensors = load_file(path)
@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(workspace: Pat
     assert newest_checkpoint(layout.checkpoints) is None
 
 
-def test_gradient_checkpointing_changes_memory_not_the_adapter(prepared_llama: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_does_not_change_the_adapter(prepared_llama: Path, tmp_path: Path) -> None:
     for name, value in (("with", True), ("without", False)):
         shutil.copytree(prepared_llama / "workspace", tmp_path / name)
         run = run_spec(tmp_path / name, tmp_path / "output", maximumSteps=3, gradientCheckpointing=value)
@@ -226,8 +226,8 @@ def test_gradient_checkpointing_changes_memory_not_the_adapter(prepared_llama: P
         assert torch.allclose(tensor, without[name], atol=1e-6), name
 
 
-def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -> None:
-    """Only positions with a label are projected onto the vocabulary, which must not change value or gradient."""
+def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Path) -> None:
+    """Only positions with a label are projected onto the vocabulary. This must not change value or gradient."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
     layout = WorkspaceLayout(workspace)
     dataset = training_dataset(open_table(layout.training_table))
@@ -247,7 +247,7 @@ def test_the_loss_on_a_cpu_is_the_loss_of_trl(workspace: Path, tmp_path: Path) -
 
 
 @pytest.mark.gpu
-def test_training_on_a_gpu_uses_it(workspace: Path, tmp_path: Path) -> None:
+def test_training_with_a_gpu_uses_the_gpu(workspace: Path, tmp_path: Path) -> None:
     result = train(run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20), NullReporter())
     assert result.device == torch.cuda.get_device_name()
     assert torch.cuda.max_memory_allocated() > 0
