@@ -16,7 +16,7 @@ _VOCABULARIES = {
     "llama 3": "Llama 3 (llama-models)",
     "byt5": "ByT5 bytes, no fast backend (transformers)",
 }
-# Beginnings of the names of families whose own vocabulary is in a package.
+# The names of families with a vocabulary in a package start with these words.
 _OWN = {
     "mistral v1": ("Mistral v0.1", "mistral-common v1"),
     "mistral v2": ("Mistral v0.2", "mistral-common v2"),

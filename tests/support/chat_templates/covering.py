@@ -74,7 +74,7 @@ def covering_set() -> dict[str, tuple[str, ...]]:
     """Return the conversations of each template: one of every kind, and all of the kinds on which it branches.
 
     Templates take turns within a kind. Then conversations are added until every pair of a template feature and a
-    conversation occurs, each to the template with that feature that has the fewest.
+    conversation occurs. Each goes to the template with this feature that has the fewest conversations.
     """
     chosen: dict[str, set[str]] = {}
     turns: Counter[str] = Counter()

@@ -104,11 +104,11 @@ class Judge:
                 full = self.render(messages[: index + 1], tools, generation=False)
             except RENDER_ERRORS:
                 return False
-            context = [text for m in messages[:index] for text in _said(m, history=True)]
+            context = [text for m in messages[:index] for text in _texts_of(m, history=True)]
             if not all(_occurs(text, prompt) for text in context):
                 return False
             # A trace that only this rendering drops can still be learned if the prompt opens it.
-            said = _said(message, history="<think>" in prompt[-12:])
+            said = _texts_of(message, history="<think>" in prompt[-12:])
             if not all(_occurs(text, full) for text in said):
                 return False
         return self._writes_every_message(messages, tools)
@@ -153,7 +153,7 @@ class Judge:
         text = tokenizer.decode(learned)
         faults = []
         place = 0
-        for part in _said(message, history=False):
+        for part in _texts_of(message, history=False):
             found = _find(part, text, place)
             if found is None:
                 faults.append(f"{part!r} not learned in order")
@@ -198,7 +198,7 @@ def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]
     return runs
 
 
-def _said(message: dict[str, Any], *, history: bool) -> list[str]:
+def _texts_of(message: dict[str, Any], *, history: bool) -> list[str]:
     """Return the texts of a message in order; without its reasoning if it is history."""
     content = message.get("content") or ""
     trace = message.get("reasoning_content") or ""

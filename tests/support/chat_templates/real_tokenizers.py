@@ -101,10 +101,10 @@ class RealTokenizers:
     def load(self, name: str) -> Any:
         """Return a new tokenizer with the vocabulary `name`."""
         if name not in self._loaded:
-            self._loaded[name] = self.load_anew(name)
+            self._loaded[name] = self.load_from_files(name)
         return _fresh(self._loaded[name])
 
-    def load_anew(self, name: str) -> Any:
+    def load_from_files(self, name: str) -> Any:
         """Return the tokenizer that transformers loads from its files, which takes seconds."""
         folder = self._folder / name.replace(" ", "-")
         if not (folder / "tokenizer_config.json").is_file():

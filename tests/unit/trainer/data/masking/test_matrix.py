@@ -147,7 +147,7 @@ def test_a_template_that_branches_on_reasoning_or_tools_sees_every_such_conversa
 
 
 def test_a_fresh_tokenizer_is_the_one_that_transformers_loads(tokenizers: RealTokenizers) -> None:
-    fresh, loaded = tokenizers.load("mistral v3"), tokenizers.load_anew("mistral v3")
+    fresh, loaded = tokenizers.load("mistral v3"), tokenizers.load_from_files("mistral v3")
     fresh_again = tokenizers.load("mistral v3")
     assert fresh.backend_tokenizer.to_str() == loaded.backend_tokenizer.to_str()
     fresh.add_tokens(["<|new|>"])
