@@ -167,7 +167,8 @@ def test_wrong_keys_are_named_without_being_shown(place: Kubectl, store: ObjectS
     for name, change in WRONG_KEYS.items():
         place.apply(jobs.secret(name, {**store.credentials, **change}), fetch_job(store, name, keys=name))
     for name in WRONG_KEYS:
-        job = product.follow(place, name, seconds=90)
+        # Both jobs share the machine's cores.
+        job = product.follow(place, name, seconds=2 * 90)
         assert product.condition(job, "Succeeded")["reason"] == "DatasetAccessDenied"
     shown = without_server(place.json("get", OBJECTS))
     values = {value for change in WRONG_KEYS.values() for value in {**store.credentials, **change}.values()}
