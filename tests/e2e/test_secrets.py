@@ -166,9 +166,7 @@ def test_wrong_keys_are_named_without_being_shown(place: Kubectl, store: ObjectS
     place.apply(jobs.secret("link", {"url": store.signed_url("rows", "held-out.jsonl")}))
     for name, change in WRONG_KEYS.items():
         place.apply(jobs.secret(name, {**store.credentials, **change}), fetch_job(store, name, keys=name))
-    for name in WRONG_KEYS:
-        # Both jobs share the machine's cores.
-        job = product.follow(place, name, seconds=2 * 90)
+        job = product.follow(place, name, seconds=90)
         assert product.condition(job, "Succeeded")["reason"] == "DatasetAccessDenied"
     shown = without_server(place.json("get", OBJECTS))
     values = {value for change in WRONG_KEYS.values() for value in {**store.credentials, **change}.values()}
