@@ -177,7 +177,10 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
         if says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
             reason = Reason.WORKSPACE_FULL
-            message = f"the workspace must have free space, found none ({error}); raise workspace.size"
+            message = (
+                f"the workspace must have free space, found none ({error}); "
+                "create the job again with a larger workspace.size"
+            )
             _log.error("%s: %s", reason, message)
         else:
             reason, message = _internal(error)

@@ -133,7 +133,9 @@ class Cluster:
             return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
         except ApiError as error:
             if error.status in {400, 403, 422}:
-                raise ChildRejectedError(f"{body['kind']} {name} was rejected: {error.message}") from error
+                raise ChildRejectedError(
+                    f"the API server rejected {body['kind']} {name}: {error.message}; free the quota or change the policy"
+                ) from error
             if error.status == 404:
                 # The namespace has been deleted or the API is not served.
                 raise ChildRejectedError(

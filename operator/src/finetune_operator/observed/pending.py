@@ -39,8 +39,8 @@ def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waitin
             return None
         return Waiting(
             Reason.CHILD_REFUSED,
-            f"Job {child.name} has had no pod for {int((now - child.created).total_seconds() // 30 * 30)} s: a quota "
-            f"or an admission policy may reject it; see `kubectl describe job {child.name}`",
+            f"Job {child.name} has had no pod for {int((now - child.created).total_seconds() // 30 * 30)} s. A quota "
+            f"or an admission policy may reject the pod. Run kubectl describe job {child.name}.",
         )
     pod = max(pods, key=lambda candidate: candidate.created)
     if pod.unschedulable is not None:

@@ -224,15 +224,15 @@ def check_workspace_size(
     if needed <= found:
         return None
     size = whole_gibibytes(needed)
-    short = f"the workspace must hold {binary_size(needed)} ({why}), it has {binary_size(found)}"
+    short = f"the workspace must hold {binary_size(needed)} ({why}), but it has {binary_size(found)}"
     if own_workspace and storage_class is not None and storage_class.expandable:
         return ExpandWorkspace(size, f"{short}; its storage class can expand it")
     remedy = (
-        f"create the job again with workspace.size: {size}"
+        f"Create the job again with workspace.size: {size}."
         if own_workspace
-        else f"expand the claim of workspace.existingClaim to {size}"
+        else f"Expand the claim of workspace.existingClaim to {size}."
     )
-    return InfeasibleWorkspace(f"{short} and its storage class cannot expand it; {remedy}")
+    return InfeasibleWorkspace(f"{short}. Its storage class cannot expand it. {remedy}")
 
 
 def _is_node_local(storage_class: StorageClass, further: Collection[str]) -> bool:

@@ -160,13 +160,13 @@ def out_of_memory_message(spec: FineTuneJobSpec, stage: Stage, needs: HostNeeds)
     """Say how much memory the stage had, why it is not tried again, and what to set."""
     more = format_bytes(_round_up(needs.memory_bytes * RETRY_FACTOR[0] // RETRY_FACTOR[1]))
     why = (
-        "the spec sets this size, so it is not raised"
+        "The spec sets this size, so the operator does not raise it"
         if _given(spec, stage).memory is not None
-        else "it was already raised once"
+        else "The operator already raised it once"
     )
     return (
-        f"{stage.value} must fit into its memory limit, but the kernel killed it at {format_bytes(needs.memory_bytes)} "
-        f"({why}); create the job again with resources.{stage.slug}.memory of at least {more}"
+        f"{stage.value} needs more than its memory limit of {format_bytes(needs.memory_bytes)}. {why}. "
+        f"Create the job again with resources.{stage.slug}.memory of at least {more}."
     )
 
 

@@ -16,8 +16,8 @@ LONGEST_MESSAGE = 1000
 _LONGEST_NAME = 80
 _LONGEST_FORMULA = 120
 _MEMORY_REMEDY = (
-    "Run NVIDIA's GPU feature discovery or AMD's node labeller, which label nodes with product and memory, or describe "
-    "the nodes in the chart's gpuProfiles with product or memory."
+    "Run NVIDIA's GPU feature discovery or AMD's Node Labeller. Or describe the nodes in the chart's gpuProfiles with "
+    "product or memory."
 )
 
 
@@ -45,15 +45,18 @@ def does_not_fit(
 
 def no_offer(resource_name: str) -> str:
     """Return the message for a resource that no node and no GPU profile offers."""
-    return f"A node or an entry of the chart's gpuProfiles must offer {_short(resource_name)}, found none."
+    return (
+        f"A node or an entry of the chart's gpuProfiles must offer {_short(resource_name)}, found none. Install the GPU's "
+        "device plugin, or describe the nodes in gpuProfiles."
+    )
 
 
 def not_eligible(resource_name: str, excluded: Sequence[tuple[Offer, str]]) -> str:
     """Return the message for a job whose selector and tolerations, or the chart, exclude every GPU, each with a reason."""
     offer, why = excluded[0]
     return (
-        f"The job must be allowed to use a GPU, found {len(excluded)} offers of {_short(resource_name)} and may use "
-        f"none of them. {_named(offer)}: {why}."
+        f"The job must be allowed to use a GPU, but it may use none of the {len(excluded)} GPU nodes or profiles with "
+        f"{_short(resource_name)}. {_named(offer)}: {why}."
     )
 
 
@@ -89,7 +92,7 @@ def requirement(rung: Rung) -> str:
     outside = estimate.device_bytes - estimate.peak_bytes
     return (
         f"With {plan_summary(rung.plan)}, the run needs {binary_size(estimate.device_bytes)}. Phase "
-        f"{estimate.bottleneck.value} peaks at {binary_size(estimate.peak_bytes)}; its largest part is {largest.name} "
+        f"{estimate.bottleneck.value} peaks at {binary_size(estimate.peak_bytes)}. Its largest part is {largest.name} "
         f"({binary_size(largest.bytes)}{formula}). CUDA and fragmentation add {binary_size(outside)}."
     )
 
@@ -136,7 +139,7 @@ def _shortage(offer: Offer, rung: Rung) -> str:
         else f" The run would already fail in phase {first.value}, which needs {binary_size(estimate.phases[first])}."
     )
     return (
-        f"The largest GPU here, {_named(offer)}, offers {binary_size(available)}, "
+        f"The largest GPU here, {_named(offer)}, offers {binary_size(available)}, which is "
         f"{binary_size(estimate.device_bytes - available)} too little.{failure}"
     )
 

@@ -123,7 +123,7 @@ def test_memory_that_the_user_set_is_not_raised_and_the_message_says_so() -> Non
     needs = stage_host(spec, Stage.MERGE, MISTRAL, None, None, 1)
     assert needs.memory_bytes == 2 * GIB
     message = out_of_memory_message(spec, Stage.MERGE, needs)
-    assert "the spec sets this size" in message
+    assert "The spec sets this size" in message
     assert "3Gi" in message
 
 

@@ -130,7 +130,7 @@ def test_the_page_shows_the_findings(tmp_path: Path) -> None:
     assert "TemplateRefused: 1" in shown
     assert "Digest of all examples: sha256:000" in shown
     legend, *marked = re.findall(r"<mark>(.*?)</mark>", render_html(document))
-    assert legend == "Marked text"
+    assert legend == "marked text"
     assert len(marked) == 3
     assert all(text.endswith("&lt;end&gt;") for text in marked)
 

@@ -55,7 +55,7 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
     "FewRows": ({"training_rows": 49}, 49, ["49"]),
     "ValidationLeakage": ({"leaked": NearCopies(1, 10, 0.8, ())}, 0.1, ["1 of 10", "10%"]),
     "ReasoningAsText": (
-        {"rows": replace(ROWS, with_reasoning=100), "reasoning_is_plain_text": True}, 1.0, ["100 rows", "Strip"],
+        {"rows": replace(ROWS, with_reasoning=100), "reasoning_is_plain_text": True}, 1.0, ["100 of 100 rows", "Strip"],
     ),
     "MixedReasoning": ({"rows": replace(ROWS, with_reasoning=90)}, 0.1, ["90%"]),
     "RowsRefused": (
@@ -63,7 +63,7 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
         0.03, ["3 of 100", "2 TooLong"],
     ),
     "TargetPromptsUncovered": ({"coverage": Coverage(10, 7, 0.5, ())}, 0.7, ["3 of 10"]),
-    "LowPromptVariety": ({"prompts": Prompts(90, 3, 90, 0.25)}, 0.25, ["75%", "0.25"]),
+    "LowPromptVariety": ({"prompts": Prompts(90, 3, 90, 0.25)}, 0.25, ["variety 0.25"]),
     "NearDuplicateRows": ({"near_duplicates": NearCopies(27, 90, 0.8, ())}, 0.3, ["27 of 90", "30%"]),
     "DuplicateRows": ({"rows": replace(ROWS, duplicates=5, held_out_copies=1)}, 0.06, ["6 of 100"]),
     "EmptyAnswers": ({"rows": replace(ROWS, empty_answers=3)}, 0.03, ["3 of 100"]),
@@ -72,7 +72,7 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
     ),
     "MixedLanguages": ({"languages": MIXED}, 0.75, ["75% en", "25% de"]),
     "ShortenedRows": ({"rows": replace(ROWS, shortened=6)}, 0.06, ["6 of 100"]),
-    "LoraCapacity": ({"capacity": Capacity(5_000_000, 1_000_000)}, 2.5, ["2.5 times", "1000000"]),
+    "LoraCapacity": ({"capacity": Capacity(5_000_000, 1_000_000)}, 2.5, ["2.5 times", "1,000,000"]),
 }  # fmt: skip
 
 

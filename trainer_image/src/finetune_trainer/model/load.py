@@ -37,8 +37,8 @@ def load_quantized(path: Path, device: str) -> Any:
     if device == "cuda" and not torch.cuda.is_available():
         raise StageError(
             Reason.GPU_NOT_VISIBLE,
-            "the run spec asks for device cuda and this process must see one, found none; check the driver, the "
-            "device plugin and runtimeClassName",
+            "the run needs a CUDA device, but this process sees none; check the driver, the device plugin and "
+            "runtimeClassName",
         )
     dtype = compute_dtype(device)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -57,7 +57,7 @@ def _few_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning 
     rows = statistics.training_rows
     return _below(
         "FewRows", rows, thresholds.minimum_rows,
-        f"only {rows} rows are left for training, so the model may memorize them; add rows",
+        f"the training set has {rows:,} {'row' if rows == 1 else 'rows'}, so the model may memorize them; add rows",
     )  # fmt: skip
 
 
@@ -65,17 +65,18 @@ def _validation_leakage(statistics: Statistics, thresholds: Thresholds) -> Datas
     leaked = statistics.leaked
     return _above(
         "ValidationLeakage", leaked.fraction, thresholds.leaked_fraction,
-        f"{leaked.rows} of {leaked.of} validation rows ({percent(leaked.fraction)}) have a near-duplicate in the training "
+        f"{leaked.rows:,} of {leaked.of:,} validation rows ({percent(leaked.fraction)}) have a near-duplicate in the training "
         "set, so the evaluation is optimistic; remove them, or use a separate validation source",
     )  # fmt: skip
 
 
 def _reasoning_as_text(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
+    rows = statistics.rows
     fraction = statistics.reasoning_fraction if statistics.reasoning_is_plain_text else 0.0
     return _above(
         "ReasoningAsText", fraction, thresholds.reasoning_as_text_fraction,
-        f"{statistics.rows.with_reasoning} rows ({percent(fraction)}) have a reasoning trace, and this chat template writes "
-        "it as ordinary text; set dataset.reasoning to Strip, or use a reasoning model",
+        f"{rows.with_reasoning:,} of {rows.kept:,} rows ({percent(fraction)}) have a reasoning trace, and this chat template "
+        "writes it as ordinary text; set dataset.reasoning to Strip, or use a reasoning model",
     )  # fmt: skip
 
 
@@ -93,18 +94,18 @@ def _empty_answers(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
     return _above(
         "EmptyAnswers", rows.empty_answers / max(1, rows.kept), thresholds.empty_answer_fraction,
         f"{rows.empty_answers:,} of {rows.kept:,} rows have an empty answer, so the model learns to say nothing; "
-        "complete or remove them, unless empty answers are intended",
+        "complete or remove them, unless you want empty answers",
     )  # fmt: skip
 
 
 def _rows_refused(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
     rows = statistics.rows
     fraction = share(rows.refused, rows.read)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in list(rows.refused_by_reason.items())[:3])
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in list(rows.refused_by_reason.items())[:3])
     return _above(
         "RowsRefused", fraction, thresholds.refused_fraction,
-        f"{rows.refused} of {rows.read} rows ({percent(fraction)}) were rejected: {reasons}; "
-        "the report shows examples of each reason, correct these rows",
+        f"{rows.refused:,} of {rows.read:,} rows ({percent(fraction)}) were rejected: {reasons}; "
+        "correct these rows (the report shows examples of each reason)",
     )  # fmt: skip
 
 
@@ -112,8 +113,8 @@ def _near_duplicate_rows(statistics: Statistics, thresholds: Thresholds) -> Data
     near = statistics.near_duplicates
     return _above(
         "NearDuplicateRows", near.fraction, thresholds.near_duplicate_fraction,
-        f"{near.rows} of {near.of} training rows ({percent(near.fraction)}) are near-duplicates of an earlier row and "
-        "give it extra weight; remove them, or replace them with different rows",
+        f"{near.rows:,} of {near.of:,} training rows ({percent(near.fraction)}) are near-duplicates of an earlier row, so "
+        "their content gets extra weight; remove them, or replace them with different rows",
     )  # fmt: skip
 
 
@@ -123,8 +124,8 @@ def _duplicate_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWa
     fraction = share(copies, rows.read)
     return _above(
         "DuplicateRows", fraction, thresholds.duplicate_fraction,
-        f"{copies} of {rows.read} rows ({percent(fraction)}) exactly repeat another row and were left out, so fewer "
-        "rows are trained than the file holds; check how the file is made",
+        f"{copies:,} of {rows.read:,} rows ({percent(fraction)}) exactly repeat another row, and PREPARE left them out; "
+        "check the process that makes the file",
     )  # fmt: skip
 
 
@@ -133,8 +134,9 @@ def _repeated_answers(statistics: Statistics, thresholds: Thresholds) -> Dataset
     most = answers.most_frequent[0].count if answers.most_frequent else 0
     return _above(
         "RepeatedAnswers", answers.fraction, thresholds.repeated_answer_fraction,
-        f"{answers.repeated} of {answers.rows} training rows ({percent(answers.fraction)}) have the same answer as "
-        f"another row, the most frequent answer {most} times; balance the answers, unless the task has only a few",
+        f"{answers.repeated:,} of {answers.rows:,} training rows ({percent(answers.fraction)}) have the same answer as "
+        f"another row. The most frequent answer occurs {most:,} times; balance the answers, unless the task has few "
+        "possible answers",
     )  # fmt: skip
 
 
@@ -144,8 +146,8 @@ def _low_prompt_variety(statistics: Statistics, thresholds: Thresholds) -> Datas
         return None
     return _below(
         "LowPromptVariety", variety, thresholds.minimum_prompt_variety,
-        f"each prompt shares on average {percent(1 - variety)} of its words and word pairs with the most similar other "
-        f"prompt (variety {variety:.2f}); add more varied prompts, like those in production",
+        f"the prompts are alike: variety {variety:.2f} on a scale from 0 to 1; add more varied prompts, like those in "
+        "production",
     )  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def _targets_uncovered(statistics: Statistics, thresholds: Thresholds) -> Datase
         return None
     return _below(
         "TargetPromptsUncovered", coverage.fraction, thresholds.minimum_coverage,
-        f"{coverage.targets - coverage.covered} of {coverage.targets} target prompts have no similar training prompt; "
+        f"{coverage.targets - coverage.covered:,} of {coverage.targets:,} target prompts have no similar training prompt; "
         "add rows for the prompts that the report lists",
     )  # fmt: skip
 
@@ -168,8 +170,8 @@ def _mixed_languages(statistics: Statistics, thresholds: Thresholds) -> DatasetW
     named = ", ".join(f"{percent(item.fraction)} {item.code}" for item in mix.languages[:3])
     return _below(
         "MixedLanguages", mix.main_fraction, thresholds.minimum_language_fraction,
-        f"the rows are in several languages ({named} of {mix.determined} sampled rows); check that this is intended, "
-        "and that each answer is in the language of its prompt",
+        f"{mix.determined:,} sampled rows are in several languages ({named}); check that you want this, and that each "
+        "answer is in the language of its prompt",
     )  # fmt: skip
 
 
@@ -178,7 +180,7 @@ def _shortened_rows(statistics: Statistics, thresholds: Thresholds) -> DatasetWa
     fraction = share(rows.shortened, rows.kept)
     return _above(
         "ShortenedRows", fraction, thresholds.shortened_fraction,
-        f"{rows.shortened} of {rows.kept} rows ({percent(fraction)}) lost their earliest turns because they exceed "
+        f"{rows.shortened:,} of {rows.kept:,} rows ({percent(fraction)}) lost their earliest turns because they exceed "
         "training.maximumLength; raise it if the answers need these turns",
     )  # fmt: skip
 
@@ -189,8 +191,8 @@ def _lora_capacity(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
         return None
     return _above(
         "LoraCapacity", capacity.ratio, thresholds.maximum_capacity_ratio,
-        f"the answers hold about {capacity.ratio:.1f} times the information that {capacity.trainable_parameters} adapter "
-        "parameters can store; raise training.lora.rank, or adapt all linear layers",
+        f"the answers hold about {capacity.ratio:.1f} times the information that {capacity.trainable_parameters:,} adapter "
+        "parameters can store; raise training.lora.rank, or set training.lora.targetModules to AllLinear",
     )  # fmt: skip
 
 

@@ -29,5 +29,6 @@ def credentials(
     wanted = " or ".join(" and ".join(names) for names in CREDENTIALS[kind])
     raise StageError(
         target.access_denied,
-        f"the Secret for {target.name}.source must hold {wanted}, found none of these complete; add the keys",
+        f"the Secret for {target.name}.source must hold {wanted}, but no set of keys is complete; add the "
+        "missing keys",
     )

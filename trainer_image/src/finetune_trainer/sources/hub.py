@@ -130,16 +130,19 @@ class HubRepository:
         except GatedRepoError as error:
             raise self._denied() from error
         except RevisionNotFoundError as error:
-            raise self._missing(f"revision, found no {self._revision!r} in {self._repository}") from error
+            raise self._missing(
+                f"an existing revision, found no {self._revision!r} in {self._repository}; check revision"
+            ) from error
         except RepositoryNotFoundError as error:
             # The hub answers 401 for a private repository and for one that does not exist.
             if error.response is not None and error.response.status_code == 401 and self._token:
                 raise self._denied() from error
             raise self._missing(
-                f"repository, found no {self._repository}; a private one needs tokenSecretRef"
+                f"an existing repository, found no {self._repository}; check the name, or set tokenSecretRef for a "
+                "private one"
             ) from error
         except HFValidationError as error:
-            raise self._missing(f"repository as ORGANIZATION/NAME: {error}") from error
+            raise self._missing(f"an existing repository as ORGANIZATION/NAME: {error}") from error
         except (
             HfHubHTTPError,
             LocalEntryNotFoundError,
@@ -160,7 +163,9 @@ class HubRepository:
         if status in {401, 402, 403, 451} or denied:
             raise self._denied() from error
         if status in {404, 410}:
-            raise self._missing(f"file, found one missing from {self._repository}") from error
+            raise self._missing(
+                f"existing files, but {self._repository} lacks one; check the repository and revision"
+            ) from error
         network = isinstance(error, ConnectionError | TimeoutError)
         if isinstance(error, OSError) and error.errno is not None and not network:
             raise error
@@ -173,12 +178,12 @@ class HubRepository:
         )
 
     def _missing(self, what: str) -> StageError:
-        return StageError(self._target.not_found, f"{self._target.name}.source must name an existing {what}")
+        return StageError(self._target.not_found, f"{self._target.name}.source must name {what}")
 
     def _denied(self) -> StageError:
         return StageError(
             self._target.access_denied,
-            f"the token must be allowed to read {self._repository}, found it gated or private; "
+            f"the job must be allowed to read {self._repository}, which is gated or private; "
             f"request access and set {self._target.name}.source.huggingFace.tokenSecretRef to a valid token",
         )
 

@@ -258,7 +258,7 @@ def _rejection(reason: Reason | None, found: str, target: FetchTarget) -> StageE
     if reason is Reason.DATASET_ACCESS_DENIED:
         return StageError(
             target.access_denied,
-            f"the credentials for {target.name}.source must be allowed to read it, found {found}; "
+            f"the credentials for {target.name}.source must allow reading it, but the store answered {found}; "
             "correct the Secret or the store's permissions",
         )
     return StageError(

@@ -46,6 +46,6 @@ def _retry_or_fail(state: Reconciliation, spec: FineTuneJobSpec, outcome: Attemp
     message = outcome.message
     if killed:
         had = size_host(spec, draft, state.settings, draft.out_of_memory_kills - 1)
-        message = f"{message}; {out_of_memory_message(spec, draft.stage, had)}"
+        message = f"{message}. {out_of_memory_message(spec, draft.stage, had)}"
     log_tail = outcome.result.log_tail if outcome.result is not None else ()
     return state.with_draft(draft.fail(outcome.reason, message, log_tail))

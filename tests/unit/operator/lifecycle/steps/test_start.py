@@ -15,7 +15,7 @@ def test_a_rejected_child_is_reported_and_created_again_later() -> None:
     world = World()
     world.step(lose_actions=True)
     world.rejection = Rejection(
-        "Job demo-prepare-0 was rejected: exceeded quota", world.now + timedelta(seconds=15)
+        "the API server rejected Job demo-prepare-0: exceeded quota", world.now + timedelta(seconds=15)
     )
     world.settle()
     assert world.created == []

@@ -121,4 +121,21 @@ def test_too_many_rejected_rows_fail_with_rows_and_remedy() -> None:
     with pytest.raises(StageError) as caught:
         report.require_acceptable(0.19, "dataset")
     assert caught.value.reason is Reason.INVALID_DATASET
-    assert "2 of 10: 2 EmptyAnswer (rows 3, 5; messages[1].content" in caught.value.message
+    assert caught.value.message == (
+        "at most 19.00% of the dataset's rows may be rejected, found 2 of 10. 2 EmptyAnswer in rows 3, 5. "
+        f"Row 3, messages[1].content: the answer has no text. Remedy: {REMEDIES[RowReason.EMPTY_ANSWER]}."
+    )
+
+
+def test_a_failure_explains_three_reasons_and_counts_the_others() -> None:
+    report = DatasetReport(rows=20)
+    reasons = list(RowReason)[:5]
+    for number, reason in enumerate(reasons):
+        for row in range(5 - number):
+            report.reject(10 * number + row, RowRejected(reason, "messages", "wrong"))
+    with pytest.raises(StageError) as caught:
+        report.require_acceptable(0, "dataset")
+    message = caught.value.message
+    assert f"5 {reasons[0]} in rows 0, 1, 2, ... Row 0," in message
+    assert message.count("Remedy: ") == 3
+    assert message.endswith(f" 2 {reasons[3]}, 1 {reasons[4]}.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finetune_trainer.data.masking.example import Example
 
 _EXAMPLES_NAMED = 3
+_REASONS_NAMED = 3
 _EXAMPLES_KEPT = 20
 _CONTENT_CHARACTERS = 200
 _DETAIL_CHARACTERS = 300
@@ -119,8 +120,8 @@ class DatasetReport:
         reason = Reason.MALFORMED_DATASET if malformed else Reason.INVALID_DATASET
         raise StageError(
             reason,
-            f"at most {maximum_fraction:.2%} of the {name}'s rows may be rejected, found {rejected} of {self.rows}: "
-            + "; ".join(self._summary()),
+            f"at most {maximum_fraction:.2%} of the {name}'s rows may be rejected, found {rejected} of {self.rows}. "
+            + " ".join(self._summary()),
         )
 
     def document(self) -> dict[str, Any]:
@@ -177,14 +178,18 @@ class DatasetReport:
         return excerpt(self.redact(text[:_CONTENT_READ]), _CONTENT_CHARACTERS)
 
     def _summary(self) -> list[str]:
+        """Return sentences about the most frequent reasons, and about the number of the others."""
         texts = []
-        for reason, count in self.rejected.most_common():
-            first = self.examples[reason]
-            rows = ", ".join(str(item.row) for item in first[:_EXAMPLES_NAMED])
-            more = ", ..." if count > _EXAMPLES_NAMED else ""
-            noun = "row" if count == 1 else "rows"
-            found = f"{first[0].field}: {first[0].detail}"
-            texts.append(f"{count} {reason} ({noun} {rows}{more}; {found}; {REMEDIES[reason]})")
+        reasons = self.rejected.most_common()
+        for reason, count in reasons[:_REASONS_NAMED]:
+            named = self.examples[reason][:_EXAMPLES_NAMED]
+            rows = ", ".join(str(item.row) for item in named) + (", ..." if count > len(named) else ".")
+            texts.append(
+                f"{count} {reason} in {'row' if count == 1 else 'rows'} {rows} "
+                f"Row {named[0].row}, {named[0].field}: {named[0].detail}. Remedy: {REMEDIES[reason]}."
+            )
+        if others := reasons[_REASONS_NAMED:]:
+            texts.append(", ".join(f"{count} {reason}" for reason, count in others) + ".")
         return texts
 
 

@@ -117,7 +117,7 @@ def _occupied(destination: Path, found: str) -> StageError:
     return StageError(
         Reason.DESTINATION_UNWRITABLE,
         f"the output folder {destination.name} must be empty or hold this job's own artifacts, found {found}; "
-        "choose another path or remove it",
+        "choose another output path, or empty the folder",
     )
 
 

@@ -57,12 +57,12 @@ def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | No
 
 
 def describe_full(reading: Reading | None) -> str:
-    """Describe the content of the full memory in words."""
+    """Describe the content of the full memory in sentences, without the last full stop."""
     if reading is None:
-        return "it was full before anything could be measured"
+        return "The memory was full before it could be measured"
     return (
-        f"it was full: of {_gib(reading.total)} GiB, tensors took {_gib(reading.allocated_peak)} GiB at most, torch's "
-        f"allocator held {_gib(reading.reserved_peak)} GiB, context and others {_gib(reading.outside)} GiB"
+        f"The GPU has {_gib(reading.total)} GiB. Tensors took at most {_gib(reading.allocated_peak)} GiB, the allocator "
+        f"held {_gib(reading.reserved_peak)} GiB, and context and others took {_gib(reading.outside)} GiB"
     )
 
 

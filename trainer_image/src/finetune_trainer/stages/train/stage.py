@@ -189,7 +189,7 @@ def _out_of_memory(run: RunSpec) -> StageError:
     checkpointing = "with" if training.gradient_checkpointing else "without"
     return StageError(
         Reason.GPU_OUT_OF_MEMORY,
-        f"the GPU's memory must hold what was planned: micro-batches of {training.micro_batch_size} sequences of up to "
-        f"{training.maximum_length} tokens, {checkpointing} gradient checkpointing; {memory.describe_full(memory.read())}; "
-        "lower training.microBatchSize or training.maximumLength, or use a larger GPU",
+        f"the GPU must hold micro-batches of {training.micro_batch_size} sequences of up to {training.maximum_length} "
+        f"tokens, {checkpointing} gradient checkpointing. {memory.describe_full(memory.read())}. "
+        "Lower training.microBatchSize or training.maximumLength, or use a larger GPU.",
     )
