@@ -1,4 +1,4 @@
-"""Nodes as their labellers write them, for the tests of the GPU inventory."""
+"""Nodes as their labelers write them, for the tests of the GPU inventory."""
 
 from __future__ import annotations
 

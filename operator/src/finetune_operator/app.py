@@ -113,7 +113,7 @@ class Operator:
                 _logger.warning("the Lease was not released; it will expire: %s", error)
 
     async def _lead(self, api: ApiClient, configuration: Configuration, fetcher: HttpFetcher) -> None:
-        """Run the leader's parts until cancelled."""
+        """Run the leader's parts until canceled."""
         settings = self._settings
         self._leading = True
         cluster = Cluster(api, self._identity or "finetune-operator")

@@ -149,7 +149,7 @@ class Informer:
             self._gpus.replace([project_node(body) for body in nodes.items])
 
     async def resynchronize(self, period: float) -> None:
-        """Repeat `synchronize` every `period` seconds until cancelled."""
+        """Repeat `synchronize` every `period` seconds until canceled."""
         while True:
             await asyncio.sleep(period)
             try:

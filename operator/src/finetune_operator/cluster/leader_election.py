@@ -53,7 +53,7 @@ class Elector:
         _logger.info("holds Lease %s/%s as %s", self.namespace, self.name, self.identity)
 
     async def hold(self) -> None:
-        """Renew until cancelled. Raises LeaseLostError after too long without a renewal."""
+        """Renew until canceled. Raises LeaseLostError after too long without a renewal."""
         renewed = self.clock()
         while True:
             await asyncio.sleep(self.timing.retry_period)

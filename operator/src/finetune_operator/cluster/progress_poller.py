@@ -44,7 +44,7 @@ class ProgressPoller:
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def run(self) -> None:
-        """Poll until cancelled."""
+        """Poll until canceled."""
         while True:
             await self.poll()
             await asyncio.sleep(self._period)

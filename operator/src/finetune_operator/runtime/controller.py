@@ -75,7 +75,7 @@ class Controller:
         self._volumes = VolumeReader(cluster, clock)
 
     async def work(self) -> None:
-        """Reconcile keys until cancelled. A key that failed is added again after a delay that grows with each failure."""
+        """Reconcile keys until canceled. A key that failed is added again after a delay that grows with each failure."""
         while True:
             key = await self._queue.get()
             started = self._clock()
@@ -169,7 +169,7 @@ class Controller:
 
 
 async def run_workers(controller: Controller, count: int) -> None:
-    """Run `count` workers until cancelled or until one of them raises an error."""
+    """Run `count` workers until canceled or until one of them raises an error."""
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             group.create_task(controller.work(), name=f"worker-{number}")

@@ -1,6 +1,6 @@
-"""Reads the evidence about a node's GPUs from the labels and annotations of every known labeller, in order of precedence.
+"""Reads the evidence about a node's GPUs from the labels and annotations of every known labeler, in order of precedence.
 
-1. NVIDIA GPU feature discovery (GFD) and AMD's node labeller, which ask the driver.
+1. NVIDIA GPU feature discovery (GFD) and AMD's Node Labeller, which ask the driver.
 2. HAMi's annotation, which comes from the driver too, but has no label to select by.
 3. Autoscalers (Karpenter, EKS, Azure) and clouds (GKE, AWS, Alibaba, Tencent, CoreWeave), which know their order.
 4. The instance type, if all instances of the type have one kind of GPU.
@@ -47,7 +47,7 @@ _MEMORY = re.compile(r"^(\d+)\s*(m|mi|mib|mb|g|gi|gib|gb)?$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence of one labeller: a product's name, the total memory in MiB, or both.
+    """The evidence of one labeler: a product's name, the total memory in MiB, or both.
 
     `labels` are those by which a pod can select the GPU. `measured` means that the total comes from the driver. Other
     totals are advertised sizes, which are larger.

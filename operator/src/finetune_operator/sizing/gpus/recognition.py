@@ -115,7 +115,7 @@ def _mps_share(gpu: Gpu, clients: int) -> Gpu:
 
 
 def _size(item: Evidence, later: Sequence[Evidence]) -> Gpu | None:
-    """Return the GPU of one labeller; None if it has neither name nor memory."""
+    """Return the GPU of one labeler; None if it has neither name nor memory."""
     base, mig_profile = split_mig(item.name)
     match = match_product(base, _hint(item, later) if mig_profile is None else None)
     if mig_profile is not None:
@@ -158,7 +158,7 @@ def _slice(item: Evidence, match: Match | None, mig_profile: str) -> Gpu | None:
 
 
 def _hint(item: Evidence, later: Sequence[Evidence]) -> int | None:
-    """Return the total in MiB that decides between sizes of one name: the labeller's own, else the next one's."""
+    """Return the total in MiB that decides between sizes of one name: the labeler's own, else the next one's."""
     if item.memory_mib is not None:
         return item.memory_mib
     for other in later:
