@@ -55,7 +55,7 @@ def test_every_stage_adds_the_member_of_its_name(
         (runner.Terminated("SIGTERM"), Reason.INTERRUPTED, "stopped by SIGTERM"),
         (KeyError("x"), Reason.INTERNAL_ERROR, "KeyError: 'x'"),
         (SystemExit(3), Reason.INTERNAL_ERROR, "SystemExit: 3"),
-        (OSError(errno.ENOSPC, "No space left on device"), Reason.WORKSPACE_FULL, "raise workspace.size"),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.WORKSPACE_FULL, "a larger workspace.size"),
     ],
 )
 def test_every_failure_has_a_reason_and_a_redacted_message(

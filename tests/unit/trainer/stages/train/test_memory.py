@@ -55,10 +55,10 @@ def test_an_out_of_memory_error_has_the_planned_and_measured_sizes(
     error = _out_of_memory(run_spec(tmp_path, tmp_path, microBatchSize=2, gradientCheckpointing=True))
     assert error.reason is Reason.GPU_OUT_OF_MEMORY
     assert "micro-batches of 2 sequences of up to 128 tokens, with gradient checkpointing" in error.message
-    assert "of 24.00 GiB, tensors took 10.00 GiB at most" in error.message
+    assert "The GPU has 24.00 GiB. Tensors took at most 10.00 GiB" in error.message
     assert "held 12.00 GiB" in error.message
-    assert "others 2.00 GiB" in error.message
-    assert "before anything could be measured" in describe_full(None)
+    assert "others took 2.00 GiB" in error.message
+    assert "before it could be measured" in describe_full(None)
 
 
 @pytest.mark.gpu
