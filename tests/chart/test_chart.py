@@ -9,10 +9,16 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
 from finetune_operator.cluster import rbac
+from finetune_operator.lifecycle.pod_defaults import defaults_digest
+from finetune_operator.manifests.jobs import build_job
 from finetune_operator.settings import Settings, parse_settings
+from finetune_operator.sizing.hosts import HostNeeds
 
 from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, only, render
+from tests.support.operator import make_job, make_spec
 from tests.support.repository import ROOT
 
 # kubernetes-validate knows only Kubernetes' own kinds, but the ServiceMonitor is from the Prometheus operator.
@@ -216,6 +222,38 @@ def test_changed_settings_start_new_pods() -> None:
     assert checksum() != checksum("--set", "workers=9")
 
 
+def test_pods_get_the_defaults_that_the_chart_renders() -> None:
+    """The whole way: values, settings file, operator, Job."""
+    trainer = parse_settings(settings_text(render("--values", str(CHART / "ci/full-values.yaml")))).trainer
+    spec, job = FineTuneJobSpec.parse(make_spec()), make_job()
+    host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
+    for stage in Stage:
+        body = build_job(job, spec, stage, 0, {}, trainer, host=host)
+        kubernetes_validate.validate(body, "1.36", strict=True)
+        pod = body["spec"]["template"]["spec"]
+        train = stage is Stage.TRAIN
+        assert pod["securityContext"]["runAsUser"] == 1000650000
+        assert pod["containers"][0]["resources"]["limits"]["cpu"] == ("8" if train else "2")
+        assert pod["runtimeClassName"] == ("nvidia" if train else "kata")
+        assert pod["nodeSelector"].get("kubernetes.io/os") == (None if train else "linux")
+        assert pod["nodeSelector"].get("kubernetes.io/arch") == ("amd64" if stage is Stage.PREPARE else None)
+
+
+def test_an_emptied_default_stays_empty() -> None:
+    none = "trainer.podDefaults.prepare=null,trainer.podDefaults.merge=null"
+    assert settings(render("--set", none))["trainer"]["podDefaults"] == {}
+    other = render("--set", r"trainer.podDefaults.prepare.nodeSelector.kubernetes\.io/os=null")
+    assert "prepare" not in json.dumps(
+        settings(other)["trainer"]["podDefaults"]["prepare"].get("nodeSelector")
+    )
+
+
+def test_new_pod_defaults_do_not_restart_running_stages_of_an_upgraded_operator() -> None:
+    """Jobs of an operator without pod defaults have no digest of them."""
+    trainer = parse_settings(settings_text(render())).trainer
+    assert {defaults_digest(trainer, stage) for stage in Stage} == {""}
+
+
 def test_ports_of_pod_probes_and_settings_agree() -> None:
     objects = render("--values", str(CHART / "ci/full-values.yaml"))
     (container,) = pod_spec(objects)["containers"]
@@ -270,6 +308,34 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("logLevel=TRACE", "logLevel"),
         ("trainer.huggingFaceEndpoint=hub.example.com", "trainer/huggingFaceEndpoint"),
         ("trainer.resources.train.memory=24GB", "trainer/resources/train/memory"),
+        ("trainer.podDefaults.securityContext.runAsUser=0", "podDefaults/securityContext/runAsUser"),
+        ("trainer.podDefaults.securityContext.fsGroup=0", "podDefaults/securityContext/fsGroup"),
+        ("trainer.podDefaults.securityContext.privileged=true", "'privileged' not allowed"),
+        ("trainer.podDefaults.securityContext.seccompProfile.type=Unconfined", "seccompProfile/type"),
+        ("trainer.podDefaults.securityContext.seccompProfile.type=Localhost", "localhostProfile"),
+        ("trainer.podDefaults.securityContext.seLinuxOptions.type=spc_t", "seLinuxOptions/type"),
+        ("trainer.podDefaults.hostNetwork=true", "'hostNetwork' not allowed"),
+        ("trainer.podDefaults.volumes[0].name=x", "'volumes' not allowed"),
+        ("trainer.podDefaults.train.securityContext.runAsUser=5", "'securityContext' not allowed"),
+        ("trainer.podDefaults.cpuLimit=lots", "podDefaults/cpuLimit"),
+        ("trainer.podDefaults.ephemeralStorage=0", "podDefaults/ephemeralStorage"),
+        ("trainer.podDefaults.tolerations[0].effect=NoSchedule", "podDefaults/tolerations/0"),
+        (
+            "trainer.podDefaults.securityContext.ids=Assigned,trainer.podDefaults.securityContext.fsGroup=5",
+            "must have no runAsUser, runAsGroup and fsGroup with ids: Assigned",
+        ),
+        (
+            r"trainer.podDefaults.labels.finetune\.dev/job=x",
+            "podDefaults.labels must not use keys that belong to the operator",
+        ),
+        (
+            r"trainer.podDefaults.merge.annotations.finetune\.dev/run=x",
+            "podDefaults.merge.annotations must not use keys",
+        ),
+        (
+            r"trainer.podDefaults.objectLabels.kueue\.x-k8s\.io/queue-name=x",
+            "must not use keys of Kueue",
+        ),
         ("replicas=2,leaderElection.enabled=false", "replicas must be at most 1"),
         ("serviceAccount.create=false", "serviceAccount.name must be given"),
     ],
@@ -285,10 +351,17 @@ def test_one_replica_without_election_is_never_doubled() -> None:
     assert not any(item["metadata"]["name"].endswith("-leases") for item in objects)
 
 
+def referenced(definitions: dict[str, Any], reference: str) -> dict[str, Any]:
+    found = definitions
+    for step in reference.removeprefix("#/definitions/").split("/"):
+        found = found[step]
+    return found
+
+
 def schema_leaves(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> set[str]:
     found = set()
     for name, value in schema["properties"].items():
-        field = definitions[value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+        field = referenced(definitions, value["$ref"]) if "$ref" in value else value
         path = f"{prefix}{name}"
         found |= schema_leaves(field, definitions, f"{path}.") if "properties" in field else {path}
     return found
@@ -298,9 +371,16 @@ def test_schema_knows_every_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
     known = schema_leaves(schema, schema["definitions"])
-    free = {"resources.requests", "resources.limits"}
-    inside = {path for path in values if any(path.startswith(f"{parent}.") for parent in free)}
-    assert known - free - {"global", "resources.claims"} == values - inside
+    blocks = {f"trainer.podDefaults.{name}" for name in ("prepare", "train", "merge", "securityContext")}
+    free = {"resources.requests", "resources.limits", "trainer.podDefaults.nodeSelector", *blocks}
+
+    def outer(paths: set[str]) -> set[str]:
+        """Paths up to the free-form mappings, whose members the file does not list."""
+        return {
+            next((parent for parent in free if f"{path}.".startswith(f"{parent}.")), path) for path in paths
+        }
+
+    assert outer(known) - {"global", "resources.claims"} == outer(values)
 
 
 def test_notes_warn_about_risky_values() -> None:

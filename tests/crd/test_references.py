@@ -41,7 +41,12 @@ def test_every_reason_has_a_heading_or_a_row() -> None:
 def test_every_chart_value_is_documented(generator: ModuleType) -> None:
     """Members of Kubernetes' own objects are an exception, because their parent documents them."""
     text = (ROOT / "helm/finetune-operator/values.yaml").read_text()
-    parents = ("resources", "trainer.resources.prepare", "trainer.resources.train", "trainer.resources.merge")
+    stages = ("prepare", "train", "merge")
+    parents = (
+        "resources",
+        *(f"trainer.resources.{stage}" for stage in stages),
+        *(f"trainer.podDefaults.{stage}.nodeSelector" for stage in stages),
+    )
 
     def leaves(values: dict[str, object], prefix: str = "") -> set[str]:
         found = set()

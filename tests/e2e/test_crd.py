@@ -132,6 +132,30 @@ VALID = {
     "quantities": {"resources__train": {"cpu": 4, "memory": "24Gi"}, "resources__merge__cpu": "500m"},
     "toleration of everything": {"resources__tolerations": [{"operator": "Exists"}]},
     "pod labels": {"podTemplate__labels": {"team": "a", "example.com/cost-centre": "42"}},
+    "pods of every stage": {
+        "podTemplate": {
+            "objectLabels": {"owner": "a"},
+            "nodeSelector": {"pool": "a"},
+            "nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["15"]}]},
+                {"matchExpressions": [{"key": "disk", "operator": "Exists"}]},
+            ],
+            "tolerations": [{"key": "a", "operator": "Exists"}],
+            "cpuLimit": 4,
+            "ephemeralStorage": "3Gi",
+            "ephemeralStorageLimit": "Request",
+            "securityContext": {
+                "runAsUser": 1000650000,
+                "supplementalGroups": [5000],
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/a.json"},
+                "appArmorProfile": {"type": "RuntimeDefault"},
+                "seLinuxOptions": {"type": "container_t", "level": "s0:c1"},
+            },
+            "train": {"cpuLimit": "Request", "runtimeClassName": "nvidia", "labels": {"stage": "a"}},
+        }
+    },
+    "assigned ids": {"podTemplate": {"securityContext": {"ids": "Assigned"}}},
+    "queue of pods": {"podTemplate__labels": {"kueue.x-k8s.io/queue-name": "q"}},
     "existing workspace": {"workspace__existingClaim": "scratch"},
     "lifecycle": {"lifecycle": {"deadlineSeconds": 60, "retries": 0, "keepWorkspace": "Never"}},
 }
@@ -245,6 +269,59 @@ INVALID = {
     "operator's annotation": (
         {"podTemplate__annotations": {"finetune.dev/run": "{}"}},
         "must not use the prefix",
+    ),
+    "label of the Job controller": ({"podTemplate__labels": {"job-name": "x"}}, "must not use the keys"),
+    "operator's label for one stage": (
+        {"podTemplate__merge": {"labels": {"finetune.dev/stage": "train"}}},
+        "must not use the prefixes",
+    ),
+    "queue of Jobs": (
+        {"podTemplate__objectLabels": {"kueue.x-k8s.io/queue-name": "q"}},
+        "because the operator finds and starts its Jobs itself",
+    ),
+    "root": ({"podTemplate__securityContext": {"runAsUser": 0}}, "greater than or equal to 1"),
+    "group of root": (
+        {"podTemplate__securityContext": {"supplementalGroups": [0]}},
+        "greater than or equal to 1",
+    ),
+    "privileged": ({"podTemplate__securityContext": {"privileged": True}}, "unknown field"),
+    "volumes": ({"podTemplate": {"volumes": []}}, "unknown field"),
+    "unconfined": (
+        {"podTemplate__securityContext": {"seccompProfile": {"type": "Unconfined"}}},
+        'supported values: "RuntimeDefault", "Localhost"',
+    ),
+    "profile without a name": (
+        {"podTemplate__securityContext": {"appArmorProfile": {"type": "Localhost"}}},
+        "must have localhostProfile exactly if the type is Localhost",
+    ),
+    "profile elsewhere": (
+        {
+            "podTemplate__securityContext": {
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "../a"}
+            }
+        },
+        "must be a relative path",
+    ),
+    "SELinux type of a privileged container": (
+        {"podTemplate__securityContext": {"seLinuxOptions": {"type": "spc_t"}}},
+        "should match",
+    ),
+    "assigned and given ids": (
+        {"podTemplate__securityContext": {"ids": "Assigned", "fsGroup": 5}},
+        "must have no runAsUser, runAsGroup and fsGroup with ids: Assigned",
+    ),
+    "no CPU at all": ({"podTemplate__train": {"cpuLimit": "0"}}, "must be more than 0"),
+    "values of Exists": (
+        {
+            "podTemplate__nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}
+            ]
+        },
+        "must have no values with the operator Exists or DoesNotExist",
+    ),
+    "toleration of a stage": (
+        {"podTemplate__prepare": {"tolerations": [{"effect": "NoSchedule"}]}},
+        "must have the operator Exists when it has no key",
     ),
     "artifact twice": ({"output__artifacts": ["Adapter", "Adapter"]}, "Duplicate value"),
     "no artifact": ({"output__artifacts": []}, "should have at least 1 items"),

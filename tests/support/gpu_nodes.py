@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_operator.api.pod_merge import NodeRules, SelectedLabel
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 
 GIB = 2**30
@@ -71,3 +72,9 @@ def nvidia(name: str, product: str, memory: int, count: int = 1, **others: Any) 
     """A node with whole NVIDIA GPUs as feature discovery labels it."""
     labels = {**gfd(product, memory), **others.pop("labels", {})}
     return node(name, labels, {"nvidia.com/gpu": str(count)}, **others)
+
+
+def selecting(labels: dict[str, str]) -> NodeRules:
+    """The rules of a pod with this node selector."""
+    field = "resources.nodeSelector"
+    return NodeRules(labels=tuple(SelectedLabel(key, value, field) for key, value in labels.items()))

@@ -52,7 +52,12 @@ def make_node(
             "name": name,
             "uid": f"uid-{name}",
             "resourceVersion": "1",
-            "labels": {"kubernetes.io/hostname": name, **discovered, **(labels or {})},
+            "labels": {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                **discovered,
+                **(labels or {}),
+            },
         },
         "status": {
             "allocatable": {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": str(gpus)},

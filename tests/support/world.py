@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage, child_name
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage, child_name
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import (
     CreateClaim,
@@ -211,7 +211,7 @@ class World:
             return
         self.created.append(name)
         self.bodies[name] = body
-        labels = body["metadata"]["labels"]
+        labels, annotations = body["metadata"]["labels"], body["metadata"].get("annotations", {})
         version = self._version()
         self.children[name] = ChildJob(
             name=name,
@@ -225,7 +225,8 @@ class World:
             deleting=False,
             finished=False,
             failure=None,
-            placement=body["metadata"].get("annotations", {}).get(PLACEMENT_ANNOTATION, ""),
+            placement=annotations.get(PLACEMENT_ANNOTATION, ""),
+            pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
         )
 
 

@@ -49,9 +49,50 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
+{{- /* Fails if a label or annotation has a key of the operator or of the Job controller; takes field and keys. */ -}}
+{{- define "finetune-operator.checkKeys" -}}
+{{- $field := .field -}}
+{{- range $key, $_ := .keys -}}
+{{- if or (regexMatch "^(finetune[.]dev|app[.]kubernetes[.]io|batch[.]kubernetes[.]io)/" $key) (has $key (list "job-name" "controller-uid")) -}}
+{{- fail (printf "trainer.podDefaults.%s must not use keys that belong to the operator or to Kubernetes, found %s" $field $key) -}}
+{{- end -}}
+{{- if and (hasPrefix "object" $field) (hasPrefix "kueue.x-k8s.io/" $key) -}}
+{{- fail (printf "trainer.podDefaults.%s must not use keys of Kueue, because it would suspend the Jobs that the operator starts, found %s" $field $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails on pod defaults that the schema cannot reject with a clear message. */ -}}
+{{- define "finetune-operator.checkPodDefaults" -}}
+{{- $pods := . -}}
+{{- range $stage := list "" "prepare" "train" "merge" -}}
+{{- $block := ternary $pods (index $pods $stage) (eq $stage "") | default dict -}}
+{{- range $field := list "labels" "annotations" "objectLabels" "objectAnnotations" -}}
+{{- $path := ternary $field (printf "%s.%s" $stage $field) (eq $stage "") -}}
+{{- include "finetune-operator.checkKeys" (dict "field" $path "keys" (index $block $field)) -}}
+{{- end -}}
+{{- end -}}
+{{- $security := $pods.securityContext | default dict -}}
+{{- if and (eq (default "" $security.ids) "Assigned") (or $security.runAsUser $security.runAsGroup $security.fsGroup) -}}
+{{- fail "trainer.podDefaults.securityContext must have no runAsUser, runAsGroup and fsGroup with ids: Assigned" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The members of a mapping that are set, as JSON. */ -}}
+{{- define "finetune-operator.given" -}}
+{{- $given := dict -}}
+{{- range $name, $value := . -}}
+{{- if $value -}}
+{{- $_ := set $given $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $given -}}
+{{- end -}}
+
 {{- /* The operator's settings file. */ -}}
 {{- define "finetune-operator.settings" -}}
 {{- $trainer := .Values.trainer -}}
+{{- include "finetune-operator.checkPodDefaults" $trainer.podDefaults -}}
 {{- dict
   "trainer" (dict
     "image" (include "finetune-operator.image" (dict "image" $trainer.image "defaultTag" .Chart.AppVersion))
@@ -61,6 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "huggingFaceEndpoint" $trainer.huggingFaceEndpoint
     "resources" $trainer.resources
     "limits" $trainer.limits
+    "podDefaults" (include "finetune-operator.given" $trainer.podDefaults | fromJson)
     "stackProfile" $trainer.stackProfile)
   "gpuProfiles" .Values.gpuProfiles
   "allowTimeSlicing" .Values.allowTimeSlicing

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.plan import Device
+from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.run_spec import Limits
@@ -23,6 +24,12 @@ from finetune_operator.sizing.memory.stack import StackProfile, parse_stack
 
 PATH_VARIABLE = "FINETUNE_OPERATOR_SETTINGS"
 DEFAULT_PATH = "/etc/finetune-operator/settings.json"
+
+POD_DEFAULTS: dict[str, Any] = {
+    "prepare": {"nodeSelector": {"kubernetes.io/os": "linux"}},
+    "merge": {"nodeSelector": {"kubernetes.io/os": "linux"}},
+}
+"""The chart's `trainer.podDefaults`. TRAIN runs where the GPUs are, so only the CPU stages must avoid Windows nodes."""
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 
@@ -85,8 +92,21 @@ class TrainerSettings(_Settings):
     """Base URL of the hub that PREPARE uses; empty for the public one."""
     resources: StageDefaults = StageDefaults()
     limits: LimitSettings = LimitSettings()
+    pod_defaults: dict[str, Any] = POD_DEFAULTS
+    """Additions to the pods of all FineTuneJobs (docs/pods.md)."""
     stack_profile: dict[str, Any] = {}
     """Properties of the image's software that determine memory; they replace the built-in ones (docs/stack-profile.md)."""
+
+    @cached_property
+    def defaults(self) -> PodTemplate:
+        """The additions to all pods, parsed."""
+        return parse_pod_defaults(self.pod_defaults)
+
+    @model_validator(mode="after")
+    def _defaults_are_usable(self) -> Self:
+        """Parse the defaults now, so that an error stops the start and not the first job."""
+        _ = self.defaults
+        return self
 
 
 class ClientSettings(_Settings):

@@ -22,6 +22,14 @@ def test_every_setting_but_the_image_has_a_default() -> None:
         ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
         ('{"trainer": {"image": "i", "stackProfile": {"odd": 1}}}', "found stack profile: odd is unknown"),
         ('{"trainer": {"image": "i"}, "calibration": {"odd": 1}}', "found calibration: odd is unknown"),
+        (
+            '{"trainer": {"image": "i", "podDefaults": {"securityContext": {"runAsUser": 0}}}}',
+            "trainer: podDefaults.securityContext.runAsUser",
+        ),
+        (
+            '{"trainer": {"image": "i", "podDefaults": {"labels": {"finetune.dev/job": "x"}}}}',
+            "podDefaults.labels must not use keys",
+        ),
     ],
 )
 def test_unusable_settings_say_what_is_wrong(content: str, message: str) -> None:
@@ -46,3 +54,11 @@ def test_download_limits_reach_the_run_spec() -> None:
     content = '{"trainer": {"image": "i", "limits": {"datasetBytes": 7, "allowPrivateAddresses": true}}}'
     limits = parse_settings(content).trainer.limits.to_limits()
     assert (limits.dataset_bytes, limits.allow_private_addresses) == (7, True)
+
+
+def test_pod_defaults_of_the_file_replace_the_built_in_ones() -> None:
+    built_in = parse_settings('{"trainer": {"image": "i"}}').trainer.defaults
+    assert built_in.prepare.node_selector == {"kubernetes.io/os": "linux"}
+    assert not built_in.train.node_selector, "GPUs decide where TRAIN runs"
+    none = parse_settings('{"trainer": {"image": "i", "podDefaults": {}}}').trainer.defaults
+    assert not none.prepare.node_selector

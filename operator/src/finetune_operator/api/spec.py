@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from finetune_operator.api.pods import PodTemplate, Toleration
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.sources import (
     DatasetSource,
@@ -177,16 +178,6 @@ class StageResources(SpecValue):
     memory: Quantity | None = None
 
 
-class Toleration(SpecValue):
-    """A toleration of the TRAIN pod, as in core/v1."""
-
-    key: str | None = None
-    operator: Literal["Exists", "Equal"] | None = None
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
-
-
 class Resources(SpecValue):
     """Resource requests of the stages' pods. Node selector, tolerations and runtime class apply to TRAIN only."""
 
@@ -200,21 +191,6 @@ class Resources(SpecValue):
     tolerations: tuple[Toleration, ...] = ()
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
-
-
-class ImagePullSecret(SpecValue):
-    """Name of a Secret with registry credentials."""
-
-    name: ObjectName
-
-
-class PodTemplate(SpecValue):
-    """Additions to the pod of every stage."""
-
-    service_account_name: ObjectName | None = None
-    image_pull_secrets: tuple[ImagePullSecret, ...] = ()
-    labels: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
-    annotations: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
 
 
 class Workspace(SpecValue):

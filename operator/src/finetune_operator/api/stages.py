@@ -17,6 +17,8 @@ ATTEMPT_LABEL = "finetune.dev/attempt"
 RUN_ANNOTATION = "finetune.dev/run"
 PLACEMENT_ANNOTATION = "finetune.dev/placement"
 """Annotation of TRAIN's Job: the digest of the plan and the GPUs for which it was created (lifecycle/sizing.py)."""
+POD_DEFAULTS_ANNOTATION = "finetune.dev/pod-defaults"
+"""Annotation of a stage's Job: the digest of the pod defaults with which it was created (lifecycle/pod_defaults.py)."""
 CONTAINER_NAME = "trainer"
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
+from finetune_operator.api.pods import reserved_keys, why_reserved
 from finetune_operator.api.sources import (
     AZURE_URI,
     ENDPOINT,
@@ -21,7 +22,6 @@ from finetune_operator.api.sources import (
     S3Object,
 )
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import GROUP
 from finetune_operator.errors import InvalidSpecError
 
 MAXIMUM_NAME_LENGTH = 45
@@ -147,15 +147,11 @@ def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
     """The operator finds its pods by these labels, so users must not set them."""
-    template = spec.pod_template
-    for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
-        for key in keys:
-            if key.startswith(_RESERVED_PREFIXES):
-                return f"podTemplate.{field} must not use keys that belong to the operator, found {key!r}"
-    return None
-
-
-_RESERVED_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/")
+    found = next(reserved_keys(spec.pod_template), None)
+    if found is None:
+        return None
+    field, key = found
+    return f"podTemplate.{field} must not use keys {why_reserved(key)}, found {key!r}"
 
 
 def template_argument_is_not_an_identifier(_name: str, spec: FineTuneJobSpec) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.api.stages import Stage, workspace_claim_name
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.errors import ApiError
-from finetune_operator.observed.observation import Observation
+from finetune_operator.observed.observation import JobRecord, Observation
 from finetune_operator.placement.storage import (
     JobVolumes,
     MountedClaim,
@@ -53,7 +53,11 @@ class VolumeReader:
         if cache_name:
             body = await self._cluster.read_claim(job.namespace, cache_name)
             cache = None if body is None else await self._mounted(body)
-        return JobVolumes(workspace, cache, find_storage_class(class_name, await self._storage_classes()))
+        read_only = [] if cache is None or not _is_read_only(cache.access_modes) else [cache.name]
+        modes = {name: await self._access_modes(job.namespace, name) for name in _source_claims(job)}
+        read_only += [name for name, found in modes.items() if _is_read_only(found)]
+        storage_class = find_storage_class(class_name, await self._storage_classes())
+        return JobVolumes(workspace, cache, storage_class, tuple(read_only))
 
     async def _mounted(self, body: Mapping[str, Any]) -> MountedClaim:
         spec, status = body["spec"], body.get("status") or {}
@@ -68,6 +72,14 @@ class VolumeReader:
             else None,
             volume=await self._volume(name) if name else None,
         )
+
+    async def _access_modes(self, namespace: str, name: str) -> tuple[str, ...]:
+        try:
+            body = await self._cluster.read_claim(namespace, name)
+        except ApiError as error:
+            self._note_forbidden(error, "persistentvolumeclaims")
+            return ()
+        return () if body is None else tuple(body["spec"].get("accessModes") or ())
 
     async def _volume(self, name: str) -> VolumeRecord | None:
         try:
@@ -95,3 +107,19 @@ class VolumeReader:
         if resource not in self._forbidden:
             self._forbidden.add(resource)
             _logger.warning("%s may not be read, so pods are placed without them: %s", resource, error)
+
+
+def _source_claims(job: JobRecord) -> list[str]:
+    """The claims that hold the model and the rows. Only PREPARE mounts them."""
+    if (job.status.get("stage") or {}).get("name", Stage.PREPARE) != Stage.PREPARE:
+        return []
+    dataset: Mapping[str, Any] = job.spec.get("dataset") or {}
+    owners = (job.spec.get("model"), dataset, dataset.get("validation"))
+    sources = ((owner or {}).get("source") or {} for owner in owners)
+    names = ((source.get("persistentVolumeClaim") or {}).get("claimName") for source in sources)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _is_read_only(access_modes: Collection[str]) -> bool:
+    """True if nobody can write to a claim with these access modes."""
+    return set(access_modes) == {"ReadOnlyMany"}

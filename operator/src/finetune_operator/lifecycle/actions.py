@@ -41,13 +41,14 @@ class DeleteJob:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Delete the pod with this uid without a grace period, because nothing in it runs any more.
+    """Delete the pod with this uid. Until it is gone, it keeps its GPU and its quota.
 
-    The kubelet would take two more seconds to report that. Until then the pod keeps its GPU and its quota.
+    Without a container that runs, there is no grace period. The kubelet would take two more seconds to report that.
     """
 
     name: str
     uid: str
+    grace_seconds: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_d
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
+from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
@@ -25,6 +26,7 @@ STEPS: tuple[Step, ...] = (
     accept_job,
     enforce_deadline,
     end_attempt,
+    renew_waiting_stage,
     check_feasibility,
     delete_finished_jobs,
     delete_workspace,

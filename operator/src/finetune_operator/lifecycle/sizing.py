@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.plan import Device, Plan
+from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
@@ -128,6 +129,7 @@ def size_training(
             stack=settings.stack,
             calibration=settings.fitted_calibration,
             device=device,
+            rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
         )
     )
     if isinstance(decision, gpu_sizing.Infeasible):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage
 from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, pod_paths
+from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
@@ -44,8 +46,12 @@ def build_stage_job(
     feasible: Feasible | None,
     placement: Placement,
     host: HostNeeds,
+    read_only_claims: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Build the Job to create. TRAIN takes its place from `feasible`, the other stages take it from `placement`."""
+    """Build the Job to create. TRAIN takes its place from `feasible`, the other stages take it from `placement`.
+
+    `read_only_claims` are the job's claims that nobody can write to.
+    """
     trainer = settings.trainer
     identity = JobIdentity(job.namespace, job.name, job.uid)
     training = feasible if draft.stage is Stage.TRAIN else None
@@ -70,7 +76,13 @@ def build_stage_job(
         affinity=placement.affinity if training is None else {"nodeAffinity": training.affinity},
         host=host,
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
+        read_only_claims=read_only_claims,
     )
-    if training is not None:
-        body["metadata"]["annotations"] = {PLACEMENT_ANNOTATION: training.digest}
+    made_for = {
+        PLACEMENT_ANNOTATION: "" if training is None else training.digest,
+        POD_DEFAULTS_ANNOTATION: defaults_digest(trainer, draft.stage),
+    }
+    own = {key: value for key, value in made_for.items() if value}
+    if own:
+        body["metadata"]["annotations"] = {**body["metadata"].get("annotations", {}), **own}
     return body

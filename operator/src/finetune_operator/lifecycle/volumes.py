@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.pod_merge import NO_DEFAULTS, node_rules
+from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -23,6 +25,7 @@ from finetune_operator.placement.constraints import (
     storage_problem,
     volume_problem,
 )
+from finetune_operator.placement.stage_nodes import apart_message, node_test, shared_offers
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
@@ -36,16 +39,23 @@ _BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows"})
 
 
 def place_prepare(
-    spec: FineTuneJobSpec, feasible: Feasible | None, volumes: JobVolumes, inventory: Inventory
+    spec: FineTuneJobSpec,
+    feasible: Feasible | None,
+    volumes: JobVolumes,
+    inventory: Inventory,
+    defaults: PodTemplate = NO_DEFAULTS,
 ) -> Placement | Blocked | Infeasible:
-    """Choose where PREPARE may run so that TRAIN can use its volumes, or say why that is impossible."""
+    """Choose where PREPARE may run so that TRAIN can use its volumes, or say why that is impossible.
+
+    `defaults` are the chart's additions to the pods. They restrict the nodes of each stage.
+    """
     nodes = tuple(inventory.nodes.values())
     cache = volumes.model_cache
     if cache is not None and nodes:
         problem = model_cache_problem(cache.name, cache.access_modes, cache.volume, nodes)
         if problem is not None:
             return Infeasible(Reason.MODEL_CACHE_NOT_SHARED, problem)
-    offers = _candidates(spec, inventory) if feasible is None else feasible.offers
+    offers = _candidates(spec, inventory, defaults) if feasible is None else feasible.offers
     workspace = volumes.workspace
     bound = workspace.volume if workspace is not None else None
     if feasible is not None and bound is None:
@@ -54,10 +64,22 @@ def place_prepare(
             return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, problem)
     if cache is not None:
         offers = compatible_offers([cache.volume], offers) or offers
-    return prepare_placement(offers, nodes, volumes.storage_class, bound, certain=feasible is not None)
+    cpu_rules = tuple(node_rules(defaults, spec, stage) for stage in (Stage.PREPARE, Stage.MERGE))
+    if bound is None:
+        shared = shared_offers(cpu_rules, offers, volumes.storage_class)
+        if offers and not shared:
+            message = apart_message(cpu_rules, offers, volumes.storage_class)
+            return Blocked(Reason.WORKSPACE_ZONE_MISMATCH, message)
+        offers = shared
+    may_use = node_test(cpu_rules[0], inventory.offers(spec.resources.gpu_resource_name))
+    return prepare_placement(
+        offers, nodes, volumes.storage_class, bound, certain=feasible is not None, may_use=may_use
+    )
 
 
-def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory) -> Placement:
+def place_merge(
+    spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory, defaults: PodTemplate = NO_DEFAULTS
+) -> Placement:
     """Choose where MERGE may run.
 
     The scheduler follows the workspace. If only GPU nodes can mount it, MERGE must tolerate their taints.
@@ -66,7 +88,8 @@ def place_merge(spec: FineTuneJobSpec, volumes: JobVolumes, inventory: Inventory
     if volume is None:
         return Placement()
     offers = inventory.offers(spec.resources.gpu_resource_name)
-    there = only_gpu_nodes(volume, tuple(inventory.nodes.values()), offers)
+    may_use = node_test(node_rules(defaults, spec, Stage.MERGE), offers)
+    there = only_gpu_nodes(volume, tuple(inventory.nodes.values()), offers, may_use)
     return Placement(tolerates_gpu_nodes=there)
 
 
@@ -159,11 +182,8 @@ def fit_workspace(
             return None
 
 
-def _candidates(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[Offer, ...]:
+def _candidates(spec: FineTuneJobSpec, inventory: Inventory, defaults: PodTemplate) -> tuple[Offer, ...]:
     """The GPUs that TRAIN may use, before the model is known."""
-    resources = spec.resources
-    return tuple(
-        offer
-        for offer in inventory.offers(resources.gpu_resource_name)
-        if eligible(offer, resources.node_selector, resources.tolerations) is None
-    )
+    rules = node_rules(defaults, spec, Stage.TRAIN)
+    offers = inventory.offers(spec.resources.gpu_resource_name)
+    return tuple(offer for offer in offers if eligible(offer, rules) is None)

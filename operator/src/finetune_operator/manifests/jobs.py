@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from finetune_operator.api.quantities import format_bytes
+from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods
+from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.sources import KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import (
@@ -23,36 +24,39 @@ from finetune_operator.api.stages import (
     workspace_claim_name,
 )
 from finetune_operator.contract.credentials import secret_prefixes, secret_variables
+from finetune_operator.manifests.container_resources import container_resources, fit_scratch
+from finetune_operator.manifests.node_rules import with_own_terms
+from finetune_operator.manifests.security import container_security, pod_security
 from finetune_operator.manifests.volumes import Volumes
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.gpus.offers import gpu_taint_keys
 from finetune_operator.sizing.hosts import HostNeeds
 
-USER_ID = 65532
-"""User and group of the trainer image. It is not root, as the restricted Pod Security level requires."""
 TRAIN_GRACE_SECONDS = 120
 """Time between SIGTERM and SIGKILL in which TRAIN saves a checkpoint."""
 OTHER_GRACE_SECONDS = 30
 
 
-def build_workspace_claim(job: JobRecord, spec: FineTuneJobSpec, default_size: str) -> dict[str, Any]:
-    """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size."""
+def build_workspace_claim(
+    job: JobRecord, spec: FineTuneJobSpec, default_size: str, defaults: PodTemplate = NO_DEFAULTS
+) -> dict[str, Any]:
+    """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size.
+
+    `defaults` are the chart's additions to labels and annotations.
+    """
+    pods = merge_pods(defaults, spec, Stage.PREPARE)
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": spec.workspace.size or default_size}},
     }
     if spec.workspace.storage_class_name is not None:
         claim["storageClassName"] = spec.workspace.storage_class_name
+    labels = {**_common_labels(job.name), "app.kubernetes.io/component": "workspace"}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {
-            "name": workspace_claim_name(job.name),
-            "namespace": job.namespace,
-            "labels": {**_common_labels(job.name), "app.kubernetes.io/component": "workspace"},
-            "ownerReferences": [_owner_reference(job)],
-        },
+        "metadata": _object_metadata(job, workspace_claim_name(job.name), labels, pods),
         "spec": claim,
     }
 
@@ -68,12 +72,16 @@ def build_job(
     host: HostNeeds,
     affinity: Mapping[str, Any] | None = None,
     tolerates_gpu_nodes: bool = False,
+    read_only_claims: Collection[str] = (),
 ) -> dict[str, Any]:
     """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
+    `read_only_claims` are the claims that nobody can write to.
     """
+    pods = merge_pods(trainer.defaults, spec, stage)
+    host = fit_scratch(host, pods)
     labels = {
         **_common_labels(job.name),
         "app.kubernetes.io/component": stage.slug,
@@ -83,12 +91,7 @@ def build_job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": child_name(job.name, stage, attempt),
-            "namespace": job.namespace,
-            "labels": labels,
-            "ownerReferences": [_owner_reference(job)],
-        },
+        "metadata": _object_metadata(job, child_name(job.name, stage, attempt), labels, pods),
         "spec": {
             "parallelism": 1,
             "completions": 1,
@@ -103,11 +106,18 @@ def build_job(
             },
             "template": {
                 "metadata": {
-                    "labels": {**spec.pod_template.labels, **labels},
-                    "annotations": _annotations(spec, stage, run_spec),
+                    "labels": {**pods.labels, **labels},
+                    "annotations": _annotations(pods, stage, run_spec),
                 },
                 "spec": _pod_spec(
-                    job, spec, stage, trainer, affinity, host, tolerates_gpu_nodes or stage is Stage.TRAIN
+                    spec,
+                    stage,
+                    trainer,
+                    pods,
+                    with_own_terms(affinity, pods.rules),
+                    host,
+                    Volumes(job, spec, stage, host, read_only_claims),
+                    tolerates_gpu_nodes or stage is Stage.TRAIN,
                 ),
             },
         },
@@ -115,30 +125,22 @@ def build_job(
 
 
 def _pod_spec(
-    job: JobRecord,
     spec: FineTuneJobSpec,
     stage: Stage,
     trainer: TrainerSettings,
+    pods: PodSettings,
     affinity: Mapping[str, Any] | None,
     host: HostNeeds,
+    volumes: Volumes,
     gpu_nodes: bool,  # noqa: FBT001 -- private, and its caller names the value
 ) -> dict[str, Any]:
-    volumes = Volumes(job, spec, stage, host)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         # Thousands of Services in a namespace would exceed the size limit of the environment.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            # Changing the owner of every file of a large volume at each mount would take minutes.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(pods.security),
         "containers": [
             {
                 "name": CONTAINER_NAME,
@@ -147,12 +149,8 @@ def _pod_spec(
                 "args": [stage.slug],
                 **_environment(spec, stage, trainer),
                 "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
-                "resources": _resources(spec, stage, host),
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "resources": container_resources(spec, stage, trainer, host, pods),
+                "securityContext": container_security(pods.security),
                 "terminationMessagePath": "/dev/termination-log",
                 # The fallback to logs would copy unredacted text into status.
                 "terminationMessagePolicy": "File",
@@ -161,51 +159,30 @@ def _pod_spec(
         ],
         "volumes": volumes.volumes,
     }
-    template = spec.pod_template
-    if template.service_account_name is not None:
-        pod["serviceAccountName"] = template.service_account_name
-    if template.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in template.image_pull_secrets]
-    if spec.resources.priority_class_name is not None:
-        pod["priorityClassName"] = spec.resources.priority_class_name
-    if affinity:
-        pod["affinity"] = dict(affinity)
-    if gpu_nodes:
-        pod["tolerations"] = _tolerations(spec)
-    if stage is Stage.TRAIN:
-        # These must not place the CPU stages on GPU nodes.
-        if spec.resources.node_selector:
-            pod["nodeSelector"] = dict(spec.resources.node_selector)
-        if spec.resources.runtime_class_name is not None:
-            pod["runtimeClassName"] = spec.resources.runtime_class_name
-    return pod
-
-
-def _tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
-    """The user's tolerations and those for the GPU's taints, which not every cluster adds automatically."""
-    given = [item.model_dump(by_alias=True, exclude_none=True) for item in spec.resources.tolerations]
-    taints = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
-    return [*given, *(item for item in taints if item not in given)]
-
-
-def _resources(spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> dict[str, Any]:
-    requested = {
-        Stage.PREPARE: spec.resources.prepare,
-        Stage.TRAIN: spec.resources.train,
-        Stage.MERGE: spec.resources.merge,
-    }[stage]
-    memory = requested.memory or format_bytes(host.memory_bytes)
-    requests = {
-        "cpu": requested.cpu or host.cpu,
-        "memory": memory,
-        "ephemeral-storage": format_bytes(host.scratch_bytes),
+    optional = {
+        "serviceAccountName": pods.service_account_name,
+        "imagePullSecrets": [{"name": name} for name in pods.image_pull_secrets],
+        "priorityClassName": pods.priority_class_name,
+        "runtimeClassName": pods.runtime_class_name,
+        "schedulerName": pods.scheduler_name,
+        "nodeSelector": pods.rules.node_selector,
+        "affinity": affinity,
+        "tolerations": _tolerations(spec, pods, gpu_nodes=gpu_nodes),
     }
-    limits = {"memory": memory}
-    if stage is Stage.TRAIN:
-        gpus = {spec.resources.gpu_resource_name: str(spec.resources.gpus)}
-        requests |= gpus
-        limits |= gpus
-    return {"requests": requests, "limits": limits}
+    return {**pod, **{member: value for member, value in optional.items() if value}}
+
+
+def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -> list[dict[str, Any]]:
+    """The pod's own tolerations. On GPU nodes also the job's, and those for the GPU's taints.
+
+    Not every cluster adds the latter automatically.
+    """
+    given = [*pods.rules.tolerations, *(spec.resources.tolerations if gpu_nodes else ())]
+    found = [item.model_dump(by_alias=True, exclude_none=True) for item in dict.fromkeys(given)]
+    if not gpu_nodes:
+        return found
+    taints = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
+    return [*found, *(item for item in taints if item not in found)]
 
 
 def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
@@ -237,9 +214,9 @@ def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
 
 
-def _annotations(spec: FineTuneJobSpec, stage: Stage, run_spec: dict[str, Any]) -> dict[str, str]:
+def _annotations(pods: PodSettings, stage: Stage, run_spec: dict[str, Any]) -> dict[str, str]:
     annotations = {
-        **spec.pod_template.annotations,
+        **pods.annotations,
         RUN_ANNOTATION: json.dumps(run_spec, sort_keys=True, separators=(",", ":")),
     }
     if stage is Stage.TRAIN:
@@ -247,6 +224,21 @@ def _annotations(spec: FineTuneJobSpec, stage: Stage, run_spec: dict[str, Any]) 
         annotations["karpenter.sh/do-not-disrupt"] = "true"
         annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
     return annotations
+
+
+def _object_metadata(
+    job: JobRecord, name: str, labels: Mapping[str, str], pods: PodSettings
+) -> dict[str, Any]:
+    """The metadata of a Job or claim of this FineTuneJob."""
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": job.namespace,
+        "labels": {**pods.object_labels, **labels},
+        "ownerReferences": [_owner_reference(job)],
+    }
+    if pods.object_annotations:
+        metadata["annotations"] = dict(pods.object_annotations)
+    return metadata
 
 
 def _common_labels(job_name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from finetune_operator.api.quantities import format_bytes
@@ -27,7 +28,15 @@ RUN_SPEC_FOLDER = "/etc/finetune"
 class Volumes:
     """Volumes and mounts of one stage. A claim with several roles is one volume with several mounts."""
 
-    def __init__(self, job: JobRecord, spec: FineTuneJobSpec, stage: Stage, host: HostNeeds) -> None:
+    def __init__(
+        self,
+        job: JobRecord,
+        spec: FineTuneJobSpec,
+        stage: Stage,
+        host: HostNeeds,
+        read_only_claims: Collection[str] = (),
+    ) -> None:
+        """`read_only_claims` are the claims that nobody can write to, which must be attached read-only."""
         self.volumes: list[dict[str, Any]] = []
         self.mounts: list[dict[str, Any]] = []
         self._claims: dict[str, str] = {}
@@ -57,9 +66,11 @@ class Volumes:
         else:
             self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
         if spec.model_cache is not None:
-            # PREPARE fills it. The other stages only read it.
-            read_only = stage is not Stage.PREPARE
-            self._claim("model-cache", MODEL_CACHE_MOUNT, spec.model_cache.claim_name, read_only=read_only)
+            # PREPARE fills it unless somebody else has. The other stages only read it.
+            cache = spec.model_cache.claim_name
+            read_only = stage is not Stage.PREPARE or cache in read_only_claims
+            self._claim("model-cache", MODEL_CACHE_MOUNT, cache, read_only=read_only)
+        self._attach_read_only(read_only_claims)
 
     def _workspace(self, job: JobRecord, spec: FineTuneJobSpec) -> None:
         existing = spec.workspace.existing_claim
@@ -101,6 +112,14 @@ class Volumes:
             self._claims[claim] = volume = name
             self.volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
         self._add_mount(volume, path, read_only=read_only, sub_path=sub_path)
+
+    def _attach_read_only(self, claims: Collection[str]) -> None:
+        """Attach `claims` read-only unless they are mounted for writing: drivers refuse to attach them otherwise."""
+        written = {mount["name"] for mount in self.mounts if not mount.get("readOnly")}
+        for volume in self.volumes:
+            source = volume.get("persistentVolumeClaim")
+            if source is not None and source["claimName"] in claims and volume["name"] not in written:
+                source["readOnly"] = True
 
     def _mount(self, name: str, path: str, source: dict[str, Any], *, read_only: bool = False) -> None:
         self.volumes.append({"name": name, **source})

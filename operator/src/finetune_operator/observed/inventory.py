@@ -79,6 +79,7 @@ class Inventory:
             spec.resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
             request.shape,
             request.sequence_length,
+            request.node_rules,
         )
         found = self._decisions.get(key)
         if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from finetune_operator.api.stages import (
     JOB_LABEL,
     KIND,
     PLACEMENT_ANNOTATION,
+    POD_DEFAULTS_ANNOTATION,
     STAGE_LABEL,
     Stage,
 )
@@ -63,6 +64,8 @@ class ChildJob:
     """Message of the Failed condition, if the Job has failed."""
     placement: str = ""
     """Digest of the plan and the GPUs that a Job of TRAIN was made for; empty for other stages."""
+    pod_defaults: str = ""
+    """Digest of the chart's pod defaults that the Job was made with; empty for those of the chart itself."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,10 @@ class Pod:
     unschedulable: str | None
     """The scheduler's message while it finds no node; None otherwise."""
     waiting: tuple[str, str] | None
-    """Reason and message of the container's waiting state; None if it does not wait."""
+    """Reason and message of the container's waiting state; None if it does not wait.
+
+    The reason begins with `Init:` if it waits for an injected init container.
+    """
     running: bool
     end: ContainerEnd | None
     idle: bool
@@ -159,7 +165,7 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
     """Project a batch/v1 Job; None if no FineTuneJob controls it, even if it has the labels."""
     metadata = body["metadata"]
     owner_uid = _controller_uid(metadata, KIND)
-    labels = metadata.get("labels") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     try:
         stage = Stage(labels.get(STAGE_LABEL, "").capitalize())
         attempt = int(labels.get(ATTEMPT_LABEL, ""))
@@ -184,7 +190,8 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         deleting="deletionTimestamp" in metadata,
         finished="Complete" in conditions or "Failed" in conditions,
         failure=conditions.get("Failed"),
-        placement=(metadata.get("annotations") or {}).get(PLACEMENT_ANNOTATION, ""),
+        placement=annotations.get(PLACEMENT_ANNOTATION, ""),
+        pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
     )
 
 
@@ -220,7 +227,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
             if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
             else None
         ),
-        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        waiting=_waiting(waiting, status.get("initContainerStatuses") or ()),
         running="running" in state,
         end=_container_end(state.get("terminated")),
         idle=bool(container)
@@ -269,6 +276,19 @@ def _controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
         if reference.get("controller") and reference.get("kind") == kind:
             return str(reference["uid"])
     return None
+
+
+def _waiting(
+    waiting: Mapping[str, Any] | None, init_containers: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    """Reason and message of a waiting trainer. It may wait for an init container that somebody injected."""
+    if not waiting:
+        return None
+    for entry in init_containers:
+        cause = (entry.get("state") or {}).get("waiting") or {}
+        if cause.get("reason", "PodInitializing") != "PodInitializing":
+            return f"Init:{cause['reason']}", f"container {entry['name']}: {cause.get('message', '')}"
+    return waiting.get("reason", ""), waiting.get("message", "")
 
 
 def _container_end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:

@@ -24,12 +24,21 @@ _STUCK_REASONS = {
 }
 
 
+_STUCK_INIT_REASONS = {f"Init:{reason}" for reason in (*_STUCK_REASONS, "CrashLoopBackOff")}
+"""The trainer never restarts, but a sidecar that starts before it does."""
+
+
 @dataclass(frozen=True)
 class Waiting:
     """The reason for which a stage waits."""
 
     reason: Reason
     message: str
+
+
+def is_stuck(pod: Pod) -> bool:
+    """True if the pod has a node but cannot start the trainer there."""
+    return pod.waiting is not None and pod.waiting[0] in _STUCK_REASONS | _STUCK_INIT_REASONS
 
 
 def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waiting | None:
@@ -45,7 +54,7 @@ def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waitin
     pod = max(pods, key=lambda candidate: candidate.created)
     if pod.unschedulable is not None:
         return Waiting(Reason.UNSCHEDULABLE, clean_text(f"pod {pod.name}: {pod.unschedulable}"))
-    if pod.waiting is not None and pod.waiting[0] in _STUCK_REASONS:
+    if pod.waiting is not None and is_stuck(pod):
         reason, message = pod.waiting
         return Waiting(Reason.POD_STUCK, clean_text(f"pod {pod.name}: {reason}: {message}"))
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from finetune_operator.api.quantities import binary_size, parse_bytes, whole_gibibytes
 from finetune_operator.placement.storage import (
@@ -66,6 +66,13 @@ _NAMED = 4
 """Maximum number of offers that a message names."""
 _SHARED_MODES = frozenset(["ReadWriteMany", "ReadOnlyMany"])
 
+NodeTest = Callable[[NodeRecord], bool]
+"""Tests whether a stage may use a node."""
+
+
+def _any_node(_node: NodeRecord) -> bool:
+    return True
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -98,30 +105,47 @@ def prepare_placement(
     *,
     certain: bool,
     node_local: Collection[str] = (),
+    may_use: NodeTest = _any_node,
 ) -> Placement:
     """Choose where PREPARE may run.
 
     `offers` are the GPUs that TRAIN may use: those that fit if `certain` is True, and all eligible ones before the
     model's size is known. `storage_class` is the class of the workspace's claim, or None if it is unknown. `volume` is
     the claim's volume once it is bound, and the scheduler follows it. `node_local` names additional provisioners of
-    node-local volumes. Without offers PREPARE has no constraint, because none would be right.
+    node-local volumes. `may_use` tests whether PREPARE's own rules allow a node. Without offers PREPARE has no
+    constraint, because none would be right.
     """
     if volume is not None:
-        return Placement(tolerates_gpu_nodes=only_gpu_nodes(volume, nodes, offers))
-    if not offers or storage_class is None or not storage_class.waits_for_consumer:
+        return Placement(tolerates_gpu_nodes=only_gpu_nodes(volume, nodes, offers, may_use))
+    reach = volume_reach(storage_class, node_local)
+    if not offers or storage_class is None or reach is None:
         return Placement()
-    if _is_node_local(storage_class, node_local):
+    if reach == "Node":
         usable = [offer for offer in offers if allows(storage_class, offer)]
         return Placement(_on_gpu_nodes(usable, certain=certain), tolerates_gpu_nodes=True)
-    if storage_class.provisioner in ZONELESS_PROVISIONERS and not storage_class.topologies:
-        return Placement()
     usable = [offer for offer in offers if allows(storage_class, offer)]
     affinity = _in_zones(usable, certain=certain)
     if affinity is None:
         return Placement()
     zones = {offer.zone for offer in usable}
-    nodes_there = [node for node in nodes if node.zone in zones]
+    nodes_there = [node for node in nodes if node.zone in zones and may_use(node)]
     return Placement(affinity, tolerates_gpu_nodes=bool(nodes_there) and _all_have_gpus(nodes_there, offers))
+
+
+def volume_reach(
+    storage_class: StorageClass | None, node_local: Collection[str] = ()
+) -> Literal["Node", "Zone"] | None:
+    """Say to what a volume of this class binds the stages: to the node or the zone of its first pod.
+
+    None means that the first pod's place does not matter. `node_local` names additional provisioners of node-local
+    volumes.
+    """
+    if storage_class is None or not storage_class.waits_for_consumer:
+        return None
+    if storage_class.provisioner in NODE_LOCAL_PROVISIONERS or storage_class.provisioner in node_local:
+        return "Node"
+    zoneless = storage_class.provisioner in ZONELESS_PROVISIONERS and not storage_class.topologies
+    return None if zoneless else "Zone"
 
 
 def allows(storage_class: StorageClass, offer: Offer) -> bool:
@@ -134,7 +158,7 @@ def storage_problem(storage_class: StorageClass | None, fitting: Sequence[Offer]
     if storage_class is None or not fitting or any(allows(storage_class, offer) for offer in fitting):
         return None
     return (
-        f"storage class {storage_class.name} must create volumes that a suitable GPU can use ({_locations(fitting)}), "
+        f"storage class {storage_class.name} must create volumes that a suitable GPU can use ({locations(fitting)}), "
         f"its allowedTopologies are {describe_terms(storage_class.topologies)}; set another class in "
         "workspace.storageClassName, or add a GPU node there"
     )
@@ -148,7 +172,7 @@ def volume_problem(volume: VolumeRecord | None, fitting: Sequence[Offer], role: 
     if volume is None or not fitting or any(reachable(volume.terms, offer) for offer in fitting):
         return None
     return (
-        f"the {role}'s volume {volume.name} must be reachable from a suitable GPU ({_locations(fitting)}), only nodes "
+        f"the {role}'s volume {volume.name} must be reachable from a suitable GPU ({locations(fitting)}), only nodes "
         f"with {describe_terms(volume.terms)} can use it; add a node with such a GPU there, or move the volume"
     )
 
@@ -179,10 +203,20 @@ def relocation_reason(
     return f"{problem.partition(';')[0]}; the operator creates it again where PREPARE runs now"
 
 
-def only_gpu_nodes(volume: VolumeRecord, nodes: Collection[NodeRecord], offers: Sequence[Offer]) -> bool:
-    """Return True if every node that can use the volume has a GPU, so that CPU stages need a toleration."""
+def only_gpu_nodes(
+    volume: VolumeRecord,
+    nodes: Collection[NodeRecord],
+    offers: Sequence[Offer],
+    may_use: NodeTest = _any_node,
+) -> bool:
+    """Return True if every node that can use the volume has a GPU, so that CPU stages need a toleration.
+
+    `may_use` tests whether the stage's own rules allow a node.
+    """
     nodes_there = [
-        node for node in nodes if matches(volume.terms, {HOSTNAME: node.name, **node.labels}, node.name)
+        node
+        for node in nodes
+        if matches(volume.terms, {HOSTNAME: node.name, **node.labels}, node.name) and may_use(node)
     ]
     if volume.terms is not None and is_node_local(volume.terms):
         return not nodes_there or _any_has_gpu(nodes_there, offers)
@@ -233,10 +267,6 @@ def check_workspace_size(
         else f"Expand the claim of workspace.existingClaim to {size}."
     )
     return InfeasibleWorkspace(f"{short}. Its storage class cannot expand it. {remedy}")
-
-
-def _is_node_local(storage_class: StorageClass, further: Collection[str]) -> bool:
-    return storage_class.provisioner in NODE_LOCAL_PROVISIONERS or storage_class.provisioner in further
 
 
 def _on_gpu_nodes(offers: Sequence[Offer], *, certain: bool) -> dict[str, Any] | None:
@@ -322,7 +352,7 @@ def _any_has_gpu(nodes: Iterable[NodeRecord], offers: Iterable[Offer]) -> bool:
     return any(node.name in having for node in nodes)
 
 
-def _locations(offers: Sequence[Offer]) -> str:
+def locations(offers: Sequence[Offer]) -> str:
     """Describe briefly where the offers are."""
     texts = sorted(
         {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.quantities import parse_bytes
 from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.gpus.node_terms import Requirement, Term, describe_requirement, holds
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, ZONE_KEYS
 
 _DEFAULT_ANNOTATIONS = (
@@ -20,23 +20,8 @@ _NODE_KEY_ENDS = ("/hostname", "/node", "/nodename", "/node-name", "/node_id")
 """Endings of keys whose value is a single node. A node that does not exist yet never has such a value."""
 _ZONE_KEY_END = "/zone"
 """Storage drivers use their own zone keys (topology.ebs.csi.aws.com/zone) with the same values."""
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _ZONES_OF_ONE_VOLUME = "__"
 """Separates the zones in the label of a volume that is in several zones."""
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One requirement of a term. `field` is True if `key` names a field of the node, not a label."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
-    field: bool = False
-
-
-Term = tuple[Requirement, ...]
-"""Requirements that must all hold. A term without requirements matches nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +66,15 @@ class MountedClaim:
 
 @dataclass(frozen=True)
 class JobVolumes:
-    """The current claims of a job, each None if there is none, and the storage class of its workspace."""
+    """The current claims of a job, each None if there is none, and the storage class of its workspace.
+
+    `read_only_claims` names those of its claims, sources included, that have only the access mode ReadOnlyMany.
+    """
 
     workspace: MountedClaim | None = None
     model_cache: MountedClaim | None = None
     storage_class: StorageClass | None = None
+    read_only_claims: tuple[str, ...] = ()
 
 
 def project_storage_class(body: Mapping[str, Any]) -> StorageClass:
@@ -154,7 +143,7 @@ def matches(terms: Sequence[Term] | None, labels: Mapping[str, str], node_name: 
     if terms is None:
         return True
     return any(
-        bool(term) and all(_holds(item, {_NODE_NAME: node_name} if item.field else labels) for item in term)
+        bool(term) and all(holds(item, {_NODE_NAME: node_name} if item.field else labels) for item in term)
         for term in terms
     )
 
@@ -176,7 +165,7 @@ def describe_terms(terms: Sequence[Term] | None) -> str:
     """Describe the terms briefly, for messages."""
     if terms is None:
         return "every node"
-    texts = [" and ".join(_text(item) for item in term) for term in terms if term]
+    texts = [" and ".join(describe_requirement(item) for item in term) for term in terms if term]
     return " or ".join(texts) or "no node"
 
 
@@ -198,42 +187,9 @@ def _project_term(term: Mapping[str, Any]) -> Term:
 def _may_hold(item: Requirement, offer: Offer) -> bool:
     if item.field or item.key.endswith(_NODE_KEY_ENDS):
         own = {} if offer.node is None else {item.key: offer.labels.get(item.key, offer.node)}
-        return _holds(item, own)
+        return holds(item, own)
     if item.key in offer.labels:
-        return _holds(item, offer.labels)
+        return holds(item, offer.labels)
     if item.key.endswith(_ZONE_KEY_END):
-        return offer.zone is None or _holds(item, {item.key: offer.zone})
+        return offer.zone is None or holds(item, {item.key: offer.zone})
     return True
-
-
-def _holds(item: Requirement, labels: Mapping[str, str]) -> bool:
-    """Apply the rules of k8s.io/component-helpers/scheduling/corev1/nodeaffinity. An unknown operator never holds."""
-    found = labels.get(item.key)
-    match item.operator:
-        case "In":
-            return found is not None and found in item.values
-        case "NotIn":
-            return found is None or found not in item.values
-        case "Exists":
-            return found is not None
-        case "DoesNotExist":
-            return found is None
-        case "Gt" | "Lt":
-            return _compares(item, found)
-    return False
-
-
-def _compares(item: Requirement, found: str | None) -> bool:
-    if found is None or len(item.values) != 1:
-        return False
-    if not (_INTEGER.fullmatch(found) and _INTEGER.fullmatch(item.values[0])):
-        return False
-    left, right = int(found), int(item.values[0])
-    return left > right if item.operator == "Gt" else left < right
-
-
-def _text(item: Requirement) -> str:
-    words = {"In": "in", "NotIn": "not in", "Gt": ">", "Lt": "<"}
-    if item.operator in words:
-        return f"{item.key} {words[item.operator]} {', '.join(item.values)}"
-    return f"{item.key} {item.operator}"

@@ -158,8 +158,8 @@ class Controller:
             case DeleteJob(name, uid):
                 await self._cluster.delete(f"{batch_jobs_path(namespace)}/{name}", uid)
                 self._store.mark_child_deleting(job.key, uid)
-            case DeletePod(name, uid):
-                await self._cluster.delete(f"{pods_path(namespace)}/{name}", uid, grace_seconds=0)
+            case DeletePod(name, uid, grace):
+                await self._cluster.delete(f"{pods_path(namespace)}/{name}", uid, grace_seconds=grace)
             case ExpandClaim(name, uid, size):
                 claim = await self._cluster.expand_claim(namespace, name, uid, size)
                 self._informer.put_claim(claim)

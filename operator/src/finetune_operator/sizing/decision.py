@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune_operator.api.plan import Choice, Device
+from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
 from finetune_operator.sizing import refusal
 from finetune_operator.sizing.changes import Change, smallest_change
 from finetune_operator.sizing.explanation import explain
@@ -36,7 +38,7 @@ class SizingRequest:
 
     `sequence_length` is the padded length of the longest row in tokens, None before the data is known.
     `length_reason` says where it comes from. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
-    resource in its spec.
+    resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone.
     """
 
     spec: FineTuneJobSpec
@@ -46,6 +48,12 @@ class SizingRequest:
     calibration: Calibration = NO_CALIBRATION
     device: Device = "cuda"
     length_reason: str = "the longest row of the data in tokens"
+    rules: NodeRules | None = None
+
+    @property
+    def node_rules(self) -> NodeRules:
+        """What the pod of TRAIN asks of its node."""
+        return node_rules(NO_DEFAULTS, self.spec, Stage.TRAIN) if self.rules is None else self.rules
 
     @property
     def length(self) -> int:
@@ -109,7 +117,8 @@ def decide_training(request: SizingRequest, offers: Sequence[Offer]) -> Feasible
     resources, stack = request.spec.resources, request.stack
     if not offers:
         return _without_gpu(request, "DoesNotFit", refusal.no_offer(resources.gpu_resource_name))
-    reasons = [(offer, eligible(offer, resources.node_selector, resources.tolerations)) for offer in offers]
+    rules = request.node_rules
+    reasons = [(offer, eligible(offer, rules)) for offer in offers]
     admitted = [offer for offer, why in reasons if why is None]
     if not admitted:
         excluded = [(offer, why) for offer, why in reasons if why is not None]

@@ -75,7 +75,7 @@ async def test_the_claim_of_a_job_without_one_is_not_read() -> None:
     async with serving({CLASSES_PATH: classes}, 404) as (reader, asked):
         found = await reader.read(World().observe())
         assert found.workspace is None
-        assert asked == [CLASSES_PATH]
+        assert CLAIM_PATH not in asked
 
 
 async def test_objects_that_may_not_be_read_count_as_missing() -> None:
@@ -92,3 +92,43 @@ async def test_a_model_cache_that_does_not_exist_is_no_error() -> None:
     async with serving({CLASSES_PATH: classes}, 404) as (reader, _):
         found = await reader.read(replace(World().observe(), job=job))
         assert found.model_cache is None
+
+
+def claim(name: str, *access_modes: str) -> dict[str, dict[str, Any]]:
+    body = {"metadata": {"name": name, "uid": name}, "spec": {"accessModes": list(access_modes)}}
+    return {f"/api/v1/namespaces/team/persistentvolumeclaims/{name}": body}
+
+
+SOURCES = make_spec(
+    model={"source": {"persistentVolumeClaim": {"claimName": "models"}}},
+    dataset={
+        "source": {"persistentVolumeClaim": {"claimName": "rows", "path": "a.jsonl"}},
+        "validation": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "b.jsonl"}}},
+    },
+    modelCache={"claimName": "cache"},
+)
+
+
+async def test_claims_that_nobody_can_write_to_are_named() -> None:
+    known = {
+        **claim("models", "ReadOnlyMany"),
+        **claim("rows", "ReadOnlyMany", "ReadWriteMany"),
+        **claim("cache", "ReadOnlyMany"),
+        CLASSES_PATH: {"metadata": {"resourceVersion": "1"}, "items": []},
+    }
+    async with serving(known, 404) as (reader, asked):
+        found = await reader.read(replace(World().observe(), job=make_job(SOURCES)))
+        assert found.read_only_claims == ("cache", "models")
+        assert len(asked) == len(set(asked)), "each claim is read once"
+
+
+async def test_only_prepare_needs_the_claims_of_the_sources() -> None:
+    known = {
+        **claim("cache", "ReadOnlyMany"),
+        CLASSES_PATH: {"metadata": {"resourceVersion": "1"}, "items": []},
+    }
+    async with serving(known, 404) as (reader, asked):
+        job = make_job(SOURCES, {"stage": {"name": "Train"}})
+        found = await reader.read(replace(World().observe(), job=job))
+        assert found.read_only_claims == ("cache",)
+        assert not any(path.endswith(("/models", "/rows")) for path in asked)

@@ -4,11 +4,14 @@ import json
 
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.stage_jobs import size_host
+from finetune_operator.placement.storage import JobVolumes
+from finetune_operator.settings import POD_DEFAULTS, Settings, TrainerSettings
 from finetune_operator.status.draft import StatusDraft
 
 from tests.support.operator import NOW, SETTINGS, make_inventory, make_job, make_spec
-from tests.support.world import prepared, started
+from tests.support.world import World, prepared, started
 
 
 def test_merge_gets_the_values_that_train_used() -> None:
@@ -47,3 +50,27 @@ def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
     child = world.children["demo-train-0"]
     assert len(child.placement) == 16
     assert world.bodies["demo-prepare-0"]["metadata"].get("annotations") is None
+
+
+def test_a_job_remembers_the_pod_defaults_and_keeps_the_given_annotations() -> None:
+    own = {**POD_DEFAULTS, "objectAnnotations": {"example.com/why": "tuning"}}
+    trainer = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu", pod_defaults=own)
+    for stage in Stage:
+        world = started(stage)
+        (plain,) = world.children.values()
+        assert plain.pod_defaults == ""
+        world.settings = Settings(trainer=trainer)
+        world.settle()
+        (child,) = world.children.values()
+        found = world.bodies[child.name]["metadata"]["annotations"]
+        assert found["finetune.dev/pod-defaults"] == defaults_digest(trainer, stage)
+        assert found["example.com/why"] == "tuning"
+        assert ("finetune.dev/placement" in found) == (stage is Stage.TRAIN)
+
+
+def test_read_only_claims_reach_the_pod() -> None:
+    world = World(volumes=JobVolumes(read_only_claims=("models",)))
+    world.settle()
+    volumes = world.bodies["demo-prepare-0"]["spec"]["template"]["spec"]["volumes"]
+    sources = [item["persistentVolumeClaim"] for item in volumes if "persistentVolumeClaim" in item]
+    assert {"claimName": "models", "readOnly": True} in sources

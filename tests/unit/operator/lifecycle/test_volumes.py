@@ -15,6 +15,7 @@ from finetune_operator.placement.storage import (
     project_storage_class,
     project_volume,
 )
+from finetune_operator.settings import Settings, TrainerSettings
 
 from tests.support.operator import CONFIG, make_inventory, make_job, make_node, make_progress, make_spec
 from tests.support.world import World
@@ -163,3 +164,80 @@ def test_merge_tolerates_gpu_nodes_if_only_they_can_mount_the_workspace() -> Non
         pod = world.bodies["demo-merge-0"]["spec"]["template"]["spec"]
         keys = {toleration["key"] for toleration in pod.get("tolerations") or ()}
         assert ("nvidia.com/gpu" in keys) == tolerated
+
+
+LOCAL = make_class(provisioner="rancher.io/local-path")
+
+
+def rules(**blocks: Any) -> Settings:
+    trainer = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu", pod_defaults=blocks)
+    return Settings(trainer=trainer)
+
+
+def affinity_of_prepare(world: World) -> str:
+    return json.dumps(world.bodies["demo-prepare-0"]["spec"]["template"]["spec"].get("affinity"))
+
+
+def test_a_gpu_on_which_train_may_not_run_does_not_place_prepare() -> None:
+    south = make_node("south", labels={ZONE: "south", "pool": "tuning"})
+    settings = rules(train={"nodeSelector": {"pool": "tuning"}})
+    world = World(inventory=make_inventory(NORTH, south), volumes=JobVolumes(storage_class=make_class()))
+    world.settings = settings
+    world.settle()
+    assert "south" in affinity_of_prepare(world)
+    assert "north" not in affinity_of_prepare(world)
+
+
+def test_the_selectors_of_cpu_stages_do_not_restrict_the_search_for_a_gpu() -> None:
+    arm = {"nodeSelector": {"kubernetes.io/arch": "arm64", "kubernetes.io/os": "linux"}}
+    north = make_node("north", labels={ZONE: "north", "kubernetes.io/arch": "amd64"})
+    world = World(inventory=make_inventory(north), volumes=JobVolumes(storage_class=make_class()))
+    world.settings = rules(prepare=arm, merge=arm)
+    world.settle()
+    assert world.created == ["demo-prepare-0"]
+    assert "north" in affinity_of_prepare(world)
+    pod = world.bodies["demo-prepare-0"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == arm["nodeSelector"]
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert list(world.children) == ["demo-train-0"]
+    assert "nodeSelector" not in world.bodies["demo-train-0"]["spec"]["template"]["spec"]
+
+
+def test_a_disk_of_a_node_that_prepare_may_not_use_stalls_the_job_with_the_rules() -> None:
+    north = make_node("north", labels={"kubernetes.io/arch": "amd64"})
+    east = make_node("east", labels={"kubernetes.io/arch": "arm64"})
+    world = World(inventory=make_inventory(north), volumes=JobVolumes(storage_class=LOCAL))
+    world.settings = rules(prepare={"nodeSelector": {"kubernetes.io/arch": "arm64"}})
+    world.settle()
+    assert world.condition("Stalled") == ("True", "WorkspaceZoneMismatch")
+    (message,) = (entry["message"] for entry in world.job.status["conditions"] if entry["type"] == "Stalled")
+    assert "trainer.podDefaults.prepare.nodeSelector" in message
+    assert world.created == []
+    world.inventory = make_inventory(north, east)
+    world.settle()
+    assert "east" in affinity_of_prepare(world)
+    assert "north" not in affinity_of_prepare(world)
+
+
+def test_a_zone_that_merge_may_not_use_is_not_chosen_for_the_workspace() -> None:
+    south = make_node("south", labels={ZONE: "south"})
+    world = World(inventory=make_inventory(NORTH, south), volumes=JobVolumes(storage_class=make_class()))
+    world.settings = rules(merge={"nodeSelector": {ZONE: "south"}})
+    world.settle()
+    assert "north" not in affinity_of_prepare(world)
+    world = World(inventory=make_inventory(NORTH), volumes=JobVolumes(storage_class=make_class()))
+    world.settings = rules(merge={"nodeSelector": {ZONE: "south"}})
+    world.settle()
+    assert world.condition("Stalled") == ("True", "WorkspaceZoneMismatch")
+
+
+def test_prepare_tolerates_gpu_nodes_if_it_may_not_use_the_other_nodes_of_the_zone() -> None:
+    north = replace(SOUTH, name="cpu", labels={"kubernetes.io/hostname": "cpu", ZONE: "north"})
+    for taints, tolerated in (((), False), (({"key": "control", "effect": "NoSchedule"},), True)):
+        world = World(inventory=make_inventory(NORTH, replace(north, taints=taints)))
+        world.settings = rules()
+        world.volumes = JobVolumes(storage_class=make_class())
+        world.settle()
+        pod = world.bodies["demo-prepare-0"]["spec"]["template"]["spec"]
+        assert ("tolerations" in pod) == tolerated

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import kubernetes_validate
 import pytest
+from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.manifests.jobs import build_job, build_workspace_claim
@@ -74,8 +76,11 @@ def test_pods_meet_the_restricted_security_level(stage: Stage) -> None:
     assert pod["enableServiceLinks"] is False
     assert trainer["securityContext"] == {
         "allowPrivilegeEscalation": False,
+        "privileged": False,
         "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
         "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} <= {
         "configMap",
@@ -105,8 +110,9 @@ def test_only_train_requests_a_gpu_and_node_constraints() -> None:
         pod, trainer = pod_spec(FULL, stage), container(FULL, stage)
         train = stage is Stage.TRAIN
         assert ("example.com/gpu" in trainer["resources"]["limits"]) == train
-        for field in ("nodeSelector", "tolerations", "runtimeClassName"):
+        for field in ("tolerations", "runtimeClassName"):
             assert (field in pod) == train, field
+        assert pod["nodeSelector"] == ({"pool": "gpu"} if train else {"kubernetes.io/os": "linux"})
         assert pod["priorityClassName"] == "high"
         assert ("NVIDIA_VISIBLE_DEVICES" in variables(FULL, stage)) != train
         annotations = build(FULL, stage)["spec"]["template"]["metadata"]["annotations"]
@@ -209,3 +215,125 @@ def test_the_workspace_claim_belongs_to_the_job() -> None:
         "storageClassName": "fast",
     }
     assert claim["metadata"]["ownerReferences"][0]["uid"] == UID
+
+
+EVERYTHING: dict[str, Any] = {
+    "labels": {"team": "chart"},
+    "annotations": {"example.com/cost": "42"},
+    "objectLabels": {"owner": "platform"},
+    "objectAnnotations": {"example.com/why": "tuning"},
+    "nodeSelector": {"disk": "ssd"},
+    "nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"]}]}
+    ],
+    "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccountName": "tuner",
+    "runtimeClassName": "kata",
+    "priorityClassName": "batch",
+    "schedulerName": "own-scheduler",
+    "cpuLimit": "Request",
+    "ephemeralStorage": "3Gi",
+    "ephemeralStorageLimit": "4Gi",
+    "securityContext": {
+        "runAsUser": 1000650000,
+        "runAsGroup": 1000650000,
+        "fsGroup": 1000650000,
+        "fsGroupChangePolicy": "Always",
+        "supplementalGroups": [5000],
+        "supplementalGroupsPolicy": "Strict",
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "train.json"},
+        "appArmorProfile": {"type": "RuntimeDefault"},
+        "seLinuxOptions": {"type": "container_t", "level": "s0:c26,c5"},
+    },
+    "train": {"nodeSelector": {"pool": "gpu"}, "labels": {"stage": "own"}},
+}
+GPU_AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]}
+                    ]
+                }
+            ]
+        }
+    }
+}
+
+
+def build_with(defaults: dict[str, Any], stage: Stage, spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    spec = spec or make_spec()
+    trainer = TrainerSettings(image="registry.example/finetune/trainer:1", pod_defaults=defaults)
+    parsed = FineTuneJobSpec.parse(spec)
+    return build_job(
+        make_job(spec), parsed, stage, 1, {"version": "1.0"}, trainer, host=HOST, affinity=GPU_AFFINITY
+    )
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("place", ["chart", "job"])
+def test_jobs_with_every_addition_are_valid_kubernetes_objects(stage: Stage, place: str) -> None:
+    chart, own = (EVERYTHING, {}) if place == "chart" else ({}, EVERYTHING)
+    body = build_with(chart, stage, make_spec(podTemplate=own))
+    kubernetes_validate.validate(body, "1.36", strict=True)
+    template = body["spec"]["template"]
+    assert body["metadata"]["labels"]["owner"] == "platform"
+    assert body["metadata"]["annotations"] == {"example.com/why": "tuning"}
+    assert template["metadata"]["labels"].get("stage") == ("own" if stage is Stage.TRAIN else None)
+    assert template["metadata"]["labels"]["team"] == "chart"
+    assert template["metadata"]["annotations"]["example.com/cost"] == "42"
+    pod = template["spec"]
+    assert pod["schedulerName"] == "own-scheduler"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["nodeSelector"]["disk"] == "ssd"
+    assert {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_no_addition_weakens_what_the_operator_needs(stage: Stage) -> None:
+    plain, full = build_with({}, stage), build_with(EVERYTHING, stage)
+    before, after = plain["spec"]["template"], full["spec"]["template"]
+    assert before["metadata"]["labels"].items() <= after["metadata"]["labels"].items()
+    assert before["metadata"]["annotations"].items() <= after["metadata"]["annotations"].items()
+    for field in ("restartPolicy", "automountServiceAccountToken", "enableServiceLinks"):
+        assert before["spec"][field] == after["spec"][field]
+    (own,), (trainer,) = before["spec"]["containers"], after["spec"]["containers"]
+    for field in ("image", "args", "env", "volumeMounts", "terminationMessagePolicy"):
+        assert own[field] == trainer[field]
+    confined = {key: value for key, value in own["securityContext"].items() if key != "seccompProfile"}
+    assert confined.items() <= trainer["securityContext"].items()
+    (term,) = after["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    gpu = GPU_AFFINITY["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][
+        0
+    ]
+    assert gpu["matchExpressions"][0] in term["matchExpressions"]
+
+
+def test_the_claim_has_the_labels_and_annotations_that_policies_demand() -> None:
+    defaults = parse_pod_defaults(EVERYTHING)
+    claim = build_workspace_claim(make_job(make_spec()), FineTuneJobSpec.parse(make_spec()), "20Gi", defaults)
+    kubernetes_validate.validate(claim, "1.36", strict=True)
+    assert claim["metadata"]["labels"]["owner"] == "platform"
+    assert claim["metadata"]["labels"]["finetune.dev/job"] == "demo"
+    assert claim["metadata"]["annotations"] == {"example.com/why": "tuning"}
+
+
+def test_a_claim_that_nobody_can_write_to_is_attached_read_only() -> None:
+    spec = make_spec()
+    body = build_job(
+        make_job(spec),
+        FineTuneJobSpec.parse(spec),
+        Stage.PREPARE,
+        0,
+        {},
+        TRAINER,
+        host=HOST,
+        read_only_claims=["models"],
+    )
+    volumes = {item["name"]: item for item in body["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["model"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+    assert "readOnly" not in volumes["workspace"]["persistentVolumeClaim"]

@@ -19,8 +19,8 @@ SHARED = make_spec(
 )
 
 
-def build(spec: dict[str, Any], stage: Stage) -> Volumes:
-    return Volumes(make_job(spec), FineTuneJobSpec.parse(spec), stage, HOST)
+def build(spec: dict[str, Any], stage: Stage, *read_only: str) -> Volumes:
+    return Volumes(make_job(spec), FineTuneJobSpec.parse(spec), stage, HOST, read_only)
 
 
 def mounts(spec: dict[str, Any], stage: Stage) -> dict[str, dict[str, Any]]:
@@ -79,3 +79,37 @@ def test_the_run_spec_is_mounted_read_only_in_every_stage() -> None:
         assert mounts(make_spec(), stage)["/etc/finetune"]["readOnly"] is True
         (item,) = volumes(make_spec(), stage)["run-spec"]["downwardAPI"]["items"]
         assert item["fieldRef"]["fieldPath"] == "metadata.annotations['finetune.dev/run']"
+
+
+def claims(built: Volumes) -> dict[str, bool]:
+    """Each claim, and whether it is attached read-only."""
+    sources = [
+        volume["persistentVolumeClaim"] for volume in built.volumes if "persistentVolumeClaim" in volume
+    ]
+    return {source["claimName"]: source.get("readOnly", False) for source in sources}
+
+
+def test_only_claims_that_nobody_can_write_to_are_attached_read_only() -> None:
+    """A driver refuses to attach a ReadOnlyMany volume for writing. Other volumes may be in use on the same node."""
+    assert claims(build(make_spec(), Stage.PREPARE)) == {
+        "models": False,
+        "demo-workspace": False,
+        "artifacts": False,
+    }
+    assert claims(build(make_spec(), Stage.PREPARE, "models"))["models"]
+
+
+def test_a_read_only_cache_is_mounted_read_only_by_prepare_too() -> None:
+    built = build(SHARED, Stage.PREPARE, "bases")
+    (mount,) = (item for item in built.mounts if item["mountPath"] == "/model-cache")
+    assert mount["readOnly"] is True
+    assert claims(built)["bases"]
+    assert claims(build(SHARED, Stage.TRAIN, "bases"))["bases"]
+
+
+def test_a_claim_that_is_also_written_to_is_never_attached_read_only() -> None:
+    spec = make_spec(
+        model={"source": {"persistentVolumeClaim": {"claimName": "data"}}},
+        output={"destination": {"persistentVolumeClaim": {"claimName": "data"}}},
+    )
+    assert not claims(build(spec, Stage.PREPARE, "data"))["data"]

@@ -106,6 +106,21 @@ def test_disruption_scheduling_and_waiting_are_read_from_the_pods_status() -> No
     assert pod.waiting == ("ImagePullBackOff", "no such image")
 
 
+def test_a_trainer_that_waits_for_an_injected_container_says_which_one() -> None:
+    waiting = container({"waiting": {"reason": "PodInitializing"}})
+
+    def cause(*states: dict[str, Any]) -> tuple[str, str] | None:
+        named = [container(state, f"init{number}") for number, state in enumerate(states)]
+        pod = project_pod(make_pod({"containerStatuses": [waiting], "initContainerStatuses": named}))
+        assert pod is not None
+        return pod.waiting
+
+    looping = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+    assert cause({"terminated": {}}, looping) == ("Init:CrashLoopBackOff", "container init1: back-off 10s")
+    assert cause({"running": {}}, {"waiting": {"reason": "PodInitializing"}}) == ("PodInitializing", "")
+    assert cause() == ("PodInitializing", "")
+
+
 def test_objects_of_other_owners_with_our_labels_are_no_children() -> None:
     loose = make_pod({}, ownerReferences=[])
     assert project_pod(loose) is None

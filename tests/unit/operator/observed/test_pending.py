@@ -50,6 +50,14 @@ def test_a_pod_that_is_starting_normally_is_not_stuck(reason: str) -> None:
     assert why_waiting(make_child(), (make_pod(waiting=(reason, "")),), NOW) is None
 
 
+@pytest.mark.parametrize("reason", ["Init:CrashLoopBackOff", "Init:ImagePullBackOff"])
+def test_an_injected_container_that_cannot_start_makes_the_pod_stuck(reason: str) -> None:
+    found = why_waiting(make_child(), (make_pod(waiting=(reason, "container proxy: back-off")),), NOW)
+    assert found is not None
+    assert found.reason is Reason.POD_STUCK
+    assert found.message.endswith(f"{reason}: container proxy: back-off")
+
+
 def test_a_pod_without_its_image_is_stuck() -> None:
     found = why_waiting(make_child(), (make_pod(waiting=("ErrImagePull", "no such image")),), NOW)
     assert found is not None

@@ -18,8 +18,9 @@ from finetune_operator.placement.constraints import (
     storage_problem,
     volume_problem,
 )
-from finetune_operator.placement.storage import Requirement, StorageClass, VolumeRecord, matches
+from finetune_operator.placement.storage import StorageClass, VolumeRecord, matches
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.node_terms import Requirement
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
 
 ZONE = "topology.kubernetes.io/zone"

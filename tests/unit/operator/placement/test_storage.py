@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from finetune_operator.placement.storage import (
-    Requirement,
     StorageClass,
     describe_terms,
     find_storage_class,
@@ -15,6 +14,7 @@ from finetune_operator.placement.storage import (
     reachable,
 )
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.gpus.node_terms import Requirement
 from finetune_operator.sizing.gpus.nodes import HOSTNAME
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,34 +37,6 @@ terms = st.lists(st.lists(requirements, max_size=3).map(tuple), max_size=3).map(
 
 def one(key: str, operator: str, *found: str) -> tuple[tuple[Requirement, ...], ...]:
     return ((Requirement(key, operator, found),),)
-
-
-@pytest.mark.parametrize(
-    ("operator", "wanted", "found", "expected"),
-    [
-        ("In", ("1", "2"), "2", True),
-        ("In", ("1",), None, False),
-        ("NotIn", ("1",), "1", False),
-        ("NotIn", ("1",), None, True),
-        ("Exists", (), "", True),
-        ("Exists", (), None, False),
-        ("DoesNotExist", (), None, True),
-        ("DoesNotExist", (), "1", False),
-        ("Gt", ("9",), "10", True),
-        ("Gt", ("10",), "10", False),
-        ("Lt", ("9",), "-10", True),
-        ("Lt", ("9",), "x", False),
-        ("Gt", ("9",), "1_0", False),
-        ("Gt", ("1", "2"), "3", False),
-        ("Gt", ("1",), None, False),
-        ("Novel", ("1",), "1", False),
-    ],
-)
-def test_operators_have_the_schedulers_meaning(
-    operator: str, wanted: tuple[str, ...], found: str | None, *, expected: bool
-) -> None:
-    node = {} if found is None else {"key": found}
-    assert matches(one("key", operator, *wanted), node, "n") is expected
 
 
 @given(terms, labels)

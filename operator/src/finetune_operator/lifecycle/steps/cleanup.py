@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from finetune_operator.api.spec import Lifecycle
+from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import DeleteClaim, DeleteJob, DeletePod
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retention import child_expiry, keeps_workspace
+
+SIDECAR_GRACE_SECONDS = 30
+"""Time between SIGTERM and SIGKILL for an injected container of TRAIN. Its trainer, which needs more, has ended."""
 
 
 def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
@@ -15,16 +19,19 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
     for child in state.own_children:
         if child.deleting or child == current:
             continue
-        expiry = child_expiry(state.draft.find_attempt(child.stage, child.attempt), lifecycle, state.now)
+        pods = state.pods_of(child)
+        held = [pod for pod in pods if pod.end is not None and not pod.idle and not pod.deleting]
+        attempt = state.draft.find_attempt(child.stage, child.attempt)
+        expiry = child_expiry(attempt, lifecycle, state.now, held=bool(held))
         if expiry > state.now:
             state = state.with_requeue(expiry)
             continue
-        idle_pods = (
-            DeletePod(pod.name, pod.uid)
-            for pod in state.pods_of(child)
-            if (pod.end is not None and pod.idle) or not pod.node
-        )
-        state = state.with_actions(DeleteJob(child.name, child.uid), *idle_pods)
+        ended_pods = [
+            DeletePod(pod.name, pod.uid) for pod in pods if (pod.end is not None and pod.idle) or not pod.node
+        ]
+        if child.stage is Stage.TRAIN:
+            ended_pods += [DeletePod(pod.name, pod.uid, SIDECAR_GRACE_SECONDS) for pod in held]
+        state = state.with_actions(DeleteJob(child.name, child.uid), *ended_pods)
     return state
 
 

@@ -54,11 +54,15 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
     if isinstance(placement, Infeasible):
         return state.with_draft(draft.fail(placement.reason, placement.message))
     if spec.workspace.existing_claim is None and state.own_claim is None:
-        claim = build_workspace_claim(state.job, spec, volume_policy.claim_size(spec, draft))
+        size, defaults = volume_policy.claim_size(spec, draft), state.settings.trainer.defaults
+        claim = build_workspace_claim(state.job, spec, size, defaults)
         state = state.with_actions(CreateClaim(claim))
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
     draft = draft.record_host(draft.stage, host.memory_bytes, host.memory_reason)
-    body = build_stage_job(state.job, spec, draft, state.settings, _feasible(state), placement, host)
+    read_only = () if volumes is None else volumes.read_only_claims
+    body = build_stage_job(
+        state.job, spec, draft, state.settings, _feasible(state), placement, host, read_only
+    )
     return state.with_draft(draft).with_actions(CreateJob(body))
 
 
@@ -66,10 +70,10 @@ def _place(
     state: Reconciliation, spec: FineTuneJobSpec, volumes: JobVolumes
 ) -> Placement | Blocked | Infeasible:
     """The place of a CPU stage. TRAIN's place comes with its plan."""
-    inventory = state.observation.inventory
+    inventory, defaults = state.observation.inventory, state.settings.trainer.defaults
     if state.draft.stage is Stage.PREPARE:
-        return volume_policy.place_prepare(spec, _feasible(state), volumes, inventory)
-    return volume_policy.place_merge(spec, volumes, inventory)
+        return volume_policy.place_prepare(spec, _feasible(state), volumes, inventory, defaults)
+    return volume_policy.place_merge(spec, volumes, inventory, defaults)
 
 
 def _feasible(state: Reconciliation) -> Feasible | None:

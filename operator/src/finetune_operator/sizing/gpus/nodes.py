@@ -15,7 +15,7 @@ INSTANCE_TYPE_KEYS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/in
 HAMI_REGISTER = "hami.io/node-nvidia-register"
 """Annotation in which HAMi's device plugin lists the GPUs of a node."""
 
-_ALWAYS_KEPT = frozenset(
+KEPT_LABELS = frozenset(
     [
         HOSTNAME,
         *ZONE_KEYS,
@@ -25,6 +25,7 @@ _ALWAYS_KEPT = frozenset(
         "kubernetes.io/os",
     ]
 )
+"""Labels that are kept of every node."""
 _CHANGING = frozenset(["nvidia.com/gfd.timestamp"])
 _BASIC_RESOURCES = frozenset(["cpu", "memory", "ephemeral-storage"])
 _GPU_NAME = re.compile(r"gpu|accelerator|^(nvidia|amd)\.com/|\.(nvidia|amd)\.com/", re.IGNORECASE)
@@ -74,7 +75,7 @@ def project_node(body: Mapping[str, Any]) -> NodeRecord:
             {
                 key: value
                 for key, value in labels.items()
-                if key in _ALWAYS_KEPT or ((with_gpu or extended) and key not in _CHANGING)
+                if key in KEPT_LABELS or ((with_gpu or extended) and key not in _CHANGING)
             }
         ),
         annotations={key: value for key, value in annotations.items() if key == HAMI_REGISTER},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from finetune_operator.api.pod_merge import NodeRules, SelectedTerms
+from finetune_operator.api.pods import NodeTerm, Toleration
 from finetune_operator.api.quantities import parse_count
-from finetune_operator.api.spec import Toleration
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.gpus.node_labels import has_gpu_evidence, number
+from finetune_operator.sizing.gpus.node_terms import Requirement, describe_requirement, holds, pod_requirement
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile, parse_gpu_profiles
 from finetune_operator.sizing.gpus.recognition import RecognizedGpu, label_prefix, recognize
@@ -26,6 +28,8 @@ _CORDON_TAINTS = frozenset(
 _STARTING_TAINTS = frozenset(
     ["karpenter.sh/unregistered", "node.cilium.io/agent-not-ready", "ebs.csi.aws.com/agent-not-ready"]
 )
+_LONGEST_TERMS = 200
+"""Characters of terms in a message."""
 _STARTING_PREFIXES = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 # Labels that every node will have, even if its GPU profile does not list them.
 _IMPLIED = {"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}
@@ -52,23 +56,29 @@ def offers(
     return (*(offer for offer in found if offer is not None), *listed)
 
 
-def eligible(offer: Offer, node_selector: Mapping[str, str], tolerations: Sequence[Toleration]) -> str | None:
-    """Say why a pod may not use an offer; None if it may.
+def eligible(offer: Offer, rules: NodeRules) -> str | None:
+    """Say why a pod with these rules may not use an offer; None if it may.
 
     Taints that TRAIN always tolerates (`gpu_taint_keys`) and taints of a node's state do not count.
     """
     if offer.exclusion_reason is not None:
         return offer.exclusion_reason
-    for key, value in sorted(node_selector.items()):
+    for wanted in rules.labels:
+        key, value = wanted.key, wanted.value
         found = _label(offer, key)
-        if found is None and not (offer.node is None and key in _UNKNOWN_UNTIL_STARTED):
-            return (
-                f"resources.nodeSelector requires {key}={value}, but {_where(offer)} does not have this label"
-            )
+        if found is None and not _may_come_later(offer, key):
+            return f"{wanted.field} requires {key}={value}, but {_where(offer)} does not have this label"
         if found is not None and found != value:
-            return f"resources.nodeSelector requires {key}={value}, but {_where(offer)} has {found}"
+            return f"{wanted.field} requires {key}={value}, but {_where(offer)} has {found}"
+    for given in rules.terms:
+        if not any(_term_holds(offer, term) for term in given.terms):
+            return (
+                f"{given.field} requires {_describe(given)}, but {_where(offer)} satisfies none of its terms"
+            )
     for taint in offer.taints:
-        if _counts(taint, offer.resource_name) and not any(tolerates(item, taint) for item in tolerations):
+        if _counts(taint, offer.resource_name) and not any(
+            tolerates(item, taint) for item in rules.tolerations
+        ):
             name = taint["key"] + (f"={taint['value']}" if taint.get("value") else "")
             return f"{_where(offer)} has the taint {name}:{taint['effect']}, which resources.tolerations does not tolerate"
     return None
@@ -92,6 +102,12 @@ def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
     if toleration.key != taint.get("key"):
         return False
     return toleration.operator == "Exists" or (toleration.value or "") == (taint.get("value") or "")
+
+
+def lasts(taint: Mapping[str, str]) -> bool:
+    """Return whether a taint keeps pods away for good: it is not a preference, and not a passing state of its node."""
+    key = taint.get("key", "")
+    return taint.get("effect") != "PreferNoSchedule" and key not in _CORDON_TAINTS and not _starting(key)
 
 
 def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: bool) -> Offer | None:
@@ -174,12 +190,34 @@ def _label(offer: Offer, key: str) -> str | None:
     return found
 
 
+def _may_come_later(offer: Offer, key: str) -> bool:
+    """Return whether a node that does not exist yet may have a label that its GPU profile does not list."""
+    return offer.node is None and key in _UNKNOWN_UNTIL_STARTED
+
+
+def _term_holds(offer: Offer, term: NodeTerm) -> bool:
+    return all(_requirement_holds(offer, pod_requirement(item)) for item in term.match_expressions)
+
+
+def _requirement_holds(offer: Offer, item: Requirement) -> bool:
+    found = _label(offer, item.key)
+    if found is None:
+        return _may_come_later(offer, item.key) or holds(item, {})
+    return holds(item, {item.key: found})
+
+
+def _describe(given: SelectedTerms) -> str:
+    """Describe the terms briefly; the first ones are enough to find them."""
+    texts = [
+        " and ".join(describe_requirement(pod_requirement(item)) for item in term.match_expressions)
+        for term in given.terms
+    ]
+    return " or ".join(texts)[:_LONGEST_TERMS]
+
+
 def _counts(taint: Mapping[str, str], resource_name: str) -> bool:
     """Return whether only the user's tolerations can overcome a taint."""
-    key = taint.get("key", "")
-    if taint.get("effect") == "PreferNoSchedule" or key in gpu_taint_keys(resource_name):
-        return False
-    return key not in _CORDON_TAINTS and not _starting(key)
+    return taint.get("key", "") not in gpu_taint_keys(resource_name) and lasts(taint)
 
 
 def _where(offer: Offer) -> str:

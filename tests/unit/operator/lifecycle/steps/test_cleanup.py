@@ -20,6 +20,32 @@ def test_a_pod_with_a_running_container_keeps_its_grace_period() -> None:
     assert not any(isinstance(action, DeletePod) for action in world.decide().actions)
 
 
+def test_a_sidecar_of_train_does_not_keep_the_gpu_for_the_trainers_grace_period() -> None:
+    world = started(Stage.TRAIN)
+    world.succeed(Stage.TRAIN)
+    (pod,) = world.pods.values()
+    world.pods[pod.uid] = replace(pod, idle=False)
+    deleted = [action for action in world.decide().actions if isinstance(action, DeletePod)]
+    assert deleted == [DeletePod(pod.name, pod.uid, 30)]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_sidecar_that_never_ends_shortens_the_time_for_debugging(*, ends: bool) -> None:
+    keep = {"keepChildrenSeconds": {"success": 3600, "failure": 3600}}
+    world = started(Stage.TRAIN, spec=make_spec(lifecycle=keep))
+    world.succeed(Stage.TRAIN)
+    train = world.children["demo-train-0"].uid
+    (pod,) = (pod for pod in world.pods.values() if pod.owner_uid == train)
+    world.pods[pod.uid] = replace(pod, idle=False)
+    world.settle()
+    assert "demo-train-0" in world.children, "a native sidecar has time to end"
+    if ends:
+        world.pods[pod.uid] = replace(pod, idle=True)
+    world.wait(61)
+    world.settle()
+    assert ("demo-train-0" in world.children) == ends
+
+
 def test_children_stay_for_the_configured_time() -> None:
     keep = {"keepChildrenSeconds": {"success": 100, "failure": 300}}
     world = started(spec=make_spec(lifecycle=keep))

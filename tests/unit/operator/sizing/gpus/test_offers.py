@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.api.spec import Toleration
+from finetune_operator.api.pod_merge import NodeRules, SelectedTerms
+from finetune_operator.api.pods import NodeTerm, Toleration
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, NodeRecord
 from finetune_operator.sizing.gpus.offers import eligible, gpu_taint_keys, offers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.gpu_nodes import gfd, node, nvidia
+from tests.support.gpu_nodes import gfd, node, nvidia, selecting
 
 GPU = "nvidia.com/gpu"
 
@@ -44,7 +45,7 @@ def test_a_node_that_cannot_run_a_pod_now_is_offered_with_its_state(
     assert found.state == state
     assert found.count >= 1
     # Such taints pass with the state: they do not rule the node out for good.
-    assert eligible(found, {}, ()) is None
+    assert eligible(found, NodeRules()) is None
 
 
 def test_a_node_whose_driver_is_starting_is_known_by_its_cloud() -> None:
@@ -100,7 +101,7 @@ def test_taints_and_tolerations_match_as_in_the_scheduler(
 ) -> None:
     found = one(nvidia("a", "NVIDIA-L4", 23034, taints=[taint]))
     tolerations = () if toleration is None else (Toleration.model_validate(toleration),)
-    assert (eligible(found, {}, tolerations) is None) == may
+    assert (eligible(found, NodeRules(tolerations=tolerations)) is None) == may
 
 
 def test_the_plain_gpu_taint_of_a_slice_is_tolerated() -> None:
@@ -121,7 +122,39 @@ def test_the_plain_gpu_taint_of_a_slice_is_tolerated() -> None:
 )
 def test_a_node_selector_must_match_the_nodes_labels(selector: dict[str, str], may: bool) -> None:  # noqa: FBT001 -- a case's outcome
     found = one(nvidia("n", "NVIDIA-L4", 23034, labels={"pool": "a"}))
-    assert (eligible(found, selector, ()) is None) == may
+    assert (eligible(found, selecting(selector)) is None) == may
+
+
+def choosing(*expressions: dict[str, Any]) -> NodeRules:
+    terms = tuple(NodeTerm.model_validate({"matchExpressions": [item]}) for item in expressions)
+    return NodeRules(terms=(SelectedTerms(terms, "trainer.podDefaults.train.nodeSelectorTerms"),))
+
+
+@pytest.mark.parametrize(
+    ("expressions", "may"),
+    [
+        ([{"key": "pool", "operator": "In", "values": ["a", "b"]}], True),
+        ([{"key": "pool", "operator": "NotIn", "values": ["a"]}], False),
+        ([{"key": "tier", "operator": "Exists"}, {"key": "pool", "operator": "Exists"}], True),
+        ([{"key": "cores", "operator": "Gt", "values": ["15"]}], True),
+        ([{"key": "cores", "operator": "Lt", "values": ["16"]}], False),
+    ],
+)
+def test_one_of_the_pods_own_terms_must_match_the_nodes_labels(
+    expressions: list[dict[str, Any]],
+    may: bool,  # noqa: FBT001 -- a case's outcome
+) -> None:
+    found = one(nvidia("n", "NVIDIA-L4", 23034, labels={"pool": "a", "cores": "16"}))
+    why = eligible(found, choosing(*expressions))
+    assert (why is None) == may
+    assert why is None or why.startswith("trainer.podDefaults.train.nodeSelectorTerms requires ")
+
+
+def test_a_rejected_selector_is_named_with_the_field_that_asks_for_it() -> None:
+    found = one(nvidia("n", "NVIDIA-L4", 23034))
+    assert eligible(found, selecting({"pool": "b"})) == (
+        "resources.nodeSelector requires pool=b, but node n does not have this label"
+    )
 
 
 # ---- any labels at all ---------------------------------------------------------------------------------------------
@@ -170,6 +203,6 @@ def test_no_labels_break_the_inventory(
         assert found.gpu.usable_bytes is None or found.gpu.usable_bytes >= 0
         assert found.count >= 1
         assert found.gpu.source
-        eligible(found, {"a": "b"}, ())
+        eligible(found, selecting({"a": "b"}))
         for identity in found.selector_labels:
             assert identity.items() <= found.labels.items()

@@ -9,7 +9,7 @@ from finetune_operator.sizing.gpus.offers import eligible, offers
 from finetune_operator.sizing.gpus.products import find_product
 from finetune_operator.sizing.gpus.profiles import GpuProfileError, parse_gpu_profiles
 
-from tests.support.gpu_nodes import MIB
+from tests.support.gpu_nodes import MIB, selecting
 from tests.support.repository import ROOT
 
 L4 = {"name": "l4", "product": "nvidia-l4", "labels": {"cloud.google.com/gke-accelerator": "nvidia-l4"}}
@@ -39,9 +39,9 @@ def test_each_zone_of_a_profile_is_an_offer() -> None:
         (), parse_gpu_profiles([profile(zones=["a", "b"])]), "nvidia.com/gpu", allow_time_slicing=False
     )
     assert [offer.zone for offer in found] == ["a", "b"]
-    why = eligible(found[0], {"topology.kubernetes.io/zone": "b"}, ())
+    why = eligible(found[0], selecting({"topology.kubernetes.io/zone": "b"}))
     assert why is not None
-    assert eligible(found[1], {"topology.kubernetes.io/zone": "b"}, ()) is None
+    assert eligible(found[1], selecting({"topology.kubernetes.io/zone": "b"})) is None
     # The zone is where the node will be, not a label to select this profile by.
     assert found[0].selector_labels == (L4["labels"],)
 
@@ -81,7 +81,7 @@ def test_memory_gives_the_size_of_an_unknown_product(members: dict[str, Any], us
 )
 def test_a_selector_may_name_what_every_new_node_has(selector: dict[str, str], may: bool) -> None:  # noqa: FBT001 -- a case's outcome
     (found,) = offers((), parse_gpu_profiles([profile()]), "nvidia.com/gpu", allow_time_slicing=False)
-    assert (eligible(found, selector, ()) is None) == may
+    assert (eligible(found, selecting(selector)) is None) == may
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from finetune_operator.api.pod_merge import NodeRules
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, NodeRecord
 from finetune_operator.sizing.gpus.offers import eligible, offers
@@ -307,7 +308,7 @@ def test_an_invalid_mig_layout_admits_no_pod() -> None:
     labels = gfd("NVIDIA-A100-SXM4-40GB-MIG-INVALID", 0, gpu_count="0", mig_strategy="single")
     found = one(node("a", labels, {GPU: "0"}))
     assert found.gpu.usable_bytes is None
-    why = eligible(found, {}, ())
+    why = eligible(found, NodeRules())
     assert why is not None
     assert "MIG layout" in why
 
@@ -343,11 +344,11 @@ def test_a_time_sliced_gpu_is_excluded_unless_the_administrator_allows_it(
     record = node("a", labels, {resource: "4"})
     barred = one(record, resource)
     assert barred.sharing == "TimeSlicing"
-    why = eligible(barred, {}, ())
+    why = eligible(barred, NodeRules())
     assert why is not None
     assert "allowTimeSlicing" in why
     allowed = one(record, resource, time_slicing=True)
-    assert eligible(allowed, {}, ()) is None
+    assert eligible(allowed, NodeRules()) is None
     assert allowed.gpu.usable_bytes == usable("L4")
 
 
@@ -356,7 +357,7 @@ def test_an_mps_client_has_its_equal_share() -> None:
     found = one(node("a", labels, {GPU: "32"}))
     assert (found.sharing, found.replicas) == ("Mps", 4)
     assert found.gpu.usable_bytes == usable("A100 80GB") // 4
-    assert eligible(found, {}, ()) is None
+    assert eligible(found, NodeRules()) is None
 
 
 def test_mps_of_an_unknown_number_of_clients_has_no_size() -> None:
