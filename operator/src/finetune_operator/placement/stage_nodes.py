@@ -37,7 +37,10 @@ def apart_message(
     """Explain that PREPARE and MERGE may not run where the suitable GPUs are, so that no volume serves all stages."""
     place = "node" if volume_reach(storage_class) == "Node" else "zone"
     name = "" if storage_class is None else f" of class {storage_class.name}"
-    fields = sorted({item.field for each in rules for item in (*each.labels, *each.terms)})
+    fields = sorted(
+        {label.field for each in rules for label in each.labels}
+        | {given.field for each in rules for given in each.terms}
+    )
     return (
         f"PREPARE and MERGE must be allowed in the {place} of a suitable GPU ({locations(offers)}), because a workspace"
         f"{name} stays in the {place} of its first pod; their node rules exclude it ({', '.join(fields) or 'tolerations'}); "

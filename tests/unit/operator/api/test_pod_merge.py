@@ -66,7 +66,7 @@ def terms(key: str) -> list[dict[str, Any]]:
     return [{"matchExpressions": [{"key": key, "operator": "Exists"}]}]
 
 
-def test_terms_of_chart_and_job_both_hold_and_those_of_a_stage_replace_the_general_ones() -> None:
+def test_terms_of_chart_and_job_both_hold_and_a_stages_replace_the_general_ones() -> None:
     chart = {"nodeSelectorTerms": terms("a"), "prepare": {"nodeSelectorTerms": terms("b")}}
     fields = {
         stage: [given.field for given in merged(chart, stage, nodeSelectorTerms=terms("c")).rules.terms]
