@@ -93,7 +93,9 @@ def test_bounds_of_numbers_and_enums_are_the_same() -> None:
     different = []
     for path, original in walk(SPEC, "spec"):
         field = strict_json_schema(original)
-        if path.endswith(unrepeated) or (field.get("type") not in {"integer", "number"} and "enum" not in field):
+        if path.endswith(unrepeated) or (
+            field.get("type") not in {"integer", "number"} and "enum" not in field
+        ):
             continue
         found = theirs[path]
         values = found.get("enum", [found["const"]] if "const" in found else None)

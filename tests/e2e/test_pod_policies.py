@@ -56,9 +56,7 @@ def refusal(room: Kubectl, stage: Stage, defaults: dict[str, Any]) -> str:
     template = job["spec"]["template"]
     metadata = {**template["metadata"], "name": f"demo-{stage.slug}"}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-    done = room.run(
-        "create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(pod)
-    )
+    done = room.run("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(pod))
     return "" if done.returncode == 0 else done.stderr
 
 
