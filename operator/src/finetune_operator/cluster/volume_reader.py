@@ -79,7 +79,7 @@ class VolumeReader:
         except ApiError as error:
             self._note_forbidden(error, "persistentvolumeclaims")
             return ()
-        return () if body is None else tuple(body["spec"].get("accessModes") or ())
+        return tuple(((body or {}).get("spec") or {}).get("accessModes") or ())
 
     async def _volume(self, name: str) -> VolumeRecord | None:
         try:
