@@ -193,6 +193,8 @@ def test_settings_agree_with_the_values() -> None:
         "downloadSeconds": 3600,
         "allowPrivateAddresses": True,
     }
+    assert full["trainer"]["network"]["noProxy"] == ".svc,.cluster.local,10.0.0.0/8"
+    assert full["trainer"]["network"]["caBundle"]["configMapKeyRef"]["name"] == "corporate-ca"
     assert full["metricsPort"] == 18080
     assert full["logLevel"] == "DEBUG"
 
@@ -209,7 +211,11 @@ def test_default_values_are_the_defaults_of_the_operator() -> None:
     """The file also names every setting. Otherwise a value of the chart would have no effect."""
     rendered = settings(render())
     defaults = Settings.model_validate({"trainer": {"image": rendered["trainer"]["image"]}})
-    assert rendered == defaults.model_dump(mode="json", by_alias=True)
+    assert Settings.model_validate(rendered) == defaults
+    expected = defaults.model_dump(mode="json", by_alias=True)
+    # The chart has empty values where the settings have none.
+    assert rendered["trainer"].pop("network").keys() == expected["trainer"].pop("network").keys()
+    assert rendered == expected
 
 
 def test_changed_settings_start_new_pods() -> None:
@@ -307,6 +313,10 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("watchNamespace=Team_A", "watchNamespace"),
         ("logLevel=TRACE", "logLevel"),
         ("trainer.huggingFaceEndpoint=hub.example.com", "trainer/huggingFaceEndpoint"),
+        ("trainer.network.httpsProxy=http://user:password@proxy", "trainer/network/httpsProxy"),
+        ("trainer.network.proxySecretRef.name=only", "trainer/network/proxySecretRef"),
+        ("trainer.network.caBundle.configMapKeyRef.name=only", "trainer/network/caBundle"),
+        ("trainer.network.retrySeconds=-1", "trainer/network/retrySeconds"),
         ("trainer.resources.train.memory=24GB", "trainer/resources/train/memory"),
         ("trainer.podDefaults.securityContext.runAsUser=0", "podDefaults/securityContext/runAsUser"),
         ("trainer.podDefaults.securityContext.fsGroup=0", "podDefaults/securityContext/fsGroup"),

@@ -9,10 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from finetune_operator.api.network import Network
 from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import Stage
 from finetune_operator.api.validation import check
+from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.result import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
 from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, pod_paths
 from finetune_operator.sizing.planning import make_plan
@@ -50,7 +52,12 @@ def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
         plan=make_plan(parsed, "cuda"),
         paths=pod_paths(job, parsed),
         device="cuda",
-        limits=Limits(2**30, 600, allow_private_addresses=False),
+        limits=Limits(
+            2**30,
+            600,
+            allow_private_addresses=False,
+            retry_seconds=retry_seconds(parsed.network, Network()),
+        ),
         telemetry_port=9500,
         attempt=0,
     )
@@ -107,6 +114,7 @@ SPECS = {
         },
         modelCache={"claimName": "models"},
     ),
+    "patient": make_spec(network={"retrySeconds": 1800}),
     "object-stores": make_spec(
         model={"source": {"gcs": {"uri": "gs://models/org/name"}}},
         dataset={

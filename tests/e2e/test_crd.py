@@ -121,6 +121,16 @@ VALID = {
         "dataset__thresholds": {"minimumRows": 0, "mixedReasoningFraction": 0.5, "targetSimilarity": 1},
     },
     "model cache": {"modelCache": {"claimName": "bases"}},
+    "network": {
+        "network": {
+            "httpsProxy": "http://proxy.example.com:3128",
+            "httpProxy": "",
+            "noProxy": ".svc, 10.0.0.0/8,[fd00::1]:443,*",
+            "caBundle": {"configMapKeyRef": {"name": "corporate-ca", "key": "ca.crt"}},
+            "retrySeconds": 0,
+        }
+    },
+    "secret proxy": {"network": {"httpProxy": "", "proxySecretRef": {"name": "proxy", "key": "url"}}},
     "template arguments": {
         "model__chatTemplateArguments": {"flag": False, "share": 0.5, "count": 2, "text": "x"}
     },
@@ -221,6 +231,19 @@ INVALID = {
         "less than or equal to 1",
     ),
     "cache without a claim": ({"modelCache": {}}, "spec.modelCache.claimName: Required value"),
+    "proxy with a password": (
+        {"network": {"httpsProxy": "http://user:password@proxy:1"}},
+        "spec.network.httpsProxy in body should match",
+    ),
+    "two proxies": (
+        {"network": {"httpsProxy": "http://proxy:1", "proxySecretRef": {"name": "proxy", "key": "url"}}},
+        "must give proxySecretRef, or httpsProxy and httpProxy, not both",
+    ),
+    "empty bundle": (
+        {"network": {"caBundle": {}}},
+        "must give exactly one of configMapKeyRef and secretKeyRef",
+    ),
+    "endless wait": ({"network": {"retrySeconds": 86401}}, "less than or equal to 86400"),
     "no validation": ({"dataset__validation": {}}, "must give exactly one of fraction and source"),
     "two validations": (
         {"dataset__validation": {"fraction": 0.1, "source": {"configMap": {"name": "a", "key": "b"}}}},
@@ -338,6 +361,7 @@ CHANGES = {
     "added prompts": {"dataset": {"targetPrompts": {"configMapKeyRef": {"name": "a", "key": "b"}}}},
     "threshold": {"dataset": {"thresholds": {"minimumRows": 1}}},
     "added model cache": {"modelCache": {"claimName": "bases"}},
+    "added network": {"network": {"retrySeconds": 5}},
     "added epochs": {"training": {"epochs": 1}},
     "removed training": {"training": None},
     "evaluation": {"evaluation": {"maximumRows": 10}},

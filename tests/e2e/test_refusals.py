@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ class Case:
     url: str | None = None
     model_path: str = "models/tiny"
     dataset: dict[str, Any] | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
 
 
 def _rows_without_answer() -> str:
@@ -44,7 +45,12 @@ def _broken_line() -> str:
 CASES = [
     Case("no-answer", "InvalidDataset", ("5", "12", "NoAssistantTurn"), data=_rows_without_answer()),
     Case("broken-line", "MalformedDataset", ("7", "InvalidJson"), data=_broken_line()),
-    Case("unreachable", "DatasetUnavailable", ("3 attempts",), url="https://data.invalid/a.jsonl?sig=S3CRETQUERY"),
+    Case("unreachable", "DatasetUnavailable", ("attempts in 3 s",), url="https://data.invalid/a.jsonl?sig=S3CRETQUERY",
+         spec={"network": {"retrySeconds": 3}, "lifecycle": {"retries": 0}}),
+    Case("broken-bundle", "InvalidNetworkSettings", ("no certificate",), data=jobs.jsonl(jobs.conversations(20)),
+         spec={"network": {"caBundle": {"configMapKeyRef": {"name": "broken-bundle", "key": "data.jsonl"}}}}),
+    Case("absent-bundle", "InvalidNetworkSettings", ("its key is missing",), data=jobs.jsonl(jobs.conversations(20)),
+         spec={"network": {"caBundle": {"secretKeyRef": {"name": "absent", "key": "ca.crt"}}}}),
     Case("metadata-service", "DatasetAddressForbidden", (), url="https://169.254.169.254/a?sig=S3CRETQUERY"),
     Case("not-a-model", "InvalidModel", ("config.json",), data=jobs.jsonl(jobs.conversations(20)),
          model_path="models/not-a-model"),
@@ -71,7 +77,7 @@ def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, room: Kubect
         room.apply(secret)
         dataset = {"url": {"secretKeyRef": {"name": case.name, "key": "url"}}}
     model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": case.model_path}}}
-    room.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model))
+    room.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model, **case.spec))
 
     job = product.follow(room, case.name, seconds=60)
 

@@ -103,6 +103,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "resources" $trainer.resources
     "limits" $trainer.limits
     "podDefaults" (include "finetune-operator.given" $trainer.podDefaults | fromJson)
+    "network" $trainer.network
     "stackProfile" $trainer.stackProfile)
   "gpuProfiles" .Values.gpuProfiles
   "allowTimeSlicing" .Values.allowTimeSlicing

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.network import DEFAULT_RETRY_SECONDS, Network
 from finetune_operator.api.plan import Device
 from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
 from finetune_operator.api.quantities import Quantity
@@ -38,6 +39,13 @@ class _Settings(BaseModel):
     """Immutable, with camelCase names in the file. An unknown name is probably a typing error, so it is not accepted."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+def without_empty_members(value: Any) -> Any:
+    """Drop the empty texts and objects that stand for missing values in the chart."""
+    if not isinstance(value, dict):
+        return value
+    return {name: item for name, item in value.items() if item not in ("", {})}
 
 
 class DefaultResources(_Settings):
@@ -75,9 +83,9 @@ class LimitSettings(_Settings):
     download_seconds: Annotated[int, Field(ge=1)] = 3600
     allow_private_addresses: bool = False
 
-    def to_limits(self) -> Limits:
-        """The same limits in the form of the run spec."""
-        return Limits(self.dataset_bytes, self.download_seconds, self.allow_private_addresses)
+    def to_limits(self, retry_seconds: int) -> Limits:
+        """The same limits in the form of the run spec, with the seconds to wait for a server in an outage."""
+        return Limits(self.dataset_bytes, self.download_seconds, self.allow_private_addresses, retry_seconds)
 
 
 class TrainerSettings(_Settings):
@@ -94,6 +102,10 @@ class TrainerSettings(_Settings):
     limits: LimitSettings = LimitSettings()
     pod_defaults: dict[str, Any] = POD_DEFAULTS
     """Additions to the pods of all FineTuneJobs (docs/pods.md)."""
+    network: Annotated[Network, BeforeValidator(without_empty_members)] = Network(
+        retry_seconds=DEFAULT_RETRY_SECONDS
+    )
+    """Proxies, certificate authorities and the time to wait in an outage. A job's own settings take precedence."""
     stack_profile: dict[str, Any] = {}
     """Properties of the image's software that determine memory; they replace the built-in ones (docs/stack-profile.md)."""
 

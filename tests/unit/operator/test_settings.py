@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+
 import pytest
+from finetune_operator.api.network import Network
 from finetune_operator.api.stages import Stage
 from finetune_operator.errors import SettingsError
 from finetune_operator.settings import load_settings, parse_settings
@@ -52,8 +55,8 @@ def test_resources_that_the_administrator_sets_replace_the_computed_ones() -> No
 
 def test_download_limits_reach_the_run_spec() -> None:
     content = '{"trainer": {"image": "i", "limits": {"datasetBytes": 7, "allowPrivateAddresses": true}}}'
-    limits = parse_settings(content).trainer.limits.to_limits()
-    assert (limits.dataset_bytes, limits.allow_private_addresses) == (7, True)
+    limits = parse_settings(content).trainer.limits.to_limits(30)
+    assert (limits.dataset_bytes, limits.allow_private_addresses, limits.retry_seconds) == (7, True, 30)
 
 
 def test_pod_defaults_of_the_file_replace_the_built_in_ones() -> None:
@@ -62,3 +65,15 @@ def test_pod_defaults_of_the_file_replace_the_built_in_ones() -> None:
     assert not built_in.train.node_selector, "GPUs decide where TRAIN runs"
     none = parse_settings('{"trainer": {"image": "i", "podDefaults": {}}}').trainer.defaults
     assert not none.prepare.node_selector
+
+
+def test_empty_network_values_of_the_chart_are_no_settings() -> None:
+    empty = {"httpsProxy": "", "noProxy": "", "proxySecretRef": {}, "caBundle": {}, "retrySeconds": 60}
+    settings = parse_settings(json.dumps({"trainer": {"image": "i", "network": empty}}))
+    assert settings.trainer.network == Network(retry_seconds=60)
+
+
+def test_a_proxy_with_a_password_is_no_setting() -> None:
+    content = '{"trainer": {"image": "i", "network": {"httpProxy": "http://user:password@proxy"}}}'
+    with pytest.raises(SettingsError, match="httpProxy"):
+        parse_settings(content)

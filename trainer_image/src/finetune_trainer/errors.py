@@ -9,6 +9,7 @@ class Reason(StrEnum):
     """The reason of a stage that did not succeed."""
 
     INVALID_RUN_SPEC = "InvalidRunSpec"
+    INVALID_NETWORK_SETTINGS = "InvalidNetworkSettings"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_ACCESS_DENIED = "DatasetAccessDenied"
     DATASET_URL_EXPIRED = "DatasetUrlExpired"

@@ -7,20 +7,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_operator.api.network import Network
 from finetune_operator.api.plan import Device
 from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.validation import check
 from finetune_operator.contract.credentials import secret_prefixes, secret_variables
+from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import JobIdentity, Limits, MountPaths, build_run_spec
 from finetune_operator.sizing.planning import make_plan
 
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
+from finetune_cli.run.network import network_environment
 from finetune_cli.run.summary import summarize
 
 # On the user's own machine and network, there is no administrator who limits downloads.
@@ -67,7 +70,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
         plan=make_plan(spec, device),
         paths=local_paths(manifests, spec, folders, home),
         device=device,
-        limits=LOCAL_LIMITS,
+        limits=replace(LOCAL_LIMITS, retry_seconds=retry_seconds(spec.network, Network())),
         telemetry_port=TELEMETRY_PORT,
         attempt=0,
     )
@@ -76,7 +79,8 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
     print(f"finetune: workspace {workspace}", file=sys.stderr)
     command = [sys.executable, "-m", "finetune_trainer", "run", "--run", str(run_file)]
-    environment = {**os.environ, **secrets}
+    network = network_environment(manifests, spec.network, home / "ca-bundles")
+    environment = {**os.environ, **secrets, **network}
     results: dict[str, dict[str, Any]] = {}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"

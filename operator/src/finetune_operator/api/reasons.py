@@ -100,20 +100,21 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
 TRAINER_CLASSES: dict[str, ReasonClass] = {
     "InternalError": ReasonClass.RETRYABLE,
     "Interrupted": ReasonClass.INTERRUPTED,
+    "DatasetUnavailable": ReasonClass.RETRYABLE,
+    "ModelUnavailable": ReasonClass.RETRYABLE,
     **dict.fromkeys(
         (
             "InvalidRunSpec",
+            "InvalidNetworkSettings",
             "DatasetNotFound",
             "DatasetAccessDenied",
             "DatasetUrlExpired",
             "DatasetAddressForbidden",
-            "DatasetUnavailable",
             "DatasetTooLarge",
             "MalformedDataset",
             "InvalidDataset",
             "ModelNotFound",
             "ModelAccessDenied",
-            "ModelUnavailable",
             "ModelAddressForbidden",
             "InvalidModel",
             "UnsupportedModel",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from finetune_operator.api.network import Network
 from finetune_operator.api.pods import PodTemplate, Toleration
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.sources import (
@@ -65,6 +67,9 @@ class TargetPrompts(SpecValue):
 
     config_map_key_ref: KeyRef
 
+
+_USER = re.compile(r"//[^/@\s\"]*@")
+"""User and password of a URL, which no message may repeat."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -235,6 +240,7 @@ class FineTuneJobSpec(SpecValue):
     pod_template: PodTemplate = PodTemplate()
     workspace: Workspace = Workspace()
     model_cache: ModelCache | None = None
+    network: Network = Network()
     lifecycle: Lifecycle = Lifecycle()
     suspend: bool = False
 
@@ -253,12 +259,12 @@ class FineTuneJobSpec(SpecValue):
 def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle` and fields with their default value. So
-    a file and the object that an API server made of it have the same hash. A new field with a default in a later version
-    does not change the hash of an old job.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network` and fields with their
+    default value. So a file and the object that an API server made of it have the same hash. A new field with a default
+    in a later version does not change the hash of an old job.
     """
     content = spec.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle"}
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle", "network"}
     )
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
@@ -269,6 +275,6 @@ def _describe(error: ValidationError) -> str:
     parts = []
     for detail in error.errors(include_url=False, include_context=False)[:5]:
         path = ".".join(str(step) for step in detail["loc"])
-        found = json.dumps(detail["input"], default=str)[:80]
+        found = _USER.sub("//...@", json.dumps(detail["input"], default=str))[:80]
         parts.append(f"spec.{path}: {detail['msg']}, found {found}")
     return "; ".join(parts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
 from finetune_operator.api.plan import Device, Plan
 from finetune_operator.api.sources import (
     CloudObject,
@@ -23,7 +24,7 @@ from finetune_operator.contract.credentials import (
     url_variable,
 )
 
-CONTRACT_VERSION = "1.2"
+CONTRACT_VERSION = "1.3"
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"
@@ -46,11 +47,12 @@ class JobIdentity:
 
 @dataclass(frozen=True)
 class Limits:
-    """The administrator's limits on downloads."""
+    """The administrator's limits on downloads, and the seconds to wait for a server in an outage."""
 
     dataset_bytes: int
     download_seconds: int
     allow_private_addresses: bool
+    retry_seconds: int = DEFAULT_RETRY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ def build_run_spec(
             "datasetBytes": limits.dataset_bytes,
             "downloadSeconds": limits.download_seconds,
             "allowPrivateAddresses": limits.allow_private_addresses,
+            **(
+                {}
+                if limits.retry_seconds == DEFAULT_RETRY_SECONDS
+                else {"retrySeconds": limits.retry_seconds}
+            ),
         },
     }
 

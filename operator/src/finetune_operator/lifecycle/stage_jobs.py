@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage
+from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, pod_paths
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
@@ -62,7 +63,7 @@ def build_stage_job(
         plan=training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device),
         paths=pod_paths(identity, spec),
         device=trainer.device,
-        limits=trainer.limits.to_limits(),
+        limits=trainer.limits.to_limits(retry_seconds(spec.network, trainer.network)),
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
     )

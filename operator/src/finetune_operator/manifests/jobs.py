@@ -24,6 +24,7 @@ from finetune_operator.api.stages import (
     workspace_claim_name,
 )
 from finetune_operator.contract.credentials import secret_prefixes, secret_variables
+from finetune_operator.contract.network import CA_BUNDLE_VARIABLE, mounted_bundles, network_variables
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
@@ -116,7 +117,14 @@ def build_job(
                     pods,
                     with_own_terms(affinity, pods.rules),
                     host,
-                    Volumes(job, spec, stage, host, read_only_claims),
+                    Volumes(
+                        job,
+                        spec,
+                        stage,
+                        host,
+                        read_only_claims,
+                        mounted_bundles(spec.network, trainer.network),
+                    ),
                     tolerates_gpu_nodes or stage is Stage.TRAIN,
                 ),
             },
@@ -197,6 +205,7 @@ def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) 
     else:
         # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
         variables.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+    variables += _network(spec, stage, trainer)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:
         if trainer.hugging_face_endpoint:
@@ -208,6 +217,21 @@ def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) 
         if prefixes:
             environment["envFrom"] = prefixes
     return environment
+
+
+def _network(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> list[dict[str, Any]]:
+    """Proxies and CA bundles. A proxy with a password is for PREPARE alone, which is the stage that downloads."""
+    found: list[dict[str, Any]] = []
+    for variable in network_variables(spec.network, trainer.network):
+        if isinstance(variable.value, str):
+            found.append({"name": variable.name, "value": variable.value})
+        elif stage is Stage.PREPARE:
+            found.append(_secret_variable(variable.name, variable.value))
+    bundles = mounted_bundles(spec.network, trainer.network)
+    if bundles:
+        paths = ":".join(bundle.path for bundle in bundles)
+        found.append({"name": CA_BUNDLE_VARIABLE, "value": paths})
+    return found
 
 
 def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from finetune_operator.api.quantities import format_bytes
 from finetune_operator.api.sources import DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import RUN_ANNOTATION, Stage, workspace_claim_name
+from finetune_operator.contract.network import MountedBundle
 from finetune_operator.contract.run_spec import (
     CHAT_TEMPLATE_MOUNT,
     DATASET_MOUNT,
@@ -35,6 +36,7 @@ class Volumes:
         stage: Stage,
         host: HostNeeds,
         read_only_claims: Collection[str] = (),
+        bundles: Sequence[MountedBundle] = (),
     ) -> None:
         """`read_only_claims` are the claims that nobody can write to, which must be attached read-only."""
         self.volumes: list[dict[str, Any]] = []
@@ -57,6 +59,8 @@ class Volumes:
         )
         self._mount("tmp", "/tmp", {"emptyDir": {"sizeLimit": format_bytes(host.scratch_bytes)}})  # noqa: S108 - the pod's own
         self._workspace(job, spec)
+        for bundle in bundles:
+            self._bundle(bundle)
         if stage is Stage.PREPARE:
             self._sources(spec)
         if stage is Stage.TRAIN:
@@ -99,6 +103,15 @@ class Volumes:
             self._config_map(name, path, source.config_map)
         elif source.persistent_volume_claim is not None:
             self._claim(name, path, source.persistent_volume_claim.claim_name, read_only=True)
+
+    def _bundle(self, mounted: MountedBundle) -> None:
+        reference = mounted.reference
+        items = [{"key": reference.key, "path": reference.key}]
+        # Without a required object the pod would wait silently. The trainer says what is missing.
+        source: dict[str, Any] = {"secret": {"secretName": reference.name, "items": items, "optional": True}}
+        if mounted.bundle.config_map_key_ref is not None:
+            source = {"configMap": {"name": reference.name, "items": items, "optional": True}}
+        self._mount(mounted.name, mounted.mount, source, read_only=True)
 
     def _config_map(self, name: str, path: str, reference: KeyRef) -> None:
         item = {"key": reference.key, "path": reference.key}

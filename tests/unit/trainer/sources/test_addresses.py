@@ -7,7 +7,7 @@ import time
 
 import httpcore
 import pytest
-from finetune_trainer.sources.addresses import GuardedNetwork, allowed_addresses, is_public
+from finetune_trainer.sources.addresses import GuardedNetwork, allowed_addresses, is_public, may_ask_proxy_for
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,26 @@ def test_every_operation_ends_at_the_deadline() -> None:
         with pytest.raises(TimeoutError):
             stream.read(1, timeout=5)
         stream.close()
+
+
+@pytest.mark.parametrize("host", ["files.unresolvable.example", "a.b-c.org.", "xn--bcher-kva.example"])
+def test_a_proxy_may_be_asked_for_a_name_that_only_the_internet_has(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_place: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert may_ask_proxy_for(host, 443, allow_private=False)
+
+
+@pytest.mark.parametrize("host", ["single", "a.internal", "a.SVC", "a..org", "", "1.2.3.4.5", "a.0x7f"])
+def test_a_proxy_may_not_be_asked_for_names_of_private_networks(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_place: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert not may_ask_proxy_for(host, 443, allow_private=False)
+    assert may_ask_proxy_for(host, 443, allow_private=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.content_encoding import coding_of, decode_beginning, decode_file
+from finetune_trainer.sources.fetch_target import MODEL
 
 ROWS = b'{"text": "one"}\n' * 50
 
@@ -25,6 +26,17 @@ def test_other_codings_make_the_dataset_unavailable(header: str) -> None:
     with pytest.raises(StageError) as caught:
         coding_of(header)
     assert caught.value.reason is Reason.DATASET_UNAVAILABLE
+
+
+def test_a_models_file_has_the_models_reasons(tmp_path: Path) -> None:
+    with pytest.raises(StageError) as caught:
+        coding_of("br", MODEL)
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE
+    path = tmp_path / "weights"
+    path.write_bytes(gzip.compress(ROWS)[:-4])
+    with pytest.raises(StageError) as caught:
+        decode_file(path, lambda _: None, lambda _: None, MODEL)
+    assert caught.value.reason is Reason.INVALID_MODEL
 
 
 def test_a_gzip_file_is_replaced_by_its_content(tmp_path: Path) -> None:

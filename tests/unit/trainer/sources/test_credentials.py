@@ -53,3 +53,25 @@ def test_a_session_token_belongs_to_s3_only() -> None:
 def test_the_first_complete_set_is_used() -> None:
     azure = {"AZURE_STORAGE_SAS_TOKEN": "sas", "AZURE_CLIENT_ID": "id"}
     assert credentials(source(None), "az", DATASET, azure) == {"sas_key": "sas"}
+
+
+def test_white_space_around_a_value_is_removed() -> None:
+    environment = {
+        name: f"\ufeff {value}\r\n" for name, value in {**KEYS, "AWS_SESSION_TOKEN": "token"}.items()
+    }
+    assert credentials(source(None), "s3", DATASET, environment) == {**SETTINGS, "session_token": "token"}
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_a_value_that_cannot_be_sent_is_refused_by_its_name(name: str) -> None:
+    environment = prefixed("P_", {**KEYS, name: "two\nlines"})
+    with pytest.raises(StageError, match=f"{name} for dataset.source .* line break at position 4") as caught:
+        credentials(source("P_"), "s3", DATASET, environment)
+    assert caught.value.reason is Reason.DATASET_ACCESS_DENIED
+    assert "lines" not in caught.value.message
+
+
+def test_a_key_in_json_may_have_several_lines() -> None:
+    environment = {"GOOGLE_SERVICE_ACCOUNT_KEY": '{\n"private_key": "a\\nb"}\n'}
+    found = credentials(source(None), "gs", DATASET, environment)
+    assert found == {"service_account_key": '{\n"private_key": "a\\nb"}'}

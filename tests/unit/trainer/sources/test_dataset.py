@@ -9,6 +9,9 @@ from finetune_trainer.contract.run_spec import FileSource, Limits, UrlSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import fetch_dataset
 
+from tests.support.servers.forward_proxy import ForwardProxy, proxying
+from tests.support.servers.loopback import Script, http_server, status
+
 LIMITS = Limits.model_validate({"datasetBytes": 100, "downloadSeconds": 10, "allowPrivateAddresses": False})
 
 
@@ -32,3 +35,14 @@ def test_an_empty_url_variable_is_not_found(tmp_path: Path, environment: dict[st
     with pytest.raises(StageError, match="DATASET_URL") as caught:
         fetch_dataset(source, "training", LIMITS, tmp_path, lambda _done, _total: None, environment)
     assert caught.value.reason is Reason.DATASET_NOT_FOUND
+
+
+def test_a_url_is_read_without_white_space_and_through_the_proxy_of_the_environment(tmp_path: Path) -> None:
+    proxy = ForwardProxy()
+    limits = LIMITS.model_copy(update={"allow_private_addresses": True})
+    with http_server(Script([status(200, b"{}\n")]), host="127.0.0.1") as origin, proxying(proxy) as url:
+        environment = {"DATASET_URL": f"\ufeff{origin}/rows \r\n", "HTTP_PROXY": url}
+        source = UrlSource.model_validate({"kind": "Url", "urlVariable": "DATASET_URL"})
+        fetched = fetch_dataset(source, "training", limits, tmp_path, lambda _done, _total: None, environment)
+    assert fetched.paths[0].read_bytes() == b"{}\n"
+    assert proxy.lines == [f"GET {origin}/rows HTTP/1.1"]

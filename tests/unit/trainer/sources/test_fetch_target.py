@@ -16,3 +16,9 @@ def test_a_forbidden_address_has_the_targets_reason_and_name(target: FetchTarget
     assert error.reason is reason
     assert target.name in error.message
     assert "trainer.limits.allowPrivateAddresses" in error.message
+
+
+def test_a_jobs_forbidden_proxy_has_the_targets_reason_and_a_remedy() -> None:
+    error = MODEL.forbidden_proxy()
+    assert error.reason is Reason.MODEL_ADDRESS_FORBIDDEN
+    assert "trainer.network" in error.message

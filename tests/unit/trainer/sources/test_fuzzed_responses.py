@@ -28,6 +28,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources import dataset, object_store
 from finetune_trainer.sources.dataset import fetch_dataset
 from finetune_trainer.sources.http import download
+from finetune_trainer.sources.retry import RetryPolicy
 
 from tests.support.servers import source_faults as faults
 from tests.support.servers import source_redirects as redirects
@@ -38,6 +39,7 @@ from tests.support.servers.response_documents import MARK
 from tests.support.servers.wire import Case, World
 
 ANSWERS = 2_000
+PAUSE_SECONDS = 25
 PUBLIC = "93.184.216.34"
 NAMES = {
     "files.example": [PUBLIC],
@@ -219,7 +221,10 @@ class Fuzzer:
             )
             environment = self.credentials
         limits = RunLimits(
-            dataset_bytes=case.limit, download_seconds=case.seconds, allow_private_addresses=not case.public
+            dataset_bytes=case.limit,
+            download_seconds=case.seconds,
+            allow_private_addresses=not case.public,
+            retry_seconds=2 * PAUSE_SECONDS,
         )
         try:
             fetched = fetch_dataset(source, "dataset", limits, self.folder, _ignore, environment)
@@ -276,6 +281,10 @@ def fuzzer(
     pauses: list[float] = []
     patient = partial(download, ssl_context=network.context, sleep=pauses.append)
     monkeypatch.setattr(dataset, "download", patient)
+    # So an outage that does not pass has three attempts. The tests of the loop cover the real pauses.
+    monkeypatch.setattr(
+        RetryPolicy, "pause", lambda _policy, _failures, asked: max(PAUSE_SECONDS, min(asked, 60))
+    )
     monkeypatch.setattr(
         object_store, "download_object", partial(object_store.download_object, sleep=pauses.append)
     )

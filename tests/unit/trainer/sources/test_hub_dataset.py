@@ -11,6 +11,7 @@ from finetune_trainer.contract.run_spec import HubDatasetSource
 from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
+from finetune_trainer.sources.retry import RetryPolicy
 
 from tests.support.servers.loopback import COMMIT, TOKEN, Hub, http_server
 
@@ -36,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub("datasets", {"train.jsonl": b"rows"}, "org/data")
     with http_server(hub, host="127.0.0.1") as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr(RetryPolicy, "pause", lambda *_: 0.0)
         yield hub
 
 
@@ -46,7 +47,9 @@ def fetch(
     source = HubDatasetSource(
         **{"kind": "HuggingFace", "repository": "org/data", "revision": "main"} | members
     )
-    limits = RunLimits(dataset_bytes=size, download_seconds=60, allow_private_addresses=False)
+    limits = RunLimits(
+        dataset_bytes=size, download_seconds=60, allow_private_addresses=False, retry_seconds=2
+    )
     return fetch_dataset(source, "dataset", limits, folder, lambda _done, _total: None, environment or {})
 
 

@@ -1,7 +1,9 @@
-"""The client huggingface_hub reads models from a real HTTP server on loopback with the hub's protocol."""
+"""Models from a real HTTP server on loopback with the hub's protocol."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def test_a_hub_that_cannot_be_reached_is_unavailable(
     with pytest.raises(StageError) as caught:
         open_model(tmp_path)
     assert caught.value.reason is Reason.MODEL_UNAVAILABLE
-    assert "after 3 attempts" in caught.value.message
+    assert "attempts in 600 s" in caught.value.message
 
 
 @pytest.mark.usefixtures("hub")
@@ -115,3 +117,22 @@ def test_progress_is_reported_in_bytes(hub: Hub, tmp_path: Path) -> None:
     open_model(tmp_path).fetch("model.safetensors", lambda done, total: heard.append((done, total)))
     assert heard[0] == (0, size)
     assert heard[-1] == (size, size)
+
+
+def test_without_a_commit_digests_identify_the_model_and_without_both_it_is_refused(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Otherwise the model cache could hold another model under this name."""
+    siblings = [
+        {"rfilename": name, "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+        for name, content in hub.files.items()
+    ]
+    hub.commit = "main"
+    hub.information = json.dumps({"siblings": siblings}).encode()
+    first = open_model(tmp_path / "a").identity()
+    assert first["commit"] is None
+    assert first["files"].keys() >= {"config.json", "model.safetensors"}
+    hub.information = json.dumps({"siblings": [{"rfilename": name} for name in hub.files]}).encode()
+    with pytest.raises(StageError, match=r"neither for model\.safetensors") as caught:
+        open_model(tmp_path / "b")
+    assert caught.value.reason is Reason.INVALID_MODEL

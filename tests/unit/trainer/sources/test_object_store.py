@@ -74,8 +74,11 @@ def fetch(
     *,
     size: int = 10**8,
     allow: bool = True,
+    retry_seconds: int = 60,
 ) -> Fetched:
-    limits = RunLimits(dataset_bytes=size, download_seconds=60, allow_private_addresses=allow)
+    limits = RunLimits(
+        dataset_bytes=size, download_seconds=60, allow_private_addresses=allow, retry_seconds=retry_seconds
+    )
     return fetch_dataset(
         wanted,
         "dataset",
@@ -176,11 +179,8 @@ def test_too_many_bytes_are_rejected_before_the_download(endpoint: str, tmp_path
         ("https://user:password@127.0.0.1", Reason.DATASET_ADDRESS_FORBIDDEN),
     ],
 )
-def test_endpoints_that_do_not_respond_or_are_invalid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: Reason
-) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
-    assert rejection(source(place), tmp_path).reason is reason
+def test_endpoints_that_do_not_respond_or_are_invalid(tmp_path: Path, place: str, reason: Reason) -> None:
+    assert rejection(source(place), tmp_path, retry_seconds=0).reason is reason
 
 
 @pytest.mark.parametrize(

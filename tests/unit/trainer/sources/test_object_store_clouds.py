@@ -1,16 +1,19 @@
-"""Google Cloud Storage and Azure: downloads, and the reasons for their rejections."""
+"""Google Cloud Storage, Azure and stores behind a proxy: downloads, and the reasons for their rejections."""
 
 from __future__ import annotations
 
 import base64
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from finetune_trainer.contract.run_spec import Limits as RunLimits
@@ -18,8 +21,10 @@ from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.object_store import ObjectStoreModel
+from finetune_trainer.sources.retry import RetryPolicy
 
 from tests.support.servers import azure
+from tests.support.servers.forward_proxy import ForwardProxy, proxying
 from tests.support.servers.loopback import Script, gcs_server, http_server, status
 
 ROWS = b'{"messages": []}\n' * 10_000
@@ -47,7 +52,9 @@ def source(uri: str, endpoint: str | None) -> ObjectStoreSource:
 def fetch(
     wanted: ObjectStoreSource, folder: Path, environment: dict[str, str], *, allow: bool = True
 ) -> Fetched:
-    limits = RunLimits(dataset_bytes=10**7, download_seconds=60, allow_private_addresses=allow)
+    limits = RunLimits(
+        dataset_bytes=10**7, download_seconds=60, allow_private_addresses=allow, retry_seconds=60
+    )
     return fetch_dataset(wanted, "dataset", limits, folder, lambda _done, _total: None, environment)
 
 
@@ -63,7 +70,9 @@ def rejection(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.sources.retry.PAUSES_SECONDS", (0.0, 0.0))
+    """A pause lasts no time and counts as half of the time for an outage, so that there are three attempts."""
+    monkeypatch.setattr(RetryPolicy, "pause", lambda *_: 0.0)
+    monkeypatch.setattr("finetune_trainer.sources.retry._SHORTEST_COUNTED_SECONDS", 30)
 
 
 @pytest.mark.object_stores
@@ -214,3 +223,98 @@ def test_a_name_that_turns_private_after_the_check_is_not_connected_to(
         error = rejection(source("s3://bucket/rows.jsonl", place), tmp_path, S3_KEYS, allow=False)
     assert error.reason is Reason.DATASET_ADDRESS_FORBIDDEN
     assert script.seen == []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[tuple[Script, ForwardProxy, dict[str, str]]]:
+    """Run a store with TLS that only a proxy reaches. Yields its script, the proxy and the environment."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("store.example").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    found = status(200, ROWS, ETag='"v1"', Last_Modified="Mon, 02 Nov 2026 10:00:00 GMT")
+    script = Script([found])
+    with http_server(script, context=context) as origin:
+        proxy = ForwardProxy({"store.example": int(origin.rpartition(":")[2])})
+        with proxying(proxy) as url:
+            yield (
+                script,
+                proxy,
+                {**S3_KEYS, "HTTPS_PROXY": url, "FINETUNE_CA_BUNDLE": str(tmp_path / "ca.pem")},
+            )
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_store_is_reached_through_a_proxy_with_an_authority_of_its_own(
+    tmp_path: Path, store: tuple[Script, ForwardProxy, dict[str, str]], *, allow: bool
+) -> None:
+    _script, proxy, environment = store
+    wanted = source("s3://bucket/rows", "https://store.example")
+    assert fetch(wanted, tmp_path, environment, allow=allow).paths[0].read_bytes() == ROWS
+    assert set(proxy.lines) == {"CONNECT store.example:443 HTTP/1.1"}
+
+
+def test_a_store_of_an_unknown_authority_is_named_at_once(
+    tmp_path: Path, store: tuple[Script, ForwardProxy, dict[str, str]]
+) -> None:
+    script, proxy, environment = store
+    environment.pop("FINETUNE_CA_BUNDLE")
+    error = rejection(source("s3://bucket/rows", "https://store.example"), tmp_path, environment)
+    assert error.reason is Reason.DATASET_UNAVAILABLE
+    assert "caBundle" in error.message
+    assert len(proxy.lines) == 1
+    assert script.seen == []
+
+
+def test_a_proxy_that_wants_a_password_is_named(
+    tmp_path: Path, store: tuple[Script, ForwardProxy, dict[str, str]]
+) -> None:
+    _script, proxy, environment = store
+    proxy.authorization = "Basic dTpw"
+    wanted = source("s3://bucket/rows", "https://store.example")
+    error = rejection(wanted, tmp_path, environment)
+    assert error.reason is Reason.DATASET_ACCESS_DENIED
+    assert "proxySecretRef" in error.message
+    environment["HTTPS_PROXY"] = environment["HTTPS_PROXY"].replace("://", "://u:p@")
+    assert fetch(wanted, tmp_path, environment).paths[0].read_bytes() == ROWS
+
+
+def test_a_proxy_that_is_still_starting_is_waited_for(
+    tmp_path: Path, store: tuple[Script, ForwardProxy, dict[str, str]]
+) -> None:
+    _script, proxy, environment = store
+    proxy.faults += [503, 502]
+    wanted = source("s3://bucket/rows", "https://store.example")
+    assert fetch(wanted, tmp_path, environment).paths[0].read_bytes() == ROWS
+
+
+def test_a_plain_store_is_reached_through_a_proxy_if_private_addresses_are_allowed(tmp_path: Path) -> None:
+    found = status(200, ROWS, ETag='"v1"', Last_Modified="Mon, 02 Nov 2026 10:00:00 GMT")
+    proxy = ForwardProxy()
+    with http_server(Script([found]), host="127.0.0.1") as origin, proxying(proxy) as url:
+        environment = {**S3_KEYS, "HTTP_PROXY": url}
+        fetched = fetch(source("s3://bucket/rows", origin), tmp_path, environment)
+    assert fetched.paths[0].read_bytes() == ROWS
+    assert proxy.lines[0].startswith(f"GET {origin}/bucket/rows")
+
+
+def test_an_etag_that_only_the_listing_names_does_not_matter(tmp_path: Path, tiny_model: Path) -> None:
+    """Some gateways leave it out of the object's own response."""
+    contents = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    entries = "".join(
+        f"<Contents><Key>m/{name}</Key><LastModified>2026-11-02T10:00:00.000Z</LastModified>"
+        f'<ETag>"{name}"</ETag><Size>{len(content)}</Size></Contents>'
+        for name, content in contents.items()
+    )
+    listing = f"<ListBucketResult><Name>b</Name><Prefix>m/</Prefix>{entries}</ListBucketResult>".encode()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        name = handler.path.partition("?")[0].rpartition("/")[2]
+        body = contents.get(name, listing)
+        status(200, body, Last_Modified="Mon, 02 Nov 2026 10:00:00 GMT")(handler)
+
+    with http_server(answer, host="127.0.0.1") as origin:
+        model = ObjectStoreModel(
+            source("s3://b/m", origin), tmp_path, allow_private_addresses=True, environment=S3_KEYS
+        )
+        path = model.fetch("model.safetensors", lambda _done, _total: None)
+    assert path.read_bytes() == contents["model.safetensors"]

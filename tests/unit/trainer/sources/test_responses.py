@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import Reason
-from finetune_trainer.sources.responses import PREFIX_BYTES, Action, interpret
+from finetune_trainer.sources.responses import PREFIX_BYTES, Action, interpret, is_page
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,9 +162,11 @@ def test_azure_can_also_send_its_code_in_a_header() -> None:
         (b"", None),
         (b"<id>,text\n1,a\n", None),
         (b"<html><head><title>Data</title></head></html>", None),
-        (b"<!DOCTYPE html><html><head><title>Sign in - Corp</title></head>", DENIED),
         (b"\n<HTML><form><input name=p type='password'></form>", DENIED),
-        (b"<html><h1>Please log in</h1></html>", DENIED),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html><input type=password>', DENIED),
+        # A page that only mentions signing in is any page, such as one about a file. The reader of files names it.
+        (b"<!DOCTYPE html><html><head><title>Sign in - Corp</title></head>", None),
+        (b"<html><h1>Please log in</h1><a href='/login'>Sign in</a></html>", None),
         (s3("AccessDenied", "Request has expired"), EXPIRED),
         (s3("NoSuchKey"), MISSING),
         (azure("AuthorizationFailure", "This request is not authorized."), DENIED),
@@ -179,10 +181,42 @@ def test_a_success_is_a_file_unless_it_is_an_error_or_a_login_page(
     assert (verdict.action is Action.TAKE) is (reason is None)
 
 
-def test_retry_after_is_respected_within_bounds() -> None:
+def test_the_servers_pause_is_part_of_the_verdict() -> None:
     assert interpret(429, {"retry-after": "7"}, b"").pause_seconds == 7
-    assert interpret(503, {"retry-after": "86400"}, b"").pause_seconds == 30
-    assert interpret(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"").pause_seconds == 0
+    busy = s3("SlowDown")
+    assert interpret(400, {"retry-after": "9"}, busy).pause_seconds == 9
+    assert interpret(200, {"retry-after": "9"}, busy).pause_seconds == 9
+
+
+@pytest.mark.parametrize("fields", [{"retry-after": "60"}, {"x-ratelimit-remaining": "0"}])
+def test_a_403_about_the_rate_of_requests_is_an_outage(fields: dict[str, str]) -> None:
+    assert interpret(403, fields, b"").action is Action.RETRY
+    assert interpret(403, {"x-ratelimit-remaining": "7"}, b"").reason is DENIED
+
+
+WORDS = b"Your link has expired. <code>AccessDenied</code> <message>Too many requests: SlowDown</message>"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "label"),
+    [
+        (b"<!DOCTYPE html><p>", ""),
+        (b"\xef\xbb\xbf\n<html>", ""),
+        (b'<?xml version="1.0"?><!-- x --><!DOCTYPE html>', ""),
+        (b"<center>", "text/html; charset=utf-8"),
+        (b"<p>", "application/xhtml+xml"),
+    ],
+)
+@pytest.mark.parametrize(("status", "reason"), [(403, DENIED), (404, MISSING), (400, OUTAGE), (503, OUTAGE)])
+def test_no_word_of_a_web_page_is_read(beginning: bytes, label: str, status: int, reason: Reason) -> None:
+    fields = {"content-type": label}
+    assert is_page(fields, beginning + WORDS)
+    assert interpret(status, fields, beginning + WORDS).reason is reason
+
+
+def test_an_error_document_that_is_labeled_as_a_page_is_read() -> None:
+    assert not is_page({"content-type": "text/html"}, s3("ExpiredToken"))
+    assert interpret(403, {"content-type": "text/html"}, s3("ExpiredToken")).reason is EXPIRED
 
 
 @given(
@@ -198,7 +232,7 @@ def test_retry_after_is_respected_within_bounds() -> None:
 def test_every_response_has_a_verdict(status: int, fields: dict[str, str], body: bytes) -> None:
     verdict = interpret(status, fields, body)
     assert (verdict.reason is None) is (verdict.action in {Action.TAKE, Action.CONTINUE, Action.REDIRECT})
-    assert 0 <= verdict.pause_seconds <= 30
+    assert 0 <= verdict.pause_seconds <= 86_400
 
 
 def test_long_bodies_are_judged_by_their_beginning() -> None:

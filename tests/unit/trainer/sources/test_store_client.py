@@ -198,3 +198,17 @@ def test_a_client_with_an_egress_reaches_no_private_address() -> None:
         assert egress.blocked
     assert script.seen == []
     assert isinstance(interpret_error(caught.value, DATASET, ambient=False), Outage)
+
+
+@pytest.mark.parametrize(
+    "bundle", ["garbage", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+def test_a_bundle_that_the_client_cannot_read_is_no_fault_of_the_credentials(bundle: str) -> None:
+    with pytest.raises(StageError, match="CA bundle") as caught:
+        open_store(source(None), URI, DATASET, KEYS, None, 30, bundle)
+    assert caught.value.reason is Reason.INVALID_NETWORK_SETTINGS
+
+
+def test_a_region_from_a_secret_loses_its_white_space() -> None:
+    sent = request_of(source(None), KEYS | {"TEAM_AWS_REGION": " eu-west-1\n"}, found_object())
+    assert "/eu-west-1/s3/aws4_request" in sent["authorization"]

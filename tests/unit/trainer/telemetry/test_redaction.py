@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from collections.abc import Callable
@@ -130,3 +131,14 @@ def test_no_part_of_a_secret_url_survives() -> None:
         for part in ("abc%2F", "abc/def", "1700000000", "pass-word", "hf_secret", "unknownvalue", "secret2"):
             assert part not in redacted
     assert Redactor([])("nothing to hide") == "nothing to hide"
+
+
+def test_passwords_of_proxies_are_masked_but_not_the_proxies(make_run: Callable[..., RunSpec]) -> None:
+    environment = {
+        "https_proxy": "http://user:pass%40word1@proxy.example:3128",
+        "HTTP_PROXY": "http://proxy:1",
+    }
+    redact = Redactor(secrets_of(make_run(), environment))
+    header = base64.b64encode(b"user:pass@word1").decode()
+    text = f"pass@word1 pass%40word1 user:pass%40word1 {header} proxy.example:3128 proxy"
+    assert redact(text) == f"{MASK} {MASK} {MASK} {MASK} proxy.example:3128 proxy"

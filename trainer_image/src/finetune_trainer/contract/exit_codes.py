@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
 
 _NOT_PERMANENT = {
     Reason.INTERNAL_ERROR: ExitCode.RETRYABLE,
+    Reason.DATASET_UNAVAILABLE: ExitCode.RETRYABLE,
+    Reason.MODEL_UNAVAILABLE: ExitCode.RETRYABLE,
     Reason.INTERRUPTED: ExitCode.INTERRUPTED,
 }
 

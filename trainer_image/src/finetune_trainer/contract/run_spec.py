@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.2"
+CONTRACT_VERSION = "1.3"
 
 
 class _Value(BaseModel):
@@ -247,11 +247,12 @@ class Telemetry(_Value):
 
 
 class Limits(_Value):
-    """Bounds set by the administrator."""
+    """Bounds set by the administrator, and the seconds to wait for a server in an outage."""
 
     dataset_bytes: Annotated[int, Field(ge=1)]
     download_seconds: Annotated[int, Field(ge=1)]
     allow_private_addresses: bool
+    retry_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
 
 
 class RunSpec(_Value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -25,6 +26,24 @@ _FORBIDDEN = tuple(
     )
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Last labels of names that exist in private networks only: reserved ones (RFC 6761, 6762, 8375, and `internal`), those
+# of cluster services, and those that private networks use without a reservation.
+_PRIVATE_LABELS = frozenset(
+    {
+        "localhost",
+        "localdomain",
+        "local",
+        "internal",
+        "intranet",
+        "arpa",
+        "svc",
+        "lan",
+        "home",
+        "corp",
+        "private",
+    }
+)
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 ErrorFactory = Callable[[], Exception]
 
@@ -51,9 +70,40 @@ def allowed_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
     The operating system resolves the name, so other spellings of an address (decimal, octal, hexadecimal) are checked
     by their meaning. Raises OSError or UnicodeError if the name does not resolve.
     """
+    return [text for text in _resolve(host, port) if allow_private or is_public(text)]
+
+
+def may_ask_proxy_for(host: str, port: int, *, allow_private: bool) -> bool:
+    """Return whether a proxy may be asked for a connection to `host`, which it resolves again itself.
+
+    So every address that the name has here must be allowed, not just one of them. A name that has none here passes if
+    it can be a name of the public Internet: behind a proxy, many networks resolve no such names.
+    """
+    if allow_private:
+        return True
+    # With a trailing dot, an address does not resolve here, but may do so at the proxy.
+    name = host.rstrip(".")
+    try:
+        addresses = _resolve(name, port)
+    except (OSError, UnicodeError):
+        return _is_public_name(name)
+    return all(map(is_public, addresses))
+
+
+def _resolve(host: str, port: int) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return [text for text in addresses if allow_private or is_public(text)]
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_public_name(name: str) -> bool:
+    """Return whether a name has several labels and ends neither like an address nor with a private network's label."""
+    labels = name.lower().split(".")
+    return (
+        len(labels) > 1
+        and all(labels)
+        and labels[-1] not in _PRIVATE_LABELS
+        and not _NUMBER.fullmatch(labels[-1])
+    )
 
 
 class GuardedNetwork(httpcore.NetworkBackend):

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.errors import StageError
+from finetune_trainer.sources.fetch_target import DATASET, FetchTarget
 
 _MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
@@ -16,26 +17,31 @@ _NONE = frozenset({"", "identity", "aws-chunked"})
 _GZIP = frozenset({"gzip", "x-gzip"})
 
 
-def coding_of(content_encoding: str) -> str:
-    """Return "gzip" or "" for a Content-Encoding field. Raises StageError(DatasetUnavailable) for any other."""
+def coding_of(content_encoding: str, target: FetchTarget = DATASET) -> str:
+    """Return "gzip" or "" for a Content-Encoding field. Raises StageError (unavailable) for any other."""
     codings = [coding.strip().lower() for coding in content_encoding.split(",")]
     codings = [coding for coding in codings if coding not in _NONE]
     if not codings:
         return ""
     if len(codings) > 1 or codings[0] not in _GZIP:
         raise StageError(
-            Reason.DATASET_UNAVAILABLE,
-            "the dataset's server must send the file without content coding or with gzip, found another "
+            target.unavailable,
+            f"the {target.name}'s server must send the file without content coding or with gzip, found another "
             "Content-Encoding; store the file without one",
         )
     return "gzip"
 
 
-def decode_file(path: Path, inspect: Callable[[bytes], None], require_size: Callable[[int], None]) -> None:
+def decode_file(
+    path: Path,
+    inspect: Callable[[bytes], None],
+    require_size: Callable[[int], None],
+    target: FetchTarget = DATASET,
+) -> None:
     """Decompress a gzip file in place. A file that is not gzip stays: its header was wrong.
 
     `inspect` receives the first bytes, `require_size` the number of bytes so far; both may raise. Raises
-    StageError(MalformedDataset) if the coding is broken.
+    StageError with the target's malformed reason if the coding is broken.
     """
     decoded = path.with_name(f"{path.name}.decoded")
     with path.open("rb") as raw:
@@ -53,7 +59,7 @@ def decode_file(path: Path, inspect: Callable[[bytes], None], require_size: Call
                     out.write(chunk)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise StageError(
-                Reason.MALFORMED_DATASET,
+                target.malformed,
                 f"a response with Content-Encoding gzip must be valid gzip, found: {error}; store the file again",
             ) from error
     decoded.replace(path)

@@ -17,8 +17,11 @@ from finetune_trainer.contract.run_spec import (
 )
 from finetune_trainer.contract.run_spec import Limits as RunLimits
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.http import Limits, OnBytes, download
+from finetune_trainer.sources.http import Limits, download
 from finetune_trainer.sources.local_file import require_file
+from finetune_trainer.sources.network import Network
+from finetune_trainer.sources.secret_values import clean_secret
+from finetune_trainer.sources.transfer import OnBytes
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,15 @@ def fetch_dataset(
 
     `name` distinguishes the datasets of one job in `folder`. A later process of the same job passes the same folder:
     complete files are not fetched again, incomplete ones are resumed. Mounted files stay in place. `on_bytes` receives
-    the bytes done and the total; secrets come from `environment`. Raises StageError with a reason that starts with
-    `Dataset`, or MalformedDataset for a broken content coding.
+    the bytes done and the total; secrets and network settings come from `environment`. Raises StageError with a reason
+    that starts with `Dataset`, MalformedDataset for a broken content coding, or InvalidNetworkSettings.
     """
-    limits = Limits(run_limits.dataset_bytes, run_limits.download_seconds, run_limits.allow_private_addresses)
+    limits = Limits(
+        run_limits.dataset_bytes,
+        run_limits.download_seconds,
+        run_limits.allow_private_addresses,
+        run_limits.retry_seconds,
+    )
     if isinstance(source, FileSource):
         path = require_file(source.path, limits.bytes)
         size = path.stat().st_size
@@ -53,14 +61,16 @@ def fetch_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     destination = folder / name
     if isinstance(source, UrlSource):
-        url = environment.get(source.url_variable, "").strip()
+        url = clean_secret(environment.get(source.url_variable))
         if not url:
             raise StageError(
                 Reason.DATASET_NOT_FOUND,
                 f"the environment variable {source.url_variable} must hold the dataset's URL, found it empty; "
                 "set the key in the Secret",
             )
-        return Fetched((destination,), download(url, destination, limits, on_bytes, reuse=True))
+        network = Network.from_environment(environment)
+        identity = download(url, destination, limits, on_bytes, reuse=True, network=network)
+        return Fetched((destination,), identity)
     # These clients take up to a second to import, and a job needs at most one.
     if isinstance(source, ObjectStoreSource):
         from finetune_trainer.sources.object_store import download_object  # noqa: PLC0415

@@ -16,6 +16,7 @@ class FetchTarget:
     access_denied: Reason
     unavailable: Reason
     address_forbidden: Reason
+    malformed: Reason
 
     def forbidden_address(self) -> StageError:
         """Make the error for a server that has no allowed address."""
@@ -25,6 +26,14 @@ class FetchTarget:
             "reserved one; an administrator can allow such addresses with trainer.limits.allowPrivateAddresses",
         )
 
+    def forbidden_proxy(self) -> StageError:
+        """Make the error for a job's proxy that has no allowed address."""
+        return StageError(
+            self.address_forbidden,
+            "the job's proxy must have a public address, found a private, loopback, link-local or reserved one; an "
+            "administrator can name the proxy with trainer.network in the chart",
+        )
+
 
 DATASET = FetchTarget(
     "dataset",
@@ -32,6 +41,7 @@ DATASET = FetchTarget(
     Reason.DATASET_ACCESS_DENIED,
     Reason.DATASET_UNAVAILABLE,
     Reason.DATASET_ADDRESS_FORBIDDEN,
+    Reason.MALFORMED_DATASET,
 )
 MODEL = FetchTarget(
     "model",
@@ -39,4 +49,5 @@ MODEL = FetchTarget(
     Reason.MODEL_ACCESS_DENIED,
     Reason.MODEL_UNAVAILABLE,
     Reason.MODEL_ADDRESS_FORBIDDEN,
+    Reason.INVALID_MODEL,
 )

@@ -1,46 +1,60 @@
-"""A repository on a Hugging Face hub at one commit, whose files are downloaded one by one."""
+"""A repository on a Hugging Face hub at one commit, whose files are downloaded one by one.
+
+The trainer's own client speaks the hub's protocol, so that one set of rules holds for every download: resuming, waiting
+in an outage, proxies and certificate authorities. It also works with mirrors that leave out parts of the protocol: the
+commit, ETags or digests.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
-import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote
 
-import httpx2
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from tqdm import tqdm
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
-from finetune_trainer.errors import StageError
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.sources.connections import Connections
 from finetune_trainer.sources.fetch_target import DATASET, FetchTarget
-from finetune_trainer.sources.http import OnBytes
-from finetune_trainer.sources.retry import ATTEMPTS, Outage, retry
+from finetune_trainer.sources.hub_listing import (
+    COMMIT,
+    HubFile,
+    Listing,
+    UnexpectedListingError,
+    digest_of_etag,
+    file_digest,
+    parse_listing,
+)
+from finetune_trainer.sources.hub_responses import interpret
+from finetune_trainer.sources.network import Network
+from finetune_trainer.sources.partial_download import PartialFile
+from finetune_trainer.sources.responses import Action, Verdict
+from finetune_trainer.sources.retry import Outage, retry
+from finetune_trainer.sources.secret_values import clean_secret, require_header_value
+from finetune_trainer.sources.transfer import Fields, OnBytes, Rules, Transfer
+from finetune_trainer.sources.url import InvalidLocationError, Location
 from finetune_trainer.workspace.layout import write_json_atomically
 
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
-_RESPONSE_SECONDS = 10
-_Result = TypeVar("_Result")
-
-
-class _UnexpectedResponseError(Exception):
-    """The hub's response does not follow its API."""
+_PUBLIC_HUB = "https://huggingface.co"
+_LARGEST_LISTING_BYTES = 256 << 20
+_READ_SECONDS = 30.0  # a hub may take long to describe a large repository
+_log = logging.getLogger(__name__)
 
 
 class HubRepository:
-    """A model or dataset repository. Its commit is resolved once, so that every file is of one version."""
+    """A model or dataset repository. Its commit is resolved once, so that every file is of one version.
+
+    `files` are the repository's files by name. `commit` is None if the hub names none.
+    """
 
     def __init__(
         self,
@@ -50,131 +64,228 @@ class HubRepository:
         token: str | None,
         folder: Path,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        network: Network | None = None,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Resolve the revision and list the files.
 
         The commit is saved in `folder`. A process that continues there uses the same commit, even if a branch has
-        moved. Raises StageError with the target's not-found, access-denied or unavailable reason.
+        moved. `network` is by default that of the process's environment, and `waiting` is called while an outage is
+        waited for. Raises StageError with the target's not-found, access-denied or unavailable reason, or with
+        InvalidNetworkSettings.
         """
         self._target = target
         self._repository = repository
         self._revision = revision
-        # False, not None: for None the library would look for a token itself.
-        self._token = token or False
-        self._sleep = sleep
-        # Read now: the library keeps the value from the time of its import.
-        self._endpoint = os.environ.get("HF_ENDPOINT") or None
+        self._token = clean_secret(token)
+        if self._token:
+            require_header_value(self._token, f"the token of {target.name}.source.huggingFace", target)
+        self._network = Network.from_environment() if network is None else network
+        self._network = replace(self._network, retry=replace(self._network.retry, sleep=sleep))
+        self._context = self._network.tls_context()
+        self._endpoint = (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
+        self._warned = False
+        try:
+            validate_repo_id(repository)
+        except HFValidationError as error:
+            raise self._missing(f"an existing repository as ORGANIZATION/NAME: {error}") from error
         note = folder / ".commit.json"
-        requested = {"repository": repository, "revision": revision, "endpoint": self._endpoint}
-        self.commit, self.sizes = self._retried(
-            lambda: self._resolve(_saved_commit(note, requested) or revision)
-        )
-        write_json_atomically(note, {**requested, "commit": self.commit})
-        self.folder = folder / self.commit
+        # The public hub's note has no endpoint, as in earlier releases.
+        endpoint = None if self._endpoint == _PUBLIC_HUB else self._endpoint
+        requested = {"repository": repository, "revision": revision, "endpoint": endpoint}
+        listing = self._list(_saved_commit(note, requested) or revision, folder, waiting)
+        if listing.commit is not None:
+            write_json_atomically(note, {**requested, "commit": listing.commit})
+        self.commit = listing.commit
+        self.files = listing.files
+        self._version = listing.commit or listing.content_digest()
+        self.folder = folder / self._version
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Size of each file in bytes, None if the hub names none."""
+        return {name: file.size for name, file in self.files.items()}
 
     def download(self, name: str, on_bytes: OnBytes) -> Path:
         """Download a file below the commit's folder; an interrupted download is resumed.
 
-        `on_bytes` receives the bytes done and the total, and ends the download by raising. Raises StageError.
+        Size and digest are compared with those that the hub names. `on_bytes` receives the bytes done and the total,
+        and ends the download by raising. Raises StageError.
         """
-        on_bytes(0, self.sizes.get(name))
-
-        meter: Any = partial(_Meter, on_bytes)  # declared as a class, but only ever called
-        path = Path(
-            self._retried(
-                lambda: hf_hub_download(
-                    self._repository,
-                    name,
-                    repo_type=self._target.name,
-                    revision=self.commit,
-                    local_dir=self.folder,
-                    token=self._token,
-                    endpoint=self._endpoint,
-                    etag_timeout=_RESPONSE_SECONDS,
-                    tqdm_class=meter,
-                )
-            )
-        )
-        size = path.stat().st_size
+        file = self.files[name]
+        on_bytes(0, file.size)
+        destination = self.folder / name
+        partial_file = PartialFile(destination, f"{self._endpoint} {self._repository} {self._version} {name}")
+        if partial_file.finished() is None:
+            revision = self.commit or self._revision
+            path = f"{self._prefix}{self._repository}/resolve/{quote(revision, safe='')}/{quote(name)}"
+            self._fetch(path, partial_file, on_bytes, file, wanted="file")
+            partial_file.finish({"kind": "HubFile", "bytes": partial_file.path.stat().st_size})
+        size = destination.stat().st_size
         on_bytes(size, size)
-        return path
+        return destination
 
-    def _resolve(self, revision: str) -> tuple[str, dict[str, int | None]]:
-        api = HfApi(endpoint=self._endpoint, token=self._token)
-        request = api.dataset_info if self._target is DATASET else api.model_info
+    @property
+    def _prefix(self) -> str:
+        return "/datasets/" if self._target is DATASET else "/"
+
+    def _list(self, revision: str, folder: Path, waiting: Callable[[], None]) -> Listing:
+        """Fetch the description of the repository at `revision`."""
+        path = f"/api/{self._target.name}s/{self._repository}/revision/{quote(revision, safe='')}?blobs=true"
+        found: list[Listing] = []
+
+        def parse(document: Path) -> None:
+            try:
+                found[:] = [parse_listing(document.read_bytes())]
+            except UnexpectedListingError as error:
+                raise Outage("a response that does not follow the hub's API") from error
+
+        partial_file = PartialFile(folder / "listing", f"{self._endpoint} {path}")
+        partial_file.begin(None)
+        self._fetch(
+            path, partial_file, lambda _done, _total: waiting(), None, wanted="repository", check=parse
+        )
+        partial_file.begin(None)
+        listing = found[0]
+        if listing.commit is not None:
+            return listing
+        if len(revision) == 40 and COMMIT.fullmatch(revision):
+            return Listing(revision, listing.files)
+        _log.warning(
+            "%s: the hub names no commit of %s at %r, so digests identify its files; a branch may move between two files",
+            self._target.name,
+            self._repository,
+            revision,
+        )
+        return listing
+
+    def _fetch(
+        self,
+        path: str,
+        partial_file: PartialFile,
+        on_bytes: OnBytes,
+        file: HubFile | None,
+        *,
+        wanted: str,
+        check: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Download to a partial file and check it, again and again until that succeeds or an outage does not pass."""
         try:
-            info = request(
-                self._repository, revision=revision, timeout=_RESPONSE_SECONDS, files_metadata=True
-            )
-        except (HfHubHTTPError, HFValidationError):
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # The library does not check the members of the response.
-            raise _UnexpectedResponseError from error
-        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-            raise _UnexpectedResponseError
-        files = {item.rfilename: item.size for item in info.siblings or []}
-        return info.sha, {name: size for name, size in files.items() if _is_inside(name)}
+            location = Location.parse(self._endpoint + path)
+        except InvalidLocationError:
+            raise StageError(
+                Reason.INVALID_NETWORK_SETTINGS,
+                "the hub's endpoint must be an http or https URL, found another value; correct "
+                "trainer.huggingFaceEndpoint in the chart",
+            ) from None
+        linked: list[str] = []
+        transfer = Transfer(partial_file, self._rules(path, wanted, linked), math.inf, on_bytes)
+        with Connections(
+            self._network,
+            self._target,
+            # The administrator names the hub, so it may have any address.
+            allow_private=True,
+            deadline=math.inf,
+            forbidden=self._target.forbidden_address,
+            late=transfer.late,
+            ssl_context=self._context,
+            read_seconds=_READ_SECONDS,
+        ) as connections:
 
-    def _retried(self, action: Callable[[], _Result]) -> _Result:
-        """Run a call to the hub, three times if the failure may pass, and give a final failure its reason."""
-        return retry(
-            lambda: self._attempt(action), self._unavailable, name=self._target.name, sleep=self._sleep
+            def attempt() -> None:
+                transfer.attempt(connections, location)
+                etag = transfer.finish(None if file is None else file.size)
+                if file is not None:
+                    self._verify(transfer, partial_file.path, file, linked)
+                    self._warn(etag, file, linked)
+                if check is not None:
+                    try:
+                        check(partial_file.path)
+                    except Outage:
+                        transfer.restart()
+                        raise
+
+            retry(
+                attempt,
+                self._unavailable,
+                name=self._target.name,
+                policy=self._network.retry,
+                progress=lambda: transfer.done,
+                waiting=transfer.waiting,
+            )
+
+    def _rules(self, path: str, wanted: str, linked: list[str]) -> Rules:
+        authorization = ((b"Authorization", f"Bearer {self._token}".encode("ascii")),) if self._token else ()
+        page = path.endswith((".html", ".htm"))
+
+        def require_size(size: int) -> None:
+            if wanted != "file" and size > _LARGEST_LISTING_BYTES:
+                raise self._unavailable("a description of more than 256 MiB")
+
+        def observe(fields: Fields) -> None:
+            if "x-linked-etag" in fields:
+                linked.append(fields["x-linked-etag"])
+
+        return Rules(
+            target=self._target,
+            judge=partial(interpret, wanted=wanted, page=page, token=bool(self._token)),
+            error=self._error,
+            require_size=require_size,
+            late=lambda _done: self._unavailable("no end of the download"),
+            redirects=lambda: self._unavailable("over 5 redirects"),
+            invalid=lambda: self._unavailable("a redirect to an invalid URL"),
+            secret_headers=authorization,
+            observe=observe,
         )
 
-    def _attempt(self, action: Callable[[], _Result]) -> _Result:
-        """Run a call to the hub once. Raises Outage for a failure that may pass, StageError for any other."""
-        try:
-            return action()
-        except GatedRepoError as error:
-            raise self._denied() from error
-        except RevisionNotFoundError as error:
-            raise self._missing(
-                f"an existing revision, found no {self._revision!r} in {self._repository}; check revision"
-            ) from error
-        except RepositoryNotFoundError as error:
-            # The hub answers 401 for a private repository and for one that does not exist.
-            if error.response is not None and error.response.status_code == 401 and self._token:
-                raise self._denied() from error
-            raise self._missing(
-                f"an existing repository, found no {self._repository}; check the name, or set tokenSecretRef for a "
-                "private one"
-            ) from error
-        except HFValidationError as error:
-            raise self._missing(f"an existing repository as ORGANIZATION/NAME: {error}") from error
-        except (
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-            EntryNotFoundError,
-            httpx2.HTTPError,
-            httpx2.InvalidURL,
-            OSError,
-            RuntimeError,  # the library's storage client raises it
-            _UnexpectedResponseError,
-        ) as error:
-            self._require_outage(error)
-            raise Outage(_found(error)) from error
+    def _verify(self, transfer: Transfer, path: Path, file: HubFile, linked: list[str]) -> None:
+        """Compare a complete file with the size and digest that the hub names. Raises Outage if they differ."""
+        size = path.stat().st_size
+        if file.size is not None and size != file.size:
+            transfer.restart()
+            raise Outage(f"a file of {size} bytes instead of {file.size}")
+        digest = file.digest or (digest_of_etag(linked[-1]) if linked else None)
+        if digest is not None and file_digest(path, digest.partition(":")[0]) != digest:
+            transfer.restart()
+            raise Outage("other content than the hub's digest")
 
-    def _require_outage(self, error: Exception) -> None:
-        """Raise if the failure cannot pass: access denied, a missing file, or a local fault such as a full disk."""
-        status = _status(error)
-        denied = isinstance(error, PermissionError) and error.errno is None  # from the storage client
-        if status in {401, 402, 403, 451} or denied:
-            raise self._denied() from error
-        if status in {404, 410}:
-            raise self._missing(
-                f"existing files, but {self._repository} lacks one; check the repository and revision"
-            ) from error
-        network = isinstance(error, ConnectionError | TimeoutError)
-        if isinstance(error, OSError) and error.errno is not None and not network:
-            raise error
+    def _warn(self, etag: str | None, file: HubFile, linked: list[str]) -> None:
+        """Say once what this hub leaves out."""
+        missing = [
+            text
+            for text, given in (
+                ("a digest, so only sizes are checked", file.digest or linked),
+                ("an ETag, so a broken download starts again", etag),
+            )
+            if not given
+        ]
+        if missing and not self._warned:
+            self._warned = True
+            _log.warning("%s: the hub does not name %s", self._target.name, " and ".join(missing))
+
+    def _error(self, verdict: Verdict) -> Exception:
+        """Make the error for a verdict that is no success."""
+        if verdict.action in {Action.RETRY, Action.RESTART}:
+            return Outage(verdict.found, verdict.pause_seconds)
+        if verdict.reason is Reason.DATASET_ACCESS_DENIED:
+            return self._denied()
+        if verdict.reason is not Reason.DATASET_NOT_FOUND:
+            return self._unavailable(verdict.found)
+        texts = {
+            "revision": f"an existing revision, found no {self._revision!r} in {self._repository}; check revision",
+            "repository": f"an existing repository, found no {self._repository}; check the name, or set tokenSecretRef "
+            "for a private one",
+            "file": f"existing files, but {self._repository} lacks one; check the repository and revision",
+        }
+        return self._missing(texts[verdict.found])
 
     def _unavailable(self, found: str) -> StageError:
         return StageError(
             self._target.unavailable,
-            f"could not download the {self._target.name} from the hub after {ATTEMPTS} attempts: {found}; "
-            "check that the hub is up and reachable from the cluster",
+            f"could not download the {self._target.name} from the hub: {found}; check that the hub is up and reachable "
+            "from the cluster, or wait longer for it with network.retrySeconds",
         )
 
     def _missing(self, what: str) -> StageError:
@@ -188,29 +299,6 @@ class HubRepository:
         )
 
 
-class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Replaces the library's progress bar and shows nothing."""
-
-    def __init__(self, on_bytes: OnBytes, **options: Any) -> None:
-        self._on_bytes = on_bytes
-        super().__init__(disable=True, **{key: options.get(key) for key in ("total", "initial")})
-
-    def update(self, n: float | None = 1) -> None:
-        """Pass on the number of bytes received so far."""
-        self.n += n or 0
-        self._on_bytes(int(self.n), None if self.total is None else int(self.total))
-
-
-def _is_inside(name: Any) -> bool:
-    """Return whether a file's name stays below the folder that it is written to."""
-    return (
-        isinstance(name, str)
-        and bool(name)
-        and "\\" not in name
-        and all(part not in {"", ".", ".."} and len(os.fsencode(part)) < 256 for part in name.split("/"))
-    )
-
-
 def _saved_commit(note: Path, requested: dict[str, Any]) -> str | None:
     """Return the commit that an earlier process found for the same revision."""
     try:
@@ -218,20 +306,4 @@ def _saved_commit(note: Path, requested: dict[str, Any]) -> str | None:
     except (OSError, ValueError):
         return None
     commit = found.pop("commit", None) if isinstance(found, dict) else None
-    return commit if found == requested and isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
-
-
-def _status(error: Exception) -> int | None:
-    """HTTP status of the response that caused an error, also if the library has wrapped the error."""
-    for link in (error, error.__cause__):
-        status = getattr(getattr(link, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
-
-
-def _found(error: Exception) -> str:
-    status = _status(error)
-    if isinstance(error, _UnexpectedResponseError):
-        return "a response that does not follow the hub's API"
-    return f"HTTP status {status}" if status else type(error).__name__
+    return commit if found == requested and isinstance(commit, str) and COMMIT.fullmatch(commit) else None

@@ -22,8 +22,11 @@ import yaml
 from finetune_trainer.contract.run_spec import HubDatasetSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.fetch_target import DATASET
-from finetune_trainer.sources.http import Limits, OnBytes
+from finetune_trainer.sources.http import Limits
 from finetune_trainer.sources.hub import HubRepository
+from finetune_trainer.sources.network import Network
+from finetune_trainer.sources.retry import RetryPolicy
+from finetune_trainer.sources.transfer import OnBytes
 
 CARD = "README.md"
 _CARD_BYTES = 4 << 20
@@ -50,13 +53,25 @@ def download_split(
     environment: Mapping[str, str],
     sleep: Callable[[float], None] = time.sleep,
 ) -> HubDataset:
-    """Download the files that `source` names into `folder`.
+    """Download the files that `source` names into `folder`. Token and network settings come from `environment`.
 
     Raises StageError with DatasetNotFound (the message lists the existing splits, configurations or files),
-    DatasetAccessDenied, DatasetUnavailable or DatasetTooLarge.
+    DatasetAccessDenied, DatasetUnavailable, DatasetTooLarge or InvalidNetworkSettings.
     """
     token = environment.get(source.token_variable) if source.token_variable else None
-    repository = HubRepository(DATASET, source.repository, source.revision, token, folder, sleep)
+    network = Network.from_environment(
+        environment, RetryPolicy(limits.retry_seconds), allow_private=limits.allow_private_addresses
+    )
+    repository = HubRepository(
+        DATASET,
+        source.repository,
+        source.revision,
+        token,
+        folder,
+        sleep,
+        network=network,
+        waiting=lambda: on_bytes(0, None),
+    )
     budget = _Budget(limits, on_bytes)
     named = source.path is not None
     names = [_existing(source.path or "", repository)] if named else _split_files(source, repository)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +15,14 @@ import obstore
 
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.sources.connections import proxy_rejection
 from finetune_trainer.sources.egress import Egress, public_egress
 from finetune_trainer.sources.fetch_target import DATASET, MODEL, FetchTarget
-from finetune_trainer.sources.http import Limits, OnBytes
+from finetune_trainer.sources.http import Limits
 from finetune_trainer.sources.model import is_small_file, weight_files
+from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.partial_download import PartialFile, Version
-from finetune_trainer.sources.retry import ATTEMPTS, Outage, retry
+from finetune_trainer.sources.retry import DEFAULT_RETRY_SECONDS, Outage, RetryPolicy, retry
 from finetune_trainer.sources.store_client import (
     LIBRARY_ERRORS,
     Changed,
@@ -29,6 +32,7 @@ from finetune_trainer.sources.store_client import (
     interpret_error,
     open_store,
 )
+from finetune_trainer.sources.transfer import OnBytes
 
 _CHUNK_BYTES = 1 << 20
 _MODEL_SECONDS = 7 * 86400.0  # a weight file may take long; the read timeout ends a stalled one
@@ -36,10 +40,14 @@ _MODEL_SECONDS = 7 * 86400.0  # a weight file may take long; the read timeout en
 
 @dataclass(frozen=True)
 class _Request:
-    """An object to fetch and its bounds: largest size in bytes, deadline of time.monotonic."""
+    """An object to fetch and its bounds: largest size in bytes, deadline of time.monotonic.
+
+    `etag` and `size` are those of an earlier listing; None if there was none.
+    """
 
     key: str
     etag: str | None
+    size: int | None
     maximum_bytes: int | None
     deadline: float
 
@@ -55,7 +63,8 @@ class _Client:
         *,
         allow_private: bool,
         seconds: float,
-        sleep: Callable[[float], None],
+        network: Network,
+        waiting: Callable[[], None],
     ) -> None:
         self.uri = StoreUri.parse(source.uri, target)
         self._source = source
@@ -63,7 +72,8 @@ class _Client:
         self._environment = environment
         self._allow_private = allow_private
         self._seconds = seconds
-        self._sleep = sleep
+        self._network = network
+        self._waiting = waiting
         if source.endpoint is not None:
             check_endpoint(source.endpoint, target, allow_private=allow_private)
 
@@ -75,14 +85,17 @@ class _Client:
             return identity
         transfer = _Transfer(partial, request, self._target, on_bytes)
         with self._connected() as (store, egress):
-            self._retried(lambda: transfer.attempt(store), egress, lambda: transfer.done)
+            self._retried(lambda: transfer.attempt(store), egress, lambda: transfer.done, request.deadline)
         return transfer.finish()
 
     def list(self) -> dict[str, tuple[int, str | None]]:
         """Size and ETag of the objects directly below the prefix, by name."""
         with self._connected() as (store, egress):
             found = self._retried(
-                lambda: obstore.list_with_delimiter(store, self.uri.key)["objects"], egress, lambda: 0
+                lambda: obstore.list_with_delimiter(store, self.uri.key)["objects"],
+                egress,
+                lambda: 0,
+                math.inf,
             )
         return {
             entry["path"].rsplit("/", 1)[1]: (entry["size"], _plain(entry["e_tag"]))
@@ -92,23 +105,35 @@ class _Client:
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Store, Egress | None]]:
-        if self._allow_private:
+        if self._allow_private and not self._network.proxies:
             yield self._open(None), None
             return
-        with public_egress() as egress:
+        with public_egress(self._network, allow_private=self._allow_private) as egress:
             yield self._open(egress), egress
 
     def _open(self, egress: Egress | None) -> Store:
-        return open_store(self._source, self.uri, self._target, self._environment, egress, self._seconds)
+        return open_store(
+            self._source,
+            self.uri,
+            self._target,
+            self._environment,
+            egress,
+            self._seconds,
+            self._network.bundle,
+        )
 
-    def _retried(self, action: Callable[[], Any], egress: Egress | None, progress: Callable[[], int]) -> Any:
-        """Run a call to the store; three attempts without progress end it. Raises StageError."""
+    def _retried(
+        self, action: Callable[[], Any], egress: Egress | None, progress: Callable[[], int], deadline: float
+    ) -> Any:
+        """Run a call to the store, again and again until it succeeds or an outage does not pass. Raises StageError."""
         return retry(
             lambda: self._attempt(action, egress),
             self._unavailable,
             name=self._target.name,
-            sleep=self._sleep,
+            policy=self._network.retry,
             progress=progress,
+            waiting=self._waiting,
+            deadline=deadline,
         )
 
     def _attempt(self, action: Callable[[], Any], egress: Egress | None) -> Any:
@@ -116,18 +141,28 @@ class _Client:
         try:
             return action()
         except (*LIBRARY_ERRORS, Outage) as error:
-            if egress is not None and egress.blocked:
-                raise self._target.forbidden_address() from None
+            if egress is not None:
+                self._require_egress(egress)
             if isinstance(error, Outage):
                 raise
             ambient = self._source.credentials_prefix is None
             raise interpret_error(error, self._target, ambient=ambient) from None
 
+    def _require_egress(self, egress: Egress) -> None:
+        """Raise if the egress, and not the store, ended the request."""
+        if egress.blocked:
+            raise self._target.forbidden_address() from None
+        if egress.proxy_blocked:
+            raise self._target.forbidden_proxy() from None
+        status, egress.proxy_status = egress.proxy_status, None
+        if status is not None:
+            raise proxy_rejection(status, self._target) from None
+
     def _unavailable(self, found: str) -> StageError:
         return StageError(
             self._target.unavailable,
-            f"could not download the {self._target.name} after {ATTEMPTS} attempts: {found}; "
-            "check that the store is up and reachable from the cluster",
+            f"could not download the {self._target.name}: {found}; check that the store is up and reachable from the "
+            "cluster, or wait longer for it with network.retrySeconds",
         )
 
 
@@ -152,6 +187,7 @@ class _Transfer:
 
     def attempt(self, store: Store) -> None:
         """Receive the bytes that the file lacks. Raises the library's errors, Outage and StageError."""
+        self._require_time()
         try:
             self._receive(self._get(store))
         except LIBRARY_ERRORS as error:
@@ -179,7 +215,10 @@ class _Transfer:
     def _receive(self, result: Any) -> None:
         meta = result.meta
         etag, size = meta["e_tag"], int(meta["size"])
-        if self._request.etag is not None and _plain(etag) != self._request.etag:
+        listed_etag, listed_size = self._request.etag, self._request.size
+        # Some stores name an ETag in one of the two responses only.
+        other_etag = None not in {etag, listed_etag} and _plain(etag) != listed_etag
+        if other_etag or listed_size not in {None, size}:
             raise StageError(
                 self._target.unavailable,
                 f"the {self._target.name}'s files must not change during the download, found a new version of "
@@ -199,12 +238,7 @@ class _Transfer:
                 file.write(chunk)
                 self.done += len(chunk)
                 self._require_size(self.done)
-                if time.monotonic() > self._request.deadline:
-                    raise StageError(
-                        self._target.unavailable,
-                        f"the {self._target.name}'s download must end in time, found it still running after "
-                        f"{self.done} bytes; use a nearer store or raise trainer.limits.downloadSeconds",
-                    )
+                self._require_time()
                 self._on_bytes(self.done, size)
         if self.done != size:
             raise Outage(f"{self.done} of {size} bytes")
@@ -212,6 +246,14 @@ class _Transfer:
     def _reset(self) -> None:
         self._version, self.done = None, 0
         self._partial.begin(None)
+
+    def _require_time(self) -> None:
+        if time.monotonic() > self._request.deadline:
+            raise StageError(
+                self._target.unavailable,
+                f"the {self._target.name}'s download must end in time, found it still running after "
+                f"{self.done} bytes; use a nearer store or raise trainer.limits.downloadSeconds",
+            )
 
     def _require_size(self, size: int) -> None:
         maximum = self._request.maximum_bytes
@@ -234,8 +276,9 @@ def download_object(
     """Fetch a dataset's object into `destination` and return its identity: kind, URI, ETag, version and size.
 
     If an attempt or a killed process left bytes of the same ETag, the download resumes with a range request. Unless
-    private addresses are allowed, `egress` makes every connection and checks its address. Raises StageError with a
-    reason that starts with `Dataset`.
+    private addresses are allowed, `egress` makes every connection and checks its address. Credentials and network
+    settings come from `environment`. Raises StageError with a reason that starts with `Dataset`, or with
+    InvalidNetworkSettings.
     """
     client = _Client(
         source,
@@ -243,9 +286,10 @@ def download_object(
         environment,
         allow_private=limits.allow_private_addresses,
         seconds=limits.seconds,
-        sleep=sleep,
+        network=Network.from_environment(environment, RetryPolicy(limits.retry_seconds, sleep)),
+        waiting=lambda: on_bytes(0, None),
     )
-    request = _Request(client.uri.key, None, limits.bytes, time.monotonic() + limits.seconds)
+    request = _Request(client.uri.key, None, None, limits.bytes, time.monotonic() + limits.seconds)
     return {"kind": "ObjectStore", "uri": source.uri, **client.download(request, destination, on_bytes)}
 
 
@@ -262,11 +306,14 @@ class ObjectStoreModel:
         allow_private_addresses: bool,
         environment: Mapping[str, str] = os.environ,
         sleep: Callable[[float], None] = time.sleep,
+        retry_seconds: float = DEFAULT_RETRY_SECONDS,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """List the prefix and download the small files.
 
-        Raises StageError with ModelNotFound, ModelAccessDenied, ModelUnavailable, ModelAddressForbidden or a reason
-        of `weight_files`.
+        `retry_seconds` is the time to wait for the store in an outage, and `waiting` is called in that time. Raises
+        StageError with ModelNotFound, ModelAccessDenied, ModelUnavailable, ModelAddressForbidden,
+        InvalidNetworkSettings or a reason of `weight_files`.
         """
         self._source = source
         self._folder = folder
@@ -276,7 +323,8 @@ class ObjectStoreModel:
             environment,
             allow_private=allow_private_addresses,
             seconds=_MODEL_SECONDS,
-            sleep=sleep,
+            network=Network.from_environment(environment, RetryPolicy(retry_seconds, sleep)),
+            waiting=waiting,
         )
         self._files = self._client.list()
         if not self._files:
@@ -316,9 +364,9 @@ class ObjectStoreModel:
 
     def _download(self, name: str, on_bytes: OnBytes) -> Path:
         destination = self._folder / name
-        request = _Request(
-            f"{self._client.uri.key}/{name}", self._files[name][1], None, time.monotonic() + _MODEL_SECONDS
-        )
+        size, etag = self._files[name]
+        key = f"{self._client.uri.key}/{name}"
+        request = _Request(key, etag, size, None, time.monotonic() + _MODEL_SECONDS)
         self._client.download(request, destination, on_bytes)
         return destination
 

@@ -4,11 +4,12 @@ r"""The meaning of a file server's response: a total, pure function of status, h
 |---|---|---|
 | 200 | nothing else | TAKE |
 | 200 | XML whose root is `Error` | the verdict of the same code with status 400 |
-| 200 | HTML with a password field, or a title or heading about signing in | DatasetAccessDenied |
+| 200 | HTML with a field for a password | DatasetAccessDenied |
 | 206 | anything | CONTINUE (the caller compares the range) |
 | 301 302 303 307 308 | a Location | REDIRECT |
 | 400 401 402 403 407 409 451 | expired signature, token or credentials | DatasetUrlExpired |
 | 400 401 402 403 407 409 451 | too many requests, busy, timeout | DatasetUnavailable, retried |
+| 403 | a Retry-After, or no requests left in X-RateLimit-Remaining | DatasetUnavailable, retried |
 | 400 409 | a missing object, bucket or container, or an invalid name | DatasetNotFound |
 | 400 409 | a rejected signature, key, token or permission | DatasetAccessDenied |
 | 401 402 403 407 451 | anything else | DatasetAccessDenied |
@@ -20,7 +21,8 @@ r"""The meaning of a file server's response: a total, pure function of status, h
 | every other, and 400 with anything else | anything | DatasetUnavailable |
 
 The content is read from `x-ms-error-code`. From an error document of S3, GCS or Azure (XML or JSON) only the codes
-and messages are read: such documents repeat the object's name, which may contain any word.
+and messages are read: such documents repeat the object's name, which may contain any word. No word of a web page is
+read, because a page about any subject may contain it. Content-Type and markup tell that a body is a page.
 Sources: "Error Responses" of the Amazon S3 API reference, "HTTP status and error codes" of Cloud Storage (XML and
 JSON APIs), "Common REST API error codes" and "Blob Storage error codes" of Azure.
 """
@@ -30,14 +32,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from finetune_trainer.errors import Reason
+from finetune_trainer.sources.retry_after import parse_http_date, requested_pause
 
 PREFIX_BYTES = 8192  # how much of a body is examined
-_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Action(StrEnum):
@@ -89,13 +89,13 @@ _REJECTED = re.compile(
     r"InvalidAuthorization|authError)\b"
 )
 _UNKNOWN_USER = re.compile(r"\b(?:X?AdminUserNotFound|NoSuchUser|NoSuchAccessKey|InvalidAccessKeyId)\b")
-_XML_ERROR = re.compile(rb"(?:<\?xml[^>]*\?>)?\s*(?:<!--.*?-->\s*)*<(?:\w+:)?Error[\s>/]", re.DOTALL)
-_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_SIGN_IN = re.compile(
-    rb"<input[^>]*type\s*=\s*[\"']?password|"
-    rb"<(title|h[1-3]|button|a)\b[^>]*>[^<]{0,80}\b(?:sign|log)[ -]?in\b|<form[^>]*action=[\"'][^\"']*login",
-    re.IGNORECASE,
+_PROLOG = rb"(?:<\?xml[^>]*\?>)?\s*(?:<!--.*?-->\s*)*"
+_XML_ERROR = re.compile(_PROLOG + rb"<(?:\w+:)?[Ee]rror[\s>/]", re.DOTALL)
+_HTML = re.compile(
+    _PROLOG + rb"<(?:!doctype\s+html|html|head|body|title|meta|script)\b", re.DOTALL | re.IGNORECASE
 )
+_HTML_TYPES = ("text/html", "application/xhtml+xml")
+_PASSWORD = re.compile(rb"<input\b[^>]*\btype\s*=\s*[\"']?password\b", re.IGNORECASE)
 _XML_TEXTS = re.compile(
     r"<(Code|Message|AuthenticationErrorDetail|Details)>(.*?)(?:</|\Z)", re.DOTALL | re.IGNORECASE
 )
@@ -128,16 +128,32 @@ def interpret(status: int, fields: Mapping[str, str], beginning: bytes) -> Verdi
     elif status in {412, 416}:
         verdict = replace(verdict, action=Action.RESTART)
     elif status >= 500 or status in {408, 425, 429}:
-        verdict = replace(verdict, action=Action.RETRY, pause_seconds=_pause(fields))
+        verdict = replace(verdict, action=Action.RETRY, pause_seconds=requested_pause(fields))
     return verdict
 
 
+def is_page(fields: Mapping[str, str], beginning: bytes) -> bool:
+    """Return whether a response is a web page: its markup is HTML, or it is labeled HTML and is some markup.
+
+    A label alone is no sign, because servers label files of rows as HTML, too.
+    """
+    body = _body(beginning)
+    labeled = fields.get("content-type", "").partition(";")[0].strip().lower() in _HTML_TYPES
+    return _HTML.match(body) is not None or (labeled and body.startswith(b"<") and not _XML_ERROR.match(body))
+
+
+def _body(beginning: bytes) -> bytes:
+    return beginning[:PREFIX_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
 def _interpret_success(fields: Mapping[str, str], beginning: bytes) -> Verdict:
-    body = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
+    body = _body(beginning)
     if _XML_ERROR.match(body):
         verdict = _interpret_error(400, _error_text(fields, body), fields)
-        return Verdict(verdict.action, verdict.reason, "an error document with HTTP status 200")
-    if _HTML.match(body) and _SIGN_IN.search(body):
+        return Verdict(
+            verdict.action, verdict.reason, "an error document with HTTP status 200", verdict.pause_seconds
+        )
+    if is_page(fields, beginning) and _PASSWORD.search(body):
         return Verdict(Action.FAIL, Reason.DATASET_ACCESS_DENIED, "a page to sign in with HTTP status 200")
     return Verdict(Action.TAKE)
 
@@ -149,8 +165,8 @@ def _interpret_error(status: int, text: str, fields: Mapping[str, str]) -> Verdi
         found += f" ({code[0]})"
     if _EXPIRED.search(text) and not _not_yet_valid(text):
         return Verdict(Action.FAIL, Reason.DATASET_URL_EXPIRED, found)
-    if _BUSY.search(text):
-        return Verdict(Action.RETRY, Reason.DATASET_UNAVAILABLE, found, _pause(fields))
+    if _BUSY.search(text) or (status == 403 and _limits_rate(fields)):
+        return Verdict(Action.RETRY, Reason.DATASET_UNAVAILABLE, found, requested_pause(fields))
     if status in _DENIALS or _REJECTED.search(text):
         return Verdict(Action.FAIL, Reason.DATASET_ACCESS_DENIED, found)
     if _MISSING.search(text):
@@ -159,12 +175,17 @@ def _interpret_error(status: int, text: str, fields: Mapping[str, str]) -> Verdi
     return Verdict(action, Reason.DATASET_UNAVAILABLE, found)
 
 
+def _limits_rate(fields: Mapping[str, str]) -> bool:
+    """Return whether header fields say that too many requests came; some servers send 403 for that."""
+    return "retry-after" in fields or fields.get("x-ratelimit-remaining", "").strip() == "0"
+
+
 def _error_text(fields: Mapping[str, str], beginning: bytes) -> str:
     """Return the codes and messages of an error response, without the parts that repeat names."""
     text = beginning[:PREFIX_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     parts = [fields.get("x-ms-error-code", "")]
     if text.startswith("<"):
-        if not _HTML.match(beginning.lstrip()):
+        if not is_page(fields, beginning):
             for name, content in _XML_TEXTS.findall(text):
                 # GCS puts names into Details, except in the text about the end of a signature.
                 if name.lower() != "details" or "signature expired at" in content.lower():
@@ -187,19 +208,5 @@ def _not_yet_valid(text: str) -> bool:
     match = _AZURE_WINDOW.search(text)
     if match is None:
         return False
-    start, current = _time(match[1]), _time(match[2])
+    start, current = parse_http_date(match[1]), parse_http_date(match[2])
     return start is not None and current is not None and current < start
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _pause(fields: Mapping[str, str]) -> float:
-    """Seconds in the Retry-After field, at most 30; 0 if the field is missing or holds a date."""
-    requested = fields.get("retry-after", "")
-    return min(float(requested), _LONGEST_PAUSE_SECONDS) if re.fullmatch(r"[0-9]{1,6}", requested) else 0.0

@@ -24,11 +24,14 @@ from finetune_trainer.contract.credentials import REGIONS
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.addresses import allowed_addresses
+from finetune_trainer.sources.connections import untrusted
 from finetune_trainer.sources.credentials import credentials
 from finetune_trainer.sources.egress import Egress
 from finetune_trainer.sources.fetch_target import FetchTarget
 from finetune_trainer.sources.responses import Action, interpret
-from finetune_trainer.sources.retry import Outage
+from finetune_trainer.sources.retry import IDENTITY_RETRY_SECONDS, Outage
+from finetune_trainer.sources.secret_values import clean_secret
+from finetune_trainer.sources.trust import invalid_bundle
 from finetune_trainer.sources.url import InvalidLocationError, Location
 
 Store = S3Store | GCSStore | AzureStore
@@ -57,6 +60,8 @@ _IDENTITY_REQUEST = re.compile(
     r"oauth2\.googleapis\.|sts\.|login\.microsoftonline\.))"
 )
 _STATUS = re.compile(r"status code: ([0-9]{3})[^:\n]*: ?(.*?)(?:\n\nDebug source:|\Z)", re.DOTALL)
+_UNTRUSTED = re.compile(r"error: InvalidCertificate\(")  # in the part of the text that names the causes
+_UNREADABLE = re.compile(r"source: InvalidCertificate\(|`root_certificate`")
 _environment_lock = threading.Lock()
 
 
@@ -127,12 +132,14 @@ def open_store(
     environment: Mapping[str, str],
     egress: Egress | None,
     seconds: float,
+    bundle: str | None = None,
 ) -> Store:
     """Make a client for a bucket.
 
     With a `credentials_prefix` the client uses only the variables under it, never the pod's own identity. `seconds`
-    bounds one request. Without `egress` the client may connect to any address, and http endpoints work. Raises
-    StageError if credentials are missing or malformed.
+    bounds one request. Without `egress`, or with one that allows private addresses, http endpoints work. `bundle` has
+    certificate authorities (PEM) to trust in addition to the system's. Raises StageError if credentials are missing or
+    malformed.
     """
     # The settings of the three clients have different types with the same keys.
     config: Any = credentials(source, uri.kind, target, environment)
@@ -142,7 +149,9 @@ def open_store(
     else:
         # Without a prefix the client must reach the identity's servers. A spec's endpoint cannot name them.
         excludes = {} if prefixed else {"proxy_excludes": _IDENTITY_SERVERS}
-        options = {"allow_http": False, "proxy_url": egress.url, **excludes}
+        options = {"allow_http": egress.allow_private, "proxy_url": egress.url, **excludes}
+    if bundle is not None:
+        options["root_certificate"] = bundle
     options |= {
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=READ_SECONDS),
@@ -161,7 +170,9 @@ def open_store(
             config |= {"endpoint": source.endpoint.rstrip("/")} if source.endpoint else {}
             config |= {"account_name": uri.account}
             return AzureStore(uri.bucket, config=config, **common)
-        except (BaseError, ValueError):
+        except (BaseError, ValueError) as error:
+            if _UNREADABLE.search(str(error)):
+                raise invalid_bundle("a certificate that the client of object stores cannot read") from None
             # The library's text may hold the credentials.
             raise StageError(
                 target.access_denied,
@@ -174,7 +185,7 @@ def _s3_settings(source: ObjectStoreSource, environment: Mapping[str, str]) -> d
     prefix = source.credentials_prefix or ""
     region = source.region
     for name in REGIONS:
-        region = region or environment.get(prefix + name)
+        region = region or clean_secret(environment.get(prefix + name))
     settings = {"region": region} if region else {}
     return {**settings, "endpoint": source.endpoint.rstrip("/")} if source.endpoint else settings
 
@@ -216,11 +227,9 @@ def interpret_error(error: Exception, target: FetchTarget, *, ambient: bool) -> 
         return StageError(
             target.not_found, f"{target.name}.source's uri must name a valid key, found another; correct it"
         )
-    if "redirect without LOCATION" in text or status in range(300, 400):
-        return StageError(
-            target.unavailable,
-            f"{target.name}.source's bucket must be in the region of the request, found it in another; set region",
-        )
+    unreachable = _unreachable(text, status, target)
+    if unreachable is not None:
+        return unreachable
     # Status 0 means no response at all, which is handled like a gateway's timeout.
     verdict = interpret(status or 504, {}, match[2].encode() if match is not None else b"")
     if verdict.action is Action.FAIL:
@@ -231,6 +240,18 @@ def interpret_error(error: Exception, target: FetchTarget, *, ambient: bool) -> 
     return Outage(verdict.found if status else silent, verdict.pause_seconds)
 
 
+def _unreachable(text: str, status: int, target: FetchTarget) -> StageError | None:
+    """Make the error for a store that answers no request like this one, or None."""
+    if not status and _UNTRUSTED.search(text):
+        return untrusted(target)
+    if "redirect without LOCATION" in text or status in range(300, 400):
+        return StageError(
+            target.unavailable,
+            f"{target.name}.source's bucket must be in the region of the request, found it in another; set region",
+        )
+    return None
+
+
 def _no_identity(target: FetchTarget, status: int, *, ambient: bool) -> Exception:
     if not ambient:
         return _rejection(Reason.DATASET_ACCESS_DENIED, f"HTTP status {status}", target)
@@ -239,7 +260,11 @@ def _no_identity(target: FetchTarget, status: int, *, ambient: bool) -> Exceptio
         f"the pod must have an identity that may read {target.name}.source, found none that gives "
         "credentials; set secretRef or give the service account an identity",
     )
-    return Outage("no credentials for the pod's identity", final_error=final_error)
+    return Outage(
+        "no credentials for the pod's identity",
+        final_error=final_error,
+        longest_seconds=IDENTITY_RETRY_SECONDS,
+    )
 
 
 def _rejection(reason: Reason | None, found: str, target: FetchTarget) -> StageError:

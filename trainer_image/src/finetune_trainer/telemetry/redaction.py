@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
 from finetune_trainer.contract.credentials import NAMES, REGIONS
+from finetune_trainer.contract.network import PROXY_VARIABLES
 from finetune_trainer.contract.run_spec import (
     HubDatasetSource,
     HuggingFaceSource,
@@ -123,7 +124,10 @@ def _matcher(form: str) -> str:
 
 
 def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
-    """Return the values of the secret environment variables that the run spec names, if set."""
+    """Return the values of the secret environment variables that the run spec names, if set.
+
+    The users and passwords of proxies are added, but not the proxies' addresses.
+    """
     sources = [run.model.source, run.dataset.source]
     if isinstance(run.dataset.validation, ValidationSource):
         sources.append(run.dataset.validation.source)
@@ -135,7 +139,23 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
             values.append(environment.get(source.url_variable))
         elif isinstance(source, ObjectStoreSource):
             values += _store_secrets(source.credentials_prefix or "", environment)
+    values += _proxy_secrets(environment)
     return list(dict.fromkeys(value for value in values if value and value.strip()))
+
+
+def _proxy_secrets(environment: Mapping[str, str]) -> list[str]:
+    """Return user and password of each proxy, as written, decoded, and as the Proxy-Authorization header sends them."""
+    found = []
+    for name in PROXY_VARIABLES:
+        for value in (environment.get(name, ""), environment.get(name.lower(), "")):
+            user = value.partition("://")[2] or value
+            user = user.partition("/")[0].rpartition("@")[0]
+            password = unquote(user.partition(":")[2])
+            # A short word may be an ordinary one, and its mask would damage every text.
+            found += [part for part in (user, password) if len(part) >= _SHORTEST_FRAGMENT]
+            if user:
+                found.append(base64.b64encode(unquote(user).encode()).decode())
+    return found
 
 
 def _store_secrets(prefix: str, environment: Mapping[str, str]) -> list[str]:

@@ -147,6 +147,18 @@ def test_the_dataset_digest_does_not_depend_on_the_path(
     assert run_document["workspace"]["path"] != str(tmp_path / "elsewhere")
 
 
+def test_a_broken_ca_bundle_ends_the_stage_before_anything_is_fetched(
+    make_run: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\ncut")
+    monkeypatch.setenv("FINETUNE_CA_BUNDLE", str(tmp_path / "ca.crt"))
+    run = make_run()
+    with pytest.raises(StageError, match="CA bundle") as caught:
+        prepare(run, NullReporter())
+    assert caught.value.reason is Reason.INVALID_NETWORK_SETTINGS
+    assert not (WorkspaceLayout(run.workspace.path).root / "tokenizer").exists()
+
+
 def test_finished_stages_are_reported(make_run: Callable[..., RunSpec]) -> None:
     run = make_run()
     layout = WorkspaceLayout(run.workspace.path)

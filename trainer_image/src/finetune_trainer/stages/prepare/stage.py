@@ -16,6 +16,9 @@ from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.report.targets import read_target_prompts
 from finetune_trainer.sources.model import DirectoryModel, ModelSource
+from finetune_trainer.sources.network import Network
+from finetune_trainer.sources.retry import RetryPolicy
+from finetune_trainer.sources.trust import read_bundle
 from finetune_trainer.stages.prepare.dataset import (
     DatasetRejectedError,
     fetch_datasets,
@@ -29,6 +32,7 @@ from finetune_trainer.workspace.completed import completed_stages, published_res
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -50,7 +54,9 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     if run.dataset.target_prompts_path is not None:
         # The report reads it again, but a bad file must fail now and not minutes later.
         read_target_prompts(run.dataset.target_prompts_path)
-    source = _model_source(run, layout)
+    # The clients read it again, but a broken bundle must fail now and not after a download.
+    read_bundle(os.environ)
+    source = _model_source(run, layout, lambda: progress.update("Starting", 0, None))
     tokenizer = _tokenizer_folder(source, layout)
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
     config = select_config_fields(read_config(tokenizer / "config.json"))
@@ -93,7 +99,7 @@ def print_proven_rows(run: RunSpec) -> None:
         print_rows(training.paths, make_masker(run, folder), run.dataset.reasoning, run.dataset.format)
 
 
-def _model_source(run: RunSpec, layout: WorkspaceLayout) -> ModelSource:
+def _model_source(run: RunSpec, layout: WorkspaceLayout, waiting: Callable[[], None]) -> ModelSource:
     source = run.model.source
     if isinstance(source, DirectorySource):
         return DirectoryModel(source.path)
@@ -102,11 +108,22 @@ def _model_source(run: RunSpec, layout: WorkspaceLayout) -> ModelSource:
     if isinstance(source, ObjectStoreSource):
         from finetune_trainer.sources.object_store import ObjectStoreModel  # noqa: PLC0415
 
-        return ObjectStoreModel(source, folder, allow_private_addresses=run.limits.allow_private_addresses)
+        return ObjectStoreModel(
+            source,
+            folder,
+            allow_private_addresses=run.limits.allow_private_addresses,
+            retry_seconds=run.limits.retry_seconds,
+            waiting=waiting,
+        )
     from finetune_trainer.sources.hub_model import HubModel  # noqa: PLC0415
 
     token = os.environ.get(source.token_variable) if source.token_variable else None
-    return HubModel(source.repository, source.revision, token, folder)
+    network = Network.from_environment(
+        os.environ,
+        RetryPolicy(run.limits.retry_seconds),
+        allow_private=run.limits.allow_private_addresses,
+    )
+    return HubModel(source.repository, source.revision, token, folder, network=network, waiting=waiting)
 
 
 def _tokenizer_folder(source: ModelSource, layout: WorkspaceLayout) -> Path:
