@@ -98,6 +98,17 @@ def test_pod_meets_the_restricted_level_with_a_read_only_root(values: Path) -> N
     assert not any(spec.get(member) for member in ("hostNetwork", "hostPID", "hostIPC"))
 
 
+def test_the_operators_pod_may_leave_its_user_to_the_cluster_or_get_another_one() -> None:
+    plain = pod_spec(render())["securityContext"]
+    assigned = pod_spec(render("--set", "securityContext.ids=Assigned"))["securityContext"]
+    ids = {"runAsUser", "runAsGroup", "fsGroup"}
+    assert assigned == {key: value for key, value in plain.items() if key not in ids}
+    given = "securityContext.runAsUser=1000650000,securityContext.seccompProfile.type=RuntimeDefault"
+    assert pod_spec(render("--set", given))["securityContext"] == {**plain, "runAsUser": 1000650000}
+    with pytest.raises(ValueError, match="securityContext must have no runAsUser"):
+        render("--set", "securityContext.ids=Assigned,securityContext.runAsUser=5")
+
+
 def test_crd_is_the_one_in_the_crds_folder() -> None:
     source = yaml.safe_load((ROOT / "crds/finetunejobs.yaml").read_text())
     rendered = only(render(), "CustomResourceDefinition")
@@ -382,6 +393,7 @@ def test_schema_knows_every_value_and_no_other() -> None:
     values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
     known = schema_leaves(schema, schema["definitions"])
     blocks = {f"trainer.podDefaults.{name}" for name in ("prepare", "train", "merge", "securityContext")}
+    blocks |= {"securityContext"}
     free = {"resources.requests", "resources.limits", "trainer.podDefaults.nodeSelector", *blocks}
 
     def outer(paths: set[str]) -> set[str]:

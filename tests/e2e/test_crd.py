@@ -165,6 +165,7 @@ VALID = {
         }
     },
     "assigned ids": {"podTemplate": {"securityContext": {"ids": "Assigned"}}},
+    "recommended labels": {"podTemplate__labels": {"app.kubernetes.io/part-of": "platform"}},
     "queue of pods": {"podTemplate__labels": {"kueue.x-k8s.io/queue-name": "q"}},
     "existing workspace": {"workspace__existingClaim": "scratch"},
     "lifecycle": {"lifecycle": {"deadlineSeconds": 60, "retries": 0, "keepWorkspace": "Never"}},
@@ -294,6 +295,10 @@ INVALID = {
         "must not use the prefix",
     ),
     "label of the Job controller": ({"podTemplate__labels": {"job-name": "x"}}, "must not use the keys"),
+    "label by which the operator finds its pods": (
+        {"podTemplate__labels": {"app.kubernetes.io/managed-by": "x"}},
+        "must not use the keys",
+    ),
     "operator's label for one stage": (
         {"podTemplate__merge": {"labels": {"finetune.dev/stage": "train"}}},
         "must not use the prefixes",

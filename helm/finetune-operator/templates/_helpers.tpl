@@ -53,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "finetune-operator.checkKeys" -}}
 {{- $field := .field -}}
 {{- range $key, $_ := .keys -}}
-{{- if or (regexMatch "^(finetune[.]dev|app[.]kubernetes[.]io|batch[.]kubernetes[.]io)/" $key) (has $key (list "job-name" "controller-uid")) -}}
+{{- if or (regexMatch "^(finetune[.]dev|batch[.]kubernetes[.]io)/" $key) (regexMatch "^app[.]kubernetes[.]io/(name|component|managed-by)$" $key) (has $key (list "job-name" "controller-uid")) -}}
 {{- fail (printf "trainer.podDefaults.%s must not use keys that belong to the operator or to Kubernetes, found %s" $field $key) -}}
 {{- end -}}
 {{- if and (hasPrefix "object" $field) (hasPrefix "kueue.x-k8s.io/" $key) -}}
@@ -72,10 +72,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- include "finetune-operator.checkKeys" (dict "field" $path "keys" (index $block $field)) -}}
 {{- end -}}
 {{- end -}}
-{{- $security := $pods.securityContext | default dict -}}
-{{- if and (eq (default "" $security.ids) "Assigned") (or $security.runAsUser $security.runAsGroup $security.fsGroup) -}}
-{{- fail "trainer.podDefaults.securityContext must have no runAsUser, runAsGroup and fsGroup with ids: Assigned" -}}
+{{- include "finetune-operator.checkSecurity" (dict "field" "trainer.podDefaults.securityContext" "given" $pods.securityContext) -}}
 {{- end -}}
+
+{{- /* Fails if a security context has ids of its own and leaves them to the cluster; takes field and given values. */ -}}
+{{- define "finetune-operator.checkSecurity" -}}
+{{- $given := .given | default dict -}}
+{{- if and (eq (default "" $given.ids) "Assigned") (or $given.runAsUser $given.runAsGroup $given.fsGroup) -}}
+{{- fail (printf "%s must have no runAsUser, runAsGroup and fsGroup with ids: Assigned" .field) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The security context of the operator's pods, with the values that are given. */ -}}
+{{- define "finetune-operator.podSecurity" -}}
+{{- $given := . | default dict -}}
+{{- include "finetune-operator.checkSecurity" (dict "field" "securityContext" "given" $given) -}}
+{{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if ne (default "Fixed" $given.ids) "Assigned" -}}
+{{- $context = merge $context (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) -}}
+{{- end -}}
+{{- toYaml (merge (omit $given "ids" "seccompProfile") (ternary (dict) (dict "seccompProfile" $given.seccompProfile) (empty $given.seccompProfile)) $context) -}}
 {{- end -}}
 
 {{- /* The members of a mapping that are set, as JSON. */ -}}

@@ -80,6 +80,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     gpus.add_argument("--nodes", type=Path, metavar="FILE", help="output of kubectl get nodes -o json")
     gpus.add_argument("--profiles", type=Path, metavar="FILE", help="the chart's gpuProfiles")
+    gpus.add_argument(
+        "--pod-defaults",
+        type=Path,
+        metavar="FILE",
+        help="the chart's trainer.podDefaults, for their node rules",
+    )
     gpus.add_argument("--context", help="context of the kubeconfig from which to read the nodes")
     gpus.add_argument(
         "--allow-time-slicing",

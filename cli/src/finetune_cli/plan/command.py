@@ -7,7 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
+from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
+from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers
@@ -50,22 +53,35 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         calibration = inputs.read_mapping(options.calibration, "calibration", parse_calibration)
     folders = LocalFolders(options.volumes.resolve(), dict(options.volume), options.volumes.resolve())
     config = inputs.read_config(options.model, spec, folders, from_file=file is not None)
-    gpus = _gpus(options, spec, stack)
+    defaults = NO_DEFAULTS
+    if options.pod_defaults is not None:
+        defaults = inputs.read_mapping(options.pod_defaults, "trainer.podDefaults", parse_pod_defaults)
+    gpus = _gpus(options, spec, stack, node_rules(defaults, spec, Stage.TRAIN))
     try:
         shape = model_shape(config)
     except ShapeUnknownError as error:
         return unknown_model(str(error), stack, calibration)
     length, reason = _length(options.longest_row, spec)
-    request = SizingRequest(gpus.spec, shape, length, stack, calibration, device="cuda", length_reason=reason)
+    request = SizingRequest(
+        gpus.spec,
+        shape,
+        length,
+        stack,
+        calibration,
+        device="cuda",
+        length_reason=reason,
+        rules=gpus.rules,
+    )
     return document(request, decide_training(request, gpus.offers))
 
 
 @dataclass(frozen=True)
 class _Gpus:
-    """The offered GPUs, and the spec with the constraints that apply to them."""
+    """The offered GPUs, and the spec with the constraints and the node rules that apply to them."""
 
     spec: FineTuneJobSpec
     offers: tuple[Offer, ...]
+    rules: NodeRules
 
 
 def _file(options: argparse.Namespace) -> Any:
@@ -86,7 +102,7 @@ def _length(longest: int | None, spec: FineTuneJobSpec) -> tuple[int, str]:
     return longest, "--longest-row"
 
 
-def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile) -> _Gpus:
+def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile, rules: NodeRules) -> _Gpus:
     """The offers that the options name, else the offers of the cluster."""
     resource = spec.resources.gpu_resource_name
     named = bool(options.gpu) or options.gpu_memory is not None
@@ -101,6 +117,7 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
         return _Gpus(
             spec.model_copy(update={"resources": anywhere}),
             inputs.named_offers(options.gpu, options.gpu_memory, resource, stack),
+            NodeRules(),
         )
     if options.nodes is not None and options.context is not None:
         raise UsageError("the nodes must come from a file or from a cluster, found --nodes and --context")
@@ -111,4 +128,5 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
         )
         nodes = inputs.nodes_of(node_list, "kubectl get nodes")
     profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)
-    return _Gpus(spec, offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing))
+    found = offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing)
+    return _Gpus(spec, found, rules)

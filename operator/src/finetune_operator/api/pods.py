@@ -18,9 +18,15 @@ AS_REQUESTED = "Request"
 """A limit that is equal to the request."""
 SE_LINUX_TYPES = r"^container(_init|_kvm|_engine)?_t$"
 """The types of the restricted Pod Security level. The CRD and the chart have the same pattern."""
-_RESERVED_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/")
-_RESERVED_LABELS = frozenset({"job-name", "controller-uid"})
-"""Labels of the Job controller, in the spelling of older versions of Kubernetes."""
+_RESERVED_PREFIXES = (f"{GROUP}/", "batch.kubernetes.io/")
+_RESERVED_LABELS = frozenset(
+    {
+        *(f"app.kubernetes.io/{name}" for name in ("name", "component", "managed-by")),
+        # Labels of the Job controller, in the spelling of older versions of Kubernetes.
+        "job-name",
+        "controller-uid",
+    }
+)
 _QUEUE_PREFIX = "kueue.x-k8s.io/"
 _MAXIMUM_ID = 2**31 - 1
 

@@ -168,6 +168,28 @@ def test_nodes_are_read_from_a_file_and_filtered_by_the_node_selector(
     assert "1 node(s) with NVIDIA L4" in capsys.readouterr().out
 
 
+def test_node_rules_of_the_charts_pod_defaults_decide_which_gpus_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [node(name, {**GFD, "pool": name}, {"nvidia.com/gpu": "1"}) for name in ("a", "b")]
+    (tmp_path / "nodes.json").write_text(json.dumps({"kind": "List", "items": nodes}), "utf-8")
+    values = tmp_path / "values.yaml"
+    values.write_text("trainer: {podDefaults: {train: {nodeSelector: {pool: b}}}}\n", "utf-8")
+    asked = ["--model", str(MISTRAL), "--nodes", str(tmp_path / "nodes.json")]
+    _, document = planned(capsys, *asked, "--pod-defaults", str(values))
+    assert [offer["node"] for offer in document["offers"]] == ["b"]
+    values.write_text("podDefaults: {hostNetwork: true}\n", "utf-8")
+    assert "hostNetwork" in rejected(capsys, *asked, "--pod-defaults", str(values))
+
+
+def test_a_named_gpu_has_no_labels_that_a_pod_template_could_ask_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rule = "podTemplate={train: {nodeSelector: {pool: a}}}"
+    code, document = planned(capsys, "--model", str(MISTRAL), "--gpu", "A100", "--set", rule)
+    assert (code, document["fits"]) == (0, True)
+
+
 def test_gpu_profiles_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profiles = tmp_path / "values.yaml"
     profiles.write_text("gpuProfiles: [{name: l4-pool, product: L4, labels: {pool: l4}}]\n", "utf-8")

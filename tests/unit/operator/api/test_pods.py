@@ -76,6 +76,7 @@ def test_each_stage_has_its_own_block() -> None:
         ),
         ({"labels": {"finetune.dev/job": "x"}}, "podDefaults.labels must not use keys that belong to"),
         ({"merge": {"annotations": {"finetune.dev/run": "{}"}}}, "podDefaults.merge.annotations must not"),
+        ({"labels": {"app.kubernetes.io/managed-by": "x"}}, "podDefaults.labels must not use keys"),
         ({"train": {"labels": {"job-name": "x"}}}, "podDefaults.train.labels must not use keys"),
         ({"objectLabels": {"kueue.x-k8s.io/queue-name": "q"}}, "of Kueue, because it would suspend"),
     ],
@@ -84,6 +85,11 @@ def test_unusable_defaults_name_the_member(document: dict[str, Any], words: str)
     with pytest.raises(PodDefaultsError) as caught:
         parse_pod_defaults(document)
     assert words in str(caught.value)
+
+
+def test_recommended_labels_that_the_operator_does_not_use_are_allowed() -> None:
+    labels = {"app.kubernetes.io/part-of": "platform", "app.kubernetes.io/version": "1"}
+    assert not list(reserved_keys(PodTemplate(labels=labels, object_labels=labels)))
 
 
 def test_a_queue_of_pods_is_allowed_but_not_one_of_jobs() -> None:

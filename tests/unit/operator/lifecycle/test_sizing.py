@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from finetune_operator.api.stages import Stage
+from finetune_operator.settings import Settings, TrainerSettings
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
-from tests.support.operator import make_failure, make_inventory, make_node
+from tests.support.operator import make_failure, make_inventory, make_node, make_spec
 from tests.support.world import A100, SMALL, prepared, stalled
 
 
@@ -94,3 +96,53 @@ def test_a_gpu_that_cannot_run_the_image_is_reported() -> None:
     world.inventory = make_inventory(old)
     world.settle()
     assert stalled(world)[3] == "GpuNotSupported"
+
+
+def with_defaults(**blocks: Any) -> Settings:
+    return Settings(trainer=TrainerSettings(image="i", device="cpu", pod_defaults=blocks))
+
+
+def test_a_gpu_on_which_train_may_not_run_does_not_count() -> None:
+    big = make_node("big", "NVIDIA-A100-SXM4-80GB", 81920, labels={"pool": "tuning"})
+    world = prepared()
+    world.settings = with_defaults(train={"nodeSelector": {"pool": "tuning"}})
+    world.inventory = make_inventory(SMALL, big)
+    world.settle()
+    assert world.job.status["plan"]["gpu"]["offers"] == ["NVIDIA A100 80GB"]
+    assert world.bodies["demo-train-0"]["spec"]["template"]["spec"]["nodeSelector"] == {"pool": "tuning"}
+    world = prepared()
+    world.settings = with_defaults(train={"nodeSelector": {"pool": "tuning"}})
+    world.inventory = make_inventory(SMALL)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "DoesNotFit")
+    (stalled_condition,) = (item for item in world.job.status["conditions"] if item["type"] == "Stalled")
+    assert "trainer.podDefaults.train.nodeSelector requires pool=tuning" in stalled_condition["message"]
+
+
+def test_a_taint_that_the_charts_defaults_tolerate_does_not_exclude_a_gpu() -> None:
+    taint = {"key": "team", "value": "ml", "effect": "NoSchedule"}
+    tainted = make_node("gpu1", taints=(taint,))
+    for tolerations, admitted in (([], False), ([{"key": "team", "operator": "Exists"}], True)):
+        world = prepared()
+        world.settings = with_defaults(tolerations=tolerations)
+        world.inventory = make_inventory(tainted)
+        world.settle()
+        assert ("demo-train-0" in world.children) == admitted
+        assert world.condition("Stalled") == (("False", "Progressing") if admitted else ("True", "DoesNotFit"))
+
+
+def test_terms_of_the_job_narrow_the_affinity_of_the_gpus_that_fit() -> None:
+    fast = make_node("fast", labels={"disk": "nvme"})
+    spec = make_spec(
+        podTemplate={"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}
+    )
+    world = prepared(spec=spec)
+    world.inventory = make_inventory(SMALL, fast)
+    world.settle()
+    pod = world.bodies["demo-train-0"]["spec"]["template"]["spec"]
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert terms
+    assert all({"key": "disk", "operator": "Exists"} in term["matchExpressions"] for term in terms)
+    assert all(len(term["matchExpressions"]) > 1 for term in terms), "the GPU is still required"

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from finetune_operator.api.pod_merge import NodeRules, SelectedLabel
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.observed import inventory as inventory_module
-from finetune_operator.sizing.decision import SizingRequest
+from finetune_operator.sizing.decision import Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.memory.shape import model_shape
 
@@ -40,6 +43,16 @@ def test_jobs_that_differ_only_in_irrelevant_fields_share_one_decision() -> None
     assert inventory.decide(make_request(resources={"priorityClassName": "high"})) is first
     assert inventory.decide(make_request(resources={"nodeSelector": {"pool": "a"}})) is not first
     assert inventory.decide(make_request(training={"lora": {"rank": 64}})) is not first
+
+
+def test_jobs_that_may_use_different_nodes_do_not_share_a_decision() -> None:
+    inventory = make_inventory(make_node(labels={"pool": "a"}))
+    first = inventory.decide(make_request())
+    own = make_request(podTemplate={"train": {"nodeSelector": {"pool": "b"}}})
+    assert isinstance(inventory.decide(own), Infeasible)
+    rules = NodeRules(labels=(SelectedLabel("pool", "b", "trainer.podDefaults.nodeSelector"),))
+    assert isinstance(inventory.decide(replace(make_request(), rules=rules)), Infeasible)
+    assert inventory.decide(make_request(podTemplate={"prepare": {"nodeSelector": {"pool": "b"}}})) is first
 
 
 def test_other_nodes_keep_the_computed_values() -> None:

@@ -133,6 +133,7 @@ def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: boo
         zone=node.zone,
         selector_labels=recognized.selector_labels,
         exclusion_reason=recognized.exclusion_reason
+        or _system_exclusion(node)
         or _sharing_exclusion(recognized, allow_time_slicing=allow_time_slicing),
     )
 
@@ -170,6 +171,11 @@ def _state(node: NodeRecord, count: int) -> State:
 
 def _starting(key: str) -> bool:
     return key in _STARTING_TAINTS or key.startswith(_STARTING_PREFIXES)
+
+
+def _system_exclusion(node: NodeRecord) -> str | None:
+    system = next((node.labels[key] for key in _IMPLIED if key in node.labels), "linux")
+    return None if system == "linux" else f"it runs {system}, and the trainer's image needs Linux"
 
 
 def _sharing_exclusion(recognized: RecognizedGpu, *, allow_time_slicing: bool) -> str | None:

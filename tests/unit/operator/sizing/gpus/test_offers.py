@@ -157,6 +157,11 @@ def test_a_rejected_selector_is_named_with_the_field_that_asks_for_it() -> None:
     )
 
 
+def test_a_gpu_of_another_operating_system_does_not_count() -> None:
+    found = one(nvidia("n", "NVIDIA-L4", 23034, labels={"kubernetes.io/os": "windows"}))
+    assert eligible(found, NodeRules()) == "it runs windows, and the trainer's image needs Linux"
+
+
 # ---- any labels at all ---------------------------------------------------------------------------------------------
 
 KEYS = st.sampled_from(
