@@ -128,7 +128,9 @@ def test_a_taint_that_the_charts_defaults_tolerate_does_not_exclude_a_gpu() -> N
         world.inventory = make_inventory(tainted)
         world.settle()
         assert ("demo-train-0" in world.children) == admitted
-        assert world.condition("Stalled") == (("False", "Progressing") if admitted else ("True", "DoesNotFit"))
+        assert world.condition("Stalled") == (
+            ("False", "Progressing") if admitted else ("True", "DoesNotFit")
+        )
 
 
 def test_terms_of_the_job_narrow_the_affinity_of_the_gpus_that_fit() -> None:
