@@ -10,18 +10,32 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.refusals import QUANTIZED_MEMBERS
 from finetune_operator.contract.result import Progress, parse_progress
-from finetune_operator.sizing.memory import shape as shape_module
+from finetune_operator.sizing.memory import layer_kinds, shape
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
-from finetune_trainer.contract.model_config import MEMBERS, NESTED, select_config_fields
+from finetune_trainer.contract.model_config import (
+    COUNTS,
+    KINDS,
+    MEMBERS,
+    NESTED,
+    SPELLINGS,
+    select_config_fields,
+)
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from jsonschema import Draft202012Validator
 from transformers import AutoConfig
 
 from tests.support.repository import ROOT
+from tests.support.results import full_config
 
 CONTRACT = ROOT / "contract"
+NEEDED: dict[str, dict[str, Any]] = {
+    "granitemoehybrid": {"num_local_experts": 0, "layer_types": ["attention"] * 32}
+}
+WHOLE_CONFIG = {NESTED, "architectures", "auto_map", "is_encoder_decoder", *QUANTIZED_MEMBERS}
+"""Members that a refusal reads. The trainer refuses such a model before it reports any member."""
 LISTED = json.loads((CONTRACT / "model_config.json").read_text())
 
 
@@ -49,17 +63,20 @@ def family_members() -> Iterator[str]:
     """Return every config member in a family's record: defaults, aliases, and rules that name a member."""
     for family in FAMILIES.values():
         yield from family.defaults
-        yield from family.aliases.values()
-        yield from (rule for rule in vars(family).values() if isinstance(rule, str) and rule.islower())
+        yield from (*family.aliases.values(), *family.overrides.values())
+        yield from (name for name in (family.activation[0], *family.dropouts) if name)
+        rules = (family.parallel, family.qk_normed, family.qkv_bias, family.output_bias, family.mlp_bias)
+        yield from (rule for rule in (*rules, family.inner, family.window_flag) if isinstance(rule, str))
 
 
 def literal_reads() -> Iterator[str]:
     """Return the names that the code reads, including those under conditions that no test config meets."""
-    for node in ast.walk(ast.parse(inspect.getsource(shape_module))):
+    sources = (inspect.getsource(module) for module in (shape, layer_kinds))
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
             name = node.args[0]
             if (
-                node.func.attr in {"value", "number", "optional", "flag"}
+                node.func.attr in {"value", "number", "optional", "flag", "real", "text"}
                 and isinstance(name, ast.Constant)
                 and isinstance(name.value, str)
             ):
@@ -69,32 +86,72 @@ def literal_reads() -> Iterator[str]:
 def read_by_sizing() -> set[str]:
     read = {*family_members(), *literal_reads()}
     for name in FAMILIES:
-        config = Recording({"model_type": name})
+        config = Recording({"model_type": name, **NEEDED.get(name, {})})
         model_shape(config)
         read |= config.read
-    return read
+    return read - WHOLE_CONFIG - SPELLINGS.keys() - set(SPELLINGS.values())
 
 
 def test_both_sides_and_the_contract_list_the_same_members() -> None:
     assert list(MEMBERS) == LISTED["members"]
     assert LISTED["nested"] == NESTED
+    assert (list(KINDS), list(COUNTS), dict(SPELLINGS)) == (
+        LISTED["kinds"],
+        LISTED["counts"],
+        LISTED["spellings"],
+    )
+    assert {*KINDS, *COUNTS, *SPELLINGS} <= set(MEMBERS)
 
 
 def test_every_member_that_sizing_reads_is_reported() -> None:
-    read = read_by_sizing() - {NESTED}
-    assert {"model_type", "hidden_size", "num_experts", "num_kv_heads", "use_bias"} <= read
+    read = read_by_sizing()
+    assert {"model_type", "hidden_size", "layer_types", "block_ff_dim", "use_bias", "clip_qkv"} <= read
     assert read <= set(MEMBERS), f"add to contract/model_config.json: {sorted(read - set(MEMBERS))}"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_the_reported_members_give_the_same_shape_as_the_whole_config(name: str) -> None:
     """The config is the whole one of transformers. It passes through JSON and the operator's parser."""
-    config = AutoConfig.for_model(name).to_dict()
+    config = AutoConfig.for_model(name, **NEEDED.get(name, {})).to_dict()
     config = json.loads(json.dumps(config, default=str))
-    if "num_ln_in_parallel_attn" in config:
-        config |= {"new_decoder_architecture": True, "num_kv_heads": 8}
-    for whole in (config, {"model_type": "wrapper", "text_config": config}):
-        assert model_shape(_over_the_wire(select_config_fields(whole))) == model_shape(whole)
+    assert model_shape(_over_the_wire(select_config_fields(config))) == model_shape(config)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_no_familys_config_takes_more_room_than_the_largest_result_has(name: str) -> None:
+    """The tests of the termination message use this size. A config that does not fit is dropped."""
+    config = AutoConfig.for_model(name, **NEEDED.get(name, {})).to_dict()
+    reported = select_config_fields(json.loads(json.dumps(config, default=str)))
+    assert len(json.dumps(reported)) <= len(json.dumps(full_config()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_types": ["conv", "conv", "full_attention"] * 4},
+        {"full_attn_idxs": [1, 4, 7, 10], "layer_types": None},
+        {"conv_L_cache": 5, "conv_bias": True},
+        {"block_ff_dim": 300, "tie_embedding": False},
+    ],
+)
+def test_a_list_and_an_odd_name_reach_sizing(changes: dict[str, Any]) -> None:
+    """A list becomes a text or a number, and names of documents are in lower case."""
+    config = {"model_type": "lfm2", "num_hidden_layers": 12, **changes}
+    shape = model_shape(config)
+    assert shape != model_shape({"model_type": "lfm2", "num_hidden_layers": 12, "layer_types": ["conv"] * 12})
+    assert model_shape(_over_the_wire(select_config_fields(config))) == shape
+
+
+@pytest.mark.parametrize("value", [["a" * 40, "b" * 40], [1], [["conv"]], "conv", {"conv": 1}])
+def test_a_list_of_kinds_that_is_none_is_rejected_by_sizing(value: Any) -> None:
+    config = {"model_type": "lfm2", "num_hidden_layers": 2, "layer_types": value}
+    with pytest.raises(ShapeUnknownError, match="layer_types"):
+        model_shape(_over_the_wire(select_config_fields(config)))
+
+
+def test_the_text_part_of_a_wrapper_is_reported_although_no_wrapper_is_tuned() -> None:
+    reported = _over_the_wire(select_config_fields({"model_type": "w", "text_config": {"hidden_size": 8}}))
+    assert reported == {"model_type": "w", "text_config": {"hidden_size": 8}}
 
 
 def _over_the_wire(config: dict[str, Any]) -> dict[str, Any]:
@@ -121,9 +178,9 @@ def test_a_size_that_is_not_a_number_reaches_sizing_and_is_rejected(value: Any) 
 
 
 def test_null_is_reported_as_null() -> None:
-    assert select_config_fields({"model_type": "falcon", "num_ln_in_parallel_attn": None}) == {
-        "model_type": "falcon",
-        "num_ln_in_parallel_attn": None,
+    assert select_config_fields({"model_type": "olmo", "clip_qkv": None}) == {
+        "model_type": "olmo",
+        "clip_qkv": None,
     }
 
 

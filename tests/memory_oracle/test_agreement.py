@@ -61,6 +61,42 @@ ERNIE = config("ernie4_5", 103424, 1024, 3072, 18, 16, 2, head_dim=128, tie_word
 GLM = config("glm", 151552, 4096, 13696, 40, 32, 2, head_dim=128)
 GLM_4 = config("glm4", 151552, 4096, 13696, 40, 32, 2, head_dim=128)
 EXAONE = config("exaone4", 102400, 5120, 27392, 64, 40, 8, sliding_window=4096)
+COHERE = config("cohere", 256000, 4096, 14336, 32, 32, 8, tie_word_embeddings=True)
+COHERE_2 = config("cohere2", 256000, 4096, 14336, 32, 32, 8, tie_word_embeddings=True, sliding_window=4096)
+STABLELM = config("stablelm", 100352, 2048, 5632, 24, 32, 32, use_qkv_bias=True)
+STABLELM_12B = config(
+    "stablelm",
+    100352,
+    5120,
+    13824,
+    40,
+    32,
+    8,
+    use_parallel_residual=True,
+    qk_layernorm=True,
+    hidden_dropout=0.1,
+)
+PHI_2 = config("phi", 51200, 2560, 10240, 32, 32, 32, resid_pdrop=0.1)
+NEOX = config("gpt_neox", 50432, 4096, 16384, 32, 32, 32)
+APERTUS = config("apertus", 131072, 4096, 21504, 32, 32, 8)
+HUNYUAN = config("hunyuan_v1_dense", 128167, 4096, 14336, 32, 32, 8, head_dim=128)
+GRANITE_4 = config(
+    "granitemoehybrid", 100352, 2560, 8192, 40, 40, 8, shared_intermediate_size=8192, num_local_experts=0,
+    layer_types=["attention"] * 40, tie_word_embeddings=True,
+)  # fmt: skip
+LFM_2 = config(
+    "lfm2",
+    65536,
+    2048,
+    12288,
+    16,
+    32,
+    8,
+    layer_types=["conv", "full_attention"] * 8,
+    tie_word_embeddings=True,
+)
+CLIPPED = {**OLMO, "clip_qkv": 8.0}
+DROPPING = {**STARCODER, "residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1}
 
 CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral", MISTRAL, TrainingPlan(2048)),
@@ -96,6 +132,14 @@ CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("glm", GLM, TrainingPlan(2048)),
     ("glm 4", GLM_4, TrainingPlan(2048, gradient_checkpointing=False)),
     ("exaone 4", EXAONE, TrainingPlan(8192)),
+    ("cohere", COHERE, TrainingPlan(2048)),
+    ("stablelm", STABLELM, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("phi 2 with its dropout", PHI_2, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("gpt neox", NEOX, TrainingPlan(2048)),
+    ("apertus", APERTUS, TrainingPlan(2048)),
+    ("hunyuan", HUNYUAN, TrainingPlan(2048)),
+    ("granite 4", GRANITE_4, TrainingPlan(2048)),
+    ("lfm 2", LFM_2, TrainingPlan(2048)),
 ]
 """Return every family once, and every axis of a plan on Mistral."""
 FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
@@ -111,6 +155,22 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("phi 3, all saved", PHI_3, TrainingPlan(2048, gradient_checkpointing=False)),
     ("phi 4", PHI_4, TrainingPlan(2048)),
     ("granite, all saved", GRANITE, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("cohere, all saved", COHERE, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("cohere 2", COHERE_2, TrainingPlan(2048)),
+    ("stablelm 12b", STABLELM_12B, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("phi 2", PHI_2, TrainingPlan(2048)),
+    ("gpt neox, all saved", NEOX, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("apertus, all saved", APERTUS, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("hunyuan, all saved", HUNYUAN, TrainingPlan(1024, 2, gradient_checkpointing=False)),
+    ("granite 4, all saved", GRANITE_4, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("lfm 2, all saved", LFM_2, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("clipped queries, all saved", CLIPPED, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("dropouts of the model, all saved", DROPPING, TrainingPlan(2048, gradient_checkpointing=False)),
+    (
+        "another activation, all saved",
+        {**LLAMA_8B, "hidden_act": "gelu_new"},
+        TrainingPlan(1024, gradient_checkpointing=False),
+    ),
 ]
 """Return a second length, rank or kind of checkpointing for families in CASES."""
 WHOLE: list[tuple[str, dict[str, Any], TrainingPlan]] = [

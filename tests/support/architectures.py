@@ -55,6 +55,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 4},
     "helium": _HEAD,
     "apertus": {},
+    "hunyuan_v1_dense": _HEAD,
+    "granitemoehybrid": {
+        "num_local_experts": 0,
+        "layer_types": ["attention"] * 2,
+        "shared_intermediate_size": 48,
+        "mamba_n_heads": 4,
+        "logits_scaling": 2.5,
+        "residual_multiplier": 0.5,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
 }
 
 

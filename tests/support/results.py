@@ -32,7 +32,11 @@ def warning(message: str) -> dict[str, Any]:
 
 def full_config() -> dict[str, Any]:
     """More members than the config of any one dense family has, each as long as a real one."""
-    return {**dict.fromkeys(MEMBERS[:16], 1_000_000), "model_type": "recurrent_gemma"}
+    return {
+        **dict.fromkeys(MEMBERS[:19], 1_000_000),
+        "model_type": "granitemoehybrid",
+        "layer_types": "full_attention=8 sliding_attention=40",
+    }
 
 
 def full_success(character: str) -> dict[str, Any]:

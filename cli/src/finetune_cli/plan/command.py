@@ -13,9 +13,9 @@ from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
-from finetune_operator.sizing.gpus.offers import offers
+from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
-from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.shape import ModelRefusedError, ShapeUnknownError, model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
 
 from finetune_cli.errors import UsageError
@@ -52,15 +52,19 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
     if options.calibration is not None:
         calibration = inputs.read_mapping(options.calibration, "calibration", parse_calibration)
     folders = LocalFolders(options.volumes.resolve(), dict(options.volume), options.volumes.resolve())
-    config = inputs.read_config(options.model, spec, folders, from_file=file is not None)
+    given = (options.model, spec, folders)
+    config = inputs.read_config(*given, from_file=file is not None)
     defaults = NO_DEFAULTS
     if options.pod_defaults is not None:
         defaults = inputs.read_mapping(options.pod_defaults, "trainer.podDefaults", parse_pod_defaults)
     gpus = _gpus(options, spec, stack, node_rules(defaults, spec, Stage.TRAIN))
+    refused = inputs.refused_files(inputs.model_source(*given, from_file=file is not None))
+    if refused is not None:
+        return unknown_model(refused, stack, calibration, refused=True)
     try:
         shape = model_shape(config)
     except ShapeUnknownError as error:
-        return unknown_model(str(error), stack, calibration)
+        return unknown_model(str(error), stack, calibration, refused=isinstance(error, ModelRefusedError))
     length, reason = _length(options.longest_row, spec)
     request = SizingRequest(
         gpus.spec,
@@ -72,16 +76,17 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         length_reason=reason,
         rules=gpus.rules,
     )
-    return document(request, decide_training(request, gpus.offers))
+    return document(request, decide_training(request, gpus.offers, lambda: gpus.others))
 
 
 @dataclass(frozen=True)
 class _Gpus:
-    """The offered GPUs, and the spec with the constraints and the node rules that apply to them."""
+    """The offered GPUs, those of other resources, and the spec with the constraints and the node rules that apply."""
 
     spec: FineTuneJobSpec
     offers: tuple[Offer, ...]
     rules: NodeRules
+    others: tuple[Offer, ...] = ()
 
 
 def _file(options: argparse.Namespace) -> Any:
@@ -128,5 +133,10 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
         )
         nodes = inputs.nodes_of(node_list, "kubectl get nodes")
     profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)
-    found = offers(nodes, profiles, resource, allow_time_slicing=options.allow_time_slicing)
-    return _Gpus(spec, found, rules)
+    sliced = options.allow_time_slicing
+    return _Gpus(
+        spec,
+        offers(nodes, profiles, resource, allow_time_slicing=sliced),
+        rules,
+        other_offers(nodes, profiles, resource, allow_time_slicing=sliced),
+    )

@@ -35,12 +35,14 @@ def document(request: SizingRequest, decision: Feasible | Infeasible) -> dict[st
     }
 
 
-def unknown_model(message: str, stack: StackProfile, calibration: Calibration) -> dict[str, Any]:
-    """The document of a model whose memory cannot be computed."""
+def unknown_model(
+    message: str, stack: StackProfile, calibration: Calibration, *, refused: bool = False
+) -> dict[str, Any]:
+    """The document of a model that the trainer refuses, or whose memory cannot be computed."""
     nothing = ("peakBytes", "deviceBytes", "usableBytes", "lowBytes", "highBytes", "bottleneck")
     return {
         "fits": False,
-        "verdict": "ModelSizeUnknown",
+        "verdict": "UnsupportedModel" if refused else "ModelSizeUnknown",
         "reasons": [message],
         **dict.fromkeys(nothing),
         "phases": {},

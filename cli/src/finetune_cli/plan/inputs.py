@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.validation import check
+from finetune_operator.contract.refusals import refused_file, refused_tensor
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.products import PRODUCTS, find_product
@@ -48,17 +49,47 @@ def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> F
     return parsed
 
 
+def model_source(
+    model: Path | None, spec: FineTuneJobSpec, folders: LocalFolders, *, from_file: bool
+) -> Path:
+    """Return the model's folder, or its config.json. Raises UsageError if neither is known."""
+    if model is not None:
+        return model
+    claim = spec.model.source.persistent_volume_claim
+    if claim is None or not from_file:
+        raise UsageError(
+            "the model's shape must be known: pass --model FOLDER, a folder with its config.json (for a model on a "
+            "hub or in a bucket, download only that file)"
+        )
+    return folders.claim(claim.claim_name) / claim.path
+
+
+def refused_files(source: Path) -> str | None:
+    """Return the message about files of a model's folder that the trainer refuses; None if there are none.
+
+    The index of the weights is read if the folder has one.
+    """
+    if not source.is_dir():
+        return None
+    refused = refused_file(path.name for path in source.iterdir() if path.is_file())
+    if refused is None:
+        refused = refused_tensor(_indexed_tensors(source / "model.safetensors.index.json"))
+    return None if refused is None else refused.message
+
+
+def _indexed_tensors(path: Path) -> tuple[str, ...]:
+    """Return the names of the tensors in an index. PREPARE rejects an index that cannot be read."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return ()
+    return tuple(names) if isinstance(names, dict) else ()
+
+
 def read_config(model: Path | None, spec: FineTuneJobSpec, folders: LocalFolders, *, from_file: bool) -> Any:
     """Read the model's config.json. Raises UsageError if it is missing or not a JSON object."""
-    if model is None:
-        claim = spec.model.source.persistent_volume_claim
-        if claim is None or not from_file:
-            raise UsageError(
-                "the model's shape must be known: pass --model FOLDER, a folder with its config.json (for a model on a "
-                "hub or in a bucket, download only that file)"
-            )
-        model = folders.claim(claim.claim_name) / claim.path
-    path = model / "config.json" if model.is_dir() else model
+    source = model_source(model, spec, folders, from_file=from_file)
+    path = source / "config.json" if source.is_dir() else source
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

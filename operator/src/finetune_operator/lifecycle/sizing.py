@@ -19,12 +19,19 @@ from finetune_operator.sizing import decision as gpu_sizing
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import training_plan
-from finetune_operator.sizing.memory.shape import ModelShape, ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.shape import (
+    ModelRefusedError,
+    ModelShape,
+    ShapeUnknownError,
+    model_shape,
+)
 from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
 MAXIMUM_PRODUCTS = 32
+UNSUPPORTED_MODEL = "UnsupportedModel"
+"""The trainer's reason for a model that it refuses; its first pass and this one use the same list."""
 _UNAVAILABLE: dict[State, str] = {
     "Cordoned": "cordoned",
     "NotReady": "not ready",
@@ -42,9 +49,9 @@ class Blocked:
 
 @dataclass(frozen=True)
 class Infeasible:
-    """TRAIN cannot run on any cluster, so the job fails."""
+    """TRAIN cannot run on any cluster, so the job fails. A refused model has the trainer's reason."""
 
-    reason: Reason
+    reason: Reason | str
     message: str
 
 
@@ -81,6 +88,8 @@ def assess_training(
         )
     try:
         shape = model_shape(config)
+    except ModelRefusedError as error:
+        return Infeasible(UNSUPPORTED_MODEL, str(error))
     except ShapeUnknownError as error:
         return Infeasible(Reason.MODEL_SIZE_UNKNOWN, str(error))
     return size_training(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord
-from finetune_operator.sizing.gpus.offers import offers
+from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 REMEMBERED_DECISIONS = 512
@@ -71,6 +71,12 @@ class Inventory:
             else offers((node,), (), resource_name, allow_time_slicing=self._allow_time_slicing)
         )
 
+    def _other_offers(self, resource_name: str) -> tuple[Offer, ...]:
+        """The GPUs of all other extended resources."""
+        return other_offers(
+            self.nodes.values(), self._profiles, resource_name, allow_time_slicing=self._allow_time_slicing
+        )
+
     def decide(self, request: SizingRequest) -> Feasible | Infeasible:
         """Decide where and how a run fits, see sizing.decision."""
         spec = request.spec
@@ -83,7 +89,8 @@ class Inventory:
         )
         found = self._decisions.get(key)
         if found is None:
-            found = decide_training(request, self.offers(spec.resources.gpu_resource_name))
+            name = spec.resources.gpu_resource_name
+            found = decide_training(request, self.offers(name), lambda: self._other_offers(name))
             self._decisions[key] = found
             if len(self._decisions) > REMEMBERED_DECISIONS:
                 self._decisions.popitem(last=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -108,15 +108,21 @@ class Infeasible:
     smallest: Gpu | None = None
 
 
-def decide_training(request: SizingRequest, offers: Sequence[Offer]) -> Feasible | Infeasible:
+def decide_training(
+    request: SizingRequest, offers: Sequence[Offer], others: Callable[[], Sequence[Offer]] = tuple
+) -> Feasible | Infeasible:
     """Choose the plan and the GPUs of a job, or reject the job.
+
+    `others` returns the offers of other GPU resources, which only a rejection names.
 
     The plan is the fastest one that the smallest sufficient GPU runs with margin: small GPUs are the cheapest and the
     most common. A GPU that is cordoned, not ready or still starting counts, because the job can wait for it.
     """
     resources, stack = request.spec.resources, request.stack
     if not offers:
-        return _without_gpu(request, "DoesNotFit", refusal.no_offer(resources.gpu_resource_name))
+        found = others()
+        message = refusal.no_offer(resources.gpu_resource_name, found, _other_fit(request, found))
+        return _without_gpu(request, "DoesNotFit", message)
     rules = request.node_rules
     reasons = [(offer, eligible(offer, rules)) for offer in offers]
     admitted = [offer for offer, why in reasons if why is None]
@@ -141,7 +147,7 @@ def decide_training(request: SizingRequest, offers: Sequence[Offer]) -> Feasible
         return Infeasible(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
         )
-    return _too_large(request, known[-1], not_supported)
+    return _too_large(request, known[-1], not_supported, _other_fit(request, others()))
 
 
 def smallest_product(request: SizingRequest) -> Gpu | None:
@@ -225,15 +231,38 @@ def _without_gpu(request: SizingRequest, reason: Reason, found: str, gpu: Gpu | 
     return Infeasible(reason, message, rung.estimate, rung.plan, gpu, smallest=smallest)
 
 
+def _other_fit(request: SizingRequest, others: Sequence[Offer]) -> Offer | None:
+    """Return the smallest GPU of another resource on which the unchanged job fits and which it may use."""
+    rules = request.node_rules
+    usable = [
+        offer
+        for offer in others
+        if offer.gpu.usable_bytes is not None
+        and eligible(offer, rules) is None
+        and unsupported(offer.gpu, request.stack) is None
+    ]
+    return next(
+        (
+            offer
+            for offer in sorted(usable, key=_size)
+            if request.ladder(offer.gpu)[-1].fits_with_margin(_size(offer))
+        ),
+        None,
+    )
+
+
 def _too_large(
-    request: SizingRequest, largest: Offer, not_supported: Sequence[tuple[Offer, str]]
+    request: SizingRequest,
+    largest: Offer,
+    not_supported: Sequence[tuple[Offer, str]],
+    other: Offer | None,
 ) -> Infeasible:
     training, gpu = request.spec.training, largest.gpu
     rung, smallest = request.ladder(gpu)[-1], smallest_product(request)
     change = smallest_change(
         training, request.length, request.estimator(gpu), request.spec.resources.right_size, _size(largest)
     )
-    message = refusal.does_not_fit(rung, largest, change, smallest, not_supported)
+    message = refusal.does_not_fit(rung, largest, change, smallest, not_supported, other)
     return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)
 
 

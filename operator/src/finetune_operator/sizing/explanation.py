@@ -8,7 +8,7 @@ from finetune_operator.api.plan import Choice, Device
 from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec, Training
 from finetune_operator.sizing.gpus.gpu import Gpu
-from finetune_operator.sizing.ladder import TOKENS_PER_PASS, Rung
+from finetune_operator.sizing.ladder import RECOMPUTING, TOKENS_PER_PASS, Rung, relative_time
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.planning import CPU_CHECKPOINTING_REASON
 
@@ -58,14 +58,13 @@ def _micro_batch(
 ) -> str:
     plan, first = ladder[index].plan, ladder[0].plan
     if plan.micro_batch_size < first.micro_batch_size:
-        above = next(
-            rung for rung in reversed(ladder[:index]) if rung.plan.micro_batch_size > plan.micro_batch_size
-        )
+        if borderline:
+            return f"needs the least memory, and no micro-batch fits {gpu.product} with margin"
+        above = _faster(ladder, index, plan)
         return (
-            f"largest divisor of effectiveBatchSize {training.effective_batch_size} that fits: micro-batch "
+            f"divisor of effectiveBatchSize {training.effective_batch_size}, the fastest that fits: micro-batch "
             f"{above.plan.micro_batch_size} {_shortage(above, gpu)}"
-            if not borderline
-            else f"needs the least memory, and no micro-batch fits {gpu.product} with margin"
+            f"{_instead_of_checkpointing(ladder, index)}"
         )
     if plan.micro_batch_size == training.effective_batch_size:
         return f"the whole effective batch in one pass: {_tokens(plan)} of at most {TOKENS_PER_PASS:,}"
@@ -94,12 +93,37 @@ def _checkpointing(
         return Choice(name, value, FORBID_REASON)
     if not on:
         why = "would save nothing here" if borderline else "the job fits without it"
-        return Choice(name, value, f"{why}, and computing activations once is faster")
+        return Choice(
+            name, value, f"{why}, and computing activations twice takes {RECOMPUTING - 1:.0%} more time"
+        )
     without = next(rung for rung in reversed(ladder[:index]) if not rung.plan.gradient_checkpointing)
     return Choice(
         name,
         value,
         f"without it, micro-batch {without.plan.micro_batch_size} {_shortage(without, gpu)}",
+    )
+
+
+def _faster(ladder: Sequence[Rung], index: int, plan: TrainingPlan) -> Rung:
+    """Return the rung with the next larger micro-batch, with the same checkpointing if there is one."""
+    larger = [rung for rung in ladder[:index] if rung.plan.micro_batch_size > plan.micro_batch_size]
+    same = [rung for rung in larger if rung.plan.gradient_checkpointing == plan.gradient_checkpointing]
+    return (same or larger)[-1]
+
+
+def _instead_of_checkpointing(ladder: Sequence[Rung], index: int) -> str:
+    """Say that a small micro-batch without checkpointing is faster than a larger one with it."""
+    plan = ladder[index].plan
+    larger = [
+        rung.plan
+        for rung in ladder[index + 1 :]
+        if rung.plan.gradient_checkpointing and rung.plan.micro_batch_size > plan.micro_batch_size
+    ]
+    if plan.gradient_checkpointing or not larger:
+        return ""
+    more = relative_time(larger[0]) / relative_time(plan) - 1
+    return (
+        f", and micro-batch {larger[0].micro_batch_size} with checkpointing would take {more:.0%} more time"
     )
 
 

@@ -199,10 +199,10 @@ def quantized_bytes(shape: ModelShape) -> int:
 
 def adapter_parameters(shape: ModelShape, rank: int, target_modules: str) -> int:
     """Parameters of a LoRA adapter: rank x (inputs + outputs) for each adapted matrix."""
-    return shape.layers * sum(
-        rank * (linear.inputs + linear.outputs)
-        for linear in shape.linears
-        if target_modules == "AllLinear" or linear.name in shape.attention_names
+    return sum(
+        count * rank * (linear.inputs + linear.outputs)
+        for count, linear in shape.matrices
+        if target_modules == "AllLinear" or linear.in_attention
     )
 
 
@@ -259,7 +259,9 @@ def _merging(shape: ModelShape | None) -> _Sum:
     if shape is None:
         return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model of unknown size (assumed)", 4 * _GIB)))
     table = 4 * shape.vocabulary * shape.hidden
-    layer = 4 * sum(linear.weights for linear in shape.linears)
+    layer = 4 * max(
+        sum(linear.weights for linear in linears) for linears in (shape.linears, shape.convolution_linears)
+    )
     return _Sum(
         (
             ("trainer for CPUs", _CPU_PROCESS),
@@ -271,7 +273,7 @@ def _merging(shape: ModelShape | None) -> _Sum:
 
 
 def _largest_tensor(shape: ModelShape) -> int:
-    return max(shape.vocabulary * shape.hidden, *(linear.weights for linear in shape.linears))
+    return max(shape.vocabulary * shape.hidden, *(linear.weights for _, linear in shape.matrices))
 
 
 def _round_up(size: int) -> int:

@@ -15,6 +15,7 @@ LONGEST_MESSAGE = 1000
 """Characters. A condition may hold more, but nobody reads more."""
 _LONGEST_NAME = 80
 _LONGEST_FORMULA = 120
+_MOST_RESOURCES = 5
 _MEMORY_REMEDY = (
     "Run NVIDIA's GPU feature discovery or AMD's Node Labeller. Or describe the nodes in the chart's gpuProfiles with "
     "product or memory."
@@ -27,28 +28,64 @@ def does_not_fit(
     change: Change | None,
     smallest: Gpu | None,
     excluded: Sequence[tuple[Offer, str]],
+    other: Offer | None = None,
 ) -> str:
     """Return the message of a job whose most frugal `rung` fits no GPU; `largest` is the GPU with the most memory.
 
     `change` is the smallest change that fits `largest`. `smallest` is the smallest product on which the job fits
-    unchanged. `excluded` are other GPUs, each with the reason why it does not count.
+    unchanged. `excluded` are other GPUs, each with the reason why it does not count. `other` is the smallest GPU of
+    another resource on which the job fits unchanged.
     """
     sentences = [
         f"The run must fit on one GPU. {requirement(rung)}",
         _shortage(largest, rung),
         remedy(change),
+        *_other_resource(other),
         smallest_gpu(smallest),
         *(f"Not considered: {_named(offer)}: {why}." for offer, why in excluded[:1]),
     ]
     return bounded(sentences)
 
 
-def no_offer(resource_name: str) -> str:
-    """Return the message for a resource that no node and no GPU profile offers."""
-    return (
-        f"A node or an entry of the chart's gpuProfiles must offer {_short(resource_name)}, found none. Install the GPU's "
-        "device plugin, or describe the nodes in gpuProfiles."
-    )
+def no_offer(resource_name: str, others: Sequence[Offer] = (), fitting: Offer | None = None) -> str:
+    """Return the message for a resource that no node and no GPU profile offers.
+
+    `others` are offers of other GPU resources, such as MIG slices. `fitting` is the smallest of them that would do.
+    """
+    required = f"A node or an entry of the chart's gpuProfiles must offer {_short(resource_name)}, found "
+    if not others:
+        return f"{required}none. Install the GPU's device plugin, or describe the nodes in gpuProfiles."
+    return " ".join([f"{required}only {_resources(others)}.", *_other_resource(fitting)])
+
+
+def _resources(others: Sequence[Offer]) -> str:
+    """Name each resource once, with its memory and the number of its nodes and GPU profiles."""
+    sizes: dict[str, set[str]] = {}
+    places: dict[str, set[str]] = {}
+    for offer in others:
+        usable = offer.gpu.usable_bytes
+        size = "unknown size" if usable is None else binary_size(usable)
+        sizes.setdefault(offer.resource_name, set()).add(size)
+        place = f"node {offer.node}" if offer.node is not None else f"gpuProfiles {offer.profile}"
+        places.setdefault(offer.resource_name, set()).add(_short(place))
+    named = [
+        f"{_short(name)} ({' or '.join(sorted(sizes[name])[:2])}, {_places(places[name])})"
+        for name in sorted(sizes)
+    ]
+    more = f" and {len(named) - _MOST_RESOURCES} more" if len(named) > _MOST_RESOURCES else ""
+    return ", ".join(named[:_MOST_RESOURCES]) + more
+
+
+def _places(places: set[str]) -> str:
+    return f"{len(places)} nodes" if len(places) > 1 else next(iter(places))
+
+
+def _other_resource(offer: Offer | None) -> tuple[str, ...]:
+    """Say which other resource the job fits on."""
+    if offer is None or offer.gpu.usable_bytes is None:
+        return ()
+    size = binary_size(offer.gpu.usable_bytes)
+    return (f"The job fits {_short(offer.resource_name)} with {size}: set resources.gpuResourceName to it.",)
 
 
 def not_eligible(resource_name: str, excluded: Sequence[tuple[Offer, str]]) -> str:

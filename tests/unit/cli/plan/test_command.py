@@ -117,7 +117,6 @@ def test_a_rejected_plan_has_its_own_numbers_and_a_change_that_helps(
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "mixtral", "num_local_experts": 8},
         {"model_type": "nothing-known"},
         {},
         {"model_type": "mistral", "hidden_size": "large"},
@@ -132,6 +131,78 @@ def test_a_model_of_unknown_size_is_a_verdict_without_a_traceback(
     assert document["deviceBytes"] is None
     assert main(["plan", "--model", str(tmp_path), "--gpu", "L4"]) == 2
     assert "cannot be computed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "text_config"),
+        ({"model_type": "mistral", "quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"model_type": "mistral", "architectures": ["MistralForSequenceClassification"]}, "Classification"),
+        ({"model_type": "mistral", "architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}}, "auto_map"),
+        ({"model_type": "falcon"}, "falcon"),
+    ],
+)
+def test_a_model_that_the_trainer_refuses_is_rejected_before_any_job_is_made(
+    config: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    code, document = planned(capsys, "--model", str(tmp_path), "--gpu", "L4")
+    assert (code, document["verdict"]) == (2, "UnsupportedModel")
+    assert said in document["reasons"][0]
+    assert main(["plan", "--model", str(tmp_path), "--gpu", "L4"]) == 2
+    assert "cannot be tuned" in capsys.readouterr().out
+
+
+def test_a_quantizers_file_or_tensor_next_to_the_config_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(MISTRAL.read_text("utf-8"), "utf-8")
+    index = tmp_path / "model.safetensors.index.json"
+    asked = ("--model", str(tmp_path), "--gpu", "L4")
+    for text in ('{"weight_map": {"model.norm.weight": "a"}}', "[]", "{", '{"weight_map": 3}'):
+        index.write_text(text, "utf-8")
+        assert planned(capsys, *asked)[0] == 0
+    index.write_text('{"weight_map": {"model.layers.0.self_attn.q_proj.qweight": "a"}}', "utf-8")
+    assert "qweight" in planned(capsys, *asked)[1]["reasons"][0]
+    index.unlink()
+    (tmp_path / "quantize_config.json").write_text("{}", "utf-8")
+    code, document = planned(capsys, *asked)
+    assert (code, document["verdict"]) == (2, "UnsupportedModel")
+    assert "quantize_config.json" in document["reasons"][0]
+
+
+def test_a_cluster_of_mig_slices_says_which_resource_to_ask_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MIG strategy mixed: no node offers nvidia.com/gpu."""
+    labels = {
+        "nvidia.com/mig.strategy": "mixed",
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/mig-3g.40gb.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb",
+        "nvidia.com/mig-3g.40gb.memory": "40192",
+        "nvidia.com/mig-3g.40gb.count": "2",
+        "nvidia.com/mig-1g.10gb.count": "1",
+    }
+    sliced = node(
+        "a", labels, {"nvidia.com/gpu": "0", "nvidia.com/mig-3g.40gb": "2", "nvidia.com/mig-1g.10gb": "1"}
+    )
+    listed = tmp_path / "nodes.json"
+    listed.write_text(json.dumps({"kind": "List", "items": [sliced]}), "utf-8")
+    asked = ["--model", str(MISTRAL), "--nodes", str(listed)]
+    code, document = planned(capsys, *asked)
+    assert (code, document["verdict"]) == (2, "DoesNotFit")
+    for part in ("nvidia.com/mig-3g.40gb", "nvidia.com/mig-1g.10gb", "resources.gpuResourceName", "node a"):
+        assert part in document["reasons"][0]
+    named = (
+        "nvidia.com/mig-3g.40gb"
+        if "fits nvidia.com/mig-3g.40gb" in document["reasons"][0]
+        else "nvidia.com/mig-1g.10gb"
+    )
+    code, document = planned(capsys, *asked, "--set", f"resources.gpuResourceName={named}")
+    assert (code, document["verdict"]) == (0, "Fits")
 
 
 def test_the_model_of_a_job_is_found_in_the_folder_of_its_claim(

@@ -79,3 +79,8 @@ def test_a_rejected_job_ends_with_the_message() -> None:
 def test_an_unknown_model_has_a_headline_and_its_reason() -> None:
     text = table(unknown_model("it is a mixture of experts", DEFAULT_STACK, NO_CALIBRATION), PLAIN)
     assert text == "The model's memory cannot be computed.\n\nit is a mixture of experts\n"
+
+
+def test_a_refused_model_has_another_headline() -> None:
+    text = table(unknown_model("it has experts", DEFAULT_STACK, NO_CALIBRATION, refused=True), PLAIN)
+    assert text == "The model cannot be tuned.\n\nit has experts\n"

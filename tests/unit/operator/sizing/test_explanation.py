@@ -75,16 +75,28 @@ def test_a_smaller_micro_batch_names_the_one_that_does_not_fit() -> None:
 
 
 def test_checkpointing_names_the_plan_without_it_that_does_not_fit() -> None:
-    gpu = sized(make_request().ladder(None)[0].estimate.device_bytes - 1, "Small")
-    value, reason = reasons(index=1, gpu=gpu)["gradientCheckpointing"]
+    ladder = make_request().ladder(None)
+    index = next(number for number, rung in enumerate(ladder) if rung.plan.gradient_checkpointing)
+    gpu = sized(ladder[index - 1].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=index, gpu=gpu)["gradientCheckpointing"]
     assert value == "true"
-    assert reason.startswith("without it, micro-batch 4 needs ")
+    assert reason.startswith("without it, micro-batch 1 needs ")
+
+
+def test_a_small_micro_batch_says_what_a_larger_one_with_checkpointing_costs() -> None:
+    """The passes of 2,048 tokens take 1.25, those of 8,192 tokens 4/3 x 1.0625 of the ideal time."""
+    ladder = make_request().ladder(None)
+    gpu = sized(ladder[1].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=2, gpu=gpu)["microBatchSize"]
+    assert value == "1"
+    assert "micro-batch 2 needs " in reason
+    assert reason.endswith("micro-batch 4 with checkpointing would take 13% more time")
 
 
 def test_without_checkpointing_the_job_fits_and_runs_faster() -> None:
     assert reasons()["gradientCheckpointing"] == (
         "false",
-        "the job fits without it, and computing activations once is faster",
+        "the job fits without it, and computing activations twice takes 33% more time",
     )
 
 

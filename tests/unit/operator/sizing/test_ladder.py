@@ -14,12 +14,15 @@ from finetune_operator.sizing.ladder import (
     Estimator,
     RightSize,
     divisors,
+    plans,
+    relative_time,
     rungs,
     training_plan,
 )
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape, model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +38,7 @@ def shapes(draw: st.DrawFn) -> ModelShape:
     """Models from one layer up to some billions of parameters."""
     heads = draw(st.sampled_from([1, 2, 8, 32]))
     family: dict[str, Any] = {
-        "model_type": draw(st.sampled_from(["llama", "qwen3", "gemma2", "falcon", "phi3"]))
+        "model_type": draw(st.sampled_from(["llama", "qwen3", "gemma2", "cohere", "phi3"]))
     }
     return model_shape(
         family
@@ -117,14 +120,46 @@ def test_the_first_rung_is_the_largest_divisor_within_the_token_limit(effective:
     assert all(size * length > TOKENS_PER_PASS for size in larger)
 
 
-def test_checkpointing_is_turned_on_before_the_micro_batch_shrinks() -> None:
-    ladder = rungs(Training(), 2048, needs_of(mistral()), "Allow")
-    assert [(rung.plan.micro_batch_size, rung.plan.gradient_checkpointing) for rung in ladder] == [
-        (4, False),
-        (4, True),
-        (2, True),
-        (1, True),
-    ]
+LADDERS: list[tuple[int, list[tuple[int, bool]]]] = [
+    (2048, [(4, False), (2, False), (1, False), (4, True), (2, True), (1, True)]),
+    (9000, [(1, False), (1, True)]),
+    # Passes of few tokens take longer than computing activations twice in passes of many.
+    (256, [(16, False), (8, False), (16, True), (8, True), (4, True), (2, True), (1, True)]),
+]
+
+
+@pytest.mark.parametrize(("length", "expected"), LADDERS)
+def test_the_ladder_goes_from_the_fastest_plan_to_the_most_frugal(
+    length: int, expected: list[tuple[int, bool]]
+) -> None:
+    ladder = rungs(Training(effective_batch_size=16), length, needs_of(mistral()), "Allow")
+    assert [(rung.plan.micro_batch_size, rung.plan.gradient_checkpointing) for rung in ladder] == expected
+    times = [relative_time(rung.plan) for rung in ladder]
+    assert times == sorted(times)
+
+
+@settings(deadline=None, max_examples=100)
+@given(shapes(), trainings(), st.integers(1, 20000))
+def test_no_allowed_plan_is_both_faster_and_smaller_than_a_rung(
+    shape: ModelShape, training: Training, length: int
+) -> None:
+    needs = needs_of(shape)
+    ladder = rungs(training, length, needs, "Allow")
+    for plan in plans(training, length, "Allow"):
+        size, time = needs(plan).device_bytes, relative_time(plan)
+        better = [
+            rung for rung in ladder if rung.estimate.device_bytes <= size and relative_time(rung.plan) <= time
+        ]
+        assert better, plan
+
+
+def test_recomputing_costs_a_quarter_of_the_throughput_and_a_pass_its_own_time() -> None:
+    def plan(size: int, *, on: bool) -> TrainingPlan:
+        return training_plan(Training(effective_batch_size=16), 512, size, checkpointing=on)
+
+    once, twice = relative_time(plan(4, on=False)), relative_time(plan(4, on=True))
+    assert once / twice == pytest.approx(0.75)
+    assert relative_time(plan(1, on=False)) == pytest.approx(2 / 1.25 * once)
 
 
 def test_forbidden_right_sizing_uses_the_documented_values() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from finetune_operator.api.quantities import GIB, binary_size
 from finetune_operator.sizing.decision import decide_training
+from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.refusal import LONGEST_MESSAGE, bounded
@@ -70,3 +71,48 @@ def test_a_message_stays_within_its_limit_for_any_name_and_size(length: int) -> 
 def test_whole_sentences_are_dropped_if_there_is_no_room() -> None:
     assert bounded(["a." * 400, "b." * 200]) == "a." * 400
     assert len(bounded(["a" * 2000])) == LONGEST_MESSAGE
+
+
+def slice_of(node: str, name: str, usable: int | None) -> Offer:
+    return replace(on_node(sized(usable, f"Slice {name}"), node), resource_name=f"nvidia.com/mig-{name}")
+
+
+def test_a_missing_resource_names_the_offered_slices_and_the_one_that_would_do() -> None:
+    small, large = slice_of("a", "1g.5gb", 4 * GIB), slice_of("b", "3g.40gb", 38 * GIB)
+    others = [large, slice_of("c", "3g.40gb", 38 * GIB), small, slice_of("d", "2g.10gb", None)]
+    message = infeasible(decide_training(make_request(), [], lambda: others)).message
+    assert "must offer nvidia.com/gpu, found only nvidia.com/mig-1g.5gb (4.00 GiB, node a), " in message
+    assert (
+        "nvidia.com/mig-2g.10gb (unknown size, node d), nvidia.com/mig-3g.40gb (38.0 GiB, 2 nodes)."
+        in message
+    )
+    assert (
+        "The job fits nvidia.com/mig-3g.40gb with 38.0 GiB: set resources.gpuResourceName to it." in message
+    )
+    assert len(message) <= LONGEST_MESSAGE
+    none = infeasible(decide_training(make_request(), [], lambda: [small])).message
+    assert "nvidia.com/mig-1g.5gb" in none
+    assert "gpuResourceName" not in none
+
+
+def test_a_slice_that_is_too_small_names_a_larger_resource() -> None:
+    small = slice_of("a", "1g.5gb", 4 * GIB)
+    decision = infeasible(
+        decide_training(make_request(), [small], lambda: [slice_of("b", "3g.40gb", 38 * GIB)])
+    )
+    assert decision.reason == "DoesNotFit"
+    assert "The job fits nvidia.com/mig-3g.40gb" in decision.message
+
+
+def test_many_resources_are_counted() -> None:
+    others = [slice_of("a", f"{number}g.5gb", 4 * GIB) for number in range(8)]
+    message = infeasible(decide_training(make_request(), [], lambda: others)).message
+    assert "nvidia.com/mig-4g.5gb (4.00 GiB, node a) and 3 more." in message
+    assert "mig-5g" not in message
+
+
+def test_a_slice_that_the_job_may_not_use_is_not_proposed() -> None:
+    barred = replace(slice_of("a", "3g.40gb", 38 * GIB), taints=({"key": "team", "effect": "NoSchedule"},))
+    message = infeasible(decide_training(make_request(), [], lambda: [barred])).message
+    assert "found only nvidia.com/mig-3g.40gb" in message
+    assert "set resources.gpuResourceName" not in message

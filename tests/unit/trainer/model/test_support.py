@@ -92,7 +92,11 @@ UNSUPPORTED: list[tuple[str, Callable[[Path], None], str]] = [
     ("nested", config(text_config={"quantization_config": {"quant_method": "hqq"}}), "hqq"),
     ("AutoGPTQ's file", text("quantize_config.json", "{}"), "quantize_config.json"),
     ("ModelOpt's file", text("hf_quant_config.json", "{}"), "hf_quant_config.json"),
-    ("remote code", config(auto_map={"AutoModelForCausalLM": "modeling.Model"}), "auto_map"),
+    (
+        "remote code",
+        config(model_type="nobody_knows", auto_map={"AutoModelForCausalLM": "modeling.Model"}),
+        "auto_map",
+    ),
     ("unknown type", config(model_type="nobody_knows"), "nobody_knows"),
     ("no causal model", config(model_type="vit"), "vit"),
     ("vision", config(vision_config={"hidden_size": 8}), "vision_config"),
@@ -142,8 +146,8 @@ SMALL: dict[str, Any] = {
         (DeepseekV3Config(**SMALL, n_routed_experts=4), "experts"),
         (GraniteMoeConfig(**SMALL, num_local_experts=4), "experts"),
         (Llama4TextConfig(**SMALL, num_local_experts=4), "experts"),
-        (GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2), "Conv1D"),
-        (FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "dense_"),
+        (GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2), "'gpt2'"),
+        (FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "'falcon'"),
         (Gemma3Config(), "vision_config"),
         (T5Config(), "encoder-decoder"),
     ],
@@ -165,7 +169,7 @@ def test_experts_are_found_by_structure_if_the_config_hides_them(
     """The config uses other names, and a layer has a list of equal feed-forward modules."""
     MixtralConfig(**SMALL).save_pretrained(tmp_path / "mixtral")
     hidden = AutoConfig.from_pretrained(tmp_path / "mixtral")
-    monkeypatch.setattr("finetune_trainer.model.support._EXPERT_COUNT", re.compile("never"))
+    monkeypatch.setattr("finetune_trainer.contract.refusals._EXPERTS", re.compile("never"))
     model = write_tiny_model(tmp_path / "base")
     hidden.save_pretrained(model)
     error, _ = failure(model, tmp_path / "workspace")

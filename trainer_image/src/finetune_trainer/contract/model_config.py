@@ -3,44 +3,66 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 NESTED = "text_config"
 MEMBERS = (
     "model_type",
     "hidden_size",
     "intermediate_size",
+    "shared_intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
     "vocab_size",
     "tie_word_embeddings",
+    "tie_embedding",
     "sliding_window",
     "use_sliding_window",
+    "sliding_window_pattern",
+    "max_window_layers",
+    "layer_types",
+    "layers_block_type",
+    "full_attn_idxs",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "attention_bias",
     "attention_out_bias",
     "mlp_bias",
-    "bias",
     "use_bias",
-    "ffn_hidden_size",
-    "num_kv_heads",
-    "multi_query",
-    "new_decoder_architecture",
-    "parallel_attn",
-    "num_ln_in_parallel_attn",
+    "use_qkv_bias",
+    "use_qk_norm",
+    "qk_layernorm",
+    "use_parallel_residual",
+    "hidden_act",
+    "hidden_activation",
+    "clip_qkv",
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "residual_dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "block_ff_dim",
+    "block_auto_adjust_ff_dim",
+    "block_ffn_dim_multiplier",
+    "block_multiple_of",
+    "conv_bias",
+    "conv_l_cache",
     "num_experts",
     "num_local_experts",
     "n_routed_experts",
-    "moe_intermediate_size",
     "moe_num_experts",
-    "num_experts_per_tok",
 )
+KINDS = ("layer_types", "layers_block_type")
+"""Lists with the kind of each layer, which become the number of each kind."""
+COUNTS = ("full_attn_idxs",)
+"""Lists that become their length."""
+SPELLINGS: Mapping[str, str] = {"conv_l_cache": "conv_L_cache"}
+"""Members with another name in config.json. A document between the two sides has names in lower case."""
 _MAXIMUM_TEXT = 64
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -51,11 +73,25 @@ def select_config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     A null stays, because it differs from a missing member. A value that is no scalar of the contract's size becomes
     the beginning of its text. A reader that needs a number there then rejects it instead of assuming a default.
     """
-    selected: dict[str, Any] = {name: _scalar(config[name]) for name in MEMBERS if name in config}
+    selected: dict[str, Any] = _selected(config)
     nested = config.get(NESTED)
     if isinstance(nested, dict):
-        selected[NESTED] = {name: _scalar(nested[name]) for name in MEMBERS if name in nested}
+        selected[NESTED] = _selected(nested)
     return selected
+
+
+def _selected(config: Mapping[str, Any]) -> dict[str, Any]:
+    spelled = ((name, SPELLINGS.get(name, name)) for name in MEMBERS)
+    return {name: _reported(name, config[spelling]) for name, spelling in spelled if spelling in config}
+
+
+def _reported(name: str, value: Any) -> Any:
+    """Return a list as the text or number that the contract says, and any other value as a scalar."""
+    if name in COUNTS and isinstance(value, list):
+        return len(value)
+    if name in KINDS and isinstance(value, list) and all(isinstance(kind, str) for kind in value):
+        return " ".join(f"{kind}={count}" for kind, count in sorted(Counter(value).items()))[:_MAXIMUM_TEXT]
+    return _scalar(value)
 
 
 def _scalar(value: Any) -> Any:

@@ -11,12 +11,16 @@ from bitsandbytes.nn.modules import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.support import read_config, reject_config, reject_files, reject_structure
+from finetune_trainer.model.support import (
+    is_native,
+    read_config,
+    reject_config,
+    reject_files,
+    reject_structure,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +106,7 @@ def inspect_base_model(folder: Path) -> BaseModel:
 def _build(folder: Path, document: dict[str, Any]) -> Any:
     """Build the causal language model without memory for its weights."""
     kind = document["model_type"]
-    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not is_native(kind):
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             f"config.json must describe a causal language model that transformers can build, found model type "

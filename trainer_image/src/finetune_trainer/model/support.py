@@ -7,38 +7,29 @@ text. So they also judge families that are not known here.
 from __future__ import annotations
 
 import json
-import re
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
+from finetune_trainer.contract.refusals import (
+    REMOTE_CODE,
+    RULES,
+    Refusal,
+    refusal,
+    refused_file,
+    refused_tensor,
+)
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-# Files that AutoGPTQ, AutoAWQ and NVIDIA ModelOpt write next to the weights.
-_QUANTIZER_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-_QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
-# Names of tensors that accompany packed weights: GPTQ, AWQ, compressed-tensors, fp8, bitsandbytes.
-_QUANTIZER_SUFFIXES = (
-    ".qweight",
-    ".qzeros",
-    ".scales",
-    ".g_idx",
-    ".weight_packed",
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".weight_zero_point",
-    ".input_scale",
-    ".SCB",
-    ".quant_map",
-    ".absmax",
-)
-_OTHER_SENSES = ("vision", "visual", "image", "audio", "speech", "video")
-_EXPERT_COUNT = re.compile(r"(^|_)(n|num)_(\w+_)?experts$")
+_log = logging.getLogger(__name__)
 _LARGEST_LAYERS = 2048
 # The largest fraction of parameters outside of embeddings and plain linear layers; these stay in 16 bits.
 _LARGEST_UNQUANTIZED = 0.1
@@ -61,39 +52,30 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
+def is_native(kind: str) -> bool:
+    """Return whether transformers has a causal language model of this model type."""
+    return kind in CONFIG_MAPPING and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def reject_files(folder: Path) -> None:
     """Raise StageError(UnsupportedModel) if the folder has the settings of a quantizer."""
-    for name in _QUANTIZER_FILES:
-        if (folder / name).is_file():
-            raise _quantized_already(f"{name} next to the weights")
+    _reject(refused_file(path.name for path in folder.iterdir() if path.is_file()))
 
 
 def reject_config(document: dict[str, Any]) -> None:
-    """Raise StageError(UnsupportedModel) for a config.json that cannot be tuned, InvalidModel for absurd sizes."""
-    parts = [document, *(part for part in document.values() if isinstance(part, dict))]
-    for part in parts:
-        for key in _QUANTIZER_KEYS:
-            if part.get(key):
-                method = part[key].get("quant_method", key) if isinstance(part[key], dict) else part[key]
-                raise _quantized_already(f"`{key}` ({method}) in config.json")
-    if document.get("auto_map"):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            "the model must be of an architecture in transformers, found `auto_map` in config.json: code from a "
-            "repository is never run; if transformers has the same architecture, use a copy without `auto_map`",
+    """Raise StageError(UnsupportedModel) for a config.json that cannot be tuned, InvalidModel for absurd sizes.
+
+    `auto_map` of a type that transformers has is ignored with a line in the log.
+    """
+    native = is_native(document["model_type"])
+    _reject(refusal(document, known=native))
+    if native and document.get(REMOTE_CODE):
+        _log.warning(
+            "config.json has `%s`, but transformers has %s itself: the repository's code is not run",
+            REMOTE_CODE,
+            document["model_type"],
         )
-    for part in parts:
-        count = next((key for key, value in part.items() if _counts_experts(key, value)), None)
-        if count is not None:
-            raise _mixture_of_experts(f"`{count}` in config.json")
-    sense = next((key for key in document if _is_other_sense(key, document[key])), None)
-    if sense is not None or document.get("is_encoder_decoder"):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"the model must take text alone, found {f'`{sense}`' if sense else 'an encoder-decoder'} in config.json: "
-            "multimodal and encoder-decoder models are not supported; choose the family's text model",
-        )
-    _reject_absurd_depth(parts)
+    _reject_absurd_depth([document, *(part for part in document.values() if isinstance(part, dict))])
 
 
 def reject_structure(model: Any, document: dict[str, Any]) -> None:
@@ -133,9 +115,12 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
 
 def reject_tensor_names(names: Iterable[str]) -> None:
     """Raise StageError(UnsupportedModel) if an index or header has the names of a quantized checkpoint."""
-    for name in names:
-        if name.endswith(_QUANTIZER_SUFFIXES):
-            raise _quantized_already(f"tensor {name}")
+    _reject(refused_tensor(names))
+
+
+def _reject(found: Refusal | None) -> None:
+    if found is not None:
+        raise StageError(Reason.UNSUPPORTED_MODEL, found.message)
 
 
 def _reject_absurd_depth(parts: list[dict[str, Any]]) -> None:
@@ -192,30 +177,9 @@ def _expert_modules(model: Any) -> Iterator[str]:
             yield path
 
 
-def _counts_experts(key: str, value: Any) -> bool:
-    """Return whether a member of a config counts several experts."""
-    return type(value) is int and value > 1 and _EXPERT_COUNT.search(key) is not None
-
-
-def _is_other_sense(key: str, value: Any) -> bool:
-    """Return whether a member of a config describes an encoder of images or sounds."""
-    return isinstance(value, dict) and any(sense in key.lower() for sense in _OTHER_SENSES)
-
-
-def _quantized_already(found: str) -> StageError:
-    return StageError(
-        Reason.UNSUPPORTED_MODEL,
-        f"the base must be in 16 or 32 bits, found a checkpoint quantized already: {found}; "
-        "choose the original model",
-    )
-
-
 def _mixture_of_experts(found: str) -> StageError:
-    return StageError(
-        Reason.UNSUPPORTED_MODEL,
-        f"the model must be dense, found a mixture of experts ({found}): its experts would not be quantized; "
-        "choose a dense model",
-    )
+    must, remedy = RULES["MixtureOfExperts"]
+    return StageError(Reason.UNSUPPORTED_MODEL, f"{must}, found a mixture of experts ({found}); {remedy}")
 
 
 def tensor_list(names: Collection[str]) -> str:

@@ -9,28 +9,26 @@ from finetune_operator.api.pods import NodeTerm, Toleration
 from finetune_operator.api.quantities import parse_count
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.gpus.node_labels import has_gpu_evidence, number
+from finetune_operator.sizing.gpus.node_taints import is_cordoned, is_starting
 from finetune_operator.sizing.gpus.node_terms import Requirement, describe_requirement, holds, pod_requirement
 from finetune_operator.sizing.gpus.nodes import HOSTNAME, NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile, parse_gpu_profiles
 from finetune_operator.sizing.gpus.recognition import RecognizedGpu, label_prefix, recognize
 
-__all__ = ["GpuProfile", "eligible", "gpu_taint_keys", "offers", "parse_gpu_profiles", "tolerates"]
+__all__ = [
+    "GpuProfile",
+    "eligible",
+    "gpu_taint_keys",
+    "offers",
+    "other_offers",
+    "parse_gpu_profiles",
+    "tolerates",
+]
 
-# Taints that describe the state of a node, not its purpose: they pass, or the node goes away.
-_CORDON_TAINTS = frozenset(
-    [
-        "node.kubernetes.io/unschedulable",
-        "ToBeDeletedByClusterAutoscaler",
-        "karpenter.sh/disrupted",
-        "karpenter.sh/disruption",
-    ]
-)
-_STARTING_TAINTS = frozenset(
-    ["karpenter.sh/unregistered", "node.cilium.io/agent-not-ready", "ebs.csi.aws.com/agent-not-ready"]
-)
 _LONGEST_TERMS = 200
 """Characters of terms in a message."""
-_STARTING_PREFIXES = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
+# Resources that limit a share of a GPU (HAMi and others), which no pod requests alone.
+_PARTS_OF_SHARES = ("mem", "memory", "percentage", "core", "cores")
 # Labels that every node will have, even if its GPU profile does not list them.
 _IMPLIED = {"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}
 _UNKNOWN_UNTIL_STARTED = frozenset(
@@ -49,11 +47,40 @@ def offers(
 
     A node whose labels name this GPU but which does not offer it yet is `Provisioning`: its driver is starting.
     """
-    found = [_node_offer(node, resource_name, allow_time_slicing=allow_time_slicing) for node in nodes]
+    startup = frozenset(key for profile in profiles for key in profile.startup_taints)
+    found = [
+        _node_offer(node, resource_name, startup, allow_time_slicing=allow_time_slicing) for node in nodes
+    ]
     listed = [
         offer for profile in profiles if profile.resource_name == resource_name for offer in profile.offers()
     ]
     return (*(offer for offer in found if offer is not None), *listed)
+
+
+def other_offers(
+    nodes: Iterable[NodeRecord],
+    profiles: Sequence[GpuProfile],
+    resource_name: str,
+    *,
+    allow_time_slicing: bool,
+) -> tuple[Offer, ...]:
+    """Return the offers of all other GPU resources, for example of MIG slices under strategy mixed."""
+    nodes = tuple(nodes)
+    names = {name for node in nodes for name in node.allocatable if _is_gpu_resource(node, name)}
+    names |= {profile.resource_name for profile in profiles}
+    return tuple(
+        offer
+        for name in sorted(names - {resource_name})
+        for offer in offers(nodes, profiles, name, allow_time_slicing=allow_time_slicing)
+        if offer.state != "Provisioning"
+    )
+
+
+def _is_gpu_resource(node: NodeRecord, name: str) -> bool:
+    """Return whether a node offers this resource, and it is a GPU or a part of one."""
+    kind = name.partition("/")[2]
+    named = kind.startswith(("gpu", "mig-")) and not kind.endswith(_PARTS_OF_SHARES)
+    return named and parse_count(node.allocatable[name]) > 0
 
 
 def eligible(offer: Offer, rules: NodeRules) -> str | None:
@@ -107,17 +134,19 @@ def tolerates(toleration: Toleration, taint: Mapping[str, str]) -> bool:
 def lasts(taint: Mapping[str, str]) -> bool:
     """Return whether a taint keeps pods away for good: it is not a preference, and not a passing state of its node."""
     key = taint.get("key", "")
-    return taint.get("effect") != "PreferNoSchedule" and key not in _CORDON_TAINTS and not _starting(key)
+    return taint.get("effect") != "PreferNoSchedule" and not is_cordoned(key) and not is_starting(key)
 
 
-def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: bool) -> Offer | None:
+def _node_offer(
+    node: NodeRecord, resource_name: str, startup: frozenset[str], *, allow_time_slicing: bool
+) -> Offer | None:
     count = parse_count(node.allocatable.get(resource_name))
     if count == 0 and not (has_gpu_evidence(node) and _may_come(node, resource_name)):
         return None
     recognized = recognize(node, resource_name)
     if count == 0 and not (recognized.has_evidence and _belongs(recognized, resource_name)):
         return None
-    state = _state(node, count)
+    state = _state(node, count, startup)
     prefix = label_prefix(resource_name)
     expected = number(node.labels.get(f"{prefix}.count")) or 1
     return Offer(
@@ -126,7 +155,7 @@ def _node_offer(node: NodeRecord, resource_name: str, *, allow_time_slicing: boo
         count=count or expected,
         node=node.name,
         labels=node.labels,
-        taints=node.taints,
+        taints=tuple(taint for taint in node.taints if taint.get("key") not in startup),
         sharing=recognized.sharing,
         replicas=recognized.replicas,
         state=state,
@@ -160,17 +189,13 @@ def _belongs(recognized: RecognizedGpu, resource_name: str) -> bool:
     return resource_name.partition("/")[0] == domain
 
 
-def _state(node: NodeRecord, count: int) -> State:
+def _state(node: NodeRecord, count: int, startup: frozenset[str]) -> State:
     keys = {taint["key"] for taint in node.taints if "key" in taint}
-    if node.unschedulable or keys & _CORDON_TAINTS:
+    if node.unschedulable or any(map(is_cordoned, keys)):
         return "Cordoned"
-    if not node.ready or any(_starting(key) for key in keys):
+    if not node.ready or keys & startup or any(map(is_starting, keys)):
         return "NotReady"
     return "Available" if count else "Provisioning"
-
-
-def _starting(key: str) -> bool:
-    return key in _STARTING_TAINTS or key.startswith(_STARTING_PREFIXES)
 
 
 def _system_exclusion(node: NodeRecord) -> str | None:

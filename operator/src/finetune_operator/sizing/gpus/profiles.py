@@ -39,7 +39,8 @@ class GpuProfile(_Value):
 
     `product` is any name that `find_product` knows. For other products, `memory` is the total that nvidia-smi shows. If
     both are set, the smaller size counts. `labels` are those that the autoscaler knows before the node exists; the
-    pod's node affinity uses only these. `count` is the number of GPUs of one such node.
+    pod's node affinity uses only these. `count` is the number of GPUs of one such node. `startup_taints` are keys of
+    taints that go by themselves when a node has started.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
@@ -48,6 +49,7 @@ class GpuProfile(_Value):
     count: Annotated[int, Field(ge=1, le=64)] = 1
     labels: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=32)]
     taints: Annotated[tuple[ProfileTaint, ...], Field(max_length=32)] = ()
+    startup_taints: Annotated[tuple[LabelKey, ...], Field(max_length=32)] = ()
     zones: Annotated[tuple[LabelValue, ...], Field(max_length=64)] = ()
     resource_name: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
     compute_capability: VersionText | None = None

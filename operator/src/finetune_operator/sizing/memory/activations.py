@@ -53,7 +53,7 @@ def layer_memory(layer: LayerSizes, *, again: bool) -> LayerMemory:
     if again:
         # During the repeated forward pass, two tensors wait: the gradient of the layer's output, and its product with
         # the adapter's scale or a norm's weight. The backward pass computes the product before it needs a saved tensor.
-        scaled = layer.mlp_out.adapted or layer.shape.norm_places != "Pre"
+        scaled = layer.mlp_out.adapted or layer.shape.norm_places != "Pre" or layer.shape.dropouts.mlp
         # With DoRA, its float32 copy and the product of the copy with the magnitudes.
         waiting = (4 if layer.mlp_out.magnitudes else 1) * layer.hidden if scaled else 0
         forward.alloc(layer.hidden + waiting)
@@ -80,12 +80,21 @@ def layer_memory(layer: LayerSizes, *, again: bool) -> LayerMemory:
 def layer_memories(
     shape: ModelShape, plan: TrainingPlan, stack: StackProfile
 ) -> tuple[tuple[int, LayerMemory], ...]:
-    """Return the number of layers of each kind, with the memory of one: full attention, then sliding window."""
+    """Return the number of layers of each kind, with the memory of one: full attention, sliding window, convolution."""
     again = plan.gradient_checkpointing
-    counts = ((shape.layers - shape.sliding_layers, False), (shape.sliding_layers, True))
+    counts = (
+        (shape.attention_layers - shape.sliding_layers, False, False),
+        (shape.sliding_layers, True, False),
+        (shape.convolution_layers, False, True),
+    )
     return tuple(
-        (count, layer_memory(layer_sizes(shape, plan, stack, windowed=windowed), again=again))
-        for count, windowed in counts
+        (
+            count,
+            layer_memory(
+                layer_sizes(shape, plan, stack, windowed=windowed, convolution=convolution), again=again
+            ),
+        )
+        for count, windowed, convolution in counts
         if count
     )
 
@@ -134,14 +143,16 @@ def batch_item(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Me
     """Return token ids, targets and positions, rotary tables, and attention masks that all layers share."""
     tokens, pairs = plan.tokens, plan.micro_batch_size * plan.sequence_length**2
     size = 3 * 8 * tokens * plan.gradient_accumulation
-    if shape.scaled_residual and plan.gradient_checkpointing:
-        # Embeddings before their multiplication, which checkpointing makes a leaf of the graph.
+    if (shape.scaled_residual or shape.dropouts.embedding) and plan.gradient_checkpointing:
+        # Embeddings before their multiplication or dropout, which checkpointing makes a leaf of the graph.
         size += stack.residual_width * shape.hidden * tokens
+    if shape.dropouts.embedding:
+        size += shape.hidden * tokens
     # Cosines and sines of one row's positions.
     size += 2 * stack.residual_width * shape.head_dim * plan.sequence_length
     if is_eager(shape, stack):
-        kinds = (shape.layers > shape.sliding_layers) + (shape.sliding_layers > 0)
+        kinds = (shape.attention_layers > shape.sliding_layers) + (shape.sliding_layers > 0)
         size += kinds * stack.residual_width * pairs
-    elif shape.always_masked or stack.attention == "SdpaMasked" or beyond_window(shape, plan):
+    elif stack.attention == "SdpaMasked" or beyond_window(shape, plan):
         size += pairs
     return MemoryItem("batch, positions and masks", size, f"{tokens} tokens")

@@ -38,11 +38,9 @@ class Trained:
         return sum(allocated(elements * self.width) * count for elements, count in self.tensors)
 
 
-def adapted_linears(shape: ModelShape, plan: TrainingPlan) -> tuple[Linear, ...]:
-    """Return the matrices of one layer that get an adapter."""
-    if plan.target_modules == "AllLinear":
-        return shape.linears
-    return tuple(linear for linear in shape.linears if linear.name in shape.attention_names)
+def is_adapted(linear: Linear, plan: TrainingPlan) -> bool:
+    """Return whether a matrix gets an adapter."""
+    return plan.target_modules == "AllLinear" or linear.in_attention
 
 
 def trained_tensors(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Trained:
@@ -51,11 +49,13 @@ def trained_tensors(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) 
 
 
 def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
-    for linear in adapted_linears(shape, plan):
-        yield plan.rank * linear.inputs, shape.layers
-        yield plan.rank * linear.outputs, shape.layers
+    for count, linear in shape.matrices:
+        if not is_adapted(linear, plan):
+            continue
+        yield plan.rank * linear.inputs, count
+        yield plan.rank * linear.outputs, count
         if plan.variant == "DoRA":
-            yield linear.outputs, shape.layers
+            yield linear.outputs, count
 
 
 def optimizer_item(trained: Trained, stack: StackProfile) -> MemoryItem:

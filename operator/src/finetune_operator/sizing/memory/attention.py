@@ -25,6 +25,8 @@ def attention_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     query, key_value = layer.query, layer.key_value
     for matrix in layer.attention_in:
         matrix_forward(meter, matrix, saving=saving)
+    if saving:
+        meter.alloc(layer.clipped, Kind.SAVED)
     if layer.shape.qk_norm != "None":
         norm_forward(meter, layer.query_norm, saving=saving)
         norm_forward(meter, layer.key_norm, saving=saving)
@@ -73,6 +75,10 @@ def _kernel_forward(meter: Meter, layer: LayerSizes) -> None:
         meter.alloc(2 * _WIDE * score, Kind.SCORES)
         meter.free(_WIDE * score + 2 * score, Kind.SCORES)
         meter.alloc(2 * score, Kind.SCORES)
+        if layer.shape.dropouts.scores:
+            # The dropped scores replace the others, and their mask is saved.
+            meter.transient(2 * score, Kind.SCORES)
+            meter.alloc(score, Kind.SCORES)
         meter.alloc(query)
         meter.alloc(query)
         meter.free(query)
@@ -104,6 +110,9 @@ def attention_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: 
     if layer.shape.qk_norm != "None":
         norm_backward(meter, layer.key_norm)
         norm_backward(meter, layer.query_norm)
+    if layer.clipped:
+        meter.transient(query)
+        meter.free(layer.clipped, Kind.SAVED)
     if fused:
         whole = query + 2 * key_value
         meter.alloc(whole)
@@ -124,6 +133,9 @@ def _eager_backward(meter: Meter, layer: LayerSizes) -> None:
     meter.alloc(query)
     meter.free(query)
     meter.free(2 * score, Kind.SCORES)
+    if layer.shape.dropouts.scores:
+        meter.transient(2 * score, Kind.SCORES)
+        meter.free(score, Kind.SCORES)
     meter.alloc(_WIDE * score, Kind.SCORES)
     meter.free(2 * score, Kind.SCORES)
     meter.alloc(_WIDE * score, Kind.SCORES)

@@ -27,8 +27,8 @@ def device_items(peak: int, stack: StackProfile, gpu: Gpu | None) -> tuple[Memor
         MemoryItem("cuBLAS workspaces", _HANDLES * workspace, f"{_HANDLES} x {workspace} B", visible=False),
         MemoryItem(
             "fragmentation",
-            round(peak * stack.fragmentation),
-            f"{stack.fragmentation:.1%} of the peak",
+            round(peak * stack.fragmented),
+            f"{stack.fragmented:.1%} of the peak",
             visible=False,
         ),
     )

@@ -7,49 +7,12 @@ defaults here. Each record is compared with transformers' own modules on the met
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from finetune_operator.sizing.memory.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Attention = Literal["Separate", "FusedQkv", "Falcon"]
-Mlp = Literal["Gated", "FusedGated", "Plain", "Squared"]
-QkNorm = Literal["None", "PerHead", "FullWidth"]
-Norm = Literal["Rms", "RmsFloat", "Layer", "LayerFloat"]
-NormPlaces = Literal["Pre", "PreAndPost", "Post", "Parallel"]
-Rope = Literal["Whole", "Joined", "Float"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One `model_type`.
-
-    `attention` says whether q, k and v are separate matrices. `mlp` is the form of the block: gated
-    (down(act(gate x) * up x)), gated with gate and up in one matrix, plain (down(act(up x))), or plain with a squared
-    rectifier. `norms` counts the vectors of hidden size in a layer's norms. `qkv_bias`, `output_bias` and `mlp_bias` are
-    booleans, or the name of the config member that decides. `aliases` are the family's own spellings of members.
-    """
-
-    defaults: Mapping[str, Any]
-    attention: Attention = "Separate"
-    mlp: Mlp = "Gated"
-    mlp_names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    norms: int = 2
-    norm_bias: bool = False
-    final_norm: bool = True
-    qk_norm: QkNorm = "None"
-    qkv_bias: bool | str = False
-    output_bias: bool | str = False
-    mlp_bias: bool | str = False
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    norm: Norm = "Rms"
-    norm_places: NormPlaces = "Pre"
-    rope: Rope = "Whole"
-    always_masked: bool = False
-    sliding: tuple[int, int] = (1, 1)
-    window_flag: str | None = None
-    scaled_residual: bool = False
 
 
 def _defaults(
@@ -68,23 +31,28 @@ def _defaults(
 
 _LLAMA = _defaults(32000, 4096, 11008, 32, 32)
 _MISTRAL = _defaults(32000, 4096, 14336, 32, 32, num_key_value_heads=8, sliding_window=4096)
-_QWEN2 = _defaults(151936, 4096, 22016, 32, 32, num_key_value_heads=32)
+_QWEN2 = _defaults(
+    151936, 4096, 22016, 32, 32, num_key_value_heads=32, sliding_window=4096, max_window_layers=28
+)
 _OLMO = _defaults(50304, 4096, 11008, 32, 32)
 _GEMMA2 = _defaults(
     256000, 2304, 9216, 26, 8, num_key_value_heads=4, head_dim=256, tie_word_embeddings=True, sliding_window=4096
 )  # fmt: skip
 
+_COHERE = _defaults(256000, 8192, 22528, 40, 64, tie_word_embeddings=True)
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(_LLAMA, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     "mistral": Family(_MISTRAL),
-    "ministral": Family(_MISTRAL),
-    "qwen2": Family(_QWEN2, qkv_bias=True, window_flag="use_sliding_window"),
+    "ministral": Family(_MISTRAL, layer_types=True),
+    "qwen2": Family(_QWEN2, qkv_bias=True, window_flag="use_sliding_window", layer_types=True),
     "qwen3": Family(
         {**_QWEN2, "head_dim": 128},
         qk_norm="PerHead",
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         window_flag="use_sliding_window",
+        layer_types=True,
     ),
     "gemma": Family(
         _defaults(
@@ -93,6 +61,7 @@ FAMILIES: Mapping[str, Family] = {
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         norm="RmsFloat",
+        activation=("hidden_act", "gelu_pytorch_tanh"),
     ),
     "gemma2": Family(
         {**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
@@ -101,7 +70,9 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="attention_bias",
         norm="RmsFloat",
         norm_places="PreAndPost",
-        sliding=(1, 2),
+        pattern=2,
+        layer_types=True,
+        activation=("hidden_activation", "gelu_pytorch_tanh"),
     ),
     "gemma3_text": Family(
         {**_GEMMA2, "vocab_size": 262208},
@@ -111,14 +82,19 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="attention_bias",
         norm="RmsFloat",
         norm_places="PreAndPost",
-        sliding=(5, 6),
+        pattern=6,
+        layer_types=True,
+        architecture="Gemma3ForCausalLM",
+        activation=("hidden_activation", "gelu_pytorch_tanh"),
     ),
     "phi3": Family(
         _defaults(32064, 3072, 8192, 32, 32),
         attention="FusedQkv",
+        attention_names=("qkv_proj", "o_proj"),
         mlp="FusedGated",
         mlp_names=("gate_up_proj", "down_proj"),
         rope="Joined",
+        dropouts=("resid_pdrop", "resid_pdrop", None),
     ),
     "smollm3": Family(
         _defaults(128256, 2048, 11008, 36, 16, num_key_value_heads=4, tie_word_embeddings=True),
@@ -126,6 +102,7 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
         window_flag="use_sliding_window",
+        layer_types=True,
     ),
     "olmo": Family(
         _OLMO,
@@ -150,7 +127,8 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="attention_bias",
         norm="RmsFloat",
         norm_places="Post",
-        sliding=(3, 4),
+        pattern=4,
+        layer_types=True,
     ),
     "granite": Family(
         _LLAMA,
@@ -158,31 +136,6 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
         scaled_residual=True,
-    ),
-    "falcon": Family(
-        _defaults(
-            65024,
-            4544,
-            18176,
-            32,
-            71,
-            multi_query=True,
-            new_decoder_architecture=False,
-            parallel_attn=True,
-            num_ln_in_parallel_attn=None,
-            tie_word_embeddings=True,
-        ),
-        attention="Falcon",
-        mlp="Plain",
-        mlp_names=("dense_h_to_4h", "dense_4h_to_h"),
-        norm_bias=True,
-        qkv_bias="bias",
-        output_bias="bias",
-        mlp_bias="bias",
-        aliases={"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
-        norm="Layer",
-        norm_places="Parallel",
-        always_masked=True,
     ),
     "starcoder2": Family(
         _defaults(49152, 3072, 12288, 30, 24, num_key_value_heads=2, use_bias=True, tie_word_embeddings=True),
@@ -193,17 +146,32 @@ FAMILIES: Mapping[str, Family] = {
         output_bias="use_bias",
         mlp_bias="use_bias",
         norm="Layer",
+        activation=("hidden_act", "gelu_pytorch_tanh"),
+        dropouts=("residual_dropout", "residual_dropout", "embedding_dropout"),
     ),
     "seed_oss": Family(
-        _defaults(155136, 4096, 27648, 64, 80, num_key_value_heads=8, head_dim=128, attention_bias=True),
+        _defaults(
+            155136,
+            4096,
+            27648,
+            64,
+            80,
+            num_key_value_heads=8,
+            head_dim=128,
+            attention_bias=True,
+            attention_dropout=0.1,
+            residual_dropout=0.1,
+        ),
         qkv_bias="attention_bias",
         output_bias="attention_out_bias",
         mlp_bias="mlp_bias",
+        dropouts=("residual_dropout", "residual_dropout", None),
     ),
     "arcee": Family(
         _defaults(32000, 2560, 18432, 32, 32),
-        mlp="Squared",
+        mlp="Plain",
         mlp_names=("up_proj", "down_proj"),
+        activation=("hidden_act", "relu2"),
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
@@ -235,6 +203,168 @@ FAMILIES: Mapping[str, Family] = {
         _defaults(102400, 4096, 16384, 32, 32, sliding_window=4096),
         qk_norm="PerHead",
         norm_places="Post",
-        sliding=(3, 4),
+        pattern=4,
+        layer_types=True,
+    ),
+    "granitemoehybrid": Family(
+        _defaults(32000, 4096, 11008, 32, 32, shared_intermediate_size=1024, num_local_experts=8),
+        mlp="FusedGated",
+        mlp_names=("input_linear", "output_linear"),
+        inner="shared_intermediate_size",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        aliases={"layer_types": "layers_block_type"},
+        layer_types=True,
+        default_kind="linear_attention",
+        scaled_residual=True,
+    ),
+    "hunyuan_v1_dense": Family(
+        _defaults(290943, 4096, 11008, 32, 32),
+        architecture="HunYuanDenseV1ForCausalLM",
+        qk_norm="PerHead",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+    ),
+    "apertus": Family(
+        _defaults(131072, 4096, 14336, 32, 32),
+        mlp="Plain",
+        mlp_names=("up_proj", "down_proj"),
+        qk_norm="PerHead",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        activation=("hidden_act", "xielu"),
+    ),
+    "cohere": Family(
+        _COHERE,
+        qk_norm="FullWidth",
+        qk_normed="use_qk_norm",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        norm="Centered",
+        norm_places="Parallel",
+        parallel=True,
+        rope="Float",
+    ),
+    "cohere2": Family(
+        {**_COHERE, "sliding_window": 4096},
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        norm="Centered",
+        norm_places="Parallel",
+        parallel=True,
+        rope="Float",
+        pattern=4,
+        layer_types=True,
+    ),
+    "stablelm": Family(
+        _defaults(50304, 2560, 6912, 32, 32, num_key_value_heads=32),
+        norm_bias=True,
+        qk_norm="FullWidth",
+        qk_normed="qk_layernorm",
+        qkv_bias="use_qkv_bias",
+        norm="Layer",
+        norm_places="Parallel",
+        parallel="use_parallel_residual",
+        rope="Joined",
+        dropouts=(None, "hidden_dropout", None),
+    ),
+    "phi": Family(
+        _defaults(51200, 2048, 8192, 24, 32),
+        attention_names=("q_proj", "k_proj", "v_proj", "dense"),
+        mlp="Plain",
+        mlp_names=("fc1", "fc2"),
+        norm_bias=True,
+        qk_norm="PerHead",
+        qk_normed="qk_layernorm",
+        qk_bias=True,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        norm="Layer",
+        norm_places="Parallel",
+        parallel=True,
+        rope="Joined",
+        activation=("hidden_act", "gelu_new"),
+        dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
+    ),
+    "gpt_neox": Family(
+        _defaults(50432, 6144, 24576, 44, 64, use_parallel_residual=True, attention_bias=True),
+        attention="FusedQkv",
+        attention_names=("query_key_value", "dense"),
+        mlp="Plain",
+        mlp_names=("dense_h_to_4h", "dense_4h_to_h"),
+        norm_bias=True,
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias=True,
+        norm="Layer",
+        norm_places="Parallel",
+        parallel="use_parallel_residual",
+        parallel_norms=2,
+        rope="Joined",
+        activation=("hidden_act", "gelu"),
+        dropouts=("hidden_dropout", "hidden_dropout", "hidden_dropout"),
+    ),
+    "lfm2": Family(
+        _defaults(
+            65536,
+            2560,
+            12288,
+            32,
+            32,
+            num_key_value_heads=8,
+            tie_word_embeddings=True,
+            block_auto_adjust_ff_dim=True,
+            block_ffn_dim_multiplier=1.0,
+            block_multiple_of=256,
+            conv_L_cache=3,
+        ),
+        attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
+        mlp_names=("w1", "w3", "w2"),
+        qk_norm="PerHead",
+        aliases={"conv_L_cache": "conv_l_cache"},
+        overrides={"intermediate_size": "block_ff_dim", "tie_word_embeddings": "tie_embedding"},
+        layer_types=True,
+        convolutions=True,
+        activation=("", "silu"),
+    ),
+    "helium": Family(
+        _defaults(48000, 2560, 7040, 24, 20, num_key_value_heads=20, head_dim=128),
+        qkv_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        norm="RmsFloat",
+    ),
+    "cwm": Family(
+        _defaults(128256, 6144, 21504, 64, 48, num_key_value_heads=8, head_dim=128, sliding_window=8192),
+        mlp_bias="mlp_bias",
+        pattern=4,
+        layer_types=True,
+    ),
+    "ministral3": Family(
+        _defaults(131072, 4096, 14336, 34, 32, num_key_value_heads=8, head_dim=128),
+    ),
+    "nemotron": Family(
+        _defaults(256000, 6144, 24576, 32, 48),
+        mlp="Plain",
+        mlp_names=("up_proj", "down_proj"),
+        norm_bias=True,
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        norm="Layer",
+        rope="Joined",
+        activation=("hidden_act", "relu2"),
+    ),
+    "jais2": Family(
+        _defaults(150272, 3328, 26624, 32, 26, attention_bias=True, mlp_bias=True),
+        mlp="Plain",
+        mlp_names=("up_proj", "down_proj"),
+        norm_bias=True,
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        norm="Layer",
+        activation=("hidden_act", "relu2"),
     ),
 }

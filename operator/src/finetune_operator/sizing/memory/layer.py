@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetune_operator.sizing.memory.attention import attention_backward, attention_forward
+from finetune_operator.sizing.memory.convolution import convolution_backward, convolution_forward
 from finetune_operator.sizing.memory.meter import Kind
 from finetune_operator.sizing.memory.operations import (
     matrix_backward,
@@ -28,7 +29,7 @@ def layer_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     if layer.shape.norm_places == "Parallel":
         _parallel_forward(meter, layer, saving=saving)
         return
-    for number, block in enumerate((attention_forward, _mlp_forward)):
+    for number, block in enumerate((_mixer_forward, _mlp_forward)):
         _block_forward(meter, layer, block, first=number == 0, saving=saving)
 
 
@@ -38,7 +39,18 @@ def layer_backward(meter: Meter, layer: LayerSizes) -> None:
         _parallel_backward(meter, layer)
         return
     _block_backward(meter, layer, _mlp_backward, first=False)
-    _block_backward(meter, layer, attention_backward, first=True)
+    _block_backward(meter, layer, _mixer_backward, first=True)
+
+
+def _mixer_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
+    """Run attention, or the convolution in its place."""
+    forward = convolution_forward if layer.convolution else attention_forward
+    forward(meter, layer, saving=saving)
+
+
+def _mixer_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool) -> None:
+    backward = convolution_backward if layer.convolution else attention_backward
+    backward(meter, layer, released=released, keep=keep)
 
 
 def _block_forward(
@@ -50,6 +62,7 @@ def _block_forward(
     if places != "Post":
         norm_forward(meter, layer.norm, saving=saving)
     block(meter, layer, saving=saving)
+    _drop(meter, layer, first=first, saving=saving)
     if places != "Pre":
         # A norm that copies nothing saves the block's result.
         norm_forward(meter, layer.norm, saving=saving)
@@ -67,6 +80,23 @@ def _block_forward(
         _end(meter, hidden, saved=saving and input_saved)
     elif saving and input_saved and layer.owns_input:
         meter.alloc(hidden, Kind.SAVED)
+
+
+def _drop(meter: Meter, layer: LayerSizes, *, first: bool, saving: bool) -> None:
+    """Replace a block's result by that of its dropout, which saves a mask."""
+    if layer.drops(first=first):
+        meter.alloc(layer.mask)
+        meter.transient(layer.hidden)
+        _end(meter, layer.mask, saved=saving)
+
+
+def _drop_backward(meter: Meter, layer: LayerSizes, *, first: bool) -> bool:
+    """Allocate the gradient before a block's dropout; return whether the block has one."""
+    if not layer.drops(first=first):
+        return False
+    meter.alloc(layer.hidden)
+    meter.free(layer.mask, Kind.SAVED)
+    return True
 
 
 def _end(meter: Meter, size: int, *, saved: bool) -> None:
@@ -89,6 +119,10 @@ def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None],
         # The block's gradient is a scaled copy of the residual's gradient.
         meter.alloc(hidden)
         keep = False
+    if _drop_backward(meter, layer, first=first):
+        if not keep:
+            meter.free(hidden)
+        keep = False
     block(meter, layer, released=released, keep=keep)
     if places != "Post":
         norm_backward(meter, layer.norm, release=layer.norm.copies or own)
@@ -99,7 +133,11 @@ def _block_backward(meter: Meter, layer: LayerSizes, block: Callable[..., None],
 
 def _mlp_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     inner, kind = layer.inner, layer.shape.mlp
+    activation = layer.shape.activation
     matrix_forward(meter, layer.mlp_in[0], saving=saving)
+    meter.alloc(activation.saved * inner // 2)
+    meter.transient(activation.forward * inner // 2)
+    _end(meter, activation.saved * inner // 2, saved=saving)
     meter.alloc(inner)
     if kind == "Gated":
         # The activation's input, then up, then the product of both.
@@ -131,11 +169,12 @@ def _mlp_backward(meter: Meter, layer: LayerSizes, *, released: int, keep: bool)
     if kind == "Gated":
         meter.free(inner, Kind.SAVED)
         matrix_backward(meter, layer.mlp_in[1])
-    if kind == "Squared":
-        meter.transient(3 * inner)
+    activation = layer.shape.activation
+    meter.transient(activation.backward * inner // 2)
     # The activation's gradient.
     meter.alloc(inner)
     meter.free(inner)
+    meter.free(activation.saved * inner // 2, Kind.SAVED)
     if kind == "FusedGated":
         meter.alloc(2 * inner)
         meter.free(2 * inner)
@@ -151,7 +190,9 @@ def _parallel_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
     for _ in range(norms):
         norm_forward(meter, layer.norm, saving=saving)
     attention_forward(meter, layer, saving=saving)
+    _drop(meter, layer, first=True, saving=saving)
     _mlp_forward(meter, layer, saving=saving)
+    _drop(meter, layer, first=False, saving=saving)
     meter.alloc(hidden)
     meter.free(2 * hidden)
     saved = layer.attention_saves_input + layer.mlp_saves_input if norms == 2 else layer.saves_normed
@@ -164,9 +205,11 @@ def _parallel_forward(meter: Meter, layer: LayerSizes, *, saving: bool) -> None:
 def _parallel_backward(meter: Meter, layer: LayerSizes) -> None:
     hidden, norms = layer.hidden, layer.shape.parallel_norms
     two = norms == 2
-    _mlp_backward(meter, layer, released=hidden if two and layer.mlp_saves_input else 0, keep=True)
+    own = _drop_backward(meter, layer, first=False)
+    _mlp_backward(meter, layer, released=hidden if two and layer.mlp_saves_input else 0, keep=not own)
     saves = layer.attention_saves_input if two else layer.saves_normed
-    attention_backward(meter, layer, released=hidden if saves else 0, keep=True)
+    own = _drop_backward(meter, layer, first=True)
+    attention_backward(meter, layer, released=hidden if saves else 0, keep=not own)
     if not two:
         meter.alloc(hidden)
         meter.free(2 * hidden)

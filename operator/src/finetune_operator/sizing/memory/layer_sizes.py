@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetune_operator.sizing.memory.adapters import adapted_linears
+from finetune_operator.sizing.memory.adapters import is_adapted
 from finetune_operator.sizing.memory.operations import Matrix, NormSizes
 from finetune_operator.sizing.memory.weights import constants_bytes, unpacked_bytes
 
@@ -26,15 +26,19 @@ class LayerSizes:
     `hidden`, `query`, `key_value` and `inner` are one tensor of that width in the model's type, whose elements have
     `width` bytes. `score` is one byte for each pair of positions and head. `bias` is a mask in the model's type. `sums`
     are the logarithms of softmax sums that a fused kernel saves. `owns_input` is true if no checkpoint keeps the
-    layer's input.
+    layer's input. `mask` is one byte for each element of the hidden states, as dropout saves it.
+
+    In a layer with a `convolution`, `attention_in` and `attention_out` are the matrices around it.
     """
 
     shape: ModelShape
+    convolution: bool
     eager: bool
     masked: bool
     owns_input: bool
     width: int
     hidden: int
+    mask: int
     query: int
     key_value: int
     inner: int
@@ -60,11 +64,13 @@ class LayerSizes:
         """True if an adapter of the second block saves the block's input."""
         return any(matrix.saves_input for matrix in self.mlp_in)
 
+    def drops(self, *, first: bool) -> bool:
+        """Return whether the first or the second block ends with a dropout of the model's own."""
+        return self.shape.dropouts.attention if first else self.shape.dropouts.mlp
+
     @property
     def repeats(self) -> bool:
         """True if keys and values are repeated for each query head; the flash kernel takes them unrepeated."""
-        if self.shape.attention == "Falcon":
-            return self.shape.heads != self.shape.key_value_heads > 1
         return self.shape.heads != self.shape.key_value_heads and (self.eager or self.masked)
 
     @property
@@ -93,39 +99,51 @@ class LayerSizes:
 
     @property
     def saved_scores(self) -> int:
-        """Bytes of scores that eager attention saves: the softmax in 32 and in 16 bits, and capped scores."""
-        return (8 if self.shape.softcap else 6) * self.score
+        """Bytes of scores that eager attention saves: the softmax in 32 and in 16 bits, capped scores, a dropout mask."""
+        return (6 + 2 * self.shape.softcap + self.shape.dropouts.scores) * self.score
+
+    @property
+    def clipped(self) -> int:
+        """Bytes of copies of queries, keys and values that clipping them in place saves."""
+        return self.query + 2 * self.key_value if self.shape.clips else 0
 
 
-def layer_sizes(shape: ModelShape, plan: TrainingPlan, stack: StackProfile, *, windowed: bool) -> LayerSizes:
-    """Return the sizes of a layer; `windowed` is true for a layer with a sliding window."""
+def layer_sizes(
+    shape: ModelShape, plan: TrainingPlan, stack: StackProfile, *, windowed: bool, convolution: bool = False
+) -> LayerSizes:
+    """Return the sizes of a layer.
+
+    `windowed` is true for a layer with a sliding window, `convolution` for one with a short convolution.
+    """
     tokens, width = plan.tokens, stack.residual_width
     pairs = plan.micro_batch_size * plan.sequence_length**2
     eager = is_eager(shape, stack)
     wide_heads = shape.head_dim > _WIDEST_FLASH_HEAD
     masked = not eager and (
-        shape.always_masked
-        or stack.attention == "SdpaMasked"
+        stack.attention == "SdpaMasked"
         or wide_heads
         or (windowed and stack.attention != "Flash" and beyond_window(shape, plan))
     )
-    adapted = {linear.name for linear in adapted_linears(shape, plan)}
-    matrices = [_matrix(linear, plan, stack, adapted=linear.name in adapted) for linear in shape.linears]
-    count = len(shape.attention_names)
+    linears = shape.convolution_linears if convolution else shape.linears
+    matrices = [_matrix(linear, plan, stack, adapted=is_adapted(linear, plan)) for linear in linears]
+    count = len(linears) - (2 if shape.mlp != "Gated" else 3)
     *attention_in, attention_out = matrices[:count]
     *mlp_in, mlp_out = matrices[count:]
 
     def norm(elements: int) -> NormSizes:
-        copies = width != _WIDE and shape.norm != "Layer"
+        # A centered norm always subtracts the mean from a copy.
+        copies = (width != _WIDE and shape.norm != "Layer") or shape.norm == "Centered"
         return NormSizes(shape.norm, width * elements * tokens, _WIDE * elements * tokens, copies)
 
     return LayerSizes(
         shape=shape,
+        convolution=convolution,
         eager=eager,
         masked=masked,
         owns_input=not plan.gradient_checkpointing,
         width=width,
         hidden=width * shape.hidden * tokens,
+        mask=shape.hidden * tokens,
         query=width * shape.query_width * tokens,
         key_value=width * shape.key_value_width * tokens,
         inner=width * shape.intermediate * tokens,

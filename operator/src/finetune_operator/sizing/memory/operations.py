@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from finetune_operator.sizing.memory.meter import Kind
 
 if TYPE_CHECKING:
-    from finetune_operator.sizing.memory.families import Norm
+    from finetune_operator.sizing.memory.family import Norm
     from finetune_operator.sizing.memory.meter import Meter
 
 
@@ -139,6 +139,8 @@ class NormSizes:
     @property
     def saved(self) -> int:
         """Bytes that only the norm saves; a norm that copies nothing saves its input."""
+        if self.kind == "Centered":
+            return 2 * self.wide
         return self.wide if self.copies else self.narrow
 
 
@@ -146,6 +148,9 @@ def norm_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
     """Allocate the output. The caller owns the input, and saves it if the norm does."""
     if norm.kind == "Layer":
         meter.alloc(norm.narrow)
+        return
+    if norm.kind == "Centered":
+        _centered_forward(meter, norm, saving=saving)
         return
     copy = norm.wide if norm.copies else 0
     meter.alloc(copy)
@@ -178,6 +183,9 @@ def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: 
             meter.free(norm.narrow)
         return
     given = 0 if keep else norm.narrow
+    if norm.kind == "Centered":
+        _centered_backward(meter, norm, given)
+        return
     if norm.kind == "LayerFloat":
         meter.alloc(norm.wide)
         meter.free(given)
@@ -201,3 +209,43 @@ def norm_backward(meter: Meter, norm: NormSizes, *, release: bool = True, keep: 
     if norm.copies:
         meter.alloc(norm.narrow)
         meter.free(norm.wide)
+
+
+def _centered_forward(meter: Meter, norm: NormSizes, *, saving: bool) -> None:
+    """Subtract the mean twice in float32: for the variance, and for the result. Both differences are saved."""
+    meter.alloc(norm.wide)
+    meter.alloc(norm.wide)
+    meter.transient(norm.wide)
+    if not saving:
+        meter.free(norm.wide)
+    meter.alloc(norm.wide)
+    meter.alloc(norm.wide)
+    # The float32 input and, without saving, the difference are free once the product replaces them.
+    meter.free(norm.wide if saving else 2 * norm.wide)
+    meter.alloc(norm.wide)
+    meter.free(norm.wide)
+    meter.alloc(norm.narrow)
+    meter.free(norm.wide)
+    if saving:
+        meter.save(2 * norm.wide)
+
+
+def _centered_backward(meter: Meter, norm: NormSizes, given: int) -> None:
+    meter.alloc(norm.wide)
+    meter.free(given)
+    # The weight's product; the difference's two gradients; the mean's; the square's.
+    meter.alloc(norm.wide)
+    meter.free(norm.wide)
+    meter.alloc(norm.wide)
+    meter.transient(norm.wide)
+    meter.free(norm.wide)
+    meter.free(norm.wide, Kind.SAVED)
+    meter.transient(norm.wide)
+    meter.alloc(norm.wide)
+    meter.transient(2 * norm.wide)
+    meter.free(norm.wide, Kind.SAVED)
+    meter.transient(norm.wide)
+    meter.alloc(norm.wide)
+    meter.free(2 * norm.wide)
+    meter.alloc(norm.narrow)
+    meter.free(norm.wide)

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune_operator.sizing.memory.families import (
-    FAMILIES,
-    Attention,
-    Family,
-    Mlp,
-    Norm,
-    NormPlaces,
-    QkNorm,
-    Rope,
-)
+from finetune_operator.contract.model_types import NATIVE_TYPES
+from finetune_operator.contract.refusals import Refusal, refusal
+from finetune_operator.sizing.memory.activation_functions import ACTIVATIONS, FUSED, Activation
+from finetune_operator.sizing.memory.config_reader import ConfigReader, ShapeUnknownError, unexpected
+from finetune_operator.sizing.memory.families import FAMILIES
+from finetune_operator.sizing.memory.family import Attention, Family, Mlp, Norm, NormPlaces, QkNorm, Rope
+from finetune_operator.sizing.memory.layer_kinds import layer_kinds
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# Members that only mixture-of-experts configs have, whatever the family's name.
-_EXPERT_MEMBERS = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_intermediate_size",
-    "moe_num_experts",
-    "num_experts_per_tok",
-)
-_LARGEST = 1 << 40
+__all__ = ["Linear", "ModelRefusedError", "ModelShape", "ShapeUnknownError", "model_shape"]
 
 
-class ShapeUnknownError(Exception):
-    """The model's memory cannot be computed. The message names the requirement and the value found."""
+class ModelRefusedError(ShapeUnknownError):
+    """The trainer refuses the model. The message is that of the refusal."""
+
+    def __init__(self, refused: Refusal) -> None:
+        super().__init__(refused.message)
+        self.rule = refused.rule
 
 
 @dataclass(frozen=True)
@@ -52,14 +42,30 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """A dense decoder with equal layers; sizes are elements, not bytes.
+class Dropouts:
+    """Places where a model in training drops values of its own, whatever the adapter's dropout."""
 
-    `linears` are the matrices of one layer. `vectors` are the elements of the layer's norms; biases belong to their
-    matrices. `final_vectors` is the last norm. `softcap` is true if attention scores are capped, which no fused kernel
-    does, and `final_softcap` if logits are. `sliding_window` is in tokens and applies to `sliding_layers` of the layers;
-    it is None if every layer sees all tokens. `parallel_norms` counts the norms before parallel blocks. The other
-    fields are as in `families.Family`.
+    scores: bool = False
+    attention: bool = False
+    mlp: bool = False
+    embedding: bool = False
+
+
+NO_DROPOUTS = Dropouts()
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A dense decoder; sizes are elements, not bytes.
+
+    `linears` are the matrices of one layer with attention. `vectors` are the elements of that layer's norms and of other
+    small parameters; biases belong to their matrices. `convolution_layers` of the layers have a short convolution in
+    place of attention, with `convolution_linears` and `convolution_vectors`. `final_vectors` is the last norm, with the
+    bias of the output head if it has one. `softcap` is true if attention scores are capped, which no fused kernel does,
+    and `final_softcap` if logits are. `sliding_window` is in tokens and applies to `sliding_layers` of the layers; it is
+    None if every layer sees all tokens. `parallel_norms` counts the norms before parallel blocks. `clips` is true if
+    queries, keys and values are clipped. `last_unpacked` is true if the last matrix of the last layer stays in 16 bits,
+    because transformers never quantizes a model's last module. The other fields are as in `families.Family`.
     """
 
     family: str
@@ -86,8 +92,14 @@ class ModelShape:
     parallel_norms: int = 1
     qk_norm: QkNorm = "None"
     rope: Rope = "Whole"
-    always_masked: bool = False
     scaled_residual: bool = False
+    activation: Activation = FUSED
+    dropouts: Dropouts = NO_DROPOUTS
+    clips: bool = False
+    convolution_layers: int = 0
+    convolution_linears: tuple[Linear, ...] = ()
+    convolution_vectors: int = 0
+    last_unpacked: bool = False
 
     @property
     def query_width(self) -> int:
@@ -100,14 +112,24 @@ class ModelShape:
         return self.key_value_heads * self.head_dim
 
     @property
-    def attention_names(self) -> frozenset[str]:
-        """Names of the matrices of the attention block."""
-        return frozenset(linear.name for linear in self.linears if linear.in_attention)
+    def attention_layers(self) -> int:
+        """Number of layers with attention."""
+        return self.layers - self.convolution_layers
+
+    @property
+    def matrices(self) -> tuple[tuple[int, Linear], ...]:
+        """Return the matrices that are quantized: the number of layers that have one, and the matrix."""
+        counted = [(self.attention_layers, linear) for linear in self.linears]
+        if self.last_unpacked:
+            counted[-1] = (self.attention_layers - 1, self.linears[-1])
+        if self.convolution_layers:
+            counted += [(self.convolution_layers, linear) for linear in self.convolution_linears]
+        return tuple((count, linear) for count, linear in counted if count)
 
     @property
     def linear_weights(self) -> int:
-        """Elements of all layers' matrices, which are quantized."""
-        return self.layers * sum(linear.weights for linear in self.linears)
+        """Elements of all layers' matrices that are quantized."""
+        return sum(count * linear.weights for count, linear in self.matrices)
 
     @property
     def embedding_weights(self) -> int:
@@ -116,9 +138,13 @@ class ModelShape:
 
     @property
     def other_weights(self) -> int:
-        """Elements of norms and biases."""
-        biases = sum(linear.outputs for linear in self.linears if linear.bias)
-        return self.layers * (self.vectors + biases) + self.final_vectors
+        """Elements of norms, biases and other parameters that are not quantized."""
+        return (
+            self.attention_layers * (self.vectors + _biases(self.linears))
+            + self.convolution_layers * (self.convolution_vectors + _biases(self.convolution_linears))
+            + self.final_vectors
+            + (self.linears[-1].weights if self.last_unpacked else 0)
+        )
 
     @property
     def parameters(self) -> int:
@@ -127,173 +153,167 @@ class ModelShape:
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
-    """Read the shape from a config.json, or from the text part of a config that nests one.
+    """Read the shape from a config.json.
 
-    Raises ShapeUnknownError for an unknown family, a mixture of experts, or a member that is not a sensible number.
+    Raises ModelRefusedError for a model that the trainer refuses, and ShapeUnknownError for an unknown family or a
+    member that is not a sensible number.
     """
-    nested = config.get("text_config")
-    if isinstance(nested, dict):
-        # transformers reads this member from the wrapper, so the wrapper's value counts.
-        tied = (
-            {"tie_word_embeddings": config["tie_word_embeddings"]} if "tie_word_embeddings" in config else {}
-        )
-        config = {**nested, **tied}
-    experts = [name for name in _EXPERT_MEMBERS if _is_several(config.get(name))]
-    if experts:
-        raise ShapeUnknownError(
-            f"the model must be dense, found a mixture of experts ({experts[0]} = {config[experts[0]]}); "
-            "its experts would stay unquantized, so choose a dense model"
-        )
     name = config.get("model_type")
     family = FAMILIES.get(name) if isinstance(name, str) else None
+    refused = refusal(config, known=name in NATIVE_TYPES if isinstance(name, str) else False)
+    if refused is not None:
+        raise ModelRefusedError(refused)
     if not isinstance(name, str) or family is None:
         raise ShapeUnknownError(
-            f"model_type must be a supported family ({', '.join(sorted(FAMILIES))}), found {name!r}"
+            f"model_type must be a supported family ({', '.join(sorted(FAMILIES))}), found {name!r:.80}"
         )
-    reader = _Config(config, family)
+    _check_architecture(config.get("architectures"), name, family)
+    reader = ConfigReader(config, family)
+    _check_experts(reader)
     heads = reader.number("num_attention_heads")
     hidden = reader.number("hidden_size")
-    head_dim = reader.number("head_dim", hidden // heads)
+    head_dim = reader.number("head_dim", max(1, hidden // heads))
     key_value_heads = reader.number("num_key_value_heads", heads)
-    if family.attention == "Falcon" and not reader.flag("new_decoder_architecture"):
-        key_value_heads = 1 if reader.flag("multi_query") else heads
-    intermediate = reader.number("intermediate_size", 4 * hidden)
-    vectors = _norms(family, reader, hidden) + _qk_norm(family, heads, key_value_heads, head_dim)
-    final = hidden * (1 + family.norm_bias) if family.final_norm else 0
-    window = _window(family, reader)
+    intermediate = _intermediate(reader, family)
     layers = reader.number("num_hidden_layers")
-    places: NormPlaces = family.norm_places
-    if places == "Parallel" and not reader.flag("parallel_attn"):
-        places = "Pre"
+    kinds = layer_kinds(reader, family, layers)
+    parallel = family.norm_places == "Parallel" and reader.decided(family.parallel)
+    norms = (family.parallel_norms if parallel else family.norms) * hidden * (1 + family.norm_bias)
+    qk_norm: QkNorm = family.qk_norm if reader.decided(family.qk_normed) else "None"
+    activation = _activation(reader, family)
+    tied = reader.flag("tie_word_embeddings")
+    mlp = _mlp(family, reader, hidden, intermediate)
+    vocabulary = reader.number("vocab_size")
+    final_norm = hidden * (1 + family.norm_bias) if family.final_norm else 0
     return ModelShape(
         family=name,
         hidden=hidden,
         intermediate=intermediate,
         layers=layers,
-        vocabulary=reader.number("vocab_size"),
+        vocabulary=vocabulary,
         heads=heads,
         key_value_heads=key_value_heads,
         head_dim=head_dim,
-        tied=reader.flag("tie_word_embeddings"),
-        linears=(
-            *_attention(family, reader, hidden, heads * head_dim, key_value_heads * head_dim),
-            *_mlp(family, reader, hidden, intermediate),
-        ),
-        vectors=vectors,
-        final_vectors=final,
+        tied=tied,
+        linears=(*_attention(family, reader, hidden, heads * head_dim, key_value_heads * head_dim), *mlp),
+        vectors=norms
+        + _qk_vectors(qk_norm, heads, key_value_heads, head_dim) * (1 + family.qk_bias)
+        + activation.parameters,
+        final_vectors=final_norm + (vocabulary if family.head_bias else 0),
         gated=family.mlp in {"Gated", "FusedGated"},
         softcap=reader.value("attn_logit_softcapping") is not None,
-        sliding_window=window,
-        sliding_layers=-(-layers * family.sliding[0] // family.sliding[1]) if window is not None else 0,
+        sliding_window=reader.optional("sliding_window") if kinds.sliding else None,
+        sliding_layers=kinds.sliding,
         final_softcap=reader.value("final_logit_softcapping") is not None,
         attention=family.attention,
         mlp=family.mlp,
         norm=family.norm,
-        norm_places=places,
-        parallel_norms=_parallel_norms(reader) if places == "Parallel" else 1,
-        qk_norm=family.qk_norm,
+        norm_places="Pre" if family.norm_places == "Parallel" and not parallel else family.norm_places,
+        parallel_norms=family.parallel_norms,
+        qk_norm=qk_norm,
         rope=family.rope,
-        always_masked=family.always_masked,
         scaled_residual=family.scaled_residual,
+        activation=activation,
+        dropouts=_dropouts(reader, family),
+        clips=reader.value("clip_qkv") is not None,
+        convolution_layers=kinds.convolution,
+        convolution_linears=(*_convolution(reader, hidden), *mlp) if family.convolutions else (),
+        convolution_vectors=norms + _kernels(reader, hidden) if family.convolutions else 0,
+        last_unpacked=tied and not family.final_norm,
     )
 
 
-def _window(family: Family, reader: _Config) -> int | None:
-    if family.window_flag is not None and not reader.flag(family.window_flag):
-        return None
-    return reader.optional("sliding_window")
+def _check_architecture(declared: Any, name: str, family: Family) -> None:
+    """Raise ModelRefusedError unless the config declares the class that transformers builds for its type."""
+    if not isinstance(declared, list) or not declared:
+        return
+    expected = family.architecture or f"{name}ForCausalLM"
+    names = [str(one) for one in declared]
+    if _plain(expected) not in map(_plain, names):
+        raise ModelRefusedError(
+            Refusal("NoCausalHead", f"architecture {', '.join(names)[:200]} in a model of type {name}")
+        )
 
 
-class _Config:
-    """A config, read with its family's defaults and spellings."""
+def _check_experts(reader: ConfigReader) -> None:
+    """Raise ModelRefusedError if the family's default has experts and the config does not say otherwise."""
+    experts = reader.value("num_local_experts")
+    if type(experts) is int and experts > 1:
+        raise ModelRefusedError(Refusal("MixtureOfExperts", f"{experts} experts by the family's default"))
 
-    def __init__(self, config: Mapping[str, Any], family: Family) -> None:
-        self._config = config
-        self._family = family
 
-    def value(self, name: str) -> Any:
-        """Return the config's value, else the family's default, else None."""
-        for spelling in (name, self._family.aliases.get(name)):
-            if spelling is not None and self._config.get(spelling) is not None:
-                return self._config[spelling]
-        if name in self._config:
-            return None
-        return self._family.defaults.get(name)
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
 
-    def number(self, name: str, otherwise: int | None = None) -> int:
-        """Return a positive whole number."""
-        value = self.value(name)
-        if value is None:
-            value = otherwise
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _LARGEST:
-            raise ShapeUnknownError(f"config.json's {name} must be a positive whole number, found {value!r}")
-        return value
 
-    def optional(self, name: str) -> int | None:
-        """Return a positive whole number, or None if the config has none."""
-        return None if self.value(name) is None else self.number(name)
-
-    def flag(self, name: str) -> bool:
-        """Return a boolean, False if the config has none."""
-        value = self.value(name)
-        if value is not None and not isinstance(value, bool):
-            raise ShapeUnknownError(f"config.json's {name} must be true or false, found {value!r}")
-        return bool(value)
-
-    def bias(self, rule: bool | str) -> bool:  # noqa: FBT001 -- a constant or the member that decides
-        """Return whether a matrix has a bias."""
-        return self.flag(rule) if isinstance(rule, str) else rule
+def _intermediate(reader: ConfigReader, family: Family) -> int:
+    """Return the width of the second block; LFM2 rounds two thirds of the member's value up."""
+    width = reader.number(family.inner)
+    if not family.convolutions or not reader.flag("block_auto_adjust_ff_dim"):
+        return width
+    factor = reader.real("block_ffn_dim_multiplier") or 0
+    multiple = reader.number("block_multiple_of")
+    rounded = -(-int(factor * int(2 * width / 3)) // multiple) * multiple
+    if rounded <= 0:
+        raise unexpected("block_ffn_dim_multiplier", "a number above 0", factor)
+    return rounded
 
 
 def _attention(
-    family: Family, reader: _Config, hidden: int, query: int, key_value: int
+    family: Family, reader: ConfigReader, hidden: int, query: int, key_value: int
 ) -> tuple[Linear, ...]:
-    bias, output_bias = reader.bias(family.qkv_bias), reader.bias(family.output_bias)
-    fused = query + 2 * key_value
-    if family.attention == "Falcon":
-        return (
-            Linear("query_key_value", hidden, fused, bias, in_attention=True),
-            Linear("dense", query, hidden, output_bias, in_attention=True),
-        )
-    if family.attention == "FusedQkv":
-        return (
-            Linear("qkv_proj", hidden, fused, bias, in_attention=True),
-            Linear("o_proj", query, hidden, output_bias, in_attention=True),
-        )
+    bias, output_bias = reader.decided(family.qkv_bias), reader.decided(family.output_bias)
+    *into, out = family.attention_names
+    widths = (query + 2 * key_value,) if family.attention == "FusedQkv" else (query, key_value, key_value)
     return (
-        Linear("q_proj", hidden, query, bias, in_attention=True),
-        Linear("k_proj", hidden, key_value, bias, in_attention=True),
-        Linear("v_proj", hidden, key_value, bias, in_attention=True),
-        Linear("o_proj", query, hidden, output_bias, in_attention=True),
+        *(
+            Linear(name, hidden, width, bias, in_attention=True)
+            for name, width in zip(into, widths, strict=True)
+        ),
+        Linear(out, query, hidden, output_bias, in_attention=True),
     )
 
 
-def _mlp(family: Family, reader: _Config, hidden: int, intermediate: int) -> tuple[Linear, ...]:
-    bias = reader.bias(family.mlp_bias)
+def _mlp(family: Family, reader: ConfigReader, hidden: int, intermediate: int) -> tuple[Linear, ...]:
+    bias = reader.decided(family.mlp_bias)
     *into, out = family.mlp_names
     width = 2 * intermediate if family.mlp == "FusedGated" else intermediate
     return (*(Linear(name, hidden, width, bias) for name in into), Linear(out, intermediate, hidden, bias))
 
 
-def _norms(family: Family, reader: _Config, hidden: int) -> int:
-    count = family.norms
-    if family.attention == "Falcon" and reader.flag("parallel_attn"):
-        count = _parallel_norms(reader)
-    return count * hidden * (1 + family.norm_bias)
+def _convolution(reader: ConfigReader, hidden: int) -> tuple[Linear, ...]:
+    """Return the matrices before and after a short convolution (LFM2); no name of them contains `attention`."""
+    bias = reader.flag("conv_bias")
+    return Linear("in_proj", hidden, 3 * hidden, bias), Linear("out_proj", hidden, hidden, bias)
 
 
-def _parallel_norms(reader: _Config) -> int:
-    two = reader.flag("new_decoder_architecture") and reader.value("num_ln_in_parallel_attn") != 1
-    return 2 if two else 1
+def _kernels(reader: ConfigReader, hidden: int) -> int:
+    """Return the parameters of a convolution with one kernel for each channel."""
+    return hidden * (reader.number("conv_L_cache") + reader.flag("conv_bias"))
 
 
-def _qk_norm(family: Family, heads: int, key_value_heads: int, head_dim: int) -> int:
-    if family.qk_norm == "PerHead":
+def _qk_vectors(kind: QkNorm, heads: int, key_value_heads: int, head_dim: int) -> int:
+    if kind == "PerHead":
         return 2 * head_dim
-    if family.qk_norm == "FullWidth":
+    if kind == "FullWidth":
         return (heads + key_value_heads) * head_dim
     return 0
 
 
-def _is_several(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+def _activation(reader: ConfigReader, family: Family) -> Activation:
+    member, default = family.activation
+    name = reader.text(member, default) if member else default
+    if name not in ACTIVATIONS:
+        raise unexpected(member, f"one of {', '.join(sorted(ACTIVATIONS))}", name)
+    return ACTIVATIONS[name]
+
+
+def _dropouts(reader: ConfigReader, family: Family) -> Dropouts:
+    attention, mlp, embedding = (
+        member is not None and bool(reader.real(member)) for member in family.dropouts
+    )
+    return Dropouts(bool(reader.real("attention_dropout")), attention, mlp, embedding)
+
+
+def _biases(linears: tuple[Linear, ...]) -> int:
+    return sum(linear.outputs for linear in linears if linear.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from finetune_operator.sizing.memory.adapters import is_adapted
 from finetune_operator.sizing.memory.terms import MemoryItem, allocated, blocks
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ..
     """Return the items of the loaded model, before any cast."""
     width = stack.unquantized_width
     packed = constants = 0
-    for linear in shape.linears:
+    for count, linear in shape.matrices:
         one = matrix_bytes(linear.weights, linear.outputs, stack)
-        packed += shape.layers * one[0]
-        constants += shape.layers * one[1]
+        packed += count * one[0]
+        constants += count * one[1]
     parts = [
         MemoryItem("layer weights", packed, f"{shape.linear_weights} weights, {stack.quantization}"),
         MemoryItem("quantization constants", constants, _CONSTANT_FORMULAS[stack.quantization]),
@@ -88,7 +89,7 @@ def cast_items(shape: ModelShape, stack: StackProfile) -> tuple[tuple[MemoryItem
     largest = shape.vocabulary * shape.hidden
     if stack.quantization == "None":
         parts.append(MemoryItem("float32 copy of layer weights", 2 * shape.linear_weights, "+2 B each"))
-        largest = max(largest, *(linear.weights for linear in shape.linears))
+        largest = max(largest, *(linear.weights for _, linear in shape.matrices))
     parts.append(MemoryItem("float32 copy of norms and biases", 2 * shape.other_weights, "+2 B each"))
     return tuple(parts), 2 * largest
 
@@ -131,6 +132,6 @@ def dora_preparation(shape: ModelShape, plan: TrainingPlan, stack: StackProfile)
         return 0
     return max(
         sum(matrix_bytes(linear.weights, linear.outputs, stack)) + 14 * linear.weights
-        for linear in shape.linears
-        if plan.target_modules == "AllLinear" or linear.in_attention
+        for _, linear in shape.matrices
+        if is_adapted(linear, plan)
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from finetune_operator.lifecycle.actions import CreateJob, SuspendJob
@@ -35,10 +36,21 @@ def test_no_job_is_rejected_before_its_config_is_known() -> None:
     assert world.condition("Stalled")[0] == "False"
 
 
-def test_a_model_whose_size_is_unknown_fails_at_once() -> None:
-    world = preparing({"model_type": "mixtral", "num_local_experts": 8})
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "nobody_knows"}, "ModelSizeUnknown"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "UnsupportedModel"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "UnsupportedModel"),
+        ({"model_type": "falcon"}, "UnsupportedModel"),
+    ],
+)
+def test_a_model_of_unknown_size_or_that_the_trainer_refuses_fails_at_once(
+    config: dict[str, Any], reason: str
+) -> None:
+    world = preparing(config)
     world.settle()
-    assert world.condition("Succeeded") == ("False", "ModelSizeUnknown")
+    assert world.condition("Succeeded") == ("False", reason)
     assert world.children == {}
 
 

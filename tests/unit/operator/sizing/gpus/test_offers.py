@@ -9,7 +9,13 @@ from finetune_operator.api.pod_merge import NodeRules, SelectedTerms
 from finetune_operator.api.pods import NodeTerm, Toleration
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import HAMI_REGISTER, NodeRecord
-from finetune_operator.sizing.gpus.offers import eligible, gpu_taint_keys, offers
+from finetune_operator.sizing.gpus.offers import (
+    eligible,
+    gpu_taint_keys,
+    offers,
+    other_offers,
+    parse_gpu_profiles,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +41,15 @@ def one(record: NodeRecord, resource_name: str = GPU) -> Offer:
         ({"ready": False}, "NotReady"),
         ({"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]}, "NotReady"),
         ({"taints": [{"key": "node.cilium.io/agent-not-ready", "effect": "NoExecute"}]}, "NotReady"),
+        ({"taints": [{"key": "node.cluster.x-k8s.io/uninitialized", "effect": "NoSchedule"}]}, "NotReady"),
+        (
+            {
+                "taints": [
+                    {"key": "startup-taint.cluster-autoscaler.kubernetes.io/gpu", "effect": "NoSchedule"}
+                ]
+            },
+            "NotReady",
+        ),
         ({"count": 0}, "Provisioning"),
     ],
 )
@@ -72,6 +87,39 @@ def test_another_resource_name_is_offered_if_a_node_has_it() -> None:
     records = [node("a", {"team": "x"}, {"example.com/gpu": "2"}), nvidia("b", "NVIDIA-L4", 23034)]
     (found,) = offers(records, (), "example.com/gpu", allow_time_slicing=False)
     assert (found.node, found.count, found.gpu.vendor, found.gpu.usable_bytes) == ("a", 2, "Unknown", None)
+
+
+def test_other_resources_are_those_of_slices_shares_and_profiles() -> None:
+    profile = {"name": "amd", "product": "MI300X", "resourceName": "amd.com/gpu", "labels": {"pool": "amd"}}
+    records = [
+        node("a", gfd("NVIDIA-A100-SXM4-80GB", 81920), {GPU: "0", "nvidia.com/mig-3g.40gb": "2"}),
+        node("b", gfd("NVIDIA-L4", 23034), {"nvidia.com/gpu.shared": "4", "nvidia.com/gpumem": "90000"}),
+        node("c", {}, {"nvidia.com/mig-1g.10gb": "0", "example.com/nic": "1", "hugepages-1Gi": "2"}),
+        nvidia("d", "NVIDIA-L4", 23034),
+    ]
+    found = other_offers(records, parse_gpu_profiles([profile]), GPU, allow_time_slicing=False)
+    assert {(offer.resource_name, offer.node or offer.profile) for offer in found} == {
+        ("amd.com/gpu", "amd"),
+        ("nvidia.com/gpu.shared", "b"),
+        ("nvidia.com/mig-3g.40gb", "a"),
+    }
+    assert other_offers((), (), GPU, allow_time_slicing=False) == ()
+
+
+def test_a_profile_names_the_start_up_taints_of_its_nodes() -> None:
+    profile = {
+        "name": "l4",
+        "product": "L4",
+        "labels": {"pool": "l4"},
+        "startupTaints": ["example.com/setup"],
+    }
+    starting = nvidia(
+        "a", "NVIDIA-L4", 23034, taints=[{"key": "example.com/setup", "value": "x", "effect": "NoSchedule"}]
+    )
+    known, _ = offers([starting], parse_gpu_profiles([profile]), GPU, allow_time_slicing=False)
+    assert (known.state, eligible(known, NodeRules())) == ("NotReady", None)
+    unknown = one(starting)
+    assert (unknown.state, eligible(unknown, NodeRules()) is None) == ("Available", False)
 
 
 # ---- who may use an offer ------------------------------------------------------------------------------------------

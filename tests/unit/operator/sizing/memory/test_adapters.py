@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from finetune_operator.sizing.memory.adapters import Trained, adapted_linears, optimizer_item, trained_tensors
+from finetune_operator.sizing.memory.adapters import Trained, is_adapted, optimizer_item, trained_tensors
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, Optimizer
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
@@ -24,7 +24,7 @@ def test_every_linear_matrix_gets_two_factors() -> None:
 def test_attention_only_leaves_the_mlp_without_adapters() -> None:
     plan = TrainingPlan(16, rank=8, target_modules="AttentionOnly")
     assert trained_tensors(small_model(), plan, DEFAULT_STACK).parameters == 2 * 8 * ATTENTION
-    assert {linear.name for linear in adapted_linears(small_model(), plan)} == {
+    assert {linear.name for linear in small_model().linears if is_adapted(linear, plan)} == {
         "q_proj",
         "k_proj",
         "v_proj",

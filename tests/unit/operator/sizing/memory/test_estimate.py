@@ -30,6 +30,14 @@ MISTRAL = {
 }
 GIB = 1 << 30
 
+
+def needed(family: str, layers: int) -> dict[str, Any]:
+    """Return members without which a family has experts, or only layers with attention."""
+    if family == "granitemoehybrid":
+        return {"num_local_experts": 0, "layer_types": ["attention"] * layers}
+    return {"full_attn_idxs": list(range(0, layers, 3))} if family == "lfm2" else {}
+
+
 documents = st.builds(
     lambda family, hidden, inner, layers, vocabulary: {
         "model_type": family,
@@ -38,6 +46,7 @@ documents = st.builds(
         "num_hidden_layers": layers,
         "num_attention_heads": 2 * hidden,
         "vocab_size": vocabulary,
+        **needed(family, layers),
     },
     st.sampled_from(sorted(FAMILIES)),
     st.integers(2, 64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from finetune_operator.sizing.memory.losses import loss_items, scoring_items
@@ -31,7 +32,7 @@ def logits(shape: ModelShape, stack: StackProfile) -> int:
         ("Liger", 16 * ENTRIES * 8, 16 * ENTRIES * 8),
         ("CutCrossEntropy", 0, 0),
         ("FullLogits", TOKENS * ENTRIES * 12, TOKENS * ENTRIES * 18),
-        ("FullLogitsShifted", TOKENS * ENTRIES * 16, TOKENS * ENTRIES * 22),
+        ("FullLogitsShifted", TOKENS * ENTRIES * 14, TOKENS * ENTRIES * 20),
         ("FullLogitsBf16", TOKENS * ENTRIES * 6, TOKENS * ENTRIES * 8),
     ],
 )
@@ -67,3 +68,11 @@ def test_scoring_full_logits_takes_ten_bytes_for_each() -> None:
     stack = replace(DEFAULT_STACK, loss="FullLogits")
     sizes = {item.name: item.bytes for item in scoring_items(small_model(), PLAN, stack)}
     assert sizes["logits"] == TOKENS * ENTRIES * 10
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_scoring_takes_no_more_for_a_logit_than_training(loss: Loss, family: str) -> None:
+    stack, shape = replace(DEFAULT_STACK, loss=loss), small_model(family)
+    scored = {item.name: item.bytes for item in scoring_items(shape, PLAN, stack)}
+    assert scored["logits"] <= logits(shape, stack)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetune_operator.sizing.memory.families import Norm
+from finetune_operator.sizing.memory.family import Norm
 from finetune_operator.sizing.memory.meter import Kind, Meter
 from finetune_operator.sizing.memory.operations import (
     Matrix,
@@ -110,6 +110,8 @@ NORMS: list[tuple[Norm, bool]] = [
     ("RmsFloat", False),
     ("LayerFloat", True),
     ("LayerFloat", False),
+    # A centered norm keeps two copies, whatever its input.
+    ("Centered", True),
     # A layer norm in the model's type never copies its input.
     ("Layer", False),
 ]

@@ -58,11 +58,12 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     read_bundle(os.environ)
     source = _model_source(run, layout, lambda: progress.update("Starting", 0, None))
     tokenizer = _tokenizer_folder(source, layout)
+    # The quantization inspects it again, but an unsupported model must fail before the rows are proven. It must also fail
+    # with its own reason, before the operator sizes what it cannot know.
+    inspect_base_model(tokenizer)
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
     config = select_config_fields(read_config(tokenizer / "config.json"))
     progress.report_config(config)
-    # The quantization inspects it again, but an unsupported model must fail before the rows are proven.
-    inspect_base_model(tokenizer)
     try:
         proven = prove_dataset(run, layout, tokenizer, progress, redact)
     except DatasetRejectedError as rejected:
