@@ -131,6 +131,34 @@ def test_a_file_that_breaks_off_is_resumed_where_it_broke(
     assert ranges == [None, "bytes=40000-", "bytes=80000-"]
 
 
+def test_a_later_process_continues_a_file_that_an_earlier_one_left(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(range(256)) * 400
+    hub.files["data/weights äöü"] = content
+    answers = Script([ranged('"v1"', content, cut_at=40_000), status(404), ranged('"v1"', content)])
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        (answers if "/resolve/" in handler.path else hub)(handler)
+
+    with http_server(answer, host="127.0.0.1") as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with pytest.raises(StageError):
+            open_quickly(tmp_path).download("data/weights äöü", ignore)
+        path = open_quickly(tmp_path).download("data/weights äöü", ignore)
+        assert path.read_bytes() == content
+        assert answers.seen[-1]["range"] == "bytes=40000-"
+        assert open_quickly(tmp_path).download("data/weights äöü", ignore) == path
+    assert len(answers.seen) == 3
+
+
+def test_an_empty_file_is_a_file(hub: Hub, tmp_path: Path) -> None:
+    hub.files["empty.txt"] = b""
+    repository = open_quickly(tmp_path)
+    assert repository.download("empty.txt", ignore).read_bytes() == b""
+    assert repository.download("empty.txt", ignore).stat().st_size == 0
+
+
 def test_a_rate_limit_is_waited_for_as_long_as_the_hub_asks(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

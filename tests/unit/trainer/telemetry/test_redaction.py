@@ -142,3 +142,14 @@ def test_passwords_of_proxies_are_masked_but_not_the_proxies(make_run: Callable[
     header = base64.b64encode(b"user:pass@word1").decode()
     text = f"pass@word1 pass%40word1 user:pass%40word1 {header} proxy.example:3128 proxy"
     assert redact(text) == f"{MASK} {MASK} {MASK} {MASK} proxy.example:3128 proxy"
+
+
+def test_a_secret_is_masked_also_without_the_white_space_around_it() -> None:
+    redact = Redactor(
+        ["\ufeff hf_secret_token\r\n", "\ufeffhttps://files.example/data/rows.jsonl?sig=0123456789"]
+    )
+    text = redact(
+        "hf_secret_token, GET https://files.example/data/rows.jsonl?sig=0123456789 and sig 0123456789"
+    )
+    for part in ("hf_secret", "rows.jsonl", "0123456789"):
+        assert part not in text

@@ -27,3 +27,11 @@ REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 NAMES = frozenset(
     {SESSION_TOKEN, *(name for sets in CREDENTIALS.values() for names in sets for name in names)}
 )
+
+# White space, a byte order mark, and characters without width that are copied along with a token.
+_SURROUNDING = " \t\r\n\v\f\x00\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
+
+
+def clean_secret(value: str | None) -> str:
+    """Return a value from a Secret without the white space that editors and `echo` add around it; "" for None."""
+    return "" if value is None else value.strip().strip(_SURROUNDING).strip()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune_trainer.contract.credentials import CREDENTIALS, SESSION_TOKEN
+from finetune_trainer.contract.credentials import CREDENTIALS, SESSION_TOKEN, clean_secret
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.fetch_target import FetchTarget
-from finetune_trainer.sources.secret_values import clean_secret, require_header_value
+from finetune_trainer.sources.secret_values import require_header_value
 
 # Sent in the body of a request, where any character is possible.
 _FREE_TEXT = frozenset({"service_account_key", "client_secret"})

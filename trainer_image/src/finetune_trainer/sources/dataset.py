@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.contract.credentials import clean_secret
 from finetune_trainer.contract.run_spec import (
     DatasetSource,
     FileSource,
@@ -20,7 +21,6 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.http import Limits, download
 from finetune_trainer.sources.local_file import require_file
 from finetune_trainer.sources.network import Network
-from finetune_trainer.sources.secret_values import clean_secret
 from finetune_trainer.sources.transfer import OnBytes
 
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
+from finetune_trainer.contract.credentials import clean_secret
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.connections import Connections
 from finetune_trainer.sources.fetch_target import DATASET, FetchTarget
@@ -39,7 +40,7 @@ from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.partial_download import PartialFile
 from finetune_trainer.sources.responses import Action, Verdict
 from finetune_trainer.sources.retry import Outage, retry
-from finetune_trainer.sources.secret_values import clean_secret, require_header_value
+from finetune_trainer.sources.secret_values import require_header_value
 from finetune_trainer.sources.transfer import Fields, OnBytes, Rules, Transfer
 from finetune_trainer.sources.url import InvalidLocationError, Location
 from finetune_trainer.workspace.layout import write_json_atomically

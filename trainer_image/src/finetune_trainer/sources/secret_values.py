@@ -1,4 +1,4 @@
-"""Values from Secrets: without the white space that editors and `echo` add, and usable in a request."""
+"""Values from Secrets that a request sends in a header."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.sources.fetch_target import FetchTarget
 
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
-# White space, a byte order mark, and characters without width that are copied along with a token.
-_SURROUNDING = " \t\r\n\v\f\x00\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
-
-
-def clean_secret(value: str | None) -> str:
-    """Return a secret without surrounding white space; "" for None."""
-    return "" if value is None else value.strip().strip(_SURROUNDING).strip()
 
 
 def require_header_value(value: str, name: str, target: FetchTarget) -> str:

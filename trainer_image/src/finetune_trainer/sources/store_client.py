@@ -20,7 +20,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from finetune_trainer.contract.credentials import REGIONS
+from finetune_trainer.contract.credentials import REGIONS, clean_secret
 from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.addresses import allowed_addresses
@@ -30,7 +30,6 @@ from finetune_trainer.sources.egress import Egress
 from finetune_trainer.sources.fetch_target import FetchTarget
 from finetune_trainer.sources.responses import Action, interpret
 from finetune_trainer.sources.retry import IDENTITY_RETRY_SECONDS, Outage
-from finetune_trainer.sources.secret_values import clean_secret
 from finetune_trainer.sources.trust import invalid_bundle
 from finetune_trainer.sources.url import InvalidLocationError, Location
 

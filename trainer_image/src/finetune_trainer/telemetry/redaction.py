@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
-from finetune_trainer.contract.credentials import NAMES, REGIONS
+from finetune_trainer.contract.credentials import NAMES, REGIONS, clean_secret
 from finetune_trainer.contract.network import PROXY_VARIABLES
 from finetune_trainer.contract.run_spec import (
     HubDatasetSource,
@@ -54,7 +54,7 @@ class Redactor:
 
 def _fragments(secret: str) -> set[str]:
     """Return a secret and its secret parts: lines, values of JSON, and path and query of a URL."""
-    whole = secret.strip()
+    whole = clean_secret(secret)
     if not whole:
         return set()
     parts = {line.strip() for line in whole.splitlines()}

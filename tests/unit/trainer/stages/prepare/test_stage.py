@@ -87,7 +87,7 @@ def test_too_many_rows_without_an_answer_are_named(
     write_rows(Path(run_document["dataset"]["source"]["path"]), rows)
     error = failure(make_run())
     assert error.reason is Reason.INVALID_DATASET
-    assert "NoAssistantTurn (rows 3, 17" in error.message
+    assert "2 NoAssistantTurn in rows 3, 17" in error.message
     accepted = make_run(dataset=dataset_of(run_document, rejectedRows={"maximumFraction": 0.1}))
     dataset = prepare(accepted, NullReporter()).document()["prepare"]["dataset"]
     assert dataset["rejected"] == {"NoAssistantTurn": 2}
