@@ -232,7 +232,7 @@ _CHANGES = {
     "message of another type": _replace_message,
     "role missing": _remove("role"),
     "role of another type": _set("role", None, 5, [], {}, True),
-    "role unknown": _set("role", "narrator", "", "Assistant", "user ", "\u00fcser"),
+    "role unknown": _set("role", "narrator", "", "assistants", "us er!", "\u00fcser"),
     "content missing": _remove("content"),
     "content of another type": _set("content", None, 5, 1.5, {}, True),
     "part of another type": _set("content", [5], [None], [["text"]], [{"type": 5, "text": "x"}]),

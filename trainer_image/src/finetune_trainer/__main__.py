@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from finetune_trainer.contract.exit_codes import ExitCode
-from finetune_trainer.contract.run_spec import read_run_spec
+from finetune_trainer.contract.exit_codes import ExitCode, exit_code
+from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.cpu import available_cpus, limit_threads
 from finetune_trainer.errors import StageError
@@ -55,9 +55,21 @@ def main(arguments: list[str]) -> ExitCode:
         return run_all_stages(run, redact, tail)
     code, _result = run_stage(options.command, run, redact, tail, termination_message)
     if getattr(options, "rows", False):
-        from finetune_trainer.stages.prepare.stage import print_proven_rows  # noqa: PLC0415 -- brings in transformers
+        return _print_proven_rows(run, code, redact)
+    return code
 
+
+def _print_proven_rows(run: RunSpec, code: ExitCode, redact: Redactor) -> ExitCode:
+    """Print the rows of a finished PREPARE and return its exit code, or the reason's if it finds a failure here."""
+    from finetune_trainer.stages.prepare.stage import print_proven_rows  # noqa: PLC0415 -- brings in transformers
+
+    try:
         print_proven_rows(run)
+    except StageError as error:
+        # The stage has already named its own failure.
+        if code is ExitCode.SUCCEEDED:
+            print(redact(f"{error.reason}: {error.message}"), file=sys.stderr)
+            return exit_code(error.reason)
     return code
 
 

@@ -30,3 +30,23 @@ def test_a_system_column_shifts_the_positions_of_excluded_answers() -> None:
     conversation = parse_conversation(row, "Keep")
     assert conversation.untrained == {2}
     assert conversation.assistant_turns == [4]
+
+
+def test_places_of_messages_become_places_of_the_row() -> None:
+    row = {
+        "messages": [{"from": "human", "value": "q"}, {"role": "assistant", "content": "a", "thinking": "t"}],
+        "column": "turns",
+    }
+    conversation = parse_conversation(row, "Keep")
+    wanted = {
+        "messages": "turns",
+        "messages[0]": "turns[0]",
+        "messages[0].content": "turns[0].value",
+        "messages[1].reasoning_content": "turns[1].thinking",
+        "messages[0].reasoning_content": "turns[0].value",
+        "messages[1].tool_calls": "turns[1].tool_calls",
+        "messages[7].content": "messages[7].content",
+        "tools": "tools",
+    }
+    assert {place: conversation.place_in_row(place) for place in wanted} == wanted
+    assert conversation == parse_conversation({**row, "column": "other"}, "Keep")

@@ -61,6 +61,21 @@ def rejection(value: dict[str, Any], name: str) -> tuple[RowReason, str]:
         ({"question": "q", "answer": "a"}, "PromptCompletion", "columns `question` and `answer`"),
         ({"input": "q", "output": "a"}, "PromptCompletion", "columns `input` and `output`"),
         ({"query": "q", "response": "a"}, "PromptCompletion", "columns `query` and `response`"),
+        ({"user": "q", "assistant": "a"}, "PromptCompletion", "columns `user` and `assistant`"),
+        ({"Human": "q", "GPT": "a"}, "PromptCompletion", "columns `human` and `gpt`"),
+        (
+            {"question": "q", "answer": "a", "user": "x", "assistant": "y"},
+            "PromptCompletion",
+            "columns `question`",
+        ),
+        ({"[]": CHAT}, "Messages", "each row is a list of objects with `role` and `content`"),
+        (
+            {"data": {"messages": CHAT}},
+            "Messages",
+            "column `messages` holds objects with `role` and `content` inside `data`",
+        ),
+        ({"conversation": {"messages": SHARED}}, "ShareGPT", "column `messages` holds objects with `from`"),
+        ({"messages": CHAT, "chosen": "a", "rejected": "b"}, "Messages", "column `messages`"),
         ({"instruction": "q", "input": "", "output": "a"}, "Alpaca", "columns `instruction` and `output`"),
         (
             {"instruction": "q", "context": "c", "response": "a"},
@@ -95,6 +110,22 @@ def test_unreadable_first_rows_do_not_fail_the_whole_dataset() -> None:
     [
         ({"text": "once upon a time"}, "plain text has no questions and answers"),
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, "a preferred and a rejected answer"),
+        ({"conversations": SHARED[:1], "chosen": "a", "rejected": "b"}, "a preferred and a rejected answer"),
+        (
+            {"input": {"messages": CHAT[:1]}, "preferred_output": CHAT[1:], "non_preferred_output": CHAT[1:]},
+            "a preferred",
+        ),
+        ({"row": {"Prompt": "q", "Chosen": "a", "Rejected": "b"}}, "a preferred and a rejected answer"),
+        (
+            {"prompt": "q", "completion": "a", "label": "True"},
+            "the column `label` says which answers are wanted",
+        ),
+        ({"role": "user", "content": "q"}, "each row is a single message"),
+        ({"dialog": CHAT, "id": 1}, 'rename the column "dialog", which holds messages, to `messages`'),
+        ({"title": "x", "mapping": {}}, "an export of ChatGPT"),
+        ({"prompt": "q", "completion": None}, 'no column with an answer stands beside "prompt"'),
+        ({"response": "a", "id": 1}, 'no column with a question stands beside "response"'),
+        ({"a": {"messages": CHAT}, "b": {"messages": CHAT}}, 'found "a", "b": no known columns'),
         (
             {"prompt": "q", "completion": "a", "label": False},
             "the column `label` says which answers are wanted",
@@ -110,6 +141,42 @@ def test_a_dataset_of_unknown_format_is_invalid_with_a_hint(value: dict[str, Any
         detect_format(rows(value))
     assert caught.value.reason is Reason.INVALID_DATASET
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "said"),
+    [
+        (
+            "Messages",
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            'found "prompt", "chosen", "rejected": these are pairs',
+        ),
+        (
+            "ShareGPT",
+            {"conversations": SHARED[:1], "chosen": "a", "rejected": "b"},
+            "these are pairs of a preferred",
+        ),
+        (
+            "Alpaca",
+            {"prompt": "q", "completion": "a"},
+            "this is the format PromptCompletion (columns `prompt`",
+        ),
+        ("PromptCompletion", {"text": "x"}, "must have the columns `prompt` and `completion`"),
+    ],
+)
+def test_rows_without_the_columns_of_the_wanted_format_are_named_once(
+    wanted: str, value: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(StageError) as caught:
+        detect_format(rows(value, UNREADABLE), wanted)
+    assert caught.value.reason is Reason.INVALID_DATASET
+    assert said in caught.value.message
+
+
+def test_one_row_with_the_columns_of_the_wanted_format_is_enough() -> None:
+    values = rows({"text": "x"}, {"prompt": "q", "completion": "a"})
+    assert detect_format(values, "PromptCompletion") == Detection("PromptCompletion", "as asked for")
+    assert detect_format(rows(UNREADABLE), "Alpaca").format == "Alpaca"
 
 
 def test_a_dataset_without_rows_is_invalid() -> None:
@@ -147,6 +214,17 @@ def test_a_dataset_without_rows_is_invalid() -> None:
             [SYSTEM, *CHAT, *CHAT],
         ),
         ({"instruction": "q", "output": "a", "history": '[["q", "a"]]'}, "Alpaca", [*CHAT, *CHAT]),
+        ({"user": "q", "assistant": "a", "system": "be kind"}, "PromptCompletion", [SYSTEM, *CHAT]),
+        ({"User": "q", "Model": "a"}, "PromptCompletion", CHAT),
+        ({"[]": CHAT}, "Messages", CHAT),
+        ({"Messages": CHAT}, "Messages", CHAT),
+        ({"data": {"messages": CHAT}, "id": 1}, "Messages", CHAT),
+        ({"conversation": {"messages": SHARED}, "system": "be kind"}, "ShareGPT", [SYSTEM, *CHAT]),
+        ({"row": {"prompt": "q", "completion": "a"}}, "PromptCompletion", CHAT),
+        ({"messages": [CHAT]}, "Messages", CHAT),
+        ({"messages": [{"message": item} for item in CHAT]}, "Messages", CHAT),
+        ({"messages": {"role": ["user", "assistant"], "content": ["q", "a"]}}, "Messages", CHAT),
+        ({"prompt": CHAT[0], "completion": CHAT[1]}, "PromptCompletion", CHAT),
     ],
 )
 def test_each_format_gives_its_conversation(
@@ -187,7 +265,21 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
 @pytest.mark.parametrize(
     ("value", "name", "expected"),
     [
-        ({"prompt": "q"}, "Messages", (RowReason.INVALID_MESSAGES, "messages")),
+        ({"prompt": "q"}, "Messages", (RowReason.INVALID_MESSAGES, "prompt")),
+        ({}, "Messages", (RowReason.INVALID_MESSAGES, "row")),
+        ({"messages": None}, "Messages", (RowReason.INVALID_MESSAGES, "messages")),
+        ({"messages": {"a": 1}}, "Messages", (RowReason.INVALID_MESSAGES, "messages")),
+        ({"messages": [CHAT, CHAT]}, "Messages", (RowReason.INVALID_MESSAGES, "messages")),
+        ({"data": {"messages": CHAT[:1]}}, "Messages", (RowReason.NO_ASSISTANT_TURN, "data.messages")),
+        ({"Messages": [{"role": "x"}]}, "Messages", (RowReason.INVALID_MESSAGES, "Messages[0].role")),
+        ({"[]": [{"role": "x"}]}, "Messages", (RowReason.INVALID_MESSAGES, "[0].role")),
+        ({"messages": CHAT, "system_prompt": 5}, "Messages", (RowReason.INVALID_MESSAGES, "system_prompt")),
+        ({"messages": CHAT, "functions": "f"}, "Messages", (RowReason.INVALID_MESSAGES, "functions")),
+        (
+            {"data": {"messages": CHAT}, "functions": "f"},
+            "Messages",
+            (RowReason.INVALID_MESSAGES, "functions"),
+        ),
         ({"messages": "[{'role': 'user'}]"}, "Messages", (RowReason.INVALID_MESSAGES, "messages")),
         ({"conversations": []}, "ShareGPT", (RowReason.INVALID_MESSAGES, "conversations")),
         (
@@ -208,7 +300,9 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
         ({"messages": [SYSTEM, *CHAT], "system": "x"}, "Messages", (RowReason.INVALID_MESSAGES, "system")),
         ({"messages": CHAT, "tools": "f"}, "Messages", (RowReason.INVALID_MESSAGES, "tools")),
         ({"messages": CHAT, "images": ["x"]}, "Messages", (RowReason.UNSUPPORTED_CONTENT, "images")),
-        ({"prompt": "q"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "completion")),
+        ({"prompt": "q"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "prompt")),
+        ({"question": "q"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "question")),
+        ({"prompt": "q", "completion": None}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "completion")),
         ({"prompt": 5, "completion": "a"}, "PromptCompletion", (RowReason.INVALID_MESSAGES, "prompt")),
         (
             {"prompt": "q", "completion": "\ud800"},
@@ -226,8 +320,8 @@ def test_answers_in_a_prompt_are_not_learned() -> None:
             "PromptCompletion",
             (RowReason.INVALID_MESSAGES, "question"),
         ),
-        ({"output": "a"}, "Alpaca", (RowReason.INVALID_MESSAGES, "instruction")),
-        ({"instruction": "q"}, "Alpaca", (RowReason.INVALID_MESSAGES, "output")),
+        ({"output": "a"}, "Alpaca", (RowReason.INVALID_MESSAGES, "output")),
+        ({"instruction": "q"}, "Alpaca", (RowReason.INVALID_MESSAGES, "instruction")),
         ({"instruction": "q", "input": 5, "output": "a"}, "Alpaca", (RowReason.INVALID_MESSAGES, "input")),
         (
             {"instruction": "q", "input": "x", "context": "y", "output": "a"},
@@ -283,3 +377,21 @@ def test_an_answer_that_is_empty_after_stripping_is_rejected(
 def test_an_empty_answer_is_an_ordinary_turn(row: dict[str, Any], format_name: str, reasoning: Any) -> None:
     """A template renders it, and its stop token can be learned. The report warns about empty answers."""
     assert parse_row(row, format_name, reasoning).assistant_turns == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "places"),
+    [
+        ({"turns": 1, "conversations": SHARED}, "ShareGPT", ["conversations[0].value", "conversations[1].value"]),
+        ({"prompt": "q", "completion": "a", "system_prompt": "s"}, "PromptCompletion", ["system_prompt", "prompt", "completion"]),
+        ({"Prompt": "q", "Completion": "a"}, "PromptCompletion", ["Prompt", "Completion"]),
+        ({"instruction": "q", "output": "a", "history": [["q", "a"]]}, "Alpaca", [*["history[0]"] * 2, "instruction", "output"]),
+        ({"data": {"messages": CHAT}}, "Messages", ["data.messages[0].content", "data.messages[1].content"]),
+        ({"[]": CHAT}, "Messages", ["[0].content", "[1].content"]),
+    ],
+)  # fmt: skip
+def test_a_conversation_knows_where_the_file_has_its_texts(
+    value: dict[str, Any], name: str, places: list[str]
+) -> None:
+    conversation = parsed(value, name)
+    assert [conversation.place_in_row(f"messages[{index}].content") for index in range(len(places))] == places

@@ -82,6 +82,31 @@ def test_every_spelling_of_a_tool_call_becomes_the_same_call(message: dict[str, 
     assert messages(USER, message)[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("User", "user"), ("HUMAN", "user"), (" prompter ", "user"),
+        ("ASSISTANT", "assistant"), ("AI", "assistant"), ("Model", "assistant"), ("ChatGPT", "assistant"),
+        ("System", "system"), ("Developer", "developer"),
+        ("Tool Response", "tool"), ("function-result", "tool"), ("ipython", "tool"),
+    ],
+)  # fmt: skip
+def test_roles_are_known_in_any_spelling_and_by_common_names(name: str, role: str) -> None:
+    found = messages({"role": name, "content": "x"}, USER, ANSWER)
+    assert found[0] == {"role": role, "content": "x"}
+
+
+@pytest.mark.parametrize("name", ["Function Call", "functionCall", "tool-call"])
+def test_a_call_is_known_in_any_spelling_of_its_role(name: str) -> None:
+    call = {"from": name, "value": json.dumps(FUNCTION)}
+    assert messages(USER, call)[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+def test_members_of_a_message_may_have_capitals() -> None:
+    items = [{"Role": "User", "Content": "q", "Extra": 1}, {"From": "GPT", "Value": "a"}]
+    assert messages(*items) == [{**USER, "Extra": 1}, ANSWER]
+
+
 def test_parallel_calls_and_their_results_keep_their_ids() -> None:
     calls = [{"id": "a1", **CALL}, {"id": "a2", "name": "g", "arguments": {}}]
     found = messages(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from finetune_trainer.contract.run_spec import Dataset
 from finetune_trainer.data.chat_template.template import ChatTemplate
-from finetune_trainer.data.dataset.builder import BuiltDataset, DatasetBuilder, open_source
+from finetune_trainer.data.dataset.builder import BuiltDataset, DatasetBuilder
 from finetune_trainer.data.dataset.ledger import RowLedger
+from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.data.masking.masking import Masker
@@ -152,6 +153,27 @@ def test_a_training_row_that_is_also_held_out_is_counted_and_not_trained_on(
     trained, validated = tables(tmp_path / "work")
     assert {example.row for example in trained} == {*range(1, 21), *range(25, 31)}
     assert [example.row for example in validated] == [1, 2, 3, 4]
+
+
+def test_a_training_dataset_that_is_all_held_out_says_so(tmp_path: Path, masker: Masker) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", conversation_rows(5))
+    with pytest.raises(StageError) as caught:
+        build(tmp_path / "work", masker, rows, rows)
+    assert caught.value.reason is Reason.INVALID_DATASET
+    assert "5 left out because they are also in the validation dataset" in caught.value.message
+    assert "dataset.validation.fraction" in caught.value.message
+
+
+def test_a_dataset_without_an_accepted_row_fails_even_if_all_may_be_rejected(
+    tmp_path: Path, masker: Masker
+) -> None:
+    rows = [{"messages": row["messages"][:1]} for row in conversation_rows(5)]
+    with pytest.raises(StageError) as caught:
+        build(tmp_path / "work", masker, write_rows(tmp_path / "rows.jsonl", rows), rejected=1.0)
+    assert caught.value.reason is Reason.INVALID_DATASET
+    assert (
+        "are 5 rejected; correct the rejected rows, or add others. 5 NoAssistantTurn" in caught.value.message
+    )
 
 
 def test_held_out_rows_do_not_depend_on_their_order(tmp_path: Path, masker: Masker) -> None:

@@ -139,3 +139,17 @@ def test_a_failure_explains_three_reasons_and_counts_the_others() -> None:
     assert f"5 {reasons[0]} in rows 0, 1, 2, ... Row 0," in message
     assert message.count("Remedy: ") == 3
     assert message.endswith(f" 2 {reasons[3]}, 1 {reasons[4]}.")
+
+
+def test_a_dataset_of_rejected_rows_alone_fails_whatever_may_be_rejected() -> None:
+    report = DatasetReport(rows=2)
+    report.require_kept()
+    report.reject(1, RowRejected(RowReason.INVALID_JSON, "line", "no JSON"))
+    report.reject(2, REJECTION)
+    with pytest.raises(StageError) as caught:
+        report.require_kept()
+    assert caught.value.reason is Reason.MALFORMED_DATASET
+    said = "at least one row must be accepted, found all 2 rejected. 1 InvalidJson in row 1. Row 1, line: no JSON."
+    assert said in caught.value.message
+    report.kept = 1
+    report.require_kept()

@@ -30,13 +30,16 @@ def test_an_unreadable_row_of_a_table_rejects_only_that_row(tmp_path: Path) -> N
         + b"\r\n"
         b'"' + b"y" * MAXIMUM_ROW_BYTES + b'",j\nk,l,m\nn,'
     )
-    assert read(tmp_path, table) == {
-        1: {"prompt": "a\nb", "completion": "c"},
-        2: (RowReason.INVALID_CSV, "line 4"),
-        3: (RowReason.INVALID_CSV, "line 6"),
-        4: (RowReason.INVALID_ENCODING, "line 7"),
-        5: (RowReason.ROW_TOO_LARGE, "line 8"),
-        6: (RowReason.ROW_TOO_LARGE, "line 9"),
-        7: (RowReason.INVALID_CSV, "line 10"),
-        8: {"prompt": "n", "completion": ""},
-    }
+    table = table.replace(b"\r\n", b"\r\n" + b"good,row\r\n" * 8, 1)
+    found = list(read(tmp_path, table).values())
+    assert found[:8] == [{"prompt": "good", "completion": "row"}] * 8
+    assert found[8:] == [
+        {"prompt": "a\nb", "completion": "c"},
+        (RowReason.INVALID_CSV, "line 12"),
+        (RowReason.INVALID_CSV, "line 14"),
+        (RowReason.INVALID_ENCODING, "line 15"),
+        (RowReason.ROW_TOO_LARGE, "line 16"),
+        (RowReason.ROW_TOO_LARGE, "line 17"),
+        (RowReason.INVALID_CSV, "line 18"),
+        {"prompt": "n", "completion": ""},
+    ]

@@ -136,6 +136,17 @@ def test_repeated_rows_are_dropped_and_held_out_rows_are_not_trained_on(
     assert dataset["duplicates"] == 6
 
 
+def test_a_validation_file_without_rows_is_named_as_such(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    validation = {"source": {"kind": "File", "path": str(write_rows(tmp_path / "held-out.jsonl", []))}}
+    error = failure(make_run(dataset=dataset_of(run_document, validation=validation)))
+    assert error.reason is Reason.INVALID_DATASET
+    assert error.message.startswith(
+        "dataset.validation.source: the dataset must have rows, found an empty file"
+    )
+
+
 def test_the_dataset_digest_does_not_depend_on_the_path(
     make_run: Callable[..., RunSpec], run_document: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -247,3 +258,18 @@ def test_masks_of_one_dataset_and_one_tokenizer_folder_are_listed(tmp_path: Path
     assert (first["accepted"], second["accepted"], second["reason"]) == (True, False, "NoAssistantTurn")
     (example,) = first["examples"]
     assert len(example["input_ids"]) == len(example["labels"])
+
+
+def test_a_dataset_that_cannot_be_learned_ends_the_process_with_its_reason_once(
+    tmp_path: Path, run_document: dict[str, Any]
+) -> None:
+    rows = Path(run_document["dataset"]["source"]["path"])
+    rows.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n' * 3)
+    run_file = tmp_path / "run.json"
+    run_file.write_text(json.dumps(run_document))
+    done = command(
+        ["prepare", "--run", str(run_file), "--termination-message", str(tmp_path / "end"), "--rows"]
+    )
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr.count("these are pairs of a preferred and a rejected answer") == 1
+    assert "Traceback" not in done.stderr

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_trainer.data.conversations.messages import (
     REASONING_FIELDS,
@@ -15,7 +15,11 @@ from finetune_trainer.data.conversations.messages import (
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import kind_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_PLACE = re.compile(r"messages(?:\[(?P<index>\d+)\](?:\.(?P<member>[^.\[]+))?)?")
 _LEADING_THINK = re.compile(r"\s*<think>(?P<reasoning>.*?)</think>(?P<answer>.*)\Z", re.DOTALL)
 
 
@@ -24,11 +28,15 @@ class Conversation:
     """Messages in the form that chat templates take, and the tools offered. The last message is a learned answer.
 
     `untrained` holds the positions of answers that the dataset excludes from learning (`weight: 0`, `train: false`).
+    `column`, `places` and `contents` are the names in the dataset of all messages, each message, and its content.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     untrained: frozenset[int] = frozenset()
+    column: str = field(default="messages", compare=False)
+    places: tuple[str, ...] = field(default=(), compare=False)
+    contents: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def assistant_turns(self) -> list[int]:
@@ -38,6 +46,36 @@ class Conversation:
             for index, message in enumerate(self.messages)
             if message["role"] == "assistant" and index not in self.untrained
         ]
+
+    def renamed(self, place: Callable[[str], str]) -> Conversation:
+        """Return the conversation with other names for its parts in the dataset."""
+        return replace(
+            self,
+            column=place(self.column),
+            places=tuple(map(place, self.places)),
+            contents=tuple(map(place, self.contents)),
+        )
+
+    def place_in_row(self, place: str) -> str:
+        """Return the name in the dataset of a place such as `messages[1].content`."""
+        match = _PLACE.match(place)
+        if match is None:
+            return place
+        if match["index"] is None:
+            return self.column
+        index, member = int(match["index"]), match["member"]
+        if index >= len(self.places):
+            return place
+        return self.places[index] if member is None else self._member(index, member)
+
+    def _member(self, index: int, member: str) -> str:
+        whole, content = self.places[index], self.contents[index]
+        if member == "content" or whole == content:
+            return content
+        if member not in REASONING_FIELDS:
+            return f"{whole}.{member}"
+        given = next((name for name in REASONING_FIELDS if self.messages[index].get(name)), None)
+        return content if given is None else f"{whole}.{given}"
 
 
 @dataclass(frozen=True)
@@ -83,9 +121,9 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
     """Check a row and return its conversation.
 
     `row` has `messages` in the spelling of any known format. Optional members are `tools`; `system`, the text of a system
-    message for rows that have none; `column`, the name of `messages` in the dataset; and `places`, the names of the
-    single messages in the dataset. Raises RowRejected with InvalidMessages, UnsupportedContent,
-    NoAssistantTurn or EmptyAnswer.
+    message for rows that have none; `column`, the name of `messages` in the dataset; `places`, the names of the single
+    messages in the dataset; and `texts`, those places that hold a text and no message. Raises RowRejected with
+    InvalidMessages, UnsupportedContent, NoAssistantTurn or EmptyAnswer.
     """
     raw = row.get("messages")
     column = row.get("column", "messages")
@@ -93,7 +131,12 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
         found = "none" if raw is None else "an empty list" if raw == [] else kind_of(raw)
         raise RowRejected(RowReason.INVALID_MESSAGES, column, f"must be a list of messages, found {found}")
     places = row.get("places") or [f"{column}[{index}]" for index in range(len(raw))]
+    texts = row.get("texts", frozenset())
     read = [read_message(item, place) for item, place in zip(raw, places, strict=True)]
+    contents = [
+        place if place in texts else message.content_place
+        for message, place in zip(read, places, strict=True)
+    ]
     messages = [message.value for message in read]
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     untrained = {index for index in answers if not read[index].learned}
@@ -116,16 +159,21 @@ def parse_conversation(row: dict[str, Any], reasoning: Literal["Keep", "Strip"])
         # An answer that was empty from the start is learned as it is; the report counts it.
         emptied = stripped != given and is_empty_answer(stripped)
         if emptied and index in trained:
-            place = read[index].content_place if places[index].endswith("]") else places[index]
             raise RowRejected(
-                RowReason.EMPTY_ANSWER, place, "the answer contains only reasoning, which is stripped"
+                RowReason.EMPTY_ANSWER,
+                contents[index],
+                "the answer contains only reasoning, which is stripped",
             )
     system = _system(row.get("system"), messages)
     shift = len(system)
+    before = ("system",) * shift
     return Conversation(
         system + messages,
         read_tools(row.get("tools")),
         frozenset(index + shift for index in untrained if index < len(messages)),
+        column,
+        (*before, *places[: len(messages)]),
+        (*before, *contents[: len(messages)]),
     )
 
 

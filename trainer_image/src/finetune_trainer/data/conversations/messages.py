@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
@@ -13,22 +14,38 @@ ROLES = {
     "developer": "developer",
     "user": "user",
     "human": "user",
+    "prompter": "user",
+    "customer": "user",
     "assistant": "assistant",
+    "ai": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
+    "claude": "assistant",
+    "gemini": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
+    "agent": "assistant",
+    "llm": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "ipython": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
+    "tool_output": "tool",
     "function_response": "tool",
+    "function_result": "tool",
+    "function_output": "tool",
 }
 _CALLING_ROLES = frozenset({"function_call", "tool_call"})
+# Roles are compared without what people vary: capitals, spaces, hyphens and underscores.
+_VARIED = re.compile(r"[\s_-]+")
+_PLAIN_ROLES = {_VARIED.sub("", name): name for name in ROLES}
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _CONTENT_KEYS = frozenset({"role", "from", "content", "value", "function_call", "weight", "train"})
 
@@ -51,12 +68,17 @@ def read_message(item: Any, place: str) -> Message:
     """
     if not isinstance(item, dict):
         raise _invalid(place, f"must be an object, found {_kind(item)}")
-    given = {key: value for key, value in item.items() if value is not None}
+    given = _given(item)
     key = "from" if "from" in given and "role" not in given else "role"
     name = given.get(key)
-    if not isinstance(name, str) or name not in ROLES:
-        raise _invalid(f"{place}.{key}", f"must be one of {', '.join(sorted(ROLES))}, found {shown(name)}")
-    role = ROLES[name]
+    known = known_role(name)
+    if known is None:
+        wanted = ", ".join(sorted({*ROLES.values()}))
+        raise _invalid(
+            f"{place}.{key}",
+            f"must be one of {wanted}, or a common name of one such as human, ai or function, found {shown(name)}",
+        )
+    role = ROLES[known]
     content_key = "value" if ("value" in given and "content" not in given) or key == "from" else "content"
     content_place = f"{place}.{content_key}"
     content = text_of(given.get(content_key, given.get("content")), content_place)
@@ -64,7 +86,7 @@ def read_message(item: Any, place: str) -> Message:
     if content is not None:
         message["content"] = content
     message.update((field, value) for field, value in given.items() if field not in _CONTENT_KEYS)
-    if name in _CALLING_ROLES:
+    if known in _CALLING_ROLES:
         message |= {"tool_calls": _json(content, content_place, "calls of tools"), "content": ""}
     calls = message.pop("tool_calls", None) or given.get("function_call")
     if calls:
@@ -78,6 +100,13 @@ def read_message(item: Any, place: str) -> Message:
             raise _invalid(f"{place}.{field}", f"must be a string, found {_kind(message[field])}")
     require_json_text(message, place)
     return Message(message, _is_learned(given, place), content_place)
+
+
+def known_role(name: Any) -> str | None:
+    """Return the key of ROLES that a role's name stands for, in any spelling, or None."""
+    if not isinstance(name, str):
+        return None
+    return name if name in ROLES else _PLAIN_ROLES.get(_VARIED.sub("", name).lower())
 
 
 def text_of(content: Any, place: str) -> str | None:
@@ -148,6 +177,15 @@ def require_json_text(value: Any, place: str) -> None:
             require_json_text(item, place)
     elif value is not None and not isinstance(value, int | float):
         raise _invalid(place, f"must be text, found {_kind(value)}")
+
+
+def _given(item: dict[str, Any]) -> dict[str, Any]:
+    """Return the members that are not null; without a role, names such as `Role` and `Content` are read in small letters."""
+    given = {key: value for key, value in item.items() if value is not None}
+    if "role" in given or "from" in given:
+        return given
+    small = {key: key.lower() for key in given if isinstance(key, str) and key.lower() in _CONTENT_KEYS}
+    return {small.get(key, key): value for key, value in given.items()}
 
 
 def _tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:

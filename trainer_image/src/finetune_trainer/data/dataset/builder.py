@@ -8,27 +8,29 @@ When all rows are proven, the parts are split into the two tables.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from finetune_trainer.contract.result import FormatResult, LearnedExample, TablesResult
 from finetune_trainer.contract.run_spec import ValidationFraction
-from finetune_trainer.data.conversations.formats import detect_format, parse_row
+from finetune_trainer.data.conversations.formats import parse_row
 from finetune_trainer.data.dataset.counts import DatasetReport, has_empty_answer, has_reasoning
 from finetune_trainer.data.dataset.ledger import RowLedger
 from finetune_trainer.data.dataset.proving import ProvenRow, prove
+from finetune_trainer.data.dataset.remaining import require_examples
+from finetune_trainer.data.dataset.row_source import RowSource
 from finetune_trainer.data.dataset.split import conversation_digest, sample_key
 from finetune_trainer.data.dataset.tables import TableWriter, stream_examples
 from finetune_trainer.data.masking.example import IGNORED, Example
-from finetune_trainer.data.rows.reader import Row, read_rows, until_fault
+from finetune_trainer.data.rows.reader import until_fault
 from finetune_trainer.data.rows.rejection import RowRejected
-from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.errors import StageError
 from finetune_trainer.workspace.layout import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import Dataset
@@ -40,43 +42,6 @@ SEGMENT_ROWS = 10_000
 _LEARNED_CHARACTERS = 512
 _TRAINING, _VALIDATION = "training", "validation"
 _NAMES = {_TRAINING: "dataset", _VALIDATION: "validation dataset"}
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """Files that are read one after another as one source of rows, and their format.
-
-    All compressed files together may unpack to `maximum_bytes`. `why` says what decided the format. `spool` is a folder
-    for temporary files.
-    """
-
-    paths: tuple[Path, ...]
-    format: str
-    why: str
-    maximum_bytes: int
-    spool: Path
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.paths)
-
-    def rows(self) -> Iterator[Row]:
-        """Read the rows in order. Raises StageError with MalformedDataset or DatasetTooLarge."""
-        return read_rows(self.paths, self.maximum_bytes, self.spool)
-
-
-def open_source(paths: Sequence[Path], wanted: str, maximum_bytes: int, spool: Path) -> RowSource:
-    """Decide the format of the rows: the wanted one, or for `Auto` the one that the first rows show.
-
-    Raises StageError(InvalidDataset) if no format can be decided.
-    """
-    source = RowSource(tuple(paths), wanted, "as asked for", maximum_bytes, spool)
-    if wanted != "Auto":
-        return source
-    # A file that is broken further on still shows its format; proving the rows reports the fault.
-    detection = detect_format(until_fault(source.rows(), []))
-    return replace(source, format=detection.format, why=detection.why)
 
 
 @dataclass(frozen=True)
@@ -129,16 +94,11 @@ class DatasetBuilder:
             reports[name].require_acceptable(self._settings.rejected_rows.maximum_fraction, _NAMES[name])
         if isinstance(self._settings.validation, ValidationFraction):
             self._ledger.choose_held_out(_TRAINING, self._settings.validation.fraction)
-        tables, first = self._split()
+        tables = self._split()
         trained, held_out = tables[_TRAINING], tables[_VALIDATION]
-        if first is None or not held_out.count:
-            empty = _TRAINING if first is None else _VALIDATION
-            raise StageError(
-                Reason.INVALID_DATASET,
-                f"at least one {empty} example must be left, found none among {reports[_TRAINING].kept} kept "
-                "rows; add rows or change dataset.validation",
-            )
+        require_examples(trained.count, held_out.count, reports[_TRAINING], reports.get(_VALIDATION))
         report = reports[_TRAINING]
+        first = next(stream_examples(self._layout.training_table))
         learned = self._masker.template.decode([label for label in first.labels if label != IGNORED])
         result = TablesResult(
             digest=digest_of([trained.digest.text(), held_out.digest.text()]),
@@ -221,13 +181,12 @@ class DatasetBuilder:
         for example in row.outcome:
             part.add(example.of_row(row.number))
 
-    def _split(self) -> tuple[dict[str, TableWriter], Example | None]:
-        """Write the tables; return them and the first training example."""
+    def _split(self) -> dict[str, TableWriter]:
+        """Write the tables and return them."""
         tables = {_TRAINING: self._layout.training_table, _VALIDATION: self._layout.validation_table}
         writers = {name: TableWriter(path) for name, path in tables.items()}
         for example in self._examples(_VALIDATION):
             writers[_VALIDATION].add(example)
-        first: Example | None = None
         chosen = self._ledger.held_out()
         next_chosen = next(chosen, None)
         for example in self._examples(_TRAINING):
@@ -237,10 +196,9 @@ class DatasetBuilder:
                 writers[_VALIDATION].add(example)
                 continue
             writers[_TRAINING].add(example)
-            first = first or example
         for writer in writers.values():
             writer.finish()
-        return writers, first
+        return writers
 
     def _part(self, name: str, number: int) -> Path:
         return self._layout.dataset_parts / f"{name}-{number:05d}.arrow"

@@ -113,16 +113,24 @@ class DatasetReport:
         if not self.rows:
             raise StageError(Reason.INVALID_DATASET, f"the {name} must have rows, found none; check the file")
         rejected = self.rejected_rows
-        if rejected <= maximum_fraction * self.rows:
-            return
+        if rejected > maximum_fraction * self.rows:
+            raise self._too_many(
+                maximum_fraction,
+                f"at most {maximum_fraction:.2%} of the {name}'s rows may be rejected, found {rejected} of {self.rows}",
+            )
+
+    def require_kept(self) -> None:
+        """Raise StageError if all rows were rejected. The reason is that of `require_acceptable`."""
+        if self.rejected_rows and not self.kept:
+            raise self._too_many(
+                0.0, f"at least one row must be accepted, found all {self.rejected_rows} rejected"
+            )
+
+    def _too_many(self, maximum_fraction: float, message: str) -> StageError:
         unreadable = sum(count for reason, count in self.rejected.items() if reason in UNREADABLE)
         malformed = unreadable > maximum_fraction * self.rows
         reason = Reason.MALFORMED_DATASET if malformed else Reason.INVALID_DATASET
-        raise StageError(
-            reason,
-            f"at most {maximum_fraction:.2%} of the {name}'s rows may be rejected, found {rejected} of {self.rows}. "
-            + " ".join(self._summary()),
-        )
+        return StageError(reason, f"{message}. {self.summary()}")
 
     def document(self) -> dict[str, Any]:
         """Return the report as JSON, with the first rejected rows of each reason."""
@@ -177,7 +185,7 @@ class DatasetReport:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
         return excerpt(self.redact(text[:_CONTENT_READ]), _CONTENT_CHARACTERS)
 
-    def _summary(self) -> list[str]:
+    def summary(self) -> str:
         """Return sentences about the most frequent reasons, and about the number of the others."""
         texts = []
         reasons = self.rejected.most_common()
@@ -190,7 +198,7 @@ class DatasetReport:
             )
         if others := reasons[_REASONS_NAMED:]:
             texts.append(", ".join(f"{count} {reason}" for reason, count in others) + ".")
-        return texts
+        return " ".join(texts)
 
 
 def has_reasoning(conversation: Conversation) -> bool:

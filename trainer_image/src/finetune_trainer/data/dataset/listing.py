@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.exit_codes import ExitCode, exit_code
 from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
-from finetune_trainer.data.conversations.formats import Detection, detect_format, parse_row
+from finetune_trainer.data.conversations.formats import parse_row
+from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.proving import prove, row_line
+from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.data.masking.masking import Masker
-from finetune_trainer.data.rows.reader import read_rows, until_fault
+from finetune_trainer.data.rows.reader import until_fault
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.generation import end_token_ids
 
@@ -27,7 +30,10 @@ def list_masks(
     reasoning: Any,
     format_name: str = "Auto",
 ) -> ExitCode:
-    """Print one JSON line per row of the files with the tokenizer in `tokenizer_folder`; no model is needed."""
+    """Print one JSON line per row of the files with the tokenizer in `tokenizer_folder`; no model is needed.
+
+    The exit code is that of the reason if the files cannot be read to their end, or if no row is accepted.
+    """
     try:
         template = ChatTemplate(load_tokenizer(tokenizer_folder))
         masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder))
@@ -44,19 +50,21 @@ def list_masks(
 def print_rows(paths: Sequence[Path], masker: Masker, reasoning: Any, format_name: str = "Auto") -> None:
     """Print one JSON line per row of the files; standard error gets their format and its reason.
 
-    If the format cannot be determined, all rows are printed as rejected before StageError(InvalidDataset) is raised.
+    Raises StageError before any line if the files hold no rows, or rows of no known format; after the rows before the
+    place where a file is broken; and after all rows if all are rejected.
     """
+    source = open_source(paths, format_name)
+    print(f"format {source.format}: {source.why}", file=sys.stderr)
+    parse = partial(parse_row, format_name=source.format, reasoning=reasoning)
     faults: list[StageError] = []
-    detection = Detection(format_name, "as asked for")
-    if format_name == "Auto":
-        try:
-            detection = detect_format(until_fault(read_rows(paths), []))
-        except StageError as error:
-            faults.append(error)
-            detection = Detection("Messages", "assumed: the columns are not known")
-    print(f"format {detection.format}: {detection.why}", file=sys.stderr)
-    parse = partial(parse_row, format_name=detection.format, reasoning=reasoning)
-    for row in prove(until_fault(read_rows(paths), faults), masker, parse):
+    report = DatasetReport()
+    for row in prove(until_fault(source.rows(), faults), masker, parse):
         print(row_line(row))
+        report.rows += 1
+        if isinstance(row.outcome, RowRejected):
+            report.reject(row.number, row.outcome)
+        else:
+            report.keep(row.outcome)
     if faults:
         raise faults[0]
+    report.require_kept()

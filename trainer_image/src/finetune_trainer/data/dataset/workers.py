@@ -48,7 +48,17 @@ def prove_values(
         except RowRejected as rejection:
             parsed.append(rejection)
     outcomes = iter(masker.examples([item for item in parsed if isinstance(item, Conversation)]))
-    return [(None, item) if isinstance(item, RowRejected) else (item, next(outcomes)) for item in parsed]
+    return [
+        (None, item) if isinstance(item, RowRejected) else (item, _located(next(outcomes), item))
+        for item in parsed
+    ]
+
+
+def _located(outcome: list[Example] | RowRejected, conversation: Conversation) -> list[Example] | RowRejected:
+    """Return the outcome; a rejection names its place as the dataset does."""
+    if not isinstance(outcome, RowRejected):
+        return outcome
+    return RowRejected(outcome.reason, conversation.place_in_row(outcome.field), outcome.detail)
 
 
 class Workers:

@@ -46,7 +46,7 @@ class Budget:
 class PlainBytes:
     """The decompressed bytes of an open file, buffered. `codec` is None, gzip or zstd."""
 
-    def __init__(self, file: io.BufferedReader[Any], raw: io.BufferedReader[Any], codec: str | None) -> None:
+    def __init__(self, file: io.BufferedIOBase, raw: io.BufferedIOBase, codec: str | None) -> None:
         self.codec = codec
         self._file = file
         self._raw = raw

@@ -1,5 +1,7 @@
 """Reads the rows of dataset files one by one, whatever the files' format and size.
 
+What a file is, is decided by its first bytes before any row is read. A file without rows is named once.
+
 The content decides the format: JSON lines, a JSON array, JSON objects one after another, an object that holds a list
 of rows, CSV (also with tabs or semicolons) and Parquet. Each may be compressed with gzip or zstd.
 A row that cannot be read is rejected and costs only itself. If nothing after a fault can be trusted, reading ends
@@ -8,30 +10,40 @@ with a StageError.
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.rows.container import BYTE_ORDER_MARK, HEAD_LENGTH, Container, Layout, recognize
-from finetune_trainer.data.rows.decompression import Budget, open_plain
+from finetune_trainer.data.rows.columns import DESCRIPTIONS, LIST_OF_MESSAGES
+from finetune_trainer.data.rows.container import (
+    BYTE_ORDER_MARK,
+    HEAD_LENGTH,
+    Container,
+    ForeignFileError,
+    Layout,
+    foreign_file,
+    is_list_of_messages,
+    recognize,
+)
+from finetune_trainer.data.rows.decompression import Budget, PlainBytes, open_plain
 from finetune_trainer.data.rows.json_scanner import JsonScanner, Place, ScanError
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.data.rows.strict_json import JsonError, kind_of, parse_json
+from finetune_trainer.data.rows.unreadable import unreadable_kind
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from finetune_trainer.data.rows.decompression import PlainBytes
-
 MAXIMUM_ROW_BYTES = 8 << 20
 _log = logging.getLogger(__name__)
 _SPACE = b" \t\r\n"
 _REST_OF_OBJECT = 1 << 20
-_UTF_16_REJECTED = RowRejected(
-    RowReason.INVALID_ENCODING, "byte 1", "the file is UTF-16 or UTF-32; save it as UTF-8"
-)
+_ROWS_TRIED = 50
+_FEWEST_ROWS = 10
 _TOO_LARGE = RowRejected(RowReason.ROW_TOO_LARGE, "row", f"more than {MAXIMUM_ROW_BYTES} bytes")
 
 # A row's number within its file, its object or rejection, and the bytes of the file consumed so far.
@@ -86,33 +98,111 @@ def until_fault(rows: Iterable[Row], faults: list[StageError]) -> Iterator[Row]:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Parse one line. Raises RowRejected with InvalidEncoding, InvalidJson or NotAnObject."""
+    """Parse one line; a bare list of messages becomes the only member of an object.
+
+    Raises RowRejected with InvalidEncoding, InvalidJson or NotAnObject.
+    """
     return _parse_object(line, lambda before: f"column {len(before) + 1}", "line")
 
 
-def _file_rows(path: Path, budget: Budget, spool: Path) -> Iterator[FileRow]:
+def require_rows_file(path: Path) -> None:
+    """Raise StageError(MalformedDataset) if the beginning of a file shows that it holds no rows, and says what it is."""
+    _recognize(path)
+
+
+def why_empty(path: Path) -> str:
+    """Return what a file without rows holds instead. Raises StageError(MalformedDataset) like `read_rows`."""
+    layout, head = _recognize(path)
+    found = {
+        Container.EMPTY: "only white space" if head else "an empty file",
+        Container.LINES: "only white space",
+        Container.CSV: "the header of a table without rows",
+        Container.PARQUET: "a Parquet table without rows",
+    }
+    return found.get(layout.container, "an empty list")
+
+
+def _recognize(path: Path) -> tuple[Layout, bytes]:
+    """Return the layout of a file and its first bytes. Raises StageError(MalformedDataset) if it has no rows."""
     with open_plain(path, Budget()) as source:
         head = source.read(HEAD_LENGTH)
-        layout = recognize(head, path.name, whole=len(head) < HEAD_LENGTH)
+        codec = source.codec
+    whole = len(head) < HEAD_LENGTH
+    try:
+        layout = recognize(head, whole=whole)
+        _require_readable(head, layout, whole=whole)
+    except ForeignFileError as found:
+        raise foreign_file(path.name, found.kind, codec) from found
+    return layout, head
+
+
+def _require_readable(head: bytes, layout: Layout, *, whole: bool) -> None:
+    """Raise ForeignFileError if most of the first rows cannot be read: the file is something else then."""
+    if layout.container in {Container.EMPTY, Container.PARQUET}:
+        return
+    sample = _sampled_lines(head, whole=whole) if layout.container is Container.LINES else []
+    if layout.container is not Container.LINES:
+        source = PlainBytes(io.BytesIO(head), io.BytesIO(head), None)
+        try:
+            sample.extend(
+                (number, value)
+                for number, value, _ in islice(_rows_of(source, "", layout, head), _ROWS_TRIED)
+            )
+        except StageError:
+            # The head ends within a row, or the file is broken here: reading it reports the place.
+            _log.debug("the rows after row %d are not tried", len(sample))
+        if not whole and len(sample) < _ROWS_TRIED:
+            sample = sample[:-1]
+    unreadable = [
+        (number, value)
+        for number, value in sample
+        if isinstance(value, RowRejected) and value.reason is not RowReason.ROW_TOO_LARGE
+    ]
+    # A few long rows at the beginning of a large file say little about the others.
+    enough = whole or len(sample) >= _FEWEST_ROWS or len(unreadable) == len(sample)
+    if enough and len(unreadable) * 2 > len(sample):
+        raise ForeignFileError(unreadable_kind(head.decode("utf-8", "replace"), unreadable))
+
+
+def _sampled_lines(head: bytes, *, whole: bool) -> list[tuple[int, dict[str, Any] | RowRejected]]:
+    """Return number and outcome of lines that lie evenly over `head`."""
+    lines = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    complete = lines if whole else lines[:-1]
+    filled = [(number, line) for number, line in enumerate(complete, start=1) if line.strip(_SPACE)]
+    step = max(1, len(filled) // _ROWS_TRIED)
+    return [(number, _outcome(line)) for number, line in filled[::step]]
+
+
+def _outcome(line: bytes) -> dict[str, Any] | RowRejected:
+    try:
+        return parse_line(line.rstrip(_SPACE))
+    except RowRejected as rejection:
+        return rejection
+
+
+def _file_rows(path: Path, budget: Budget, spool: Path) -> Iterator[FileRow]:
+    layout, head = _recognize(path)
     if layout.container is Container.EMPTY:
         return
-    if layout.container is Container.UTF_16:
-        yield 1, _UTF_16_REJECTED, path.stat().st_size
-    elif layout.container is Container.PARQUET:
+    if layout.container is Container.PARQUET:
         # Most datasets do not need the libraries that read tables.
         from finetune_trainer.data.rows.parquet import parquet_rows  # noqa: PLC0415
 
         yield from parquet_rows(path, budget, spool)
-    else:
-        with open_plain(path, budget) as source:
-            if layout.container is Container.LINES:
-                yield from _lines(source)
-            elif layout.container is Container.CSV:
-                from finetune_trainer.data.rows.csv_rows import csv_rows  # noqa: PLC0415
+        return
+    with open_plain(path, budget) as source:
+        yield from _rows_of(source, path.name, layout, head)
 
-                yield from csv_rows(source, path.name, layout, MAXIMUM_ROW_BYTES)
-            else:
-                yield from _values(source, path.name, layout, head)
+
+def _rows_of(source: PlainBytes, name: str, layout: Layout, head: bytes) -> Iterator[FileRow]:
+    if layout.container is Container.LINES:
+        yield from _lines(source)
+    elif layout.container is Container.CSV:
+        from finetune_trainer.data.rows.csv_rows import csv_rows  # noqa: PLC0415 -- as above
+
+        yield from csv_rows(source, name, layout, MAXIMUM_ROW_BYTES)
+    else:
+        yield from _values(source, name, layout, head)
 
 
 def _lines(source: PlainBytes) -> Iterator[FileRow]:
@@ -126,11 +216,7 @@ def _lines(source: PlainBytes) -> Iterator[FileRow]:
                 pass
             yield number, _TOO_LARGE, source.position
         elif line.strip(_SPACE):
-            try:
-                value: dict[str, Any] | RowRejected = parse_line(line.rstrip(_SPACE))
-            except RowRejected as rejection:
-                value = rejection
-            yield number, value, source.position
+            yield number, _outcome(line), source.position
 
 
 def _values(source: PlainBytes, name: str, layout: Layout, head: bytes) -> Iterator[FileRow]:
@@ -175,7 +261,9 @@ def _require_object(before: bytes, scanner: JsonScanner) -> None:
     except (JsonError, UnicodeDecodeError) as error:
         raise ScanError(place, "the text around the list of rows must be JSON") from error
     others = [
-        key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)
+        key
+        for key, item in value.items()
+        if isinstance(item, list) and item and isinstance(item[0], dict) and key not in DESCRIPTIONS
     ]
     if others:
         raise ScanError(
@@ -200,6 +288,8 @@ def _parse_object(raw: bytes, locate: Callable[[str], str], whole: str) -> dict[
     except JsonError as error:
         place = whole if error.position is None else locate(text[: error.position])
         raise RowRejected(RowReason.INVALID_JSON, place, error.message) from error
+    if is_list_of_messages(value):
+        return {LIST_OF_MESSAGES: value}
     if not isinstance(value, dict):
         raise RowRejected(RowReason.NOT_AN_OBJECT, whole, f"found a JSON {kind_of(value)}")
     return value

@@ -10,8 +10,9 @@ from finetune_trainer.contract.result import TablesResult
 from finetune_trainer.contract.run_spec import FileSource, ValidationSource
 from finetune_trainer.data.chat_template.render_date import pin_render_date
 from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
-from finetune_trainer.data.dataset.builder import DatasetBuilder, RowSource, open_source
+from finetune_trainer.data.dataset.builder import DatasetBuilder
 from finetune_trainer.data.dataset.counts import DatasetReport
+from finetune_trainer.data.dataset.row_source import RowSource, open_source
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.decompression import EXPANSION_FACTOR
 from finetune_trainer.errors import Reason, StageError
@@ -87,9 +88,15 @@ def _open_datasets(
     spool = layout.root / "download"
     spool.mkdir(parents=True, exist_ok=True)
     largest = run.limits.dataset_bytes * EXPANSION_FACTOR
-    return {
-        part: open_source(files.paths, run.dataset.format, largest, spool) for part, files in fetched.items()
-    }
+    sources = {}
+    for part, files in fetched.items():
+        try:
+            sources[part] = open_source(files.paths, run.dataset.format, largest, spool)
+        except StageError as error:
+            if part == "training":
+                raise
+            raise StageError(error.reason, f"dataset.validation.source: {error.message}") from error
+    return sources
 
 
 def prove_dataset(
