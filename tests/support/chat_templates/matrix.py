@@ -21,6 +21,12 @@ WORDS = re.compile(r"[A-Z]{2}(?:ONE|TWO|THREE|FOUR)")
 _CONTROL = re.compile(
     rf"<\|[^|<>\s'\"{{}}]+\|?>|<[a-z_]+\|>|<{WIDE}[^{WIDE}]+{WIDE}>|</?s>|<(?:start|end)_of_(?:turn|utterance)>|<bos>|<eos>"
 )
+_REASONING_TAG = re.compile(
+    r"</?(?:seed:)?(?:think|thought|reasoning)>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>"
+)
+_OPENING = re.compile(r"<[a-z:]+>\Z")
+_EMPTY_BLOCK = re.compile(r"\A(?:<[a-z:]+>)?</[a-z:]+>")
+_CLOSING = re.compile(r"</[a-z:]+>")
 # Templates raise these for a conversation that they do not support.
 RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
@@ -53,6 +59,13 @@ def _knows(tokenizer: Any, text: str) -> bool:
     return text in tokenizer.get_vocab()
 
 
+def learned_turns(messages: Messages) -> list[int]:
+    """Return the positions of the answers that are learned: an answer before the first question is context."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    asked = next((i for i, message in enumerate(messages) if message["role"] in {"user", "tool"}), 0)
+    return [index for index in answers if index > asked] or answers
+
+
 def stop_ids(tokenizer: Any, case: Case) -> list[int]:
     """Return the ids that the family's generation config would name."""
     return [tokenizer.convert_tokens_to_ids(token) for token in (*case.stops, tokenizer.eos_token)]
@@ -64,6 +77,7 @@ class Judge:
     def __init__(self, tokenizer: Any, case: Case) -> None:
         self._tokenizer = tokenizer
         self._case = case
+        self._wants_text: bool | None = None
         self._rendered: dict[str, str | Exception] = {}
 
     def render(self, messages: Messages, tools: Any, *, generation: bool) -> str:
@@ -77,6 +91,8 @@ class Judge:
         return found
 
     def _outcome_of_rendering(self, messages: Messages, tools: Any, *, generation: bool) -> str | Exception:
+        if self._spells_python(messages):
+            messages = [_with_json_arguments(message) for message in messages]
         shaped = [
             {**m, "content": [{"type": "text", "text": m["content"]}]}
             if m["role"] in self._case.parts and isinstance(m.get("content"), str)
@@ -91,14 +107,34 @@ class Judge:
             return error
         return text
 
+    def _spells_python(self, messages: Messages) -> bool:
+        """Return True if the template fails on a call's object or writes it as Python does: it wants JSON text."""
+        if not any(message.get("tool_calls") for message in messages):
+            return False
+        if self._wants_text is None:
+            call = {"type": "function", "id": "abcdefghi", "function": {"name": "n", "arguments": {"k": "v"}}}
+            probe = [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+            ]
+            outcomes = []
+            for form in (probe, [_with_json_arguments(message) for message in probe]):
+                try:
+                    outcomes.append(
+                        self._tokenizer.apply_chat_template(form, tokenize=False, **self._case.arguments)
+                    )
+                except RENDER_ERRORS:
+                    outcomes.append("")
+            self._wants_text = (not outcomes[0] or "{'k'" in outcomes[0]) and '{"k": "v"}' in outcomes[1]
+        return self._wants_text
+
     def renderable(self, messages: Messages, tools: Any = None) -> bool:
         """Return True if the template accepts the conversation and writes all of its text.
 
         Reasoning in history may be left out; reasoning and calls of a turn that is learned may not.
         """
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        for index in learned_turns(messages):
+            message = messages[index]
             try:
                 prompt = self.render(messages[:index], tools, generation=True)
                 full = self.render(messages[: index + 1], tools, generation=False)
@@ -110,6 +146,17 @@ class Judge:
             # A trace that only this rendering drops can still be learned if the prompt opens it.
             said = _texts_of(message, history="<think>" in prompt[-12:])
             if not all(_occurs(text, full) for text in said):
+                return False
+            # A server stops at an end token, so it never writes what stands behind one.
+            behind = full[len(prompt) :] if full.startswith(prompt) else ""
+            stops = [self._tokenizer.eos_token, *self._case.stops]
+            if any(
+                part in behind[behind.find(stop) :] for stop in stops if stop in behind for part in said[-1:]
+            ):
+                return False
+            # The names of functions also occur among the tools.
+            names = [call["function"]["name"] for call in message.get("tool_calls") or []]
+            if any(full.count(name) <= prompt.count(name) for name in names):
                 return False
         return self._writes_every_message(messages, tools)
 
@@ -129,7 +176,7 @@ class Judge:
     def faults(self, messages: Messages, examples: list[Any], tools: Any = None) -> list[str]:
         """Return the faults of the examples, an empty list if there are none."""
         runs = [run for example in examples for run in _runs(list(example.input_ids), list(example.labels))]
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = learned_turns(messages)
         if len(runs) != len(turns):
             return [f"{len(turns)} answers, {len(runs)} learned"]
         faults = []
@@ -154,7 +201,8 @@ class Judge:
         faults = []
         place = 0
         for part in _texts_of(message, history=False):
-            found = _find(part, text, place)
+            # A template may write the arguments of a call before its name.
+            found = _find(part, text, 0 if message.get("tool_calls") else place)
             if found is None:
                 faults.append(f"{part!r} not learned in order")
             else:
@@ -169,23 +217,80 @@ class Judge:
         ends = {tokenizer.eos_token, *self._case.stops, *self._case.special, *tokenizer.all_special_tokens}
         if learned[-1] not in tokenizer.added_tokens_decoder and last not in ends:
             faults.append(f"ends with {last!r}")
+        asked = str(messages[index - 1].get("content") or "").strip()
+        faults += self._faults_of_tags(served, text, asked, _texts_of(message, history=False))
+        stops = stop_ids(tokenizer, self._case)
+        if any(token_id in stops for token_id in learned[:-1]):
+            faults.append(f"goes on behind the end of the turn: {text!r}")
         # If the template renders the conversation as it prompts, exactly its text must be learned.
         full = self.render(messages[: index + 1], tools, generation=False)
         if full.startswith(served):
-            written, spelled = _squeezed(full[len(served) :]), _squeezed(text)
-            trace = message.get("reasoning_content")
-            if trace and _squeezed(trace) not in written:
-                # The template has no place for a trace, so it is learned as the text that servers search for.
-                block = _squeezed(f"<think>{trace}</think>")
-                if spelled.count(block) != 1:
-                    faults.append("the trace is not learned as a separate block")
-                spelled = spelled.replace(block, "")
-            end = _squeezed(str(last))
-            if not written.startswith(spelled) and not (
-                spelled.endswith(end) and written.startswith(spelled[: len(spelled) - len(end)])
+            faults += self._faults_of_text(messages[: index + 1], tools, served, full, text, str(last))
+            if learned[-1] not in stops and any(
+                stop in full[len(served) :] for stop in (tokenizer.eos_token, *self._case.stops) if stop
             ):
-                faults.append(f"learned {text!r} where the template writes {full[len(served) :]!r}")
+                faults.append(f"ends before the token at which a server stops: {text!r}")
         return faults
+
+    def _faults_of_text(
+        self, messages: Messages, tools: Any, served: str, full: str, text: str, last: str
+    ) -> list[str]:
+        """Return the faults of a learned text, if the template writes the answer of the last message behind the prompt."""
+        faults = []
+        written, spelled = _squeezed(full[len(served) :]), _squeezed(text)
+        opened = _OPENING.search(served.rstrip())
+        said = _texts_of(messages[-1], history=False)
+        trace = said[0] if len(said) > len(_texts_of(messages[-1], history=True)) else ""
+        if trace and _squeezed(trace) not in written:
+            # The template has no place for a trace, so it is learned as the text that servers search for.
+            block = _squeezed(f"{trace}</think>" if opened else f"<think>{trace}</think>")
+            if spelled.count(block) != 1:
+                faults.append("the trace is not learned as a separate block")
+            spelled = spelled.replace(block, "")
+            written = _EMPTY_BLOCK.sub("", written)
+        written = self._with_one_block(messages, tools, served, written)
+        if opened:
+            # The template may repeat the tag that its prompt ends with.
+            written = written.removeprefix(opened[0])
+        closing = _CLOSING.match(spelled)
+        if opened and closing and closing[0] not in written:
+            # The template leaves the block open that its prompt opens.
+            spelled = spelled[closing.end() :]
+        end = _squeezed(last)
+        if not written.startswith(spelled) and not (
+            spelled.endswith(end) and written.startswith(spelled[: len(spelled) - len(end)])
+        ):
+            faults.append(f"learned {text!r} where the template writes {full[len(served) :]!r}")
+        return faults
+
+    def _with_one_block(self, messages: Messages, tools: Any, served: str, written: str) -> str:
+        """Return what a template writes, without the empty block that it writes before a block in the content.
+
+        A template that takes a trace in a field shows there how it writes the trace once.
+        """
+        empty = re.match(r"(?:<[a-z:]+>)?</[a-z:]+>(?=<think>)", written)
+        if empty is None:
+            return written
+        said, text = _texts_of(messages[-1], history=False), _texts_of(messages[-1], history=True)
+        trace = said[: len(said) - len(text)]
+        field = {**messages[-1], "content": "".join(text), "reasoning_content": "".join(trace)}
+        other = self.render([*messages[:-1], field], tools, generation=False)
+        if other.startswith(served) and all(part in other[len(served) :] for part in trace):
+            return _squeezed(other[len(served) :])
+        return written[empty.end() :]
+
+    def _faults_of_tags(self, served: str, text: str, asked: str, said: list[str]) -> list[str]:
+        """Return the reasoning tags that the prompt's end and the answer write twice."""
+        for part in said:
+            text = text.replace(part, "")
+        # A trace behind a block that the prompt has closed is ordinary text.
+        behind = served[served.rfind(asked) + len(asked) :] if asked else ""
+        block = text if re.search(r"</[a-z:]+>\s*\Z", behind) else behind + text
+        return [
+            f"{tag!r} is written twice: {block!r}"
+            for tag in sorted(set(_REASONING_TAG.findall(self._case.source)))
+            if block.count(tag) > 1
+        ]
 
 
 def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]]:
@@ -196,6 +301,20 @@ def _runs(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]
         end = next((i for i in range(start, len(labels)) if labels[i] == -100), len(labels))
         runs.append((ids[:start], labels[start:end]))
     return runs
+
+
+def _with_json_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in message.get("tool_calls") or []
+    ]
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def _texts_of(message: dict[str, Any], *, history: bool) -> list[str]:

@@ -15,7 +15,8 @@ class Case:
 
     `special` and `plain` are added tokens that the vocabulary lacks. `stops` are the stop tokens of the generation config.
     `strips` are added tokens that absorb the white space after them. `parts` are the roles whose content the template
-    reads as a list of parts. `faithful` is False for a template that rewrites or leaves out content.
+    reads as a list of parts. `faithful` is False for a template that rewrites or leaves out content. `right` is the text
+    that must be learned from the conversation "single", determined by hand; None if it is not.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Case:
     arguments: dict[str, Any] = field(default_factory=dict)
     parts: frozenset[str] = frozenset()
     faithful: bool = True
+    right: str | None = None
 
 
 CHATML_TURN = "'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'"

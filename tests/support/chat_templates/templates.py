@@ -12,6 +12,15 @@ from mistral_common.tokens.tokenizers.base import TokenizerVersion
 
 from tests.support.chat_templates.adversarial_templates import adversarial_templates
 from tests.support.chat_templates.families import families
+from tests.support.chat_templates.families_a_to_f import families_a_to_f
+from tests.support.chat_templates.families_a_to_f_2 import families_a_to_f_2
+from tests.support.chat_templates.families_g_to_m import families_g_to_m
+from tests.support.chat_templates.families_g_to_m_2 import families_g_to_m_2
+from tests.support.chat_templates.families_g_to_m_3 import families_g_to_m_3
+from tests.support.chat_templates.families_g_to_m_4 import families_g_to_m_4
+from tests.support.chat_templates.families_n_to_z import families_n_to_z
+from tests.support.chat_templates.families_n_to_z_2 import families_n_to_z_2
+from tests.support.chat_templates.families_n_to_z_3 import families_n_to_z_3
 from tests.support.chat_templates.other_families import other_families
 from tests.support.chat_templates.shapes import EVERY_ROLE, WIDE, Case
 
@@ -141,4 +150,31 @@ def _mistral_common() -> dict[str, Case]:
 @cache
 def cases() -> dict[str, Case]:
     """Return every template of the matrix by name."""
-    return {**families(), **other_families(), **adversarial_templates(), **_mistral_common(), **_shipped()}
+    return {
+        **families(),
+        **other_families(),
+        **published_families(),
+        **adversarial_templates(),
+        **_mistral_common(),
+        **_shipped(),
+    }
+
+
+@cache
+def published_families() -> dict[str, Case]:
+    """Return the templates of further public families, each typed after its shape, with the text that is right."""
+    parts = (
+        families_a_to_f(),
+        families_a_to_f_2(),
+        families_g_to_m(),
+        families_g_to_m_2(),
+        families_g_to_m_3(),
+        families_g_to_m_4(),
+        families_n_to_z(),
+        families_n_to_z_2(),
+        families_n_to_z_3(),
+    )
+    found = {name: case for part in parts for name, case in part.items()}
+    if len(found) != sum(map(len, parts)):
+        raise AssertionError("each family must have its own name")
+    return found

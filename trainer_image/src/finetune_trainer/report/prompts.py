@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from finetune_trainer.data.masking.example import IGNORED
-from finetune_trainer.data.masking.grammar import sentinel
+from finetune_trainer.data.masking.sentinels import sentinel
 from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.report.content import Boilerplate, after_opening, first_answer, mix, user_text
 from finetune_trainer.report.table import TableView, TokenTable

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from finetune_trainer.data.chat_template.template import ChatTemplate
-from finetune_trainer.data.masking.grammar import Grammar, closing_tag, learn_grammar, opened_reasoning
+from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.masking.grammar import Grammar, contexts_of, learn_grammar
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.errors import Reason, StageError
 
@@ -49,23 +50,9 @@ def test_the_text_around_an_answer_is_learned_from_chatml() -> None:
         "<|im_start|>assistant\n",
     )
     assert found.stop_texts == ("<|im_end|>",)
-    assert found.appended_stop is None
+    assert found.endings.appended is None
     assert not found.trims
     assert found.headers == {"<|im_start|>", "<|im_end|>"}
-
-
-def test_an_answer_that_the_template_leaves_open_gets_the_end_of_sequence() -> None:
-    found = grammar("{% for m in messages %}" + _TURN + "\n{% endfor %}" + _PROMPT)
-    assert found.appended_stop == "<|im_end|>"
-    assert found.cut("an answer  ", 0) == "an answer<|im_end|>"
-
-
-def test_text_is_cut_after_the_first_stop_token_from_a_position() -> None:
-    found = grammar(CHATML)
-    text = "a<|im_end|>b<|im_end|>"
-    assert found.cut(text, 0) == "a<|im_end|>"
-    assert found.cut(text, 2) == text
-    assert found.cut("no end", 0) is None
 
 
 def test_a_template_that_trims_answers_is_recognized() -> None:
@@ -94,29 +81,50 @@ def test_a_template_that_ignores_reasoning_writes_it_as_plain_text() -> None:
     assert grammar(CHATML).reasoning_is_plain_text
 
 
-@pytest.mark.parametrize(
-    ("prompt", "opened"),
-    [
-        ("assistant\n<think>\n", "<think>\n"),
-        ("assistant\n<think>", "<think>"),
-        ("[THINK] ", "[THINK] "),
-        ("<|START_THINKING|>", "<|START_THINKING|>"),
-        ("<think>\n</think>\n", None),
-        ("a <think> about b", None),
-    ],
-)
-def test_a_prompt_that_opens_the_reasoning_block_shows_its_tag(prompt: str, opened: str | None) -> None:
-    assert opened_reasoning(prompt) == opened
+def test_the_contexts_of_samples_are_tools_and_system_prompts() -> None:
+    plain = Conversation([{"role": "user", "content": "q"}])
+    tooled = Conversation(
+        [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], [{"type": "function"}]
+    )
+    assert contexts_of([plain, plain]) == []
+    assert [(bool(context.tools), context.system) for context in contexts_of([plain, tooled, tooled])] == [
+        (True, True),
+        (True, False),
+        (False, True),
+    ]
+
+
+@pytest.mark.parametrize("needed", ["not tools", "messages[0].role != 'system'"])
+def test_a_template_that_needs_more_gets_what_the_rows_have(needed: str) -> None:
+    tokenizer = tiny_tokenizer()
+    source = f"{{% if {needed} %}}{{{{ raise_exception('more') }}}}{{% endif %}}{CHATML}"
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    row = Conversation(
+        [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+        ],
+        [tool],
+    )
+    with pytest.raises(StageError, match="more"):
+        Masker(ChatTemplate(tokenizer, source), 64)
+    (outcome,) = Masker(ChatTemplate(tokenizer, source), 64, samples=[row]).examples([row])
+    assert isinstance(outcome, list)
 
 
 @pytest.mark.parametrize(
-    ("tag", "closing"),
-    [
-        ("<think>\n", "</think>"),
-        ("[THINK]", "[/THINK]"),
-        ("<|START_THINKING|>", "<|END_THINKING|>"),
-        ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ],
+    ("named", "remedy"), [(True, "use the model's own"), (False, "name another template")]
 )
-def test_each_opening_tag_has_its_closing_tag(tag: str, closing: str) -> None:
-    assert closing_tag(tag) == closing
+def test_the_remedy_never_names_the_template_in_use(named: bool, remedy: str) -> None:  # noqa: FBT001 -- a case of the table
+    tokenizer = tiny_tokenizer()
+    source = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}BOT SAYS{% endif %}"
+    )
+    tokenizer.chat_template = source
+    template = ChatTemplate(tokenizer, source if named else None)
+    with pytest.raises(StageError) as caught:
+        Masker(template, 64)
+    assert remedy in caught.value.message
+    assert ("own" in caught.value.message) is named
+    assert "BOT SAYS" in caught.value.message

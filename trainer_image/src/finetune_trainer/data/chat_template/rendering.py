@@ -82,6 +82,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return safe
 
 
+class _TemplateRaisedError(jinja2.TemplateError):
+    """The template itself rejected the conversation."""
+
+
 class _GenerationTag(jinja2.ext.Extension):
     """`{% generation %}` marks the text that the model writes; the text inside is rendered unchanged."""
 
@@ -149,6 +153,22 @@ class Renderer:
         )
 
 
+def refusal(error: Exception) -> str:
+    """Return why a template did not render messages, in words for the owner of the data.
+
+    A template's own message is one. Errors of Jinja or Python name things inside the template, which no row shows.
+    """
+    if isinstance(error, _TemplateRaisedError):
+        return (str(error).strip() or "the template rejects these messages without a message").splitlines()[
+            0
+        ][:200]
+    if isinstance(error, jinja2.UndefinedError):
+        return "the template reads a value that these messages do not have"
+    if isinstance(error, MemoryError | RecursionError):
+        return "the template needs more memory or depth than a row may take"
+    return "the template cannot combine the values of these messages: it expects another form of content or roles"
+
+
 def _with_aliases(message: Mapping[str, Any]) -> dict[str, Any]:
     for name in _REASONING_FIELDS:
         reasoning = message.get(name)
@@ -163,7 +183,7 @@ def _require_public(name: Any) -> None:
 
 
 def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)
+    raise _TemplateRaisedError(message)
 
 
 def _tojson(

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.chat_template.content_parts import learn_part_roles, with_parts
 from finetune_trainer.data.chat_template.encoding import Encoder
-from finetune_trainer.data.chat_template.rendering import RENDER_ERRORS, RESERVED_ARGUMENTS, Renderer
+from finetune_trainer.data.chat_template.rendering import (
+    RENDER_ERRORS,
+    RESERVED_ARGUMENTS,
+    Renderer,
+    refusal,
+)
+from finetune_trainer.data.chat_template.tool_arguments import needs_text_arguments, with_text_arguments
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -67,6 +73,7 @@ class ChatTemplate:
                 "model.chatTemplateArguments must not contain names that rendering itself passes, "
                 f"found {reserved[0]}; remove it",
             )
+        self._is_named = template is not None
         self.render_date = render_date or datetime.datetime.now().astimezone().replace(tzinfo=None)
         self._arguments = {**tokenizer.special_tokens_map, **(arguments or {})}
         try:
@@ -92,7 +99,18 @@ class ChatTemplate:
         self.bos_token: str | None = tokenizer.bos_token
         self.bos_id: int | None = tokenizer.bos_token_id
         self.part_roles = frozenset[str]()
+        self.text_arguments = False
         self.part_roles = learn_part_roles(self.render)
+        self.text_arguments = needs_text_arguments(self.render)
+        if self.text_arguments:
+            self.part_roles = learn_part_roles(self.render)
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do about a template that cannot be proven."""
+        if self._is_named:
+            return "name another template in model.chatTemplate, or remove it to use the model's own"
+        return "name another template in model.chatTemplate"
 
     @property
     def writes_date(self) -> bool:
@@ -125,15 +143,16 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generation: bool) -> str:
         """Render messages as a server does; `generation` adds the prompt for the assistant's next turn.
 
-        Raises RowRejected(TemplateRefused) with the template's own message.
+        Raises RowRejected(TemplateRefused) with the template's own message if it has one.
         """
         if self.part_roles:
             messages = with_parts(messages, self.part_roles)
+        if self.text_arguments:
+            messages = with_text_arguments(messages)
         try:
             return self._renderers[bool(tools)].render(messages, tools, generation=generation)
         except RENDER_ERRORS as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise RowRejected(RowReason.TEMPLATE_REFUSED, "messages", first_line) from error
+            raise RowRejected(RowReason.TEMPLATE_REFUSED, "messages", refusal(error)) from error
 
     def _compile(self) -> tuple[Renderer, Renderer]:
         try:
@@ -145,8 +164,7 @@ class ChatTemplate:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise StageError(
                 Reason.CHAT_TEMPLATE_UNPROVABLE,
-                f"the chat template must be Jinja that compiles, found: {first_line}; "
-                "use the model's own template or name another one in model.chatTemplate",
+                f"the chat template must be Jinja that compiles, found: {first_line}; {self.remedy}",
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +178,13 @@ class ChatTemplate:
 class ControlText:
     """Finds control tokens in a message's text, where they would let content pose as the template."""
 
-    def __init__(self, template: ChatTemplate, stop_texts: Iterable[str], headers: Iterable[str]) -> None:
+    def __init__(
+        self,
+        template: ChatTemplate,
+        stop_texts: Iterable[str],
+        headers: Iterable[str],
+        is_reasoning: Callable[[str], bool],
+    ) -> None:
         tokens = {template.added_tokens.get(token_id) for token_id in template.special_ids}
         tokens.update(template.token_text(token_id) for token_id in template.special_ids)
         tokens.update(stop_texts)
@@ -169,7 +193,7 @@ class ControlText:
         self._tokens = sorted(token for token in tokens if token)
         # Both answers and templates write the tags around reasoning, even if they are special tokens.
         self._answer_tokens = [
-            token for token in self._tokens if not (_is_reasoning_tag(token) and token in sources)
+            token for token in self._tokens if not (is_reasoning(token) and token in sources)
         ]
         self._first_characters = {token[0] for token in self._tokens}
 
@@ -179,7 +203,3 @@ class ControlText:
             return None
         tokens = self._answer_tokens if answer else self._tokens
         return next((token for token in tokens if token in text), None)
-
-
-def _is_reasoning_tag(token: str) -> bool:
-    return "think" in token.lower() or "reason" in token.lower()

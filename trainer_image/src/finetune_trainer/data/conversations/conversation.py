@@ -40,12 +40,18 @@ class Conversation:
 
     @property
     def assistant_turns(self) -> list[int]:
-        """Positions of the assistant messages that are learned."""
-        return [
+        """Positions of the assistant messages that are learned.
+
+        An answer before the first question is only context, because no server asks for it. It is learned if no question
+        follows, as in rows of a system prompt and an answer.
+        """
+        answers = [
             index
             for index, message in enumerate(self.messages)
             if message["role"] == "assistant" and index not in self.untrained
         ]
+        asked = next((i for i, message in enumerate(self.messages) if message["role"] in {"user", "tool"}), 0)
+        return [index for index in answers if index > asked] or answers
 
     def renamed(self, place: Callable[[str], str]) -> Conversation:
         """Return the conversation with other names for its parts in the dataset."""

@@ -7,6 +7,7 @@ cannot be proven is rejected: there is no fallback that labels more.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.data.chat_template.template import ChatTemplate, ControlText
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.masking.example import IGNORED, Example
-from finetune_trainer.data.masking.grammar import Grammar, learn_grammar, sentinel
+from finetune_trainer.data.masking.grammar import Context, Grammar, contexts_of, learn_grammar
 from finetune_trainer.data.masking.invariants import require_example
+from finetune_trainer.data.masking.sentinels import canary_call, canary_result, sentinel
 from finetune_trainer.data.masking.turns import Turn, TurnWriter
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
@@ -64,15 +66,38 @@ class _Draft:
 class Masker:
     """Makes proven examples from conversations for one template and one maximum length in tokens."""
 
-    def __init__(self, template: ChatTemplate, maximum_length: int, eos_ids: Iterable[int] = ()) -> None:
-        """Learn the template's grammar. Raises StageError(ChatTemplateUnprovable)."""
+    def __init__(
+        self,
+        template: ChatTemplate,
+        maximum_length: int,
+        eos_ids: Iterable[int] = (),
+        samples: Iterable[Conversation] = (),
+    ) -> None:
+        """Learn the template's grammar.
+
+        Some templates render no conversation without tools or a system prompt. Then the canary gets what the `samples`
+        have. Raises StageError(ChatTemplateUnprovable).
+        """
         self.template = template
         self.maximum_length = maximum_length
-        self.grammar: Grammar = learn_grammar(template, eos_ids)
-        self._writer = TurnWriter(template, self.grammar)
-        self._control = ControlText(template, self.grammar.stop_texts, self.grammar.headers)
-        self._cut_texts()
-        self._require_canary()
+        ends = tuple(eos_ids)
+        try:
+            self._learn(ends, Context())
+        except StageError as error:
+            for context in contexts_of(samples):
+                with contextlib.suppress(StageError):
+                    self._learn(ends, context)
+                    return
+            raise error from None
+
+    def _learn(self, eos_ids: Iterable[int], context: Context) -> None:
+        self.grammar: Grammar = learn_grammar(self.template, eos_ids, context)
+        self._writer = TurnWriter(self.template, self.grammar)
+        self._control = ControlText(
+            self.template, self.grammar.stop_texts, self.grammar.headers, self.grammar.tags.is_reasoning
+        )
+        self._cut_texts(context)
+        self._require_canary(context)
 
     def examples(self, conversations: Sequence[Conversation]) -> list[list[Example] | RowRejected]:
         """Return for each conversation its examples in order, or the reason for its rejection.
@@ -111,13 +136,13 @@ class Masker:
         """True if the template ignores `<think>` traces and would write them as ordinary text."""
         return self.grammar.reasoning_is_plain_text
 
-    def _cut_texts(self) -> None:
+    def _cut_texts(self, context: Context) -> None:
         """Let the tokenizer encode the common parts of turns only once."""
         samples = []
         for roles in _CANARIES:
             messages = [_canary_message(role, position) for position, role in enumerate(roles)]
             try:
-                samples.append(self.template.render(messages, None, generation=True))
+                samples.append(self.template.render(messages, context.tools, generation=True))
             except RowRejected:
                 continue  # the template does not support a role
         written = "".join(samples)
@@ -153,6 +178,12 @@ class Masker:
         if not answer or answer[-1] not in self.grammar.stop_tokens:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE, "messages", "the answer does not end with a stop token"
+            )
+        if not self.grammar.stop_tokens.isdisjoint(answer[:-1]):
+            raise RowRejected(
+                RowReason.MASK_UNPROVABLE,
+                "messages",
+                "the template writes an end token inside this answer, so a server would stop before its end",
             )
         return _EncodedTurn(prompt, answer, text, turn.parts)
 
@@ -218,23 +249,24 @@ class Masker:
             f"answer and prompt need more than {self.maximum_length} tokens even without earlier turns",
         )
 
-    def _require_canary(self) -> None:
+    def _require_canary(self, context: Context) -> None:
         """Prove conversations of sentinels in every role before the first row.
 
         Raises StageError(ChatTemplateUnprovable) if not even one question and its answer can be proven, or if a word of
         another role gets a label. A role that the template rejects costs only the rows that have it.
         """
+        remedy = self.template.remedy
         unlimited = copy.copy(self)
         unlimited.maximum_length = sys.maxsize
         for number, roles in enumerate(_CANARIES):
             messages = [_canary_message(role, position) for position, role in enumerate(roles)]
-            (outcome,) = unlimited.examples([Conversation(messages)])
+            (outcome,) = unlimited.examples([Conversation(messages, context.tools)])
             if isinstance(outcome, RowRejected):
-                if number == 0:
+                if number == (1 if context.system else 0):
                     raise StageError(
                         Reason.CHAT_TEMPLATE_UNPROVABLE,
-                        f"the chat template must make one question and its answer provable, found: {outcome.detail}; "
-                        "use the model's own template or name another one in model.chatTemplate",
+                        "the chat template must make one question and its answer provable, "
+                        f"found: {outcome.detail.removesuffix(f'; {remedy}')}; {remedy}",
                     )
                 continue
             for example in outcome:
@@ -247,19 +279,16 @@ class Masker:
                 if leaked:
                     raise StageError(
                         Reason.CHAT_TEMPLATE_UNPROVABLE,
-                        f"only answers may be learned, but this chat template would teach text of the role {leaked[0]}",
+                        "only answers may be learned, but this chat template would teach text of the role "
+                        f"{leaked[0]}; {remedy}",
                     )
 
 
 def _canary_message(role: str, position: int) -> dict[str, Any]:
     word = sentinel(200 + position)
     if role == "call":
-        function = {"name": "canary", "arguments": {"word": word}}
-        call = {"type": "function", "id": "canary001", "function": function}
-        return {"role": "assistant", "content": "", "tool_calls": [call]}
-    if role == "tool":
-        return {"role": "tool", "name": "canary", "tool_call_id": "canary001", "content": word}
-    return {"role": role, "content": word}
+        return canary_call(word)
+    return canary_result(word) if role == "tool" else {"role": role, "content": word}
 
 
 def _texts(value: Any) -> list[str]:

@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.conversations.conversation import Answer, Conversation, answer_of
-from finetune_trainer.data.conversations.messages import REASONING_FIELDS
-from finetune_trainer.data.masking.grammar import (
-    DEFAULT_REASONING_PREFIX,
-    Grammar,
-    closing_tag,
-    opened_reasoning,
-    sentinel,
+from finetune_trainer.data.masking.continuation import difference
+from finetune_trainer.data.masking.grammar import Grammar
+from finetune_trainer.data.masking.reasoning import DEFAULT_PREFIX
+from finetune_trainer.data.masking.skeletons import (
+    Skeleton,
+    literals_of,
+    mask_conversation,
+    matches,
+    shape_of,
 )
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from finetune_trainer.data.chat_template.template import ChatTemplate
 
 _REMEMBERED_SKELETONS = 4096
+_MOST_OCCURRENCES = 16
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,13 @@ class Turn:
     parts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Skeleton:
-    """The text that the template writes around the answer's parts in turns of one shape, without white space.
-
-    `literals` is None if the rendered conversation does not begin with the served prompt. `left_out` holds the positions
-    of messages whose words the template does not write into the prompt.
-    """
-
-    literals: tuple[str, ...] | None
-    left_out: tuple[int, ...] = ()
-
-
 class TurnWriter:
     """Writes turns for one template and remembers the conversation shapes that it has proven."""
 
     def __init__(self, template: ChatTemplate, grammar: Grammar) -> None:
         self._template = template
         self._grammar = grammar
-        self._skeletons: dict[str, _Skeleton] = {}
+        self._skeletons: dict[str, Skeleton] = {}
 
     def turn(self, conversation: Conversation, index: int) -> Turn:
         """Write the turn of the assistant message at `index`.
@@ -62,50 +55,69 @@ class TurnWriter:
 
         Raises RowRejected with TemplateRefused, ContentNotRendered or MaskUnprovable.
         """
-        messages, tools = conversation.messages, conversation.tools
-        answer = answer_of(messages[index])
         if index == 0:
             raise RowRejected(
                 RowReason.TEMPLATE_REFUSED,
                 "messages[0]",
                 "no message comes before this answer, so it is never served",
             )
+        tools = conversation.tools
+        messages = [*conversation.messages[:index], self._spoken(conversation.messages[index])]
+        answer = answer_of(messages[index])
         prompt = self._template.render(messages[:index], tools, generation=True)
         self._require_history(messages[:index], prompt)
-        full = self._template.render(messages[: index + 1], tools, generation=False)
-        skeleton = self._skeleton(messages[: index + 1], tools)
+        full = self._template.render(messages, tools, generation=False)
+        skeleton = self._skeleton(messages, tools)
         for position in skeleton.left_out:
             raise _left_out(messages[position], position)
+        for position in skeleton.left_out_calls:
+            raise _left_out_call(position)
         continuation = self._continuation(prompt, full, answer)
-        for written in [] if continuation is None else self._cuts(continuation, answer):
-            if _matches(written, skeleton, answer):
-                return Turn(prompt, written, tuple(answer.parts))
+        for candidate in [continuation, *self._behind_question(prompt, full, messages, answer)]:
+            for written in [] if candidate is None else self._cuts(candidate, answer):
+                if matches(written, skeleton, answer):
+                    return Turn(prompt, written, tuple(answer.parts))
+        return Turn(prompt, self._rebuilt(prompt, full, continuation, messages), tuple(answer.parts))
+
+    def _spoken(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer in the form in which the template writes a trace once.
+
+        Some templates write their own block around a trace in a field, and leave a trace in the content as it is.
+        """
+        answer = answer_of(message)
+        if not answer.inline or not self._grammar.inline_is_doubled:
+            return message
+        return {
+            **message,
+            "content": answer.text.strip("\n"),
+            "reasoning_content": (answer.reasoning or "").strip(),
+        }
+
+    def _rebuilt(
+        self, prompt: str, full: str, continuation: str | None, messages: list[dict[str, Any]]
+    ) -> str:
+        """Return the last answer, built from the text around answers, if the template writes it nowhere differently."""
+        index = len(messages) - 1
+        answer = answer_of(messages[index])
         if answer.tool_calls:
-            names = [call["function"]["name"] for call in answer.tool_calls]
-            if not all(name in full for name in names):
-                raise RowRejected(
-                    RowReason.CONTENT_NOT_RENDERED,
-                    f"messages[{index}].tool_calls",
-                    "the template leaves out this tool call",
-                )
-            raise RowRejected(
-                RowReason.MASK_UNPROVABLE,
-                f"messages[{index}].tool_calls",
-                "the template renders this tool call differently than it would be served",
-            )
+            raise self._unprovable_call(prompt, full, answer, index)
         text = answer.text.strip()
         if text not in full and not _escaped_in(text, full):
             raise _left_out(messages[index], index)
-        rebuilt = self._rebuild(prompt, answer, f"messages[{index}]")
-        if full.startswith(prompt) and not self._agrees(prompt, full[len(prompt) :], answer, rebuilt):
+        rebuilt = self._rebuild(prompt, full, answer, f"messages[{index}]")
+        # If other white space follows the header, the conversation may have another header.
+        same_header = full.startswith(prompt) or not full.startswith(prompt.rstrip())
+        if continuation is None or not same_header:
+            return rebuilt
+        if not self._agrees(prompt, full, continuation, answer, rebuilt):
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 f"messages[{index}]",
                 "the text that the template writes around or into this answer depends on the answer's words",
             )
-        return Turn(prompt, rebuilt, tuple(answer.parts))
+        return rebuilt
 
-    def _agrees(self, prompt: str, rendered: str, answer: Answer, rebuilt: str) -> bool:
+    def _agrees(self, prompt: str, full: str, rendered: str, answer: Answer, rebuilt: str) -> bool:
         """Return True if the template writes the rebuilt answer after the prompt, except for white space.
 
         If the template has no place for a trace, none is expected there.
@@ -113,9 +125,21 @@ class TurnWriter:
         reasoning = (answer.reasoning or "").strip()
         if reasoning and reasoning not in rendered:
             answer = Answer(answer.text, answer.text)
-            rebuilt = self._rebuild(prompt, answer, "messages")
-        wanted = "".join(rebuilt.split())
-        return any("".join(written.split()) == wanted for written in self._cuts(rendered, answer))
+            rebuilt = self._rebuild(prompt, full, answer, "messages")
+            rendered = self._continuation(prompt, full, answer) or rendered
+        # A template may write an empty block before the block in the content.
+        wanted = self._without_tags(rebuilt)
+        return any(self._without_tags(written) == wanted for written in self._cuts(rendered, answer))
+
+    def _without_tags(self, written: str) -> str:
+        """Return text without white space and without the reasoning tags at its beginning."""
+        tags = self._grammar.tags
+        squeezed = "".join(written.split())
+        for marker in tags.markup.find(squeezed[:200]):
+            if not squeezed.startswith(marker.text) or not tags.is_reasoning(marker.text):
+                break
+            squeezed = squeezed.removeprefix(marker.text)
+        return squeezed
 
     def _require_history(self, messages: list[dict[str, Any]], prompt: str) -> None:
         """Reject a row if the template leaves a part of it out: the model would be trained without that part."""
@@ -128,11 +152,7 @@ class TurnWriter:
                 raise _left_out(message, index)
             for call in message.get("tool_calls") or []:
                 if call["function"]["name"] not in prompt:
-                    raise RowRejected(
-                        RowReason.CONTENT_NOT_RENDERED,
-                        f"messages[{index}].tool_calls",
-                        "the template leaves out this tool call",
-                    )
+                    raise _left_out_call(index)
 
     def _cuts(self, text: str, answer: Answer) -> list[str]:
         """Return the ways to cut the text at the end of the turn; none if a part of the answer is missing.
@@ -154,11 +174,13 @@ class TurnWriter:
             ):
                 return []
             first = last = max(last, position)
-        cuts = [self._grammar.cut(text, after) for after in dict.fromkeys((first, last))]
+        call = bool(answer.tool_calls)
+        endings = self._grammar.endings
+        cuts = [endings.cut(text, after, call=call) for after in dict.fromkeys((first, last))]
         return [cut for cut in cuts if cut is not None]
 
-    def _skeleton(self, messages: list[dict[str, Any]], tools: Any) -> _Skeleton:
-        key = json.dumps([[_shape(message) for message in messages], tools], sort_keys=True)
+    def _skeleton(self, messages: list[dict[str, Any]], tools: Any) -> Skeleton:
+        key = shape_of(messages, tools)
         found = self._skeletons.get(key)
         if found is None:
             if len(self._skeletons) >= _REMEMBERED_SKELETONS:
@@ -166,78 +188,90 @@ class TurnWriter:
             found = self._skeletons[key] = self._learn_skeleton(messages, tools)
         return found
 
-    def _learn_skeleton(self, messages: list[dict[str, Any]], tools: Any) -> _Skeleton:
+    def _learn_skeleton(self, messages: list[dict[str, Any]], tools: Any) -> Skeleton:
         """Render a conversation of the same shape made of sentinels and examine its last answer."""
-        words = [sentinel(100 + 2 * number) for number in range(len(messages))]
-        traces = [sentinel(101 + 2 * number) for number in range(len(messages))]
-        masked = [_masked(*item) for item in zip(messages, words, traces, strict=True)]
+        masked = mask_conversation(messages, calls=False)
         try:
-            prompt = self._template.render(masked[:-1], tools, generation=True)
-            full = self._template.render(masked, tools, generation=False)
+            prompt = self._template.render(masked.messages[:-1], tools, generation=True)
+            full = self._template.render(masked.messages, tools, generation=False)
         except RowRejected as error:
             raise RowRejected(
                 RowReason.MASK_UNPROVABLE,
                 "messages",
                 f"the template accepts these words but not others in their place: {error.detail}",
             ) from error
-        left_out = tuple(
-            position
-            for position, word in enumerate(words[:-1])
-            if word in str(masked[position].get("content")) and word not in prompt
-        )
-        answer = answer_of(masked[-1])
+        left_out, left_out_calls = masked.left_out(prompt), self._left_out_calls(messages, tools)
+        answer = answer_of(masked.messages[-1])
         continuation = self._continuation(prompt, full, answer)
-        if continuation is None:
-            return _Skeleton(None, left_out)
-        cuts = self._cuts(continuation, answer)
-        foreign = words[:-1] + traces[:-1]
-        if not cuts or any(word in cuts[0] for word in foreign):
-            return _Skeleton(None, left_out)
-        return _Skeleton(_literals(cuts[0], answer.parts), left_out)
+        for candidate in [continuation, *self._behind_question(prompt, full, masked.messages, answer)]:
+            cuts = [] if candidate is None else self._cuts(candidate, answer)
+            if cuts and not any(word in cuts[0] for word in masked.foreign):
+                literals = literals_of(cuts[0], answer.parts)
+                if literals is None or not self._grammar.opens_twice(" ".join(literals)):
+                    return Skeleton(literals, left_out, left_out_calls)
+        return Skeleton(None, left_out, left_out_calls)
+
+    def _left_out_calls(self, messages: list[dict[str, Any]], tools: Any) -> tuple[int, ...]:
+        """Return the positions of earlier messages whose tool calls the template leaves out.
+
+        The names of functions also occur among the tools, so sentinels take their place.
+        """
+        masked = mask_conversation(messages, calls=True)
+        if not any(masked.calls):
+            return ()
+        try:
+            return masked.left_out_calls(self._template.render(masked.messages[:-1], tools, generation=True))
+        except RowRejected:
+            return ()  # the template looks names up among the tools
+
+    def _behind_question(
+        self, prompt: str, full: str, messages: list[dict[str, Any]], answer: Answer
+    ) -> Iterator[str]:
+        """Yield the ways to continue the prompt if only the text before the answered message differs.
+
+        Some templates rewrite earlier messages, or move the system prompt, when an answer follows.
+        """
+        asked = str(messages[-2].get("content") or "").strip()
+        if not asked or asked not in prompt or full.startswith(prompt):
+            return
+        served = prompt[prompt.rindex(asked) + len(asked) :]
+        end = len(full)
+        for _ in range(_MOST_OCCURRENCES):
+            place = full.rfind(asked, 0, end)
+            if place < 0:
+                return
+            end = place + len(asked) - 1
+            found = self._continuation(served, full[place + len(asked) :], answer)
+            if found is not None:
+                yield found
+            header = self._grammar.generation_prompt
+            if header and prompt.endswith(header) and header in full[place:]:
+                # The template writes more than the header before the prompt's end.
+                yield full[full.index(header, place) + len(header) :]
 
     def _continuation(self, prompt: str, full: str, answer: Answer) -> str | None:
-        """Return the text after the served prompt in the rendered conversation; None if that begins differently.
+        reasoning = bool((answer.reasoning or "").strip())
+        return self._grammar.continuation(prompt, full, reasoning=reasoning)
 
-        A prompt may open a reasoning block. The rendered conversation may write the block's white space differently. It
-        may also leave out the block if there is no trace; then the model closes the block first.
-        """
-        if full.startswith(prompt):
-            return full[len(prompt) :]
-        opened = opened_reasoning(prompt)
-        if opened is None:
-            return None
-        space = opened[len(opened.rstrip()) :]
-        before = prompt.removesuffix(space)
-        if full.startswith(before):
-            return full[len(before) :].removeprefix(space)
-        header = prompt.removesuffix(opened)
-        if answer.reasoning is None and full.startswith(header):
-            return self._close(opened) + full[len(header) :].lstrip("\n")
-        return None
-
-    def _close(self, opened: str) -> str:
-        """Return the text that ends the reasoning block that a prompt opened with `opened`."""
-        closing = closing_tag(opened)
-        return self._grammar.reasoning_end if closing in self._grammar.reasoning_end else f"\n{closing}\n\n"
-
-    def _rebuild(self, prompt: str, answer: Answer, place: str) -> str:
+    def _rebuild(self, prompt: str, full: str, answer: Answer, place: str) -> str:
         """Build the answer from the text that the template writes around answers."""
         grammar = self._grammar
         text = answer.text.strip() if grammar.trims else answer.text
-        opened = opened_reasoning(prompt)
-        if opened is not None:
-            return self._after_opened_reasoning(prompt, opened, answer, text)
-        if grammar.prefix is None or not prompt.endswith(grammar.generation_prompt):
-            raise RowRejected(
-                RowReason.MASK_UNPROVABLE,
-                place,
-                "the template renders this turn differently than it prompts",
-            )
+        tail = grammar.tags.tail(prompt)
+        if tail is not None and tail.opened is not None:
+            return self._after_opened_reasoning(prompt, full, tail.opened, answer, text, place)
+        same = prompt.endswith(grammar.generation_prompt)
+        prefix = grammar.prefix
+        if tail is not None and not same:
+            # Only this prompt closes a block, so nothing stands between it and the answer.
+            prefix, same = "", True
+        if prefix is None or not same:
+            raise self._differs(prompt, full, place)
         if answer.reasoning is None:
-            return grammar.prefix + text + grammar.suffix
+            return prefix + text + grammar.suffix
         if grammar.reasoning_prefix is not None:
-            plain = grammar.reasoning_is_plain_text
-            if plain and grammar.reasoning_prefix != grammar.prefix + DEFAULT_REASONING_PREFIX:
+            plain = grammar.reasoning_is_plain_text and tail is None
+            if plain and grammar.reasoning_prefix not in {DEFAULT_PREFIX, prefix + DEFAULT_PREFIX}:
                 raise RowRejected(
                     RowReason.MASK_UNPROVABLE,
                     place,
@@ -251,90 +285,62 @@ class TurnWriter:
                 + text.lstrip("\n")
                 + grammar.suffix
             )
-        if answer.inline and "think" not in grammar.prefix:
+        if answer.inline and "think" not in prefix:
             content = answer.content.strip() if grammar.trims else answer.content
-            return grammar.prefix + content + grammar.suffix
+            return prefix + content + grammar.suffix
         raise RowRejected(
             RowReason.CONTENT_NOT_RENDERED,
             f"{place}.reasoning_content",
             "the template has no place for reasoning; dataset.reasoning: Strip removes it",
         )
 
-    def _after_opened_reasoning(self, prompt: str, opened: str, answer: Answer, text: str) -> str:
+    def _after_opened_reasoning(
+        self, prompt: str, full: str, opened: str, answer: Answer, text: str, place: str
+    ) -> str:
         """Build the answer for a served prompt that has already opened the reasoning block."""
         grammar = self._grammar
-        if answer.inline:
+        closing = grammar.tags.closing_tag(opened)
+        if answer.inline and closing == "</think>":
             body = answer.content.lstrip().removeprefix("<think>")
             return (body.lstrip("\n") if prompt.endswith("\n") else body) + grammar.suffix
-        if answer.reasoning is None and closing_tag(opened) in answer.text:
+        if answer.reasoning is None and closing is not None and closing in answer.text:
             return text + grammar.suffix
-        return (answer.reasoning or "").strip() + self._close(opened) + text.lstrip("\n") + grammar.suffix
+        if (
+            answer.reasoning is None
+            and grammar.prefix is not None
+            and prompt.endswith(grammar.generation_prompt)
+        ):
+            return grammar.prefix + text + grammar.suffix
+        end = grammar.close(opened)
+        if end is None:
+            raise self._differs(prompt, full, place)
+        return (answer.reasoning or "").strip() + end + text.lstrip("\n") + grammar.suffix
+
+    def _unprovable_call(self, prompt: str, full: str, answer: Answer, index: int) -> RowRejected:
+        if not all(call["function"]["name"] in full for call in answer.tool_calls):
+            return _left_out_call(index)
+        return RowRejected(
+            RowReason.MASK_UNPROVABLE,
+            f"messages[{index}].tool_calls",
+            "the template renders this tool call differently than it would be served: "
+            f"{difference(prompt, full)}; {self._template.remedy}",
+        )
+
+    def _differs(self, prompt: str, full: str, place: str) -> RowRejected:
+        return RowRejected(
+            RowReason.MASK_UNPROVABLE,
+            place,
+            "the template renders this turn differently than it prompts: "
+            f"{difference(prompt, full)}; {self._template.remedy}",
+        )
 
 
-def _shape(message: dict[str, Any]) -> list[Any]:
-    """Return everything about a message that a template may branch on, except its words."""
-    answer = answer_of(message) if message["role"] == "assistant" else None
-    return [
-        message["role"],
-        bool((message.get("content") or "").strip()),
-        sorted(message),
-        None
-        if answer is None
-        else [
-            answer.inline,
-            bool((answer.reasoning or "").strip()),
-            bool(answer.text.strip()),
-            "</think>" in answer.text,
-        ],
-        message.get("tool_calls"),
-        [message.get(key) for key in ("name", "tool_call_id")],
-    ]
-
-
-def _masked(message: dict[str, Any], word: str, trace: str) -> dict[str, Any]:
-    """Replace the words of a message by sentinels and keep its shape."""
-    masked = dict(message)
-    content = message.get("content") or ""
-    if message["role"] == "assistant":
-        answer = answer_of(message)
-        if answer.inline:
-            text = word if answer.text.strip() else ""
-            trace = trace if (answer.reasoning or "").strip() else ""
-            masked["content"] = f"<think>\n{trace}\n</think>\n\n{text}"
-            return masked
-        for name in REASONING_FIELDS:
-            if masked.get(name):
-                masked[name] = trace
-    if content.strip():
-        masked["content"] = word
-    return masked
-
-
-def _literals(written: str, parts: list[str]) -> tuple[str, ...] | None:
-    """Return the text around `parts` without white space; None if a part is missing."""
-    literals = []
-    position = 0
-    for part in parts:
-        found = written.find(part, position)
-        if found < 0:
-            return None
-        literals.append("".join(written[position:found].split()))
-        position = found + len(part)
-    literals.append("".join(written[position:].split()))
-    return tuple(literals)
-
-
-def _matches(written: str, skeleton: _Skeleton, answer: Answer) -> bool:
-    """Return True if the text is that of the skeleton around exactly the parts of this answer."""
-    if skeleton.literals is None or len(skeleton.literals) != len(answer.parts) + 1:
-        return False
-    if _literals(written, answer.parts) == skeleton.literals:
-        return True
-    # A part that repeats words of the template is found too early. Then the whole text must agree.
-    pieces = [skeleton.literals[0]]
-    for part, literal in zip(answer.parts, skeleton.literals[1:], strict=True):
-        pieces.extend(("".join(part.split()), literal))
-    return "".join(pieces) == "".join(written.split()) and all(part in written for part in answer.parts)
+def _left_out_call(position: int) -> RowRejected:
+    return RowRejected(
+        RowReason.CONTENT_NOT_RENDERED,
+        f"messages[{position}].tool_calls",
+        "the template leaves out this tool call",
+    )
 
 
 def _left_out(message: dict[str, Any], position: int) -> RowRejected:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_FORMAT = 2  # increase it if the same rows and tokenizer would give other ids or labels
+_FORMAT = 3  # increase it if the same rows and tokenizer would give other ids or labels
 
 
 @dataclass(frozen=True)
