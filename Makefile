@@ -16,7 +16,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-memory clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ clean: ## Remove what set-up made in this folder (not the caches of Go, pip and 
 
 benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
 	$(PYTHON_ENV) -m benchmarks.pod_departure $(ARGS)
+
+benchmark-masks: python-env ## Rendered rows that the masks accept and label right, over all templates and conversations
+	$(PYTHON_ENV) -m benchmarks.masks $(ARGS)
 
 benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE, of TRL, of bitsandbytes and of a plain copy
 	$(PYTHON_ENV) -m benchmarks.prepare $(ARGS)

@@ -7,10 +7,11 @@ from functools import cache
 
 from tests.support.chat_templates.adversarial_templates import adversarial_templates
 from tests.support.chat_templates.conversations import conversations
+from tests.support.chat_templates.edges import edge_templates
 from tests.support.chat_templates.families import families
 from tests.support.chat_templates.other_families import other_families
 from tests.support.chat_templates.shapes import Case
-from tests.support.chat_templates.templates import cases
+from tests.support.chat_templates.templates import cases, published_families
 
 # Conversations of one kind take the same branches of a template and differ in their words or length.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -50,6 +51,8 @@ def features(name: str, case: Case) -> frozenset[str]:
         else "adversarial" if name in adversarial_templates()
         else "other family" if name in other_families()
         else "family" if name in families()
+        else "edge" if name in edge_templates()
+        else "published" if name in published_families()
         else "unknown"
     )  # fmt: skip
     found = {

@@ -113,7 +113,7 @@ class Judge:
             return False
         if self._wants_text is None:
             call = {"type": "function", "id": "abcdefghi", "function": {"name": "n", "arguments": {"k": "v"}}}
-            probe = [
+            probe: Messages = [
                 {"role": "user", "content": "q"},
                 {"role": "assistant", "content": "", "tool_calls": [call]},
             ]

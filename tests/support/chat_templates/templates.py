@@ -11,6 +11,7 @@ from mistral_common.integrations.chat_templates.chat_templates import generate_c
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 
 from tests.support.chat_templates.adversarial_templates import adversarial_templates
+from tests.support.chat_templates.edges import edge_templates
 from tests.support.chat_templates.families import families
 from tests.support.chat_templates.families_a_to_f import families_a_to_f
 from tests.support.chat_templates.families_a_to_f_2 import families_a_to_f_2
@@ -155,6 +156,7 @@ def cases() -> dict[str, Case]:
         **other_families(),
         **published_families(),
         **adversarial_templates(),
+        **edge_templates(),
         **_mistral_common(),
         **_shipped(),
     }

@@ -8,7 +8,11 @@ from finetune_trainer.data.chat_template.tool_arguments import with_text_argumen
 
 from tests.support.tiny_models import tiny_tokenizer
 
-_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": "größe"}}}
+_CALL: dict[str, Any] = {
+    "id": "a",
+    "type": "function",
+    "function": {"name": "f", "arguments": {"x": "größe"}},
+}
 _MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "q"},
     {"role": "assistant", "content": "", "tool_calls": [_CALL]},
@@ -45,4 +49,4 @@ def test_arguments_given_as_text_are_json() -> None:
 
 def test_messages_without_calls_are_passed_on() -> None:
     assert with_text_arguments(_MESSAGES)[0] is _MESSAGES[0]
-    assert _CALL["function"]["arguments"] == {"x": "größe"}  # type: ignore[index] -- a test's own constant
+    assert _CALL["function"]["arguments"] == {"x": "größe"}

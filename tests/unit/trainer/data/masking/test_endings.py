@@ -19,7 +19,8 @@ def endings(source: str, *special: str, eos: str = "<|im_end|>", stops: tuple[st
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in special])
     tokenizer.eos_token = eos
     template = ChatTemplate(tokenizer, source)
-    return learn_grammar(template, [tokenizer.convert_tokens_to_ids(text) for text in stops]).endings
+    stop_ids: list[int] = [tokenizer.added_tokens_encoder[text] for text in stops]
+    return learn_grammar(template, stop_ids).endings
 
 
 def learned(source: str, *special: str, eos: str = "<|im_end|>", stops: tuple[str, ...] = ()) -> str | None:

@@ -102,13 +102,16 @@ def test_only_a_closing_tag_that_template_or_vocabulary_knows_is_written() -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "closed", "rest"),
+    ("prompt", "text", "rest"),
     [
-        ("<think>\nwhy</think>yes", False, "why</think>yes"),
-        ("</think>yes", False, "</think>yes"),
-        ("\n</think>\n\nyes", True, "yes"),
-        ("yes <think>", False, "yes <think>"),
+        ("<think>", "<think>\nwhy</think>yes", "why</think>yes"),
+        ("<think>", "</think>yes", "</think>yes"),
+        ("<think></think>", "\n</think>\n\nyes", "yes"),
+        ("<|channel>thought\n<channel|>", "<channel|>yes", "yes"),
+        ("<think>", "yes <think>", "yes <think>"),
     ],
 )
-def test_a_tag_that_the_prompt_has_written_is_not_repeated(text: str, closed: bool, rest: str) -> None:  # noqa: FBT001 -- a case of the table
-    assert tags().without_leading(text, closed=closed) == rest
+def test_a_tag_that_the_prompt_has_written_is_not_repeated(prompt: str, text: str, rest: str) -> None:
+    tail = tags().tail(prompt)
+    assert tail is not None
+    assert tags().without_leading(text, tail) == rest

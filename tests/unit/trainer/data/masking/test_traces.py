@@ -29,7 +29,8 @@ def grammar(trace: str, prompt: str = "", *known: str, plain: str = "") -> Gramm
 def test_the_tags_around_a_trace_are_learned_without_their_names() -> None:
     found = grammar("<unused94>{{ m.reasoning_content }}<unused95>")
     assert (found.reasoning_prefix, found.reasoning_end) == ("<unused94>", "<unused95>")
-    assert (found.tags.opening, found.tags.closing) == ({"<unused94>"}, {"<unused95>"})
+    assert found.tags.opening == {"<unused94>"}
+    assert found.tags.closing == {"<unused95>"}
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,35 @@ def text_behind(prompt: str, full: str) -> str | None:
     """
     if full.startswith(prompt):
         return full[len(prompt) :]
-    position = 0
-    for character in prompt:
-        if character.isspace():
-            continue
-        while position < len(full) and full[position].isspace():
-            position += 1
-        if position == len(full) or full[position] != character:
-            return None
-        position += 1
+    same, position = _aligned(prompt, full)
+    if prompt[same:].strip():
+        return None
     rest = full[position:]
     served = prompt[len(prompt.rstrip()) :]
     written = rest[: len(rest) - len(rest.lstrip())]
     if written.startswith(served):
         return rest[len(served) :]
     return rest[len(written) :] if served.startswith(written) else rest.lstrip()
+
+
+def shared_despite_space(prompt: str, full: str) -> int:
+    """Return the position in `prompt` at which both texts first differ in more than white space."""
+    return _aligned(prompt, full)[0]
+
+
+def _aligned(prompt: str, full: str) -> tuple[int, int]:
+    """Return the positions in both texts behind the longest beginning that they share, white space aside."""
+    same = position = 0
+    for place, character in enumerate(prompt):
+        if character.isspace():
+            continue
+        ahead = position
+        while ahead < len(full) and full[ahead].isspace():
+            ahead += 1
+        if ahead == len(full) or full[ahead] != character:
+            break
+        same, position = place + 1, ahead + 1
+    return same, position
 
 
 def shared_beginning(first: str, second: str) -> int:

@@ -30,7 +30,7 @@ def continuation(
     if tail is None:
         return rest
     if rest is not None:
-        return rest if tail.opened is None else _inside(tags, rest, tail.opened, end=end, reasoning=reasoning)
+        return rest if tail.opened is None else _inside(tags, rest, tail, end=end, reasoning=reasoning)
     # An empty block that the prompt closes is one piece.
     for start in tail.starts[:1] if tail.opened is None else reversed(tail.starts):
         rest = text_behind(prompt[:start], full)
@@ -38,21 +38,21 @@ def continuation(
             continue
         if tail.opened is None:
             # A trace behind a closed block is ordinary text, and the caller writes it.
-            return None if reasoning else tags.without_leading(rest, closed=True)
+            return None if reasoning else tags.without_leading(rest, tail)
         closing = tags.closing_tag(tail.opened)
         if closing is None or (reasoning and closing not in rest):
             return None
-        return _inside(tags, rest, tail.opened, end=end, reasoning=reasoning)
+        return _inside(tags, rest, tail, end=end, reasoning=reasoning)
     return None
 
 
-def _inside(tags: ReasoningTags, rest: str, opened: str, *, end: str, reasoning: bool) -> str:
+def _inside(tags: ReasoningTags, rest: str, tail: PromptTail, *, end: str, reasoning: bool) -> str:
     """Return the rest of a conversation as the model must write it in the block that the prompt has opened.
 
     If the conversation leaves the block open, the model closes it before it answers.
     """
-    rest = tags.without_leading(rest, closed=False)
-    closing = tags.closing_tag(opened)
+    rest = tags.without_leading(rest, tail)
+    closing = None if tail.opened is None else tags.closing_tag(tail.opened)
     if reasoning or closing is None or closing in rest:
         return rest
     return _closing_text(closing, end) + rest.lstrip("\n")

@@ -53,11 +53,11 @@ class Endings:
 class Surroundings:
     """The text around a canary's answer.
 
-    `before` stands between question and answer. `last` stands behind an answer that ends the conversation. `following`
-    stands behind one that another message follows; it is None if the template rejects that.
+    `prompted` stands behind the question in the served prompt. `last` stands behind an answer that ends the conversation.
+    `following` stands behind one that another message follows; it is None if the template rejects that.
     """
 
-    before: str
+    prompted: str
     last: str
     following: str | None
 
@@ -133,10 +133,13 @@ def surroundings(
     """
     asked = str(question[-1]["content"])
     try:
+        prompt = template.render(question, tools, generation=True)
         full = template.render([*question, answer], tools, generation=False)
     except RowRejected:
         return None
     if word not in full or asked not in full[: full.rindex(word)]:
+        return None
+    if asked not in prompt:
         return None
     place = full.rindex(word)
     try:
@@ -147,16 +150,15 @@ def surroundings(
     next_word = str(following["content"])
     if behind is not None:
         behind = behind.partition(next_word)[0] if next_word in behind else None
-    return Surroundings(
-        full[full.rindex(asked, 0, place) + len(asked) : place], full[place + len(word) :], behind
-    )
+    prompted = prompt[prompt.rindex(asked) + len(asked) :]
+    return Surroundings(prompted, full[place + len(word) :], behind)
 
 
 def _header_start(markup: Markup, around: Surroundings, opener: str | None) -> int:
     """Return the position in `around.last` at which the next turn's header begins; its length if none does.
 
     Some templates write the header of the assistant's next turn behind every conversation, with or without being asked
-    for it. It differs from what stands before the next question, and it is what stands before the answer.
+    for it. It differs from what stands before the next question, and the served prompt ends with it.
     """
     last, following = around.last, around.following
     markers = markup.find(last)
@@ -167,7 +169,7 @@ def _header_start(markup: Markup, around: Surroundings, opener: str | None) -> i
     ends = [marker.end for marker in markers if marker.end <= len(common) and marker.text != opener]
     start = max([0, *ends, common.rfind("\n") + 1])
     header = last[start:]
-    is_header = bool(header.strip()) and around.before.rstrip().endswith(header.rstrip())
+    is_header = bool(header.strip()) and around.prompted.rstrip().endswith(header.rstrip())
     return min(start, first_opener) if is_header else first_opener
 
 

@@ -45,11 +45,12 @@ def partners(tag: str) -> list[str]:
 class PromptTail(NamedTuple):
     """The reasoning tags at the end of a prompt.
 
-    `starts` are the positions of the tags. `opened` is the text of the block that is open at the end, from its tag on;
-    None if the last block is closed.
+    `starts` are the positions of the tags, and `texts` the tags. `opened` is the text of the block that is open at the
+    end, from its tag on; None if the last block is closed.
     """
 
     starts: tuple[int, ...]
+    texts: tuple[str, ...]
     opened: str | None
 
 
@@ -92,7 +93,8 @@ class ReasoningTags:
                 end = opener.start
         if not found:
             return None
-        return PromptTail(tuple(marker.start for marker in found), self._open_at_end(prompt, found))
+        starts, texts = zip(*((marker.start, marker.text) for marker in found), strict=True)
+        return PromptTail(starts, texts, self._open_at_end(prompt, found))
 
     def is_reasoning(self, tag: str, word: str = "") -> bool:
         """Return True if a tag, with the word that follows it, opens or closes reasoning."""
@@ -111,16 +113,24 @@ class ReasoningTags:
             learned = next(iter(self.closing))
         return learned or self.markup.first_known(candidates)
 
-    def without_leading(self, text: str, *, closed: bool) -> str:
-        """Return text without a tag at its beginning that the prompt has written already.
+    def without_leading(self, text: str, tail: PromptTail) -> str:
+        """Return text without the tags at its beginning that the prompt has written already.
 
-        A prompt that closed its block has written both tags, else only the opening one.
+        A prompt that closed its block has written all of them, else only the opening one.
         """
         stripped = text.lstrip()
-        for marker in self.markup.find(stripped[:80])[:1]:
-            if marker.start == 0 and self.is_reasoning(marker.text) and self._closes(marker.text) is closed:
-                return stripped[marker.end :].lstrip("\n")
-        return text
+        end = behind = 0
+        for marker in self.markup.find(stripped[:120]):
+            known = marker.text in tail.texts or self.is_reasoning(marker.text)
+            between = stripped[behind : marker.start]
+            if not known or not (_BETWEEN.match(between) if behind else between == ""):
+                break
+            behind = marker.end
+            closes = self.closes(marker.text)
+            if tail.opened is not None:
+                return text if closes else stripped[behind:].lstrip("\n")
+            end = behind if closes else end
+        return stripped[end:].lstrip("\n") if end else text
 
     def _opener(self, prompt: str, markers: list[Marker], closing: Marker) -> Marker | None:
         """Return the reasoning tag, the last of these markers, that `closing` closes; None if there is none."""
@@ -134,10 +144,11 @@ class ReasoningTags:
         opened: Marker | None = None
         for marker in markers:
             closes = opened is not None and marker.text in partners(opened.text)
-            opened = None if closes or self._closes(marker.text) else marker
+            opened = None if closes or self.closes(marker.text) else marker
         return None if opened is None else prompt[opened.start :]
 
-    def _closes(self, tag: str) -> bool:
+    def closes(self, tag: str) -> bool:
+        """Return True if a tag ends a block: the template shows it, or its form does."""
         if tag in self.closing:
             return True
         return tag not in self.opening and _CLOSES.search(tag) is not None

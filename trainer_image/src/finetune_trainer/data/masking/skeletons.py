@@ -61,7 +61,10 @@ class MaskedConversation:
 
 def mask_conversation(messages: Sequence[dict[str, Any]], *, calls: bool) -> MaskedConversation:
     """Replace the words of all messages by sentinels and keep their shape; `calls` also those of earlier tool calls."""
-    masked, words, call_words, traces = [], [], [], []
+    masked: list[dict[str, Any]] = []
+    words: list[tuple[str, ...]] = []
+    call_words: list[tuple[str, ...]] = []
+    traces: list[str] = []
     for number, message in enumerate(messages):
         word, trace = sentinel(100 + 2 * number), sentinel(101 + 2 * number)
         other = _masked(message, word, trace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.masking.alignment import shared_beginning, text_behind
+from finetune_trainer.data.masking.alignment import shared_despite_space, text_behind
 from finetune_trainer.data.masking.continuation import continuation
 from finetune_trainer.data.masking.reasoning import (
     DEFAULT_END,
@@ -116,13 +116,11 @@ class TraceLearner:
             return
         tags = [marker.text for marker in self.tags.markup.find(prompt[tail.starts[0] :])]
         header = prompt[: tail.starts[0]]
-        paired = len(tags) > 1 and tail.opened is None
-        closable = tail.opened is not None and self.tags.closing_tag(tail.opened) is not None
-        if answer in header or not (paired or closable):
+        if answer in header:
             return
-        if paired:
+        if tail.opened is None:
             self._remember(set(tags[:-1]), {tags[-1]})
-        elif tail.opened is not None:
+        elif self.tags.closing_tag(tail.opened) is not None:
             self._remember({tags[-1]}, {str(self.tags.closing_tag(tail.opened))})
 
     def _is_doubled(self, prompt: str, before: str) -> bool:
@@ -132,14 +130,14 @@ class TraceLearner:
 
     def _same(self, prompt: str, full: str) -> int:
         """Return the length of the beginning that both texts share, without a marker that only begins alike."""
-        same = shared_beginning(prompt, full)
+        same = shared_despite_space(prompt, full)
         split = (m.start for m in self.tags.markup.at_end(prompt) if m.start < same < m.end)
         return next(split, same)
 
     def _remember(self, opening: set[str], closing: set[str]) -> None:
         tags = self.tags
         opening, closing = opening - tags.structural, closing - tags.structural
-        if opening and closing and not opening & closing:
+        if closing and not opening & closing:
             self.tags = ReasoningTags(
                 tags.markup, tags.opening | opening, tags.closing | closing, tags.structural
             )

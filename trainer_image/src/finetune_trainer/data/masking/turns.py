@@ -174,9 +174,9 @@ class TurnWriter:
             ):
                 return []
             first = last = max(last, position)
-        call = bool(answer.tool_calls)
+        called = bool(answer.tool_calls)
         endings = self._grammar.endings
-        cuts = [endings.cut(text, after, call=call) for after in dict.fromkeys((first, last))]
+        cuts = [endings.cut(text, after, call=called) for after in dict.fromkeys((first, last))]
         return [cut for cut in cuts if cut is not None]
 
     def _skeleton(self, messages: list[dict[str, Any]], tools: Any) -> Skeleton:
