@@ -210,7 +210,9 @@ def families_n_to_z() -> dict[str, Case]:
         # conversation alone would put the answer inside the open block.
         "nemotron_nano_v2": Case(
             _NEMOTRON_NANO, "Nemotron Nano v2", "tekken", eos="<SPECIAL_12>", stops=("</s>", "<SPECIAL_11>"),
-            special=("<SPECIAL_10>", "<SPECIAL_11>"), right="</think>Say ARONE now.\n<SPECIAL_12>",
+            special=("<SPECIAL_10>", "<SPECIAL_11>"),
+            # The template closes the block nowhere, so the spelling of the closing tag is the usual one.
+            right="\n</think>\n\nSay ARONE now.\n<SPECIAL_12>",
             plain=("<TOOLCALL>", "</TOOLCALL>", "<TOOL_RESPONSE>", "</TOOL_RESPONSE>"),
         ),
         "nemotron_super_v1_5": Case(

@@ -148,7 +148,10 @@ class Judge:
             if not all(_occurs(text, full) for text in said):
                 return False
             # A server stops at an end token, so it never writes what stands behind one.
-            behind = full[len(prompt) :] if full.startswith(prompt) else ""
+            asked = str(messages[index - 1].get("content") or "").strip() if index else ""
+            behind = (
+                full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(asked) + len(asked) :]
+            )
             stops = [self._tokenizer.eos_token, *self._case.stops]
             if any(
                 part in behind[behind.find(stop) :] for stop in stops if stop in behind for part in said[-1:]
