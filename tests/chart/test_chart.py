@@ -265,6 +265,13 @@ def test_an_emptied_default_stays_empty() -> None:
     )
 
 
+def test_values_of_an_earlier_release_leave_the_pod_defaults_to_the_operator() -> None:
+    """`helm upgrade --reuse-values` brings no values that the earlier chart did not have."""
+    rendered = render("--set", "trainer.podDefaults=null")
+    assert "podDefaults" not in settings(rendered)["trainer"]
+    assert parse_settings(settings_text(rendered)).trainer.defaults.prepare.node_selector
+
+
 def test_new_pod_defaults_do_not_restart_running_stages_of_an_upgraded_operator() -> None:
     """Jobs of an operator without pod defaults have no digest of them."""
     trainer = parse_settings(settings_text(render())).trainer

@@ -64,7 +64,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- /* Fails on pod defaults that the schema cannot reject with a clear message. */ -}}
 {{- define "finetune-operator.checkPodDefaults" -}}
-{{- $pods := . -}}
+{{- $pods := . | default dict -}}
 {{- range $stage := list "" "prepare" "train" "merge" -}}
 {{- $block := ternary $pods (index $pods $stage) (eq $stage "") | default dict -}}
 {{- range $field := list "labels" "annotations" "objectLabels" "objectAnnotations" -}}
@@ -109,8 +109,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "finetune-operator.settings" -}}
 {{- $trainer := .Values.trainer -}}
 {{- include "finetune-operator.checkPodDefaults" $trainer.podDefaults -}}
+{{- /* Values of an earlier release have no podDefaults. The operator then uses its own. */ -}}
+{{- $pods := dict -}}
+{{- if not (kindIs "invalid" $trainer.podDefaults) -}}
+{{- $pods = dict "podDefaults" (include "finetune-operator.given" $trainer.podDefaults | fromJson) -}}
+{{- end -}}
 {{- dict
-  "trainer" (dict
+  "trainer" (merge $pods (dict
     "image" (include "finetune-operator.image" (dict "image" $trainer.image "defaultTag" .Chart.AppVersion))
     "imagePullPolicy" $trainer.image.pullPolicy
     "device" $trainer.device
@@ -118,9 +123,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "huggingFaceEndpoint" $trainer.huggingFaceEndpoint
     "resources" $trainer.resources
     "limits" $trainer.limits
-    "podDefaults" (include "finetune-operator.given" $trainer.podDefaults | fromJson)
     "network" $trainer.network
-    "stackProfile" $trainer.stackProfile)
+    "stackProfile" $trainer.stackProfile))
   "gpuProfiles" .Values.gpuProfiles
   "allowTimeSlicing" .Values.allowTimeSlicing
   "calibration" .Values.calibration

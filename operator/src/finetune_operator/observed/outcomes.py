@@ -136,7 +136,8 @@ def _scratch_full(pod: Pod) -> AttemptOutcome:
         Reason.SCRATCH_FULL,
         clean_text(
             f"pod {pod.name} must stay within its own disk space, but the kubelet evicted it: {pod.message}; "
-            "large files belong in the workspace, so report a bug and attach the stage's log"
+            "large files belong in the workspace, so raise ephemeralStorage and its limit in podTemplate or in the chart's "
+            "trainer.podDefaults, or report a bug with the stage's log if the size was the operator's"
         )[:1024],
         exit_code=pod.end.exit_code if pod.end is not None else None,
         node=pod.node,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT
@@ -13,12 +14,15 @@ def renew_waiting_stage(state: Reconciliation) -> Reconciliation:
     """Begin another attempt if the current Job's pod never started and the chart's pod defaults have changed since.
 
     The template of a Job cannot be changed. A quota, a policy or a missing pull secret would hold it forever, although
-    the administrator has set what it demands. A stage that runs keeps its Job.
+    the administrator has set what it demands. A stage that runs keeps its Job. So does a TRAIN whose pod has had a
+    node: the workspace may hold a checkpoint, and a new attempt without a recorded one would forget its plan.
     """
     spec, child = state.active_spec, state.current_child
     if spec is None or spec.suspend or child is None or child.deleting or child.finished:
         return state
     if child.pod_defaults == defaults_digest(state.settings.trainer, child.stage):
+        return state
+    if child.stage is Stage.TRAIN and state.draft.training_begun:
         return state
     if state.draft.attempt >= MAXIMUM_ATTEMPT or not all(map(_never_started, state.pods_of(child))):
         return state

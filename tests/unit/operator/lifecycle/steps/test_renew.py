@@ -79,3 +79,17 @@ def test_a_suspended_job_is_not_touched() -> None:
     world.settings = LIMITED
     world.settle()
     assert world.created == []
+
+
+def test_a_train_that_waits_for_a_node_again_keeps_its_plan() -> None:
+    """Its first pod was disrupted. The workspace may hold a checkpoint of the plan."""
+    world = started(Stage.TRAIN)
+    first = world.run_pod("demo-train-0")
+    world.settle()
+    del world.pods[first.uid]
+    world.run_pod("demo-train-0", phase="Pending", running=False, node="", unschedulable="0/1 nodes")
+    plan = world.job.status["plan"]["training"]
+    world.settings = LIMITED
+    world.settle()
+    assert list(world.children) == ["demo-train-0"]
+    assert world.job.status["plan"]["training"] == plan
