@@ -12,6 +12,10 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
     for stage, result in results.items():
         if result["outcome"] != "Succeeded":
             lines.append(f"{stage}: {result['outcome']}: {result.get('reason')}: {result.get('message')}")
+            if stage == "Merge" and result.get("reason") == "DestinationUnwritable":
+                lines.append(
+                    "the workspace keeps the trained adapter: run the same command again to publish it"
+                )
     prepare = results.get("Prepare", {}).get("prepare")
     if prepare:
         dataset, model = prepare["dataset"], prepare["model"]

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     CHILD_REFUSED = "ChildRefused"
     WAITING_FOR_GPU = "WaitingForGpu"
+    WAITING_FOR_DESTINATION = "WaitingForDestination"
     DOES_NOT_FIT = "DoesNotFit"
     GPU_NOT_SUPPORTED = "GpuNotSupported"
     GPU_MEMORY_UNKNOWN = "GpuMemoryUnknown"
@@ -74,6 +75,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.UNSCHEDULABLE: ReasonClass.WAITING,
     Reason.CHILD_REFUSED: ReasonClass.WAITING,
     Reason.WAITING_FOR_GPU: ReasonClass.WAITING,
+    Reason.WAITING_FOR_DESTINATION: ReasonClass.WAITING,
     Reason.DOES_NOT_FIT: ReasonClass.STALLED,
     Reason.GPU_NOT_SUPPORTED: ReasonClass.STALLED,
     Reason.GPU_MEMORY_UNKNOWN: ReasonClass.STALLED,
@@ -96,6 +98,9 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.STAGE_FAILED: ReasonClass.TERMINAL,
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
 }
+
+DESTINATION_UNWRITABLE = "DestinationUnwritable"
+"""The trainer's reason for a destination that fails. In MERGE the job waits for it; elsewhere it is permanent."""
 
 TRAINER_CLASSES: dict[str, ReasonClass] = {
     "InternalError": ReasonClass.RETRYABLE,
@@ -126,7 +131,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "QuantizationMismatch",
             "AdapterUntrained",
             "ArtifactVerificationFailed",
-            "DestinationUnwritable",
+            DESTINATION_UNWRITABLE,
             "WorkspaceFull",
         ),
         ReasonClass.PERMANENT,

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from finetune_operator.api.reasons import OPERATOR_CLASSES, Reason, ReasonClass, classify_trainer_reason
+from finetune_operator.api.reasons import (
+    DESTINATION_UNWRITABLE,
+    OPERATOR_CLASSES,
+    Reason,
+    ReasonClass,
+    classify_trainer_reason,
+)
+from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import Result, clean_text, parse_result
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.observation import ChildJob, ContainerEnd, Pod
@@ -106,14 +113,9 @@ def _container_outcome(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) -
         # The kernel killed one of the trainer's processes, and the trainer survived to report the missing one.
         return replace(_without_result(pod, end, ""), result=result)
     reason = result.reason or Reason.STAGE_LOST
-    kind = (
-        ReasonClass.INTERRUPTED
-        if result.outcome == "Interrupted"
-        else classify_trainer_reason(reason, end.exit_code)
-    )
     return AttemptOutcome(
         result.outcome,
-        kind,
+        _classify(result, reason, child.stage, end.exit_code),
         reason,
         result.message,
         result=result,
@@ -121,6 +123,15 @@ def _container_outcome(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) -
         node=pod.node,
         finished=end.finished,
     )
+
+
+def _classify(result: Result, reason: str, stage: Stage, exit_code: int) -> ReasonClass:
+    if result.outcome == "Interrupted":
+        return ReasonClass.INTERRUPTED
+    if stage is Stage.MERGE and reason == DESTINATION_UNWRITABLE:
+        # The trained adapter is in the workspace, and only something outside the job stands in its way.
+        return ReasonClass.WAITING
+    return classify_trainer_reason(reason, exit_code)
 
 
 def _exceeded_scratch(pod: Pod) -> bool:

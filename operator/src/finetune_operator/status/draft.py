@@ -16,10 +16,9 @@ from finetune_operator.contract.result import MergeResult, PrepareResult, Progre
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.status import reporting
+from finetune_operator.status.attempt_list import appended
 from finetune_operator.status.condition_table import Entry, JobState, conditions_of
 from finetune_operator.status.record import StatusRecord
-
-MAXIMUM_ATTEMPTS = 20
 
 STAGE_CONDITIONS: dict[Stage, tuple[Condition, ...]] = {
     Stage.PREPARE: (Condition.DATASET_READY, Condition.MODEL_READY),
@@ -95,10 +94,7 @@ class StatusDraft(StatusRecord):
         )
 
     def record_attempt(self, outcome: AttemptOutcome) -> Self:
-        """Append the current attempt's outcome.
-
-        If the list is full, failures of the current stage are kept longest, because they count as retries.
-        """
+        """Append the current attempt's outcome to those of `attempt_list.appended`."""
         entry: dict[str, Any] = {
             "stage": self.stage.value,
             "attempt": self.attempt,
@@ -120,14 +116,7 @@ class StatusDraft(StatusRecord):
             memory = reporting.memory(self.plan, train.memory if train is not None else None)
             if memory:
                 entry["memory"] = memory
-        attempts = [*(self.fields.get("attempts") or ()), entry]
-        while len(attempts) > MAXIMUM_ATTEMPTS:
-            counted = (entry["stage"], "Failed")
-            drop = next(
-                (index for index, old in enumerate(attempts) if (old["stage"], old["outcome"]) != counted), 0
-            )
-            del attempts[drop]
-        return self.with_fields(attempts=attempts)
+        return self.with_fields(attempts=appended(self.fields.get("attempts") or (), entry))
 
     # -- results of stages --------------------------------------------------------------------------------------
 
@@ -206,8 +195,12 @@ class StatusDraft(StatusRecord):
         return self.pause_deadline().with_state(JobState.STALLED, reason, message)
 
     def suspend(self) -> Self:
-        """The user has suspended the job. Its clock restarts when it is resumed, as a batch/v1 Job's does."""
-        draft = self.with_fields(startTime=None, waiting=None)
+        """The user has suspended the job. Its clock restarts when it is resumed, as a batch/v1 Job's does.
+
+        A resumed job does not wait for its next attempt: who resumes it may have removed the cause.
+        """
+        stage = {name: value for name, value in self._stored_stage.items() if name != "retryTime"}
+        draft = self.with_fields(startTime=None, waiting=None, stage=stage or None)
         return draft.with_state(JobState.SUSPENDED, Reason.SUSPENDED_BY_USER, "spec.suspend is true")
 
     def complete(self) -> Self:

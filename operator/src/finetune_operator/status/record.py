@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from finetune_operator.api.conditions import Condition, Conditions, Truth
 from finetune_operator.api.formats import parse_time
-from finetune_operator.api.reasons import Reason
+from finetune_operator.api.reasons import DESTINATION_UNWRITABLE, Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 
@@ -59,6 +59,8 @@ class StatusRecord:
     @property
     def starting_reason(self) -> Reason:
         """The reason while the current attempt starts: Pending before the first attempt of the first stage runs."""
+        if self.awaits_destination:
+            return Reason.WAITING_FOR_DESTINATION
         first = self.stage is Stage.PREPARE and self.attempt == 0
         return Reason.PENDING if first else self.stage.active_reason
 
@@ -130,10 +132,16 @@ class StatusRecord:
 
     def find_attempt(self, stage: Stage, attempt: int) -> Mapping[str, Any] | None:
         """The record of an ended attempt; None if it is not recorded."""
-        for entry in self.fields.get("attempts") or ():
+        for entry in reversed(self.fields.get("attempts") or ()):
             if entry["stage"] == stage and entry["attempt"] == attempt:
                 return dict(entry)
         return None
+
+    @property
+    def last_attempt(self) -> Mapping[str, Any] | None:
+        """The record of the current stage's last ended attempt; None if it is not recorded."""
+        entries = self.fields.get("attempts") or ()
+        return next((entry for entry in reversed(entries) if entry["stage"] == self.stage), None)
 
     def count_attempts(self, stage: Stage, outcome: str) -> int:
         """Number of recorded attempts of `stage` with this outcome."""
@@ -144,6 +152,17 @@ class StatusRecord:
         """Number of recorded attempts of `stage` that ended for this reason."""
         entries = self.fields.get("attempts") or ()
         return sum(entry["stage"] == stage and entry.get("reason") == reason for entry in entries)
+
+    @property
+    def destination_failures(self) -> int:
+        """Number of recorded attempts of the current stage, if it is MERGE, that ended for the destination."""
+        return self.count_reason(self.stage, DESTINATION_UNWRITABLE) if self.stage is Stage.MERGE else 0
+
+    @property
+    def awaits_destination(self) -> bool:
+        """True while MERGE is tried again because its last attempt ended for the destination."""
+        last = self.last_attempt if self.stage is Stage.MERGE else None
+        return last is not None and last.get("reason") == DESTINATION_UNWRITABLE
 
     @property
     def out_of_memory_kills(self) -> int:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from finetune_operator.api.reasons import ReasonClass
-from finetune_operator.lifecycle.retry import backoff, delay_after
+from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT, backoff, delay_after, next_attempt
 
 
 def test_an_attempt_that_gets_more_memory_follows_soon_and_costs_no_retry() -> None:
@@ -40,3 +40,18 @@ def test_the_class_of_a_failure_decides_about_a_retry_and_its_delay(
         kind, failures=failures, interruptions=interruptions, retries=retries, ran=timedelta(seconds=ran)
     )
     assert (None if delay is None else delay.total_seconds()) == seconds
+
+
+def test_a_wait_has_growing_delays_up_to_ten_minutes_whatever_the_retries_are() -> None:
+    delays = [
+        delay_after(ReasonClass.WAITING, failures=0, interruptions=0, retries=0, ran=timedelta(), waits=count)
+        for count in (1, 2, 3, 7, 10**6)
+    ]
+    assert delays == [timedelta(seconds=seconds) for seconds in (10, 20, 40, 600, 600)]
+
+
+def test_only_a_wait_has_no_last_attempt() -> None:
+    assert next_attempt(0, ReasonClass.RETRYABLE) == 1
+    assert next_attempt(MAXIMUM_ATTEMPT, ReasonClass.RETRYABLE) is None
+    assert next_attempt(MAXIMUM_ATTEMPT, ReasonClass.INTERRUPTED) is None
+    assert next_attempt(MAXIMUM_ATTEMPT, ReasonClass.WAITING) == 0

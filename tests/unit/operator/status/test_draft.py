@@ -9,7 +9,8 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import TrainResult
 from finetune_operator.observed.outcomes import stage_lost
 from finetune_operator.settings import Settings
-from finetune_operator.status.draft import MAXIMUM_ATTEMPTS, StatusDraft
+from finetune_operator.status.attempt_list import MAXIMUM_ATTEMPTS
+from finetune_operator.status.draft import StatusDraft
 
 from tests.support.operator import NOW, TRAIN, TRAINER, make_job
 from tests.support.world import World, started

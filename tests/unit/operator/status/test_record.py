@@ -77,3 +77,23 @@ def test_training_has_begun_once_a_pod_of_train_has_had_a_node() -> None:
 
 def test_the_config_keeps_its_nulls() -> None:
     assert read(model={"config": '{"rope_scaling":null}'}).config == {"rope_scaling": None}
+
+
+def test_the_destination_is_awaited_in_merge_until_an_attempt_ends_otherwise() -> None:
+    failed = {"stage": "Merge", "attempt": 0, "outcome": "Failed", "reason": "DestinationUnwritable"}
+    lost = {"stage": "Merge", "attempt": 1, "outcome": "Failed", "reason": "StageLost"}
+    merge = {"name": "Merge", "attempt": 2}
+    waiting = read(stage=merge, attempts=[*ATTEMPTS, failed])
+    assert waiting.awaits_destination
+    assert waiting.starting_reason is Reason.WAITING_FOR_DESTINATION
+    record = read(stage=merge, attempts=[failed, lost])
+    assert not record.awaits_destination
+    assert record.destination_failures == 1
+    assert not read(stage={"name": "Prepare", "attempt": 1}, attempts=[failed]).awaits_destination
+
+
+def test_of_two_attempts_with_one_number_the_later_one_counts() -> None:
+    old = {"stage": "Merge", "attempt": 0, "outcome": "Interrupted", "reason": "Disrupted"}
+    new = {"stage": "Merge", "attempt": 0, "outcome": "Failed", "reason": "DestinationUnwritable"}
+    record = read(stage={"name": "Merge", "attempt": 1}, attempts=[old, new])
+    assert record.find_attempt(Stage.MERGE, 0) == record.last_attempt == new

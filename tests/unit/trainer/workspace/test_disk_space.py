@@ -57,6 +57,17 @@ def test_prepare_on_a_volume_that_is_too_small(make_run: Callable[..., RunSpec],
     assert_named(ends("prepare", run, run.workspace.path, sizes, tmp_path), "WorkspaceFull")
 
 
+@pytest.mark.slow
+def test_prepare_for_a_destination_that_is_too_small(
+    make_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """The smallest volume takes not even the trial, the next one not the merged weights."""
+    run = make_run()
+    destination = run.output.destination.path
+    destination.mkdir()
+    assert_named(ends("prepare", run, destination, [8, 128, 8192], tmp_path), "DestinationUnwritable")
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.result import CompletedResult, MergeResult, PublishedResult, TrainResult
+from finetune_trainer.workspace.destination import MANIFEST, writing_to
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import read_marker
 
@@ -34,19 +35,21 @@ def completed_stages(run: RunSpec, layout: WorkspaceLayout) -> CompletedResult |
 def published_results(run: RunSpec) -> PublishedResult | None:
     """Return the results of all stages if the destination proves that everything is published.
 
-    Proof is a manifest.json with this spec hash, and every file that it lists present with its digest.
+    Proof is a manifest.json with this spec hash, and every file that it lists present with its digest. Raises
+    StageError(DestinationUnwritable) if such a file cannot be read.
     """
     destination = run.output.destination.path
-    manifest = _manifest(destination / "manifest.json")
+    manifest = _manifest(destination / MANIFEST)
     results = PublishedResult.read(manifest.get("results"))
     files = manifest.get("files")
     if manifest.get("specHash") != run.spec_hash or results is None or not isinstance(files, dict):
         return None
-    for name, listed in files.items():
-        path = destination / name
-        if not path.is_file() or file_digest(path) != listed["digest"]:
-            _log.warning("the destination's manifest lists %s, which is missing or has other bytes", name)
-            return None
+    with writing_to(destination):
+        for name, listed in files.items():
+            path = destination / name
+            if not path.is_file() or file_digest(path) != listed["digest"]:
+                _log.warning("the destination's manifest lists %s, which is missing or has other bytes", name)
+                return None
     return results
 
 

@@ -7,7 +7,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.advance import apply_success
 from finetune_operator.lifecycle.reconciliation import Reconciliation
-from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT, delay_after
+from finetune_operator.lifecycle.retry import delay_after, next_attempt
 from finetune_operator.lifecycle.stage_jobs import size_host
 from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.sizing.hosts import may_retry_with_more, out_of_memory_message
@@ -35,14 +35,16 @@ def _retry_or_fail(state: Reconciliation, spec: FineTuneJobSpec, outcome: Attemp
     killed = outcome.reason == Reason.HOST_OUT_OF_MEMORY
     delay = delay_after(
         outcome.kind,
-        failures=draft.count_attempts(draft.stage, "Failed"),
+        failures=draft.count_attempts(draft.stage, "Failed") - draft.destination_failures,
         interruptions=draft.count_attempts(draft.stage, "Interrupted"),
         retries=spec.lifecycle.retries,
         ran=draft.attempt_duration,
+        waits=draft.destination_failures,
         may_grow=killed and may_retry_with_more(spec, draft.stage, draft.out_of_memory_kills),
     )
-    if delay is not None and draft.attempt < MAXIMUM_ATTEMPT:
-        return state.with_draft(draft.begin_attempt(draft.attempt + 1, state.now + delay))
+    following = next_attempt(draft.attempt, outcome.kind)
+    if delay is not None and following is not None:
+        return state.with_draft(draft.begin_attempt(following, state.now + delay))
     message = outcome.message
     if killed:
         had = size_host(spec, draft, state.settings, draft.out_of_memory_kills - 1)

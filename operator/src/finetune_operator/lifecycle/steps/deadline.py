@@ -20,6 +20,8 @@ def enforce_deadline(state: Reconciliation) -> Reconciliation:
         f"the job must end within {spec.lifecycle.deadline_seconds} s after its start, but it has not ended; "
         "raise lifecycle.deadlineSeconds and create it again"
     )
+    if state.draft.awaits_destination:
+        message += f"; it waited for its destination: {(state.draft.last_attempt or {}).get('message', '')}"
     return state.with_draft(state.draft.fail(Reason.DEADLINE_EXCEEDED, message))
 
 

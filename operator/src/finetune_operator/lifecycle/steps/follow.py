@@ -41,5 +41,13 @@ def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
             return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
         return waiting.reason, waiting.message
     if any(pod.running for pod in pods):
+        if state.draft.awaits_destination and not _has_begun(state):
+            # The reason does not change with every attempt at a destination that still fails.
+            return Reason.WAITING_FOR_DESTINATION, f"{stage.value} tries the destination again"
         return stage.active_reason, f"{stage.value} is running"
     return state.draft.starting_reason, f"waits for the pod of Job {child.name} to start"
+
+
+def _has_begun(state: Reconciliation) -> bool:
+    """True once the trainer reports work. MERGE tries the destination before it does any."""
+    return state.progress is not None and state.progress.activity != "Starting"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from finetune_operator.api.formats import format_time
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
@@ -14,6 +17,7 @@ from finetune_operator.manifests.jobs import build_workspace_claim
 from finetune_operator.observed.observation import ChildJob, Pod
 from finetune_operator.placement.constraints import Placement
 from finetune_operator.placement.storage import JobVolumes
+from finetune_operator.status.draft import StatusDraft
 
 
 def start_stage(state: Reconciliation) -> Reconciliation | Need:
@@ -22,12 +26,7 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
     if spec is None or state.current_child is not None:
         return state
     if draft.retry_time is not None and state.now < draft.retry_time:
-        last = draft.find_attempt(draft.stage, draft.attempt - 1) or {}
-        return state.with_requeue(draft.retry_time).progressing(
-            Reason.BACKING_OFF,
-            f"attempt {draft.attempt} of {draft.stage.value} follows; the last one ended with "
-            f"{last.get('reason', Reason.STAGE_LOST)}: {last.get('message', '')}",
-        )
+        return state.with_requeue(draft.retry_time).progressing(*_why_it_waits(draft, draft.retry_time))
     rejection = state.observation.rejection
     if rejection is not None:
         # This stays until a try succeeds, so that the status does not flip with every try.
@@ -39,6 +38,21 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
     else:
         state = state.progressing(draft.starting_reason, f"{draft.stage.value} is starting")
     return _create(state, spec)
+
+
+def _why_it_waits(draft: StatusDraft, retry_time: datetime) -> tuple[Reason, str]:
+    """Reason and message until the next attempt."""
+    last = draft.last_attempt or {}
+    message = last.get("message", "")
+    if draft.awaits_destination:
+        return Reason.WAITING_FOR_DESTINATION, (
+            f"the model is trained, but {draft.stage.value} cannot publish it: {message}. It is tried again at "
+            f"{format_time(retry_time)} without training again, or at once if spec.suspend is set to true and back to false"
+        )
+    return Reason.BACKING_OFF, (
+        f"attempt {draft.attempt} of {draft.stage.value} follows; the last one ended with "
+        f"{last.get('reason', Reason.STAGE_LOST)}: {message}"
+    )
 
 
 def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Need:

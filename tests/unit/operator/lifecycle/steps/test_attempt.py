@@ -7,6 +7,7 @@ import pytest
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.decide import decide
+from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT
 
 from tests.support.operator import NOW, SETTINGS, make_failure, make_spec
 from tests.support.world import World, started
@@ -156,3 +157,75 @@ def test_pods_killed_by_hand_cost_no_retry_however_often() -> None:
     assert world.job.status["stage"]["name"] == "Train"
     reasons = [entry.get("reason") for entry in world.job.status["attempts"]]
     assert reasons == ["Disrupted"] * 10 + ["StageSucceeded"]
+
+
+def test_merge_is_tried_until_its_destination_works_and_nothing_is_trained_again() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
+    for attempt, delay in enumerate((10, 20, 40, 80, 160, 320, 600, 600)):
+        world.fail(Stage.MERGE, "DestinationUnwritable", attempt)
+        world.settle()
+        assert world.condition("Reconciling") == ("True", "WaitingForDestination")
+        assert world.condition("Succeeded") == ("Unknown", "WaitingForDestination")
+        assert world.condition("Stalled")[0] == "False"
+        assert world.condition("Trained") == ("True", "StageSucceeded")
+        assert world.children == {}
+        assert world.decide().requeue_time == world.now + timedelta(seconds=delay)
+        world.wait(delay)
+        world.settle()
+        assert list(world.children) == [f"demo-merge-{attempt + 1}"]
+    world.succeed(Stage.MERGE, 8)
+    world.settle()
+    assert world.condition("Succeeded") == ("True", "Completed")
+    assert [name for name in world.created if "merge" not in name] == ["demo-prepare-0", "demo-train-0"]
+    assert "failure" not in world.job.status
+
+
+def test_a_wait_for_the_destination_says_its_cause_and_what_helps() -> None:
+    world = started(Stage.MERGE)
+    world.fail(Stage.MERGE, "DestinationUnwritable")
+    world.settle()
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Reconciling")
+    for part in ("must not be DestinationUnwritable", "2026-11-24T09:00:10Z", "spec.suspend"):
+        assert part in entry["message"]
+
+
+def test_a_destination_that_fails_in_prepare_ends_the_job() -> None:
+    world = started()
+    world.fail(Stage.PREPARE, "DestinationUnwritable")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "DestinationUnwritable")
+
+
+def test_waits_for_the_destination_use_no_retry_of_other_failures() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 1}))
+    for attempt, reason in enumerate(("DestinationUnwritable", "DestinationUnwritable", "InternalError")):
+        world.fail(Stage.MERGE, reason, attempt, code=69)
+        world.settle()
+        assert world.condition("Succeeded")[0] == "Unknown"
+        world.wait(600)
+        world.settle()
+    assert list(world.children) == ["demo-merge-3"]
+    world.fail(Stage.MERGE, "InternalError", 3, code=69)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "InternalError")
+
+
+def test_a_wait_for_the_destination_outlives_the_last_attempt_number() -> None:
+    world = started(Stage.MERGE)
+    stage = {"name": "Merge", "attempt": MAXIMUM_ATTEMPT, "jobName": f"demo-merge-{MAXIMUM_ATTEMPT}"}
+    world.children.clear()
+    world.pods.clear()
+    world.job = replace(world.job, status={**world.job.status, "stage": stage})
+    world.settle()
+    world.fail(Stage.MERGE, "DestinationUnwritable", MAXIMUM_ATTEMPT)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "WaitingForDestination")
+    world.wait(10)
+    world.settle()
+    assert list(world.children) == ["demo-merge-0"]
+    world.fail(Stage.MERGE, "DestinationUnwritable", 0)
+    world.settle()
+    assert [entry["attempt"] for entry in world.job.status["attempts"]][-2:] == [MAXIMUM_ATTEMPT, 0]
+    world.wait(20)
+    world.settle()
+    assert list(world.children) == ["demo-merge-1"]

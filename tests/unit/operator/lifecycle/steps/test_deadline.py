@@ -67,3 +67,14 @@ def test_the_deadline_is_paused_while_the_job_is_stalled() -> None:
     world.inventory = make_inventory(SMALL)
     world.settle()
     assert list(world.children) == ["demo-train-0"]
+
+
+def test_the_deadline_ends_a_wait_for_the_destination_and_names_its_cause() -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"deadlineSeconds": 60}))
+    world.fail(Stage.MERGE, "DestinationUnwritable")
+    world.settle()
+    world.wait(61)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "DeadlineExceeded")
+    assert "must not be DestinationUnwritable" in world.job.status["failure"]["message"]
+    assert world.claim is not None, "the trained adapter is kept"

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from finetune_operator.api.stages import Stage
 
-from tests.support.operator import NOW
+from tests.support.operator import NOW, make_progress
 from tests.support.world import started
 
 
@@ -38,3 +38,21 @@ def test_a_job_without_a_pod_for_thirty_seconds_shows_child_refused() -> None:
     world.wait(10)
     world.settle()
     assert world.condition("Reconciling") == ("True", "ChildRefused")
+
+
+def test_the_reason_of_a_wait_for_the_destination_stays_until_merge_has_begun() -> None:
+    """Otherwise each attempt at a full volume would write two Events."""
+    world = started(Stage.MERGE)
+    world.fail(Stage.MERGE, "DestinationUnwritable")
+    world.settle()
+    world.wait(10)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "WaitingForDestination")
+    world.run_pod("demo-merge-1")
+    for progress in (None, make_progress(Stage.MERGE, 1, activity="Starting")):
+        world.progress = progress
+        world.settle()
+        assert world.condition("Reconciling") == ("True", "WaitingForDestination")
+    world.progress = make_progress(Stage.MERGE, 1, activity="Merging")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Merging")

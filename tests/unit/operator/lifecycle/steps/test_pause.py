@@ -63,3 +63,19 @@ def test_suspending_a_stalled_job_suspends_it_and_resuming_stalls_it_again() -> 
     world.job = replace(world.job, spec=make_spec())
     world.settle()
     assert stalled(world)[3] == "DoesNotFit"
+
+
+def test_a_resumed_job_tries_its_destination_at_once() -> None:
+    world = started(Stage.MERGE)
+    for attempt in range(7):
+        world.fail(Stage.MERGE, "DestinationUnwritable", attempt)
+        world.settle()
+        world.wait(0 if attempt == 6 else 600)
+        world.settle()
+    assert world.children == {}
+    world.job = replace(world.job, spec=make_spec(suspend=True))
+    world.settle()
+    assert world.children == {}
+    world.job = replace(world.job, spec=make_spec())
+    world.settle()
+    assert list(world.children) == ["demo-merge-7"]

@@ -1,19 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.stages.merge.publish import (
-    MANIFEST,
-    discard_staging,
-    open_staging,
-    publish,
-    seal,
-    writing_to_destination,
-)
+from finetune_trainer.stages.merge.publish import discard_staging, open_staging, publish, seal
+from finetune_trainer.workspace.destination import MANIFEST
 
 SPEC, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 
@@ -71,8 +64,38 @@ def test_a_folder_without_a_manifest_is_not_changed(tmp_path: Path) -> None:
 
 def test_other_files_in_the_destination_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    discard_staging(stage(tmp_path).parent)
+    discard_staging(stage(tmp_path).parent, SPEC)
     assert names(tmp_path) == ["notes.txt"]
+
+
+def test_a_publication_that_fails_halfway_is_finished_by_the_next_run(tmp_path: Path) -> None:
+    """The owner file must stay: without it, the folder that is already public would be of unknown origin."""
+    staging = stage(tmp_path)
+    (staging / "merged").mkdir()
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "in-the-way").write_text("x")
+    with pytest.raises(StageError, match="Directory not empty") as caught:
+        publish(tmp_path, ["adapter", "merged"], {"specHash": SPEC})
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    discard_staging(tmp_path, SPEC)
+    assert (tmp_path / "adapter").is_dir()
+    stage(tmp_path, "second")
+    publish(tmp_path, ["adapter"], {"specHash": SPEC})
+    assert (tmp_path / "adapter" / "model.safetensors").read_text() == "second"
+    assert names(tmp_path) == ["adapter", MANIFEST]
+
+
+def test_a_job_does_not_publish_over_another_that_began_later_and_leaves_its_files(tmp_path: Path) -> None:
+    stage(tmp_path)
+    other = open_staging(tmp_path, OTHER)
+    (other / "adapter").mkdir()
+    with pytest.raises(StageError, match="another job has begun"):
+        publish(tmp_path, ["adapter"], {"specHash": SPEC})
+    discard_staging(tmp_path, SPEC)
+    publish(tmp_path, ["adapter"], {"specHash": OTHER})
+    assert names(tmp_path) == ["adapter", MANIFEST]
+    with pytest.raises(StageError, match="another job"):
+        publish(tmp_path, ["adapter"], {"specHash": SPEC})
 
 
 def test_sealed_files_have_digest_and_size(tmp_path: Path) -> None:
@@ -80,9 +103,3 @@ def test_sealed_files_have_digest_and_size(tmp_path: Path) -> None:
     assert seal(tmp_path) == {
         "a": {"digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "bytes": 3}
     }
-
-
-def test_a_file_system_error_has_its_reason_and_its_message() -> None:
-    with pytest.raises(StageError, match="found: Read-only file system") as caught, writing_to_destination():
-        raise OSError(30, os.strerror(30))
-    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import load_quantized
 from finetune_trainer.model.safetensors_file import read_header
@@ -22,6 +24,7 @@ from finetune_trainer.stages.merge.verification import load_merged, verify
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.completed import published_results
+from finetune_trainer.workspace.destination import folder_bytes, publishing_alone
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from jsonschema import Draft202012Validator
@@ -192,6 +195,56 @@ def test_a_destination_that_cannot_be_written_has_a_reason(workspace: Path, tmp_
     with pytest.raises(StageError) as caught:
         merge(run_spec(workspace, tmp_path / "file" / "output"), NullReporter())
     assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+
+
+def test_a_destination_that_fails_while_a_library_reads_it_has_its_reason(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """transformers reports such a failure as a model that it does not know."""
+    output = tmp_path / "output"
+
+    class _Lost(NullReporter):
+        def update(self, activity: str, *_: Any, **__: Any) -> None:
+            if activity == "Verifying" and output.exists():
+                shutil.rmtree(output)
+
+    with pytest.raises(StageError) as caught:
+        merge(run_spec(workspace, output), _Lost())
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    merge(run_spec(workspace, output), NullReporter())
+    assert (output / "manifest.json").is_file()
+
+
+def test_a_failure_of_the_workspace_is_not_blamed_on_the_destination(workspace: Path, tmp_path: Path) -> None:
+    """MERGE waits without end for its destination, so another cause must not look like it."""
+    next((workspace / "model").glob("*.safetensors")).unlink()
+    with pytest.raises(FileNotFoundError):
+        merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+
+
+def test_a_destination_in_use_by_another_process_is_left_alone(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with publishing_alone(output), pytest.raises(StageError, match="publishes there now"):
+        merge(run_spec(workspace, output), NullReporter())
+    assert list(output.iterdir()) == []
+
+
+def test_published_artifacts_count_even_if_the_workspace_takes_no_marker(
+    workspace: Path, tmp_path: Path
+) -> None:
+    marker = WorkspaceLayout(workspace).marker("merge")
+    marker.mkdir()
+    (marker / "in-the-way").write_text("x")
+    assert merge(run_spec(workspace, tmp_path / "output"), NullReporter()).artifacts
+
+
+def test_the_space_that_is_required_is_that_of_the_published_files(workspace: Path, tmp_path: Path) -> None:
+    run = run_spec(workspace, tmp_path / "output")
+    required = artifact_bytes(run, WorkspaceLayout(workspace))
+    merge(run, NullReporter())
+    published = folder_bytes(tmp_path / "output")
+    headers_and_cards = 64 * 1024
+    assert required - headers_and_cards < published < required + headers_and_cards
 
 
 def test_a_merge_that_differs_from_the_trained_model_is_not_published(

@@ -197,6 +197,20 @@ def test_prepare_ends_early_if_the_destination_has_the_published_artifact(
     assert prepare(run, NullReporter()).completed is None
 
 
+def test_a_destination_that_is_taken_ends_prepare_before_anything_is_fetched(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    Path(run_document["dataset"]["source"]["path"]).unlink()
+    run = make_run()
+    destination = run.output.destination.path
+    destination.mkdir()
+    (destination / "manifest.json").write_text(json.dumps({"specHash": "sha256:" + "1" * 64}))
+    error = failure(run)
+    assert error.reason is Reason.DESTINATION_UNWRITABLE
+    assert "another job" in error.message
+    assert not run.workspace.path.exists()
+
+
 def command(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,

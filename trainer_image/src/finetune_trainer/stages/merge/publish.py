@@ -6,26 +6,25 @@ so its presence proves that the artifacts are complete.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.workspace.destination import (
+    ALL_FOLDERS,
+    MANIFEST,
+    OWNER,
+    STAGING,
+    occupied_folders,
+    owner_of,
+    writing_to,
+)
 from finetune_trainer.workspace.digests import folder_digests
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-MANIFEST = "manifest.json"
-_STAGING = ".finetune-staging"
-_OWNER = "owner.json"
-FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
-REPORT_FOLDER = "report"
-_ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER)
 
 
 class SealedFile(TypedDict):
@@ -35,39 +34,21 @@ class SealedFile(TypedDict):
     bytes: int
 
 
-@contextmanager
-def writing_to_destination() -> Iterator[None]:
-    """Turn a failure of the file system in this block into StageError(DestinationUnwritable)."""
-    try:
-        yield
-    except OSError as error:
-        raise StageError(
-            Reason.DESTINATION_UNWRITABLE,
-            f"the output destination must be writable, found: {error.strerror or error}; check the claim, its free "
-            "space and its permissions for the pod's user and group",
-        ) from error
-
-
 def open_staging(destination: Path, spec_hash: str) -> Path:
     """Return an empty hidden folder inside `destination`.
 
     Leftovers of an interrupted run of the same spec are removed. Raises StageError(DestinationUnwritable) if the
     destination cannot be written, or if it holds artifacts of another spec or of unknown origin.
     """
-    staging = destination / _STAGING
-    with writing_to_destination():
+    staging = destination / STAGING
+    with writing_to(destination):
         destination.mkdir(parents=True, exist_ok=True)
-        published, staged = _spec_hash(destination / MANIFEST), _spec_hash(staging / _OWNER)
-        if published not in {None, spec_hash}:
-            raise _occupied(destination, f"the {MANIFEST} of another job")
-        occupied = [name for name in _ALL_FOLDERS if (destination / name).exists()]
-        if occupied and spec_hash not in {published, staged}:
-            raise _occupied(destination, f"a folder `{occupied[0]}` without a {MANIFEST}")
+        occupied = occupied_folders(destination, spec_hash)
         staging.mkdir(exist_ok=True)
-        write_json_atomically(staging / _OWNER, {"specHash": spec_hash})
+        write_json_atomically(staging / OWNER, {"specHash": spec_hash})
         # The owner file now proves whose files these are. A manifest must not exist with files that it does not list.
         (destination / MANIFEST).unlink(missing_ok=True)
-        for name in _ALL_FOLDERS:
+        for name in ALL_FOLDERS:
             shutil.rmtree(staging / name, ignore_errors=True)
             if name in occupied:
                 shutil.rmtree(destination / name)
@@ -86,39 +67,42 @@ def seal(folder: Path) -> dict[str, SealedFile]:
 
 
 def publish(destination: Path, folders: list[str], manifest: dict[str, Any]) -> None:
-    """Rename the staged `folders` to their final names, then write the manifest."""
-    staging = destination / _STAGING
-    with writing_to_destination():
+    """Rename the staged `folders` to their final names, then write the manifest, which holds the spec hash.
+
+    Raises StageError(DestinationUnwritable) if another job has taken the destination since `open_staging`.
+    """
+    staging, spec_hash = destination / STAGING, manifest["specHash"]
+    with writing_to(destination):
+        occupied_folders(destination, spec_hash)
+        if owner_of(staging / OWNER) != spec_hash:
+            raise StageError(
+                Reason.DESTINATION_UNWRITABLE,
+                f"the output folder {destination.name} must belong to this job while it publishes, but another job has "
+                "begun to publish there; give each job its own path",
+            )
         for name in folders:
             (staging / name).replace(destination / name)
         _flush(destination)
         write_json_atomically(destination / MANIFEST, manifest)
         _flush(destination)
-        shutil.rmtree(staging)
+    # The manifest proves the publication, so a leftover does no harm.
+    shutil.rmtree(staging, ignore_errors=True)
 
 
-def discard_staging(destination: Path) -> None:
-    """Remove the staged files; for artifacts that must not be published."""
-    shutil.rmtree(destination / _STAGING, ignore_errors=True)
+def discard_staging(destination: Path, spec_hash: str) -> None:
+    """Remove the files that this spec staged; for artifacts that must not be published.
 
-
-def _spec_hash(path: Path) -> str | None:
-    """Return `specHash` of a JSON file; None if there is no file, "unknown" if the file has none."""
+    The owner file stays if a folder is already public: it proves that the next run may replace the folder.
+    """
+    staging = destination / STAGING
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return "unknown"
-    return str(document.get("specHash")) if isinstance(document, dict) else "unknown"
-
-
-def _occupied(destination: Path, found: str) -> StageError:
-    return StageError(
-        Reason.DESTINATION_UNWRITABLE,
-        f"the output folder {destination.name} must be empty or hold this job's own artifacts, found {found}; "
-        "choose another output path, or empty the folder",
-    )
+        if owner_of(staging / OWNER) != spec_hash:
+            return
+        public = any((destination / name).exists() for name in ALL_FOLDERS)
+    except OSError:
+        return
+    for folder in [staging / name for name in ALL_FOLDERS] if public else [staging]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

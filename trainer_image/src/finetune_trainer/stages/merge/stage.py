@@ -18,23 +18,29 @@ from finetune_trainer.contract.result import (
 )
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_files
 from finetune_trainer.stages.merge.manifest import manifest_document, model_card
 from finetune_trainer.stages.merge.publish import (
-    FOLDERS,
-    REPORT_FOLDER,
     SealedFile,
     discard_staging,
     open_staging,
     publish,
     seal,
-    writing_to_destination,
 )
 from finetune_trainer.stages.merge.update import read_updates
 from finetune_trainer.stages.merge.verification import answer, load_merged, require_agreement, verify
 from finetune_trainer.stages.merge.weights import check_weights, merge_weights
 from finetune_trainer.workspace.completed import published_results
+from finetune_trainer.workspace.destination import (
+    FOLDERS,
+    REPORT_FOLDER,
+    fault_of,
+    publishing_alone,
+    require_space,
+    writing_to,
+)
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 
@@ -56,14 +62,32 @@ def merge(run: RunSpec, progress: Reporter) -> MergeResult:
     ArtifactVerificationFailed (nothing is published then), DestinationUnwritable.
     """
     workspace = WorkspaceLayout(run.workspace.path)
-    destination = run.output.destination.path
     published = published_results(run)
     done = MergeResult.read(read_marker(workspace, "merge", run.spec_hash))
     if done is not None and published is not None:
         return done
-    result = _merge(run, workspace, destination, progress) if published is None else published.merge
-    write_marker(workspace, "merge", run.spec_hash, result.document())
+    result = _publish_once(run, workspace, progress) if published is None else published.merge
+    try:
+        write_marker(workspace, "merge", run.spec_hash, result.document())
+    except OSError as error:
+        _log.warning("the workspace cannot keep MERGE's marker, but the manifest is enough: %s", error)
     return result
+
+
+def _publish_once(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> MergeResult:
+    destination = run.output.destination.path
+    with publishing_alone(destination):
+        try:
+            return _merge(run, workspace, destination, progress)
+        except StageError:
+            raise
+        except Exception as error:
+            # Libraries wrap the system's errors or hide them. A destination that fails now was the cause.
+            fault = fault_of(destination)
+            if fault is None:
+                raise
+            discard_staging(destination, run.spec_hash)
+            raise fault from error
 
 
 def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress: Reporter) -> MergeResult:
@@ -77,18 +101,19 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         )
     staging = open_staging(destination, run.spec_hash)
     try:
+        require_space(destination, artifact_bytes(run, workspace))
         verification = None
         if "Merged" in run.output.artifacts:
             verification = _write_merged(workspace, staging / FOLDERS["Merged"], progress)
         if "Adapter" in run.output.artifacts:
-            with writing_to_destination():
+            with writing_to(destination):
                 copy_adapter(workspace, staging / FOLDERS["Adapter"])
-        with writing_to_destination():
+        with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
         return _publish(run, destination, staging, prepared, trained, verification, progress)
     except StageError:
-        discard_staging(destination)
+        discard_staging(destination, run.spec_hash)
         raise
 
 
@@ -107,7 +132,7 @@ def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) 
     layout = read_base_layout(workspace)
     updates = read_updates(workspace.adapter)
     progress.update("Merging", 0, layout.bytes)
-    with writing_to_destination():
+    with writing_to(folder):
         folder.mkdir()
         merge_weights(
             workspace.quantized_model,
@@ -155,7 +180,7 @@ def _publish(
     progress.update("Publishing", 0, len(kinds))
     artifacts = []
     files: dict[str, SealedFile] = {}
-    with writing_to_destination():
+    with writing_to(destination):
         for done, kind in enumerate(kinds, start=1):
             folder = staging / FOLDERS[kind]
             card = model_card(run, kind, prepared, trained, verification)

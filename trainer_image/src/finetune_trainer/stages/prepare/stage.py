@@ -11,6 +11,7 @@ from finetune_trainer.contract.model_config import select_config_fields
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
+from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.quantize import quantize_model
@@ -25,10 +26,11 @@ from finetune_trainer.stages.prepare.dataset import (
     make_masker,
     prove_dataset,
 )
+from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
-from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.completed import completed_stages
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 
 if TYPE_CHECKING:
@@ -43,12 +45,12 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
 
     If the destination proves that everything is published, nothing is done again. Raises StageError.
     """
-    published = published_results(run)
+    layout = WorkspaceLayout(run.workspace.path)
+    published = check_destination(run, layout)
     if published is not None:
         _log.info("the destination already holds everything that this spec asks for")
         later = CompletedResult(train=published.train, merge=published.merge)
         return StageResult(prepare=published.prepare, completed=later)
-    layout = WorkspaceLayout(run.workspace.path)
     layout.root.mkdir(parents=True, exist_ok=True)
     redact = Redactor(secrets_of(run, os.environ))
     if run.dataset.target_prompts_path is not None:
@@ -60,10 +62,11 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     tokenizer = _tokenizer_folder(source, layout)
     # The quantization inspects it again, but an unsupported model must fail before the rows are proven. It must also fail
     # with its own reason, before the operator sizes what it cannot know.
-    inspect_base_model(tokenizer)
+    base = inspect_base_model(tokenizer)
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
     config = select_config_fields(read_config(tokenizer / "config.json"))
     progress.report_config(config)
+    check_space(run, layout, least_artifact_bytes(run, base.parameters))
     try:
         proven = prove_dataset(run, layout, tokenizer, progress, redact)
     except DatasetRejectedError as rejected:
@@ -76,6 +79,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     head = report_dataset(run, layout, proven, tokenizer, progress, redact)
     for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
         shutil.rmtree(folder, ignore_errors=True)
+    check_space(run, layout, artifact_bytes(run, layout))
     result = PrepareResult(
         dataset=DatasetResult.join(proven.result, head),
         model=model.result().model_copy(update={"config": config}),

@@ -1,0 +1,47 @@
+"""Tries the output destination before a GPU is requested. After TRAIN only MERGE tries it, because MERGE can wait."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.destination import is_transient, require_space, try_destination
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.result import PublishedResult
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+_log = logging.getLogger(__name__)
+
+
+def check_destination(run: RunSpec, workspace: WorkspaceLayout) -> PublishedResult | None:
+    """Return what the destination proves to be published for this spec; otherwise prove that it can be written.
+
+    Raises StageError(DestinationUnwritable) if it cannot be written or is taken, and InternalError, which is tried
+    again, if its storage does not answer. Once TRAIN has finished in the workspace, it raises nothing.
+    """
+    try:
+        published = published_results(run)
+        if published is None and not _is_trained(run, workspace):
+            try_destination(run.output.destination.path, run.spec_hash)
+    except StageError as error:
+        if _is_trained(run, workspace):
+            _log.warning("MERGE will try the destination again: %s", error.message)
+            return None
+        if is_transient(error):
+            raise StageError(Reason.INTERNAL_ERROR, error.message) from error
+        raise
+    return published
+
+
+def check_space(run: RunSpec, workspace: WorkspaceLayout, needed: int) -> None:
+    """Raise StageError(DestinationUnwritable) unless `needed` bytes fit, or TRAIN has finished in the workspace."""
+    if not _is_trained(run, workspace):
+        require_space(run.output.destination.path, needed)
+
+
+def _is_trained(run: RunSpec, workspace: WorkspaceLayout) -> bool:
+    return completed_stages(run, workspace) is not None
