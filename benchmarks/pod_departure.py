@@ -27,9 +27,10 @@ TOKENIZER = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models" / "Sm
 
 
 def measure(good: int, bad: int, taken: int) -> list[Departure]:
-    """Run `good` jobs of three stages, `bad` jobs that PREPARE rejects, and `taken` jobs that MERGE rejects.
+    """Run `good` jobs of three stages, and `bad` and `taken` jobs that PREPARE rejects.
 
-    A `taken` job has a destination with the artifact of another spec. Returns the departures of all pods.
+    A `bad` job has a broken dataset, a `taken` job a destination with the artifact of another spec.
+    Returns the departures of all pods.
     """
     folder = Path(tempfile.mkdtemp(prefix="pod-departure-"))
     with provided_cluster(f"departure-{os.getpid()}") as provided:
@@ -73,8 +74,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--good", type=int, default=5, help="jobs that succeed, three pods each")
-    parser.add_argument("--bad", type=int, default=6, help="jobs that PREPARE rejects, one pod each")
-    parser.add_argument("--taken", type=int, default=2, help="jobs that MERGE rejects, three pods each")
+    parser.add_argument("--bad", type=int, default=6, help="jobs with a broken dataset, one pod each")
+    parser.add_argument("--taken", type=int, default=2, help="jobs with a taken destination, one pod each")
     options = parser.parse_args()
     departures = measure(options.good, options.bad, options.taken)
     for departure in departures:

@@ -19,6 +19,7 @@ EVENTS = st.lists(
             "decide and crash",
             "succeed",
             "fail",
+            "fail at the destination",
             "vanish",
             "interrupt",
             "disrupt",
@@ -85,6 +86,8 @@ def end(world: World, child: ChildJob, event: str) -> None:
             world.end_pod(child.name, make_result(stage, attempt))
         case "fail":
             world.end_pod(child.name, make_failure(stage, "InternalError", attempt), 69)
+        case "fail at the destination":
+            world.end_pod(child.name, make_failure(stage, "DestinationUnwritable", attempt), 65)
         case "interrupt":
             world.end_pod(child.name, make_failure(stage, "Interrupted", attempt, "Interrupted"), 75)
         case "vanish":

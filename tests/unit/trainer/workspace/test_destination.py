@@ -15,7 +15,7 @@ import pytest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.destination import (
     MANIFEST,
-    fault_of,
+    fault_behind,
     folder_bytes,
     is_transient,
     owner_of,
@@ -218,12 +218,30 @@ def test_one_process_publishes_at_a_time(tmp_path: Path) -> None:
         assert everything(destination) == []
 
 
-def test_a_destination_that_is_gone_has_a_fault_and_one_that_works_has_none(tmp_path: Path) -> None:
-    assert fault_of(tmp_path) is None
+def caused_by(path: Path, reason: Reason) -> StageError:
+    """Return the StageError of a reader that could not open a file."""
+    error = StageError(reason, "must be readable")
+    error.__cause__ = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return error
+
+
+def test_an_unknown_error_is_blamed_on_a_destination_that_is_gone(tmp_path: Path) -> None:
+    unknown = RuntimeError("unknown model")
+    assert fault_behind(unknown, tmp_path) is None
     assert everything(tmp_path) == []
-    gone = fault_of(tmp_path / "gone")
+    gone = fault_behind(unknown, tmp_path / "gone")
     assert gone is not None
     assert "No such file or directory" in gone.message
+
+
+def test_a_known_error_is_blamed_on_the_destination_only_if_its_cause_is_there(tmp_path: Path) -> None:
+    here = fault_behind(caused_by(tmp_path / "merged" / "weights", Reason.INVALID_MODEL), tmp_path)
+    assert here is not None
+    assert here.reason is Reason.DESTINATION_UNWRITABLE
+    elsewhere = caused_by(Path("/workspace/model/weights"), Reason.INVALID_MODEL)
+    assert fault_behind(elsewhere, tmp_path / "gone") is None
+    assert fault_behind(StageError(Reason.ADAPTER_UNTRAINED, "zero"), tmp_path / "gone") is None
+    assert fault_behind(caused_by(tmp_path, Reason.DESTINATION_UNWRITABLE), tmp_path) is None
 
 
 def test_the_owner_of_a_missing_file_is_nobody(tmp_path: Path) -> None:

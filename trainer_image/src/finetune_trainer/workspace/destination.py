@@ -46,6 +46,7 @@ _REMEDIES = {
     errno.EACCES: "give them write access, for example by the folder's owner or mode",
     errno.EPERM: "give them write access, for example by the folder's owner or mode",
     errno.EROFS: "use a claim and an access mode that can be written",
+    errno.ENAMETOOLONG: "choose a shorter path",
     errno.ENOSPC: "free space on the claim or enlarge it",
     errno.EDQUOT: "raise the quota or free space within it",
     errno.ENOSYS: "use a claim whose file system can rename files and folders",
@@ -128,13 +129,23 @@ def try_destination(destination: Path, spec_hash: str) -> None:
             _require_replaceable(destination / name)
 
 
-def fault_of(destination: Path) -> StageError | None:
-    """Return why nothing can be written to the existing folder `destination`; None if it can be."""
+def fault_behind(error: Exception, destination: Path) -> StageError | None:
+    """Return the failure of the existing folder `destination` that caused `error`; None if the cause is elsewhere.
+
+    Libraries wrap the system's errors or hide them. So after an unknown error the destination is tried.
+    """
+    if isinstance(error, StageError):
+        cause = error.__cause__
+        if error.reason is Reason.DESTINATION_UNWRITABLE or not isinstance(cause, OSError):
+            return None
+        if cause.filename is None or not _concerns(cause, destination):
+            return None
+        return StageError(Reason.DESTINATION_UNWRITABLE, _description(cause, destination))
     try:
         with writing_to(destination):
             _rehearse(destination)
-    except StageError as error:
-        return error
+    except StageError as fault:
+        return fault
     return None
 
 

@@ -79,7 +79,7 @@ def test_the_workspace_stays_as_the_policy_says(policy: str, succeeds: bool, kep
     if succeeds:
         world.succeed(Stage.MERGE)
     else:
-        world.fail(Stage.MERGE, "DestinationUnwritable")
+        world.fail(Stage.MERGE, "ArtifactVerificationFailed")
     world.settle()
     assert (world.claim is not None) == kept
 

@@ -217,9 +217,14 @@ def test_a_destination_that_fails_while_a_library_reads_it_has_its_reason(
 
 def test_a_failure_of_the_workspace_is_not_blamed_on_the_destination(workspace: Path, tmp_path: Path) -> None:
     """MERGE waits without end for its destination, so another cause must not look like it."""
-    next((workspace / "model").glob("*.safetensors")).unlink()
+    run = run_spec(workspace, tmp_path / "output")
+    WorkspaceLayout(workspace).verification.unlink()
     with pytest.raises(FileNotFoundError):
-        merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+        merge(run, NullReporter())
+    next((workspace / "model").glob("*.safetensors")).unlink()
+    with pytest.raises(StageError) as caught:
+        merge(run, NullReporter())
+    assert caught.value.reason is Reason.INVALID_MODEL
 
 
 def test_a_destination_in_use_by_another_process_is_left_alone(workspace: Path, tmp_path: Path) -> None:
@@ -233,9 +238,9 @@ def test_published_artifacts_count_even_if_the_workspace_takes_no_marker(
     workspace: Path, tmp_path: Path
 ) -> None:
     marker = WorkspaceLayout(workspace).marker("merge")
-    marker.mkdir()
-    (marker / "in-the-way").write_text("x")
+    marker.with_name(f".{marker.name}.{os.getpid()}.tmp").mkdir()  # where the marker would be written first
     assert merge(run_spec(workspace, tmp_path / "output"), NullReporter()).artifacts
+    assert not marker.exists()
 
 
 def test_the_space_that_is_required_is_that_of_the_published_files(workspace: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
     FOLDERS,
     REPORT_FOLDER,
-    fault_of,
+    fault_behind,
     publishing_alone,
     require_space,
     writing_to,
@@ -79,11 +79,8 @@ def _publish_once(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) 
     with publishing_alone(destination):
         try:
             return _merge(run, workspace, destination, progress)
-        except StageError:
-            raise
         except Exception as error:
-            # Libraries wrap the system's errors or hide them. A destination that fails now was the cause.
-            fault = fault_of(destination)
+            fault = fault_behind(error, destination)
             if fault is None:
                 raise
             discard_staging(destination, run.spec_hash)
