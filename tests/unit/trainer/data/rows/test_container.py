@@ -58,6 +58,7 @@ _ROW = {"[]": _MESSAGES}
         ),
         ({"id": 1, "turns": _MESSAGES}, [{"id": 1, "turns": _MESSAGES}]),
         ({"messages": _MESSAGES}, [{"messages": _MESSAGES}]),
+        ({"messages": [{"speaker": "x", "text": "y"}]}, [{"messages": [{"speaker": "x", "text": "y"}]}]),
     ],
 )
 def test_a_document_holds_rows_as_objects_or_as_lists_of_messages(

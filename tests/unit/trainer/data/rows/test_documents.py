@@ -23,6 +23,7 @@ def kind_of_document(value: Any, cut: int | None = None) -> str | None:
             {"message": "Not Found", "status": "404"},
             "an error that a server gave in place of the file: 'Not Found'",
         ),
+        ({"one": {"messages": []}, "two": {"messages": []}}, "an object of rows by name"),
         ({"model_type": "llama"}, "a configuration file of a model"),
     ],
 )
@@ -45,6 +46,8 @@ def test_the_beginning_of_a_large_table_by_columns_is_enough() -> None:
         {"prompt": [{"role": "user", "content": "a"}], "completion": []},
         {"data": [{"prompt": "a"}], "columns": 3},
         {"0": "a"},
+        {"one": {"messages": []}},
+        {"prompt": {"role": "user"}, "completion": {"role": "assistant"}},
         {"tags": ["a"], "keywords": ["b"]},
     ],
 )

@@ -32,10 +32,15 @@ def rejected(reason: RowReason, detail: str = "Expecting value") -> list[tuple[i
 def test_the_most_frequent_fault_names_the_file(
     text: str, unreadable: list[tuple[int, RowRejected]], what: str
 ) -> None:
-    assert unreadable_kind(text, unreadable).what == what
+    assert unreadable_kind(text, unreadable, len(unreadable)).what == what
+
+
+def test_a_file_with_some_rows_says_how_many_are_not() -> None:
+    kind = unreadable_kind('{"n": 1}\nhello\nyou\n', rejected(RowReason.INVALID_JSON), 3)
+    assert kind.what == f"other text between the rows (2 of 3 are not JSON; {ROW})"
 
 
 def test_what_is_shown_of_a_row_is_short_and_visible() -> None:
-    kind = unreadable_kind("x", rejected(RowReason.INVALID_JSON, "\u202e" + "y" * 900))
+    kind = unreadable_kind("x", rejected(RowReason.INVALID_JSON, "\u202e" + "y" * 900), 2)
     assert "\\u202e" in kind.what
     assert len(kind.what) < 250

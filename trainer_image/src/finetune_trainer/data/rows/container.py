@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.rows.columns import KNOWN, LISTS_OF_ROWS
+from finetune_trainer.data.rows.columns import KNOWN, LISTS_OF_ROWS, MESSAGES
 from finetune_trainer.data.rows.documents import document_kind, first_members
 from finetune_trainer.data.rows.encodings import wide_encoding
 from finetune_trainer.data.rows.file_kinds import file_kind, unknown_binary
@@ -212,7 +212,10 @@ def _holds_rows(head: bytes, offset: int) -> bool:
     except (ScanError, JsonError, UnicodeDecodeError, StopIteration):
         return False
     if isinstance(first, dict):
-        return not is_list_of_messages([first]) and any(name in KNOWN for name in first)
+        known = [name for name in first if name in KNOWN]
+        return not is_list_of_messages([first]) and (
+            len(known) > 1 or any(name in MESSAGES for name in known)
+        )
     return is_list_of_messages(first)
 
 

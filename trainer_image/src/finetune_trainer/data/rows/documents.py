@@ -20,6 +20,7 @@ _SHOWN = 80
 _BY_ROWS = "write the table by rows (pandas: `to_json(orient='records', lines=True)`, datasets: `to_json`)"
 _NUMBERED = re.compile(rb'\{\s*"\d+"\s*:')
 _EMPTY = re.compile(rb"\{\s*\}")
+_FIRST_NAME = re.compile(rb'\{\s*"([^"\\]*)"\s*:')
 _LISTS = re.compile(rb"\[\s*\[")
 _TEXTS = re.compile(rb'\[\s*"')
 _TEXT = re.compile(rb'"((?:[^"\\]|\\.)*)"')
@@ -68,6 +69,9 @@ def _table(members: Sequence[tuple[str, bytes]]) -> Kind | None:
         return Kind("a table written as lists of values beside the names of its columns", _BY_ROWS)
     if all(name.isdecimal() and value.startswith(b"{") for name, value in members):
         return Kind("a table written as an object of numbered rows", _BY_ROWS)
+    named = [_FIRST_NAME.match(value) for value in values.values()]
+    if len(named) > 1 and all(match and match[1].decode("utf-8", "replace") in KNOWN for match in named):
+        return Kind("an object of rows by name", "write the rows alone, as a list or one per line")
     return None
 
 

@@ -161,7 +161,7 @@ def _require_readable(head: bytes, layout: Layout, *, whole: bool) -> None:
     # A few long rows at the beginning of a large file say little about the others.
     enough = whole or len(sample) >= _FEWEST_ROWS or len(unreadable) == len(sample)
     if enough and len(unreadable) * 2 > len(sample):
-        raise ForeignFileError(unreadable_kind(head.decode("utf-8", "replace"), unreadable))
+        raise ForeignFileError(unreadable_kind(head.decode("utf-8", "replace"), unreadable, len(sample)))
 
 
 def _sampled_lines(head: bytes, *, whole: bool) -> list[tuple[int, dict[str, Any] | RowRejected]]:

@@ -31,6 +31,7 @@ _PYTHON = (
     r"|if __name__ =="
 )
 _JAVASCRIPT = r"(?:export )?(?:const|let|var) [\w{].* = |module\.exports|export default|\(?function\b.*\{"
+_OTHER_SOURCE = r"#include [<\"]|package [\w.]+;?$|(?:public |abstract )class \w+|using namespace |fn \w+\(|\w+ = [\[{(]\s*$"
 _SQL = r"(?i)(?:insert into [`\"\w.]+ ?(?:\(|values)|create table\b|drop table\b)|-- (?:mysql|postgresql) "
 # A line with such a beginning shows the kind, wherever it stands among the first lines.
 _LINE_KINDS = tuple(
@@ -41,6 +42,8 @@ _LINE_KINDS = tuple(
         (r"\{[%#{]-?", "a Jinja template", f"{_ROWS}; a chat template belongs into `model.chatTemplate`"),
         (_PYTHON, "Python source", _ROWS),
         (_JAVASCRIPT, "JavaScript source", "write the rows as JSON, without a program around them"),
+        (_OTHER_SOURCE, "program source", _ROWS),
+        (r"//|/\*", "JSON or source with comments", f"{_JSON_LINES} without comments"),
         (_SQL, "an SQL dump", "export the table as CSV or as JSON Lines"),
         (r"diff --git |Index: \S+$|@@ -\d", "a patch", _ROWS),
         (r"\\(?:documentclass|begin\{document\})", "a LaTeX document", _PROSE),
@@ -73,7 +76,9 @@ _EVENT = re.compile(r"(?:data|event|id):")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}$")
 _ADDRESS = re.compile(r"(?:https?|s3|gs|hf|ftp|azure|file)://\S+$")
 _MARKUP = re.compile(r"(?is)\s*<(?:[!?]|[a-z][\w:.-]*[\s>/])")
-_HTML = re.compile(r"(?i)<(?:!doctype\s+html|html|head|body|title|script|div|table|meta)\b")
+_HTML = re.compile(
+    r"(?i)<(?:!doctype\s+html|html|head|body|title|script|div|table|meta|p|a|span|form|iframe|h[1-6])\b"
+)
 _TITLE = re.compile(r"(?is)<title[^>]*>\s*(.{0,300}?)\s*</title>")
 _CODE = re.compile(r"(?is)<Error>.{0,500}?<Code>\s*(\w{1,60})\s*</Code>")
 _FRONT_MATTER = re.compile(r"---\s*\n.*?\n---\s*\n\s*(?P<body>\S[^\n]*)", re.DOTALL)

@@ -26,8 +26,11 @@ _BY_REASON = {
 }
 
 
-def unreadable_kind(text: str, unreadable: Sequence[tuple[int, RowRejected]]) -> Kind:
-    """Return what a file is that begins with `text`; `unreadable` are rows of it with their numbers, one at least."""
+def unreadable_kind(text: str, unreadable: Sequence[tuple[int, RowRejected]], tried: int) -> Kind:
+    """Return what a file is that begins with `text`.
+
+    `unreadable` are rows of it with their numbers, one at least, of the number of rows that were `tried`.
+    """
     number, first = unreadable[0]
     shown = excerpt(f"row {number}: {first.field}: {first.detail}", _DETAIL_CHARACTERS)
     reason = Counter(rejection.reason for _, rejection in unreadable).most_common(1)[0][0]
@@ -41,7 +44,12 @@ def unreadable_kind(text: str, unreadable: Sequence[tuple[int, RowRejected]]) ->
             f"rows with NaN or Infinity, which are not JSON ({shown})",
             "write null in their place, as `to_json` of pandas does",
         )
-    return text_kind(text) or _unknown(text, reason, shown)
+    kind = text_kind(text)
+    if kind is None and len(unreadable) < tried and reason is not RowReason.INVALID_CSV:
+        return Kind(
+            f"other text between the rows ({len(unreadable)} of {tried} are not JSON; {shown})", _JSON_LINES
+        )
+    return kind or _unknown(text, reason, shown)
 
 
 def _unknown(text: str, reason: RowReason, shown: str) -> Kind:
