@@ -95,6 +95,15 @@ LFM_2 = config(
     layer_types=["conv", "full_attention"] * 8,
     tie_word_embeddings=True,
 )
+HELIUM = config("helium", 48000, 2560, 7040, 24, 20, 20, head_dim=128)
+CWM = config("cwm", 128256, 6144, 21504, 64, 48, 8, head_dim=128, bos_token_id=1)
+MINISTRAL_3 = config(
+    "ministral3", 131072, 4096, 14336, 34, 32, 8, head_dim=128,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
+                     "original_max_position_embeddings": 16384},
+)  # fmt: skip
+NEMOTRON = config("nemotron", 256000, 4096, 16384, 32, 32, 8, head_dim=128)
+JAIS_2 = config("jais2", 150272, 3328, 26624, 32, 26, 26)
 CLIPPED = {**OLMO, "clip_qkv": 8.0}
 DROPPING = {**STARCODER, "residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1}
 
@@ -137,11 +146,9 @@ CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("phi 2 with its dropout", PHI_2, TrainingPlan(2048, gradient_checkpointing=False)),
     ("gpt neox", NEOX, TrainingPlan(2048)),
     ("apertus", APERTUS, TrainingPlan(2048)),
-    ("hunyuan", HUNYUAN, TrainingPlan(2048)),
-    ("granite 4", GRANITE_4, TrainingPlan(2048)),
     ("lfm 2", LFM_2, TrainingPlan(2048)),
 ]
-"""Return every family once, and every axis of a plan on Mistral."""
+"""Return every kind of layer once, and every axis of a plan on Mistral."""
 FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral with a window, long", MISTRAL_V1, TrainingPlan(8192, rank=8)),
     ("llama 8b, long", LLAMA_8B, TrainingPlan(16384)),
@@ -156,6 +163,13 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("phi 4", PHI_4, TrainingPlan(2048)),
     ("granite, all saved", GRANITE, TrainingPlan(2048, gradient_checkpointing=False)),
     ("cohere, all saved", COHERE, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("hunyuan", HUNYUAN, TrainingPlan(2048)),
+    ("granite 4", GRANITE_4, TrainingPlan(2048)),
+    ("helium", HELIUM, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("cwm", CWM, TrainingPlan(2048)),
+    ("ministral 3", MINISTRAL_3, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("nemotron", NEMOTRON, TrainingPlan(2048, gradient_checkpointing=False)),
+    ("jais 2", JAIS_2, TrainingPlan(2048)),
     ("cohere 2", COHERE_2, TrainingPlan(2048)),
     ("stablelm 12b", STABLELM_12B, TrainingPlan(2048, gradient_checkpointing=False)),
     ("phi 2", PHI_2, TrainingPlan(2048)),
@@ -172,7 +186,7 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
         TrainingPlan(1024, gradient_checkpointing=False),
     ),
 ]
-"""Return a second length, rank or kind of checkpointing for families in CASES."""
+"""Return families whose layers are like others', and a second length, rank or kind of checkpointing."""
 WHOLE: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral", MISTRAL, TrainingPlan(2048)),
     ("qwen 3", QWEN3, TrainingPlan(2048, gradient_checkpointing=False)),
