@@ -65,7 +65,9 @@ class ConfigReader:
     def real(self, name: str) -> float | None:
         """Return a number, None if the config has none."""
         value = self.value(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
             raise unexpected(name, "a number", value)
         return value
 

@@ -59,6 +59,12 @@ def test_each_kind_of_value_is_checked() -> None:
             read()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**30])
+def test_a_number_that_is_not_finite_or_absurd_is_none(value: float) -> None:
+    with pytest.raises(ShapeUnknownError, match="rate must be a number"):
+        reader(rate=value).real("rate")
+
+
 def test_a_long_value_is_shown_by_its_beginning() -> None:
     with pytest.raises(ShapeUnknownError) as caught:
         reader(size="x" * 1000).number("size")
