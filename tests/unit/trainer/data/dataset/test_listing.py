@@ -132,3 +132,24 @@ def test_a_given_format_is_not_guessed(tmp_path: Path, tokenizer: Path) -> None:
     learned = [label for label in line["examples"][0]["labels"] if label != -100]
     assert tiny_tokenizer().decode(learned) == "c<|im_end|>"
     assert "format PromptCompletion: as asked for" in said
+
+
+def test_a_template_that_needs_tools_is_proven_with_those_of_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% if not tools %}{{ raise_exception('tools are required') }}{% endif %}{{ tools | tojson }}"
+        + tokenizer.chat_template
+    )
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    path = tmp_path / "rows.jsonl"
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    path.write_text("\n".join(json.dumps({"messages": CHAT, "tools": [tool] * n}) for n in (1, 0)))
+    lines, said, code = listed(capsys, tmp_path / "tokenizer", path)
+    assert [(line["accepted"], line["reason"]) for line in lines] == [
+        (True, None),
+        (False, "TemplateRefused"),
+    ], said
+    assert lines[1]["detail"] == "tools are required"
+    assert code == ExitCode.SUCCEEDED

@@ -73,3 +73,11 @@ def test_a_fault_further_on_does_not_hide_the_format(tmp_path: Path) -> None:
     source = open_source(written(tmp_path, rows[:-30]), "Auto")
     assert source.format == "PromptCompletion"
     assert source.size == len(rows) - 30
+
+
+def test_the_first_conversations_leave_out_unreadable_rows(tmp_path: Path) -> None:
+    good = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
+    rows = f'{good}\nno JSON\n{{"messages": []}}\n{good}'
+    source = open_source(written(tmp_path, rows.encode()), "Auto")
+    found = list(source.first_conversations("Keep"))
+    assert [conversation.messages[0]["content"] for conversation in found] == ["q", "q"]

@@ -36,7 +36,8 @@ def list_masks(
     """
     try:
         template = ChatTemplate(load_tokenizer(tokenizer_folder))
-        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder))
+        samples = open_source(dataset, format_name).first_conversations(reasoning)
+        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder), samples)
         print_rows(dataset, masker, reasoning, format_name)
     except StageError as error:
         print(f"{error.reason}: {error.message}", file=sys.stderr)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.conversations.formats import detect_format
+from finetune_trainer.data.conversations.formats import detect_format, parse_row
 from finetune_trainer.data.rows.reader import Row, read_rows, require_rows_file, until_fault, why_empty
+from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from finetune_trainer.data.conversations.conversation import Conversation
+
+_FIRST_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,16 @@ class RowSource:
     def rows(self) -> Iterator[Row]:
         """Read the rows in order. Raises StageError with MalformedDataset or DatasetTooLarge."""
         return read_rows(self.paths, self.maximum_bytes, self.spool)
+
+    def first_conversations(self, reasoning: Any) -> Iterator[Conversation]:
+        """Yield the conversations of the first rows; rows that cannot be read are left out."""
+        for row in islice(until_fault(self.rows(), []), _FIRST_ROWS):
+            if isinstance(row.value, RowRejected):
+                continue
+            try:
+                yield parse_row(row.value, format_name=self.format, reasoning=reasoning)
+            except RowRejected:
+                continue  # proving the row reports it
 
 
 def open_source(

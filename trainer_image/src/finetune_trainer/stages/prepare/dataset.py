@@ -22,10 +22,11 @@ from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_marker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.data.conversations.conversation import Conversation
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -34,11 +35,15 @@ _FORMAT = 3  # increase it if the same rows and tokenizer would give other ids o
 
 @dataclass(frozen=True)
 class ProvenDataset:
-    """Tables on disk: their part of the result, and by source the counts of rows and the identity of the bytes."""
+    """Tables on disk: their part of the result, and by source the counts of rows and the identity of the bytes.
+
+    `reasoning_is_plain_text` is True if the template has no place for reasoning traces.
+    """
 
     result: TablesResult
     reports: dict[str, DatasetReport]
     sources: dict[str, dict[str, Any]]
+    reasoning_is_plain_text: bool
 
 
 class DatasetRejectedError(StageError):
@@ -52,8 +57,8 @@ class DatasetRejectedError(StageError):
         self.sources = sources
 
 
-def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
-    """Build the masker for the run's tokenizer, template and maximum length. Raises StageError."""
+def make_template(run: RunSpec, tokenizer_folder: Path) -> ChatTemplate:
+    """Build the run's chat template with its tokenizer. Raises StageError."""
     template = None
     if run.model.chat_template_path is not None:
         try:
@@ -63,8 +68,13 @@ def make_masker(run: RunSpec, tokenizer_folder: Path) -> Masker:
                 Reason.CHAT_TEMPLATE_MISSING, f"model.chatTemplate must be a readable text file: {error}"
             ) from error
     chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
-    chat = pin_render_date(chat, run.workspace.path)
-    return Masker(chat, run.training.maximum_length, end_token_ids(tokenizer_folder))
+    return pin_render_date(chat, run.workspace.path)
+
+
+def make_masker(run: RunSpec, tokenizer_folder: Path, samples: Iterable[Conversation] = ()) -> Masker:
+    """Build the masker for the run's tokenizer, template and maximum length; see Masker. Raises StageError."""
+    template = make_template(run, tokenizer_folder)
+    return Masker(template, run.training.maximum_length, end_token_ids(tokenizer_folder), samples)
 
 
 def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) -> dict[str, Fetched]:
@@ -133,7 +143,7 @@ def prove_dataset(
         sources = _open_datasets(run, layout, fetched)
     except StageError as error:
         raise DatasetRejectedError(error, {}, identities) from error
-    masker = make_masker(run, tokenizer)
+    masker = make_masker(run, tokenizer, sources["training"].first_conversations(run.dataset.reasoning))
     builder = DatasetBuilder(run.dataset, masker, run.training.seed, layout, content, progress, redact)
     try:
         built = builder.build(sources["training"], sources.get("validation"))
@@ -149,10 +159,11 @@ def prove_dataset(
         "result": result.document(),
         "reports": {part: report.to_state() for part, report in built.reports.items()},
         "sources": identities,
+        "reasoning_is_plain_text": masker.reasoning_is_plain_text,
     }
     write_marker(layout, "dataset", inputs, outcome)
     builder.discard_parts()
-    return ProvenDataset(result, built.reports, identities)
+    return ProvenDataset(result, built.reports, identities, masker.reasoning_is_plain_text)
 
 
 def _finished(layout: WorkspaceLayout, inputs: str) -> ProvenDataset | None:
@@ -163,7 +174,7 @@ def _finished(layout: WorkspaceLayout, inputs: str) -> ProvenDataset | None:
     if result is None:
         return None
     reports = {part: DatasetReport.from_state(state) for part, state in done["reports"].items()}
-    return ProvenDataset(result, reports, done["sources"])
+    return ProvenDataset(result, reports, done["sources"], done["reasoning_is_plain_text"])
 
 
 def _sources(run: RunSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from finetune_trainer.report.analysis import AnalysisSettings, analyze
 from finetune_trainer.report.document import DatasetDocument
 from finetune_trainer.report.page import render_html
 from finetune_trainer.report.prompts import user_frame
-from finetune_trainer.stages.prepare.dataset import DatasetRejectedError, ProvenDataset, make_masker
+from finetune_trainer.stages.prepare.dataset import DatasetRejectedError, ProvenDataset, make_template
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import (
     digest_of,
@@ -61,19 +61,19 @@ def report_dataset(
     done = StatisticsResult.read(read_marker(layout, "report", inputs))
     if done is not None and layout.dataset_page.is_file() and layout.dataset_report.is_file():
         return done
-    masker = make_masker(run, tokenizer)
+    template = make_template(run, tokenizer)
     analysis = analyze(
         layout.training_table,
         layout.validation_table,
-        masker.template.decode,
+        template.decode,
         AnalysisSettings(
             reports=tuple(proven.reports.values()),
-            special_ids=masker.template.special_ids,
+            special_ids=template.special_ids,
             thresholds=run.dataset.thresholds,
-            frame=user_frame(masker.template),
+            frame=user_frame(template),
             seed=run.training.seed,
             trainable_parameters=parameters,
-            reasoning_is_plain_text=masker.reasoning_is_plain_text,
+            reasoning_is_plain_text=proven.reasoning_is_plain_text,
             target_prompts=targets,
             redact=redact,
         ),

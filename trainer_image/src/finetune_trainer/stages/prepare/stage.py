@@ -11,6 +11,7 @@ from finetune_trainer.contract.model_config import select_config_fields
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
+from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import read_config
@@ -101,7 +102,9 @@ def print_proven_rows(run: RunSpec) -> None:
     folder = next((path for path in (layout.root / "tokenizer", layout.base) if path.is_dir()), None)
     if folder is not None:
         training = fetch_datasets(run, layout, NullReporter())["training"]
-        print_rows(training.paths, make_masker(run, folder), run.dataset.reasoning, run.dataset.format)
+        dataset = run.dataset
+        samples = open_source(training.paths, dataset.format).first_conversations(dataset.reasoning)
+        print_rows(training.paths, make_masker(run, folder, samples), dataset.reasoning, dataset.format)
 
 
 def _model_source(run: RunSpec, layout: WorkspaceLayout, waiting: Callable[[], None]) -> ModelSource:
