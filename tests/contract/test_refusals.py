@@ -15,6 +15,7 @@ from finetune_operator.sizing.memory.shape import ModelRefusedError, ShapeUnknow
 from finetune_trainer.contract import refusals as trainer
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model import support
+from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import is_native, reject_config, reject_files, reject_structure
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +148,27 @@ def test_code_of_a_repository_is_ignored_for_a_type_that_transformers_has(
     caplog.clear()
     reject_config({"model_type": "llama"})
     assert caplog.text == ""
+
+
+def test_underscores_and_cases_of_an_architecture_are_no_difference(tmp_path: Path) -> None:
+    config = {
+        "model_type": "ernie4_5",
+        "architectures": ["Ernie4_5_ForCausalLM"],
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 64,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert inspect_base_model(tmp_path).parameters == model_shape(config).parameters
+    other = {**config, "architectures": ["Ernie4_5_MoeForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(StageError, match="Ernie4_5_MoeForCausalLM"):
+        inspect_base_model(tmp_path)
+    with pytest.raises(ModelRefusedError, match="Ernie4_5_MoeForCausalLM"):
+        model_shape(other)
 
 
 def test_a_family_with_experts_by_default_is_refused_unless_the_config_has_none() -> None:

@@ -88,7 +88,7 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
     declared = document.get("architectures")
     if isinstance(declared, list) and declared:
         names = [str(name) for name in declared]
-        if architecture.lower() not in {name.lower() for name in names}:
+        if _plain(architecture) not in map(_plain, names):
             raise StageError(
                 Reason.UNSUPPORTED_MODEL,
                 f"the model must be a causal language model, found architecture {', '.join(names)} (transformers "
@@ -111,6 +111,11 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
             f"every projection must be a plain linear layer, found Conv1D in {architecture}; choose another model",
         )
     _reject_large_rest(model, architecture)
+
+
+def _plain(name: str) -> str:
+    """Return a class name without what files spell in several ways, such as Ernie4_5_ForCausalLM."""
+    return name.replace("_", "").lower()
 
 
 def reject_tensor_names(names: Iterable[str]) -> None:
