@@ -34,7 +34,7 @@ def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(room: Ku
         )
 
     def training_has_begun(job: dict[str, Any]) -> bool:
-        progress = job["status"].get("progress") or {}
+        progress = job.get("status", {}).get("progress") or {}
         return progress.get("activity") == "Training" and progress.get("step", 0) >= 3
 
     room.apply(jobs.fine_tune_job("pause", training=TRAINING))
