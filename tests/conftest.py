@@ -13,6 +13,10 @@ from devcluster.provider import docker_answers
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.kernels import share_kernels
+
+share_kernels(os.environ)  # before any test imports numba, which reads the variable once
+
 NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
 NO_DOCKER = "needs a Docker engine, and none answers"
 
