@@ -39,6 +39,7 @@ def outcomes(path: Path, masker: Masker) -> dict[int, list[Example] | RowRejecte
     return {row.number: row.outcome for row in prove(read_rows([path]), masker, parse)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_every_spoiled_row_has_its_reason_and_affects_no_other_row(
     tmp_path: Path, masker: Masker, seed: int

@@ -62,6 +62,7 @@ def large_model(tmp_path: Path) -> Iterator[Path]:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_an_embedding_of_two_gigabytes_does_not_fill_the_memory(large_model: Path, tmp_path: Path) -> None:
     """At most 1.5 GB of anonymous memory are used, with libraries, and the files are not mapped."""
     script = ROOT / "tests" / "support" / "processes" / "measured_quantization.py"

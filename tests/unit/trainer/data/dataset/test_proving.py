@@ -160,6 +160,7 @@ def peaks(count: int, folder: Path) -> tuple[int, int]:
     return int(own), int(workers)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(folder: Path) -> None:
     """Five times as many rows may need only a few megabytes more, in the parent and in the workers."""
     noise = 24 * 1024

@@ -110,6 +110,7 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
         assert torch.allclose(weight.float(), reference[f"{name}.weight"], rtol=tolerance, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_the_artifact_loads_without_bitsandbytes(workspace: Path, tmp_path: Path) -> None:
     merge(run_spec(workspace, tmp_path / "output"), NullReporter())
     blocked = tmp_path / "blocked" / "bitsandbytes"
