@@ -1,8 +1,9 @@
-"""A job that cannot succeed fails within a minute, after one attempt, with a specific reason, and leaves no pod."""
+"""A job that cannot succeed fails soon, after one attempt, with a specific reason, and leaves no pod."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,27 +60,35 @@ CASES = [
     Case("no-file", "DatasetNotFound", ("absent.jsonl",),
          dataset={"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": "absent.jsonl"}}),
 ]  # fmt: skip
+# A minute for each job; all run at once and share the machine.
+SECONDS = 60 * len(CASES)
+
+
+def manifests(case: Case) -> list[dict[str, Any]]:
+    """Return the case's job and the object that has its data or URL."""
+    dataset = case.dataset
+    sources: list[dict[str, Any]] = []
+    if case.data is not None:
+        sources = [jobs.config_map(case.name, case.data)]
+        dataset = {"configMap": {"name": case.name, "key": "data.jsonl"}}
+    if case.url is not None:
+        sources = [jobs.secret(case.name, {"url": case.url})]
+        dataset = {"url": {"secretKeyRef": {"name": case.name, "key": "url"}}}
+    model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": case.model_path}}}
+    return [*sources, jobs.fine_tune_job(case.name, dataset=dataset, model=model, **case.spec)]
+
+
+@pytest.fixture(scope="module")
+def place(workplace: Kubectl) -> Iterator[Kubectl]:
+    """The shared namespace, in which the jobs of all cases run side by side."""
+    workplace.apply(*(document for case in CASES for document in manifests(case)))
+    yield workplace
+    workplace("delete", "finetunejobs", "--all", "--wait=true")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, room: Kubectl) -> None:
-    dataset = case.dataset
-    if case.data is not None:
-        room.apply(jobs.config_map(case.name, case.data))
-        dataset = {"configMap": {"name": case.name, "key": "data.jsonl"}}
-    if case.url is not None:
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": case.name},
-            "stringData": {"url": case.url},
-        }
-        room.apply(secret)
-        dataset = {"url": {"secretKeyRef": {"name": case.name, "key": "url"}}}
-    model = {"source": {"persistentVolumeClaim": {"claimName": jobs.CLAIM, "path": case.model_path}}}
-    room.apply(jobs.fine_tune_job(case.name, dataset=dataset, model=model, **case.spec))
-
-    job = product.follow(room, case.name, seconds=60)
+def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, place: Kubectl) -> None:
+    job = product.follow(place, case.name, seconds=SECONDS)
 
     succeeded = product.condition(job, "Succeeded")
     assert (succeeded["status"], succeeded["reason"]) == ("False", case.reason), succeeded
@@ -87,8 +96,8 @@ def test_refused_for_its_own_reason_and_nothing_is_left(case: Case, room: Kubect
         assert word in succeeded["message"]
     attempts = job["status"]["attempts"]
     assert [(a["stage"], a["attempt"], a["reason"]) for a in attempts] == [("Prepare", 0, case.reason)]
-    assert_no_pod_is_left(room, case.name)
-    everything = room("get", "finetunejobs,jobs,pods,events", "--output=yaml")
+    assert_no_pod_is_left(place, case.name)
+    everything = place("get", "finetunejobs,jobs,pods,events", "--output=yaml")
     assert "S3CRETQUERY" not in everything
 
 
