@@ -296,18 +296,24 @@ def throttle(endpoint: str, bytes_per_second: int) -> Iterator[tuple[str, list[i
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
 
+    def relay(client: socket.socket) -> None:
+        with client, socket.create_connection((host, int(port))) as server:
+            requests = threading.Thread(target=forward, args=(client, server), kwargs={"slow": False})
+            requests.start()
+            forward(server, client, slow=True)
+            requests.join()
+
     def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection((host, int(port)))
-                for pair in ((client, server, False), (server, client, True)):
-                    threading.Thread(
-                        target=forward, args=pair[:2], kwargs={"slow": pair[2]}, daemon=True
-                    ).start()
+                threading.Thread(target=relay, args=(client,), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", passed
     finally:
+        listener.shutdown(socket.SHUT_RDWR)  # ends the call of accept, which close does not
+        accepting.join()
         listener.close()

@@ -73,7 +73,8 @@ def test_metrics_are_served_in_prometheus_format(reporter: Reporter) -> None:
 def test_other_paths_are_not_found(reporter: Reporter) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(reporter.port, "/secrets")
-    assert caught.value.code == 404
+    with caught.value as answer:
+        assert answer.code == 404
 
 
 def test_numbers_that_are_not_finite_are_unknown(reporter: Reporter) -> None:

@@ -63,8 +63,9 @@ def test_only_known_numbers_become_metrics() -> None:
 def test_another_path_is_not_found_and_names_the_paths() -> None:
     with serving() as server, pytest.raises(urllib.error.HTTPError) as caught:
         get(server, "/secrets")
-    assert caught.value.code == 404
-    assert b"/progress and /metrics" in caught.value.read()
+    with caught.value as answer:
+        assert answer.code == 404
+        assert b"/progress and /metrics" in answer.read()
 
 
 def test_after_close_the_port_is_free_again() -> None:

@@ -68,14 +68,21 @@ def run_prepare(
     result.touch()
     script = ROOT / "tests" / "support" / "processes" / "killed_prepare.py"
     paths = os.pathsep.join(str(ROOT / part) for part in ("trainer_image/src", "."))
-    process = subprocess.run(
-        [sys.executable, str(script), str(run_file), str(result), json.dumps(moments)],
-        stdout=subprocess.PIPE,
-        stderr=(errors := workspace.with_suffix(".err")).open("wb"),
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-    )
+    errors = workspace.with_suffix(".err")
+    with errors.open("wb") as stderr:
+        process = subprocess.run(
+            [sys.executable, str(script), str(run_file), str(result), json.dumps(moments)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "HF_ENDPOINT": endpoint,
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            },
+        )
     assert process.returncode == 0, errors.read_text()[-2000:]
     folders = ("base", "model", "dataset")
     files = {
