@@ -136,3 +136,18 @@ def test_without_a_commit_digests_identify_the_model_and_without_both_it_is_refu
     with pytest.raises(StageError, match=r"neither for model\.safetensors") as caught:
         open_model(tmp_path / "b")
     assert caught.value.reason is Reason.INVALID_MODEL
+
+
+def test_an_outage_during_the_weights_repeats_their_progress_and_nothing_else(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """The operator must not see an earlier activity again, because weights are in the workspace by then."""
+    waits: list[None] = []
+    model = HubModel(
+        "org/model", "main", None, tmp_path, lambda _seconds: None, waiting=lambda: waits.append(None)
+    )
+    heard: list[tuple[int, int | None]] = []
+    hub.failures = 3
+    model.fetch("model.safetensors", lambda done, total: heard.append((done, total)))
+    assert waits == []
+    assert len([done for done, _ in heard if done == 0]) >= 4

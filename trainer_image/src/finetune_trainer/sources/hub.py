@@ -109,11 +109,12 @@ class HubRepository:
         """Size of each file in bytes, None if the hub names none."""
         return {name: file.size for name, file in self.files.items()}
 
-    def download(self, name: str, on_bytes: OnBytes) -> Path:
+    def download(self, name: str, on_bytes: OnBytes, waiting: Callable[[], None] | None = None) -> Path:
         """Download a file below the commit's folder; an interrupted download is resumed.
 
         Size and digest are compared with those that the hub names. `on_bytes` receives the bytes done and the total,
-        and ends the download by raising. Raises StageError.
+        and ends the download by raising. `waiting` is called while an outage is waited for; by default `on_bytes` is,
+        with the bytes done so far. Raises StageError.
         """
         file = self.files[name]
         on_bytes(0, file.size)
@@ -122,7 +123,7 @@ class HubRepository:
         if partial_file.finished() is None:
             revision = self.commit or self._revision
             path = f"{self._prefix}{self._repository}/resolve/{quote(revision, safe='')}/{quote(name)}"
-            self._fetch(path, partial_file, on_bytes, file, wanted="file")
+            self._fetch(path, partial_file, on_bytes, file, wanted="file", waiting=waiting)
             partial_file.finish({"kind": "HubFile", "bytes": partial_file.path.stat().st_size})
         size = destination.stat().st_size
         on_bytes(size, size)
@@ -146,7 +147,13 @@ class HubRepository:
         partial_file = PartialFile(folder / "listing", f"{self._endpoint} {path}")
         partial_file.begin(None)
         self._fetch(
-            path, partial_file, lambda _done, _total: waiting(), None, wanted="repository", check=parse
+            path,
+            partial_file,
+            lambda _done, _total: None,
+            None,
+            wanted="repository",
+            check=parse,
+            waiting=waiting,
         )
         partial_file.begin(None)
         listing = found[0]
@@ -171,6 +178,7 @@ class HubRepository:
         *,
         wanted: str,
         check: Callable[[Path], None] | None = None,
+        waiting: Callable[[], None] | None = None,
     ) -> None:
         """Download to a partial file and check it, again and again until that succeeds or an outage does not pass."""
         try:
@@ -214,7 +222,7 @@ class HubRepository:
                 name=self._target.name,
                 policy=self._network.retry,
                 progress=lambda: transfer.done,
-                waiting=transfer.waiting,
+                waiting=waiting or transfer.waiting,
             )
 
     def _rules(self, path: str, wanted: str, linked: list[str]) -> Rules:

@@ -32,18 +32,19 @@ class HubModel:
     ) -> None:
         """Resolve the revision and download the small files.
 
-        `waiting` is called while an outage is waited for. Raises StageError with ModelNotFound, ModelAccessDenied,
-        ModelUnavailable, InvalidNetworkSettings or a reason of `weight_files`, and with InvalidModel if nothing
-        identifies the weights.
+        `waiting` is called while an outage is waited for, until the small files are there. Raises StageError with
+        ModelNotFound, ModelAccessDenied, ModelUnavailable, InvalidNetworkSettings or a reason of `weight_files`, and
+        with InvalidModel if nothing identifies the weights.
         """
         self._name = repository
-        self._waiting = waiting
         self._repository = HubRepository(
             MODEL, repository, revision, token, folder, sleep, network=network, waiting=waiting
         )
         self.commit: str | None = self._repository.commit
         names = sorted(name for name in self._repository.sizes if "/" not in name)
-        self._small = [self.fetch(name, self._ignore) for name in names if is_small_file(name)]
+        self._small = [
+            self._repository.download(name, _ignore, waiting) for name in names if is_small_file(name)
+        ]
         self._weights = weight_files(names, lambda name: (self._repository.folder / name).read_bytes())
         self._require_identity()
 
@@ -72,10 +73,6 @@ class HubModel:
         """Delete a downloaded weight file."""
         (self._repository.folder / name).unlink(missing_ok=True)
 
-    def _ignore(self, _done: int, _total: int | None) -> None:
-        """Show no bytes of small files, but show that the stage is alive."""
-        self._waiting()
-
     def _require_identity(self) -> None:
         """Raise if another model could be taken for this one, for example in the model cache."""
         unknown = [name for name in self._weights if self._repository.files[name].digest is None]
@@ -85,3 +82,7 @@ class HubModel:
                 f"the hub must name the commit of {self._name} or the SHA-256 of its weights, found neither for "
                 f"{unknown[0]}; use a mirror that names one of them, or set revision to a full commit",
             )
+
+
+def _ignore(_done: int, _total: int | None) -> None:
+    """Ignore progress: small files show none."""

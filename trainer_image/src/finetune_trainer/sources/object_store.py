@@ -64,7 +64,6 @@ class _Client:
         allow_private: bool,
         seconds: float,
         network: Network,
-        waiting: Callable[[], None],
     ) -> None:
         self.uri = StoreUri.parse(source.uri, target)
         self._source = source
@@ -73,29 +72,42 @@ class _Client:
         self._allow_private = allow_private
         self._seconds = seconds
         self._network = network
-        self._waiting = waiting
         if source.endpoint is not None:
             check_endpoint(source.endpoint, target, allow_private=allow_private)
 
-    def download(self, request: _Request, destination: Path, on_bytes: OnBytes) -> dict[str, Any]:
-        """Fetch an object and return its ETag, version and size. An interrupted download is resumed."""
+    def download(
+        self,
+        request: _Request,
+        destination: Path,
+        on_bytes: OnBytes,
+        waiting: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Fetch an object and return its ETag, version and size. An interrupted download is resumed.
+
+        `waiting` is called while an outage is waited for; by default `on_bytes` is, with the bytes done so far.
+        """
         partial = PartialFile(destination, f"{self._source.endpoint or ''} {self._source.uri} {request.key}")
         identity = partial.finished()
         if identity is not None and request.etag in {None, identity.get("etag")}:
             return identity
         transfer = _Transfer(partial, request, self._target, on_bytes)
         with self._connected() as (store, egress):
-            self._retried(lambda: transfer.attempt(store), egress, lambda: transfer.done, request.deadline)
+            self._retried(
+                lambda: transfer.attempt(store),
+                egress,
+                waiting or transfer.waiting,
+                progress=lambda: transfer.done,
+                deadline=request.deadline,
+            )
         return transfer.finish()
 
-    def list(self) -> dict[str, tuple[int, str | None]]:
+    def list(self, waiting: Callable[[], None]) -> dict[str, tuple[int, str | None]]:
         """Size and ETag of the objects directly below the prefix, by name."""
         with self._connected() as (store, egress):
             found = self._retried(
                 lambda: obstore.list_with_delimiter(store, self.uri.key)["objects"],
                 egress,
-                lambda: 0,
-                math.inf,
+                waiting,
             )
         return {
             entry["path"].rsplit("/", 1)[1]: (entry["size"], _plain(entry["e_tag"]))
@@ -112,18 +124,17 @@ class _Client:
             yield self._open(egress), egress
 
     def _open(self, egress: Egress | None) -> Store:
-        return open_store(
-            self._source,
-            self.uri,
-            self._target,
-            self._environment,
-            egress,
-            self._seconds,
-            self._network.bundle,
-        )
+        seconds, bundle = self._seconds, self._network.bundle
+        return open_store(self._source, self.uri, self._target, self._environment, egress, seconds, bundle)
 
     def _retried(
-        self, action: Callable[[], Any], egress: Egress | None, progress: Callable[[], int], deadline: float
+        self,
+        action: Callable[[], Any],
+        egress: Egress | None,
+        waiting: Callable[[], None],
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        deadline: float = math.inf,
     ) -> Any:
         """Run a call to the store, again and again until it succeeds or an outage does not pass. Raises StageError."""
         return retry(
@@ -132,7 +143,7 @@ class _Client:
             name=self._target.name,
             policy=self._network.retry,
             progress=progress,
-            waiting=self._waiting,
+            waiting=waiting,
             deadline=deadline,
         )
 
@@ -178,12 +189,17 @@ class _Transfer:
         self._on_bytes = on_bytes
         self._identity: dict[str, Any] = {}
         self._version: Version | None = None
+        self._total: int | None = None
         self.done = 0
         resumable = partial.resumable()
         if resumable is None:
             partial.begin(None)
         else:
             self._version, self.done = resumable
+
+    def waiting(self) -> None:
+        """Report the progress again, so that an outage does not look like a stage that hangs."""
+        self._on_bytes(self.done, self._total)
 
     def attempt(self, store: Store) -> None:
         """Receive the bytes that the file lacks. Raises the library's errors, Outage and StageError."""
@@ -215,6 +231,7 @@ class _Transfer:
     def _receive(self, result: Any) -> None:
         meta = result.meta
         etag, size = meta["e_tag"], int(meta["size"])
+        self._total = size
         listed_etag, listed_size = self._request.etag, self._request.size
         # Some stores name an ETag in one of the two responses only.
         other_etag = None not in {etag, listed_etag} and _plain(etag) != listed_etag
@@ -287,7 +304,6 @@ def download_object(
         allow_private=limits.allow_private_addresses,
         seconds=limits.seconds,
         network=Network.from_environment(environment, RetryPolicy(limits.retry_seconds, sleep)),
-        waiting=lambda: on_bytes(0, None),
     )
     request = _Request(client.uri.key, None, None, limits.bytes, time.monotonic() + limits.seconds)
     return {"kind": "ObjectStore", "uri": source.uri, **client.download(request, destination, on_bytes)}
@@ -311,7 +327,8 @@ class ObjectStoreModel:
     ) -> None:
         """List the prefix and download the small files.
 
-        `retry_seconds` is the time to wait for the store in an outage, and `waiting` is called in that time. Raises
+        `retry_seconds` is the time to wait for the store in an outage. `waiting` is called then, until the small
+        files are there. Raises
         StageError with ModelNotFound, ModelAccessDenied, ModelUnavailable, ModelAddressForbidden,
         InvalidNetworkSettings or a reason of `weight_files`.
         """
@@ -324,16 +341,15 @@ class ObjectStoreModel:
             allow_private=allow_private_addresses,
             seconds=_MODEL_SECONDS,
             network=Network.from_environment(environment, RetryPolicy(retry_seconds, sleep)),
-            waiting=waiting,
         )
-        self._files = self._client.list()
+        self._files = self._client.list(waiting)
         if not self._files:
             raise StageError(
                 Reason.MODEL_NOT_FOUND,
                 "model.source's uri must be the prefix of a model's files, found no object below it; check the uri",
             )
         names = sorted(self._files)
-        self._small = [self._download(name, _ignore) for name in names if is_small_file(name)]
+        self._small = [self._download(name, _ignore, waiting) for name in names if is_small_file(name)]
         self._weights = weight_files(names, lambda name: (folder / name).read_bytes())
 
     def identity(self) -> dict[str, Any]:
@@ -362,12 +378,12 @@ class ObjectStoreModel:
         """Delete a downloaded weight file."""
         (self._folder / name).unlink(missing_ok=True)
 
-    def _download(self, name: str, on_bytes: OnBytes) -> Path:
+    def _download(self, name: str, on_bytes: OnBytes, waiting: Callable[[], None] | None = None) -> Path:
         destination = self._folder / name
         size, etag = self._files[name]
         key = f"{self._client.uri.key}/{name}"
         request = _Request(key, etag, size, None, time.monotonic() + _MODEL_SECONDS)
-        self._client.download(request, destination, on_bytes)
+        self._client.download(request, destination, on_bytes, waiting)
         return destination
 
 
