@@ -107,8 +107,11 @@ def test_a_larger_plan_or_model_never_needs_less(
         replace(plan, gradient_accumulation=plan.gradient_accumulation + more),
     ):
         assert peak(document, larger, stack) >= before
-    for name in ("num_hidden_layers", "intermediate_size"):
-        assert peak({**document, name: document[name] + more}, plan, stack) >= before
+    layers = document["num_hidden_layers"] + more
+    deeper = {**document, "num_hidden_layers": layers, **needed(document["model_type"], layers)}
+    wider = {**document, "intermediate_size": document["intermediate_size"] + more}
+    assert peak(deeper, plan, stack) >= before
+    assert peak(wider, plan, stack) >= before
 
 
 @given(documents, plans, stacks, st.integers(1, 50_000))
