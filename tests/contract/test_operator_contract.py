@@ -76,6 +76,9 @@ HUB = {
 }
 SPECS = {
     "minimal": make_spec(),
+    "as-base": make_spec(
+        output={"destination": {"persistentVolumeClaim": {"claimName": "artifacts"}}, "dtype": "AsBase"}
+    ),
     "url-and-hub": make_spec(
         model=HUB,
         dataset={
@@ -291,8 +294,8 @@ def test_a_suspended_and_a_rejected_job_fit_the_crd() -> None:
     assert_fits_crd(rejected)
 
 
-@pytest.mark.parametrize("name", ["prepare-reported", "prepare-completed"])
-def test_statuses_of_both_versions_dataset_reports_fit_the_crd(name: str) -> None:
+@pytest.mark.parametrize("name", ["prepare-ended", "prepare-reported", "prepare-completed"])
+def test_statuses_of_all_versions_dataset_reports_fit_the_crd(name: str) -> None:
     """`prepare-completed` has version 1.0, in which a warning is its message alone."""
     prepare = read_json(f"fixtures/result.{name}.json")["prepare"]
     world = World()

@@ -20,7 +20,7 @@ def fixture(name: str) -> dict[str, Any]:
     return document
 
 
-PREPARE = PrepareResult.model_validate(fixture("prepare-sized")["prepare"])
+PREPARE = PrepareResult.model_validate(fixture("prepare-ended")["prepare"])
 TRAIN = TrainResult.model_validate(fixture("train-measured")["train"])
 MERGE = MergeResult.model_validate(fixture("merge-succeeded")["merge"])
 
@@ -62,6 +62,7 @@ def full_success(character: str) -> dict[str, Any]:
                 "capacityRatio": 0.333333,
                 "coverage": {"targets": 1000, "covered": 999},
                 "warnings": [warning(character * 256) for _ in range(8)],
+                "endTokens": [{"id": 2**31, "text": character * 64} for _ in range(8)],
                 "example": {"row": 1, "learned": character * 512},
             },
             "model": {

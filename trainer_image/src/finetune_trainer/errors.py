@@ -24,6 +24,7 @@ class Reason(StrEnum):
     MODEL_ADDRESS_FORBIDDEN = "ModelAddressForbidden"
     INVALID_MODEL = "InvalidModel"
     UNSUPPORTED_MODEL = "UnsupportedModel"
+    LENGTH_NOT_SUPPORTED = "LengthNotSupported"
     CHAT_TEMPLATE_MISSING = "ChatTemplateMissing"
     CHAT_TEMPLATE_UNPROVABLE = "ChatTemplateUnprovable"
     GPU_NOT_VISIBLE = "GpuNotVisible"
@@ -34,6 +35,7 @@ class Reason(StrEnum):
     ARTIFACT_VERIFICATION_FAILED = "ArtifactVerificationFailed"
     DESTINATION_UNWRITABLE = "DestinationUnwritable"
     WORKSPACE_FULL = "WorkspaceFull"
+    WORKSPACE_ACCESS_DENIED = "WorkspaceAccessDenied"
     INTERNAL_ERROR = "InternalError"
     INTERRUPTED = "Interrupted"
 

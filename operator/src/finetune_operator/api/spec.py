@@ -167,13 +167,14 @@ class Destination(SpecValue):
 
 
 class Output(SpecValue):
-    """The published artifacts and their destination."""
+    """The published artifacts, their destination, and the type of the merged weights."""
 
     artifacts: Annotated[tuple[Literal["Adapter", "Merged"], ...], Field(min_length=1, max_length=2)] = (
         "Adapter",
         "Merged",
     )
     destination: Destination
+    dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
 
 
 class StageResources(SpecValue):

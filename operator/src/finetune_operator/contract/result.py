@@ -92,6 +92,13 @@ class Example(_Document):
     learned: Text512
 
 
+class EndToken(_Document):
+    """A token that ends an answer, and its text."""
+
+    id: Count
+    text: Text64
+
+
 class RowFormat(_Document):
     """The format of the rows, and the reason for choosing it."""
 
@@ -152,6 +159,7 @@ class DatasetReport(_Document):
     format: RowFormat | None = None
     source: SourceIdentity | None = None
     validation_source: SourceIdentity | None = None
+    end_tokens: Annotated[tuple[EndToken, ...], Field(max_length=8)] | None = None
     near_duplicates: Count | None = None
     leaked: Count | None = None
     languages: Annotated[tuple[Language, ...], Field(max_length=3)] | None = None

@@ -143,6 +143,7 @@ def build_run_spec(
         "output": {
             "artifacts": list(spec.output.artifacts),
             "destination": {"kind": "Directory", "path": paths.output, "uri": paths.output_uri},
+            **({} if spec.output.dtype == "BFloat16" else {"dtype": spec.output.dtype}),
         },
         "workspace": {"path": paths.workspace},
         **(

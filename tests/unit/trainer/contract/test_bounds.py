@@ -50,6 +50,7 @@ def test_texts_lists_and_sources_of_a_stage_are_cut_to_the_bounds() -> None:
     dataset["format"]["why"] = "w" * 300
     dataset["example"]["learned"] = "l" * 600
     dataset["warnings"] = [warning("m" * 300)] * 9
+    dataset["endTokens"] = [{"id": 2, "text": "t" * 300}] * 9
     given = StageResult.model_validate(members)
     found = within_contract(given, "1.1")
     assert found.prepare is not None

@@ -86,12 +86,14 @@ def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
     del dataset["validationSource"]
     dataset["rejected"] = dict.fromkeys([reason.value for reason in RowReason][:4], 1000)
     dataset["warnings"] = [warning("w" * 200) for _ in range(8)]
+    dataset["endTokens"] = [{"id": 128_009, "text": "<|eot_id|>"}] * 2
     result = json.loads(encode_result(success(members)))
     found = result["prepare"]["dataset"]
     assert [item["code"] for item in found["warnings"]] == ["ValidationLeakage"] * 8
     assert found["warnings"][0]["message"] == "w" * 200
     assert found["example"]["learned"].endswith("...")
     assert found["source"] == dataset["source"]
+    assert found["endTokens"] == dataset["endTokens"][:1]
 
 
 def test_a_number_that_is_not_finite_is_an_error() -> None:

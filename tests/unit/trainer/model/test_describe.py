@@ -55,3 +55,16 @@ def test_a_config_that_cannot_be_trained_has_its_reason(
     with pytest.raises(StageError) as caught:
         inspect_base_model(write(tmp_path, **changes))
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("settings", [None, {}])
+def test_an_empty_quantization_config_counts_as_absent(tmp_path: Path, settings: Any) -> None:
+    base = inspect_base_model(write(tmp_path, quantization_config=settings))
+    assert len(base.quantized) == 7
+
+
+def test_the_description_has_tied_tensors_and_the_bounds_of_ids_and_positions(tmp_path: Path) -> None:
+    base = inspect_base_model(write(tmp_path, max_position_embeddings=77))
+    assert base.tied == (("lm_head.weight", "model.embed_tokens.weight"),)
+    assert (base.embedding_rows, base.positions, base.context) == (32, None, 77)
+    assert inspect_base_model(write(tmp_path, tie_word_embeddings=False)).tied == ()

@@ -7,6 +7,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
 
+INTEGERS = {"name": "table", "dtype": "I64", "shape": [2]}
 DOCUMENT = {
     "files": [
         {
@@ -34,6 +35,19 @@ def test_sizes_follow_from_types_and_shapes(workspace: WorkspaceLayout) -> None:
     assert layout.bytes == 15 * 2 + 5 * 4
     assert layout.packed_bytes == 8, "15 weights take 7.5 bytes"
     assert layout.quantized == {"layer"}
+
+
+def test_an_artifact_has_floats_in_bf16_or_the_types_of_the_base(workspace: WorkspaceLayout) -> None:
+    document = {**DOCUMENT, "files": [*DOCUMENT["files"], {"name": "b", "tensors": [INTEGERS]}]}  # type: ignore[misc]  # JSON
+    write_json_atomically(workspace.base_layout, document)
+    layout = read_base_layout(workspace)
+    assert layout.stored_as("AsBase") == layout
+    converted = layout.stored_as("BFloat16")
+    types = {tensor.name: tensor.dtype for file in converted.files for tensor in file.tensors}
+    assert types == {"layer.weight": "BF16", "norm.weight": "BF16", "table": "I64"}
+    assert converted.bytes == (15 + 5) * 2 + 2 * 8
+    assert converted.parameters == layout.parameters == 22
+    assert converted.quantized == layout.quantized
 
 
 @pytest.mark.parametrize("document", [None, [], {"files": []}, {"files": [{"name": "a"}], "quantized": []}])

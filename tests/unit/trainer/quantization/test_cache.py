@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, inspect_base_model
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.safetensors_file import TensorWriter
-from finetune_trainer.quantization.cache import LEFTOVER_SECONDS
+from finetune_trainer.quantization.cache import LEFTOVER_SECONDS, ModelCache
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.model import DirectoryModel
@@ -25,6 +26,8 @@ from finetune_trainer.workspace.digests import folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from transformers import AutoModelForCausalLM
 
+from tests.support.processes.open_folder import open_folder
+from tests.support.processes.user import message_as_user
 from tests.support.servers.model_hub import COMMIT, REPOSITORY, ModelHub, serving
 from tests.support.tiny_models import write_tiny_model
 
@@ -394,3 +397,14 @@ def test_adding_or_removing_a_cache_changes_no_byte(
         assert quantize_model(DirectoryModel(model), layout, NullReporter(), folder) == alone[0]
         assert files_of(layout) == alone[1]
     assert json.loads(layout.base_layout.read_text())["quantized"]
+
+
+def test_a_cache_that_the_pods_user_cannot_search_is_not_used() -> None:
+    with open_folder() as folder:
+
+        def find() -> None:
+            with ThreadPoolExecutor(1) as threads:
+                assert ModelCache(folder, threads).find("nf4-0", "sha256:0") is None
+
+        folder.chmod(0)
+        assert message_as_user(find) == ""

@@ -24,6 +24,13 @@ def test_derived_fractions_are_members_too() -> None:
     assert as_json(NearCopies(1, 4, 0.8, ()))["fraction"] == 0.25
 
 
+def test_the_end_tokens_are_named_with_their_text() -> None:
+    document = DatasetDocument(
+        training_source={}, training_rows=DatasetReport(), settings={}, end_tokens=((2, "<|im_end|>"),)
+    ).to_json()
+    assert document["endTokens"] == [{"id": 2, "text": "<|im_end|>"}]
+
+
 def test_a_rejected_dataset_has_a_cause_and_no_statistics() -> None:
     document = DatasetDocument(
         training_source={"kind": "File"}, training_rows=DatasetReport(rows=3), settings={}, refusal="why"

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.model import DirectoryModel, is_small_file, weight_files
+from finetune_trainer.sources.model import (
+    DirectoryModel,
+    ignored_files,
+    is_small_file,
+    used_small_files,
+    weight_files,
+)
+
+from tests.support.processes.open_folder import open_folder
+from tests.support.processes.user import message_as_user
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 
@@ -40,6 +49,8 @@ def test_one_file_without_an_index_is_the_whole_model() -> None:
         ([CONFIG], b"", Reason.INVALID_MODEL, "found neither"),
         ([CONFIG, "model.bin"], b"", Reason.UNSUPPORTED_MODEL, "pickle"),
         ([CONFIG, "model.gguf"], b"", Reason.UNSUPPORTED_MODEL, "GGUF"),
+        ([CONFIG, SINGLE, "adapter_model.safetensors"], b"", Reason.INVALID_MODEL, "found an adapter"),
+        (["adapter_config.json", "adapter_model.bin"], b"", Reason.INVALID_MODEL, "found an adapter"),
         ([CONFIG, INDEX], b"[]", Reason.INVALID_MODEL, "weight_map"),
         ([CONFIG, INDEX], index("../a.safetensors"), Reason.INVALID_MODEL, "in its own folder"),
         ([CONFIG, INDEX], index("a.safetensors"), Reason.INVALID_MODEL, "missing: a.safetensors"),
@@ -86,3 +97,51 @@ def test_a_path_without_a_folder_is_not_found(tmp_path: Path, name: str, text: s
     with pytest.raises(StageError, match=f"found {text}") as caught:
         DirectoryModel(tmp_path / name)
     assert caught.value.reason is Reason.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        (index("a.safetensors"), [SINGLE]),
+        (b"{", [SINGLE]),
+        (index(SINGLE), [SINGLE]),
+        (index("b.safetensors"), ["b.safetensors"]),
+    ],
+    ids=["missing-files", "damaged", "of-the-file-itself", "complete"],
+)
+def test_a_whole_file_counts_beside_an_index_of_missing_files(listed: bytes, expected: list[str]) -> None:
+    assert found([CONFIG, INDEX, SINGLE, "b.safetensors"], listed) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "used"),
+    [
+        (INDEX, index("a.safetensors"), False),
+        (INDEX, b"{", False),
+        (INDEX, index(SINGLE), True),
+        ("adapter_config.json", b"{}", False),
+        ("tokenizer.json", b"{}", True),
+    ],
+)
+def test_a_stale_index_and_an_adapters_config_are_left_out(
+    tmp_path: Path, name: str, content: bytes, *, used: bool
+) -> None:
+    (tmp_path / CONFIG).write_text("{}")
+    (tmp_path / SINGLE).write_bytes(b"one")
+    (tmp_path / name).write_bytes(content)
+    model = DirectoryModel(tmp_path)
+    assert model.weight_files() == [SINGLE]
+    assert ({path.name for path in used_small_files(model)} == {CONFIG, name}) is used
+    assert set(ignored_files(model)) == (set() if used else {name})
+
+
+@pytest.mark.parametrize("name", [CONFIG, SINGLE, "."])
+def test_a_file_that_the_pods_user_cannot_read_is_named(name: str) -> None:
+    with open_folder() as folder:
+        (folder / CONFIG).write_text("{}")
+        (folder / SINGLE).write_bytes(b"one")
+        assert message_as_user(lambda: DirectoryModel(folder)) == ""
+        (folder / name).chmod(0)
+        message = message_as_user(lambda: DirectoryModel(folder))
+        assert message.startswith("the pod's user must be able to read the model")
+        assert f"found no permission on {folder / name}" in message

@@ -13,6 +13,8 @@ MAXIMUM_LOG_LINES = 20
 MAXIMUM_TEXT = 256
 MAXIMUM_LEARNED = 512
 MAXIMUM_WARNINGS = 8
+MAXIMUM_END_TOKENS = 8
+MAXIMUM_TOKEN = 64
 
 
 def within_contract(result: StageResult, version: str) -> StageResult:
@@ -33,6 +35,10 @@ def within_contract(result: StageResult, version: str) -> StageResult:
         changes["format"] = _cut(dataset.format, "why", MAXIMUM_TEXT)
     if dataset.example is not None:
         changes["example"] = _cut(dataset.example, "learned", MAXIMUM_LEARNED)
+    if dataset.end_tokens is not None:
+        changes["end_tokens"] = tuple(
+            _cut(token, "text", MAXIMUM_TOKEN) for token in dataset.end_tokens[:MAXIMUM_END_TOKENS]
+        )
     first_version = version.split(".")[:2] == ["1", "0"]
     changes["warnings"] = tuple(
         _sentence(warning) if first_version else _bounded(warning)

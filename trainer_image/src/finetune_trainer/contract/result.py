@@ -43,6 +43,13 @@ class FormatResult(Part):
     why: str
 
 
+class EndToken(Part):
+    """A token that ends an answer, and its text."""
+
+    id: int
+    text: str
+
+
 class LearnedExample(Part):
     """The text that the labels of one row decode to."""
 
@@ -54,7 +61,8 @@ class TablesResult(Part):
     """Rows and examples of the finished tables.
 
     `digest` is over ids and labels of all examples in order. `rejected` counts rows by reason. `source` and
-    `validation_source` identify the bytes that were read; they never hold a URL or a secret.
+    `validation_source` identify the bytes that were read; they never hold a URL or a secret. `end_tokens` are those at
+    which answers end, the most frequent first; a result before version 1.3 has none.
     """
 
     digest: str
@@ -71,6 +79,7 @@ class TablesResult(Part):
     example: LearnedExample | None = None
     source: dict[str, Any] | None = None
     validation_source: dict[str, Any] | None = None
+    end_tokens: tuple[EndToken, ...] | None = None
 
 
 class LanguageShare(Part):

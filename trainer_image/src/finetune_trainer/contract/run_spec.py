@@ -221,10 +221,14 @@ class Destination(_Value):
 
 
 class Output(_Value):
-    """The artifacts to publish, and their destination."""
+    """The artifacts to publish, their destination, and the type of the merged weights.
+
+    `dtype` is bf16 whatever the base has, or the type that each tensor of the base has.
+    """
 
     artifacts: tuple[Literal["Adapter", "Merged"], ...]
     destination: Destination
+    dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
 
 
 class Workspace(_Value):

@@ -90,6 +90,16 @@ def _drop_identities(document: dict[str, Any]) -> bool:
     return any(identity is not None for identity in identities)
 
 
+def _drop_rare_end_token(document: dict[str, Any]) -> bool:
+    """Drop the rarest of several end tokens: the workspace and the report keep all."""
+    tokens = _dataset_of(document).get("endTokens", [])
+    return len(tokens) > 1 and bool(tokens.pop())
+
+
+def _drop_end_tokens(document: dict[str, Any]) -> bool:
+    return _dataset_of(document).pop("endTokens", None) is not None
+
+
 def _drop_config(document: dict[str, Any]) -> bool:
     """Drop the config. No dense model's config is that long, and the progress has shown it."""
     model = document.get("prepare", {}).get("model", {})
@@ -107,10 +117,12 @@ _CONCESSIONS = (
     _drop_oldest_log_line,
     _cut_message,
     _cut_samples,
+    _drop_rare_end_token,
     _cut_warnings,
     _drop_last_warning,
     _drop_identities,
     _cut_all,
+    _drop_end_tokens,
     _drop_config,
 )
 """From the least needed text to the most needed; each returns whether it removed something."""

@@ -32,7 +32,7 @@ def artifact_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
     """
     total = folder_bytes(workspace.report)
     if "Merged" in run.output.artifacts:
-        total += read_base_layout(workspace).bytes + folder_bytes(workspace.base)
+        total += read_base_layout(workspace).stored_as(run.output.dtype).bytes + folder_bytes(workspace.base)
     if "Adapter" in run.output.artifacts:
         total += folder_bytes(workspace.adapter) or _expected_adapter_bytes(run, workspace)
     return total

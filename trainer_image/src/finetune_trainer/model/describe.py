@@ -14,6 +14,7 @@ from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.context import position_limit, rotary_context
 from finetune_trainer.model.support import (
     is_native,
     read_config,
@@ -48,7 +49,10 @@ class BaseModel:
 
     `parameter_shapes` has every tensor by its name in the weight files. Tensors in `optional` may be missing there,
     because they share the values of another tensor or are computed. `ignored` has patterns of names that may be there
-    without a meaning to the architecture. `quantized` names the linear modules that become 4-bit.
+    without a meaning to the architecture. `quantized` names the linear modules that become 4-bit. `tied` has pairs of
+    tensors that are one by the config. `embedding_rows` counts the token ids that have an embedding. `positions` is the
+    largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
+    are None if nothing limits it.
     """
 
     architecture: str
@@ -57,6 +61,10 @@ class BaseModel:
     optional: frozenset[str]
     ignored: tuple[str, ...]
     quantized: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...]
+    embedding_rows: int
+    positions: int | None
+    context: int | None
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
@@ -91,7 +99,9 @@ def inspect_base_model(folder: Path) -> BaseModel:
         if any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_missing or ())  # noqa: SLF001 -- loading reads it the same way
     }
     ignored = (*_IGNORED_ALWAYS, *sorted(model._keys_to_ignore_on_load_unexpected or ()))  # noqa: SLF001 -- same
-    optional = frozenset(model.all_tied_weights_keys) | computed
+    tied = dict(model.all_tied_weights_keys)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    positions, context = position_limit(model), rotary_context(model.config.get_text_config())
     parameters = model.num_parameters()
     quantized = _quantized_modules(model)
     if not quantized:
@@ -100,7 +110,18 @@ def inspect_base_model(folder: Path) -> BaseModel:
             f"the model must have linear layers to quantize, found none in {type(model).__name__}; "
             "choose another model",
         )
-    return BaseModel(type(model).__name__, parameters, shapes, optional, ignored, quantized)
+    return BaseModel(
+        architecture=type(model).__name__,
+        parameters=parameters,
+        parameter_shapes=shapes,
+        optional=frozenset(tied) | computed,
+        ignored=ignored,
+        quantized=quantized,
+        tied=tuple(sorted(tied.items())),
+        embedding_rows=rows,
+        positions=positions,
+        context=context,
+    )
 
 
 def _build(folder: Path, document: dict[str, Any]) -> Any:
@@ -114,6 +135,9 @@ def _build(folder: Path, document: dict[str, Any]) -> Any:
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # transformers takes an empty member for the settings of a quantizer.
+        if not getattr(config, "quantization_config", True):
+            del config.quantization_config
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     except _BUILD_ERRORS as error:

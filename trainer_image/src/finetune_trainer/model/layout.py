@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.safetensors_file import PlannedTensor
+from finetune_trainer.model.safetensors_file import FLOATS, PlannedTensor
 
 if TYPE_CHECKING:
     from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -41,8 +41,26 @@ class BaseLayout:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all tensors in the base's own types."""
+        """Bytes of all tensors in their types."""
         return sum(tensor.bytes for file in self.files for tensor in file.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(prod(tensor.shape) for file in self.files for tensor in file.tensors)
+
+    def stored_as(self, dtype: Literal["BFloat16", "AsBase"]) -> BaseLayout:
+        """Return the layout of an artifact: floats in bf16, or every tensor in the base's type."""
+        if dtype == "AsBase":
+            return self
+        files = tuple(
+            WeightFile(file.name, tuple(_in_bf16(tensor) for tensor in file.tensors)) for file in self.files
+        )
+        return BaseLayout(files, self.quantized)
+
+
+def _in_bf16(tensor: PlannedTensor) -> PlannedTensor:
+    return replace(tensor, dtype="BF16") if tensor.dtype in FLOATS else tensor
 
 
 def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:

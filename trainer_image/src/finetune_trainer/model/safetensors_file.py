@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MAXIMUM_HEADER = 100_000_000  # the format's own limit
+FLOATS = frozenset({"BF16", "F16", "F32"})
+"""Types of weights that can be trained; PREPARE stores all of them in bf16."""
 ITEM_BYTES = {
     "C64": 8,
     "F64": 8,

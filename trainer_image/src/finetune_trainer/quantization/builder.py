@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.contract.result import ModelResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, quantization_config
-from finetune_trainer.model.safetensors_file import TensorEntry, read_header
+from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
 from finetune_trainer.model.support import reject_tensor_names, tensor_list
 from finetune_trainer.quantization.cache import MANIFEST, write_manifest
-from finetune_trainer.quantization.file_quantizer import FLOATS, FileQuantizer
-from finetune_trainer.sources.model import INDEX_FILE, DirectoryModel, ModelSource
+from finetune_trainer.quantization.file_quantizer import FileQuantizer
+from finetune_trainer.quantization.tied_weights import require_equal_ties
+from finetune_trainer.sources.model import INDEX_FILE, DirectoryModel, ModelSource, used_small_files
 from finetune_trainer.workspace.digests import parts_digest
 from finetune_trainer.workspace.layout import digest_of, write_json_atomically
 
@@ -60,13 +61,13 @@ def quantized_bytes(base: BaseModel) -> int:
 
 
 def copy_small_files(source: ModelSource, target: Path) -> None:
-    """Replace the folder `target` with the model's own small files, byte for byte."""
+    """Replace the folder `target` with the small files that the model uses, byte for byte."""
     partial = target.with_name(f"{target.name}.partial")
     for folder in (partial, target):
         if folder.exists():
             shutil.rmtree(folder)
     partial.mkdir(parents=True)
-    for path in source.small_files():
+    for path in used_small_files(source):
         shutil.copyfile(path, partial / path.name)
     partial.replace(target)
 
@@ -94,8 +95,8 @@ class QuantizedModelBuilder:
     def build(self, base: BaseModel, quantizer: FileQuantizer) -> None:
         """Complete the folder for the model that `base` describes.
 
-        Raises StageError(InvalidModel) with the name of a tensor that is missing, surplus, not finite or has another
-        shape, and UnsupportedModel for tensors that are quantized already.
+        Raises StageError(InvalidModel) with the name of a tensor that is missing, surplus, not finite, has another
+        shape, or differs from the one that it is tied to, and UnsupportedModel for tensors that are quantized already.
         """
         if not (self._folder / MANIFEST).is_file():
             copy_small_files(self._source, self._folder / "base")
@@ -103,7 +104,10 @@ class QuantizedModelBuilder:
             (self._folder / _RECORDS).mkdir(exist_ok=True)
             self._check_before_fetching(base)
             files = self._quantize_files(base, quantizer)
-            _check_names(base, _names(files))
+            names = _names(files)
+            _check_names(base, names)
+            written = {tensor: self._folder / "model" / file for tensor, file in names.items()}
+            require_equal_ties(base.tied, written)
             self._write_checkpoint_files(files)
             write_json_atomically(
                 self._folder / "base" / "layout.json",

@@ -65,7 +65,11 @@ class ModelCache:
     def find(self, key: str, inputs: str) -> Path | None:
         """Return the entry if all its files have the sizes and digests that its manifest names, else None."""
         entry = self._folder / key
-        if not entry.is_dir():
+        try:
+            if not entry.is_dir():
+                return None
+        except OSError as error:
+            _log.warning("model cache: it cannot be read and is not used: %s", error.strerror)
             return None
         fault = self._fault(entry, inputs)
         if fault is None:

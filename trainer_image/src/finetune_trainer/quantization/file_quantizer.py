@@ -17,6 +17,7 @@ import torch
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import (
+    FLOATS,
     ITEM_BYTES,
     PlannedTensor,
     TensorEntry,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FLOATS = frozenset({"BF16", "F16", "F32"})
 _PIECE = 1024 * 1024  # elements; a multiple of BLOCK
 _PIECES_AHEAD = 8  # per thread
 _STATE_SUFFIX = "quant_state.bitsandbytes__nf4"

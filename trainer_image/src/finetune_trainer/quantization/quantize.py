@@ -22,6 +22,7 @@ from finetune_trainer.quantization.builder import (
 )
 from finetune_trainer.quantization.cache import MANIFEST, ModelCache, keep_alive, read_manifest
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
+from finetune_trainer.sources.model import used_small_files
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_marker
 
@@ -176,7 +177,7 @@ def _inputs(source: ModelSource) -> str:
         {
             "format": _FORMAT,
             "source": source.identity(),
-            "smallFiles": {path.name: file_digest(path) for path in source.small_files()},
+            "smallFiles": {path.name: file_digest(path) for path in used_small_files(source)},
             "settings": quantization_config().to_dict(),
             "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
         }

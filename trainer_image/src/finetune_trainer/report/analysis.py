@@ -70,8 +70,8 @@ class AnalysisSettings:
 
     `reports` are the counts of the training source and of a separate validation source, if there is one.
     `special_ids` are the tokenizer's control tokens. `frame` is the template's text around a user's text (see
-    `user_frame`). `trainable_parameters` is the adapter's size, None if the model is not known. `redact` removes
-    secrets from every quoted text of a row.
+    `user_frame`). `trainable_parameters` is the adapter's size, None if the model is not known. `model_warnings` come
+    before those about the rows. `redact` removes secrets from every quoted text of a row.
     """
 
     reports: tuple[DatasetReport, ...]
@@ -82,6 +82,7 @@ class AnalysisSettings:
     trainable_parameters: int | None = None
     reasoning_is_plain_text: bool = False
     target_prompts: Path | None = None
+    model_warnings: tuple[DatasetWarning, ...] = ()
     redact: Callable[[str], str] = str
 
 
@@ -185,9 +186,8 @@ def analyze(
         coverage=coverage,
     )  # fmt: skip
     tables.training.release()
-    return Analysis(
-        statistics, tuple(dataset_warnings(statistics, settings.thresholds)), tuple(tables.proof())
-    )
+    warnings = (*settings.model_warnings, *dataset_warnings(statistics, settings.thresholds))
+    return Analysis(statistics, warnings, tuple(tables.proof()))
 
 
 class _Tables:

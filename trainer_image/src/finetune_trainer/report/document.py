@@ -21,8 +21,8 @@ class DatasetDocument:
     `digest` covers all examples. `training_source` and `validation_source` identify the bytes that were read (a commit,
     an ETag, a size; never a URL or a secret). `validation_source` and `validation_rows` are None without a separate
     validation source. `format_name` is the format of the rows, `format_reason` the reason for that choice. `settings`
-    are the run's settings for the data, including the thresholds. A rejected dataset has no `digest` and no
-    `analysis`; instead, `refusal` gives the reason.
+    are the run's settings for the data, including the thresholds. `end_tokens` has id and text of the tokens at which
+    answers end. A rejected dataset has no `digest` and no `analysis`; instead, `refusal` gives the reason.
     """
 
     training_source: dict[str, Any]
@@ -35,6 +35,7 @@ class DatasetDocument:
     validation_rows: DatasetReport | None = None
     format_name: str | None = None
     format_reason: str | None = None
+    end_tokens: tuple[tuple[int, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the document as JSON values; equal reports give equal documents."""
@@ -44,6 +45,7 @@ class DatasetDocument:
             "digest": self.digest,
             "sources": {"training": self.training_source, "validation": self.validation_source},
             "format": {"name": self.format_name, "why": self.format_reason},
+            "endTokens": [{"id": token_id, "text": text} for token_id, text in self.end_tokens],
             "settings": self.settings,
             "dataset": self.training_rows.document(),
             "validationDataset": None if rows is None else rows.document(),

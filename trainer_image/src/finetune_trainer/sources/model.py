@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +13,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.digests import sampled_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -27,6 +29,8 @@ SMALL_FILES = (
     "NOTICE*",
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model*"
 
 
 class ModelSource(Protocol):
@@ -58,16 +62,24 @@ class DirectoryModel:
     commit: str | None = None
 
     def __init__(self, folder: Path) -> None:
-        """Raise StageError(ModelNotFound) if the folder is missing, InvalidModel if a part of the model is."""
-        if not folder.is_dir():
-            raise StageError(
-                Reason.MODEL_NOT_FOUND,
-                f"model.source must name a folder, found {'a file' if folder.exists() else 'nothing'} "
-                f"at {folder}; check claim and path",
-            )
+        """Open every file that will be used, so that a missing permission shows at once.
+
+        Raises StageError(ModelNotFound) if the folder is missing, ModelAccessDenied if it cannot be read, and
+        InvalidModel if a part of the model is missing.
+        """
         self._folder = folder
-        self._names = sorted(path.name for path in folder.iterdir() if path.is_file())
-        self._weights = weight_files(self._names, lambda name: (folder / name).read_bytes())
+        with _reading(folder):
+            if not folder.is_dir():
+                raise StageError(
+                    Reason.MODEL_NOT_FOUND,
+                    f"model.source must name a folder, found {'a file' if folder.exists() else 'nothing'} "
+                    f"at {folder}; check claim and path",
+                )
+            self._names = sorted(path.name for path in folder.iterdir() if path.is_file())
+            self._weights = weight_files(self._names, lambda name: (folder / name).read_bytes())
+            for path in (*self.small_files(), *(folder / name for name in self._weights)):
+                with path.open("rb"):
+                    pass
 
     def identity(self) -> dict[str, Any]:
         """Return names, sizes, modification times and samples of the weights; a changed file makes another model.
@@ -112,6 +124,42 @@ class DirectoryModel:
         """Do nothing: the file belongs to the user."""
 
 
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turn a missing permission in this block into StageError(ModelAccessDenied)."""
+    try:
+        yield
+    except PermissionError as error:
+        groups = ", ".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
+        raise StageError(
+            Reason.MODEL_ACCESS_DENIED,
+            f"the pod's user must be able to read the model, found no permission on {error.filename or folder} for user "
+            f"{os.geteuid()} with the groups {groups}; change the file's mode or owner",
+        ) from error
+
+
+def used_small_files(source: ModelSource) -> list[Path]:
+    """Return the small files of a model without those that `ignored_files` names."""
+    ignored = ignored_files(source)
+    return [path for path in source.small_files() if path.name not in ignored]
+
+
+def ignored_files(source: ModelSource) -> dict[str, str]:
+    """Return the small files that do not belong to the model's weights, by name, each with the reason.
+
+    transformers would follow an adapter's config to another model, and servers would follow a stale index to files that
+    do not exist.
+    """
+    ignored = {}
+    weights = source.weight_files()
+    for path in source.small_files():
+        if path.name == _ADAPTER_CONFIG:
+            ignored[path.name] = "it describes an adapter, and the model has no adapter weights"
+        elif path.name == INDEX_FILE and weights == [SINGLE_FILE] and _files_in(path.read_bytes()) != weights:
+            ignored[path.name] = f"its files are missing, and {SINGLE_FILE} holds the whole model"
+    return ignored
+
+
 def is_small_file(name: str) -> bool:
     """Return whether a file of this name matches one of SMALL_FILES."""
     return any(fnmatch(name, pattern) for pattern in SMALL_FILES)
@@ -120,10 +168,18 @@ def is_small_file(name: str) -> bool:
 def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
     """Find the safetensors files that make up the model among a folder's `names`.
 
-    `read` returns a small file's bytes. Raises StageError(InvalidModel) with the missing files, and UnsupportedModel
-    if the weights are pickles or GGUF files only.
+    `read` returns a small file's bytes. An index whose files are missing is stale if the whole model is in one file.
+    Raises StageError(InvalidModel) with the missing files, or if there is an adapter too, and UnsupportedModel if the
+    weights are pickles or GGUF files only.
     """
     present = set(names)
+    adapter = next((name for name in sorted(present) if fnmatch(name, _ADAPTER_WEIGHTS)), None)
+    if adapter is not None:
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"the model folder must hold one whole model, found an adapter ({adapter}); merge it into its base model first, "
+            "or remove the adapter's files to train the base model",
+        )
     if "config.json" not in present:
         raise StageError(
             Reason.INVALID_MODEL,
@@ -131,7 +187,10 @@ def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str
             + (f"only {', '.join(sorted(present)[:5])}" if present else "no files")
             + "; point model.source at the folder that holds it",
         )
-    if INDEX_FILE in present:
+    if INDEX_FILE in present and SINGLE_FILE in present:
+        listed = _files_in(read(INDEX_FILE))
+        wanted = listed if listed and present.issuperset(listed) else [SINGLE_FILE]
+    elif INDEX_FILE in present:
         wanted = _indexed_files(read(INDEX_FILE))
     elif SINGLE_FILE in present:
         wanted = [SINGLE_FILE]
@@ -161,6 +220,14 @@ def weight_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str
             "add the missing files",
         )
     return wanted
+
+
+def _files_in(index: bytes) -> list[str]:
+    """Return the files that an index names; none if it cannot be read."""
+    try:
+        return _indexed_files(index)
+    except StageError:
+        return []
 
 
 def _indexed_files(index: bytes) -> list[str]:

@@ -44,3 +44,11 @@ def test_a_card_names_the_template_arguments_of_the_training(make_run: Callable[
     model = run.model.model_copy(update={"chat_template_arguments": {"enable_thinking": False}})
     card = model_card(run.model_copy(update={"model": model}), "Merged", PREPARE, TRAIN, MERGE.verification)
     assert '`{"enable_thinking": false}`' in card
+
+
+def test_a_card_names_the_tokens_at_which_an_answer_ends(make_run: Callable[..., RunSpec]) -> None:
+    card = model_card(make_run(), "Merged", PREPARE, TRAIN, MERGE.verification)
+    assert "An answer ends with `<|im_end|>` (2)" in card
+    dataset = PREPARE.dataset.model_copy(update={"end_tokens": None})
+    earlier = PREPARE.model_copy(update={"dataset": dataset})
+    assert "An answer ends" not in model_card(make_run(), "Merged", earlier, TRAIN, MERGE.verification)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from finetune_trainer.model.safetensors_file import read_header
 from finetune_trainer.stages.merge import verification
 from finetune_trainer.stages.merge.stage import merge
 from finetune_trainer.stages.merge.verification import load_merged, verify
+from finetune_trainer.stages.prepare.stage import prepare
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.completed import published_results
@@ -30,12 +31,19 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, writ
 from jsonschema import Draft202012Validator
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.support import workspaces
 from tests.support.repository import ROOT
+from tests.support.tiny_models import CHATML
 from tests.support.workspaces import SPEC_HASH, run_spec
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune_trainer.contract.run_spec import RunSpec
+
+_MANY = 40
 _LORA = {"rank": 4, "alpha": 8, "dropout": 0, "targetModules": "AllLinear", "variant": "Standard"}
 
 
@@ -97,7 +105,7 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
     workspaces.write_base(tmp_path / "base", family, dtype)
     layout = workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
     lora = {**_LORA, "variant": variant, "targetModules": targets}
-    run = run_spec(tmp_path / "workspace", tmp_path / "output", lora=lora)
+    run = writing(run_spec(tmp_path / "workspace", tmp_path / "output", lora=lora), "AsBase")
     train(run, NullReporter())
     merge(run, NullReporter())
     model = load_quantized(layout.quantized_model, "cpu").dequantize().float()
@@ -108,6 +116,112 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
         weight = merged[f"{name}.weight"]
         assert weight.dtype == dtype
         assert torch.allclose(weight.float(), reference[f"{name}.weight"], rtol=tolerance, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("BFloat16", {"BF16"}), ("AsBase", {"F32"})])
+def test_the_artifact_has_the_type_that_the_job_asks_for(
+    tmp_path: Path, dtype: str, expected: set[str]
+) -> None:
+    """The base is in 32 bits. Its trained values are those of bf16, so both artifacts hold the same model."""
+    workspaces.write_base(tmp_path / "base", "llama", torch.float32)
+    workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
+    run = writing(run_spec(tmp_path / "workspace", tmp_path / "output"), dtype)
+    train(run, NullReporter())
+    result = merge(run, NullReporter())
+    merged = tmp_path / "output" / "merged"
+    entries = [entry for path in merged.glob("*.safetensors") for entry in read_header(path)]
+    assert {entry.dtype for entry in entries} == expected
+    loaded = AutoModelForCausalLM.from_pretrained(merged)
+    assert {str(parameter.dtype) for parameter in loaded.parameters()} == {
+        "torch.bfloat16" if dtype == "BFloat16" else "torch.float32"
+    }
+    assert result.verification is not None
+    assert result.verification.kl_divergence <= 0.01
+
+
+def test_both_artifacts_stop_where_the_answers_end(workspace: Path, tmp_path: Path) -> None:
+    """The base would stop at another token only."""
+    for name in ("config.json", "generation_config.json"):
+        path = WorkspaceLayout(workspace).base / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": 0}))
+    merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    for folder in ("merged", "adapter"):
+        generation = GenerationConfig.from_pretrained(tmp_path / "output" / folder)
+        assert generation.eos_token_id == [0, 2]
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output" / folder)
+        assert tokenizer.convert_tokens_to_ids("<|im_end|>") == 2
+        assert tokenizer.chat_template == workspaces.TEMPLATE
+    assert AutoModelForCausalLM.from_pretrained(
+        tmp_path / "output" / "merged"
+    ).generation_config.eos_token_id == [0, 2]
+
+
+@pytest.mark.model
+def test_the_demos_model_without_its_stop_token_makes_an_artifact_that_stops(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any], real_model: Path, tmp_path: Path
+) -> None:
+    """Neither config of the base names the token that ends an answer, and the job brings the template."""
+    run = make_run(
+        model={
+            "source": {"kind": "Directory", "path": str(base_variant(real_model, tmp_path / "base"))},
+            "chatTemplatePath": str(write_template(tmp_path / "chatml.jinja")),
+            "chatTemplateArguments": {},
+        },
+        training={
+            **run_document["training"],
+            "maximumSteps": 1,
+            "effectiveBatchSize": 1,
+            "microBatchSize": 1,
+            "learningRate": 1e-5,
+        },
+        evaluation={"maximumRows": 2},
+    )
+    prepared = prepare(run, NullReporter()).prepare
+    assert prepared is not None
+    assert [token.text for token in prepared.dataset.end_tokens or ()] == ["<|im_end|>"]
+    train(run, NullReporter())
+    merge(run, NullReporter())
+    merged = run.output.destination.path / "merged"
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    question = [{"role": "user", "content": "Is the sky blue? Answer yes or no."}]
+    ids = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    answer = model.generate(ids, max_new_tokens=_MANY, do_sample=False)[0, ids.shape[1] :].tolist()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert len(answer) < _MANY
+    assert answer.index(end) == len(answer) - 1
+    longer = model.generate(ids, max_new_tokens=len(answer) + 4, do_sample=False, eos_token_id=0)
+    assert longer.shape[1] == ids.shape[1] + len(answer) + 4, (
+        "the base's own stop token does not end the answer"
+    )
+
+
+def base_variant(model: Path, folder: Path) -> Path:
+    """Link the files of `model`; the copy stops at token 0 only and has no chat template."""
+    folder.mkdir()
+    for path in model.iterdir():
+        if path.name != "chat_template.jinja":
+            (folder / path.name).symlink_to(path)
+    for name, changes in (
+        ("config.json", {"eos_token_id": 0}),
+        ("generation_config.json", {"eos_token_id": 0}),
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>", "chat_template": None}),
+    ):
+        document = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(json.dumps({**document, **changes}))
+    return folder
+
+
+def write_template(path: Path) -> Path:
+    path.write_text(CHATML, encoding="utf-8")
+    return path
+
+
+def writing(run: RunSpec, dtype: str) -> RunSpec:
+    return run.model_copy(update={"output": run.output.model_copy(update={"dtype": dtype})})
 
 
 @pytest.mark.slow

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from finetune_trainer.contract.result import EndToken
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.merge.verification import (
     Verification,
     free_memory,
     kl_divergence,
     require_agreement,
+    require_stops,
 )
+from transformers import GenerationConfig
 
 
 def test_the_divergence_follows_the_formula_and_is_zero_if_equal() -> None:
@@ -35,6 +40,19 @@ def test_the_divergence_follows_the_formula_and_is_zero_if_equal() -> None:
 )
 def test_the_gate_rejects_numbers_out_of_bounds(divergence: float, merged_loss: float, agrees: bool) -> None:  # noqa: FBT001 -- a table of cases
     assert (Verification(4, 20, divergence, 0.5, merged_loss).fault() is None) is agrees
+
+
+@pytest.mark.parametrize(
+    ("configured", "missing"), [(None, "2"), (1, "2"), ([1, 3], "2"), ([1, 2], None), (2, None)]
+)
+def test_an_artifact_must_stop_at_every_learned_end(configured: Any, missing: str | None) -> None:
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=configured))
+    if missing is None:
+        require_stops(model, [EndToken(id=2, text="<|im_end|>")])
+        return
+    with pytest.raises(StageError, match=r"found none of <\|im_end\|> \(2\)") as caught:
+        require_stops(model, [EndToken(id=2, text="<|im_end|>")])
+    assert caught.value.reason is Reason.ARTIFACT_VERIFICATION_FAILED
 
 
 def test_different_models_are_an_error_with_the_numbers() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 from jsonschema import Draft202012Validator
+from transformers import AutoModelForCausalLM
 
 from tests.support.repository import ROOT
 from tests.support.results import MERGE, PREPARE, TRAIN
@@ -72,10 +74,82 @@ def test_a_custom_template_is_part_of_the_artifact(
     assert found.read_bytes() == template.read_bytes()
 
 
+def warning_codes(run: RunSpec) -> list[str]:
+    result = prepare(run, NullReporter()).document()
+    return [warning["code"] for warning in result["prepare"]["dataset"]["warnings"]]
+
+
+def test_result_and_report_name_the_tokens_that_end_answers(make_run: Callable[..., RunSpec]) -> None:
+    run = make_run()
+    dataset = prepare(run, NullReporter()).document()["prepare"]["dataset"]
+    end = tiny_tokenizer().convert_tokens_to_ids("<|im_end|>")
+    assert dataset["endTokens"] == [{"id": end, "text": "<|im_end|>"}]
+    page = WorkspaceLayout(run.workspace.path).dataset_page.read_text(encoding="utf-8")
+    assert f"<code>&lt;|im_end|&gt;</code> ({end}). The artifact stops there." in page
+
+
+def test_a_maximum_length_beyond_the_models_context_is_a_warning(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    assert "BeyondContext" not in warning_codes(make_run())
+    longer = make_run(training={**run_document["training"], "maximumLength": 513})
+    assert "BeyondContext" in warning_codes(longer)
+
+
+def variant(tiny_model: Path, folder: Path, token: str) -> dict[str, Any]:
+    """Return a run spec's model whose tokenizer has one token more than the embedding has rows."""
+    shutil.copytree(tiny_model, folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|extra|>"], special_tokens=True)
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("<|im_start|>", token)
+    tokenizer.save_pretrained(folder)
+    return {"source": {"kind": "Directory", "path": str(folder)}, "chatTemplateArguments": {}}
+
+
+def test_a_token_without_an_embedding_fails_only_if_the_template_writes_it(
+    make_run: Callable[..., RunSpec], tiny_model: Path, tmp_path: Path
+) -> None:
+    unused = make_run(model=variant(tiny_model, tmp_path / "unused", "<|im_start|>"))
+    assert "TokensWithoutEmbedding" in warning_codes(unused)
+    error = failure(make_run(model=variant(tiny_model, tmp_path / "used", "<|extra|>")))
+    assert error.reason is Reason.INVALID_MODEL
+    assert "'<|extra|>'" in error.message
+
+
+def test_leftover_files_of_the_model_are_named_and_not_used(
+    make_run: Callable[..., RunSpec], tiny_model: Path, tmp_path: Path
+) -> None:
+    """transformers would follow both files away from the model's own weights."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    leftovers = {
+        "adapter_config.json": {"base_model_name_or_path": "org/elsewhere", "peft_type": "LORA"},
+        "model.safetensors.index.json": {"weight_map": {"a": "model-00001-of-00002.safetensors"}},
+    }
+    for name, content in leftovers.items():
+        (tmp_path / "model" / name).write_text(json.dumps(content))
+    source = {"kind": "Directory", "path": str(tmp_path / "model")}
+    run = make_run(model={"source": source, "chatTemplateArguments": {}})
+    assert "FilesIgnored" in warning_codes(run)
+    layout = WorkspaceLayout(run.workspace.path)
+    for folder in (layout.base, layout.quantized_model):
+        assert not [name for name in leftovers if (folder / name).exists()]
+    AutoModelForCausalLM.from_pretrained(layout.quantized_model, device_map="cpu")
+
+
 def failure(run: RunSpec) -> StageError:
     with pytest.raises(StageError) as caught:
         prepare(run, NullReporter())
     return caught.value
+
+
+def test_a_template_that_cannot_be_read_fails_before_the_model_is_read(
+    make_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    nowhere = {"kind": "Directory", "path": str(tmp_path / "nowhere")}
+    template = tmp_path / "folder.jinja"
+    template.mkdir()
+    run = make_run(model={"source": nowhere, "chatTemplatePath": str(template), "chatTemplateArguments": {}})
+    assert failure(run).reason is Reason.CHAT_TEMPLATE_MISSING
 
 
 def test_too_many_rows_without_an_answer_are_named(

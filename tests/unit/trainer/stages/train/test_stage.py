@@ -22,6 +22,7 @@ from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from tests.support.repository import ROOT
 from tests.support.workspaces import SPEC_HASH, run_spec
@@ -199,6 +200,15 @@ def test_packed_bytes_that_differ_from_the_record_are_a_mismatch(workspace: Path
     write_json_atomically(layout.base_layout, document)
     with pytest.raises(StageError, match="bytes"):
         train(run_spec(workspace, tmp_path / "output"), NullReporter())
+
+
+def test_padding_without_an_embedding_is_replaced(workspace: Path, tmp_path: Path) -> None:
+    """A tokenizer may have got its padding token later than the model its embedding."""
+    base = WorkspaceLayout(workspace).base
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    assert train(run_spec(workspace, tmp_path / "output"), NullReporter()).steps == 6
 
 
 def test_a_nan_loss_ends_the_run_and_names_the_step(workspace: Path, tmp_path: Path) -> None:

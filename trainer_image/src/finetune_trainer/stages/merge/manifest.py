@@ -76,7 +76,7 @@ def model_card(
     ]
     if verification is not None:
         lines.append(f"| KL(trained, merged) | {verification.kl_divergence:.5f} nats per token |")
-    lines += ["", *_serving_advice(run), ""]
+    lines += ["", *_serving_advice(run, prepared), ""]
     return "\n".join(lines)
 
 
@@ -92,9 +92,13 @@ def _description(kind: str, base: str) -> str:
     )
 
 
-def _serving_advice(run: RunSpec) -> list[str]:
+def _serving_advice(run: RunSpec, prepared: PrepareResult) -> list[str]:
     arguments = run.model.chat_template_arguments
     text = "Use the chat template in this folder"
     if arguments:
-        return [f"{text} with the template arguments of the training: `{json.dumps(arguments)}`."]
-    return [f"{text}."]
+        text += f" with the template arguments of the training: `{json.dumps(arguments)}`"
+    lines = [f"{text}."]
+    if prepared.dataset.end_tokens:
+        ends = ", ".join(f"`{token.text}` ({token.id})" for token in prepared.dataset.end_tokens)
+        lines.append(f"An answer ends with {ends}, and `generation_config.json` names it as a stop token.")
+    return lines

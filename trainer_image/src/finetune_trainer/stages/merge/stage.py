@@ -30,7 +30,13 @@ from finetune_trainer.stages.merge.publish import (
     seal,
 )
 from finetune_trainer.stages.merge.update import read_updates
-from finetune_trainer.stages.merge.verification import answer, load_merged, require_agreement, verify
+from finetune_trainer.stages.merge.verification import (
+    answer,
+    load_merged,
+    require_agreement,
+    require_stops,
+    verify,
+)
 from finetune_trainer.stages.merge.weights import check_weights, merge_weights
 from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
@@ -45,8 +51,10 @@ from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from finetune_trainer.contract.result import EndToken
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.reporter import Reporter
 
@@ -96,15 +104,17 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
             Reason.ARTIFACT_VERIFICATION_FAILED,
             "the adapter in the workspace must be the one that TRAIN saved, its digest differs; run the job again",
         )
+    # A PREPARE before contract 1.3 did not report them.
+    ends = prepared.dataset.end_tokens or ()
     staging = open_staging(destination, run.spec_hash)
     try:
         require_space(destination, artifact_bytes(run, workspace))
         verification = None
         if "Merged" in run.output.artifacts:
-            verification = _write_merged(workspace, staging / FOLDERS["Merged"], progress)
+            verification = _write_merged(run, workspace, staging / FOLDERS["Merged"], ends, progress)
         if "Adapter" in run.output.artifacts:
             with writing_to(destination):
-                copy_adapter(workspace, staging / FOLDERS["Adapter"])
+                copy_adapter(workspace, staging / FOLDERS["Adapter"], [token.id for token in ends])
         with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
@@ -124,9 +134,11 @@ def _earlier_result(part: type[_Earlier], stage: str, run: RunSpec, workspace: W
     return result
 
 
-def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) -> VerificationResult:
+def _write_merged(
+    run: RunSpec, workspace: WorkspaceLayout, folder: Path, ends: Sequence[EndToken], progress: Reporter
+) -> VerificationResult:
     """Write the merged model into `folder`, verify it, and return the numbers."""
-    layout = read_base_layout(workspace)
+    layout = read_base_layout(workspace).stored_as(run.output.dtype)
     updates = read_updates(workspace.adapter)
     progress.update("Merging", 0, layout.bytes)
     with writing_to(folder):
@@ -138,11 +150,12 @@ def _write_merged(workspace: WorkspaceLayout, folder: Path, progress: Reporter) 
             folder,
             lambda done, total: progress.update("Merging", done, total),
         )
-        copy_small_files(workspace.base, folder)
+        copy_small_files(workspace.base, folder, run.output.dtype, [token.id for token in ends])
     check_weights(folder, layout)
     rows = read_record(workspace.verification)
     progress.update("Verifying", 0, len(rows))
-    model = load_merged(folder, layout.bytes)
+    model = load_merged(folder, layout.parameters)
+    require_stops(model, ends)
     verification = verify(model, rows, lambda done, total: progress.update("Verifying", done, total))
     _log.info(
         "merged against trained model: KL %.5f nats a token, loss %.4f against %.4f",

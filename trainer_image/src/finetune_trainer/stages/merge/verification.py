@@ -18,6 +18,7 @@ from finetune_trainer.model.load import attention_implementation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from finetune_trainer.contract.result import EndToken
     from finetune_trainer.data.masking.example import Example
     from finetune_trainer.evaluation.recording import RecordedRow
 
@@ -32,6 +33,7 @@ MAXIMUM_LOSS_NATS = 0.01
 _NEW_TOKENS = 64
 _TEXT_LIMIT = 512
 _MEMORY_SHARE = 0.7
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,13 @@ class Verification:
         return None
 
 
-def load_merged(folder: Path, model_bytes: int) -> Any:
+def load_merged(folder: Path, parameters: int) -> Any:
     """Load the artifact as any user would, in float32 on the CPU (see `model.load.compute_dtype`).
 
-    A model that would fill more than 70 % of the free memory stays in its files, and each layer is read when it is
-    needed.
+    A model whose `parameters` would fill more than 70 % of the free memory stays in its files, and each layer is read
+    when it is needed.
     """
-    parameters_in_float32 = 2 * model_bytes
-    fits = parameters_in_float32 < _MEMORY_SHARE * free_memory()
+    fits = _FLOAT32_BYTES * parameters < _MEMORY_SHARE * free_memory()
     if not fits:
         _log.info("the merged model is read layer by layer, because it does not fit into the free memory")
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -131,6 +132,22 @@ def require_agreement(verification: Verification) -> None:
         raise StageError(
             Reason.ARTIFACT_VERIFICATION_FAILED,
             f"the merged model's {fault}; nothing was published, report a bug",
+        )
+
+
+def require_stops(model: Any, ends: Sequence[EndToken]) -> None:
+    """Check that the loaded artifact stops at every token at which it was taught to end an answer.
+
+    Raises StageError(ArtifactVerificationFailed) with the tokens at which it would not.
+    """
+    configured = model.generation_config.eos_token_id
+    stops = configured if isinstance(configured, list) else [configured]
+    missing = [f"{token.text} ({token.id})" for token in ends if token.id not in stops]
+    if missing:
+        raise StageError(
+            Reason.ARTIFACT_VERIFICATION_FAILED,
+            f"the merged model must stop at every token that ends a trained answer, found none of {', '.join(missing)} in "
+            "its generation config; nothing was published, report a bug",
         )
 
 

@@ -1,4 +1,4 @@
-"""Write the merged weights, tensor by tensor, in the base model's own files, order and types.
+"""Write the merged weights, tensor by tensor, in the base model's own files and order.
 
 A quantized weight becomes the dequantized training weight plus the adapter's update, added in float32 and rounded
 once. Every other tensor is the base's. Memory: one dequantized weight and one block of rows.
@@ -40,9 +40,9 @@ def merge_weights(
 ) -> None:
     """Write every weight file of `layout` into the folder `target`; `progress` gets (bytes done, in all).
 
-    `quantized` is the 4-bit checkpoint's folder; its files have the names of the base's files. Raises
-    StageError(InternalError) if an update has no weight, QuantizationMismatch if the checkpoint lacks a tensor, and
-    ArtifactVerificationFailed if a merged value is not finite in the base's type.
+    `layout` has the types to write (`BaseLayout.stored_as`). `quantized` is the 4-bit checkpoint's folder; its files have
+    the names of the base's files. Raises StageError(InternalError) if an update has no weight, QuantizationMismatch if
+    the checkpoint lacks a tensor, and ArtifactVerificationFailed if a merged value is not finite in its type.
     """
     unmatched = sorted(updates.keys() - layout.quantized)
     if unmatched:
@@ -59,7 +59,7 @@ def merge_weights(
 
 
 def check_weights(target: Path, layout: BaseLayout) -> None:
-    """Check that the written headers list exactly the base's tensors, types, shapes and order, and no 4-bit tensor.
+    """Check that the written headers list exactly the tensors, types, shapes and order of `layout`, and no 4-bit tensor.
 
     Raises StageError(ArtifactVerificationFailed) naming the file.
     """
@@ -69,7 +69,7 @@ def check_weights(target: Path, layout: BaseLayout) -> None:
         if found != expected:
             raise StageError(
                 Reason.ARTIFACT_VERIFICATION_FAILED,
-                f"{file.name} must hold the base's {len(expected)} tensors with its names, types and shapes, found "
+                f"{file.name} must hold the base's {len(expected)} tensors with their names, types and shapes, found "
                 f"{len(found)} or other ones; report a bug",
             )
 
@@ -145,10 +145,11 @@ def _updated(
             update.apply(block, first)
         merged = block.to(_TYPES[tensor.dtype])
         if not bool(torch.isfinite(merged).all()):
+            other = ", or set output.dtype to BFloat16" if tensor.dtype == "F16" else ""
             raise StageError(
                 Reason.ARTIFACT_VERIFICATION_FAILED,
-                f"merged weights must be finite in the base's type {tensor.dtype}, found NaN or infinity in "
-                f"{tensor.name}; lower training.learningRate",
+                f"merged weights must be finite in the type {tensor.dtype}, found NaN or infinity in {tensor.name}; "
+                f"lower training.learningRate{other}",
             )
         yield merged
 

@@ -6,18 +6,20 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.result import TablesResult
+from finetune_trainer.contract.result import EndToken, TablesResult
 from finetune_trainer.contract.run_spec import FileSource, ValidationSource
 from finetune_trainer.data.chat_template.render_date import pin_render_date
 from finetune_trainer.data.chat_template.template import ChatTemplate, load_tokenizer
 from finetune_trainer.data.dataset.builder import DatasetBuilder
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.row_source import RowSource, open_source
+from finetune_trainer.data.dataset.token_use import token_use
 from finetune_trainer.data.masking.masking import Masker
 from finetune_trainer.data.rows.decompression import EXPANSION_FACTOR
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.generation import end_token_ids
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
+from finetune_trainer.stages.prepare.vocabulary import require_row_tokens, require_template_tokens
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_marker
 
@@ -57,16 +59,22 @@ class DatasetRejectedError(StageError):
         self.sources = sources
 
 
+def given_template(run: RunSpec) -> str | None:
+    """Read the chat template that the job names. Raises StageError(ChatTemplateMissing) if it cannot be read."""
+    if run.model.chat_template_path is None:
+        return None
+    try:
+        return run.model.chat_template_path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(
+            Reason.CHAT_TEMPLATE_MISSING,
+            f"model.chatTemplate must be a readable text file, found: {error}; check the ConfigMap or the file",
+        ) from error
+
+
 def make_template(run: RunSpec, tokenizer_folder: Path) -> ChatTemplate:
     """Build the run's chat template with its tokenizer. Raises StageError."""
-    template = None
-    if run.model.chat_template_path is not None:
-        try:
-            template = run.model.chat_template_path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StageError(
-                Reason.CHAT_TEMPLATE_MISSING, f"model.chatTemplate must be a readable text file: {error}"
-            ) from error
+    template = given_template(run)
     chat = ChatTemplate(load_tokenizer(tokenizer_folder), template, run.model.chat_template_arguments)
     return pin_render_date(chat, run.workspace.path)
 
@@ -115,6 +123,7 @@ def prove_dataset(
     tokenizer: Path,
     progress: Reporter,
     redact: Callable[[str], str],
+    embedding_rows: int,
 ) -> ProvenDataset:
     """Build the tables, or return the earlier outcome if none of their inputs has changed.
 
@@ -144,6 +153,7 @@ def prove_dataset(
     except StageError as error:
         raise DatasetRejectedError(error, {}, identities) from error
     masker = make_masker(run, tokenizer, sources["training"].first_conversations(run.dataset.reasoning))
+    require_template_tokens(masker.template, embedding_rows)
     builder = DatasetBuilder(run.dataset, masker, run.training.seed, layout, content, progress, redact)
     try:
         built = builder.build(sources["training"], sources.get("validation"))
@@ -151,7 +161,10 @@ def prove_dataset(
         reports = builder.reports()
         builder.close()
         raise DatasetRejectedError(error, reports, identities) from error
-    found = {"source": identities["training"]}
+    use = token_use((layout.training_table, layout.validation_table))
+    require_row_tokens(use, masker.template, embedding_rows)
+    ends = tuple(EndToken(id=end, text=masker.template.token_text(end) or "") for end in use.ends)
+    found: dict[str, Any] = {"source": identities["training"], "end_tokens": ends}
     if "validation" in identities:
         found["validation_source"] = identities["validation"]
     result = built.result.model_copy(update=found)

@@ -10,9 +10,11 @@ from finetune_trainer.model.adapter_targets import trainable_parameters
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.report.analysis import AnalysisSettings, analyze
 from finetune_trainer.report.document import DatasetDocument
+from finetune_trainer.report.model_warnings import ModelFacts, model_warnings
 from finetune_trainer.report.page import render_html
 from finetune_trainer.report.prompts import user_frame
 from finetune_trainer.stages.prepare.dataset import DatasetRejectedError, ProvenDataset, make_template
+from finetune_trainer.stages.prepare.vocabulary import largest_token
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import (
     digest_of,
@@ -23,14 +25,16 @@ from finetune_trainer.workspace.layout import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.data.chat_template.template import ChatTemplate
+    from finetune_trainer.model.describe import BaseModel
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_VERSION = 1  # increase it if the same tables would give another report
+_VERSION = 2  # increase it if the same tables would give another report
 
 
 def report_dataset(
@@ -40,10 +44,13 @@ def report_dataset(
     tokenizer: Path,
     progress: Reporter,
     redact: Callable[[str], str],
+    base: BaseModel,
+    ignored: Mapping[str, str],
 ) -> StatisticsResult:
     """Write the report on proven tables and return its head; reuse the report of an earlier process on equal inputs.
 
-    The base model must be quantized already: its shape gives the adapter's size. Raises StageError(InvalidDataset)
+    The base model must be quantized already: its shape gives the adapter's size. `ignored` are its files that are not
+    used, each with the reason. Raises StageError(InvalidDataset)
     if the target prompts cannot be read.
     """
     parameters = trainable_parameters(read_base_layout(layout), run.training.lora)
@@ -56,6 +63,7 @@ def report_dataset(
             "settings": _settings(run),
             "sources": proven.sources,
             "targets": file_digest(targets) if targets is not None and targets.is_file() else None,
+            "model": [base.context, base.embedding_rows, dict(ignored)],
         }
     )
     done = StatisticsResult.read(read_marker(layout, "report", inputs))
@@ -75,6 +83,7 @@ def report_dataset(
             trainable_parameters=parameters,
             reasoning_is_plain_text=proven.reasoning_is_plain_text,
             target_prompts=targets,
+            model_warnings=tuple(model_warnings(_facts(run, proven, template, base, ignored))),
             redact=redact,
         ),
         lambda rows, total: progress.update("AnalysingDataset", rows, total),
@@ -92,11 +101,31 @@ def report_dataset(
             validation_rows=proven.reports.get("validation"),
             format_name=result.format.name if result.format else "",
             format_reason=result.format.why if result.format else "",
+            end_tokens=tuple((token.id, token.text) for token in result.end_tokens or ()),
         ),
     )
     head = analysis.summary()
     write_marker(layout, "report", inputs, head.document())
     return head
+
+
+def _facts(
+    run: RunSpec,
+    proven: ProvenDataset,
+    template: ChatTemplate,
+    base: BaseModel,
+    ignored: Mapping[str, str],
+) -> ModelFacts:
+    largest = largest_token(template, base.embedding_rows)
+    return ModelFacts(
+        maximum_length=run.training.maximum_length,
+        longest_example=proven.result.longest_example,
+        context=base.context,
+        largest_token=largest,
+        token_text=template.token_text(largest) or "",
+        embedding_rows=base.embedding_rows,
+        ignored_files=ignored,
+    )
 
 
 def report_rejection(run: RunSpec, layout: WorkspaceLayout, rejected: DatasetRejectedError) -> None:

@@ -17,20 +17,23 @@ from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.report.targets import read_target_prompts
-from finetune_trainer.sources.model import DirectoryModel, ModelSource
+from finetune_trainer.sources.model import DirectoryModel, ModelSource, ignored_files, used_small_files
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.retry import RetryPolicy
 from finetune_trainer.sources.trust import read_bundle
 from finetune_trainer.stages.prepare.dataset import (
     DatasetRejectedError,
     fetch_datasets,
+    given_template,
     make_masker,
     prove_dataset,
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
+from finetune_trainer.stages.prepare.length import require_length
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
+from finetune_trainer.workspace.access import require_workspace
 from finetune_trainer.workspace.completed import completed_stages
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 
@@ -47,16 +50,17 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     If the destination proves that everything is published, nothing is done again. Raises StageError.
     """
     layout = WorkspaceLayout(run.workspace.path)
+    require_workspace(layout.root)
     published = check_destination(run, layout)
     if published is not None:
         _log.info("the destination already holds everything that this spec asks for")
         later = CompletedResult(train=published.train, merge=published.merge)
         return StageResult(prepare=published.prepare, completed=later)
-    layout.root.mkdir(parents=True, exist_ok=True)
     redact = Redactor(secrets_of(run, os.environ))
     if run.dataset.target_prompts_path is not None:
         # The report reads it again, but a bad file must fail now and not minutes later.
         read_target_prompts(run.dataset.target_prompts_path)
+    given_template(run)
     # The clients read it again, but a broken bundle must fail now and not after a download.
     read_bundle(os.environ)
     source = _model_source(run, layout, lambda: progress.update("Starting", 0, None))
@@ -68,8 +72,12 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     config = select_config_fields(read_config(tokenizer / "config.json"))
     progress.report_config(config)
     check_space(run, layout, least_artifact_bytes(run, base.parameters))
+    require_length(run.training.maximum_length, base)
+    ignored = ignored_files(source)
+    for name, why in ignored.items():
+        _log.warning("the model's file %s is not used: %s", name, why)
     try:
-        proven = prove_dataset(run, layout, tokenizer, progress, redact)
+        proven = prove_dataset(run, layout, tokenizer, progress, redact, base.embedding_rows)
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
@@ -77,7 +85,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     if run.model.chat_template_path is not None:
         # The artifact must be served with the template of its training.
         shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
-    head = report_dataset(run, layout, proven, tokenizer, progress, redact)
+    head = report_dataset(run, layout, proven, tokenizer, progress, redact, base, ignored)
     for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
         shutil.rmtree(folder, ignore_errors=True)
     check_space(run, layout, artifact_bytes(run, layout))
@@ -139,6 +147,6 @@ def _tokenizer_folder(source: ModelSource, layout: WorkspaceLayout) -> Path:
     folder = layout.root / "tokenizer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in source.small_files():
+    for path in used_small_files(source):
         shutil.copyfile(path, folder / path.name)
     return folder

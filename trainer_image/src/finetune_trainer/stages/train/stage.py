@@ -37,6 +37,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, writ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.masking.example import Example
@@ -119,12 +120,21 @@ def _build_trainer(
         model=adapted,
         args=sft_config(run, workspace.checkpoints, steps),
         train_dataset=dataset,
-        processing_class=AutoTokenizer.from_pretrained(workspace.base, local_files_only=True),
+        processing_class=_tokenizer(workspace.base, model.get_input_embeddings().weight.shape[0]),
         callbacks=[watch],
         checkpoints=workspace.checkpoints,
     )
     watch.trainer = trainer
     return trainer
+
+
+def _tokenizer(folder: Path, rows: int) -> Any:
+    """Load the tokenizer, which pads batches. Nothing attends to padding, but its id needs one of the embedding's rows."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if padding is None or padding >= rows:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
 
 
 def _base_losses(
