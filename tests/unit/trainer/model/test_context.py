@@ -85,14 +85,14 @@ def test_a_table_of_distances_limits_nothing() -> None:
     ids=["none", "linear", "dynamic", "old-name", "yarn", "yarn-without-original", "llama3"],
 )  # fmt: skip
 def test_the_context_is_that_of_the_scaled_rotary_embedding(scaling: Any, expected: int) -> None:
-    assert rotary_context(LlamaConfig(**_LLAMA, rope_scaling=scaling)) == expected
+    settings: dict[str, Any] = {**_LLAMA, "rope_scaling": scaling}
+    assert rotary_context(LlamaConfig(**settings)) == expected
 
 
 def test_a_familys_maximum_may_already_be_scaled() -> None:
-    config = Gemma3TextConfig(
-        max_position_embeddings=1000, rope_scaling={"rope_type": "linear", "factor": 8.0}
-    )
-    assert rotary_context(config) == 1000
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    settings: dict[str, Any] = {"max_position_embeddings": 1000, "rope_scaling": scaling}
+    assert rotary_context(Gemma3TextConfig(**settings)) == 1000
 
 
 def test_models_without_a_rotary_embedding_have_no_context() -> None:

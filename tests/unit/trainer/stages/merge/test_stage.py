@@ -185,7 +185,7 @@ def test_the_demos_model_without_its_stop_token_makes_an_artifact_that_stops(
     tokenizer = AutoTokenizer.from_pretrained(merged)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     question = [{"role": "user", "content": "Is the sky blue? Answer yes or no."}]
-    ids = tokenizer.apply_chat_template(
+    ids: Any = tokenizer.apply_chat_template(
         question, add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
     answer = model.generate(ids, max_new_tokens=_MANY, do_sample=False)[0, ids.shape[1] :].tolist()

@@ -75,4 +75,5 @@ def _last_labels(batch: Any) -> NDArray[np.int32]:
     followed = np.append(learned[1:], [False])
     ends = _ends(batch)
     followed[ends[ends > 0] - 1] = False
-    return labels[learned & ~followed]
+    last: NDArray[np.int32] = labels[learned & ~followed]
+    return last
