@@ -26,18 +26,25 @@ def test_artifacts_count_with_their_files_and_a_future_adapter_with_its_paramete
     layout = read_base_layout(workspace)
     report = sum(path.stat().st_size for path in workspace.report.iterdir())
     small = sum(path.stat().st_size for path in workspace.base.iterdir())
-    merged = layout.bytes + small + report
-    adapter = 4 * trainable_parameters(layout, run.training.lora) + report
+    merged = 2 * layout.parameters + small + report
+    trained = 4 * trainable_parameters(layout, run.training.lora)
+    adapter = trained + small + report
     assert artifact_bytes(only(run, "Merged"), workspace) == merged
     assert artifact_bytes(only(run, "Adapter"), workspace) == adapter
     assert artifact_bytes(run, workspace) == merged + adapter - report
+    as_base = run.output.model_copy(update={"artifacts": ("Merged",), "dtype": "AsBase"})
+    in_32_bits = artifact_bytes(run.model_copy(update={"output": as_base}), workspace)
+    assert in_32_bits == merged + 2 * layout.parameters
     gpu = only(run, "Adapter").model_copy(update={"device": "cuda"})
-    assert artifact_bytes(gpu, workspace) == (adapter - report) // 2 + report
+    assert artifact_bytes(gpu, workspace) == adapter - trained // 2
     workspace.adapter.mkdir(parents=True)
     (workspace.adapter / "adapter_model.safetensors").write_bytes(b"12345")
-    assert artifact_bytes(only(run, "Adapter"), workspace) == 5 + report
+    assert artifact_bytes(only(run, "Adapter"), workspace) == 5 + small + report
+    small -= workspace.base_layout.stat().st_size
     workspace.base_layout.unlink()
-    assert artifact_bytes(only(run, "Adapter"), workspace) == 5 + report, "a trained adapter needs no base"
+    assert artifact_bytes(only(run, "Adapter"), workspace) == 5 + small + report, (
+        "a trained adapter needs no layout"
+    )
 
 
 def test_before_the_weights_are_known_two_bytes_for_each_parameter_are_certain(tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ def artifact_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
     The adapter counts with its own files once TRAIN has saved it, and with its parameters before. Raises
     StageError(QuantizationMismatch) if PREPARE has not finished.
     """
-    total = folder_bytes(workspace.report)
+    # An adapter gets the tokenizer's files, which are nearly all of the small ones.
+    total = folder_bytes(workspace.report) + len(run.output.artifacts) * folder_bytes(workspace.base)
     if "Merged" in run.output.artifacts:
-        total += read_base_layout(workspace).stored_as(run.output.dtype).bytes + folder_bytes(workspace.base)
+        total += read_base_layout(workspace).stored_as(run.output.dtype).bytes
     if "Adapter" in run.output.artifacts:
         total += folder_bytes(workspace.adapter) or _expected_adapter_bytes(run, workspace)
     return total
