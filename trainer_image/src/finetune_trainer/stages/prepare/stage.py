@@ -50,12 +50,15 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     If the destination proves that everything is published, nothing is done again. Raises StageError.
     """
     layout = WorkspaceLayout(run.workspace.path)
-    require_workspace(layout.root)
+    if layout.root.exists():
+        # The markers of an earlier attempt are read next.
+        require_workspace(layout.root)
     published = check_destination(run, layout)
     if published is not None:
         _log.info("the destination already holds everything that this spec asks for")
         later = CompletedResult(train=published.train, merge=published.merge)
         return StageResult(prepare=published.prepare, completed=later)
+    require_workspace(layout.root)
     redact = Redactor(secrets_of(run, os.environ))
     if run.dataset.target_prompts_path is not None:
         # The report reads it again, but a bad file must fail now and not minutes later.
