@@ -13,16 +13,18 @@ class Example:
 
     `row` is the 1-based number of the row in its source; the masker does not know it and leaves it at 0.
     `dropped_turns` counts the earlier turns that were left out to keep the maximum length; tables do not store it.
+    `escaped` is True if its text mentions control tokens as plain text; tables do not store it either.
     """
 
     input_ids: list[int]
     labels: list[int]
     row: int = 0
     dropped_turns: int = 0
+    escaped: bool = False
 
     def of_row(self, row: int) -> Example:
         """Return the same example with the number of its row."""
-        return Example(self.input_ids, self.labels, row, self.dropped_turns)
+        return Example(self.input_ids, self.labels, row, self.dropped_turns, self.escaped)
 
     @property
     def supervised(self) -> tuple[int, ...]:

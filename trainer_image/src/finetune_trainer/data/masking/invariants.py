@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from finetune_trainer.data.masking.escaping import without_marks
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 
@@ -27,7 +28,7 @@ def require_example(
     """Raise RowRejected(MaskUnprovable) unless the example is provably right.
 
     `runs` are the (start, end) of the ids that must be learned, turn by turn, and no others. `answers` are the stripped
-    texts that each run must spell. `text` is the rendered text of all ids.
+    texts that each run must spell. `text` is the rendered text of all ids. Both may have the marks of escaped mentions.
     """
     ids = example.input_ids
     if len(runs) != len(answers):
@@ -37,9 +38,10 @@ def require_example(
     pieces = [ids[start:end] for start, end in pairwise(bounds)]
     texts = template.encoder.decode_each(pieces)
     for learned, parts in zip(texts[1::2], answers, strict=True):
-        if not all(_contains(template, learned, part) for part in parts):
+        if not all(_contains(template, learned, without_marks(part)) for part in parts):
             raise _broken("the labels do not spell the whole answer")
     _require_bos(template, ids, text)
+    text = without_marks(text)
     if "".join(texts) == text:
         return
     # Decoders may treat the beginning of a sequence differently, so the whole text decides.

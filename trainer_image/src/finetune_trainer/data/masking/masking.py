@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_trainer.data.chat_template.template import ChatTemplate, ControlText
 from finetune_trainer.data.conversations.conversation import Conversation
+from finetune_trainer.data.masking.escaping import MARK, encode_marked, require_plain, split_mentions
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.data.masking.grammar import Context, Grammar, contexts_of, learn_grammar
 from finetune_trainer.data.masking.invariants import require_example
@@ -25,6 +28,8 @@ from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+ControlTokens = Literal["Reject", "Escape"]
 
 _CANARIES = (
     ("user", "assistant"),
@@ -72,14 +77,19 @@ class Masker:
         maximum_length: int,
         eos_ids: Iterable[int] = (),
         samples: Iterable[Conversation] = (),
+        control_tokens: ControlTokens = "Reject",
     ) -> None:
         """Learn the template's grammar.
+
+        `control_tokens` decides about content that mentions a control token: its row is rejected, or the mention is
+        tokenized as plain text.
 
         Some templates render no conversation without tools or a system prompt. Then the canary gets what the `samples`
         have. Raises StageError(ChatTemplateUnprovable).
         """
         self.template = template
         self.maximum_length = maximum_length
+        self._control_tokens = control_tokens
         ends = tuple(eos_ids)
         try:
             self._learn(ends, Context())
@@ -96,6 +106,10 @@ class Masker:
         self._control = ControlText(
             self.template, self.grammar.stop_texts, self.grammar.headers, self.grammar.tags.is_reasoning
         )
+        self._control_ids = {
+            self.template.token_text(token_id) or "": token_id
+            for token_id in {*self.template.special_ids, *self.grammar.stop_tokens}
+        }
         self._cut_texts(context)
         self._require_canary(context)
 
@@ -108,24 +122,29 @@ class Masker:
         written: list[tuple[int, Conversation, list[Turn]]] = []
         for position, conversation in enumerate(conversations):
             try:
-                self._reject_control_tokens(conversation)
-                turns = [self._writer.turn(conversation, index) for index in conversation.assistant_turns]
+                spoken = self._without_control_tokens(conversation)
+                turns = [self._writer.turn(spoken, index) for index in spoken.assistant_turns]
             except RowRejected as rejection:
                 results.append(rejection)
                 continue
             results.append([])
-            written.append((position, conversation, turns))
+            written.append((position, spoken, turns))
         texts = [
             text
             for _, _, turns in written
             for turn in turns
             for text in (turn.prompt, turn.prompt + turn.answer)
         ]
-        ids = iter(self.template.encode(texts)) if texts else iter(())
+        ids = iter(self.template.encode([text for text in texts if MARK not in text]) if texts else ())
         for position, conversation, turns in written:
-            pairs = [(next(ids), next(ids)) for _ in turns]
             try:
-                encoded = [self._split(turn, *pair) for turn, pair in zip(turns, pairs, strict=True)]
+                encoded = [
+                    self._split(
+                        turn, *(self._encode_marked(text) if MARK in text else next(ids) for text in pair)
+                    )
+                    for turn in turns
+                    for pair in [(turn.prompt, turn.prompt + turn.answer)]
+                ]
                 results[position] = self._assemble(conversation, encoded)
             except RowRejected as rejection:
                 results[position] = rejection
@@ -149,6 +168,34 @@ class Masker:
         tokens = [token for token in self.template.added_tokens.values() if token and token in written]
         self.template.encoder.cut_at([*tokens, *self.grammar.stop_texts], samples)
 
+    def _encode_marked(self, text: str) -> list[int]:
+        return encode_marked(self.template, text, self.grammar.stop_texts[0])
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if not any(MARK in text for text in texts):
+            return self.template.encode(texts)
+        return [self._encode_marked(text) for text in texts]
+
+    def _without_control_tokens(self, conversation: Conversation) -> Conversation:
+        """Return the conversation with its mentions of control tokens split, if they may be escaped.
+
+        Raises RowRejected(ControlTokenInContent) for a mention that remains.
+        """
+        if self._control_tokens == "Escape":
+            conversation = dataclasses.replace(
+                conversation, messages=[self._escaped(message) for message in conversation.messages]
+            )
+        self._reject_control_tokens(conversation)
+        return conversation
+
+    def _escaped(self, message: dict[str, Any]) -> dict[str, Any]:
+        find = partial(self._control.find, answer=message["role"] == "assistant")
+        tokens = self._control_ids.keys()
+        return {
+            key: value if key == "role" else split_mentions(value, find, tokens)
+            for key, value in message.items()
+        }
+
     def _reject_control_tokens(self, conversation: Conversation) -> None:
         for index, message in enumerate(conversation.messages):
             answer = message["role"] == "assistant"
@@ -171,6 +218,8 @@ class Masker:
         whichever decodes to the same text.
         """
         text = turn.prompt + turn.answer
+        if MARK in text:
+            require_plain(joint, text, self._control_ids)
         if joint[: len(prompt)] == prompt:
             answer = joint[len(prompt) :]
         else:
@@ -188,7 +237,7 @@ class Masker:
         return _EncodedTurn(prompt, answer, text, turn.parts)
 
     def _encode_alone(self, turn: Turn, prompt: list[int], wanted: str) -> list[int]:
-        alone, anchor, anchored = self.template.encode(
+        alone, anchor, anchored = self._encode(
             [turn.answer, self.grammar.stop_texts[0], self.grammar.stop_texts[0] + turn.answer]
         )
         candidates = [alone]
@@ -220,13 +269,16 @@ class Masker:
             last.add(turn)
         examples = []
         for draft in drafts:
-            example = Example(draft.ids, draft.labels, dropped_turns=draft.dropped_turns)
+            text = draft.turns[-1].text
+            example = Example(
+                draft.ids, draft.labels, dropped_turns=draft.dropped_turns, escaped=MARK in text
+            )
             require_example(
                 self.template,
                 self.grammar,
                 example,
                 runs=draft.runs,
-                text=draft.turns[-1].text,
+                text=text,
                 answers=[turn.parts for turn in draft.turns],
             )
             examples.append(example)
@@ -240,7 +292,7 @@ class Masker:
         for dropped, start in enumerate(starts, start=1):
             kept = Conversation([*head, *messages[start:]], conversation.tools)
             turn = self._writer.turn(kept, len(kept.messages) - 1)
-            encoded = self._split(turn, *self.template.encode([turn.prompt, turn.prompt + turn.answer]))
+            encoded = self._split(turn, *self._encode([turn.prompt, turn.prompt + turn.answer]))
             if len(encoded.prompt) + len(encoded.answer) <= self.maximum_length:
                 return encoded, dropped
         raise RowRejected(
