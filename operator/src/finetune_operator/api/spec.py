@@ -102,6 +102,7 @@ class Dataset(SpecValue):
     format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT", "Text"] = "Auto"
     validation: Validation = Validation(fraction=0.1)
     reasoning: Literal["Keep", "Strip"] = "Keep"
+    control_tokens: Literal["Reject", "Escape"] = "Reject"
     rejected_rows: RejectedRows = RejectedRows()
     target_prompts: TargetPrompts | None = None
     thresholds: Thresholds = Thresholds()

@@ -196,6 +196,8 @@ def _dataset(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
         "reasoning": given.reasoning,
         "rejectedRows": {"maximumFraction": given.rejected_rows.maximum_fraction},
     }
+    if given.control_tokens != "Reject":
+        dataset["controlTokens"] = given.control_tokens
     if given.format != "Auto":
         dataset["format"] = given.format
     if given.target_prompts is not None:

@@ -67,6 +67,7 @@ CROSSING: dict[str, tuple[dict[str, Any], float, list[str]]] = {
     "NearDuplicateRows": ({"near_duplicates": NearCopies(27, 90, 0.8, ())}, 0.3, ["27 of 90", "30%"]),
     "DuplicateRows": ({"rows": replace(ROWS, duplicates=5, held_out_copies=1)}, 0.06, ["6 of 100"]),
     "EmptyAnswers": ({"rows": replace(ROWS, empty_answers=3)}, 0.03, ["3 of 100"]),
+    "EscapedControlTokens": ({"rows": replace(ROWS, escaped=3)}, 0.03, ["3 of 100", "server"]),
     "RepeatedAnswers": (
         {"answers": Answers(90, 73, 18, (FrequentAnswer(18, "no"),))}, 0.2, ["18 of 90", "18 times"],
     ),
@@ -165,7 +166,7 @@ def test_the_report_summary_fits_into_a_termination_message() -> None:
     """The summary has every warning, with the longest numbers."""
     changes = {name: value for crossing, _, _ in CROSSING.values() for name, value in crossing.items()}
     changes["rows"] = RowCounts(
-        10**9, 10**8, 10**8, 10**8, 10**9, 10**8, 10**8, 10**8, {"ControlTokenInContent": 10**8}
+        10**9, 10**8, 10**8, 10**8, 10**9, 10**8, 10**8, 10**8, {"ControlTokenInContent": 10**8}, 10**8
     )
     statistics = replace(GOOD, **changes)
     warnings = tuple(dataset_warnings(statistics, Thresholds()))

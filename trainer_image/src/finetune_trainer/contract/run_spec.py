@@ -145,6 +145,7 @@ class Dataset(_Value):
     format: Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "ShareGPT"] = "Auto"
     validation: ValidationFraction | ValidationSource
     reasoning: Literal["Keep", "Strip"]
+    control_tokens: Literal["Reject", "Escape"] = "Reject"
     rejected_rows: RejectedRows
     target_prompts_path: Path | None = None
     thresholds: Thresholds = Thresholds()

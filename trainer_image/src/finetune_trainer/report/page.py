@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 PLOT_WIDTH = 640
 PLOT_HEIGHT = 150
 _TICKS = 6
-_COUNTS = ("rows", "kept", "duplicates", "heldOutCopies", "withReasoning", "emptyAnswers", "shortened")
+_COUNTS = (
+    "rows",
+    "kept",
+    "duplicates",
+    "heldOutCopies",
+    "withReasoning",
+    "emptyAnswers",
+    "escaped",
+    "shortened",
+)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class RowCounts:
     empty_answers: int
     shortened: int
     refused_by_reason: dict[str, int]
+    escaped: int = 0
 
     @classmethod
     def of(cls, reports: Iterable[DatasetReport]) -> RowCounts:
@@ -60,6 +61,7 @@ class RowCounts:
             kept=sum(report.kept for report in everything),
             with_reasoning=sum(report.with_reasoning for report in everything),
             empty_answers=sum(report.empty_answers for report in everything),
+            escaped=sum(report.escaped for report in everything),
             shortened=sum(report.shortened for report in everything),
             refused_by_reason=dict(sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))),
         )

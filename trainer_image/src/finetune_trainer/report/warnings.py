@@ -98,6 +98,15 @@ def _empty_answers(statistics: Statistics, thresholds: Thresholds) -> DatasetWar
     )  # fmt: skip
 
 
+def _escaped_control_tokens(statistics: Statistics, _: Thresholds) -> DatasetWarning | None:
+    rows = statistics.rows
+    return _above(
+        "EscapedControlTokens", rows.escaped / max(1, rows.kept), 0.0,
+        f"{rows.escaped:,} of {rows.kept:,} rows mention control tokens as plain text; "
+        "the server must also tokenize content without control tokens",
+    )  # fmt: skip
+
+
 def _rows_refused(statistics: Statistics, thresholds: Thresholds) -> DatasetWarning | None:
     rows = statistics.rows
     fraction = share(rows.refused, rows.read)
@@ -207,6 +216,7 @@ POLICIES: dict[str, Callable[[Statistics, Thresholds], DatasetWarning | None]] =
     "NearDuplicateRows": _near_duplicate_rows,
     "DuplicateRows": _duplicate_rows,
     "EmptyAnswers": _empty_answers,
+    "EscapedControlTokens": _escaped_control_tokens,
     "RepeatedAnswers": _repeated_answers,
     "MixedLanguages": _mixed_languages,
     "ShortenedRows": _shortened_rows,

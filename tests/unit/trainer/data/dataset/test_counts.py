@@ -90,7 +90,7 @@ def test_a_report_survives_json_unchanged(
         setattr(report, name, count)
     for row, (reason, text) in enumerate(rejected):
         report.reject(row, RowRejected(reason, "place", text), text)
-    assert len(COUNTS) == 9
+    assert len(COUNTS) == 10
     restored = DatasetReport.from_state(json.loads(json.dumps(report.to_state())))
     assert restored == report
     assert restored.document() == report.document()

@@ -26,7 +26,7 @@ _DETAIL_CHARACTERS = 300
 # Redaction must see a secret whole, so far more text is read than shown.
 _CONTENT_READ = 1 << 20
 _COUNTS = (
-    "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "empty_answers", "shortened",
+    "rows", "kept", "duplicates", "held_out_copies", "with_reasoning", "empty_answers", "escaped", "shortened",
     "supervised_tokens", "longest_example",
 )  # fmt: skip
 
@@ -40,7 +40,7 @@ REMEDIES = {
     RowReason.UNSUPPORTED_CONTENT: "remove the row, or describe the part in text",
     RowReason.NO_ASSISTANT_TURN: "add the answer",
     RowReason.EMPTY_ANSWER: "add the text that follows the reasoning, remove the row, or keep the reasoning",
-    RowReason.CONTROL_TOKEN_IN_CONTENT: "remove the control token from the text",
+    RowReason.CONTROL_TOKEN_IN_CONTENT: "remove the control token from the text, or set dataset.controlTokens to Escape",
     RowReason.CONTENT_NOT_RENDERED: "use roles and fields that this model's template renders",
     RowReason.TEMPLATE_REFUSED: "follow the template's rules, for example alternate user and assistant",
     RowReason.MASK_UNPROVABLE: "report the row",
@@ -64,7 +64,8 @@ class DatasetReport:
 
     `kept` counts proven rows without repetitions. `duplicates` repeat a row of the same source, and `held_out_copies`
     repeat a row of the validation source. `with_reasoning` counts kept rows with a reasoning trace, `empty_answers`
-    those with an answer that says nothing, and `shortened` those that lost earlier turns to the maximum length.
+    those with an answer that says nothing, `escaped` those that mention control tokens as plain text, and `shortened`
+    those that lost earlier turns to the maximum length.
     `supervised_tokens` and `longest_example` are in tokens. `examples` holds the first rejected rows of each reason.
     """
 
@@ -74,6 +75,7 @@ class DatasetReport:
     held_out_copies: int = 0
     with_reasoning: int = 0
     empty_answers: int = 0
+    escaped: int = 0
     shortened: int = 0
     supervised_tokens: int = 0
     longest_example: int = 0
@@ -100,6 +102,7 @@ class DatasetReport:
         self.kept += 1
         self.with_reasoning += reasoning
         self.empty_answers += empty
+        self.escaped += any(example.escaped for example in examples)
         self.shortened += any(example.dropped_turns for example in examples)
         for example in examples:
             self.supervised_tokens += example.supervised_tokens
@@ -141,6 +144,7 @@ class DatasetReport:
             "heldOutCopies": self.held_out_copies,
             "withReasoning": self.with_reasoning,
             "emptyAnswers": self.empty_answers,
+            "escaped": self.escaped,
             "shortened": self.shortened,
             "rejected": {reason.value: count for reason, count in sorted(self.rejected.items())},
             "rejectedExamples": {

@@ -82,7 +82,8 @@ def make_template(run: RunSpec, tokenizer_folder: Path) -> ChatTemplate:
 def make_masker(run: RunSpec, tokenizer_folder: Path, samples: Iterable[Conversation] = ()) -> Masker:
     """Build the masker for the run's tokenizer, template and maximum length; see Masker. Raises StageError."""
     template = make_template(run, tokenizer_folder)
-    return Masker(template, run.training.maximum_length, end_token_ids(tokenizer_folder), samples)
+    length, mentions = run.training.maximum_length, run.dataset.control_tokens
+    return Masker(template, length, end_token_ids(tokenizer_folder), samples, mentions)
 
 
 def fetch_datasets(run: RunSpec, layout: WorkspaceLayout, progress: Reporter) -> dict[str, Fetched]:
