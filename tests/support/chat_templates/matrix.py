@@ -147,21 +147,33 @@ class Judge:
             said = _texts_of(message, history="<think>" in prompt[-12:])
             if not all(_occurs(text, full) for text in said):
                 return False
-            # A server stops at an end token, so it never writes what stands behind one.
-            asked = str(messages[index - 1].get("content") or "").strip() if index else ""
-            behind = (
-                full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(asked) + len(asked) :]
-            )
-            stops = [self._tokenizer.eos_token, *self._case.stops]
-            if any(
-                part in behind[behind.find(stop) :] for stop in stops if stop in behind for part in said[-1:]
-            ):
+            if self._stops_before_its_end(messages, index, prompt, full, said):
                 return False
             # The names of functions also occur among the tools.
             names = [call["function"]["name"] for call in message.get("tool_calls") or []]
             if any(full.count(name) <= prompt.count(name) for name in names):
                 return False
         return self._writes_every_message(messages, tools)
+
+    def _stops_before_its_end(
+        self, messages: Messages, index: int, prompt: str, full: str, said: list[str]
+    ) -> bool:
+        """Return True if an end token stands inside the answer: a server never writes what stands behind it."""
+        asked = str(messages[index - 1].get("content") or "").strip() if index else ""
+        if full.startswith(prompt):
+            behind, headers = full[len(prompt) :], ""
+        elif asked in prompt and asked in full:
+            behind = full[full.rindex(asked) + len(asked) :]
+            headers = prompt[prompt.rindex(asked) + len(asked) :]
+        else:
+            return False
+        stops = [stop for stop in (self._tokenizer.eos_token, *self._case.stops) if stop]
+        for stop in stops:
+            # The end of the question and the answer's header come before the answer.
+            rest = behind.split(stop, headers.count(stop) + 1)[headers.count(stop) + 1 :]
+            if rest and any(part in rest[0] for part in said[-1:]):
+                return True
+        return False
 
     def _writes_every_message(self, messages: Messages, tools: Any) -> bool:
         """Return True if words in place of the messages are all written: texts may occur by coincidence."""
