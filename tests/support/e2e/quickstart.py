@@ -19,7 +19,10 @@ ROWS = 32
 
 
 def assert_complete_and_not_quantized(merged: Path) -> None:
-    """Assert that the artifact has the base's config, tokenizer files, tensor names, types and shapes."""
+    """Assert that the artifact has the base's config, tokenizer files, tensor names, types and shapes.
+
+    The base has its chat template in two files, the artifact only in chat_template.jinja.
+    """
     config = json.loads((merged / "config.json").read_text("utf-8"))
     assert "quantization_config" not in config
     assert config == json.loads((BASE_MODEL / "config.json").read_text("utf-8"))
@@ -29,8 +32,11 @@ def assert_complete_and_not_quantized(merged: Path) -> None:
         k: (v["dtype"], v["shape"]) for k, v in base.items()
     }
     assert not [key for key in found if "absmax" in key or "quant_state" in key]
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (merged / name).read_bytes() == (BASE_MODEL / name).read_bytes()
+    tokenizer = json.loads((BASE_MODEL / "tokenizer_config.json").read_text("utf-8"))
+    del tokenizer["chat_template"]
+    assert json.loads((merged / "tokenizer_config.json").read_text("utf-8")) == tokenizer
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
