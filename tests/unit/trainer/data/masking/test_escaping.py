@@ -97,3 +97,11 @@ def test_an_id_that_no_whole_token_explains_is_rejected() -> None:
     require_plain([1, 5], "<a> and <" + MARK + "a>", {"<a>": 5})
     with pytest.raises(RowRejected, match="would become"):
         require_plain([5, 5], "<a> and <" + MARK + "a>", {"<a>": 5})
+
+
+@pytest.mark.parametrize("mode", ["Reject", "Escape"])
+def test_text_with_the_mark_itself_is_rejected_and_not_changed(mode: Any) -> None:
+    masker = Masker(ChatTemplate(tiny_tokenizer()), 4096, control_tokens=mode)
+    outcome = masked(masker, chat(("user", f"a{MARK}b"), ("assistant", "c")))
+    assert isinstance(outcome, RowRejected)
+    assert outcome.reason is RowReason.CONTROL_TOKEN_IN_CONTENT

@@ -131,3 +131,23 @@ _JSON = st.recursive(
 def test_any_json_ends_in_examples_or_a_reason(row: dict[str, Any]) -> None:
     result = outcome(row)
     assert isinstance(result, RowRejected | list)
+
+
+def test_a_row_that_is_rejected_in_the_middle_leaves_its_neighbors_alone() -> None:
+    """The template writes an end token between a trace and its answer, so the first turn is rejected by its ids."""
+    source = TOKENIZER.chat_template.replace(
+        "message.content",
+        "(message.reasoning_content + '<|im_end|>' if message.reasoning_content else '') + message.content",
+    )
+    masker = Masker(ChatTemplate(TOKENIZER, source), 4096)
+    broken = [
+        USER,
+        {**ANSWER, "reasoning_content": "why"},
+        {**USER, "content": "more"},
+        {**ANSWER, "content": "b"},
+    ]
+    good = [{**USER, "content": "other"}, {**ANSWER, "content": "right"}]
+    rows = [parse_conversation({"messages": messages}, "Keep") for messages in (broken, good, broken, good)]
+    outcomes = masker.examples(rows)
+    assert [isinstance(outcome, RowRejected) for outcome in outcomes] == [True, False, True, False]
+    assert outcomes[1] == outcomes[3] == masker.examples(rows[1:2])[0]

@@ -137,13 +137,15 @@ class Masker:
         ]
         ids = iter(self.template.encode([text for text in texts if MARK not in text]) if texts else ())
         for position, conversation, turns in written:
+            # All ids of a conversation are taken before one of its turns can be rejected.
+            pairs = [
+                [None if MARK in text else next(ids) for text in (turn.prompt, turn.prompt + turn.answer)]
+                for turn in turns
+            ]
             try:
                 encoded = [
-                    self._split(
-                        turn, *(self._encode_marked(text) if MARK in text else next(ids) for text in pair)
-                    )
-                    for turn in turns
-                    for pair in [(turn.prompt, turn.prompt + turn.answer)]
+                    self._split(turn, *self._filled(turn, pair))
+                    for turn, pair in zip(turns, pairs, strict=True)
                 ]
                 results[position] = self._assemble(conversation, encoded)
             except RowRejected as rejection:
@@ -168,6 +170,14 @@ class Masker:
         tokens = [token for token in self.template.added_tokens.values() if token and token in written]
         self.template.encoder.cut_at([*tokens, *self.grammar.stop_texts], samples)
 
+    def _filled(self, turn: Turn, pair: list[list[int] | None]) -> tuple[list[int], list[int]]:
+        """Return the ids of a turn's prompt and of the whole turn; those of marked texts are None in `pair`."""
+        prompt, joint = pair
+        return (
+            self._encode_marked(turn.prompt) if prompt is None else prompt,
+            self._encode_marked(turn.prompt + turn.answer) if joint is None else joint,
+        )
+
     def _encode_marked(self, text: str) -> list[int]:
         return encode_marked(self.template, text, self.grammar.stop_texts[0])
 
@@ -179,8 +189,15 @@ class Masker:
     def _without_control_tokens(self, conversation: Conversation) -> Conversation:
         """Return the conversation with its mentions of control tokens split, if they may be escaped.
 
-        Raises RowRejected(ControlTokenInContent) for a mention that remains.
+        Raises RowRejected(ControlTokenInContent) for a mention that remains, and for content with the mark itself.
         """
+        for index, message in enumerate(conversation.messages):
+            if any(MARK in text for text in _texts(message)):
+                raise RowRejected(
+                    RowReason.CONTROL_TOKEN_IN_CONTENT,
+                    f"messages[{index}]",
+                    "the text contains the characters U+E0F7 and U+E0F8 together, which mark escaped control tokens",
+                )
         if self._control_tokens == "Escape":
             conversation = dataclasses.replace(
                 conversation, messages=[self._escaped(message) for message in conversation.messages]
