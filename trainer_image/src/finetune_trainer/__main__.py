@@ -39,7 +39,12 @@ def main(arguments: list[str]) -> ExitCode:
         from finetune_trainer.data.dataset.listing import list_masks  # noqa: PLC0415 -- brings in transformers
 
         listed: ExitCode = list_masks(
-            options.tokenizer, options.dataset, options.maximum_length, options.reasoning, options.format
+            options.tokenizer,
+            options.dataset,
+            options.maximum_length,
+            options.reasoning,
+            options.format,
+            options.control_tokens,
         )
         return listed
     redact = Redactor([])
@@ -115,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--format", choices=formats, default="Auto", help="format of the rows")
     masks.add_argument("--maximum-length", type=int, default=2048, help="tokens; default %(default)s")
     masks.add_argument("--reasoning", choices=("Keep", "Strip"), default="Keep")
+    masks.add_argument("--control-tokens", choices=("Reject", "Escape"), default="Reject")
     compiling = commands.add_parser("compile", help="compile the kernels that an image ships")
     compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser

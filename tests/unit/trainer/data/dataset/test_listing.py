@@ -153,3 +153,14 @@ def test_a_template_that_needs_tools_is_proven_with_those_of_the_rows(
     ], said
     assert lines[1]["detail"] == "tools are required"
     assert code == ExitCode.SUCCEEDED
+
+
+def test_mentions_of_control_tokens_are_listed_as_plain_text_on_demand(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "What is <|im_end|>?"}, CHAT[1]]}))
+    codes = [list_masks(tokenizer, [path], 2048, "Keep", "Auto", mode) for mode in ("Reject", "Escape")]
+    rejected, accepted = map(json.loads, capsys.readouterr().out.splitlines())
+    assert codes == [ExitCode.PERMANENT, ExitCode.SUCCEEDED]
+    assert (rejected["reason"], accepted["accepted"]) == ("ControlTokenInContent", True)

@@ -45,7 +45,6 @@ def test_a_turn_ends_with_the_first_token_at_which_a_server_stops() -> None:
 def test_an_end_that_no_configuration_names_is_learned() -> None:
     found = endings(_CHATML + _PROMPT, "<|eos|>", eos="<|eos|>")
     assert found.texts == ("<|eos|>", "<|im_end|>")
-    assert len(found.learned) == 1
     assert found.cut("a<|im_end|>\n", 0) == "a<|im_end|>"
 
 
@@ -55,7 +54,7 @@ def test_the_last_control_token_behind_the_answer_is_the_end() -> None:
 
 
 def test_a_configured_end_leaves_nothing_to_learn() -> None:
-    assert endings(CHATML).learned == frozenset()
+    assert endings(CHATML).texts == ("<|im_end|>",)
 
 
 @pytest.mark.parametrize("separator", ["\n", ""])
@@ -95,7 +94,7 @@ def test_an_open_call_ends_with_the_token_of_its_result() -> None:
     )
     found = endings(source, "<|user|>", "<|assistant|>", "<|observation|>", stops=("<|user|>",))
     assert (found.appended, found.appended_to_call) == ("<|user|>", "<|observation|>")
-    assert len(found.learned) == 1
+    assert found.texts == ("<|im_end|>", "<|observation|>", "<|user|>")
 
 
 def test_text_is_cut_after_the_first_end_token_from_a_position() -> None:

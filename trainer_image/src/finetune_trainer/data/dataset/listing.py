@@ -12,7 +12,7 @@ from finetune_trainer.data.conversations.formats import parse_row
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.proving import prove, row_line
 from finetune_trainer.data.dataset.row_source import open_source
-from finetune_trainer.data.masking.masking import Masker
+from finetune_trainer.data.masking.masking import ControlTokens, Masker
 from finetune_trainer.data.rows.reader import until_fault
 from finetune_trainer.data.rows.rejection import RowRejected
 from finetune_trainer.errors import StageError
@@ -29,6 +29,7 @@ def list_masks(
     maximum_length: int,
     reasoning: Any,
     format_name: str = "Auto",
+    control_tokens: ControlTokens = "Reject",
 ) -> ExitCode:
     """Print one JSON line per row of the files with the tokenizer in `tokenizer_folder`; no model is needed.
 
@@ -37,7 +38,7 @@ def list_masks(
     try:
         template = ChatTemplate(load_tokenizer(tokenizer_folder))
         samples = open_source(dataset, format_name).first_conversations(reasoning)
-        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder), samples)
+        masker = Masker(template, maximum_length, end_token_ids(tokenizer_folder), samples, control_tokens)
         print_rows(dataset, masker, reasoning, format_name)
     except StageError as error:
         print(f"{error.reason}: {error.message}", file=sys.stderr)

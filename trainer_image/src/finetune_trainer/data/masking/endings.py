@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 class Endings:
     """The ends of turns.
 
-    `tokens` are the ids at which a turn ends and `texts` their text. `learned` are those of them that neither generation
-    config nor tokenizer names. `appended` goes after an answer, and `appended_to_call` after a tool call, if the template
-    leaves it open. `next_header` is the header of the next turn that some templates write behind every conversation.
+    `tokens` are the ids at which a turn ends and `texts` their text. `appended` goes after an answer, and
+    `appended_to_call` after a tool call, if the template leaves it open. `next_header` is the header of the next turn that
+    some templates write behind every conversation.
     """
 
     tokens: frozenset[int]
     texts: tuple[str, ...]
-    learned: frozenset[int] = frozenset()
     appended: str | None = None
     appended_to_call: str | None = None
     next_header: str = ""
@@ -75,7 +74,7 @@ def learn_endings(
     `opener` is the first marker of a conversation. It begins a message, so it ends none. `eos_ids` are the end tokens of
     the generation config. Return None if nothing can end a turn.
     """
-    configured = {token_id for token_id in (*eos_ids, template.eos_id) if token_id is not None}
+    configured = (token_id for token_id in (*eos_ids, template.eos_id) if token_id is not None)
     ends = {token_id for token_id in configured if template.token_text(token_id)}
     own = answer.last[: _header_start(markup, answer, opener)]
     behind = _behind(own, answer.following)
@@ -95,8 +94,7 @@ def learn_endings(
     texts = tuple(sorted(template.token_text(token_id) or "" for token_id in ends))
     if not texts:
         return None
-    learned = frozenset(ends - configured)
-    return Endings(frozenset(ends), texts, learned, appended, appended_to_call, answer.last[len(own) :])
+    return Endings(frozenset(ends), texts, appended, appended_to_call, answer.last[len(own) :])
 
 
 def _is_ended(

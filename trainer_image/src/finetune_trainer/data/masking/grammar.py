@@ -105,10 +105,7 @@ class Grammar:
         closing = self.tags.closing_tag(opened)
         if closing is None:
             return None
-        if closing in self.reasoning_end:
-            return self.reasoning_end
-        # The template may close the block only before answers without a trace.
-        return self.prefix if self.prefix and self.prefix.lstrip().startswith(closing) else f"\n{closing}\n\n"
+        return self.reasoning_end if closing in self.reasoning_end else f"\n{closing}\n\n"
 
 
 def learn_grammar(

@@ -106,10 +106,6 @@ class Masker:
         self._control = ControlText(
             self.template, self.grammar.stop_texts, self.grammar.headers, self.grammar.tags.is_reasoning
         )
-        self._control_ids = {
-            self.template.token_text(token_id) or "": token_id
-            for token_id in {*self.template.special_ids, *self.grammar.stop_tokens}
-        }
         self._cut_texts(context)
         self._require_canary(context)
 
@@ -207,7 +203,7 @@ class Masker:
 
     def _escaped(self, message: dict[str, Any]) -> dict[str, Any]:
         find = partial(self._control.find, answer=message["role"] == "assistant")
-        tokens = self._control_ids.keys()
+        tokens = self.grammar.tags.markup.control.keys()
         return {
             key: value if key == "role" else split_mentions(value, find, tokens)
             for key, value in message.items()
@@ -236,7 +232,7 @@ class Masker:
         """
         text = turn.prompt + turn.answer
         if MARK in text:
-            require_plain(joint, text, self._control_ids)
+            require_plain(joint, text, self.grammar.tags.markup.control)
         if joint[: len(prompt)] == prompt:
             answer = joint[len(prompt) :]
         else:
