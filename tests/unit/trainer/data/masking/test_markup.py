@@ -50,6 +50,13 @@ def test_markers_near_the_end_keep_their_positions_in_the_whole_text() -> None:
     assert text[marker.start : marker.end] == marker.text == "<think>"
 
 
+def test_the_last_marker_has_to_stand_at_the_end() -> None:
+    last = markup().last("<a> b <think>\n")
+    assert last is not None
+    assert last.text == "<think>"
+    assert markup().last("<think>" + "x" * 100) is None
+
+
 def test_a_marker_is_known_from_the_source_or_the_vocabulary() -> None:
     found = markup("</plan>")
     assert found.first_known(["</other>", "</plan>"]) == "</plan>"

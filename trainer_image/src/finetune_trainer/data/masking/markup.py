@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # The last form is that of templates with triangles around their tags.
 _MARKUP = r"<{1,2}[^<>\s]{1,40}>{1,2}|\[[^\[\]\s]{1,40}\]|\u25c1[^\u25c1\u25b7\s]{1,40}\u25b7"
 _LONGEST_TAIL = 400
+_LONGEST_MARKER = 80
 
 
 class Marker(NamedTuple):
@@ -57,9 +58,13 @@ class Markup:
         """Return the markers of a text in order."""
         return [Marker(match.start(), match.end(), match[0]) for match in self._pattern.finditer(text)]
 
-    def at_end(self, text: str) -> list[Marker]:
-        """Return the markers near the end of a text in order."""
-        start = max(0, len(text) - _LONGEST_TAIL)
+    def last(self, text: str) -> Marker | None:
+        """Return the last marker of a text, if it stands in the last characters; None if not."""
+        return next(reversed(self.at_end(text, _LONGEST_MARKER)), None)
+
+    def at_end(self, text: str, characters: int = _LONGEST_TAIL) -> list[Marker]:
+        """Return the markers in the last `characters` of a text in order."""
+        start = max(0, len(text) - characters)
         return [
             Marker(marker.start + start, marker.end + start, marker.text)
             for marker in self.find(text[start:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ _PAIRS = (
 )
 
 
-def partners(tag: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def partners(tag: str) -> tuple[str, ...]:
     """Return the spellings of the tag that would close this one."""
     found = [tag.replace(start, end) for start, end in _PAIRS if start in tag]
     if tag.startswith("<|") and not tag.endswith("|>"):
@@ -39,7 +41,7 @@ def partners(tag: str) -> list[str]:
     if tag.startswith("<|"):
         found.append(f"<|/{tag[2:]}")
     found.append(f"{tag[0]}/{tag[1:]}")
-    return found
+    return tuple(found)
 
 
 class PromptTail(NamedTuple):
@@ -74,13 +76,14 @@ class ReasoningTags:
         """
         found: list[Marker] = []
         end = len(prompt)
-        markers = self.markup.at_end(prompt)
+        # Most prompts end with a header, and its last marker says so.
+        markers = self.markup.at_end(prompt) if self._may_have_tail(prompt, header) else []
         while markers:
             marker = markers.pop()
             word = prompt[marker.end : end]
-            opener = self._opener(prompt, markers, marker)
             if not _BETWEEN.match(word):
                 break
+            opener = self._opener(prompt, markers, marker) if self.closes(marker.text) else None
             loose = header is not None and marker.start >= header and marker.text not in self.structural
             if not loose and opener is None and not self.is_reasoning(marker.text, word):
                 break
@@ -131,6 +134,13 @@ class ReasoningTags:
                 return text if closes else stripped[behind:].lstrip("\n")
             end = behind if closes else end
         return stripped[end:].lstrip("\n") if end else text
+
+    def _may_have_tail(self, prompt: str, header: int | None) -> bool:
+        last = self.markup.last(prompt)
+        if last is None or not _BETWEEN.match(prompt, last.end):
+            return False
+        word = prompt[last.end :]
+        return header is not None or self.closes(last.text) or self.is_reasoning(last.text, word)
 
     def _opener(self, prompt: str, markers: list[Marker], closing: Marker) -> Marker | None:
         """Return the reasoning tag, the last of these markers, that `closing` closes; None if there is none."""

@@ -74,7 +74,6 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
     config = select_config_fields(read_config(tokenizer / "config.json"))
     progress.report_config(config)
-    check_space(run, layout, least_artifact_bytes(run, base.parameters))
     require_length(run.training.maximum_length, base)
     ignored = ignored_files(source)
     for name, why in ignored.items():
@@ -84,6 +83,9 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
+    # Before weights are fetched, and after the operator had the time of the proof to hold a job that fits no GPU: a hold
+    # can end, this failure cannot.
+    check_space(run, layout, least_artifact_bytes(run, base.parameters))
     model = quantize_model(source, layout, progress, run.model_cache.path if run.model_cache else None)
     if run.model.chat_template_path is not None:
         # The artifact must be served with the template of its training.
