@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devcluster.provider import docker_answers
+from devcluster.provider import Provider, choose, docker_answers
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -71,15 +71,31 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 # These start clusters of their own, or none, so they can run beside the tests of the shared cluster.
 OWN_CLUSTER = ("tests/e2e/test_devcluster.py", "tests/e2e/test_quickstart_local.py")
+# The dev cluster starts in seconds, so these files share a second one. The two parts take about the same time.
+SECOND_CLUSTER = tuple(
+    f"tests/e2e/test_{name}.py"
+    for name in ("mistral", "model_cache", "operator_api", "placement", "pod_departure", "pod_policies", "quickstart")
+)
+
+
+def shared_cluster(file: str, provider: Provider) -> str | None:
+    """Name the shared cluster on which the tests of a file run, one file after the other; None if they need none."""
+    if not file.startswith("tests/e2e/") or file in OWN_CLUSTER:
+        return None
+    second = provider is Provider.DEVCLUSTER and file in SECOND_CLUSTER
+    return "second shared cluster" if second else "shared cluster"
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
-    """Keeps the tests of one file together, because they share costly fixtures, and the tests of the shared cluster."""
+    """Keeps the tests of one file together, because they share costly fixtures, and the tests of a shared cluster."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._provider = choose(os.environ, docker=_docker_is_there())
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        shared = file.startswith("tests/e2e/") and file not in OWN_CLUSTER
-        return "shared cluster" if shared else file
+        return shared_cluster(file, self._provider) or file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
