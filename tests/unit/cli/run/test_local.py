@@ -36,6 +36,7 @@ def job_file(folder: Path, text: str = JOB) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_valid_run_spec_is_written_and_the_trainers_exit_code_returned(tmp_path: Path) -> None:
     """The claim has no model, so the real trainer fails with exit code 65."""
     (tmp_path / "volumes" / "assets").mkdir(parents=True)

@@ -298,6 +298,7 @@ def test_a_tenth_of_the_two_thousand_responses_are_from_object_stores() -> None:
     assert sum(count for make, count in SHARES.items() if make.__module__ == stores.__name__) == ANSWERS // 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SHARES, ids=lambda make: make.__name__)
 def test_every_response_has_its_expected_end_and_repeats_no_secret(
     fuzzer: Fuzzer, make: Callable[[World], Case], caplog: pytest.LogCaptureFixture

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _NAMES = sorted(cases(), key=lambda name: (cases()[name].vocabulary, name.replace("_training", "")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _NAMES)
 def test_rendered_rows_are_accepted_and_accepted_rows_are_right(
     tokenizers: RealTokenizers, name: str

@@ -302,6 +302,7 @@ def command(arguments: list[str], **variables: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_the_process_writes_its_result_and_last_line_without_the_url(
     tmp_path: Path, run_document: dict[str, Any]
 ) -> None:
@@ -348,6 +349,7 @@ def test_masks_of_one_dataset_and_one_tokenizer_folder_are_listed(tmp_path: Path
     assert len(example["input_ids"]) == len(example["labels"])
 
 
+@pytest.mark.slow
 def test_a_dataset_that_cannot_be_learned_ends_the_process_with_its_reason_once(
     tmp_path: Path, run_document: dict[str, Any]
 ) -> None:
