@@ -74,7 +74,15 @@ OWN_CLUSTER = ("tests/e2e/test_devcluster.py", "tests/e2e/test_quickstart_local.
 # The dev cluster starts in seconds, so these files share a second one. The two parts take about the same time.
 SECOND_CLUSTER = tuple(
     f"tests/e2e/test_{name}.py"
-    for name in ("mistral", "model_cache", "operator_api", "placement", "pod_departure", "pod_policies", "quickstart")
+    for name in (
+        "mistral",
+        "model_cache",
+        "operator_api",
+        "placement",
+        "pod_departure",
+        "pod_policies",
+        "quickstart",
+    )
 )
 
 
