@@ -79,6 +79,14 @@ SPECS = {
     "as-base": make_spec(
         output={"destination": {"persistentVolumeClaim": {"claimName": "artifacts"}}, "dtype": "AsBase"}
     ),
+    "gated": make_spec(
+        evaluation={"gate": "WithholdUnlessImproved"},
+        output={
+            "artifacts": ["Adapter", "Merged", "BaseAsTrained"],
+            "destination": {"persistentVolumeClaim": {"claimName": "artifacts"}},
+            "mergeOnto": "OriginalWeights",
+        },
+    ),
     "url-and-hub": make_spec(
         model=HUB,
         dataset={
@@ -153,6 +161,8 @@ def test_a_trainer_of_the_first_version_can_read_the_run_spec_of_its_jobs(name: 
     run_spec = make_run_spec(SPECS[name])
     assert run_spec.keys() == FIRST_VERSION["run"]
     assert run_spec["dataset"].keys() == FIRST_VERSION["dataset"]
+    assert run_spec["evaluation"].keys() == {"maximumRows"}
+    assert run_spec["output"].keys() == {"artifacts", "destination"}
     assert run_spec["dataset"]["source"]["kind"] in {"File", "Url"}
     assert run_spec["model"]["source"]["kind"] in {"Directory", "HuggingFace"}
 

@@ -83,10 +83,17 @@ def full_success(character: str) -> dict[str, Any]:
                 },
             },
             "merge": {
-                "artifacts": [{"kind": "Adapter", **artifact}, {"kind": "Merged", **artifact}],
+                "artifacts": [
+                    {"kind": "Adapter", **artifact, "baseDigest": digest},
+                    {"kind": "Merged", **artifact},
+                    {"kind": "BaseAsTrained", **artifact},
+                ],
                 "verification": {
                     "rows": 8, "tokens": 1000, "klDivergence": loss, "trainedLoss": loss, "mergedLoss": loss,
-                    "prompt": character * 512, "answer": character * 512,
+                    "prompt": character * 512, "answer": character * 512, "verdict": "Unproven",
+                    "baseDivergence": loss, "noiseDivergence": loss, "slope": loss, "slopeTolerance": loss,
+                    "survivingUpdate": loss, "weakestTensor": character * 128, "weakestSurvival": loss,
+                    "adapterOnOriginalLoss": loss, "warnings": [warning(character * 256) for _ in range(4)],
                 },
             },
         },

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     QUANTIZATION_MISMATCH = "QuantizationMismatch"
     ADAPTER_UNTRAINED = "AdapterUntrained"
     ARTIFACT_VERIFICATION_FAILED = "ArtifactVerificationFailed"
+    WITHHELD_BY_GATE = "WithheldByGate"
     DESTINATION_UNWRITABLE = "DestinationUnwritable"
     WORKSPACE_FULL = "WorkspaceFull"
     WORKSPACE_ACCESS_DENIED = "WorkspaceAccessDenied"

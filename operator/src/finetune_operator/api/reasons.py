@@ -62,6 +62,7 @@ class Reason(StrEnum):
     STAGE_SUCCEEDED = "StageSucceeded"
     STAGE_FAILED = "StageFailed"
     DATASET_WARNINGS = "DatasetWarnings"
+    MERGE_WARNINGS = "MergeWarnings"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -97,6 +98,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.STAGE_SUCCEEDED: ReasonClass.TERMINAL,
     Reason.STAGE_FAILED: ReasonClass.TERMINAL,
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
+    Reason.MERGE_WARNINGS: ReasonClass.ACTIVE,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"
@@ -132,6 +134,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "QuantizationMismatch",
             "AdapterUntrained",
             "ArtifactVerificationFailed",
+            "WithheldByGate",
             DESTINATION_UNWRITABLE,
             "WorkspaceFull",
             "WorkspaceAccessDenied",

@@ -149,9 +149,10 @@ class Training(SpecValue):
 
 
 class Evaluation(SpecValue):
-    """The maximum number of validation rows to evaluate before and after training."""
+    """The maximum number of validation rows to evaluate before and after training, and what the verdict decides."""
 
     maximum_rows: Annotated[int, Field(ge=2, le=100_000)] = 200
+    gate: Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"] = "Report"
 
 
 class OutputClaim(SpecValue):
@@ -168,14 +169,14 @@ class Destination(SpecValue):
 
 
 class Output(SpecValue):
-    """The published artifacts, their destination, and the type of the merged weights."""
+    """The published artifacts, their destination, the type of the merged weights, and what they are made of."""
 
-    artifacts: Annotated[tuple[Literal["Adapter", "Merged"], ...], Field(min_length=1, max_length=2)] = (
-        "Adapter",
-        "Merged",
-    )
+    artifacts: Annotated[
+        tuple[Literal["Adapter", "Merged", "BaseAsTrained"], ...], Field(min_length=1, max_length=3)
+    ] = ("Adapter", "Merged")
     destination: Destination
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
+    merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
 
 
 class StageResources(SpecValue):
@@ -261,11 +262,13 @@ class FineTuneJobSpec(SpecValue):
 def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network` and fields with their
-    default value. So a file and the object that an API server made of it have the same hash. A new field with a default
-    in a later version does not change the hash of an old job.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `evaluation.gate` and
+    fields with their default value. So a file and the object that an API server made of it have the same hash. A new
+    field with a default in a later version does not change the hash of an old job. The gate decides about publication
+    and not about the model, so a withheld model can be published without training it again.
     """
-    content = spec.model_dump(
+    ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
+    content = spec.model_copy(update={"evaluation": ungated}).model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle", "network"}
     )
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

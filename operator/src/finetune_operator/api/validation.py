@@ -145,6 +145,13 @@ def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
     return None
 
 
+def nothing_trained_is_published(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The base as trained has nothing of the training, so it is of use only beside an adapter."""
+    if set(spec.output.artifacts) == {"BaseAsTrained"}:
+        return "output.artifacts must have Adapter or Merged, found only BaseAsTrained"
+    return None
+
+
 def metadata_is_reserved(_name: str, spec: FineTuneJobSpec) -> str | None:
     """The operator finds its pods by these labels, so users must not set them."""
     found = next(reserved_keys(spec.pod_template), None)
@@ -176,6 +183,7 @@ CHAIN: tuple[Check, ...] = (
     micro_batch_does_not_divide,
     path_leaves_its_volume,
     artifact_is_repeated,
+    nothing_trained_is_published,
     template_argument_is_not_an_identifier,
     metadata_is_reserved,
 )

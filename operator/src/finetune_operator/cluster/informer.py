@@ -12,7 +12,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
-from finetune_operator.contract.result import clean_text
+from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.observation import (
     Key,

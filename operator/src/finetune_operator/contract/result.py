@@ -7,21 +7,35 @@ status schema. Everything else raises MalformedDocumentError.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.bounded import (
+    Attempt,
+    ConfigName,
+    Count,
+    Digest,
+    Document,
+    Finite,
+    Fraction,
+    NotNegative,
+    Positive,
+    PropertyName,
+    Scalar,
+    Step,
+    Text16,
+    Text64,
+    Text128,
+    Text256,
+    Text512,
+    Text1024,
+    Time,
+    Version,
+    Word,
+    clean_text,
+)
 from finetune_operator.errors import MalformedDocumentError
 
 MAXIMUM_RESULT_BYTES = 4096
@@ -30,97 +44,46 @@ MAXIMUM_PROGRESS_BYTES = 16 * 1024
 UNNAMED_WARNING = "Unnamed"
 """Code of a warning from a trainer of contract 1.0, which sent no code."""
 
-_INT64_MAX = 2**63 - 1
+
+_AnyDocument = TypeVar("_AnyDocument", bound=Document)
 
 
-def clean_text(text: str) -> str:
-    """Replace lone surrogates and control characters of `text`, which are unsafe for terminals and JSON readers."""
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(
-        character if character.isprintable() or character == "\n" else " " for character in encodable
-    )
-
-
-def _clean(value: object) -> object:
-    """Clean a text before validation, which rejects lone surrogates."""
-    return clean_text(value) if isinstance(value, str) else value
-
-
-def _to_utc(moment: datetime) -> datetime:
-    """The same moment in UTC. Raises ValueError if UTC cannot express it."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be a moment between the years 1 and 9999 in UTC") from error
-
-
-Text16 = Annotated[str, Field(max_length=16), BeforeValidator(_clean)]
-Text64 = Annotated[str, Field(max_length=64), BeforeValidator(_clean)]
-Text128 = Annotated[str, Field(max_length=128), BeforeValidator(_clean)]
-Text256 = Annotated[str, Field(max_length=256), BeforeValidator(_clean)]
-Text512 = Annotated[str, Field(max_length=512), BeforeValidator(_clean)]
-Text1024 = Annotated[str, Field(max_length=1024), BeforeValidator(_clean)]
-Word = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=_INT64_MAX, strict=True)]
-Positive = Annotated[int, Field(ge=1, le=_INT64_MAX, strict=True)]
-Step = Annotated[int, Field(ge=0, le=10**12, strict=True)]
-Attempt = Annotated[int, Field(ge=0, le=1000, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PropertyName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9]{0,63}$")]
-ConfigName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Scalar = bool | Annotated[int, Field(ge=-_INT64_MAX - 1, le=_INT64_MAX, strict=True)] | Finite | Text64 | None
-Version = Annotated[str, Field(pattern=r"^1\.[0-9]{1,6}$")]
-Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-
-
-class _Document(BaseModel):
-    """An immutable document in camelCase. Unknown members come from a newer minor version and are ignored."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
-
-
-_AnyDocument = TypeVar("_AnyDocument", bound=_Document)
-
-
-class Example(_Document):
+class Example(Document):
     """The text that the labels of one row decode to."""
 
     row: Positive
     learned: Text512
 
 
-class EndToken(_Document):
+class EndToken(Document):
     """A token that ends an answer, and its text."""
 
     id: Count
     text: Text64
 
 
-class RowFormat(_Document):
+class RowFormat(Document):
     """The format of the rows, and the reason for choosing it."""
 
     name: Text64
     why: Text256
 
 
-class Language(_Document):
+class Language(Document):
     """A language and its share of the sampled rows."""
 
     code: Text16
     fraction: Fraction
 
 
-class Coverage(_Document):
+class Coverage(Document):
     """The number of target prompts, and the number of those that have a similar training prompt."""
 
     targets: Count
     covered: Count
 
 
-class DatasetWarning(_Document):
+class TrainerWarning(Document):
     """A finding for a person. `message` says what was found and what to do."""
 
     code: Word
@@ -144,7 +107,7 @@ SourceIdentity = Annotated[dict[PropertyName, SourceProperty], Field(max_length=
 """Identifies the bytes that were read, by a commit, an ETag or a size. It holds no URL and no secret."""
 
 
-class DatasetReport(_Document):
+class DatasetReport(Document):
     """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens."""
 
     digest: Digest
@@ -169,7 +132,7 @@ class DatasetReport(_Document):
     coverage: Coverage | None = None
     shortened: Count | None = None
     warnings: Annotated[
-        tuple[Annotated[DatasetWarning, BeforeValidator(_as_warning)], ...], Field(max_length=8)
+        tuple[Annotated[TrainerWarning, BeforeValidator(_as_warning)], ...], Field(max_length=8)
     ]
     example: Example | None = None
 
@@ -189,7 +152,7 @@ ModelConfig = Annotated[
 """Members of the base model's config.json (contract/model_config.json)."""
 
 
-class ModelReport(_Document):
+class ModelReport(Document):
     """The quantized base model that PREPARE put into the workspace."""
 
     architecture: Text128
@@ -201,14 +164,14 @@ class ModelReport(_Document):
     config: ModelConfig | None = None
 
 
-class PrepareResult(_Document):
+class PrepareResult(Document):
     """The result of PREPARE."""
 
     dataset: DatasetReport
     model: ModelReport
 
 
-class EvaluationReport(_Document):
+class EvaluationReport(Document):
     """Loss before and after training, in nats per supervised token."""
 
     rows: Positive
@@ -219,7 +182,7 @@ class EvaluationReport(_Document):
     verdict: Literal["Improved", "NoChange", "Worse"]
 
 
-class MemoryReport(_Document):
+class MemoryReport(Document):
     """Measured peaks of the GPU's memory, in bytes; `device_bytes` is the value that nvidia-smi shows."""
 
     allocated_bytes: Count
@@ -229,7 +192,7 @@ class MemoryReport(_Document):
     load_bytes: Count | None = None
 
 
-class TrainResult(_Document):
+class TrainResult(Document):
     """The result of TRAIN."""
 
     device: Text64
@@ -241,14 +204,16 @@ class TrainResult(_Document):
     evaluation: EvaluationReport
 
 
-class Artifact(_Document):
+class Artifact(Document):
     """One published folder."""
 
-    kind: Literal["Adapter", "Merged"]
+    kind: Literal["Adapter", "Merged", "BaseAsTrained"]
     uri: Text512
     digest: Digest
     bytes: Positive
     files: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+    base_digest: Digest | None = None
+    """Of an adapter: the digest of the base as trained that belongs to it."""
 
 
 def _distinct_kinds(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
@@ -258,8 +223,11 @@ def _distinct_kinds(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
     return artifacts
 
 
-class Verification(_Document):
-    """Comparison of the merged model with the trained one. Losses and divergence are in nats per token."""
+class Verification(Document):
+    """Comparison of the merged model with the trained one. Losses and divergences are in nats per token.
+
+    A trainer before contract 1.4 sends neither a verdict nor the numbers of the proof.
+    """
 
     rows: Positive
     tokens: Positive
@@ -268,25 +236,35 @@ class Verification(_Document):
     merged_loss: Finite
     prompt: Text512
     answer: Text512
+    verdict: Literal["Proven", "Unproven"] | None = None
+    base_divergence: Finite | None = None
+    noise_divergence: Finite | None = None
+    slope: Finite | None = None
+    slope_tolerance: Finite | None = None
+    surviving_update: Finite | None = None
+    weakest_tensor: Text128 | None = None
+    weakest_survival: Finite | None = None
+    adapter_on_original_loss: Finite | None = None
+    warnings: Annotated[tuple[TrainerWarning, ...], Field(max_length=4)] | None = None
 
 
-class MergeResult(_Document):
+class MergeResult(Document):
     """The result of MERGE."""
 
     artifacts: Annotated[
-        tuple[Artifact, ...], Field(min_length=1, max_length=2), AfterValidator(_distinct_kinds)
+        tuple[Artifact, ...], Field(min_length=1, max_length=3), AfterValidator(_distinct_kinds)
     ]
     verification: Verification | None = None
 
 
-class CompletedStages(_Document):
+class CompletedStages(Document):
     """Later stages that PREPARE found finished for the same spec hash."""
 
     train: TrainResult | None = None
     merge: MergeResult | None = None
 
 
-class Result(_Document):
+class Result(Document):
     """The final document of a stage (contract/result.schema.json)."""
 
     version: Version
@@ -306,7 +284,7 @@ class Result(_Document):
     completed: CompletedStages | None = None
 
 
-class Progress(_Document):
+class Progress(Document):
     """The progress of a running stage (contract/progress.schema.json)."""
 
     version: Version

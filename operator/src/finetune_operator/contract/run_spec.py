@@ -24,7 +24,7 @@ from finetune_operator.contract.credentials import (
     url_variable,
 )
 
-CONTRACT_VERSION = "1.3"
+CONTRACT_VERSION = "1.4"
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"
@@ -139,11 +139,15 @@ def build_run_spec(
             "gradientCheckpointing": plan.gradient_checkpointing,
             "checkpoint": training.checkpoint.model_dump(by_alias=True),
         },
-        "evaluation": {"maximumRows": spec.evaluation.maximum_rows},
+        "evaluation": {
+            "maximumRows": spec.evaluation.maximum_rows,
+            **({} if spec.evaluation.gate == "Report" else {"gate": spec.evaluation.gate}),
+        },
         "output": {
             "artifacts": list(spec.output.artifacts),
             "destination": {"kind": "Directory", "path": paths.output, "uri": paths.output_uri},
             **({} if spec.output.dtype == "BFloat16" else {"dtype": spec.output.dtype}),
+            **({} if spec.output.merge_onto == "TrainedWeights" else {"mergeOnto": spec.output.merge_onto}),
         },
         "workspace": {"path": paths.workspace},
         **(

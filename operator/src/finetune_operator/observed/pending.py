@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.reasons import Reason
-from finetune_operator.contract.result import clean_text
+from finetune_operator.contract.bounded import clean_text
 from finetune_operator.observed.observation import ChildJob, Pod
 
 NO_POD_GRACE = timedelta(seconds=30)

@@ -163,24 +163,16 @@ class StatusDraft(StatusRecord):
 
     def apply_merge_result(self, result: MergeResult) -> Self:
         """Record the artifacts that MERGE published."""
-        artifacts = [artifact.model_dump(mode="json", by_alias=True) for artifact in result.artifacts]
+        artifacts = [
+            artifact.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for artifact in result.artifacts
+        ]
         draft = self.with_fields(artifacts=artifacts)
-        verification = result.verification
-        if verification is not None:
-            draft = draft.with_fields(
-                verification={
-                    "rows": verification.rows,
-                    "tokens": verification.tokens,
-                    "klDivergence": format_number(verification.kl_divergence),
-                    "trainedLoss": format_number(verification.trained_loss),
-                    "mergedLoss": format_number(verification.merged_loss),
-                    "prompt": verification.prompt,
-                    "answer": verification.answer,
-                }
-            )
-        return draft.with_stage_succeeded(
-            Stage.MERGE, ", ".join(artifact.uri for artifact in result.artifacts)
-        )
+        message = ", ".join(artifact.uri for artifact in result.artifacts)
+        if result.verification is not None:
+            draft = draft.with_fields(verification=reporting.verification(result.verification))
+            message = "; ".join(filter(None, (message, reporting.proof(result.verification))))
+        return draft.with_stage_succeeded(Stage.MERGE, message[:MAXIMUM_MESSAGE_LENGTH])
 
     # -- the state of the job: one row of the condition table each ----------------------------------------------
 

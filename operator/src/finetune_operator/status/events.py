@@ -35,7 +35,8 @@ class Transition:
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
     """The Events between two statuses.
 
-    They report attempts that succeeded, warnings about a new dataset, and a new reason of the Succeeded condition.
+    They report attempts that succeeded, warnings about a new dataset and a merged model, and a new reason of the Succeeded
+    condition.
     """
     found = []
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
@@ -48,6 +49,14 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
         codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))
         message = f"the dataset is accepted with warnings; see status.dataset.warnings: {codes}"
         found.append(Transition("Warning", Reason.DATASET_WARNINGS, message[:MAXIMUM_NOTE_LENGTH]))
+    findings = (new.get("verification") or {}).get("warnings") or ()
+    if findings and not old.get("verification"):
+        found += [
+            Transition(
+                "Warning", Reason.MERGE_WARNINGS, f"{item['code']}: {item['message']}"[:MAXIMUM_NOTE_LENGTH]
+            )
+            for item in findings
+        ]
     was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
     if now and now.get("reason") != was.get("reason"):
         kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL else "Warning"

@@ -10,7 +10,13 @@ from typing import Any
 from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport, MemoryReport, ModelReport, Progress
+from finetune_operator.contract.result import (
+    DatasetReport,
+    MemoryReport,
+    ModelReport,
+    Progress,
+    Verification,
+)
 from finetune_operator.sizing.memory.terms import Estimate, Phase
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
@@ -92,10 +98,7 @@ def dataset(report: DatasetReport) -> dict[str, Any]:
             shown[name] = format_number(shown[name])
     for language in shown.get("languages", ()):
         language["fraction"] = format_number(language["fraction"])
-    for warning in shown["warnings"]:
-        for name in ("value", "threshold"):
-            if name in warning:
-                warning[name] = format_number(warning[name])
+    _format_warnings(shown)
     return shown
 
 
@@ -114,6 +117,40 @@ def model(report: ModelReport) -> dict[str, Any]:
     """The quantized model for status."""
     shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
     return shown if report.config is None else {**shown, "config": config(report.config)}
+
+
+def verification(report: Verification) -> dict[str, Any]:
+    """The comparison of the merged model for status. Numbers that are not counts become strings."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    shown = {
+        name: format_number(value) if isinstance(value, float) else value for name, value in shown.items()
+    }
+    _format_warnings(shown)
+    return shown
+
+
+def proof(report: Verification) -> str:
+    """The proof of the merged model as one sentence; empty for a trainer before contract 1.4, which sends no verdict."""
+    if report.verdict is None:
+        return ""
+    numbers = [f"KL {format_number(report.kl_divergence)}"]
+    if report.base_divergence is not None:
+        numbers.append(f"adapter's effect {format_number(report.base_divergence)} nats per token")
+    if report.noise_divergence is not None:
+        numbers.append(f"noise {format_number(report.noise_divergence)}")
+    if report.slope is not None:
+        numbers.append(f"slope {format_number(report.slope)}")
+    if report.surviving_update is not None:
+        numbers.append(f"{report.surviving_update:.1%} of the update survives")
+    return f"{report.verdict}: {', '.join(numbers)}"
+
+
+def _format_warnings(shown: dict[str, Any]) -> None:
+    """Format the numbers of `warnings` in place."""
+    for warning in shown.get("warnings", ()):
+        for name in ("value", "threshold"):
+            if name in warning:
+                warning[name] = format_number(warning[name])
 
 
 def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import MAXIMUM_PROGRESS_BYTES, clean_text, parse_progress, parse_result
+from finetune_operator.contract.result import MAXIMUM_PROGRESS_BYTES, parse_progress, parse_result
 from finetune_operator.errors import MalformedDocumentError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,8 +96,7 @@ def test_a_success_needs_its_stages_section_and_a_failure_its_reason() -> None:
         parse(failure)
 
 
-def test_control_characters_and_lone_surrogates_are_replaced() -> None:
-    assert clean_text("a\x00\x1b[31mb\tc\nd\ud800\u202e") == "a  [31mb c\nd? "
+def test_texts_of_a_result_are_cleaned() -> None:
     document = changed(Stage.PREPARE, "prepare.dataset.example.learned", "x\ud800\x07")
     assert parse(document).prepare.dataset.example.learned == "x? "
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import Part, StageResult, WarningResult
+    from finetune_trainer.contract.result import (
+        MergeResult,
+        Part,
+        PrepareResult,
+        StageResult,
+        WarningResult,
+    )
 
 MAXIMUM_MESSAGE = 1024
 MAXIMUM_LOG_LINE = 256
@@ -15,6 +21,11 @@ MAXIMUM_LEARNED = 512
 MAXIMUM_WARNINGS = 8
 MAXIMUM_END_TOKENS = 8
 MAXIMUM_TOKEN = 64
+MAXIMUM_TENSOR = 128
+MAXIMUM_MERGE_WARNINGS = 4
+
+
+_Part = TypeVar("_Part", bound="Part")
 
 
 def within_contract(result: StageResult, version: str) -> StageResult:
@@ -23,9 +34,20 @@ def within_contract(result: StageResult, version: str) -> StageResult:
     Readers of an earlier minor version ignore members that they do not know. Version 1.0 reads each warning as a
     sentence, so it gets sentences if the run spec's `version` is 1.0.
     """
-    if result.prepare is None:
-        return result
-    dataset = result.prepare.dataset
+    changes: dict[str, Any] = {}
+    if result.prepare is not None:
+        changes["prepare"] = _bounded_prepare(result.prepare, version)
+    if result.merge is not None:
+        changes["merge"] = _bounded_merge(result.merge)
+    completed = result.completed
+    if completed is not None and completed.merge is not None:
+        bounded = completed.model_copy(update={"merge": _bounded_merge(completed.merge)})
+        changes["completed"] = bounded
+    return result.model_copy(update=changes)
+
+
+def _bounded_prepare(prepare: PrepareResult, version: str) -> PrepareResult:
+    dataset = prepare.dataset
     changes: dict[str, Any] = {}
     if dataset.source is not None:
         changes["source"] = _flat(dataset.source)
@@ -44,8 +66,19 @@ def within_contract(result: StageResult, version: str) -> StageResult:
         _sentence(warning) if first_version else _bounded(warning)
         for warning in dataset.warnings[:MAXIMUM_WARNINGS]
     )
-    prepare = result.prepare.model_copy(update={"dataset": dataset.model_copy(update=changes)})
-    return result.model_copy(update={"prepare": prepare})
+    return prepare.model_copy(update={"dataset": dataset.model_copy(update=changes)})
+
+
+def _bounded_merge(merge: MergeResult) -> MergeResult:
+    verification = merge.verification
+    if verification is None:
+        return merge
+    if verification.weakest_tensor is not None:
+        verification = _cut(verification, "weakest_tensor", MAXIMUM_TENSOR)
+    if verification.warnings is not None:
+        warnings = tuple(_bounded(warning) for warning in verification.warnings[:MAXIMUM_MERGE_WARNINGS])
+        verification = verification.model_copy(update={"warnings": warnings})
+    return merge.model_copy(update={"verification": verification})
 
 
 def shorten(text: str, maximum: int) -> str:
@@ -65,7 +98,7 @@ def _short(value: Any) -> Any:
     return value if isinstance(value, int) else shorten(str(value), MAXIMUM_TEXT)
 
 
-def _cut(part: Part, name: str, maximum: int) -> Part:
+def _cut(part: _Part, name: str, maximum: int) -> _Part:
     return part.model_copy(update={name: shorten(getattr(part, name), maximum)})
 
 

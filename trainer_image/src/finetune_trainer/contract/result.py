@@ -197,20 +197,31 @@ class TrainResult(Part):
 
 
 class ArtifactResult(Part):
-    """One published folder; `digest` is over the sorted list of its files' names and digests."""
+    """One published folder; `digest` is over the sorted list of its files' names and digests.
 
-    kind: Literal["Adapter", "Merged"]
+    `base_digest` is set for an adapter: the digest of the base as trained that was published with it.
+    """
+
+    kind: Literal["Adapter", "Merged", "BaseAsTrained"]
     uri: str
     digest: str
     bytes: int
     files: int
+    base_digest: str | None = None
 
 
 class VerificationResult(Part):
     """Trained against merged model on recorded rows, and one answer of the merged model.
 
     `kl_divergence` is the mean of KL(trained || merged) over `tokens` positions, in nats. Losses are in nats per
-    supervised token.
+    supervised token. What is not known is not set, and a result before version 1.4 has none of the later members.
+
+    `base_divergence` is the mean of KL(trained || base), which is the adapter's effect. `noise_divergence` is what one
+    honest rounding and the device's arithmetic make. `slope` is that of log p(merged) - log p(base) on
+    log p(trained) - log p(base), and it may differ from 1 by `slope_tolerance`. The verdict is Unproven if the effect
+    is below the noise. `surviving_update` is the share of the update in the written weights, by projection over all
+    tensors, and `weakest_survival` is that of `weakest_tensor`, which has the smallest. `adapter_on_original_loss` is
+    the loss of the adapter on the base's original weights.
     """
 
     rows: int
@@ -220,6 +231,16 @@ class VerificationResult(Part):
     merged_loss: float
     prompt: str
     answer: str
+    verdict: Literal["Proven", "Unproven"] | None = None
+    base_divergence: float | None = None
+    noise_divergence: float | None = None
+    slope: float | None = None
+    slope_tolerance: float | None = None
+    surviving_update: float | None = None
+    weakest_tensor: str | None = None
+    weakest_survival: float | None = None
+    adapter_on_original_loss: float | None = None
+    warnings: tuple[WarningResult, ...] | None = None
 
 
 class MergeResult(Part):

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.3"
+CONTRACT_VERSION = "1.4"
 
 
 class _Value(BaseModel):
@@ -207,10 +207,17 @@ class Training(_Value):
         return self.effective_batch_size // self.micro_batch_size
 
 
+Gate = Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"]
+
+
 class Evaluation(_Value):
-    """The number of validation rows that are measured before and after training."""
+    """The number of validation rows that are measured before and after training, and what their verdict decides.
+
+    `gate` publishes always, or withholds the artifacts if the verdict is Worse, or unless it is Improved.
+    """
 
     maximum_rows: Annotated[int, Field(ge=2)]
+    gate: Gate = "Report"
 
 
 class Destination(_Value):
@@ -221,15 +228,20 @@ class Destination(_Value):
     uri: str
 
 
-class Output(_Value):
-    """The artifacts to publish, their destination, and the type of the merged weights.
+ArtifactKind = Literal["Adapter", "Merged", "BaseAsTrained"]
 
-    `dtype` is bf16 whatever the base has, or the type that each tensor of the base has.
+
+class Output(_Value):
+    """The artifacts to publish, their destination, and the merged weights: their type and what they are made of.
+
+    `dtype` is bf16 whatever the base has, or the type that each tensor of the base has. `merge_onto` names the weights
+    that the update is added to: those of the training, dequantized, or the base's own.
     """
 
-    artifacts: tuple[Literal["Adapter", "Merged"], ...]
+    artifacts: tuple[ArtifactKind, ...]
     destination: Destination
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
+    merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
 
 
 class Workspace(_Value):

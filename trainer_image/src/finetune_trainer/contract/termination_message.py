@@ -1,6 +1,6 @@
 """A result as the termination message that the kubelet reads: at most 4,096 bytes of JSON.
 
-A longer result loses text in a fixed order (`_CONCESSIONS`); outcome, reason and numbers stay.
+A longer result loses text in a fixed order (`_CONCESSIONS`); outcome, reason and the digits that the status shows stay.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from finetune_trainer.contract.bounds import shorten
 MAXIMUM_BYTES = 4096
 _TRIMMED_MESSAGE = 400
 _TRIMMED_TEXT = 120
+_SHORTEST_TEXT = 80  # a digest has 71 characters
+_DIGITS = 6
 
 
 def encode_result(document: dict[str, Any], maximum_bytes: int = MAXIMUM_BYTES) -> bytes:
@@ -42,6 +44,17 @@ def _dataset_of(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _verifications_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    parts = (document, document.get("completed", {}))
+    return [found for part in parts if (found := part.get("merge", {}).get("verification"))]
+
+
+def _warnings_of(document: dict[str, Any]) -> list[Any]:
+    """Return all warnings, those of the dataset first."""
+    holders = (_dataset_of(document), *_verifications_of(document))
+    return [warning for holder in holders for warning in holder.get("warnings") or ()]
+
+
 def _drop_oldest_log_line(document: dict[str, Any]) -> bool:
     lines = document.get("logTail")
     if not lines:
@@ -54,10 +67,17 @@ def _cut_message(document: dict[str, Any]) -> bool:
     return _cut(document, "message", _TRIMMED_MESSAGE)
 
 
+def _round_numbers(document: dict[str, Any]) -> bool:
+    """Round to the digits that the status shows; the manifest keeps all."""
+    rounded = _rounded(document)
+    changed = rounded != document
+    document.update(rounded)
+    return bool(changed)
+
+
 def _cut_samples(document: dict[str, Any]) -> bool:
     """Shorten the samples: a person also finds them in the report of the workspace or the artifact."""
-    dataset, completed = _dataset_of(document), document.get("completed", {})
-    verifications = [part.get("merge", {}).get("verification") for part in (document, completed)]
+    dataset, verifications = _dataset_of(document), _verifications_of(document)
     samples = [
         (dataset.get("example"), "learned"),
         (dataset.get("format"), "why"),
@@ -70,7 +90,7 @@ def _cut_samples(document: dict[str, Any]) -> bool:
 
 def _cut_warnings(document: dict[str, Any]) -> bool:
     """Shorten the message of the last long warning; its code and numbers stay."""
-    warnings = _dataset_of(document).get("warnings", [])
+    warnings = _warnings_of(document)
     return any(
         _cut(warning, "message", _TRIMMED_TEXT) for warning in reversed(warnings) if isinstance(warning, dict)
     )
@@ -82,6 +102,12 @@ def _drop_last_warning(document: dict[str, Any]) -> bool:
         return False
     warnings.pop()
     return True
+
+
+def _drop_proofs_warnings(document: dict[str, Any]) -> bool:
+    """Drop the warnings about a merged model: the manifest and the card keep them, and the numbers stay."""
+    dropped = [found.pop("warnings", None) for found in _verifications_of(document)]
+    return any(warnings is not None for warnings in dropped)
 
 
 def _drop_identities(document: dict[str, Any]) -> bool:
@@ -96,6 +122,16 @@ def _drop_rare_end_token(document: dict[str, Any]) -> bool:
     return len(tokens) > 1 and bool(tokens.pop())
 
 
+def _drop_samples(document: dict[str, Any]) -> bool:
+    """Drop samples and the name of the weakest tensor: the manifest and the report have them."""
+    dropped = [_dataset_of(document).pop("example", None) is not None]
+    for found in _verifications_of(document):
+        dropped += [found.pop(name, None) is not None for name in ("weakestTensor", "weakestSurvival")]
+        dropped += [bool(found.get(name)) for name in ("prompt", "answer")]
+        found |= {"prompt": "", "answer": ""}
+    return any(dropped)
+
+
 def _drop_end_tokens(document: dict[str, Any]) -> bool:
     return _dataset_of(document).pop("endTokens", None) is not None
 
@@ -107,7 +143,15 @@ def _drop_config(document: dict[str, Any]) -> bool:
 
 
 def _cut_all(document: dict[str, Any]) -> bool:
-    shortened = _shorten_texts(document)
+    return _shorten_all(document, _TRIMMED_TEXT)
+
+
+def _cut_all_more(document: dict[str, Any]) -> bool:
+    return _shorten_all(document, _SHORTEST_TEXT)
+
+
+def _shorten_all(document: dict[str, Any], maximum: int) -> bool:
+    shortened = _shorten_texts(document, maximum)
     changed = shortened != document
     document.update(shortened)
     return bool(changed)
@@ -116,12 +160,16 @@ def _cut_all(document: dict[str, Any]) -> bool:
 _CONCESSIONS = (
     _drop_oldest_log_line,
     _cut_message,
+    _round_numbers,
     _cut_samples,
     _drop_rare_end_token,
     _cut_warnings,
     _drop_last_warning,
+    _drop_proofs_warnings,
     _drop_identities,
     _cut_all,
+    _drop_samples,
+    _cut_all_more,
     _drop_end_tokens,
     _drop_config,
 )
@@ -141,16 +189,26 @@ def _cut(holder: dict[str, Any], key: str, maximum: int) -> bool:
     return True
 
 
-def _shorten_texts(value: Any) -> Any:
-    """Shorten every text to at most `_TRIMMED_TEXT` bytes of the encoded document."""
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
+
+
+def _shorten_texts(value: Any, maximum: int) -> Any:
+    """Shorten every text to at most `maximum` bytes of the encoded document."""
     if isinstance(value, str):
-        if len(_encode(value)) <= _TRIMMED_TEXT + 2:
+        if len(_encode(value)) <= maximum + 2:
             return value
-        while len(_encode(value)) > _TRIMMED_TEXT - 1:
+        while len(_encode(value)) > maximum - 1:
             value = value[: len(value) * 7 // 8]
         return value + "..."
     if isinstance(value, list):
-        return [_shorten_texts(item) for item in value]
+        return [_shorten_texts(item, maximum) for item in value]
     if isinstance(value, dict):
-        return {key: _shorten_texts(item) for key, item in value.items()}
+        return {key: _shorten_texts(item, maximum) for key, item in value.items()}
     return value
