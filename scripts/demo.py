@@ -96,7 +96,9 @@ def show_result(job: dict[str, Any], kubectl: Kubectl, trainer_image: str) -> in
     )
     check = status["verification"]
     say(
-        f"merged model compared with trained model: KL {check['klDivergence']} nats per token over {check['tokens']} tokens"
+        f"merged model compared with trained model: {check.get('verdict', 'no verdict')}, KL {check['klDivergence']} nats "
+        f"per token over {check['tokens']} tokens, adapter's effect {check.get('baseDivergence', 'not known')}, "
+        f"slope {check.get('slope', 'not known')}, surviving update {check.get('survivingUpdate', 'not known')}"
     )
     with tempfile.TemporaryDirectory(prefix="finetune-demo-") as folder:
         merged = Path(folder) / "merged"

@@ -191,7 +191,10 @@ TRAINED = {
     },
 }
 MERGED = {
-    "artifacts": [{"kind": "Merged", "uri": "u" * 512, "digest": DIGEST, "bytes": 269060552, "files": 8}],
+    "artifacts": [
+        {"kind": kind, "uri": "u" * 512, "digest": DIGEST, "bytes": 269060552, "files": 8, "baseDigest": base}
+        for kind, base in (("Adapter", DIGEST), ("Merged", None), ("BaseAsTrained", None))
+    ],
     "verification": {
         "rows": 8,
         "tokens": 200,
@@ -200,6 +203,16 @@ MERGED = {
         "mergedLoss": 0.2001,
         "prompt": "p" * 512,
         "answer": "a" * 512,
+        "verdict": "Unproven",
+        "baseDivergence": 1 / 3,
+        "noiseDivergence": 1e-300,
+        "slope": -1 / 3,
+        "slopeTolerance": 1e300,
+        "survivingUpdate": 1 / 3,
+        "weakestTensor": "t" * 128,
+        "weakestSurvival": -1 / 3,
+        "adapterOnOriginalLoss": 1 / 3,
+        "warnings": [{"code": "UpdateLost", "value": 1 / 3, "threshold": 0.9, "message": "w" * 256}] * 4,
     },
 }
 PROGRESS = {
@@ -237,6 +250,8 @@ def test_every_status_of_a_successful_job_fits_the_crd() -> None:
     draft = draft.apply_merge_result(MergeResult.model_validate(MERGED))
     draft = draft.complete()
     status = check(draft)
+    shown = status["verification"]
+    assert STATUS["properties"]["verification"]["properties"].keys() == shown.keys(), "every member is shown"
     assert {
         "dataset",
         "model",

@@ -138,6 +138,11 @@ VALID = {
     "steps": {"training__maximumSteps": 40},
     "dividing batches": {"training__effectiveBatchSize": 12, "training__microBatchSize": 4},
     "adapter alone": {"output__artifacts": ["Adapter"]},
+    "all artifacts": {
+        "output__artifacts": ["Adapter", "Merged", "BaseAsTrained"],
+        "output__mergeOnto": "OriginalWeights",
+        "evaluation__gate": "WithholdUnlessImproved",
+    },
     "dots inside a segment": {"output__destination__persistentVolumeClaim__path": "a/b..c/.d"},
     "quantities": {"resources__train": {"cpu": 4, "memory": "24Gi"}, "resources__merge__cpu": "500m"},
     "toleration of everything": {"resources__tolerations": [{"operator": "Exists"}]},
@@ -353,6 +358,8 @@ INVALID = {
     ),
     "artifact twice": ({"output__artifacts": ["Adapter", "Adapter"]}, "Duplicate value"),
     "no artifact": ({"output__artifacts": []}, "should have at least 1 items"),
+    "base alone": ({"output__artifacts": ["BaseAsTrained"]}, "must have Adapter or Merged"),
+    "unknown gate": ({"evaluation__gate": "Never"}, "Unsupported value"),
     "two workspaces": (
         {"workspace": {"existingClaim": "a", "storageClassName": "b"}},
         "must give existingClaim or storageClassName, not both",
@@ -370,6 +377,7 @@ CHANGES = {
     "added epochs": {"training": {"epochs": 1}},
     "removed training": {"training": None},
     "evaluation": {"evaluation": {"maximumRows": 10}},
+    "gate": {"evaluation": {"gate": "WithholdIfWorse"}},
     "removed artifact": {"output": {"artifacts": ["Adapter"]}},
     "added node selector": {"resources": {"nodeSelector": {"a": "b"}}},
     "pod label": {"podTemplate": {"labels": {"team": "b"}}},
@@ -474,6 +482,8 @@ def test_defaults_are_stored(stored: Kubectl) -> None:
     assert spec["training"]["effectiveBatchSize"] == 16
     assert spec["training"]["lora"]["rank"] == 16
     assert spec["output"]["artifacts"] == ["Adapter", "Merged"]
+    assert spec["output"]["mergeOnto"] == "TrainedWeights"
+    assert spec["evaluation"]["gate"] == "Report"
     assert spec["resources"]["gpuResourceName"] == "nvidia.com/gpu"
     assert spec["workspace"] == {}
     assert not {"epochs", "maximumSteps", "microBatchSize"} & spec["training"].keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,8 @@ from finetune_operator.observed.observation import (
 from finetune_operator.settings import Settings, TrainerSettings
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.profiles import GpuProfile
+
+from tests.support.repository import ROOT
 
 NOW = datetime(2026, 11, 24, 9, 0, 0, tzinfo=UTC)
 UID = "0c7a3f52-6f0e-4a53-9a5f-8c1d2b3e4f50"
@@ -178,6 +181,10 @@ MERGE: dict[str, Any] = {
         "answer": "hello",
     },
 }
+MERGE_PROVEN: dict[str, Any] = json.loads(
+    (ROOT / "contract" / "fixtures" / "result.merge-proven.json").read_text("utf-8")
+)["merge"]
+"""A merge with all artifacts and every number of the proof."""
 SECTIONS: dict[Stage, dict[str, Any]] = {
     Stage.PREPARE: {"prepare": PREPARE},
     Stage.TRAIN: {"train": TRAIN},

@@ -23,6 +23,7 @@ def fixture(name: str) -> dict[str, Any]:
 PREPARE = PrepareResult.model_validate(fixture("prepare-ended")["prepare"])
 TRAIN = TrainResult.model_validate(fixture("train-measured")["train"])
 MERGE = MergeResult.model_validate(fixture("merge-succeeded")["merge"])
+PROVEN = MergeResult.model_validate(fixture("merge-proven")["merge"])
 
 
 def warning(message: str) -> dict[str, Any]:

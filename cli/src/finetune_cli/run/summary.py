@@ -16,6 +16,8 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
                 lines.append(
                     "the workspace keeps the trained adapter: run the same command again to publish it"
                 )
+            if result.get("reason") == "WithheldByGate":
+                lines.append("the workspace keeps the trained adapter and its checkpoints")
     prepare = results.get("Prepare", {}).get("prepare")
     if prepare:
         dataset, model = prepare["dataset"], prepare["model"]
@@ -41,10 +43,45 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
         if merge["verification"]:
             check = merge["verification"]
             lines.append(
-                f"verified  KL {check['klDivergence']:.5f} nats per token over {check['tokens']} tokens; "
-                f"answered {check['prompt'][-60:]!r} with {check['answer'][:80]!r}"
+                f"verified  {_proof(check)}; answered {check['prompt'][-60:]!r} with {check['answer'][:80]!r}"
             )
+            lines += _survival(check)
+            lines += [f"warning   {_sentence(warning)}" for warning in check.get("warnings") or ()]
     return "\n".join(lines) or "the trainer ended without a result"
+
+
+def _proof(check: Mapping[str, Any]) -> str:
+    """The verdict on the merge with its numbers. A trainer before contract 1.4 sends the divergence alone."""
+    text = f"KL {_number(check['klDivergence'])} nats per token over {check['tokens']} tokens"
+    if check.get("verdict") is None:
+        return text
+    numbers = {"adapter's effect": "baseDivergence", "noise": "noiseDivergence", "slope": "slope"}
+    known = [
+        f"{name} {_number(check[member])}"
+        for name, member in numbers.items()
+        if check.get(member) is not None
+    ]
+    return f"{check['verdict']}: {', '.join([text, *known])}"
+
+
+def _survival(check: Mapping[str, Any]) -> list[str]:
+    """The share of the update in the written weights, and the loss of the adapter on the original base, if known."""
+    lines = []
+    if check.get("survivingUpdate") is not None:
+        line = f"update    {check['survivingUpdate']:.2%} survived rounding"
+        if check.get("weakestSurvival") is not None and check.get("weakestTensor") is not None:
+            line += f", the least {check['weakestSurvival']:.2%} in {check['weakestTensor']}"
+        lines.append(line)
+    if check.get("adapterOnOriginalLoss") is not None:
+        lines.append(
+            f"losses    trained {check['trainedLoss']:.4f}, merged {check['mergedLoss']:.4f}, "
+            f"adapter on the original base {check['adapterOnOriginalLoss']:.4f} nats per token"
+        )
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _sentence(warning: Mapping[str, Any] | str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from finetune_cli.run.summary import summarize
@@ -32,3 +33,35 @@ def test_a_destination_that_fails_after_the_training_is_followed_by_what_to_do()
     assert "Merge: Failed: DestinationUnwritable: found: No space left" in text
     assert "run the same command again" in text
     assert "run the same command again" not in summarize({"Prepare": failed})
+
+
+def merged(name: str, **changes: Any) -> str:
+    result = json.loads((FIXTURES / f"result.{name}.json").read_text("utf-8"))
+    result["merge"]["verification"] |= changes
+    return summarize({"Merge": result})
+
+
+def test_the_proof_of_a_merge_is_shown_with_its_numbers() -> None:
+    text = merged("merge-proven")
+    for line in (
+        "verified  Proven: KL 0.001 nats per token over 30 tokens, adapter's effect 0.116, noise 4e-05, slope 0.998;",
+        "update    99.40% survived rounding, the least 85.00% in model.layers.0.self_attn.q_proj.weight",
+        "losses    trained 1.0000, merged 1.0010, adapter on the original base 1.2500 nats per token",
+        "warning   UpdateLostInTensor: model.layers.0",
+        "artifact  BaseAsTrained pvc://team/artifacts/demo/base-as-trained",
+    ):
+        assert line in text
+    assert "verified  Unproven: KL" in merged("merge-proven", verdict="Unproven")
+
+
+def test_a_proof_of_an_earlier_trainer_has_its_divergence_alone() -> None:
+    text = merged("merge-succeeded")
+    assert "verified  KL 0.001 nats per token over 30 tokens; answered" in text
+    assert not {"update", "losses", "warning"} & {line.split()[0] for line in text.splitlines()}
+
+
+def test_what_the_gate_withholds_stays_in_the_workspace() -> None:
+    failed = {"outcome": "Failed", "reason": "WithheldByGate", "message": "found Worse"}
+    text = summarize({"Merge": failed})
+    assert "Merge: Failed: WithheldByGate: found Worse" in text
+    assert "keeps the trained adapter" in text

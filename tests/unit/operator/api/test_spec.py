@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.errors import InvalidSpecError
@@ -21,6 +23,25 @@ def test_the_spec_hash_covers_the_fields_that_determine_the_model() -> None:
     held = make_spec(suspend=True, lifecycle={"retries": 7})
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
+
+
+def test_the_gate_is_no_part_of_the_model_but_what_is_published_is() -> None:
+    """A withheld model is published with another gate, without a second training."""
+
+    def hash_of(**changes: Any) -> str:
+        return spec_hash(FineTuneJobSpec.parse(make_spec(**changes)))
+
+    output = make_spec()["output"]
+    plain = hash_of()
+    for gate in ("Report", "WithholdIfWorse", "WithholdUnlessImproved"):
+        assert hash_of(evaluation={"gate": gate}) == plain
+        assert hash_of(evaluation={"gate": gate, "maximumRows": 50}) == hash_of(
+            evaluation={"maximumRows": 50}
+        )
+    assert hash_of(evaluation={"maximumRows": 50}) != plain
+    assert hash_of(output={**output, "mergeOnto": "TrainedWeights"}) == plain
+    assert hash_of(output={**output, "mergeOnto": "OriginalWeights"}) != plain
+    assert hash_of(output={**output, "artifacts": ["Adapter", "Merged", "BaseAsTrained"]}) != plain
 
 
 @pytest.mark.parametrize("size", ["1e9", "1.5Gi", "+20G", ".5Ti", 10**9])

@@ -10,7 +10,16 @@ from finetune_operator.errors import MalformedDocumentError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.operator import MERGE, PREPARE, TRAIN, UID, make_failure, make_progress, make_result
+from tests.support.operator import (
+    MERGE,
+    MERGE_PROVEN,
+    PREPARE,
+    TRAIN,
+    UID,
+    make_failure,
+    make_progress,
+    make_result,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -78,11 +87,28 @@ def test_unknown_members_of_a_newer_minor_version_are_ignored() -> None:
         (Stage.MERGE, "completionTime", "0001-01-01T00:00:00+14:00"),
         (Stage.MERGE, "completionTime", "2026-11-24T09:00:00"),
         (Stage.MERGE, "merge.verification.answer", "x" * 513),
+        (Stage.MERGE, "merge.verification.verdict", "Perhaps"),
+        (Stage.MERGE, "merge.verification.slope", float("nan")),
+        (Stage.MERGE, "merge.verification.survivingUpdate", "much"),
+        (Stage.MERGE, "merge.verification.weakestTensor", "x" * 129),
+        (Stage.MERGE, "merge.verification.warnings", [{"code": "UpdateLost", "message": "m"}] * 5),
+        (Stage.MERGE, "merge.artifacts", [{**MERGE["artifacts"][0], "kind": "Base"}]),
+        (Stage.MERGE, "merge.artifacts", [{**MERGE["artifacts"][0], "baseDigest": "sha256:short"}]),
     ],
 )
 def test_a_result_out_of_bounds_is_rejected(stage: Stage, path: str, value: Any) -> None:
     with pytest.raises(MalformedDocumentError):
         parse(changed(stage, path, value))
+
+
+def test_a_merge_without_a_proof_is_read_and_so_is_one_with_all_numbers() -> None:
+    """A trainer before contract 1.4 sends no verdict."""
+    earlier = parse(make_result(Stage.MERGE)).merge.verification
+    assert (earlier.verdict, earlier.slope, earlier.warnings) == (None, None, None)
+    proven = parse({**make_result(Stage.MERGE), "merge": MERGE_PROVEN}).merge
+    assert [artifact.kind for artifact in proven.artifacts] == ["Adapter", "Merged", "BaseAsTrained"]
+    assert proven.artifacts[0].base_digest == proven.artifacts[2].digest
+    assert (proven.verification.verdict, proven.verification.surviving_update) == ("Proven", 0.994)
 
 
 def test_a_success_needs_its_stages_section_and_a_failure_its_reason() -> None:

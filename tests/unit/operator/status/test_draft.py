@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import TrainResult
+from finetune_operator.contract.result import MergeResult, TrainResult
 from finetune_operator.observed.outcomes import stage_lost
 from finetune_operator.settings import Settings
 from finetune_operator.status.attempt_list import MAXIMUM_ATTEMPTS
 from finetune_operator.status.draft import StatusDraft
 
-from tests.support.operator import NOW, TRAIN, TRAINER, make_job
+from tests.support.operator import MERGE_PROVEN, NOW, TRAIN, TRAINER, make_job
 from tests.support.world import World, started
 
 
@@ -91,3 +91,15 @@ def test_suspending_a_job_resets_its_clock() -> None:
     status = draft.to_status()
     assert status["phase"] == "Suspended"
     assert not {"startTime", "waiting"} & set(status)
+
+
+def test_a_merge_shows_its_artifacts_with_the_adapters_base_and_the_proof() -> None:
+    draft = StatusDraft.begin(started(Stage.MERGE).job, NOW)
+    status = draft.apply_merge_result(MergeResult.model_validate(MERGE_PROVEN)).to_status()
+    adapter, merged, base = status["artifacts"]
+    assert adapter["baseDigest"] == base["digest"]
+    assert "baseDigest" not in merged
+    assert status["verification"]["verdict"] == "Proven"
+    published = next(entry for entry in status["conditions"] if entry["type"] == "Published")
+    assert published["message"].startswith("pvc://team/artifacts/demo/adapter, ")
+    assert "; Proven: KL 0.001" in published["message"]

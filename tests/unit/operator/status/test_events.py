@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.status.events import transitions
+from finetune_operator.status.events import Transition, transitions
 
-from tests.support.operator import PREPARE
-from tests.support.world import World
+from tests.support.operator import MERGE, MERGE_PROVEN, PREPARE
+from tests.support.world import World, started
 
 
 def test_each_transition_is_reported_once() -> None:
@@ -56,3 +57,22 @@ def test_a_failure_is_a_warning_with_its_message() -> None:
     (transition,) = transitions(before, world.job.status)
     assert (transition.type, transition.reason) == ("Warning", "InvalidDataset")
     assert json.dumps(transition.message) == '"must not be InvalidDataset"'
+
+
+def merged(merge: dict[str, Any]) -> list[Transition]:
+    world = started(Stage.MERGE)
+    before = world.job.status
+    world.succeed(Stage.MERGE, merge=merge)
+    world.settle()
+    assert transitions(world.job.status, world.job.status) == []
+    return transitions(before, world.job.status)
+
+
+def test_a_warning_about_a_merged_model_is_an_event_with_its_message() -> None:
+    (found,) = [event for event in merged(MERGE_PROVEN) if event.reason == "MergeWarnings"]
+    assert found.type == "Warning"
+    assert found.message.startswith("UpdateLostInTensor: model.layers.0.self_attn.q_proj.weight")
+
+
+def test_a_merge_without_warnings_has_no_such_event() -> None:
+    assert "MergeWarnings" not in {event.reason for event in merged(MERGE)}

@@ -3,10 +3,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport
-from finetune_operator.status.reporting import dataset, read_dataset, starting, updated
+from finetune_operator.contract.result import DatasetReport, Verification
+from finetune_operator.status.reporting import dataset, proof, read_dataset, starting, updated, verification
 
-from tests.support.operator import NOW, PREPARE, make_progress
+from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, make_progress
 
 
 def test_progress_is_written_on_a_new_activity_a_percent_or_after_half_a_minute() -> None:
@@ -34,3 +34,26 @@ def test_the_tokens_that_end_answers_are_shown_and_read_again() -> None:
     assert dataset(report)["endTokens"] == ends
     assert read_dataset(dataset(report)).end_tokens == report.end_tokens
     assert "endTokens" not in dataset(DatasetReport.model_validate(PREPARE["dataset"]))
+
+
+def test_the_proof_of_a_merge_is_shown_with_numbers_as_text() -> None:
+    report = Verification.model_validate(MERGE_PROVEN["verification"])
+    shown = verification(report)
+    assert (shown["verdict"], shown["tokens"]) == ("Proven", 30)
+    assert (shown["klDivergence"], shown["baseDivergence"], shown["noiseDivergence"]) == (
+        "0.001",
+        "0.116",
+        "4e-05",
+    )
+    assert (shown["slope"], shown["slopeTolerance"], shown["survivingUpdate"]) == ("0.998", "0.051", "0.994")
+    assert shown["warnings"][0]["value"] == "0.85"
+    assert proof(report) == (
+        "Proven: KL 0.001, adapter's effect 0.116 nats per token, noise 4e-05, slope 0.998, "
+        "99.4% of the update survives"
+    )
+
+
+def test_a_merge_by_an_earlier_trainer_is_shown_without_a_verdict() -> None:
+    report = Verification.model_validate(MERGE["verification"])
+    assert verification(report).keys() == MERGE["verification"].keys()
+    assert proof(report) == ""

@@ -9,7 +9,7 @@ from finetune_trainer.contract.result import StageResult
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
-from tests.support.results import PREPARE, TRAIN, full_success, warning
+from tests.support.results import MERGE, PREPARE, TRAIN, full_success, warning
 
 SCHEMA = json.loads((ROOT / "contract" / "result.schema.json").read_text())
 
@@ -67,3 +67,23 @@ def test_texts_lists_and_sources_of_a_stage_are_cut_to_the_bounds() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("12345", "12345"), ("123456", "12...")])
 def test_only_a_text_that_is_too_long_is_cut_and_the_cut_is_marked(text: str, expected: str) -> None:
     assert shorten(text, 5) == expected
+
+
+def test_the_name_of_a_tensor_and_warnings_of_a_proof_are_cut_to_the_bounds() -> None:
+    members = full_success("a")
+    for merge in (members["completed"]["merge"], full_success("a")["completed"]["merge"]):
+        merge["verification"]["weakestTensor"] = "t" * 300
+        merge["verification"]["warnings"] = [warning("m" * 300)] * 5
+        members["merge"] = merge
+    found = within_contract(StageResult.model_validate(members), "1.4").document()
+    for part in (found["merge"], found["completed"]["merge"]):
+        assert part["verification"]["weakestTensor"] == "t" * 125 + "..."
+        assert [len(item["message"]) for item in part["verification"]["warnings"]] == [256] * 4
+    Draft202012Validator({**SCHEMA["$defs"]["merge"], "$defs": SCHEMA["$defs"]}).validate(found["merge"])
+
+
+def test_a_merge_without_a_proof_does_not_change() -> None:
+    result = StageResult(merge=MERGE)
+    assert within_contract(result, "1.4") == result
+    alone = StageResult(merge=MERGE.model_copy(update={"verification": None}))
+    assert within_contract(alone, "1.4") == alone

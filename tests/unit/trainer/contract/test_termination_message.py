@@ -96,6 +96,22 @@ def test_an_ordinary_report_keeps_its_warnings_when_samples_are_long() -> None:
     assert found["endTokens"] == dataset["endTokens"][:1]
 
 
+def test_the_proof_of_a_merge_with_long_texts_keeps_its_numbers_and_warnings() -> None:
+    """An emoji takes four bytes. The prompt and the answer are cut first."""
+    members = {"merge": full_success("\U0001f600")["completed"]["merge"]}
+    for artifact in members["merge"]["artifacts"]:
+        artifact["uri"] = "pvc://team/models/demo/" + artifact["kind"]
+    proof = members["merge"]["verification"]
+    proof |= {"weakestTensor": "model.layers.0.self_attn.q_proj.weight"}
+    proof["warnings"] = [warning("w" * 200) for _ in range(4)]
+    found = json.loads(encode_result(success(members)))["merge"]
+    assert found["artifacts"] == members["merge"]["artifacts"]
+    assert found["verification"]["warnings"][3]["message"] == "w" * 200
+    assert found["verification"]["slope"] == 1.23457, "the digits that the status shows"
+    assert found["verification"]["weakestTensor"] == proof["weakestTensor"]
+    assert found["verification"]["answer"].endswith("...")
+
+
 def test_a_number_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         encode_result(success({"train": {"trainingLoss": float("nan")}}))

@@ -12,6 +12,8 @@ from jinja2 import Environment, StrictUndefined
 from finetune_trainer.data.rows.excerpts import percent, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from jinja2 import Template
 
 PLOT_WIDTH = 640
@@ -91,15 +93,27 @@ def render_html(document: dict[str, Any]) -> str:
 
 @cache
 def _template() -> Template:
+    return page_template(
+        "page.html.jinja",
+        {"number": _number, "percent": percent, "plot": plot, "value": _value},
+        {"plot_width": PLOT_WIDTH, "plot_height": PLOT_HEIGHT},
+    )
+
+
+def page_template(
+    name: str, filters: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]
+) -> Template:
+    """Return the template `name` of this room with its filters and global values.
+
+    Every page has the filter `visible` and the value `style`, the CSS of all reports.
+    """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        number=_number, percent=percent, plot=plot, visible=lambda text: visible(str(text)), value=_value
-    )
-    environment.globals.update(plot_width=PLOT_WIDTH, plot_height=PLOT_HEIGHT)
-    source = files("finetune_trainer.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    room = files("finetune_trainer.report")
+    environment.filters.update(visible=lambda text: visible(str(text)), **filters)
+    environment.globals.update(style=room.joinpath("style.css").read_text(encoding="utf-8"), **values)
+    return environment.from_string(room.joinpath(name).read_text(encoding="utf-8"))
 
 
 def _number(value: float) -> str:

@@ -388,6 +388,60 @@ def test_an_adapter_that_learned_nothing_is_rejected(workspace: Path, tmp_path: 
     assert caught.value.reason is Reason.ADAPTER_UNTRAINED
 
 
+def judged(workspace: Path, verdict: str) -> None:
+    """Let the workspace's TRAIN have this verdict."""
+    layout = WorkspaceLayout(workspace)
+    trained = read_marker(layout, "train", SPEC_HASH)
+    assert trained is not None
+    trained["evaluation"]["verdict"] = verdict
+    write_marker(layout, "train", SPEC_HASH, trained)
+
+
+def gated(run: RunSpec, gate: str) -> RunSpec:
+    return run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"gate": gate})})
+
+
+def test_a_withheld_model_stays_in_the_workspace_until_the_gate_is_opened(
+    workspace: Path, tmp_path: Path
+) -> None:
+    judged(workspace, "Worse")
+    output = tmp_path / "output"
+    run = run_spec(workspace, output)
+    adapter = folder_digests(WorkspaceLayout(workspace).adapter)
+    with pytest.raises(StageError) as caught:
+        merge(gated(run, "WithholdIfWorse"), NullReporter())
+    assert caught.value.reason is Reason.WITHHELD_BY_GATE
+    assert not output.exists()
+    assert folder_digests(WorkspaceLayout(workspace).adapter) == adapter
+    merge(run, NullReporter())
+    published = folder_digests(output / "merged")
+    with pytest.raises(StageError) as caught:
+        merge(gated(run, "WithholdUnlessImproved"), NullReporter())
+    assert caught.value.reason is Reason.WITHHELD_BY_GATE
+    assert folder_digests(output / "merged") == published, "what an earlier run published stays"
+
+
+def test_a_gate_withholds_before_a_destination_that_does_not_work(workspace: Path, tmp_path: Path) -> None:
+    """Otherwise the job would wait without end for a destination that it does not need."""
+    judged(workspace, "NoChange")
+    (tmp_path / "file").write_text("no folder")
+    run = run_spec(workspace, tmp_path / "file" / "output")
+    with pytest.raises(StageError) as caught:
+        merge(gated(run, "WithholdUnlessImproved"), NullReporter())
+    assert caught.value.reason is Reason.WITHHELD_BY_GATE
+
+
+def test_the_merge_is_reported_beside_the_artifacts(workspace: Path, tmp_path: Path) -> None:
+    result = merge(run_spec(workspace, tmp_path / "output"), NullReporter())
+    report = json.loads((tmp_path / "output" / "report" / "merge.json").read_text())
+    assert result.verification is not None
+    assert report["verification"] == result.verification.document()
+    assert "Merge report" in (tmp_path / "output" / "report" / "merge.html").read_text()
+    manifest = json.loads((tmp_path / "output" / "manifest.json").read_text())
+    assert {"report/merge.html", "report/merge.json"} <= manifest["files"].keys()
+    assert report["merge"] == manifest["merge"]
+
+
 def test_adapter_alone_needs_no_merge(workspace: Path, tmp_path: Path) -> None:
     run = run_spec(workspace, tmp_path / "output")
     run = run.model_copy(update={"output": run.output.model_copy(update={"artifacts": ("Adapter",)})})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult
+from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult, TrainResult
 from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.prepare.stage import prepare
@@ -252,23 +252,47 @@ def test_finished_stages_are_reported(make_run: Callable[..., RunSpec]) -> None:
     assert prepare(run, NullReporter()).completed == CompletedResult(train=TRAIN)
 
 
-def test_prepare_ends_early_if_the_destination_has_the_published_artifact(
-    make_run: Callable[..., RunSpec],
-) -> None:
-    run = make_run()
+def publish(run: RunSpec, trained: TrainResult = TRAIN) -> Path:
+    """Publish an artifact for the run's spec; return its weight file."""
     destination = run.output.destination.path
     (destination / "merged").mkdir(parents=True)
     weights = destination / "merged" / "model.safetensors"
     weights.write_bytes(b"weights")
-    results = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE).document()
+    results = PublishedResult(prepare=PREPARE, train=trained, merge=MERGE).document()
     files = {"merged/model.safetensors": {"digest": file_digest(weights), "bytes": 7}}
     manifest = {"specHash": run.spec_hash, "results": results, "files": files}
     (destination / "manifest.json").write_text(json.dumps(manifest))
+    return weights
+
+
+def test_prepare_ends_early_if_the_destination_has_the_published_artifact(
+    make_run: Callable[..., RunSpec],
+) -> None:
+    run = make_run()
+    weights = publish(run)
     later = CompletedResult(train=TRAIN, merge=MERGE)
     assert prepare(run, NullReporter()) == StageResult(prepare=PREPARE, completed=later)
     assert not run.workspace.path.exists()
     weights.write_bytes(b"changed")
     assert prepare(run, NullReporter()).completed is None
+
+
+def test_no_job_succeeds_with_published_artifacts_that_its_gate_withholds(
+    make_run: Callable[..., RunSpec], run_document: dict[str, Any]
+) -> None:
+    """An earlier run of the same spec published them with another gate. They stay."""
+    evaluation = TRAIN.evaluation.model_copy(update={"verdict": "NoChange"})
+    trained = TRAIN.model_copy(update={"evaluation": evaluation})
+    run = make_run(evaluation={**run_document["evaluation"], "gate": "WithholdUnlessImproved"})
+    weights = publish(run, trained)
+    assert failure(run).reason is Reason.WITHHELD_BY_GATE
+    assert weights.read_bytes() == b"weights"
+    write_marker(WorkspaceLayout(run.workspace.path), "train", run.spec_hash, trained.document())
+    write_marker(WorkspaceLayout(run.workspace.path), "merge", run.spec_hash, MERGE.document())
+    (run.output.destination.path / "manifest.json").unlink()
+    (run.output.destination.path / "merged" / "model.safetensors").unlink()
+    (run.output.destination.path / "merged").rmdir()
+    assert failure(run).reason is Reason.WITHHELD_BY_GATE
 
 
 def test_a_destination_that_is_taken_ends_prepare_before_anything_is_fetched(

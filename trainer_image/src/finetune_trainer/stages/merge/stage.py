@@ -17,11 +17,15 @@ from finetune_trainer.contract.result import (
     VerificationResult,
 )
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.report.merge_page import merge_report, write_merge_report
 from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_files
-from finetune_trainer.stages.merge.manifest import manifest_document, model_card
+from finetune_trainer.stages.merge.card import model_card
+from finetune_trainer.stages.merge.findings import with_findings
+from finetune_trainer.stages.merge.manifest import base_as_trained_digest, manifest_document, merge_document
 from finetune_trainer.stages.merge.publish import (
     SealedFile,
     discard_staging,
@@ -51,11 +55,11 @@ from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from finetune_trainer.contract.result import EndToken
-    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -66,11 +70,14 @@ _Earlier = TypeVar("_Earlier", PrepareResult, TrainResult)
 def merge(run: RunSpec, progress: Reporter) -> MergeResult:
     """Merge, verify and publish the run's artifacts; return the `merge` member of the result.
 
-    It is safe to run this again at any point. Raises StageError: AdapterUntrained, QuantizationMismatch,
-    ArtifactVerificationFailed (nothing is published then), DestinationUnwritable.
+    It is safe to run this again at any point. Raises StageError: WithheldByGate (before the destination is read),
+    AdapterUntrained, QuantizationMismatch, ArtifactVerificationFailed (nothing is published then),
+    DestinationUnwritable.
     """
     workspace = WorkspaceLayout(run.workspace.path)
+    _require_gate(run, TrainResult.read(read_marker(workspace, "train", run.spec_hash)))
     published = published_results(run)
+    _require_gate(run, published.train if published is not None else None)
     done = MergeResult.read(read_marker(workspace, "merge", run.spec_hash))
     if done is not None and published is not None:
         return done
@@ -80,6 +87,12 @@ def merge(run: RunSpec, progress: Reporter) -> MergeResult:
     except OSError as error:
         _log.warning("the workspace cannot keep MERGE's marker, but the manifest is enough: %s", error)
     return result
+
+
+def _require_gate(run: RunSpec, trained: TrainResult | None) -> None:
+    """Raise StageError(WithheldByGate) if the gate withholds what `trained` describes; None has no verdict yet."""
+    if trained is not None:
+        require_passed(run.evaluation.gate, trained.evaluation)
 
 
 def _publish_once(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> MergeResult:
@@ -184,36 +197,52 @@ def _publish(
     trained: TrainResult,
     verification: VerificationResult | None,
     progress: Reporter,
+    survival: Mapping[str, tuple[float, float]] | None = None,
 ) -> MergeResult:
-    """Add cards, seal and publish all folders; return the `merge` member of the result."""
-    kinds = list(run.output.artifacts)
+    """Add cards and the report, seal and publish all folders; return the `merge` member of the result.
+
+    `survival` has the projection and the relative error of each merged tensor's written update.
+    """
+    if verification is not None:
+        verification = with_findings(verification)
+    for warning in (verification.warnings if verification is not None else None) or ():
+        _log.warning("%s: %s", warning.code, warning.message)
+    # The base as trained comes first, because the adapter's card names its digest.
+    kinds = sorted(run.output.artifacts, key=lambda kind: kind != "BaseAsTrained")
     progress.update("Publishing", 0, len(kinds))
-    artifacts = []
+    artifacts: dict[ArtifactKind, ArtifactResult] = {}
     files: dict[str, SealedFile] = {}
     with writing_to(destination):
         for done, kind in enumerate(kinds, start=1):
             folder = staging / FOLDERS[kind]
-            card = model_card(run, kind, prepared, trained, verification)
+            base = base_as_trained_digest(artifacts.values())
+            card = model_card(run, kind, prepared, trained, verification, base)
             (folder / _README).write_text(card, encoding="utf-8")
             sealed = seal(folder)
             files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}
-            artifacts.append(
-                ArtifactResult(
-                    kind=kind,
-                    uri=f"{run.output.destination.uri.rstrip('/')}/{FOLDERS[kind]}",
-                    digest=digest_of_files({name: file["digest"] for name, file in sealed.items()}),
-                    bytes=sum(file["bytes"] for file in sealed.values()),
-                    files=len(sealed),
-                )
+            artifacts[kind] = ArtifactResult(
+                kind=kind,
+                uri=f"{run.output.destination.uri.rstrip('/')}/{FOLDERS[kind]}",
+                digest=digest_of_files({name: file["digest"] for name, file in sealed.items()}),
+                bytes=sum(file["bytes"] for file in sealed.values()),
+                files=len(sealed),
+                **({"base_digest": base} if kind == "Adapter" and base is not None else {}),
             )
             progress.update("Publishing", done, len(kinds))
+        if verification is not None:
+            write_merge_report(
+                staging / REPORT_FOLDER,
+                merge_report(run.job.name, trained, verification, merge_document(run, survival or {})),
+            )
         folders = [FOLDERS[kind] for kind in kinds]
         if (staging / REPORT_FOLDER).is_dir():
             report = seal(staging / REPORT_FOLDER)
             files |= {f"{REPORT_FOLDER}/{name}": file for name, file in report.items()}
             folders.append(REPORT_FOLDER)
-    result = MergeResult(artifacts=tuple(artifacts), verification=verification)
+    result = MergeResult(
+        artifacts=tuple(artifacts[kind] for kind in run.output.artifacts), verification=verification
+    )
     results = PublishedResult(prepare=prepared, train=trained, merge=result)
-    manifest = manifest_document(run, results, files)
+    manifest = manifest_document(run, results, files, survival)
     publish(destination, folders, manifest)
     return result

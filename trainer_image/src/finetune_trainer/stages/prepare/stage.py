@@ -12,6 +12,7 @@ from finetune_trainer.contract.result import CompletedResult, DatasetResult, Pre
 from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.data.dataset.row_source import open_source
+from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import read_config
@@ -47,7 +48,8 @@ _log = logging.getLogger(__name__)
 def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     """Fill the workspace; return the member `prepare` of the result, and `completed` if later stages are finished.
 
-    If the destination proves that everything is published, nothing is done again. Raises StageError.
+    If the destination proves that everything is published, nothing is done again. Raises StageError, also
+    WithheldByGate if the gate withholds what is published already.
     """
     layout = WorkspaceLayout(run.workspace.path)
     if layout.root.exists():
@@ -56,6 +58,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     published = check_destination(run, layout)
     if published is not None:
         _log.info("the destination already holds everything that this spec asks for")
+        # The gate may have been stricter than when they were published. No job succeeds with artifacts that it withholds.
+        require_passed(run.evaluation.gate, published.train.evaluation)
         later = CompletedResult(train=published.train, merge=published.merge)
         return StageResult(prepare=published.prepare, completed=later)
     require_workspace(layout.root)
@@ -101,6 +105,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     # MERGE copies it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, result.document())
     completed = completed_stages(run, layout)
+    if completed is not None and completed.train is not None and completed.merge is not None:
+        require_passed(run.evaluation.gate, completed.train.evaluation)
     return (
         StageResult(prepare=result) if completed is None else StageResult(prepare=result, completed=completed)
     )

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.stages.merge.card import model_card
+
+from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.run_spec import ArtifactKind
+
+Runs = Callable[..., RunSpec]
+_DIGEST = "sha256:" + "b" * 64
+
+
+def card(run: RunSpec, kind: ArtifactKind, base: str | None = None, **changes: Any) -> str:
+    """Return the card of a merge with every number; `changes` replaces members of the proof."""
+    assert PROVEN.verification is not None
+    return model_card(run, kind, PREPARE, TRAIN, PROVEN.verification.model_copy(update=changes), base)
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"), [("Adapter", "peft"), ("Merged", "transformers"), ("BaseAsTrained", "transformers")]
+)
+def test_a_card_names_the_library_that_loads_its_artifact(
+    make_run: Runs, kind: ArtifactKind, library: str
+) -> None:
+    text = card(make_run(), kind)
+    assert f"library_name: {library}\n" in text
+    assert 'base_model: "tiny"\n' in text
+
+
+@pytest.mark.parametrize("kind", ["Adapter", "Merged"])
+def test_a_card_has_the_verdict_on_the_model_and_the_proof_of_the_merge(
+    make_run: Runs, kind: ArtifactKind
+) -> None:
+    text = card(make_run(), kind)
+    assert f"| verdict | {TRAIN.evaluation.verdict} on {TRAIN.evaluation.rows} held-out rows |" in text
+    for row in (
+        "| proof of the merge | Proven |",
+        "| KL(trained, merged) | 0.001 nats per token |",
+        "| KL(trained, base), the adapter's effect | 0.116 nats per token |",
+        "| KL of rounding and arithmetic alone | 4e-05 nats per token |",
+        "| slope of the merged on the trained effect | 0.9980, 1 within 0.0510 is accepted |",
+        "| update that survived rounding | 99.40% by projection |",
+        "| weakest tensor | `model.layers.0.self_attn.q_proj.weight`, 85.00% |",
+        "| loss of the adapter on the original base | 1.25 nats per token |",
+        "[../report/merge.html](../report/merge.html)",
+        "**UpdateLostInTensor**",
+    ):
+        assert row in text
+
+
+def test_a_card_of_an_earlier_proof_has_no_row_for_an_unknown_number(make_run: Runs) -> None:
+    text = model_card(make_run(), "Merged", PREPARE, TRAIN, MERGE.verification)
+    assert "| KL(trained, merged) | 0.001 nats per token |" in text
+    assert not [word for word in ("None", "slope", "survived", "proof of the merge") if word in text]
+
+
+def test_a_card_without_a_merged_model_has_no_proof(make_run: Runs) -> None:
+    text = model_card(make_run(), "Adapter", PREPARE, TRAIN, None)
+    assert "KL(" not in text
+    assert "merge.html" not in text
+
+
+def test_a_card_names_the_weights_that_the_update_was_added_to(make_run: Runs) -> None:
+    run = make_run()
+    original = run.model_copy(
+        update={"output": run.output.model_copy(update={"merge_onto": "OriginalWeights"})}
+    )
+    trained_text, original_text = card(run, "Merged"), card(original, "Merged")
+    assert "this is the evaluated model" in trained_text
+    assert "rounded once to nearest" in trained_text
+    assert "this is not exactly the evaluated model" in original_text
+    assert "rounded once stochastically" in original_text
+
+
+def test_the_adapters_card_names_the_base_on_which_it_is_exact(make_run: Runs) -> None:
+    text = card(make_run(), "Adapter", _DIGEST)
+    assert f"`../base-as-trained` (digest `{_DIGEST}`)" in text
+    assert "1.0000 nats per token on the weights of the training, and 1.2500 on the original weights" in text
+    alone = card(make_run(), "Adapter", adapter_on_original_loss=None)
+    assert "publish `BaseAsTrained` too" in alone
+    assert "original weights" not in alone
+
+
+def test_the_card_of_the_base_as_trained_says_nothing_of_the_job(make_run: Runs) -> None:
+    """Two jobs with the same base publish the same files."""
+    run = make_run()
+    other = run.model_copy(update={"job": run.job.model_copy(update={"name": "another"})})
+    text = card(run, "BaseAsTrained")
+    assert text == card(other, "BaseAsTrained", trained_loss=9.0)
+    assert "It is not tuned." in text
+
+
+def test_a_card_names_the_template_arguments_of_the_training(make_run: Runs) -> None:
+    run = make_run()
+    model = run.model.model_copy(update={"chat_template_arguments": {"enable_thinking": False}})
+    assert '`{"enable_thinking": false}`' in card(run.model_copy(update={"model": model}), "Merged")
+
+
+def test_a_card_names_the_tokens_at_which_an_answer_ends(make_run: Runs) -> None:
+    assert "An answer ends with `<|im_end|>` (2)" in card(make_run(), "Merged")
+    dataset = PREPARE.dataset.model_copy(update={"end_tokens": None})
+    earlier = PREPARE.model_copy(update={"dataset": dataset})
+    assert "An answer ends" not in model_card(make_run(), "Merged", earlier, TRAIN, MERGE.verification)

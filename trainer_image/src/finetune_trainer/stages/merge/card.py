@@ -1,0 +1,177 @@
+"""The model card of a published artifact, for people: its origin, what was measured, and how to serve it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from finetune_trainer.model.naming import base_model_name
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.result import PrepareResult, TrainResult, VerificationResult
+    from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
+
+_REPORT = "../report/merge.html"
+_EXACT_BASE = "../base-as-trained"
+_ONTO = {
+    "TrainedWeights": "dequantized weights of the training, sum in float32, rounded once to nearest",
+    "OriginalWeights": "original weights of the base, sum in float32, rounded once stochastically",
+}
+
+
+def model_card(
+    run: RunSpec,
+    kind: ArtifactKind,
+    prepared: PrepareResult,
+    trained: TrainResult,
+    verification: VerificationResult | None,
+    base_digest: str | None = None,
+) -> str:
+    """Return the Markdown card of one artifact.
+
+    `verification` is None if no merged model was asked for. `base_digest` is that of the base as trained if it is
+    published too. The card of the base as trained says nothing of the job, so equal bases have equal files.
+    """
+    base = base_model_name(run)
+    adapter = kind == "Adapter"
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base)}",
+        f"library_name: {'peft' if adapter else 'transformers'}",
+        "pipeline_tag: text-generation",
+        "---",
+    ]
+    if kind == "BaseAsTrained":
+        return "\n".join([*lines, f"# {base} as trained", "", *_base_as_trained(base), ""])
+    lines += [f"# {run.job.name}", ""]
+    lines += _adapter(base, base_digest, verification) if adapter else [_merged(run, base)]
+    lines += ["", *_training(prepared, trained), *_proof(run, verification), ""]
+    lines += [*_warnings(verification), *_serving_advice(run, prepared), ""]
+    return "\n".join(lines)
+
+
+def _adapter(base: str, base_digest: str | None, verification: VerificationResult | None) -> list[str]:
+    about = (
+        f"LoRA adapter for {base}, trained on its NF4 (double quantized) weights. It has learned corrections to them, so "
+        "on other weights of this base it is another model."
+    )
+    lines = [about]
+    loss = verification.adapter_on_original_loss if verification is not None else None
+    if verification is not None and loss is not None:
+        lines.append(
+            f"On held-out rows the loss is {verification.trained_loss:.4f} nats per token on the weights of the training, "
+            f"and {loss:.4f} on the original weights."
+        )
+    if base_digest is not None:
+        lines.append(
+            f"Load it on `{_EXACT_BASE}` (digest `{base_digest}`) to get exactly the evaluated model; no bitsandbytes is "
+            "needed."
+        )
+    else:
+        lines.append(
+            "To get exactly the evaluated model, load the base with that quantization, or publish `BaseAsTrained` too."
+        )
+    return lines
+
+
+def _merged(run: RunSpec, base: str) -> str:
+    if run.output.merge_onto == "OriginalWeights":
+        return (
+            f"{base} with a merged LoRA adapter, on the original weights of the base. The adapter was trained on NF4 "
+            "weights, so this is not exactly the evaluated model. It does not need bitsandbytes."
+        )
+    return (
+        f"{base} with a merged LoRA adapter. The adapter was trained on NF4 weights. These files hold the same "
+        "weights, dequantized, so this is the evaluated model. It does not need bitsandbytes."
+    )
+
+
+def _base_as_trained(base: str) -> list[str]:
+    return [
+        f"{base}, dequantized to bf16 from its NF4 (double quantized) weights. It is not tuned.",
+        "",
+        "An adapter that was trained on these weights is exactly the trained model on this base:",
+        "",
+        "```python",
+        "model = AutoModelForCausalLM.from_pretrained('base-as-trained', dtype='bfloat16')",
+        "model = PeftModel.from_pretrained(model, 'adapter')",
+        "```",
+    ]
+
+
+def _training(prepared: PrepareResult, trained: TrainResult) -> list[str]:
+    evaluation = trained.evaluation
+    low, high = evaluation.interval
+    return [
+        "| | |",
+        "|---|---|",
+        f"| training examples | {prepared.dataset.training_examples} |",
+        f"| optimizer steps | {trained.steps} |",
+        f"| held-out loss, base | {evaluation.base_loss:.4f} nats per token |",
+        f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
+        f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
+        f"| verdict | {evaluation.verdict} on {evaluation.rows} held-out rows |",
+    ]
+
+
+def _proof(run: RunSpec, verification: VerificationResult | None) -> list[str]:
+    """Return the rows about the merge; none if no merged model was asked for. A number that is not known has no row."""
+    if verification is None:
+        return []
+    found = verification
+    rows: list[tuple[str, str | None]] = [
+        ("merged onto", _ONTO[run.output.merge_onto]),
+        ("proof of the merge", found.verdict),
+        ("KL(trained, merged)", f"{found.kl_divergence:.3g} nats per token"),
+        ("KL(trained, base), the adapter's effect", _number(found.base_divergence, " nats per token")),
+        ("KL of rounding and arithmetic alone", _number(found.noise_divergence, " nats per token")),
+        ("slope of the merged on the trained effect", _slope(found)),
+        ("update that survived rounding", _share(found.surviving_update)),
+        ("weakest tensor", _weakest(found)),
+        ("loss of the trained model on the proof's rows", f"{found.trained_loss:.4f} nats per token"),
+        ("loss of the merged model on them", f"{found.merged_loss:.4f} nats per token"),
+        (
+            "loss of the adapter on the original base",
+            _number(found.adapter_on_original_loss, " nats per token", 5),
+        ),
+        ("report", f"[{_REPORT}]({_REPORT})"),
+    ]
+    return [f"| {name} | {value} |" for name, value in rows if value is not None]
+
+
+def _number(value: float | None, unit: str, digits: int = 3) -> str | None:
+    return None if value is None else f"{value:.{digits}g}{unit}"
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%} by projection"
+
+
+def _slope(found: VerificationResult) -> str | None:
+    if found.slope is None:
+        return None
+    allowed = "" if found.slope_tolerance is None else f", 1 within {found.slope_tolerance:.4f} is accepted"
+    return f"{found.slope:.4f}{allowed}"
+
+
+def _weakest(found: VerificationResult) -> str | None:
+    if found.weakest_tensor is None or found.weakest_survival is None:
+        return None
+    return f"`{found.weakest_tensor}`, {found.weakest_survival:.2%}"
+
+
+def _warnings(verification: VerificationResult | None) -> list[str]:
+    warnings = (verification.warnings if verification is not None else None) or ()
+    return [line for warning in warnings for line in (f"**{warning.code}**: {warning.message}.", "")]
+
+
+def _serving_advice(run: RunSpec, prepared: PrepareResult) -> list[str]:
+    arguments = run.model.chat_template_arguments
+    text = "Use the chat template in this folder"
+    if arguments:
+        text += f" with the template arguments of the training: `{json.dumps(arguments)}`"
+    lines = [f"{text}."]
+    if prepared.dataset.end_tokens:
+        ends = ", ".join(f"`{token.text}` ({token.id})" for token in prepared.dataset.end_tokens)
+        lines.append(f"An answer ends with {ends}, and `generation_config.json` names it as a stop token.")
+    return lines
