@@ -58,6 +58,7 @@ lint: python-env ## Format, lint, types, layers, the tests' tree, and documents 
 	$(PYTHON_ENV) scripts/lint/mirror.py
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
+	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
 
 actionlint: ## Check the workflows of continuous integration; needs Go
@@ -107,3 +108,4 @@ benchmark-memory: python-env ## Estimated GPU memory, and that of a fake-tensor 
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
+	$(PYTHON_ENV) scripts/docs/merge_survival.py

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from finetune_trainer.contract.result import (
     StatisticsResult,
     TablesResult,
     TrainResult,
+    VerificationResult,
 )
 
 from tests.support.repository import ROOT
-from tests.support.results import MERGE, PREPARE, TRAIN, fixture
+from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN, fixture
 
 NAMES = sorted(
     path.stem.removeprefix("result.") for path in (ROOT / "contract" / "fixtures").glob("result.*.json")
@@ -68,3 +70,12 @@ def test_tables_and_report_join_to_the_dataset_of_the_result() -> None:
 def test_results_of_all_stages_survive_the_manifest() -> None:
     published = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE)
     assert PublishedResult.read(copy.deepcopy(published.document())) == published
+
+
+def test_a_number_of_a_proof_that_is_not_finite_is_not_known() -> None:
+    """A result with such a number could not be sent, and the stage would be lost."""
+    assert PROVEN.verification is not None
+    numbers = {**PROVEN.verification.document(), "slope": float("nan"), "noiseDivergence": float("inf")}
+    read = VerificationResult.model_validate(numbers)
+    assert (read.slope, read.noise_divergence, read.base_divergence) == (None, None, 0.116)
+    json.dumps(read.document(), allow_nan=False)

@@ -5,9 +5,10 @@ A member that was not set is not written, so a result that an earlier version wr
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 
@@ -34,6 +35,14 @@ class Part(BaseModel):
             return cls.model_validate(document)
         except ValidationError:
             return None
+
+
+def _finite(value: float | None) -> float | None:
+    """A number that is not finite is not known, and no JSON can carry it."""
+    return value if value is None or math.isfinite(value) else None
+
+
+_Known = Annotated[float | None, AfterValidator(_finite)]
 
 
 class FormatResult(Part):
@@ -232,14 +241,14 @@ class VerificationResult(Part):
     prompt: str
     answer: str
     verdict: Literal["Proven", "Unproven"] | None = None
-    base_divergence: float | None = None
-    noise_divergence: float | None = None
-    slope: float | None = None
-    slope_tolerance: float | None = None
-    surviving_update: float | None = None
+    base_divergence: _Known = None
+    noise_divergence: _Known = None
+    slope: _Known = None
+    slope_tolerance: _Known = None
+    surviving_update: _Known = None
     weakest_tensor: str | None = None
-    weakest_survival: float | None = None
-    adapter_on_original_loss: float | None = None
+    weakest_survival: _Known = None
+    adapter_on_original_loss: _Known = None
     warnings: tuple[WarningResult, ...] | None = None
 
 
