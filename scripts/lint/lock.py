@@ -22,6 +22,9 @@ LOCKS = {
     "data": ((), ("data",)),
     "binaries": ((), ("binaries",)),
     "installer": ((), ("installer",)),
+    "transformers4": ((), ("transformers4",)),
+    "llama-cpp": ((), ("llama-cpp",)),
+    "vllm": ((), ("vllm",)),
 }
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)(.*?)(?=^[A-Za-z0-9]|\Z)", re.MULTILINE | re.DOTALL)
 
