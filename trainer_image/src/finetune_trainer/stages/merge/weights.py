@@ -125,10 +125,11 @@ def _header(tensors: tuple[PlannedTensor, ...]) -> bytes:
 
 
 def _dequantize(tensors: Any, entries: Mapping[str, TensorEntry], name: str) -> torch.Tensor:
-    """Return the weight as TRAIN used it, in the type that its quantization state names."""
+    """Return the weight as TRAIN used it, in float32: a bf16 weight would be rounded twice."""
     state_names = [key for key in entries if key.startswith(f"{name}.")]
     state = {key: tensors.get_tensor(key) for key in state_names}
     quant_state = QuantState.from_dict(state, device=torch.device("cpu"))
+    quant_state.dtype = torch.float32
     return dequantize_4bit(tensors.get_tensor(name), quant_state)
 
 
