@@ -1,23 +1,39 @@
-"""The trained adapter as one update per weight, checked before anything is merged."""
+"""The trained adapter as one update per weight, checked before anything is merged.
+
+The matrices are read when they are needed: those of a large model together would take gigabytes.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
+from finetune_trainer.quantization.low_rank import add_low_rank, scale_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
+_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Settings of peft with which the tensors mean something else than the sum below.
+_OTHER_FORMS = (
+    "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "layer_replication", "lora_bias", "target_parameters",
+    "trainable_token_indices", "use_bdlora", "use_qalora",
+)  # fmt: skip
+# These initializations also change the base weights, which are then not those of the base model.
+_CHANGED_BASE = ("corda", "loftq", "olora", "pissa")
 
 
 @dataclass(frozen=True)
@@ -27,58 +43,169 @@ class LowRankUpdate:
     `a` is (rank, in), `b` (out, rank), `magnitude` (out); all float32.
     """
 
-    a: torch.Tensor
-    b: torch.Tensor
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
     scale: float
-    magnitude: torch.Tensor | None = None
+    magnitude: NDArray[np.float32] | None = None
 
     def squared_norm(self) -> float:
         """Squared Frobenius norm of scale * B A, from the two rank x rank Gram matrices."""
-        gram = (self.b.double().T @ self.b.double()) * (self.a.double() @ self.a.double().T)
-        return self.scale**2 * max(0.0, float(gram.sum()))
+        a, b = self.a.astype(np.float64), self.b.astype(np.float64)
+        return self.scale**2 * max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
 
-    def apply(self, weight: torch.Tensor, first_row: int) -> None:
-        """Update, in place, float32 rows of W that begin at `first_row`.
+    def apply(self, base: NDArray[np.float32], first_row: int, out: NDArray[np.float32]) -> None:
+        """Write rows of the updated weight into `out`; `base` are the same rows of W, from `first_row` on.
 
         LoRA: Hu et al. 2021, section 4.1. DoRA: Liu et al. 2024, equation 5; the norm is that of each output
-        row, as in peft.
+        row, as in peft. All is in float32, and equal on every machine.
         """
-        rows = slice(first_row, first_row + weight.shape[0])
-        weight.addmm_(self.b[rows], self.a, alpha=self.scale)
+        rows = slice(first_row, first_row + base.shape[0])
+        add_low_rank(base, self.a, self.b[rows], self.scale, out)
         if self.magnitude is not None:
-            weight.mul_((self.magnitude[rows] / torch.linalg.vector_norm(weight, dim=1)).unsqueeze(1))
+            scale_rows(out, self.magnitude[rows])
 
 
-def read_updates(folder: Path) -> dict[str, LowRankUpdate]:
-    """Read the adapter in `folder`: updates by the name of the module in the base model.
+class AdapterUpdates(Mapping[str, LowRankUpdate]):
+    """The updates by the name of their module in the base model; each access reads one from the file.
 
-    Raises StageError(AdapterUntrained) if a value is not finite or the whole update is zero, and InternalError for an
-    unknown tensor, which would otherwise be lost.
+    `replaced` has the tensors that training replaced as a whole (peft's `modules_to_save`), by their name in the base.
+    Several threads may read it.
     """
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
-        if match is None:
-            raise StageError(
-                Reason.INTERNAL_ERROR, f"the adapter must hold only LoRA matrices, found tensor {name}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
+
+    def __init__(self, folder: Path) -> None:
+        """Read the adapter's config and header in `folder`.
+
+        Raises StageError(ArtifactVerificationFailed) for settings that mean something else than an update as above, and
+        for tensors that do not belong together; InternalError for a tensor of unknown meaning.
+        """
+        self._config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        _require_known_form(self._config)
+        self._path = folder / "adapter_model.safetensors"
+        self._entries = read_header(self._path)
+        self._parts: dict[str, dict[str, TensorEntry]] = {}
+        self.replaced: dict[str, TensorEntry] = {}
+        for entry in self._entries:
+            self._add(entry)
+        for module, parts in self._parts.items():
+            self._require_whole(module, parts)
+
+    def __getitem__(self, module: str) -> LowRankUpdate:
+        parts = self._parts[module]
+        magnitude = parts.get("magnitude_vector")
+        return LowRankUpdate(
+            self.read(parts["A"]),
+            self.read(parts["B"]),
+            self._scale(module, parts["A"].shape[0]),
+            None if magnitude is None else self.read(magnitude).reshape(-1),
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """Return (out, in) of the weight that a module's update belongs to."""
+        parts = self._parts[module]
+        return parts["B"].shape[0], parts["A"].shape[1]
+
+    def read(self, entry: TensorEntry) -> NDArray[np.float32]:
+        """Return a tensor of the adapter in float32."""
+        with self._path.open("rb") as file:
+            file.seek(entry.start)
+            raw = np.fromfile(file, np.uint8, entry.end - entry.start)
+        values: NDArray[np.float32] = torch.from_numpy(raw).view(_TYPES[entry.dtype]).float().numpy()
+        return values.reshape(entry.shape)
+
+    def require_trained(self) -> None:
+        """Raise StageError(AdapterUntrained) if a value is not finite or all updates together are zero."""
+        for entry in self._entries:
+            if not bool(np.isfinite(self.read(entry)).all()):
+                raise StageError(
+                    Reason.ADAPTER_UNTRAINED,
+                    f"the adapter's values must be finite, found NaN or infinity in {entry.name}; train again",
+                )
+        if not any(update.squared_norm() for update in self.values()):
             raise StageError(
                 Reason.ADAPTER_UNTRAINED,
-                f"the adapter's values must be finite, found NaN or infinity in {name}; train again",
+                "the adapter's update must not be zero, found it is: a merge would publish the base model; check "
+                "learning rate, steps and labels",
             )
-        parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
-    updates = {
-        module: LowRankUpdate(part["A"], part["B"], scale, part.get("magnitude_vector"))
-        for module, part in parts.items()
-    }
-    if sum(update.squared_norm() for update in updates.values()) == 0:
-        raise StageError(
-            Reason.ADAPTER_UNTRAINED,
-            "the adapter's update must not be zero, found it is: a merge would publish the base model; check "
-            "learning rate, steps and labels",
-        )
+
+    def _add(self, entry: TensorEntry) -> None:
+        name = entry.name.removeprefix(_PREFIX)
+        match = _TENSOR.fullmatch(name)
+        if entry.dtype not in FLOATS:
+            raise _invalid(f"hold floats in 16 or 32 bits, found {entry.name} of type {entry.dtype}")
+        if match is None:
+            module = name.rpartition(".")[0]
+            saved = self._config.get("modules_to_save") or ()
+            if not any(module == part or module.endswith(f".{part}") for part in saved):
+                raise StageError(
+                    Reason.INTERNAL_ERROR, f"the adapter must hold only LoRA matrices, found tensor {entry.name}"
+                )
+            self.replaced[name] = entry
+            return
+        parts = self._parts.setdefault(match["module"], {})
+        if match["part"] in parts:
+            raise _invalid(f"hold each matrix once, found a second {entry.name}")
+        parts[match["part"]] = entry
+
+    def _require_whole(self, module: str, parts: Mapping[str, TensorEntry]) -> None:
+        """Check that the tensors of a module belong together and agree with the config."""
+        a, b, magnitude = parts.get("A"), parts.get("B"), parts.get("magnitude_vector")
+        if a is None or b is None:
+            raise _invalid(f"hold both matrices of {module}, found only {', '.join(sorted(parts))}")
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+            raise _invalid(f"hold matrices A (rank, in) and B (out, rank) of {module}, found {a.shape} and {b.shape}")
+        if a.shape[0] != self._rank(module):
+            raise _invalid(f"have the rank {self._rank(module)} that its config gives to {module}, found {a.shape[0]}")
+        if (magnitude is not None) != bool(self._config.get("use_dora")):
+            raise _invalid(f"hold magnitudes if and only if its config says use_dora, found otherwise in {module}")
+        if magnitude is not None and magnitude.elements != b.shape[0]:
+            raise _invalid(f"hold {b.shape[0]} magnitudes of {module}, found {magnitude.elements}")
+
+    def _rank(self, module: str) -> int:
+        return int(self._pattern("rank_pattern", module, self._config["r"]))
+
+    def _scale(self, module: str, rank: int) -> float:
+        alpha = float(self._pattern("alpha_pattern", module, self._config["lora_alpha"]))
+        return alpha / math.sqrt(rank) if self._config.get("use_rslora") else alpha / rank
+
+    def _pattern(self, name: str, module: str, default: Any) -> Any:
+        """Return the value of the first pattern that matches the end of the module's name, as peft does."""
+        patterns: Mapping[str, Any] = self._config.get(name) or {}
+        for pattern, value in patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        return default
+
+
+def read_updates(folder: Path) -> AdapterUpdates:
+    """Open and check the adapter in `folder`.
+
+    Raises as AdapterUpdates and its `require_trained` do.
+    """
+    updates = AdapterUpdates(folder)
+    updates.require_trained()
     return updates
+
+
+def _require_known_form(config: Mapping[str, Any]) -> None:
+    other = next((name for name in _OTHER_FORMS if config.get(name)), None)
+    if config.get("peft_type", "LORA") != "LORA":
+        raise _invalid(f"be a LoRA adapter, found the type {config['peft_type']}")
+    if other is not None:
+        raise _invalid(f"be a plain LoRA adapter, found the setting {other} in its config")
+    if config.get("bias", "none") != "none":
+        raise _invalid(f"leave the biases of the base, found bias: {config['bias']}")
+    start = str(config.get("init_lora_weights", True)).lower()
+    if start.startswith(_CHANGED_BASE):
+        raise _invalid(f"belong to the base's own weights, found init_lora_weights: {start}, which changes them")
+
+
+def _invalid(text: str) -> StageError:
+    return StageError(
+        Reason.ARTIFACT_VERIFICATION_FAILED, f"the adapter must {text}; train again, or report a bug if it persists"
+    )

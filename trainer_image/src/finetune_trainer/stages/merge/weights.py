@@ -1,61 +1,145 @@
-"""Write the merged weights, tensor by tensor, in the base model's own files and order.
+"""Write the merged weights, tensor by tensor, in the order of the base model's files.
 
-A quantized weight becomes the dequantized training weight plus the adapter's update, added in float32 and rounded
-once. Every other tensor is the base's. Memory: one dequantized weight and one block of rows.
+An updated weight is the base plus the adapter's update, added in float32 and rounded once. Every other tensor is the
+base's. Memory: a few blocks of rows.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import struct
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit
-from safetensors import safe_open
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.safetensors_file import TensorEntry, TensorReader, read_header
+from finetune_trainer.model.safetensors_file import (
+    FLOATS,
+    ITEM_BYTES,
+    PlannedTensor,
+    TensorEntry,
+    TensorReader,
+    read_header,
+)
+from finetune_trainer.quantization.rounding import STORED, Noise, RoundedSums, round_weights
+from finetune_trainer.stages.merge.exact import TORCH_TYPES, BaseWeights, WeightFiles, block_rows, read_block
+from finetune_trainer.stages.merge.file_writer import FileWriter, TensorSource
+from finetune_trainer.stages.merge.survival import SurvivalReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any, BinaryIO
 
-    from finetune_trainer.model.layout import BaseLayout, WeightFile
-    from finetune_trainer.model.safetensors_file import PlannedTensor
+    from numpy.typing import NDArray
+
+    from finetune_trainer.model.layout import BaseLayout
+    from finetune_trainer.quantization.dequantize import Scratch
+    from finetune_trainer.stages.merge.journal import FileRecord, Journal
     from finetune_trainer.stages.merge.update import LowRankUpdate
 
-_ELEMENTS_AT_ONCE = 16 * 1024 * 1024
-_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
+@dataclass(frozen=True)
+class MergeInputs:
+    """What is merged.
 
-def merge_weights(
-    quantized: Path,
-    layout: BaseLayout,
-    updates: Mapping[str, LowRankUpdate],
-    target: Path,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Write every weight file of `layout` into the folder `target`; `progress` gets (bytes done, in all).
-
-    `layout` has the types to write (`BaseLayout.stored_as`). `quantized` is the 4-bit checkpoint's folder; its files have
-    the names of the base's files. Raises StageError(InternalError) if an update has no weight, QuantizationMismatch if
-    the checkpoint lacks a tensor, and ArtifactVerificationFailed if a merged value is not finite in its type.
+    `base` has the linear weights and `files` all other tensors. `requantized` says that `base` is the 4-bit checkpoint:
+    then also a weight without update comes from it. Without `seed`, updated weights round to the nearest, else
+    stochastically. `replaced` has tensors that replace those of the base.
     """
-    unmatched = sorted(updates.keys() - layout.quantized)
+
+    files: WeightFiles
+    base: BaseWeights
+    updates: Mapping[str, LowRankUpdate]
+    requantized: bool = True
+    seed: int | None = None
+    replaced: Mapping[str, tuple[TensorReader, TensorEntry]] = field(default_factory=dict)
+
+    def source(self, tensor: PlannedTensor, layout: BaseLayout) -> TensorSource:
+        """Return the source of one tensor. Raises StageError(QuantizationMismatch) if the base lacks it."""
+        module = tensor.name.removesuffix(".weight")
+        if tensor.name in self.replaced:
+            return _Copied(*self.replaced[tensor.name], tensor)
+        if module in self.updates or (self.requantized and module in layout.quantized):
+            noise = None if self.seed is None else Noise.of(self.seed, tensor.name)
+            return _Merged(self.base, module, tensor, self.updates.get(module), noise)
+        return _Copied(*self.files.find(tensor.name), tensor)
+
+
+@dataclass(frozen=True)
+class WrittenWeights:
+    """The record of each written file by name, and what survived of the update."""
+
+    files: Mapping[str, FileRecord]
+    survival: SurvivalReport
+
+
+def require_matching(
+    updates: Mapping[str, LowRankUpdate],
+    shapes: Mapping[str, tuple[int, int]],
+    replaced: Mapping[str, TensorEntry],
+    layout: BaseLayout,
+) -> None:
+    """Check that each part of the adapter belongs to one weight of the base, with its shape.
+
+    `shapes` has (out, in) of each update. Raises StageError(InternalError) if an update or a replaced tensor has no
+    weight, and ArtifactVerificationFailed if the shapes differ.
+    """
+    tensors = {tensor.name: tensor for file in layout.files for tensor in file.tensors}
+    unmatched = sorted((updates.keys() - layout.quantized) | (replaced.keys() - tensors.keys()))
     if unmatched:
         raise StageError(
             Reason.INTERNAL_ERROR,
             f"every adapter matrix must belong to a quantized weight, found {len(unmatched)} that do not: "
             f"{', '.join(unmatched[:3])}",
         )
+    wanted = {f"{module}.weight": shape for module, shape in shapes.items()}
+    wanted |= {name: entry.shape for name, entry in replaced.items()}
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise StageError(
+                Reason.ARTIFACT_VERIFICATION_FAILED,
+                f"the adapter must fit the base: {name} has the shape {list(tensors[name].shape)}, found an update of "
+                f"{list(shape)}; train again on this base",
+            )
+
+
+def merge_weights(
+    inputs: MergeInputs,
+    layout: BaseLayout,
+    target: Path,
+    progress: Callable[[int, int], None],
+    *,
+    threads: int = 1,
+    journal: Journal | None = None,
+) -> WrittenWeights:
+    """Write every weight file of `layout` into the folder `target`; `progress` gets (bytes done, in all).
+
+    `layout` has the types to write (`BaseLayout.stored_as`). With a `journal`, files that an earlier run finished are
+    kept. Raises StageError(QuantizationMismatch) if the base lacks a tensor, and ArtifactVerificationFailed if a merged
+    value is not finite in its type.
+    """
     done = 0
-    for file in layout.files:
-        for written in _merge_file(quantized / file.name, file, layout, updates, target / file.name):
-            done += written
+    records: dict[str, FileRecord] = {}
+    with FileWriter(threads) as writer:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
             progress(done, layout.bytes)
+
+        for file in layout.files:
+            record = journal.find(target / file.name) if journal is not None else None
+            if record is not None:
+                advance(sum(tensor.bytes for tensor in file.tensors))
+            else:
+                record = writer.write(
+                    target / file.name, file.tensors, lambda tensor: inputs.source(tensor, layout), advance
+                )
+                if journal is not None:
+                    journal.write(file.name, record)
+            records[file.name] = record
+    sums = {tensor: part for record in records.values() for tensor, part in record.sums.items()}
+    return WrittenWeights(records, SurvivalReport.of(sums))
 
 
 def check_weights(target: Path, layout: BaseLayout) -> None:
@@ -74,100 +158,75 @@ def check_weights(target: Path, layout: BaseLayout) -> None:
             )
 
 
-def _merge_file(
-    source: Path,
-    file: WeightFile,
-    layout: BaseLayout,
-    updates: Mapping[str, LowRankUpdate],
-    target: Path,
-) -> Iterator[int]:
-    """Write one file and yield the bytes of each piece."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    reader = TensorReader(source)
-    entries = {entry.name: entry for entry in reader.entries}
-    with temporary.open("wb") as output, safe_open(source, framework="pt") as tensors:
-        output.write(_header(file.tensors))
-        for tensor in file.tensors:
-            entry = entries.get(tensor.name)
-            if entry is None:
-                raise StageError(
-                    Reason.QUANTIZATION_MISMATCH,
-                    f"{source.name} must hold tensor {tensor.name}, found none; run PREPARE again",
-                )
-            module = tensor.name.removesuffix(".weight")
-            if module in layout.quantized:
-                weight = _dequantize(tensors, entries, tensor.name)
-                pieces = _updated(weight, updates.get(module), tensor)
-            else:
-                pieces = _copied(reader, entry, tensor)
-            for piece in pieces:
-                yield _write(output, piece)
-        output.flush()
-        os.fsync(output.fileno())
-    temporary.replace(target)
+@dataclass(frozen=True)
+class _Copied:
+    """A tensor that is copied; a float may get another type."""
 
+    reader: TensorReader
+    entry: TensorEntry
+    tensor: PlannedTensor
+    measured: bool = False
+    step: int = 1
 
-def _header(tensors: tuple[PlannedTensor, ...]) -> bytes:
-    """Return the header of a safetensors file with its tensors in this order, padded to align the data."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in tensors:
-        end = offset + tensor.bytes
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _dequantize(tensors: Any, entries: Mapping[str, TensorEntry], name: str) -> torch.Tensor:
-    """Return the weight as TRAIN used it, in float32: a bf16 weight would be rounded twice."""
-    state_names = [key for key in entries if key.startswith(f"{name}.")]
-    state = {key: tensors.get_tensor(key) for key in state_names}
-    quant_state = QuantState.from_dict(state, device=torch.device("cpu"))
-    quant_state.dtype = torch.float32
-    return dequantize_4bit(tensors.get_tensor(name), quant_state)
-
-
-def _updated(
-    weight: torch.Tensor, update: LowRankUpdate | None, tensor: PlannedTensor
-) -> Iterator[torch.Tensor]:
-    rows_at_once = max(1, _ELEMENTS_AT_ONCE // weight.shape[1])
-    buffer = torch.empty((min(rows_at_once, weight.shape[0]), weight.shape[1]))
-    for first in range(0, weight.shape[0], rows_at_once):
-        rows = weight[first : first + rows_at_once]
-        block = buffer[: rows.shape[0]]
-        block.copy_(rows)
-        if update is not None:
-            update.apply(block, first)
-        merged = block.to(_TYPES[tensor.dtype])
-        if not bool(torch.isfinite(merged).all()):
-            other = ", or set output.dtype to BFloat16" if tensor.dtype == "F16" else ""
+    def __post_init__(self) -> None:
+        convertible = self.entry.dtype in FLOATS and self.tensor.dtype in FLOATS
+        if self.entry.shape != self.tensor.shape or not (convertible or self.entry.dtype == self.tensor.dtype):
             raise StageError(
-                Reason.ARTIFACT_VERIFICATION_FAILED,
-                f"merged weights must be finite in the type {tensor.dtype}, found NaN or infinity in {tensor.name}; "
-                f"lower training.learningRate{other}",
+                Reason.QUANTIZATION_MISMATCH,
+                f"the base's tensor {self.tensor.name} must be {self.tensor.dtype} of shape {list(self.tensor.shape)}, "
+                f"found {self.entry.dtype} of {list(self.entry.shape)}; run PREPARE again",
             )
-        yield merged
+
+    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> RoundedSums:
+        """Fill as TensorSource does."""
+        count = out.size // ITEM_BYTES[self.tensor.dtype]
+        item = ITEM_BYTES[self.entry.dtype]
+        if self.entry.dtype == self.tensor.dtype:
+            self.reader.read_into(self.entry, first * item, out)
+            return RoundedSums()
+        raw = scratch.array("copied", count * item, np.uint8)
+        self.reader.read_into(self.entry, first * item, raw)
+        values = torch.from_numpy(out).view(TORCH_TYPES[self.tensor.dtype])
+        values.copy_(torch.from_numpy(raw).view(TORCH_TYPES[self.entry.dtype]))
+        return RoundedSums(finite=bool(torch.isfinite(values).all()))
 
 
-def _copied(reader: TensorReader, entry: TensorEntry, tensor: PlannedTensor) -> Iterator[torch.Tensor]:
-    for _, chunk in reader.chunks(entry, _ELEMENTS_AT_ONCE):
-        # The map is read-only, and torch needs writable memory.
-        piece = torch.from_numpy(chunk.copy())
-        if entry.dtype != tensor.dtype:
-            # PREPARE stores floats in bf16, the type of training.
-            piece = piece.view(_TYPES[entry.dtype]).to(_TYPES[tensor.dtype])
-        yield piece
+@dataclass(frozen=True)
+class _Merged:
+    """A linear weight, with or without an update, rounded once."""
 
+    base: BaseWeights
+    module: str
+    tensor: PlannedTensor
+    update: LowRankUpdate | None
+    noise: Noise | None
 
-def _write(output: BinaryIO, piece: torch.Tensor) -> int:
-    # numpy's annotations of the buffer protocol begin with Python 3.12.
-    array: Any = piece.contiguous().view(torch.uint8).numpy()
-    data = memoryview(array).cast("B")
-    output.write(data)
-    return len(data)
+    @property
+    def measured(self) -> bool:
+        """Whether the weight has an update."""
+        return self.update is not None
+
+    @property
+    def step(self) -> int:
+        """Elements of one row."""
+        return self.tensor.shape[1]
+
+    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> RoundedSums:
+        """Fill as TensorSource does."""
+        shape, columns = self.tensor.shape, self.tensor.shape[1]
+        values: NDArray[Any] = out.view(STORED[self.tensor.dtype])
+        sums = RoundedSums()
+        rows_at_once, row, done = block_rows(shape), first // columns, 0
+        while done < values.size:
+            rows = min(rows_at_once, (values.size - done) // columns)
+            block = read_block(self.base, self.module, shape, self.update, row, rows, scratch)
+            sums += round_weights(
+                block.base.reshape(-1),
+                block.exact.reshape(-1),
+                self.tensor.dtype,
+                values[done : done + rows * columns],
+                self.noise,
+                row * columns,
+            )
+            row, done = row + rows, done + rows * columns
+        return sums

@@ -1,0 +1,189 @@
+"""The exact values of the weights: of the base, and of base plus update, in float32 and block by block.
+
+The base is the 4-bit checkpoint of the training, or the original weights. Memory: one block.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import torch
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.safetensors_file import ITEM_BYTES, TensorEntry, TensorReader
+from finetune_trainer.quantization.dequantize import Nf4Weight, Scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from finetune_trainer.stages.merge.update import LowRankUpdate
+
+_BLOCK_ELEMENTS = 256 * 1024  # base and sum of a block stay in the processor's cache
+TORCH_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""The types of weights, by their names in safetensors files."""
+
+
+class BaseWeights(Protocol):
+    """Weights of the base model in float32. Several threads may read them, each with its own scratch."""
+
+    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+        """Return `count` values of a tensor of this `shape` from flat position `first` on, as a view into `scratch`.
+
+        Raises StageError(QuantizationMismatch) if there is no such tensor.
+        """
+
+
+class WeightFiles:
+    """The open safetensors files of a folder, and their tensors by name. Use it in a `with` statement."""
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        """Open the files. Raises StageError(InvalidModel) if one cannot be read."""
+        self._readers = {name: TensorReader(folder / name) for name in names}
+        self._entries = {
+            entry.name: (name, entry) for name, reader in self._readers.items() for entry in reader.entries
+        }
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        for reader in self._readers.values():
+            self._open.enter_context(reader)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._open.close()
+
+    def __contains__(self, tensor: object) -> bool:
+        return tensor in self._entries
+
+    def find(self, tensor: str) -> tuple[TensorReader, TensorEntry]:
+        """Return a tensor's file and entry. Raises StageError(QuantizationMismatch) if there is none."""
+        if tensor not in self._entries:
+            names = ", ".join(self._readers)
+            raise StageError(
+                Reason.QUANTIZATION_MISMATCH,
+                f"{names if len(names) < 200 else 'the weight files'} must hold tensor {tensor}, found none; run PREPARE "
+                "again",
+            )
+        name, entry = self._entries[tensor]
+        return self._readers[name], entry
+
+    def beside(self, tensor: str) -> dict[str, TensorEntry]:
+        """Return the tensors of the file that holds `tensor`, by name."""
+        name, _ = self._entries[tensor]
+        return {entry.name: entry for entry in self._readers[name].entries}
+
+
+class QuantizedBase:
+    """The weights of the 4-bit checkpoint as they were trained on, without a rounding to 16 bits."""
+
+    def __init__(self, files: WeightFiles) -> None:
+        self._files = files
+        self._weights: dict[str, Nf4Weight] = {}
+
+    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+        """Read as BaseWeights does."""
+        weight = self._weights.get(tensor)
+        if weight is None:
+            reader, _ = self._files.find(tensor)
+            # Two threads may both make one; they are equal.
+            weight = Nf4Weight(reader, self._files.beside(tensor), tensor, int(np.prod(shape, dtype=np.int64)))
+            self._weights[tensor] = weight
+        return weight.read(first, count, scratch)
+
+
+class StoredBase:
+    """Weights that are stored in 16 or 32 bits."""
+
+    def __init__(self, files: WeightFiles) -> None:
+        self._files = files
+
+    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+        """Read as BaseWeights does."""
+        reader, entry = self._files.find(tensor)
+        if entry.shape != shape or entry.dtype not in TORCH_TYPES:
+            raise StageError(
+                Reason.QUANTIZATION_MISMATCH,
+                f"the base's tensor {tensor} must have the shape {list(shape)} in 16 or 32 bits, found "
+                f"{list(entry.shape)} of {entry.dtype}; run PREPARE again",
+            )
+        item = ITEM_BYTES[entry.dtype]
+        raw = scratch.array("stored", count * item, np.uint8)
+        values = scratch.array("values", count, np.float32)
+        reader.read_into(entry, first * item, raw)
+        torch.from_numpy(values).copy_(torch.from_numpy(raw).view(TORCH_TYPES[entry.dtype]))
+        return values
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one weight in float32, (rows, in): `base`, and `exact` = base + update.
+
+    Both are views into a scratch, valid until its next use.
+    """
+
+    first_row: int
+    base: NDArray[np.float32]
+    exact: NDArray[np.float32]
+
+
+class ExactWeights:
+    """Base and updated values of the model's linear weights.
+
+    `shapes` has the shape of each weight by the name of its module.
+    """
+
+    def __init__(
+        self, base: BaseWeights, updates: Mapping[str, LowRankUpdate], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._base = base
+        self._updates = updates
+        self._shapes = shapes
+
+    def blocks(self, module: str, scratch: Scratch | None = None) -> Iterator[Block]:
+        """Yield all rows of a module's weight in order."""
+        scratch = scratch or Scratch()
+        update = self._updates.get(module)
+        shape = self._shapes[module]
+        rows_at_once = block_rows(shape)
+        for first in range(0, shape[0], rows_at_once):
+            rows = min(rows_at_once, shape[0] - first)
+            yield read_block(self._base, module, shape, update, first, rows, scratch)
+
+    def weight(self, module: str, *, updated: bool = True) -> torch.Tensor:
+        """Return the whole weight of a module in float32, with its update or without."""
+        whole = torch.empty(self._shapes[module])
+        for block in self.blocks(module):
+            rows = torch.from_numpy(block.exact if updated else block.base)
+            whole[block.first_row : block.first_row + len(rows)] = rows
+        return whole
+
+
+def block_rows(shape: tuple[int, ...]) -> int:
+    """Return the number of rows of a block of a weight."""
+    return max(1, _BLOCK_ELEMENTS // max(1, shape[1]))
+
+
+def read_block(
+    base: BaseWeights,
+    module: str,
+    shape: tuple[int, ...],
+    update: LowRankUpdate | None,
+    first: int,
+    rows: int,
+    scratch: Scratch,
+) -> Block:
+    """Return `rows` rows of a module's weight from row `first` on."""
+    columns = shape[1]
+    values = base.read(f"{module}.weight", shape, first * columns, rows * columns, scratch)
+    before = values.reshape(rows, columns)
+    if update is None:
+        return Block(first, before, before)
+    exact: NDArray[Any] = scratch.array("exact", rows * columns, np.float32).reshape(rows, columns)
+    update.apply(before, first, exact)
+    return Block(first, before, exact)
