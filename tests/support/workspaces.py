@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.workspace.digests import weights_digest
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically, write_marker
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -123,7 +125,11 @@ def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> Worksp
     write_json_atomically(layout.base_layout, {"files": files, "quantized": quantized})
     _write_tables(layout, rows, held_out)
     dataset = PREPARE.dataset.model_copy(update={"digest": "sha256:" + "2" * 64, "training_examples": rows})
-    write_marker(layout, "prepare", SPEC_HASH, PREPARE.model_copy(update={"dataset": dataset}).document())
+    with ThreadPoolExecutor(1) as threads:
+        digest = weights_digest(layout.quantized_model, [str(file["name"]) for file in files], threads)
+    described = PREPARE.model.model_copy(update={"digest": digest})
+    result = PREPARE.model_copy(update={"dataset": dataset, "model": described})
+    write_marker(layout, "prepare", SPEC_HASH, result.document())
     return layout
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from finetune_trainer.data.dataset.counts import DatasetReport
 from finetune_trainer.data.dataset.tables import TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
-from finetune_trainer.quantization.nf4 import warm_up
+from finetune_trainer.quantization import dequantize, low_rank, nf4, rounding
 from finetune_trainer.report.analysis import AnalysisSettings, analyze
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ _PROMPT = 40
 
 
 def use_every_kernel(scratch: Path) -> None:
-    """Quantize a few blocks; analyze a table with near copies, leaks and target prompts in the folder `scratch`."""
-    warm_up()
+    """Use the loops over weights; analyze a table with near copies, leaks and target prompts in the folder `scratch`."""
+    for module in (dequantize, low_rank, nf4, rounding):
+        module.warm_up()
     training, validation = TableWriter(scratch / "training.arrow"), TableWriter(scratch / "validation.arrow")
     for row in range(1, _ROWS + 1):
         training.add(_example(row))

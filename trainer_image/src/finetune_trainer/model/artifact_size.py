@@ -17,11 +17,11 @@ _FULL_BYTES = 4
 
 
 def least_artifact_bytes(run: RunSpec, parameters: int) -> int:
-    """Return the bytes of the merged weights in 16 bits; 0 if no merged model is asked for.
+    """Return the bytes of the weights in 16 bits, for each artifact that has them: the merged model, the base as trained.
 
     Before any weight is downloaded, only the number of `parameters` is known.
     """
-    return _HALF_BYTES * parameters if "Merged" in run.output.artifacts else 0
+    return _HALF_BYTES * parameters * sum(kind != "Adapter" for kind in run.output.artifacts)
 
 
 def artifact_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
@@ -34,6 +34,8 @@ def artifact_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
     total = folder_bytes(workspace.report) + len(run.output.artifacts) * folder_bytes(workspace.base)
     if "Merged" in run.output.artifacts:
         total += read_base_layout(workspace).stored_as(run.output.dtype).bytes
+    if "BaseAsTrained" in run.output.artifacts:
+        total += read_base_layout(workspace).stored_as("BFloat16").bytes
     if "Adapter" in run.output.artifacts:
         total += folder_bytes(workspace.adapter) or _expected_adapter_bytes(run, workspace)
     return total

@@ -56,7 +56,9 @@ class _State:
 class Nf4Weight:
     """One NF4 weight in a file of the 4-bit checkpoint. Several threads may read it, each with its own scratch."""
 
-    def __init__(self, reader: TensorReader, entries: Mapping[str, TensorEntry], name: str, elements: int) -> None:
+    def __init__(
+        self, reader: TensorReader, entries: Mapping[str, TensorEntry], name: str, elements: int
+    ) -> None:
         """Read the weight's state. `entries` are those of the open `reader` by name.
 
         Raises StageError(QuantizationMismatch) if a part is missing, or is not that of an NF4 weight of this size.
@@ -78,7 +80,9 @@ class Nf4Weight:
             "nested_absmax": sizes.nested_blocks,
             "nested_quant_map": 256,
         }
-        if packed.elements != sizes.packed or any(found[part].elements != count for part, count in expected.items()):
+        if packed.elements != sizes.packed or any(
+            found[part].elements != count for part, count in expected.items()
+        ):
             raise _mismatch(name, f"{packed.elements} packed bytes and {found['absmax'].elements} scales")
         self._state = self._read_state(found)
 

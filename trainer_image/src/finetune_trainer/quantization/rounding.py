@@ -78,8 +78,12 @@ def round_weights(
         _measure(base, exact, sums)
     else:
         kernel = _round_bf16 if dtype == "BF16" else _round_f16
-        keys = (np.uint32(0), np.uint32(0)) if noise is None else (np.uint32(noise.first), np.uint32(noise.second))
-        kernel(base, exact, out, sums, keys, np.int64(first), noise is not None)
+        keys = (
+            (np.uint32(0), np.uint32(0))
+            if noise is None
+            else (np.uint32(noise.first), np.uint32(noise.second))
+        )
+        kernel(base, exact, out, sums, keys, first, noise is not None)
     return RoundedSums(float(sums[0]), float(sums[1]), float(sums[2]), not sums[3])
 
 
@@ -124,17 +128,17 @@ def _round_bf16(
     out: NDArray[np.uint16],
     sums: NDArray[np.float64],
     keys: tuple[np.uint32, np.uint32],
-    first: np.int64,
+    first: int,
     stochastic: bool,  # noqa: FBT001 -- numba has no keyword-only arguments
 ) -> None:
     bits = exact.view(np.uint32)
-    start = np.int64(0)
+    start = 0
     while start < exact.size:
         position = first + start
         # A chunk ends where the low half of the position begins anew.
-        room = np.int64(2**32) - (position & np.int64(0xFFFFFFFF))
+        room = 0x100000000 - (position & 0xFFFFFFFF)
         end = min(start + _CHUNK, start + room, exact.size)
-        low, high = np.uint32(position & np.int64(0xFFFFFFFF)), np.uint32(position >> np.int64(32))
+        low, high = np.uint32(position & 0xFFFFFFFF), np.uint32(position >> 32)
         high = np.uint32(high * np.uint32(0x9E3779B1))
         product = intended = error = np.float32(0)
         largest = np.uint32(0)
@@ -152,7 +156,11 @@ def _round_bf16(
             added = np.uint32(0) if magnitude >= np.uint32(0x7F800000) else added
             rounded = np.uint32((pattern + added) & np.uint32(0xFFFF0000))
             magnitude = np.uint32(rounded & np.uint32(0x7FFFFFFF))
-            magnitude = magnitude if pattern & np.uint32(0x7FFFFFFF) < np.uint32(0x7F800000) else np.uint32(0x7F800000)
+            magnitude = (
+                magnitude
+                if pattern & np.uint32(0x7FFFFFFF) < np.uint32(0x7F800000)
+                else np.uint32(0x7F800000)
+            )
             largest = magnitude if magnitude > largest else largest  # noqa: FURB136 -- max() would widen the type
             written[i] = np.uint16(rounded >> np.uint32(16))
             wanted = np.float32(wished[i] - before[i])
@@ -175,7 +183,7 @@ def _round_f16(
     out: NDArray[np.uint16],
     sums: NDArray[np.float64],
     keys: tuple[np.uint32, np.uint32],
-    first: np.int64,
+    first: int,
     stochastic: bool,  # noqa: FBT001 -- numba has no keyword-only arguments
 ) -> None:
     bits = exact.view(np.uint32)
@@ -186,8 +194,8 @@ def _round_f16(
         position = first + i
         random = np.uint32(0)
         if stochastic:
-            high = np.uint32(np.uint32(position >> np.int64(32)) * np.uint32(0x9E3779B1))
-            random = _random(np.uint32(position & np.int64(0xFFFFFFFF)), high, keys[0], keys[1])
+            high = np.uint32(np.uint32(position >> 32) * np.uint32(0x9E3779B1))
+            random = _random(np.uint32(position & 0xFFFFFFFF), high, keys[0], keys[1])
         if magnitude < np.uint32(0x38800000):
             # Below 2^-14 all steps of f16 are 2^-24.
             steps = np.float64(_float(magnitude)) * 16777216.0
@@ -203,7 +211,7 @@ def _round_f16(
                 added = np.uint32(np.uint32(0xFFF) + ((magnitude >> np.uint32(13)) & np.uint32(1)))
             nearest = np.uint32((magnitude + added) & np.uint32(0xFFFFE000))
             # Also what is not finite becomes infinity: it is refused anyway.
-            rounded = nearest if nearest < np.uint32(0x47800000) else np.uint32(0x47800000)
+            rounded = nearest if nearest < np.uint32(0x47800000) else np.uint32(0x47800000)  # noqa: FURB136 -- as above
             if nearest >= np.uint32(0x47800000):
                 sums[3] = 1.0
             value = _float(rounded)

@@ -26,9 +26,11 @@ _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STAGING = ".finetune-staging"
 OWNER = "owner.json"
-FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
+FOLDERS = {"Adapter": "adapter", "Merged": "merged", "BaseAsTrained": "base-as-trained"}
 REPORT_FOLDER = "report"
 ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER)
+JOURNAL = "journal"
+"""Folder of the staging folder with the records of finished weight files."""
 
 _TRIAL_PREFIX = ".finetune-trial-"
 _TRIAL = b"\0" * 64 * 1024

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finetune_trainer.workspace.layout import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -42,6 +43,11 @@ def parts_digest(path: Path, threads: Executor) -> str:
     size = path.stat().st_size
     parts = list(threads.map(lambda start: _part_digest(path, start), range(0, size, _PART_BYTES)))
     return digest_of([size, *parts])
+
+
+def weights_digest(folder: Path, names: Iterable[str], threads: Executor) -> str:
+    """Return the digest over names and `parts_digest` of the files `names` in `folder`, as PREPARE reports it."""
+    return digest_of({name: parts_digest(folder / name, threads) for name in names})
 
 
 def sampled_digest(path: Path) -> str:

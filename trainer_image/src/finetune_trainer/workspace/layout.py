@@ -68,6 +68,11 @@ class WorkspaceLayout:
         return self.root / "model"
 
     @property
+    def original(self) -> Path:
+        """The base's own weight files, and `manifest.json` with their digests; only if the job merges into them."""
+        return self.root / "original"
+
+    @property
     def checkpoints(self) -> Path:
         """Training state for a resume."""
         return self.root / "train" / "checkpoints"

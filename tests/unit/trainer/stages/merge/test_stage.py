@@ -16,7 +16,6 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
-from finetune_trainer.model.load import load_quantized
 from finetune_trainer.model.safetensors_file import read_header
 from finetune_trainer.stages.merge import verification
 from finetune_trainer.stages.merge.stage import merge
@@ -34,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.support import workspaces
+from tests.support.exact_models import dequantized_model
 from tests.support.repository import ROOT
 from tests.support.tiny_models import CHATML
 from tests.support.workspaces import SPEC_HASH, run_spec
@@ -108,7 +108,7 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
     run = writing(run_spec(tmp_path / "workspace", tmp_path / "output", lora=lora), "AsBase")
     train(run, NullReporter())
     merge(run, NullReporter())
-    model = load_quantized(layout.quantized_model, "cpu").dequantize().float()
+    model = dequantized_model(layout.quantized_model)
     reference = PeftModel.from_pretrained(model, layout.adapter).merge_and_unload().state_dict()
     merged = _weights(tmp_path / "output" / "merged")
     tolerance = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-5}[dtype]

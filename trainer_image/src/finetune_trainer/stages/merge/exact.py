@@ -32,7 +32,9 @@ TORCH_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float3
 class BaseWeights(Protocol):
     """Weights of the base model in float32. Several threads may read them, each with its own scratch."""
 
-    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+    def read(
+        self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch
+    ) -> NDArray[np.float32]:
         """Return `count` values of a tensor of this `shape` from flat position `first` on, as a view into `scratch`.
 
         Raises StageError(QuantizationMismatch) if there is no such tensor.
@@ -86,13 +88,17 @@ class QuantizedBase:
         self._files = files
         self._weights: dict[str, Nf4Weight] = {}
 
-    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+    def read(
+        self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch
+    ) -> NDArray[np.float32]:
         """Read as BaseWeights does."""
         weight = self._weights.get(tensor)
         if weight is None:
             reader, _ = self._files.find(tensor)
             # Two threads may both make one; they are equal.
-            weight = Nf4Weight(reader, self._files.beside(tensor), tensor, int(np.prod(shape, dtype=np.int64)))
+            weight = Nf4Weight(
+                reader, self._files.beside(tensor), tensor, int(np.prod(shape, dtype=np.int64))
+            )
             self._weights[tensor] = weight
         return weight.read(first, count, scratch)
 
@@ -103,7 +109,9 @@ class StoredBase:
     def __init__(self, files: WeightFiles) -> None:
         self._files = files
 
-    def read(self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch) -> NDArray[np.float32]:
+    def read(
+        self, tensor: str, shape: tuple[int, ...], first: int, count: int, scratch: Scratch
+    ) -> NDArray[np.float32]:
         """Read as BaseWeights does."""
         reader, entry = self._files.find(tensor)
         if entry.shape != shape or entry.dtype not in TORCH_TYPES:

@@ -26,6 +26,7 @@ from finetune_trainer.stages.merge.journal import FileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from hashlib import _Hash as Hash
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -101,7 +102,9 @@ class FileWriter:
         try:
             _write_at(descriptor, memoryview(header), 0)
             digest = hashlib.sha256(header)
-            sums = self._write_pieces(descriptor, len(header), tensors, source, digest.update, advance)
+            sums = self._write_pieces(
+                descriptor, len(header), tensors, source, lambda data: digest.update(data), advance
+            )
             os.fsync(descriptor)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -118,7 +121,7 @@ class FileWriter:
         position: int,
         tensors: tuple[PlannedTensor, ...],
         source: Callable[[PlannedTensor], TensorSource],
-        digest: Callable[[NDArray[np.uint8]], None],
+        digest: Hash,
         advance: Callable[[int], None],
     ) -> dict[str, RoundedSums]:
         sums: dict[str, RoundedSums] = {}
@@ -131,7 +134,7 @@ class FileWriter:
                 part = future.result()
                 pending.popleft()
                 _require_finite(piece.tensor, part)
-                digest(buffer[: piece.bytes])
+                digest.update(buffer[: piece.bytes])
                 self._buffers.append(buffer)
                 if measured:
                     sums[piece.tensor.name] = sums.get(piece.tensor.name, RoundedSums()) + part

@@ -51,8 +51,9 @@ class Journal:
             {"inputs": self._inputs, "bytes": record.bytes, "digest": record.digest, "sums": sums},
         )
 
-    def keep_recorded(self, target: Path) -> None:
-        """Make the folder `target`, and remove everything from it that has no record of these inputs."""
+    def open(self, target: Path) -> None:
+        """Make the folders of files and records, and remove everything from `target` that has no record of these inputs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
         for path in target.iterdir():
             if path.is_dir() and not path.is_symlink():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.destination import (
     ALL_FOLDERS,
+    JOURNAL,
     MANIFEST,
     OWNER,
     STAGING,
@@ -20,10 +21,11 @@ from finetune_trainer.workspace.destination import (
     owner_of,
     writing_to,
 )
-from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -35,35 +37,48 @@ class SealedFile(TypedDict):
 
 
 def open_staging(destination: Path, spec_hash: str) -> Path:
-    """Return an empty hidden folder inside `destination`.
+    """Return a hidden folder inside `destination`.
 
-    Leftovers of an interrupted run of the same spec are removed. Raises StageError(DestinationUnwritable) if the
-    destination cannot be written, or if it holds artifacts of another spec or of unknown origin.
+    Of an interrupted run of the same spec, the folders with weight files stay in it, also one that was already public,
+    as long as a journal can tell which of their files are finished. All other leftovers are removed. Raises
+    StageError(DestinationUnwritable) if the destination cannot be written, or if it holds artifacts of another spec or
+    of unknown origin.
     """
     staging = destination / STAGING
     with writing_to(destination):
         destination.mkdir(parents=True, exist_ok=True)
         occupied = occupied_folders(destination, spec_hash)
+        if owner_of(staging / OWNER) != spec_hash:
+            shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(exist_ok=True)
         write_json_atomically(staging / OWNER, {"specHash": spec_hash})
         # The owner file now proves whose files these are. A manifest must not exist with files that it does not list.
         (destination / MANIFEST).unlink(missing_ok=True)
         for name in ALL_FOLDERS:
-            shutil.rmtree(staging / name, ignore_errors=True)
+            kept = (staging / JOURNAL / name).is_dir()
+            if not kept:
+                shutil.rmtree(staging / name, ignore_errors=True)
             if name in occupied:
-                shutil.rmtree(destination / name)
+                if kept and not (staging / name).exists():
+                    (destination / name).replace(staging / name)
+                else:
+                    shutil.rmtree(destination / name)
     return staging
 
 
-def seal(folder: Path) -> dict[str, SealedFile]:
-    """Flush the files of a staged artifact to disk; return digest and bytes of each by name."""
-    for path in folder.iterdir():
+def seal(folder: Path, known: Mapping[str, SealedFile] | None = None) -> dict[str, SealedFile]:
+    """Flush the files of a staged artifact to disk; return digest and bytes of each by name.
+
+    `known` has files whose digest was taken while they were written; they are not read again.
+    """
+    sealed: dict[str, SealedFile] = {}
+    for path in sorted(folder.iterdir()):
         _flush(path)
+        if path.is_file():
+            file = (known or {}).get(path.name)
+            sealed[path.name] = file or {"digest": file_digest(path), "bytes": path.stat().st_size}
     _flush(folder)
-    return {
-        name: {"digest": digest, "bytes": (folder / name).stat().st_size}
-        for name, digest in folder_digests(folder).items()
-    }
+    return sealed
 
 
 def publish(destination: Path, folders: list[str], manifest: dict[str, Any]) -> None:
@@ -101,7 +116,7 @@ def discard_staging(destination: Path, spec_hash: str) -> None:
         public = any((destination / name).exists() for name in ALL_FOLDERS)
     except OSError:
         return
-    for folder in [staging / name for name in ALL_FOLDERS] if public else [staging]:
+    for folder in [staging / name for name in (JOURNAL, *ALL_FOLDERS)] if public else [staging]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -33,7 +33,7 @@ from finetune_trainer.stages.merge.publish import (
     publish,
     seal,
 )
-from finetune_trainer.stages.merge.update import read_updates
+from finetune_trainer.stages.merge.shards import write_index
 from finetune_trainer.stages.merge.verification import (
     answer,
     load_merged,
@@ -41,10 +41,11 @@ from finetune_trainer.stages.merge.verification import (
     require_stops,
     verify,
 )
-from finetune_trainer.stages.merge.weights import check_weights, merge_weights
+from finetune_trainer.stages.merge.weight_folders import stored_layout, write_weights
 from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
     FOLDERS,
+    JOURNAL,
     REPORT_FOLDER,
     fault_behind,
     publishing_alone,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.result import EndToken
     from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
+    from finetune_trainer.stages.merge.weights import WrittenWeights
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -123,15 +125,22 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
     try:
         require_space(destination, artifact_bytes(run, workspace))
         verification = None
+        known: dict[ArtifactKind, dict[str, SealedFile]] = {}
+        survival: dict[str, tuple[float, float]] = {}
         if "Merged" in run.output.artifacts:
-            verification = _write_merged(run, workspace, staging / FOLDERS["Merged"], ends, progress)
+            written, verification = _write_merged(run, workspace, prepared, staging, ends, progress)
+            known["Merged"] = _sealed(written)
+            survival = written.survival.pairs()
+        if "BaseAsTrained" in run.output.artifacts:
+            written = _write_base(run, workspace, prepared, staging, ends, progress)
+            known["BaseAsTrained"] = _sealed(written)
         if "Adapter" in run.output.artifacts:
             with writing_to(destination):
                 copy_adapter(workspace, staging / FOLDERS["Adapter"], [token.id for token in ends])
         with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
-        return _publish(run, destination, staging, prepared, trained, verification, progress)
+        return _publish(run, destination, staging, prepared, trained, verification, known, progress, survival)
     except StageError:
         discard_staging(destination, run.spec_hash)
         raise
@@ -148,23 +157,29 @@ def _earlier_result(part: type[_Earlier], stage: str, run: RunSpec, workspace: W
 
 
 def _write_merged(
-    run: RunSpec, workspace: WorkspaceLayout, folder: Path, ends: Sequence[EndToken], progress: Reporter
-) -> VerificationResult:
-    """Write the merged model into `folder`, verify it, and return the numbers."""
-    layout = read_base_layout(workspace).stored_as(run.output.dtype)
-    updates = read_updates(workspace.adapter)
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    prepared: PrepareResult,
+    staging: Path,
+    ends: Sequence[EndToken],
+    progress: Reporter,
+) -> tuple[WrittenWeights, VerificationResult]:
+    """Write the merged model, verify it, and return its weight files and the numbers."""
+    folder = staging / FOLDERS["Merged"]
+    layout = stored_layout(run, workspace, "Merged")
     progress.update("Merging", 0, layout.bytes)
     with writing_to(folder):
-        folder.mkdir()
-        merge_weights(
-            workspace.quantized_model,
-            layout,
-            updates,
+        written = write_weights(
+            run,
+            workspace,
+            "Merged",
+            prepared.model.digest,
             folder,
+            staging / JOURNAL,
             lambda done, total: progress.update("Merging", done, total),
         )
         copy_small_files(workspace.base, folder, run.output.dtype, [token.id for token in ends])
-    check_weights(folder, layout)
+        write_index(folder, layout, resized=layout.bytes != read_base_layout(workspace).bytes)
     rows = read_record(workspace.verification)
     progress.update("Verifying", 0, len(rows))
     model = load_merged(folder, layout.parameters)
@@ -178,7 +193,7 @@ def _write_merged(
     )
     require_agreement(verification)
     prompt, said = answer(model, folder, rows[0].example)
-    return VerificationResult(
+    return written, VerificationResult(
         rows=verification.rows,
         tokens=verification.tokens,
         kl_divergence=verification.divergence,
@@ -186,7 +201,40 @@ def _write_merged(
         merged_loss=verification.merged_loss,
         prompt=prompt,
         answer=said,
+        **written.survival.numbers(),
     )
+
+
+def _write_base(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    prepared: PrepareResult,
+    staging: Path,
+    ends: Sequence[EndToken],
+    progress: Reporter,
+) -> WrittenWeights:
+    """Write the base as it was trained on: dequantized, in bf16, ready for the adapter."""
+    folder = staging / FOLDERS["BaseAsTrained"]
+    layout = stored_layout(run, workspace, "BaseAsTrained")
+    progress.update("Merging", 0, layout.bytes)
+    with writing_to(folder):
+        written = write_weights(
+            run,
+            workspace,
+            "BaseAsTrained",
+            prepared.model.digest,
+            folder,
+            staging / JOURNAL,
+            lambda done, total: progress.update("Merging", done, total),
+        )
+        copy_small_files(workspace.base, folder, "BFloat16", [token.id for token in ends])
+        write_index(folder, layout, resized=layout.bytes != read_base_layout(workspace).bytes)
+    return written
+
+
+def _sealed(written: WrittenWeights) -> dict[str, SealedFile]:
+    """Return the weight files with the digests that were taken while they were written."""
+    return {name: {"digest": record.digest, "bytes": record.bytes} for name, record in written.files.items()}
 
 
 def _publish(
@@ -196,6 +244,7 @@ def _publish(
     prepared: PrepareResult,
     trained: TrainResult,
     verification: VerificationResult | None,
+    known: Mapping[ArtifactKind, Mapping[str, SealedFile]],
     progress: Reporter,
     survival: Mapping[str, tuple[float, float]] | None = None,
 ) -> MergeResult:
@@ -218,7 +267,7 @@ def _publish(
             base = base_as_trained_digest(artifacts.values())
             card = model_card(run, kind, prepared, trained, verification, base)
             (folder / _README).write_text(card, encoding="utf-8")
-            sealed = seal(folder)
+            sealed = seal(folder, known.get(kind))
             files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}
             artifacts[kind] = ArtifactResult(
                 kind=kind,

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.quantization.rounding import RoundedSums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-SURVIVAL_LIMIT = 0.9
-"""Projections below it are worth a warning: the artifact keeps less than nine tenths of what was learned."""
-
 
 @dataclass(frozen=True)
 class Survival:
@@ -51,14 +47,18 @@ class SurvivalReport:
         """Return name and survival of the tensor with the smallest projection; None if no tensor has an update."""
         return min(self.tensors.items(), key=lambda item: item[1].projection, default=None)
 
-    def warning(self) -> str | None:
-        """Describe a loss of the update that a person should know of; None if enough of it survives."""
+    def numbers(self) -> dict[str, Any]:
+        """Return the members of the result that tell of survival; empty if no tensor has an update."""
         weakest = self.weakest()
-        if weakest is None or min(self.total.projection, weakest[1].projection) >= SURVIVAL_LIMIT:
-            return None
-        return (
-            f"the merged weights should keep at least {SURVIVAL_LIMIT:.0%} of the adapter's update by projection, found "
-            f"{self.total.projection:.1%} over all tensors and {weakest[1].projection:.1%} in {weakest[0]}; rounding to "
-            "the type of the artifact loses the rest: publish the adapter with BaseAsTrained, or raise "
-            "training.learningRate"
-        )
+        if weakest is None:
+            return {}
+        name, survival = weakest
+        return {
+            "surviving_update": self.total.projection,
+            "weakest_tensor": name,
+            "weakest_survival": survival.projection,
+        }
+
+    def pairs(self) -> dict[str, tuple[float, float]]:
+        """Return (projection, relative error) of each tensor, for the manifest."""
+        return {name: (part.projection, part.relative_error) for name, part in self.tensors.items()}

@@ -18,6 +18,8 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
 from finetune_trainer.quantization.low_rank import add_low_rank, scale_rows
+from finetune_trainer.workspace.digests import file_digest
+from finetune_trainer.workspace.layout import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +80,9 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         Raises StageError(ArtifactVerificationFailed) for settings that mean something else than an update as above, and
         for tensors that do not belong together; InternalError for a tensor of unknown meaning.
         """
-        self._config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        self._config: dict[str, Any] = json.loads(
+            (folder / "adapter_config.json").read_text(encoding="utf-8")
+        )
         _require_known_form(self._config)
         self._path = folder / "adapter_model.safetensors"
         self._entries = read_header(self._path)
@@ -109,6 +113,10 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         """Return (out, in) of the weight that a module's update belongs to."""
         parts = self._parts[module]
         return parts["B"].shape[0], parts["A"].shape[1]
+
+    def digest(self) -> str:
+        """Return the digest of matrices and settings, which decide the bytes of a merge."""
+        return digest_of({"weights": file_digest(self._path), "config": self._config})
 
     def read(self, entry: TensorEntry) -> NDArray[np.float32]:
         """Return a tensor of the adapter in float32."""
@@ -141,9 +149,11 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         if match is None:
             module = name.rpartition(".")[0]
             saved = self._config.get("modules_to_save") or ()
-            if not any(module == part or module.endswith(f".{part}") for part in saved):
+            # As in peft, `norm` also names input_layernorm.
+            if not any(module.endswith(part) for part in saved):
                 raise StageError(
-                    Reason.INTERNAL_ERROR, f"the adapter must hold only LoRA matrices, found tensor {entry.name}"
+                    Reason.INTERNAL_ERROR,
+                    f"the adapter must hold only LoRA matrices, found tensor {entry.name}",
                 )
             self.replaced[name] = entry
             return
@@ -158,11 +168,17 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         if a is None or b is None:
             raise _invalid(f"hold both matrices of {module}, found only {', '.join(sorted(parts))}")
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-            raise _invalid(f"hold matrices A (rank, in) and B (out, rank) of {module}, found {a.shape} and {b.shape}")
+            raise _invalid(
+                f"hold matrices A (rank, in) and B (out, rank) of {module}, found {a.shape} and {b.shape}"
+            )
         if a.shape[0] != self._rank(module):
-            raise _invalid(f"have the rank {self._rank(module)} that its config gives to {module}, found {a.shape[0]}")
+            raise _invalid(
+                f"have the rank {self._rank(module)} that its config gives to {module}, found {a.shape[0]}"
+            )
         if (magnitude is not None) != bool(self._config.get("use_dora")):
-            raise _invalid(f"hold magnitudes if and only if its config says use_dora, found otherwise in {module}")
+            raise _invalid(
+                f"hold magnitudes if and only if its config says use_dora, found otherwise in {module}"
+            )
         if magnitude is not None and magnitude.elements != b.shape[0]:
             raise _invalid(f"hold {b.shape[0]} magnitudes of {module}, found {magnitude.elements}")
 
@@ -202,10 +218,13 @@ def _require_known_form(config: Mapping[str, Any]) -> None:
         raise _invalid(f"leave the biases of the base, found bias: {config['bias']}")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(_CHANGED_BASE):
-        raise _invalid(f"belong to the base's own weights, found init_lora_weights: {start}, which changes them")
+        raise _invalid(
+            f"belong to the base's own weights, found init_lora_weights: {start}, which changes them"
+        )
 
 
 def _invalid(text: str) -> StageError:
     return StageError(
-        Reason.ARTIFACT_VERIFICATION_FAILED, f"the adapter must {text}; train again, or report a bug if it persists"
+        Reason.ARTIFACT_VERIFICATION_FAILED,
+        f"the adapter must {text}; train again, or report a bug if it persists",
     )

@@ -92,7 +92,7 @@ def require_matching(
             f"every adapter matrix must belong to a quantized weight, found {len(unmatched)} that do not: "
             f"{', '.join(unmatched[:3])}",
         )
-    wanted = {f"{module}.weight": shape for module, shape in shapes.items()}
+    wanted: dict[str, tuple[int, ...]] = {f"{module}.weight": shape for module, shape in shapes.items()}
     wanted |= {name: entry.shape for name, entry in replaced.items()}
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
@@ -170,7 +170,9 @@ class _Copied:
 
     def __post_init__(self) -> None:
         convertible = self.entry.dtype in FLOATS and self.tensor.dtype in FLOATS
-        if self.entry.shape != self.tensor.shape or not (convertible or self.entry.dtype == self.tensor.dtype):
+        if self.entry.shape != self.tensor.shape or not (
+            convertible or self.entry.dtype == self.tensor.dtype
+        ):
             raise StageError(
                 Reason.QUANTIZATION_MISMATCH,
                 f"the base's tensor {self.tensor.name} must be {self.tensor.dtype} of shape {list(self.tensor.shape)}, "

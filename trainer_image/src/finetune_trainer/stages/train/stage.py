@@ -34,6 +34,7 @@ from finetune_trainer.stages.train.loop import (
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
+from finetune_trainer.workspace.trained_base import record_trained_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +77,7 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
     table = open_table(workspace.training_table)
     examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
     steps = planned_steps(len(table), run.training)
+    record_trained_base(workspace, run.spec_hash)
     progress.update("LoadingModel", 0, 1)
     stop = StopRequest()
     watch = ProgressCallback(progress, stop)
