@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ class Download(DirectoryModel):
         self.fetches: list[str] = []
         downloads.mkdir(exist_ok=True)
 
-    def fetch(self, name: str, on_bytes: object) -> Path:
+    def fetch(self, name: str, on_bytes: Callable[[int, int | None], None]) -> Path:
         target = self.downloads / name
+        on_bytes(0, None)
         if not target.exists():
             self.fetches.append(name)
             shutil.copyfile(self.path(name), target)

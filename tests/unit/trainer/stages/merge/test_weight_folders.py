@@ -38,7 +38,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("llama", {}),
     "rsLoRA": ("mistral", {"use_rslora": True}),
     "DoRA": ("mistral", {"use_dora": True}),
-    "patterns": ("qwen3", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"1.mlp.up_proj": 3, "v_proj": 5}}),
+    "patterns": (
+        "qwen3",
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"1.mlp.up_proj": 3, "v_proj": 5}},
+    ),
     "some modules": ("qwen3", {"target_modules": ["q_proj", "down_proj"]}),
     "head": ("mistral", {"modules_to_save": ["lm_head"]}),
     "norms": ("llama", {"modules_to_save": ["norm", "input_layernorm"]}),
@@ -65,7 +68,9 @@ def adapt(workspace: WorkspaceLayout, size: float = 0.05, **settings: Any) -> An
     """Save a random adapter into the workspace; return peft's own merge into the dequantized model."""
     model = dequantized_model(workspace.quantized_model)
     torch.manual_seed(5)
-    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings})
+    config = LoraConfig(
+        **{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings}
+    )
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name or "modules_to_save" in name:
@@ -73,7 +78,7 @@ def adapt(workspace: WorkspaceLayout, size: float = 0.05, **settings: Any) -> An
         elif "magnitude" in name:
             parameter.data *= 1 + torch.rand_like(parameter) * size
     shutil.rmtree(workspace.adapter, ignore_errors=True)
-    adapted.save_pretrained(workspace.adapter)
+    adapted.save_pretrained(str(workspace.adapter))
     return adapted
 
 
@@ -88,7 +93,9 @@ def digest_of_model(workspace: WorkspaceLayout) -> str:
     return str(marker["model"]["digest"])
 
 
-def write(run: RunSpec, workspace: WorkspaceLayout, kind: Kind = "Merged", digest: str = "") -> WrittenWeights:
+def write(
+    run: RunSpec, workspace: WorkspaceLayout, kind: Kind = "Merged", digest: str = ""
+) -> WrittenWeights:
     """Write an artifact's folder with its small files, below the run's destination."""
     folder = run.output.destination.path / kind
     written = write_weights(
@@ -327,7 +334,9 @@ print(kept)
 
 
 @pytest.mark.slow
-def test_killed_merges_finish_with_the_digests_of_an_undisturbed_one(trained_llama: Path, tmp_path: Path) -> None:
+def test_killed_merges_finish_with_the_digests_of_an_undisturbed_one(
+    trained_llama: Path, tmp_path: Path
+) -> None:
     """15 kills: two at random moments of the whole stage, the others while weights are written."""
     shutil.copytree(trained_llama / "workspace", tmp_path / "workspace")
     done = subprocess.run(

@@ -102,9 +102,7 @@ class FileWriter:
         try:
             _write_at(descriptor, memoryview(header), 0)
             digest = hashlib.sha256(header)
-            sums = self._write_pieces(
-                descriptor, len(header), tensors, source, lambda data: digest.update(data), advance
-            )
+            sums = self._write_pieces(descriptor, len(header), tensors, source, digest, advance)
             os.fsync(descriptor)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -134,7 +132,7 @@ class FileWriter:
                 part = future.result()
                 pending.popleft()
                 _require_finite(piece.tensor, part)
-                digest.update(buffer[: piece.bytes])
+                digest.update(buffer[: piece.bytes].data)
                 self._buffers.append(buffer)
                 if measured:
                     sums[piece.tensor.name] = sums.get(piece.tensor.name, RoundedSums()) + part

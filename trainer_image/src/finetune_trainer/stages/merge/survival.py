@@ -11,6 +11,7 @@ from finetune_trainer.quantization.rounding import RoundedSums
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
 @dataclass(frozen=True)
 class Survival:
     """The realized update (written - base) of a tensor against the intended one (exact - base).
