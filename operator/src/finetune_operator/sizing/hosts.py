@@ -176,14 +176,18 @@ def workspace_bytes(
     """Return the largest size that the workspace reaches, and the text that explains it.
 
     The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
-    certain of the rows: 8 bytes for each supervised token of a known `dataset`.
+    certain of the rows: 8 bytes for each supervised token of a known `dataset`. A merge onto the original weights keeps
+    all weight files, in at least 16 bits.
     """
     adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
     remote = spec.model.source.persistent_volume_claim is None
+    keeps_original = "Merged" in spec.output.artifacts and spec.output.merge_onto == "OriginalWeights"
+    largest_file = min(2 * shape.parameters, _LARGEST_FILE) if remote and not keeps_original else 0
     total = _Sum(
         (
             ("4-bit model", 0 if spec.model_cache is not None else quantized_bytes(shape)),
-            ("largest weight file", min(2 * shape.parameters, _LARGEST_FILE) if remote else 0),
+            ("largest weight file", largest_file),
+            ("original weights", 2 * shape.parameters if keeps_original else 0),
             ("small files", _SMALL_FILES),
             ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
             ("adapter checkpoints", _CHECKPOINTS * _CHECKPOINT_BYTES * adapter),

@@ -51,6 +51,19 @@ def test_a_valid_run_spec_is_written_and_the_trainers_exit_code_returned(tmp_pat
     assert Path(run["dataset"]["source"]["path"]).read_text("utf-8") == "{}\n"
 
 
+@pytest.mark.slow
+def test_another_gate_keeps_the_workspace_of_the_same_model(tmp_path: Path) -> None:
+    """So a withheld model is published without a second training."""
+    (tmp_path / "volumes" / "assets").mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    for gate in ("WithholdIfWorse", "Report"):
+        text = JOB.replace("spec:\n", f"spec:\n  evaluation: {{gate: {gate}}}\n")
+        run_locally(read_manifests(job_file(tmp_path, text)), folders, "cpu")
+        (home,) = (tmp_path / "runs").iterdir()
+        run = json.loads((home / "run.json").read_text("utf-8"))
+        assert run["evaluation"].get("gate", "Report") == gate
+
+
 def test_a_claim_without_a_folder_is_rejected_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

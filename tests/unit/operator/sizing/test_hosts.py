@@ -142,6 +142,19 @@ def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -
         assert part in why
 
 
+def test_a_merge_onto_the_original_weights_keeps_them_in_the_workspace() -> None:
+    """Whatever the source and the cache: the merge needs the weights themselves."""
+    output = {**make_spec()["output"], "mergeOnto": "OriginalWeights"}
+    plain, _ = workspace_bytes(parse(), MISTRAL, None)
+    for changes in ({}, {"model": HUB}):
+        kept, why = workspace_bytes(parse(output=output, **changes), MISTRAL, None)
+        assert kept - plain == pytest.approx(2 * MISTRAL.parameters * 1.1, rel=1e-6)
+        assert "original weights" in why
+        assert "largest weight file" not in why
+    adapter = {**output, "artifacts": ["Adapter"]}
+    assert workspace_bytes(parse(output=adapter), MISTRAL, None)[0] == plain, "no merge, nothing to keep"
+
+
 def test_a_workspace_counts_rows_but_not_files_stored_elsewhere() -> None:
     whole, _ = workspace_bytes(parse(model=HUB), MISTRAL, None)
     local, _ = workspace_bytes(parse(), MISTRAL, None)

@@ -38,6 +38,19 @@ def test_a_permanent_failure_ends_the_job_at_once_with_the_trainers_message(stag
     assert world.condition("Published") == ("False", "StageFailed")
 
 
+def test_a_withheld_model_ends_the_job_in_merge_and_stays_in_the_workspace() -> None:
+    world = started(Stage.MERGE, spec=make_spec(evaluation={"gate": "WithholdIfWorse"}))
+    world.fail(Stage.MERGE, "WithheldByGate")
+    world.settle()
+    status = world.job.status
+    assert world.condition("Succeeded") == ("False", "WithheldByGate")
+    assert world.created.count("demo-merge-0") == 1, "no second attempt"
+    assert world.claim is not None
+    assert status["evaluation"]["verdict"] == "Improved"
+    assert world.condition("Trained") == ("True", "StageSucceeded")
+    assert not {"artifacts", "verification"} & status.keys()
+
+
 def test_a_retryable_failure_is_retried_with_growing_delays_until_retries_run_out() -> None:
     world = started(Stage.TRAIN)
     for attempt, delay in ((0, 10), (1, 20)):
