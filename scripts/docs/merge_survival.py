@@ -23,7 +23,7 @@ BASES = {
     "OriginalWeights": "onto the original 16-bit weights",
 }
 COLORS = ("#2f6f4f", "#3a6ea5", "#b5651d", "#8a3b52")
-WIDTH, LABEL, BAR, ROW = 860, 300, 420, 22
+WIDTH, LABEL, BAR, ROW = 900, 370, 420, 22
 
 
 def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,6 +129,8 @@ def documents(root: Path) -> dict[Path, str]:
     if not (root / RESULTS).is_file():
         return {}
     results = json.loads((root / RESULTS).read_text(encoding="utf-8"))
+    if "survival" not in results:
+        return {}
     page = (root / PAGE).read_text(encoding="utf-8")
     before, rest = page.split(BEGIN, maxsplit=1)
     after = rest.split(END, maxsplit=1)[1]
