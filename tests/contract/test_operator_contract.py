@@ -80,7 +80,7 @@ SPECS = {
         output={"destination": {"persistentVolumeClaim": {"claimName": "artifacts"}}, "dtype": "AsBase"}
     ),
     "gated": make_spec(
-        evaluation={"gate": "WithholdUnlessImproved"},
+        evaluation={"gate": "WithholdUnlessImproved", "minimumRows": 5},
         output={
             "artifacts": ["Adapter", "Merged", "BaseAsTrained"],
             "destination": {"persistentVolumeClaim": {"claimName": "artifacts"}},

@@ -195,7 +195,7 @@ def run_spec(root: Path, output: Path, device: str = "cpu", **training: Any) -> 
             "rejectedRows": {"maximumFraction": 0.01},
         },
         "training": settings,
-        "evaluation": {"maximumRows": 8},
+        "evaluation": {"maximumRows": 8, "minimumRows": 8},
         "output": {
             "artifacts": ["Adapter", "Merged"],
             "destination": {"kind": "Directory", "path": str(output), "uri": "pvc://team/models/numbers"},

@@ -68,6 +68,8 @@ class TargetPrompts(SpecValue):
     config_map_key_ref: KeyRef
 
 
+DEFAULT_MINIMUM_ROWS = 20
+"""Validation rows that a verdict needs by default; docs/evaluation.md has the error rates."""
 _USER = re.compile(r"//[^/@\s\"]*@")
 """User and password of a URL, which no message may repeat."""
 
@@ -149,9 +151,10 @@ class Training(SpecValue):
 
 
 class Evaluation(SpecValue):
-    """The maximum number of validation rows to evaluate before and after training, and what the verdict decides."""
+    """The validation rows to evaluate before and after training: at most, at least for a verdict, and what it decides."""
 
     maximum_rows: Annotated[int, Field(ge=2, le=100_000)] = 200
+    minimum_rows: Annotated[int, Field(ge=2, le=100_000)] = DEFAULT_MINIMUM_ROWS
     gate: Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"] = "Report"
 
 

@@ -179,7 +179,7 @@ class EvaluationReport(Document):
     tuned_loss: Finite
     difference: Finite
     interval: tuple[Finite, Finite]
-    verdict: Literal["Improved", "NoChange", "Worse"]
+    verdict: Literal["Improved", "NoChange", "Worse", "Inconclusive"]
 
 
 class MemoryReport(Document):

@@ -15,7 +15,7 @@ from finetune_operator.api.sources import (
     HuggingFaceModel,
     S3Object,
 )
-from finetune_operator.api.spec import FineTuneJobSpec, Thresholds
+from finetune_operator.api.spec import DEFAULT_MINIMUM_ROWS, FineTuneJobSpec, Thresholds
 from finetune_operator.contract.credentials import (
     DATASET_PREFIX,
     MODEL_PREFIX,
@@ -141,6 +141,12 @@ def build_run_spec(
         },
         "evaluation": {
             "maximumRows": spec.evaluation.maximum_rows,
+            # A trainer before contract 1.4 rejects it, and knows no such verdict.
+            **(
+                {}
+                if spec.evaluation.minimum_rows == DEFAULT_MINIMUM_ROWS
+                else {"minimumRows": spec.evaluation.minimum_rows}
+            ),
             **({} if spec.evaluation.gate == "Report" else {"gate": spec.evaluation.gate}),
         },
         "output": {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WITHHELD: dict[str, set[str]] = {
     "Report": set(),
     "WithholdIfWorse": {"Worse"},
-    "WithholdUnlessImproved": {"Worse", "NoChange"},
+    "WithholdUnlessImproved": {"Worse", "NoChange", "Inconclusive"},
 }
 
 
@@ -24,7 +24,7 @@ def judged(verdict: str) -> EvaluationResult:
     return TRAIN.evaluation.model_copy(update=numbers)
 
 
-@pytest.mark.parametrize("verdict", ["Improved", "NoChange", "Worse"])
+@pytest.mark.parametrize("verdict", ["Improved", "NoChange", "Worse", "Inconclusive"])
 @pytest.mark.parametrize("gate", WITHHELD)
 def test_a_gate_withholds_exactly_its_verdicts(gate: Gate, verdict: str) -> None:
     if verdict not in WITHHELD[gate]:

@@ -182,7 +182,7 @@ class EvaluationResult(Part):
     """Base against tuned model on the same held-out rows.
 
     Losses are in nats per supervised token, and so is `difference`, tuned less base: negative is better.
-    `interval` is the 95 % paired bootstrap interval of the difference.
+    `interval` is the paired 95 % interval of the difference.
     """
 
     rows: int
@@ -190,7 +190,7 @@ class EvaluationResult(Part):
     tuned_loss: float
     difference: float
     interval: tuple[float, float]
-    verdict: Literal["Improved", "NoChange", "Worse"]
+    verdict: Literal["Improved", "NoChange", "Worse", "Inconclusive"]
 
 
 class TrainResult(Part):

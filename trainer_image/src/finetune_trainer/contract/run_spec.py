@@ -213,10 +213,12 @@ Gate = Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"]
 class Evaluation(_Value):
     """The number of validation rows that are measured before and after training, and what their verdict decides.
 
-    `gate` publishes always, or withholds the artifacts if the verdict is Worse, or unless it is Improved.
+    With fewer than `minimum_rows` rows the verdict is Inconclusive. `gate` publishes always, or withholds the artifacts if
+    the verdict is Worse, or unless it is Improved.
     """
 
     maximum_rows: Annotated[int, Field(ge=2)]
+    minimum_rows: Annotated[int, Field(ge=2)] = 20
     gate: Gate = "Report"
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import Gate
 
 PASSING: Mapping[Gate, tuple[str, ...]] = {
-    "Report": ("Improved", "NoChange", "Worse"),
-    "WithholdIfWorse": ("Improved", "NoChange"),
+    "Report": ("Improved", "NoChange", "Worse", "Inconclusive"),
+    "WithholdIfWorse": ("Improved", "NoChange", "Inconclusive"),
     "WithholdUnlessImproved": ("Improved",),
 }
 """The verdicts with which each gate publishes."""

@@ -95,7 +95,7 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
         budget,
         lambda done, total: progress.update("EvaluatingTuned", done, total),
     )
-    comparison = compare(base, tuned, run.training.seed)
+    comparison = compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
     record(trainer.adapted, examples, workspace.verification)
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
     return TrainResult(
