@@ -442,6 +442,29 @@ def test_the_merge_is_reported_beside_the_artifacts(workspace: Path, tmp_path: P
     assert report["merge"] == manifest["merge"]
 
 
+def publishing(run: RunSpec, **changes: Any) -> RunSpec:
+    return run.model_copy(update={"output": run.output.model_copy(update=changes)})
+
+
+def test_the_adapter_names_the_base_that_is_published_with_it(workspace: Path, tmp_path: Path) -> None:
+    """Result, manifest and card name it by its digest, and another job of the same base has the same folder."""
+    kinds = ("Adapter", "Merged", "BaseAsTrained")
+    run = publishing(run_spec(workspace, tmp_path / "output"), artifacts=kinds)
+    result = merge(run, NullReporter())
+    assert tuple(artifact.kind for artifact in result.artifacts) == kinds, "the order of the job"
+    adapter, _, base = result.artifacts
+    assert adapter.base_digest == base.digest
+    assert base.digest == digest_of_files(folder_digests(tmp_path / "output" / "base-as-trained"))
+    assert f"`{base.digest}`" in (tmp_path / "output" / "adapter" / "README.md").read_text()
+    manifest = json.loads((tmp_path / "output" / "manifest.json").read_text())
+    assert manifest["base"]["asTrainedDigest"] == base.digest
+    assert "base-as-trained/config.json" in manifest["files"]
+    other = run.model_copy(update={"job": run.job.model_copy(update={"name": "another"})})
+    elsewhere = run.output.destination.model_copy(update={"path": tmp_path / "other"})
+    again = merge(publishing(other, destination=elsewhere), NullReporter())
+    assert again.artifacts[2].digest == base.digest
+
+
 def test_adapter_alone_needs_no_merge(workspace: Path, tmp_path: Path) -> None:
     run = run_spec(workspace, tmp_path / "output")
     run = run.model_copy(update={"output": run.output.model_copy(update={"artifacts": ("Adapter",)})})
