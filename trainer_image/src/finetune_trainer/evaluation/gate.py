@@ -31,6 +31,6 @@ def require_passed(gate: Gate, evaluation: EvaluationResult) -> None:
         f"evaluation.gate {gate} publishes if the verdict is {' or '.join(passing)}, found {evaluation.verdict}: "
         f"loss {evaluation.base_loss:.4f} before and {evaluation.tuned_loss:.4f} after training on {evaluation.rows} "
         f"held-out rows, difference {evaluation.difference:+.4f} with 95 % interval {low:+.4f} to {high:+.4f} nats per "
-        "token. This run publishes nothing. Improve the data or the training settings, or set evaluation.gate to Report: "
-        "then the same workspace publishes without training again",
+        "token. This run publishes nothing. Improve the data or the training settings, hold out more rows, or set "
+        "evaluation.gate to Report: then the same workspace publishes without training again",
     )
