@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.evaluation.scoring import (
     batches,
     distributions,
+    kl_divergence,
     row_losses,
     supervised_log_probabilities,
 )
@@ -77,3 +79,31 @@ def test_the_longest_examples_come_first_and_padding_counts(
     lengths: list[int], maximum: int, groups: list[list[int]]
 ) -> None:
     assert batches(lengths, maximum) == groups
+
+
+def test_the_divergence_follows_the_formula_and_is_zero_if_equal() -> None:
+    trained = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    merged = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    found = kl_divergence(trained, merged).tolist()
+    assert found[0] == pytest.approx(0.0, abs=1e-12)
+    assert found[1] == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2), abs=1e-6)
+
+
+def test_the_divergence_keeps_nan_and_ignores_tokens_without_probability() -> None:
+    certain = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]).log()
+    other = torch.tensor([[0.5, 0.5], [1.0, 0.0], [math.nan, 0.5]]).log()
+    first, second, third = kl_divergence(certain, other).tolist()
+    assert first == pytest.approx(math.log(2))
+    assert second == math.inf
+    assert math.isnan(third)
+
+
+def test_the_divergence_of_a_small_difference_is_not_lost_in_rounding() -> None:
+    """Half of the variance of the difference, as the second-order expansion says."""
+    generator = torch.Generator().manual_seed(1)
+    logits = 5 * torch.randn(1, 5000, generator=generator)
+    difference = 1e-3 * torch.randn(1, 5000, generator=generator)
+    weights = torch.softmax(logits.double(), -1)
+    expected = 0.5 * ((weights * difference.square()).sum() - (weights * difference).sum().square())
+    found = kl_divergence(torch.log_softmax(logits, -1), torch.log_softmax(logits + difference, -1))
+    assert float(found) == pytest.approx(float(expected), rel=0.02)

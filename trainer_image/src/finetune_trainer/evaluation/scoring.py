@@ -90,6 +90,22 @@ def distributions(model: Any, example: Example, positions: Sequence[int]) -> tor
     return torch.cat(parts)
 
 
+def kl_divergence(trained: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL(trained || other) in nats (float32) at each position; both are log-probabilities (positions, vocabulary).
+
+    Both are normalized again in float64: without that, their rounding to float32 would outweigh a small divergence.
+    """
+    # Position by position, because the float64 copies of a whole vocabulary are large.
+    return torch.stack([_divergence(first, second) for first, second in zip(trained, other, strict=True)])
+
+
+def _divergence(trained: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    first, second = (torch.log_softmax(scores.double(), dim=-1) for scores in (trained, other))
+    terms = first.exp() * (first - second)
+    # A token without any probability contributes nothing; NaN elsewhere must stay.
+    return terms.masked_fill_(first == -torch.inf, 0.0).sum().clamp_(min=0.0).float()
+
+
 def _log_totals(logits: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of the sum of exponentials of each row. It overwrites `logits` to avoid a copy."""
     largest = logits.amax(dim=-1, keepdim=True)
@@ -99,9 +115,6 @@ def _log_totals(logits: torch.Tensor) -> torch.Tensor:
 def _hidden_states(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     """Return the hidden states (examples, longest example, width)."""
     device = model.get_input_embeddings().weight.device
-    if device.type == "meta":
-        # The weights stay on disk until a layer needs them; the inputs are on the CPU.
-        device = torch.device("cpu")
     length = max(len(example.input_ids) for example in examples)
     ids = torch.zeros((len(examples), length), dtype=torch.long)
     for row, example in enumerate(examples):

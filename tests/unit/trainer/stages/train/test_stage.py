@@ -14,6 +14,7 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, ProgressCallback, StopRequest
@@ -76,9 +77,16 @@ def test_training_improves_the_held_out_loss_and_writes_the_input_of_merge(
     layout = WorkspaceLayout(workspace)
     config = json.loads((layout.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
-    rows = read_record(layout.verification)
+    record = read_record(layout.verification)
+    rows = record.rows
+    assert record.arithmetic == "Float32"
+    assert record.tokenization == tokenization_digest(layout.base)
     nats = sum(row.loss.nats for row in rows) / sum(row.loss.tokens for row in rows)
     assert nats == pytest.approx(evaluation["tunedLoss"], rel=1e-4)
+    without = -sum(float(row.effect.base.sum()) for row in rows if row.effect) / sum(
+        row.loss.tokens for row in rows
+    )
+    assert without == pytest.approx(evaluation["baseLoss"], rel=1e-4)
     for row in rows:
         assert torch.allclose(row.log_probabilities.exp().sum(-1), torch.ones(len(row.positions)))
     assert read_marker(layout, "train", SPEC_HASH) == result

@@ -14,11 +14,9 @@ from finetune_trainer.contract.result import (
     PrepareResult,
     PublishedResult,
     TrainResult,
-    VerificationResult,
 )
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.gate import require_passed
-from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.report.merge_page import merge_report, write_merge_report
@@ -26,6 +24,7 @@ from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_file
 from finetune_trainer.stages.merge.card import model_card
 from finetune_trainer.stages.merge.findings import with_findings
 from finetune_trainer.stages.merge.manifest import base_as_trained_digest, manifest_document, merge_document
+from finetune_trainer.stages.merge.proof import Proof, prove_artifact
 from finetune_trainer.stages.merge.publish import (
     SealedFile,
     discard_staging,
@@ -33,14 +32,8 @@ from finetune_trainer.stages.merge.publish import (
     publish,
     seal,
 )
+from finetune_trainer.stages.merge.reference import open_reference
 from finetune_trainer.stages.merge.shards import write_index
-from finetune_trainer.stages.merge.verification import (
-    answer,
-    load_merged,
-    require_agreement,
-    require_stops,
-    verify,
-)
 from finetune_trainer.stages.merge.weight_folders import stored_layout, write_weights
 from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
@@ -124,13 +117,11 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
     staging = open_staging(destination, run.spec_hash)
     try:
         require_space(destination, artifact_bytes(run, workspace))
-        verification = None
+        proof = None
         known: dict[ArtifactKind, dict[str, SealedFile]] = {}
-        survival: dict[str, tuple[float, float]] = {}
         if "Merged" in run.output.artifacts:
-            written, verification = _write_merged(run, workspace, prepared, staging, ends, progress)
+            written, proof = _write_merged(run, workspace, prepared, staging, ends, progress)
             known["Merged"] = _sealed(written)
-            survival = written.survival.pairs()
         if "BaseAsTrained" in run.output.artifacts:
             written = _write_base(run, workspace, prepared, staging, ends, progress)
             known["BaseAsTrained"] = _sealed(written)
@@ -140,7 +131,7 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
-        return _publish(run, destination, staging, prepared, trained, verification, known, progress, survival)
+        return _publish(run, destination, staging, prepared, trained, proof, known, progress)
     except StageError:
         discard_staging(destination, run.spec_hash)
         raise
@@ -163,8 +154,8 @@ def _write_merged(
     staging: Path,
     ends: Sequence[EndToken],
     progress: Reporter,
-) -> tuple[WrittenWeights, VerificationResult]:
-    """Write the merged model, verify it, and return its weight files and the numbers."""
+) -> tuple[WrittenWeights, Proof]:
+    """Write the merged model and prove it."""
     folder = staging / FOLDERS["Merged"]
     layout = stored_layout(run, workspace, "Merged")
     progress.update("Merging", 0, layout.bytes)
@@ -180,29 +171,8 @@ def _write_merged(
         )
         copy_small_files(workspace.base, folder, run.output.dtype, [token.id for token in ends])
         write_index(folder, layout, resized=layout.bytes != read_base_layout(workspace).bytes)
-    rows = read_record(workspace.verification)
-    progress.update("Verifying", 0, len(rows))
-    model = load_merged(folder, layout.parameters)
-    require_stops(model, ends)
-    verification = verify(model, rows, lambda done, total: progress.update("Verifying", done, total))
-    _log.info(
-        "merged against trained model: KL %.5f nats a token, loss %.4f against %.4f",
-        verification.divergence,
-        verification.merged_loss,
-        verification.trained_loss,
-    )
-    require_agreement(verification)
-    prompt, said = answer(model, folder, rows[0].example)
-    return written, VerificationResult(
-        rows=verification.rows,
-        tokens=verification.tokens,
-        kl_divergence=verification.divergence,
-        trained_loss=verification.trained_loss,
-        merged_loss=verification.merged_loss,
-        prompt=prompt,
-        answer=said,
-        **written.survival.numbers(),
-    )
+    with open_reference(run, workspace, layout) as reference:
+        return written, prove_artifact(workspace, folder, layout, reference, ends, progress)
 
 
 def _write_base(
@@ -243,17 +213,13 @@ def _publish(
     staging: Path,
     prepared: PrepareResult,
     trained: TrainResult,
-    verification: VerificationResult | None,
+    proof: Proof | None,
     known: Mapping[ArtifactKind, Mapping[str, SealedFile]],
     progress: Reporter,
-    survival: Mapping[str, tuple[float, float]] | None = None,
 ) -> MergeResult:
-    """Add cards and the report, seal and publish all folders; return the `merge` member of the result.
-
-    `survival` has the projection and the relative error of each merged tensor's written update.
-    """
-    if verification is not None:
-        verification = with_findings(verification)
+    """Add cards and the report, seal and publish all folders; return the `merge` member of the result."""
+    verification = with_findings(proof.result) if proof is not None else None
+    survival = proof.survival if proof is not None else {}
     for warning in (verification.warnings if verification is not None else None) or ():
         _log.warning("%s: %s", warning.code, warning.message)
     # The base as trained comes first, because the adapter's card names its digest.
@@ -281,7 +247,7 @@ def _publish(
         if verification is not None:
             write_merge_report(
                 staging / REPORT_FOLDER,
-                merge_report(run.job.name, trained, verification, merge_document(run, survival or {})),
+                merge_report(run.job.name, trained, verification, merge_document(run, survival)),
             )
         folders = [FOLDERS[kind] for kind in kinds]
         if (staging / REPORT_FOLDER).is_dir():

@@ -21,6 +21,7 @@ from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
+from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
@@ -96,7 +97,14 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
         lambda done, total: progress.update("EvaluatingTuned", done, total),
     )
     comparison = compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
-    record(trainer.adapted, examples, workspace.verification)
+    record(
+        trainer.adapted,
+        examples,
+        base,
+        tuned,
+        tokenization_digest(workspace.base),
+        workspace.verification,
+    )
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
     return TrainResult(
         device=_device_name(run.device),

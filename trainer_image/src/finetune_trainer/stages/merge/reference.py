@@ -1,0 +1,178 @@
+"""The weights that a merged model must have, for the proof: the base, and base plus update, before any rounding.
+
+The proof compares the written files with these, and does not use what the merge reported. Memory: a few blocks.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.merge_target import merges_onto_original
+from finetune_trainer.quantization.dequantize import Scratch
+from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
+from finetune_trainer.stages.merge.exact import (
+    TORCH_TYPES,
+    QuantizedBase,
+    StoredBase,
+    WeightFiles,
+    read_block,
+)
+from finetune_trainer.stages.merge.tensor_files import TensorFiles, row_blocks
+from finetune_trainer.stages.merge.update import AdapterUpdates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.model.layout import BaseLayout
+    from finetune_trainer.stages.merge.exact import BaseWeights, Block
+    from finetune_trainer.stages.merge.update import LowRankUpdate
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+# The artifact's own rounding has the seed of the training, which is no negative number.
+_SECOND_SEED = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one weight in float32, valid until the next ones: of the base, and `exact` = base + update.
+
+    `trained` are those of the training, if the artifact is merged onto other weights than those.
+    """
+
+    base: torch.Tensor
+    exact: torch.Tensor
+    trained: torch.Tensor | None = None
+
+
+class Reference(Protocol):
+    """The weights that the artifact must have. All tensors are float32."""
+
+    modules: frozenset[str]
+    """Names of the modules whose weights are compared with base plus update. Every other tensor is a copy."""
+
+    onto_original: bool
+    """Whether the artifact is merged onto other weights than those of the training. Then `Rows.trained` is set."""
+
+    def blocks(self, module: str) -> Iterator[Rows]:
+        """Yield the rows of a module's weight, in the blocks of `row_blocks`."""
+
+    def unchanged(self, name: str) -> Iterator[torch.Tensor]:
+        """Yield rows of a tensor that is copied, in the blocks of `row_blocks`."""
+
+    def rounded(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Round rows of the weight `name` from row `first` on to `dtype`, as the artifact must have them."""
+
+    def second(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Round the same rows honestly once more, in another way: what differs then is rounding noise."""
+
+
+class ExactReference:
+    """Base plus update, computed from the 4-bit checkpoint or from the base's own weights."""
+
+    def __init__(
+        self,
+        layout: BaseLayout,
+        updates: Mapping[str, LowRankUpdate],
+        trained: BaseWeights,
+        copies: TensorFiles,
+        original: BaseWeights | None = None,
+        seed: int | None = None,
+        replaced: Mapping[str, tuple[TensorFiles, str]] | None = None,
+    ) -> None:
+        """Take the weights of the training and the files of all other tensors.
+
+        With `original` weights, the artifact is merged onto these, and `seed` is that of its stochastic rounding.
+        `replaced` has file and name of the tensors that training replaced as a whole.
+        """
+        self._shapes = {tensor.name: tensor.shape for file in layout.files for tensor in file.tensors}
+        self._updates, self._trained, self._copies = updates, trained, copies
+        self._base, self._seed, self._replaced = original or trained, seed, replaced or {}
+        self.onto_original = original is not None
+        self.modules = layout.quantized - {name.removesuffix(".weight") for name in self._replaced}
+        self._updated = frozenset(updates)
+
+    def blocks(self, module: str) -> Iterator[Rows]:
+        """Yield the rows of a module's weight."""
+        shape = self._shapes[f"{module}.weight"]
+        update = self._updates[module] if module in self._updated else None
+        scratch, other = Scratch(), Scratch()
+
+        def block(base: BaseWeights, first: int, rows: int, memory: Scratch) -> Block:
+            return read_block(base, module, shape, update, first, rows, memory)
+
+        for first, rows in row_blocks(shape[0], shape[1]):
+            found = block(self._base, first, rows, scratch)
+            trained = block(self._trained, first, rows, other).exact if self.onto_original else None
+            yield Rows(
+                torch.from_numpy(found.base),
+                torch.from_numpy(found.exact),
+                None if trained is None else torch.from_numpy(trained),
+            )
+
+    def unchanged(self, name: str) -> Iterator[torch.Tensor]:
+        """Yield rows of a tensor that is copied."""
+        files, source = self._replaced.get(name, (self._copies, name))
+        for _, rows in files.blocks(source):
+            yield rows
+
+    def rounded(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Round to the nearest value, or stochastically if the artifact is merged onto the original weights."""
+        updated = name.removesuffix(".weight") in self._updated
+        noise = Noise.of(self._seed, name) if self._seed is not None and updated else None
+        return _rounded(exact, dtype, noise, first)
+
+    def second(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Round stochastically with another seed."""
+        return _rounded(exact, dtype, Noise.of(_SECOND_SEED, name), first)
+
+
+def _rounded(exact: torch.Tensor, dtype: str, noise: Noise | None, first: int) -> torch.Tensor:
+    if dtype not in STORED:
+        return exact
+    values: NDArray[np.float32] = exact.reshape(-1).numpy()
+    out = torch.empty(exact.shape, dtype=TORCH_TYPES[dtype])
+    bits = out.reshape(-1).view(torch.uint16) if dtype != "F32" else out.reshape(-1)
+    round_weights(values, values, dtype, bits.numpy(), noise, first * exact.shape[1])
+    return out.float()
+
+
+@contextmanager
+def open_reference(
+    run: RunSpec, workspace: WorkspaceLayout, layout: BaseLayout, updates: AdapterUpdates | None = None
+) -> Iterator[ExactReference]:
+    """Open the reference of the artifact that a run asks for; `layout` has the artifact's tensors.
+
+    `updates` are those of the workspace's adapter, if they are not given.
+    """
+    updates = updates or AdapterUpdates(workspace.adapter)
+    names = [file.name for file in read_base_layout(workspace).files]
+    onto_original = merges_onto_original(run)
+    with ExitStack() as stack:
+        trained = QuantizedBase(stack.enter_context(WeightFiles(workspace.quantized_model, names)))
+        original = None
+        if onto_original:
+            original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))
+        source = workspace.original if onto_original else workspace.quantized_model
+        copies = stack.enter_context(TensorFiles(source))
+        replaced = {}
+        if updates.replaced:
+            adapter = stack.enter_context(TensorFiles(workspace.adapter))
+            replaced = {name: (adapter, entry.name) for name, entry in updates.replaced.items()}
+        yield ExactReference(
+            layout,
+            updates,
+            trained,
+            copies,
+            original,
+            run.training.seed if onto_original else None,
+            replaced,
+        )
