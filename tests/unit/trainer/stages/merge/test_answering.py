@@ -86,7 +86,7 @@ def test_the_predicted_answer_is_the_start_of_the_generated_one(tmp_path: Path) 
             own.append(int(scores.best[-1]))
     assert predicted_answer(folder, whole, scores.best.tolist())[0] == shown == tokenizer.decode(prompt)
     text = predicted_answer(folder, whole, scores.best.tolist())[1]
-    assert text == tokenizer.decode(own, skip_special_tokens=True) + "…"
+    assert text == f"{tokenizer.decode(own, skip_special_tokens=True)}…"
     assert generated.startswith(text[:-1])
     exact = Example([*prompt, *own], [*[IGNORED] * len(prompt), *own])
     assert predicted_answer(folder, exact, own)[1] == text[:-1]

@@ -73,7 +73,7 @@ def test_what_is_not_known_is_not_set() -> None:
 
 
 def test_the_manifest_gets_projection_and_error_of_each_updated_tensor() -> None:
-    assert survival(WEIGHTS) == {
-        "a.weight": (pytest.approx(0.9), pytest.approx(0.2)),
-        "b.weight": (pytest.approx(1.0), pytest.approx(0.1)),
-    }
+    found = survival(WEIGHTS)
+    assert set(found) == {"a.weight", "b.weight"}
+    assert found["a.weight"] == pytest.approx((0.9, 0.2))
+    assert found["b.weight"] == pytest.approx((1.0, 0.1))

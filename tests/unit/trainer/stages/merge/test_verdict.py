@@ -31,7 +31,7 @@ GOOD = Measures(
 )
 
 
-def of_rows(**members: float) -> Measures:
+def of_rows(**members: Any) -> Measures:
     return replace(GOOD, rows=tuple(replace(row, **members) for row in GOOD.rows))
 
 

@@ -315,8 +315,8 @@ def test_the_numbers_are_those_of_the_loaded_model(tuned: Tuned, tmp_path: Path)
     assert found.rows == len(record.rows)
     assert len(found.best) == record.rows[0].loss.tokens
     with TensorFiles(merged) as files:
-        (scores,) = StreamedModel(merged, files).score([record.rows[0].example], [()], PlainWeights(files))
-    assert tuple(scores.best.tolist()) == found.best
+        (alone,) = StreamedModel(merged, files).score([record.rows[0].example], [()], PlainWeights(files))
+    assert tuple(alone.best.tolist()) == found.best
 
 
 def test_the_record_of_an_older_trainer_is_judged_by_absolute_bounds(tuned: Tuned, tmp_path: Path) -> None:
