@@ -258,6 +258,6 @@ def _publish(
         artifacts=tuple(artifacts[kind] for kind in run.output.artifacts), verification=verification
     )
     results = PublishedResult(prepare=prepared, train=trained, merge=result)
-    manifest = manifest_document(run, results, files, proof.survival if proof is not None else None)
+    manifest = manifest_document(run, results, files, survival)
     publish(destination, folders, manifest)
     return result
