@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import torch
 from finetune_trainer.model.layout import BaseLayout, WeightFile
 from finetune_trainer.model.load import load_quantized, quantized_modules
-from finetune_trainer.model.safetensors_file import PlannedTensor
+from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter
+from finetune_trainer.quantization.nf4 import QuantizedSizes
+from finetune_trainer.workspace.digests import weights_digest
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
 from safetensors.torch import save_file
 
 
@@ -71,3 +75,53 @@ def bits(values: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     """Return the bit patterns of floats, for comparisons that tell apart zeros and equal any NaN to itself."""
     wide: Any = values.contiguous().view(torch.uint16 if values.element_size() == 2 else torch.int32).numpy()
     return np.asarray(wide)
+
+
+def write_sparse_workspace(layout: WorkspaceLayout, linears: int, width: int, vocabulary: int) -> str:
+    """Write a workspace with square linear weights and one embedding, whose files are mostly holes.
+
+    Return the digest that PREPARE would report.
+    """
+    name = "model.safetensors"
+    sizes = QuantizedSizes(width * width)
+    _, example = bnb.quantize_4bit(torch.randn(64, 64).bfloat16(), compress_statistics=True, quant_type="nf4")
+    state: Any = example.as_dict(packed=True)
+    modules = [f"model.layers.{number}.mlp.up_proj" for number in range(linears)]
+    planned = [PlannedTensor("model.embed_tokens.weight", "BF16", (vocabulary, width))]
+    for module in modules:
+        weight = f"{module}.weight"
+        planned += [
+            PlannedTensor(weight, "U8", (sizes.packed, 1)),
+            PlannedTensor(f"{weight}.absmax", "U8", (sizes.blocks,)),
+            PlannedTensor(f"{weight}.quant_map", "F32", (16,)),
+            PlannedTensor(f"{weight}.nested_absmax", "F32", (sizes.nested_blocks,)),
+            PlannedTensor(f"{weight}.nested_quant_map", "F32", (256,)),
+        ]
+    layout.quantized_model.mkdir(parents=True)
+    last = "quant_state.bitsandbytes__nf4"
+    writer = TensorWriter(
+        layout.quantized_model / name, planned, [f"{module}.weight.{last}" for module in modules]
+    )
+    for module in modules:
+        for part in ("quant_map", "nested_quant_map"):
+            writer.write(f"{module}.weight.{part}", 0, state[part].numpy().view(np.uint8))
+        writer.append(f"{module}.weight.{last}", bytes(state[last].tolist()))
+    writer.finish()
+    tensors = [{"name": f"{module}.weight", "dtype": "BF16", "shape": [width, width]} for module in modules]
+    tensors.append({"name": planned[0].name, "dtype": "BF16", "shape": [vocabulary, width]})
+    write_json_atomically(
+        layout.base_layout, {"files": [{"name": name, "tensors": tensors}], "quantized": modules}
+    )
+    write_json_atomically(
+        layout.base / "config.json", {"tie_word_embeddings": True, "vocab_size": vocabulary}
+    )
+    layout.adapter.mkdir(parents=True)
+    write_json_atomically(layout.adapter / "adapter_config.json", {"r": 16, "lora_alpha": 32})
+    adapter = {
+        f"base_model.model.{module}.lora_{part}.weight": torch.randn(shape) * 1e-3
+        for module in modules
+        for part, shape in (("A", (16, width)), ("B", (width, 16)))
+    }
+    save_file(adapter, layout.adapter / "adapter_model.safetensors")
+    with ThreadPoolExecutor(2) as threads:
+        return weights_digest(layout.quantized_model, [name], threads)

@@ -30,14 +30,20 @@ def test_each_row_is_the_same_alone_and_in_any_block() -> None:
 
 
 def test_the_order_of_the_sum_is_that_of_the_ranks() -> None:
-    """Each product and each sum is rounded to float32 on its own: no processor may fuse or reorder them."""
-    base, a, b = matrix(1, 40, 1), matrix(6, 40, 2), matrix(1, 6, 3)
+    """Each product and sum is rounded once, together: no processor may do otherwise. Doubles hold a product exactly."""
+    base, a, b = matrix(1, 40, 1), matrix(13, 40, 2), matrix(1, 13, 3)
+
+    def fused(
+        factor: np.float32, values: NDArray[np.float32], added: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return (np.float64(factor) * values.astype(np.float64) + added).astype(np.float32)
+
     total = np.zeros(40, np.float32)
-    for k in range(6):
-        total = (total + (b[0, k] * a[k]).astype(np.float32)).astype(np.float32)
+    for k in range(13):
+        total = fused(b[0, k], a[k], total)
     out = np.empty_like(base)
     add_low_rank(base, a, b, 0.7, out)
-    assert np.array_equal(out[0], base[0] + np.float32(0.7) * total)
+    assert np.array_equal(out[0], fused(np.float32(0.7), total, base[0]))
 
 
 def test_rows_get_their_norm() -> None:

@@ -176,11 +176,16 @@ def _dequantize(
 ) -> None:
     """Look up two codes a byte, then multiply each block by its scale while it is in the processor's cache."""
     words = values.view(np.uint64)
-    for block in range(absmax.size):
-        start = block * 32
-        end = min(start + 32, packed.size)
-        for i in range(start, end):
-            words[i] = pairs[packed[i]]
-        scale = absmax[block]
-        for i in range(2 * start, 2 * end):
-            values[i] = np.float32(values[i] * scale)
+    whole = packed.size // 32
+    for block in range(whole):
+        # Views of constant size: numba could not use vectors with a sum as an index.
+        source, pair = packed[block * 32 : block * 32 + 32], words[block * 32 : block * 32 + 32]
+        value, scale = values[block * 64 : block * 64 + 64], absmax[block]
+        for i in range(32):
+            pair[i] = pairs[source[i]]
+        for i in range(64):
+            value[i] = np.float32(value[i] * scale)
+    for i in range(whole * 32, packed.size):
+        words[i] = pairs[packed[i]]
+    for i in range(whole * 64, 2 * packed.size):
+        values[i] = np.float32(values[i] * absmax[whole])

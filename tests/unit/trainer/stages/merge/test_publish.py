@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.merge.publish import discard_staging, open_staging, publish, seal
-from finetune_trainer.workspace.destination import MANIFEST
+from finetune_trainer.workspace.destination import MANIFEST, OWNER
 
 SPEC, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 
@@ -44,6 +44,30 @@ def test_a_run_interrupted_between_two_folders_is_finished_by_the_next(tmp_path:
     (staging / "adapter").replace(tmp_path / "adapter")
     assert not (stage(tmp_path) / "merged").exists()
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_weights_that_a_journal_knows_stay_for_the_next_run(tmp_path: Path, *, public: bool) -> None:
+    """They stay also if the run stopped after it had made their folder public."""
+    staging = stage(tmp_path)
+    for name in ("merged", "journal/merged", "report"):
+        (staging / name).mkdir(parents=True)
+    (staging / "merged" / "model.safetensors").write_text("weights")
+    if public:
+        (staging / "merged").replace(tmp_path / "merged")
+    again = open_staging(tmp_path, SPEC)
+    assert (again / "merged" / "model.safetensors").read_text() == "weights"
+    assert names(again) == ["journal", "merged", OWNER]
+    assert not (tmp_path / "merged").exists()
+    discard_staging(tmp_path, SPEC)
+    assert names(tmp_path) == []
+
+
+def test_weights_of_another_spec_do_not_stay(tmp_path: Path) -> None:
+    staging = open_staging(tmp_path, OTHER)
+    for name in ("merged", "journal/merged"):
+        (staging / name).mkdir(parents=True)
+    assert names(open_staging(tmp_path, SPEC)) == [OWNER]
 
 
 @pytest.mark.parametrize("manifest", [json.dumps({"specHash": OTHER}), "{", "[]"])
@@ -103,3 +127,11 @@ def test_sealed_files_have_digest_and_size(tmp_path: Path) -> None:
     assert seal(tmp_path) == {
         "a": {"digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "bytes": 3}
     }
+
+
+def test_a_known_digest_is_not_computed_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"abc")
+    sealed = seal(tmp_path, {"a": {"digest": "sha256:known", "bytes": 3}})
+    assert sealed["a"] == {"digest": "sha256:known", "bytes": 3}
+    assert sealed["b"]["digest"].startswith("sha256:ba7816bf")

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.support import workspaces
-from tests.support.exact_models import dequantized, dequantized_model
+from tests.support.exact_models import dequantized, dequantized_model, write_sparse_workspace
 from tests.support.workspaces import SPEC_HASH, run_spec
 
 IDS = torch.tensor([[3, 20, 41, 7, 99, 150, 4, 250]])
@@ -344,3 +344,38 @@ def test_killed_merges_finish_with_the_digests_of_an_undisturbed_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.splitlines()[-1]) > 0, "at least one try must have found finished files"
+
+
+_MEASURE = """
+import pathlib, sys
+from finetune_trainer.stages.merge import stage
+from finetune_trainer.stages.merge.weight_folders import write_weights
+from finetune_trainer.workspace.layout import WorkspaceLayout
+from tests.support.workspaces import run_spec
+
+root = pathlib.Path(sys.argv[1])
+written = write_weights(
+    run_spec(root, root / "out"), WorkspaceLayout(root), "Merged", sys.argv[2],
+    root / "out" / "merged", root / "out" / "journal", lambda _done, _total: None,
+)
+status = pathlib.Path("/proc/self/status").read_text()
+peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+print(int(peak) * 1024, sum(record.bytes for record in written.files.values()))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_gigabytes_needs_little_memory(tmp_path: Path) -> None:
+    """One file of the base, with an embedding of 1 GB; its packed weights are holes in a sparse file."""
+    digest = write_sparse_workspace(WorkspaceLayout(tmp_path), linears=14, width=16384, vocabulary=32768)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(tmp_path), digest], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    peak, size = map(int, done.stdout.split())
+    assert size > 8e9
+    assert peak < 1.5e9
+    names = sorted(path.name for path in (tmp_path / "out" / "merged").glob("*.safetensors"))
+    assert names == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    shutil.rmtree(tmp_path / "out")

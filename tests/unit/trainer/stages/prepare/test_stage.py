@@ -12,6 +12,7 @@ import pytest
 from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult, TrainResult
 from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.quantization.original import read_original
 from finetune_trainer.stages.prepare.stage import prepare
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import file_digest
@@ -387,3 +388,31 @@ def test_a_dataset_that_cannot_be_learned_ends_the_process_with_its_reason_once(
     assert (done.returncode, done.stdout) == (65, "")
     assert done.stderr.count("these are pairs of a preferred and a rejected answer") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_original_weights_are_kept_for_a_merge_into_them(
+    make_run: Callable[..., RunSpec],
+    run_document: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    *,
+    cached: bool,
+) -> None:
+    """With a cache that has the model, no weight would be fetched otherwise."""
+    changes: dict[str, Any] = {"modelCache": {"path": str(tmp_path / "cache")}} if cached else {}
+    if cached:
+        (tmp_path / "cache").mkdir()
+        prepare(make_run(**changes), NullReporter())
+        assert not WorkspaceLayout(tmp_path / "workspace").original.exists()
+        shutil.rmtree(tmp_path / "workspace")
+    output = {**run_document["output"], "mergeOnto": "OriginalWeights"}
+    run = make_run(output=output, **changes)
+    for _ in range(2):
+        result = prepare(run, NullReporter()).prepare
+        assert result is not None
+        original = WorkspaceLayout(run.workspace.path).original
+        assert (original / "model.safetensors").read_bytes() == (
+            tiny_model / "model.safetensors"
+        ).read_bytes()
+        assert read_original(original, result.model.digest).startswith("sha256:")

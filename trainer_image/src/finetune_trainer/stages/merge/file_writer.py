@@ -167,6 +167,8 @@ class FileWriter:
         sums = values.fill(piece.first, out, self._local.scratch)
         if sums.finite:
             _write_at(descriptor, out.data.cast("B"), piece.position)
+            # The kernel begins to write it to the disk now. Otherwise all of a file would wait for its end.
+            os.posix_fadvise(descriptor, piece.position, piece.bytes, os.POSIX_FADV_DONTNEED)
         return sums
 
 
