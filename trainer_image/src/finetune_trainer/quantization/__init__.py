@@ -1,1 +1,1 @@
-"""The NF4 checkpoint: kernel, files, build and cache."""
+"""The NF4 checkpoint: kernels on weights, files, build and cache."""
