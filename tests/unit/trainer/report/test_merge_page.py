@@ -54,6 +54,15 @@ def test_a_proof_of_an_earlier_trainer_is_shown_without_the_unknown_numbers() ->
     assert "slope" not in page
 
 
+def test_a_merge_onto_the_original_weights_is_compared_with_the_adapter_on_these() -> None:
+    report = proven()
+    assert "KL(trained, merged)" in render_merge_page(report)
+    report["merge"]["onto"] = "OriginalWeights"
+    page = render_merge_page(report)
+    assert "KL(adapter on original, merged)" in page
+    assert "KL(trained" not in page
+
+
 def test_the_effect_below_the_noise_is_said() -> None:
     report = proven()
     report["verification"]["verdict"] = "Unproven"

@@ -93,8 +93,8 @@ def known_survival(report: Mapping[str, Any]) -> list[tuple[str, float, float | 
 def levels(verification: Mapping[str, Any]) -> tuple[Level, ...]:
     """Return the known divergences as bars on one logarithmic scale; none if fewer than two are above zero."""
     names = {
-        "adapter's effect, KL(trained, base)": "baseDivergence",
-        "merge, KL(trained, merged)": "klDivergence",
+        "adapter's effect": "baseDivergence",
+        "merged model": "klDivergence",
         "noise of rounding and arithmetic": "noiseDivergence",
     }
     known = {

@@ -76,6 +76,8 @@ def test_a_card_names_the_weights_that_the_update_was_added_to(make_run: Runs) -
     assert "rounded once to nearest" in trained_text
     assert "this is not exactly the evaluated model" in original_text
     assert "rounded once stochastically" in original_text
+    assert "| KL(trained, merged) |" in trained_text
+    assert "| KL(adapter on original, merged) |" in original_text
 
 
 def test_the_adapters_card_names_the_base_on_which_it_is_exact(make_run: Runs) -> None:

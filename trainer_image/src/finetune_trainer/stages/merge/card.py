@@ -119,13 +119,16 @@ def _proof(run: RunSpec, verification: VerificationResult | None) -> list[str]:
     if verification is None:
         return []
     found = verification
+    # A merge onto the original weights is compared with the adapter on these, before any rounding.
+    original = run.output.merge_onto == "OriginalWeights"
+    reference, base = ("adapter on original", "original") if original else ("trained", "base")
     rows: list[tuple[str, str | None]] = [
         ("merged onto", _ONTO[run.output.merge_onto]),
         ("proof of the merge", found.verdict),
-        ("KL(trained, merged)", f"{found.kl_divergence:.3g} nats per token"),
-        ("KL(trained, base), the adapter's effect", _number(found.base_divergence, " nats per token")),
+        (f"KL({reference}, merged)", f"{found.kl_divergence:.3g} nats per token"),
+        (f"KL({reference}, {base}), the adapter's effect", _number(found.base_divergence, " nats per token")),
         ("KL of rounding and arithmetic alone", _number(found.noise_divergence, " nats per token")),
-        ("slope of the merged on the trained effect", _slope(found)),
+        (f"slope of the merged on the {reference} effect", _slope(found)),
         ("update that survived rounding", _share(found.surviving_update)),
         ("weakest tensor", _weakest(found)),
         ("loss of the trained model on the proof's rows", f"{found.trained_loss:.4f} nats per token"),
