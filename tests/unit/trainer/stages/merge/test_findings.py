@@ -34,6 +34,12 @@ def test_a_finding_is_named(changes: dict[str, Any], expected: list[str]) -> Non
     assert codes(**changes) == expected
 
 
+def test_an_update_that_drowned_in_rounding_noise_is_wholly_lost() -> None:
+    found = with_findings(_PROVEN.model_copy(update={"surviving_update": -1.5})).warnings
+    assert found is not None
+    assert (found[0].value, found[0].message.split(" of ")[0]) == (-1.5, "rounding left none")
+
+
 def test_a_merge_without_findings_says_nothing() -> None:
     assert with_findings(_PROVEN) == _PROVEN
 

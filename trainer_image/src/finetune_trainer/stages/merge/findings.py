@@ -40,7 +40,7 @@ def _lost(verification: VerificationResult) -> WarningResult | None:
         code="UpdateLost",
         value=share,
         threshold=LEAST_SURVIVAL,
-        message=f"rounding left {share:.0%} of the update in the merged weights; publish Adapter with BaseAsTrained "
+        message=f"rounding left {_part(share)} of the update in the merged weights; publish Adapter with BaseAsTrained "
         "to lose nothing, or output.dtype: AsBase if the base has 32 bits",
     )
 
@@ -53,6 +53,11 @@ def _lost_in_tensor(verification: VerificationResult) -> WarningResult | None:
         code="UpdateLostInTensor",
         value=share,
         threshold=LEAST_SURVIVAL,
-        message=f"rounding left {share:.0%} of the update of the tensor with the weakest survival, see the report; "
+        message=f"rounding left {_part(share)} of the update of one tensor, see the report for others; "
         f"publish Adapter with BaseAsTrained to lose nothing: {verification.weakest_tensor}",
     )
+
+
+def _part(share: float) -> str:
+    # An update far below the steps of the grid leaves nothing but noise, whose projection can have any sign.
+    return "none" if share < 0.005 else f"{share:.0%}"
