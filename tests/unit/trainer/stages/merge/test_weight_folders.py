@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,8 +23,10 @@ from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.stages.merge import shards, weight_folders
 from finetune_trainer.stages.merge.artifact import copy_small_files
 from finetune_trainer.stages.merge.shards import write_index
+from finetune_trainer.stages.merge.stage import merge
 from finetune_trainer.stages.merge.weight_folders import Kind, stored_layout, write_weights
 from finetune_trainer.stages.merge.weights import WrittenWeights
+from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -279,6 +283,52 @@ def test_only_files_of_the_same_inputs_are_kept(
     assert changed == {lost}
     adapt(workspace, size=0.1)
     assert write(run, workspace).files != first.files
+
+
+def test_a_merge_into_the_original_weights_is_proven_and_published(
+    workspace: Path, trained_llama: Path, tmp_path: Path
+) -> None:
+    layout = WorkspaceLayout(workspace)
+    kept = KeptModel(DirectoryModel(trained_llama / "base"), layout.original)
+    kept.keep_all(digest_of_model(layout), lambda _done, _total: None)
+    run = run_of(
+        layout, tmp_path / "out", merge_onto="OriginalWeights", artifacts=("Merged", "BaseAsTrained")
+    )
+    result = merge(run, NullReporter())
+    assert result.verification is not None
+    assert result.verification.surviving_update == pytest.approx(1.0, abs=0.01)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    tensors = manifest["merge"]["tensors"]
+    assert tensors.keys() == {f"{module}.weight" for module in read_base_layout(layout).quantized}
+    weakest = result.verification.weakest_tensor
+    assert weakest is not None
+    assert tensors[weakest]["projection"] == result.verification.weakest_survival
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "base-as-trained",
+        "manifest.json",
+        "merged",
+        "report",
+    ]
+
+
+def test_a_disk_that_becomes_full_leaves_nothing_and_the_next_run_succeeds(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(WorkspaceLayout(workspace), tmp_path / "out")
+    write_at, count = os.pwrite, iter(range(1000))
+
+    def pwrite(descriptor: int, data: bytes, position: int) -> int:
+        if next(count) > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_at(descriptor, data, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(StageError, match=r"No space left on device at .*merged; free space") as caught:
+        merge(run, NullReporter())
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    assert merge(run, NullReporter()).artifacts
 
 
 _KILLS = """
