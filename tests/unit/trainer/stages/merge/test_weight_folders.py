@@ -18,6 +18,7 @@ from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.quantization import dequantize, low_rank, rounding
 from finetune_trainer.quantization.original import KeptModel
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.stages.merge import shards, weight_folders
@@ -145,6 +146,27 @@ def test_merged_logits_equal_those_of_pefts_own_merge(
         spread = float(expected.std())
         assert float((found - expected).abs().max()) < tolerance * max(1.0, spread)
         assert float((found - base).abs().max()) > 10 * tolerance * spread, "the adapter must have an effect"
+
+
+def test_the_warm_up_uses_every_loop_with_the_types_of_a_merge(
+    prepared: Callable[[str, torch.dtype], Path], tmp_path: Path
+) -> None:
+    """An image ships what the warm-up compiles; a loop with other types would be compiled in each pod."""
+    root = prepared("mistral", torch.bfloat16)
+    workspace = workspace_of(root, tmp_path / "workspace")
+    adapt(workspace, use_dora=True)
+    KeptModel(DirectoryModel(root / "base"), workspace.original).keep_all(
+        digest_of_model(workspace), lambda _done, _total: None
+    )
+    modules = (dequantize, low_rank, rounding)
+    loops = [loop for module in modules for loop in vars(module).values() if hasattr(loop, "signatures")]
+    for module in modules:
+        module.warm_up()
+    compiled = [len(loop.signatures) for loop in loops]
+    assert sum(compiled) >= 7
+    for onto in ("TrainedWeights", "OriginalWeights"):
+        write(run_of(workspace, tmp_path / onto, merge_onto=onto), workspace)
+    assert [len(loop.signatures) for loop in loops] == compiled
 
 
 def test_an_adapter_that_replaces_one_of_two_tied_tensors_is_refused(

@@ -103,6 +103,9 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
             None if magnitude is None else self.read(magnitude).reshape(-1),
         )
 
+    def __contains__(self, module: object) -> bool:
+        return module in self._parts
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 
