@@ -110,7 +110,7 @@ def _float(bits: np.uint32) -> np.float32:
 def _random(position: np.uint32, high: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
     """Return 32 random bits of a position: two rounds of a 32-bit mixing function, with a key before each.
 
-    The function is lowbias32, found by Wellons (https://nullprogram.com/blog/2018/07/31/); its bias is 0.17 bits.
+    The function is lowbias32, found by Wellons (https://nullprogram.com/blog/2018/07/31/).
     """
     x = np.uint32(position ^ first)
     x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.quantization.original import read_original
+from finetune_trainer.workspace.digests import file_digest, folder_digests
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.support.repository import ROOT
@@ -105,9 +106,12 @@ def moments(seed: int) -> list[tuple[str, float]]:
 
 @pytest.mark.slow
 def test_ten_kills_do_not_change_any_byte(
-    run_document: dict[str, Any], tmp_path: Path, endpoint: str
+    run_document: dict[str, Any], tmp_path: Path, endpoint: str, hub_model: Path
 ) -> None:
-    """Compare dataset, digests and every file, with the model in the workspace and, in a second job, in a cache."""
+    """Compare dataset, digests and every file, with the model in the workspace and, in a second job, in a cache.
+
+    The second job also keeps the original weights.
+    """
     dataset = write_rows(tmp_path / "many.jsonl", conversation_rows(4_000))
     document = {
         **run_document,
@@ -115,7 +119,8 @@ def test_ten_kills_do_not_change_any_byte(
     }
     _, undisturbed, expected = run_prepare(document, tmp_path / "undisturbed", endpoint, [])
     cache = tmp_path / "cache"
-    for seed, changes in ((7, {}), (8, {"modelCache": {"path": str(cache)}})):
+    output = {**run_document["output"], "mergeOnto": "OriginalWeights"}
+    for seed, changes in ((7, {}), (8, {"modelCache": {"path": str(cache)}, "output": output})):
         ends, result, files = run_prepare(
             document, tmp_path / f"killed-{seed}", endpoint, moments(seed), **changes
         )
@@ -125,3 +130,7 @@ def test_ten_kills_do_not_change_any_byte(
         assert result == undisturbed
         assert files == expected
     assert [path for path in cache.iterdir() if path.name.startswith(".")] == []
+    original = tmp_path / "killed-8" / "original"
+    assert read_original(original, undisturbed["model"]["digest"]).startswith("sha256:")
+    kept = {name: digest for name, digest in folder_digests(original).items() if name != "manifest.json"}
+    assert kept == {path.name: file_digest(path) for path in hub_model.glob("*.safetensors")}
