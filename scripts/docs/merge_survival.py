@@ -22,7 +22,9 @@ BASES = {
     "TrainedWeights": "onto the NF4 weights of the training, dequantized",
     "OriginalWeights": "onto the original 16-bit weights",
 }
-COLORS = ("#2f6f4f", "#3a6ea5", "#b5651d", "#8a3b52")
+OURS = "(MERGE)"
+"""Part of the names of the rules that MERGE uses."""
+OUR_COLOR, OTHER_COLOR = "#2f6f4f", "#6b7a89"
 WIDTH, LABEL, BAR, ROW = 900, 370, 420, 22
 
 
@@ -67,6 +69,7 @@ def section(results: Mapping[str, Any]) -> str:
         "`python -m benchmarks.merge` measures them, and [benchmarks](../benchmarks/README.md) has the details.",
         "The effect is KL(trained, base), and the losses are those of base, trained and merged model.",
         "All are in nats per token.",
+        "The names in parentheses are tools that round like this.",
         "",
         *table(rows),
         END,
@@ -77,7 +80,6 @@ def section(results: Mapping[str, Any]) -> str:
 def picture(results: Mapping[str, Any]) -> str:
     """Return the SVG picture: one panel for each base, one bar for each rule and learning rate."""
     rows = rows_of(results)
-    rules = list(dict.fromkeys(row["rule"] for row in rows))
     parts: list[str] = []
     y = 30
     for base, title in BASES.items():
@@ -89,7 +91,7 @@ def picture(results: Mapping[str, Any]) -> str:
         for rule in dict.fromkeys(row["rule"] for row in found):
             for place, row in enumerate(row for row in found if row["rule"] == rule):
                 parts.append(
-                    _bar(row, rule if place == 0 else "", COLORS[rules.index(rule) % len(COLORS)], y)
+                    _bar(row, rule if place == 0 else "", OUR_COLOR if OURS in rule else OTHER_COLOR, y)
                 )
                 y += ROW
             y += 8

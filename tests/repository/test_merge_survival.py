@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.docs.merge_survival import BEGIN, END, PAGE, PICTURE, RESULTS, documents, kept_gain, rows_of
+from scripts.docs.merge_survival import (
+    BEGIN,
+    END,
+    OTHER_COLOR,
+    OUR_COLOR,
+    PAGE,
+    PICTURE,
+    RESULTS,
+    documents,
+    kept_gain,
+    rows_of,
+)
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -36,8 +47,8 @@ def row(onto: str, rule: str, rate: float, projection: float) -> dict[str, Any]:
 RESULT = {
     "survival": [
         row("OriginalWeights", "nearest <b>", 2e-4, 0.25),
-        row("TrainedWeights", "once", 2e-4, 0.99),
-        row("TrainedWeights", "once", 2e-5, 0.97),
+        row("TrainedWeights", "once (MERGE)", 2e-4, 0.99),
+        row("TrainedWeights", "once (MERGE)", 2e-5, 0.97),
     ]
 }
 
@@ -62,13 +73,14 @@ def test_the_table_has_every_rule_and_the_rest_of_the_page_stays(tmp_path: Path)
     page = written(tmp_path, RESULT)[PAGE]
     assert page.startswith(f"before\n{BEGIN}\n")
     assert page.endswith(f"{END}\nafter\n")
-    assert "| TrainedWeights | once | 2e-05 | 97.0% | 1e-05 | 0.1 | 2.0000, 1.0000, 1.2500 |" in page
+    assert "| TrainedWeights | once (MERGE) | 2e-05 | 97.0% | 1e-05 | 0.1 | 2.0000, 1.0000, 1.2500 |" in page
     assert "old" not in page
 
 
 def test_the_length_of_a_bar_is_the_share_that_survives(tmp_path: Path) -> None:
     root = ET.fromstring(written(tmp_path, RESULT)[PICTURE])  # noqa: S314 -- written by the code under test
-    bars = [bar for bar in root.iter(f"{_SVG}rect") if bar.get("fill", "").startswith(("#2", "#3"))]
+    bars = [bar for bar in root.iter(f"{_SVG}rect") if bar.get("fill") in {OUR_COLOR, OTHER_COLOR}]
+    assert [bar.get("fill") for bar in bars] == [OUR_COLOR, OUR_COLOR, OTHER_COLOR]
     widths = [float(bar.get("width", "")) for bar in bars]
     assert widths[0] / widths[1] == pytest.approx(0.97 / 0.99, abs=0.001)
     assert widths[2] / widths[1] == pytest.approx(0.25 / 0.99, abs=0.001)
