@@ -24,6 +24,7 @@ from finetune_trainer.cpu import available_cpus
 from benchmarks.merge import survival
 from benchmarks.merge.routes import ROUTES
 from benchmarks.merge.synthetic import layers_for, parameters_of, write_synthetic
+from tests.support.kernels import share_kernels
 
 _ROOT = Path(__file__).parents[2]
 _RESULTS = Path(__file__).with_name("results.json")
@@ -35,6 +36,7 @@ _DISK_SHARE = 6
 def measure_routes(folder: Path, parameters: float, rounds: int) -> dict[str, Any]:
     """Run every route `rounds` times; return the medians, and the ratios to the copy of the same round."""
     layers = layers_for(parameters)
+    share_kernels(os.environ)
     needed = 2 * _DISK_SHARE * parameters_of(layers)
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -48,7 +50,7 @@ def measure_routes(folder: Path, parameters: float, rounds: int) -> dict[str, An
         for name in ("merge", "copy", "peft"):
             found[name].append(_run(name, root))
             print(json.dumps({"route": name, **found[name][-1]}), flush=True)
-        for name in ROUTES:
+        for name in (*ROUTES, "journals"):
             shutil.rmtree(root / name)
     routes = {
         name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.prepare.weights import copy
-
 
 def copy_output(root: Path) -> Callable[[], Path]:
     """Copy the files of the merged model, which must exist."""
+    from benchmarks.prepare.weights import copy  # noqa: PLC0415 -- its imports are no memory of the other routes
+
     target = root / "copy"
     target.mkdir()
 
@@ -30,19 +30,22 @@ def copy_output(root: Path) -> Callable[[], Path]:
 
 
 def merge(root: Path) -> Callable[[], Path]:
-    """Merge as the stage does, without its verification."""
-    from finetune_trainer.model.layout import read_base_layout  # noqa: PLC0415 -- its imports are memory of this route
-    from finetune_trainer.stages.merge.update import read_updates  # noqa: PLC0415 -- as above
-    from finetune_trainer.stages.merge.weights import merge_weights  # noqa: PLC0415 -- as above
+    """Merge as the stage does, with its check of the read files, without the proof on rows."""
+    from finetune_trainer.contract.run_spec import RunSpec  # noqa: PLC0415 -- its imports are memory of this route
+    from finetune_trainer.quantization import dequantize, low_rank, rounding  # noqa: PLC0415 -- as above
+    from finetune_trainer.stages.merge.weight_folders import write_weights  # noqa: PLC0415 -- as above
     from finetune_trainer.workspace.layout import WorkspaceLayout  # noqa: PLC0415 -- as above
 
+    # The image ships compiled loops.
+    for module in (dequantize, low_rank, rounding):
+        module.warm_up()
     workspace, target = WorkspaceLayout(root / "workspace"), root / "merge"
+    digest = (root / "digest").read_text("ascii")
+    spec = RunSpec.model_validate_json((root / "run.json").read_text("utf-8"))
     target.mkdir()
 
     def run() -> Path:
-        layout = read_base_layout(workspace).stored_as("BFloat16")
-        updates = read_updates(workspace.adapter)
-        merge_weights(workspace.quantized_model, layout, updates, target, lambda _done, _all: None)
+        write_weights(spec, workspace, "Merged", digest, target, root / "journals", lambda _done, _all: None)
         return target
 
     return run
@@ -98,8 +101,8 @@ def main() -> None:
     parser.add_argument("route", choices=ROUTES)
     parser.add_argument("root", type=Path)
     options = parser.parse_args()
-    drop_from_cache(options.root)
     run = ROUTES[options.route](options.root)
+    drop_from_cache(options.root)
     imported, read, start = _status("VmRSS"), _bytes_read(), time.perf_counter()
     target = run()
     seconds = time.perf_counter() - start

@@ -10,9 +10,12 @@ import torch
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter, read_header
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
+from finetune_trainer.workspace.digests import weights_digest
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
 from safetensors.torch import save_file
 from transformers import LlamaConfig
+
+from tests.support.workspaces import run_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,10 +78,11 @@ def _shards(layers: int) -> list[list[PlannedTensor]]:
 def write_synthetic(root: Path, layers: int) -> tuple[Path, WorkspaceLayout]:
     """Write `root/base` in bf16 and `root/workspace` with the 4-bit checkpoint and an adapter; return both.
 
-    Weights are normally distributed with a deviation of 0.02. The adapter's update is about a hundredth of that, as after
-    a short training.
+    `root/digest` has the digest of the checkpoint, and `root/run.json` a run spec. Weights are normally distributed with
+    a deviation of 0.02. The adapter's update is about a hundredth of that, as after a short training.
     """
     base, workspace = root / "base", WorkspaceLayout(root / "workspace")
+    names = []
     for folder in (base, workspace.base, workspace.quantized_model, workspace.adapter):
         folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(1)
@@ -95,6 +99,7 @@ def write_synthetic(root: Path, layers: int) -> tuple[Path, WorkspaceLayout]:
                 values = values + 1 if len(tensor.shape) == 1 else values
                 writer.write(tensor.name, 0, values.bfloat16().view(torch.uint8).numpy().reshape(-1))
             writer.finish()
+            names.append(path.name)
             weight_map |= dict.fromkeys((tensor.name for tensor in shard), path.name)
             quantizer.quantize(
                 path,
@@ -107,6 +112,10 @@ def write_synthetic(root: Path, layers: int) -> tuple[Path, WorkspaceLayout]:
                 for entry in read_header(path)
             ]
             files.append({"name": path.name, "tensors": entries})
+        digest = weights_digest(workspace.quantized_model, names, quantizer.threads)
+    (root / "digest").write_text(digest, encoding="ascii")
+    spec = run_spec(workspace.root, root / "output")
+    (root / "run.json").write_text(spec.model_dump_json(by_alias=True, exclude_unset=True), encoding="utf-8")
     _write_small_files(base, layers, weight_map)
     _write_small_files(workspace.base, layers, weight_map)
     write_json_atomically(workspace.base_layout, {"files": files, "quantized": list(modules)})

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 _BATCH = 8
 
 
-def airports_run(root: Path, output: Path, training: dict[str, Any], **changes: Any) -> RunSpec:
-    """Return the run spec of the quickstart in the workspace `root`; `training` and `changes` replace members."""
+def airports_run(
+    root: Path, destination: Path, training: dict[str, Any], output: dict[str, Any] | None = None
+) -> RunSpec:
+    """Return the run spec of the quickstart in the workspace `root`; `training` and `output` replace members."""
     datasets = quickstart.VOLUME / "datasets"
     document = {
         "version": "1.0",
@@ -66,14 +68,17 @@ def airports_run(root: Path, output: Path, training: dict[str, Any], **changes: 
         "evaluation": {"maximumRows": 40},
         "output": {
             "artifacts": ["Adapter", "Merged"],
-            "destination": {"kind": "Directory", "path": str(output), "uri": "pvc://team/claim/airports"},
+            "destination": {
+                "kind": "Directory",
+                "path": str(destination),
+                "uri": "pvc://team/claim/airports",
+            },
+            **(output or {}),
         },
         "workspace": {"path": str(root)},
         "telemetry": {"port": 18081, "host": "127.0.0.1"},
         "limits": {"datasetBytes": 10_000_000, "downloadSeconds": 60, "allowPrivateAddresses": False},
     }
-    for name, members in changes.items():
-        document[name] = {**document[name], **members} if isinstance(members, dict) else members  # type: ignore[dict-item]
     return RunSpec.model_validate_json(json.dumps(document))
 
 
