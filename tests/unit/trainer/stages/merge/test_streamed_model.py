@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.safetensors_file import PlannedTensor, TensorWriter
 from finetune_trainer.stages.merge import streamed_model, tensor_files
 from finetune_trainer.stages.merge.streamed_model import PlainWeights, Scores, StreamedModel
 from finetune_trainer.stages.merge.tensor_files import TensorFiles
 from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.architectures import FAMILIES, tiny
 
@@ -154,3 +158,45 @@ def test_a_model_without_a_tensor_of_its_config_is_refused(tmp_path: Path) -> No
         pytest.raises(StageError, match=r"must have the tensor lm_head\.weight"),
     ):
         StreamedModel(folder, files)
+
+
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from finetune_trainer.data.masking.example import Example
+from finetune_trainer.stages.merge.streamed_model import PlainWeights, StreamedModel
+from finetune_trainer.stages.merge.tensor_files import TensorFiles
+
+rows = [Example([*range(16)], [-100, *range(1, 16)], 1)] * 2
+with TensorFiles(Path(sys.argv[1])) as files:
+    model = StreamedModel(Path(sys.argv[1]), files)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.score(rows, [(3,), (4,)], PlainWeights(files))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert files.bytes_read["lm_head.weight"] == files.bytes("lm_head.weight")
+print(after - before)
+"""
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_pass_does_not_depend_on_the_size_of_the_model(tmp_path: Path) -> None:
+    """The files have 0.8 GB, all of it zeros that take no space on the disk; in float32 they would take 1.6 GB."""
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=4,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+    )
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    planned = [PlannedTensor(name, "BF16", shape) for name, shape in shapes.items()]
+    TensorWriter(tmp_path / "model.safetensors", planned, ()).finish()
+    assert sum(tensor.bytes for tensor in planned) > 0.79e9
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) * 1024 < 300e6

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# Four million elements are 16 MiB in float32, and large enough for a fast matrix product.
-ELEMENTS_AT_ONCE = 4 * 1024 * 1024
+# 4 MiB in float32: large enough for a fast matrix product, and memory that the process can use again without a fault
+# for each page.
+ELEMENTS_AT_ONCE = 1024 * 1024
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
