@@ -37,7 +37,8 @@ def test_the_numbers_in_between_are_those_of_float32_and_nothing_stays_changed(m
         # The unquantized weights are on the grid of bf16 already.
         assert torch.allclose(model(IDS).logits, exact, atol=1e-5)
     assert {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in model.named_parameters()} == before
-    assert {module.compute_dtype for module in quantized_modules(model).values()} == {torch.bfloat16}
+    for module in quantized_modules(model).values():
+        assert (module.compute_dtype, module.weight.quant_state.dtype) == (torch.bfloat16, torch.bfloat16)
     assert torch.equal(model(IDS).logits, coarse)
     assert not torch.allclose(coarse.float(), exact, atol=1e-5)
 

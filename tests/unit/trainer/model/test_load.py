@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from finetune_trainer.model.load import (
     load_quantized,
     quantized_modules,
 )
+from finetune_trainer.workspace.layout import WorkspaceLayout
+from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, LlamaConfig
+
+from tests.support import workspaces
 
 
 def test_gpus_compute_in_bf16_and_cpus_in_float32() -> None:
@@ -29,6 +34,21 @@ def test_a_gpu_that_is_not_visible_has_no_fallback(monkeypatch: pytest.MonkeyPat
 def test_only_a_model_without_a_soft_cap_gets_the_fused_attention() -> None:
     assert attention_implementation(LlamaConfig()) == "sdpa"
     assert attention_implementation(Gemma2Config()) == "eager"
+
+
+def test_the_norms_of_dora_come_from_the_weight_that_is_multiplied_with(tmp_path: Path) -> None:
+    """peft dequantizes to the type of the quantization state."""
+    workspaces.write_base(tmp_path / "base", "llama")
+    workspaces.prepare(tmp_path / "workspace", tmp_path / "base")
+    model = load_quantized(WorkspaceLayout(tmp_path / "workspace").quantized_model, "cpu")
+    config = LoraConfig(use_dora=True, target_modules=["q_proj"])
+    layer: Any = get_peft_model(model, config).get_submodule(
+        "base_model.model.model.layers.0.self_attn.q_proj"
+    )
+    with torch.no_grad():
+        weight = layer.base_layer(torch.eye(64)).T
+    magnitudes = layer.lora_magnitude_vector["default"].weight
+    assert torch.allclose(magnitudes, weight.norm(dim=1), rtol=1e-6)
 
 
 def test_floats_get_the_compute_type_and_integers_do_not_change() -> None:

@@ -33,15 +33,18 @@ def in_float32(model: Any) -> Iterator[None]:
         if parameter.is_floating_point() and parameter.dtype != torch.float32
     }
     modules = list(quantized_modules(model).values())
-    types = [module.compute_dtype for module in modules]
+    types = [(module.compute_dtype, module.weight.quant_state.dtype) for module in modules]
     try:
         for parameter in before:
             parameter.data = parameter.data.float()
         for module in modules:
             module.compute_dtype = torch.float32
+            # DoRA's norms, see `model.load.cast_model`.
+            module.weight.quant_state.dtype = torch.float32
         yield
     finally:
         for parameter, data in before.items():
             parameter.data = data
-        for module, kind in zip(modules, types, strict=True):
-            module.compute_dtype = kind
+        for module, (compute, dequantized) in zip(modules, types, strict=True):
+            module.compute_dtype = compute
+            module.weight.quant_state.dtype = dequantized

@@ -77,6 +77,9 @@ def cast_model(model: Any, dtype: torch.dtype) -> None:
         # The checkpoint names bf16; without this a CPU would cast every activation to it.
         module.compute_dtype = dtype
         module.compute_type_is_set = True
+        # peft takes the norms of DoRA from the dequantized weight. They must be those of the weight that is multiplied
+        # with: in bf16 a row's norm differs by up to 0.1 %, more than a few steps of training change.
+        module.weight.quant_state.dtype = dtype
         # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first evaluation. Its
         # backward pass then reads them as if they were not repacked: gradients vanish without an error.
         module.support_avx512bf16_for_cpu = False

@@ -60,6 +60,7 @@ def test_an_equal_model_has_no_divergence_and_slope_1() -> None:
     assert found.slope.value == pytest.approx(1.0)
     assert found.slope.noise == pytest.approx(0.0, abs=1e-6)
     assert found.deviation == pytest.approx(0.0, abs=1e-6)
+    assert found.arithmetic == 0.0
     assert found.change == pytest.approx(float((chosen(TRAINED) - chosen(BASE)).square().mean().sqrt()))
     assert (found.tokens, [part.row for part in found.rows]) == (TOKENS, [3, 8])
     assert found.merged_loss == pytest.approx(found.trained_loss)
@@ -117,6 +118,7 @@ def test_the_float32_numbers_of_the_training_count_if_there_are_any() -> None:
     assert found.slope.value == pytest.approx(1.0)
     assert found.deviation == pytest.approx(0.0, abs=1e-6)
     assert found.mean.arithmetic == pytest.approx(0.002)
+    assert found.arithmetic == pytest.approx(0.1)
 
 
 def test_an_unknown_arithmetic_leaves_the_scatter_as_the_noise() -> None:

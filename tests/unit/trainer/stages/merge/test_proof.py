@@ -15,6 +15,7 @@ MEASURES = Measures(
     slope=Slope(0.99, 0.01),
     change=0.5,
     rounding=0.01,
+    arithmetic=0.0,
     deviation=1e-5,
 )
 WEIGHTS = (

@@ -27,6 +27,7 @@ GOOD = Measures(
     slope=Slope(1.0, 0.001),
     change=0.4,
     rounding=0.004,
+    arithmetic=0.0,
     deviation=1e-6,
 )
 
@@ -56,8 +57,10 @@ def of_rows(**members: Any) -> Measures:
         (replace(GOOD, slope=Slope(0.9, 0.02)), None),
         (replace(GOOD, slope=Slope(NAN, 0.0)), "found nan"),
         (replace(GOOD, slope=Slope(1.0, NAN)), "must be nan"),
-        (replace(GOOD, deviation=0.003), "found a deviation of 0.003"),
-        (replace(GOOD, deviation=0.002), None),
+        (replace(GOOD, deviation=3e-4), "found a deviation of 0.0003"),
+        (replace(GOOD, deviation=2e-4), None),
+        (replace(GOOD, deviation=0.02, arithmetic=0.05), None),
+        (replace(GOOD, deviation=0.03, arithmetic=0.05), "found a deviation of 0.03"),
         (replace(GOOD, deviation=NAN), None),
         (replace(GOOD, deviation=NAN, merged_loss=NAN), "found a deviation of nan"),
     ],

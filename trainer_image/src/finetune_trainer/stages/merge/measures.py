@@ -48,10 +48,11 @@ class Slope:
 class Measures:
     """All numbers of one comparison. Losses are nats per supervised token.
 
-    `slope` is that of the merged model. The last three are root mean squares over the tokens, in nats: `change` of
-    log p(trained) - log p(base), `rounding` of what a second rounding changes, and `deviation` of log p(exact) -
-    log p(trained), where exact weights are those before they are rounded. The trained numbers are those in float32 if
-    the record has them. `deviation` is NaN if the training used another arithmetic that was not measured.
+    `slope` is that of the merged model. The last four are root mean squares over the tokens, in nats: `change` of
+    log p(trained) - log p(base), `rounding` of what a second rounding changes, `arithmetic` of what float32 changes in
+    log p(trained), and `deviation` of log p(exact) - log p(trained), where exact weights are those before they are
+    rounded. The trained numbers are those in float32 if the record has them. `deviation` is NaN if the training used
+    another arithmetic that was not measured.
     """
 
     rows: tuple[RowMeasure, ...]
@@ -62,6 +63,7 @@ class Measures:
     slope: Slope
     change: float
     rounding: float
+    arithmetic: float
     deviation: float
 
     @property
@@ -128,6 +130,9 @@ def measure(record: Record, written: Scores, exact: Scores, second: Scores) -> M
         rounding=_root_mean_square(
             (second.log_probabilities - exact.log_probabilities).double().split(tokens)
         ),
+        arithmetic=_root_mean_square(
+            [(_or(effect.trained_float32, effect.trained) - effect.trained).double() for effect in effects]
+        ),
         deviation=_root_mean_square(residuals) if known else math.nan,
     )
 
@@ -152,6 +157,8 @@ def measure_on_original(
         effects = [_effect(row.effect) for row in record.rows]
         reference = torch.cat([_or(effect.trained_float32, effect.trained) for effect in effects])
         deviation = _root_mean_square([(trained.log_probabilities - reference).double()])
+        native = torch.cat([effect.trained for effect in effects])
+        found = replace(found, arithmetic=_root_mean_square([(reference - native).double()]))
     return replace(found, deviation=deviation)
 
 

@@ -20,9 +20,11 @@ NOISE_FACTOR = 3.0
 SLOPE_TOLERANCE = 0.05
 SLOPE_ERRORS = 3.0
 """The slope may differ from 1 by the tolerance and this many of its standard errors."""
-DEVIATION_SHARE = 0.005
+DEVIATION_SHARE = 2e-4
 """The exact weights' log-probabilities may deviate by this part of what the adapter changes."""
-ROUNDING_SHARE = 0.1
+ROUNDING_SHARE = 0.02
+ARITHMETIC_SHARE = 0.5
+"""A GPU may compute products of float32 with fewer bits; what it then differs by is a quarter of bf16's error."""
 POWER = 0.1
 """A comparison proves something if it would find an adapter with this part too much or too little."""
 FLOAT32_NATS = 1e-4
@@ -53,7 +55,12 @@ def slope_tolerance(measures: Measures) -> float:
 
 def allowed_deviation(measures: Measures) -> float:
     """Return by how much the exact weights' log-probabilities may deviate, in nats (root mean square)."""
-    return DEVIATION_SHARE * measures.change + ROUNDING_SHARE * measures.rounding + FLOAT32_NATS
+    return (
+        DEVIATION_SHARE * measures.change
+        + ROUNDING_SHARE * measures.rounding
+        + ARITHMETIC_SHARE * measures.arithmetic
+        + FLOAT32_NATS
+    )
 
 
 def verdict(measures: Measures) -> Verdict:
