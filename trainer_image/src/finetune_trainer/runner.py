@@ -68,6 +68,9 @@ def raise_on_termination() -> None:
 
 def load_stage(command: str) -> StageFunction:
     """Import a stage's function. The import is late because it loads torch, which takes seconds."""
+    from finetune_trainer.model.eager_bitsandbytes import import_eagerly  # noqa: PLC0415 -- it loads torch, too
+
+    import_eagerly()
     module, function = _FUNCTIONS[command]
     return cast("StageFunction", getattr(importlib.import_module(module), function))
 

@@ -6,7 +6,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from finetune_trainer.data.rows.columns import FURTHER_PAIRS, KNOWN
+from finetune_trainer.data.rows.columns import FURTHER_PAIRS, HISTORY, KNOWN, MESSAGES, TOOLS
 from finetune_trainer.data.rows.excerpts import excerpt
 from finetune_trainer.data.rows.json_scanner import JsonScanner, ScanError
 from finetune_trainer.data.rows.kind import Kind
@@ -63,7 +63,7 @@ def _table(members: Sequence[tuple[str, bytes]]) -> Kind | None:
         match or _EMPTY.match(value) for match, value in zip(numbered, values.values(), strict=True)
     ) and any(numbered):
         return Kind("a table written by columns, each as an object of numbered values", _BY_ROWS)
-    if len(texts) > 1 and any(name in KNOWN or name in _NAMES for name in texts):
+    if len(texts) > 1 and any(name in _NO_LISTS for name in texts):
         return Kind("a table written by columns, each as a list of values", _BY_ROWS)
     if "columns" in values and _LISTS.match(values.get("data", b"")):
         return Kind("a table written as lists of values beside the names of its columns", _BY_ROWS)
@@ -98,4 +98,5 @@ def _server_error(members: Sequence[tuple[str, bytes]]) -> Kind | None:
 
 
 _RULES = (_table, _tool_file, _server_error)
-_NAMES = {name for pair in FURTHER_PAIRS for name in pair}
+# In a row these columns hold one value. The others hold a list in every row, so a list there tells nothing.
+_NO_LISTS = (KNOWN | {name for pair in FURTHER_PAIRS for name in pair}) - {*MESSAGES, *TOOLS, HISTORY}
