@@ -125,3 +125,9 @@ def write_sparse_workspace(layout: WorkspaceLayout, linears: int, width: int, vo
     save_file(adapter, layout.adapter / "adapter_model.safetensors")
     with ThreadPoolExecutor(2) as threads:
         return weights_digest(layout.quantized_model, [name], threads)
+
+
+def projection(written: torch.Tensor, base: torch.Tensor, exact: torch.Tensor) -> float:
+    """Return the share of the update `exact - base` that the written weight has."""
+    wanted = exact.double() - base.double()
+    return float(((written.double() - base.double()) * wanted).sum() / wanted.square().sum())

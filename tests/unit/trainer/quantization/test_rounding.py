@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from finetune_trainer.quantization.rounding import STORED, Noise, RoundedSums, round_weights
+from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
 from numpy.typing import NDArray
 
 from tests.support.exact_models import bits
@@ -30,7 +30,7 @@ def rounded(
     values: NDArray[np.float32], dtype: str, noise: Noise | None = None, first: int = 0
 ) -> NDArray[np.float32]:
     out = np.empty(values.size, STORED[dtype])
-    assert round_weights(values, values, dtype, out, noise, first).finite
+    assert round_weights(values, dtype, out, noise, first)
     result: NDArray[np.float32] = torch.from_numpy(out).view(TYPES[dtype]).float().numpy()
     return result
 
@@ -39,7 +39,7 @@ def rounded(
 def test_nearest_values_equal_those_of_torch(dtype: str) -> None:
     values = sample()
     out = np.empty(values.size, STORED[dtype])
-    round_weights(values, values, dtype, out)
+    round_weights(values, dtype, out)
     expected = torch.from_numpy(values).to(TYPES[dtype])
     assert np.array_equal(out.view(bits(expected).dtype), bits(expected))
 
@@ -106,21 +106,6 @@ def test_seeds_tensors_and_neighbors_have_independent_noise() -> None:
 
 
 @pytest.mark.parametrize("noise", [None, NOISE])
-@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
-def test_sums_compare_realized_and_intended_update(dtype: str, noise: Noise | None) -> None:
-    generator = np.random.default_rng(1)
-    base = generator.normal(0, 0.1, 5000).astype(np.float32)
-    exact = base + generator.normal(0, 1e-3, 5000).astype(np.float32)
-    out = np.empty(5000, STORED[dtype])
-    sums = round_weights(base, exact, dtype, out, noise)
-    wanted = exact.astype(np.float64) - base
-    realized = torch.from_numpy(out).view(TYPES[dtype]).double().numpy() - base
-    assert sums.product == pytest.approx(realized @ wanted, rel=1e-5)
-    assert sums.intended == pytest.approx(wanted @ wanted, rel=1e-5)
-    assert sums.error == pytest.approx(np.square(realized - wanted).sum(), rel=1e-4, abs=1e-15)
-
-
-@pytest.mark.parametrize("noise", [None, NOISE])
 @pytest.mark.parametrize(
     ("dtype", "value"),
     [
@@ -133,7 +118,7 @@ def test_values_that_are_not_finite_in_the_type_are_found(
     dtype: str, value: float, noise: Noise | None
 ) -> None:
     values = np.array([1.0, value, 2.0], np.float32)
-    assert not round_weights(values, values, dtype, np.empty(3, STORED[dtype]), noise).finite
+    assert not round_weights(values, dtype, np.empty(3, STORED[dtype]), noise)
 
 
 @pytest.mark.parametrize(("dtype", "last", "first"), [("F16", 65519.9, 65520.0), ("BF16", 3.39e38, 3.4e38)])
@@ -141,8 +126,4 @@ def test_a_value_that_rounds_to_infinity_is_found(dtype: str, last: float, first
     out = np.empty(1, STORED[dtype])
     for value, finite in ((last, True), (first, False)):
         values = np.array([value], np.float32)
-        assert round_weights(values, values, dtype, out).finite is finite
-
-
-def test_sums_of_parts_add_up() -> None:
-    assert RoundedSums(1, 2, 3) + RoundedSums(1, 1, 1, finite=False) == RoundedSums(2, 3, 4, finite=False)
+        assert round_weights(values, dtype, out) is finite

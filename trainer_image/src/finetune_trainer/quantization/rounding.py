@@ -1,4 +1,4 @@
-"""Rounds float32 weights to the type of a file, to nearest or stochastically, and measures what a rounding kept.
+"""Rounds float32 weights to the type of a file, to nearest or stochastically.
 
 A weight on the grid of bf16 swallows every update of less than half a step if the sum is rounded to nearest. Unbiased
 stochastic rounding keeps it in the mean: a value rounds up with the probability of its distance from the lower neighbor
@@ -37,54 +37,22 @@ class Noise:
         return cls(int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"))
 
 
-@dataclass(frozen=True)
-class RoundedSums:
-    """Sums over elements, for the intended update (exact - base) and the realized one (rounded - base).
-
-    `product` is of realized and intended, `intended` is of squares, `error` is of squared differences. `finite` says
-    whether every rounded value is finite.
-    """
-
-    product: float = 0.0
-    intended: float = 0.0
-    error: float = 0.0
-    finite: bool = True
-
-    def __add__(self, other: RoundedSums) -> RoundedSums:
-        return RoundedSums(
-            self.product + other.product,
-            self.intended + other.intended,
-            self.error + other.error,
-            self.finite and other.finite,
-        )
-
-
 def round_weights(
-    base: NDArray[np.float32],
-    exact: NDArray[np.float32],
-    dtype: str,
-    out: NDArray[Any],
-    noise: Noise | None = None,
-    first: int = 0,
-) -> RoundedSums:
-    """Round the flat values `exact` to `dtype` (BF16, F16 or F32) into `out`, and compare them with `base`.
+    exact: NDArray[np.float32], dtype: str, out: NDArray[Any], noise: Noise | None = None, first: int = 0
+) -> bool:
+    """Round the flat values `exact` to `dtype` (BF16, F16 or F32) into `out`; return whether all of `out` is finite.
 
-    All arrays have one length, and `out` has the element type that STORED names. Without `noise`, values round to the
+    Both arrays have one length, and `out` has the element type that STORED names. Without `noise`, values round to the
     nearest, ties to even. With it they round stochastically; `first` is the position of the first value in its tensor.
     """
-    sums = np.zeros(4)
     if dtype == "F32":
         np.copyto(out, exact)
-        _measure(base, exact, sums)
-    else:
-        kernel = _round_bf16 if dtype == "BF16" else _round_f16
-        keys = (
-            (np.uint32(0), np.uint32(0))
-            if noise is None
-            else (np.uint32(noise.first), np.uint32(noise.second))
-        )
-        kernel(base, exact, out, sums, keys, first, noise is not None)
-    return RoundedSums(float(sums[0]), float(sums[1]), float(sums[2]), not sums[3])
+        return bool(np.isfinite(exact).all())
+    kernel = _round_bf16 if dtype == "BF16" else _round_f16
+    keys = (
+        (np.uint32(0), np.uint32(0)) if noise is None else (np.uint32(noise.first), np.uint32(noise.second))
+    )
+    return bool(kernel(exact, out, keys, first, noise is not None))
 
 
 @cache
@@ -92,12 +60,7 @@ def warm_up() -> None:
     """Compile the loops before several threads ask for them."""
     values = np.zeros(1, np.float32)
     for dtype, stored in STORED.items():
-        round_weights(values, values, dtype, np.zeros(1, stored))
-
-
-# Sums are of single precision within a chunk, and the chunks are added in double precision. `reassoc` lets the sums use
-# vectors; the rounded values come from integers and do not depend on it.
-_CHUNK = 256
+        round_weights(values, dtype, np.zeros(1, stored))
 
 
 @numba.njit(nogil=True)
@@ -121,29 +84,25 @@ def _random(position: np.uint32, high: np.uint32, first: np.uint32, second: np.u
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@numba.njit(nogil=True, boundscheck=False, fastmath={"reassoc"}, cache=True)
+@numba.njit(nogil=True, boundscheck=False, fastmath=False, cache=True)
 def _round_bf16(
-    base: NDArray[np.float32],
     exact: NDArray[np.float32],
     out: NDArray[np.uint16],
-    sums: NDArray[np.float64],
     keys: tuple[np.uint32, np.uint32],
     first: int,
     stochastic: bool,  # noqa: FBT001 -- numba has no keyword-only arguments
-) -> None:
+) -> bool:
     bits = exact.view(np.uint32)
+    largest = np.uint32(0)
     start = 0
     while start < exact.size:
         position = first + start
-        # A chunk ends where the low half of the position begins anew.
-        room = 0x100000000 - (position & 0xFFFFFFFF)
-        end = min(start + _CHUNK, start + room, exact.size)
+        # A part ends where the low half of the position begins anew.
+        end = min(start + 0x100000000 - (position & 0xFFFFFFFF), exact.size)
         low, high = np.uint32(position & 0xFFFFFFFF), np.uint32(position >> 32)
         high = np.uint32(high * np.uint32(0x9E3779B1))
-        product = intended = error = np.float32(0)
-        largest = np.uint32(0)
         # Views that begin at zero: numba could not use vectors with a sum as an index.
-        patterns, before, wished, written = bits[start:end], base[start:end], exact[start:end], out[start:end]
+        patterns, written = bits[start:end], out[start:end]
         for i in range(end - start):
             pattern = patterns[i]
             if stochastic:
@@ -163,30 +122,20 @@ def _round_bf16(
             )
             largest = magnitude if magnitude > largest else largest  # noqa: FURB136 -- max() would widen the type
             written[i] = np.uint16(rounded >> np.uint32(16))
-            wanted = np.float32(wished[i] - before[i])
-            realized = np.float32(_float(rounded) - before[i])
-            product += np.float32(realized * wanted)
-            intended += np.float32(wanted * wanted)
-            error += np.float32((realized - wanted) * (realized - wanted))
-        sums[0] += product
-        sums[1] += intended
-        sums[2] += error
-        if largest >= np.uint32(0x7F800000):
-            sums[3] = 1.0
         start = end
+    return bool(largest < np.uint32(0x7F800000))
 
 
-@numba.njit(nogil=True, boundscheck=False, fastmath={"reassoc"}, cache=True)
+@numba.njit(nogil=True, boundscheck=False, fastmath=False, cache=True)
 def _round_f16(
-    base: NDArray[np.float32],
     exact: NDArray[np.float32],
     out: NDArray[np.uint16],
-    sums: NDArray[np.float64],
     keys: tuple[np.uint32, np.uint32],
     first: int,
     stochastic: bool,  # noqa: FBT001 -- numba has no keyword-only arguments
-) -> None:
+) -> bool:
     bits = exact.view(np.uint32)
+    finite = True
     for i in range(exact.size):
         pattern = bits[i]
         sign = np.uint32((pattern >> np.uint32(16)) & np.uint32(0x8000))
@@ -203,7 +152,6 @@ def _round_f16(
                 code = np.uint32(np.floor(steps + np.float64(random) * (1.0 / 4294967296.0)))
             else:
                 code = np.uint32(np.rint(steps))
-            value = np.float32(np.float64(code) * (1.0 / 16777216.0))
         else:
             if stochastic:
                 added = np.uint32(random >> np.uint32(19))
@@ -213,25 +161,7 @@ def _round_f16(
             # Also what is not finite becomes infinity: it is refused anyway.
             rounded = nearest if nearest < np.uint32(0x47800000) else np.uint32(0x47800000)  # noqa: FURB136 -- as above
             if nearest >= np.uint32(0x47800000):
-                sums[3] = 1.0
-            value = _float(rounded)
+                finite = False
             code = np.uint32((rounded - np.uint32(0x38000000)) >> np.uint32(13))
         out[i] = np.uint16(sign | code)
-        if sign:
-            value = np.float32(-value)
-        wanted = np.float64(exact[i]) - np.float64(base[i])
-        realized = np.float64(value) - np.float64(base[i])
-        sums[0] += realized * wanted
-        sums[1] += wanted * wanted
-        sums[2] += (realized - wanted) * (realized - wanted)
-
-
-@numba.njit(nogil=True, boundscheck=False, cache=True)
-def _measure(base: NDArray[np.float32], exact: NDArray[np.float32], sums: NDArray[np.float64]) -> None:
-    """Sum the squares of the update: float32 keeps all of it."""
-    for i in range(exact.size):
-        wanted = np.float64(exact[i]) - np.float64(base[i])
-        sums[0] += wanted * wanted
-        sums[1] += wanted * wanted
-        if not np.isfinite(exact[i]):
-            sums[3] = 1.0
+    return finite

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.safetensors_file import ITEM_BYTES, TensorEntry, TensorReader
+from finetune_trainer.model.safetensors_file import FLOATS, ITEM_BYTES, TensorEntry, TensorReader
 from finetune_trainer.quantization.dequantize import Nf4Weight, Scratch
+from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from finetune_trainer.stages.merge.update import LowRankUpdate
 
 _BLOCK_ELEMENTS = 256 * 1024  # base and sum of a block stay in the processor's cache
-TORCH_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-"""The types of weights, by their names in safetensors files."""
 
 
 class BaseWeights(Protocol):
@@ -114,7 +113,7 @@ class StoredBase:
     ) -> NDArray[np.float32]:
         """Read as BaseWeights does."""
         reader, entry = self._files.find(tensor)
-        if entry.shape != shape or entry.dtype not in TORCH_TYPES:
+        if entry.shape != shape or entry.dtype not in FLOATS:
             raise StageError(
                 Reason.QUANTIZATION_MISMATCH,
                 f"the base's tensor {tensor} must have the shape {list(shape)} in 16 or 32 bits, found "
@@ -138,38 +137,6 @@ class Block:
     first_row: int
     base: NDArray[np.float32]
     exact: NDArray[np.float32]
-
-
-class ExactWeights:
-    """Base and updated values of the model's linear weights.
-
-    `shapes` has the shape of each weight by the name of its module.
-    """
-
-    def __init__(
-        self, base: BaseWeights, updates: Mapping[str, LowRankUpdate], shapes: Mapping[str, tuple[int, ...]]
-    ) -> None:
-        self._base = base
-        self._updates = updates
-        self._shapes = shapes
-
-    def blocks(self, module: str, scratch: Scratch | None = None) -> Iterator[Block]:
-        """Yield all rows of a module's weight in order."""
-        scratch = scratch or Scratch()
-        update = self._updates.get(module)
-        shape = self._shapes[module]
-        rows_at_once = block_rows(shape)
-        for first in range(0, shape[0], rows_at_once):
-            rows = min(rows_at_once, shape[0] - first)
-            yield read_block(self._base, module, shape, update, first, rows, scratch)
-
-    def weight(self, module: str, *, updated: bool = True) -> torch.Tensor:
-        """Return the whole weight of a module in float32, with its update or without."""
-        whole = torch.empty(self._shapes[module])
-        for block in self.blocks(module):
-            rows = torch.from_numpy(block.exact if updated else block.base)
-            whole[block.first_row : block.first_row + len(rows)] = rows
-        return whole
 
 
 def block_rows(shape: tuple[int, ...]) -> int:

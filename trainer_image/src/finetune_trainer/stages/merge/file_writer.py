@@ -21,7 +21,6 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import ITEM_BYTES
 from finetune_trainer.quantization import dequantize, low_rank, rounding
 from finetune_trainer.quantization.dequantize import Scratch
-from finetune_trainer.quantization.rounding import RoundedSums
 from finetune_trainer.stages.merge.journal import FileRecord
 
 if TYPE_CHECKING:
@@ -41,15 +40,14 @@ class TensorSource(Protocol):
     """Where the values of one tensor come from."""
 
     @property
-    def measured(self) -> bool:
-        """Whether the tensor has an update whose survival counts."""
-
-    @property
     def step(self) -> int:
         """Elements of which a piece has a multiple."""
 
-    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> RoundedSums:
-        """Write the tensor's bytes from element `first` on into the whole of `out`; safe from several threads."""
+    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> bool:
+        """Write the tensor's bytes from element `first` on into the whole of `out`; return whether they are finite.
+
+        Several threads may call it.
+        """
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class FileWriter:
         try:
             _write_at(descriptor, memoryview(header), 0)
             digest = hashlib.sha256(header)
-            sums = self._write_pieces(descriptor, len(header), tensors, source, digest, advance)
+            self._write_pieces(descriptor, len(header), tensors, source, digest, advance)
             os.fsync(descriptor)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -111,7 +109,7 @@ class FileWriter:
             os.close(descriptor)
         temporary.replace(path)
         size = len(header) + sum(tensor.bytes for tensor in tensors)
-        return FileRecord(size, f"sha256:{digest.hexdigest()}", sums)
+        return FileRecord(size, f"sha256:{digest.hexdigest()}")
 
     def _write_pieces(
         self,
@@ -121,21 +119,19 @@ class FileWriter:
         source: Callable[[PlannedTensor], TensorSource],
         digest: Hash,
         advance: Callable[[int], None],
-    ) -> dict[str, RoundedSums]:
-        sums: dict[str, RoundedSums] = {}
-        pending: deque[tuple[Future[RoundedSums], _Piece, NDArray[np.uint8], bool]] = deque()
+    ) -> None:
+        pending: deque[tuple[Future[bool], _Piece, NDArray[np.uint8]]] = deque()
 
         def complete(at_most: int) -> None:
-            """Wait until at most `at_most` pieces are pending; the fixed order makes digest, sums and errors fixed."""
+            """Wait until at most `at_most` pieces are pending; the fixed order makes digest and errors fixed."""
             while len(pending) > at_most:
-                future, piece, buffer, measured = pending[0]
-                part = future.result()
+                future, piece, buffer = pending[0]
+                finite = future.result()
                 pending.popleft()
-                _require_finite(piece.tensor, part)
+                if not finite:
+                    raise _not_finite(piece.tensor)
                 digest.update(buffer[: piece.bytes].data)
                 self._buffers.append(buffer)
-                if measured:
-                    sums[piece.tensor.name] = sums.get(piece.tensor.name, RoundedSums()) + part
                 advance(piece.bytes)
 
         try:
@@ -145,7 +141,7 @@ class FileWriter:
                     complete(self._count * _PIECES_AHEAD - 1)
                     buffer = self._buffer(piece.bytes)
                     future = self._threads.submit(self._do, values, piece, buffer, descriptor)
-                    pending.append((future, piece, buffer, values.measured))
+                    pending.append((future, piece, buffer))
                 position += tensor.bytes
             complete(0)
         except BaseException:
@@ -154,22 +150,19 @@ class FileWriter:
             # The running pieces still write into the file that is closed next.
             wait([future for future, *_ in pending])
             raise
-        return sums
 
     def _buffer(self, size: int) -> NDArray[np.uint8]:
         buffer = self._buffers.pop() if self._buffers else np.empty(0, np.uint8)
         return buffer if buffer.size >= size else np.empty(max(size, _PIECE_BYTES), np.uint8)
 
-    def _do(
-        self, values: TensorSource, piece: _Piece, buffer: NDArray[np.uint8], descriptor: int
-    ) -> RoundedSums:
+    def _do(self, values: TensorSource, piece: _Piece, buffer: NDArray[np.uint8], descriptor: int) -> bool:
         out = buffer[: piece.bytes]
-        sums = values.fill(piece.first, out, self._local.scratch)
-        if sums.finite:
+        finite = values.fill(piece.first, out, self._local.scratch)
+        if finite:
             _write_at(descriptor, out.data.cast("B"), piece.position)
             # The kernel begins to write it to the disk now. Otherwise all of a file would wait for its end.
             os.posix_fadvise(descriptor, piece.position, piece.bytes, os.POSIX_FADV_DONTNEED)
-        return sums
+        return finite
 
 
 def _pieces(tensor: PlannedTensor, step: int, position: int) -> Iterator[_Piece]:
@@ -203,11 +196,10 @@ def _write_at(descriptor: int, view: memoryview, position: int) -> None:
         position += written
 
 
-def _require_finite(tensor: PlannedTensor, sums: RoundedSums) -> None:
-    if not sums.finite:
-        other = ", or set output.dtype to BFloat16" if tensor.dtype == "F16" else ""
-        raise StageError(
-            Reason.ARTIFACT_VERIFICATION_FAILED,
-            f"merged weights must be finite in the type {tensor.dtype}, found NaN or infinity in {tensor.name}; "
-            f"lower training.learningRate{other}",
-        )
+def _not_finite(tensor: PlannedTensor) -> StageError:
+    other = ", or set output.dtype to BFloat16" if tensor.dtype == "F16" else ""
+    return StageError(
+        Reason.ARTIFACT_VERIFICATION_FAILED,
+        f"merged weights must be finite in the type {tensor.dtype}, found NaN or infinity in {tensor.name}; "
+        f"lower training.learningRate{other}",
+    )

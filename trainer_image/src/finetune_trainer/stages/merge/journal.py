@@ -11,22 +11,19 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.quantization.rounding import RoundedSums
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A finished weight file: size, `sha256:` digest, and the sums of each tensor that has an update."""
+    """A finished weight file: its size and its `sha256:` digest."""
 
     bytes: int
     digest: str
-    sums: Mapping[str, RoundedSums]
 
 
 class Journal:
@@ -45,11 +42,7 @@ class Journal:
 
     def write(self, name: str, record: FileRecord) -> None:
         """Record that the file of this name is complete."""
-        sums = {tensor: asdict(part) for tensor, part in record.sums.items()}
-        write_json_atomically(
-            self._folder / f"{name}.json",
-            {"inputs": self._inputs, "bytes": record.bytes, "digest": record.digest, "sums": sums},
-        )
+        write_json_atomically(self._folder / f"{name}.json", {"inputs": self._inputs, **asdict(record)})
 
     def open(self, target: Path) -> None:
         """Make the folders of files and records, and remove everything from `target` that has no record of these inputs."""
@@ -66,7 +59,6 @@ class Journal:
             document: dict[str, Any] = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
             if document["inputs"] != self._inputs:
                 return None
-            sums = {tensor: RoundedSums(**part) for tensor, part in document["sums"].items()}
-            return FileRecord(int(document["bytes"]), str(document["digest"]), sums)
+            return FileRecord(int(document["bytes"]), str(document["digest"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

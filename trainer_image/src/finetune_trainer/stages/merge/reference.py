@@ -16,13 +16,12 @@ from finetune_trainer.model.merge_target import merges_onto_original
 from finetune_trainer.quantization.dequantize import Scratch
 from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
 from finetune_trainer.stages.merge.exact import (
-    TORCH_TYPES,
     QuantizedBase,
     StoredBase,
     WeightFiles,
     read_block,
 )
-from finetune_trainer.stages.merge.tensor_files import TensorFiles, row_blocks
+from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES, TensorFiles, row_blocks
 from finetune_trainer.stages.merge.update import AdapterUpdates
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def _rounded(exact: torch.Tensor, dtype: str, noise: Noise | None, first: int) -
     values: NDArray[np.float32] = exact.reshape(-1).numpy()
     out = torch.empty(exact.shape, dtype=TORCH_TYPES[dtype])
     bits = out.reshape(-1).view(torch.uint16) if dtype != "F32" else out.reshape(-1)
-    round_weights(values, values, dtype, bits.numpy(), noise, first * exact.shape[1])
+    round_weights(values, dtype, bits.numpy(), noise, first * exact.shape[1])
     return out.float()
 
 

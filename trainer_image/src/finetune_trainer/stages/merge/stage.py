@@ -34,7 +34,7 @@ from finetune_trainer.stages.merge.publish import (
 )
 from finetune_trainer.stages.merge.reference import open_reference
 from finetune_trainer.stages.merge.shards import write_index
-from finetune_trainer.stages.merge.weight_folders import stored_layout, write_weights
+from finetune_trainer.stages.merge.weight_folders import stored_dtype, stored_layout, write_weights
 from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
     FOLDERS,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.result import EndToken
     from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
-    from finetune_trainer.stages.merge.weights import WrittenWeights
+    from finetune_trainer.stages.merge.weight_folders import WeightsKind
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -120,11 +120,15 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         proof = None
         known: dict[ArtifactKind, dict[str, SealedFile]] = {}
         if "Merged" in run.output.artifacts:
-            written, proof = _write_merged(run, workspace, prepared, staging, ends, progress)
-            known["Merged"] = _sealed(written)
+            known["Merged"] = _write_model(run, workspace, prepared, staging, "Merged", ends, progress)
+            layout = stored_layout(run, workspace, "Merged")
+            with open_reference(run, workspace, layout) as reference:
+                folder = staging / FOLDERS["Merged"]
+                proof = prove_artifact(workspace, folder, layout, reference, ends, progress)
         if "BaseAsTrained" in run.output.artifacts:
-            written = _write_base(run, workspace, prepared, staging, ends, progress)
-            known["BaseAsTrained"] = _sealed(written)
+            known["BaseAsTrained"] = _write_model(
+                run, workspace, prepared, staging, "BaseAsTrained", ends, progress
+            )
         if "Adapter" in run.output.artifacts:
             with writing_to(destination):
                 copy_adapter(workspace, staging / FOLDERS["Adapter"], [token.id for token in ends])
@@ -147,64 +151,36 @@ def _earlier_result(part: type[_Earlier], stage: str, run: RunSpec, workspace: W
     return result
 
 
-def _write_merged(
+def _write_model(
     run: RunSpec,
     workspace: WorkspaceLayout,
     prepared: PrepareResult,
     staging: Path,
+    kind: WeightsKind,
     ends: Sequence[EndToken],
     progress: Reporter,
-) -> tuple[WrittenWeights, Proof]:
-    """Write the merged model and prove it."""
-    folder = staging / FOLDERS["Merged"]
-    layout = stored_layout(run, workspace, "Merged")
+) -> dict[str, SealedFile]:
+    """Write weights and small files of the merged model, or of the base as it was trained on.
+
+    Returns the weight files with the digests that were taken while they were written.
+    """
+    folder = staging / FOLDERS[kind]
+    layout = stored_layout(run, workspace, kind)
     progress.update("Merging", 0, layout.bytes)
     with writing_to(folder):
         written = write_weights(
             run,
             workspace,
-            "Merged",
+            kind,
             prepared.model.digest,
             folder,
             staging / JOURNAL,
             lambda done, total: progress.update("Merging", done, total),
         )
-        copy_small_files(workspace.base, folder, run.output.dtype, [token.id for token in ends])
+        dtype = stored_dtype(run, kind)
+        copy_small_files(workspace.base, folder, dtype, [token.id for token in ends])
         write_index(folder, layout, resized=layout.bytes != read_base_layout(workspace).bytes)
-    with open_reference(run, workspace, layout) as reference:
-        return written, prove_artifact(workspace, folder, layout, reference, ends, progress)
-
-
-def _write_base(
-    run: RunSpec,
-    workspace: WorkspaceLayout,
-    prepared: PrepareResult,
-    staging: Path,
-    ends: Sequence[EndToken],
-    progress: Reporter,
-) -> WrittenWeights:
-    """Write the base as it was trained on: dequantized, in bf16, ready for the adapter."""
-    folder = staging / FOLDERS["BaseAsTrained"]
-    layout = stored_layout(run, workspace, "BaseAsTrained")
-    progress.update("Merging", 0, layout.bytes)
-    with writing_to(folder):
-        written = write_weights(
-            run,
-            workspace,
-            "BaseAsTrained",
-            prepared.model.digest,
-            folder,
-            staging / JOURNAL,
-            lambda done, total: progress.update("Merging", done, total),
-        )
-        copy_small_files(workspace.base, folder, "BFloat16", [token.id for token in ends])
-        write_index(folder, layout, resized=layout.bytes != read_base_layout(workspace).bytes)
-    return written
-
-
-def _sealed(written: WrittenWeights) -> dict[str, SealedFile]:
-    """Return the weight files with the digests that were taken while they were written."""
-    return {name: {"digest": record.digest, "bytes": record.bytes} for name, record in written.files.items()}
+    return {name: {"digest": record.digest, "bytes": record.bytes} for name, record in written.items()}
 
 
 def _publish(

@@ -30,6 +30,7 @@ TORCH_TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""The types of tensors, by their names in safetensors files."""
 
 
 class TensorFiles:

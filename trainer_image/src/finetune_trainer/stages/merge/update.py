@@ -18,6 +18,7 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
 from finetune_trainer.quantization.low_rank import add_low_rank, scale_rows
+from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import digest_of
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
-_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Settings of peft with which the tensors mean something else than the sum below.
 _OTHER_FORMS = (
     "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "layer_replication", "lora_bias", "target_parameters",
@@ -126,7 +126,7 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         with self._path.open("rb") as file:
             file.seek(entry.start)
             raw = np.fromfile(file, np.uint8, entry.end - entry.start)
-        values: NDArray[np.float32] = torch.from_numpy(raw).view(_TYPES[entry.dtype]).float().numpy()
+        values: NDArray[np.float32] = torch.from_numpy(raw).view(TORCH_TYPES[entry.dtype]).float().numpy()
         return values.reshape(entry.shape)
 
     def require_trained(self) -> None:

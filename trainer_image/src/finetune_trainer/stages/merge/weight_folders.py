@@ -22,7 +22,6 @@ from finetune_trainer.stages.merge.shards import split_files
 from finetune_trainer.stages.merge.update import read_updates
 from finetune_trainer.stages.merge.weights import (
     MergeInputs,
-    WrittenWeights,
     check_weights,
     merge_weights,
     require_matching,
@@ -37,29 +36,35 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.model.layout import BaseLayout
+    from finetune_trainer.stages.merge.journal import FileRecord
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 _FORMAT = 1  # increase it if the same inputs would give other bytes
 _ADAPTER = "adapter_model.safetensors"
 
-Kind = Literal["Merged", "BaseAsTrained"]
+WeightsKind = Literal["Merged", "BaseAsTrained"]
+"""The kinds of artifacts that have a whole model's weights."""
 
 
-def stored_layout(run: RunSpec, workspace: WorkspaceLayout, kind: Kind) -> BaseLayout:
-    """Return the files, tensors and types of an artifact with weights; the base as trained is always in bf16."""
-    layout = read_base_layout(workspace)
-    return split_files(layout.stored_as(run.output.dtype if kind == "Merged" else "BFloat16"))
+def stored_dtype(run: RunSpec, kind: WeightsKind) -> Literal["BFloat16", "AsBase"]:
+    """Return the type of an artifact's weights; the base as trained is always in bf16."""
+    return run.output.dtype if kind == "Merged" else "BFloat16"
+
+
+def stored_layout(run: RunSpec, workspace: WorkspaceLayout, kind: WeightsKind) -> BaseLayout:
+    """Return the files, tensors and types of an artifact with weights."""
+    return split_files(read_base_layout(workspace).stored_as(stored_dtype(run, kind)))
 
 
 def write_weights(
     run: RunSpec,
     workspace: WorkspaceLayout,
-    kind: Kind,
+    kind: WeightsKind,
     model_digest: str,
     folder: Path,
     journals: Path,
     progress: Callable[[int, int], None],
-) -> WrittenWeights:
+) -> dict[str, FileRecord]:
     """Write the weight files of one artifact into `folder`; `progress` gets (bytes done, in all).
 
     `model_digest` is what PREPARE reported of the 4-bit checkpoint. Records of finished files are kept in a folder of

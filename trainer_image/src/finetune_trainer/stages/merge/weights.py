@@ -21,10 +21,10 @@ from finetune_trainer.model.safetensors_file import (
     TensorReader,
     read_header,
 )
-from finetune_trainer.quantization.rounding import STORED, Noise, RoundedSums, round_weights
-from finetune_trainer.stages.merge.exact import TORCH_TYPES, BaseWeights, WeightFiles, block_rows, read_block
+from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
+from finetune_trainer.stages.merge.exact import BaseWeights, WeightFiles, block_rows, read_block
 from finetune_trainer.stages.merge.file_writer import FileWriter, TensorSource
-from finetune_trainer.stages.merge.survival import SurvivalReport
+from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,14 +65,6 @@ class MergeInputs:
         return _Copied(*self.files.find(tensor.name), tensor)
 
 
-@dataclass(frozen=True)
-class WrittenWeights:
-    """The record of each written file by name, and what survived of the update."""
-
-    files: Mapping[str, FileRecord]
-    survival: SurvivalReport
-
-
 def require_matching(
     updates: Mapping[str, LowRankUpdate],
     shapes: Mapping[str, tuple[int, int]],
@@ -111,8 +103,10 @@ def merge_weights(
     *,
     threads: int = 1,
     journal: Journal | None = None,
-) -> WrittenWeights:
-    """Write every weight file of `layout` into the folder `target`; `progress` gets (bytes done, in all).
+) -> dict[str, FileRecord]:
+    """Write every weight file of `layout` into the folder `target`, and return the record of each by name.
+
+    `progress` gets (bytes done, in all).
 
     `layout` has the types to write (`BaseLayout.stored_as`). With a `journal`, files that an earlier run finished are
     kept. Raises StageError(QuantizationMismatch) if the base lacks a tensor, and ArtifactVerificationFailed if a merged
@@ -138,8 +132,7 @@ def merge_weights(
                 if journal is not None:
                     journal.write(file.name, record)
             records[file.name] = record
-    sums = {tensor: part for record in records.values() for tensor, part in record.sums.items()}
-    return WrittenWeights(records, SurvivalReport.of(sums))
+    return records
 
 
 def check_weights(target: Path, layout: BaseLayout) -> None:
@@ -165,7 +158,6 @@ class _Copied:
     reader: TensorReader
     entry: TensorEntry
     tensor: PlannedTensor
-    measured: bool = False
     step: int = 1
 
     def __post_init__(self) -> None:
@@ -179,18 +171,18 @@ class _Copied:
                 f"found {self.entry.dtype} of {list(self.entry.shape)}; run PREPARE again",
             )
 
-    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> RoundedSums:
+    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> bool:
         """Fill as TensorSource does."""
         count = out.size // ITEM_BYTES[self.tensor.dtype]
         item = ITEM_BYTES[self.entry.dtype]
         if self.entry.dtype == self.tensor.dtype:
             self.reader.read_into(self.entry, first * item, out)
-            return RoundedSums()
+            return True
         raw = scratch.array("copied", count * item, np.uint8)
         self.reader.read_into(self.entry, first * item, raw)
         values = torch.from_numpy(out).view(TORCH_TYPES[self.tensor.dtype])
         values.copy_(torch.from_numpy(raw).view(TORCH_TYPES[self.entry.dtype]))
-        return RoundedSums(finite=bool(torch.isfinite(values).all()))
+        return bool(torch.isfinite(values).all())
 
 
 @dataclass(frozen=True)
@@ -204,26 +196,20 @@ class _Merged:
     noise: Noise | None
 
     @property
-    def measured(self) -> bool:
-        """Whether the weight has an update."""
-        return self.update is not None
-
-    @property
     def step(self) -> int:
         """Elements of one row."""
         return self.tensor.shape[1]
 
-    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> RoundedSums:
+    def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> bool:
         """Fill as TensorSource does."""
         shape, columns = self.tensor.shape, self.tensor.shape[1]
         values: NDArray[Any] = out.view(STORED[self.tensor.dtype])
-        sums = RoundedSums()
+        finite = True
         rows_at_once, row, done = block_rows(shape), first // columns, 0
         while done < values.size:
             rows = min(rows_at_once, (values.size - done) // columns)
             block = read_block(self.base, self.module, shape, self.update, row, rows, scratch)
-            sums += round_weights(
-                block.base.reshape(-1),
+            finite &= round_weights(
                 block.exact.reshape(-1),
                 self.tensor.dtype,
                 values[done : done + rows * columns],
@@ -231,4 +217,4 @@ class _Merged:
                 row * columns,
             )
             row, done = row + rows, done + rows * columns
-        return sums
+        return finite
