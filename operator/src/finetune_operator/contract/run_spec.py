@@ -24,7 +24,7 @@ from finetune_operator.contract.credentials import (
     url_variable,
 )
 
-CONTRACT_VERSION = "1.4"
+CONTRACT_VERSION = "1.5"
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"

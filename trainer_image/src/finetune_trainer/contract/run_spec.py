@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.4"
+CONTRACT_VERSION = "1.5"
 
 
 class _Value(BaseModel):

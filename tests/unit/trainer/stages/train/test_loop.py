@@ -1,53 +1,52 @@
 from __future__ import annotations
 
-import os
-import signal
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import pytest
-from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.stages.train.loop import ProgressCallback, StopRequest
-from finetune_trainer.telemetry.reporter import NullReporter
-
-STATE = SimpleNamespace(global_step=3, max_steps=10)
-
-
-def control() -> Any:
-    return SimpleNamespace(should_save=False, should_training_stop=False)
+import torch
+from finetune_trainer.stages.train.loop import load_adapter_weights
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 
-def test_a_signal_is_recorded_and_the_earlier_handler_is_restored() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    stop = StopRequest()
-    with stop.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.received
-    assert signal.getsignal(signal.SIGTERM) is before
+class _Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.proj(x)
+        return out
 
 
-def test_a_requested_stop_saves_at_the_end_of_the_step() -> None:
-    stop = StopRequest()
-    callback = ProgressCallback(NullReporter(), stop)
-    decisions = control()
-    callback.on_step_end(None, STATE, decisions)
-    assert not decisions.should_training_stop
-    stop.received = True
-    callback.on_step_end(None, STATE, decisions)
-    assert (decisions.should_save, decisions.should_training_stop) == (True, True)
+def _adapted() -> nn.Module:
+    model: nn.Module = get_peft_model(_Model(), LoraConfig(r=2, target_modules=["proj"]))
+    return model
 
 
-@pytest.mark.parametrize("logs", [{"loss": float("nan")}, {"loss": 1.0, "grad_norm": float("inf")}])
-def test_a_loss_or_gradient_that_is_not_finite_names_its_step(logs: dict[str, float]) -> None:
-    callback = ProgressCallback(NullReporter(), StopRequest())
-    with pytest.raises(StageError, match="step 3 of 10") as caught:
-        callback.on_log(None, STATE, control(), logs)
-    assert caught.value.reason is Reason.NON_FINITE_LOSS
+def _saved(folder: Path) -> Path:
+    torch.manual_seed(5)
+    values = {name: torch.randn_like(value) for name, value in get_peft_model_state_dict(_adapted()).items()}
+    save_file(values, folder / "adapter_model.safetensors")
+    return folder
 
 
-def test_logs_without_a_loss_are_ignored() -> None:
-    callback = ProgressCallback(NullReporter(), StopRequest())
-    callback.on_log(None, STATE, control(), {"train_runtime": 1.0})
-    callback.on_log(None, STATE, control(), None)
-    assert callback.losses == []
-    assert callback.tokens_per_second is None
+def test_a_saved_adapter_is_loaded_unchanged(tmp_path: Path) -> None:
+    model = _adapted()
+    load_adapter_weights(model, _saved(tmp_path))
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in get_peft_model_state_dict(model).items())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, change: str) -> None:
+    file = _saved(tmp_path) / "adapter_model.safetensors"
+    values = load_file(file)
+    if change == "missing":
+        values.pop(next(iter(values)))
+    else:
+        values["base_model.model.other.lora_A.weight"] = torch.zeros(2, 4)
+    save_file(values, file)
+    with pytest.raises(RuntimeError, match=f"1 {change}"):
+        load_adapter_weights(_adapted(), tmp_path)

@@ -17,8 +17,10 @@ from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import AdapterTrainer, ProgressCallback, StopRequest
+from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.stage import _build_trainer, train
+from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
 from jsonschema import Draft202012Validator

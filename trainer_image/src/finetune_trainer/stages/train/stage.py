@@ -26,13 +26,10 @@ from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import (
-    AdapterTrainer,
-    ProgressCallback,
-    StopRequest,
-    load_adapter_weights,
-)
+from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
+from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base

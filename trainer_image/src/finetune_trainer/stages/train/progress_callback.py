@@ -1,0 +1,82 @@
+"""What happens at each step of training: progress, the check for finite numbers, and the graceful stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from finetune_trainer.errors import Reason, StageError
+
+if TYPE_CHECKING:
+    from finetune_trainer.stages.train.loop import AdapterTrainer
+    from finetune_trainer.stages.train.stop_request import StopRequest
+    from finetune_trainer.telemetry.reporter import Reporter
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports every step, fails the run if the loss is not finite, and stops the run on request."""
+
+    def __init__(self, progress: Reporter, stop: StopRequest) -> None:
+        self.losses: list[float] = []
+        self.trainer: AdapterTrainer | None = None
+        self._progress = progress
+        self._stop = stop
+        self._started = time.monotonic()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Mean training tokens per second of this process; None before the first step."""
+        if self.trainer is None or not self.losses:
+            return None
+        return self.trainer.tokens / (time.monotonic() - self._started)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._started = time.monotonic()
+        self._progress.update("Training", state.global_step, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Ask for a checkpoint and the end of training if the process must stop."""
+        self._stop_if_asked(control)
+
+    def on_log(
+        self,
+        args: Any,  # noqa: ARG002 -- the base class's signature
+        state: Any,
+        control: Any,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Check loss and gradient of the finished step before it can be saved, and report them."""
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm"):
+            value = float(logs.get(name, 0.0))
+            if not math.isfinite(value):
+                raise StageError(
+                    Reason.NON_FINITE_LOSS,
+                    f"loss and gradient must be finite, found {name} {value} at step {state.global_step} of "
+                    f"{state.max_steps}; lower training.learningRate and check the data",
+                )
+        self.losses.append(float(logs["loss"]))
+        self._progress.update(
+            "Training",
+            state.global_step,
+            state.max_steps,
+            loss=float(logs["loss"]),
+            learning_rate=logs.get("learning_rate"),
+            tokens_per_second=self.tokens_per_second,
+            peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
+        )
+        # A request that arrived since the step's end need not wait for another step.
+        self._stop_if_asked(control)
+
+    def _stop_if_asked(self, control: Any) -> None:
+        if self._stop.received:
+            control.should_save = True
+            control.should_training_stop = True
