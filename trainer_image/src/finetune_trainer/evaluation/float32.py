@@ -25,7 +25,7 @@ def in_float32(model: Any) -> Iterator[None]:
     """Compute in float32 inside of the `with` statement, with the same weights and the same adapter.
 
     It holds the other floating-point weights twice, in both types: the 4-bit ones stay packed. Raises
-    torch.OutOfMemoryError if the device has no room. The model is as before afterwards, also after an error.
+    what `model.out_of_memory` recognizes if the device has no room. The model is as before afterwards, also after an error.
     """
     before = {
         parameter: parameter.data

@@ -25,6 +25,7 @@ from finetune_trainer.evaluation.scoring import (
     kl_divergence,
     supervised_log_probabilities,
 )
+from finetune_trainer.model.out_of_memory import is_device_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +195,9 @@ def _in_float32(
                     f"{index}.base_float32": base,
                     f"{index}.arithmetic_divergence": divergence,
                 }
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not is_device_out_of_memory(error):
+            raise
         _log.warning(
             "the device has too little memory to measure the model in float32, so MERGE allows more difference"
         )

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from finetune_trainer.contract.result import MemoryResult
-from finetune_trainer.errors import Reason
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.memory import Reading, describe_full, measured
-from finetune_trainer.stages.train.stage import _out_of_memory
-
-from tests.support.workspaces import run_spec
 
 _GIB = 1 << 30
 _LOADED = Reading(
@@ -48,17 +42,35 @@ def test_the_device_peak_never_exceeds_the_memory_of_the_device() -> None:
     assert "loadBytes" not in found.document()
 
 
-def test_an_out_of_memory_error_has_the_planned_and_measured_sizes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "read", lambda: _ENDED)
-    error = _out_of_memory(run_spec(tmp_path, tmp_path, microBatchSize=2, gradientCheckpointing=True))
-    assert error.reason is Reason.GPU_OUT_OF_MEMORY
-    assert "micro-batches of 2 sequences of up to 128 tokens, with gradient checkpointing" in error.message
-    assert "The GPU has 24.00 GiB. Tensors took at most 10.00 GiB" in error.message
-    assert "held 12.00 GiB" in error.message
-    assert "others took 2.00 GiB" in error.message
+def test_the_content_of_a_full_gpu_is_described() -> None:
+    text = describe_full(_ENDED)
+    assert (
+        "The GPU has 24.00 GiB. Tensors took at most 10.00 GiB, and the allocator held at most 12.00 GiB"
+        in text
+    )
+    assert text.endswith("Context and others took 2.00 GiB")
     assert "before it could be measured" in describe_full(None)
+
+
+def test_a_gpu_that_fails_every_call_still_has_the_peaks_of_the_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After some errors every CUDA call fails, but torch's counters are in host memory."""
+
+    def broken() -> tuple[int, int]:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    for name, size in [("max_memory_allocated", 10), ("max_memory_reserved", 12), ("memory_reserved", 11)]:
+        monkeypatch.setattr(torch.cuda, name, lambda size=size: size * _GIB)
+    reading = memory.read()
+    assert reading == Reading(10 * _GIB, 12 * _GIB, 11 * _GIB, None, None)
+    assert reading.outside == 0
+    assert describe_full(reading) == (
+        "Tensors took at most 10.00 GiB, and the allocator held at most 12.00 GiB; the GPU itself does not answer"
+    )
+    assert measured(None, reading) is None
 
 
 @pytest.mark.gpu
@@ -66,4 +78,5 @@ def test_peaks_are_read_from_the_gpu() -> None:
     block = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
     reading = memory.read()
     assert reading is not None
+    assert reading.total is not None
     assert reading.total >= reading.reserved_peak >= reading.allocated_peak >= block.nbytes

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
 from finetune_trainer.contract.result import MemoryResult
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Reading:
-    """Bytes at one moment. The peaks are of this process so far; `free` and `total` are of the device."""
+    """Bytes at one moment. The peaks are of this process so far; `free` and `total` are of the device.
+
+    Both are None if the device cannot be asked: after some errors, every call to it fails.
+    """
 
     allocated_peak: int
     reserved_peak: int
     reserved: int
-    free: int
-    total: int
+    free: int | None
+    total: int | None
 
     @property
     def outside(self) -> int:
-        """Bytes outside of torch's allocator: context, workspaces, paged optimizer states, other processes."""
+        """Bytes outside of torch's allocator: context, workspaces, paged optimizer states, other processes.
+
+        0 if the device cannot be asked.
+        """
+        if self.total is None or self.free is None:
+            return 0
         return max(0, self.total - self.free - self.reserved)
 
 
 def read() -> Reading | None:
-    """Read the counters; None if this process uses no GPU."""
+    """Read the counters; None if this process uses no GPU. It never fails: it also measures what an error left."""
     if not torch.cuda.is_initialized():
         return None
-    free, total = torch.cuda.mem_get_info()
+    free, total = _device()
     return Reading(
         allocated_peak=torch.cuda.max_memory_allocated(),
         reserved_peak=torch.cuda.max_memory_reserved(),
@@ -39,12 +50,21 @@ def read() -> Reading | None:
     )
 
 
+def _device() -> tuple[int | None, int | None]:
+    """Return the free bytes and all bytes of the device; torch's own counters need no device."""
+    try:
+        return torch.cuda.mem_get_info()
+    except RuntimeError as error:
+        _log.warning("the memory of the GPU cannot be read: %s", error)
+        return None, None
+
+
 def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | None:
     """Return the `memory` member of the result from the readings after loading and at the end; None on a CPU.
 
     The device's peak is the allocator's peak plus the largest reading outside of it. The two may differ in time.
     """
-    if ended is None:
+    if ended is None or ended.total is None:
         return None
     readings = [ended] if loaded is None else [loaded, ended]
     found = MemoryResult(
@@ -60,10 +80,13 @@ def describe_full(reading: Reading | None) -> str:
     """Describe the content of the full memory in sentences, without the last full stop."""
     if reading is None:
         return "The memory was full before it could be measured"
-    return (
-        f"The GPU has {_gib(reading.total)} GiB. Tensors took at most {_gib(reading.allocated_peak)} GiB, the allocator "
-        f"held {_gib(reading.reserved_peak)} GiB, and context and others took {_gib(reading.outside)} GiB"
+    tensors = (
+        f"Tensors took at most {_gib(reading.allocated_peak)} GiB, and the allocator held at most "
+        f"{_gib(reading.reserved_peak)} GiB"
     )
+    if reading.total is None:
+        return f"{tensors}; the GPU itself does not answer"
+    return f"The GPU has {_gib(reading.total)} GiB. {tensors}. Context and others took {_gib(reading.outside)} GiB"
 
 
 def _gib(size: int) -> str:

@@ -27,6 +27,7 @@ from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest
@@ -63,8 +64,10 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
         torch.set_num_threads(available_cpus())
     try:
         result = _train(run, workspace, progress)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(run) from error
+    except Exception as error:
+        if is_device_out_of_memory(error):
+            raise gpu_out_of_memory(run, error) from error
+        raise
     write_marker(workspace, "train", run.spec_hash, result.document())
     # The adapter is saved, so checkpoints only take space.
     shutil.rmtree(workspace.checkpoints, ignore_errors=True)
@@ -199,14 +202,3 @@ def _last_loss(trainer: AdapterTrainer) -> float:
 
 def _device_name(device: str) -> str:
     return str(torch.cuda.get_device_name())[:64] if device == "cuda" else "cpu"
-
-
-def _out_of_memory(run: RunSpec) -> StageError:
-    training = run.training
-    checkpointing = "with" if training.gradient_checkpointing else "without"
-    return StageError(
-        Reason.GPU_OUT_OF_MEMORY,
-        f"the GPU must hold micro-batches of {training.micro_batch_size} sequences of up to {training.maximum_length} "
-        f"tokens, {checkpointing} gradient checkpointing. {memory.describe_full(memory.read())}. "
-        "Lower training.microBatchSize or training.maximumLength, or use a larger GPU.",
-    )
