@@ -177,11 +177,12 @@ def workspace_bytes(
 
     The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
     certain of the rows: 8 bytes for each supervised token of a known `dataset`. A merge onto the original weights keeps
-    all weight files, in at least 16 bits.
+    all weight files, in at least 16 bits. So does the base as trained, for the adapter's loss on the original base.
     """
     adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
     remote = spec.model.source.persistent_volume_claim is None
-    keeps_original = "Merged" in spec.output.artifacts and spec.output.merge_onto == "OriginalWeights"
+    merges_onto_original = "Merged" in spec.output.artifacts and spec.output.merge_onto == "OriginalWeights"
+    keeps_original = merges_onto_original or "BaseAsTrained" in spec.output.artifacts
     largest_file = min(2 * shape.parameters, _LARGEST_FILE) if remote and not keeps_original else 0
     total = _Sum(
         (

@@ -142,12 +142,15 @@ def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -
         assert part in why
 
 
-def test_a_merge_onto_the_original_weights_keeps_them_in_the_workspace() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"mergeOnto": "OriginalWeights"}, {"artifacts": ["Adapter", "BaseAsTrained"]}]
+)
+def test_what_reads_the_original_weights_keeps_them_in_the_workspace(changes: dict[str, Any]) -> None:
     """Whatever the source and the cache: the merge needs the weights themselves."""
-    output = {**make_spec()["output"], "mergeOnto": "OriginalWeights"}
+    output = {**make_spec()["output"], **changes}
     plain, _ = workspace_bytes(parse(), MISTRAL, None)
-    for changes in ({}, {"model": HUB}):
-        kept, why = workspace_bytes(parse(output=output, **changes), MISTRAL, None)
+    for source in ({}, {"model": HUB}):
+        kept, why = workspace_bytes(parse(output=output, **source), MISTRAL, None)
         assert kept - plain == pytest.approx(2 * MISTRAL.parameters * 1.1, rel=1e-6)
         assert "original weights" in why
         assert "largest weight file" not in why

@@ -1,4 +1,4 @@
-"""Which weights of the base a job merges its adapter into."""
+"""Which weights of the base a job merges its adapter into, and which it needs for that."""
 
 from __future__ import annotations
 
@@ -9,5 +9,13 @@ if TYPE_CHECKING:
 
 
 def merges_onto_original(run: RunSpec) -> bool:
-    """Return whether the run merges into the base's own 16-bit weights, which PREPARE must then keep."""
+    """Return whether the run merges into the base's own 16-bit weights."""
     return "Merged" in run.output.artifacts and run.output.merge_onto == "OriginalWeights"
+
+
+def keeps_original(run: RunSpec) -> bool:
+    """Return whether PREPARE must keep the base's own weights in the workspace.
+
+    A job that publishes the base as trained also tells what the adapter loses on the original base.
+    """
+    return merges_onto_original(run) or "BaseAsTrained" in run.output.artifacts

@@ -1,4 +1,4 @@
-"""Keeps the base's own weight files in the workspace, for a merge into them.
+"""Keeps the base's own weight files in the workspace, for a merge into them or a comparison with them.
 
 Each downloaded file is moved after its quantization; a file of the user's folder is linked or copied. A restart keeps
 what is there.
@@ -102,12 +102,7 @@ def read_original(folder: Path, model_digest: str) -> str:
 
     Raises StageError(QuantizationMismatch) if PREPARE kept none for it.
     """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        sizes = {str(name): _size(folder / name) for name in manifest["bytes"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        sizes = {}
-    digest = _recorded(folder, model_digest, sizes)
+    digest = find_original(folder, model_digest)
     if digest is None:
         raise StageError(
             Reason.QUANTIZATION_MISMATCH,
@@ -115,6 +110,16 @@ def read_original(folder: Path, model_digest: str) -> str:
             "the job again, or set output.mergeOnto to TrainedWeights",
         )
     return digest
+
+
+def find_original(folder: Path, model_digest: str) -> str | None:
+    """Return what `read_original` returns, or None if PREPARE kept no such files."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        sizes = {str(name): _size(folder / name) for name in manifest["bytes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _recorded(folder, model_digest, sizes)
 
 
 def _recorded(folder: Path, model_digest: str, sizes: dict[str, int | None]) -> str | None:

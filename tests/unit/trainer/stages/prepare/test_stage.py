@@ -391,7 +391,7 @@ def test_a_dataset_that_cannot_be_learned_ends_the_process_with_its_reason_once(
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_original_weights_are_kept_for_a_merge_into_them(
+def test_original_weights_are_kept_for_what_reads_them(
     make_run: Callable[..., RunSpec],
     run_document: dict[str, Any],
     tiny_model: Path,
@@ -406,8 +406,8 @@ def test_original_weights_are_kept_for_a_merge_into_them(
         prepare(make_run(**changes), NullReporter())
         assert not WorkspaceLayout(tmp_path / "workspace").original.exists()
         shutil.rmtree(tmp_path / "workspace")
-    output = {**run_document["output"], "mergeOnto": "OriginalWeights"}
-    run = make_run(output=output, **changes)
+    needs = {"artifacts": ["Adapter", "BaseAsTrained"]} if cached else {"mergeOnto": "OriginalWeights"}
+    run = make_run(output={**run_document["output"], **needs}, **changes)
     for _ in range(2):
         result = prepare(run, NullReporter()).prepare
         assert result is not None

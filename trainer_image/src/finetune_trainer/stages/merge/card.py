@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from finetune_trainer.model.naming import base_model_name
+from finetune_trainer.stages.merge.original_loss import OriginalLoss
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.result import PrepareResult, TrainResult, VerificationResult
@@ -26,11 +27,13 @@ def model_card(
     trained: TrainResult,
     verification: VerificationResult | None,
     base_digest: str | None = None,
+    original: OriginalLoss | None = None,
 ) -> str:
     """Return the Markdown card of one artifact.
 
     `verification` is None if no merged model was asked for. `base_digest` is that of the base as trained if it is
-    published too. The card of the base as trained says nothing of the job, so equal bases have equal files.
+    published too, and `original` has the adapter's loss on the original base if it was measured. The card of the base as
+    trained says nothing of the job, so equal bases have equal files.
     """
     base = base_model_name(run)
     adapter = kind == "Adapter"
@@ -44,23 +47,30 @@ def model_card(
     if kind == "BaseAsTrained":
         return "\n".join([*lines, f"# {base} as trained", "", *_base_as_trained(base), ""])
     lines += [f"# {run.job.name}", ""]
-    lines += _adapter(base, base_digest, verification) if adapter else [_merged(run, base)]
+    lines += (
+        _adapter(base, base_digest, original or _known(verification)) if adapter else [_merged(run, base)]
+    )
     lines += ["", *_training(prepared, trained), *_proof(run, verification), ""]
     lines += [*_warnings(verification), *_serving_advice(run, prepared), ""]
     return "\n".join(lines)
 
 
-def _adapter(base: str, base_digest: str | None, verification: VerificationResult | None) -> list[str]:
+def _known(verification: VerificationResult | None) -> OriginalLoss | None:
+    if verification is None or verification.adapter_on_original_loss is None:
+        return None
+    return OriginalLoss(verification.trained_loss, verification.adapter_on_original_loss)
+
+
+def _adapter(base: str, base_digest: str | None, loss: OriginalLoss | None) -> list[str]:
     about = (
         f"LoRA adapter for {base}, trained on its NF4 (double quantized) weights. It has learned corrections to them, so "
         "on other weights of this base it is another model."
     )
     lines = [about]
-    loss = verification.adapter_on_original_loss if verification is not None else None
-    if verification is not None and loss is not None:
+    if loss is not None:
         lines.append(
-            f"On held-out rows the loss is {verification.trained_loss:.4f} nats per token on the weights of the training, "
-            f"and {loss:.4f} on the original weights."
+            f"On held-out rows the loss is {loss.trained:.4f} nats per token on the weights of the training, and "
+            f"{loss.original:.4f} on the original weights."
         )
     if base_digest is not None:
         lines.append(

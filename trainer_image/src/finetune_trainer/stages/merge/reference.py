@@ -175,3 +175,16 @@ def open_reference(
             run.training.seed if onto_original else None,
             replaced,
         )
+
+
+@contextmanager
+def open_adapter_on_original(workspace: WorkspaceLayout, layout: BaseLayout) -> Iterator[ExactReference]:
+    """Open the base's own weights plus the update, for a comparison with the training; `layout` has their tensors."""
+    updates = AdapterUpdates(workspace.adapter)
+    names = [file.name for file in read_base_layout(workspace).files]
+    with ExitStack() as stack:
+        original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))
+        copies = stack.enter_context(TensorFiles(workspace.original))
+        adapter = stack.enter_context(TensorFiles(workspace.adapter))
+        replaced = {name: (adapter, entry.name) for name, entry in updates.replaced.items()}
+        yield ExactReference(layout, updates, original, copies, replaced=replaced)

@@ -19,11 +19,13 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.quantization.original import find_original
 from finetune_trainer.report.merge_page import merge_report, write_merge_report
 from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_files
 from finetune_trainer.stages.merge.card import model_card
 from finetune_trainer.stages.merge.findings import with_findings
 from finetune_trainer.stages.merge.manifest import base_as_trained_digest, manifest_document, merge_document
+from finetune_trainer.stages.merge.original_loss import OriginalLoss, adapter_on_original_loss
 from finetune_trainer.stages.merge.proof import Proof, prove_artifact
 from finetune_trainer.stages.merge.publish import (
     SealedFile,
@@ -117,7 +119,7 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
     staging = open_staging(destination, run.spec_hash)
     try:
         require_space(destination, artifact_bytes(run, workspace))
-        proof = None
+        proof = original = None
         known: dict[ArtifactKind, dict[str, SealedFile]] = {}
         if "Merged" in run.output.artifacts:
             known["Merged"] = _write_model(run, workspace, prepared, staging, "Merged", ends, progress)
@@ -129,13 +131,14 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
             known["BaseAsTrained"] = _write_model(
                 run, workspace, prepared, staging, "BaseAsTrained", ends, progress
             )
+            original = _original_loss(workspace, prepared, proof, progress)
         if "Adapter" in run.output.artifacts:
             with writing_to(destination):
                 copy_adapter(workspace, staging / FOLDERS["Adapter"], [token.id for token in ends])
         with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
-        return _publish(run, destination, staging, prepared, trained, proof, known, progress)
+        return _publish(run, destination, staging, prepared, trained, proof, original, known, progress)
     except StageError:
         discard_staging(destination, run.spec_hash)
         raise
@@ -183,6 +186,23 @@ def _write_model(
     return {name: {"digest": record.digest, "bytes": record.bytes} for name, record in written.items()}
 
 
+def _original_loss(
+    workspace: WorkspaceLayout, prepared: PrepareResult, proof: Proof | None, progress: Reporter
+) -> OriginalLoss | None:
+    """Measure the adapter on the original base; None if an older PREPARE kept no original weights."""
+    if proof is not None and proof.result.adapter_on_original_loss is not None:
+        return OriginalLoss(proof.result.trained_loss, proof.result.adapter_on_original_loss)
+    if find_original(workspace.original, prepared.model.digest) is None:
+        _log.warning("the workspace has no original weights, so the adapter's loss on them is not known")
+        return None
+    progress.update("Verifying", 0, None)
+    found = adapter_on_original_loss(workspace, read_base_layout(workspace), progress)
+    _log.info(
+        "adapter on the original base: loss %.4f, on the base as trained %.4f", found.original, found.trained
+    )
+    return found
+
+
 def _publish(
     run: RunSpec,
     destination: Path,
@@ -190,11 +210,14 @@ def _publish(
     prepared: PrepareResult,
     trained: TrainResult,
     proof: Proof | None,
+    original: OriginalLoss | None,
     known: Mapping[ArtifactKind, Mapping[str, SealedFile]],
     progress: Reporter,
 ) -> MergeResult:
     """Add cards and the report, seal and publish all folders; return the `merge` member of the result."""
     verification = with_findings(proof.result) if proof is not None else None
+    if verification is not None and original is not None:
+        verification = verification.model_copy(update={"adapter_on_original_loss": original.original})
     survival = proof.survival if proof is not None else {}
     for warning in (verification.warnings if verification is not None else None) or ():
         _log.warning("%s: %s", warning.code, warning.message)
@@ -207,7 +230,7 @@ def _publish(
         for done, kind in enumerate(kinds, start=1):
             folder = staging / FOLDERS[kind]
             base = base_as_trained_digest(artifacts.values())
-            card = model_card(run, kind, prepared, trained, verification, base)
+            card = model_card(run, kind, prepared, trained, verification, base, original)
             (folder / _README).write_text(card, encoding="utf-8")
             sealed = seal(folder, known.get(kind))
             files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}

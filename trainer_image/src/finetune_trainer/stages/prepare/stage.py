@@ -15,7 +15,7 @@ from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
-from finetune_trainer.model.merge_target import merges_onto_original
+from finetune_trainer.model.merge_target import keeps_original
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.original import KeptModel
 from finetune_trainer.quantization.quantize import quantize_model
@@ -92,7 +92,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     # Before weights are fetched, and after the operator had the time of the proof to hold a job that fits no GPU: a hold
     # can end, this failure cannot.
     check_space(run, layout, least_artifact_bytes(run, base.parameters))
-    kept = KeptModel(source, layout.original) if merges_onto_original(run) else None
+    kept = KeptModel(source, layout.original) if keeps_original(run) else None
     # The checks of a folder's headers need the folder itself; its files are kept after the quantization.
     quantized = source if kept is None or isinstance(source, DirectoryModel) else kept
     model = quantize_model(quantized, layout, progress, run.model_cache.path if run.model_cache else None)
