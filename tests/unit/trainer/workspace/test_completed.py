@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.result import CompletedResult, PublishedResult
+from finetune_trainer.contract.result import PublishedResult
 from finetune_trainer.contract.run_spec import RunSpec
-from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.completed import published_results, trained_result
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 
@@ -17,22 +17,18 @@ from tests.support.results import MERGE, PREPARE, TRAIN
 PUBLISHED = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE)
 
 
-def test_stages_count_in_their_order_only(make_run: Callable[..., RunSpec], tmp_path: Path) -> None:
-    run, layout = make_run(), WorkspaceLayout(tmp_path / "workspace")
-    write_marker(layout, "merge", run.spec_hash, MERGE.document())
-    assert completed_stages(run, layout) is None
-    write_marker(layout, "train", run.spec_hash, TRAIN.document())
-    assert completed_stages(run, layout) == CompletedResult(train=TRAIN, merge=MERGE)
-
-
-def test_a_marker_of_another_spec_or_without_a_result_is_invalid(
+def test_a_workspace_proves_the_training_of_its_spec_alone(
     make_run: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     run, layout = make_run(), WorkspaceLayout(tmp_path / "workspace")
+    write_marker(layout, "merge", run.spec_hash, MERGE.document())
+    assert trained_result(run, layout) is None
     write_marker(layout, "train", "sha256:" + "1" * 64, TRAIN.document())
-    assert completed_stages(run, layout) is None
+    assert trained_result(run, layout) is None
     write_marker(layout, "train", run.spec_hash, {"steps": 2})
-    assert completed_stages(run, layout) is None
+    assert trained_result(run, layout) is None
+    write_marker(layout, "train", run.spec_hash, TRAIN.document())
+    assert trained_result(run, layout) == TRAIN
 
 
 def publish(run: RunSpec, **changes: Any) -> Path:

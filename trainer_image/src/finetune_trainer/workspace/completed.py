@@ -6,7 +6,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.result import CompletedResult, MergeResult, PublishedResult, TrainResult
+from finetune_trainer.contract.result import PublishedResult, TrainResult
 from finetune_trainer.workspace.destination import MANIFEST, writing_to
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import read_marker
@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def completed_stages(run: RunSpec, layout: WorkspaceLayout) -> CompletedResult | None:
-    """Return the results of TRAIN and MERGE whose markers say that they finished for this spec hash.
+def trained_result(run: RunSpec, layout: WorkspaceLayout) -> TrainResult | None:
+    """Return the result of TRAIN if its marker says that it finished for this spec hash.
 
-    None if TRAIN has not finished: without it, MERGE's result does not count.
+    A marker of MERGE does not count: artifacts can be gone, so only the destination proves them.
     """
-    train = TrainResult.read(read_marker(layout, "train", run.spec_hash))
-    if train is None:
-        return None
-    merge = MergeResult.read(read_marker(layout, "merge", run.spec_hash))
-    return CompletedResult(train=train) if merge is None else CompletedResult(train=train, merge=merge)
+    return TrainResult.read(read_marker(layout, "train", run.spec_hash))
 
 
 def published_results(run: RunSpec) -> PublishedResult | None:

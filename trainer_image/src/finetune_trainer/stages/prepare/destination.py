@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.workspace.completed import completed_stages, published_results
+from finetune_trainer.workspace.completed import published_results, trained_result
 from finetune_trainer.workspace.destination import is_transient, require_space, try_destination
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ def check_space(run: RunSpec, workspace: WorkspaceLayout, needed: int) -> None:
 
 
 def _is_trained(run: RunSpec, workspace: WorkspaceLayout) -> bool:
-    return completed_stages(run, workspace) is not None
+    return trained_result(run, workspace) is not None

@@ -37,7 +37,7 @@ from finetune_trainer.stages.prepare.report import report_dataset, report_reject
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
 from finetune_trainer.workspace.access import require_workspace
-from finetune_trainer.workspace.completed import completed_stages
+from finetune_trainer.workspace.completed import trained_result
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_marker
 
 if TYPE_CHECKING:
@@ -111,11 +111,11 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     )
     # MERGE copies it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, result.document())
-    completed = completed_stages(run, layout)
-    if completed is not None and completed.train is not None and completed.merge is not None:
-        require_passed(run.evaluation.gate, completed.train.evaluation)
+    trained = trained_result(run, layout)
     return (
-        StageResult(prepare=result) if completed is None else StageResult(prepare=result, completed=completed)
+        StageResult(prepare=result)
+        if trained is None
+        else StageResult(prepare=result, completed=CompletedResult(train=trained))
     )
 
 
