@@ -17,6 +17,9 @@ def test_every_reason_of_the_trainer_has_the_exit_code_of_its_class() -> None:
         "Retryable": ExitCode.RETRYABLE,
         "Interrupted": ExitCode.INTERRUPTED,
     }
+    # A permanent failure with a code of its own.
+    assert exit_code(Reason(name := "GpuOutOfMemory")) is ExitCode.GPU_OUT_OF_MEMORY
+    assert trainer.pop(name) == "Permanent"
     for name, group in trainer.items():
         assert exit_code(Reason(name)) is codes[group], name
     assert exit_code(None) is ExitCode.SUCCEEDED

@@ -13,10 +13,12 @@ class ExitCode(IntEnum):
     SUCCEEDED = 0
     PERMANENT = 65
     RETRYABLE = 69
+    GPU_OUT_OF_MEMORY = 71
     INTERRUPTED = 75
 
 
-_NOT_PERMANENT = {
+_OTHERS = {
+    Reason.GPU_OUT_OF_MEMORY: ExitCode.GPU_OUT_OF_MEMORY,
     Reason.INTERNAL_ERROR: ExitCode.RETRYABLE,
     Reason.DATASET_UNAVAILABLE: ExitCode.RETRYABLE,
     Reason.MODEL_UNAVAILABLE: ExitCode.RETRYABLE,
@@ -27,8 +29,9 @@ _NOT_PERMANENT = {
 def exit_code(reason: Reason | None) -> ExitCode:
     """Exit code for a failure's reason, or for success (None).
 
-    The table follows the classes in contract/reasons.json; a test holds the two equal.
+    The table follows the classes in contract/reasons.json; a test holds the two equal. GpuOutOfMemory is permanent, and it
+    has a code of its own.
     """
     if reason is None:
         return ExitCode.SUCCEEDED
-    return _NOT_PERMANENT.get(reason, ExitCode.PERMANENT)
+    return _OTHERS.get(reason, ExitCode.PERMANENT)

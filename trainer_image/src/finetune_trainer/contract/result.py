@@ -193,8 +193,42 @@ class EvaluationResult(Part):
     verdict: Literal["Improved", "NoChange", "Worse", "Inconclusive"]
 
 
+class RungResult(Part):
+    """How the GPU held a step: rows of a forward pass, and whether activations were computed twice."""
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+
+
+class FailedRungResult(RungResult):
+    """A rung that did not fit: the activity in which the GPU ran out of memory, and the peaks until then.
+
+    `step` is the training step that failed. The peaks are in bytes, as in `MemoryResult`; not set if not measured.
+    """
+
+    activity: str
+    step: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+class ProbeResult(Part):
+    """The peaks in bytes until the end of the probe: two steps on the longest batch, of rows of `sequence_length` tokens.
+
+    They are not set on a CPU.
+    """
+
+    sequence_length: int
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
 class TrainResult(Part):
-    """The `train` member of the result. `training_loss` is in nats per supervised token."""
+    """The `train` member of the result. `training_loss` is in nats per supervised token.
+
+    `rung` is the one that ran, and `failed_rungs` are those that did not fit before it. `probe` is not set if the run
+    continued after its last step. A result before version 1.5 has none of the three.
+    """
 
     device: str
     steps: int
@@ -203,6 +237,9 @@ class TrainResult(Part):
     adapter_digest: str
     memory: MemoryResult | None = None
     evaluation: EvaluationResult
+    rung: RungResult | None = None
+    failed_rungs: tuple[FailedRungResult, ...] | None = None
+    probe: ProbeResult | None = None
 
 
 class ArtifactResult(Part):

@@ -174,8 +174,18 @@ class Checkpoint(_Value):
     interval_steps: Annotated[int, Field(ge=1)]
 
 
+class Rung(_Value):
+    """One way to hold a step in the GPU's memory. It does not change what a step learns."""
+
+    micro_batch_size: Annotated[int, Field(ge=1)]
+    gradient_checkpointing: bool
+
+
 class Training(_Value):
-    """Optimization settings. Exactly one of `epochs` and `maximum_steps` is set."""
+    """Optimization settings. Exactly one of `epochs` and `maximum_steps` is set.
+
+    `ladder` has the rungs to take one after another when the GPU is out of memory, after that of the run itself.
+    """
 
     epochs: Annotated[float, Field(gt=0)] | None = None
     maximum_steps: Annotated[int, Field(ge=1)] | None = None
@@ -189,16 +199,17 @@ class Training(_Value):
     schedule: Schedule
     gradient_checkpointing: bool
     checkpoint: Checkpoint
+    ladder: Annotated[tuple[Rung, ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
         if (self.epochs is None) == (self.maximum_steps is None):
             raise ValueError("must have exactly one of `epochs` and `maximumSteps`")
-        if self.effective_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"microBatchSize must divide effectiveBatchSize, found {self.micro_batch_size} "
-                f"and {self.effective_batch_size}"
-            )
+        for size in (self.micro_batch_size, *(rung.micro_batch_size for rung in self.ladder)):
+            if self.effective_batch_size % size:
+                raise ValueError(
+                    f"microBatchSize must divide effectiveBatchSize, found {size} and {self.effective_batch_size}"
+                )
         return self
 
     @property

@@ -33,6 +33,8 @@ def test_a_mapped_table_gives_first_examples_and_longest(tmp_path: Path) -> None
     table = ExampleTable(tmp_path / "t.arrow")
     assert len(table) == len(EXAMPLES)
     assert table.longest() == 40
+    assert table.lengths().tolist() == [len(example.input_ids) for example in EXAMPLES]
+    assert table.learned().tolist() == [example.supervised_tokens for example in EXAMPLES]
     table.release()
     assert table.first(1026) == EXAMPLES[:1026]
     assert table.first(10_000) == EXAMPLES
@@ -43,6 +45,7 @@ def test_an_empty_table_has_no_examples_and_length_zero(tmp_path: Path) -> None:
     written(tmp_path / "t.arrow", [])
     table = ExampleTable(tmp_path / "t.arrow")
     assert (len(table), table.longest(), table.first(3)) == (0, 0, [])
+    assert (len(table.lengths()), len(table.learned())) == (0, 0)
     assert not list(stream_examples(tmp_path / "t.arrow"))
 
 

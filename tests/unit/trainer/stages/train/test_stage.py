@@ -19,7 +19,7 @@ from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
-from finetune_trainer.stages.train.stage import _build_trainer, train
+from finetune_trainer.stages.train.stage import _build_trainer, _load, train
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_json_atomically
@@ -73,7 +73,7 @@ def test_training_improves_the_held_out_loss_and_writes_the_input_of_merge(
     assert evaluation["tunedLoss"] < evaluation["baseLoss"]
     assert result["steps"] == 40
     activities = list(dict.fromkeys(activity for activity, _, _ in progress.seen))
-    assert activities == ["LoadingModel", "EvaluatingBase", "Training", "EvaluatingTuned"]
+    assert activities == ["LoadingModel", "ProbingMemory", "EvaluatingBase", "Training", "EvaluatingTuned"]
     steps = [step for activity, step, loss in progress.seen if activity == "Training" and loss is not None]
     assert steps == list(range(1, 41))
     layout = WorkspaceLayout(workspace)
@@ -251,7 +251,8 @@ def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Pat
     run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
     layout = WorkspaceLayout(workspace)
     dataset = training_dataset(open_table(layout.training_table))
-    trainer = _build_trainer(run, layout, dataset, 1, ProgressCallback(NullReporter(), StopRequest()))
+    watch = ProgressCallback(NullReporter(), StopRequest())
+    trainer = _build_trainer(run, layout, _load(run, layout), dataset, 1, watch)
     inputs = trainer.data_collator([dataset[index] for index in range(3)])
     found = []
     for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finetune_trainer.data.masking.example import Example
+from finetune_trainer.data.masking.example import IGNORED, Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,8 +117,22 @@ class ExampleTable:
 
     def longest(self) -> int:
         """Return the number of tokens of the longest example, 0 if there is none."""
+        return int(self.lengths().max(initial=0))
+
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Return the number of tokens of each example, int32."""
         lengths = pc.list_value_length(self.arrow.column("input_ids"))
-        return int(pc.max(lengths).as_py() or 0)
+        return np.asarray(lengths.to_numpy(), dtype=np.int32)
+
+    def learned(self) -> np.ndarray[Any, Any]:
+        """Return the number of learned tokens of each example, int64."""
+        counts = []
+        for batch in self.batches:
+            labels = batch.column("labels")
+            before = np.concatenate([[0], np.cumsum(labels.values.to_numpy() != IGNORED)])
+            offsets = labels.offsets.to_numpy()
+            counts.append(before[offsets[1:]] - before[offsets[:-1]])
+        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
 
     def first(self, limit: int) -> list[Example]:
         """Return the first `limit` examples."""

@@ -35,6 +35,10 @@ class AdapterTrainer(SFTTrainer):
         # The tokenizer was needed only for the padding token. If it stayed, it would be written into every
         # checkpoint, and transformers would change the model's special tokens to match it.
         self.processing_class = None
+        # Every loss is divided by the learned tokens of its whole step, whatever the signature of the model's forward
+        # pass. So micro-batches of any size give the same sum.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = True
         # TRL makes the adapter of every quantized model bf16, which a CPU multiplies ten times slower.
         cast_adapter(self.adapted, self.adapted.dtype)
 

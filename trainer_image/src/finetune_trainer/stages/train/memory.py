@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import dataclass
 
@@ -57,6 +58,22 @@ def _device() -> tuple[int | None, int | None]:
     except RuntimeError as error:
         _log.warning("the memory of the GPU cannot be read: %s", error)
         return None, None
+
+
+def reset_peaks() -> None:
+    """Forget the peaks, so that the next readings are those of the next rung."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def release() -> None:
+    """Give everything back to the device that nothing refers to any more. It never fails."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            _log.warning("the memory of the GPU cannot be freed: %s", error)
 
 
 def measured(loaded: Reading | None, ended: Reading | None) -> MemoryResult | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +26,14 @@ from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
+from finetune_trainer.stages.train.fit import fit, fitting, measure_within
+from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
 from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
+from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
+from finetune_trainer.stages.train.probe import needs_probe, probe
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
@@ -50,9 +55,9 @@ _LAST_LOSSES = 10
 def train(run: RunSpec, progress: Reporter) -> TrainResult:
     """Train the run's adapter and return the `train` member of the result.
 
-    Training continues from the newest complete checkpoint. Raises StageError: GpuNotVisible, GpuOutOfMemory,
-    QuantizationMismatch, InvalidDataset, NonFiniteLoss, AdapterUntrained, or Interrupted after SIGTERM, as soon as a
-    checkpoint is saved.
+    Training continues from the newest complete checkpoint, and a GPU that is out of memory takes the next rung of the
+    ladder. Raises StageError: GpuNotVisible, GpuOutOfMemory, QuantizationMismatch, InvalidDataset, NonFiniteLoss,
+    AdapterUntrained, or Interrupted after SIGTERM, as soon as a checkpoint is saved.
     """
     workspace = WorkspaceLayout(run.workspace.path)
     done = TrainResult.read(read_marker(workspace, "train", run.spec_hash))
@@ -62,19 +67,29 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
+
+    def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult:  # noqa: FBT001 -- `fit` names it
+        return _train(of_rung, workspace, progress, ladder, is_last=is_last)
+
     try:
-        result = _train(run, workspace, progress)
+        result = fit(run, workspace, this_device(run.device), attempt)
     except Exception as error:
+        # Of an activity that needs the same memory on every rung, such as loading the model.
         if is_device_out_of_memory(error):
             raise gpu_out_of_memory(run, error) from error
         raise
     write_marker(workspace, "train", run.spec_hash, result.document())
     # The adapter is saved, so checkpoints only take space.
     shutil.rmtree(workspace.checkpoints, ignore_errors=True)
+    Ladder.forget(workspace)
     return result
 
 
-def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> TrainResult:
+def _train(
+    run: RunSpec, workspace: WorkspaceLayout, progress: Reporter, ladder: Ladder, *, is_last: bool
+) -> TrainResult:
+    """Train on one rung, that of `run`. Raises DoesNotFitError where a more frugal rung may help."""
+    rung = rung_of(run)
     table = open_table(workspace.training_table)
     examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
     steps = planned_steps(len(table), run.training)
@@ -82,29 +97,47 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
     progress.update("LoadingModel", 0, 1)
     stop = StopRequest()
     watch = ProgressCallback(progress, stop)
-    trainer = _build_trainer(run, workspace, training_dataset(table), steps, watch)
+    loaded = _load(run, workspace)
     progress.update("LoadingModel", 1, 1)
-    loaded = memory.read()
+    after_loading = memory.read()
+    checkpoint = newest_checkpoint(workspace.checkpoints)
+    probed = ladder.probe_of(rung)
+    if needs_probe(None if checkpoint is None else checkpoint[0], steps, passed=probed is not None):
+        with fitting(PROBING):
+            probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, progress)
+        ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
+    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), steps, watch)
+    # The last rung has no other way to need less.
     budget = run.training.micro_batch_size * table.longest()
-    base = _base_losses(run, workspace, trainer.adapted, examples, budget, progress)
-    _run_steps(trainer, workspace, steps, stop)
+    longest = max(len(example.input_ids) for example in examples)
+    budgets = smaller_batches(budget, longest) if is_last else (budget,)
+    with fitting("EvaluatingBase"):
+        base = measure_within(
+            lambda tokens: _base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
+        )
+    with fitting("Training", lambda: trainer.state.global_step + 1):
+        _run_steps(trainer, checkpoint, steps, stop)
     progress.update("EvaluatingTuned", 0, len(examples))
     trainer.adapted.eval()
-    tuned = row_losses(
-        trainer.adapted,
-        examples,
-        budget,
-        lambda done, total: progress.update("EvaluatingTuned", done, total),
-    )
-    comparison = compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
-    record(
-        trainer.adapted,
-        examples,
-        base,
-        tuned,
-        tokenization_digest(workspace.base),
-        workspace.verification,
-    )
+    with fitting("EvaluatingTuned"):
+        tuned = measure_within(
+            lambda tokens: row_losses(
+                trainer.adapted,
+                examples,
+                tokens,
+                lambda done, total: progress.update("EvaluatingTuned", done, total),
+            ),
+            budgets,
+        )
+        comparison = compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
+        record(
+            trainer.adapted,
+            examples,
+            base,
+            tuned,
+            tokenization_digest(workspace.base),
+            workspace.verification,
+        )
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
     return TrainResult(
         device=_device_name(run.device),
@@ -112,25 +145,45 @@ def _train(run: RunSpec, workspace: WorkspaceLayout, progress: Reporter) -> Trai
         training_loss=_last_loss(trainer),
         tokens_per_second=watch.tokens_per_second,
         adapter_digest=digest_of_files(folder_digests(workspace.adapter)),
-        memory=memory.measured(loaded, memory.read()),
+        memory=memory.measured(after_loading, memory.read()),
         evaluation=comparison,
+        rung=rung_result(rung),
+        **({"failed_rungs": ladder.failed} if ladder.failed else {}),
+        **({} if probed is None else {"probe": probed}),
     )
 
 
-def _build_trainer(
-    run: RunSpec, workspace: WorkspaceLayout, dataset: Any, steps: int, watch: ProgressCallback
-) -> AdapterTrainer:
+@dataclass(frozen=True)
+class _Loaded:
+    """The base model with its new adapter, and its tokenizer."""
+
+    adapted: Any
+    tokenizer: Any
+
+
+def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
     layout = read_base_layout(workspace)
     model = load_quantized(workspace.quantized_model, run.device)
     check_quantized(model, layout)
     # This comes before the adapter: its initial values are random.
     set_seed(run.training.seed)
     adapted = add_adapter(model, run.training.lora, layout.quantized, model.dtype)
+    return _Loaded(adapted, _tokenizer(workspace.base, model.get_input_embeddings().weight.shape[0]))
+
+
+def _build_trainer(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    loaded: _Loaded,
+    dataset: Any,
+    steps: int,
+    watch: ProgressCallback,
+) -> AdapterTrainer:
     trainer = AdapterTrainer(
-        model=adapted,
+        model=loaded.adapted,
         args=sft_config(run, workspace.checkpoints, steps),
         train_dataset=dataset,
-        processing_class=_tokenizer(workspace.base, model.get_input_embeddings().weight.shape[0]),
+        processing_class=loaded.tokenizer,
         callbacks=[watch],
         checkpoints=workspace.checkpoints,
     )
@@ -172,9 +225,10 @@ def _base_losses(
     return losses
 
 
-def _run_steps(trainer: AdapterTrainer, workspace: WorkspaceLayout, steps: int, stop: StopRequest) -> None:
-    """Train up to `steps`, starting from the newest checkpoint if there is one."""
-    checkpoint = newest_checkpoint(workspace.checkpoints)
+def _run_steps(
+    trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int, stop: StopRequest
+) -> None:
+    """Train up to `steps`, starting from `checkpoint` (its step and folder) if there is one."""
     if checkpoint is not None:
         step, folder = checkpoint
         _log.info("resuming from the checkpoint of step %d of %d", step, steps)

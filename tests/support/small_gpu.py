@@ -1,0 +1,58 @@
+"""A device that is too small: torch's operators raise its out-of-memory error, as a full GPU's allocator does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from finetune_trainer.telemetry.reporter import NullReporter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+class Watch(NullReporter):
+    """Remembers what a stage reports last, and all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activity = ""
+        self.step = 0
+        self.seen: list[tuple[str, int]] = []
+
+    def update(self, activity: str, step: int, total: int | None, **more: Any) -> None:
+        super().update(activity, step, total, **more)
+        self.activity, self.step = activity, step
+        if not self.seen or self.seen[-1] != (activity, step):
+            self.seen.append((activity, step))
+
+
+class SmallGpu(TorchDispatchMode):
+    """Raises at each new tensor of activations, (rows, length, width), that `refuses`."""
+
+    def __init__(self, refuses: Callable[[torch.Tensor], bool]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotations here
+        self.refusals = 0
+        self._refuses = refuses
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if (
+            isinstance(made, torch.Tensor)
+            and made.ndim == 3
+            and made.is_floating_point()
+            and self._refuses(made)
+        ):
+            self.refusals += 1
+            raise torch.OutOfMemoryError(MESSAGE)
+        return made
+
+
+def full_in(watch: Watch, activity: str, *, rows: int, after_step: int = 0) -> SmallGpu:
+    """Return a device that holds fewer than `rows` rows of a forward pass in `activity`, once `after_step` steps are done."""
+    return SmallGpu(
+        lambda made: made.shape[0] >= rows and watch.activity == activity and watch.step >= after_step
+    )

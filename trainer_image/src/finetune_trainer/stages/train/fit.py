@@ -1,0 +1,122 @@
+"""Runs TRAIN on the first rung that fits: an out-of-memory error of the GPU takes the next rung in the same process."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from finetune_trainer.contract.result import FailedRungResult
+from finetune_trainer.stages.train import memory
+from finetune_trainer.stages.train.ladder import Ladder
+from finetune_trainer.stages.train.out_of_memory import describe_cause, is_device_out_of_memory
+from finetune_trainer.stages.train.rungs import (
+    describe_failure,
+    describe_rung,
+    ladder_used_up,
+    rung_of,
+    runs_by_rung,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from finetune_trainer.contract.run_spec import Rung, RunSpec
+    from finetune_trainer.stages.train.ladder import Device
+    from finetune_trainer.stages.train.memory import Reading
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class DoesNotFitError(Exception):
+    """The GPU is out of memory in an activity that needs less on a more frugal rung."""
+
+    def __init__(self, activity: str, step: int | None, reading: Reading | None, cause: str) -> None:
+        super().__init__(cause)
+        self.activity = activity
+        self.step = step
+        self.reading = reading
+        self.cause = cause
+
+    def of_rung(self, rung: Rung) -> FailedRungResult:
+        """Return the failure of `rung` for the result."""
+        known: dict[str, int] = {} if self.step is None else {"step": self.step}
+        if self.reading is not None:
+            known["allocated_bytes"] = self.reading.allocated_peak
+            known["reserved_bytes"] = self.reading.reserved_peak
+        return FailedRungResult(
+            micro_batch_size=rung.micro_batch_size,
+            gradient_checkpointing=rung.gradient_checkpointing,
+            activity=self.activity,
+            **known,
+        )
+
+
+@contextmanager
+def fitting(activity: str, step: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn an out-of-memory error of the GPU into DoesNotFitError with the measured peaks.
+
+    `step` tells the training step that was running.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_device_out_of_memory(error):
+            raise
+        raise DoesNotFitError(
+            activity, None if step is None else step(), memory.read(), describe_cause(error)
+        ) from error
+
+
+def fit(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    device: Device,
+    attempt: Callable[[RunSpec, Ladder, bool], _T],
+) -> _T:
+    """Return what `attempt` returns on the first rung that fits.
+
+    `attempt` gets the run spec of a rung, what is known about the rungs, and whether this rung is the last. It raises
+    DoesNotFitError, and every new attempt builds everything again: nothing of a failed one is left in memory. Raises
+    StageError(GpuOutOfMemory) with the peaks of every rung if none fits.
+    """
+    ladder = Ladder.load(workspace, run.spec_hash, device)
+    open_runs = ladder.open_runs(runs_by_rung(run))
+    cause = ""
+    for number, of_rung in enumerate(open_runs, start=1):
+        rung = rung_of(of_rung)
+        memory.reset_peaks()
+        try:
+            return attempt(of_rung, ladder, number == len(open_runs))
+        except DoesNotFitError as error:
+            failed, cause = error.of_rung(rung), error.cause
+        # The error is gone, and with it the frames that held model, gradients and optimizer.
+        memory.release()
+        ladder = ladder.with_failure(failed)
+        ladder.save(workspace, run.spec_hash)
+        if number < len(open_runs):
+            _log.warning(
+                "the GPU is out of memory: %s; continuing with %s",
+                describe_failure(failed),
+                describe_rung(rung_of(open_runs[number])),
+            )
+    # Another run of the same job tries every rung again, because other processes may have held the memory.
+    Ladder.forget(workspace)
+    raise ladder_used_up(ladder.failed, run.training.maximum_length, device.bytes or None, cause)
+
+
+def measure_within(measure: Callable[[int], _T], sizes: Sequence[int]) -> _T:
+    """Return `measure(tokens)` with the first of the batch `sizes` in tokens that fits into the memory."""
+    for tokens in sizes[:-1]:
+        try:
+            return measure(tokens)
+        except Exception as error:
+            if not is_device_out_of_memory(error):
+                raise
+        memory.release()
+        _log.warning(
+            "the GPU is out of memory with batches of %d tokens; measuring with smaller ones", tokens
+        )
+    return measure(sizes[-1])
