@@ -10,7 +10,7 @@ from finetune_trainer.telemetry.console import Console, progress_bar, progress_l
 from finetune_trainer.telemetry.snapshot import Snapshot
 
 START = datetime(2026, 1, 31, 10, tzinfo=UTC)
-SNAPSHOT = Snapshot("Training", 5, 10, 0.5, None, 80.4, None, START + timedelta(seconds=5), START, 0)
+SNAPSHOT = Snapshot("Training", 5, 10, 0.5, None, None, 80.4, None, START + timedelta(seconds=5), START, 0)
 
 
 class Terminal(io.StringIO):

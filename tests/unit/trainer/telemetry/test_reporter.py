@@ -3,7 +3,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import socket
+import statistics
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from finetune_trainer.contract.identity import Identity
+from finetune_trainer.telemetry import background
 from finetune_trainer.telemetry.reporter import Reporter
 from finetune_trainer.telemetry.server import PORTS_TRIED
 from jsonschema import Draft202012Validator
@@ -19,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 IDENTITY = Identity("uid-1", "Train", 2)
 SCHEMA = json.loads((ROOT / "contract" / "progress.schema.json").read_text())
@@ -41,6 +46,13 @@ def reporter(tmp_path: Path, free_port: int) -> Iterator[Reporter]:
     reporter.close()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def get(port: int | None, path: str) -> bytes:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
         body: bytes = response.read()
@@ -53,7 +65,14 @@ def test_progress_is_served_and_follows_the_contract(reporter: Reporter) -> None
         "Training", 3, 10, loss=1.5, learning_rate=2e-4, tokens_per_second=80.0, peak_memory_bytes=7
     )
     reporter.update(
-        "Training", 4, 10, loss=1.25, learning_rate=2e-4, tokens_per_second=80.0, peak_memory_bytes=7
+        "Training",
+        4,
+        10,
+        loss=1.25,
+        learning_rate=2e-4,
+        gradient_norm=0.5,
+        tokens_per_second=80.0,
+        peak_memory_bytes=7,
     )
     document = json.loads(get(reporter.port, "/progress"))
     Draft202012Validator(SCHEMA).validate(document)
@@ -78,9 +97,14 @@ def test_other_paths_are_not_found(reporter: Reporter) -> None:
 
 
 def test_numbers_that_are_not_finite_are_unknown(reporter: Reporter) -> None:
-    reporter.update("Training", 1, 10, loss=float("nan"), learning_rate=float("inf"))
-    document = json.loads(get(reporter.port, "/progress"))
-    assert (document["loss"], document["learningRate"]) == (None, None)
+    nan = float("nan")
+    reporter.update(
+        "Training", 1, 10, loss=nan, learning_rate=float("inf"), gradient_norm=nan, tokens_per_second=-nan
+    )
+    document = json.loads(get(reporter.port, "/progress"), parse_constant=pytest.fail)
+    numbers = [document[name] for name in ("loss", "learningRate", "gradientNorm", "tokensPerSecond")]
+    assert numbers == [None] * 4
+    assert b"NaN" not in get(reporter.port, "/metrics")
 
 
 def test_the_file_contains_the_last_state_after_close(tmp_path: Path) -> None:
@@ -90,6 +114,91 @@ def test_the_file_contains_the_last_state_after_close(tmp_path: Path) -> None:
         reporter.update("Training", step, 100)
     reporter.close()
     assert json.loads(path.read_text())["step"] == 99
+
+
+def test_every_number_of_a_training_step_is_a_metric(reporter: Reporter) -> None:
+    reporter.update(
+        "Training",
+        4,
+        10,
+        loss=1.25,
+        learning_rate=2e-4,
+        gradient_norm=0.5,
+        tokens_per_second=80.0,
+        peak_memory_bytes=7,
+    )
+    families = text_string_to_metric_families(get(reporter.port, "/metrics").decode())
+    found = {family.name.removeprefix("finetune_trainer_"): family.samples[0].value for family in families}
+    found.pop("heartbeat_timestamp_seconds")
+    assert found == {
+        "step": 4,
+        "total_steps": 10,
+        "loss": 1.25,
+        "learning_rate": 2e-4,
+        "gradient_norm": 0.5,
+        "tokens_per_second": 80,
+        "peak_memory_bytes": 7,
+    }
+
+
+def test_a_disk_that_hangs_delays_neither_a_step_nor_the_scrapes(tmp_path: Path, free_port: int) -> None:
+    """A pipe that nobody reads lets every write to it hang, as a dead network disk does."""
+    pipe = tmp_path / f".progress.json.{os.getpid()}.tmp"
+    os.mkfifo(pipe)
+    reporter = Reporter(
+        IDENTITY, progress_path=tmp_path / "progress.json", port=free_port, stream=io.StringIO()
+    )
+    took = []
+    for step in range(200):
+        began = time.thread_time()
+        reporter.update("Training", step, 200)
+        took.append(time.thread_time() - began)
+    assert json.loads(get(reporter.port, "/progress"))["step"] == 199
+    assert statistics.median(took) < 0.001
+    before = time.monotonic()
+    reporter.close()
+    assert time.monotonic() - before < 10
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    wait_for(lambda: not any(thread.name == "telemetry-file" for thread in threading.enumerate()))
+    os.close(reader)
+
+
+def test_a_file_that_could_not_be_written_is_written_when_its_folder_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "workspace"
+    folder.write_text("in the way")
+    reporter = Reporter(IDENTITY, progress_path=folder / "progress.json", stream=io.StringIO())
+    with caplog.at_level(logging.INFO):
+        reporter.update("Training", 1, 2)
+        wait_for(lambda: "cannot be written" in caplog.text)
+        folder.unlink()
+        reporter.update("Publishing", 2, 2)
+        reporter.close()
+    assert json.loads((folder / "progress.json").read_text())["step"] == 2
+    assert caplog.text.count("cannot be written") == caplog.text.count("is written again") == 1
+
+
+def test_without_threads_updates_go_on_and_threads_start_later(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The system has no room for the stack of a thread; a limit on processes gives the same error."""
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("finetune_trainer.telemetry.reporter._INTERVAL_SECONDS", 0.0)
+    before = threading.stack_size(1 << 46)
+    try:
+        reporter = Reporter(
+            IDENTITY, progress_path=tmp_path / "progress.json", port=free_port, stream=io.StringIO()
+        )
+        for step in range(10):
+            reporter.update("Training", step, 10)
+    finally:
+        threading.stack_size(before)
+    assert caplog.text.count("cannot start a thread") == 3
+    reporter.update("Training", 10, 10)
+    assert json.loads(get(reporter.port, "/progress"))["step"] == 10
+    reporter.close()
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 10
 
 
 def test_a_port_in_use_is_logged_and_the_next_port_is_used(

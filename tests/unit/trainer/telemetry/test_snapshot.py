@@ -7,7 +7,9 @@ import pytest
 from finetune_trainer.telemetry.snapshot import Snapshot
 
 START = datetime(2026, 1, 31, 10, tzinfo=UTC)
-SNAPSHOT = Snapshot("Training", 30, 100, None, None, None, None, START + timedelta(seconds=40), START, 10)
+SNAPSHOT = Snapshot(
+    "Training", 30, 100, None, None, None, None, None, START + timedelta(seconds=40), START, 10
+)
 
 
 def test_the_end_is_estimated_from_the_steps_of_this_process_only() -> None:

@@ -1,6 +1,7 @@
 """Progress of a stage: over HTTP, in `progress.json`, and as lines or a bar for people.
 
-Telemetry never ends a run: a port in use costs one log line, a full disk another.
+Telemetry never ends or slows a run. Everything that can hang or fail happens in threads of its own: the disk, the
+network and the terminal. Each kind of trouble costs few log lines, and what can work again later does.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import logging
 import math
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.run_spec import CONTRACT_VERSION
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
+from finetune_trainer.telemetry.background import BackgroundTask
 from finetune_trainer.telemetry.console import Console
-from finetune_trainer.telemetry.server import start_server
+from finetune_trainer.telemetry.server import TelemetryServer
 from finetune_trainer.telemetry.snapshot import Snapshot
 from finetune_trainer.workspace.layout import write_json_atomically
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FILE_INTERVAL_SECONDS = 1.0
+_INTERVAL_SECONDS = 1.0
+_CLOSING_SECONDS = 2.0
+"""Time that a hanging disk or terminal can take from the end of a stage."""
 
 
 class Reporter:
@@ -47,22 +52,23 @@ class Reporter:
         self._started = utc_now()
         self._progress_path = progress_path
         self._console = Console(identity.stage, sys.stderr if stream is None else stream)
-        self._changed = threading.Condition()
-        self._dirty = True
+        self._changed = threading.Lock()
         self._closed = False
         self._file_failed = False
         self._config: dict[str, Any] | None = None
         self._snapshot = Snapshot(
-            "Starting", 0, None, None, None, None, None, self._started, self._started, 0
+            "Starting", 0, None, None, None, None, None, None, self._started, self._started, 0
         )
-        self._server = start_server(host, port, self.document) if port is not None else None
-        self._writer = threading.Thread(target=self._write_changes, name="telemetry", daemon=True)
-        self._writer.start()
+        self._server = TelemetryServer(host, port, self.document) if port is not None else None
+        self._file = BackgroundTask("telemetry-file", self._write_file, _INTERVAL_SECONDS)
+        self._screen = BackgroundTask("telemetry", self._show, _INTERVAL_SECONDS)
+        self._next_check = 0.0
+        self._request(urgent=False)
 
     @property
     def port(self) -> int | None:
         """Port that serves the progress; None if nothing is served."""
-        return None if self._server is None else self._server.server_port
+        return None if self._server is None else self._server.port
 
     def update(
         self,
@@ -72,6 +78,7 @@ class Reporter:
         *,
         loss: float | None = None,
         learning_rate: float | None = None,
+        gradient_norm: float | None = None,
         tokens_per_second: float | None = None,
         peak_memory_bytes: int | None = None,
     ) -> None:
@@ -89,22 +96,20 @@ class Reporter:
                 total=total,
                 loss=_finite(loss),
                 learning_rate=_finite(learning_rate),
+                gradient_norm=_finite(gradient_norm),
                 tokens_per_second=_finite(tokens_per_second),
                 peak_memory_bytes=peak_memory_bytes,
                 heartbeat=now,
                 activity_started=last.activity_started if same else now,
                 first_step=last.first_step if same else step,
             )
-            self._dirty = True
-            if not same:
-                self._changed.notify()
+        self._request(urgent=not same)
 
     def report_config(self, config: dict[str, Any]) -> None:
         """Add the base model's config (`model_config.select_config_fields`) to every document from now on."""
         with self._changed:
             self._config = config
-            self._dirty = True
-            self._changed.notify()
+        self._request(urgent=True)
 
     def document(self) -> dict[str, Any]:
         """Return the progress document of contract/progress.schema.json."""
@@ -120,6 +125,7 @@ class Reporter:
             "totalSteps": snapshot.total,
             "loss": snapshot.loss,
             "learningRate": snapshot.learning_rate,
+            "gradientNorm": snapshot.gradient_norm,
             "tokensPerSecond": snapshot.tokens_per_second,
             "peakMemoryBytes": snapshot.peak_memory_bytes,
             "startTime": rfc3339(self._started),
@@ -130,26 +136,29 @@ class Reporter:
 
     def close(self) -> None:
         """Write the last state and stop serving."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._writer.join(timeout=5)
+        self._closed = True
+        self._request(urgent=True)
+        for task in (self._file, self._screen):
+            task.close(_CLOSING_SECONDS)
         if self._server is not None:
             self._server.close()
 
-    def _write_changes(self) -> None:
-        while True:
-            with self._changed:
-                if not self._closed:
-                    self._changed.wait(timeout=_FILE_INTERVAL_SECONDS)
-                dirty, closed = self._dirty, self._closed
-                self._dirty = False
-            if dirty:
-                self._write_file()
-                self._console.show(self._snapshot, last=closed)
-            if closed:
-                self._console.end_bar()
-                return
+    def _request(self, *, urgent: bool) -> None:
+        """Let file and terminal show the state, and once a second restart threads that have ended."""
+        self._file.request(urgent=urgent)
+        self._screen.request(urgent=urgent)
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + _INTERVAL_SECONDS
+        for part in (self._file, self._screen, self._server):
+            if part is not None:
+                part.supervise()
+
+    def _show(self) -> None:
+        self._console.show(self._snapshot, last=self._closed)
+        if self._closed:
+            self._console.end_bar()
 
     def _write_file(self) -> None:
         if self._progress_path is None:
@@ -159,9 +168,14 @@ class Reporter:
         except OSError as error:
             if not self._file_failed:
                 _log.warning(
-                    "telemetry: progress file cannot be written (%s); the run continues", error.strerror
+                    "telemetry: progress file cannot be written (%s); the run continues",
+                    error.strerror or error,
                 )
             self._file_failed = True
+        else:
+            if self._file_failed:
+                _log.info("telemetry: the progress file is written again")
+            self._file_failed = False
 
 
 class NullReporter(Reporter):
@@ -179,6 +193,7 @@ class NullReporter(Reporter):
         *,
         loss: float | None = None,
         learning_rate: float | None = None,
+        gradient_norm: float | None = None,
         tokens_per_second: float | None = None,
         peak_memory_bytes: int | None = None,
     ) -> None:
@@ -191,5 +206,10 @@ class NullReporter(Reporter):
         """Do nothing."""
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(value: Any) -> float | None:
+    """Return a number that JSON has; None for any other value, such as NaN."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

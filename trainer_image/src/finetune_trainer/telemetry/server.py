@@ -1,135 +1,208 @@
-"""The current progress over HTTP: `/progress` as JSON and `/metrics` for Prometheus."""
+"""The current progress over HTTP: `/progress` as JSON and `/metrics` for Prometheus.
+
+One thread serves all clients and takes at most a small share of one core, so that no scraper slows the run.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET6
-from socketserver import TCPServer
-from typing import Any, ClassVar
+import selectors
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
+
+from finetune_trainer.telemetry.background import RETRY_SECONDS, BackgroundTask
+from finetune_trainer.telemetry.connections import Connections
+from finetune_trainer.telemetry.http import Page
+from finetune_trainer.telemetry.metrics import render_metrics
 
 _log = logging.getLogger(__name__)
 
 PORTS_TRIED = 10
+LARGEST_SHARE = 0.02
+"""Share of a core that the thread may use. Python runs one thread at a time, so the run loses at most this share."""
+_ACCEPTED_AT_ONCE = 4
+_WAITING_CLIENTS = 128
+_LONGEST_WAIT_SECONDS = 1.0
 
 Document = Callable[[], dict[str, Any]]
-"""Returns the current progress document of contract/progress.schema.json; called from several threads."""
+"""Returns the current progress document of contract/progress.schema.json; called from the server's thread."""
 
 
-class TelemetryServer(ThreadingHTTPServer):
-    """HTTP server of one progress document. Raises OSError if `port` cannot be used."""
+class TelemetryServer:
+    """Serves a progress document on the first free port of ten.
 
-    daemon_threads = True
+    No method raises. If no port is free, or the thread ends, the server tries again later. Each kind of trouble costs
+    few log lines.
+    """
 
-    def __init__(self, host: str, port: int, document: Document) -> None:
-        if ":" in host:
-            self.address_family = AF_INET6
-        self.document = document
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_Metrics(document))
-        super().__init__((host, port), _Handler)
+    def __init__(self, host: str, first_port: int, document: Document) -> None:
+        self._host = host
+        self._first_port = first_port
+        self._pages: dict[str, Page] = {
+            "/progress": ("application/json", lambda: json.dumps(document(), allow_nan=False).encode()),
+            "/metrics": (CONTENT_TYPE_LATEST, lambda: render_metrics(document())),
+        }
+        self._searched = False
+        self._stop = _Stop()
+        self._listener = self._listen()
+        self._task = BackgroundTask("telemetry-http", self._serve, RETRY_SECONDS)
+        self._task.request(urgent=True)
+        self.supervise()
 
-    def server_bind(self) -> None:
-        """Bind without the base class's look-up of the host's name, which can hang on DNS."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+    @property
+    def port(self) -> int | None:
+        """Port that serves the progress; None if nothing is served."""
+        listener = self._listener
+        return None if listener is None else listener.port
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a client that disconnected at debug level: it does not affect the run."""
-        _log.debug("telemetry: %s from %s failed", request, client_address, exc_info=True)
+    def supervise(self) -> None:
+        """Start the server's thread if it does not run."""
+        self._task.supervise()
 
     def close(self) -> None:
         """Stop serving and release the port."""
-        self.shutdown()
-        self.server_close()
+        self._stop.set()
+        listener = self._listener
+        if listener is not None:
+            listener.wake()
+        self._task.close(timeout=2 * _LONGEST_WAIT_SECONDS)
+        self._release()
 
-
-def start_server(host: str, first_port: int, document: Document) -> TelemetryServer | None:
-    """Serve `document` on the first free port of ten, in a thread; None if all ten are taken.
-
-    Each port that cannot be used costs one log line: telemetry never ends a run.
-    """
-    for port in range(first_port, first_port + PORTS_TRIED):
+    def _serve(self) -> None:
+        """Serve until the server is closed. After a failure, or if no port is free, the task calls it again."""
+        self._task.request()
+        if self._stop.received:
+            return
+        self._listener = self._listener or self._listen()
+        if self._listener is None:
+            return
         try:
-            server = TelemetryServer(host, port, document)
-        except OSError as error:
-            _log.warning("telemetry: port %d cannot be used (%s)", port, error.strerror or error)
-            continue
-        threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="telemetry-http", daemon=True
-        ).start()
-        _log.info("telemetry: serving /progress and /metrics on port %d", port)
-        return server
-    last_port = first_port + PORTS_TRIED - 1
-    _log.warning(
-        "telemetry: no port of %d to %d is free; the run continues without telemetry", first_port, last_port
-    )
-    return None
+            with selectors.PollSelector() as selector:
+                _Loop(self._listener, selector, self._pages, self._stop).run()
+        finally:
+            self._release()
 
-
-class _Metrics(Collector):
-    """Computes gauges from the current progress when Prometheus scrapes."""
-
-    def __init__(self, document: Document) -> None:
-        self._document = document
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one gauge for each number that is known."""
-        document = self._document()
-        labels = ["stage", "activity"]
-        values = [str(document["stage"]), str(document["activity"])]
-        gauges = [
-            ("step", "Units of the activity done.", document["step"]),
-            ("total_steps", "Units of the activity in all.", document["totalSteps"]),
-            ("loss", "Training loss, nats per supervised token.", document["loss"]),
-            ("learning_rate", "Learning rate of the last step.", document["learningRate"]),
-            ("tokens_per_second", "Tokens processed per second.", document["tokensPerSecond"]),
-            ("peak_memory_bytes", "Largest device memory allocated so far.", document["peakMemoryBytes"]),
-            (
-                "heartbeat_timestamp_seconds",
-                "Unix time of the last sign of progress.",
-                datetime.fromisoformat(document["heartbeatTime"]).timestamp(),
-            ),
-        ]
-        for name, text, value in gauges:
-            if value is None:
+    def _listen(self) -> _Listener | None:
+        """Open the first usable port of ten. Only the first search logs what it finds."""
+        level = logging.DEBUG if self._searched else logging.WARNING
+        self._searched = True
+        for port in range(self._first_port, self._first_port + PORTS_TRIED):
+            try:
+                listener = _Listener(self._host, port)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                _log.log(level, "telemetry: port %d cannot be used (%s)", port, reason)
                 continue
-            gauge = GaugeMetricFamily(f"finetune_trainer_{name}", text, labels=labels)
-            gauge.add_metric(values, float(value))
-            yield gauge
+            _log.info("telemetry: serving /progress and /metrics on port %d", port)
+            return listener
+        _log.log(
+            level,
+            "telemetry: no port of %d to %d is free; the run continues without telemetry and tries again",
+            self._first_port,
+            self._first_port + PORTS_TRIED - 1,
+        )
+        return None
+
+    def _release(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.socket.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Serves GET /progress and GET /metrics."""
+class _Stop:
+    """Ends the thread's pauses. Unlike threading.Event, it has no lock that a thread can take to its grave."""
 
-    server: TelemetryServer
-    timeout: ClassVar[float] = 5.0
+    def __init__(self) -> None:
+        self.received = False
+        self._alarm: SimpleQueue[None] = SimpleQueue()
 
-    def do_GET(self) -> None:
-        """Send the document that the path names, or status 404."""
-        path = self.path.partition("?")[0]
-        if path == "/progress":
-            self._respond("application/json", json.dumps(self.server.document()).encode())
-        elif path == "/metrics":
-            self._respond(CONTENT_TYPE_LATEST, generate_latest(self.server.registry))
-        else:
-            self.send_error(404, explain="paths are /progress and /metrics")
+    def set(self) -> None:
+        """Ask for the end."""
+        self.received = True
+        self._alarm.put(None)
 
-    def _respond(self, content_type: str, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond the request for the end."""
+        if not self.received:
+            with suppress(Empty):
+                self._alarm.get(timeout=seconds)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class dictates the name
-        """Keep scrapes out of the log."""
+
+class _Listener:
+    """A socket that accepts clients. Raises OSError or ValueError if host or port cannot be used."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = port
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            # A stage that follows another one in the same pod gets the same port.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind((host, port))
+            self.socket.listen(_WAITING_CLIENTS)
+            self.socket.setblocking(False)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def wake(self) -> None:
+        """Let the thread that waits for clients return."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Loop:
+    """One thread's work: waits for clients and serves them, within its share of a core."""
+
+    def __init__(
+        self,
+        listener: _Listener,
+        selector: selectors.BaseSelector,
+        pages: Mapping[str, Page],
+        stop: _Stop,
+    ) -> None:
+        self._listener = listener.socket
+        self._selector = selector
+        self._stop = stop
+        self._connections = Connections(selector, pages)
+
+    def run(self) -> None:
+        """Serve until the server is closed."""
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        try:
+            while not self._stop.received:
+                began = time.thread_time()
+                self._turn()
+                spent = time.thread_time() - began
+                self._stop.wait(min(spent * (1 / LARGEST_SHARE - 1), _LONGEST_WAIT_SECONDS))
+        finally:
+            self._connections.close()
+
+    def _turn(self) -> None:
+        """Serve every client that is ready, and take a few new ones."""
+        ready = self._selector.select(_LONGEST_WAIT_SECONDS)
+        for key, _ in ready:
+            if key.data is not None:
+                self._connections.serve(key.data)
+        if any(key.data is None for key, _ in ready):
+            self._accept()
+        self._connections.expire(time.monotonic())
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                client, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # The process has no descriptor left, or the client is gone. Waiting clients keep the listener ready.
+                self._connections.drop_oldest()
+                self._stop.wait(_LONGEST_WAIT_SECONDS)
+                return
+            self._connections.add(client, time.monotonic())

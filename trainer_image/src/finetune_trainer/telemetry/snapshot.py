@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 class Snapshot:
     """One update of the progress, and the time and step at which its activity began.
 
-    `total`, `loss` (nats per supervised token), `learning_rate`, `tokens_per_second` and `peak_memory_bytes` are
-    None while they are unknown.
+    `total`, `loss` (nats per supervised token), `learning_rate`, `gradient_norm`, `tokens_per_second` and
+    `peak_memory_bytes` are None while they are unknown.
     """
 
     activity: str
@@ -19,6 +19,7 @@ class Snapshot:
     total: int | None
     loss: float | None
     learning_rate: float | None
+    gradient_norm: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     heartbeat: datetime

@@ -70,6 +70,7 @@ class ProgressCallback(TrainerCallback):
             state.max_steps,
             loss=float(logs["loss"]),
             learning_rate=logs.get("learning_rate"),
+            gradient_norm=logs.get("grad_norm"),
             tokens_per_second=self.tokens_per_second,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         )
