@@ -24,7 +24,9 @@ def respond(received: bytes, pages: Mapping[str, Page]) -> bytes | None:
     line, newline, _ = received.partition(b"\n")
     matched = _LINE.fullmatch(line)
     if newline and matched is None:
-        return _error(HTTPStatus.BAD_REQUEST, "a request must begin with a line such as GET /metrics HTTP/1.1")
+        return _error(
+            HTTPStatus.BAD_REQUEST, "a request must begin with a line such as GET /metrics HTTP/1.1"
+        )
     if matched is not None and _END.search(received) is not None:
         return _page(matched[1].decode(), matched[2].decode().partition("?")[0], pages)
     if len(received) < LARGEST_REQUEST:
@@ -55,5 +57,8 @@ def _error(status: HTTPStatus, text: str, headers: Mapping[str, str] | None = No
 
 def _head(status: HTTPStatus, kind: str, length: int, headers: Mapping[str, str]) -> bytes:
     fields = {"Content-Type": kind, "Content-Length": length, "Connection": "close", **headers}
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields.items())]
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
