@@ -125,6 +125,17 @@ SPECS = {
         },
         modelCache={"claimName": "models"},
     ),
+    "selecting": make_spec(
+        training={
+            "maximumSteps": 400,
+            "learningRate": 0.0004,
+            "weightDecay": 0.01,
+            "maximumGradientNorm": 0.3,
+            "neftuneNoiseAlpha": 5,
+            "earlyStopping": {"patience": 2, "minimumImprovement": 0.01},
+            "checkpoint": {"intervalSteps": 100, "keep": "Best"},
+        },
+    ),
     "patient": make_spec(network={"retrySeconds": 1800}),
     "object-stores": make_spec(
         model={"source": {"gcs": {"uri": "gs://models/org/name"}}},

@@ -62,6 +62,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="longest row of the data in tokens (default: training.maximumLength)",
     )
+    job.add_argument(
+        "--rows",
+        type=int,
+        metavar="NUMBER",
+        help="training rows of the data, from which the learning rate follows if the job gives none",
+    )
     model = parser.add_argument_group("the model")
     model.add_argument(
         "--model", type=Path, metavar="FOLDER", help="folder with the model's config.json, or that file"

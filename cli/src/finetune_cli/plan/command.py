@@ -14,6 +14,7 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
+from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
 from finetune_operator.sizing.memory.shape import ModelRefusedError, ShapeUnknownError, model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
@@ -76,7 +77,9 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         length_reason=reason,
         rules=gpus.rules,
     )
-    return document(request, decide_training(request, gpus.offers, lambda: gpus.others))
+    decision = decide_training(request, gpus.offers, lambda: gpus.others)
+    rate = choose_learning_rate(spec.training, shape, _rows(options.rows))
+    return document(request, decision, rate)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,13 @@ def _length(longest: int | None, spec: FineTuneJobSpec) -> tuple[int, str]:
     if longest > maximum:
         return maximum, f"training.maximumLength: the row of {longest} tokens is longer"
     return longest, "--longest-row"
+
+
+def _rows(rows: int | None) -> int | None:
+    """The number of training rows, if it is given."""
+    if rows is not None and rows < 1:
+        raise UsageError(f"--rows must be a number of training rows above 0, found {rows}")
+    return rows
 
 
 def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile, rules: NodeRules) -> _Gpus:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_operator.api.plan import LearningRate
 from finetune_operator.sizing.changes import Change
 from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.learning_rate import warnings
 from finetune_operator.sizing.memory.calibration import Calibration
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.stack import StackProfile
 from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_operator.sizing.planning import learning_rate_choice
 
 
-def document(request: SizingRequest, decision: Feasible | Infeasible) -> dict[str, Any]:
+def document(
+    request: SizingRequest, decision: Feasible | Infeasible, learning_rate: LearningRate
+) -> dict[str, Any]:
     """The decision as a document with sizes in bytes. For a rejected job, they describe the plan with the least memory."""
     estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
     return {
-        **(_fitting(decision) if isinstance(decision, Feasible) else _rejected(decision)),
+        **(_fitting(decision, learning_rate) if isinstance(decision, Feasible) else _rejected(decision)),
         "peakBytes": estimate.peak_bytes,
         "deviceBytes": estimate.device_bytes,
         "usableBytes": None if gpu is None else gpu.usable_bytes,
@@ -27,7 +32,8 @@ def document(request: SizingRequest, decision: Feasible | Infeasible) -> dict[st
         "bottleneck": estimate.bottleneck.value,
         "phases": {phase.value: size for phase, size in estimate.phases.items()},
         "terms": _terms(estimate),
-        "chosen": _chosen(plan),
+        "chosen": {**_chosen(plan), "learningRate": learning_rate.value},
+        "warnings": list(warnings(request.spec.training)),
         "gpu": None if gpu is None else _gpu(gpu),
         "model": _model(request.shape),
         "stack": _stack(request.stack),
@@ -49,6 +55,7 @@ def unknown_model(
         "terms": [],
         "chosen": None,
         "choices": [],
+        "warnings": [],
         "gpu": None,
         "offers": [],
         "change": None,
@@ -59,14 +66,16 @@ def unknown_model(
     }
 
 
-def _fitting(decision: Feasible) -> dict[str, Any]:
+def _fitting(decision: Feasible, learning_rate: LearningRate) -> dict[str, Any]:
+    choices = decision.choices
+    if learning_rate.reason is not None:
+        choices = (*choices, learning_rate_choice(learning_rate))
     return {
         "fits": True,
         "verdict": "Borderline" if decision.borderline else "Fits",
-        "reasons": [f"{choice.name} {choice.value}: {choice.reason}" for choice in decision.choices],
+        "reasons": [f"{choice.name} {choice.value}: {choice.reason}" for choice in choices],
         "choices": [
-            {"name": choice.name, "value": choice.value, "reason": choice.reason}
-            for choice in decision.choices
+            {"name": choice.name, "value": choice.value, "reason": choice.reason} for choice in choices
         ],
         "offers": [_offer(offer) for offer in decision.offers],
         "change": None,

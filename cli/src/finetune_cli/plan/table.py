@@ -60,6 +60,9 @@ def _lines(result: dict[str, Any], style: Style) -> Iterator[str]:
         yield from _sizes(result, style)
         yield ""
         yield from _chosen(result, style)
+    for warning in result["warnings"]:
+        yield ""
+        yield from _wrapped(f"Warning: {warning}", style)
     if not result["fits"]:
         yield ""
         for reason in result["reasons"]:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.network import Network
-from finetune_operator.api.plan import Device
+from finetune_operator.api.plan import Device, LearningRate, Plan
 from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.validation import check
 from finetune_operator.contract.credentials import secret_prefixes, secret_variables
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import JobIdentity, Limits, MountPaths, build_run_spec
-from finetune_operator.sizing.planning import make_plan
+from finetune_operator.sizing.learning_rate import choose_learning_rate
+from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
+from finetune_operator.sizing.planning import make_plan, rate_text
 
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
@@ -52,8 +54,8 @@ class LocalFolders:
 def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> int:
     """Run the three stages in one trainer process; return its exit code.
 
-    The spec's hash names the workspace, so the same file resumes where an earlier run stopped. Raises UsageError or
-    InvalidSpecError before any process starts.
+    If the spec gives no learning rate, PREPARE runs in a process of its own before. The spec's hash names the workspace,
+    so the same file resumes where an earlier run stopped. Raises UsageError or InvalidSpecError before any process starts.
     """
     spec = FineTuneJobSpec.parse(manifests.spec)
     check(manifests.name, spec)
@@ -63,24 +65,71 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     home = folders.runs / f"{manifests.name}-{digest.removeprefix('sha256:')[:12]}"
     workspace = home / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
-    run_spec = build_run_spec(
-        job=job,
-        spec=spec,
-        spec_hash=digest,
-        plan=make_plan(spec, device),
-        paths=local_paths(manifests, spec, folders, home),
-        device=device,
-        limits=replace(LOCAL_LIMITS, retry_seconds=retry_seconds(spec.network, Network())),
-        telemetry_port=TELEMETRY_PORT,
-        attempt=0,
-    )
-    run_spec["telemetry"]["host"] = "127.0.0.1"
     run_file = home / "run.json"
-    run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
+    paths = local_paths(manifests, spec, folders, home)
+    limits = replace(LOCAL_LIMITS, retry_seconds=retry_seconds(spec.network, Network()))
+
+    def write_run_spec(plan: Plan) -> None:
+        run_spec = build_run_spec(
+            job=job,
+            spec=spec,
+            spec_hash=digest,
+            plan=plan,
+            paths=paths,
+            device=device,
+            limits=limits,
+            telemetry_port=TELEMETRY_PORT,
+            attempt=0,
+        )
+        run_spec["telemetry"]["host"] = "127.0.0.1"
+        run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
+
+    plan = make_plan(spec, device)
+    write_run_spec(plan)
     print(f"finetune: workspace {workspace}", file=sys.stderr)
-    command = [sys.executable, "-m", "finetune_trainer", "run", "--run", str(run_file)]
+    for warning in plan.warnings:
+        print(f"finetune: warning: {warning}", file=sys.stderr)
     network = network_environment(manifests, spec.network, home / "ca-bundles")
     environment = {**os.environ, **secrets, **network}
+    if spec.training.learning_rate is None:
+        # The rate follows from the model and the number of rows, which PREPARE finds out.
+        code, result = _prepare(run_file, home / "prepare.json", environment)
+        if code != 0:
+            print(summarize({"Prepare": result} if result else {}), flush=True)
+            return code
+        rate = rate_of(spec, result["prepare"])
+        write_run_spec(make_plan(spec, device, learning_rate=rate))
+        print(f"finetune: learning rate {rate_text(rate.value)}: {rate.reason}", file=sys.stderr)
+    return _run_stages(run_file, environment)
+
+
+def rate_of(spec: FineTuneJobSpec, prepared: Mapping[str, Any]) -> LearningRate:
+    """Choose the learning rate from the result of PREPARE. A model of unknown shape gets the provisional rate."""
+    try:
+        shape = model_shape(prepared["model"].get("config") or {})
+    except ShapeUnknownError:
+        shape = None
+    return choose_learning_rate(spec.training, shape, prepared["dataset"]["trainingExamples"])
+
+
+def _prepare(run_file: Path, result_file: Path, environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """Run PREPARE alone; return its exit code and its result, empty if it wrote none."""
+    result_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "finetune_trainer", "prepare", "--run", str(run_file)]
+    command += ["--termination-message", str(result_file)]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+    result = json.loads(result_file.read_text("utf-8")) if result_file.exists() else {}
+    return process.returncode, result
+
+
+def _run_stages(run_file: Path, environment: dict[str, str]) -> int:
+    """Run all stages that are not finished, print the summary and return the exit code."""
+    command = [sys.executable, "-m", "finetune_trainer", "run", "--run", str(run_file)]
     results: dict[str, dict[str, Any]] = {}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Device = Literal["cuda", "cpu"]
+DEFAULT_EPOCHS = 3.0
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,24 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class LearningRate:
+    """The peak learning rate; `reason` says why it was chosen, None if the user gave it."""
+
+    value: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The values that TRAIN uses. Exactly one of `epochs` and `maximum_steps` is set."""
+    """The values that TRAIN uses. Exactly one of `epochs` and `maximum_steps` is set.
+
+    `warnings` tell a person what to check before the job runs.
+    """
 
     micro_batch_size: int
     gradient_checkpointing: bool
     epochs: float | None
     maximum_steps: int | None
     choices: tuple[Choice, ...]
+    learning_rate: LearningRate
+    warnings: tuple[str, ...] = ()

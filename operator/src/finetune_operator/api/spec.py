@@ -128,9 +128,23 @@ class Schedule(SpecValue):
 
 
 class Checkpoint(SpecValue):
-    """The number of optimizer steps between two checkpoints of TRAIN."""
+    """The optimizer steps between two checkpoints of TRAIN, and the one whose adapter is published."""
 
     interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    keep: Literal["Last", "Best"] = "Last"
+
+
+class EarlyStopping(SpecValue):
+    """Ends training if the loss on held-out rows improves no more. Patience counts measurements."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    minimum_improvement: Annotated[float, Field(ge=0, le=100)] = 0.0
+    maximum_rows: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+OLD_LEARNING_RATE = 0.0002
+"""The default of the CRD before the operator chose the rate. Objects of that time have it in their spec."""
 
 
 class Training(SpecValue):
@@ -138,7 +152,7 @@ class Training(SpecValue):
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     maximum_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.0002
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     effective_batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     maximum_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
@@ -148,6 +162,10 @@ class Training(SpecValue):
     schedule: Schedule = Schedule()
     gradient_checkpointing: Literal["Auto", "Require", "Forbid"] = "Auto"
     checkpoint: Checkpoint = Checkpoint()
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    early_stopping: EarlyStopping | None = None
 
 
 class Evaluation(SpecValue):
@@ -267,13 +285,19 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
 
     The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `evaluation.gate` and
     fields with their default value. So a file and the object that an API server made of it have the same hash. A new
-    field with a default in a later version does not change the hash of an old job. The gate decides about publication
+    field with a default in a later version does not change the hash of an old job. The learning rate was 0.0002 by default
+    before it was chosen, so that value counts as omitted, and an omitted one as null. The gate decides about publication
     and not about the model, so a withheld model can be published without training it again.
     """
     ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
     content = spec.model_copy(update={"evaluation": ungated}).model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle", "network"}
     )
+    training = {"learningRate": None, **content.pop("training", {})}
+    if training["learningRate"] == OLD_LEARNING_RATE:
+        del training["learningRate"]
+    if training:
+        content["training"] = training
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
 from finetune_operator.api.plan import Device, Plan
 from finetune_operator.api.sources import (
@@ -15,7 +17,7 @@ from finetune_operator.api.sources import (
     HuggingFaceModel,
     S3Object,
 )
-from finetune_operator.api.spec import DEFAULT_MINIMUM_ROWS, FineTuneJobSpec, Thresholds
+from finetune_operator.api.spec import DEFAULT_MINIMUM_ROWS, FineTuneJobSpec, Thresholds, Training
 from finetune_operator.contract.credentials import (
     DATASET_PREFIX,
     MODEL_PREFIX,
@@ -128,7 +130,7 @@ def build_run_spec(
         "dataset": _dataset(spec, paths),
         "training": {
             **length,
-            "learningRate": training.learning_rate,
+            "learningRate": plan.learning_rate.value,
             "effectiveBatchSize": training.effective_batch_size,
             "microBatchSize": plan.micro_batch_size,
             "maximumLength": training.maximum_length,
@@ -137,7 +139,8 @@ def build_run_spec(
             "seed": training.seed,
             "schedule": training.schedule.model_dump(by_alias=True),
             "gradientCheckpointing": plan.gradient_checkpointing,
-            "checkpoint": training.checkpoint.model_dump(by_alias=True),
+            "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
+            **_newer_training(training),
         },
         "evaluation": {
             "maximumRows": spec.evaluation.maximum_rows,
@@ -173,6 +176,21 @@ def build_run_spec(
             ),
         },
     }
+
+
+def _newer_training(training: Training) -> dict[str, Any]:
+    """Return the training settings since contract 1.5 that differ from their defaults."""
+    plain = Training()
+    newer: dict[str, Any] = {}
+    if training.checkpoint.keep != plain.checkpoint.keep:
+        newer["checkpoint"] = training.checkpoint.model_dump(by_alias=True)
+    if training.early_stopping is not None:
+        newer["earlyStopping"] = training.early_stopping.model_dump(by_alias=True)
+    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha"):
+        value = getattr(training, member)
+        if value != getattr(plain, member):
+            newer[to_camel(member)] = value
+    return newer
 
 
 def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

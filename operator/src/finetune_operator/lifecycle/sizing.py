@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.plan import Device, Plan
+from finetune_operator.api.plan import Device, LearningRate, Plan
 from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -19,13 +19,14 @@ from finetune_operator.sizing import decision as gpu_sizing
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.shape import (
     ModelRefusedError,
     ModelShape,
     ShapeUnknownError,
     model_shape,
 )
-from finetune_operator.sizing.planning import make_plan
+from finetune_operator.sizing.planning import make_plan, rate_text
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
@@ -96,6 +97,7 @@ def assess_training(
         spec=spec,
         shape=shape,
         longest=draft.longest_example if draft.stage is Stage.TRAIN else None,
+        examples=draft.training_examples,
         kept=draft.plan if draft.training_begun else {},
         inventory=inventory,
         settings=settings,
@@ -118,13 +120,15 @@ def size_training(
     spec: FineTuneJobSpec,
     shape: ModelShape,
     longest: int | None,
+    examples: int | None = None,
     kept: Mapping[str, Any],
     inventory: Inventory,
     settings: Settings,
 ) -> Feasible | Blocked:
     """Find the GPUs on which TRAIN fits, and its plan.
 
-    `longest` is the longest row in tokens, or None before PREPARE has reported it. Without it, TRAIN is blocked only if
+    `longest` is the longest row in tokens, and `examples` the number of training examples. They are None before PREPARE
+    has reported them. Without it, TRAIN is blocked only if
     no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
     workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen.
     """
@@ -143,7 +147,8 @@ def size_training(
     )
     if isinstance(decision, gpu_sizing.Infeasible):
         return _blocked(decision, inventory)
-    plan = make_plan(spec, device, decision.plan, decision.choices)
+    rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape, examples)
+    plan = make_plan(spec, device, decision.plan, decision.choices, rate)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
     shown = dict(kept) if kept else _shown(decision, plan)
     return Feasible(plan, shown, decision.offers, affinity, _digest(plan, affinity))
@@ -160,7 +165,19 @@ def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: De
         training["microBatchSize"],
         checkpointing=training["gradientCheckpointing"],
     )
-    return make_plan(spec, device, decided)
+    return make_plan(spec, device, decided, learning_rate=_recorded_rate(recorded))
+
+
+def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
+    """Return the learning rate that `status.plan` records, with its reason; None if it records none.
+
+    A checkpoint belongs to the rate with which it was made, so a later version's rule does not change it.
+    """
+    text = (recorded.get("training") or {}).get("learningRate")
+    if text is None:
+        return None
+    reasons = (entry["reason"] for entry in recorded["choices"] if entry["name"] == "learningRate")
+    return LearningRate(float(text), next(reasons, None))
 
 
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
@@ -177,12 +194,13 @@ def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) ->
 def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
     training, estimate = decision.plan, decision.estimate
     return {
-        "choices": reporting.choices(plan.choices),
+        **reporting.plan(plan),
         "training": {
             "microBatchSize": training.micro_batch_size,
             "gradientAccumulationSteps": training.gradient_accumulation,
             "gradientCheckpointing": training.gradient_checkpointing,
             "sequenceLength": training.sequence_length,
+            "learningRate": rate_text(plan.learning_rate.value),
         },
         "gpu": {
             "product": decision.gpu.product[:256],

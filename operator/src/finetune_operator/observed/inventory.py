@@ -13,7 +13,18 @@ from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 REMEMBERED_DECISIONS = 512
 """Enough for all kinds of jobs that a cluster runs at one time. Each decision takes a few kilobytes."""
-_IRRELEVANT_TRAINING = {"seed", "learning_rate", "schedule", "epochs", "maximum_steps", "checkpoint"}
+_IRRELEVANT_TRAINING = {
+    "seed",
+    "learning_rate",
+    "schedule",
+    "epochs",
+    "maximum_steps",
+    "checkpoint",
+    "weight_decay",
+    "maximum_gradient_norm",
+    "neftune_noise_alpha",
+    "early_stopping",
+}
 _IRRELEVANT_RESOURCES = {"prepare", "train", "merge", "runtime_class_name", "priority_class_name"}
 """Fields of a spec that do not affect a decision, so jobs that differ only in them share one."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.plan import Choice, Device, Plan
+from finetune_operator.api.plan import DEFAULT_EPOCHS, Choice, Device, LearningRate, Plan
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.learning_rate import PROVISIONAL, choose_learning_rate, warnings
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
-DEFAULT_EPOCHS = 3.0
 CPU_CHECKPOINTING_REASON = "saves only GPU memory, and trainer.device is cpu"
 
 
@@ -16,11 +16,13 @@ def make_plan(
     device: Device,
     decided: TrainingPlan | None = None,
     choices: tuple[Choice, ...] = (),
+    learning_rate: LearningRate | None = None,
 ) -> Plan:
     """Choose what `spec` leaves open for a run on `device`.
 
     `decided` and `choices` come from sizing for a GPU (sizing.decision.Feasible). Without them, the plan is the one that
-    needs the least memory. That is so on a local machine, and before the data is known.
+    needs the least memory. That is so on a local machine, and before the data is known. `learning_rate` is the choice of
+    learning_rate.choose_learning_rate for this model and data; None before both are known.
     """
     training = spec.training
     if decided is None:
@@ -29,13 +31,28 @@ def make_plan(
     if epochs is None and training.maximum_steps is None:
         epochs = DEFAULT_EPOCHS
         choices = (*choices, Choice("epochs", "3", "neither epochs nor maximumSteps is set"))
+    rate = learning_rate or choose_learning_rate(training, None, None)
+    if rate.reason is not None and rate is not PROVISIONAL:
+        choices = (*choices, learning_rate_choice(rate))
     return Plan(
         micro_batch_size=decided.micro_batch_size,
         gradient_checkpointing=decided.gradient_checkpointing,
         epochs=epochs,
         maximum_steps=training.maximum_steps,
         choices=choices,
+        learning_rate=rate,
+        warnings=warnings(training),
     )
+
+
+def learning_rate_choice(rate: LearningRate) -> Choice:
+    """Return a chosen rate as `status.plan` and `finetune plan` show it."""
+    return Choice("learningRate", rate_text(rate.value), rate.reason or "")
+
+
+def rate_text(rate: float) -> str:
+    """Return the shortest text that parses to the same number."""
+    return repr(rate)
 
 
 def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:

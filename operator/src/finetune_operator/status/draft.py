@@ -52,7 +52,7 @@ class StatusDraft(StatusRecord):
         draft = self.with_fields(specHash=self.fields.get("specHash", spec_hash))
         if "stage" in self.fields:
             return draft
-        return draft.with_fields(plan={"choices": reporting.choices(plan.choices)}).begin_stage(Stage.PREPARE)
+        return draft.with_fields(plan=reporting.plan(plan)).begin_stage(Stage.PREPARE)
 
     def mark_started(self) -> Self:
         """Start the job's clock unless it is already running."""

@@ -98,6 +98,12 @@ class StatusRecord:
         return None if longest is None else int(longest)
 
     @property
+    def training_examples(self) -> int | None:
+        """Number of training examples, once PREPARE has reported it."""
+        examples = (self.fields.get("dataset") or {}).get("trainingExamples")
+        return None if examples is None else int(examples)
+
+    @property
     def plan(self) -> Mapping[str, Any]:
         """The recorded plan."""
         return self.fields.get("plan") or {}

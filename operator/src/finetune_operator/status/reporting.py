@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.formats import format_number, format_time, parse_time
-from finetune_operator.api.plan import Choice
+from finetune_operator.api.plan import Choice, Plan
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import (
     DatasetReport,
@@ -159,6 +159,12 @@ def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
         {"name": choice.name, "value": choice.value[:256], "reason": choice.reason[:1024]}
         for choice in chosen
     ]
+
+
+def plan(chosen: Plan) -> dict[str, Any]:
+    """Chosen values and warnings for status."""
+    warnings = [text[:1024] for text in chosen.warnings]
+    return {"choices": choices(chosen.choices), **({"warnings": warnings} if warnings else {})}
 
 
 def estimated(estimate: Estimate) -> dict[str, Any]:

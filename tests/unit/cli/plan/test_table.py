@@ -6,6 +6,7 @@ import re
 import pytest
 from finetune_cli.plan.document import document, unknown_model
 from finetune_cli.plan.table import Style, style_of, table
+from finetune_operator.api.plan import LearningRate
 from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
@@ -14,11 +15,12 @@ from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from tests.support.sizing_jobs import make_request, on_node, product, sized
 
 PLAIN = Style(80, blocks=False)
+RATE = LearningRate(0.00012, "a rule")
 
 
 def printed(*offers: Offer, style: Style = PLAIN) -> str:
     request = make_request()
-    return table(document(request, decide_training(request, offers)), style)
+    return table(document(request, decide_training(request, offers), RATE), style)
 
 
 @pytest.mark.parametrize(

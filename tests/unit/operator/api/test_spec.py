@@ -12,7 +12,7 @@ from tests.support.operator import make_spec
 def test_the_spec_hash_covers_the_fields_that_determine_the_model() -> None:
     base = spec_hash(FineTuneJobSpec.parse(make_spec()))
     defaulted = make_spec(
-        training={"seed": 42, "learningRate": 0.0002, "lora": {"dropout": 0}},
+        training={"seed": 42, "lora": {"dropout": 0}, "weightDecay": 0, "checkpoint": {"keep": "Last"}},
         dataset={**make_spec()["dataset"], "validation": {"fraction": 0.1}},
     )
     assert spec_hash(FineTuneJobSpec.parse(defaulted)) == base, "defaults written out change nothing"
@@ -23,6 +23,37 @@ def test_the_spec_hash_covers_the_fields_that_determine_the_model() -> None:
     held = make_spec(suspend=True, lifecycle={"retries": 7})
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
+
+
+def test_the_hash_of_a_job_with_the_old_default_rate_stays() -> None:
+    """The API server stored 0.0002 in objects that gave no rate, and their workspaces are named by this hash."""
+
+    def hash_of(**training: Any) -> str:
+        return spec_hash(FineTuneJobSpec.parse(make_spec(training=training)))
+
+    assert hash_of(learningRate=0.0002) == (
+        "sha256:9cf066620cc3913357718a64d5a8f8bd8f2fe4016a0cdeeecfa341fec0a4ad8c"
+    )
+    assert hash_of(learningRate=0.0002, seed=7) == (
+        "sha256:8bde110fe1fb58fe3ce721eb97c27da2e2b9f8eb18ccfe56d9467e1bbab131b0"
+    )
+    assert hash_of(learningRate=0.001) == (
+        "sha256:e536fd78cc1215adbfb30eb410db95c81093b6e850d54c2fb350fa21331dc207"
+    )
+    assert len({hash_of(), hash_of(learningRate=0.0002), hash_of(learningRate=0.001)}) == 3
+
+
+def test_settings_that_change_the_adapter_change_the_hash() -> None:
+    base = spec_hash(FineTuneJobSpec.parse(make_spec()))
+    changes: tuple[dict[str, Any], ...] = (
+        {"weightDecay": 0.1},
+        {"maximumGradientNorm": 0.3},
+        {"neftuneNoiseAlpha": 5},
+        {"earlyStopping": {}},
+        {"checkpoint": {"keep": "Best"}},
+    )
+    for training in changes:
+        assert spec_hash(FineTuneJobSpec.parse(make_spec(training=training))) != base
 
 
 def test_the_gate_is_no_part_of_the_model_but_what_is_published_is() -> None:

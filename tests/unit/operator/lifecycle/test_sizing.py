@@ -9,7 +9,7 @@ from finetune_operator.settings import Settings, TrainerSettings
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
 from tests.support.operator import make_failure, make_inventory, make_node, make_spec
-from tests.support.world import A100, SMALL, prepared, stalled
+from tests.support.world import A100, SMALL, World, prepared, stalled
 
 
 def test_the_plan_and_the_pod_name_the_gpus_that_fit() -> None:
@@ -69,6 +69,62 @@ def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:
         world.bodies["demo-train-1"]["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
     )
     assert run["training"]["microBatchSize"] == first["microBatchSize"]
+
+
+def rate_of(world: World, pod: str) -> float:
+    body = world.bodies[pod]["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
+    return float(json.loads(body)["training"]["learningRate"])
+
+
+def test_train_gets_the_chosen_learning_rate_and_the_status_says_why() -> None:
+    world = prepared()
+    world.settle()
+    plan = world.job.status["plan"]
+    (choice,) = (choice for choice in plan["choices"] if choice["name"] == "learningRate")
+    assert rate_of(world, "demo-train-0") == float(choice["value"])
+    assert plan["training"]["learningRate"] == choice["value"] != "0.0002"
+    assert "LoRA Without Regret" in choice["reason"]
+    assert "warnings" not in plan
+
+
+def test_later_attempts_and_merge_keep_the_rate_of_the_first_attempt() -> None:
+    """A checkpoint was made with it, so another version's rule must not change it."""
+    world = prepared()
+    world.settle()
+    world.run_pod("demo-train-0")
+    world.settle()
+    plan = json.loads(json.dumps(world.job.status["plan"]))
+    plan["training"]["learningRate"] = "0.00077"
+    world.job = replace(world.job, status={**world.job.status, "plan": plan})
+    interrupted = make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted")
+    world.end_pod("demo-train-0", interrupted, 75)
+    world.settle()
+    assert rate_of(world, "demo-train-1") == 0.00077
+    assert world.job.status["plan"]["training"]["learningRate"] == "0.00077"
+
+
+def test_a_job_that_an_older_operator_planned_keeps_the_rate_of_its_spec() -> None:
+    """Its plan records no rate, and its spec has the old default."""
+    world = prepared(spec=make_spec(training={"learningRate": 0.0002}))
+    world.settle()
+    world.run_pod("demo-train-0")
+    world.settle()
+    plan = json.loads(json.dumps(world.job.status["plan"]))
+    del plan["training"]["learningRate"]
+    world.job = replace(world.job, status={**world.job.status, "plan": plan})
+    interrupted = make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted")
+    world.end_pod("demo-train-0", interrupted, 75)
+    world.settle()
+    assert rate_of(world, "demo-train-1") == 0.0002
+    assert world.job.status["plan"] == plan
+
+
+def test_a_high_learning_rate_is_a_warning_from_the_first_status_on() -> None:
+    world = prepared(spec=make_spec(training={"learningRate": 0.01}))
+    assert "above 0.003" in world.job.status["plan"]["warnings"][0]
+    world.settle()
+    assert "above 0.003" in world.job.status["plan"]["warnings"][0]
+    assert rate_of(world, "demo-train-0") == 0.01
 
 
 def test_gpus_of_unknown_size_and_unreadable_nodes_are_never_called_too_small() -> None:

@@ -169,9 +169,26 @@ class Schedule(_Value):
 
 
 class Checkpoint(_Value):
-    """The number of optimizer steps between two saved states of TRAIN."""
+    """The optimizer steps between two saved states of TRAIN, and the state whose adapter is published.
+
+    `Best` is the state with the smallest loss on the selection rows.
+    """
 
     interval_steps: Annotated[int, Field(ge=1)]
+    keep: Literal["Last", "Best"] = "Last"
+
+
+class EarlyStopping(_Value):
+    """Ends training if the loss on the selection rows improves no more.
+
+    It is measured every `interval_steps` optimizer steps, on at most `maximum_rows` rows. Training ends after `patience`
+    measurements in a row that are not below the best by more than `minimum_improvement` nats per token.
+    """
+
+    patience: Annotated[int, Field(ge=1)]
+    interval_steps: Annotated[int, Field(ge=1)]
+    minimum_improvement: Annotated[float, Field(ge=0)]
+    maximum_rows: Annotated[int, Field(ge=1)]
 
 
 class Rung(_Value):
@@ -200,6 +217,11 @@ class Training(_Value):
     gradient_checkpointing: bool
     checkpoint: Checkpoint
     ladder: Annotated[tuple[Rung, ...], Field(max_length=16)] = ()
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Larger gradients are scaled down to this norm; 0 for no limit."""
+    neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:

@@ -70,6 +70,10 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         lr_scheduler_type=_SCHEDULES[training.schedule.type],
         warmup_steps=math.ceil(training.schedule.warmup_ratio * steps),
         optim=optimizer_name(run.device),
+        weight_decay=training.weight_decay,
+        # 0 is no limit for transformers, too.
+        max_grad_norm=training.maximum_gradient_norm,
+        neftune_noise_alpha=training.neftune_noise_alpha or None,
         max_length=None,
         packing=False,
         gradient_checkpointing=training.gradient_checkpointing,
