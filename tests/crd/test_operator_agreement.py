@@ -189,6 +189,15 @@ TRAINED = {
         "interval": [-2.5, -2.1],
         "verdict": "Improved",
     },
+    "selection": {
+        "rows": 100,
+        "measurements": 8,
+        "plannedSteps": 2**31 - 1,
+        "publishedStep": 30,
+        "stoppedEarly": True,
+        "bestStep": 30,
+        "bestLoss": 1 / 3,
+    },
 }
 MERGED = {
     "artifacts": [

@@ -37,6 +37,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"verdict   {evaluation['verdict']}: loss {evaluation['baseLoss']:.4f} -> {evaluation['tunedLoss']:.4f} "
             f"on {evaluation['rows']} held-out rows (difference in [{low:.4f}, {high:.4f}])"
         )
+        lines += _selection(train)
     merge = results.get("Merge", {}).get("merge")
     if merge:
         lines += [f"artifact  {a['kind']} {a['uri']} {a['digest']}" for a in merge["artifacts"]]
@@ -48,6 +49,16 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
             lines += _survival(check)
             lines += [f"warning   {_sentence(warning)}" for warning in check.get("warnings") or ()]
     return "\n".join(lines) or "the trainer ended without a result"
+
+
+def _selection(train: Mapping[str, Any]) -> list[str]:
+    """The step whose adapter is published, if the loss on held-out rows decided."""
+    chosen = train.get("selection")
+    if not chosen:
+        return []
+    early = f", which ended before step {chosen['plannedSteps']}" if chosen["stoppedEarly"] else ""
+    measured = f"{chosen['measurements']} measurements on {chosen['rows']} other held-out rows"
+    return [f"selected  step {chosen['publishedStep']} of {train['steps']}{early} ({measured})"]
 
 
 def _proof(check: Mapping[str, Any]) -> str:

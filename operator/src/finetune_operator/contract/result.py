@@ -192,6 +192,18 @@ class MemoryReport(Document):
     load_bytes: Count | None = None
 
 
+class SelectionReport(Document):
+    """What the losses on held-out rows decided. `best_loss` is in nats per supervised token."""
+
+    rows: Positive
+    measurements: Count
+    planned_steps: Positive
+    published_step: Positive
+    stopped_early: bool
+    best_step: Positive | None = None
+    best_loss: Finite | None = None
+
+
 class TrainResult(Document):
     """The result of TRAIN."""
 
@@ -202,6 +214,7 @@ class TrainResult(Document):
     adapter_digest: Digest
     memory: MemoryReport | None = None
     evaluation: EvaluationReport
+    selection: SelectionReport | None = None
 
 
 class Artifact(Document):

@@ -191,10 +191,15 @@ def workspace_bytes(
             ("original weights", 2 * shape.parameters if keeps_original else 0),
             ("small files", _SMALL_FILES),
             ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
-            ("adapter checkpoints", _CHECKPOINTS * _CHECKPOINT_BYTES * adapter),
+            ("adapter checkpoints", _checkpoints(spec) * _CHECKPOINT_BYTES * adapter),
         )
     )
     return total.bytes * 11 // 10, f"{total.text}, plus a tenth for the file system"
+
+
+def _checkpoints(spec: FineTuneJobSpec) -> int:
+    """Return the most checkpoints at one time. Those of the best step and of the best one before it may stay, too."""
+    return _CHECKPOINTS + (2 if spec.training.checkpoint.keep == "Best" else 0)
 
 
 def quantized_bytes(shape: ModelShape) -> int:

@@ -159,7 +159,9 @@ class StatusDraft(StatusRecord):
         }
         loss = {"loss": format_number(result.training_loss)}
         draft = self.with_fields(evaluation=shown, progress={**self.fields.get("progress", {}), **loss})
-        return draft.with_stage_succeeded(Stage.TRAIN, f"{result.steps} steps on {result.device}")
+        if result.selection is not None:
+            draft = draft.with_fields(selection=reporting.selection(result.selection))
+        return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result))
 
     def apply_merge_result(self, result: MergeResult) -> Self:
         """Record the artifacts that MERGE published."""

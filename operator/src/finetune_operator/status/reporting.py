@@ -15,6 +15,8 @@ from finetune_operator.contract.result import (
     MemoryReport,
     ModelReport,
     Progress,
+    SelectionReport,
+    TrainResult,
     Verification,
 )
 from finetune_operator.sizing.memory.terms import Estimate, Phase
@@ -159,6 +161,27 @@ def choices(chosen: Iterable[Choice]) -> list[dict[str, Any]]:
         {"name": choice.name, "value": choice.value[:256], "reason": choice.reason[:1024]}
         for choice in chosen
     ]
+
+
+def selection(report: SelectionReport) -> dict[str, Any]:
+    """What the losses on held-out rows decided, for status."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if report.best_loss is not None:
+        shown["bestLoss"] = format_number(report.best_loss)
+    return shown
+
+
+def trained(report: TrainResult) -> str:
+    """The steps of a training as one sentence."""
+    text = f"{report.steps} steps on {report.device}"
+    chosen = report.selection
+    if chosen is None:
+        return text
+    if chosen.stopped_early:
+        text += f" of {chosen.planned_steps} planned: the loss on held-out rows improved no more"
+    if chosen.published_step != report.steps:
+        text += f"; the adapter of step {chosen.published_step} is published"
+    return text
 
 
 def plan(chosen: Plan) -> dict[str, Any]:

@@ -65,3 +65,11 @@ def test_what_the_gate_withholds_stays_in_the_workspace() -> None:
     text = summarize({"Merge": failed})
     assert "Merge: Failed: WithheldByGate: found Worse" in text
     assert "keeps the trained adapter" in text
+
+
+def test_the_published_step_of_a_training_with_selection_is_shown() -> None:
+    result = json.loads((FIXTURES / "result.train-selected.json").read_text("utf-8"))
+    line = "selected  step 30 of 40, which ended before step 100 (8 measurements on 10 other held-out rows)"
+    assert line in summarize({"Train": result})
+    del result["train"]["selection"]
+    assert "selected" not in summarize({"Train": result})

@@ -142,6 +142,13 @@ def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -
         assert part in why
 
 
+def test_keeping_the_best_step_needs_room_for_two_more_checkpoints() -> None:
+    large = {"rank": 512}
+    last, _ = workspace_bytes(parse(training={"lora": large}), MISTRAL, None)
+    best, _ = workspace_bytes(parse(training={"lora": large, "checkpoint": {"keep": "Best"}}), MISTRAL, None)
+    assert best - last > 2 * 6 * adapter_parameters(MISTRAL, 512, "AllLinear")
+
+
 @pytest.mark.parametrize(
     "changes", [{"mergeOnto": "OriginalWeights"}, {"artifacts": ["Adapter", "BaseAsTrained"]}]
 )

@@ -3,10 +3,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport, Verification
-from finetune_operator.status.reporting import dataset, proof, read_dataset, starting, updated, verification
+from finetune_operator.contract.result import DatasetReport, TrainResult, Verification
+from finetune_operator.status.reporting import (
+    dataset,
+    proof,
+    read_dataset,
+    selection,
+    starting,
+    trained,
+    updated,
+    verification,
+)
 
-from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, make_progress
+from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, TRAIN, make_progress
 
 
 def test_progress_is_written_on_a_new_activity_a_percent_or_after_half_a_minute() -> None:
@@ -57,3 +66,25 @@ def test_a_merge_by_an_earlier_trainer_is_shown_without_a_verdict() -> None:
     report = Verification.model_validate(MERGE["verification"])
     assert verification(report).keys() == MERGE["verification"].keys()
     assert proof(report) == ""
+
+
+def test_a_training_that_ends_early_says_so_and_which_step_is_published() -> None:
+    plain = {**TRAIN, "steps": 40}
+    assert trained(TrainResult.model_validate(plain)) == "40 steps on cpu"
+    chosen = {
+        "rows": 10,
+        "measurements": 4,
+        "plannedSteps": 100,
+        "publishedStep": 20,
+        "stoppedEarly": True,
+        "bestStep": 20,
+        "bestLoss": 1 / 3,
+    }
+    report = TrainResult.model_validate({**plain, "selection": chosen})
+    text = trained(report)
+    assert "40 steps on cpu of 100 planned" in text
+    assert "the adapter of step 20 is published" in text
+    assert report.selection is not None
+    assert selection(report.selection)["bestLoss"] == "0.333333"
+    whole = {**chosen, "stoppedEarly": False, "publishedStep": 40}
+    assert trained(TrainResult.model_validate({**plain, "selection": whole})) == "40 steps on cpu"

@@ -223,11 +223,28 @@ class ProbeResult(Part):
     reserved_bytes: int | None = None
 
 
+class SelectionResult(Part):
+    """What the losses on held-out rows decided. Losses are in nats per supervised token.
+
+    `rows` of the validation rows were measured `measurements` times, after `planned_steps` steps at the latest. The adapter
+    of `published_step` is published. The best step is not set if no loss was finite.
+    """
+
+    rows: int
+    measurements: int
+    planned_steps: int
+    published_step: int
+    stopped_early: bool
+    best_step: int | None = None
+    best_loss: float | None = None
+
+
 class TrainResult(Part):
     """The `train` member of the result. `training_loss` is in nats per supervised token.
 
     `rung` is the one that ran, and `failed_rungs` are those that did not fit before it. `probe` is not set if the run
-    continued after its last step. A result before version 1.5 has none of the three.
+    continued after its last step. `selection` is set if the run stops early or keeps the best step. A
+    result before version 1.5 has none of the four.
     """
 
     device: str
@@ -240,6 +257,7 @@ class TrainResult(Part):
     rung: RungResult | None = None
     failed_rungs: tuple[FailedRungResult, ...] | None = None
     probe: ProbeResult | None = None
+    selection: SelectionResult | None = None
 
 
 class ArtifactResult(Part):
