@@ -127,7 +127,7 @@ def tune(prepared: Path, root: Path, original: Path, **training: Any) -> Tuned:
     settings = run.training
     model = load_quantized(workspace.quantized_model, "cpu")
     set_seed(settings.seed)
-    adapted = add_adapter(model, settings.lora, read_base_layout(workspace).quantized, model.dtype)
+    adapted = add_adapter(model, settings.lora, read_base_layout(workspace).quantized)
     held_out = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
     adapted.eval()
     with adapted.disable_adapter():

@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from finetune_trainer.stages.train import master_weights
 from peft.tuners.lora import dora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import masking_utils
@@ -92,6 +93,7 @@ def cuda_paths() -> Iterator[None]:
             (functional, "dropout", dropout),
             (masking_utils, "find_packed_sequence_indices", lambda _positions: None),
             (dora, "dequantize_module_weight", _dequantized),
+            (master_weights, "dequantize_module_weight", _dequantized),
             (BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _stay),
             (torch.nn.Module, "to", _stay),
         ):

@@ -96,7 +96,7 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     give_fake_tensors(model)
     dtype = compute_dtype(run.device)
     cast_model(model, dtype)
-    model = add_adapter(model, run.training.lora, list(quantized_modules(model)), dtype)
+    model = add_adapter(model, run.training.lora, list(quantized_modules(model)))
     settings = sft_config(run, Path("/output"), 2)
     if settings.gradient_checkpointing:
         # As in TRL's and transformers' trainers, with the settings of our trainer.

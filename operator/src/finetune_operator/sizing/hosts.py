@@ -57,7 +57,7 @@ _SMALL_FILES = 128 * _MIB
 _CHECKPOINTS = 3
 """Two are kept, and the next one is written before the older one is removed."""
 _CHECKPOINT_BYTES = 8
-"""For each adapter parameter at most: its value in 16 or 32 bits and two 8-bit moments with their scales."""
+"""For each adapter parameter at most: its value in 32 bits and two 8-bit moments with their scales."""
 
 
 class ResourceDefaults(Protocol):

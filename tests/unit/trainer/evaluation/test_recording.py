@@ -10,7 +10,6 @@ from finetune_trainer.evaluation import recording
 from finetune_trainer.evaluation.recording import read_record, record
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.load import cast_model
-from finetune_trainer.stages.train.adapter import cast_adapter
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -86,7 +85,6 @@ def test_a_model_in_bf16_is_measured_once_more_in_float32(adapted: Any, tmp_path
         parameter.data = parameter.data.bfloat16().float()
     exact = {example.row: logits(adapted, example) for example in EXAMPLES}
     cast_model(adapted.get_base_model(), torch.bfloat16)
-    cast_adapter(adapted, torch.bfloat16)
     write(adapted, tmp_path / "record")
     found = read_record(tmp_path / "record")
     assert found.arithmetic == "Measured"

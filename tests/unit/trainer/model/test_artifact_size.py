@@ -36,7 +36,7 @@ def test_artifacts_count_with_their_files_and_a_future_adapter_with_its_paramete
     in_32_bits = artifact_bytes(run.model_copy(update={"output": as_base}), workspace)
     assert in_32_bits == merged + 2 * layout.parameters
     gpu = only(run, "Adapter").model_copy(update={"device": "cuda"})
-    assert artifact_bytes(gpu, workspace) == adapter - trained // 2
+    assert artifact_bytes(gpu, workspace) == adapter, "the weights are float32 on every device"
     workspace.adapter.mkdir(parents=True)
     (workspace.adapter / "adapter_model.safetensors").write_bytes(b"12345")
     assert artifact_bytes(only(run, "Adapter"), workspace) == 5 + small + report

@@ -42,5 +42,4 @@ def artifact_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
 
 
 def _expected_adapter_bytes(run: RunSpec, workspace: WorkspaceLayout) -> int:
-    width = _FULL_BYTES if run.device == "cpu" else _HALF_BYTES
-    return width * trainable_parameters(read_base_layout(workspace), run.training.lora)
+    return _FULL_BYTES * trainable_parameters(read_base_layout(workspace), run.training.lora)

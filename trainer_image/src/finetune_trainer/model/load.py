@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """Return the type of activations and adapter: bf16 on a GPU, float32 on a CPU.
+    """Return the type of the activations: bf16 on a GPU, float32 on a CPU.
 
     A CPU without AVX512-BF16 multiplies bf16 matrices 10 times slower than float32 ones (measured: 5 and 53
     GFLOP/s on the same two AVX2 cores). With float32 all CPUs compute the same result.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from finetune_operator.sizing.memory.adapters import is_adapted
 from finetune_operator.sizing.memory.operations import Matrix, NormSizes
+from finetune_operator.sizing.memory.terms import allocated
 from finetune_operator.sizing.memory.weights import constants_bytes, unpacked_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _WIDE = 4
 """Bytes of a float32."""
 _BF16 = 2
+_NORM_ELEMENTS = 1 << 22
+"""Elements of a matrix whose norms are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,11 @@ def _matrix(linear: Linear, plan: TrainingPlan, stack: StackProfile, *, adapted:
     # Dropout saves a byte for each element, and its result is what the adapter saves.
     dropped = linear.inputs * tokens + (0 if narrower else inputs) if plan.dropout and adapted else 0
     unpacked = unpacked_bytes(linear.weights, stack)
+
+    def factor(elements: int) -> int:
+        cast = adapted and stack.adapter_width != stack.product_width
+        return allocated(stack.product_width * plan.rank * elements) if cast else 0
+
     return Matrix(
         inputs=inputs,
         outputs=width * linear.outputs * tokens,
@@ -193,15 +201,16 @@ def _matrix(linear: Linear, plan: TrainingPlan, stack: StackProfile, *, adapted:
         unpacked=unpacked,
         constants=constants_bytes(linear.weights, stack),
         unpacked_forward=bool(unpacked) and tokens > stack.fused_product_tokens,
-        magnitudes=dora_bytes(linear, plan) if plan.variant == "DoRA" and adapted else 0,
+        factor_in=factor(linear.inputs),
+        factor_out=factor(linear.outputs),
+        magnitudes=dora_bytes(linear) if plan.variant == "DoRA" and adapted else 0,
         packed_saves_input=bool(unpacked) and stack.saves_matrix_inputs,
     )
 
 
-def dora_bytes(linear: Linear, plan: TrainingPlan) -> int:
-    """Return the bytes that peft allocates to compute the norm of an adapted matrix (lora/dora.py).
+def dora_bytes(linear: Linear) -> int:
+    """Return the bytes that the trainer allocates to compute the norm of an adapted matrix (master_weights.py).
 
-    In 16 bits: the identity of the inputs, its products with both factors, the unpacked matrix, the scaled product and
-    the sum.
+    The unpacked matrix in 16 bits, and its sum with the update in float32, in blocks of rows.
     """
-    return _BF16 * (linear.inputs**2 + plan.rank * linear.inputs + 4 * linear.weights)
+    return _BF16 * linear.weights + _WIDE * min(linear.weights, _NORM_ELEMENTS)

@@ -34,6 +34,10 @@ class Matrix:
     unpacked: int
     constants: int
     unpacked_forward: bool
+    factor_in: int = 0
+    """Bytes of the adapter's first factor (rank x inputs) in the type of its product; 0 if that is its own type."""
+    factor_out: int = 0
+    """The same for its second factor (outputs x rank)."""
     magnitudes: int = 0
     """Bytes that DoRA allocates to compute the norm of the adapted matrix."""
     packed_saves_input: bool = False
@@ -47,7 +51,9 @@ class Matrix:
     @property
     def saved(self) -> int:
         """Bytes that the adapter saves in addition to its input."""
-        return self.copy + self.dropped + self.low_rank + self.weighted if self.adapted else 0
+        if not self.adapted:
+            return 0
+        return self.copy + self.dropped + self.low_rank + self.factor_in + self.factor_out + self.weighted
 
     @property
     def weighted(self) -> int:
@@ -71,10 +77,15 @@ def matrix_forward(meter: Meter, matrix: Matrix, *, saving: bool) -> None:
     meter.transient(matrix.outputs)
     kept = matrix.copy + matrix.dropped + matrix.low_rank
     meter.alloc(kept)
+    if saving:
+        kept += matrix.factor_in + matrix.factor_out
+        meter.alloc(matrix.factor_in + matrix.factor_out)
+    else:
+        meter.transient(max(matrix.factor_in, matrix.factor_out + matrix.outputs))
     if matrix.magnitudes:
         meter.transient(matrix.magnitudes, Kind.UNPACKED)
-        # DoRA's magnitudes are float32, and so are its products before their sum is narrowed.
-        meter.transient(4 * matrix.outputs)
+        # DoRA's magnitudes are float32, and so are three products before their sum is narrowed.
+        meter.transient(6 * matrix.outputs)
     meter.transient(2 * matrix.outputs)
     if saving:
         meter.alloc(matrix.weighted)
@@ -99,9 +110,13 @@ def matrix_backward(
         # Scaled, then through B, then through A.
         meter.alloc(matrix.outputs)
         meter.alloc(matrix.low_rank)
+        # The gradient of a factor's copy is as large as the copy.
+        meter.transient(matrix.factor_out)
         meter.free(matrix.outputs)
-        meter.free(matrix.low_rank, Kind.SAVED)
+        meter.free(matrix.low_rank + matrix.factor_out, Kind.SAVED)
         meter.alloc(gradient)
+        meter.transient(matrix.factor_in)
+        meter.free(matrix.factor_in, Kind.SAVED)
         meter.free(matrix.low_rank)
         meter.free(released + matrix.copy, Kind.SAVED)
         if matrix.dropped:

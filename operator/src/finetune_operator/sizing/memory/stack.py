@@ -62,7 +62,7 @@ class StackProfile:
     quantized_head: Flag = False
     unquantized_dtype: Dtype = "BFloat16"
     cast_to_float32: Flag = False
-    adapter_dtype: Dtype = "BFloat16"
+    adapter_dtype: Dtype = "Float32"
     optimizer: Optimizer = "PagedAdamW8Bit"
     attention: Attention = "Sdpa"
     checkpointing: Checkpointing = "PerLayer"
@@ -105,7 +105,7 @@ class StackProfile:
 
     @property
     def product_width(self) -> int:
-        """Bytes of one element of an adapter's product."""
+        """Bytes of one element of an adapter's product. A factor in another type is copied for it."""
         return 2
 
     @property

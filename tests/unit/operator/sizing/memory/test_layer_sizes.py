@@ -77,7 +77,18 @@ def test_capped_scores_are_eager_but_for_flash_attention() -> None:
     assert is_eager(small_model(), replace(DEFAULT_STACK, attention="Eager"))
 
 
-def test_dora_computes_a_norm_with_the_identity_of_the_inputs() -> None:
-    """The identity, its product with A, and four matrices of the weight's size, in 16 bits."""
+def test_dora_unpacks_a_matrix_and_adds_its_update_in_blocks() -> None:
+    """The matrix in 16 bits, and at most 4,194,304 elements of the sum in 32."""
     query = small_model().linears[0]
-    assert dora_bytes(query, PLAN) == 2 * (64 * 64 + 8 * 64 + 4 * 64 * 64)
+    assert dora_bytes(query) == (2 + 4) * 64 * 64
+    wide = replace(query, inputs=8192, outputs=8192)
+    assert dora_bytes(wide) == 2 * 8192 * 8192 + 4 * (1 << 22)
+
+
+def test_factors_in_another_type_are_copied_for_the_product() -> None:
+    """Rank 8: 64 inputs or outputs of the query take 8 x 64 x 2 bytes."""
+    query = layer_sizes(small_model(), PLAN, DEFAULT_STACK, windowed=False).attention_in[0]
+    assert (query.factor_in, query.factor_out) == (1024, 1024)
+    narrow = replace(DEFAULT_STACK, adapter_dtype="BFloat16")
+    query = layer_sizes(small_model(), PLAN, narrow, windowed=False).attention_in[0]
+    assert (query.factor_in, query.factor_out) == (0, 0)

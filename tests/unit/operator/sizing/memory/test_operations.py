@@ -57,6 +57,7 @@ def test_the_backward_pass_always_unpacks_the_matrix() -> None:
     [
         ({}, 10),
         ({"copy": 500}, 510),
+        ({"factor_in": 40, "factor_out": 60}, 110),
         ({"dropped": 1500}, 1510),
         ({"magnitudes": 9000}, 10 + 2 * 300),
     ],

@@ -69,12 +69,10 @@ def test_any_document_gives_a_profile_or_an_error(document: dict[str, Any]) -> N
 
 def test_widths_follow_the_types() -> None:
     """Two bytes for bfloat16, four for float32; float32 norms make the residual stream float32."""
-    assert (DEFAULT_STACK.unquantized_width, DEFAULT_STACK.adapter_width, DEFAULT_STACK.residual_width) == (
-        2,
-        2,
-        2,
-    )
-    wide = replace(DEFAULT_STACK, unquantized_dtype="Float32", adapter_dtype="Float32")
+    stack = DEFAULT_STACK
+    assert (stack.unquantized_width, stack.adapter_width, stack.residual_width) == (2, 4, 2)
+    assert replace(stack, adapter_dtype="BFloat16").adapter_width == 2
+    wide = replace(stack, unquantized_dtype="Float32")
     assert (wide.unquantized_width, wide.adapter_width, wide.residual_width) == (4, 4, 4)
     assert replace(DEFAULT_STACK, cast_to_float32=True).residual_width == 4
 

@@ -12,7 +12,7 @@ from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-def adapted(variant: str = "Standard", dtype: torch.dtype = torch.float32) -> Any:
+def adapted(variant: str = "Standard") -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32,
@@ -27,7 +27,7 @@ def adapted(variant: str = "Standard", dtype: torch.dtype = torch.float32) -> An
     lora = Lora.model_validate(
         {"rank": 2, "alpha": 4, "dropout": 0, "targetModules": "AllLinear", "variant": variant}
     )
-    return add_adapter(model, lora, names, dtype)
+    return add_adapter(model, lora, names)
 
 
 def parameters(model: Any, part: str) -> list[torch.Tensor]:
@@ -39,10 +39,12 @@ def learn(model: Any, value: float = 0.5) -> None:
         parameters(model, "lora_B")[0].fill_(value)
 
 
-def test_matrices_get_the_compute_type_and_magnitudes_keep_float32() -> None:
-    model = adapted("DoRA", torch.bfloat16)
-    assert {tensor.dtype for tensor in parameters(model, "lora_A")} == {torch.bfloat16}
-    assert {tensor.dtype for tensor in parameters(model, "lora_magnitude")} == {torch.float32}
+def test_only_the_adapter_is_trained_and_its_weights_are_float32() -> None:
+    model = adapted("DoRA")
+    for part in ("lora_A", "lora_B", "lora_magnitude"):
+        assert {(tensor.dtype, tensor.requires_grad) for tensor in parameters(model, part)} == {
+            (torch.float32, True)
+        }
     assert not any(tensor.requires_grad for tensor in parameters(model, "embed_tokens"))
 
 

@@ -48,7 +48,7 @@ def test_the_stage_ends_with_the_reason_and_other_errors_pass(
     run = run_spec(tmp_path, tmp_path)
 
     def failing(error: Exception) -> None:
-        def fail(*_arguments: object) -> None:
+        def fail(*_arguments: object, **_settings: object) -> None:
             raise error
 
         monkeypatch.setattr(stage, "_train", fail)

@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model, get_peft_model_state_dict
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.master_weights import use_master_weights
 from finetune_trainer.stages.train.settings import lora_config
 
 if TYPE_CHECKING:
@@ -22,26 +23,18 @@ if TYPE_CHECKING:
 _CONFIG = "adapter_config.json"
 
 
-def add_adapter(model: Any, lora: Lora, quantized: Collection[str], dtype: torch.dtype) -> Any:
-    """Return `model` with a new adapter on its `quantized` modules, in the model's compute type."""
+def add_adapter(model: Any, lora: Lora, quantized: Collection[str]) -> Any:
+    """Return `model` with a new adapter on its `quantized` modules.
+
+    The adapter's weights are float32 and multiply in the model's compute type (`stages.train.master_weights`).
+    """
     adapted = get_peft_model(model, lora_config(lora, quantized))
-    cast_adapter(adapted, dtype)
+    use_master_weights(adapted)
     return adapted
 
 
-def cast_adapter(adapted: Any, dtype: torch.dtype) -> None:
-    """Cast the adapter's matrices to `dtype`.
-
-    DoRA's magnitudes stay in float32: their updates are smaller than the steps of bf16.
-    """
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad:
-            wanted = torch.float32 if "lora_magnitude_vector" in name else dtype
-            parameter.data = parameter.data.to(wanted)
-
-
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json into `folder`, atomically.
+    """Write adapter_model.safetensors and adapter_config.json into `folder`, atomically. The weights are float32.
 
     Raises StageError(AdapterUntrained) if a value is not finite or nothing has been learned.
     """

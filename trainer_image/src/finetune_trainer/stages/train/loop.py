@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from finetune_trainer.stages.train.adapter import cast_adapter
 from finetune_trainer.stages.train.checkpoints import publish_checkpoint
 from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
+from finetune_trainer.stages.train.master_weights import kept_values
 
 _log = logging.getLogger(__name__)
 _ADAPTER_FILE = "adapter_model.safetensors"
@@ -28,7 +28,9 @@ class AdapterTrainer(SFTTrainer):
     """
 
     def __init__(self, *arguments: Any, checkpoints: Path, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+        # TRL rounds the adapter of every quantized model to bf16.
+        with kept_values(settings["model"]):
+            super().__init__(*arguments, **settings)
         self.checkpoints = checkpoints
         self.tokens = 0
         self.remove_callback(PrinterCallback)
@@ -39,8 +41,6 @@ class AdapterTrainer(SFTTrainer):
         # pass. So micro-batches of any size give the same sum.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        # TRL makes the adapter of every quantized model bf16, which a CPU multiplies ten times slower.
-        cast_adapter(self.adapted, self.adapted.dtype)
 
     def compute_loss(
         self,

@@ -167,7 +167,7 @@ def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
     check_quantized(model, layout)
     # This comes before the adapter: its initial values are random.
     set_seed(run.training.seed)
-    adapted = add_adapter(model, run.training.lora, layout.quantized, model.dtype)
+    adapted = add_adapter(model, run.training.lora, layout.quantized)
     return _Loaded(adapted, _tokenizer(workspace.base, model.get_input_embeddings().weight.shape[0]))
 
 
