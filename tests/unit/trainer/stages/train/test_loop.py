@@ -1,13 +1,263 @@
+"""The trainer's checkpoints and stops, on a tiny real model with dropout."""
+
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from finetune_trainer.stages.train.loop import load_adapter_weights
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.digests import folder_digests
+from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import Trainer
+
+from tests.support.workspaces import run_spec
+
+SETTINGS: dict[str, Any] = {
+    "maximumSteps": 8,
+    "lora": {"rank": 4, "alpha": 8, "dropout": 0.2, "targetModules": "AllLinear", "variant": "Standard"},
+}
+"""An epoch has 6 steps of two micro-batches."""
+
+
+class _Steps(NullReporter):
+    """Records the trained steps, and calls `act` with each reported activity and its step."""
+
+    def __init__(self, act: Callable[[str, int], None] = lambda _activity, _step: None) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self._act = act
+
+    def update(
+        self, activity: str, step: int, total: int | None, *, loss: float | None = None, **more: Any
+    ) -> None:
+        super().update(activity, step, total, loss=loss, **more)
+        if loss is not None:
+            self.steps.append(step)
+        self._act(activity, step)
+
+
+def _run(workspace: Path, progress: NullReporter | None = None, **settings: Any) -> Any:
+    run = run_spec(workspace, workspace / "output", **{**SETTINGS, **settings})
+    return train(run, progress or NullReporter())
+
+
+@pytest.fixture(scope="module")
+def whole(prepared_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the adapter of a run that nothing interrupts."""
+    workspace = tmp_path_factory.mktemp("whole") / "workspace"
+    shutil.copytree(prepared_llama / "workspace", workspace)
+    _run(workspace)
+    return _adapter(workspace)
+
+
+def _adapter(workspace: Path) -> bytes:
+    return (WorkspaceLayout(workspace).adapter / "adapter_model.safetensors").read_bytes()
+
+
+def _stop_in_micro_batch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Send SIGTERM while the loss of this micro-batch of the process is computed."""
+    real = AdapterTrainer.compute_loss
+    seen = []
+
+    def compute(trainer: AdapterTrainer, *arguments: Any, **settings: Any) -> Any:
+        seen.append(True)
+        if len(seen) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(trainer, *arguments, **settings)
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", compute)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "saved"),
+    [(1, None), (5, 2), (6, 3), (12, 6), (13, 6), (15, 7)],
+    ids=["first", "start of a step", "end of a step", "end of an epoch", "start of an epoch", "second epoch"],
+)
+def test_a_stop_in_a_micro_batch_loses_no_step_and_changes_no_bit_of_the_adapter(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, micro_batch: int, saved: int | None
+) -> None:
+    """The started step is dropped, and the random states are those at the end of the last finished one."""
+    with monkeypatch.context() as patched:
+        _stop_in_micro_batch(patched, micro_batch)
+        with pytest.raises(StageError) as caught:
+            _run(workspace)
+    assert caught.value.reason is Reason.INTERRUPTED
+    found = newest_checkpoint(WorkspaceLayout(workspace).checkpoints)
+    assert (None if found is None else found[0]) == saved
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == list(range((saved or 0) + 1, 9))
+    assert _adapter(workspace) == whole
+
+
+def test_a_stop_while_a_checkpoint_is_written_waits_for_it(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM, SIGINT and SIGTERM again arrive during the first save."""
+    real = AdapterTrainer._submit
+
+    def submit(trainer: AdapterTrainer, finished: Any) -> None:
+        real(trainer, finished)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AdapterTrainer, "_submit", submit)
+        with pytest.raises(StageError, match="step 3 of 8 is saved"):
+            _run(workspace, checkpoint={"intervalSteps": 3})
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == [4, 5, 6, 7, 8]
+    assert _adapter(workspace) == whole
+
+
+def test_an_error_in_a_step_saves_the_last_finished_one(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This serves a GPU that runs out of memory at a long row: the next attempt continues there."""
+    real = AdapterTrainer.compute_loss
+
+    def compute(trainer: AdapterTrainer, *arguments: Any, **settings: Any) -> Any:
+        if trainer.state.global_step == 4:
+            raise ValueError("a broken row")
+        return real(trainer, *arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AdapterTrainer, "compute_loss", compute)
+        with pytest.raises(ValueError, match="broken"):
+            _run(workspace)
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == [5, 6, 7, 8]
+    assert _adapter(workspace) == whole
+
+
+def test_an_error_in_the_optimizer_saves_nothing_that_is_half_done(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.optim.AdamW.step
+    seen = []
+
+    def step(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
+        result = real(optimizer, *arguments)
+        seen.append(True)
+        if len(seen) == 5:
+            raise ValueError("half done")
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(ValueError, match="half done"):
+            _run(workspace, checkpoint={"intervalSteps": 3})
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == [4, 5, 6, 7, 8]
+    assert _adapter(workspace) == whole
+
+
+def test_weights_that_are_not_finite_never_enter_a_checkpoint(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update of step 4 breaks a weight. Loss and gradient of this step are finite, and it is saved."""
+    real = torch.optim.AdamW.step
+    seen = []
+
+    def step(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
+        result = real(optimizer, *arguments)
+        seen.append(True)
+        if len(seen) == 4:
+            optimizer.param_groups[0]["params"][0].data[0, 0] = float("nan")
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(StageError) as caught:
+        _run(workspace, checkpoint={"intervalSteps": 2})
+    assert caught.value.reason is Reason.NON_FINITE_LOSS
+    assert "learningRate" in caught.value.message
+    found = newest_checkpoint(WorkspaceLayout(workspace).checkpoints)
+    assert found is not None
+    assert found[0] == 2
+    assert all(
+        bool(value.isfinite().all()) for value in load_file(found[1] / "adapter_model.safetensors").values()
+    )
+
+
+def test_a_checkpoint_of_an_older_trainer_is_resumed(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until contract 1.5, transformers wrote the files, and none of them named the run."""
+
+    def save(trainer: Any, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(trainer, model, trial)
+        folder = trainer.checkpoints / f"checkpoint-{trainer.state.global_step}"
+        write_json_atomically(folder / "files.json", folder_digests(folder))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AdapterTrainer, "_save_checkpoint", save)
+        with pytest.raises(KeyboardInterrupt):
+            _run(workspace, checkpoint={"intervalSteps": 3})
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == [4, 5, 6, 7, 8]
+    assert _adapter(workspace) == whole
+
+
+@pytest.mark.parametrize("change", ["spec", "setting"])
+def test_a_checkpoint_of_another_run_is_not_resumed(
+    workspace: Path, whole: bytes, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    def stop(activity: str, step: int) -> None:
+        if (activity, step) == ("Training", 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    other = run_spec(workspace, workspace, **{**SETTINGS, **({"seed": 12} if change == "setting" else {})})
+    if change == "spec":
+        other = other.model_copy(update={"spec_hash": "sha256:" + "9" * 64})
+    with pytest.raises(StageError):
+        train(other, _Steps(stop))
+    progress = _Steps()
+    _run(workspace, progress)
+    assert "checkpoint of step 3 is skipped: it was written with" in caplog.text
+    assert progress.steps == list(range(1, 9))
+    assert _adapter(workspace) == whole
+
+
+@pytest.mark.parametrize(
+    ("activity", "said"),
+    [
+        ("LoadingModel", "no step had been finished"),
+        ("EvaluatingBase", "no step had been finished"),
+        ("EvaluatingTuned", "step 8 of 8 is saved"),
+    ],
+)
+def test_a_stop_outside_of_training_is_an_interruption_that_names_what_is_kept(
+    workspace: Path, whole: bytes, activity: str, said: str
+) -> None:
+    def stop(found: str, _step: int) -> None:
+        if found == activity:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StageError, match=said) as caught:
+        _run(workspace, _Steps(stop))
+    assert caught.value.reason is Reason.INTERRUPTED
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == ([] if activity == "EvaluatingTuned" else list(range(1, 9)))
+    assert _adapter(workspace) == whole
 
 
 class _Model(nn.Module):

@@ -3,36 +3,70 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback
+from transformers.trainer_callback import ExportableState
 from trl.trainer.sft_trainer import SFTTrainer
 
-from finetune_trainer.stages.train.checkpoints import publish_checkpoint
+from finetune_trainer.errors import StageError
+from finetune_trainer.runner import Terminated
+from finetune_trainer.stages.train.checkpoint_files import ADAPTER
+from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
+from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
 from finetune_trainer.stages.train.master_weights import kept_values
+from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot, random_states
+from finetune_trainer.stages.train.stop_request import StopRequest
+
+if TYPE_CHECKING:
+    from finetune_trainer.stages.train.origin import Origin
 
 _log = logging.getLogger(__name__)
-_ADAPTER_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished optimizer step, and the generators' states at its end."""
+
+    step: int
+    randomness: dict[str, Any]
 
 
 class AdapterTrainer(SFTTrainer):
     """Trains the adapter of a quantized model on proven labels.
 
-    `checkpoints` is the folder of the saved states; `tokens` counts this process's training tokens without padding.
+    `checkpoints` is the folder of the saved states, and `origin` describes the run in them. Without `origin`, nothing is
+    saved. `tokens` counts this process's training tokens without padding. A checkpoint is copied to host memory, and
+    a thread writes it while the next steps run. `stop` is obeyed between two micro-batches: the started step is dropped,
+    and the state after the last finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
     """
 
-    def __init__(self, *arguments: Any, checkpoints: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        checkpoints: Path,
+        origin: Origin | None = None,
+        stop: StopRequest | None = None,
+        **settings: Any,
+    ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
         with kept_values(settings["model"]):
             super().__init__(*arguments, **settings)
         self.checkpoints = checkpoints
         self.tokens = 0
+        self._saves = origin is not None
+        self._stop = stop or StopRequest()
+        self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
+        self._waiting = WaitingTime(time.monotonic())
+        self._memory = HostMemory()
+        self._finished: _Finished | None = None
         self.remove_callback(PrinterCallback)
         # The tokenizer was needed only for the padding token. If it stayed, it would be written into every
         # checkpoint, and transformers would change the model's special tokens to match it.
@@ -69,26 +103,112 @@ class AdapterTrainer(SFTTrainer):
     def create_model_card(self, *_arguments: Any, **_settings: Any) -> None:
         """Write no card: MERGE writes the cards of published artifacts."""
 
-    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 -- the base class's signature
-        return str(self._writing)
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **settings: Any) -> Any:
+        """Train as the base class does; at the end, the state after the last step is on the disk.
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write to another folder, seal, then rename: a crash leaves no checkpoint that looks complete."""
-        shutil.rmtree(self._writing, ignore_errors=True)
-        self._writing.mkdir(parents=True)
-        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]  # trl has no annotations
-        folder = publish_checkpoint(self._writing / f"checkpoint-{self.state.global_step}", self.checkpoints)
-        _log.info("checkpoint of step %d written", self.state.global_step)
-        shutil.rmtree(self._writing)
-        self.last_checkpoint = folder
+        Raises Terminated after a request to stop. Then, and after an error that leaves the state of the last finished
+        step whole, that state is saved, too. Raises StageError: NonFiniteLoss, or WorkspaceFull.
+        """
+        self._finished = None
+        self._writer.durable = step_of(resume_from_checkpoint)
+        with self._stop.held():
+            try:
+                output = super().train(resume_from_checkpoint, *arguments, **settings)
+            except StageError:
+                self._save_after_error(newer=False)
+                raise
+            except (Terminated, Exception):
+                self._save_after_error(newer=True)
+                raise
+            self._save_finished()
+            return output
+
+    def before_update(self) -> None:
+        """Let the optimizer change the state.
+
+        A kill must not cost more steps than are between two checkpoints. So the step after a checkpoint waits for its
+        write, if that takes longer than the step's own passes.
+        """
+        if self._writer.busy and self.state.global_step - (self._writer.durable or 0) >= self.args.save_steps:
+            started = time.monotonic()
+            self._writer.wait(self._waiting.allowed(started))
+            self._waiting.add(time.monotonic() - started)
+        self._finished = None
+
+    def training_step(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+        """Run one micro-batch, unless a stop is requested. Raises Terminated, or an error of the last save."""
+        self._stop.check()
+        if not self._writer.busy:
+            self._writer.wait()
+        loss: torch.Tensor = super().training_step(*arguments, **settings)  # type: ignore[no-untyped-call]  # trl has none
+        return loss
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **settings: Any) -> None:
+        """Mark the step as finished once it is logged, checked and saved."""
+        super()._maybe_log_save_evaluate(*arguments, **settings)
+        self._finished = _Finished(self.state.global_step, self._random_states())
+        self._stop.check()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
+        if self._saves:
+            self._submit(_Finished(self.state.global_step, self._random_states()))
+
+    def _save_finished(self) -> None:
+        """Save the last finished step, if that has not happened, and wait until it is on the disk."""
+        self._writer.wait()
+        if self._saves and self._finished is not None and self._finished.step != self._writer.durable:
+            self._submit(self._finished)
+            self._writer.wait()
+
+    def _save_after_error(self, *, newer: bool) -> None:
+        """Finish the last write, and save a `newer` state, without hiding the error that ends the training."""
+        try:
+            if newer:
+                self._save_finished()
+            else:
+                self._writer.wait()
+        except StageError as error:
+            _log.error("the state of the last step is not saved: %s", error)
+        except Exception:  # noqa: BLE001 -- the error that ends the training is raised
+            _log.exception("the state of the last step is not saved")
+
+    def _submit(self, finished: _Finished) -> None:
+        """Copy the state of the last finished step, and let it be written; wait for the write before it."""
+        # The copies share the memory of the last ones.
+        self._writer.wait()
+        optimizer: Any = self.optimizer
+        schedule: Any = self.lr_scheduler
+        parameters = {
+            name: value.detach() for name, value in self.adapted.named_parameters() if value.requires_grad
+        }
+        copied = self._memory.copy(
+            {
+                "adapter": get_peft_model_state_dict(
+                    self.adapted, state_dict=parameters, save_embedding_layers=False
+                ),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+        callbacks: Any = self.state.stateful_callbacks
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                callbacks[type(callback).__name__] = callback.state()
+        snapshot = Snapshot(
+            step=finished.step,
+            scheduler=schedule.state_dict(),
+            randomness=finished.randomness,
+            # Later steps append to the history.
+            state={**vars(self.state), "log_history": list(self.state.log_history)},
+            **copied,
+        )
+        self._writer.submit(snapshot)
+
+    def _random_states(self) -> dict[str, Any]:
+        return random_states(cuda=self.args.device.type == "cuda")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the adapter's values into the model; peft's own loading would change their type."""
         load_adapter_weights(self.adapted if model is None else model, Path(resume_from_checkpoint))
-
-    @property
-    def _writing(self) -> Path:
-        return self.checkpoints.with_name(f"{self.checkpoints.name}.partial")
 
 
 def load_adapter_weights(model: Any, folder: Path) -> None:
@@ -96,7 +216,7 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
 
     Raises RuntimeError if a tensor is missing or unexpected.
     """
-    weights = load_file(folder / _ADAPTER_FILE)
+    weights = load_file(folder / ADAPTER)
     outcome: Any = set_peft_model_state_dict(model, weights)
     missing = [name for name in outcome.missing_keys if "lora_" in name]
     if missing or outcome.unexpected_keys:

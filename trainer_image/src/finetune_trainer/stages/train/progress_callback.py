@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports every step, fails the run if the loss is not finite, and stops the run on request."""
+    """Reports every step, fails the run if the loss is not finite, and stops it between two micro-batches on request."""
 
     def __init__(self, progress: Reporter, stop: StopRequest) -> None:
         self.losses: list[float] = []
         self.trainer: AdapterTrainer | None = None
         self._progress = progress
-        self._stop = stop
+        self.stop = stop
         self._started = time.monotonic()
 
     @property
@@ -39,15 +39,20 @@ class ProgressCallback(TrainerCallback):
         self._started = time.monotonic()
         self._progress.update("Training", state.global_step, state.max_steps)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint and the end of training if the process must stop."""
-        self._stop_if_asked(control)
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Stop after this micro-batch if that is requested."""
+        self.stop.check()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Tell the trainer that its state changes until the step has ended."""
+        if self.trainer is not None:
+            self.trainer.before_update()
 
     def on_log(
         self,
         args: Any,  # noqa: ARG002 -- the base class's signature
         state: Any,
-        control: Any,
+        control: Any,  # noqa: ARG002 -- see above
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
@@ -61,7 +66,8 @@ class ProgressCallback(TrainerCallback):
                 raise StageError(
                     Reason.NON_FINITE_LOSS,
                     f"loss and gradient must be finite, found {name} {value} at step {state.global_step} of "
-                    f"{state.max_steps}; lower training.learningRate and check the data",
+                    f"{state.max_steps}; lower training.learningRate and check the data. The last "
+                    "checkpoint before it is kept",
                 )
         self.losses.append(float(logs["loss"]))
         self._progress.update(
@@ -74,10 +80,3 @@ class ProgressCallback(TrainerCallback):
             tokens_per_second=self.tokens_per_second,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         )
-        # A request that arrived since the step's end need not wait for another step.
-        self._stop_if_asked(control)
-
-    def _stop_if_asked(self, control: Any) -> None:
-        if self._stop.received:
-            control.should_save = True
-            control.should_training_stop = True

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, set_seed
 
 from finetune_trainer.contract.result import TrainResult
 from finetune_trainer.cpu import available_cpus
-from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.compare import RowLoss, compare
 from finetune_trainer.evaluation.recording import record
 from finetune_trainer.evaluation.scoring import row_losses
@@ -22,20 +21,22 @@ from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.model.tokenization import tokenization_digest
+from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
-from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.origin import origin_of
 from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
 from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
 from finetune_trainer.stages.train.probe import needs_probe, probe
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
-from finetune_trainer.stages.train.stop_request import StopRequest
+from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.stages.train.origin import Origin
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -67,46 +69,58 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
+    stop = StopRequest()
 
     def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult:  # noqa: FBT001 -- `fit` names it
-        return _train(of_rung, workspace, progress, ladder, is_last=is_last)
+        return _train(of_rung, workspace, progress, ladder, stop, is_last=is_last)
 
-    try:
-        result = fit(run, workspace, this_device(run.device), attempt)
-    except Exception as error:
-        # Of an activity that needs the same memory on every rung, such as loading the model.
-        if is_device_out_of_memory(error):
-            raise gpu_out_of_memory(run, error) from error
-        raise
-    write_marker(workspace, "train", run.spec_hash, result.document())
-    # The adapter is saved, so checkpoints only take space.
-    shutil.rmtree(workspace.checkpoints, ignore_errors=True)
-    Ladder.forget(workspace)
+    with stop.listening():
+        try:
+            result = fit(run, workspace, this_device(run.device), attempt)
+        except Terminated as signal_name:
+            raise interrupted(str(signal_name), saved_steps(workspace.checkpoints)) from signal_name
+        except Exception as error:
+            # Of an activity that needs the same memory on every rung, such as loading the model.
+            if is_device_out_of_memory(error):
+                raise gpu_out_of_memory(run, error) from error
+            raise
+        # The work is done, so a request to stop must not hide the result.
+        stop.hold()
+        write_marker(workspace, "train", run.spec_hash, result.document())
+        # The adapter is saved, so checkpoints only take space.
+        shutil.rmtree(workspace.checkpoints, ignore_errors=True)
+        Ladder.forget(workspace)
     return result
 
 
 def _train(
-    run: RunSpec, workspace: WorkspaceLayout, progress: Reporter, ladder: Ladder, *, is_last: bool
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    progress: Reporter,
+    ladder: Ladder,
+    stop: StopRequest,
+    *,
+    is_last: bool,
 ) -> TrainResult:
     """Train on one rung, that of `run`. Raises DoesNotFitError where a more frugal rung may help."""
     rung = rung_of(run)
+    origin = origin_of(run, workspace)
     table = open_table(workspace.training_table)
     examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
     steps = planned_steps(len(table), run.training)
     record_trained_base(workspace, run.spec_hash)
     progress.update("LoadingModel", 0, 1)
-    stop = StopRequest()
     watch = ProgressCallback(progress, stop)
     loaded = _load(run, workspace)
     progress.update("LoadingModel", 1, 1)
     after_loading = memory.read()
-    checkpoint = newest_checkpoint(workspace.checkpoints)
+    checkpoint = newest_checkpoint(workspace.checkpoints, origin)
     probed = ladder.probe_of(rung)
     if needs_probe(None if checkpoint is None else checkpoint[0], steps, passed=probed is not None):
         with fitting(PROBING):
             probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, progress)
         ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
-    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), steps, watch)
+    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), steps, watch, origin)
     # The last rung has no other way to need less.
     budget = run.training.micro_batch_size * table.longest()
     longest = max(len(example.input_ids) for example in examples)
@@ -116,7 +130,7 @@ def _train(
             lambda tokens: _base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
         )
     with fitting("Training", lambda: trainer.state.global_step + 1):
-        _run_steps(trainer, checkpoint, steps, stop)
+        _run_steps(trainer, checkpoint, steps)
     progress.update("EvaluatingTuned", 0, len(examples))
     trainer.adapted.eval()
     with fitting("EvaluatingTuned"):
@@ -178,6 +192,7 @@ def _build_trainer(
     dataset: Any,
     steps: int,
     watch: ProgressCallback,
+    origin: Origin | None = None,
 ) -> AdapterTrainer:
     trainer = AdapterTrainer(
         model=loaded.adapted,
@@ -186,6 +201,8 @@ def _build_trainer(
         processing_class=loaded.tokenizer,
         callbacks=[watch],
         checkpoints=workspace.checkpoints,
+        origin=origin,
+        stop=watch.stop,
     )
     watch.trainer = trainer
     return trainer
@@ -225,9 +242,7 @@ def _base_losses(
     return losses
 
 
-def _run_steps(
-    trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int, stop: StopRequest
-) -> None:
+def _run_steps(trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int) -> None:
     """Train up to `steps`, starting from `checkpoint` (its step and folder) if there is one."""
     if checkpoint is not None:
         step, folder = checkpoint
@@ -236,15 +251,8 @@ def _run_steps(
             load_adapter_weights(trainer.adapted, folder)
             trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
             return
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
     if trainer.state.global_step < steps:
-        if stop.received:
-            raise StageError(
-                Reason.INTERRUPTED,
-                f"the run was asked to stop and saved its state at step {trainer.state.global_step} of {steps}; "
-                "run it again to continue from there",
-            )
         raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
 
 
