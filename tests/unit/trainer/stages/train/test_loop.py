@@ -14,6 +14,7 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.probe import STEPS as PROBED
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import folder_digests
@@ -68,13 +69,13 @@ def _adapter(workspace: Path) -> bytes:
 
 
 def _stop_in_micro_batch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Send SIGTERM while the loss of this micro-batch of the process is computed."""
+    """Send SIGTERM while the loss of this micro-batch of the training is computed."""
     real = AdapterTrainer.compute_loss
     seen = []
 
     def compute(trainer: AdapterTrainer, *arguments: Any, **settings: Any) -> Any:
-        seen.append(True)
-        if len(seen) == number:
+        seen.extend([True] * (trainer.args.max_steps > PROBED))
+        if len(seen) == number and trainer.args.max_steps > PROBED:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(trainer, *arguments, **settings)
 
@@ -154,7 +155,7 @@ def test_an_error_in_the_optimizer_saves_nothing_that_is_half_done(
     def step(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
         result = real(optimizer, *arguments)
         seen.append(True)
-        if len(seen) == 5:
+        if len(seen) == PROBED + 5:
             raise ValueError("half done")
         return result
 
@@ -178,7 +179,7 @@ def test_weights_that_are_not_finite_never_enter_a_checkpoint(
     def step(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
         result = real(optimizer, *arguments)
         seen.append(True)
-        if len(seen) == 4:
+        if len(seen) == PROBED + 4:
             optimizer.param_groups[0]["params"][0].data[0, 0] = float("nan")
         return result
 
@@ -240,6 +241,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(
     ("activity", "said"),
     [
         ("LoadingModel", "no step had been finished"),
+        ("ProbingMemory", "no step had been finished"),
         ("EvaluatingBase", "no step had been finished"),
         ("EvaluatingTuned", "step 8 of 8 is saved"),
     ],
