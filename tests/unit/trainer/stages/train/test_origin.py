@@ -77,7 +77,7 @@ def test_other_members_of_the_document_are_ignored() -> None:
     assert Origin({"specHash": "a"}, began=None).difference({"specHash": "a", "versions": {}}, 0.0) is None
 
 
-def test_a_checkpoint_without_a_document_belongs_to_the_run_that_measured_the_base_before(
+def test_a_checkpoint_without_a_document_belongs_to_the_run_that_began_before_it(
     tmp_path: Path,
 ) -> None:
     """Trainers before contract 1.5 wrote none, and measured the base before their first step."""
