@@ -227,6 +227,7 @@ class World:
             failure=None,
             placement=annotations.get(PLACEMENT_ANNOTATION, ""),
             pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
+            image=body["spec"]["template"]["spec"]["containers"][0]["image"],
         )
 
 

@@ -102,6 +102,9 @@ def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
         memory = _mapping(attempt.get("memory"))
         if attempt.get("stage") != "Train" or attempt.get("outcome") != "Succeeded":
             continue
+        if attempt.get("rung"):
+            # It ran with less memory than the plan that was estimated.
+            continue
         if not _size(memory, "allocatedBytes") or not _size(memory, "reservedBytes"):
             continue
         yield (

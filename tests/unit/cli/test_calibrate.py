@@ -46,6 +46,13 @@ def written(folder: Path, *jobs: dict[str, Any]) -> str:
     return str(path)
 
 
+def test_a_run_on_another_rung_than_the_estimated_one_does_not_count() -> None:
+    found = job(1.0, 512)
+    assert len(list(measured_runs(found))) == 1
+    found["status"]["attempts"][0]["rung"] = {"microBatchSize": 1, "gradientCheckpointing": True}
+    assert list(measured_runs(found)) == []
+
+
 def test_static_terms_are_the_optimizer_terms_that_no_length_changes() -> None:
     short, long = (make_request(length=length).ladder(None)[-1].estimate for length in (256, 2048))
     sizes = {term.name: term.bytes for term in short.terms if term.phase is Phase.OPTIMIZER and term.bytes}

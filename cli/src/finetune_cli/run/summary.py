@@ -31,6 +31,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(f"weights   {model['digest']} ({model['quantizedModules']} modules in NF4)")
     train = results.get("Train", {}).get("train")
     if train:
+        lines += _rungs(train)
         evaluation = train["evaluation"]
         low, high = evaluation["interval"]
         lines.append(
@@ -59,6 +60,20 @@ def _selection(train: Mapping[str, Any]) -> list[str]:
     early = f", which ended before step {chosen['plannedSteps']}" if chosen["stoppedEarly"] else ""
     measured = f"{chosen['measurements']} measurements on {chosen['rows']} other held-out rows"
     return [f"selected  step {chosen['publishedStep']} of {train['steps']}{early} ({measured})"]
+
+
+def _rungs(train: Mapping[str, Any]) -> list[str]:
+    """The rung that trained and those that did not fit, if there were any."""
+    failed = train.get("failedRungs")
+    if not failed:
+        return []
+    names = ", ".join(_rung(rung) for rung in failed)
+    return [f"memory    the GPU was full with {names}; trained with {_rung(train['rung'])}"]
+
+
+def _rung(rung: Mapping[str, Any]) -> str:
+    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
+    return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
 
 
 def _proof(check: Mapping[str, Any]) -> str:

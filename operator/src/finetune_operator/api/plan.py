@@ -27,10 +27,19 @@ class LearningRate:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One way to hold a step of TRAIN in the GPU's memory. All rungs of a job have its effective batch size."""
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """The values that TRAIN uses. Exactly one of `epochs` and `maximum_steps` is set.
 
-    `warnings` tell a person what to check before the job runs.
+    `warnings` tell a person what to check before the job runs. `ladder` has the more frugal rungs to take one after
+    another if the GPU runs out of memory.
     """
 
     micro_batch_size: int
@@ -40,3 +49,4 @@ class Plan:
     choices: tuple[Choice, ...]
     learning_rate: LearningRate
     warnings: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = ()

@@ -204,8 +204,24 @@ class SelectionReport(Document):
     best_loss: Finite | None = None
 
 
+class RungReport(Document):
+    """How the GPU held a step of TRAIN."""
+
+    micro_batch_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
+    gradient_checkpointing: bool
+
+
+class FailedRung(RungReport):
+    """A rung with which the GPU was out of memory: where, and the measured peaks."""
+
+    activity: Word
+    step: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)] | None = None
+    allocated_bytes: Count | None = None
+    reserved_bytes: Count | None = None
+
+
 class TrainResult(Document):
-    """The result of TRAIN."""
+    """The result of TRAIN. A trainer before contract 1.5 sends no rungs."""
 
     device: Text64
     steps: Positive
@@ -215,6 +231,8 @@ class TrainResult(Document):
     memory: MemoryReport | None = None
     evaluation: EvaluationReport
     selection: SelectionReport | None = None
+    rung: RungReport | None = None
+    failed_rungs: Annotated[tuple[FailedRung, ...], Field(max_length=17)] | None = None
 
 
 class Artifact(Document):

@@ -27,6 +27,8 @@ from finetune_operator.contract.credentials import (
 )
 
 CONTRACT_VERSION = "1.5"
+LADDER_SINCE = 5
+"""Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"
@@ -141,6 +143,7 @@ def build_run_spec(
             "gradientCheckpointing": plan.gradient_checkpointing,
             "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
             **_newer_training(training),
+            **({"ladder": _ladder(plan)} if plan.ladder else {}),
         },
         "evaluation": {
             "maximumRows": spec.evaluation.maximum_rows,
@@ -191,6 +194,13 @@ def _newer_training(training: Training) -> dict[str, Any]:
         if value != getattr(plain, member):
             newer[to_camel(member)] = value
     return newer
+
+
+def _ladder(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"microBatchSize": rung.micro_batch_size, "gradientCheckpointing": rung.gradient_checkpointing}
+        for rung in plan.ladder
+    ]
 
 
 def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

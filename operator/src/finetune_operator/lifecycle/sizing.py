@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.plan import Device, LearningRate, Plan
+from finetune_operator.api.plan import Device, LearningRate, Plan, Rung
 from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -26,7 +26,7 @@ from finetune_operator.sizing.memory.shape import (
     ShapeUnknownError,
     model_shape,
 )
-from finetune_operator.sizing.planning import make_plan, rate_text
+from finetune_operator.sizing.planning import frugal_rungs, make_plan, rate_text
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
@@ -148,7 +148,9 @@ def size_training(
     if isinstance(decision, gpu_sizing.Infeasible):
         return _blocked(decision, inventory)
     rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape, examples)
-    plan = make_plan(spec, device, decision.plan, decision.choices, rate)
+    # A kept plan was decided with a ladder, and the values that it binds leave none to the new decision.
+    ladder = _recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
+    plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
     shown = dict(kept) if kept else _shown(decision, plan)
     return Feasible(plan, shown, decision.offers, affinity, _digest(plan, affinity))
@@ -180,6 +182,12 @@ def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
     return LearningRate(float(text), next(reasons, None))
 
 
+def _recorded_ladder(plan: Mapping[str, Any]) -> tuple[Rung, ...]:
+    return tuple(
+        Rung(entry["microBatchSize"], entry["gradientCheckpointing"]) for entry in plan.get("ladder") or ()
+    )
+
+
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
     """`spec` with the micro-batch and checkpointing that `training` records, as if the user had given them."""
     if not training:
@@ -202,6 +210,7 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
             "sequenceLength": training.sequence_length,
             "learningRate": rate_text(plan.learning_rate.value),
         },
+        **({"ladder": reporting.ladder(plan.ladder)} if plan.ladder else {}),
         "gpu": {
             "product": decision.gpu.product[:256],
             **({} if decision.gpu.usable_bytes is None else {"usableBytes": decision.gpu.usable_bytes}),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage
 from finetune_operator.contract.network import retry_seconds
-from finetune_operator.contract.run_spec import JobIdentity, build_run_spec, pod_paths
+from finetune_operator.contract.run_spec import LADDER_SINCE, JobIdentity, build_run_spec, pod_paths
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
@@ -56,11 +57,14 @@ def build_stage_job(
     trainer = settings.trainer
     identity = JobIdentity(job.namespace, job.name, job.uid)
     training = feasible if draft.stage is Stage.TRAIN else None
+    plan = training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device)
+    if not draft.speaks(LADDER_SINCE, trainer.image):
+        plan = replace(plan, ladder=())
     run_spec = build_run_spec(
         job=identity,
         spec=spec,
         spec_hash=draft.spec_hash or spec_hash(spec),
-        plan=training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device),
+        plan=plan,
         paths=pod_paths(identity, spec),
         device=trainer.device,
         limits=trainer.limits.to_limits(retry_seconds(spec.network, trainer.network)),

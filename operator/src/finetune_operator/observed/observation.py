@@ -66,6 +66,8 @@ class ChildJob:
     """Digest of the plan and the GPUs that a Job of TRAIN was made for; empty for other stages."""
     pod_defaults: str = ""
     """Digest of the chart's pod defaults that the Job was made with; empty for those of the chart itself."""
+    image: str = ""
+    """The trainer's image."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,14 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         failure=conditions.get("Failed"),
         placement=annotations.get(PLACEMENT_ANNOTATION, ""),
         pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
+        image=_trainer_image(body),
     )
+
+
+def _trainer_image(body: Mapping[str, Any]) -> str:
+    pod = (body["spec"].get("template") or {}).get("spec") or {}
+    images = [each.get("image", "") for each in pod.get("containers") or () if each["name"] == CONTAINER_NAME]
+    return images[0] if images else ""
 
 
 def project_pod(body: Mapping[str, Any]) -> Pod | None:

@@ -79,7 +79,8 @@ class Feasible:
 
     `gpu` is the smallest GPU that fits, and `estimate` is the job's memory there. `offers` is every offer where the
     plan fits as well as on `gpu`: with the estimate's margin, or without it if `borderline` is set. `borderline` means
-    that no plan fits any GPU with the margin.
+    that no plan fits any GPU with the margin. `frugal` has the plans that need less memory than `plan`, in the order of
+    the ladder.
     """
 
     plan: TrainingPlan
@@ -88,6 +89,7 @@ class Feasible:
     gpu: Gpu
     offers: tuple[Offer, ...]
     borderline: bool = False
+    frugal: tuple[TrainingPlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,9 @@ def _feasible(
     )
     if request.device == "cpu" and request.spec.training.gradient_checkpointing == "Auto":
         plan = replace(plan, gradient_checkpointing=False)
-    return Feasible(plan, choices, ladder[index].estimate, gpu, tuple(fitting), borderline)
+    # On a CPU, the planned rung keeps activations, so that of the ladder itself is one that needs less.
+    frugal = tuple(rung.plan for rung in ladder[index:] if rung.plan != plan)
+    return Feasible(plan, choices, ladder[index].estimate, gpu, tuple(fitting), borderline, frugal)
 
 
 def _without_gpu(request: SizingRequest, reason: Reason, found: str, gpu: Gpu | None = None) -> Infeasible:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.plan import DEFAULT_EPOCHS, Choice, Device, LearningRate, Plan
+from collections.abc import Sequence
+
+from finetune_operator.api.plan import DEFAULT_EPOCHS, Choice, Device, LearningRate, Plan, Rung
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.ladder import training_plan
 from finetune_operator.sizing.learning_rate import PROVISIONAL, choose_learning_rate, warnings
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
+MAXIMUM_RUNGS = 8
+"""Most rungs of a plan's ladder. A rung that fails costs the time to load the model and to probe."""
 CPU_CHECKPOINTING_REASON = "saves only GPU memory, and trainer.device is cpu"
 
 
@@ -17,16 +21,19 @@ def make_plan(
     decided: TrainingPlan | None = None,
     choices: tuple[Choice, ...] = (),
     learning_rate: LearningRate | None = None,
+    ladder: Sequence[Rung] = (),
 ) -> Plan:
     """Choose what `spec` leaves open for a run on `device`.
 
-    `decided` and `choices` come from sizing for a GPU (sizing.decision.Feasible). Without them, the plan is the one that
-    needs the least memory. That is so on a local machine, and before the data is known. `learning_rate` is the choice of
-    learning_rate.choose_learning_rate for this model and data; None before both are known.
+    `decided`, `choices` and `ladder` come from sizing for a GPU (sizing.decision.Feasible). Without them, the plan is the
+    one that needs the least memory. That is so on a local machine, and before the data is known. `learning_rate` is the
+    choice of learning_rate.choose_learning_rate for this model and data; None before both are known.
     """
     training = spec.training
     if decided is None:
         decided, choices = _frugal(spec, device)
+        if training.gradient_checkpointing == "Auto" and not decided.gradient_checkpointing:
+            ladder = (Rung(decided.micro_batch_size, gradient_checkpointing=True),)
     epochs = training.epochs
     if epochs is None and training.maximum_steps is None:
         epochs = DEFAULT_EPOCHS
@@ -42,6 +49,7 @@ def make_plan(
         choices=choices,
         learning_rate=rate,
         warnings=warnings(training),
+        ladder=tuple(ladder),
     )
 
 
@@ -53,6 +61,13 @@ def learning_rate_choice(rate: LearningRate) -> Choice:
 def rate_text(rate: float) -> str:
     """Return the shortest text that parses to the same number."""
     return repr(rate)
+
+
+def frugal_rungs(plans: Sequence[TrainingPlan]) -> tuple[Rung, ...]:
+    """Return the rungs of `plans`, at most MAXIMUM_RUNGS of them: evenly spread, and always with the last."""
+    count = min(len(plans), MAXIMUM_RUNGS)
+    chosen = [plans[(number * len(plans)) // count - 1] for number in range(1, count + 1)]
+    return tuple(Rung(plan.micro_batch_size, plan.gradient_checkpointing) for plan in chosen)
 
 
 def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:

@@ -113,12 +113,19 @@ class StatusDraft(StatusRecord):
             entry["node"] = outcome.node
         if self.stage is Stage.TRAIN:
             train = outcome.result.train if outcome.result is not None else None
-            memory = reporting.memory(self.plan, train.memory if train is not None else None)
+            rungs = reporting.rungs(train)
+            # The estimate is that of the planned rung.
+            memory = reporting.memory({} if rungs else self.plan, train.memory if train is not None else None)
             if memory:
                 entry["memory"] = memory
+            entry |= rungs
         return self.with_fields(attempts=appended(self.fields.get("attempts") or (), entry))
 
     # -- results of stages --------------------------------------------------------------------------------------
+
+    def record_trainer(self, contract_version: str, image: str) -> Self:
+        """Record the trainer whose PREPARE succeeded, and the version of the contract that it speaks."""
+        return self.with_fields(trainer={"contractVersion": contract_version, "image": image[:1024]})
 
     def record_config(self, config: Mapping[str, Any]) -> Self:
         """Record the model's config.json, before anything else about the model is known."""
@@ -161,7 +168,7 @@ class StatusDraft(StatusRecord):
         draft = self.with_fields(evaluation=shown, progress={**self.fields.get("progress", {}), **loss})
         if result.selection is not None:
             draft = draft.with_fields(selection=reporting.selection(result.selection))
-        return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result))
+        return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result)[:MAXIMUM_MESSAGE_LENGTH])
 
     def apply_merge_result(self, result: MergeResult) -> Self:
         """Record the artifacts that MERGE published."""

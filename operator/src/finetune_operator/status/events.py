@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
+from finetune_operator.status.reporting import climbed_down
 
 MAXIMUM_NOTE_LENGTH = 1024
 """The API server rejects Events with longer messages."""
@@ -42,8 +43,9 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
     for attempt in new.get("attempts") or ():
         if _attempt_id(attempt) not in before and attempt["outcome"] == "Succeeded":
-            name = f"attempt {attempt['attempt']} of {attempt['stage']}"
-            found.append(Transition("Normal", Reason.STAGE_SUCCEEDED, f"{name} succeeded"))
+            text = f"attempt {attempt['attempt']} of {attempt['stage']} succeeded"
+            message = " ".join(filter(None, (text, climbed_down(attempt))))
+            found.append(Transition("Normal", Reason.STAGE_SUCCEEDED, message[:MAXIMUM_NOTE_LENGTH]))
     warnings = (new.get("dataset") or {}).get("warnings") or ()
     if warnings and not old.get("dataset"):
         codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))

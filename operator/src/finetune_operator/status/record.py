@@ -108,6 +108,15 @@ class StatusRecord:
         """The recorded plan."""
         return self.fields.get("plan") or {}
 
+    def speaks(self, minor: int, image: str) -> bool:
+        """True if the trainer of `image` is known to speak version 1.`minor` of the contract, or a later one.
+
+        It is known from PREPARE, if TRAIN runs the same image.
+        """
+        trainer = self.fields.get("trainer") or {}
+        version = str(trainer.get("contractVersion", "1.0"))
+        return trainer.get("image") == image and int(version.partition(".")[2]) >= minor
+
     @property
     def training_begun(self) -> bool:
         """True once a pod of TRAIN has had a node.

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.formats import format_number, format_time, parse_time
-from finetune_operator.api.plan import Choice, Plan
+from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import (
     DatasetReport,
@@ -172,7 +172,11 @@ def selection(report: SelectionReport) -> dict[str, Any]:
 
 
 def trained(report: TrainResult) -> str:
-    """The steps of a training as one sentence."""
+    """The steps of a training, and the rung if it is not the planned one, as one sentence."""
+    return "; ".join(filter(None, (_steps(report), climbed_down(rungs(report)))))
+
+
+def _steps(report: TrainResult) -> str:
     text = f"{report.steps} steps on {report.device}"
     chosen = report.selection
     if chosen is None:
@@ -188,6 +192,35 @@ def plan(chosen: Plan) -> dict[str, Any]:
     """Chosen values and warnings for status."""
     warnings = [text[:1024] for text in chosen.warnings]
     return {"choices": choices(chosen.choices), **({"warnings": warnings} if warnings else {})}
+
+
+def ladder(rungs: Iterable[Rung]) -> list[dict[str, Any]]:
+    """The rungs after the planned one for status."""
+    return [
+        {"microBatchSize": rung.micro_batch_size, "gradientCheckpointing": rung.gradient_checkpointing}
+        for rung in rungs
+    ]
+
+
+def rungs(result: TrainResult | None) -> dict[str, Any]:
+    """The rung of an attempt and those that failed before it; empty if none failed."""
+    if result is None or result.rung is None or not result.failed_rungs:
+        return {}
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True, include={"rung", "failed_rungs"})
+
+
+def climbed_down(shown: Mapping[str, Any]) -> str:
+    """One clause about the rungs of `rungs`; empty if none failed."""
+    failed = shown.get("failedRungs")
+    if not failed:
+        return ""
+    found = ", ".join(f"{_rung(each)} ({each['activity']})" for each in failed)
+    return f"with {_rung(shown['rung'])}, because the GPU was out of memory with {found}"
+
+
+def _rung(rung: Mapping[str, Any]) -> str:
+    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
+    return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
 
 
 def estimated(estimate: Estimate) -> dict[str, Any]:

@@ -73,3 +73,12 @@ def test_the_published_step_of_a_training_with_selection_is_shown() -> None:
     assert line in summarize({"Train": result})
     del result["train"]["selection"]
     assert "selected" not in summarize({"Train": result})
+
+
+def test_a_training_on_another_rung_names_the_rungs_that_did_not_fit() -> None:
+    result = json.loads((FIXTURES / "result.train-laddered.json").read_text("utf-8"))
+    text = summarize({"Train": result})
+    assert (
+        "memory    the GPU was full with micro-batches of 4 without gradient checkpointing, micro-batches of 2 without "
+        "gradient checkpointing; trained with micro-batches of 2 with gradient checkpointing" in text
+    )

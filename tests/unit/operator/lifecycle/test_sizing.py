@@ -53,11 +53,13 @@ def test_a_gpu_profile_is_selected_by_its_labels() -> None:
 def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:
     world = prepared()
     world.settle()
-    first = world.job.status["plan"]["training"]
+    first, ladder = (world.job.status["plan"][name] for name in ("training", "ladder"))
     world.run_pod("demo-train-0")
     world.settle()
     interrupted = make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted")
     world.end_pod("demo-train-0", interrupted, 75)
+    trainer = {"contractVersion": "1.5", "image": world.settings.trainer.image}
+    world.job = replace(world.job, status={**world.job.status, "trainer": trainer})
     # This run cannot move to a GPU on which only a smaller micro-batch fits.
     world.inventory = make_inventory(make_node("tiny", "NVIDIA-Tiny", 900))
     world.settle()
@@ -65,10 +67,12 @@ def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:
     world.inventory = make_inventory(A100)
     world.settle()
     assert world.job.status["plan"]["training"] == first
+    assert world.job.status["plan"]["ladder"] == ladder
     run = json.loads(
         world.bodies["demo-train-1"]["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
     )
     assert run["training"]["microBatchSize"] == first["microBatchSize"]
+    assert run["training"]["ladder"] == ladder
 
 
 def rate_of(world: World, pod: str) -> float:

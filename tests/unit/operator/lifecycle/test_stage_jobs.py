@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
+import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
@@ -10,7 +13,7 @@ from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.settings import POD_DEFAULTS, Settings, TrainerSettings
 from finetune_operator.status.draft import StatusDraft
 
-from tests.support.operator import NOW, SETTINGS, make_inventory, make_job, make_spec
+from tests.support.operator import NOW, SETTINGS, TRAINER, make_inventory, make_job, make_spec
 from tests.support.world import World, prepared, started
 
 
@@ -74,3 +77,45 @@ def test_read_only_claims_reach_the_pod() -> None:
     volumes = world.bodies["demo-prepare-0"]["spec"]["template"]["spec"]["volumes"]
     sources = [item["persistentVolumeClaim"] for item in volumes if "persistentVolumeClaim" in item]
     assert {"claimName": "models", "readOnly": True} in sources
+
+
+def _run_of(world: World, name: str) -> dict[str, Any]:
+    annotations = world.bodies[name]["spec"]["template"]["metadata"]["annotations"]
+    return dict(json.loads(annotations["finetune.dev/run"]))
+
+
+@pytest.mark.parametrize(
+    ("version", "image", "sent"),
+    [("1.4", "", False), ("1.5", "", True), ("1.11", "", True), ("1.5", "registry.example/other:2", False)],
+)
+def test_train_gets_the_ladder_only_if_prepare_showed_that_its_trainer_reads_it(
+    version: str, image: str, *, sent: bool
+) -> None:
+    """A trainer of contract 1.4 rejects the member. The chart may get another image between the stages."""
+    world = World(job=make_job(), settings=Settings(trainer=TRAINER))
+    world.settle()
+    assert "ladder" not in _run_of(world, "demo-prepare-0")["training"]
+    world.succeed(Stage.PREPARE, version=version)
+    if image:
+        world.settings = Settings(trainer=TRAINER.model_copy(update={"image": image}))
+    world.settle()
+    assert world.job.status["trainer"] == {"contractVersion": version, "image": TRAINER.image}
+    planned = world.job.status["plan"]["ladder"]
+    assert planned
+    training = _run_of(world, "demo-train-0")["training"]
+    assert training.get("ladder") == (planned if sent else None)
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert "ladder" not in _run_of(world, "demo-merge-0")["training"]
+
+
+def test_a_job_whose_prepare_ended_under_an_earlier_operator_gets_no_ladder() -> None:
+    world = started(Stage.TRAIN)
+    status = {name: value for name, value in world.job.status.items() if name != "trainer"}
+    world.job = replace(world.job, status=status)
+    world.fail(Stage.TRAIN, "InternalError", code=69)
+    world.settle()
+    world.wait(600)
+    world.settle()
+    assert world.job.status["plan"]["ladder"]
+    assert "ladder" not in _run_of(world, "demo-train-1")["training"]

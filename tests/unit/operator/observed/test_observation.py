@@ -129,10 +129,19 @@ def test_objects_of_other_owners_with_our_labels_are_no_children() -> None:
     labels = {"finetune.dev/job": "demo", "finetune.dev/stage": "train", "finetune.dev/attempt": "2"}
     body = {
         **make_pod({}, labels=labels, ownerReferences=owner("FineTuneJob", "f")),
-        "spec": {"suspend": True},
+        "spec": {
+            "suspend": True,
+            "template": {
+                "spec": {"containers": [{"name": "proxy", "image": "p"}, {"name": "trainer", "image": "t"}]}
+            },
+        },
     }
     child = project_child(body)
     assert child is not None
+    assert child.image == "t"
+    bare = project_child({**body, "spec": {}})
+    assert bare is not None
+    assert bare.image == ""
     assert (child.stage, child.attempt, child.owner_uid, child.suspended) == (Stage.TRAIN, 2, "f", True)
     assert not child.finished
     for wrong in ({"finetune.dev/stage": "cook"}, {"finetune.dev/attempt": "many"}):

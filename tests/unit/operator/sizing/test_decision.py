@@ -189,3 +189,21 @@ def test_the_smallest_product_is_the_first_of_the_table_with_room() -> None:
     for gpu in smaller:
         supported = gpu.vendor == "Nvidia" and (gpu.compute_capability or (8, 0)) >= (8, 0)
         assert not supported or wanted.ladder(gpu)[-1].estimate.high_bytes > (gpu.usable_bytes or 0)
+
+
+def test_the_rungs_after_the_decided_one_keep_the_order_of_the_ladder() -> None:
+    request = make_request()
+    decision = feasible(decide_training(request, [on_node(product(SMALL))]))
+    plans = [rung.plan for rung in request.ladder(decision.gpu)]
+    assert [decision.plan, *decision.frugal] == plans[plans.index(decision.plan) :]
+    forced = feasible(
+        decide_training(make_request(resources={"rightSize": "Forbid"}), [on_node(product(SMALL))])
+    )
+    assert forced.frugal == ()
+
+
+def test_on_a_cpu_the_rung_of_the_ladder_itself_needs_less_than_the_plan() -> None:
+    decision = feasible(decide_training(make_request(device="cpu"), [on_node(product(SMALL))]))
+    own = replace(decision.plan, gradient_checkpointing=True)
+    assert decision.plan not in decision.frugal
+    assert own in decision.frugal

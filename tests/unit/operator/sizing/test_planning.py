@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from finetune_operator.api.plan import Choice, LearningRate
+from finetune_operator.api.plan import Choice, LearningRate, Rung
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.sizing.planning import make_plan
+from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.planning import MAXIMUM_RUNGS, frugal_rungs, make_plan
 
 from tests.support.operator import make_spec
 
@@ -29,3 +30,24 @@ def test_a_chosen_learning_rate_is_a_choice_and_a_given_one_is_not() -> None:
     assert given.learning_rate == LearningRate(0.004)
     assert "learningRate" not in {choice.name for choice in given.choices}
     assert "above 0.003" in given.warnings[0]
+
+
+def test_a_plan_of_a_few_values_has_a_ladder_only_if_something_needs_less() -> None:
+    """On a GPU, the plan of a job that is not sized needs the least memory already."""
+    spec = FineTuneJobSpec.parse(make_spec())
+    assert make_plan(spec, "cuda").ladder == ()
+    assert make_plan(spec, "cpu").ladder == (Rung(1, gradient_checkpointing=True),)
+    forbidden = FineTuneJobSpec.parse(make_spec(training={"gradientCheckpointing": "Forbid"}))
+    assert make_plan(forbidden, "cpu").ladder == ()
+
+
+def test_a_long_ladder_is_thinned_out_and_keeps_its_last_rung() -> None:
+    training = FineTuneJobSpec.parse(make_spec()).training
+    plans = [training_plan(training, 16, size, checkpointing=False) for size in range(20, 0, -1)]
+    rungs = frugal_rungs(plans)
+    sizes = [rung.micro_batch_size for rung in rungs]
+    assert len(sizes) == MAXIMUM_RUNGS
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes[-1] == 1
+    assert [rung.micro_batch_size for rung in frugal_rungs(plans[:3])] == [20, 19, 18]
+    assert frugal_rungs([]) == ()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
@@ -103,3 +104,57 @@ def test_a_merge_shows_its_artifacts_with_the_adapters_base_and_the_proof() -> N
     published = next(entry for entry in status["conditions"] if entry["type"] == "Published")
     assert published["message"].startswith("pvc://team/artifacts/demo/adapter, ")
     assert "; Proven: KL 0.001" in published["message"]
+
+
+_CLIMBED: dict[str, Any] = {
+    "rung": {"microBatchSize": 2, "gradientCheckpointing": True},
+    "failedRungs": [
+        {
+            "microBatchSize": 4,
+            "gradientCheckpointing": False,
+            "activity": "Training",
+            "step": 7,
+            "allocatedBytes": 9,
+        }
+    ],
+    "memory": {"allocatedBytes": 5, "reservedBytes": 6},
+}
+
+
+def test_a_training_on_another_rung_is_shown_with_the_rungs_that_failed() -> None:
+    """The estimate in `status.plan` is that of the planned rung, so the attempt does not repeat it."""
+    world = World(job=make_job(), settings=Settings(trainer=TRAINER))
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    world.succeed(Stage.TRAIN, train={**TRAIN, **_CLIMBED})
+    world.settle()
+    entry = world.job.status["attempts"][1]
+    assert {name: entry[name] for name in _CLIMBED} == _CLIMBED
+    trained = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Trained")
+    assert trained["message"] == (
+        "40 steps on cpu; with micro-batches of 2 with gradient checkpointing, because the GPU was out of memory with "
+        "micro-batches of 4 without gradient checkpointing (Training)"
+    )
+
+
+def test_a_training_on_the_planned_rung_is_shown_as_before() -> None:
+    world = World(job=make_job(), settings=Settings(trainer=TRAINER))
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    world.succeed(Stage.TRAIN, train={**TRAIN, "rung": {"microBatchSize": 4, "gradientCheckpointing": False}})
+    world.settle()
+    assert "rung" not in world.job.status["attempts"][1]
+    trained = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Trained")
+    assert trained["message"] == "40 steps on cpu"
+
+
+def test_the_trainer_of_prepare_is_known_by_its_image() -> None:
+    draft = StatusDraft.begin(make_job(), NOW)
+    assert not draft.speaks(0, "a")
+    known = draft.record_trainer("1.5", "a")
+    assert known.speaks(5, "a")
+    assert known.speaks(4, "a")
+    assert not known.speaks(6, "a")
+    assert not known.speaks(5, "b")

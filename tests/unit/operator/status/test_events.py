@@ -76,3 +76,19 @@ def test_a_warning_about_a_merged_model_is_an_event_with_its_message() -> None:
 
 def test_a_merge_without_warnings_has_no_such_event() -> None:
     assert "MergeWarnings" not in {event.reason for event in merged(MERGE)}
+
+
+def test_a_training_on_another_rung_says_so_in_its_event() -> None:
+    attempt = {
+        "stage": "Train",
+        "attempt": 0,
+        "outcome": "Succeeded",
+        "rung": {"microBatchSize": 1, "gradientCheckpointing": True},
+        "failedRungs": [{"microBatchSize": 2, "gradientCheckpointing": True, "activity": "ProbingMemory"}],
+    }
+    (found,) = transitions({}, {"attempts": [attempt]})
+    assert (found.type, found.reason) == ("Normal", "StageSucceeded")
+    assert found.message == (
+        "attempt 0 of Train succeeded with micro-batches of 1 with gradient checkpointing, because the GPU was out of "
+        "memory with micro-batches of 2 with gradient checkpointing (ProbingMemory)"
+    )

@@ -5,9 +5,11 @@ from datetime import timedelta
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport, TrainResult, Verification
 from finetune_operator.status.reporting import (
+    climbed_down,
     dataset,
     proof,
     read_dataset,
+    rungs,
     selection,
     starting,
     trained,
@@ -88,3 +90,10 @@ def test_a_training_that_ends_early_says_so_and_which_step_is_published() -> Non
     assert selection(report.selection)["bestLoss"] == "0.333333"
     whole = {**chosen, "stoppedEarly": False, "publishedStep": 40}
     assert trained(TrainResult.model_validate({**plain, "selection": whole})) == "40 steps on cpu"
+
+
+def test_a_ladder_without_failures_has_no_clause() -> None:
+    assert rungs(None) == {}
+    assert climbed_down({}) == ""
+    result = TrainResult.model_validate({**TRAIN, "failedRungs": []})
+    assert rungs(result) == {}

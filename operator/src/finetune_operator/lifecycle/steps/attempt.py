@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.advance import apply_success
 from finetune_operator.lifecycle.reconciliation import Reconciliation
@@ -26,6 +27,9 @@ def end_attempt(state: Reconciliation) -> Reconciliation | Need:
         return Need.FRESH_CHILDREN
     state = state.with_draft(state.draft.record_attempt(outcome))
     if outcome.outcome == "Succeeded" and outcome.result is not None:
+        child = state.current_child
+        if state.draft.stage is Stage.PREPARE and child is not None and child.image:
+            state = state.with_draft(state.draft.record_trainer(outcome.result.version, child.image))
         return state.with_draft(apply_success(state.draft, outcome.result))
     return _retry_or_fail(state, spec, outcome)
 
