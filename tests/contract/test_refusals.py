@@ -37,6 +37,7 @@ NAMES = {
     "encoderDecoder": "ENCODER_DECODER",
     "causalHead": "CAUSAL_HEAD",
     "otherLinearLayers": "OTHER_LINEAR_LAYERS",
+    "weightReaders": "WEIGHT_READERS",
 }
 
 
@@ -180,5 +181,5 @@ def test_a_family_with_experts_by_default_is_refused_unless_the_config_has_none(
 
 def test_a_refusal_is_no_unknown_size() -> None:
     with pytest.raises(ShapeUnknownError) as caught:
-        model_shape({"model_type": "mamba"})
+        model_shape({"model_type": "gptj"})
     assert not isinstance(caught.value, ModelRefusedError)

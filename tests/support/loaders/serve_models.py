@@ -103,6 +103,19 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {"prompts": prompts, "answers": [tokens for tokens, _leads, _rivals in found]}
 
 
+def complete(request: dict[str, Any]) -> dict[str, Any]:
+    """Load a model, complete prompts of equal length, given as tokens, and write the logits of the prompts."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 -- as above
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        request["model"], dtype=torch.float32, local_files_only=True
+    )
+    model.eval()
+    np.save(request["logits"], row_logits(model, request["prompts"]))
+    found = greedy(model, request["prompts"], request["new_tokens"], request["pad"])
+    return {"answers": [tokens for tokens, _leads, _rivals in found]}
+
+
 def read_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     """Read the tokenizer of a folder."""
     from transformers import AutoTokenizer  # noqa: PLC0415 -- as above
@@ -119,7 +132,13 @@ def versions(_request: dict[str, Any]) -> dict[str, Any]:
     return {"transformers": transformers.__version__, "peft": peft.__version__}
 
 
-ACTIONS = {"save_base": save_base, "answer": answer, "read_tokenizer": read_tokenizer, "versions": versions}
+ACTIONS = {
+    "save_base": save_base,
+    "answer": answer,
+    "complete": complete,
+    "read_tokenizer": read_tokenizer,
+    "versions": versions,
+}
 
 
 def main() -> None:

@@ -23,6 +23,10 @@ RULES: Mapping[str, tuple[str, str]] = {
         "every projection must be a plain linear layer, because no other is quantized",
         "choose another model",
     ),
+    "WeightReaders": (
+        "every linear layer must compute its product itself, because an adapter changes only that",
+        "choose another model",
+    ),
 }
 """What must be, and the remedy."""
 QUANTIZED_MEMBERS = ("quantization_config", "compression_config", "quantization", "quip_params", "aqlm")
@@ -52,6 +56,8 @@ ENCODER_DECODER = "is_encoder_decoder"
 CAUSAL_HEAD = "CausalLM|LMHead|Decoder"
 OTHER_LINEAR_LAYERS = ("dory", "falcon", "gpt2", "gpt-sw3", "openai-gpt", "xlnet")
 """Model types whose projections are subclasses of a linear layer, or Conv1D."""
+WEIGHT_READERS = ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "rwkv")
+"""Model types whose recurrent layers read or change the weights of their linear layers, past an adapter."""
 
 _EXPERTS = re.compile(EXPERTS)
 _CAUSAL_HEAD = re.compile(CAUSAL_HEAD, re.IGNORECASE)
@@ -85,6 +91,7 @@ def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
         ("OtherInputs", _other_inputs(config)),
         ("NoCausalHead", _other_head(config.get("architectures"))),
         ("OtherLinearLayers", _other_linear_layers(config.get("model_type"))),
+        ("WeightReaders", _weight_readers(config.get("model_type"))),
     )
     return next((Refusal(rule, what[:_LONGEST_FOUND]) for rule, what in found if what is not None), None)
 
@@ -169,3 +176,9 @@ def _other_linear_layers(kind: Any) -> str | None:
     if kind not in OTHER_LINEAR_LAYERS:
         return None
     return f"model type {kind!r}, whose linear layers are of another class"
+
+
+def _weight_readers(kind: Any) -> str | None:
+    if kind not in WEIGHT_READERS:
+        return None
+    return f"model type {kind!r}, whose recurrent layers read the weights"

@@ -68,3 +68,21 @@ def test_the_description_has_tied_tensors_and_the_bounds_of_ids_and_positions(tm
     assert base.tied == (("lm_head.weight", "model.embed_tokens.weight"),)
     assert (base.embedding_rows, base.positions, base.context) == (32, None, 77)
     assert inspect_base_model(write(tmp_path, tie_word_embeddings=False)).tied == ()
+
+
+def test_a_mistral_with_kinds_of_layers_is_accepted_as_the_ministral_that_it_is(tmp_path: Path) -> None:
+    """transformers builds another architecture than the config declares."""
+    changes = {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "layer_types": ["full_attention"],
+        "head_dim": 4,
+    }
+    assert inspect_base_model(write(tmp_path, **changes)).architecture == "MinistralForCausalLM"
+
+
+def test_layers_that_do_not_fit_together_are_found_before_any_weight(tmp_path: Path) -> None:
+    changes = {"model_type": "phi", "architectures": ["PhiForCausalLM"], "partial_rotary_factor": 0.8}
+    with pytest.raises(StageError, match="fit together"):
+        inspect_base_model(write(tmp_path, **changes))
+    assert inspect_base_model(tmp_path, rehearsed=True).architecture == "PhiForCausalLM"

@@ -143,9 +143,9 @@ def test_two_concurrent_jobs_succeed_and_create_one_entry(
     # Jobs are processes. In one process, transformers' default type is shared while it builds a model.
     one_at_a_time = threading.Lock()
 
-    def inspect(folder: Path) -> BaseModel:
+    def inspect(folder: Path, *, rehearsed: bool) -> BaseModel:
         with one_at_a_time:
-            return inspect_base_model(folder)
+            return inspect_base_model(folder, rehearsed=rehearsed)
 
     monkeypatch.setattr("finetune_trainer.quantization.quantize.inspect_base_model", inspect)
     meeting = threading.Barrier(2)

@@ -15,6 +15,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.context import position_limit, rotary_context
+from finetune_trainer.model.rehearsal import rehearse
 from finetune_trainer.model.support import (
     is_native,
     read_config,
@@ -81,17 +82,22 @@ def quantization_config() -> BitsAndBytesConfig:
     )
 
 
-def inspect_base_model(folder: Path) -> BaseModel:
+def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     """Build the model in `folder` on the meta device (no weights are read) and describe it.
 
-    Raises StageError(InvalidModel) if the config is not one, and UnsupportedModel for models that cannot be trained
-    and merged exactly: mixtures of experts, remote code, quantized checkpoints, unknown or multimodal types.
+    `rehearsed` says that this model was inspected before, so that its layers need not be tried again.
+
+    Raises StageError(InvalidModel) if the config is not one or its layers do not fit together, and UnsupportedModel for
+    models that cannot be trained and merged exactly: mixtures of experts, remote code, quantized checkpoints, unknown or
+    multimodal types, and heads of unknown computation.
     """
     document = read_config(folder / "config.json")
     reject_files(folder)
     reject_config(document)
     model = _build(folder, document)
     reject_structure(model, document)
+    if not rehearsed:
+        rehearse(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     computed = {
         name

@@ -86,9 +86,11 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
     """
     architecture = type(model).__name__
     declared = document.get("architectures")
+    # transformers builds another architecture of the family for some configs: Ministral for a Mistral with `layer_types`.
+    own = {architecture, str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(document.get("model_type", "")))}
     if isinstance(declared, list) and declared:
         names = [str(name) for name in declared]
-        if _plain(architecture) not in map(_plain, names):
+        if not set(map(_plain, own)) & set(map(_plain, names)):
             raise StageError(
                 Reason.UNSUPPORTED_MODEL,
                 f"the model must be a causal language model, found architecture {', '.join(names)} (transformers "

@@ -156,7 +156,7 @@ class _Step:
         if self._base is None:
             folder = self._layout.root / "model.partial" / "inspected"
             copy_small_files(self._source, folder)
-            self._base = inspect_base_model(folder)
+            self._base = inspect_base_model(folder, rehearsed=True)
             shutil.rmtree(folder)
         return self._base
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.rehearsal import rehearse
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.support.architectures import _SIZES, FAMILIES
+
+
+def on_meta(family: str, **changes: Any) -> Any:
+    config = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES.get(family, {}), **changes})
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_known_families_pass_and_stay_as_they_are(family: str) -> None:
+    model = on_meta(family)
+    before = dict(model.named_modules())
+    model.train()
+    rehearse(model)
+    assert dict(model.named_modules()) == before
+    assert model.training
+
+
+def test_layers_that_do_not_fit_together_are_refused() -> None:
+    """A rotary embedding needs an even number of dimensions; this config asks for three of eight."""
+    with pytest.raises(StageError, match="layers that fit together") as caught:
+        rehearse(on_meta("phi", partial_rotary_factor=0.4))
+    assert caught.value.reason is Reason.INVALID_MODEL
+
+
+def test_a_head_that_computes_in_an_unknown_way_is_refused() -> None:
+    """RecurrentGemma caps its logits by a member of its own."""
+    model = on_meta("recurrent_gemma", block_types=["recurrent", "attention"], lru_width=32)
+    with pytest.raises(StageError, match="another computation in RecurrentGemma") as caught:
+        rehearse(model)
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
+def test_a_model_that_cannot_be_tried_is_left_to_train() -> None:
+    model = on_meta("llama")
+
+    class Reader(nn.Module):
+        def forward(self, *_inputs: Any, **_settings: Any) -> Any:
+            return torch.ones(1, device="meta").item()
+
+    model.model.layers[0] = Reader()
+    rehearse(model)
