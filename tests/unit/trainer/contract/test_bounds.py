@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.bounds import shorten, within_contract
-from finetune_trainer.contract.result import StageResult
+from finetune_trainer.contract.bounds import MAXIMUM_FAILED_RUNGS, shorten, within_contract
+from finetune_trainer.contract.result import CompletedResult, FailedRungResult, StageResult
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
@@ -87,3 +87,16 @@ def test_a_merge_without_a_proof_does_not_change() -> None:
     assert within_contract(result, "1.4") == result
     alone = StageResult(merge=MERGE.model_copy(update={"verification": None}))
     assert within_contract(alone, "1.4") == alone
+
+
+def test_only_the_last_failed_rungs_of_a_training_are_sent() -> None:
+    rungs = tuple(
+        FailedRungResult(micro_batch_size=size, gradient_checkpointing=True, activity="Training")
+        for size in range(40, 0, -1)
+    )
+    train = TRAIN.model_copy(update={"failed_rungs": rungs})
+    for result in (StageResult(train=train), StageResult(completed=CompletedResult(train=train))):
+        found = within_contract(result, "1.5")
+        part = found.train or (found.completed and found.completed.train)
+        assert part
+        assert part.failed_rungs == rungs[-MAXIMUM_FAILED_RUNGS:]

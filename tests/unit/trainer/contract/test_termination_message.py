@@ -115,3 +115,17 @@ def test_the_proof_of_a_merge_with_long_texts_keeps_its_numbers_and_warnings() -
 def test_a_number_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         encode_result(success({"train": {"trainingLoss": float("nan")}}))
+
+
+def test_the_oldest_failed_rungs_are_dropped_before_the_numbers_of_a_training() -> None:
+    rung = {"microBatchSize": 1024, "gradientCheckpointing": False}
+    failed = [{**rung, "activity": "x" * 64, "step": step, "allocatedBytes": 2**40} for step in range(1, 18)]
+    whole = fixture("train-laddered")["train"]
+    train = {**whole, "failedRungs": failed, "adapterDigest": "sha256:" + "0" * 64}
+    for part in ({"train": train}, {"completed": {"train": train}, "reason": "x" * 1000}):
+        encoded = encode_result(success({**part, "prepare": {"model": {"architecture": "y" * 900}}}))
+        assert len(encoded) <= MAXIMUM_BYTES
+        found = json.loads(encoded)
+        kept = (found.get("train") or found["completed"]["train"])["failedRungs"]
+        assert 0 < len(kept) < 17
+        assert kept == failed[-len(kept) :]

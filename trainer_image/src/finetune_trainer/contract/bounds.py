@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         Part,
         PrepareResult,
         StageResult,
+        TrainResult,
         WarningResult,
     )
 
@@ -23,6 +24,7 @@ MAXIMUM_END_TOKENS = 8
 MAXIMUM_TOKEN = 64
 MAXIMUM_TENSOR = 128
 MAXIMUM_MERGE_WARNINGS = 4
+MAXIMUM_FAILED_RUNGS = 17
 
 
 _Part = TypeVar("_Part", bound="Part")
@@ -37,12 +39,18 @@ def within_contract(result: StageResult, version: str) -> StageResult:
     changes: dict[str, Any] = {}
     if result.prepare is not None:
         changes["prepare"] = _bounded_prepare(result.prepare, version)
+    if result.train is not None:
+        changes["train"] = _bounded_train(result.train)
     if result.merge is not None:
         changes["merge"] = _bounded_merge(result.merge)
     completed = result.completed
-    if completed is not None and completed.merge is not None:
-        bounded = completed.model_copy(update={"merge": _bounded_merge(completed.merge)})
-        changes["completed"] = bounded
+    if completed is not None:
+        later: dict[str, Any] = {}
+        if completed.train is not None:
+            later["train"] = _bounded_train(completed.train)
+        if completed.merge is not None:
+            later["merge"] = _bounded_merge(completed.merge)
+        changes["completed"] = completed.model_copy(update=later)
     return result.model_copy(update=changes)
 
 
@@ -67,6 +75,12 @@ def _bounded_prepare(prepare: PrepareResult, version: str) -> PrepareResult:
         for warning in dataset.warnings[:MAXIMUM_WARNINGS]
     )
     return prepare.model_copy(update={"dataset": dataset.model_copy(update=changes)})
+
+
+def _bounded_train(train: TrainResult) -> TrainResult:
+    if train.failed_rungs is None:
+        return train
+    return train.model_copy(update={"failed_rungs": train.failed_rungs[-MAXIMUM_FAILED_RUNGS:]})
 
 
 def _bounded_merge(merge: MergeResult) -> MergeResult:

@@ -116,6 +116,12 @@ def _drop_identities(document: dict[str, Any]) -> bool:
     return any(identity is not None for identity in identities)
 
 
+def _drop_failed_rung(document: dict[str, Any]) -> bool:
+    """Drop the oldest of the rungs that did not fit: the log has all of them."""
+    trained = [part.get("train", {}) for part in (document, document.get("completed", {}))]
+    return any(rungs.pop(0) for train in trained if (rungs := train.get("failedRungs")))
+
+
 def _drop_rare_end_token(document: dict[str, Any]) -> bool:
     """Drop the rarest of several end tokens: the workspace and the report keep all."""
     tokens = _dataset_of(document).get("endTokens", [])
@@ -167,6 +173,7 @@ _CONCESSIONS = (
     _drop_last_warning,
     _drop_proofs_warnings,
     _drop_identities,
+    _drop_failed_rung,
     _cut_all,
     _drop_samples,
     _cut_all_more,

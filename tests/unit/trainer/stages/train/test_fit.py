@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,34 @@ def test_a_full_gpu_in_the_base_evaluation_takes_the_next_rung(workspace: Path) 
     assert result.rung is not None
     assert result.rung.document() == _LAST
     assert [each.activity for each in result.failed_rungs or ()] == ["EvaluatingBase"] * 2
+
+
+def test_an_interrupted_run_goes_on_with_its_rung_and_without_another_probe(
+    workspace: Path, whole: tuple[TrainResult, dict[str, torch.Tensor]]
+) -> None:
+    class _Stop(Watch):
+        def update(self, activity: str, step: int, total: int | None, **more: Any) -> None:
+            super().update(activity, step, total, **more)
+            if (activity, step, self.failed) == ("Training", 5, True):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        @property
+        def failed(self) -> bool:
+            return self.seen.count(("LoadingModel", 0)) > 1
+
+    watch = _Stop()
+    with full_in(watch, "Training", rows=3, after_step=4), pytest.raises(StageError) as caught:
+        train(_run(workspace), watch)
+    assert caught.value.reason is Reason.INTERRUPTED
+    resumed = Watch()
+    result = train(_run(workspace), resumed)
+    assert "ProbingMemory" not in dict(resumed.seen)
+    assert resumed.seen.count(("LoadingModel", 0)) == 1
+    document = result.document()
+    assert document["rung"] == _SECOND
+    assert document["failedRungs"] == [{**_FIRST, "activity": "Training", "step": 5}]
+    assert document["probe"] == whole[0].document()["probe"]
+    _assert_same(_adapter(workspace), whole[1])
 
 
 def test_the_last_rung_is_evaluated_with_smaller_batches(workspace: Path) -> None:
