@@ -73,6 +73,10 @@ def full_success(character: str) -> dict[str, Any]:
         },
         "completed": {
             "train": {
+                "versions": dict.fromkeys(("accelerate", "bitsandbytes", "peft", "torch"), character * 64),
+                "versionChanges": [
+                    {"name": "torch", "before": character * 64, "after": character * 64, "step": 10**6}
+                ] * 8,
                 "device": character * 64, "steps": 10**6, "trainingLoss": loss, "tokensPerSecond": loss,
                 "adapterDigest": digest,
                 "memory": dict.fromkeys(

@@ -112,6 +112,15 @@ def test_the_proof_of_a_merge_with_long_texts_keeps_its_numbers_and_warnings() -
     assert found["verification"]["answer"].endswith("...")
 
 
+def test_changed_versions_outlive_the_versions_that_the_manifest_has() -> None:
+    train = {"versions": dict.fromkeys("abc", "v" * 64), "versionChanges": [{"name": "torch"}]}
+    log = {"logTail": ["l" * 256] * 20}
+    assert json.loads(encode_result(success({"train": train} | log)))["train"] == train
+    long = {"prepare": {"dataset": {"warnings": [warning("w" * 256) for _ in range(14)]}}}
+    found = json.loads(encode_result(success({"train": train} | long)))["train"]
+    assert found == {"versionChanges": [{"name": "torch"}]}
+
+
 def test_a_number_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         encode_result(success({"train": {"trainingLoss": float("nan")}}))

@@ -239,12 +239,22 @@ class SelectionResult(Part):
     best_loss: float | None = None
 
 
+class VersionChange(Part):
+    """A package that had the version `before` until `step`, and `after` from then on; "none" if there was none."""
+
+    name: str
+    before: str
+    after: str
+    step: int
+
+
 class TrainResult(Part):
     """The `train` member of the result. `training_loss` is in nats per supervised token.
 
     `rung` is the one that ran, and `failed_rungs` are those that did not fit before it. `probe` is not set if the run
-    continued after its last step. `selection` is set if the run stops early or keeps the best step. A
-    result before version 1.5 has none of the four.
+    continued after its last step. `selection` is set if the run stops early or keeps the best step.
+    `versions` are those of the software that computed the end of the run, and `version_changes` those of a run that
+    continued with other versions. A result before version 1.5 has none of the six.
     """
 
     device: str
@@ -258,6 +268,8 @@ class TrainResult(Part):
     failed_rungs: tuple[FailedRungResult, ...] | None = None
     probe: ProbeResult | None = None
     selection: SelectionResult | None = None
+    versions: dict[str, str] | None = None
+    version_changes: tuple[VersionChange, ...] | None = None
 
 
 class ArtifactResult(Part):

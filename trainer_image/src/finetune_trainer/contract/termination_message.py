@@ -122,6 +122,13 @@ def _drop_failed_rung(document: dict[str, Any]) -> bool:
     return any(rungs.pop(0) for train in trained if (rungs := train.get("failedRungs")))
 
 
+def _drop_versions(document: dict[str, Any]) -> bool:
+    """Drop the versions of TRAIN's software: the manifest keeps them. What has changed stays."""
+    parts = (document, document.get("completed", {}))
+    dropped = [part.get("train", {}).pop("versions", None) for part in parts]
+    return any(versions is not None for versions in dropped)
+
+
 def _drop_rare_end_token(document: dict[str, Any]) -> bool:
     """Drop the rarest of several end tokens: the workspace and the report keep all."""
     tokens = _dataset_of(document).get("endTokens", [])
@@ -140,6 +147,16 @@ def _drop_samples(document: dict[str, Any]) -> bool:
 
 def _drop_end_tokens(document: dict[str, Any]) -> bool:
     return _dataset_of(document).pop("endTokens", None) is not None
+
+
+def _drop_version_changes(document: dict[str, Any]) -> bool:
+    """Drop the oldest change of a version: the manifest and the log have all."""
+    for part in (document, document.get("completed", {})):
+        changes = part.get("train", {}).get("versionChanges")
+        if changes:
+            del changes[0]
+            return True
+    return False
 
 
 def _drop_config(document: dict[str, Any]) -> bool:
@@ -168,6 +185,7 @@ _CONCESSIONS = (
     _cut_message,
     _round_numbers,
     _cut_samples,
+    _drop_versions,
     _drop_rare_end_token,
     _cut_warnings,
     _drop_last_warning,
@@ -178,6 +196,7 @@ _CONCESSIONS = (
     _drop_samples,
     _cut_all_more,
     _drop_end_tokens,
+    _drop_version_changes,
     _drop_config,
 )
 """From the least needed text to the most needed; each returns whether it removed something."""

@@ -37,6 +37,7 @@ from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
+from finetune_trainer.stages.train.versions import VersionCallback, current_versions, note_versions
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base
@@ -153,6 +154,7 @@ def _train(
             workspace.verification,
         )
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
+    software = note_versions(trainer.state)
     return TrainResult(
         device=_device_name(run.device),
         steps=trainer.state.global_step,
@@ -164,6 +166,8 @@ def _train(
         rung=rung_result(rung),
         **({"failed_rungs": ladder.failed} if ladder.failed else {}),
         **({} if probed is None else {"probe": probed}),
+        versions=dict(software.versions),
+        **({"version_changes": software.changes} if software.changes else {}),
     )
 
 
@@ -199,7 +203,7 @@ def _build_trainer(
         args=sft_config(run, workspace.checkpoints, steps),
         train_dataset=dataset,
         processing_class=loaded.tokenizer,
-        callbacks=[watch],
+        callbacks=[watch, VersionCallback()],
         checkpoints=workspace.checkpoints,
         origin=origin,
         stop=watch.stop,
@@ -225,9 +229,13 @@ def _base_losses(
     maximum_tokens: int,
     progress: Reporter,
 ) -> list[RowLoss]:
-    """Return the losses with the adapter disabled. They are measured once and kept in the workspace."""
+    """Return the losses with the adapter disabled. They are measured once and kept in the workspace.
+
+    Other versions of the software measure them again, because the tuned model is measured with these.
+    """
+    versions = current_versions()
     done = read_marker(workspace, "base-evaluation", run.spec_hash)
-    if done is not None:
+    if done is not None and done.get("versions", versions) == versions:
         return [RowLoss(**loss) for loss in done["losses"]]
     progress.update("EvaluatingBase", 0, len(examples))
     model.eval()
@@ -238,7 +246,12 @@ def _base_losses(
             maximum_tokens,
             lambda done, total: progress.update("EvaluatingBase", done, total),
         )
-    write_marker(workspace, "base-evaluation", run.spec_hash, {"losses": [asdict(loss) for loss in losses]})
+    write_marker(
+        workspace,
+        "base-evaluation",
+        run.spec_hash,
+        {"losses": [asdict(loss) for loss in losses], "versions": versions},
+    )
     return losses
 
 
