@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,16 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return outcomes
 
 
+@pytest.fixture
+def termination_handlers() -> Iterator[None]:
+    """Restore the process's signal handlers and the runner's memory of signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    runner.raise_on_termination()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("command", runner.STAGES)
 def test_every_stage_adds_the_member_of_its_name(
     make_run: Callable[..., RunSpec], stages: dict[str, Any], command: str
@@ -67,6 +79,68 @@ def test_every_failure_has_a_reason_and_a_redacted_message(
     outcome = runner.stage_outcome("train", run, NullReporter(), REDACT)
     assert outcome.reason is reason
     assert said in outcome.message
+
+
+@pytest.mark.usefixtures("termination_handlers")
+def test_signals_while_a_result_is_written_cost_neither_result_nor_exit_code(
+    make_run: Callable[..., RunSpec],
+    stages: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """They arrive while the stage's progress is closed."""
+    seen = []
+
+    def signalled(*_arguments: Any, **_settings: Any) -> None:
+        seen.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stages["train"] = StageError(Reason.INTERRUPTED, "stopped")
+    monkeypatch.setattr(runner.Reporter, "close", signalled)  # type: ignore[attr-defined]  # the module's own import
+    runner.raise_on_termination()
+    run = make_run()
+    run.workspace.path.mkdir()
+    message = tmp_path / "message"
+    code, _ = runner.run_stage("train", run, REDACT, LogTail(), message)
+    assert code is ExitCode.INTERRUPTED
+    assert seen == [True]
+    assert json.loads(message.read_bytes())["reason"] == "Interrupted"
+
+
+@pytest.mark.usefixtures("termination_handlers", "stages")
+def test_a_signal_before_the_stage_begins_interrupts_it(
+    make_run: Callable[..., RunSpec],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = runner.add_log_file  # type: ignore[attr-defined]  # the module's own import
+
+    def signalled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "add_log_file", signalled)
+    runner.raise_on_termination()
+    run = make_run()
+    run.workspace.path.mkdir()
+    code, result = runner.run_stage("train", run, REDACT, LogTail(), None)
+    assert code is ExitCode.INTERRUPTED
+    assert "stopped by SIGTERM" in str(result.message)
+
+
+@pytest.mark.usefixtures("termination_handlers")
+def test_a_signal_in_a_stage_interrupts_it(
+    make_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(*_arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("must not be reached")
+
+    monkeypatch.setattr(runner, "load_stage", lambda _command: stage)
+    runner.raise_on_termination()
+    outcome = runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
+    assert outcome.reason is Reason.INTERRUPTED
+    assert "SIGINT" in outcome.message
 
 
 def results(output: str) -> list[dict[str, Any]]:

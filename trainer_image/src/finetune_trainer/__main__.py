@@ -16,6 +16,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
 from finetune_trainer.runner import (
     DEFAULT_TERMINATION_MESSAGE,
+    Terminated,
     raise_on_termination,
     reject_run_spec,
     run_all_stages,
@@ -129,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run_and_exit() -> None:
     """Run, flush and exit at once: shutting the interpreter down would delay the pod's end by seconds."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except Terminated:
+        # The signal came before the stage began, so there is nothing to save and no result.
+        code = ExitCode.INTERRUPTED
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
     logging.shutdown()
     sys.stdout.flush()

@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,7 +29,7 @@ from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
     from finetune_trainer.contract.run_spec import RunSpec
@@ -56,14 +57,47 @@ class Terminated(BaseException):
     """The process was asked to stop. It is no Exception, so that no library's handler catches it."""
 
 
+class _Termination:
+    """Takes SIGTERM and SIGINT: raises Terminated, or remembers the signal while a result is written."""
+
+    def __init__(self) -> None:
+        self._raises = True
+        self._received: str | None = None
+
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._received = self._received or signal.Signals(number).name
+        if self._raises:
+            raise Terminated(self._received)
+
+    def listen(self) -> None:
+        """Take both signals from here on."""
+        self._raises, self._received = True, None
+        signal.signal(signal.SIGTERM, self.take)
+        signal.signal(signal.SIGINT, self.take)
+
+    def remember(self) -> None:
+        """Only remember signals from here on. A second or a late one must not cost the stage's result."""
+        self._raises = False
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raise Terminated in this block, also for a signal that came before it; only remember signals after it."""
+        self._raises = True
+        try:
+            if self._received is not None:
+                raise Terminated(self._received)
+            yield
+        finally:
+            self._raises = False
+
+
+_termination = _Termination()
+
+
 def raise_on_termination() -> None:
-    """Turn SIGTERM and SIGINT into Terminated. TRAIN replaces the handler while it can save a checkpoint."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        raise Terminated(signal.Signals(number).name)
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    """Turn SIGTERM and SIGINT into Terminated. TRAIN replaces the handler while it runs."""
+    _termination.listen()
 
 
 def load_stage(command: str) -> StageFunction:
@@ -82,6 +116,7 @@ def run_stage(
 
     `tail` holds the last log lines, which the result of a failure carries.
     """
+    _termination.remember()
     started = utc_now()
     layout = WorkspaceLayout(run.workspace.path)
     identity = Identity(run.job.uid, STAGES[command], run.attempt)
@@ -166,7 +201,8 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
     A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
     try:
-        members = _members(load_stage(command)(run, progress))
+        with _termination.raised():
+            members = _members(load_stage(command)(run, progress))
         return Outcome(within_contract(members, run.version))
     except StageError as error:
         reason, message = error.reason, error.message
