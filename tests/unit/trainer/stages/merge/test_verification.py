@@ -10,6 +10,7 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model import load
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.stages.merge.streamed_model import PlainWeights, StreamedModel
 from finetune_trainer.stages.merge.tensor_files import TensorFiles
@@ -128,6 +129,34 @@ def require_honest(found: dict[str, Any]) -> None:
     if found["effect"] > 10 * found["noise"]:
         assert found["verdict"] == "Proven"
         assert found["survives"] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("variant", "dropout"), [("Standard", 0), ("DoRA", 0.1)])
+def test_an_adapter_in_float32_that_multiplied_in_bf16_merges_honestly(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, dropout: float
+) -> None:
+    """As on a GPU. The record measures the rounding of the products, and that of the factors with it.
+
+    An adapter that an older trainer saved in bf16 is the one that was multiplied with, and merges as well.
+    """
+    monkeypatch.setattr(load, "compute_dtype", lambda _device: torch.bfloat16)
+    honest = tune(
+        prepared / "llama",
+        tmp_path / "workspace",
+        prepared / "llama-base",
+        maximumSteps=20,
+        learningRate=1e-3,
+        lora={**_LORA, "variant": variant, "dropout": dropout},
+    )
+    assert read_record(honest.workspace.verification).arithmetic == "Measured"
+    saved = load_file(honest.workspace.adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    require_honest(numbers(honest.verify(honest.merge(tmp_path / "merged"))))
+    rewrite(
+        honest.workspace.adapter,
+        lambda name, tensor: tensor if "magnitude" in name else tensor.bfloat16(),
+    )
+    require_honest(numbers(honest.verify(honest.merge(tmp_path / "merged-older"))))
 
 
 @pytest.mark.parametrize("factor", _FACTORS)

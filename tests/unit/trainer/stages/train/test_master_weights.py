@@ -14,6 +14,7 @@ from finetune_trainer.model.load import cast_model
 from finetune_trainer.stages.train import master_weights
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
+from finetune_trainer.stages.train.loop import load_adapter_weights
 from finetune_trainer.stages.train.master_weights import (
     MasterLinear,
     kept_values,
@@ -25,7 +26,8 @@ from finetune_trainer.stages.train.stage import _build_trainer, _load
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.workspaces import run_spec
@@ -232,6 +234,18 @@ def test_a_trained_weight_that_is_no_factor_is_rejected() -> None:
     )
     with pytest.raises(TypeError, match="lm_head"):
         use_master_weights(whole)
+
+
+def test_a_checkpoint_that_an_older_trainer_wrote_in_bf16_continues_in_float32(tmp_path: Path) -> None:
+    found = adapted()
+    older = {
+        name: tensor.bfloat16().contiguous() for name, tensor in get_peft_model_state_dict(found).items()
+    }
+    save_file(older, tmp_path / "adapter_model.safetensors")
+    load_adapter_weights(found, tmp_path)
+    assert {weight.dtype for weight in trained(found).values()} == {torch.float32}
+    loaded = get_peft_model_state_dict(found)
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in older.items())
 
 
 def test_values_stay_as_they_were_before_another_library_rounds_them() -> None:
