@@ -14,6 +14,7 @@ from finetune_trainer.stages.train.checkpoints import (
     publish_checkpoint,
     remove_older,
     saved_steps,
+    whole_checkpoint,
 )
 from finetune_trainer.stages.train.origin import Origin
 
@@ -44,6 +45,27 @@ def test_the_newest_checkpoints_are_kept_in_the_order_of_their_steps(tmp_path: P
         100,
         tmp_path / "checkpoints" / "checkpoint-100",
     )
+
+
+def test_checkpoints_of_chosen_steps_stay_until_they_are_chosen_no_more(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def write_and_keep(step: int, *keep: int) -> None:
+        publish_checkpoint(
+            folder, step, lambda written: write_files(written, snapshot(step=step), RUN.document), keep
+        )
+
+    for step in (1, 2, 3, 4, 5):
+        write_and_keep(step, 1, 2)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-4", "checkpoint-5"]
+    assert remove_older(folder, 5, keep={2})
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-5"]
+    assert not remove_older(folder, 5, keep={2})
+    assert whole_checkpoint(folder, 2, RUN) == folder / "checkpoint-2"
+    assert whole_checkpoint(folder, 2, Origin({"specHash": "other"}, began=None)) is None
+    assert whole_checkpoint(folder, 4, RUN) is None
+    write_and_keep(6)
+    assert names(tmp_path) == ["checkpoint-5", "checkpoint-6"]
 
 
 def _truncate(path: Path) -> None:

@@ -99,7 +99,7 @@ class CheckpointWriter:
         except (OSError, RuntimeError) as error:
             # A full disk may have room for one checkpoint fewer. Another error may be a hiccup of the network.
             full = self._is_full(error)
-            if full and not (self.durable is not None and remove_older(self._checkpoints, self.durable)):
+            if full and not self._make_room(snapshot):
                 raise self._no_space(snapshot, error) from error
             _log.warning("checkpoint of step %d is tried again after %s", snapshot.step, error)
             self._publish_again(snapshot)
@@ -111,9 +111,16 @@ class CheckpointWriter:
             snapshot.bytes / 1e6,
         )
 
+    def _make_room(self, snapshot: Snapshot) -> bool:
+        """Remove checkpoints that only serve if a newer one breaks; return whether there were any."""
+        return self.durable is not None and remove_older(self._checkpoints, self.durable, snapshot.keep)
+
     def _publish(self, snapshot: Snapshot) -> None:
         publish_checkpoint(
-            self._checkpoints, snapshot.step, lambda folder: write_files(folder, snapshot, self._run)
+            self._checkpoints,
+            snapshot.step,
+            lambda folder: write_files(folder, snapshot, self._run),
+            snapshot.keep,
         )
 
     def _publish_again(self, snapshot: Snapshot) -> None:

@@ -16,7 +16,7 @@ from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from finetune_trainer.stages.train.origin import Origin
@@ -28,11 +28,14 @@ _SEAL = "files.json"
 KEPT = 2
 
 
-def publish_checkpoint(checkpoints: Path, step: int, write: Callable[[Path], Mapping[str, str]]) -> Path:
+def publish_checkpoint(
+    checkpoints: Path, step: int, write: Callable[[Path], Mapping[str, str]], keep: Collection[int] = ()
+) -> Path:
     """Let `write` fill a new folder, seal it, move it into `checkpoints`, and remove all but the one before it.
 
     `write` gets the folder and returns the digest of each file. Two checkpoints stay: if the newest is broken, the
-    other one still serves. After an error nothing of the new checkpoint is left, and the older ones are unchanged.
+    other one still serves. Those of the steps in `keep` stay, too. After an error nothing of the new checkpoint is left,
+    and the older ones are unchanged.
     """
     staging = checkpoints.with_name(f"{checkpoints.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -51,8 +54,18 @@ def publish_checkpoint(checkpoints: Path, step: int, write: Callable[[Path], Map
         _sync_folder(checkpoints.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _remove_others(checkpoints, step)
+    _remove_others(checkpoints, step, keep)
     return target
+
+
+def whole_checkpoint(checkpoints: Path, step: int, origin: Origin | None = None) -> Path | None:
+    """Return the folder of the checkpoint of `step` if it is whole and belongs to the run `origin`, else None."""
+    folder = checkpoints / f"checkpoint-{step}"
+    fault = _fault(folder, step, origin)
+    if fault is None:
+        return folder
+    _log.warning("checkpoint of step %d cannot be used: %s", step, fault)
+    return None
 
 
 def newest_checkpoint(checkpoints: Path, origin: Origin | None = None) -> tuple[int, Path] | None:
@@ -84,22 +97,22 @@ def saved_steps(checkpoints: Path) -> tuple[int, int] | None:
     return None
 
 
-def remove_older(checkpoints: Path, step: int) -> bool:
-    """Remove the checkpoints before `step` to make room; return whether there were any."""
-    older = [found for found in _steps(checkpoints) if found < step]
+def remove_older(checkpoints: Path, step: int, keep: Collection[int] = ()) -> bool:
+    """Remove the checkpoints before `step`, but not those of `keep`, to make room; return whether there were any."""
+    older = [found for found in _steps(checkpoints) if found < step and found not in keep]
     for found in older:
         _remove(checkpoints / f"checkpoint-{found}")
     return bool(older)
 
 
-def _remove_others(checkpoints: Path, step: int) -> None:
-    """Keep the checkpoint of `step` and the one before it.
+def _remove_others(checkpoints: Path, step: int, keep: Collection[int]) -> None:
+    """Keep the checkpoint of `step`, the one before it, and those of `keep`.
 
     Later ones were skipped when this run began, so they are broken or of another run.
     """
     before = sorted(found for found in _steps(checkpoints) if found < step)
     for found in _steps(checkpoints):
-        if found != step and found not in before[1 - KEPT :]:
+        if found != step and found not in before[1 - KEPT :] and found not in keep:
             _remove(checkpoints / f"checkpoint-{found}")
 
 

@@ -143,6 +143,12 @@ class SelectionCallback(TrainerCallback):
     def __init__(self, rule: SelectionRule, measure: Callable[[], float | None]) -> None:
         self.rule = rule
         self._measure = measure
+        self._known: dict[int, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 -- the base class's signature
+        """Add what was measured before the state was loaded from its checkpoint."""
+        if state.global_step in self._known:
+            self.measure(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 -- the base class's signature
         """Measure the step, and decide by the history."""
@@ -163,9 +169,12 @@ class SelectionCallback(TrainerCallback):
         step = state.global_step
         if any(measurement.step == step for measurement in history_of(state.log_history)):
             return True
-        loss = self._measure()
+        loss = self._known.get(step)
+        if loss is None:
+            loss = self._measure()
         if loss is None:
             return False
+        self._known[step] = loss
         state.log_history.append({"step": step, _LOSS: loss})
         _log.info("step %d: loss on held-out rows %.4f nats per token", step, loss)
         return True

@@ -20,12 +20,14 @@ from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
+from finetune_trainer.stages.train.early_stopping import history_of
 from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot, random_states
 from finetune_trainer.stages.train.stop_request import StopRequest
 
 if TYPE_CHECKING:
+    from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
 
 _log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class AdapterTrainer(SFTTrainer):
             super().__init__(*arguments, **settings)
         self.checkpoints = checkpoints
         self.tokens = 0
+        self.selection: SelectionRule | None = None
+        """The rule by which checkpoints of earlier steps must stay."""
         self._saves = origin is not None
         self._stop = stop or StopRequest()
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
@@ -199,6 +203,9 @@ class AdapterTrainer(SFTTrainer):
             randomness=finished.randomness,
             # Later steps append to the history.
             state={**vars(self.state), "log_history": list(self.state.log_history)},
+            keep=frozenset()
+            if self.selection is None
+            else self.selection.steps_to_keep(history_of(self.state.log_history)),
             **copied,
         )
         self._writer.submit(snapshot)

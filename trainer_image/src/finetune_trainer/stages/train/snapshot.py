@@ -20,7 +20,7 @@ class Snapshot:
     """The state after an optimizer step; all tensors are in host memory and belong to it.
 
     `adapter` has peft's names. `optimizer`, `scheduler` and `randomness` have the form that transformers reads, and
-    `state` has the members of its TrainerState.
+    `state` has the members of its TrainerState. The checkpoints of the steps in `keep` must stay.
     """
 
     step: int
@@ -29,6 +29,7 @@ class Snapshot:
     scheduler: dict[str, Any]
     randomness: dict[str, Any]
     state: dict[str, Any]
+    keep: frozenset[int] = frozenset()
 
     @property
     def bytes(self) -> int:

@@ -26,6 +26,7 @@ from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
+from finetune_trainer.stages.train.early_stopping import selection_rule, split_rows
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
@@ -35,6 +36,7 @@ from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
 from finetune_trainer.stages.train.probe import needs_probe, probe
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
+from finetune_trainer.stages.train.selection import Selection
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
 from finetune_trainer.stages.train.versions import VersionCallback, current_versions, note_versions
@@ -107,7 +109,11 @@ def _train(
     rung = rung_of(run)
     origin = origin_of(run, workspace)
     table = open_table(workspace.training_table)
-    examples = open_table(workspace.validation_table).first(run.evaluation.maximum_rows)
+    validation = open_table(workspace.validation_table)
+    rule = selection_rule(run.training)
+    judging, selecting = split_rows(len(validation), run.evaluation.maximum_rows, rule)
+    held_out = validation.first(judging + selecting)
+    examples = held_out[:judging]
     steps = planned_steps(len(table), run.training)
     record_trained_base(workspace, run.spec_hash)
     progress.update("LoadingModel", 0, 1)
@@ -124,14 +130,22 @@ def _train(
     trainer = _build_trainer(run, workspace, loaded, training_dataset(table), steps, watch, origin)
     # The last rung has no other way to need less.
     budget = run.training.micro_batch_size * table.longest()
-    longest = max(len(example.input_ids) for example in examples)
+    longest = max(len(example.input_ids) for example in held_out)
     budgets = smaller_batches(budget, longest) if is_last else (budget,)
+    selection = None
+    if rule is not None:
+        selection = Selection(rule, trainer.adapted, held_out[judging:], budgets, stop)
+        trainer.selection = rule
+        trainer.add_callback(selection.callback)
     with fitting("EvaluatingBase"):
         base = measure_within(
             lambda tokens: _base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
         )
     with fitting("Training", lambda: trainer.state.global_step + 1):
-        _run_steps(trainer, checkpoint, steps)
+        _run_steps(trainer, checkpoint, steps, selection)
+    published = trainer.state.global_step
+    if selection is not None:
+        published = selection.load_published(trainer, origin)
     progress.update("EvaluatingTuned", 0, len(examples))
     trainer.adapted.eval()
     with fitting("EvaluatingTuned"):
@@ -168,6 +182,7 @@ def _train(
         **({} if probed is None else {"probe": probed}),
         versions=dict(software.versions),
         **({"version_changes": software.changes} if software.changes else {}),
+        **({} if selection is None else {"selection": selection.result(trainer.state, steps, published)}),
     )
 
 
@@ -255,17 +270,21 @@ def _base_losses(
     return losses
 
 
-def _run_steps(trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int) -> None:
-    """Train up to `steps`, starting from `checkpoint` (its step and folder) if there is one."""
+def _run_steps(
+    trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int, selection: Selection | None
+) -> None:
+    """Train up to `steps`, or until `selection` ends it, from `checkpoint` (its step and folder) if there is one."""
     if checkpoint is not None:
         step, folder = checkpoint
         _log.info("resuming from the checkpoint of step %d of %d", step, steps)
-        if step >= steps:
+        state = None if selection is None else selection.restored(folder)
+        if step >= steps or (selection is not None and state is not None and selection.ended(state)):
             load_adapter_weights(trainer.adapted, folder)
-            trainer.state = type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
+            trainer.state = state or type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
             return
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
-    if trainer.state.global_step < steps:
+    ended = selection is not None and selection.ended(trainer.state)
+    if trainer.state.global_step < steps and not ended:
         raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
 
 

@@ -1,0 +1,121 @@
+"""Applies the rule of early_stopping.py to a training: measures the model, goes on after a resume, loads the best step."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_callback import TrainerState
+
+from finetune_trainer.contract.result import SelectionResult
+from finetune_trainer.evaluation.compare import mean_loss
+from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.stages.train.checkpoint_files import STATE
+from finetune_trainer.stages.train.checkpoints import whole_checkpoint
+from finetune_trainer.stages.train.early_stopping import SelectionCallback, best_of, history_of
+from finetune_trainer.stages.train.fit import measure_within
+from finetune_trainer.stages.train.loop import load_adapter_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.stages.train.early_stopping import SelectionRule
+    from finetune_trainer.stages.train.loop import AdapterTrainer
+    from finetune_trainer.stages.train.origin import Origin
+    from finetune_trainer.stages.train.stop_request import StopRequest
+
+_log = logging.getLogger(__name__)
+
+
+class _AbandonedError(Exception):
+    """The measurement ends because the run must stop."""
+
+
+class Selection:
+    """The selection of one run: its rule, its rows, and the model that it measures.
+
+    `budgets` are the tokens of a batch to try one after another, as in the evaluation.
+    """
+
+    def __init__(
+        self,
+        rule: SelectionRule,
+        model: Any,
+        examples: Sequence[Example],
+        budgets: Sequence[int],
+        stop: StopRequest,
+    ) -> None:
+        self.rule = rule
+        self.callback = SelectionCallback(rule, self._loss)
+        self._model = model
+        self._examples = examples
+        self._budgets = budgets
+        self._stop = stop
+
+    def ended(self, state: TrainerState) -> bool:
+        """Return whether the losses in `state` end the training."""
+        return self.rule.ends(history_of(state.log_history))
+
+    def restored(self, folder: Path) -> TrainerState:
+        """Load the adapter and the state of the checkpoint in `folder`, and measure it if that was abandoned.
+
+        Raises Terminated if the measurement is interrupted again.
+        """
+        load_adapter_weights(self._model, folder)
+        state: TrainerState = TrainerState.load_from_json(str(folder / STATE))
+        if self.rule.due(state.global_step, state.max_steps) and not self.callback.measure(state):
+            self._stop.check()
+        return state
+
+    def load_published(self, trainer: AdapterTrainer, origin: Origin) -> int:
+        """Load the adapter to publish into the model, and return its step: the best one if that is kept, else the last."""
+        best = best_of(history_of(trainer.state.log_history))
+        last = trainer.state.global_step
+        if not self.rule.keeps_best or best is None or best.step == last:
+            return last
+        folder = whole_checkpoint(trainer.checkpoints, best.step, origin)
+        if folder is None:
+            _log.error(
+                "the adapter of step %d is published, because that of step %d is lost", last, best.step
+            )
+            return last
+        _log.info("the adapter of step %d is published: its loss on held-out rows is the smallest", best.step)
+        load_adapter_weights(self._model, folder)
+        return best.step
+
+    def result(self, state: TrainerState, steps: int, published: int) -> SelectionResult:
+        """Return the result of a training of `steps` planned steps, whose step `published` is published."""
+        history = history_of(state.log_history)
+        best = best_of(history)
+        return SelectionResult(
+            rows=len(self._examples),
+            measurements=len(history),
+            planned_steps=steps,
+            published_step=published,
+            stopped_early=state.global_step < steps,
+            **({} if best is None else {"best_step": best.step, "best_loss": best.loss}),
+        )
+
+    def _loss(self) -> float | None:
+        """Return the loss of the model as it is in nats per token; None if the run must stop.
+
+        The model computes as in the evaluation: without dropout and noise. No random number is drawn.
+        """
+
+        def check(_done: int, _total: int) -> None:
+            if self._stop.received:
+                raise _AbandonedError
+
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            losses = measure_within(
+                lambda tokens: row_losses(self._model, self._examples, tokens, check), self._budgets
+            )
+        except _AbandonedError:
+            return None
+        finally:
+            self._model.train(was_training)
+        return mean_loss(losses)
