@@ -16,7 +16,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,9 @@ benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE, of TRL, of b
 
 benchmark-memory: python-env ## Estimated GPU memory, and that of a fake-tensor run of the trainer's own code
 	$(PYTHON_ENV) -m benchmarks.memory $(ARGS)
+
+benchmark-checkpoints: python-env ## Time for which TRAIN waits for a checkpoint, and time of a stop, beside a plain copy
+	$(PYTHON_ENV) -m benchmarks.checkpoints $(ARGS)
 
 benchmark-merge: python-env assets ## Speed and memory of MERGE, of a copy and of peft's route; what survives of the adapter by rule
 	$(PYTHON_ENV) -m benchmarks.merge $(ARGS)

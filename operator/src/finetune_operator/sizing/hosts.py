@@ -40,6 +40,9 @@ _LOADING_WORKERS = 4
 """Tensors of a quantized model that transformers 5 reads at one time."""
 _PAGED_BYTES = 8
 """Optimizer state for each adapter parameter at most; paged states move to the host when the GPU is full."""
+_COPY_BYTES = {"cuda": 8, "cpu": 12}
+"""Copy of the training state for each adapter parameter at most, while a checkpoint is written: the value in 32 bits, and
+two moments, in 8 bits with their scales on a GPU (6.1 bytes in all), in 32 bits on a CPU."""
 _LOGITS = 1 << 25
 """Logits that the trainer scores at one time, in float32. Their probabilities and a sum each take as much."""
 _SHARED_MEMORY = 256 * _MIB
@@ -247,21 +250,33 @@ def _memory(
     if device == "cpu":
         # The CPU computes in 32 bits, so the 16-bit tensors of the estimate take twice as much.
         model = 16 * _GIB if device_bytes is None else 2 * device_bytes
-        return _Sum((("trainer for CPUs", _CPU_PROCESS), ("model and activations in 32 bits", model)))
+        return _Sum(
+            (
+                ("trainer for CPUs", _CPU_PROCESS),
+                ("model and activations in 32 bits", model),
+                ("copy of the training state", _COPY_BYTES["cpu"] * _adapter(spec, shape)),
+            )
+        )
     return _training(spec, shape)
 
 
 def _training(spec: FineTuneJobSpec, shape: ModelShape | None) -> _Sum:
-    lora = spec.training.lora
     largest = 0 if shape is None else 2 * _largest_tensor(shape)
-    adapter = 0 if shape is None else adapter_parameters(shape, lora.rank, lora.target_modules)
+    adapter = _adapter(spec, shape)
     return _Sum(
         (
             ("trainer with CUDA libraries", _CUDA_PROCESS),
             ("tensors being loaded to the GPU", _LOADING_WORKERS * largest),
             ("paged optimizer states", _PAGED_BYTES * adapter),
+            ("copy of the training state", _COPY_BYTES["cuda"] * adapter),
         )
     )
+
+
+def _adapter(spec: FineTuneJobSpec, shape: ModelShape | None) -> int:
+    """Return the parameters of the job's adapter; 0 while the model's shape is unknown."""
+    lora = spec.training.lora
+    return 0 if shape is None else adapter_parameters(shape, lora.rank, lora.target_modules)
 
 
 def _merging(shape: ModelShape | None) -> _Sum:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from finetune_operator.api.quantities import format_bytes
@@ -175,3 +175,19 @@ def test_a_workspace_counts_rows_but_not_files_stored_elsewhere() -> None:
     assert cached == pytest.approx(whole - 1.1 * quantized_bytes(MISTRAL), abs=2)
     assert with_rows == pytest.approx(whole + 1.1 * 8e9, abs=2)
     assert "rows" in why
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_training_has_room_for_the_copy_that_a_checkpoint_is_written_from(
+    device: Literal["cuda", "cpu"],
+) -> None:
+    def needed(rank: int) -> tuple[int, str]:
+        spec = parse(training={"lora": {"rank": rank}})
+        needs = stage_host(spec, Stage.TRAIN, MISTRAL, None, None, 0, device=device, device_bytes=1 << 30)
+        return needs.memory_bytes, needs.memory_reason
+
+    (small, _), (large, reason) = needed(16), needed(256)
+    parameters = adapter_parameters(MISTRAL, 256, "AllLinear") - adapter_parameters(MISTRAL, 16, "AllLinear")
+    copy = {"cuda": 4 + 2 * (1 + 4 / 256), "cpu": 12}[device]
+    assert large - small >= copy * parameters - (1 << 29)
+    assert "copy of the training state" in reason
