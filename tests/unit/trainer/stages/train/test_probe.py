@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from finetune_trainer.data.dataset.tables import ExampleTable, TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.probe import longest_batch, needs_probe, probe, unchanged
+from finetune_trainer.stages.train.probe import longest_batch, needs_probe, probe, probe_config, unchanged
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.settings import sft_config
 from finetune_trainer.stages.train.stage import _build_trainer, _load
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -121,3 +123,15 @@ def test_a_run_with_the_probe_equals_a_run_without_it(workspace: Path, tmp_path:
     for number, state in other_states.items():
         for name, value in state.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[number][name])), name
+
+
+def test_the_probe_differs_from_the_run_only_in_what_it_leaves_behind(tmp_path: Path) -> None:
+    """The rows keep their order, which makes the micro-batches; and bitsandbytes would never free paged states."""
+    run = run_spec(tmp_path, tmp_path, microBatchSize=2).model_copy(update={"device": "cuda"})
+    layout = WorkspaceLayout(tmp_path)
+    settings, probed = sft_config(run, layout.checkpoints, 2), probe_config(run, layout)
+    names = {field.name for field in fields(settings)}
+    changed = {name for name in names if getattr(settings, name) != getattr(probed, name)}
+    assert changed == {"train_sampling_strategy", "save_strategy", "logging_strategy", "optim"}
+    assert (settings.optim, probed.optim) == ("paged_adamw_8bit", "adamw_8bit")
+    assert (probed.train_sampling_strategy, probed.save_strategy) == ("sequential", "no")

@@ -86,7 +86,7 @@ def probe(
     with unchanged(model):
         trainer = AdapterTrainer(
             model=model,
-            args=_config(run, workspace),
+            args=probe_config(run, workspace),
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[_ProbeProgress(progress)],
@@ -135,7 +135,7 @@ class _ProbeProgress(TrainerCallback):
         self._progress.update(ACTIVITY, state.global_step, STEPS)
 
 
-def _config(run: RunSpec, workspace: WorkspaceLayout) -> Any:
+def probe_config(run: RunSpec, workspace: WorkspaceLayout) -> Any:
     """Return the settings of the run itself, but for two steps in the order of the rows, and without a trace."""
     config = sft_config(run, workspace.checkpoints, STEPS)
     config.train_sampling_strategy = "sequential"
