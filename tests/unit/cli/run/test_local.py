@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from finetune_cli.__main__ import EXIT_USAGE, main
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_manifests
-from finetune_cli.run.local import LocalFolders, local_paths, run_locally, secret_environment
+from finetune_cli.run.local import LocalFolders, local_paths, rate_of, run_locally, secret_environment
 from finetune_operator.api.spec import FineTuneJobSpec
 from jsonschema import Draft202012Validator
 
@@ -62,6 +63,16 @@ def test_another_gate_keeps_the_workspace_of_the_same_model(tmp_path: Path) -> N
         (home,) = (tmp_path / "runs").iterdir()
         run = json.loads((home / "run.json").read_text("utf-8"))
         assert run["evaluation"].get("gate", "Report") == gate
+
+
+def test_the_learning_rate_follows_from_what_prepare_reports() -> None:
+    spec = FineTuneJobSpec.parse(next(yaml.safe_load_all(JOB))["spec"])
+    config = json.loads((ROOT / "tests/support/configs/mistral-7b-instruct-v0.3.json").read_text("utf-8"))
+    prepared = {"model": {"config": config}, "dataset": {"trainingExamples": 3000}}
+    found = rate_of(spec, prepared)
+    assert (found.value, "564 steps" in (found.reason or "")) == (0.00011, True)
+    unknown = rate_of(spec, {**prepared, "model": {"config": {"model_type": "new"}}})
+    assert (unknown.value, "provisional" in (unknown.reason or "")) == (0.0002, True)
 
 
 def test_a_claim_without_a_folder_is_rejected_with_the_remedy(
