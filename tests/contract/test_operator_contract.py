@@ -87,6 +87,13 @@ SPECS = {
             "mergeOnto": "OriginalWeights",
         },
     ),
+    "answering": make_spec(
+        evaluation={
+            "generatedRows": 64,
+            "metrics": ["ExactMatch", "JsonFields"],
+            "samplePrompts": ["Where is IATA code ORM?", "Grüße"],
+        }
+    ),
     "url-and-hub": make_spec(
         model=HUB,
         dataset={

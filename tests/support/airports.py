@@ -65,7 +65,7 @@ def airports_run(
             "checkpoint": {"intervalSteps": 1000},
             **training,
         },
-        "evaluation": {"maximumRows": 40},
+        "evaluation": {"maximumRows": 40, "generatedRows": 0},
         "output": {
             "artifacts": ["Adapter", "Merged"],
             "destination": {

@@ -48,6 +48,7 @@ def full_success(character: str) -> dict[str, Any]:
     numbers = ("rows", "kept", "duplicates", "trainingExamples", "validationExamples", "supervisedTokens")
     counts = dict.fromkeys((*numbers, "longestExample", "nearDuplicates", "leaked", "shortened"), 2**40)
     loss = 1.2345678901234567
+    paired = {"base": loss, "tuned": loss, "difference": -loss, "interval": [-loss, loss]}
     return {
         "prepare": {
             "dataset": {
@@ -84,7 +85,13 @@ def full_success(character: str) -> dict[str, Any]:
                 ),
                 "evaluation": {
                     "rows": 200, "baseLoss": loss, "tunedLoss": loss, "difference": -loss,
-                    "interval": [-loss, loss], "verdict": "Improved",
+                    "interval": [-loss, loss], "verdict": "Improved", "neededRows": 10**5,
+                    "byRow": paired, "tokenAccuracy": paired,
+                    "perplexity": {"base": loss, "tuned": loss, "ratio": loss, "interval": [-loss, loss]},
+                    "metrics": [
+                        {"name": name, "rows": 1000, **paired, "reason": character * 128}
+                        for name in ("ExactMatch", "JsonValid", "JsonFields")
+                    ],
                 },
             },
             "merge": {

@@ -38,6 +38,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"verdict   {evaluation['verdict']}: loss {evaluation['baseLoss']:.4f} -> {evaluation['tunedLoss']:.4f} "
             f"on {evaluation['rows']} held-out rows (difference in [{low:.4f}, {high:.4f}])"
         )
+        lines += _measures(evaluation)
         lines += _selection(train)
     merge = results.get("Merge", {}).get("merge")
     if merge:
@@ -74,6 +75,32 @@ def _rungs(train: Mapping[str, Any]) -> list[str]:
 def _rung(rung: Mapping[str, Any]) -> str:
     checkpointing = "with" if rung["gradientCheckpointing"] else "without"
     return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
+
+
+def _measures(evaluation: Mapping[str, Any]) -> list[str]:
+    """What the losses do not say. A trainer before contract 1.5 sends none of it."""
+    lines = []
+    if evaluation.get("neededRows") is not None:
+        lines.append(f"rows      about {evaluation['neededRows']} are needed for a clear verdict")
+    if by_row := evaluation.get("byRow"):
+        lines.append(
+            f"by row    loss {by_row['base']:.4f} -> {by_row['tuned']:.4f}{_interval(by_row, '+.4f')}"
+        )
+    shares = [{"name": "TokenAccuracy", **accuracy}] if (accuracy := evaluation.get("tokenAccuracy")) else []
+    for found in (*shares, *(evaluation.get("metrics") or ())):
+        if found.get("reason") is not None:
+            lines.append(f"metric    {found['name']} was not measured: {found['reason']}")
+            continue
+        rows = f" on {found['rows']} rows" if "rows" in found else ""
+        lines.append(
+            f"metric    {found['name']} {found['base']:.1%} -> {found['tuned']:.1%}{rows}{_interval(found, '+.1%')}"
+        )
+    return lines
+
+
+def _interval(paired: Mapping[str, Any], form: str) -> str:
+    low, high = paired["interval"]
+    return f" (difference in [{low:{form}}, {high:{form}}])"
 
 
 def _proof(check: Mapping[str, Any]) -> str:

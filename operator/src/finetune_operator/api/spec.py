@@ -70,6 +70,8 @@ class TargetPrompts(SpecValue):
 
 DEFAULT_MINIMUM_ROWS = 20
 """Validation rows that a verdict needs by default; docs/evaluation.md has the error rates."""
+DEFAULT_GENERATED_ROWS = 32
+"""Validation rows that both models answer by default. They bound the time, and a verdict on them needs 20."""
 _USER = re.compile(r"//[^/@\s\"]*@")
 """User and password of a URL, which no message may repeat."""
 
@@ -168,12 +170,28 @@ class Training(SpecValue):
     early_stopping: EarlyStopping | None = None
 
 
+Metric = Literal["ExactMatch", "JsonValid", "JsonFields"]
+
+
 class Evaluation(SpecValue):
-    """The validation rows to evaluate before and after training: at most, at least for a verdict, and what it decides."""
+    """The validation rows to evaluate before and after training: at most, at least for a verdict, and what it decides.
+
+    Base and tuned model answer up to `generated_rows` rows and the `sample_prompts`; `metrics` judge the answers. None
+    means those that the reference answers allow.
+    """
 
     maximum_rows: Annotated[int, Field(ge=2, le=100_000)] = 200
     minimum_rows: Annotated[int, Field(ge=2, le=100_000)] = DEFAULT_MINIMUM_ROWS
     gate: Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"] = "Report"
+    generated_rows: Annotated[int, Field(ge=0, le=1000)] = DEFAULT_GENERATED_ROWS
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=3)] | None = None
+    sample_prompts: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...],
+            Field(min_length=1, max_length=8),
+        ]
+        | None
+    ) = None
 
 
 class OutputClaim(SpecValue):

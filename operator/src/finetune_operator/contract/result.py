@@ -171,8 +171,39 @@ class PrepareResult(Document):
     model: ModelReport
 
 
+class PairedReport(Document):
+    """A number for base and tuned model; `difference` is tuned minus base, with its paired 95 % interval."""
+
+    base: Finite
+    tuned: Finite
+    difference: Finite
+    interval: tuple[Finite, Finite]
+
+
+class MetricReport(Document):
+    """One metric on generated answers. If it was not measured, `reason` says why, and the numbers are missing."""
+
+    name: Literal["ExactMatch", "JsonValid", "JsonFields"]
+    rows: Count
+    base: Finite | None = None
+    tuned: Finite | None = None
+    difference: Finite | None = None
+    interval: tuple[Finite, Finite] | None = None
+    reason: Text128 | None = None
+
+
+def _distinct_names(metrics: tuple[MetricReport, ...]) -> tuple[MetricReport, ...]:
+    """The status is a list-map by name, so the API server rejects a status that repeats a name."""
+    if len({metric.name for metric in metrics}) != len(metrics):
+        raise ValueError("must have each metric at most once")
+    return metrics
+
+
 class EvaluationReport(Document):
-    """Loss before and after training, in nats per supervised token."""
+    """Loss before and after training, in nats per supervised token.
+
+    A trainer before contract 1.5 sends none of the members after the verdict.
+    """
 
     rows: Positive
     base_loss: Finite
@@ -180,6 +211,10 @@ class EvaluationReport(Document):
     difference: Finite
     interval: tuple[Finite, Finite]
     verdict: Literal["Improved", "NoChange", "Worse", "Inconclusive"]
+    needed_rows: Positive | None = None
+    by_row: PairedReport | None = None
+    token_accuracy: PairedReport | None = None
+    metrics: Annotated[tuple[MetricReport, ...], Field(max_length=3), AfterValidator(_distinct_names)] = ()
 
 
 class MemoryReport(Document):

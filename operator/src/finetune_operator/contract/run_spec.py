@@ -17,7 +17,14 @@ from finetune_operator.api.sources import (
     HuggingFaceModel,
     S3Object,
 )
-from finetune_operator.api.spec import DEFAULT_MINIMUM_ROWS, FineTuneJobSpec, Thresholds, Training
+from finetune_operator.api.spec import (
+    DEFAULT_GENERATED_ROWS,
+    DEFAULT_MINIMUM_ROWS,
+    Evaluation,
+    FineTuneJobSpec,
+    Thresholds,
+    Training,
+)
 from finetune_operator.contract.credentials import (
     DATASET_PREFIX,
     MODEL_PREFIX,
@@ -145,16 +152,7 @@ def build_run_spec(
             **_newer_training(training),
             **({"ladder": _ladder(plan)} if plan.ladder else {}),
         },
-        "evaluation": {
-            "maximumRows": spec.evaluation.maximum_rows,
-            # A trainer before contract 1.4 rejects it, and knows no such verdict.
-            **(
-                {}
-                if spec.evaluation.minimum_rows == DEFAULT_MINIMUM_ROWS
-                else {"minimumRows": spec.evaluation.minimum_rows}
-            ),
-            **({} if spec.evaluation.gate == "Report" else {"gate": spec.evaluation.gate}),
-        },
+        "evaluation": _evaluation(spec.evaluation),
         "output": {
             "artifacts": list(spec.output.artifacts),
             "destination": {"kind": "Directory", "path": paths.output, "uri": paths.output_uri},
@@ -219,6 +217,22 @@ def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
     if spec.model.chat_template is not None:
         model["chatTemplatePath"] = _required(paths.chat_template, "chat_template")
     return model
+
+
+def _evaluation(given: Evaluation) -> dict[str, Any]:
+    """A trainer of an earlier minor version rejects the other members, so they are sent only if they say something."""
+    members: dict[str, Any] = {"maximumRows": given.maximum_rows}
+    if given.minimum_rows != DEFAULT_MINIMUM_ROWS:
+        members["minimumRows"] = given.minimum_rows
+    if given.gate != "Report":
+        members["gate"] = given.gate
+    if given.generated_rows != DEFAULT_GENERATED_ROWS:
+        members["generatedRows"] = given.generated_rows
+    if given.metrics is not None:
+        members["metrics"] = list(given.metrics)
+    if given.sample_prompts is not None:
+        members["samplePrompts"] = list(given.sample_prompts)
+    return members
 
 
 def _dataset(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

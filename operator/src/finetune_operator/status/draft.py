@@ -155,17 +155,11 @@ class StatusDraft(StatusRecord):
 
     def apply_train_result(self, result: TrainResult) -> Self:
         """Record the losses that TRAIN measured."""
-        evaluation = result.evaluation
-        shown = {
-            "rows": evaluation.rows,
-            "baseLoss": format_number(evaluation.base_loss),
-            "tunedLoss": format_number(evaluation.tuned_loss),
-            "difference": format_number(evaluation.difference),
-            "interval": [format_number(bound) for bound in evaluation.interval],
-            "verdict": evaluation.verdict,
-        }
         loss = {"loss": format_number(result.training_loss)}
-        draft = self.with_fields(evaluation=shown, progress={**self.fields.get("progress", {}), **loss})
+        draft = self.with_fields(
+            evaluation=reporting.evaluation(result.evaluation),
+            progress={**self.fields.get("progress", {}), **loss},
+        )
         if result.selection is not None:
             draft = draft.with_fields(selection=reporting.selection(result.selection))
         return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result)[:MAXIMUM_MESSAGE_LENGTH])

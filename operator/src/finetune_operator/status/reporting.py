@@ -12,6 +12,7 @@ from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import (
     DatasetReport,
+    EvaluationReport,
     MemoryReport,
     ModelReport,
     Progress,
@@ -121,6 +122,39 @@ def model(report: ModelReport) -> dict[str, Any]:
     return shown if report.config is None else {**shown, "config": config(report.config)}
 
 
+def evaluation(report: EvaluationReport) -> dict[str, Any]:
+    """The comparison of base and tuned model for status. Numbers that are not counts become strings."""
+    shown = _strings(report.model_dump(mode="json", by_alias=True, exclude_none=True))
+    for name in ("byRow", "tokenAccuracy"):
+        if name in shown:
+            shown[name] = _strings(shown[name])
+    metrics = [_strings(metric) for metric in shown.pop("metrics")]
+    return {**shown, **({"metrics": metrics} if metrics else {})}
+
+
+def open_verdict(report: EvaluationReport) -> str:
+    """What a clear verdict would need, as one sentence; empty if the verdict is clear or nothing is known."""
+    if report.needed_rows is None:
+        return ""
+    return (
+        f"{report.verdict} on {report.rows} validation rows: a clear verdict needs about {report.needed_rows} "
+        "(evaluation.maximumRows, dataset.validation)"
+    )
+
+
+def _strings(members: dict[str, Any]) -> dict[str, Any]:
+    """Format numbers that are not counts, alone or as a pair."""
+    return {name: _string(value) for name, value in members.items()}
+
+
+def _string(value: Any) -> Any:
+    if isinstance(value, float):
+        return format_number(value)
+    if isinstance(value, list) and all(isinstance(item, float) for item in value):
+        return [format_number(item) for item in value]
+    return value
+
+
 def verification(report: Verification) -> dict[str, Any]:
     """The comparison of the merged model for status. Numbers that are not counts become strings."""
     shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -172,8 +206,10 @@ def selection(report: SelectionReport) -> dict[str, Any]:
 
 
 def trained(report: TrainResult) -> str:
-    """The steps of a training, and the rung if it is not the planned one, as one sentence."""
-    return "; ".join(filter(None, (_steps(report), climbed_down(rungs(report)))))
+    """The steps of a training, the rung if it is not the planned one, and what an open verdict needs, as one sentence."""
+    return "; ".join(
+        filter(None, (_steps(report), climbed_down(rungs(report)), open_verdict(report.evaluation)))
+    )
 
 
 def _steps(report: TrainResult) -> str:

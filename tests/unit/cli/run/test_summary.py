@@ -82,3 +82,22 @@ def test_a_training_on_another_rung_names_the_rungs_that_did_not_fit() -> None:
         "memory    the GPU was full with micro-batches of 4 without gradient checkpointing, micro-batches of 2 without "
         "gradient checkpointing; trained with micro-batches of 2 with gradient checkpointing" in text
     )
+
+
+def test_measures_and_needed_rows_of_an_evaluation_are_shown() -> None:
+    result = json.loads((FIXTURES / "result.train-evaluated.json").read_text("utf-8"))
+    text = summarize({"Train": result})
+    for line in (
+        "verdict   Inconclusive: loss 2.0000 -> 1.0000 on 2 held-out rows",
+        "rows      about 20 are needed for a clear verdict",
+        "by row    loss 2.2500 -> 1.2500 (difference in [-1.5000, -0.5000])",
+        "metric    TokenAccuracy 50.0% -> 75.0% (difference in [+12.5%, +37.5%])",
+        "metric    ExactMatch 0.0% -> 50.0% on 2 rows (difference in [-25.0%, +75.0%])",
+        "metric    JsonValid was not measured: no reference answer is a JSON object or array",
+    ):
+        assert line in text
+
+
+def test_an_evaluation_by_an_earlier_trainer_is_its_verdict() -> None:
+    result = json.loads((FIXTURES / "result.train-measured.json").read_text("utf-8"))
+    assert [line.split()[0] for line in summarize({"Train": result}).splitlines()] == ["verdict"]

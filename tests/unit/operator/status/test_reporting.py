@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
@@ -7,6 +8,8 @@ from finetune_operator.contract.result import DatasetReport, TrainResult, Verifi
 from finetune_operator.status.reporting import (
     climbed_down,
     dataset,
+    evaluation,
+    open_verdict,
     proof,
     read_dataset,
     rungs,
@@ -18,6 +21,7 @@ from finetune_operator.status.reporting import (
 )
 
 from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, TRAIN, make_progress
+from tests.support.repository import ROOT
 
 
 def test_progress_is_written_on_a_new_activity_a_percent_or_after_half_a_minute() -> None:
@@ -97,3 +101,40 @@ def test_a_ladder_without_failures_has_no_clause() -> None:
     assert climbed_down({}) == ""
     result = TrainResult.model_validate({**TRAIN, "failedRungs": []})
     assert rungs(result) == {}
+
+
+EVALUATED = json.loads((ROOT / "contract" / "fixtures" / "result.train-evaluated.json").read_text("utf-8"))[
+    "train"
+]
+
+
+def test_an_evaluation_is_shown_with_numbers_as_text_and_counts_as_numbers() -> None:
+    shown = evaluation(TrainResult.model_validate(EVALUATED).evaluation)
+    assert (shown["rows"], shown["neededRows"], shown["verdict"]) == (2, 20, "Inconclusive")
+    assert (shown["baseLoss"], shown["interval"]) == ("2", ["-1.25", "-0.75"])
+    assert shown["byRow"]["interval"] == ["-1.5", "-0.5"]
+    assert shown["tokenAccuracy"]["difference"] == "0.25"
+    assert shown["metrics"] == [
+        {
+            "name": "ExactMatch",
+            "rows": 2,
+            "base": "0",
+            "tuned": "0.5",
+            "difference": "0.5",
+            "interval": ["-0.25", "0.75"],
+        },
+        {"name": "JsonValid", "rows": 0, "reason": "no reference answer is a JSON object or array"},
+    ]
+
+
+def test_an_evaluation_by_an_earlier_trainer_is_shown_without_the_later_members() -> None:
+    report = TrainResult.model_validate(TRAIN).evaluation
+    assert set(evaluation(report)) == {"rows", "baseLoss", "tunedLoss", "difference", "interval", "verdict"}
+    assert open_verdict(report) == ""
+
+
+def test_a_verdict_that_is_not_clear_names_the_rows_that_are_needed() -> None:
+    report = TrainResult.model_validate(EVALUATED)
+    sentence = "Inconclusive on 2 validation rows: a clear verdict needs about 20"
+    assert open_verdict(report.evaluation).startswith(sentence)
+    assert sentence in trained(report)

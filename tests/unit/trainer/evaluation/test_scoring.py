@@ -107,3 +107,16 @@ def test_the_divergence_of_a_small_difference_is_not_lost_in_rounding() -> None:
     expected = 0.5 * ((weights * difference.square()).sum() - (weights * difference).sum().square())
     found = kl_divergence(torch.log_softmax(logits, -1), torch.log_softmax(logits + difference, -1))
     assert float(found) == pytest.approx(float(expected), rel=0.02)
+
+
+def test_a_hit_is_a_token_that_the_model_finds_most_likely(model: Any) -> None:
+    losses = row_losses(model, EXAMPLES, 100, lambda *_: None)
+    for loss, example in zip(losses, EXAMPLES, strict=True):
+        logits = model(input_ids=torch.tensor([example.input_ids])).logits[0]
+        best = logits.argmax(-1)
+        assert loss.correct == sum(
+            int(best[place - 1] == example.input_ids[place]) for place in example.supervised
+        )
+    probable = [int(token) for token in model(input_ids=torch.tensor([[1, 2, 3]])).logits[0].argmax(-1)]
+    hit = Example([1, 2, 3, probable[2]], [IGNORED] * 3 + [probable[2]], row=1)
+    assert row_losses(model, [hit], 100, lambda *_: None)[0].correct == 1

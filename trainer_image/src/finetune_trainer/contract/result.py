@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
+Metric = Literal["ExactMatch", "JsonValid", "JsonFields"]
+"""Metrics on generated answers, see `evaluation.task_metrics`."""
+
 
 class Part(BaseModel):
     """Immutable, camelCase in JSON; unknown members are ignored, as the contract asks of every reader."""
@@ -178,11 +181,47 @@ class MemoryResult(Part):
     load_bytes: int | None = None
 
 
+class PairedResult(Part):
+    """A number for base and tuned model on the same rows; `difference` is tuned less base, with its 95 % interval."""
+
+    base: float
+    tuned: float
+    difference: float
+    interval: tuple[float, float]
+
+
+class PerplexityResult(Part):
+    """The exponentials of the losses; `ratio` is tuned by base, with its paired 95 % interval."""
+
+    base: float
+    tuned: float
+    ratio: float
+    interval: tuple[float, float]
+
+
+class MetricResult(Part):
+    """One task metric on generated answers: shares from 0 to 1, higher is better, and a paired 95 % interval.
+
+    If it could not be measured, `rows` is 0, `reason` says why, and the numbers are not set.
+    """
+
+    name: Metric
+    rows: int
+    base: float | None = None
+    tuned: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str | None = None
+
+
 class EvaluationResult(Part):
     """Base against tuned model on the same held-out rows.
 
     Losses are in nats per supervised token, and so is `difference`, tuned less base: negative is better.
-    `interval` is the paired 95 % interval of the difference.
+    `interval` is the paired 95 % interval of the difference, and the verdict follows from it. A result before version 1.5
+    has none of the later members. `by_row` has the means over rows of each row's loss per token. `token_accuracy` has the
+    shares of supervised tokens that are the most likely ones. `needed_rows` is about the number of rows that a clear
+    verdict needs; it is set if the verdict is NoChange or Inconclusive, unless no number of rows suffices.
     """
 
     rows: int
@@ -191,6 +230,11 @@ class EvaluationResult(Part):
     difference: float
     interval: tuple[float, float]
     verdict: Literal["Improved", "NoChange", "Worse", "Inconclusive"]
+    by_row: PairedResult | None = None
+    token_accuracy: PairedResult | None = None
+    perplexity: PerplexityResult | None = None
+    needed_rows: int | None = None
+    metrics: tuple[MetricResult, ...] | None = None
 
 
 class RungResult(Part):

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_trainer.contract.result import Metric
 from finetune_trainer.errors import Reason, StageError
 
 CONTRACT_VERSION = "1.5"
+DEFAULT_GENERATED_ROWS = 32
 
 
 class _Value(BaseModel):
@@ -247,12 +249,18 @@ class Evaluation(_Value):
     """The number of validation rows that are measured before and after training, and what their verdict decides.
 
     With fewer than `minimum_rows` rows the verdict is Inconclusive. `gate` publishes always, or withholds the artifacts if
-    the verdict is Worse, or unless it is Improved.
+    the verdict is Worse, or unless it is Improved. Base and tuned model answer at most `generated_rows` rows and the
+    `sample_prompts`. `metrics` judge the answers; None means those that the reference answers allow.
     """
 
     maximum_rows: Annotated[int, Field(ge=2)]
     minimum_rows: Annotated[int, Field(ge=2)] = 20
     gate: Gate = "Report"
+    generated_rows: Annotated[int, Field(ge=0, le=1000)] = DEFAULT_GENERATED_ROWS
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=3)] | None = None
+    sample_prompts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...], Field(max_length=8)
+    ] = ()
 
 
 class Destination(_Value):

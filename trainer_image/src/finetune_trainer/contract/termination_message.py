@@ -49,6 +49,11 @@ def _verifications_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [found for part in parts if (found := part.get("merge", {}).get("verification"))]
 
 
+def _evaluations_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    parts = (document, document.get("completed", {}))
+    return [found for part in parts if (found := part.get("train", {}).get("evaluation"))]
+
+
 def _warnings_of(document: dict[str, Any]) -> list[Any]:
     """Return all warnings, those of the dataset first."""
     holders = (_dataset_of(document), *_verifications_of(document))
@@ -108,6 +113,19 @@ def _drop_proofs_warnings(document: dict[str, Any]) -> bool:
     """Drop the warnings about a merged model: the manifest and the card keep them, and the numbers stay."""
     dropped = [found.pop("warnings", None) for found in _verifications_of(document)]
     return any(warnings is not None for warnings in dropped)
+
+
+def _drop_perplexity(document: dict[str, Any]) -> bool:
+    """Drop what the losses say too."""
+    dropped = [found.pop("perplexity", None) for found in _evaluations_of(document)]
+    return any(value is not None for value in dropped)
+
+
+def _drop_measures(document: dict[str, Any]) -> bool:
+    """Drop what the verdict does not need: manifest and report keep it. Only a PREPARE with finished stages comes so far."""
+    names = ("byRow", "tokenAccuracy", "metrics")
+    found = [evaluation.pop(name, None) for evaluation in _evaluations_of(document) for name in names]
+    return any(value is not None for value in found)
 
 
 def _drop_identities(document: dict[str, Any]) -> bool:
@@ -184,12 +202,14 @@ _CONCESSIONS = (
     _drop_oldest_log_line,
     _cut_message,
     _round_numbers,
+    _drop_perplexity,
     _cut_samples,
     _drop_versions,
     _drop_rare_end_token,
     _cut_warnings,
     _drop_last_warning,
     _drop_proofs_warnings,
+    _drop_measures,
     _drop_identities,
     _drop_failed_rung,
     _cut_all,

@@ -37,7 +37,7 @@ def ratio_interval(
 
     One row tells nothing about other rows: both ends are then its own ratio. The result depends on `seed` only.
     """
-    center, error = (float(part) for part in _estimate(values, weights))
+    center, error = (float(part) for part in ratio_estimate(values, weights))
     rows = len(values)
     if rows == 1 or error == 0:
         return center, center
@@ -72,17 +72,17 @@ def _studentized_quantiles(
     studentized = []
     for _ in range(RESAMPLES // _AT_ONCE):
         chosen = random.integers(0, rows, size=(_AT_ONCE, rows))
-        means, errors = _estimate(values[chosen], weights[chosen])
+        means, errors = ratio_estimate(values[chosen], weights[chosen])
         spread = errors > 0
         studentized.append((means[spread] - center) / errors[spread])
     low, high = np.quantile(np.concatenate(studentized), [1 - _TAIL, _TAIL])
     return float(low), float(high)
 
 
-def _estimate(
+def ratio_estimate(
     values: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ratio over the last axis, and its standard error.
+    """Return the ratio sum(values) / sum(weights) over the last axis, and its standard error.
 
     A residual is divided by one less the row's share of all weights, because a heavy row pulls the ratio to itself.
     """

@@ -1,8 +1,8 @@
-"""Scores given sequences with a model: log-probabilities of supervised tokens by teacher forcing."""
+"""Scores given sequences with a model: log-probabilities and hits of supervised tokens by teacher forcing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -27,11 +27,10 @@ def row_losses(
     losses: dict[int, RowLoss] = {}
     for batch in batches([len(example.input_ids) for example in examples], maximum_tokens):
         members = [examples[index] for index in batch]
-        for index, log_probabilities in zip(batch, supervised_log_probabilities(model, members), strict=True):
+        for index, scores in zip(batch, supervised_scores(model, members), strict=True):
             example = examples[index]
-            losses[index] = RowLoss(
-                example.row, -float(log_probabilities.double().sum()), len(example.supervised)
-            )
+            nats = -float(scores.log_probabilities.double().sum())
+            losses[index] = RowLoss(example.row, nats, len(example.supervised), int(scores.hits.sum()))
         progress(len(losses), len(examples))
     return [losses[index] for index in range(len(examples))]
 
@@ -51,9 +50,21 @@ def batches(lengths: Sequence[int], maximum_tokens: int) -> list[list[int]]:
     return groups
 
 
-@torch.no_grad()
+class TokenScores(NamedTuple):
+    """One example's supervised tokens: log-probabilities (nats, float32), and whether each is the most likely token."""
+
+    log_probabilities: torch.Tensor
+    hits: torch.Tensor
+
+
 def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> list[torch.Tensor]:
     """Return the log-probability (nats, float32) of each supervised token, one vector per example."""
+    return [scores.log_probabilities for scores in supervised_scores(model, examples)]
+
+
+@torch.no_grad()
+def supervised_scores(model: Any, examples: Sequence[Example]) -> list[TokenScores]:
+    """Return the scores of the supervised tokens of each example, on the CPU."""
     head = output_head(model)
     states = _hidden_states(model, examples)
     result = []
@@ -63,14 +74,15 @@ def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> lis
         targets = torch.tensor(
             [example.labels[position] for position in example.supervised], device=states.device
         )
-        parts = []
+        parts, hits = [], []
         for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
             logits = head.logits(states[row].index_select(0, predictors[chunk]))
             chosen = logits.gather(1, targets[chunk].unsqueeze(1)).squeeze(1)
+            hits.append(logits.argmax(dim=-1) == targets[chunk])
             parts.append(chosen - _log_totals(logits))
             # Otherwise they would live until the next chunk's logits exist.
             del logits
-        result.append(torch.cat(parts).cpu())
+        result.append(TokenScores(torch.cat(parts).cpu(), torch.cat(hits).cpu()))
     return result
 
 

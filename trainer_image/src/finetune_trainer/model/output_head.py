@@ -17,7 +17,7 @@ _LOGITS_AT_ONCE = 1 << 25
 _PROBE_TOKENS = 8
 _PROBE_PADDING = 3
 # Rounding error as a fraction of the largest logit: for sums in the same order, and in another order.
-_TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 6e-2)}
+TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 6e-2)}
 # Members of a config that families multiply their logits by (Cohere, Muse, Falcon-H1).
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
@@ -112,7 +112,7 @@ def prove_head(model: Any) -> None:
     found = head.logits(hidden_states(model, ids)[0])
     with_padding = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
     causal.train(training)
-    tolerances = _TOLERANCE[causal.dtype]
+    tolerances = TOLERANCE[causal.dtype]
     for logits, tolerance, what in zip(
         (found, with_padding),
         tolerances,

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from finetune_trainer.contract.result import TrainResult
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.stages.merge.card import model_card
 
-from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN
+from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN, fixture
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import ArtifactKind
@@ -109,3 +110,16 @@ def test_a_card_names_the_tokens_at_which_an_answer_ends(make_run: Runs) -> None
     dataset = PREPARE.dataset.model_copy(update={"end_tokens": None})
     earlier = PREPARE.model_copy(update={"dataset": dataset})
     assert "An answer ends" not in model_card(make_run(), "Merged", earlier, TRAIN, MERGE.verification)
+
+
+def test_a_card_has_the_measures_beside_the_loss_if_they_are_known(make_run: Runs) -> None:
+    evaluated = TrainResult.model_validate(fixture("train-evaluated")["train"])
+    text = model_card(make_run(), "Adapter", PREPARE, evaluated, None)
+    for row in (
+        "| held-out loss, each row once | 2.2500 before, 1.2500 after, difference -1.0000, 95 % interval -1.5000 to -0.5000 |",
+        "| token accuracy | 50.0% before, 75.0% after, 95 % interval of the difference +12.5 to +37.5 points |",
+        "| ExactMatch on 2 answers | 0.0% before, 50.0% after, 95 % interval of the difference -25.0 to +75.0 points |",
+    ):
+        assert row in text
+    assert "JsonValid" not in text, "what was not measured"
+    assert "token accuracy" not in card(make_run(), "Adapter"), "the result of an earlier trainer"

@@ -9,7 +9,12 @@ from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.stages.merge.original_loss import OriginalLoss
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import PrepareResult, TrainResult, VerificationResult
+    from finetune_trainer.contract.result import (
+        EvaluationResult,
+        PrepareResult,
+        TrainResult,
+        VerificationResult,
+    )
     from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
 
 _REPORT = "../report/merge.html"
@@ -121,7 +126,36 @@ def _training(prepared: PrepareResult, trained: TrainResult) -> list[str]:
         f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
         f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
         f"| verdict | {evaluation.verdict} on {evaluation.rows} held-out rows |",
+        *_measures(evaluation),
     ]
+
+
+def _measures(evaluation: EvaluationResult) -> list[str]:
+    """Return the rows about other measures than the loss per token; an earlier trainer measured none."""
+    rows = []
+    if evaluation.by_row is not None:
+        found = evaluation.by_row
+        low, high = found.interval
+        rows.append(
+            f"| held-out loss, each row once | {found.base:.4f} before, {found.tuned:.4f} after, difference "
+            f"{found.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |"
+        )
+    if evaluation.token_accuracy is not None:
+        accuracy = evaluation.token_accuracy
+        rows.append(_share_row("token accuracy", accuracy.base, accuracy.tuned, accuracy.interval))
+    for metric in evaluation.metrics or ():
+        if metric.base is not None and metric.tuned is not None and metric.interval is not None:
+            name = f"{metric.name} on {metric.rows} answers"
+            rows.append(_share_row(name, metric.base, metric.tuned, metric.interval))
+    return rows
+
+
+def _share_row(name: str, base: float, tuned: float, interval: tuple[float, float]) -> str:
+    low, high = (100 * bound for bound in interval)
+    return (
+        f"| {name} | {base:.1%} before, {tuned:.1%} after, 95 % interval of the difference {low:+.1f} to {high:+.1f} "
+        "points |"
+    )
 
 
 def _proof(run: RunSpec, verification: VerificationResult | None) -> list[str]:

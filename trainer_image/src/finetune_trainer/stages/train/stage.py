@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +14,7 @@ from transformers import AutoTokenizer, set_seed
 
 from finetune_trainer.contract.result import TrainResult
 from finetune_trainer.cpu import available_cpus
-from finetune_trainer.evaluation.compare import RowLoss, compare
 from finetune_trainer.evaluation.recording import record
-from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
@@ -27,6 +25,7 @@ from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.early_stopping import selection_rule, split_rows
+from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_losses, with_answers
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
@@ -39,17 +38,15 @@ from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_ba
 from finetune_trainer.stages.train.selection import Selection
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
-from finetune_trainer.stages.train.versions import VersionCallback, current_versions, note_versions
+from finetune_trainer.stages.train.versions import VersionCallback, note_versions
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
-    from finetune_trainer.data.masking.example import Example
     from finetune_trainer.stages.train.origin import Origin
     from finetune_trainer.telemetry.reporter import Reporter
 
@@ -139,26 +136,18 @@ def _train(
         trainer.add_callback(selection.callback)
     with fitting("EvaluatingBase"):
         base = measure_within(
-            lambda tokens: _base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
+            lambda tokens: base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
         )
     with fitting("Training", lambda: trainer.state.global_step + 1):
         _run_steps(trainer, checkpoint, steps, selection)
     published = trainer.state.global_step
     if selection is not None:
         published = selection.load_published(trainer, origin)
-    progress.update("EvaluatingTuned", 0, len(examples))
-    trainer.adapted.eval()
     with fitting("EvaluatingTuned"):
         tuned = measure_within(
-            lambda tokens: row_losses(
-                trainer.adapted,
-                examples,
-                tokens,
-                lambda done, total: progress.update("EvaluatingTuned", done, total),
-            ),
-            budgets,
+            lambda tokens: tuned_losses(trainer.adapted, examples, tokens, progress), budgets
         )
-        comparison = compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
+        comparison = compared(run, base, tuned)
         record(
             trainer.adapted,
             examples,
@@ -168,6 +157,9 @@ def _train(
             workspace.verification,
         )
     save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
+    # Answers need other memory than training, which the estimate is about.
+    peaks = memory.measured(after_loading, memory.read())
+    comparison = with_answers(run, workspace, trainer.adapted, examples, comparison, progress)
     software = note_versions(trainer.state)
     return TrainResult(
         device=_device_name(run.device),
@@ -175,7 +167,7 @@ def _train(
         training_loss=_last_loss(trainer),
         tokens_per_second=watch.tokens_per_second,
         adapter_digest=digest_of_files(folder_digests(workspace.adapter)),
-        memory=memory.measured(after_loading, memory.read()),
+        memory=peaks,
         evaluation=comparison,
         rung=rung_result(rung),
         **({"failed_rungs": ladder.failed} if ladder.failed else {}),
@@ -234,40 +226,6 @@ def _tokenizer(folder: Path, rows: int) -> Any:
     if padding is None or padding >= rows:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     return tokenizer
-
-
-def _base_losses(
-    run: RunSpec,
-    workspace: WorkspaceLayout,
-    model: Any,
-    examples: Sequence[Example],
-    maximum_tokens: int,
-    progress: Reporter,
-) -> list[RowLoss]:
-    """Return the losses with the adapter disabled. They are measured once and kept in the workspace.
-
-    Other versions of the software measure them again, because the tuned model is measured with these.
-    """
-    versions = current_versions()
-    done = read_marker(workspace, "base-evaluation", run.spec_hash)
-    if done is not None and done.get("versions", versions) == versions:
-        return [RowLoss(**loss) for loss in done["losses"]]
-    progress.update("EvaluatingBase", 0, len(examples))
-    model.eval()
-    with model.disable_adapter():
-        losses = row_losses(
-            model,
-            examples,
-            maximum_tokens,
-            lambda done, total: progress.update("EvaluatingBase", done, total),
-        )
-    write_marker(
-        workspace,
-        "base-evaluation",
-        run.spec_hash,
-        {"losses": [asdict(loss) for loss in losses], "versions": versions},
-    )
-    return losses
 
 
 def _run_steps(

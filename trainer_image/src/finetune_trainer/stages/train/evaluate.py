@@ -1,0 +1,148 @@
+"""TRAIN's evaluation: losses of base and tuned model, their answers, and the report for people."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.contract.result import PrepareResult
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.evaluation.answers import Asking, ask
+from finetune_trainer.evaluation.compare import RowLoss, compare
+from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.model.generation import stop_token_ids
+from finetune_trainer.report.evaluation_page import evaluation_report, write_evaluation_report
+from finetune_trainer.stages.train.out_of_memory import is_device_out_of_memory
+from finetune_trainer.stages.train.versions import current_versions
+from finetune_trainer.workspace.layout import read_marker, write_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finetune_trainer.contract.result import EvaluationResult
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.telemetry.reporter import Reporter
+    from finetune_trainer.workspace.layout import WorkspaceLayout
+
+_log = logging.getLogger(__name__)
+_BASE = "base-evaluation"
+
+
+def base_losses(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    model: Any,
+    examples: Sequence[Example],
+    maximum_tokens: int,
+    progress: Reporter,
+) -> list[RowLoss]:
+    """Return the losses with the adapter disabled. They are measured once and kept in the workspace.
+
+    Other versions of the software measure them again, because the tuned model is measured with these.
+    """
+    versions = current_versions()
+    done = read_marker(workspace, _BASE, run.spec_hash)
+    if done is not None and done.get("versions", versions) == versions:
+        return _kept(done)
+    progress.update("EvaluatingBase", 0, len(examples))
+    model.eval()
+    with model.disable_adapter():
+        losses = row_losses(
+            model,
+            examples,
+            maximum_tokens,
+            lambda done, total: progress.update("EvaluatingBase", done, total),
+        )
+    kept = {
+        "losses": [{"row": loss.row, "nats": loss.nats, "tokens": loss.tokens} for loss in losses],
+        # An earlier trainer accepts no more members of a loss, and ignores this list.
+        "correct": [loss.correct for loss in losses],
+        "versions": versions,
+    }
+    write_marker(workspace, _BASE, run.spec_hash, kept)
+    return losses
+
+
+def tuned_losses(
+    model: Any, examples: Sequence[Example], maximum_tokens: int, progress: Reporter
+) -> list[RowLoss]:
+    """Return the losses with the adapter."""
+    progress.update("EvaluatingTuned", 0, len(examples))
+    model.eval()
+    return row_losses(
+        model,
+        examples,
+        maximum_tokens,
+        lambda done, total: progress.update("EvaluatingTuned", done, total),
+    )
+
+
+def compared(run: RunSpec, base: Sequence[RowLoss], tuned: Sequence[RowLoss]) -> EvaluationResult:
+    """Compare both measurements. Raises StageError(NonFiniteLoss) if a loss is not finite: it would pass as NoChange."""
+    _require_finite(base, "base")
+    _require_finite(tuned, "tuned")
+    return compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
+
+
+def with_answers(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    model: Any,
+    examples: Sequence[Example],
+    evaluation: EvaluationResult,
+    progress: Reporter,
+) -> EvaluationResult:
+    """Return the evaluation with the metrics on generated answers, and write the report on it.
+
+    Neither a failure of the generation nor one of the report ends the run: the adapter is trained and saved.
+    """
+    model.eval()
+    asking = Asking(
+        model,
+        workspace.base,
+        answer_stops(workspace, run.spec_hash, examples),
+        lambda done, total: progress.update("GeneratingAnswers", done, total),
+        is_device_out_of_memory,
+    )
+    answers = ask(run, asking, examples)
+    if answers.metrics:
+        evaluation = evaluation.model_copy(update={"metrics": answers.metrics})
+    try:
+        write_evaluation_report(workspace.report, evaluation_report(run, evaluation, answers))
+    except OSError as error:
+        _log.warning("the workspace cannot keep the report on the evaluation: %s", error)
+    return evaluation
+
+
+def answer_stops(workspace: WorkspaceLayout, spec_hash: str, examples: Sequence[Example]) -> tuple[int, ...]:
+    """Return the tokens at which a served artifact stops: those that end trained answers, and the base's own.
+
+    The result of an earlier PREPARE does not name the first; then they are the last tokens of the held-out answers.
+    """
+    prepared = PrepareResult.read(read_marker(workspace, "prepare", spec_hash))
+    ends = prepared.dataset.end_tokens if prepared is not None else None
+    learned = (
+        [token.id for token in ends]
+        if ends
+        else [example.input_ids[example.supervised[-1]] for example in examples]
+    )
+    return tuple(dict.fromkeys([*learned, *stop_token_ids(workspace.base)]))
+
+
+def _kept(done: dict[str, Any]) -> list[RowLoss]:
+    losses = [RowLoss(**loss) for loss in done["losses"]]
+    correct = done.get("correct") or [None] * len(losses)
+    return [replace(loss, correct=count) for loss, count in zip(losses, correct, strict=True)]
+
+
+def _require_finite(losses: Sequence[RowLoss], model: str) -> None:
+    broken = next((loss for loss in losses if not math.isfinite(loss.nats)), None)
+    if broken is not None:
+        raise StageError(
+            Reason.NON_FINITE_LOSS,
+            f"the loss of every validation row must be finite, found {broken.nats} at row {broken.row} with the {model} "
+            "model; check this row and the base model, and lower training.learningRate",
+        )
