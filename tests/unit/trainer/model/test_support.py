@@ -29,6 +29,7 @@ from transformers import (
     T5Config,
 )
 
+from tests.support.architectures import tiny
 from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
@@ -368,3 +369,12 @@ def test_tied_weights_are_optional(tmp_path: Path) -> None:
     save_file(tensors, model / SINGLE, metadata={"format": "pt"})
     second = quantize_model(DirectoryModel(model), WorkspaceLayout(tmp_path / "two"), NullReporter())
     assert first.parameters == second.parameters
+
+
+def test_names_that_transformers_changes_while_it_loads_are_unsupported(tmp_path: Path) -> None:
+    """Published GPT-NeoX models call their head `embed_out`."""
+    network = tiny("gpt_neox")
+    network.save_pretrained(tmp_path / "base")
+    error, _fetched = failure(tmp_path / "base", tmp_path / "workspace")
+    assert error.reason is Reason.UNSUPPORTED_MODEL
+    assert "embed_out.weight" in error.message

@@ -10,6 +10,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
@@ -53,7 +54,8 @@ class BaseModel:
     without a meaning to the architecture. `quantized` names the linear modules that become 4-bit. `tied` has pairs of
     tensors that are one by the config. `embedding_rows` counts the token ids that have an embedding. `positions` is the
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
-    are None if nothing limits it.
+    are None if nothing limits it. `renamed` has names in the weight files of the family that transformers changes while it
+    loads them.
     """
 
     architecture: str
@@ -66,6 +68,7 @@ class BaseModel:
     embedding_rows: int
     positions: int | None
     context: int | None
+    renamed: frozenset[str] = frozenset()
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
@@ -98,7 +101,9 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     reject_structure(model, document)
     if not rehearsed:
         rehearse(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    renamed = frozenset(revert_weight_conversion(model, state)) - shapes.keys()
     computed = {
         name
         for name, _ in model.named_buffers()
@@ -127,6 +132,7 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         embedding_rows=rows,
         positions=positions,
         context=context,
+        renamed=renamed,
     )
 
 

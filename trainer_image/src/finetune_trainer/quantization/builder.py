@@ -221,6 +221,12 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
     missing = base.parameter_shapes.keys() - files.keys() - base.optional
+    if missing and base.renamed & files.keys():
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the weight files must name their tensors as {base.architecture} does, found names that transformers changes "
+            f"while it loads them {tensor_list(base.renamed & files.keys())}; choose another model",
+        )
     if missing:
         raise StageError(
             Reason.INVALID_MODEL,
