@@ -105,7 +105,8 @@ def matrix_backward(
     gradient = matrix.inputs
     if matrix.adapted:
         if matrix.magnitudes:
-            meter.transient(6 * matrix.outputs)
+            # Four gradients in float32: of the sum, of the scaled product, and of both factors of a product.
+            meter.transient(8 * matrix.outputs)
             meter.free(matrix.weighted, Kind.SAVED)
         # Scaled, then through B, then through A.
         meter.alloc(matrix.outputs)
