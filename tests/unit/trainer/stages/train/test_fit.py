@@ -24,7 +24,7 @@ from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file
 
-from tests.support.small_gpu import MESSAGE, Watch, full_in
+from tests.support.small_gpu import MESSAGE, SmallGpu, Watch, full_in
 from tests.support.workspaces import run_spec
 
 if TYPE_CHECKING:
@@ -139,6 +139,24 @@ def test_an_interrupted_run_goes_on_with_its_rung_and_without_another_probe(
     assert document["failedRungs"] == [{**_FIRST, "activity": "Training", "step": 5}]
     assert document["probe"] == whole[0].document()["probe"]
     _assert_same(_adapter(workspace), whole[1])
+
+
+def test_a_training_that_ended_early_is_not_probed_again_on_the_next_rung(workspace: Path) -> None:
+    """Nothing is left to train, so a probe that does not fit must not cost the trained adapter."""
+    stopping = {"intervalSteps": 1, "patience": 1, "minimumImprovement": 100, "maximumRows": 2}
+    watch = Watch()
+    full = SmallGpu(
+        lambda made: (
+            (watch.activity, made.shape[0] > 2) == ("EvaluatingTuned", True)
+            or (watch.activity == "ProbingMemory" and watch.seen.count(("LoadingModel", 0)) > 1)
+        )
+    )
+    with full:
+        result = train(_run(workspace, earlyStopping=stopping), watch)
+    assert result.rung is not None
+    assert result.rung.document() == _SECOND
+    assert result.steps < _STEPS
+    assert [each.activity for each in result.failed_rungs or ()] == ["EvaluatingTuned"]
 
 
 def test_the_last_rung_is_evaluated_with_smaller_batches(workspace: Path) -> None:

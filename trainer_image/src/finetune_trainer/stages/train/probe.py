@@ -34,15 +34,13 @@ ACTIVITY = "ProbingMemory"
 STEPS = 2
 
 
-def needs_probe(checkpoint_step: int | None, steps: int, *, passed: bool) -> bool:
+def needs_probe(*, resumes: bool, finished: bool, passed: bool) -> bool:
     """Return whether a probe can tell something.
 
-    It cannot after the last step. It cannot either when a run continues from a checkpoint and its rung has `passed` a
-    probe on the same kind of device: its own steps have already shown more.
+    It cannot if the steps are `finished`. It cannot either if the run `resumes` from a checkpoint, and its rung has
+    `passed` a probe on the same kind of device: its own steps have already shown more.
     """
-    if checkpoint_step is None:
-        return True
-    return checkpoint_step < steps and not passed
+    return not finished and not (resumes and passed)
 
 
 def longest_batch(table: ExampleTable, micro_batch_size: int, effective_batch_size: int) -> Dataset:

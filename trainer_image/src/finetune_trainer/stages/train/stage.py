@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, TrainerState, set_seed
 
 from finetune_trainer.contract.result import TrainResult
 from finetune_trainer.cpu import available_cpus
@@ -22,9 +22,10 @@ from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
+from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.early_stopping import selection_rule, split_rows
+from finetune_trainer.stages.train.early_stopping import history_of, selection_rule, split_rows
 from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_losses, with_answers
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
 from finetune_trainer.stages.train.ladder import Ladder, this_device
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
     from finetune_trainer.telemetry.reporter import Reporter
 
@@ -120,7 +122,8 @@ def _train(
     after_loading = memory.read()
     checkpoint = newest_checkpoint(workspace.checkpoints, origin)
     probed = ladder.probe_of(rung)
-    if needs_probe(None if checkpoint is None else checkpoint[0], steps, passed=probed is not None):
+    finished = checkpoint is not None and _finished(checkpoint, steps, rule)
+    if needs_probe(resumes=checkpoint is not None, finished=finished, passed=probed is not None):
         with fitting(PROBING):
             probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, progress)
         ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
@@ -244,6 +247,14 @@ def _run_steps(
     ended = selection is not None and selection.ended(trainer.state)
     if trainer.state.global_step < steps and not ended:
         raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
+
+
+def _finished(checkpoint: tuple[int, Path], steps: int, rule: SelectionRule | None) -> bool:
+    """Return whether no step is left after `checkpoint` (its step and folder)."""
+    step, folder = checkpoint
+    if step >= steps or rule is None:
+        return step >= steps
+    return rule.ends(history_of(TrainerState.load_from_json(str(folder / STATE)).log_history))
 
 
 def _last_loss(trainer: AdapterTrainer) -> float:
