@@ -56,6 +56,13 @@ def test_the_memory_is_used_again_for_equal_sizes_and_replaced_for_others() -> N
     assert memory.copy({"a": torch.ones(2000)})["a"].sum() == 2000
 
 
+def test_large_states_are_copied_to_several_pieces_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.stages.train.snapshot._PIECE", 4096)
+    original = {str(size): torch.randn(size) for size in (500, 500, 3, 5000, 700, 1)}
+    copied = HostMemory().copy(original)
+    assert all(torch.equal(copied[name], value) for name, value in original.items())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", ["adapter", "optimizer"])
 def test_a_state_that_is_not_finite_is_refused_with_its_step(value: float, place: str) -> None:

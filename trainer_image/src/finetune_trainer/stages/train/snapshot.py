@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 
 _ALIGNMENT = 64
+_PIECE = 64 << 20
+"""Bytes of a piece of host memory. torch rounds pinned memory up to a power of two, which would waste most of a large one."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class HostMemory:
     """
 
     def __init__(self) -> None:
-        self._memory: Any = None
-        self._registered = False
+        self._pieces: list[torch.Tensor] = []
 
     def copy(self, tree: Any) -> Any:
         """Return `tree` (dicts, lists and tuples) with a copy of each tensor; the last copies become invalid.
@@ -64,39 +66,21 @@ class HostMemory:
         A tensor that occurs twice is copied once.
         """
         tensors = distinct_tensors(tree)
-        if any(tensor.is_cuda for tensor in tensors):
+        on_gpu = any(tensor.is_cuda for tensor in tensors)
+        if on_gpu:
             # Paged states are host memory that kernels may still write.
             torch.cuda.synchronize()
-        offsets = _offsets(tensors)
-        self._reserve(offsets[-1], pinned=any(tensor.is_cuda for tensor in tensors))
+        places, sizes = _layout(tensors)
+        if [piece.numel() for piece in self._pieces] != sizes:
+            self._pieces = []
+            self._pieces = [_host_memory(size, pinned=on_gpu) for size in sizes]
         copies: dict[int, torch.Tensor] = {}
-        for tensor, offset in zip(tensors, offsets, strict=False):
-            copies[id(tensor)] = self._view(tensor, offset).copy_(tensor.detach(), non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors):
+        for tensor, (piece, offset) in zip(tensors, places, strict=True):
+            view = _view(self._pieces[piece], offset, tensor)
+            copies[id(tensor)] = view.copy_(tensor.detach(), non_blocking=True)
+        if on_gpu:
             torch.cuda.synchronize()
         return _replaced(tree, copies)
-
-    def _view(self, tensor: torch.Tensor, offset: int) -> torch.Tensor:
-        if not tensor.numel():
-            return torch.empty(tensor.shape, dtype=tensor.dtype)
-        # Every view gets a storage of its own, because torch saves whole storages.
-        flat = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
-        return flat.view(tensor.shape)
-
-    def _reserve(self, size: int, *, pinned: bool) -> None:
-        if self._memory is not None and len(self._memory) == size:
-            return
-        self._release()
-        self._memory = np.empty(size, dtype=np.uint8)
-        if pinned and size:
-            # Pinned memory is copied several times faster. Without it, the copy is only slower.
-            error = torch.cuda.cudart().cudaHostRegister(self._memory.ctypes.data, size, 0)
-            self._registered = int(error) == 0
-
-    def _release(self) -> None:
-        if self._registered:
-            torch.cuda.cudart().cudaHostUnregister(self._memory.ctypes.data)
-        self._registered, self._memory = False, None
 
 
 def random_states(*, cuda: bool) -> dict[str, Any]:
@@ -139,13 +123,34 @@ def _replaced(tree: Any, copies: dict[int, torch.Tensor]) -> Any:
     return tree
 
 
-def _offsets(tensors: list[torch.Tensor]) -> list[int]:
-    """Return the offset of each tensor in one piece of memory, and its size."""
-    offsets = [0]
+def _layout(tensors: list[torch.Tensor]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return the place of each tensor (number of a piece of memory, offset in bytes), and the sizes of all pieces."""
+    places, sizes = [], [0]
     for tensor in tensors:
-        size = tensor.numel() * tensor.element_size()
-        offsets.append(offsets[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
-    return offsets
+        size = -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+        if sizes[-1] and sizes[-1] + size > _PIECE:
+            sizes.append(0)
+        places.append((len(sizes) - 1, sizes[-1]))
+        sizes[-1] += size
+    return places, sizes
+
+
+def _host_memory(size: int, *, pinned: bool) -> torch.Tensor:
+    """Return memory for copies. From a GPU, pinned memory is filled several times faster."""
+    if pinned:
+        # Without pinned memory, for example at a limit of the container, the copy is only slower.
+        with suppress(RuntimeError):
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _view(piece: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
+    """Return memory of `piece` with the type and shape of `like`."""
+    if not like.numel():
+        return torch.empty(like.shape, dtype=like.dtype)
+    # Every view gets a storage of its own, because torch saves whole storages.
+    flat = torch.frombuffer(piece.numpy(), dtype=like.dtype, count=like.numel(), offset=offset)
+    return flat.view(like.shape)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
