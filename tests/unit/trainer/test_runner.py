@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_trainer import __main__ as command_line
 from finetune_trainer import runner
 from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.result import CompletedResult, StageResult
@@ -126,6 +127,14 @@ def test_a_signal_before_the_stage_begins_interrupts_it(
     code, result = runner.run_stage("train", run, REDACT, LogTail(), None)
     assert code is ExitCode.INTERRUPTED
     assert "stopped by SIGTERM" in str(result.message)
+
+
+@pytest.mark.usefixtures("termination_handlers")
+def test_a_signal_before_the_run_spec_is_read_ends_as_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command_line, "limit_threads", lambda _count: os.kill(os.getpid(), signal.SIGTERM))
+    assert command_line.main(["train", "--run", str(tmp_path / "none")]) is ExitCode.INTERRUPTED
 
 
 @pytest.mark.usefixtures("termination_handlers")

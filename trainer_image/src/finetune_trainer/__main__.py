@@ -29,7 +29,15 @@ from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 def main(arguments: list[str]) -> ExitCode:
     """Run the command and return the exit code. Results and reasons are written before it returns."""
     options = _parser().parse_args(arguments)
-    raise_on_termination()
+    try:
+        raise_on_termination()
+        return _run(options)
+    except Terminated:
+        # The signal came before the stage began, so there is nothing to save and no result.
+        return ExitCode.INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
     limit_threads(available_cpus())
     if options.command == "compile":
         compile_kernels(options.folder)
@@ -130,11 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_and_exit() -> None:
     """Run, flush and exit at once: shutting the interpreter down would delay the pod's end by seconds."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    try:
-        code = main(sys.argv[1:])
-    except Terminated:
-        # The signal came before the stage began, so there is nothing to save and no result.
-        code = ExitCode.INTERRUPTED
+    code = main(sys.argv[1:])
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
     logging.shutdown()
     sys.stdout.flush()
