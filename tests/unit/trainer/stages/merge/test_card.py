@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract.result import TrainResult
+from finetune_trainer.contract.result import SelectionResult, TrainResult
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.stages.merge.card import model_card
 
@@ -53,6 +53,25 @@ def test_a_card_has_the_verdict_on_the_model_and_the_proof_of_the_merge(
         "**UpdateLostInTensor**",
     ):
         assert row in text
+
+
+def test_a_card_names_the_learning_rate_and_the_published_step(make_run: Runs) -> None:
+    run = make_run()
+    assert f"| peak learning rate | {run.training.learning_rate:g} |" in card(run, "Adapter")
+    assert f"| optimizer steps | {TRAIN.steps} |" in card(run, "Adapter")
+    chosen = SelectionResult(
+        rows=10,
+        measurements=3,
+        planned_steps=9,
+        published_step=2,
+        stopped_early=True,
+        best_step=2,
+        best_loss=0.5,
+    )
+    trained = TRAIN.model_copy(update={"selection": chosen})
+    text = model_card(run, "Adapter", PREPARE, trained, PROVEN.verification, None)
+    row = f"| optimizer steps | {TRAIN.steps}, of which step 2 has the smallest loss and is published |"
+    assert row in text
 
 
 def test_a_card_of_an_earlier_proof_has_no_row_for_an_unknown_number(make_run: Runs) -> None:

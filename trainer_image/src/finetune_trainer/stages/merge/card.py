@@ -55,7 +55,7 @@ def model_card(
     lines += (
         _adapter(base, base_digest, original or _known(verification)) if adapter else [_merged(run, base)]
     )
-    lines += ["", *_training(prepared, trained), *_proof(run, verification), ""]
+    lines += ["", *_training(run, prepared, trained), *_proof(run, verification), ""]
     lines += [*_warnings(verification), *_serving_advice(run, prepared), ""]
     return "\n".join(lines)
 
@@ -114,14 +114,15 @@ def _base_as_trained(base: str) -> list[str]:
     ]
 
 
-def _training(prepared: PrepareResult, trained: TrainResult) -> list[str]:
+def _training(run: RunSpec, prepared: PrepareResult, trained: TrainResult) -> list[str]:
     evaluation = trained.evaluation
     low, high = evaluation.interval
     return [
         "| | |",
         "|---|---|",
         f"| training examples | {prepared.dataset.training_examples} |",
-        f"| optimizer steps | {trained.steps} |",
+        f"| optimizer steps | {_steps(trained)} |",
+        f"| peak learning rate | {run.training.learning_rate:g} |",
         f"| held-out loss, base | {evaluation.base_loss:.4f} nats per token |",
         f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
         f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
@@ -156,6 +157,14 @@ def _share_row(name: str, base: float, tuned: float, interval: tuple[float, floa
         f"| {name} | {base:.1%} before, {tuned:.1%} after, 95 % interval of the difference {low:+.1f} to {high:+.1f} "
         "points |"
     )
+
+
+def _steps(trained: TrainResult) -> str:
+    """Return the steps of the training, and the one whose adapter this is if it is not the last."""
+    chosen = trained.selection
+    if chosen is None or chosen.published_step == trained.steps:
+        return str(trained.steps)
+    return f"{trained.steps}, of which step {chosen.published_step} has the smallest loss and is published"
 
 
 def _proof(run: RunSpec, verification: VerificationResult | None) -> list[str]:
