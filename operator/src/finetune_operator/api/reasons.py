@@ -63,6 +63,7 @@ class Reason(StrEnum):
     STAGE_FAILED = "StageFailed"
     DATASET_WARNINGS = "DatasetWarnings"
     MERGE_WARNINGS = "MergeWarnings"
+    PLAN_WARNINGS = "PlanWarnings"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -99,6 +100,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.STAGE_FAILED: ReasonClass.TERMINAL,
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
     Reason.MERGE_WARNINGS: ReasonClass.ACTIVE,
+    Reason.PLAN_WARNINGS: ReasonClass.ACTIVE,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"

@@ -36,7 +36,7 @@ class Transition:
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
     """The Events between two statuses.
 
-    They report attempts that succeeded, warnings about a new dataset and a merged model, and a new reason of the Succeeded
+    They report attempts that succeeded, warnings about a plan, a new dataset and a merged model, and a new reason of the Succeeded
     condition.
     """
     found = []
@@ -51,6 +51,12 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
         codes = ", ".join(dict.fromkeys(warning["code"] for warning in warnings))
         message = f"the dataset is accepted with warnings; see status.dataset.warnings: {codes}"
         found.append(Transition("Warning", Reason.DATASET_WARNINGS, message[:MAXIMUM_NOTE_LENGTH]))
+    known = (old.get("plan") or {}).get("warnings") or ()
+    found += [
+        Transition("Warning", Reason.PLAN_WARNINGS, warning[:MAXIMUM_NOTE_LENGTH])
+        for warning in (new.get("plan") or {}).get("warnings") or ()
+        if warning not in known
+    ]
     findings = (new.get("verification") or {}).get("warnings") or ()
     if findings and not old.get("verification"):
         found += [

@@ -92,3 +92,11 @@ def test_a_training_on_another_rung_says_so_in_its_event() -> None:
         "attempt 0 of Train succeeded with micro-batches of 1 with gradient checkpointing, because the GPU was out of "
         "memory with micro-batches of 2 with gradient checkpointing (ProbingMemory)"
     )
+
+
+def test_a_warning_about_the_plan_is_an_event_once() -> None:
+    warned = {"plan": {"warnings": ["training.learningRate 0.01 is above 0.003"]}}
+    (event,) = transitions({}, warned)
+    assert (event.type, event.reason) == ("Warning", "PlanWarnings")
+    assert "above 0.003" in event.message
+    assert transitions(warned, warned) == []
