@@ -98,6 +98,8 @@ def test_examples_of_one_row_count_as_one_row() -> None:
     better = [RowLoss(row, 0.5, 2, 2) for row in (1, 2) for _ in range(20)]
     found = compare(turns, better, seed=1)
     assert (found.rows, found.verdict) == (2, "Inconclusive")
+    uneven = [RowLoss(1, 1.0, 1, 0), RowLoss(2, 2.0, 1, 0), RowLoss(1, 6.0, 3, 1)]
+    assert compare(uneven, uneven, seed=1).base_loss == pytest.approx(9 / 5), "every example counts"
     assert found.token_accuracy is not None
     assert (found.token_accuracy.base, found.token_accuracy.tuned) == (0.5, 1.0)
 
