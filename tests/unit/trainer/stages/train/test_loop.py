@@ -302,3 +302,20 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, change: str) -> 
     save_file(values, file)
     with pytest.raises(RuntimeError, match=f"1 {change}"):
         load_adapter_weights(_adapted(), tmp_path)
+
+
+def test_a_request_that_a_library_turns_into_its_own_error_is_an_interruption(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself does so while it defines a class: loading a model imports one."""
+
+    def load(*_arguments: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr("finetune_trainer.stages.train.stage.load_quantized", load)
+    with pytest.raises(StageError) as caught:
+        _run(workspace)
+    assert caught.value.reason is Reason.INTERRUPTED

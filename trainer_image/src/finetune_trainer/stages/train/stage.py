@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, TrainerState, set_seed
 
 from finetune_trainer.contract.result import TrainResult
 from finetune_trainer.cpu import available_cpus
+from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.recording import record
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
@@ -82,6 +83,9 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
         except Terminated as signal_name:
             raise interrupted(str(signal_name), saved_steps(workspace.checkpoints)) from signal_name
         except Exception as error:
+            if stop.signal is not None and not isinstance(error, StageError):
+                # A library turned the request into an error of its own, for example in a callback of C++.
+                raise interrupted(stop.signal, saved_steps(workspace.checkpoints)) from error
             # Of an activity that needs the same memory on every rung, such as loading the model.
             if is_device_out_of_memory(error):
                 raise gpu_out_of_memory(run, error) from error
