@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.result import TrainResult
     from finetune_trainer.contract.run_spec import RunSpec
 
+# Each test trains, some of them several times.
+pytestmark = pytest.mark.slow
+
 _FIRST = {"microBatchSize": 4, "gradientCheckpointing": False}
 _SECOND = {"microBatchSize": 2, "gradientCheckpointing": False}
 _LAST = {"microBatchSize": 1, "gradientCheckpointing": True}

@@ -26,6 +26,9 @@ from transformers import Trainer
 
 from tests.support.workspaces import run_spec
 
+# Each test trains, some of them several times.
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "maximumSteps": 8,
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.2, "targetModules": "AllLinear", "variant": "Standard"},

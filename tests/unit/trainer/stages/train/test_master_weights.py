@@ -210,6 +210,7 @@ def _updates(
     return torch.cat([(weight.detach().float() - before[name]).flatten() for name, weight in weights.items()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [2e-5, 5e-6])
 def test_small_steps_are_realized_in_full_by_a_model_in_bf16(
     prepared_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 from finetune_trainer.data.dataset.tables import ExampleTable, TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
@@ -92,6 +93,7 @@ def test_random_states_values_and_gradients_are_put_back_bit_for_bit() -> None:
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+@pytest.mark.slow
 def test_a_run_with_the_probe_equals_a_run_without_it(workspace: Path, tmp_path: Path) -> None:
     """With dropout, over two epochs: the same adapter, optimizer state and random state, bit for bit."""
     lora = {"rank": 4, "alpha": 8, "dropout": 0.1, "targetModules": "AllLinear", "variant": "Standard"}

@@ -27,6 +27,9 @@ from safetensors.torch import load_file
 from tests.support.repository import ROOT
 from tests.support.workspaces import run_spec
 
+# Each test trains, some of them several times.
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 OVERFITTING: dict[str, Any] = {
     "maximumSteps": STEPS,

@@ -115,6 +115,7 @@ def test_the_base_model_does_not_change(workspace: Path, tmp_path: Path) -> None
     assert second.adapter_digest == first.adapter_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_interrupted_training_resumes_and_ends_with_the_same_adapter(
     prepared_llama: Path, tmp_path: Path, variant: str
