@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from finetune_trainer.stages.train.checkpoint_files import write_files
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, publish_checkpoint
-from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot, random_states
+from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from transformers import TrainerState
 
 _HIDDEN, _INTERMEDIATE, _KEYS, _LAYERS = 4096, 14336, 1024, 32
@@ -86,7 +87,7 @@ def measure(moments: str, options: argparse.Namespace) -> dict[str, Any]:
             snapshot = Snapshot(
                 step=step,
                 scheduler={},
-                randomness=random_states(cuda=False),
+                randomness=random_states(),
                 state=vars(TrainerState(global_step=step)),
                 **copied,
             )

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.reading import parse_progress
 from finetune_operator.contract.refusals import QUANTIZED_MEMBERS
-from finetune_operator.contract.result import Progress, parse_progress
+from finetune_operator.contract.result import Progress
 from finetune_operator.sizing.memory import layer_kinds, shape
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetune_trainer.contract.result import MergeResult, TrainResult
+from finetune_trainer.contract.result import MergeResult
 from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.model.load import load_quantized
 from finetune_trainer.model.safetensors_file import read_header
 from finetune_trainer.stages.merge.stage import merge

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from finetune_trainer.contract.model_config import MEMBERS
-from finetune_trainer.contract.result import MergeResult, PrepareResult, TrainResult
+from finetune_trainer.contract.result import MergeResult, PrepareResult
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.data.rows.rejection import RowReason
 
 from tests.support.repository import ROOT

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from finetune_trainer.stages.train.snapshot import Snapshot, random_states
+from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.snapshot import Snapshot
 from transformers import TrainerState
 
 
@@ -23,6 +24,6 @@ def snapshot(step: int = 1, value: float = 0.5, size: int = 64) -> Snapshot:
             "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}],
         },
         scheduler={"last_epoch": step, "_last_lr": [0.1]},
-        randomness=random_states(cuda=False),
+        randomness=random_states(),
         state=vars(TrainerState(global_step=step, max_steps=10, log_history=[{"loss": 1.5}])),
     )

@@ -19,9 +19,10 @@ from finetune_trainer.contract.bounds import within_contract
 from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.outcome import Outcome, make_result
-from finetune_trainer.contract.result import MergeResult, Result, StageResult, TrainResult
+from finetune_trainer.contract.result import MergeResult, Result, StageResult
 from finetune_trainer.contract.termination_message import encode_result
 from finetune_trainer.contract.timestamps import utc_now
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail, add_log_file
 from finetune_trainer.telemetry.reporter import Reporter

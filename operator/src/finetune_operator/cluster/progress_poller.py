@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from finetune_operator.cluster.store import Store
-from finetune_operator.contract.result import MAXIMUM_PROGRESS_BYTES, Progress, parse_progress
+from finetune_operator.contract.reading import MAXIMUM_PROGRESS_BYTES, parse_progress
+from finetune_operator.contract.result import Progress
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.observation import ChildJob, JobRecord, Key, Pod
 

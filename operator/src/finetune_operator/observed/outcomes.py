@@ -15,7 +15,8 @@ from finetune_operator.api.reasons import (
 )
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.bounded import clean_text
-from finetune_operator.contract.result import Result, parse_result
+from finetune_operator.contract.reading import parse_result
+from finetune_operator.contract.result import Result
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.observation import ChildJob, ContainerEnd, Pod
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from finetune_trainer.contract.bounds import MAXIMUM_FAILED_RUNGS, shorten, within_contract
-from finetune_trainer.contract.result import CompletedResult, FailedRungResult, StageResult
+from finetune_trainer.contract.result import CompletedResult, StageResult
+from finetune_trainer.contract.train_result import FailedRungResult
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT

@@ -10,7 +10,7 @@ from finetune_trainer.evaluation.gate import PASSING, require_passed
 from tests.support.results import TRAIN
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import EvaluationResult
+    from finetune_trainer.contract.train_result import EvaluationResult
 
 WITHHELD: dict[str, set[str]] = {
     "Report": set(),

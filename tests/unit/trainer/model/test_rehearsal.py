@@ -43,12 +43,22 @@ def test_a_head_that_computes_in_an_unknown_way_is_refused() -> None:
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL
 
 
-def test_a_model_that_cannot_be_tried_is_left_to_train() -> None:
+class _Reader(nn.Module):
+    def forward(self, *_inputs: Any, **_settings: Any) -> Any:
+        return torch.ones(1, device="meta").item()
+
+
+class _Unprepared(nn.Module):
+    """Reads what a real forward pass would have prepared."""
+
+    prepared: torch.Tensor | None = None
+
+    def forward(self, *_inputs: Any, **_settings: Any) -> Any:
+        return self.prepared.shape  # type: ignore[union-attr]  # the error is the purpose
+
+
+@pytest.mark.parametrize("layer", [_Reader, _Unprepared])
+def test_a_model_that_cannot_be_tried_is_left_to_train(layer: type[nn.Module]) -> None:
     model = on_meta("llama")
-
-    class Reader(nn.Module):
-        def forward(self, *_inputs: Any, **_settings: Any) -> Any:
-            return torch.ones(1, device="meta").item()
-
-    model.model.layers[0] = Reader()
+    model.model.layers[0] = layer()
     rehearse(model)

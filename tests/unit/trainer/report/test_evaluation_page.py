@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.result import EvaluationResult, TrainResult
+from finetune_trainer.contract.train_result import EvaluationResult, TrainResult
 from finetune_trainer.evaluation.answers import Answers, AnswerText, Sample
 from finetune_trainer.report.evaluation_page import (
     evaluation_report,

@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import (
-        MergeResult,
-        Part,
-        PrepareResult,
-        StageResult,
-        TrainResult,
-        WarningResult,
-    )
+    from finetune_trainer.contract.part import Part
+    from finetune_trainer.contract.result import MergeResult, PrepareResult, StageResult, WarningResult
+    from finetune_trainer.contract.train_result import TrainResult
 
 MAXIMUM_MESSAGE = 1024
 MAXIMUM_LOG_LINE = 256

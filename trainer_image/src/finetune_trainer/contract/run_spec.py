@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from finetune_trainer.contract.result import Metric
+from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.errors import Reason, StageError
 
 CONTRACT_VERSION = "1.5"

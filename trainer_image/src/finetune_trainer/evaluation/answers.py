@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from finetune_trainer.contract.result import MetricResult
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.train_result import MetricResult
     from finetune_trainer.data.masking.example import Example
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from finetune_trainer.contract.result import EvaluationResult, PairedResult, PerplexityResult
+from finetune_trainer.contract.train_result import EvaluationResult, PairedResult, PerplexityResult
 from finetune_trainer.evaluation.interval import ratio_estimate, ratio_interval
 from finetune_trainer.evaluation.power import needed_rows
 

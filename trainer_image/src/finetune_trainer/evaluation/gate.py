@@ -9,8 +9,8 @@ from finetune_trainer.errors import Reason, StageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from finetune_trainer.contract.result import EvaluationResult
     from finetune_trainer.contract.run_spec import Gate
+    from finetune_trainer.contract.train_result import EvaluationResult
 
 PASSING: Mapping[Gate, tuple[str, ...]] = {
     "Report": ("Improved", "NoChange", "Worse", "Inconclusive"),

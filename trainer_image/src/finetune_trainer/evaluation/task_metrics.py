@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.result import Metric, MetricResult
+from finetune_trainer.contract.train_result import Metric, MetricResult
 from finetune_trainer.data.rows.strict_json import JsonError, parse_json
 from finetune_trainer.evaluation.shares import share_interval
 

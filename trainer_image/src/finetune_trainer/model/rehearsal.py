@@ -54,7 +54,8 @@ def _rehearse_layers(model: Any) -> None:
         model(input_ids=ids, use_cache=True)
     except Exception as error:
         text = str(error)
-        if _MISFIT.search(text) and not _META.search(text):
+        # Other errors, such as an attribute `shape` that is missing, are about the trial.
+        if isinstance(error, RuntimeError) and _MISFIT.search(text) and not _META.search(text):
             raise StageError(
                 Reason.INVALID_MODEL,
                 f"config.json must describe layers that fit together, found in {type(model).__name__}: "

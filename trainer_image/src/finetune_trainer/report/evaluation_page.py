@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-    from finetune_trainer.contract.result import EvaluationResult
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.train_result import EvaluationResult
 
 DOCUMENT = "evaluation.json"
 PAGE = "evaluation.html"

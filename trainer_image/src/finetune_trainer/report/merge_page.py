@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-    from finetune_trainer.contract.result import TrainResult, VerificationResult
+    from finetune_trainer.contract.result import VerificationResult
+    from finetune_trainer.contract.train_result import TrainResult
 
 DOCUMENT = "merge.json"
 PAGE = "merge.html"

@@ -6,7 +6,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.result import PublishedResult, TrainResult
+from finetune_trainer.contract.result import PublishedResult
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.workspace.destination import MANIFEST, writing_to
 from finetune_trainer.workspace.digests import file_digest
 from finetune_trainer.workspace.layout import read_marker

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract.result import SelectionResult, TrainResult
 from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.contract.train_result import SelectionResult, TrainResult
 from finetune_trainer.stages.merge.card import model_card
 
 from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN, fixture

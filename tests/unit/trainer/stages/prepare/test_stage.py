@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult, TrainResult
+from finetune_trainer.contract.result import CompletedResult, PublishedResult, StageResult
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.data.dataset.tables import stream_examples
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.quantization.original import read_original

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.result import EvaluationResult
 from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.contract.train_result import EvaluationResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.compare import RowLoss
 from finetune_trainer.evaluation.scoring import row_losses

@@ -28,8 +28,8 @@ from tests.support.small_gpu import MESSAGE, SmallGpu, Watch, full_in
 from tests.support.workspaces import run_spec
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import TrainResult
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.train_result import TrainResult
 
 # Each test trains, some of them several times.
 pytestmark = pytest.mark.slow

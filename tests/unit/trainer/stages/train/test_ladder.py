@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.result import FailedRungResult, ProbeResult
 from finetune_trainer.contract.run_spec import Rung
+from finetune_trainer.contract.train_result import FailedRungResult, ProbeResult
 from finetune_trainer.stages.train.ladder import Device, Ladder, this_device
 from finetune_trainer.stages.train.rungs import runs_by_rung
 from finetune_trainer.workspace.layout import WorkspaceLayout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from finetune_trainer.contract.result import MemoryResult
+from finetune_trainer.contract.train_result import MemoryResult
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.memory import Reading, describe_full, measured
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from finetune_trainer.contract.bounds import MAXIMUM_MESSAGE
 from finetune_trainer.contract.exit_codes import ExitCode, exit_code
-from finetune_trainer.contract.result import FailedRungResult
+from finetune_trainer.contract.train_result import FailedRungResult
 from finetune_trainer.errors import Reason
 from finetune_trainer.stages.train.rungs import (
     describe_failure,

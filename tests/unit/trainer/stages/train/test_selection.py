@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.result import SelectionResult, TrainResult
+from finetune_trainer.contract.train_result import SelectionResult, TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import random
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.stages.train.snapshot import HostMemory, distinct_tensors, random_states
+from finetune_trainer.stages.train.snapshot import HostMemory, distinct_tensors
 
 from tests.support.snapshots import snapshot
 
@@ -74,13 +72,3 @@ def test_a_state_that_is_not_finite_is_refused_with_its_step(value: float, place
     with pytest.raises(StageError, match=f"in the {place} after step 7") as caught:
         found.require_finite()
     assert caught.value.reason is Reason.NON_FINITE_LOSS
-
-
-def test_the_states_of_all_generators_are_taken() -> None:
-    states = random_states(cuda=False)
-    drawn = (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002, S311 -- the global generators
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002 -- the global generator
-    torch.set_rng_state(states["cpu"])
-    assert (random.random(), np.random.random(), torch.rand(1).item()) == drawn  # noqa: NPY002, S311 -- see above
-    assert "cuda" not in states

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_trainer.contract.bounds import MAXIMUM_VERSION_CHANGES
-from finetune_trainer.contract.result import VersionChange
+from finetune_trainer.contract.train_result import VersionChange
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train import versions
 from finetune_trainer.stages.train.stage import train

@@ -9,13 +9,9 @@ from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.stages.merge.original_loss import OriginalLoss
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.result import (
-        EvaluationResult,
-        PrepareResult,
-        TrainResult,
-        VerificationResult,
-    )
+    from finetune_trainer.contract.result import PrepareResult, VerificationResult
     from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
+    from finetune_trainer.contract.train_result import EvaluationResult, TrainResult
 
 _REPORT = "../report/merge.html"
 _EXACT_BASE = "../base-as-trained"

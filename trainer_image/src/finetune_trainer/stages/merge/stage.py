@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import transformers
 
-from finetune_trainer.contract.result import (
-    ArtifactResult,
-    MergeResult,
-    PrepareResult,
-    PublishedResult,
-    TrainResult,
-)
+from finetune_trainer.contract.result import ArtifactResult, MergeResult, PrepareResult, PublishedResult
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.artifact_size import artifact_bytes

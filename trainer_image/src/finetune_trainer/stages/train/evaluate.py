@@ -21,8 +21,8 @@ from finetune_trainer.workspace.layout import read_marker, write_marker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from finetune_trainer.contract.result import EvaluationResult
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.train_result import EvaluationResult
     from finetune_trainer.data.masking.example import Example
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from finetune_trainer.contract.result import FailedRungResult
+from finetune_trainer.contract.train_result import FailedRungResult
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.ladder import Ladder
 from finetune_trainer.stages.train.out_of_memory import describe_cause, is_device_out_of_memory

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from finetune_trainer.contract.result import FailedRungResult, Part, ProbeResult, RungResult
+from finetune_trainer.contract.part import Part
+from finetune_trainer.contract.train_result import FailedRungResult, ProbeResult, RungResult
 from finetune_trainer.workspace.layout import read_marker, write_marker
 
 if TYPE_CHECKING:

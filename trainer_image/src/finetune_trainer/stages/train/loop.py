@@ -23,7 +23,8 @@ from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.early_stopping import history_of
 from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
 from finetune_trainer.stages.train.master_weights import kept_values
-from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot, random_states
+from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.stop_request import StopRequest
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ class AdapterTrainer(SFTTrainer):
     def _maybe_log_save_evaluate(self, *arguments: Any, **settings: Any) -> None:
         """Mark the step as finished once it is logged, checked and saved."""
         super()._maybe_log_save_evaluate(*arguments, **settings)
-        self._finished = _Finished(self.state.global_step, self._random_states())
+        self._finished = _Finished(self.state.global_step, random_states())
         self._stop.check()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
         if self._saves:
-            self._submit(_Finished(self.state.global_step, self._random_states()))
+            self._submit(_Finished(self.state.global_step, random_states()))
 
     def _save_finished(self) -> None:
         """Save the last finished step, if that has not happened, and wait until it is on the disk."""
@@ -209,9 +210,6 @@ class AdapterTrainer(SFTTrainer):
             **copied,
         )
         self._writer.submit(snapshot)
-
-    def _random_states(self) -> dict[str, Any]:
-        return random_states(cuda=self.args.device.type == "cuda")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the adapter's values into the model; peft's own loading would change their type."""

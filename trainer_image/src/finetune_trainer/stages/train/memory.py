@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from finetune_trainer.contract.result import MemoryResult
+from finetune_trainer.contract.train_result import MemoryResult
 
 _log = logging.getLogger(__name__)
 

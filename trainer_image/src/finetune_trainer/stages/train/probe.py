@@ -6,24 +6,23 @@ the gradients from the second micro-batch on. A GPU that is too small fails here
 
 from __future__ import annotations
 
-import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.training_args import OptimizerNames
 
-from finetune_trainer.contract.result import ProbeResult
+from finetune_trainer.contract.train_result import ProbeResult
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.random_states import random_states, restore_random_states
 from finetune_trainer.stages.train.settings import sft_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.dataset.tables import ExampleTable
@@ -112,7 +111,7 @@ def unchanged(model: Any) -> Iterator[None]:
         if parameter.requires_grad
     ]
     training = model.training
-    states = _random_states()
+    states = random_states()
     try:
         yield
     finally:
@@ -120,7 +119,7 @@ def unchanged(model: Any) -> Iterator[None]:
         for parameter, value in values:
             parameter.data = parameter.data.to(value.dtype).copy_(value)
         model.train(training)
-        _restore(states)
+        restore_random_states(states)
 
 
 class _ProbeProgress(TrainerCallback):
@@ -142,18 +141,3 @@ def probe_config(run: RunSpec, workspace: WorkspaceLayout) -> Any:
     # bitsandbytes never frees paged states. These would stay on the device beside those of the training.
     config.optim = OptimizerNames(OptimizerNames(config.optim).value.removeprefix("paged_"))
     return config
-
-
-def _random_states() -> Sequence[Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    numpy_state = np.random.get_state()  # noqa: NPY002 -- libraries draw from numpy's global generator
-    return random.getstate(), numpy_state, torch.get_rng_state(), cuda
-
-
-def _restore(states: Sequence[Any]) -> None:
-    python, numpy_state, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(numpy_state)  # noqa: NPY002 -- libraries draw from numpy's global generator
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.result import FailedRungResult, RungResult
 from finetune_trainer.contract.run_spec import Rung
+from finetune_trainer.contract.train_result import FailedRungResult, RungResult
 from finetune_trainer.errors import Reason, StageError
 
 if TYPE_CHECKING:

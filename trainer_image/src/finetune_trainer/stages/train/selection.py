@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_callback import TrainerState
 
-from finetune_trainer.contract.result import SelectionResult
+from finetune_trainer.contract.train_result import SelectionResult
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.stages.train.checkpoint_files import STATE

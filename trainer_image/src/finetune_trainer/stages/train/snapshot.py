@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from finetune_trainer.errors import Reason, StageError
@@ -81,18 +79,6 @@ class HostMemory:
         if on_gpu:
             torch.cuda.synchronize()
         return _replaced(tree, copies)
-
-
-def random_states(*, cuda: bool) -> dict[str, Any]:
-    """Return the states of all generators, as transformers' Trainer saves them."""
-    states = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 -- libraries draw from numpy's global generator
-        "cpu": torch.random.get_rng_state(),
-    }
-    if cuda:
-        states["cuda"] = torch.cuda.random.get_rng_state()
-    return states
 
 
 def distinct_tensors(tree: Any) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, TrainerState, set_seed
 
-from finetune_trainer.contract.result import TrainResult
+from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.recording import record

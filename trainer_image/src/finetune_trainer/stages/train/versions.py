@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from finetune_trainer.contract.bounds import MAXIMUM_VERSION_CHANGES
-from finetune_trainer.contract.result import VersionChange
+from finetune_trainer.contract.train_result import VersionChange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
