@@ -51,8 +51,13 @@ def _tier(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Add the markers that follow from others: `unit`, and `devcluster` for what needs that cluster's StorageClasses."""
+    """Add the markers that follow from fixtures and from other markers.
+
+    `model` for what loads the real model, `unit`, and `devcluster` for what needs that cluster's StorageClasses.
+    """
     for item in items:
+        if "real_model" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.model)
         tier = _tier(item)
         item.user_properties.append(("tier", tier))
         if tier == "unit":

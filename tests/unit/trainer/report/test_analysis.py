@@ -103,6 +103,7 @@ def require_found(analysis: Analysis) -> None:
     assert all(answer in text for text, (_, answer) in zip(learned, airports("train"), strict=False))
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_known_copies_are_found_and_no_others(name: str, tokenizers: RealTokenizers, tmp_path: Path) -> None:
     """Every row begins with the same long system prompt, in different places of the templates."""

@@ -100,6 +100,7 @@ def numbers(verification: Verification) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "rate"), _HONEST)
 def test_honest_merges_are_accepted(prepared: Path, tmp_path: Path, steps: int, rate: float) -> None:
     case = _HONEST.index((steps, rate))

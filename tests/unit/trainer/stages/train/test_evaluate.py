@@ -33,6 +33,7 @@ def _run(workspace: Path, evaluation: dict[str, Any], **training: Any) -> RunSpe
     return RunSpec.model_validate(document)
 
 
+@pytest.mark.slow
 def test_the_run_has_metrics_and_a_report_with_answers(workspace: Path) -> None:
     run = _run(workspace, {"generatedRows": 5, "samplePrompts": ["say 3"]}, maximumSteps=2)
     found = train(run, NullReporter()).evaluation
@@ -44,6 +45,7 @@ def test_the_run_has_metrics_and_a_report_with_answers(workspace: Path) -> None:
     assert len(report["rows"]) == 5
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_does_not_end_the_run(
     workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,6 +64,7 @@ def test_base_losses_of_an_earlier_trainer_are_used_without_accuracy(workspace: 
     assert found == [RowLoss(1, 31.0, 5), RowLoss(2, 32.0, 5)]
 
 
+@pytest.mark.slow
 def test_an_earlier_trainer_can_read_the_base_losses(workspace: Path) -> None:
     layout = WorkspaceLayout(workspace)
     train(_run(workspace, {"generatedRows": 0}, maximumSteps=1), NullReporter())
@@ -72,6 +75,7 @@ def test_an_earlier_trainer_can_read_the_base_losses(workspace: Path) -> None:
     assert [loss.correct for loss in again] == kept["correct"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_row(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, nats: float

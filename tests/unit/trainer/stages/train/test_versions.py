@@ -70,6 +70,7 @@ class _Stopping(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_by_other_software_has_both_versions_in_log_and_result(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
