@@ -46,6 +46,7 @@ def with_tokens(tokenizer: Any, **options: bool) -> Any:
     return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "vocabulary", ["mistral v1", "mistral v2", "mistral v3", "tekken", "qwen", "llama 3", "byt5"]
 )

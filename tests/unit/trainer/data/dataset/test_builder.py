@@ -104,6 +104,7 @@ def mixed_rows(count: int) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 @given(kills=st.lists(st.integers(0, 130), max_size=6), segment_rows=st.sampled_from([1, 7, 10, 1000]))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_build_that_is_killed_anywhere_gives_the_same_tables(

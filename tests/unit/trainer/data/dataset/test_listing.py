@@ -49,6 +49,7 @@ def listed(
     return [json.loads(line) for line in printed.out.splitlines()], printed.err, code
 
 
+@pytest.mark.slow
 def test_every_row_is_printed_in_order_and_the_format_is_logged(tmp_path: Path, tokenizer: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(b'{"instruction": "q", "output": "a"}\nnot JSON\n{"instruction": "q", "output": ""}')
@@ -67,6 +68,7 @@ def test_every_row_is_printed_in_order_and_the_format_is_logged(tmp_path: Path, 
     assert code == ExitCode.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_rows_before_the_fault_of_a_file_are_printed(tmp_path: Path, tokenizer: Path) -> None:
     row = json.dumps({"messages": CHAT}).encode()
     path = tmp_path / "rows"
@@ -125,6 +127,7 @@ def test_a_rejection_of_the_masks_names_a_column_of_the_file(
     assert code == ExitCode.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_a_given_format_is_not_guessed(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "rows"
     path.write_text(json.dumps({"messages": CHAT, "prompt": "p", "completion": "c"}), encoding="utf-8")

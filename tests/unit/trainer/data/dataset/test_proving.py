@@ -82,6 +82,7 @@ def test_a_failure_that_cannot_be_sent_keeps_its_text(masker: Masker) -> None:
         list(prove(rows(MANY), masker, rejecting_late, processes=2))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_fast_backend_is_sent_as_it_is() -> None:
     tokenizer = ByT5Tokenizer(extra_ids=0)
     tokenizer.add_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
@@ -115,6 +116,7 @@ for row in prove(rows(3000), masker(Path(sys.argv[1])), PARSE, processes=2):
 """
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_ends(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(

@@ -221,6 +221,7 @@ def test_random_templates_with_a_byte_level_vocabulary(
     check(_tiny(), template, messages)
 
 
+@pytest.mark.slow
 @_SETTINGS
 @given(template=parts, messages=conversations())
 def test_random_templates_with_a_sentencepiece_vocabulary(

@@ -88,6 +88,7 @@ def test_the_artifact_has_the_form_of_the_base_and_the_trained_weights(
     assert published.document() == manifest["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype", "variant", "targets"),
     [
@@ -116,6 +117,7 @@ def test_merged_weights_equal_the_adapter_on_the_dequantized_weights(
         assert torch.allclose(weight.float(), reference[f"{name}.weight"], rtol=tolerance, atol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "expected"), [("BFloat16", {"BF16"}), ("AsBase", {"F32"})])
 def test_the_artifact_has_the_type_that_the_job_asks_for(
     tmp_path: Path, dtype: str, expected: set[str]

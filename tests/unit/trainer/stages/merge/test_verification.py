@@ -132,6 +132,7 @@ def require_honest(found: dict[str, Any]) -> None:
         assert found["survives"] == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "dropout"), [("Standard", 0), ("DoRA", 0.1)])
 def test_an_adapter_in_float32_that_multiplied_in_bf16_merges_honestly(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, dropout: float

@@ -360,6 +360,7 @@ def test_the_process_writes_its_result_and_last_line_without_the_url(
     assert secret not in good.stdout + good.stderr + bad.stdout + bad.stderr
 
 
+@pytest.mark.slow
 def test_masks_of_one_dataset_and_one_tokenizer_folder_are_listed(tmp_path: Path, tiny_model: Path) -> None:
     rows = conversation_rows(2)
     rows[1]["messages"].pop()

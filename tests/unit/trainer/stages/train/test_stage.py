@@ -103,6 +103,7 @@ def test_a_finished_stage_returns_the_same_result_without_training(workspace: Pa
     assert progress.seen == []
 
 
+@pytest.mark.slow
 def test_the_base_model_does_not_change(workspace: Path, tmp_path: Path) -> None:
     """The base evaluation is the same before and after training, so no quantized weight has changed."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=3)
@@ -143,6 +144,7 @@ def test_interrupted_training_resumes_and_ends_with_the_same_adapter(
         assert torch.equal(tensor, cut[name]), name
 
 
+@pytest.mark.slow
 def test_training_skips_a_broken_checkpoint_and_uses_the_previous_one(
     workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +161,7 @@ def test_training_skips_a_broken_checkpoint_and_uses_the_previous_one(
     assert steps == [3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_an_interruption_after_the_last_step_repeats_no_step(workspace: Path, tmp_path: Path) -> None:
     """The last step's checkpoint is enough for the evaluation of the tuned model."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=4)
@@ -213,6 +216,7 @@ def test_packed_bytes_that_differ_from_the_record_are_a_mismatch(workspace: Path
         train(run_spec(workspace, tmp_path / "output"), NullReporter())
 
 
+@pytest.mark.slow
 def test_padding_without_an_embedding_is_replaced(workspace: Path, tmp_path: Path) -> None:
     """A tokenizer may have got its padding token later than the model its embedding."""
     base = WorkspaceLayout(workspace).base
@@ -237,6 +241,7 @@ def test_a_nan_loss_ends_the_run_and_names_the_step(workspace: Path, tmp_path: P
     assert newest_checkpoint(layout.checkpoints) is None
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_does_not_change_the_adapter(prepared_llama: Path, tmp_path: Path) -> None:
     for name, value in (("with", True), ("without", False)):
         shutil.copytree(prepared_llama / "workspace", tmp_path / name)
