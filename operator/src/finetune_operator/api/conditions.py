@@ -34,6 +34,11 @@ class Condition(StrEnum):
     MODEL_READY = "ModelReady"
     TRAINED = "Trained"
     PUBLISHED = "Published"
+    FIELDS_IGNORED = "FieldsIgnored"
+    """True if the spec has fields that this version does not know. It is missing until that happens once."""
+
+
+_KNOWN = frozenset(kind.value for kind in Condition)
 
 
 class Truth(StrEnum):
@@ -68,6 +73,10 @@ class Conditions:
             else previous["lastTransitionTime"],
         }
 
+    def has(self, kind: Condition) -> bool:
+        """Return True if the condition was ever written."""
+        return kind in self._entries
+
     def set_if_missing(self, kind: Condition, status: Truth, reason: str) -> None:
         """Write a condition that has never been written; otherwise mark it as seen for this generation."""
         entry = self._entries.get(kind)
@@ -89,8 +98,9 @@ class Conditions:
         return str(self._entries.get(kind, {}).get("reason", ""))
 
     def to_list(self) -> list[dict[str, Any]]:
-        """All conditions in their fixed order."""
-        return [self._entries[kind] for kind in Condition if kind in self._entries]
+        """All conditions in their fixed order, then those of another version, which stay as they are."""
+        known = [self._entries[kind] for kind in Condition if kind in self._entries]
+        return known + [entry for kind, entry in self._entries.items() if kind not in _KNOWN]
 
 
 def find_condition(status: Mapping[str, Any], kind: Condition) -> Mapping[str, Any]:

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     POD_STUCK = "PodStuck"
     UNSCHEDULABLE = "Unschedulable"
     CHILD_REFUSED = "ChildRefused"
+    VERSION_SKEW = "VersionSkew"
     WAITING_FOR_GPU = "WaitingForGpu"
     WAITING_FOR_DESTINATION = "WaitingForDestination"
     DOES_NOT_FIT = "DoesNotFit"
@@ -64,6 +65,8 @@ class Reason(StrEnum):
     DATASET_WARNINGS = "DatasetWarnings"
     MERGE_WARNINGS = "MergeWarnings"
     PLAN_WARNINGS = "PlanWarnings"
+    UNKNOWN_FIELDS = "UnknownFields"
+    FIELDS_KNOWN = "FieldsKnown"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -76,6 +79,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.POD_STUCK: ReasonClass.WAITING,
     Reason.UNSCHEDULABLE: ReasonClass.WAITING,
     Reason.CHILD_REFUSED: ReasonClass.WAITING,
+    Reason.VERSION_SKEW: ReasonClass.WAITING,
     Reason.WAITING_FOR_GPU: ReasonClass.WAITING,
     Reason.WAITING_FOR_DESTINATION: ReasonClass.WAITING,
     Reason.DOES_NOT_FIT: ReasonClass.STALLED,
@@ -101,6 +105,8 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
     Reason.MERGE_WARNINGS: ReasonClass.ACTIVE,
     Reason.PLAN_WARNINGS: ReasonClass.ACTIVE,
+    Reason.UNKNOWN_FIELDS: ReasonClass.ACTIVE,
+    Reason.FIELDS_KNOWN: ReasonClass.ACTIVE,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"

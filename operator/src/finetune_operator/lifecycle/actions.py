@@ -79,6 +79,8 @@ class Decision:
     actions: tuple[Action, ...] = ()
     requeue_time: datetime | None = None
     """Time at which to decide again even if nothing changes; None if no such time is known."""
+    problem: str | None = None
+    """Why nothing at all can be decided, for the log; None otherwise."""
 
 
 class Need(Enum):

@@ -21,6 +21,7 @@ from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
+from finetune_operator.status.stored import conditions_problem
 
 STEPS: tuple[Step, ...] = (
     accept_job,
@@ -47,10 +48,16 @@ def decide(observation: Observation, settings: Settings, now: datetime) -> Decis
     if observation.job.deleting:
         # The garbage collector deletes the children of a deleted job.
         return Decision()
+    problem = conditions_problem(observation.job.status)
+    if problem is not None:
+        # Not even the message of a hold could be written without losing what another version has recorded.
+        return Decision(problem=problem)
     state = Reconciliation.begin(observation, settings, now)
     for step in STEPS:
         found = step(state)
         if isinstance(found, Need):
             return found
         state = found
+        if state.held:
+            break
     return state.to_decision()

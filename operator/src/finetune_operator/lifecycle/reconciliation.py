@@ -9,6 +9,7 @@ from typing import Self
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import child_name
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
@@ -31,6 +32,8 @@ class Reconciliation:
     """The spec, once the first step has read it; None if it cannot be read."""
     feasibility: Feasible | Blocked | Infeasible | None = None
     """The verdict on TRAIN; None if it is not known yet or does not matter any more."""
+    held: bool = False
+    """True if the job must be left as it is: this version cannot read its spec, or its status."""
     actions: tuple[Action, ...] = ()
     requeue_times: tuple[datetime, ...] = ()
 
@@ -64,6 +67,10 @@ class Reconciliation:
     def progressing(self, reason: Reason, message: str) -> Self:
         """A copy in which the job progresses for this reason."""
         return self.with_draft(self.draft.set_progressing(reason, message))
+
+    def on_hold(self, message: str) -> Self:
+        """A copy that leaves the job, its Jobs and its pods as they are, and says why. No later step applies."""
+        return replace(self, draft=self.draft.hold(message), held=True)
 
     def with_child_suspended(self) -> Self:
         """A copy that suspends the current attempt's Job, if it exists and is not suspended yet."""
@@ -132,7 +139,8 @@ class Reconciliation:
             pods = self.pods_of(child)
             return attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
         if self.draft.job_seen:
-            return stage_lost(f"Job {self.job.status['stage']['jobName']} was deleted before it ended")
+            name = child_name(self.job.name, self.draft.stage, self.draft.attempt)
+            return stage_lost(f"Job {name} was deleted before it ended")
         return None
 
 

@@ -178,7 +178,7 @@ def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
     text = (recorded.get("training") or {}).get("learningRate")
     if text is None:
         return None
-    reasons = (entry["reason"] for entry in recorded["choices"] if entry["name"] == "learningRate")
+    reasons = (entry["reason"] for entry in recorded.get("choices") or () if entry["name"] == "learningRate")
     return LearningRate(float(text), next(reasons, None))
 
 

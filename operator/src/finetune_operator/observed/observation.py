@@ -273,6 +273,9 @@ def key_of(body: Mapping[str, Any]) -> Key | None:
 def lacks_gpu(status: Mapping[str, Any]) -> bool:
     """True if the job of this status has not ended and TRAIN has not had a node yet."""
     stage = status.get("stage") or {}
+    if not isinstance(stage, Mapping):
+        # Another version wrote it. The next decision says so.
+        return False
     if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
         stage.get("name") == Stage.TRAIN and "node" in stage
     ):

@@ -126,6 +126,8 @@ class Controller:
                 return replace(observation, volumes=await self._volumes.read(observation))
 
     async def _apply(self, job: JobRecord, decision: Decision) -> None:
+        if decision.problem is not None:
+            _logger.error("%s/%s cannot be read: %s", job.namespace, job.name, decision.problem)
         if decision.status is not None and decision.status != job.status:
             stored = await self._cluster.write_status(job, decision.status)
             self._informer.put_job(stored)

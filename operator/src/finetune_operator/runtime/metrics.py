@@ -161,7 +161,7 @@ class JobCollector(Collector):
                 for truth in Truth:
                     sample = [*identity, entry["type"], truth.value]
                     condition.add_metric(sample, int(entry["status"] == truth))
-            for name, value in _values(job).items():
+            for name, value in _readable_values(job).items():
                 gauges[name].add_metric(identity, value)
         return [info, condition, *gauges.values(), _stalled(self._store.jobs())]
 
@@ -231,6 +231,14 @@ _GAUGES = {
     "memory_measured_bytes": "Peak of the GPU memory that TRAIN allocated, measured by its last attempt.",
     "memory_ratio": "Measured GPU memory divided by the estimate.",
 }
+
+
+def _readable_values(job: JobRecord) -> dict[str, float]:
+    """The gauges of this job; none if another version wrote a status that this one cannot read."""
+    try:
+        return _values(job)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _values(job: JobRecord) -> dict[str, float]:

@@ -189,6 +189,13 @@ class StatusDraft(StatusRecord):
         """Nothing in the cluster suits the job. It has not ended, and its deadline is paused."""
         return self.pause_deadline().with_state(JobState.STALLED, reason, message)
 
+    def hold(self, message: str) -> Self:
+        """This version cannot read the job. Everything stays as it is, except for the reason that people read."""
+        return self.with_conditions(
+            Entry(condition, self.conditions.status(condition), Reason.VERSION_SKEW, message)
+            for condition in (Condition.SUCCEEDED, Condition.RECONCILING)
+        )
+
     def suspend(self) -> Self:
         """The user has suspended the job. Its clock restarts when it is resumed, as a batch/v1 Job's does.
 
@@ -226,6 +233,9 @@ class StatusDraft(StatusRecord):
         }
 
     def _phase(self) -> str:
+        if self.conditions.reason(Condition.SUCCEEDED) == Reason.VERSION_SKEW:
+            # The stage may be one that this version does not know.
+            return str(self.fields.get("phase", "Pending"))
         if self.finished:
             return "Succeeded" if self.succeeded else "Failed"
         if self.conditions.is_true(Condition.SUSPENDED):

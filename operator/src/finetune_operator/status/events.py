@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_operator.api.conditions import Condition, find_condition
+from finetune_operator.api.conditions import Condition, Truth, find_condition
 from finetune_operator.api.reasons import Reason
 from finetune_operator.status.reporting import climbed_down
 
@@ -36,8 +36,8 @@ class Transition:
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
     """The Events between two statuses.
 
-    They report attempts that succeeded, warnings about a plan, a new dataset and a merged model, and a new reason of the Succeeded
-    condition.
+    They report attempts that succeeded, warnings about a plan, a new dataset and a merged model, ignored fields, and a new
+    reason of the Succeeded condition.
     """
     found = []
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
@@ -65,6 +65,11 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
             )
             for item in findings
         ]
+    ignored = find_condition(new, Condition.FIELDS_IGNORED)
+    if ignored.get("status") == Truth.TRUE and ignored["message"] != find_condition(
+        old, Condition.FIELDS_IGNORED
+    ).get("message"):
+        found.append(Transition("Warning", Reason.UNKNOWN_FIELDS, ignored["message"][:MAXIMUM_NOTE_LENGTH]))
     was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
     if now and now.get("reason") != was.get("reason"):
         kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL else "Warning"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
+
 from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
@@ -105,10 +107,13 @@ def dataset(report: DatasetReport) -> dict[str, Any]:
     return shown
 
 
-def read_dataset(shown: Mapping[str, Any]) -> DatasetReport:
-    """Read the dataset report from status."""
-    rejected = {entry["reason"]: entry["rows"] for entry in shown.get("rejected") or ()}
-    return DatasetReport.model_validate({**shown, "rejected": rejected})
+def read_dataset(shown: Mapping[str, Any]) -> DatasetReport | None:
+    """Read the dataset report from status; None if another version has written one that this version cannot read."""
+    try:
+        rejected = {entry["reason"]: entry["rows"] for entry in shown.get("rejected") or ()}
+        return DatasetReport.model_validate({"warnings": (), **shown, "rejected": rejected})
+    except (ValidationError, KeyError, TypeError):
+        return None
 
 
 def config(members: Mapping[str, Any]) -> str:

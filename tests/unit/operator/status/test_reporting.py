@@ -47,7 +47,10 @@ def test_the_tokens_that_end_answers_are_shown_and_read_again() -> None:
     ends = [{"id": 2, "text": "<|im_end|>"}]
     report = DatasetReport.model_validate({**PREPARE["dataset"], "endTokens": ends})
     assert dataset(report)["endTokens"] == ends
-    assert read_dataset(dataset(report)).end_tokens == report.end_tokens
+    read = read_dataset(dataset(report))
+    assert read is not None
+    assert read.end_tokens == report.end_tokens
+    assert read_dataset({**dataset(report), "endTokens": "none"}) is None, "another version wrote it"
     assert "endTokens" not in dataset(DatasetReport.model_validate(PREPARE["dataset"]))
 
 
