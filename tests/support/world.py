@@ -78,6 +78,8 @@ class World:
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
+    lingers: bool = False
+    """The live pods of a deleted Job stay until `remove_deleted_pods`, as those of a trainer that saves a checkpoint."""
 
     def observe(self, *, fresh: bool = False) -> Observation:
         """The observation of the operator."""
@@ -188,8 +190,12 @@ class World:
                 self.claim = Claim(name, f"claim-{self._version()}", UID, "1", deleting=False)
             case CreateJob(body):
                 self._create(body)
-            case SuspendJob(name, uid, suspend) if self._is_child(name, uid):
-                self.children[name] = replace(self.children[name], suspended=suspend)
+            case SuspendJob(name, uid, suspend, version) if self._is_child(name, uid):
+                child = self.children[name]
+                if version in {"", child.resource_version}:
+                    self.children[name] = replace(
+                        child, suspended=suspend, held=suspend, resource_version=self._version()
+                    )
             case DeleteJob(name, uid) if self._is_child(name, uid):
                 self.delete_child(name)
             case DeletePod(_, uid):
@@ -200,7 +206,18 @@ class World:
     def delete_child(self, name: str) -> None:
         """Delete a child and, as the garbage collector would, its pods."""
         child = self.children.pop(name)
-        self.pods = {uid: pod for uid, pod in self.pods.items() if pod.owner_uid != child.uid}
+        found = dict(self.pods)
+        self.pods = {uid: pod for uid, pod in found.items() if pod.owner_uid != child.uid}
+        if self.lingers:
+            self.pods |= {
+                uid: replace(pod, deleting=True)
+                for uid, pod in found.items()
+                if pod.owner_uid == child.uid and pod.live and pod.node
+            }
+
+    def remove_deleted_pods(self) -> None:
+        """Let the kubelet confirm that the pods that are being deleted have ended."""
+        self.pods = {uid: pod for uid, pod in self.pods.items() if not pod.deleting}
 
     def _is_child(self, name: str, uid: str) -> bool:
         return name in self.children and self.children[name].uid == uid

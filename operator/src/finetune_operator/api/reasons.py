@@ -40,6 +40,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     CHILD_REFUSED = "ChildRefused"
     VERSION_SKEW = "VersionSkew"
+    JOB_SUSPENDED = "JobSuspended"
+    NODE_LOST = "NodeLost"
     WAITING_FOR_GPU = "WaitingForGpu"
     WAITING_FOR_DESTINATION = "WaitingForDestination"
     DOES_NOT_FIT = "DoesNotFit"
@@ -80,6 +82,8 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.UNSCHEDULABLE: ReasonClass.WAITING,
     Reason.CHILD_REFUSED: ReasonClass.WAITING,
     Reason.VERSION_SKEW: ReasonClass.WAITING,
+    Reason.JOB_SUSPENDED: ReasonClass.WAITING,
+    Reason.NODE_LOST: ReasonClass.WAITING,
     Reason.WAITING_FOR_GPU: ReasonClass.WAITING,
     Reason.WAITING_FOR_DESTINATION: ReasonClass.WAITING,
     Reason.DOES_NOT_FIT: ReasonClass.STALLED,

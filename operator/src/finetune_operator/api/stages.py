@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from finetune_operator.api.reasons import Reason
@@ -19,6 +20,12 @@ PLACEMENT_ANNOTATION = "finetune.dev/placement"
 """Annotation of TRAIN's Job: the digest of the plan and the GPUs for which it was created (lifecycle/sizing.py)."""
 POD_DEFAULTS_ANNOTATION = "finetune.dev/pod-defaults"
 """Annotation of a stage's Job: the digest of the pod defaults with which it was created (lifecycle/pod_defaults.py)."""
+SUSPENSION_ANNOTATION = "finetune.dev/suspended-by-operator"
+"""Annotation of a stage's Job: `true` if the operator suspended it, otherwise `false`.
+
+Only the operator's own suspension may end by the operator. A Job without it is from an operator before this annotation,
+which took every suspension for its own.
+"""
 CONTAINER_NAME = "trainer"
 
 
@@ -47,6 +54,7 @@ class Stage(StrEnum):
         return order[index] if index < len(order) else None
 
 
+_CHILD_NAME = re.compile(r"(.+)-(prepare|train|merge)-(0|[1-9][0-9]*)")
 _ACTIVE_REASONS = {
     Stage.PREPARE: Reason.PREPARING,
     Stage.TRAIN: Reason.TRAINING,
@@ -57,6 +65,12 @@ _ACTIVE_REASONS = {
 def child_name(job_name: str, stage: Stage, attempt: int) -> str:
     """Name of the batch/v1 Job of one attempt. It is deterministic, so that the Job cannot be created twice."""
     return f"{job_name}-{stage.slug}-{attempt}"
+
+
+def parse_child_name(name: str) -> tuple[str, Stage, int] | None:
+    """The FineTuneJob, stage and attempt that a name of `child_name` stands for; None for any other name."""
+    found = _CHILD_NAME.fullmatch(name)
+    return None if found is None else (found[1], Stage(found[2].capitalize()), int(found[3]))
 
 
 def workspace_claim_name(job_name: str) -> str:

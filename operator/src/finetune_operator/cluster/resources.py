@@ -8,7 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.formats import format_time
-from finetune_operator.api.stages import GROUP, JOB_LABEL, KIND, PLURAL, VERSION
+from finetune_operator.api.stages import (
+    GROUP,
+    JOB_LABEL,
+    KIND,
+    PLURAL,
+    SUSPENSION_ANNOTATION,
+    VERSION,
+)
 from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import JobRecord, Key
@@ -154,9 +161,20 @@ class Cluster:
             )
         return existing
 
-    async def suspend_job(self, namespace: str, name: str, uid: str, *, suspend: bool) -> dict[str, Any]:
-        """Set `suspend` of a batch/v1 Job. Raises ConflictError if the Job of this uid does not exist any more."""
-        body = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+    async def suspend_job(
+        self, namespace: str, name: str, uid: str, *, suspend: bool, resource_version: str = ""
+    ) -> dict[str, Any]:
+        """Set `suspend` of a batch/v1 Job, and record on it whether the operator suspends it.
+
+        Raises ConflictError if the Job of this uid does not exist any more, or if it is not of `resource_version`.
+        """
+        metadata: dict[str, Any] = {
+            "uid": uid,
+            "annotations": {SUSPENSION_ANNOTATION: "true" if suspend else "false"},
+        }
+        if resource_version:
+            metadata["resourceVersion"] = resource_version
+        body = {"metadata": metadata, "spec": {"suspend": suspend}}
         try:
             return await self._api.call(
                 "PATCH",

@@ -24,11 +24,16 @@ class CreateJob:
 
 @dataclass(frozen=True)
 class SuspendJob:
-    """Set `spec.suspend` of the batch/v1 Job with this uid."""
+    """Set `spec.suspend` of the batch/v1 Job with this uid, and record on the Job that it was the operator.
+
+    With a `resource_version`, nothing happens if the Job has changed since. A resume has one, so that it never undoes a
+    suspension by somebody else that came in between.
+    """
 
     name: str
     uid: str
     suspend: bool
+    resource_version: str = ""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ class Reconciliation:
         return replace(self, draft=self.draft.hold(message), held=True)
 
     def with_child_suspended(self) -> Self:
-        """A copy that suspends the current attempt's Job, if it exists and is not suspended yet."""
+        """A copy that suspends the current attempt's Job, if it exists and is not suspended yet.
+
+        A suspension by somebody else, such as a queue, stays that of somebody else.
+        """
         child = self.current_child
         if child is None or child.suspended or child.deleting:
             return self

@@ -7,7 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage
+from finetune_operator.api.stages import (
+    PLACEMENT_ANNOTATION,
+    POD_DEFAULTS_ANNOTATION,
+    SUSPENSION_ANNOTATION,
+    Stage,
+)
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import LADDER_SINCE, JobIdentity, build_run_spec, pod_paths
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
@@ -88,6 +93,6 @@ def build_stage_job(
         POD_DEFAULTS_ANNOTATION: defaults_digest(trainer, draft.stage),
     }
     own = {key: value for key, value in made_for.items() if value}
-    if own:
-        body["metadata"]["annotations"] = {**body["metadata"].get("annotations", {}), **own}
+    own[SUSPENSION_ANNOTATION] = "false"
+    body["metadata"]["annotations"] = {**body["metadata"].get("annotations", {}), **own}
     return body

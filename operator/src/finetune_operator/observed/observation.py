@@ -16,7 +16,9 @@ from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
     STAGE_LABEL,
+    SUSPENSION_ANNOTATION,
     Stage,
+    parse_child_name,
 )
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.inventory import Inventory
@@ -68,6 +70,10 @@ class ChildJob:
     """Digest of the chart's pod defaults that the Job was made with; empty for those of the chart itself."""
     image: str = ""
     """The trainer's image."""
+    held: bool = False
+    """The operator suspended the Job, so the operator may resume it."""
+    watched: bool = True
+    """The Job has the label that the watch selects. Without it, only fresh reads show the Job."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,17 @@ class Pod:
     end: ContainerEnd | None
     idle: bool
     """No container of the pod runs any more, including injected ones."""
+    scheduled: datetime | None = None
+    """Time at which the pod got its node."""
+    deletion_time: datetime | None = None
+    """Time at which the grace period of a pod that is being deleted ends."""
+    watched: bool = True
+    """The pod has the label that the watch selects. Without it, only fresh reads show the pod."""
+
+    @property
+    def live(self) -> bool:
+        """True until the trainer has ended, even if the pod has not started or is being deleted."""
+        return self.end is None and self.phase not in {"Succeeded", "Failed"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,8 @@ class Claim:
     owner_uid: str
     resource_version: str
     deleting: bool
+    watched: bool = True
+    """The claim has the label that the watch selects. Without it, only fresh reads show the claim."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,16 @@ class Observation:
     children: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     claim: Claim | None = None
+    previous_claim: Claim | None = None
+    """The claim of an earlier FineTuneJob of this name, until it is gone."""
     progress: Progress | None = None
     rejection: Rejection | None = None
     volumes: JobVolumes | None = None
     """The claims of the job, if they were read for this decision."""
     fresh: bool = False
     """True if children and pods were read from the API server for this decision, not from the watch."""
+    last_read: datetime | None = None
+    """Time of the last such read; None if there was none."""
 
 
 def project_job(body: Mapping[str, Any]) -> JobRecord:
@@ -164,17 +187,17 @@ def project_job(body: Mapping[str, Any]) -> JobRecord:
 
 
 def project_child(body: Mapping[str, Any]) -> ChildJob | None:
-    """Project a batch/v1 Job; None if no FineTuneJob controls it, even if it has the labels."""
+    """Project a batch/v1 Job; None if no FineTuneJob controls it, even if it has the labels.
+
+    Its name says the stage and the attempt, because anybody may change its labels.
+    """
     metadata = body["metadata"]
     owner_uid = _controller_uid(metadata, KIND)
-    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    try:
-        stage = Stage(labels.get(STAGE_LABEL, "").capitalize())
-        attempt = int(labels.get(ATTEMPT_LABEL, ""))
-    except ValueError:
+    annotations = metadata.get("annotations") or {}
+    attempt = _attempt_of(metadata)
+    if owner_uid is None or attempt is None:
         return None
-    if owner_uid is None:
-        return None
+    suspended = bool(body["spec"].get("suspend", False))
     conditions = {
         condition["type"]: condition.get("message", "")
         for condition in (body.get("status") or {}).get("conditions") or ()
@@ -185,17 +208,33 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         uid=metadata["uid"],
         owner_uid=owner_uid,
         resource_version=metadata["resourceVersion"],
-        stage=stage,
-        attempt=attempt,
+        stage=attempt[0],
+        attempt=attempt[1],
         created=parse_time(metadata["creationTimestamp"]),
-        suspended=bool(body["spec"].get("suspend", False)),
+        suspended=suspended,
         deleting="deletionTimestamp" in metadata,
         finished="Complete" in conditions or "Failed" in conditions,
         failure=conditions.get("Failed"),
         placement=annotations.get(PLACEMENT_ANNOTATION, ""),
         pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
         image=_trainer_image(body),
+        held=annotations[SUSPENSION_ANNOTATION] == "true"
+        if SUSPENSION_ANNOTATION in annotations
+        else suspended,
+        watched=_watched(metadata),
     )
+
+
+def _attempt_of(metadata: Mapping[str, Any]) -> tuple[Stage, int] | None:
+    """Stage and attempt of a Job, from its name or else from its labels."""
+    named = parse_child_name(metadata["name"])
+    if named is not None:
+        return named[1:]
+    labels = metadata.get("labels") or {}
+    try:
+        return Stage(labels.get(STAGE_LABEL, "").capitalize()), int(labels.get(ATTEMPT_LABEL, ""))
+    except ValueError:
+        return None
 
 
 def _trainer_image(body: Mapping[str, Any]) -> str:
@@ -245,6 +284,9 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
             for kind in ("initContainerStatuses", "containerStatuses")
             for entry in status.get(kind) or ()
         ),
+        scheduled=_time(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
+        deletion_time=_time(metadata, "deletionTimestamp"),
+        watched=_watched(metadata),
     )
 
 
@@ -260,13 +302,25 @@ def project_claim(body: Mapping[str, Any]) -> Claim | None:
         owner_uid=owner_uid,
         resource_version=metadata["resourceVersion"],
         deleting="deletionTimestamp" in metadata,
+        watched=_watched(metadata),
     )
 
 
 def key_of(body: Mapping[str, Any]) -> Key | None:
-    """The key of the FineTuneJob that a labeled child belongs to; None without the label."""
+    """The key of the FineTuneJob that a child belongs to; None if neither its owner nor its label names one.
+
+    The owner of a Job or a claim is the FineTuneJob, and the owner of a pod is a Job of `child_name`. The label counts
+    only without such an owner, because anybody may change it.
+    """
     metadata = body["metadata"]
     name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    owner: Mapping[str, Any] = next(
+        (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
+    )
+    if owner.get("kind") == KIND:
+        name = owner.get("name", name)
+    elif owner.get("kind") == "Job" and (named := parse_child_name(owner.get("name", ""))) is not None:
+        name = named[0]
     return None if name is None else (metadata["namespace"], name)
 
 
@@ -281,6 +335,15 @@ def lacks_gpu(status: Mapping[str, Any]) -> bool:
     ):
         return False
     return "completionTime" not in status
+
+
+def _watched(metadata: Mapping[str, Any]) -> bool:
+    return JOB_LABEL in (metadata.get("labels") or {})
+
+
+def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
+    text = fields.get(name)
+    return parse_time(text) if text else None
 
 
 def _controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
@@ -306,10 +369,9 @@ def _waiting(
 def _container_end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:
     if not terminated:
         return None
-    finished = terminated.get("finishedAt")
     return ContainerEnd(
         exit_code=terminated.get("exitCode", -1),
         reason=terminated.get("reason", ""),
         message=terminated.get("message", ""),
-        finished=parse_time(finished) if finished else None,
+        finished=_time(terminated, "finishedAt"),
     )

@@ -154,8 +154,10 @@ class Controller:
             case CreateJob(body):
                 child = await self._cluster.create_child(batch_jobs_path(namespace), job, body)
                 self._informer.put_child(child)
-            case SuspendJob(name, uid, suspend):
-                child = await self._cluster.suspend_job(namespace, name, uid, suspend=suspend)
+            case SuspendJob(name, uid, suspend, version):
+                child = await self._cluster.suspend_job(
+                    namespace, name, uid, suspend=suspend, resource_version=version
+                )
                 self._informer.put_child(child)
             case DeleteJob(name, uid):
                 await self._cluster.delete(f"{batch_jobs_path(namespace)}/{name}", uid)

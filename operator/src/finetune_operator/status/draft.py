@@ -180,8 +180,11 @@ class StatusDraft(StatusRecord):
     # -- the state of the job: one row of the condition table each ----------------------------------------------
 
     def set_progressing(self, reason: Reason, message: str) -> Self:
-        """The job runs or waits for something that can come by itself. A wait for a GPU pauses its deadline."""
-        waits = reason is Reason.WAITING_FOR_GPU
+        """The job runs or waits for something that can come by itself.
+
+        A wait for a GPU or for a queue pauses its deadline.
+        """
+        waits = reason in {Reason.WAITING_FOR_GPU, Reason.JOB_SUSPENDED}
         draft = self.pause_deadline() if waits else self.resume_deadline()
         return draft.with_state(JobState.PROGRESSING, reason, message)
 

@@ -20,6 +20,7 @@ _NORMAL = {
     Reason.MERGING,
     Reason.WAITING_FOR_GPU,
     Reason.SUSPENDED_BY_USER,
+    Reason.JOB_SUSPENDED,
     Reason.COMPLETED,
 }
 

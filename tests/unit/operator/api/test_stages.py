@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
-from finetune_operator.api.stages import Stage, child_name, workspace_claim_name
+from finetune_operator.api.stages import Stage, child_name, parse_child_name, workspace_claim_name
 from finetune_operator.api.validation import MAXIMUM_NAME_LENGTH
 
 
@@ -23,6 +23,17 @@ def test_every_attempt_of_every_stage_has_its_own_name() -> None:
     names = {child_name("demo", stage, attempt) for stage in Stage for attempt in range(3)}
     assert len(names) == 9
     assert child_name("demo", Stage.TRAIN, 2) == "demo-train-2"
+
+
+@pytest.mark.parametrize("job", ["demo", "demo-train-1", "a-prepare-0-merge-2"])
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_childs_name_says_its_job_stage_and_attempt(job: str, stage: Stage) -> None:
+    assert parse_child_name(child_name(job, stage, 17)) == (job, stage, 17)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-cook-0", "demo-train", "demo-train-01", "-train-", "train-0"])
+def test_any_other_name_is_that_of_no_child(name: str) -> None:
+    assert parse_child_name(name) is None
 
 
 def test_the_longest_job_name_leaves_room_for_child_names() -> None:

@@ -78,7 +78,12 @@ async def test_an_unexpected_failure_of_a_create_is_no_rejection(
 async def test_suspending_is_for_one_uid_only(cluster: Cluster, server: ObjectServer) -> None:
     created = server.put(CHILDREN, child())
     uid = created["metadata"]["uid"]
-    assert (await cluster.suspend_job("team", "demo-train-0", uid, suspend=True))["spec"] == {"suspend": True}
+    held = await cluster.suspend_job("team", "demo-train-0", uid, suspend=True)
+    assert held["spec"] == {"suspend": True}
+    version = created["metadata"]["resourceVersion"]
+    with pytest.raises(ConflictError):
+        # Somebody else may have suspended it since.
+        await cluster.suspend_job("team", "demo-train-0", uid, suspend=False, resource_version=version)
     for name, wrong in (("demo-train-0", "another"), ("none", uid)):
         with pytest.raises(ConflictError):
             await cluster.suspend_job("team", name, wrong, suspend=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.observed.observation import ChildJob
-from hypothesis import given, settings
+from finetune_operator.observed.observation import ChildJob, Rejection
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.operator import make_failure, make_inventory, make_job, make_node, make_result, make_spec
@@ -33,6 +33,11 @@ EVENTS = st.lists(
             "fitting gpu",
             "small gpu",
             "no gpu",
+            "refuse",
+            "linger",
+            "pods gone",
+            "suspend by a queue",
+            "resume by a queue",
         ]
     ),
     max_size=60,
@@ -63,8 +68,25 @@ def apply(world: World, event: str) -> None:
             world.delete_child(child.name)
         case "schedule" if child is not None and not child.suspended:
             schedule(world, child)
+        case "refuse" | "linger" | "pods gone" | "suspend by a queue" | "resume by a queue":
+            disturb(world, child, event)
         case _ if child is not None and not child.suspended:
             end(world, child, event)
+
+
+def disturb(world: World, child: ChildJob | None, event: str) -> None:
+    """Let others than the operator and the trainer act."""
+    match event:
+        case "refuse":
+            # Its time of retry has come long ago, so it holds nothing up by itself.
+            world.rejection = Rejection("exceeded quota", world.now)
+        case "linger":
+            world.lingers = True
+        case "pods gone":
+            world.remove_deleted_pods()
+        case "suspend by a queue" | "resume by a queue" if child is not None and not child.held:
+            suspend = event == "suspend by a queue"
+            world.children[child.name] = replace(child, suspended=suspend)
 
 
 def schedule(world: World, child: ChildJob) -> None:
@@ -107,6 +129,11 @@ def unfinished(world: World) -> list[str]:
     return [child.name for child in world.children.values() if not child.finished and child.uid not in ended]
 
 
+def others_live(world: World, name: str) -> list[str]:
+    """Pods that run or may still run a trainer, other than those of this Job."""
+    return [pod.name for pod in world.pods.values() if pod.live and pod.owner_uid != world.children[name].uid]
+
+
 def succeeded_stages(world: World) -> list[str]:
     """Stages in the order of their recorded successes."""
     return [
@@ -115,14 +142,21 @@ def succeeded_stages(world: World) -> list[str]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(EVENTS)
-def test_no_stage_runs_after_its_success_and_every_job_ends(events: list[str]) -> None:
-    world = World(job=make_job(), inventory=INVENTORIES["fitting gpu"])
+@given(EVENTS, st.booleans())
+@example(
+    ["decide", "decide", "schedule", "decide", "delete by hand", "refuse", "decide", "wait", "decide"], True
+)
+def test_no_stage_runs_after_its_success_and_every_job_ends(
+    events: list[str],
+    lingers: bool,  # noqa: FBT001 -- hypothesis passes examples by position
+) -> None:
+    world = World(job=make_job(), inventory=INVENTORIES["fitting gpu"], lingers=lingers)
     for event in events:
         done = set(succeeded_stages(world))
         before = len(world.created)
         apply(world, event)
         for name in world.created[before:]:
+            assert not others_live(world, name), (event, name, "one attempt at a time")
             assert not any(name.startswith(f"demo-{stage.lower()}-") for stage in done), (event, name)
             fits = world.inventory is INVENTORIES["fitting gpu"]
             assert fits or not name.startswith("demo-train-"), (event, name)
@@ -130,7 +164,11 @@ def test_no_stage_runs_after_its_success_and_every_job_ends(events: list[str]) -
         assert len(unfinished(world)) <= 1
     world.inventory = INVENTORIES["fitting gpu"]
     world.job = replace(world.job, spec=make_spec())
+    world.rejection, world.lingers = None, False
     for _ in range(60):
+        world.remove_deleted_pods()
+        for child in list(world.children.values()):
+            apply(world, "resume by a queue" if child.suspended else "decide")
         world.step()
         if world.job.status["phase"] in {"Succeeded", "Failed"}:
             break

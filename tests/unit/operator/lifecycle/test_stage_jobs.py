@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.stage_jobs import size_host
 from finetune_operator.placement.storage import JobVolumes
@@ -52,7 +52,7 @@ def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
     world.settle()
     child = world.children["demo-train-0"]
     assert len(child.placement) == 16
-    assert world.bodies["demo-prepare-0"]["metadata"].get("annotations") is None
+    assert PLACEMENT_ANNOTATION not in world.bodies["demo-prepare-0"]["metadata"]["annotations"]
 
 
 def test_a_job_remembers_the_pod_defaults_and_keeps_the_given_annotations() -> None:

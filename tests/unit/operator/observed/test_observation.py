@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import (
     key_of,
@@ -119,6 +121,58 @@ def test_a_trainer_that_waits_for_an_injected_container_says_which_one() -> None
     assert cause({"terminated": {}}, looping) == ("Init:CrashLoopBackOff", "container init1: back-off 10s")
     assert cause({"running": {}}, {"waiting": {"reason": "PodInitializing"}}) == ("PodInitializing", "")
     assert cause() == ("PodInitializing", "")
+
+
+def make_child(name: str = "demo-train-2", **metadata: Any) -> dict[str, Any]:
+    references = [
+        {"kind": "FineTuneJob", "name": "demo", "uid": "f", "controller": True},
+    ]
+    labels = {"finetune.dev/job": "demo", "finetune.dev/stage": "train", "finetune.dev/attempt": "2"}
+    body = make_pod({}, name=name, ownerReferences=references, labels=labels)
+    return {"metadata": {**body["metadata"], **metadata}, "spec": {"suspend": True}}
+
+
+@pytest.mark.parametrize("labels", [{}, {"finetune.dev/job": "x", "finetune.dev/stage": "merge"}])
+def test_a_child_is_known_by_owner_and_name_whatever_its_labels_say(labels: dict[str, str]) -> None:
+    body = make_child(labels=labels)
+    child = project_child(body)
+    assert child is not None
+    assert (child.stage, child.attempt, child.watched) == (Stage.TRAIN, 2, bool(labels))
+    assert key_of(body) == ("team", "demo")
+    references = [{"kind": "Job", "name": "demo-train-2", "uid": "j", "controller": True}]
+    pod = make_pod({}, labels=labels, ownerReferences=references)
+    assert key_of(pod) == ("team", "demo")
+    projected = project_pod(pod)
+    assert projected is not None
+    assert projected.watched == bool(labels)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "held"),
+    [
+        ({"finetune.dev/suspended-by-operator": "true"}, True),
+        ({"finetune.dev/suspended-by-operator": "false"}, False),
+        ({}, True),
+    ],
+)
+def test_a_suspension_is_the_operators_if_recorded_or_if_from_an_older_operator(
+    annotations: dict[str, str],
+    held: bool,  # noqa: FBT001 -- a case's outcome
+) -> None:
+    child = project_child(make_child(annotations=annotations))
+    assert child is not None
+    assert child.held == held
+
+
+def test_a_pods_times_of_scheduling_and_deletion_are_read() -> None:
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": CREATED}
+    pod = project_pod(make_pod({"conditions": [scheduled]}, deletionTimestamp="2026-11-24T09:02:00Z"))
+    assert pod is not None
+    assert pod.scheduled == parse_time(CREATED)
+    assert pod.deletion_time == parse_time("2026-11-24T09:02:00Z")
+    other = project_pod(make_pod({"conditions": [{**scheduled, "status": "False"}]}))
+    assert other is not None
+    assert (other.scheduled, other.deletion_time) == (None, None)
 
 
 def test_objects_of_other_owners_with_our_labels_are_no_children() -> None:

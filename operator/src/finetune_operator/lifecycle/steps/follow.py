@@ -12,17 +12,18 @@ from finetune_operator.observed.pending import NO_POD_GRACE, why_waiting
 
 
 def follow_stage(state: Reconciliation) -> Reconciliation:
-    """Record the Job and its progress, resume it if it is suspended, and say what it does."""
+    """Record the Job and its progress, resume it if the operator suspended it, and say what it does."""
     child = state.current_child
     if state.runnable_spec is None or child is None:
         return state
     state = state.with_draft(state.draft.record_job(child.created, state.node_of(child)))
-    if child.suspended and not child.deleting:
-        state = state.with_actions(SuspendJob(child.name, child.uid, suspend=False))
+    if child.held and not child.deleting:
+        resume = SuspendJob(child.name, child.uid, suspend=False, resource_version=child.resource_version)
+        state = state.with_actions(resume)
     if state.progress is not None:
         state = state.with_draft(state.draft.record_progress(state.progress))
     state = state.progressing(*_activity(state, child))
-    if not state.pods_of(child):
+    if not state.pods_of(child) and not child.suspended:
         overdue = child.created + NO_POD_GRACE
         state = state.with_requeue(overdue if state.now < overdue else state.now + NO_POD_GRACE)
     return state
@@ -31,6 +32,11 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
 def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
     """Reason and message of a stage whose Job exists."""
     stage, feasibility, pods = state.draft.stage, state.feasibility, state.pods_of(child)
+    if child.suspended and not child.held:
+        return Reason.JOB_SUSPENDED, (
+            f"Job {child.name} is suspended, but not by the operator, so the operator does not resume it; "
+            "a queue such as Kueue resumes it when there is room, otherwise set its spec.suspend to false"
+        )
     waiting = why_waiting(child, pods, state.now)
     if waiting is not None:
         if (

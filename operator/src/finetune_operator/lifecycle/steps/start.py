@@ -10,11 +10,11 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle import volumes as volume_policy
 from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Need
+from finetune_operator.lifecycle.obstacles import find_obstacle
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
 from finetune_operator.manifests.jobs import build_workspace_claim
-from finetune_operator.observed.observation import ChildJob, Pod
 from finetune_operator.placement.constraints import Placement
 from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.status.draft import StatusDraft
@@ -27,14 +27,19 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
         return state
     if draft.retry_time is not None and state.now < draft.retry_time:
         return state.with_requeue(draft.retry_time).progressing(*_why_it_waits(draft, draft.retry_time))
+    obstacle = find_obstacle(state.observation, draft, own_claim=spec.workspace.existing_claim is None)
+    if obstacle is not None:
+        state = state.progressing(draft.starting_reason, f"waits for {obstacle.awaited}")
+        return state.with_requeue(state.now + obstacle.look_again)
+    if draft.attempt > 0 and not state.observation.fresh:
+        # An earlier attempt may still run: a watch that lags behind, or a changed label, hides its pod.
+        return Need.FRESH_CHILDREN
     rejection = state.observation.rejection
     if rejection is not None:
         # This stays until a try succeeds, so that the status does not flip with every try.
         state = state.progressing(Reason.CHILD_REFUSED, rejection.message)
         if state.now < rejection.retry_time:
             return state.with_requeue(rejection.retry_time)
-    elif obstacle := _obstacle(state):
-        return state.progressing(draft.starting_reason, f"waits for {obstacle}")
     else:
         state = state.progressing(draft.starting_reason, f"{draft.stage.value} is starting")
     return _create(state, spec)
@@ -92,29 +97,3 @@ def _place(
 
 def _feasible(state: Reconciliation) -> Feasible | None:
     return state.feasibility if isinstance(state.feasibility, Feasible) else None
-
-
-def _obstacle(state: Reconciliation) -> str | None:
-    """The obstacle to a start of the current attempt. The stages share a workspace, so they run one at a time."""
-    if running := _other_running_pods(state):
-        return f"pod {running[0].name} to end"
-    if orphaned := _orphaned_jobs(state):
-        return f"Job {orphaned[0].name} to be deleted"
-    claim = state.own_claim
-    return f"claim {claim.name} to be deleted" if claim is not None and claim.deleting else None
-
-
-def _other_running_pods(state: Reconciliation) -> list[Pod]:
-    """Pods of this job's other attempts whose trainer has not ended."""
-    uids = {child.uid for child in state.own_children}
-    return [pod for pod in state.observation.pods if pod.owner_uid in uids and pod.running]
-
-
-def _orphaned_jobs(state: Reconciliation) -> list[ChildJob]:
-    """Jobs that are being deleted before they ended: they were replaced, or their status was lost."""
-    draft, current = state.draft, state.current_child
-    return [
-        child
-        for child in state.own_children
-        if child != current and draft.find_attempt(child.stage, child.attempt) is None
-    ]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import SuspendJob
 
-from tests.support.operator import NOW, make_progress
+from tests.support.operator import NOW, make_progress, make_spec
 from tests.support.world import started
 
 
@@ -29,6 +31,48 @@ def test_a_pod_that_cannot_start_shows_the_kubelets_message(reason: str) -> None
     assert world.condition("Reconciling") == ("True", "PodStuck")
     entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Reconciling")
     assert 'secret "x" not found' in entry["message"]
+
+
+def test_a_job_that_a_queue_suspends_waits_while_its_deadline_stands_still() -> None:
+    world = started(Stage.TRAIN, spec=make_spec(lifecycle={"deadlineSeconds": 100}))
+    world.run_pod("demo-train-0")
+    world.settle()
+    child = world.children["demo-train-0"]
+    world.children["demo-train-0"] = replace(child, suspended=True)
+    world.pods.clear()
+    decision = world.step()
+    assert not any(isinstance(action, SuspendJob) for action in decision.actions)
+    assert world.condition("Reconciling") == ("True", "JobSuspended")
+    assert world.condition("Suspended")[0] == "False"
+    world.wait(1000)
+    world.settle()
+    assert world.children["demo-train-0"].suspended
+    assert world.decide().requeue_time is None, "only the queue can change it"
+    world.children["demo-train-0"] = child
+    world.run_pod("demo-train-0")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Training")
+    assert world.job.status["stage"]["attempt"] == 0
+    assert world.job.status["waiting"] == {"totalSeconds": 1000}
+
+
+def test_the_operator_ends_only_its_own_suspension() -> None:
+    world = started(Stage.TRAIN)
+    child = world.children["demo-train-0"]
+    for held in (True, False):
+        world.children["demo-train-0"] = replace(child, suspended=True, held=held)
+        found = [action for action in world.decide().actions if isinstance(action, SuspendJob)]
+        assert [(each.suspend, each.resource_version) for each in found] == (
+            [(False, child.resource_version)] if held else []
+        )
+
+
+def test_a_mark_of_a_suspension_that_somebody_else_ended_is_taken_off() -> None:
+    """Otherwise the next suspension by somebody else would count as the operator's."""
+    world = started(Stage.TRAIN)
+    world.children["demo-train-0"] = replace(world.children["demo-train-0"], held=True)
+    world.settle()
+    assert not world.children["demo-train-0"].held
 
 
 def test_a_job_without_a_pod_for_thirty_seconds_shows_child_refused() -> None:

@@ -30,6 +30,16 @@ def test_suspending_stops_the_stage_and_resuming_continues_the_same_attempt() ->
     assert world.job.status["observedGeneration"] == 3
 
 
+def test_a_job_that_a_queue_had_suspended_stays_suspended_after_the_users_suspension() -> None:
+    world = started(Stage.TRAIN)
+    world.children["demo-train-0"] = replace(world.children["demo-train-0"], suspended=True)
+    for suspend in (True, False):
+        world.job = replace(world.job, spec=make_spec(suspend=suspend))
+        world.settle()
+        assert world.children["demo-train-0"].suspended
+    assert world.condition("Reconciling") == ("True", "JobSuspended")
+
+
 def test_a_job_created_suspended_creates_nothing_until_it_is_resumed() -> None:
     world = World(job=make_job(spec=make_spec(suspend=True)))
     world.settle()

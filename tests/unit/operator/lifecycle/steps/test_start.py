@@ -4,7 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, DeleteJob
+from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, DeleteJob, Need
+from finetune_operator.lifecycle.decide import decide
 from finetune_operator.observed.observation import Rejection
 
 from tests.support.operator import make_job, make_spec
@@ -25,6 +26,33 @@ def test_a_rejected_child_is_reported_and_created_again_later() -> None:
     decision = world.decide()
     assert decision.status == status, "status must not flip with every try"
     assert any(isinstance(action, CreateJob) for action in decision.actions)
+
+
+def test_a_rejection_that_may_be_tried_again_does_not_skip_the_wait_for_the_last_pod() -> None:
+    world = started(Stage.TRAIN)
+    world.lingers = True
+    pod = world.run_pod("demo-train-0")
+    world.settle()
+    world.delete_child("demo-train-0")
+    world.settle()
+    world.rejection = Rejection("exceeded quota", world.now)
+    world.wait(10)
+    world.settle()
+    assert world.children == {}
+    assert f"waits for pod {pod.name} to end" in str(world.job.status["conditions"])
+    world.remove_deleted_pods()
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
+
+
+def test_a_later_attempt_starts_only_after_a_fresh_read() -> None:
+    world = started(Stage.TRAIN)
+    world.fail(Stage.TRAIN, "InternalError", code=69)
+    world.settle()
+    world.wait(10)
+    assert decide(world.observe(), world.settings, world.now) is Need.FRESH_CHILDREN
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
 
 
 def test_a_lost_status_restarts_prepare_only_after_the_running_stage_has_ended() -> None:
