@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON_ENV := .venv/bin/python
 # Threads that spin while they wait make small models ten times slower on shared cores.
 export OMP_WAIT_POLICY := PASSIVE
+# Many container images set it. Every test process would then compile each test and library module again.
+unexport PYTHONDONTWRITEBYTECODE
 export CLUSTER
 CLUSTER ?=
 # With kind or a given cluster the demo needs no dev cluster.

@@ -40,7 +40,7 @@ say "installing packages (torch brings 3 GB)"
 .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
 say "installed in $((SECONDS - started)) s"
 # Pods of the dev cluster mount .venv read-only and would compile these modules at every start. Most modules are never
-# # imported; they stay uncompiled.
+# imported; they stay uncompiled.
 compiling=$SECONDS
 .venv/bin/python scripts/tools/compile_imports.py
 say "compiled what the project imports in $((SECONDS - compiling)) s"

@@ -1,16 +1,24 @@
-"""Import every module of the project once, so that Python writes the bytecode of all imported modules."""
+"""Import every module of packages once, so that Python writes the bytecode of all that they import.
+
+    python scripts/tools/compile_imports.py [PACKAGE...]
+
+The bytecode is written even if PYTHONDONTWRITEBYTECODE is set, as it is in many container images. Without it, every
+process compiles some thousand modules again: half of the CPU time of a stage's start.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 
 PACKAGES = ("finetune_operator", "finetune_trainer", "finetune_cli", "devcluster")
 
 
-def main() -> None:
+def main(packages: list[str]) -> None:
     """Import the packages with their submodules, except modules that run a program on import."""
-    for package in PACKAGES:
+    sys.dont_write_bytecode = False
+    for package in packages or PACKAGES:
         root = importlib.import_module(package)
         for module in pkgutil.walk_packages(root.__path__, f"{package}."):
             if not module.name.endswith("__main__"):
@@ -18,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
