@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import is_native, reject_config, reject_files, reject_structure
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -38,6 +41,7 @@ NAMES = {
     "causalHead": "CAUSAL_HEAD",
     "otherLinearLayers": "OTHER_LINEAR_LAYERS",
     "weightReaders": "WEIGHT_READERS",
+    "expertFamilies": "EXPERT_FAMILIES",
 }
 
 
@@ -121,6 +125,20 @@ def test_a_listed_type_is_refused_for_the_structure_that_transformers_builds(kin
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(StageError, match="plain linear layer"):
         reject_structure(model, {})
+
+
+def test_the_expert_families_are_those_whose_adapters_peft_moves() -> None:
+    """peft converts the targets of such an adapter when it is made and when it is loaded."""
+    names = ["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
+    moved = []
+    for kind in LISTED["nativeTypes"]:
+        model: Any = torch.nn.Module()
+        model.config = SimpleNamespace(model_type=kind)
+        adapter = LoraConfig(target_modules=names)
+        convert_peft_config_for_transformers(adapter, model, None)
+        if adapter.target_parameters:
+            moved.append(kind)
+    assert moved == LISTED["expertFamilies"]
 
 
 def test_files_and_tensors_of_a_quantizer_are_refused(tmp_path: Path) -> None:

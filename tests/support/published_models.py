@@ -24,7 +24,7 @@ _TEXTS = ["what is the number after 12 and 345", "the number is 6789", "it is 0 
 _UNUSED_ROWS = 3
 """Rows of the embedding that no token has: published vocabularies are larger than their tokenizers."""
 _TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-_WINDOW = 12
+WINDOW = 12
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Published:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-_ALWAYS: dict[str, Any] = {
+ALWAYS: dict[str, Any] = {
     "attention_dropout": 0.0,
     "hidden_act": "silu",
     "initializer_range": 0.02,
@@ -63,12 +63,12 @@ _IM = ("<|im_start|>", "<|im_end|>")
 PUBLISHED: dict[str, Published] = {
     "Mistral 7B v0.1": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["MistralForCausalLM"],
             "model_type": "mistral",
             "max_position_embeddings": 32768,
             "rope_theta": 10000.0,
-            "sliding_window": _WINDOW,
+            "sliding_window": WINDOW,
             "tie_word_embeddings": False,
             "transformers_version": "4.34.0.dev0",
         },
@@ -79,7 +79,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "Llama 3.1": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "attention_bias": False,
@@ -104,7 +104,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "Qwen2.5 0.5B": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
             "max_position_embeddings": 32768,
@@ -123,7 +123,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "Qwen3 4B": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
             "attention_bias": False,
@@ -169,7 +169,7 @@ PUBLISHED: dict[str, Published] = {
             "rope_local_base_freq": 10000,
             "rope_scaling": None,
             "rope_theta": 1000000,
-            "sliding_window": _WINDOW,
+            "sliding_window": WINDOW,
             "sliding_window_pattern": 6,
             "torch_dtype": "bfloat16",
             "transformers_version": "4.50.0.dev0",
@@ -184,7 +184,7 @@ PUBLISHED: dict[str, Published] = {
     # One matrix for queries, keys and values, one for gate and up, and a rotary embedding with factors per frequency.
     "Phi-3 mini 128k": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["Phi3ForCausalLM"],
             "auto_map": {
                 "AutoConfig": "configuration_phi3.Phi3Config",
@@ -216,7 +216,7 @@ PUBLISHED: dict[str, Published] = {
     # Every fourth layer has no rotary embedding.
     "SmolLM3 3B": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["SmolLM3ForCausalLM"],
             "model_type": "smollm3",
             "attention_bias": False,
@@ -244,7 +244,7 @@ PUBLISHED: dict[str, Published] = {
     # Norms behind attention and feed-forward, and on all queries and keys at once.
     "OLMo 2 7B": Published(
         {
-            **_ALWAYS,
+            **ALWAYS,
             "architectures": ["Olmo2ForCausalLM"],
             "model_type": "olmo2",
             "attention_bias": False,

@@ -27,6 +27,10 @@ RULES: Mapping[str, tuple[str, str]] = {
         "every linear layer must compute its product itself, because an adapter changes only that",
         "choose another model",
     ),
+    "ExpertFamily": (
+        "the model's family must have no experts, because peft would put the adapter on experts that the model lacks",
+        "choose a model of a dense family",
+    ),
 }
 """What must be, and the remedy."""
 QUANTIZED_MEMBERS = ("quantization_config", "compression_config", "quantization", "quip_params", "aqlm")
@@ -58,6 +62,33 @@ OTHER_LINEAR_LAYERS = ("dory", "falcon", "gpt2", "gpt-sw3", "openai-gpt", "xlnet
 """Model types whose projections are subclasses of a linear layer, or Conv1D."""
 WEIGHT_READERS = ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "rwkv")
 """Model types whose recurrent layers read or change the weights of their linear layers, past an adapter."""
+EXPERT_FAMILIES = (
+    "afmoe",
+    "beam",
+    "cohere2_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "dots1",
+    "ernie4_5_moe",
+    "exaone_moe",
+    "flex_olmo",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "hunyuan_v1_moe",
+    "longcat_flash",
+    "mellum",
+    "minimax",
+    "minimax_m2",
+    "mixtral",
+    "olmoe",
+    "qwen3_moe",
+    "qwen3_next",
+    "sarvam_mla",
+    "solar_open",
+)
+"""Model types of mixtures of experts for which peft moves an adapter from feed-forward layers to experts, in any model."""
 
 _EXPERTS = re.compile(EXPERTS)
 _CAUSAL_HEAD = re.compile(CAUSAL_HEAD, re.IGNORECASE)
@@ -92,6 +123,7 @@ def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
         ("NoCausalHead", _other_head(config.get("architectures"))),
         ("OtherLinearLayers", _other_linear_layers(config.get("model_type"))),
         ("WeightReaders", _weight_readers(config.get("model_type"))),
+        ("ExpertFamily", _expert_family(config.get("model_type"))),
     )
     return next((Refusal(rule, what[:_LONGEST_FOUND]) for rule, what in found if what is not None), None)
 
@@ -182,3 +214,9 @@ def _weight_readers(kind: Any) -> str | None:
     if kind not in WEIGHT_READERS:
         return None
     return f"model type {kind!r}, whose recurrent layers read the weights"
+
+
+def _expert_family(kind: Any) -> str | None:
+    if kind not in EXPERT_FAMILIES:
+        return None
+    return f"model type {kind!r}, a mixture of experts, without experts in this model"

@@ -28,10 +28,18 @@ def test_known_families_pass_and_stay_as_they_are(family: str) -> None:
     assert model.training
 
 
-def test_layers_that_do_not_fit_together_are_refused() -> None:
-    """A rotary embedding needs an even number of dimensions; this config asks for three of eight."""
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        # A rotary embedding needs an even number of dimensions; this config asks for three of eight.
+        ("phi", {"partial_rotary_factor": 0.4}),
+        # The output of the attention must be as wide as the heads together.
+        ("helium", {"head_dim": 12}),
+    ],
+)
+def test_layers_that_do_not_fit_together_are_refused(family: str, changes: dict[str, Any]) -> None:
     with pytest.raises(StageError, match="layers that fit together") as caught:
-        rehearse(on_meta("phi", partial_rotary_factor=0.4))
+        rehearse(on_meta(family, **changes))
     assert caught.value.reason is Reason.INVALID_MODEL
 
 

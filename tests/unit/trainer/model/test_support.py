@@ -168,8 +168,7 @@ def test_experts_are_found_by_structure_if_the_config_hides_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The config uses other names, and a layer has a list of equal feed-forward modules."""
-    MixtralConfig(**SMALL).save_pretrained(tmp_path / "mixtral")
-    hidden = AutoConfig.from_pretrained(tmp_path / "mixtral")
+    hidden = GptOssConfig(**SMALL, num_local_experts=4)
     monkeypatch.setattr("finetune_trainer.contract.refusals._EXPERTS", re.compile("never"))
     model = write_tiny_model(tmp_path / "base")
     hidden.save_pretrained(model)

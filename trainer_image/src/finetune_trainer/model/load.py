@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.output_head import prove_head
+from finetune_trainer.model.padding_rows import restore_padding_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +52,7 @@ def load_quantized(path: Path, device: str) -> Any:
         trust_remote_code=False,
     )
     cast_model(model, dtype)
+    restore_padding_rows(model, path)
     prove_head(model)
     return model
 

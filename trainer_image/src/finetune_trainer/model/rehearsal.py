@@ -27,7 +27,7 @@ _SEED = 5
 _TOLERANCE = 1e-4
 # torch names sizes or shapes if the operands of an operation do not fit together. It names the meta device if it has no
 # such operation there, which says nothing about the model.
-_MISFIT = re.compile(r"size|shape|dimension", re.IGNORECASE)
+_MISFIT = re.compile(r"size|shape|dimension|reduction dim", re.IGNORECASE)
 _META = re.compile(r"meta", re.IGNORECASE)
 
 
