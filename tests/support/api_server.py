@@ -90,12 +90,16 @@ class ObjectServer:
             case "DELETE":
                 return self._delete(path, body)
             case _:
-                return self._get(path)
+                return self._get(path, request.query.get("labelSelector", ""))
 
-    def _get(self, path: str) -> web.Response:
+    def _get(self, path: str, selector: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
-        items = [body for key, body in self.objects.items() if key.rpartition("/")[0] == path]
+        items = [
+            body
+            for key, body in self.objects.items()
+            if key.rpartition("/")[0] == path and _selects(selector, body["metadata"].get("labels") or {})
+        ]
         if not items and not path.rpartition("/")[2].endswith("s"):
             return failure(404)
         return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
@@ -130,3 +134,12 @@ class ObjectServer:
             return failure(409, "another uid")
         del self.objects[path]
         return web.json_response({})
+
+
+def _selects(selector: str, labels: dict[str, str]) -> bool:
+    """True if a selector of one requirement (`key`, `key=value` or `key in (a,b)`) selects these labels."""
+    key, _, values = selector.partition(" in ")
+    if values:
+        return labels.get(key) in values.strip("()").split(",")
+    key, equals, value = selector.partition("=")
+    return not key or (labels.get(key) == value if equals else key in labels)

@@ -78,16 +78,30 @@ class World:
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
+    hidden: set[str] = field(default_factory=set)
+    """uids of Jobs and pods without the label that the watch selects."""
+    read: set[str] = field(default_factory=set)
+    """uids of hidden objects that the operator knows, because it has read them."""
     lingers: bool = False
     """The live pods of a deleted Job stay until `remove_deleted_pods`, as those of a trainer that saves a checkpoint."""
 
     def observe(self, *, fresh: bool = False) -> Observation:
         """The observation of the operator."""
+        self.read |= self.hidden if fresh else set()
+        hidden = self.hidden - self.read
         return Observation(
             job=self.job,
             inventory=self.inventory,
-            children=tuple(self.children.values()),
-            pods=tuple(self.pods.values()),
+            children=tuple(
+                replace(child, watched=False) if child.uid in self.hidden else child
+                for child in self.children.values()
+                if child.uid not in hidden
+            ),
+            pods=tuple(
+                replace(pod, watched=False) if pod.uid in self.hidden else pod
+                for pod in self.pods.values()
+                if pod.uid not in hidden
+            ),
             claim=self.claim,
             progress=self.progress,
             rejection=self.rejection,
@@ -225,6 +239,7 @@ class World:
     def _create(self, body: dict[str, Any]) -> None:
         name = body["metadata"]["name"]
         if name in self.children:
+            self.read.add(self.children[name].uid)
             return
         self.created.append(name)
         self.bodies[name] = body

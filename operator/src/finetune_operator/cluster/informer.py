@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from finetune_operator.api.stages import workspace_claim_name
 from finetune_operator.cluster.client import ObjectList
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
@@ -55,7 +57,7 @@ class Informer:
         """Store a FineTuneJob or its deletion; returns its key."""
         job = project_job(body)
         if deleted:
-            self._store.remove_job(job.key, job.uid)
+            self._store.remove_job(job.key, job.uid, int(job.resource_version))
         else:
             self._store.put_job(job)
         return job.key
@@ -64,9 +66,9 @@ class Informer:
         """Store a batch/v1 Job or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, child = key_of(body), project_child(body)
         if key is None or child is None:
-            return None
+            return self._disown(body)
         if deleted:
-            self._store.remove_child(key, child.uid)
+            self._store.remove_child(key, child.uid, int(child.resource_version))
         else:
             self._store.put_child(key, child)
         return key
@@ -75,9 +77,9 @@ class Informer:
         """Store a pod or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, pod = key_of(body), project_pod(body)
         if key is None or pod is None:
-            return None
+            return self._disown(body)
         if deleted:
-            self._store.remove_pod(key, pod.uid)
+            self._store.remove_pod(key, pod.uid, int(pod.resource_version))
         else:
             self._store.put_pod(key, pod)
         return key
@@ -86,17 +88,22 @@ class Informer:
         """Store a claim or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, claim = key_of(body), project_claim(body)
         if key is None or claim is None:
-            return None
+            return self._disown(body)
         if deleted:
-            self._store.remove_claim(key, claim.uid)
+            self._store.remove_claim(key, claim.uid, int(claim.resource_version))
         else:
             self._store.put_claim(key, claim)
         return key
 
+    def _disown(self, body: Body) -> Key | None:
+        metadata = body["metadata"]
+        return self._store.disown(metadata["uid"], int(metadata["resourceVersion"]))
+
     def put_node(self, body: Body, *, deleted: bool = False) -> None:
         """Store a node or its deletion. If the GPUs that jobs have asked for change, these jobs are reconciled."""
         node = project_node(body)
-        if self._gpus.remove(node.name, node.uid) if deleted else self._gpus.put(node):
+        version = int(node.resource_version)
+        if self._gpus.remove(node.name, node.uid, version) if deleted else self._gpus.put(node):
             self._wake_without_gpu()
 
     def wake(self, key: Key | None) -> None:
@@ -146,7 +153,7 @@ class Informer:
             if self._gpus.fail(problem):
                 _logger.warning("%s", problem)
         else:
-            self._gpus.replace([project_node(body) for body in nodes.items])
+            self._gpus.replace([project_node(body) for body in nodes.items], nodes.resource_version)
 
     async def resynchronize(self, period: float) -> None:
         """Repeat `synchronize` every `period` seconds until canceled."""
@@ -158,12 +165,39 @@ class Informer:
                 # The next period tries again. The watches continue meanwhile.
                 _logger.exception("resynchronizing failed")
 
-    async def refresh(self, key: Key) -> None:
-        """Read the children and pods of one FineTuneJob from the API server into the store."""
-        bodies, pod_bodies = await self._cluster.read_children(key)
-        children = [child for body in bodies if (child := project_child(body)) is not None]
-        pods = [pod for body in pod_bodies if (pod := project_pod(body)) is not None]
-        self._store.replace_children(key, children, pods)
+    async def refresh(self, key: Key, now: datetime) -> None:
+        """Read the children, pods and claim of one FineTuneJob from the API server into the store, at time `now`."""
+        known = self._store.identities(key)
+        jobs, pods = await self._cluster.read_children(key, known.job_names, known.job_uids)
+        claim = await self._cluster.read_claim(key[0], workspace_claim_name(key[1]))
+        children = [
+            child for body in jobs.items if (child := project_child(body)) is not None and key_of(body) == key
+        ]
+        owners = {child.uid for child in children} | known.job_uids
+        self._store.replace_children(
+            key,
+            known,
+            children,
+            [
+                pod
+                for body in pods.items
+                if (pod := project_pod(body)) is not None and (pod.owner_uid in owners or key_of(body) == key)
+            ],
+            None if claim is None or key_of(claim) != key else project_claim(claim),
+            (jobs.resource_version, pods.resource_version),
+            now,
+        )
+
+    async def reread(self, key: Key, now: datetime) -> None:
+        """Read what a conflict has shown to be outdated: the FineTuneJob, or else its children."""
+        known = self._store.observe(key)
+        body = await self._cluster.read_job(key)
+        if body is not None and self._store.put_job(project_job(body)):
+            return
+        if body is None and known is not None:
+            self._store.remove_job(key, known.job.uid)
+            return
+        await self.refresh(key, now)
 
     def _wake_without_gpu(self) -> None:
         """Queue every job that lacks a GPU, once for all nodes that change together."""

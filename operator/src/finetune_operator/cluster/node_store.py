@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile
@@ -23,6 +24,7 @@ class GpuStore:
         self._nodes: dict[str, NodeRecord] = {}
         self._problem: str | None = None
         self._asked_for: frozenset[str] = frozenset()
+        self._deleted = Tombstones()
         self._inventory = self._snapshot()
 
     @property
@@ -43,23 +45,33 @@ class GpuStore:
         held = self._nodes.get(node.name)
         if held is not None and _version(node) < _version(held):
             return False
+        if not self._deleted.allows(node.uid, _version(node)):
+            return False
         if held is not None and held.uid == node.uid and node.same_as(held):
             self._nodes[node.name] = node
             return False
         return self._replace({**self._nodes, node.name: node}, [(held, node)])
 
-    def remove(self, name: str, uid: str) -> bool:
-        """Remove a node, unless a new one of the same name has replaced it; returns the same as `put`."""
+    def remove(self, name: str, uid: str, version: int = 0) -> bool:
+        """Remove a node, unless a new one of the same name has replaced it; returns the same as `put`.
+
+        `version` is that of the watch's report; 0 if there is none.
+        """
+        if version:
+            self._deleted.add(uid, version)
         held = self._nodes.get(name)
         if held is None or held.uid != uid:
             return False
         return self._replace({key: node for key, node in self._nodes.items() if key != name}, [(held, None)])
 
-    def replace(self, nodes: Iterable[NodeRecord]) -> bool:
-        """Replace all nodes by a full LIST, except those that are newer; returns the same as `put`."""
-        listed = {node.name: node for node in nodes}
+    def replace(self, nodes: Iterable[NodeRecord], version: int) -> bool:
+        """Replace all nodes by a full LIST at `version`; returns the same as `put`.
+
+        Nodes stay if they are newer than the list, and deleted ones do not come back.
+        """
+        listed = {node.name: node for node in nodes if self._deleted.allows(node.uid, _version(node))}
         for name, held in self._nodes.items():
-            if name in listed and _version(held) > _version(listed[name]):
+            if _version(held) > (_version(listed[name]) if name in listed else version):
                 listed[name] = held
         names = sorted({*listed, *self._nodes})
         changes = [(self._nodes.get(name), listed.get(name)) for name in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
 
 FIELD_MANAGER = "finetune-operator"
+CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
+"""The uid of the Job, which the Job controller sets on each of its pods."""
 
 _logger = logging.getLogger(__name__)
 
@@ -93,13 +95,34 @@ class Cluster:
         """A PersistentVolume; None if there is none."""
         return await self._read(f"{VOLUMES_PATH}/{name}")
 
-    async def read_children(self, key: Key) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself."""
+    async def read_job(self, key: Key) -> dict[str, Any] | None:
+        """A FineTuneJob; None if there is none."""
+        return await self._read(f"{jobs_path(key[0])}/{key[1]}")
+
+    async def read_children(
+        self, key: Key, job_names: Collection[str], job_uids: Collection[str]
+    ) -> tuple[ObjectList, ObjectList]:
+        """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself.
+
+        Labels may have been changed. So Jobs of `job_names` are read by name, and pods also by the label that the Job
+        controller gives to the pods of each Job, here and in `job_uids`. Without that label, it gives up the pod.
+        """
         namespace, name = key
         selector = f"{JOB_LABEL}={name}"
         children = await self._api.list_all(batch_jobs_path(namespace), selector)
+        found = {body["metadata"]["name"] for body in children.items}
+        for missing in sorted(set(job_names) - found):
+            body = await self._read(f"{batch_jobs_path(namespace)}/{missing}")
+            if body is not None:
+                children.items.append(body)
         pods = await self._api.list_all(pods_path(namespace), selector)
-        return children.items, pods.items
+        uids = {body["metadata"]["uid"] for body in children.items} | set(job_uids)
+        if uids:
+            listed = {body["metadata"]["uid"] for body in pods.items}
+            owners = f"{CONTROLLER_LABEL} in ({','.join(sorted(uids))})"
+            owned = await self._api.list_all(pods_path(namespace), owners)
+            pods.items.extend(body for body in owned.items if body["metadata"]["uid"] not in listed)
+        return children, pods
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -133,7 +156,8 @@ class Cluster:
     async def create_child(self, path: str, job: JobRecord, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create a child of `job`, or return the existing one of that name if it belongs to `job`.
 
-        Raises ChildRejectedError if the API server rejects it or another owner has an object of this name.
+        Raises ConflictError if an earlier FineTuneJob of the same name still has it, and ChildRejectedError if the API
+        server rejects it or another owner has an object of this name.
         """
         name = body["metadata"]["name"]
         try:
@@ -155,6 +179,8 @@ class Cluster:
             raise ConflictError(f"{body['kind']} {name} existed and has been deleted meanwhile")
         owners = existing["metadata"].get("ownerReferences") or ()
         if not any(owner.get("uid") == job.uid for owner in owners):
+            if any(owner.get("kind") == KIND and owner.get("name") == job.name for owner in owners):
+                raise ConflictError(f"{body['kind']} {name} of the previous FineTuneJob is not gone yet")
             raise ChildRejectedError(
                 f"{body['kind']} {name} must belong to this FineTuneJob, but an object of another owner has this name; "
                 "delete or rename it"

@@ -1,16 +1,19 @@
 """The objects that the watches have reported, by FineTuneJob: small projections, never whole objects.
 
-An older resourceVersion never replaces a newer one. The operator stores its own writes from the API server's responses,
-so events that were sent earlier do not undo them.
+An older resourceVersion never replaces a newer one, and an answer that comes after the deletion of its object does not
+bring the object back. The operator stores its own writes from the API server's responses, so events that were sent
+earlier do not undo them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from datetime import datetime
+from typing import Protocol
 
 from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.observation import (
     ChildJob,
@@ -33,12 +36,24 @@ class _Stored(Protocol):
     def resource_version(self) -> str: ...
 
 
-_Any = TypeVar("_Any", ChildJob, Claim, Pod)
-
-
 def is_newer(new: _Stored, held: _Stored | None) -> bool:
-    """True if `new` may replace `held`, because its version is not older."""
-    return held is None or _version(new) >= _version(held)
+    """True if `new` may replace `held`, because its version is newer.
+
+    An equal version is the same object, about which the store may know more: that a delete was accepted.
+    """
+    return held is None or _version(new) > _version(held)
+
+
+@dataclass(frozen=True)
+class Identities:
+    """The objects of one FineTuneJob that a fresh read must look for even if they have lost their label."""
+
+    job_names: frozenset[str]
+    """Names of its batch/v1 Jobs."""
+    job_uids: frozenset[str]
+    """uids of its batch/v1 Jobs, including those that only a pod names."""
+    claim_uids: frozenset[str]
+    """uids of its claim, and of that of an earlier FineTuneJob of the same name."""
 
 
 @dataclass
@@ -49,6 +64,7 @@ class _Entry:
     claims: dict[str, Claim] = field(default_factory=dict)
     progress: Progress | None = None
     rejection: Rejection | None = None
+    last_read: datetime | None = None
 
     @property
     def empty(self) -> bool:
@@ -61,51 +77,107 @@ class Store:
     def __init__(self, gpus: GpuStore) -> None:
         self._entries: dict[Key, _Entry] = {}
         self._gpus = gpus
+        self._keys: dict[str, Key] = {}
+        self._deleted = Tombstones()
 
-    def put_job(self, job: JobRecord) -> None:
-        """Store a FineTuneJob. A new one of the same name does not inherit the old one's progress."""
+    def put_job(self, job: JobRecord) -> bool:
+        """Store a FineTuneJob; returns True if it is newer than what is known.
+
+        A new one of the same name does not inherit the old one's progress.
+        """
+        if not self._deleted.allows(job.uid, _version(job)):
+            return False
         entry = self._entry(job.key)
+        if not is_newer(job, entry.job):
+            return False
         if entry.job is not None and entry.job.uid != job.uid:
-            entry.progress = entry.rejection = None
-        if is_newer(job, entry.job):
-            entry.job = job
+            entry.progress = entry.rejection = entry.last_read = None
+        entry.job = job
+        return True
 
     def put_child(self, key: Key, child: ChildJob) -> None:
         """Store a batch/v1 Job."""
-        _put(self._entry(key).children, child)
+        self._put(key, "children", child)
 
     def put_pod(self, key: Key, pod: Pod) -> None:
         """Store a pod."""
-        _put(self._entry(key).pods, pod)
+        self._put(key, "pods", pod)
 
     def put_claim(self, key: Key, claim: Claim) -> None:
         """Store a workspace claim."""
-        _put(self._entry(key).claims, claim)
+        self._put(key, "claims", claim)
 
-    def remove_job(self, key: Key, uid: str) -> None:
-        """Remove a FineTuneJob, unless a new one of the same name has replaced it."""
+    def remove_job(self, key: Key, uid: str, version: int = 0) -> None:
+        """Remove a FineTuneJob, unless a new one of the same name has replaced it.
+
+        `version` is that of the watch's report, here and in the other methods that remove; 0 if there is none.
+        """
+        if version:
+            self._deleted.add(uid, version)
         entry = self._entries.get(key)
         if entry is not None and entry.job is not None and entry.job.uid == uid:
             entry.job = entry.progress = entry.rejection = None
         self._drop_if_empty(key)
 
-    def remove_child(self, key: Key, uid: str) -> None:
+    def remove_child(self, key: Key, uid: str, version: int = 0) -> None:
         """Remove a batch/v1 Job."""
-        self._remove(key, uid, "children")
+        self._remove(key, uid, "children", version)
 
-    def remove_pod(self, key: Key, uid: str) -> None:
+    def remove_pod(self, key: Key, uid: str, version: int = 0) -> None:
         """Remove a pod."""
-        self._remove(key, uid, "pods")
+        self._remove(key, uid, "pods", version)
 
-    def remove_claim(self, key: Key, uid: str) -> None:
+    def remove_claim(self, key: Key, uid: str, version: int = 0) -> None:
         """Remove a workspace claim."""
-        self._remove(key, uid, "claims")
+        self._remove(key, uid, "claims", version)
 
-    def replace_children(self, key: Key, children: Iterable[ChildJob], pods: Iterable[Pod]) -> None:
-        """Replace the children and pods of one job by those of a fresh read."""
-        entry = self._entry(key)
-        entry.children = {child.uid: child for child in children}
-        entry.pods = {pod.uid: pod for pod in pods}
+    def disown(self, uid: str, version: int) -> Key | None:
+        """Remove an object that no FineTuneJob controls at `version`; returns the key of the one that lost it."""
+        key = self._keys.get(uid)
+        if key is not None:
+            for kind in ("children", "pods", "claims"):
+                self._remove(key, uid, kind)
+            self._deleted.add(uid, version)
+        return key
+
+    def identities(self, key: Key) -> Identities:
+        """The Jobs of one FineTuneJob that are known by name or by uid, also if they belong to an earlier one."""
+        entry = self._entries.get(key, _Entry())
+        names = {child.name for child in entry.children.values()}
+        recorded = (entry.job.status.get("stage") or {}).get("jobName") if entry.job is not None else None
+        names |= {recorded} if isinstance(recorded, str) else set()
+        uids = {child.uid for child in entry.children.values()}
+        uids |= {pod.owner_uid for pod in entry.pods.values()}
+        return Identities(frozenset(names), frozenset(uids), frozenset(entry.claims))
+
+    def replace_children(
+        self,
+        key: Key,
+        known: Identities,
+        children: Iterable[ChildJob],
+        pods: Iterable[Pod],
+        claim: Claim | None,
+        versions: tuple[int, int],
+        now: datetime,
+    ) -> None:
+        """Replace children, pods and the workspace's claim of one job by those of a fresh read at `now`.
+
+        `known` is what was known before the read. `versions` are those of the lists of Jobs and pods. Whatever the watch
+        has reported since is kept.
+        """
+        self._entry(key).last_read = now
+        for kind, found, version in (("children", children, versions[0]), ("pods", pods, versions[1])):
+            listed = {item.uid: item for item in found}
+            held: dict[str, _Stored] = getattr(self._entry(key), kind)
+            for uid in [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]:
+                self._remove(key, uid, kind)
+            for item in listed.values():
+                self._put(key, kind, item)
+        if claim is not None:
+            self._put(key, "claims", claim)
+        for uid in known.claim_uids - {"" if claim is None else claim.uid}:
+            # There is one name for the claim, so the one that was known before the read is gone.
+            self._remove(key, uid, "claims")
         self._drop_if_empty(key)
 
     def set_progress(self, key: Key, progress: Progress) -> bool:
@@ -129,15 +201,18 @@ class Store:
             return None
         job = entry.job
         claim = next((claim for claim in entry.claims.values() if claim.owner_uid == job.uid), None)
+        previous = next((claim for claim in entry.claims.values() if claim.owner_uid != job.uid), None)
         return Observation(
             job=job,
             inventory=self._gpus.inventory,
             children=tuple(entry.children.values()),
             pods=tuple(entry.pods.values()),
             claim=claim,
+            previous_claim=previous,
             progress=entry.progress,
             rejection=entry.rejection,
             fresh=fresh,
+            last_read=entry.last_read,
         )
 
     def job_keys(self) -> list[Key]:
@@ -183,8 +258,9 @@ class Store:
     def purge(self, kind: str, listed: set[str], version: int) -> list[Key]:
         """Remove objects that a full LIST at `version` does not contain, because the watch missed their deletion.
 
-        `kind` is jobs, children, pods or claims; `listed` contains uids. Objects newer than the list stay. Returns the
-        keys of the FineTuneJobs that lost an object.
+        `kind` is jobs, children, pods or claims; `listed` contains uids. Objects newer than the list stay. So do those
+        without the label that the list selects, unless their FineTuneJob is gone. Returns the keys of the FineTuneJobs
+        that lost an object.
         """
         changed = []
         for key, entry in list(self._entries.items()):
@@ -194,8 +270,12 @@ class Store:
                     self.remove_job(key, job.uid)
                     changed.append(key)
                 continue
-            held: dict[str, _Stored] = getattr(entry, kind)
-            missed = [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]
+            held: dict[str, ChildJob | Pod | Claim] = getattr(entry, kind)
+            missed = [
+                uid
+                for uid, item in held.items()
+                if uid not in listed and _version(item) <= version and (item.watched or entry.job is None)
+            ]
             for uid in missed:
                 self._remove(key, uid, kind)
             if missed:
@@ -205,21 +285,30 @@ class Store:
     def _entry(self, key: Key) -> _Entry:
         return self._entries.setdefault(key, _Entry())
 
-    def _remove(self, key: Key, uid: str, kind: str) -> None:
+    def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> None:
+        if not self._deleted.allows(new.uid, _version(new)):
+            return
+        held: dict[str, ChildJob | Pod | Claim] = getattr(self._entry(key), kind)
+        if is_newer(new, held.get(new.uid)):
+            held[new.uid] = new
+            self._keys[new.uid] = key
+
+    def _remove(self, key: Key, uid: str, kind: str, version: int = 0) -> None:
+        """Remove an object. One that was read without its label at `version` or later still exists."""
+        if version:
+            self._deleted.add(uid, version)
         entry = self._entries.get(key)
-        if entry is not None:
-            getattr(entry, kind).pop(uid, None)
+        held: dict[str, ChildJob | Pod | Claim] = {} if entry is None else getattr(entry, kind)
+        item = held.get(uid)
+        if item is not None and not (version and not item.watched and _version(item) >= version):
+            del held[uid]
+            self._keys.pop(uid, None)
         self._drop_if_empty(key)
 
     def _drop_if_empty(self, key: Key) -> None:
         entry = self._entries.get(key)
         if entry is not None and entry.empty:
             del self._entries[key]
-
-
-def _put(held: dict[str, _Any], new: _Any) -> None:
-    if is_newer(new, held.get(new.uid)):
-        held[new.uid] = new
 
 
 def _version(item: _Stored) -> int:

@@ -82,12 +82,12 @@ class WorkQueue(Generic[Item]):
         heapq.heappush(self._delayed, (due, next(self._order), item))
         self._changed.set()
 
-    def add_rate_limited(self, item: Item) -> None:
-        """Deliver `item`, whose work failed, after a delay that grows with its failures."""
+    def add_rate_limited(self, item: Item, longest: float = MAXIMUM_DELAY) -> None:
+        """Deliver `item`, whose work failed, after a delay that grows with its failures, at most `longest` seconds."""
         failures = self._failures.get(item, 0)
         self._failures[item] = failures + 1
         self._metrics.retried()
-        self.add_after(item, min(BASE_DELAY * 2 ** min(failures, 30), MAXIMUM_DELAY))
+        self.add_after(item, min(BASE_DELAY * 2 ** min(failures, 30), longest))
 
     def forget(self, item: Item) -> None:
         """Reset the delay of `item`, because its work succeeded (client-go's Forget)."""

@@ -19,12 +19,14 @@ from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
+from finetune_operator.lifecycle.steps.unwatched import reread_unwatched
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
 from finetune_operator.status.stored import conditions_problem
 
 STEPS: tuple[Step, ...] = (
     accept_job,
+    reread_unwatched,
     enforce_deadline,
     end_attempt,
     renew_waiting_stage,

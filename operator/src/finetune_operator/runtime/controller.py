@@ -14,8 +14,8 @@ from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
-from finetune_operator.cluster.workqueue import WorkQueue
-from finetune_operator.errors import ChildRejectedError, ConflictError
+from finetune_operator.cluster.workqueue import MAXIMUM_DELAY, WorkQueue
+from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.lifecycle.actions import (
     Action,
     CreateClaim,
@@ -34,6 +34,8 @@ from finetune_operator.settings import Settings
 from finetune_operator.status.events import transitions
 
 REJECTION_DELAY = timedelta(seconds=15)
+CONFLICT_DELAY = 1.0
+"""Longest delay in seconds after a conflict, because the conflicting objects are read at once."""
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Controller:
             except ConflictError as error:
                 _logger.debug("%s/%s: %s", *key, error)
                 result = "requeue"
-                self._queue.add_rate_limited(key)
+                await self._reread(key)
             except Exception:
                 # The boundary: an error in one job must not stop the others. The job is tried again.
                 _logger.exception("reconciling %s/%s failed", *key)
@@ -99,6 +101,20 @@ class Controller:
                 self._metrics.active(-1)
                 self._metrics.reconciled(result, self._clock() - started)
                 self._queue.done(key)
+
+    async def _reread(self, key: Key) -> None:
+        """Read the objects of a conflict, and decide again soon. Waiting for the watch could take minutes."""
+        longest = CONFLICT_DELAY
+        try:
+            await self._informer.reread(key, self._now())
+        except ApiError as error:
+            _logger.debug("%s/%s: %s", *key, error)
+            longest = MAXIMUM_DELAY
+        except Exception:
+            # The boundary, as in `work`.
+            _logger.exception("reading %s/%s failed", *key)
+            longest = MAXIMUM_DELAY
+        self._queue.add_rate_limited(key, longest)
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to reconcile it again, or None."""
@@ -120,7 +136,7 @@ class Controller:
         """Read what a decision needs; None if the FineTuneJob has been deleted meanwhile."""
         match need:
             case Need.FRESH_CHILDREN:
-                await self._informer.refresh(key)
+                await self._informer.refresh(key, self._now())
                 return self._store.observe(key, fresh=True)
             case Need.VOLUMES:
                 return replace(observation, volumes=await self._volumes.read(observation))

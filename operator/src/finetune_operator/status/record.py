@@ -57,6 +57,11 @@ class StatusRecord:
         return "startTime" in self._stored_stage
 
     @property
+    def node_seen(self) -> bool:
+        """True once a pod of the current attempt has had a node."""
+        return "node" in self._stored_stage
+
+    @property
     def starting_reason(self) -> Reason:
         """The reason while the current attempt starts: Pending before the first attempt of the first stage runs."""
         if self.awaits_destination:
@@ -123,7 +128,7 @@ class StatusRecord:
 
         The workspace may then hold a checkpoint, which binds later attempts to the same plan.
         """
-        if self.stage is Stage.TRAIN and "node" in self._stored_stage:
+        if self.stage is Stage.TRAIN and self.node_seen:
             return True
         attempts = self.fields.get("attempts") or ()
         return any(entry["stage"] == Stage.TRAIN and "node" in entry for entry in attempts)

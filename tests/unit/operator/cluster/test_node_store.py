@@ -81,10 +81,21 @@ def test_a_list_replaces_every_node_that_is_not_newer() -> None:
     for node in (make_node("deleted"), make_node("newer", resource_version="9", unschedulable=True)):
         store.put(node)
     assert store.inventory.offers(GPU)
-    assert store.replace([make_node("newer", resource_version="8"), make_node("joined")])
+    assert store.replace([make_node("newer", resource_version="8"), make_node("joined")], 8)
     assert set(store.inventory.nodes) == {"newer", "joined"}
     assert store.inventory.nodes["newer"].unschedulable
-    assert not store.replace([make_node("newer", resource_version="8"), make_node("joined")])
+    assert not store.replace([make_node("newer", resource_version="8"), make_node("joined")], 8)
+
+
+def test_a_node_that_joined_after_a_list_stays_and_a_deleted_one_does_not_return() -> None:
+    store = make_store()
+    store.put(make_node("joined", resource_version="9"))
+    store.put(make_node("deleted", resource_version="3"))
+    store.remove("deleted", "uid-deleted", 7)
+    store.replace([make_node("deleted", resource_version="3")], 6)
+    assert set(store.inventory.nodes) == {"joined"}
+    assert not store.put(make_node("deleted", resource_version="3"))
+    assert len(store) == 1
 
 
 def test_without_access_to_nodes_only_gpu_profiles_are_left() -> None:
@@ -95,7 +106,7 @@ def test_without_access_to_nodes_only_gpu_profiles_are_left() -> None:
     assert not store.fail("not allowed")
     assert store.inventory.problem == "not allowed"
     assert [offer.profile for offer in store.inventory.offers(GPU)] == ["l4"]
-    assert store.replace([make_node()])
+    assert store.replace([make_node()], 1)
     assert store.inventory.problem is None
 
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path, pods_path
+from finetune_operator.cluster.resources import (
+    CONTROLLER_LABEL,
+    Cluster,
+    batch_jobs_path,
+    claims_path,
+    jobs_path,
+    pods_path,
+)
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import project_job
 from finetune_operator.status.events import Transition
@@ -120,6 +127,38 @@ async def test_an_event_that_cannot_be_written_stops_nothing(
     server.failures["POST", EVENTS] = 403
     await cluster.record_event(make_job(), transition, NOW, "b")
     assert "event Training of team/demo" in caplog.text
+
+
+async def test_children_and_pods_without_their_labels_are_read_by_name_and_controller(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    labels = {"finetune.dev/job": "demo"}
+    listed, hidden = child("demo-train-1"), child("demo-train-0")
+    listed["metadata"]["labels"] = labels
+    listed, hidden = server.put(CHILDREN, listed), server.put(CHILDREN, hidden)
+    uid = hidden["metadata"]["uid"]
+    for name, found in (
+        ("a", labels),
+        ("b", {CONTROLLER_LABEL: uid}),
+        ("c", {CONTROLLER_LABEL: "gone"}),
+        ("d", {CONTROLLER_LABEL: "a stranger"}),
+    ):
+        server.put(pods_path("team"), {"metadata": {"name": name, "labels": found}})
+    jobs, pods = await cluster.read_children(("team", "demo"), {"demo-train-0", "none"}, {"gone"})
+    assert [body["metadata"]["name"] for body in jobs.items] == ["demo-train-1", "demo-train-0"]
+    assert [body["metadata"]["name"] for body in pods.items] == ["a", "b", "c"]
+    assert await cluster.read_job(("team", "demo")) is not None
+    assert await cluster.read_job(("team", "none")) is None
+
+
+async def test_a_child_of_an_earlier_job_of_the_same_name_is_a_conflict_and_no_rejection(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    earlier = child()
+    earlier["metadata"]["ownerReferences"] = [{"kind": "FineTuneJob", "name": "demo", "uid": "earlier"}]
+    server.put(CHILDREN, earlier)
+    with pytest.raises(ConflictError, match="previous FineTuneJob"):
+        await cluster.create_child(CHILDREN, make_job(), child())
 
 
 async def test_a_missing_claim_is_none_and_a_forbidden_one_an_error(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
-from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.observed.observation import ChildJob, Claim, Observation, Pod
 
 from tests.support.operator import NOW, UID, make_job, make_progress
 from tests.support.world import World
@@ -90,6 +92,140 @@ def test_the_store_keeps_nothing_of_a_deleted_job() -> None:
     store.remove_child(KEY, child.uid)
     store.remove_pod(KEY, pod.uid)
     assert store._entries == {}
+
+
+def make_store() -> tuple[Store, ChildJob, Pod]:
+    """A store with one job, its Job of version 20 and its pod of version 21."""
+    store = Store(GpuStore((), allow_time_slicing=False))
+    child, pod = make_children()
+    store.put_job(make_job())
+    store.put_child(KEY, child)
+    store.put_pod(KEY, pod)
+    return store, child, pod
+
+
+def observe(store: Store) -> Observation:
+    found = store.observe(KEY)
+    assert found is not None
+    return found
+
+
+def reread(
+    store: Store, children: list[ChildJob], pods: list[Pod], claim: Claim | None = None, version: int = 30
+) -> None:
+    """Merge a fresh read at `version`."""
+    known = store.identities(KEY)
+    store.replace_children(KEY, known, children, pods, claim, (version, version), NOW)
+
+
+def test_a_fresh_read_never_overwrites_what_the_watch_has_reported_since() -> None:
+    store, child, pod = make_store()
+    newer, joined = replace(pod, resource_version="40", running=False), replace(pod, uid="2")
+    store.put_pod(KEY, newer)
+    store.put_pod(KEY, replace(joined, resource_version="41"))
+    reread(store, [replace(child, resource_version="19", suspended=True)], [pod])
+    assert observe(store).children == (child,)
+    assert {each.resource_version for each in observe(store).pods} == {"40", "41"}
+    assert observe(store).last_read == NOW
+    reread(store, [], [], version=50)
+    assert (observe(store).children, observe(store).pods) == ((), ())
+
+
+@pytest.mark.parametrize("kind", ["job", "child", "pod", "claim"])
+def test_an_answer_that_comes_after_the_deletion_brings_nothing_back(kind: str) -> None:
+    store, child, pod = make_store()
+    claim = Claim("demo-workspace", "claim", UID, "22", deleting=False)
+    store.put_claim(KEY, claim)
+    job = make_job(resource_version="10")
+    put: dict[str, Callable[[], object]] = {
+        "job": lambda: store.put_job(job),
+        "child": lambda: store.put_child(KEY, child),
+        "pod": lambda: store.put_pod(KEY, pod),
+        "claim": lambda: store.put_claim(KEY, claim),
+    }
+    for uid, remove in (
+        (child.uid, store.remove_child),
+        (pod.uid, store.remove_pod),
+        (claim.uid, store.remove_claim),
+        (UID, store.remove_job),
+    ):
+        remove(KEY, uid, 25)
+    put[kind]()
+    assert store._entries == {}
+
+
+def test_a_child_without_its_label_is_found_again_after_it_seemed_deleted() -> None:
+    """The watch reports the loss of the label as a deletion, with the version of the change."""
+    store, child, pod = make_store()
+    hidden = replace(pod, resource_version="25", watched=False)
+    store.remove_pod(KEY, pod.uid, 25)
+    assert observe(store).pods == ()
+    reread(store, [child], [hidden])
+    assert observe(store).pods == (hidden,)
+    store.remove_pod(KEY, pod.uid, 25)
+    assert observe(store).pods == (hidden,), "a report that comes twice changes nothing"
+    assert store.purge("pods", set(), 99) == [], "no list shows it"
+    store.remove_pod(KEY, pod.uid, 26)
+    assert observe(store).pods == ()
+
+
+def test_a_hidden_child_is_dropped_with_its_job() -> None:
+    store, _, pod = make_store()
+    store.put_pod(KEY, replace(pod, resource_version="25", watched=False))
+    store.remove_job(KEY, UID)
+    assert store.purge("pods", set(), 99) == [KEY]
+
+
+def test_a_fresh_read_looks_for_recorded_and_known_objects() -> None:
+    store, child, pod = make_store()
+    store.put_pod(KEY, replace(pod, uid="other", owner_uid="a Job that is gone"))
+    store.put_job(make_job(resource_version="11", status={"stage": {"jobName": "demo-train-3"}}))
+    known = store.identities(KEY)
+    assert known.job_names == {child.name, "demo-train-3"}
+    assert known.job_uids == {child.uid, "a Job that is gone"}
+    assert store.identities(("team", "none")).job_names == frozenset()
+
+
+def test_only_a_claim_that_was_known_before_a_fresh_read_can_be_gone() -> None:
+    store, child, pod = make_store()
+    old, new = (Claim("demo-workspace", uid, UID, "22", deleting=False) for uid in ("old", "new"))
+    store.put_claim(KEY, old)
+    known = store.identities(KEY)
+    store.put_claim(KEY, new)
+    store.replace_children(KEY, known, [child], [pod], None, (30, 30), NOW)
+    assert observe(store).claim == new
+
+
+def test_the_claim_of_an_earlier_job_of_the_same_name_is_not_the_jobs_own() -> None:
+    store, _, _ = make_store()
+    earlier = Claim("demo-workspace", "1", "earlier", "22", deleting=True)
+    store.put_claim(KEY, earlier)
+    assert (observe(store).claim, observe(store).previous_claim) == (None, earlier)
+
+
+def test_an_object_that_nobody_controls_any_more_is_forgotten() -> None:
+    store, child, pod = make_store()
+    assert store.disown(child.uid, 30) == KEY
+    assert observe(store).children == ()
+    assert observe(store).pods == (pod,)
+    assert store.disown("unknown", 30) is None
+    store.put_child(KEY, child)
+    assert observe(store).children == ()
+
+
+def test_a_late_event_of_an_earlier_job_takes_no_progress_from_the_new_one() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    store.put_job(make_job(uid="new", resource_version="50"))
+    store.set_progress(KEY, make_progress(Stage.TRAIN))
+    assert not store.put_job(make_job(uid="old", resource_version="40"))
+    assert observe(store).progress is not None
+
+
+def test_a_late_event_does_not_take_back_an_accepted_delete() -> None:
+    store, child, _ = make_store()
+    store.mark_child_deleting(KEY, child.uid)
+    store.put_child(KEY, child)
+    assert observe(store).children[0].deleting
 
 
 def test_an_accepted_delete_is_recorded_before_the_watch_reports_it() -> None:

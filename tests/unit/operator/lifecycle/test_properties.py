@@ -12,6 +12,15 @@ from hypothesis import strategies as st
 from tests.support.operator import make_failure, make_inventory, make_job, make_node, make_result, make_spec
 from tests.support.world import World
 
+DISTURBANCES = (
+    "refuse",
+    "linger",
+    "pods gone",
+    "hide the job",
+    "hide the pods",
+    "suspend by a queue",
+    "resume by a queue",
+)
 EVENTS = st.lists(
     st.sampled_from(
         [
@@ -33,11 +42,7 @@ EVENTS = st.lists(
             "fitting gpu",
             "small gpu",
             "no gpu",
-            "refuse",
-            "linger",
-            "pods gone",
-            "suspend by a queue",
-            "resume by a queue",
+            *DISTURBANCES,
         ]
     ),
     max_size=60,
@@ -68,7 +73,7 @@ def apply(world: World, event: str) -> None:
             world.delete_child(child.name)
         case "schedule" if child is not None and not child.suspended:
             schedule(world, child)
-        case "refuse" | "linger" | "pods gone" | "suspend by a queue" | "resume by a queue":
+        case _ if event in DISTURBANCES:
             disturb(world, child, event)
         case _ if child is not None and not child.suspended:
             end(world, child, event)
@@ -84,6 +89,10 @@ def disturb(world: World, child: ChildJob | None, event: str) -> None:
             world.lingers = True
         case "pods gone":
             world.remove_deleted_pods()
+        case "hide the pods":
+            world.hidden |= set(world.pods)
+        case "hide the job" if child is not None:
+            world.hidden.add(child.uid)
         case "suspend by a queue" | "resume by a queue" if child is not None and not child.held:
             suspend = event == "suspend by a queue"
             world.children[child.name] = replace(child, suspended=suspend)

@@ -13,9 +13,10 @@ from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.lifecycle.decide import decide
+from finetune_operator.lifecycle.steps.unwatched import REREAD
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime import controller as controller_module
-from finetune_operator.runtime.controller import REJECTION_DELAY, Controller
+from finetune_operator.runtime.controller import CONFLICT_DELAY, REJECTION_DELAY, Controller
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 
@@ -185,6 +186,102 @@ async def test_a_conflict_is_retried_and_counts_as_a_requeue() -> None:
         parts.clock.now += 1
         assert await parts.work_once() == "success"
         assert CHILD in parts.server.objects
+
+
+async def test_a_conflict_reads_the_job_and_does_not_wait_for_the_watch() -> None:
+    async with running() as parts:
+        body = parts.server.objects[f"{JOBS}/demo"]
+        parts.server.put(JOBS, {**body, "spec": make_spec(suspend=True)})
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "requeue"
+        assert ("GET", f"{JOBS}/demo") in parts.server.requests
+        parts.clock.now += 0.01
+        assert await parts.work_once() == "success"
+        assert parts.server.objects[f"{JOBS}/demo"]["status"]["phase"] == "Suspended"
+
+
+async def test_a_job_that_is_gone_is_forgotten_after_a_conflict() -> None:
+    async with running() as parts:
+        del parts.server.objects[f"{JOBS}/demo"]
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "requeue"
+        assert parts.store.observe(KEY) is None
+
+
+async def test_conflicts_that_go_on_are_tried_again_within_a_second() -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 409
+        parts.queue.add(KEY)
+        for _ in range(20):
+            assert await parts.work_once() == "requeue"
+            parts.clock.now += CONFLICT_DELAY
+
+
+async def test_an_outage_during_the_read_after_a_conflict_backs_off() -> None:
+    async with running() as parts:
+        parts.server.failures |= {("PATCH", f"{JOBS}/demo/status"): 409, ("GET", f"{JOBS}/demo"): 401}
+        parts.queue.add(KEY)
+        for _ in range(10):
+            assert await parts.work_once() == "requeue"
+            parts.clock.now += 1000
+        parts.queue.add_rate_limited(KEY)
+        parts.clock.now += CONFLICT_DELAY
+        assert len(parts.queue) == 0
+
+
+async def test_a_job_of_the_same_name_waits_for_the_objects_of_the_previous_one() -> None:
+    async with running() as parts:
+        body = {
+            "metadata": {
+                "name": "demo-prepare-0",
+                "namespace": "team",
+                "labels": {"finetune.dev/job": "demo"},
+                "ownerReferences": [
+                    {"kind": "FineTuneJob", "name": "demo", "uid": "earlier", "controller": True}
+                ],
+            },
+            "spec": {},
+        }
+        # The watch has not shown it yet.
+        earlier = parts.server.put(CHILDREN, body)
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "requeue"
+        parts.clock.now += 1
+        await parts.work_once()
+        conditions = parts.server.objects[f"{JOBS}/demo"]["status"]["conditions"]
+        assert conditions[0]["message"] == "waits for the previous FineTuneJob's objects to be gone"
+        assert conditions[0]["reason"] == "Pending"
+        events = [entry for path, entry in parts.server.objects.items() if "/events/" in path]
+        assert {entry["type"] for entry in events} == {"Normal"}
+        del parts.server.objects[CHILD]
+        earlier["metadata"]["resourceVersion"] = "999"
+        parts.informer.wake(parts.informer.put_child(earlier, deleted=True))
+        assert await parts.work_once() == "success", "the event of the deletion wakes it"
+        assert parts.server.objects[CHILD]["metadata"]["ownerReferences"][0]["uid"] == UID
+
+
+async def test_a_running_job_without_its_label_is_still_followed() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        await parts.controller.reconcile(KEY)
+        body = parts.server.objects[CHILD]
+        parts.server.put(CHILDREN, {**body, "metadata": {**body["metadata"], "labels": {}}})
+        gone = {**body, "metadata": {**body["metadata"], "resourceVersion": str(parts.server.version)}}
+        parts.informer.put_child(gone, deleted=True)
+        seconds = await parts.controller.reconcile(KEY)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert [child.watched for child in observation.children] == [False]
+        assert "attempts" not in parts.server.objects[f"{JOBS}/demo"]["status"]
+        assert seconds == REREAD.total_seconds()
+        before = len(parts.server.requests)
+        await parts.controller.reconcile(KEY)
+        assert len(parts.server.requests) == before, "it is not read at every look"
+        parts.now += REREAD
+        del parts.server.objects[CHILD]
+        await parts.controller.reconcile(KEY)
+        attempts = parts.server.objects[f"{JOBS}/demo"]["status"]["attempts"]
+        assert attempts[-1]["reason"] == "StageLost"
 
 
 async def test_an_error_in_one_job_does_not_stop_the_worker(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,10 @@ def check_feasibility(state: Reconciliation) -> Reconciliation | Need:
     if isinstance(found, Feasible) and (state.draft.stage is Stage.TRAIN or config_is_new):
         if state.observation.volumes is None:
             return Need.VOLUMES
-        state = _check_volumes(state, spec, found, state.observation.volumes, config_is_new=config_is_new)
+        checked = _check_volumes(state, spec, found, state.observation.volumes, config_is_new=config_is_new)
+        if isinstance(checked, Need):
+            return checked
+        state = checked
     if isinstance(state.feasibility, Infeasible):
         state = state.with_draft(state.draft.fail(state.feasibility.reason, state.feasibility.message))
     return _update_train(state) if state.draft.stage is Stage.TRAIN else state
@@ -49,12 +52,14 @@ def _check_volumes(
     volumes: JobVolumes,
     *,
     config_is_new: bool,
-) -> Reconciliation:
+) -> Reconciliation | Need:
     """Move, enlarge or reject a workspace that does not suit TRAIN."""
     progress = state.progress if config_is_new else None
     misplaced = volume_policy.misplaced_workspace(spec, feasible, volumes, progress)
     checked, changes = volume_policy.check_volumes(spec, state.draft, feasible, volumes)
     if misplaced is not None and (spec.workspace.size is None or not isinstance(checked, Infeasible)):
+        if not state.observation.fresh:
+            return Need.FRESH_CHILDREN
         # This is not a failed attempt: nothing that PREPARE has done is of use elsewhere. The new claim gets its place
         # and its size from what is known now.
         draft = state.draft.begin_attempt(state.draft.attempt + 1, state.now)
@@ -62,13 +67,16 @@ def _check_volumes(
     return replace(state, feasibility=checked).with_actions(*changes)
 
 
-def _update_train(state: Reconciliation) -> Reconciliation:
+def _update_train(state: Reconciliation) -> Reconciliation | Need:
     """Record the plan of TRAIN, and begin another attempt if the current Job was made for another plan."""
     draft, feasibility, child = state.draft, state.feasibility, state.current_child
     if isinstance(feasibility, Feasible) and not draft.training_begun:
         draft = draft.record_plan(feasibility.shown)
     suits = isinstance(feasibility, Feasible) and child is not None and child.placement == feasibility.digest
     if child is not None and not suits and not draft.finished and draft.attempt < MAXIMUM_ATTEMPT:
+        if not state.observation.fresh:
+            # The watch may not show a pod that runs.
+            return Need.FRESH_CHILDREN
         # The pod has no node, so nothing is lost. The node constraints of a pod cannot be changed.
         draft = draft.begin_attempt(draft.attempt + 1, state.now)
     return state.with_draft(draft)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT
@@ -10,7 +11,7 @@ from finetune_operator.observed.observation import Pod
 from finetune_operator.observed.pending import is_stuck
 
 
-def renew_waiting_stage(state: Reconciliation) -> Reconciliation:
+def renew_waiting_stage(state: Reconciliation) -> Reconciliation | Need:
     """Begin another attempt if the current Job's pod never started and the chart's pod defaults have changed since.
 
     The template of a Job cannot be changed. A quota, a policy or a missing pull secret would hold it forever, although
@@ -26,6 +27,9 @@ def renew_waiting_stage(state: Reconciliation) -> Reconciliation:
         return state
     if state.draft.attempt >= MAXIMUM_ATTEMPT or not all(map(_never_started, state.pods_of(child))):
         return state
+    if not state.observation.fresh:
+        # The watch may not show a pod that runs.
+        return Need.FRESH_CHILDREN
     return state.with_draft(state.draft.begin_attempt(state.draft.attempt + 1, state.now))
 
 
