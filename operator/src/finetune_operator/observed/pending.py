@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from finetune_operator.api.formats import format_time
 from finetune_operator.api.reasons import Reason
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.observed.observation import ChildJob, Pod
@@ -24,6 +26,7 @@ _STUCK_REASONS = {
 }
 
 
+_PULL = re.compile(r"(pod \S+: (?:Init:)?)(?:ErrImagePull|ImagePullBackOff): ")
 _STUCK_INIT_REASONS = {f"Init:{reason}" for reason in (*_STUCK_REASONS, "CrashLoopBackOff")}
 """The trainer never restarts, but a sidecar that starts before it does."""
 
@@ -34,6 +37,15 @@ class Waiting:
 
     reason: Reason
     message: str
+
+
+def steady(shown: str, found: str) -> str:
+    """The message to show instead of `shown`: `found`, unless only the kubelet's word for a failing pull has changed.
+
+    The kubelet alternates between two words with every try, and each change would be a write of the status.
+    """
+    before, now = _PULL.match(shown), _PULL.match(found)
+    return shown if before and now and before[1] == now[1] else found
 
 
 def is_stuck(pod: Pod) -> bool:
@@ -48,8 +60,9 @@ def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waitin
             return None
         return Waiting(
             Reason.CHILD_REFUSED,
-            f"Job {child.name} has had no pod for {int((now - child.created).total_seconds() // 30 * 30)} s. A quota "
-            f"or an admission policy may reject the pod. Run kubectl describe job {child.name}.",
+            # No number of seconds: it would change the status for as long as the job waits.
+            f"Job {child.name} of {format_time(child.created)} has no pod. A quota or an admission policy may reject the "
+            f"pod. Run kubectl describe job {child.name}.",
         )
     pod = max(pods, key=lambda candidate: candidate.created)
     if pod.unschedulable is not None:

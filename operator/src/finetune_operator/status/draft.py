@@ -87,6 +87,10 @@ class StatusDraft(StatusRecord):
             stage["node"] = node
         return self.with_fields(stage=stage)
 
+    def next_progress(self, progress: Progress) -> datetime | None:
+        """The time at which this progress may be shown; None if it is shown already."""
+        return reporting.next_update(self.fields.get("progress") or {}, progress)
+
     def record_progress(self, progress: Progress) -> Self:
         """Show a running stage's progress, as often as `reporting.updated` allows."""
         return self.with_fields(

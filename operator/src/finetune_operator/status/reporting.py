@@ -49,26 +49,33 @@ def finished(stage: Stage, previous: Mapping[str, Any], now: datetime) -> dict[s
 
 
 def updated(previous: Mapping[str, Any], report: Progress, now: datetime) -> dict[str, Any]:
-    """The progress to show after `report`, or `previous` if the report is not written.
+    """The progress to show after `report`, or `previous` if the report is not written yet.
 
-    A report is written if the stage, the activity or the percentage has changed. Any other change is written 30 s after
-    the last write.
+    Whatever a trainer reports, it causes a write every 30 s at most. Only the first report of an attempt is shown at
+    once.
     """
-    ratio = report.ratio
-    percent = None if ratio is None else int(ratio * 100)
-    changed = previous.get("stage") != report.stage or previous.get("activity") != report.activity
-    gained = percent is not None and f"{percent}%" != previous.get("percent")
+    due = next_update(previous, report)
+    if due is None or now < due:
+        return dict(previous)
+    return _to_status(report, previous, now)
+
+
+def next_update(previous: Mapping[str, Any], report: Progress) -> datetime | None:
+    """The earliest time at which `report` may be written; None if it says nothing new."""
     update_time = previous.get("updateTime")
-    aged = update_time is None or now - parse_time(update_time) >= MINIMUM_INTERVAL
-    current = _to_status(report, percent, previous, now)
-    if changed or gained or (aged and _without_time(current) != _without_time(previous)):
-        return current
-    return dict(previous)
+    shown = report.start_time if update_time is None else parse_time(update_time)
+    if _without_time(_to_status(report, previous, shown)) == _without_time(previous):
+        return None
+    return shown if update_time is None or _is_placeholder(previous) else shown + MINIMUM_INTERVAL
 
 
-def _to_status(
-    report: Progress, percent: int | None, previous: Mapping[str, Any], now: datetime
-) -> dict[str, Any]:
+def _is_placeholder(progress: Mapping[str, Any]) -> bool:
+    """True for `starting`. No report has a percentage without its number of steps."""
+    return "percent" in progress and "totalSteps" not in progress
+
+
+def _to_status(report: Progress, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    ratio = report.ratio
     progress: dict[str, Any] = {
         "stage": report.stage.value,
         "activity": report.activity,
@@ -77,8 +84,8 @@ def _to_status(
     }
     if report.total_steps is not None:
         progress["totalSteps"] = report.total_steps
-    if percent is not None:
-        progress["percent"] = f"{percent}%"
+    if ratio is not None:
+        progress["percent"] = f"{int(ratio * 100)}%"
     if report.loss is not None:
         progress["loss"] = format_number(report.loss)
     elif "loss" in previous:

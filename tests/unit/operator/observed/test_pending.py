@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from finetune_operator.api.reasons import Reason
 from finetune_operator.observed.observation import ChildJob, Pod
-from finetune_operator.observed.pending import why_waiting
+from finetune_operator.observed.pending import steady, why_waiting
 
 from tests.support.operator import NOW
 from tests.support.world import started
@@ -27,8 +27,8 @@ def test_a_job_without_a_pod_is_reported_after_thirty_seconds(seconds: int, *, r
     assert (found is not None) == reported
     if found is not None:
         assert found.reason is Reason.CHILD_REFUSED
-        # The message changes every half minute only, so that the status is not written with each decision.
-        assert f"no pod for {seconds // 30 * 30} s" in found.message
+        # The message stays the same, so that the status is not written with each decision.
+        assert found.message.startswith("Job demo-prepare-0 of 2026-11-24T09:00:00Z has no pod.")
 
 
 def test_a_suspended_job_has_no_pod_on_purpose() -> None:
@@ -63,3 +63,15 @@ def test_a_pod_without_its_image_is_stuck() -> None:
     assert found is not None
     assert found.reason is Reason.POD_STUCK
     assert found.message.endswith("ErrImagePull: no such image")
+
+
+def test_a_message_about_a_failing_pull_stays_while_the_kubelet_changes_its_word() -> None:
+    first = "pod a: ErrImagePull: no such image"
+    assert steady(first, 'pod a: ImagePullBackOff: Back-off pulling image "x"') == first
+    for other in (
+        "pod b: ImagePullBackOff: no such image",
+        "pod a: Init:ErrImagePull: no such image",
+        "pod a: CreateContainerConfigError: no such secret",
+    ):
+        assert steady(first, other) == other
+    assert steady("", first) == first

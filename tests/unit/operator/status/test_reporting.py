@@ -9,6 +9,7 @@ from finetune_operator.status.reporting import (
     climbed_down,
     dataset,
     evaluation,
+    next_update,
     open_verdict,
     proof,
     read_dataset,
@@ -24,23 +25,39 @@ from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, TRAIN, mak
 from tests.support.repository import ROOT
 
 
-def test_progress_is_written_on_a_new_activity_a_percent_or_after_half_a_minute() -> None:
+def test_progress_is_written_every_half_minute_whatever_the_trainer_reports() -> None:
     shown = updated(
         starting(Stage.TRAIN, {}, NOW), make_progress(Stage.TRAIN, step=100, totalSteps=10000), NOW
     )
     assert (shown["percent"], shown["step"]) == ("1%", 100)
-    soon, later = NOW + timedelta(seconds=10), NOW + timedelta(seconds=30)
-    same = make_progress(Stage.TRAIN, step=150, totalSteps=10000)
-    assert updated(shown, same, soon) == shown
-    assert updated(shown, same, later)["step"] == 150
-    assert updated(shown, make_progress(Stage.TRAIN, step=200, totalSteps=10000), soon)["percent"] == "2%"
+    soon, later = NOW + timedelta(seconds=29), NOW + timedelta(seconds=30)
     other = make_progress(Stage.TRAIN, activity="EvaluatingTuned", step=0, totalSteps=None, loss=None)
-    changed = updated(shown, other, soon)
+    for report in (
+        make_progress(Stage.TRAIN, step=150, totalSteps=10000),
+        make_progress(Stage.TRAIN, step=9000, totalSteps=10000),
+        make_progress(Stage.MERGE, activity="Starting", step=0, totalSteps=None),
+        other,
+    ):
+        assert updated(shown, report, soon) == shown
+        assert next_update(shown, report) == later
+        assert updated(shown, report, later)["step"] == report.step
+    changed = updated(shown, other, later)
     assert changed["activity"] == "EvaluatingTuned"
     assert changed["loss"] == shown["loss"], "the last loss stays visible"
     assert "percent" not in changed
     unchanged = make_progress(Stage.TRAIN, step=100, totalSteps=10000)
     assert updated(shown, unchanged, later) == shown, "nothing new, nothing written"
+    assert next_update(shown, unchanged) is None
+
+
+def test_no_report_looks_like_the_first_one_again() -> None:
+    """Otherwise a trainer could cause a write with every second report."""
+    placeholder = starting(Stage.TRAIN, {}, NOW)
+    for total in (None, 0, 40):
+        report = make_progress(Stage.TRAIN, activity="Starting", step=0, totalSteps=total, loss=None)
+        shown = updated(placeholder, report, NOW)
+        following = make_progress(Stage.TRAIN, step=1, totalSteps=40)
+        assert updated(shown, following, NOW + timedelta(seconds=29)) == shown
 
 
 def test_the_tokens_that_end_answers_are_shown_and_read_again() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import SuspendJob
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Feasible, why_no_gpu
 from finetune_operator.observed.observation import ChildJob
-from finetune_operator.observed.pending import NO_POD_GRACE, why_waiting
+from finetune_operator.observed.pending import NO_POD_GRACE, is_stuck, steady, why_waiting
 
 
 def follow_stage(state: Reconciliation) -> Reconciliation:
@@ -16,17 +17,29 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
     child = state.current_child
     if state.runnable_spec is None or child is None:
         return state
-    state = state.with_draft(state.draft.record_job(child.created, state.node_of(child)))
+    state = state.with_draft(state.draft.record_job(child.created, _node_to_record(state, child)))
     if child.held and not child.deleting:
         resume = SuspendJob(child.name, child.uid, suspend=False, resource_version=child.resource_version)
         state = state.with_actions(resume)
-    if state.progress is not None:
-        state = state.with_draft(state.draft.record_progress(state.progress))
+    progress = state.progress
+    if progress is not None:
+        state = state.with_draft(state.draft.record_progress(progress))
+        due = state.draft.next_progress(progress)
+        state = state if due is None else state.with_requeue(due)
     state = state.progressing(*_activity(state, child))
     if not state.pods_of(child) and not child.suspended:
         overdue = child.created + NO_POD_GRACE
         state = state.with_requeue(overdue if state.now < overdue else state.now + NO_POD_GRACE)
     return state
+
+
+def _node_to_record(state: Reconciliation, child: ChildJob) -> str:
+    """The node of the Job's pod. For a CPU stage it is written together with the start of the trainer.
+
+    TRAIN's is written at once: from then on, the workspace may hold a checkpoint of its plan.
+    """
+    starting = all(pod.live and not pod.running and not is_stuck(pod) for pod in state.pods_of(child))
+    return "" if starting and child.stage is not Stage.TRAIN else state.node_of(child)
 
 
 def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
@@ -45,7 +58,8 @@ def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
             and waiting.reason is Reason.UNSCHEDULABLE
         ):
             return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
-        return waiting.reason, waiting.message
+        shown = find_condition(state.job.status, Condition.RECONCILING).get("message", "")
+        return waiting.reason, steady(shown, waiting.message)
     if any(pod.running for pod in pods):
         if state.draft.awaits_destination and not _has_begun(state):
             # The reason does not change with every attempt at a destination that still fails.
