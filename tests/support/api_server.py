@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,6 +58,8 @@ class ObjectServer:
         self.requests: list[tuple[str, str]] = []
         self.failures: dict[tuple[str, str], int] = {}
         """Statuses with which to answer, by method and path."""
+        self.messages: dict[tuple[str, str], str] = {}
+        """The messages of these answers, if they are not `no`."""
         self.version = 100
 
     def put(self, collection: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -77,11 +79,14 @@ class ObjectServer:
 
     async def __call__(self, request: web.Request) -> web.Response:
         """Answer one request."""
-        method, path = request.method, request.path
+        body = await request.json() if request.can_read_body else {}
+        return self.respond(request.method, request.path, request.query, body)
+
+    def respond(self, method: str, path: str, query: Mapping[str, str], body: dict[str, Any]) -> web.Response:
+        """The response to one request."""
         self.requests.append((method, path))
         if (method, path) in self.failures:
-            return failure(self.failures[method, path])
-        body = await request.json() if request.can_read_body else {}
+            return failure(self.failures[method, path], self.messages.get((method, path), "no"))
         match method:
             case "POST":
                 return self._post(path, body)
@@ -90,7 +95,7 @@ class ObjectServer:
             case "DELETE":
                 return self._delete(path, body)
             case _:
-                return self._get(path, request.query.get("labelSelector", ""))
+                return self._get(path, query.get("labelSelector", ""))
 
     def _get(self, path: str, selector: str) -> web.Response:
         if path in self.objects:

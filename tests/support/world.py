@@ -74,6 +74,7 @@ class World:
     claim: Claim | None = None
     progress: Progress | None = None
     rejection: Rejection | None = None
+    refusals: dict[str, Rejection] = field(default_factory=dict)
     volumes: JobVolumes = field(default_factory=JobVolumes)
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class World:
             claim=self.claim,
             progress=self.progress,
             rejection=self.rejection,
+            refusals=self.refusals,
             volumes=self.volumes,
             fresh=fresh,
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import kopf
 from kubernetes.aio.client import Configuration
@@ -35,6 +36,8 @@ from finetune_operator.settings import Settings
 STUCK_SECONDS = 300.0
 """No healthy reconcile takes this long, because every request has a time limit and few tries."""
 STOP_SECONDS = 5.0
+SPARE_WORKERS = 2
+"""Workers that one namespace cannot occupy, so that another one never waits for its slow requests."""
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +68,9 @@ class Operator:
         self._store = Store(self._gpus)
         self._registry.register(JobCollector(self._store))
         self._registry.register(GpuCollector(self._gpus))
-        self._queue: WorkQueue[Key] = WorkQueue(self._metrics, time.monotonic)
+        self._queue: WorkQueue[Key] = WorkQueue(
+            self._metrics, time.monotonic, group_of=itemgetter(0), share=settings.workers
+        )
         self._metrics.workers(settings.workers, lambda: self._queue.longest_work)
         self._leading = False
         self._seeded = False
@@ -135,7 +140,7 @@ class Operator:
         self._seeded = True
         _logger.info("leading; %d FineTuneJobs", len(self._store.job_keys()))
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(run_workers(controller, settings.workers))
+            parts.create_task(run_workers(controller, settings.workers + SPARE_WORKERS))
             parts.create_task(informer.resynchronize(settings.resync_seconds))
             parts.create_task(poller.run())
             parts.create_task(self._watch(informer, configuration))

@@ -23,13 +23,27 @@ class ApiError(OperatorError):
     """The API server responded with a failure.
 
     `status` is the HTTP status, or 0 if there was no response. `reason` and `message` are those of the Status object.
+    `fields` are the fields that its details name, and `missing_namespace` is true if it misses the namespace.
+    `retry_after` is the time in seconds for which the API server asks, or 0.
     """
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        fields: tuple[str, ...] = (),
+        missing_namespace: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
         super().__init__(f"the API server responded with {status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.fields = fields
+        self.missing_namespace = missing_namespace
+        self.retry_after = retry_after
 
 
 class ConflictError(OperatorError):
@@ -37,7 +51,16 @@ class ConflictError(OperatorError):
 
 
 class ChildRejectedError(OperatorError):
-    """The API server rejects a child object at present: because of a quota, an admission policy or a name in use."""
+    """The API server refuses an action: because of a quota, an admission policy, a name in use or an invalid object.
+
+    `final` is true if the object is invalid, so that asking again is of no use. `kind` is equal for refusals with the
+    same cause.
+    """
+
+    def __init__(self, message: str, *, kind: str = "", final: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.final = final
 
 
 class LeaseLostError(OperatorError):

@@ -39,6 +39,10 @@ class StoredSpec:
 
 def read_stored(spec: Mapping[str, Any]) -> StoredSpec:
     """Read the spec of an object that an API server has stored. It raises nothing."""
+    try:
+        return StoredSpec(FineTuneJobSpec.parse(spec))
+    except InvalidSpecError:
+        pass
     reader = _Reader()
     known = reader.known(FineTuneJobSpec, spec, "spec")
     ignored = tuple(reader.ignored)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,9 @@ import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
+from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.refusals import is_webhook_failure
 from finetune_operator.errors import ApiError
 
 APPLY = "application/apply-patch+yaml"
@@ -29,6 +33,12 @@ JSON = "application/json"
 TRIES = 4
 FIRST_RETRY_DELAY = 0.2
 REQUEST_TIMEOUT = 30.0
+LONGEST_PAUSE = 60.0
+"""Longest time for which a Retry-After is obeyed, so that a broken proxy cannot stop the operator."""
+UNANSWERED = frozenset({0, 502, 503, 504})
+"""Statuses that say nothing about the request: the API server or the way to it is down."""
+
+_NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,16 @@ class ApiClient:
         bucket: TokenBucket,
         observe: Callable[[str, str], None],
     ) -> None:
-        """`observe` is called with the method and the status code (or `<error>`) of every request."""
+        """`observe` is called with the method and the status code (or `<error>`) of every request.
+
+        Must be called in a running event loop.
+        """
         self._api = kubernetes_client.ApiClient(configuration)
         self._bucket = bucket
         self._observe = observe
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not a secret
+        self.outage = Outage(time.monotonic, self._random.random, bucket.restart)
+        """Whether the API server answers."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -83,22 +98,38 @@ class ApiClient:
     ) -> dict[str, Any]:
         """Send one request and return the object of the response.
 
-        Network faults and the statuses 429 and 5xx are retried with jitter. So every call must be safe to repeat:
-        creates use a name, deletes and patches use a uid. Raises ApiError for any other failure; status 0 means that
-        there was no response. `limited=False` is for the Lease, whose renewal must not wait for other calls.
+        Network faults and the statuses 429 and 5xx are retried with jitter, and not before the time of a Retry-After. So
+        every call must be safe to repeat: creates use a name, deletes and patches use a uid. An admission webhook that
+        cannot be reached is not retried here. Raises ApiError for any other failure; status 0 means that there was no
+        response. `limited=False` is for the Lease, whose renewal must not wait for other calls.
         """
         delay = FIRST_RETRY_DELAY
+        found = _NAMESPACE.search(path)
+        flow = found[1] if found else ""
         for last in (False,) * (TRIES - 1) + (True,):
             if limited:
-                await self._bucket.acquire()
+                await self._bucket.acquire(flow)
             try:
-                return await self._send(method, path, query, body, content_type)
+                response = await self._send(method, path, query, body, content_type)
             except ApiError as error:
-                if last or not limited or not (error.status in {0, 429} or error.status >= 500):
+                if error.retry_after:
+                    self._bucket.pause(error.retry_after)
+                if last or not limited or not _is_transient(error):
+                    self._note(error)
                     raise
+            else:
+                self.outage.answered()
+                return response
             await asyncio.sleep(delay * self._random.uniform(0.5, 1.5))
             delay *= 2
         raise AssertionError("the last try returns or raises")
+
+    def _note(self, error: ApiError) -> None:
+        """Tell an outage from an answer."""
+        if error.status in UNANSWERED:
+            self.outage.failed(str(error), error.retry_after)
+        else:
+            self.outage.answered()
 
     async def list_all(self, path: str, selector: str = "", page: int = 500) -> ObjectList:
         """Read a whole collection in pages. If the continuation has expired, start again."""
@@ -142,10 +173,14 @@ class ApiClient:
             self._observe(method, "<error>")
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
         self._observe(method, str(response.status))
-        return _read_response(response.status, content)
+        return _read_response(response.status, content, response.headers.get("Retry-After", ""))
 
 
-def _read_response(status: int, content: bytes) -> dict[str, Any]:
+def _is_transient(error: ApiError) -> bool:
+    return error.status in {0, 429} or (error.status >= 500 and not is_webhook_failure(error))
+
+
+def _read_response(status: int, content: bytes, retry_after: str) -> dict[str, Any]:
     try:
         document = json.loads(content)
     except ValueError:
@@ -154,5 +189,22 @@ def _read_response(status: int, content: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ApiError(502, "BadAnswer", "the API server must respond with a JSON object")
     if status >= 300:
-        raise ApiError(status, str(document.get("reason", "")), str(document.get("message", "")))
+        raise _failure(status, document, retry_after)
     return document
+
+
+def _failure(status: int, document: Mapping[str, Any], retry_after: str) -> ApiError:
+    """The error for a Status object, or for the text of a proxy."""
+    details = document.get("details")
+    details = details if isinstance(details, Mapping) else {}
+    causes = [cause for cause in details.get("causes") or () if isinstance(cause, Mapping)]
+    seconds = retry_after if retry_after.isdecimal() else str(details.get("retryAfterSeconds") or 0)
+    asked = float(seconds) if status in {429, 500, 503} and seconds.isdecimal() else 0.0
+    return ApiError(
+        status,
+        str(document.get("reason", "")),
+        str(document.get("message", "")),
+        fields=tuple(str(cause["field"]) for cause in causes if cause.get("field")),
+        missing_namespace=status == 404 and details.get("kind") == "namespaces",
+        retry_after=min(asked, LONGEST_PAUSE),
+    )

@@ -161,6 +161,8 @@ class Informer:
             await asyncio.sleep(period)
             try:
                 await self.synchronize()
+            except ApiError as error:
+                _logger.warning("resynchronizing failed, and the next period tries again: %s", error)
             except Exception:
                 # The next period tries again. The watches continue meanwhile.
                 _logger.exception("resynchronizing failed")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.client import UNANSWERED, ApiClient
 from finetune_operator.errors import ApiError, LeaseLostError
 
 _logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class Elector:
             # The PUT carries the resourceVersion that was read, so one of two replicas gets a conflict.
             await self.api.call("PUT", self._path, body=lease, limited=False)
         except ApiError as error:
-            _logger.warning("Lease %s/%s: %s", self.namespace, self.name, error)
+            # The client says once a minute that the API server does not answer.
+            level = logging.DEBUG if error.status in UNANSWERED else logging.WARNING
+            _logger.log(level, "Lease %s/%s: %s", self.namespace, self.name, error)
             return False
         except Exception:
             # The Lease was not renewed, whatever the error is. Continuing would mean two leaders.

@@ -17,6 +17,7 @@ from finetune_operator.api.stages import (
     VERSION,
 )
 from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
+from finetune_operator.cluster.refusals import refusal_of
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
@@ -60,6 +61,10 @@ class Cluster:
         """`identity` names this replica in Events."""
         self._api = api
         self._identity = identity
+
+    async def await_server(self) -> None:
+        """Wait in an outage of the API server, for its end or for this caller's turn to try it."""
+        await self._api.outage.wait()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -163,17 +168,8 @@ class Cluster:
         try:
             return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
         except ApiError as error:
-            if error.status in {400, 403, 422}:
-                raise ChildRejectedError(
-                    f"the API server rejected {body['kind']} {name}: {error.message}; free the quota or change the policy"
-                ) from error
-            if error.status == 404:
-                # The namespace has been deleted or the API is not served.
-                raise ChildRejectedError(
-                    f"{body['kind']} {name} cannot be created here: {error.message}"
-                ) from error
             if error.status != 409:
-                raise
+                raise _refused(error, f"{body['kind']} {name}") from error
         existing = await self._read(f"{path}/{name}")
         if existing is None:
             raise ConflictError(f"{body['kind']} {name} existed and has been deleted meanwhile")
@@ -183,7 +179,8 @@ class Cluster:
                 raise ConflictError(f"{body['kind']} {name} of the previous FineTuneJob is not gone yet")
             raise ChildRejectedError(
                 f"{body['kind']} {name} must belong to this FineTuneJob, but an object of another owner has this name; "
-                "delete or rename it"
+                "delete or rename it",
+                kind=f"NameTaken/{body['kind']}/{name}",
             )
         return existing
 
@@ -213,7 +210,7 @@ class Cluster:
             # The API server responds with 422 if the Job of this name has another uid.
             if error.status in {404, 409, 422}:
                 raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
-            raise
+            raise _refused(error, f"spec.suspend={str(suspend).lower()} of Job {name}") from error
 
     async def expand_claim(self, namespace: str, name: str, uid: str, size: str) -> dict[str, Any]:
         """Raise the storage request of a claim. Raises ConflictError if the claim of this uid does not exist any more."""
@@ -231,11 +228,7 @@ class Cluster:
                 raise ConflictError(
                     f"PersistentVolumeClaim {namespace}/{name} has changed: {error}"
                 ) from error
-            if error.status in {403, 422}:
-                raise ChildRejectedError(
-                    f"PersistentVolumeClaim {name} was not enlarged: {error.message}"
-                ) from error
-            raise
+            raise _refused(error, f"the larger size of PersistentVolumeClaim {name}") from error
 
     async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> None:
         """Delete the object of this uid, and its dependents in the background. A deleted object is no error."""
@@ -251,7 +244,7 @@ class Cluster:
             await self._api.call("DELETE", path, body=body)
         except ApiError as error:
             if error.status not in {404, 409}:
-                raise
+                raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
 
     async def record_event(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
         """Write a Kubernetes Event about `job`. A failure is only logged, because nothing depends on Events."""
@@ -291,6 +284,21 @@ class Cluster:
             if error.status == 404:
                 return None
             raise
+
+
+def _refused(error: ApiError, what: str) -> ApiError | ChildRejectedError:
+    """The error to raise for a failed write of `what`: `error` itself if it is no refusal."""
+    refusal = refusal_of(error)
+    if refusal is None:
+        return error
+    remedy = (
+        "create another FineTuneJob with a spec that it accepts"
+        if refusal.final
+        else "free the quota or change the policy"
+    )
+    kind = f"{what.partition(' ')[0]}/{refusal.kind}"
+    message = f"the API server rejected {what}: {refusal.message}; {remedy}"
+    return ChildRejectedError(message, kind=kind, final=refusal.final)
 
 
 def _path(prefix: str, namespace: str, plural: str) -> str:

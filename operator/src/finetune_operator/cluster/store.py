@@ -16,6 +16,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.observation import (
+    CREATION,
     ChildJob,
     Claim,
     JobRecord,
@@ -63,7 +64,7 @@ class _Entry:
     pods: dict[str, Pod] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     progress: Progress | None = None
-    rejection: Rejection | None = None
+    refusals: dict[str, Rejection] = field(default_factory=dict)
     last_read: datetime | None = None
 
     @property
@@ -91,7 +92,8 @@ class Store:
         if not is_newer(job, entry.job):
             return False
         if entry.job is not None and entry.job.uid != job.uid:
-            entry.progress = entry.rejection = entry.last_read = None
+            entry.progress = entry.last_read = None
+            entry.refusals = {}
         entry.job = job
         return True
 
@@ -116,7 +118,8 @@ class Store:
             self._deleted.add(uid, version)
         entry = self._entries.get(key)
         if entry is not None and entry.job is not None and entry.job.uid == uid:
-            entry.job = entry.progress = entry.rejection = None
+            entry.job = entry.progress = None
+            entry.refusals = {}
         self._drop_if_empty(key)
 
     def remove_child(self, key: Key, uid: str, version: int = 0) -> None:
@@ -188,11 +191,24 @@ class Store:
         entry.progress = progress
         return True
 
-    def set_rejection(self, key: Key, rejection: Rejection | None) -> None:
-        """Store or clear the last rejection of a child."""
+    def set_refusal(self, key: Key, action: str, refusal: Rejection | None) -> None:
+        """Store or clear the last refusal of one action (`lifecycle.refusals.action_key`)."""
         entry = self._entries.get(key)
-        if entry is not None:
-            entry.rejection = rejection
+        if entry is None:
+            return
+        if refusal is None:
+            entry.refusals.pop(action, None)
+        else:
+            entry.refusals[action] = refusal
+
+    def set_retry_time(self, key: Key, action: str, time: datetime) -> bool:
+        """Change the time at which a refused action is tried again; False if it is not refused any more."""
+        entry = self._entries.get(key)
+        refusal = None if entry is None else entry.refusals.get(action)
+        if entry is None or refusal is None:
+            return False
+        entry.refusals[action] = replace(refusal, retry_time=time)
+        return True
 
     def observe(self, key: Key, *, fresh: bool = False) -> Observation | None:
         """Everything that is known about one FineTuneJob; None if it does not exist."""
@@ -210,7 +226,8 @@ class Store:
             claim=claim,
             previous_claim=previous,
             progress=entry.progress,
-            rejection=entry.rejection,
+            rejection=entry.refusals.get(CREATION),
+            refusals={name: each for name, each in entry.refusals.items() if name != CREATION},
             fresh=fresh,
             last_read=entry.last_read,
         )

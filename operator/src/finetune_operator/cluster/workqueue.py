@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections import deque
-from collections.abc import Callable, Hashable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -36,13 +36,27 @@ class WorkQueue(Generic[Item]):
 
     A key that is added during its work is delivered again afterwards. The delay of a failed key grows with its own
     failures: 5 ms * 2^failures, at most 1000 s.
+
+    Groups take turns, for example namespaces: a group with thousands of keys does not delay another one by more than
+    one key.
     """
 
-    def __init__(self, metrics: QueueMetrics, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic, in seconds."""
+    def __init__(
+        self,
+        metrics: QueueMetrics,
+        clock: Callable[[], float],
+        *,
+        group_of: Callable[[Item], Hashable] = lambda _: None,
+        share: int | None = None,
+    ) -> None:
+        """`clock` is monotonic, in seconds. At most `share` workers have keys of one group; None stands for any number."""
         self._metrics = metrics
         self._clock = clock
-        self._ready: deque[Item] = deque()
+        self._group_of = group_of
+        self._share = share
+        self._ready: dict[Hashable, deque[Item]] = {}
+        self._depth = 0
+        self._working: Counter[Hashable] = Counter()
         self._dirty: dict[Item, float] = {}
         self._processing: dict[Item, float] = {}
         self._failures: dict[Item, int] = {}
@@ -52,7 +66,7 @@ class WorkQueue(Generic[Item]):
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return self._depth
 
     @property
     def longest_work(self) -> float:
@@ -65,9 +79,8 @@ class WorkQueue(Generic[Item]):
             return
         self._dirty[item] = self._clock()
         if item not in self._processing:
-            self._ready.append(item)
-            self._changed.set()
-        self._metrics.added(len(self._ready))
+            self._make_ready(item)
+        self._metrics.added(self._depth)
 
     def add_after(self, item: Item, delay: float) -> None:
         """Deliver `item` in `delay` seconds. An earlier time for the same item takes precedence."""
@@ -97,11 +110,8 @@ class WorkQueue(Generic[Item]):
         """Wait for a key. The caller must call `done` afterwards."""
         while True:
             wait = self._promote_due()
-            if self._ready:
-                item = self._ready.popleft()
-                now = self._clock()
-                self._processing[item] = now
-                self._metrics.taken(len(self._ready), now - self._dirty.pop(item))
+            for group in self._next_groups():
+                item = self._take(group)
                 if self._ready:
                     self._changed.set()
                 return item
@@ -114,10 +124,38 @@ class WorkQueue(Generic[Item]):
     def done(self, item: Item) -> None:
         """End the work on `item`. It is delivered again if it was added meanwhile."""
         started = self._processing.pop(item)
+        group = self._group_of(item)
+        self._working[group] -= 1
+        if not self._working[group]:
+            del self._working[group]
         self._metrics.done(self._clock() - started)
         if item in self._dirty:
-            self._ready.append(item)
+            self._make_ready(item)
+        if self._ready:
             self._changed.set()
+
+    def _make_ready(self, item: Item) -> None:
+        self._ready.setdefault(self._group_of(item), deque()).append(item)
+        self._depth += 1
+        self._changed.set()
+
+    def _next_groups(self) -> Iterator[Hashable]:
+        """The groups of which a worker may take a key now, in the order of their turns."""
+        share = self._share
+        return (group for group in self._ready if share is None or self._working[group] < share)
+
+    def _take(self, group: Hashable) -> Item:
+        """Take the next key of `group`, whose next turn comes after those of all others."""
+        waiting = self._ready.pop(group)
+        item = waiting.popleft()
+        if waiting:
+            self._ready[group] = waiting
+        self._depth -= 1
+        self._working[group] += 1
+        now = self._clock()
+        self._processing[item] = now
+        self._metrics.taken(self._depth, now - self._dirty.pop(item))
+        return item
 
     def _promote_due(self) -> float | None:
         """Make due keys ready; returns the seconds until the next one is due, None if there is none."""

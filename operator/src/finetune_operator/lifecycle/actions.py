@@ -78,10 +78,15 @@ Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteCl
 
 @dataclass(frozen=True)
 class Decision:
-    """Write `status` if it differs from the stored one, then carry out the actions in order."""
+    """Write `status` if it differs from the stored one, then carry out the actions in order.
+
+    A refused action stops only those that depend on it.
+    """
 
     status: dict[str, Any] | None = None
     actions: tuple[Action, ...] = ()
+    held: tuple[Action, ...] = ()
+    """Actions that a refusal of the API server holds back."""
     requeue_time: datetime | None = None
     """Time at which to decide again even if nothing changes; None if no such time is known."""
     problem: str | None = None

@@ -17,6 +17,7 @@ from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_d
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
+from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
 from finetune_operator.lifecycle.steps.unwatched import reread_unwatched
@@ -38,6 +39,7 @@ STEPS: tuple[Step, ...] = (
     start_stage,
     follow_stage,
     await_deadline,
+    hold_refused_actions,
 )
 """Every policy, in order. Each one sees the status that the policies before it have left."""
 

@@ -35,6 +35,8 @@ class Reconciliation:
     held: bool = False
     """True if the job must be left as it is: this version cannot read its spec, or its status."""
     actions: tuple[Action, ...] = ()
+    held_actions: tuple[Action, ...] = ()
+    """Actions that a refusal of the API server holds back."""
     requeue_times: tuple[datetime, ...] = ()
 
     @classmethod
@@ -47,6 +49,7 @@ class Reconciliation:
         return Decision(
             status=self.draft.to_status(),
             actions=self.actions,
+            held=self.held_actions,
             requeue_time=min(self.requeue_times, default=None),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -141,12 +141,18 @@ class Claim:
     """The claim has the label that the watch selects. Without it, only fresh reads show the claim."""
 
 
+CREATION = "create"
+"""The key of the refusal that holds the claim or the Job of the current attempt."""
+
+
 @dataclass(frozen=True)
 class Rejection:
-    """The API server's last rejection of a child, and the time of the next try."""
+    """The API server's last refusal of an action, and the time of the next try."""
 
     message: str
     retry_time: datetime
+    final: bool = False
+    """True if the object is invalid, so that asking again is of no use."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,9 @@ class Observation:
     """The claim of an earlier FineTuneJob of this name, until it is gone."""
     progress: Progress | None = None
     rejection: Rejection | None = None
+    """The refusal of the claim or the Job of the current attempt."""
+    refusals: Mapping[str, Rejection] = field(default_factory=dict)
+    """The refusals of all other actions by `lifecycle.refusals.action_key`."""
     volumes: JobVolumes | None = None
     """The claims of the job, if they were read for this decision."""
     fresh: bool = False

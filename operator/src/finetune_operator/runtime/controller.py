@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
+from finetune_operator.api.conditions import Condition, find_condition
+from finetune_operator.api.reasons import Reason
+from finetune_operator.cluster.client import UNANSWERED
 from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.refusals import QUOTA
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
@@ -29,15 +34,22 @@ from finetune_operator.lifecycle.actions import (
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
-from finetune_operator.observed.observation import JobRecord, Key, Observation, Rejection
+from finetune_operator.lifecycle.refusals import action_key, depends_on
+from finetune_operator.observed.observation import CREATION, JobRecord, Key, Observation, Rejection
+from finetune_operator.runtime.refusal_groups import RefusalGroups, Times
 from finetune_operator.settings import Settings
 from finetune_operator.status.events import transitions
 
-REJECTION_DELAY = timedelta(seconds=15)
 CONFLICT_DELAY = 1.0
 """Longest delay in seconds after a conflict, because the conflicting objects are read at once."""
+MAXIMUM_PASSES = 3
+"""Decisions in one reconcile: one more after a refusal, to say it, and one for what that decision changes."""
 
 _logger = logging.getLogger(__name__)
+
+
+class DeferredError(ChildRejectedError):
+    """The API server was not asked, because it refuses the same to another job."""
 
 
 class ReconcileMetrics(Protocol):
@@ -75,10 +87,14 @@ class Controller:
         self._now = now
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
+        self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
+        self._groups = RefusalGroups(self._random.random)
 
     async def work(self) -> None:
         """Reconcile keys until canceled. A key that failed is added again after a delay that grows with each failure."""
         while True:
+            # No key is held in an outage, so that none seems to be stuck.
+            await self._cluster.await_server()
             key = await self._queue.get()
             started = self._clock()
             self._metrics.active(1)
@@ -93,6 +109,8 @@ class Controller:
                 _logger.debug("%s/%s: %s", *key, error)
                 result = "requeue"
                 await self._reread(key)
+            except ApiError as error:
+                result = self._retry_after_error(key, error)
             except Exception:
                 # The boundary: an error in one job must not stop the others. The job is tried again.
                 _logger.exception("reconciling %s/%s failed", *key)
@@ -116,21 +134,40 @@ class Controller:
             longest = MAXIMUM_DELAY
         self._queue.add_rate_limited(key, longest)
 
+    def _retry_after_error(self, key: Key, error: ApiError) -> str:
+        """Queue a key again whose request failed; returns the result for the metrics."""
+        if error.status in UNANSWERED or error.status == 429:
+            # The workers pause in an outage, and its end is not the time for all keys at once.
+            self._queue.add_after(key, max(error.retry_after, 1.0) * (0.5 + self._random.random()))
+            return "requeue"
+        _logger.error("reconciling %s/%s failed: %s", *key, error)
+        self._queue.add_rate_limited(key)
+        return "error"
+
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile one FineTuneJob; returns the seconds after which to reconcile it again, or None."""
-        observation = self._store.observe(key)
-        if observation is None:
-            return None
-        decision = decide(observation, self._settings, self._now())
-        while isinstance(decision, Need):
-            observation = await self._read(key, observation, decision)
-            if observation is None:
+        for _ in range(MAXIMUM_PASSES):
+            found = await self._decide(key)
+            if found is None:
+                self._schedule(self._groups.leave_all(key))
                 return None
-            decision = decide(observation, self._settings, self._now())
-        await self._apply(observation.job, decision)
+            observation, decision = found
+            self._forget_unwanted(observation, decision)
+            if not await self._apply(observation.job, decision):
+                break
         if decision.requeue_time is None:
             return None
         return max((decision.requeue_time - self._now()).total_seconds(), 0.01)
+
+    async def _decide(self, key: Key) -> tuple[Observation, Decision] | None:
+        """Decide from the store and from what the decision needs; None if the FineTuneJob does not exist."""
+        observation = self._store.observe(key)
+        while observation is not None:
+            decision = decide(observation, self._settings, self._now())
+            if isinstance(decision, Decision):
+                return observation, decision
+            observation = await self._read(key, observation, decision)
+        return None
 
     async def _read(self, key: Key, observation: Observation, need: Need) -> Observation | None:
         """Read what a decision needs; None if the FineTuneJob has been deleted meanwhile."""
@@ -141,7 +178,8 @@ class Controller:
             case Need.VOLUMES:
                 return replace(observation, volumes=await self._volumes.read(observation))
 
-    async def _apply(self, job: JobRecord, decision: Decision) -> None:
+    async def _apply(self, job: JobRecord, decision: Decision) -> bool:
+        """Write the status and carry out the actions; returns True if the API server refuses one of them."""
         if decision.problem is not None:
             _logger.error("%s/%s cannot be read: %s", job.namespace, job.name, decision.problem)
         if decision.status is not None and decision.status != job.status:
@@ -150,16 +188,64 @@ class Controller:
             for transition in transitions(job.status, decision.status):
                 _logger.info("%s/%s: %s: %s", job.namespace, job.name, transition.reason, transition.message)
                 await self._cluster.record_event(job, transition, self._now(), secrets.token_hex(8))
-        try:
-            for action in decision.actions:
-                await self._act(job, action)
-        except ChildRejectedError as error:
-            self._store.set_rejection(job.key, Rejection(str(error), self._now() + REJECTION_DELAY))
+        refused: list[Action] = []
+        for action in decision.actions:
+            if any(depends_on(action, other) for other in refused):
+                continue
+            try:
+                await self._ask(job, action)
+            except ChildRejectedError as error:
+                refused.append(action)
+                self._note_refusal(job.key, action, error)
+        if any(isinstance(action, CreateJob) and action not in refused for action in decision.actions):
             self._queue.add(job.key)
-        else:
-            if any(isinstance(action, CreateJob) for action in decision.actions):
-                self._store.set_rejection(job.key, None)
-                self._queue.add(job.key)
+        return bool(refused)
+
+    # -- refusals -----------------------------------------------------------------------------------------------
+
+    async def _ask(self, job: JobRecord, action: Action) -> None:
+        """Carry out an action, unless others of its namespace are refused for a quota that it needs, too."""
+        member = (job.key, action_key(action))
+        kind = {CreateClaim: "PersistentVolumeClaim", CreateJob: "Job"}.get(type(action))
+        if kind is not None:
+            deferred = self._groups.defer(member, f"{kind}/{QUOTA}", self._now())
+            if deferred is not None:
+                message, times = deferred
+                self._store.set_refusal(job.key, CREATION, Rejection(message, times[member]))
+                self._schedule(times)
+                raise DeferredError(message)
+        await self._act(job, action)
+        if not isinstance(action, CreateClaim):
+            # The Job of the attempt has the same refusal as its claim, and it follows.
+            self._store.set_refusal(*member, None)
+        self._schedule(self._groups.admit(member, self._now()))
+
+    def _note_refusal(self, key: Key, action: Action, error: ChildRejectedError) -> None:
+        """Remember a refusal, so that the action is tried again after a delay and only by one job of its group."""
+        if isinstance(error, DeferredError):
+            return
+        member = (key, action_key(action))
+        now = self._now()
+        times = self._groups.refuse(member, error.kind, str(error), now)
+        self._store.set_refusal(*member, Rejection(str(error), times[member], error.final))
+        self._schedule(times)
+
+    def _forget_unwanted(self, observation: Observation, decision: Decision) -> None:
+        """Forget the refusals of actions that the job does not want any more."""
+        wanted = {action_key(action) for action in (*decision.actions, *decision.held)}
+        if find_condition(decision.status or {}, Condition.SUCCEEDED).get("reason") == Reason.CHILD_REFUSED:
+            wanted.add(CREATION)
+        known = set(observation.refusals) | ({CREATION} if observation.rejection is not None else set())
+        for action in known - wanted:
+            self._store.set_refusal(observation.job.key, action, None)
+            self._schedule(self._groups.leave((observation.job.key, action)))
+
+    def _schedule(self, times: Times) -> None:
+        """Let the members of a group try again at these times."""
+        now = self._now()
+        for (key, action), time in times.items():
+            if self._store.set_retry_time(key, action, time):
+                self._queue.add_after(key, max((time - now).total_seconds(), 0.01))
 
     async def _act(self, job: JobRecord, action: Action) -> None:
         namespace = job.namespace

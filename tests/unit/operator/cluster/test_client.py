@@ -129,3 +129,46 @@ async def test_credentials_come_from_the_kubeconfig_that_the_environment_names(t
     configuration = await load_configuration({"KUBECONFIG": str(kubeconfig), "KUBERNETES_SERVICE_HOST": "h"})
     assert configuration.host == "https://localhost:6443"
     assert configuration.retries is None, "the client has its own retries"
+
+
+async def test_the_time_for_which_the_api_server_asks_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(TokenBucket, "pause", lambda _, seconds: paused.append(seconds))
+    answers = [(429, "3"), (503, "7"), (429, "86400"), (200, "")]
+
+    async def handler(_: web.Request) -> web.Response:
+        status, seconds = answers.pop(0)
+        return web.json_response({"reason": "x"}, status=status, headers={"Retry-After": seconds})
+
+    async with serving(handler) as api:
+        await api.call("GET", "/x")
+    assert paused == [3, 7, client.LONGEST_PAUSE]
+
+
+async def test_an_unreachable_webhook_is_not_retried_and_is_no_outage() -> None:
+    handler, requests = responding(failure(500, 'failed calling webhook "w": connection refused'))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="failed calling webhook"):
+            await api.call("POST", "/x")
+        assert not api.outage.ongoing
+    assert len(requests) == 1
+
+
+async def test_an_outage_ends_with_the_first_answer_whatever_it_is() -> None:
+    handler, _ = responding(*[failure(503)] * client.TRIES, failure(404))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError):
+            await api.call("GET", "/x")
+        assert api.outage.ongoing
+        with pytest.raises(ApiError):
+            await api.call("GET", "/x")
+        assert not api.outage.ongoing
+
+
+async def test_an_error_names_the_fields_that_the_api_server_refuses() -> None:
+    details = {"causes": [{"field": "status.phase", "message": "no"}, {"message": "no"}]}
+    handler, _ = responding(web.json_response({"reason": "Invalid", "details": details}, status=422))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError) as caught:
+            await api.call("GET", "/x")
+    assert caught.value.fields == ("status.phase",)

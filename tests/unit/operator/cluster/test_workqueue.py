@@ -130,3 +130,31 @@ async def test_two_workers_never_have_the_same_key() -> None:
     results = await asyncio.gather(*workers, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert set(worked) == {"a", "b", "c"}
+
+
+async def test_groups_take_turns() -> None:
+    metrics = Metrics()
+    queue: WorkQueue[str] = WorkQueue(metrics, Clock(), group_of=lambda key: key[0])
+    for number in range(1000):
+        queue.add(f"a{number}")
+    queue.add("b0")
+    queue.add("c0")
+    assert [await queue.get() for _ in range(4)] == ["a0", "b0", "c0", "a1"]
+
+
+async def test_a_group_never_has_all_workers() -> None:
+    queue: WorkQueue[str] = WorkQueue(Metrics(), Clock(), group_of=lambda key: key[0], share=2)
+    for key in ("a0", "a1", "a2"):
+        queue.add(key)
+    assert [await queue.get(), await queue.get()] == ["a0", "a1"]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.01)
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("b0")
+    assert await asyncio.wait_for(waiting, 5) == "b0"
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    assert len(queue) == 1
+    queue.done("a0")
+    assert await asyncio.wait_for(waiting, 5) == "a2"

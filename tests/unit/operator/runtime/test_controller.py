@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -12,11 +13,12 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeleteJob
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.steps.unwatched import REREAD
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime import controller as controller_module
-from finetune_operator.runtime.controller import CONFLICT_DELAY, REJECTION_DELAY, Controller
+from finetune_operator.runtime.controller import CONFLICT_DELAY, Controller
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 
@@ -150,25 +152,83 @@ async def test_a_lost_job_is_read_again_before_it_counts(decisions: list[Any]) -
         assert "attempts" not in job["status"]
 
 
-async def test_a_rejected_child_is_shown_and_created_later() -> None:
+def retry_of(parts: Parts) -> float:
+    """Seconds until the refused creation is tried again."""
+    observation = parts.store.observe(KEY)
+    assert observation is not None
+    assert observation.rejection is not None
+    return (observation.rejection.retry_time - parts.now).total_seconds()
+
+
+async def test_a_refused_child_is_said_at_once_and_created_later() -> None:
     async with running() as parts:
         parts.server.failures["POST", CHILDREN] = 403
-        await parts.controller.reconcile(KEY)
-        observation = parts.store.observe(KEY)
-        assert observation is not None
-        assert observation.rejection is not None
-        assert observation.rejection.retry_time == NOW + REJECTION_DELAY
         seconds = await parts.controller.reconcile(KEY)
-        assert seconds == REJECTION_DELAY.total_seconds()
         status = parts.server.objects[f"{JOBS}/demo"]["status"]
         assert {entry["reason"] for entry in status["conditions"][:2]} == {"ChildRefused"}
+        assert seconds == pytest.approx(retry_of(parts))
+        assert 12 <= retry_of(parts) <= 18
+        assert len(parts.queue) == 0, "a refusal queues nothing at once"
         parts.server.failures.clear()
-        parts.now += timedelta(seconds=15)
+        parts.now += timedelta(seconds=20)
         await parts.controller.reconcile(KEY)
         assert CHILD in parts.server.objects
         observation = parts.store.observe(KEY)
         assert observation is not None
         assert observation.rejection is None
+
+
+async def test_a_refused_child_is_asked_for_ever_more_rarely() -> None:
+    async with running() as parts:
+        parts.server.failures["POST", CHILDREN] = 403
+        delays = []
+        for _ in range(8):
+            await parts.controller.reconcile(KEY)
+            delays.append(retry_of(parts))
+            await parts.controller.reconcile(KEY)
+            parts.now += timedelta(seconds=delays[-1] + 0.1)
+        assert all(later > earlier for earlier, later in itertools.pairwise(delays[:5]))
+        assert max(delays) <= 360
+        assert parts.writes().count(("POST", CHILDREN)) == 8, "one request for each delay"
+
+
+async def test_an_invalid_child_ends_the_job_with_the_text_of_the_api_server() -> None:
+    async with running() as parts:
+        parts.server.failures["POST", CHILDREN] = 422
+        await parts.controller.reconcile(KEY)
+        status = parts.server.objects[f"{JOBS}/demo"]["status"]
+        assert (status["phase"], status["failure"]["reason"]) == ("Failed", "InvalidSpec")
+        assert "rejected Job demo-prepare-0: no" in status["failure"]["message"]
+        assert parts.writes().count(("POST", CHILDREN)) == 1
+
+
+async def test_a_refused_action_blocks_only_those_that_depend_on_it() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        (child,) = parts.store.observe(KEY).children  # type: ignore[union-attr]  # it has just been created
+        parts.server.failures["DELETE", CHILD] = 403
+        other = f"{CLAIMS}/demo-workspace"
+        claim = parts.server.objects[other]["metadata"]["uid"]
+        job = parts.store.observe(KEY).job  # type: ignore[union-attr]  # same
+        actions = (DeleteJob(child.name, child.uid), DeleteClaim("demo-workspace", claim))
+        assert await parts.controller._apply(job, Decision(actions=actions))
+        assert other not in parts.server.objects
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert list(observation.refusals) == [f"delete {child.name} {child.uid}"]
+
+
+async def test_an_unanswered_request_is_no_error_with_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 503
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "requeue"
+        assert "Traceback" not in caplog.text
+        assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+        parts.server.failures.clear()
+        parts.clock.now += 2
+        assert await parts.work_once() == "success"
+        assert "answers again" in caplog.text
 
 
 async def test_an_unknown_job_is_ignored() -> None:

@@ -15,6 +15,7 @@ from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
 from finetune_operator.manifests.jobs import build_workspace_claim
+from finetune_operator.observed.observation import Rejection
 from finetune_operator.placement.constraints import Placement
 from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.status.draft import StatusDraft
@@ -31,18 +32,26 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
     if obstacle is not None:
         state = state.progressing(draft.starting_reason, f"waits for {obstacle.awaited}")
         return state.with_requeue(state.now + obstacle.look_again)
+    rejection = state.observation.rejection
+    if rejection is not None and (rejection.final or state.now < rejection.retry_time):
+        return _end_or_wait(state, rejection)
+    # The reason of a refusal stays until a try succeeds, so that the status does not flip with every try.
+    state = (
+        state.progressing(draft.starting_reason, f"{draft.stage.value} is starting")
+        if rejection is None
+        else state.progressing(Reason.CHILD_REFUSED, rejection.message)
+    )
     if draft.attempt > 0 and not state.observation.fresh:
         # An earlier attempt may still run: a watch that lags behind, or a changed label, hides its pod.
         return Need.FRESH_CHILDREN
-    rejection = state.observation.rejection
-    if rejection is not None:
-        # This stays until a try succeeds, so that the status does not flip with every try.
-        state = state.progressing(Reason.CHILD_REFUSED, rejection.message)
-        if state.now < rejection.retry_time:
-            return state.with_requeue(rejection.retry_time)
-    else:
-        state = state.progressing(draft.starting_reason, f"{draft.stage.value} is starting")
     return _create(state, spec)
+
+
+def _end_or_wait(state: Reconciliation, rejection: Rejection) -> Reconciliation:
+    """Fail a job whose child is invalid; let others wait until the child is asked for again."""
+    if rejection.final:
+        return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
+    return state.progressing(Reason.CHILD_REFUSED, rejection.message).with_requeue(rejection.retry_time)
 
 
 def _why_it_waits(draft: StatusDraft, retry_time: datetime) -> tuple[Reason, str]:
