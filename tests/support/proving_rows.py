@@ -60,6 +60,17 @@ def killing_late(row: dict[str, Any]) -> Conversation:
     return killing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)
 
 
+class _Unsendable(Conversation):
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def unsendable_late(row: dict[str, Any]) -> Conversation:
+    """Return a conversation that the worker has no memory to send, at a row that a worker proves."""
+    found = PARSE(row)
+    return _Unsendable(**vars(found)) if row["messages"][0]["content"] == "what is 2900 + 1" else found
+
+
 def failing_late(row: dict[str, Any]) -> Conversation:
     """Fail at a row that a worker proves."""
     return failing(row) if row["messages"][0]["content"] == "what is 2900 + 1" else PARSE(row)

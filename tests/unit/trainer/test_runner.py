@@ -82,6 +82,32 @@ def test_every_failure_has_a_reason_and_a_redacted_message(
     assert said in outcome.message
 
 
+@pytest.mark.parametrize("command", runner.STAGES)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_host_without_memory_is_a_reason_with_its_remedy(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], command: str, error: BaseException
+) -> None:
+    """An operator before contract 1.6 expects this reason only from the kubelet."""
+    stages[command] = error
+    run = make_run().model_copy(update={"version": "1.6"})
+    outcome = runner.stage_outcome(command, run, NullReporter(), REDACT)
+    assert (outcome.reason, outcome.code) == (Reason.HOST_OUT_OF_MEMORY, ExitCode.PERMANENT)
+    assert f"raise resources.{command}.memory" in outcome.message
+    assert type(error).__name__ in outcome.message
+    earlier = runner.stage_outcome(command, run.model_copy(update={"version": "1.5"}), NullReporter(), REDACT)
+    assert (earlier.reason, earlier.code) == (Reason.INTERNAL_ERROR, ExitCode.RETRYABLE)
+
+
 @pytest.mark.usefixtures("termination_handlers")
 def test_signals_while_a_result_is_written_cost_neither_result_nor_exit_code(
     make_run: Callable[..., RunSpec],

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Reason(StrEnum):
@@ -29,6 +33,7 @@ class Reason(StrEnum):
     CHAT_TEMPLATE_UNPROVABLE = "ChatTemplateUnprovable"
     GPU_NOT_VISIBLE = "GpuNotVisible"
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     NON_FINITE_LOSS = "NonFiniteLoss"
     QUANTIZATION_MISMATCH = "QuantizationMismatch"
     ADAPTER_UNTRAINED = "AdapterUntrained"
@@ -48,3 +53,20 @@ class StageError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and the errors before it, as Python's traceback shows them, up to one that has a reason."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, StageError):
+            continue
+        seen.add(id(found))
+        yield found
+        if isinstance(found, BaseExceptionGroup):
+            waiting.extend(found.exceptions)
+        before = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+        if before is not None:
+            waiting.append(before)

@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -20,10 +21,12 @@ from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.outcome import Outcome, make_result
 from finetune_trainer.contract.result import MergeResult, Result, StageResult
+from finetune_trainer.contract.run_spec import minor_version
 from finetune_trainer.contract.termination_message import encode_result
 from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.host_memory import is_host_out_of_memory
 from finetune_trainer.telemetry.logs import LogTail, add_log_file
 from finetune_trainer.telemetry.reporter import Reporter
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
@@ -205,9 +208,6 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
         with _termination.raised():
             members = _members(load_stage(command)(run, progress))
         return Outcome(within_contract(members, run.version))
-    except StageError as error:
-        reason, message = error.reason, error.message
-        _log.error("%s: %s", reason, message)
     except Terminated as signal_name:
         reason, message = (
             Reason.INTERRUPTED,
@@ -215,7 +215,12 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
         )
         _log.warning("%s", message)
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
-        if says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
+        if is_host_out_of_memory(error):
+            reason, message = _out_of_memory(command, error, run.version)
+        elif isinstance(error, StageError):
+            reason, message = error.reason, error.message
+            _log.error("%s: %s", reason, message)
+        elif says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
             reason = Reason.WORKSPACE_FULL
             message = (
                 f"the workspace must have free space, found none ({error}); "
@@ -233,6 +238,20 @@ def _members(result: StageResult | TrainResult | MergeResult) -> StageResult:
     return StageResult(merge=result) if isinstance(result, MergeResult) else result
 
 
+def _out_of_memory(command: str, error: BaseException, version: str) -> tuple[Reason, str]:
+    """Name a host without memory. An operator before contract 1.6 knows this reason only from the kubelet."""
+    found = f"{type(error).__name__}: {error}".rstrip(": ")
+    # The frames of the failed work hold its memory, and the result needs some.
+    traceback.clear_frames(error.__traceback__)
+    smaller = ", lower training.microBatchSize or training.maximumLength," if command == "train" else ""
+    message = (
+        f"{command.upper()} must get the host memory that it asks for, found none left after a peak of "
+        f"{_resident_peak() >> 20} MiB ({found}); raise resources.{command}.memory{smaller} or free memory of the node"
+    )
+    _log.error("%s", message)
+    return Reason.HOST_OUT_OF_MEMORY if minor_version(version) >= 6 else Reason.INTERNAL_ERROR, message
+
+
 def _internal(error: BaseException) -> tuple[Reason, str]:
     _log.critical("unexpected failure", exc_info=error)
     return Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"
@@ -243,4 +262,8 @@ def peak_memory_bytes() -> int:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
+    return _resident_peak()
+
+
+def _resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

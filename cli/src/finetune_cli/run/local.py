@@ -80,6 +80,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
             limits=limits,
             telemetry_port=TELEMETRY_PORT,
             attempt=0,
+            explains_rate=True,
         )
         run_spec["telemetry"]["host"] = "127.0.0.1"
         run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_operator.contract.rung_text import rung_text
+
 
 def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The outcome of a run as text, from the results (contract/result.schema.json) by stage, with every failure."""
@@ -68,13 +70,8 @@ def _rungs(train: Mapping[str, Any]) -> list[str]:
     failed = train.get("failedRungs")
     if not failed:
         return []
-    names = ", ".join(_rung(rung) for rung in failed)
-    return [f"memory    the GPU was full with {names}; trained with {_rung(train['rung'])}"]
-
-
-def _rung(rung: Mapping[str, Any]) -> str:
-    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
-    return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
+    names = ", ".join(rung_text(rung) for rung in failed)
+    return [f"memory    the GPU was full with {names}; trained with {rung_text(train['rung'])}"]
 
 
 def _measures(evaluation: Mapping[str, Any]) -> list[str]:

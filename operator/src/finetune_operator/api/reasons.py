@@ -142,6 +142,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "ChatTemplateUnprovable",
             "GpuNotVisible",
             "GpuOutOfMemory",
+            Reason.HOST_OUT_OF_MEMORY.value,
             "NonFiniteLoss",
             "QuantizationMismatch",
             "AdapterUntrained",

@@ -33,9 +33,13 @@ from finetune_operator.contract.credentials import (
     url_variable,
 )
 
-CONTRACT_VERSION = "1.5"
+CONTRACT_VERSION = "1.6"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
+RATE_REASON_SINCE = 6
+"""The same of the reason for the learning rate."""
+GIVEN_RATE = "set by training.learningRate"
+_LONGEST_REASON = 1024
 
 MODEL_MOUNT = "/source/model"
 DATASET_MOUNT = "/source/dataset"
@@ -120,12 +124,14 @@ def build_run_spec(
     limits: Limits,
     telemetry_port: int,
     attempt: int,
+    explains_rate: bool = False,
 ) -> dict[str, Any]:
     """Build the run spec of one attempt, ready for JSON.
 
     `spec` must have passed validation.check, and `paths` must name a path for every source that is a file. One document
     serves all three stages. A member that is new in a minor version is left out if it has its default. So a trainer of
-    the previous minor version can read every job that it supports. Raises ValueError if a path is missing.
+    the previous minor version can read every job that it supports. The reason for the learning rate has no default, so it
+    is left out unless the document `explains_rate`. Raises ValueError if a path is missing.
     """
     training = spec.training
     length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
@@ -150,6 +156,7 @@ def build_run_spec(
             "gradientCheckpointing": plan.gradient_checkpointing,
             "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
             **_newer_training(training),
+            **(_rate_reason(plan) if explains_rate else {}),
             **({"ladder": _ladder(plan)} if plan.ladder else {}),
         },
         "evaluation": _evaluation(spec.evaluation),
@@ -192,6 +199,10 @@ def _newer_training(training: Training) -> dict[str, Any]:
         if value != getattr(plain, member):
             newer[to_camel(member)] = value
     return newer
+
+
+def _rate_reason(plan: Plan) -> dict[str, str]:
+    return {"learningRateReason": (plan.learning_rate.reason or GIVEN_RATE)[:_LONGEST_REASON]}
 
 
 def _ladder(plan: Plan) -> list[dict[str, Any]]:

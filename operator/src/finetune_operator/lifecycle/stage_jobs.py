@@ -14,7 +14,13 @@ from finetune_operator.api.stages import (
     Stage,
 )
 from finetune_operator.contract.network import retry_seconds
-from finetune_operator.contract.run_spec import LADDER_SINCE, JobIdentity, build_run_spec, pod_paths
+from finetune_operator.contract.run_spec import (
+    LADDER_SINCE,
+    RATE_REASON_SINCE,
+    JobIdentity,
+    build_run_spec,
+    pod_paths,
+)
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
@@ -75,6 +81,7 @@ def build_stage_job(
         limits=trainer.limits.to_limits(retry_seconds(spec.network, trainer.network)),
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
+        explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
     )
     body = build_job(
         job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.plan import Device
 from finetune_operator.api.pod_merge import NO_DEFAULTS, node_rules
 from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
@@ -115,7 +116,7 @@ def misplaced_workspace(
 
 
 def check_volumes(
-    spec: FineTuneJobSpec, draft: StatusDraft, feasible: Feasible, volumes: JobVolumes
+    spec: FineTuneJobSpec, draft: StatusDraft, feasible: Feasible, volumes: JobVolumes, device: Device
 ) -> tuple[Feasible | Blocked | Infeasible, tuple[ExpandClaim, ...]]:
     """Check that TRAIN can use the volumes, and enlarge a workspace that is too small."""
     changes: tuple[ExpandClaim, ...] = ()
@@ -123,7 +124,7 @@ def check_volumes(
     if shape is not None and not draft.training_begun:
         dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
         own = spec.workspace.existing_claim is None
-        found = fit_workspace(spec, shape, dataset, volumes, own=own)
+        found = fit_workspace(spec, shape, dataset, volumes, device, own=own)
         if isinstance(found, Infeasible):
             return found, ()
         changes = () if found is None else (found,)
@@ -151,18 +152,24 @@ def volumes_blocked(feasible: Feasible, volumes: JobVolumes) -> Blocked | None:
     return None
 
 
-def claim_size(spec: FineTuneJobSpec, draft: StatusDraft) -> str:
+def claim_size(spec: FineTuneJobSpec, draft: StatusDraft, device: Device) -> str:
     """Size of a new workspace claim if the spec names none: the default, or more if the model needs more."""
     shape = shape_of(draft)
     if shape is None:
         return DEFAULT_WORKSPACE_SIZE
     dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
-    needed, _ = workspace_bytes(spec, shape, dataset)
+    needed, _ = workspace_bytes(spec, shape, dataset, device=device)
     return whole_gibibytes(max(needed, parse_bytes(DEFAULT_WORKSPACE_SIZE)))
 
 
 def fit_workspace(
-    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None, volumes: JobVolumes, *, own: bool
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    dataset: DatasetReport | None,
+    volumes: JobVolumes,
+    device: Device,
+    *,
+    own: bool,
 ) -> ExpandClaim | Infeasible | None:
     """Compare the workspace with what the model and the data need; None if it is large enough.
 
@@ -171,7 +178,7 @@ def fit_workspace(
     claim = volumes.workspace
     if claim is None or claim.capacity is None:
         return None
-    needed, why = workspace_bytes(spec, shape, dataset)
+    needed, why = workspace_bytes(spec, shape, dataset, device=device)
     found = check_workspace_size(claim.capacity, needed, why, volumes.storage_class, own_workspace=own)
     match found:
         case ExpandWorkspace(size, _):

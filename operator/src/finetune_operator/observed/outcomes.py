@@ -20,7 +20,8 @@ from finetune_operator.contract.result import Result
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.observation import ChildJob, ContainerEnd, Pod
 
-_OPERATOR_REASONS = frozenset(Reason)
+_OPERATOR_REASONS = frozenset(Reason) - {Reason.HOST_OUT_OF_MEMORY}
+"""Reasons that no trainer may report. It may get no more memory before the kernel kills it."""
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ _SMALL_FILES = 128 * _MIB
 """Tokenizer and config, at most four copies."""
 _CHECKPOINTS = 3
 """Two are kept, and the next one is written before the older one is removed."""
-_CHECKPOINT_BYTES = 8
-"""For each adapter parameter at most: its value in 32 bits and two 8-bit moments with their scales."""
+_CHECKPOINT_BYTES = _COPY_BYTES
+"""For each adapter parameter at most: a checkpoint holds what the copy of the training state holds."""
 
 
 class ResourceDefaults(Protocol):
@@ -141,7 +141,7 @@ def stage_host(
         )
     if chosen is None and out_of_memory > 0:
         memory = _round_up(memory * RETRY_FACTOR[0] // RETRY_FACTOR[1])
-        reason += "; raised by half, because the kernel killed an attempt for lack of memory"
+        reason += "; raised by half, because an attempt ran out of memory"
     return HostNeeds(
         cpu=given.cpu or (defaults.cpu if defaults is not None else None) or _CPU[stage],
         memory_bytes=memory,
@@ -174,13 +174,18 @@ def out_of_memory_message(spec: FineTuneJobSpec, stage: Stage, needs: HostNeeds)
 
 
 def workspace_bytes(
-    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetReport | None
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    dataset: DatasetReport | None,
+    *,
+    device: Literal["cuda", "cpu"] = "cuda",
 ) -> tuple[int, str]:
     """Return the largest size that the workspace reaches, and the text that explains it.
 
     The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
     certain of the rows: 8 bytes for each supervised token of a known `dataset`. A merge onto the original weights keeps
     all weight files, in at least 16 bits. So does the base as trained, for the adapter's loss on the original base.
+    On a CPU, `device`, the optimizer's moments are in 32 bits.
     """
     adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
     remote = spec.model.source.persistent_volume_claim is None
@@ -194,7 +199,7 @@ def workspace_bytes(
             ("original weights", 2 * shape.parameters if keeps_original else 0),
             ("small files", _SMALL_FILES),
             ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
-            ("adapter checkpoints", _checkpoints(spec) * _CHECKPOINT_BYTES * adapter),
+            ("adapter checkpoints", _checkpoints(spec) * _CHECKPOINT_BYTES[device] * adapter),
         )
     )
     return total.bytes * 11 // 10, f"{total.text}, plus a tenth for the file system"

@@ -22,6 +22,7 @@ from finetune_operator.contract.result import (
     TrainResult,
     Verification,
 )
+from finetune_operator.contract.rung_text import rung_text
 from finetune_operator.sizing.memory.terms import Estimate, Phase
 
 MINIMUM_INTERVAL = timedelta(seconds=30)
@@ -262,13 +263,8 @@ def climbed_down(shown: Mapping[str, Any]) -> str:
     failed = shown.get("failedRungs")
     if not failed:
         return ""
-    found = ", ".join(f"{_rung(each)} ({each['activity']})" for each in failed)
-    return f"with {_rung(shown['rung'])}, because the GPU was out of memory with {found}"
-
-
-def _rung(rung: Mapping[str, Any]) -> str:
-    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
-    return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
+    found = ", ".join(f"{rung_text(each)} ({each['activity']})" for each in failed)
+    return f"with {rung_text(shown['rung'])}, because the GPU was out of memory with {found}"
 
 
 def estimated(estimate: Estimate) -> dict[str, Any]:

@@ -109,6 +109,32 @@ def test_train_gets_the_ladder_only_if_prepare_showed_that_its_trainer_reads_it(
     assert "ladder" not in _run_of(world, "demo-merge-0")["training"]
 
 
+@pytest.mark.parametrize(("version", "sent"), [("1.5", False), ("1.6", True)])
+@pytest.mark.parametrize("given", [None, 0.0005])
+def test_a_trainer_that_reads_it_is_told_why_the_learning_rate_has_its_value(
+    version: str, given: float | None, *, sent: bool
+) -> None:
+    world = World(
+        job=make_job(make_spec(training={} if given is None else {"learningRate": given})),
+        settings=Settings(trainer=TRAINER),
+    )
+    world.settle()
+    assert "learningRateReason" not in _run_of(world, "demo-prepare-0")["training"]
+    world.succeed(Stage.PREPARE, version=version)
+    world.settle()
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    reasons = [
+        entry["reason"] for entry in world.job.status["plan"]["choices"] if entry["name"] == "learningRate"
+    ]
+    expected = reasons if given is None else ["set by training.learningRate"]
+    for name in ("demo-train-0", "demo-merge-0"):
+        found = _run_of(world, name)["training"]
+        assert ([found["learningRateReason"]] if "learningRateReason" in found else []) == (
+            expected if sent else []
+        )
+
+
 def test_a_job_whose_prepare_ended_under_an_earlier_operator_gets_no_ladder() -> None:
     world = started(Stage.TRAIN)
     status = {name: value for name, value in world.job.status.items() if name != "trainer"}

@@ -103,6 +103,15 @@ def test_a_container_that_the_kernel_killed_ran_out_of_memory() -> None:
     assert (found.reason, found.kind) == ("HostOutOfMemory", ReasonClass.PERMANENT)
 
 
+def test_a_trainer_that_got_no_more_memory_reports_it_itself() -> None:
+    result = json.dumps(make_failure(Stage.PREPARE, "HostOutOfMemory"))
+    found = ending(result, 65, "Error")
+    assert (found.reason, found.kind) == ("HostOutOfMemory", ReasonClass.PERMANENT)
+    assert found.result is not None
+    stolen = ending(json.dumps(make_failure(Stage.PREPARE, "DeadlineExceeded")), 65, "Error")
+    assert stolen.reason == "StageLost", "no trainer may report the operator's other reasons"
+
+
 def test_a_trainer_whose_process_was_killed_ran_out_of_memory() -> None:
     """The kernel may kill one of PREPARE's processes. The trainer only sees that it has ended."""
     result = json.dumps(make_failure(Stage.PREPARE, "InternalError"))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from finetune_trainer.report.merge_page import (
@@ -14,9 +15,7 @@ from finetune_trainer.report.merge_page import (
 )
 
 from tests.support.results import MERGE, PROVEN, TRAIN
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.workspaces import run_spec
 
 _MERGE: dict[str, Any] = {
     "onto": "TrainedWeights",
@@ -30,9 +29,12 @@ _MERGE: dict[str, Any] = {
 }
 
 
+RUN = run_spec(Path("workspace"), Path("output"))
+
+
 def proven() -> dict[str, Any]:
     assert PROVEN.verification is not None
-    return merge_report("demo", TRAIN, PROVEN.verification, _MERGE)
+    return merge_report(RUN, TRAIN, PROVEN.verification, _MERGE)
 
 
 def test_the_page_shows_verdict_numbers_warnings_and_weak_tensors() -> None:
@@ -47,7 +49,7 @@ def test_the_page_shows_verdict_numbers_warnings_and_weak_tensors() -> None:
 
 def test_a_proof_of_an_earlier_trainer_is_shown_without_the_unknown_numbers() -> None:
     assert MERGE.verification is not None
-    report = merge_report("demo", TRAIN, MERGE.verification, {**_MERGE, "tensors": {}})
+    report = merge_report(RUN, TRAIN, MERGE.verification, {**_MERGE, "tensors": {}})
     page = render_merge_page(report)
     assert "within absolute bounds" in page
     assert "Not measured." in page
@@ -95,3 +97,27 @@ def test_the_report_is_written_for_people_and_programs(tmp_path: Path) -> None:
     write_merge_report(tmp_path / "report", proven())
     assert json.loads((tmp_path / "report" / "merge.json").read_text()) == proven()
     assert (tmp_path / "report" / "merge.html").read_text() == render_merge_page(proven())
+
+
+def test_the_page_links_the_other_reports_that_are_there(tmp_path: Path) -> None:
+    """An earlier image wrote no report on the evaluation."""
+    for page, others in (
+        ("dataset.html", ["dataset.html"]),
+        ("evaluation.html", ["dataset.html", "evaluation.html"]),
+    ):
+        (tmp_path / page).write_text("")
+        write_merge_report(tmp_path, proven())
+        written = (tmp_path / "merge.html").read_text()
+        assert [name for name in ("dataset.html", "evaluation.html") if f'href="{name}"' in written] == others
+
+
+def test_the_report_says_why_the_learning_rate_has_its_value() -> None:
+    reason = "(2000 / 576)^0.781 <hidden size>"
+    training = RUN.training.model_copy(update={"learning_rate": 3.2e-4, "learning_rate_reason": reason})
+    assert PROVEN.verification is not None
+    report = merge_report(RUN.model_copy(update={"training": training}), TRAIN, PROVEN.verification, _MERGE)
+    assert report["training"] == {"steps": TRAIN.steps, "learningRate": 3.2e-4, "learningRateReason": reason}
+    page = render_merge_page(report)
+    assert "0.00032" in page
+    assert "(2000 / 576)^0.781 &lt;hidden size&gt;" in page
+    assert "None" not in render_merge_page(proven())

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.5"
+CONTRACT_VERSION = "1.6"
 DEFAULT_GENERATED_ROWS = 32
 
 
@@ -209,6 +209,8 @@ class Training(_Value):
     epochs: Annotated[float, Field(gt=0)] | None = None
     maximum_steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    learning_rate_reason: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Why the rate has its value: a rule, or the job's own member; None from an operator before 1.6."""
     effective_batch_size: Annotated[int, Field(ge=1)]
     micro_batch_size: Annotated[int, Field(ge=1)]
     maximum_length: Annotated[int, Field(ge=16)]
@@ -332,6 +334,12 @@ class RunSpec(_Value):
     model_cache: ModelCache | None = None
     telemetry: Telemetry
     limits: Limits
+
+
+def minor_version(version: str) -> int:
+    """Return the minor version of a document's `version`; 0 if it has none."""
+    minor = version.split(".")[1:2]
+    return int(minor[0]) if minor and minor[0].isdecimal() else 0
 
 
 def read_run_spec(path: Path) -> RunSpec:

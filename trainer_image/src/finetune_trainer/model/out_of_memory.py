@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import torch
 
-from finetune_trainer.errors import StageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from finetune_trainer.errors import chain_of
 
 _CUDA_MEMORY_ALLOCATION = 2
 """cudaErrorMemoryAllocation and hipErrorOutOfMemory (driver_types.h, hip_runtime_api.h)."""
@@ -44,7 +40,7 @@ def is_device_out_of_memory(error: BaseException) -> bool:
     A failure that has a reason already (StageError) and host memory are no such cases. Neither is Triton's
     OutOfResources: it is about the registers and the shared memory of one kernel.
     """
-    return any(_says_so(found) for found in _chain(error))
+    return any(_says_so(found) for found in chain_of(error))
 
 
 def _says_so(error: BaseException) -> bool:
@@ -56,20 +52,3 @@ def _says_so(error: BaseException) -> bool:
             return bool(code == _CUDA_MEMORY_ALLOCATION)
     # A MemoryError or an OSError is about the host.
     return not isinstance(error, MemoryError | OSError) and _SPELLINGS.search(str(error)) is not None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and the errors before it, as Python's traceback shows them, up to one that has a reason."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, StageError):
-            continue
-        seen.add(id(found))
-        yield found
-        if isinstance(found, BaseExceptionGroup):
-            waiting.extend(found.exceptions)
-        before = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-        if before is not None:
-            waiting.append(before)

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.report.evaluation_page import PAGE as EVALUATION_PAGE
 from finetune_trainer.report.page import PLOT_WIDTH, page_template
 from finetune_trainer.workspace.layout import write_json_atomically, write_text_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from jinja2 import Template
 
     from finetune_trainer.contract.result import VerificationResult
+    from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.contract.train_result import TrainResult
 
 DOCUMENT = "merge.json"
 PAGE = "merge.html"
+_OTHER_PAGES = {"dataset.html": "Dataset report", EVALUATION_PAGE: "Evaluation report"}
 WEAKEST = 12
 """Tensors in the page's table; the JSON document has all."""
 _DECADES_BELOW = 1
@@ -48,26 +51,35 @@ class Bin:
 
 
 def merge_report(
-    job: str, trained: TrainResult, verification: VerificationResult, merge: Mapping[str, Any]
+    run: RunSpec, trained: TrainResult, verification: VerificationResult, merge: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the report as JSON. `merge` is the member of that name in the manifest, with the survival per tensor."""
     return {
         "version": "1.0",
-        "job": job,
+        "job": run.job.name,
         "merge": dict(merge),
+        "training": {
+            "steps": trained.steps,
+            "learningRate": run.training.learning_rate,
+            "learningRateReason": run.training.learning_rate_reason,
+        },
         "evaluation": trained.evaluation.document(),
         "verification": verification.document(),
     }
 
 
 def write_merge_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write `merge.json` and `merge.html` into `folder`, which is made if it is missing. Raises OSError."""
+    """Write `merge.json` and `merge.html` into `folder`, which is made if it is missing. Raises OSError.
+
+    The page links those of PREPARE and TRAIN that are in `folder`.
+    """
     write_json_atomically(folder / DOCUMENT, report)
-    write_text_atomically(folder / PAGE, render_merge_page(report))
+    pages = [name for name in _OTHER_PAGES if (folder / name).is_file()]
+    write_text_atomically(folder / PAGE, render_merge_page(report, pages))
 
 
-def render_merge_page(report: dict[str, Any]) -> str:
-    """Render the document of `merge_report`; equal documents give equal bytes."""
+def render_merge_page(report: dict[str, Any], pages: Sequence[str] = ()) -> str:
+    """Render the document of `merge_report`, with links to `pages`; equal arguments give equal bytes."""
     tensors = known_survival(report)
     return (
         _template().render(
@@ -76,6 +88,7 @@ def render_merge_page(report: dict[str, Any]) -> str:
             bins=survival_bins([projection for _, projection, _ in tensors]),
             weakest=tensors[:WEAKEST],
             tensors=len(tensors),
+            pages={name: _OTHER_PAGES[name] for name in pages},
         )
         + "\n"
     )

@@ -93,10 +93,14 @@ def test_repeated_interruptions_back_off() -> None:
     assert world.condition("Reconciling") == ("True", "BackingOff")
 
 
-def test_an_oom_kill_is_retried_once_with_half_as_much_memory_again() -> None:
+@pytest.mark.parametrize("killed", [True, False], ids=["by the kernel", "reported by the trainer"])
+def test_an_oom_kill_is_retried_once_with_half_as_much_memory_again(*, killed: bool) -> None:
     world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
     first = hosts(world)["Merge"]
-    world.end_pod("demo-merge-0", "", 137, "OOMKilled")
+    if killed:
+        world.end_pod("demo-merge-0", "", 137, "OOMKilled")
+    else:
+        world.fail(Stage.MERGE, "HostOutOfMemory", code=65)
     world.settle()
     assert world.condition("Reconciling") == ("True", "BackingOff")
     world.wait(10)

@@ -25,6 +25,7 @@ from tests.support.proving_rows import (
     killing_late,
     rejecting_late,
     rows,
+    unsendable_late,
 )
 from tests.support.tiny_models import CHATML, tiny_tokenizer
 
@@ -70,6 +71,13 @@ def test_a_worker_that_is_killed_ends_with_a_reason(masker: Masker) -> None:
     with pytest.raises(StageError, match="SIGKILL") as caught:
         list(prove(rows(MANY), masker, killing_late, processes=2))
     assert caught.value.reason is Reason.INTERNAL_ERROR
+
+
+def test_a_worker_without_memory_ends_with_a_reason(masker: Masker) -> None:
+    """It cannot send its rows, whatever the reason is that it cannot allocate."""
+    with pytest.raises(StageError, match=r"raise resources\.prepare\.memory") as caught:
+        list(prove(rows(MANY), masker, unsendable_late, processes=2))
+    assert caught.value.reason is Reason.HOST_OUT_OF_MEMORY
 
 
 def test_a_failure_in_a_worker_is_raised_in_the_parent(masker: Masker) -> None:

@@ -58,6 +58,12 @@ def test_a_card_has_the_verdict_on_the_model_and_the_proof_of_the_merge(
 def test_a_card_names_the_learning_rate_and_the_published_step(make_run: Runs) -> None:
     run = make_run()
     assert f"| peak learning rate | {run.training.learning_rate:g} |" in card(run, "Adapter")
+    reason = "5e-05 x 15 (LoRA, 100 steps)"
+    chosen_rate = run.model_copy(
+        update={"training": run.training.model_copy(update={"learning_rate_reason": reason})}
+    )
+    row = f"| peak learning rate | {run.training.learning_rate:g}, {reason} |"
+    assert row in card(chosen_rate, "Adapter")
     assert f"| optimizer steps | {TRAIN.steps} |" in card(run, "Adapter")
     chosen = SelectionResult(
         rows=10,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from finetune_trainer.data.conversations.conversation import Conversation
 from finetune_trainer.data.rows.rejection import RowReason, RowRejected
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.host_memory import is_host_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,19 @@ if TYPE_CHECKING:
 
 # A worker holds one batch in work and one waiting, so that it never waits for this process.
 _AHEAD = 2
-
+_OUT_OF_MEMORY = 70
+"""Exit code of a worker that gets no more memory."""
+_WORKER = f"""
+import os
+try:
+    from {__name__} import serve
+    serve({{descriptor}})
+except Exception as error:
+    from finetune_trainer.host_memory import is_host_out_of_memory
+    if is_host_out_of_memory(error):
+        os._exit({_OUT_OF_MEMORY})
+    raise
+"""
 
 Proof = tuple[Conversation | None, "list[Example] | RowRejected"]
 
@@ -94,7 +107,7 @@ class Workers:
     def prove(self, batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[Proof]]:
         """Yield the proofs of each batch, in order.
 
-        Raises StageError(InternalError) if a worker dies, and whatever an unexpected failure in one raised.
+        Raises StageError if a worker dies, and whatever an unexpected failure in one raised.
         """
         waiting: deque[int] = deque()
         turn = 0
@@ -112,7 +125,7 @@ class Workers:
         try:
             answer = pickle.loads(connection.recv_bytes())  # noqa: S301 -- written by our own process
         except (EOFError, OSError) as error:
-            raise _died(process) from error
+            raise _broken(process, error) from error
         if isinstance(answer, BaseException):
             raise answer
         proofs: list[Proof] = [
@@ -135,7 +148,7 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve({descriptor})"],
+        [sys.executable, "-c", _WORKER.format(descriptor=descriptor)],
         env=environment,
         pass_fds=[descriptor],
         stdin=subprocess.DEVNULL,
@@ -148,7 +161,19 @@ def _send(process: subprocess.Popen[bytes], connection: Connection, message: byt
     try:
         connection.send_bytes(message)
     except OSError as error:
-        raise _died(process) from error
+        raise _broken(process, error) from error
+
+
+def _broken(process: subprocess.Popen[bytes], error: Exception) -> StageError:
+    """Return the failure of a connection: this process has no more memory, or the worker has ended."""
+    # A worker that lives would be waited for without end.
+    if is_host_out_of_memory(error) or process.wait() == _OUT_OF_MEMORY:
+        return StageError(
+            Reason.HOST_OUT_OF_MEMORY,
+            "the processes that prove rows must get the host memory that they ask for, found none left; raise "
+            "resources.prepare.memory or free memory of the node",
+        )
+    return _died(process)
 
 
 def _died(process: subprocess.Popen[bytes]) -> StageError:
@@ -185,6 +210,9 @@ def _read(connection: Connection, batches: queue.Queue[bytes]) -> None:
     except (EOFError, OSError):
         # The parent has ended, so nobody needs the remaining results.
         os._exit(0)
+    except MemoryError:
+        # Without this thread, the process would wait for ever.
+        os._exit(_OUT_OF_MEMORY)
 
 
 def _answer(values: list[dict[str, Any]], masker: Masker, parse: Callable[..., Conversation]) -> bytes:

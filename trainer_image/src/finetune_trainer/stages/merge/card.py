@@ -10,7 +10,7 @@ from finetune_trainer.stages.merge.original_loss import OriginalLoss
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.result import PrepareResult, VerificationResult
-    from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
+    from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec, Training
     from finetune_trainer.contract.train_result import EvaluationResult, TrainResult
 
 _REPORT = "../report/merge.html"
@@ -118,7 +118,7 @@ def _training(run: RunSpec, prepared: PrepareResult, trained: TrainResult) -> li
         "|---|---|",
         f"| training examples | {prepared.dataset.training_examples} |",
         f"| optimizer steps | {_steps(trained)} |",
-        f"| peak learning rate | {run.training.learning_rate:g} |",
+        f"| peak learning rate | {_rate(run.training)} |",
         f"| held-out loss, base | {evaluation.base_loss:.4f} nats per token |",
         f"| held-out loss, tuned | {evaluation.tuned_loss:.4f} nats per token |",
         f"| difference | {evaluation.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} |",
@@ -153,6 +153,11 @@ def _share_row(name: str, base: float, tuned: float, interval: tuple[float, floa
         f"| {name} | {base:.1%} before, {tuned:.1%} after, 95 % interval of the difference {low:+.1f} to {high:+.1f} "
         "points |"
     )
+
+
+def _rate(training: Training) -> str:
+    reason = training.learning_rate_reason
+    return f"{training.learning_rate:g}" + ("" if reason is None else f", {reason}")
 
 
 def _steps(trained: TrainResult) -> str:

@@ -241,7 +241,7 @@ def _publish(
         if verification is not None:
             write_merge_report(
                 staging / REPORT_FOLDER,
-                merge_report(run.job.name, trained, verification, merge_document(run, survival)),
+                merge_report(run, trained, verification, merge_document(run, survival)),
             )
         folders = [FOLDERS[kind] for kind in kinds]
         if (staging / REPORT_FOLDER).is_dir():
