@@ -79,6 +79,8 @@ class World:
     created: list[str] = field(default_factory=list)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
+    warnings: dict[str, str] = field(default_factory=dict)
+    """The newest warning in the Events of pods, by uid."""
     hidden: set[str] = field(default_factory=set)
     """uids of Jobs and pods without the label that the watch selects."""
     read: set[str] = field(default_factory=set)
@@ -116,6 +118,9 @@ class World:
         decision = decide(self.observe(), self.settings, self.now)
         if decision is Need.FRESH_CHILDREN:
             decision = decide(self.observe(fresh=True), self.settings, self.now)
+        if decision is Need.POD_WARNINGS:
+            observation = replace(self.observe(fresh=True), warnings=self.warnings)
+            decision = decide(observation, self.settings, self.now)
         assert isinstance(decision, Decision), "volumes are always given"
         return decision
 

@@ -133,6 +133,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "client" .Values.client
   "resyncSeconds" .Values.resyncSeconds
   "progressSeconds" .Values.progressSeconds
+  "startSeconds" (default 300 .Values.startSeconds)
   "metricsPort" .Values.ports.metrics
   "healthPort" .Values.ports.health
   "leaderElection" .Values.leaderElection

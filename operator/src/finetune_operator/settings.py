@@ -145,6 +145,8 @@ class Settings(_Settings):
     client: ClientSettings = ClientSettings()
     resync_seconds: Annotated[int, Field(ge=10)] = 600
     progress_seconds: Annotated[int, Field(ge=1)] = 5
+    start_seconds: Annotated[int, Field(ge=10)] = 300
+    """Time for which a pod of TRAIN may have a GPU without running. Then the operator takes it back."""
     metrics_port: Port = 8080
     health_port: Port = 8081
     leader_election: LeaderElectionSettings = LeaderElectionSettings()

@@ -23,6 +23,8 @@ from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
 
 FIELD_MANAGER = "finetune-operator"
+MAXIMUM_WARNINGS = 100
+"""Events that are read of one pod. The kubelet counts repetitions in one Event."""
 CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """The uid of the Job, which the Job controller sets on each of its pods."""
 
@@ -91,6 +93,13 @@ class Cluster:
     async def list_storage_classes(self) -> list[dict[str, Any]]:
         """All StorageClasses."""
         return (await self._api.list_all(STORAGE_CLASSES_PATH)).items
+
+    async def read_warnings(self, namespace: str, pod_uid: str) -> list[dict[str, Any]]:
+        """The Events of type Warning about one pod."""
+        selector = f"involvedObject.uid={pod_uid},type=Warning"
+        query = {"fieldSelector": selector, "limit": str(MAXIMUM_WARNINGS)}
+        body = await self._api.call("GET", _path("/api/v1", namespace, "events"), query=query)
+        return list(body.get("items") or ())
 
     async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A PersistentVolumeClaim; None if there is none."""

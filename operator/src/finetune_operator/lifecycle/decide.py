@@ -17,6 +17,7 @@ from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_d
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
+from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
@@ -30,6 +31,7 @@ STEPS: tuple[Step, ...] = (
     reread_unwatched,
     enforce_deadline,
     end_attempt,
+    reclaim_gpu,
     renew_waiting_stage,
     check_feasibility,
     delete_finished_jobs,

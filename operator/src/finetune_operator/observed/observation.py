@@ -127,6 +127,11 @@ class Pod:
         """True until the trainer has ended, even if the pod has not started or is being deleted."""
         return self.end is None and self.phase not in {"Succeeded", "Failed"}
 
+    @property
+    def starting(self) -> bool:
+        """True while the pod has a node but its trainer does not run there yet."""
+        return self.live and not self.running and not self.deleting and bool(self.node)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -173,6 +178,8 @@ class Observation:
     """The refusals of all other actions by `lifecycle.refusals.action_key`."""
     volumes: JobVolumes | None = None
     """The claims of the job, if they were read for this decision."""
+    warnings: Mapping[str, str] | None = None
+    """The newest warning in the Events of each pod that does not start, by uid, if they were read for this decision."""
     fresh: bool = False
     """True if children and pods were read from the API server for this decision, not from the watch."""
     last_read: datetime | None = None

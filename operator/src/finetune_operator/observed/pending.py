@@ -53,6 +53,14 @@ def is_stuck(pod: Pod) -> bool:
     return pod.waiting is not None and pod.waiting[0] in _STUCK_REASONS | _STUCK_INIT_REASONS
 
 
+def why_not_started(pod: Pod, warning: str) -> str:
+    """The cause for which a pod with a node does not run. `warning` is that of its Events; empty if there is none."""
+    reason, message = pod.waiting or ("", "")
+    if is_stuck(pod) or not warning:
+        return clean_text(f"{reason}: {message}" if message else reason or "the kubelet says no reason")
+    return clean_text(warning)
+
+
 def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waiting | None:
     """The reason for which the newest of the child's `pods` waits; None if there is no known reason."""
     if not pods:

@@ -19,7 +19,8 @@ from finetune_operator.cluster.refusals import QUOTA
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
-from finetune_operator.cluster.workqueue import MAXIMUM_DELAY, WorkQueue
+from finetune_operator.cluster.warnings import read_pod_warnings
+from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.lifecycle.actions import (
     Action,
@@ -122,17 +123,16 @@ class Controller:
 
     async def _reread(self, key: Key) -> None:
         """Read the objects of a conflict, and decide again soon. Waiting for the watch could take minutes."""
-        longest = CONFLICT_DELAY
         try:
             await self._informer.reread(key, self._now())
         except ApiError as error:
-            _logger.debug("%s/%s: %s", *key, error)
-            longest = MAXIMUM_DELAY
+            self._retry_after_error(key, error)
         except Exception:
             # The boundary, as in `work`.
             _logger.exception("reading %s/%s failed", *key)
-            longest = MAXIMUM_DELAY
-        self._queue.add_rate_limited(key, longest)
+            self._queue.add_rate_limited(key)
+        else:
+            self._queue.add_rate_limited(key, CONFLICT_DELAY)
 
     def _retry_after_error(self, key: Key, error: ApiError) -> str:
         """Queue a key again whose request failed; returns the result for the metrics."""
@@ -175,6 +175,8 @@ class Controller:
             case Need.FRESH_CHILDREN:
                 await self._informer.refresh(key, self._now())
                 return self._store.observe(key, fresh=True)
+            case Need.POD_WARNINGS:
+                return replace(observation, warnings=await read_pod_warnings(self._cluster, observation))
             case Need.VOLUMES:
                 return replace(observation, volumes=await self._volumes.read(observation))
 

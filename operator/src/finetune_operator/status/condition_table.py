@@ -19,7 +19,7 @@ class JobState(StrEnum):
     PROGRESSING = "Progressing"
     """It runs, or waits for something that can come by itself."""
     STALLED = "Stalled"
-    """No GPU or volume of the cluster suits it. It resumes when a suitable one joins."""
+    """No GPU or volume of the cluster suits it, or TRAIN's pod does not start. It is tried again by itself."""
     SUSPENDED = "Suspended"
     """The user has suspended it."""
     COMPLETED = "Completed"

@@ -174,6 +174,16 @@ class StatusRecord:
         return sum(entry["stage"] == stage and entry.get("reason") == reason for entry in entries)
 
     @property
+    def stuck_starts(self) -> int:
+        """Number of recorded attempts of the current stage whose pod had a node but did not start."""
+        return self.count_reason(self.stage, Reason.POD_STUCK)
+
+    @property
+    def awaits_start(self) -> bool:
+        """True while the stage is tried again because the pod of its last attempt did not start."""
+        return (self.last_attempt or {}).get("reason") == Reason.POD_STUCK
+
+    @property
     def destination_failures(self) -> int:
         """Number of recorded attempts of the current stage, if it is MERGE, that ended for the destination."""
         return self.count_reason(self.stage, DESTINATION_UNWRITABLE) if self.stage is Stage.MERGE else 0

@@ -23,6 +23,9 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
         held = [pod for pod in pods if pod.end is not None and not pod.idle and not pod.deleting]
         attempt = state.draft.find_attempt(child.stage, child.attempt)
         expiry = child_expiry(attempt, lifecycle, state.now, held=bool(held))
+        if any(pod.live for pod in pods):
+            # Its attempt has ended, so it must not go on: it did not start, its node is lost, or its pod was replaced.
+            expiry = state.now
         if expiry > state.now:
             state = state.with_requeue(expiry)
             continue

@@ -27,7 +27,7 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
     if spec is None or state.current_child is not None:
         return state
     if draft.retry_time is not None and state.now < draft.retry_time:
-        return state.with_requeue(draft.retry_time).progressing(*_why_it_waits(draft, draft.retry_time))
+        return _await_retry(state, draft.retry_time)
     obstacle = find_obstacle(state.observation, draft, own_claim=spec.workspace.existing_claim is None)
     if obstacle is not None:
         state = state.progressing(draft.starting_reason, f"waits for {obstacle.awaited}")
@@ -52,6 +52,22 @@ def _end_or_wait(state: Reconciliation, rejection: Rejection) -> Reconciliation:
     if rejection.final:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
     return state.progressing(Reason.CHILD_REFUSED, rejection.message).with_requeue(rejection.retry_time)
+
+
+def _await_retry(state: Reconciliation, retry_time: datetime) -> Reconciliation:
+    """Say until when, and why, the stage is not tried again."""
+    draft, state = state.draft, state.with_requeue(retry_time)
+    if draft.awaits_start:
+        return state.with_draft(draft.stall(Reason.POD_STUCK, _why_it_is_stalled(draft, retry_time)))
+    return state.progressing(*_why_it_waits(draft, retry_time))
+
+
+def _why_it_is_stalled(draft: StatusDraft, retry_time: datetime) -> str:
+    message = (draft.last_attempt or {}).get("message", "")
+    return (
+        f"{message}. The GPU is free for others. {draft.stage.value} is tried again at {format_time(retry_time)}, or at "
+        "once if spec.suspend is set to true and back to false"
+    )
 
 
 def _why_it_waits(draft: StatusDraft, retry_time: datetime) -> tuple[Reason, str]:
