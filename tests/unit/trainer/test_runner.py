@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,21 @@ def test_a_signal_in_a_stage_interrupts_it(
     outcome = runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
     assert outcome.reason is Reason.INTERRUPTED
     assert "SIGINT" in outcome.message
+
+
+@pytest.mark.usefixtures("termination_handlers")
+def test_a_signal_that_a_library_swallows_while_it_is_imported_interrupts_the_stage(
+    make_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_command: str) -> Any:
+        with suppress(runner.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return lambda *_arguments: StageResult(prepare=PREPARE)
+
+    monkeypatch.setattr(runner, "load_stage", load)
+    runner.raise_on_termination()
+    outcome = runner.stage_outcome("prepare", make_run(), NullReporter(), REDACT)
+    assert (outcome.reason, outcome.code) == (Reason.INTERRUPTED, ExitCode.INTERRUPTED)
 
 
 def results(output: str) -> list[dict[str, Any]]:

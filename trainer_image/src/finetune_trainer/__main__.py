@@ -7,33 +7,32 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.exit_codes import ExitCode, exit_code
-from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
+from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode, exit_code
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.cpu import available_cpus, limit_threads
 from finetune_trainer.errors import StageError
 from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
-from finetune_trainer.runner import (
-    DEFAULT_TERMINATION_MESSAGE,
-    Terminated,
-    raise_on_termination,
-    reject_run_spec,
-    run_all_stages,
-    run_stage,
-)
-from finetune_trainer.telemetry.logs import configure_logging
-from finetune_trainer.telemetry.redaction import Redactor, secrets_of
+from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.telemetry.redaction import Redactor
 
 
 def main(arguments: list[str]) -> ExitCode:
     """Run the command and return the exit code. Results and reasons are written before it returns."""
-    options = _parser().parse_args(arguments)
     try:
         raise_on_termination()
-        return _run(options)
+        return _run(_parser().parse_args(arguments))
     except Terminated:
         # The signal came before the stage began, so there is nothing to save and no result.
+        return ExitCode.INTERRUPTED
+    except Exception:
+        if TERMINATION.received is None:
+            raise
+        # A library turned the exception into one of its own while it was imported.
         return ExitCode.INTERRUPTED
 
 
@@ -56,6 +55,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
             options.control_tokens,
         )
         return listed
+    # These take most of a second, in which a signal must be obeyed already.
+    from finetune_trainer.contract.run_spec import read_run_spec  # noqa: PLC0415 -- see above
+    from finetune_trainer.runner import reject_run_spec, run_all_stages, run_stage  # noqa: PLC0415 -- see above
+    from finetune_trainer.telemetry.logs import configure_logging  # noqa: PLC0415 -- see above
+    from finetune_trainer.telemetry.redaction import Redactor, secrets_of  # noqa: PLC0415 -- see above
+
     redact = Redactor([])
     tail = configure_logging(redact)
     termination_message = None if options.command == "run" else options.termination_message
@@ -105,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--termination-message",
                 type=Path,
-                default=DEFAULT_TERMINATION_MESSAGE,
+                default=TERMINATION_MESSAGE,
                 help="file for the result",
             )
         if name == "prepare":

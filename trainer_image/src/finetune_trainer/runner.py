@@ -9,15 +9,13 @@ import importlib
 import json
 import logging
 import resource
-import signal
 import sys
 import traceback
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from finetune_trainer.contract.bounds import within_contract
-from finetune_trainer.contract.exit_codes import ExitCode
+from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.outcome import Outcome, make_result
 from finetune_trainer.contract.result import MergeResult, Result, StageResult
@@ -29,19 +27,34 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.host_memory import is_host_out_of_memory
 from finetune_trainer.telemetry.logs import LogTail, add_log_file
 from finetune_trainer.telemetry.reporter import Reporter
+from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import FrameType
+    from collections.abc import Mapping
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.redaction import Redactor
 
+__all__ = [
+    "DEFAULT_TERMINATION_MESSAGE",
+    "STAGES",
+    "StageFunction",
+    "Terminated",
+    "load_stage",
+    "peak_memory_bytes",
+    "raise_on_termination",
+    "reject_run_spec",
+    "run_all_stages",
+    "run_stage",
+    "stage_outcome",
+    "write_termination_message",
+]
+
 _log = logging.getLogger(__name__)
 
-DEFAULT_TERMINATION_MESSAGE = Path("/dev/termination-log")
+DEFAULT_TERMINATION_MESSAGE = TERMINATION_MESSAGE
 STAGES: Mapping[str, str] = {"prepare": "Prepare", "train": "Train", "merge": "Merge"}
 _FUNCTIONS = {
     "prepare": ("finetune_trainer.stages.prepare.stage", "prepare"),
@@ -55,53 +68,6 @@ class StageFunction(Protocol):
 
     def __call__(self, run: RunSpec, progress: Reporter) -> StageResult | TrainResult | MergeResult:
         """Raise StageError for a failure that has a reason."""
-
-
-class Terminated(BaseException):
-    """The process was asked to stop. It is no Exception, so that no library's handler catches it."""
-
-
-class _Termination:
-    """Takes SIGTERM and SIGINT: raises Terminated, or remembers the signal while a result is written."""
-
-    def __init__(self) -> None:
-        self._raises = True
-        self._received: str | None = None
-
-    def take(self, number: int, _frame: FrameType | None) -> None:
-        """Handle a signal."""
-        self._received = self._received or signal.Signals(number).name
-        if self._raises:
-            raise Terminated(self._received)
-
-    def listen(self) -> None:
-        """Take both signals from here on."""
-        self._raises, self._received = True, None
-        signal.signal(signal.SIGTERM, self.take)
-        signal.signal(signal.SIGINT, self.take)
-
-    def remember(self) -> None:
-        """Only remember signals from here on. A second or a late one must not cost the stage's result."""
-        self._raises = False
-
-    @contextmanager
-    def raised(self) -> Iterator[None]:
-        """Raise Terminated in this block, also for a signal that came before it; only remember signals after it."""
-        self._raises = True
-        try:
-            if self._received is not None:
-                raise Terminated(self._received)
-            yield
-        finally:
-            self._raises = False
-
-
-_termination = _Termination()
-
-
-def raise_on_termination() -> None:
-    """Turn SIGTERM and SIGINT into Terminated. TRAIN replaces the handler while it runs."""
-    _termination.listen()
 
 
 def load_stage(command: str) -> StageFunction:
@@ -120,7 +86,7 @@ def run_stage(
 
     `tail` holds the last log lines, which the result of a failure carries.
     """
-    _termination.remember()
+    TERMINATION.remember()
     started = utc_now()
     layout = WorkspaceLayout(run.workspace.path)
     identity = Identity(run.job.uid, STAGES[command], run.attempt)
@@ -205,17 +171,19 @@ def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redact
     A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
     try:
-        with _termination.raised():
-            members = _members(load_stage(command)(run, progress))
+        with TERMINATION.raised():
+            stage = load_stage(command)
+            # A library may swallow an exception that it meets while it is imported.
+            TERMINATION.check()
+            members = _members(stage(run, progress))
         return Outcome(within_contract(members, run.version))
     except Terminated as signal_name:
-        reason, message = (
-            Reason.INTERRUPTED,
-            f"the stage was stopped by {signal_name}; run it again to continue",
-        )
-        _log.warning("%s", message)
+        reason, message = _interrupted(str(signal_name))
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
-        if is_host_out_of_memory(error):
+        if TERMINATION.received is not None and not isinstance(error, StageError):
+            # A library turned the exception into one of its own, for example in code in C that imports a module.
+            reason, message = _interrupted(TERMINATION.received)
+        elif is_host_out_of_memory(error):
             reason, message = _out_of_memory(command, error, run.version)
         elif isinstance(error, StageError):
             reason, message = error.reason, error.message
@@ -236,6 +204,12 @@ def _members(result: StageResult | TrainResult | MergeResult) -> StageResult:
     if isinstance(result, TrainResult):
         return StageResult(train=result)
     return StageResult(merge=result) if isinstance(result, MergeResult) else result
+
+
+def _interrupted(signal_name: str) -> tuple[Reason, str]:
+    message = f"the stage was stopped by {signal_name}; run it again to continue"
+    _log.warning("%s", message)
+    return Reason.INTERRUPTED, message
 
 
 def _out_of_memory(command: str, error: BaseException, version: str) -> tuple[Reason, str]:

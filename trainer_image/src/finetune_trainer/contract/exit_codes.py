@@ -1,10 +1,14 @@
-"""Exit codes of a stage (contract/README.md) and the reasons for each."""
+"""Where a stage leaves its end: the exit codes (contract/README.md) with the reasons for each, and the result's file."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 
 from finetune_trainer.errors import Reason
+
+TERMINATION_MESSAGE = Path("/dev/termination-log")
+"""The file for the result that Kubernetes makes by default."""
 
 
 class ExitCode(IntEnum):

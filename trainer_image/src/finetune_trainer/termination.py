@@ -1,0 +1,64 @@
+"""The request to stop this process, by SIGTERM or SIGINT. Its imports are light, so that it is there before all others."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+class Terminated(BaseException):
+    """The process was asked to stop. It is no Exception, so that no library's handler catches it."""
+
+
+class Termination:
+    """Takes SIGTERM and SIGINT: raises Terminated, or remembers the signal while a result is written."""
+
+    def __init__(self) -> None:
+        self._raises = True
+        self.received: str | None = None
+        """Name of the first signal; None if there was none."""
+
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.received = self.received or signal.Signals(number).name
+        if self._raises:
+            self.check()
+
+    def listen(self) -> None:
+        """Take both signals from here on."""
+        self._raises, self.received = True, None
+        signal.signal(signal.SIGTERM, self.take)
+        signal.signal(signal.SIGINT, self.take)
+
+    def remember(self) -> None:
+        """Only remember signals from here on. A second or a late one must not cost the stage's result."""
+        self._raises = False
+
+    def check(self) -> None:
+        """Raise Terminated if a signal came."""
+        if self.received is not None:
+            raise Terminated(self.received)
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raise Terminated in this block, also for a signal that came before it; only remember signals after it."""
+        self._raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = False
+
+
+TERMINATION = Termination()
+"""That of this process."""
+
+
+def raise_on_termination() -> None:
+    """Turn SIGTERM and SIGINT into Terminated. TRAIN replaces the handler while it runs."""
+    TERMINATION.listen()
