@@ -58,6 +58,8 @@ LARGE: dict[str, Any] = {
 }
 """70 billion parameters. Half a byte for each is more than 24 GiB."""
 A100 = make_node("big", "NVIDIA-A100-SXM4-80GB", 81920)
+PLAIN = replace(make_node("node1"), allocatable={"cpu": "4"}, labels={"kubernetes.io/hostname": "node1"})
+"""A node without a GPU."""
 SMALL = make_node("small", "NVIDIA-L4", 23034)
 
 
@@ -85,6 +87,8 @@ class World:
     """uids of Jobs and pods without the label that the watch selects."""
     read: set[str] = field(default_factory=set)
     """uids of hidden objects that the operator knows, because it has read them."""
+    lost_nodes: set[str] = field(default_factory=set)
+    """Nodes that do not exist any more. Any other node of a pod exists."""
     lingers: bool = False
     """The live pods of a deleted Job stay until `remove_deleted_pods`, as those of a trainer that saves a checkpoint."""
 
@@ -94,7 +98,7 @@ class World:
         hidden = self.hidden - self.read
         return Observation(
             job=self.job,
-            inventory=self.inventory,
+            inventory=self._inventory(),
             children=tuple(
                 replace(child, watched=False) if child.uid in self.hidden else child
                 for child in self.children.values()
@@ -112,6 +116,12 @@ class World:
             volumes=self.volumes,
             fresh=fresh,
         )
+
+    def _inventory(self) -> Inventory:
+        """The inventory with the node of a pod that is being deleted, unless the node is lost."""
+        names = {pod.node for pod in self.pods.values() if pod.deleting and pod.node} - self.lost_nodes
+        missing = {name: PLAIN for name in names if name not in self.inventory.nodes}
+        return self.inventory.with_nodes({**self.inventory.nodes, **missing}) if missing else self.inventory
 
     def decide(self) -> Decision:
         """One decision, with a fresh read if it asks for one; nothing is applied."""

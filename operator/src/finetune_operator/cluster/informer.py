@@ -16,6 +16,7 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError
+from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import (
     Key,
     key_of,
@@ -176,19 +177,26 @@ class Informer:
             child for body in jobs.items if (child := project_child(body)) is not None and key_of(body) == key
         ]
         owners = {child.uid for child in children} | known.job_uids
+        found = [
+            pod
+            for body in pods.items
+            if (pod := project_pod(body)) is not None and (pod.owner_uid in owners or key_of(body) == key)
+        ]
         self._store.replace_children(
             key,
             known,
             children,
-            [
-                pod
-                for body in pods.items
-                if (pod := project_pod(body)) is not None and (pod.owner_uid in owners or key_of(body) == key)
-            ],
+            found,
             None if claim is None or key_of(claim) != key else project_claim(claim),
             (jobs.resource_version, pods.resource_version),
             now,
         )
+
+        for name in sorted({pod.node for pod in found if lost_node(pod, self._gpus.inventory) is not None}):
+            # A pod is removed by force for the loss of its node, so the watch of nodes must not lag behind.
+            body = await self._cluster.read_node(name)
+            if body is not None:
+                self._gpus.put(project_node(body))
 
     async def reread(self, key: Key, now: datetime) -> None:
         """Read what a conflict has shown to be outdated: the FineTuneJob, or else its children."""

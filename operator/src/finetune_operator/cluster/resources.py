@@ -90,6 +90,12 @@ class Cluster:
         """All nodes."""
         return await self._api.list_all(NODES_PATH)
 
+    async def read_node(self, name: str) -> dict[str, Any] | None:
+        """A node; None if there is none. It is read as a list, which is the permission that the operator has."""
+        body = await self._api.call("GET", NODES_PATH, query={"fieldSelector": f"metadata.name={name}"})
+        items = body.get("items") or ()
+        return next((item for item in items if item["metadata"]["name"] == name), None)
+
     async def list_storage_classes(self) -> list[dict[str, Any]]:
         """All StorageClasses."""
         return (await self._api.list_all(STORAGE_CLASSES_PATH)).items

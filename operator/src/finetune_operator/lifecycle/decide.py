@@ -16,6 +16,7 @@ from finetune_operator.lifecycle.steps.cleanup import delete_finished_jobs, dele
 from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_deadline
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
+from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
@@ -29,6 +30,7 @@ from finetune_operator.status.stored import conditions_problem
 STEPS: tuple[Step, ...] = (
     accept_job,
     reread_unwatched,
+    remove_lost_pods,
     enforce_deadline,
     end_attempt,
     reclaim_gpu,

@@ -13,8 +13,9 @@ from finetune_operator.api.stages import child_name
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
+from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Observation, Pod
-from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome, stage_lost
+from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome, node_lost, stage_lost
 from finetune_operator.settings import Settings
 from finetune_operator.status.draft import StatusDraft
 
@@ -143,11 +144,21 @@ class Reconciliation:
         child = self.current_child
         if child is not None:
             pods = self.pods_of(child)
-            return attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
+            found = attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
+            stopping = spec.suspend or child.suspended
+            return found if found is not None or stopping else self._loss_of_node(pods)
         if self.draft.job_seen:
             name = child_name(self.job.name, self.draft.stage, self.draft.attempt)
             return stage_lost(f"Job {name} was deleted before it ended")
         return None
+
+    def _loss_of_node(self, pods: tuple[Pod, ...]) -> AttemptOutcome | None:
+        """The outcome of an attempt whose only live pods hang on lost nodes."""
+        live = [pod for pod in pods if pod.live]
+        losses = [lost_node(pod, self.observation.inventory) for pod in live]
+        if not live or losses[0] is None or None in losses:
+            return None
+        return node_lost(losses[0], live[0].node)
 
 
 Step = Callable[[Reconciliation], Reconciliation | Need]

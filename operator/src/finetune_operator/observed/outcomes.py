@@ -76,6 +76,11 @@ def stage_lost(message: str) -> AttemptOutcome:
     return AttemptOutcome("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, clean_text(message)[:1024])
 
 
+def node_lost(message: str, node: str) -> AttemptOutcome:
+    """The outcome of an attempt whose node is lost."""
+    return replace(_disrupted(stage_lost(message)), node=node)
+
+
 def _disrupted(outcome: AttemptOutcome) -> AttemptOutcome:
     """The same end as an interruption, which does not count as a retry."""
     return replace(outcome, outcome="Interrupted", kind=ReasonClass.INTERRUPTED, reason=Reason.DISRUPTED)

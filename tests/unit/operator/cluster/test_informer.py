@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,12 +17,13 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 
 from tests.support import api_server
-from tests.support.operator import make_job
+from tests.support.operator import NOW, make_job
 from tests.support.world import World
 
 
@@ -63,10 +64,16 @@ class Parts:
 
 
 @asynccontextmanager
-async def serving(nodes: list[dict[str, Any]] | None) -> AsyncIterator[Parts]:
-    """Parts whose API server has only these nodes. None forbids to list nodes."""
+async def serving(
+    nodes: list[dict[str, Any]] | None, pods: Sequence[dict[str, Any]] = ()
+) -> AsyncIterator[Parts]:
+    """Parts whose API server has only these nodes and pods. None forbids to list nodes."""
 
     async def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("/demo-workspace"):
+            return api_server.failure(404)
+        if request.path == "/api/v1/namespaces/team/pods":
+            return web.json_response({"metadata": {"resourceVersion": "50"}, "items": list(pods)})
         if request.path != "/api/v1/nodes":
             return web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
         if nodes is None:
@@ -96,6 +103,41 @@ async def test_nodes_are_listed_and_deleted_nodes_are_removed() -> None:
         nodes.clear()
         await parts.informer.synchronize()
         assert parts.gpus.inventory.nodes == {}
+
+
+async def test_a_node_that_seems_to_be_gone_is_read_before_a_pod_is_removed_for_it() -> None:
+    """The node has joined, but the watch of nodes lags behind that of pods."""
+    nodes: list[dict[str, Any]] = []
+    pod = {
+        "metadata": {
+            "name": "demo-train-0-x",
+            "namespace": "team",
+            "uid": "p",
+            "resourceVersion": "40",
+            "creationTimestamp": "2026-11-24T09:00:00Z",
+            "deletionTimestamp": "2026-11-24T09:02:00Z",
+            "labels": {"finetune.dev/job": "demo"},
+            "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
+        },
+        "spec": {"nodeName": "gpu1"},
+        "status": {"phase": "Running"},
+    }
+    async with serving(nodes, [pod]) as parts:
+        await parts.informer.synchronize()
+        parts.store.put_job(make_job())
+        nodes.append(node_body("45"))
+        await parts.informer.refresh(("team", "demo"), NOW)
+        found = parts.store.observe(("team", "demo"))
+        assert found is not None
+        assert [each.deleting for each in found.pods] == [True]
+        assert list(found.inventory.nodes) == ["gpu1"]
+        assert lost_node(found.pods[0], found.inventory) is None
+        parts.informer.put_node(node_body("46"), deleted=True)
+        nodes.clear()
+        await parts.informer.refresh(("team", "demo"), NOW)
+        found = parts.store.observe(("team", "demo"))
+        assert found is not None
+        assert lost_node(found.pods[0], found.inventory) is not None
 
 
 async def test_a_heartbeat_queues_no_job_and_a_change_only_jobs_without_a_gpu() -> None:

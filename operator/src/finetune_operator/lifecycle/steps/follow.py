@@ -8,6 +8,7 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import SuspendJob
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Feasible, why_no_gpu
+from finetune_operator.observed.lost_nodes import unconfirmed_end
 from finetune_operator.observed.observation import ChildJob
 from finetune_operator.observed.pending import NO_POD_GRACE, is_stuck, steady, why_waiting
 
@@ -44,28 +45,40 @@ def _node_to_record(state: Reconciliation, child: ChildJob) -> str:
 
 def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
     """Reason and message of a stage whose Job exists."""
-    stage, feasibility, pods = state.draft.stage, state.feasibility, state.pods_of(child)
+    stage = state.draft.stage
+    hindrance = _hindrance(state, child)
+    if hindrance is not None:
+        return hindrance
+    if any(pod.running for pod in state.pods_of(child)):
+        if state.draft.awaits_destination and not _has_begun(state):
+            # The reason does not change with every attempt at a destination that still fails.
+            return Reason.WAITING_FOR_DESTINATION, f"{stage.value} tries the destination again"
+        return stage.active_reason, f"{stage.value} is running"
+    return state.draft.starting_reason, f"waits for the pod of Job {child.name} to start"
+
+
+def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | None:
+    """Reason and message of what keeps the stage from running; None if nothing is known to."""
+    pods, feasibility = state.pods_of(child), state.feasibility
+    unconfirmed = unconfirmed_end(pods, state.observation.inventory, state.now)
+    if unconfirmed is not None:
+        return Reason.NODE_LOST, unconfirmed
     if child.suspended and not child.held:
         return Reason.JOB_SUSPENDED, (
             f"Job {child.name} is suspended, but not by the operator, so the operator does not resume it; "
             "a queue such as Kueue resumes it when there is room, otherwise set its spec.suspend to false"
         )
     waiting = why_waiting(child, pods, state.now)
-    if waiting is not None:
-        if (
-            stage is Stage.TRAIN
-            and isinstance(feasibility, Feasible)
-            and waiting.reason is Reason.UNSCHEDULABLE
-        ):
-            return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
-        shown = find_condition(state.job.status, Condition.RECONCILING).get("message", "")
-        return waiting.reason, steady(shown, waiting.message)
-    if any(pod.running for pod in pods):
-        if state.draft.awaits_destination and not _has_begun(state):
-            # The reason does not change with every attempt at a destination that still fails.
-            return Reason.WAITING_FOR_DESTINATION, f"{stage.value} tries the destination again"
-        return stage.active_reason, f"{stage.value} is running"
-    return state.draft.starting_reason, f"waits for the pod of Job {child.name} to start"
+    if waiting is None:
+        return None
+    if (
+        state.draft.stage is Stage.TRAIN
+        and isinstance(feasibility, Feasible)
+        and waiting.reason is Reason.UNSCHEDULABLE
+    ):
+        return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
+    shown = find_condition(state.job.status, Condition.RECONCILING).get("message", "")
+    return waiting.reason, steady(shown, waiting.message)
 
 
 def _has_begun(state: Reconciliation) -> bool:

@@ -15,6 +15,7 @@ from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
 from finetune_operator.manifests.jobs import build_workspace_claim
+from finetune_operator.observed.lost_nodes import unconfirmed_end
 from finetune_operator.observed.observation import Rejection
 from finetune_operator.placement.constraints import Placement
 from finetune_operator.placement.storage import JobVolumes
@@ -30,7 +31,10 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
         return _await_retry(state, draft.retry_time)
     obstacle = find_obstacle(state.observation, draft, own_claim=spec.workspace.existing_claim is None)
     if obstacle is not None:
-        state = state.progressing(draft.starting_reason, f"waits for {obstacle.awaited}")
+        observation = state.observation
+        unconfirmed = unconfirmed_end(observation.pods, observation.inventory, state.now)
+        reason = draft.starting_reason if unconfirmed is None else Reason.NODE_LOST
+        state = state.progressing(reason, unconfirmed or f"waits for {obstacle.awaited}")
         return state.with_requeue(state.now + obstacle.look_again)
     rejection = state.observation.rejection
     if rejection is not None and (rejection.final or state.now < rejection.retry_time):
