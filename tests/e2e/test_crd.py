@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,41 @@ INVALID = {
         "must have no value with the operator Exists",
     ),
     "long label key": ({"podTemplate__labels": {"k" * 318: "v"}}, "must have keys of 1 to 317 characters"),
+    "name that is no DNS name": (
+        {"output__destination": {"persistentVolumeClaim": {"claimName": "a..b"}}},
+        "claimName in body should match",
+    ),
+    "key that is no file name": (
+        {"dataset__source": {"configMap": {"name": "rows", "key": ".."}}},
+        "key in body should match",
+    ),
+    "label key with a space": ({"podTemplate__labels": {"a b": "v"}}, "must have keys of the form"),
+    "annotation key with a long name": (
+        {"podTemplate__annotations": {"k" * 300: "v"}},
+        "must have keys of the form",
+    ),
+    "annotation of many bytes": (
+        {"podTemplate__annotations": {"k": "\U0001f600" * 1025}},
+        "must have values of at most 4096 bytes",
+    ),
+    "toleration of a key with a space": (
+        {"podTemplate__tolerations": [{"key": "a b", "operator": "Exists"}]},
+        "key in body should match",
+    ),
+    "value of a node label with a space": (
+        {
+            "podTemplate__nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b c"]}]}
+            ]
+        },
+        "values[0] in body should match",
+    ),
+    "memory beyond every node": ({"resources__train__memory": "1" + "0" * 26 + "P"}, "must be at most 1Pi"),
+    "CPUs beyond every node": ({"resources__merge__cpu": "100001"}, "must be at most 100k"),
+    "resource of Kubernetes": (
+        {"resources__gpuResourceName": "kubernetes.io/gpu"},
+        "must be the name of an extended resource",
+    ),
     "operator's label": ({"podTemplate__labels": {"finetune.dev/job": "x"}}, "must not use the prefixes"),
     "operator's annotation": (
         {"podTemplate__annotations": {"finetune.dev/run": "{}"}},
@@ -511,3 +547,46 @@ def test_model_column_shows_what_the_source_has(room: Kubectl, source: dict[str,
 def test_explain_documents_the_fields(validator: Kubectl) -> None:
     assert "Peak learning rate of AdamW" in validator("explain", "finetunejob.spec.training.learningRate")
     assert "verdict" in validator("explain", "ftj.status.evaluation")
+
+
+def test_a_job_that_an_older_crd_accepted_stays_updatable(room: Kubectl) -> None:
+    """A stricter rule must not stop status writes, a suspension or a deadline of a job that is stored already."""
+    document = (ROOT / "crds/finetunejobs.yaml").read_text()
+    name = "pattern: ^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    older = document.replace(name, "pattern: ^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$").replace("'1Pi'", "'1000Pi'")
+    older = older.replace("key.matches('", "key.matches('.*|")
+    job = manifest(
+        output__destination={"persistentVolumeClaim": {"claimName": "a..b"}},
+        resources__train__memory="2Pi",
+        podTemplate={"labels": {"a b": "v"}},
+    )
+    try:
+        room("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=older)
+        eventually_created(room, job)
+    finally:
+        room("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=document)
+    eventually_refused(room, job)
+    patch = '--patch={"spec": {"lifecycle": {"retries": 3}}}'
+    room("patch", "finetunejob", "subject", "--type=merge", patch)
+    status = '--patch={"status": {"phase": "Suspended"}}'
+    room("patch", "finetunejob", "subject", "--type=merge", "--subresource=status", status)
+    found = json.loads(room("get", "finetunejob", "subject", "--output=json"))
+    assert (found["spec"]["lifecycle"]["retries"], found["status"]["phase"]) == (3, "Suspended")
+
+
+def eventually_created(kubectl: Kubectl, job: dict[str, Any]) -> None:
+    """Create `job` as soon as the API server has the older rules."""
+    deadline = time.monotonic() + 30
+    while (found := refusal(kubectl, job)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found == ""
+    kubectl("create", "--filename=-", stdin=json.dumps(job))
+
+
+def eventually_refused(kubectl: Kubectl, job: dict[str, Any]) -> None:
+    """Wait until the API server has its present rules again."""
+    other = {**job, "metadata": {"name": "other"}}
+    deadline = time.monotonic() + 30
+    while not (found := refusal(kubectl, other)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "claimName in body should match" in found

@@ -63,5 +63,13 @@ class ChildRejectedError(OperatorError):
         self.final = final
 
 
+class StatusRefusedError(OperatorError):
+    """The API server refuses a status for its content. `fields` are those that it names."""
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class LeaseLostError(OperatorError):
     """Another replica may already hold the Lease, so this process must end."""

@@ -36,6 +36,8 @@ class Condition(StrEnum):
     PUBLISHED = "Published"
     FIELDS_IGNORED = "FieldsIgnored"
     """True if the spec has fields that this version does not know. It is missing until that happens once."""
+    STATUS_REDUCED = "StatusReduced"
+    """True if the API server refuses a part of the status. It is missing until that happens once."""
 
 
 _KNOWN = frozenset(kind.value for kind in Condition)

@@ -5,13 +5,15 @@ They only add to a pod. The GPU's affinity, the mounts and the restricted securi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from finetune_operator.api.quantities import Quantity, parse_quantity
-from finetune_operator.api.sources import ObjectName, SpecValue
+from finetune_operator.api.names import AnnotationKey, AnnotationValue, LabelKey, LabelValue, ObjectName
+from finetune_operator.api.quantities import ByteQuantity, CpuQuantity, parse_quantity
+from finetune_operator.api.sources import SpecValue
 from finetune_operator.api.stages import GROUP, Stage
 
 AS_REQUESTED = "Request"
@@ -46,17 +48,18 @@ def _check_limit(value: str) -> str:
     return value
 
 
-Amount = Annotated[Quantity, AfterValidator(_check_limit)]
-Limit = Literal["Request"] | Amount
+Bytes = Annotated[ByteQuantity, AfterValidator(_check_limit)]
+CpuLimit = Literal["Request"] | Annotated[CpuQuantity, AfterValidator(_check_limit)]
+BytesLimit = Literal["Request"] | Bytes
 """A limit as a quantity, or equal to the request."""
 
 
 class Toleration(SpecValue):
     """A toleration, as in core/v1."""
 
-    key: str | None = None
+    key: LabelKey | None = None
     operator: Literal["Exists", "Equal"] | None = None
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: int | None = None
 
@@ -64,9 +67,9 @@ class Toleration(SpecValue):
 class NodeRequirement(SpecValue):
     """One requirement on a node's label, as in the node affinity of core/v1."""
 
-    key: Annotated[str, Field(min_length=1, max_length=317)]
+    key: LabelKey
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    values: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=32)] = ()
 
     @model_validator(mode="after")
     def _values_suit_the_operator(self) -> Self:
@@ -75,8 +78,12 @@ class NodeRequirement(SpecValue):
             raise ValueError("must have values with the operator In or NotIn")
         if self.operator in {"Exists", "DoesNotExist"} and count > 0:
             raise ValueError("must have no values with the operator Exists or DoesNotExist")
-        if self.operator in {"Gt", "Lt"} and (count != 1 or not self.values[0].isdecimal()):
-            raise ValueError("must have one whole number as values with the operator Gt or Lt")
+        if self.operator in {"Gt", "Lt"} and (
+            count != 1 or re.fullmatch("[0-9]{1,18}", self.values[0]) is None
+        ):
+            raise ValueError(
+                "must have one whole number of at most 18 digits as values with the operator Gt or Lt"
+            )
         return self
 
 
@@ -141,17 +148,17 @@ class PodSecurity(SpecValue):
 class StagePod(SpecValue):
     """Additions to a pod. In a block of one stage they apply to that stage only."""
 
-    labels: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
-    annotations: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
-    node_selector: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    labels: dict[LabelKey, LabelValue] = {}  # noqa: RUF012 -- pydantic copies defaults
+    annotations: dict[AnnotationKey, AnnotationValue] = {}  # noqa: RUF012 -- pydantic copies defaults
+    node_selector: dict[LabelKey, LabelValue] = {}  # noqa: RUF012 -- pydantic copies defaults
     node_selector_terms: Annotated[tuple[NodeTerm, ...], Field(max_length=4)] = ()
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     runtime_class_name: ObjectName | None = None
     priority_class_name: ObjectName | None = None
     scheduler_name: ObjectName | None = None
-    cpu_limit: Limit | None = None
-    ephemeral_storage: Amount | None = None
-    ephemeral_storage_limit: Limit | None = None
+    cpu_limit: CpuLimit | None = None
+    ephemeral_storage: Bytes | None = None
+    ephemeral_storage_limit: BytesLimit | None = None
 
 
 class ImagePullSecret(SpecValue):
@@ -168,8 +175,8 @@ class PodTemplate(StagePod):
 
     service_account_name: ObjectName | None = None
     image_pull_secrets: Annotated[tuple[ImagePullSecret, ...], Field(max_length=8)] = ()
-    object_labels: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
-    object_annotations: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    object_labels: dict[LabelKey, LabelValue] = {}  # noqa: RUF012 -- pydantic copies defaults
+    object_annotations: dict[AnnotationKey, AnnotationValue] = {}  # noqa: RUF012 -- pydantic copies defaults
     security_context: PodSecurity = PodSecurity()
     prepare: StagePod = StagePod()
     train: StagePod = StagePod()

@@ -117,3 +117,25 @@ def _check_amount(text: str) -> str:
 
 Quantity = Annotated[str, Field(max_length=32), AfterValidator(_check_amount)]
 """An amount as a Kubernetes resource quantity, such as 500m or 16Gi, kept as it is written."""
+
+
+MAXIMUM_CPUS = "100k"
+MAXIMUM_BYTES = "1Pi"
+"""Far above any node, and small enough that no sum in a status exceeds an int64. The CRD has the same bounds."""
+
+
+def _check_cpus(text: str) -> str:
+    if parse_quantity(text) > parse_quantity(MAXIMUM_CPUS):
+        raise ValueError(f"must be at most {MAXIMUM_CPUS}, found {text!r}")
+    return text
+
+
+def _check_bytes(text: str) -> str:
+    if parse_quantity(text) > parse_quantity(MAXIMUM_BYTES):
+        raise ValueError(f"must be at most {MAXIMUM_BYTES}, found {text!r}")
+    return text
+
+
+CpuQuantity = Annotated[Quantity, AfterValidator(_check_cpus)]
+ByteQuantity = Annotated[Quantity, AfterValidator(_check_bytes)]
+"""An amount of memory or disk."""

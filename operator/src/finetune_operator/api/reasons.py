@@ -69,6 +69,8 @@ class Reason(StrEnum):
     PLAN_WARNINGS = "PlanWarnings"
     UNKNOWN_FIELDS = "UnknownFields"
     FIELDS_KNOWN = "FieldsKnown"
+    STATUS_REFUSED = "StatusRefused"
+    STATUS_COMPLETE = "StatusComplete"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -111,6 +113,8 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.PLAN_WARNINGS: ReasonClass.ACTIVE,
     Reason.UNKNOWN_FIELDS: ReasonClass.ACTIVE,
     Reason.FIELDS_KNOWN: ReasonClass.ACTIVE,
+    Reason.STATUS_REFUSED: ReasonClass.ACTIVE,
+    Reason.STATUS_COMPLETE: ReasonClass.ACTIVE,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.names import DataKey, ObjectName
+
 RelativePath = Annotated[str, Field(max_length=1024)]
 """A path inside a volume or repository, not absolute and without `..`. The empty path is the volume's root."""
-ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
-Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 
 S3_URI = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]/[^/].*$"
@@ -36,7 +36,7 @@ class KeyRef(SpecValue):
     """A key of a Secret or ConfigMap in the job's namespace."""
 
     name: ObjectName
-    key: Key
+    key: DataKey
 
 
 class SecretRef(SpecValue):

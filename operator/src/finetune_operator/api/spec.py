@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, ResourceName
 from finetune_operator.api.network import Network
 from finetune_operator.api.pods import PodTemplate, Toleration
-from finetune_operator.api.quantities import Quantity
+from finetune_operator.api.quantities import ByteQuantity, CpuQuantity
 from finetune_operator.api.sources import (
     DatasetSource,
     KeyRef,
     ModelSource,
-    ObjectName,
     RelativePath,
     SpecValue,
 )
@@ -221,8 +221,8 @@ class Output(SpecValue):
 class StageResources(SpecValue):
     """CPU request and memory request (= limit) of one stage. The operator chooses a missing value."""
 
-    cpu: Quantity | None = None
-    memory: Quantity | None = None
+    cpu: CpuQuantity | None = None
+    memory: ByteQuantity | None = None
 
 
 class Resources(SpecValue):
@@ -230,20 +230,20 @@ class Resources(SpecValue):
 
     gpus: Annotated[int, Field(ge=1, le=1)] = 1
     right_size: Literal["Allow", "Forbid"] = "Allow"
-    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
+    gpu_resource_name: ResourceName = "nvidia.com/gpu"
     prepare: StageResources = StageResources()
     train: StageResources = StageResources()
     merge: StageResources = StageResources()
-    node_selector: dict[str, str] = {}  # noqa: RUF012 -- pydantic copies defaults
+    node_selector: dict[LabelKey, LabelValue] = {}  # noqa: RUF012 -- pydantic copies defaults
     tolerations: tuple[Toleration, ...] = ()
-    runtime_class_name: str | None = None
-    priority_class_name: str | None = None
+    runtime_class_name: ObjectName | None = None
+    priority_class_name: ObjectName | None = None
 
 
 class Workspace(SpecValue):
     """The volume that the stages share. If the size is not set, the operator chooses it."""
 
-    size: Quantity | None = None
+    size: ByteQuantity | None = None
     storage_class_name: ObjectName | None = None
     existing_claim: ObjectName | None = None
 

@@ -18,7 +18,8 @@ from finetune_operator.api.stages import (
 )
 from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
 from finetune_operator.cluster.refusals import refusal_of
-from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
+from finetune_operator.contract.bounded import clean_text
+from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError, StatusRefusedError
 from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
 
@@ -151,7 +152,7 @@ class Cluster:
 
         Raises ConflictError if the object has changed since `job` was read, or if it is another one of the same name.
         The resourceVersion shows both, because it is never used twice. The API server does not compare the uid for the
-        status of custom resources.
+        status of custom resources. Raises StatusRefusedError if the CRD does not allow the status.
         """
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
@@ -171,6 +172,8 @@ class Cluster:
         except ApiError as error:
             if error.status in {404, 409}:
                 raise ConflictError(f"FineTuneJob {job.namespace}/{job.name} has changed: {error}") from error
+            if error.status in {400, 413, 422} and error.reason:
+                raise StatusRefusedError(clean_text(error.message), error.fields) from error
             raise
 
     async def create_child(self, path: str, job: JobRecord, body: Mapping[str, Any]) -> dict[str, Any]:

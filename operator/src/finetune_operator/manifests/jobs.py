@@ -241,7 +241,8 @@ def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:
 def _annotations(pods: PodSettings, stage: Stage, run_spec: dict[str, Any]) -> dict[str, str]:
     annotations = {
         **pods.annotations,
-        RUN_ANNOTATION: json.dumps(run_spec, sort_keys=True, separators=(",", ":")),
+        # Escapes would multiply the size of other scripts, and all annotations together have 256 KiB.
+        RUN_ANNOTATION: json.dumps(run_spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
     }
     if stage is Stage.TRAIN:
         # Consolidating nodes must not cost GPU hours.

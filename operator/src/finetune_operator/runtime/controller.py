@@ -38,8 +38,8 @@ from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.refusals import action_key, depends_on
 from finetune_operator.observed.observation import CREATION, JobRecord, Key, Observation, Rejection
 from finetune_operator.runtime.refusal_groups import RefusalGroups, Times
+from finetune_operator.runtime.status_writer import StatusWriter
 from finetune_operator.settings import Settings
-from finetune_operator.status.events import transitions
 
 CONFLICT_DELAY = 1.0
 """Longest delay in seconds after a conflict, because the conflicting objects are read at once."""
@@ -88,6 +88,7 @@ class Controller:
         self._now = now
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
+        self._statuses = StatusWriter(cluster, informer, now)
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
         self._groups = RefusalGroups(self._random.random)
 
@@ -150,6 +151,7 @@ class Controller:
             found = await self._decide(key)
             if found is None:
                 self._schedule(self._groups.leave_all(key))
+                self._statuses.forget(key)
                 return None
             observation, decision = found
             self._forget_unwanted(observation, decision)
@@ -184,12 +186,10 @@ class Controller:
         """Write the status and carry out the actions; returns True if the API server refuses one of them."""
         if decision.problem is not None:
             _logger.error("%s/%s cannot be read: %s", job.namespace, job.name, decision.problem)
-        if decision.status is not None and decision.status != job.status:
-            stored = await self._cluster.write_status(job, decision.status)
-            self._informer.put_job(stored)
-            for transition in transitions(job.status, decision.status):
-                _logger.info("%s/%s: %s: %s", job.namespace, job.name, transition.reason, transition.message)
-                await self._cluster.record_event(job, transition, self._now(), secrets.token_hex(8))
+        if decision.status is not None and not await self._statuses.write(job, decision.status):
+            # What cannot be recorded must not be done. The condition says so, and the key is tried again.
+            self._queue.add_rate_limited(job.key)
+            return False
         refused: list[Action] = []
         for action in decision.actions:
             if any(depends_on(action, other) for other in refused):

@@ -37,8 +37,8 @@ class Transition:
 def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transition]:
     """The Events between two statuses.
 
-    They report attempts that succeeded, warnings about a plan, a new dataset and a merged model, ignored fields, and a new
-    reason of the Succeeded condition.
+    They report attempts that succeeded, warnings about a plan, a new dataset and a merged model, ignored fields, a reduced status,
+    and a new reason of the Succeeded condition.
     """
     found = []
     before = [_attempt_id(attempt) for attempt in old.get("attempts") or ()]
@@ -66,11 +66,13 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Transiti
             )
             for item in findings
         ]
-    ignored = find_condition(new, Condition.FIELDS_IGNORED)
-    if ignored.get("status") == Truth.TRUE and ignored["message"] != find_condition(
-        old, Condition.FIELDS_IGNORED
-    ).get("message"):
-        found.append(Transition("Warning", Reason.UNKNOWN_FIELDS, ignored["message"][:MAXIMUM_NOTE_LENGTH]))
+    for condition in (Condition.FIELDS_IGNORED, Condition.STATUS_REDUCED):
+        entry = find_condition(new, condition)
+        if entry.get("status") == Truth.TRUE and entry["message"] != find_condition(old, condition).get(
+            "message"
+        ):
+            message = entry["message"][:MAXIMUM_NOTE_LENGTH]
+            found.append(Transition("Warning", entry["reason"], message))
     was, now = find_condition(old, Condition.SUCCEEDED), find_condition(new, Condition.SUCCEEDED)
     if now and now.get("reason") != was.get("reason"):
         kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL else "Warning"
