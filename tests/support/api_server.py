@@ -88,6 +88,8 @@ class ObjectServer:
         if (method, path) in self.failures:
             return failure(self.failures[method, path], self.messages.get((method, path), "no"))
         match method:
+            case "POST" if query.get("dryRun"):
+                return web.json_response(body, status=201)
             case "POST":
                 return self._post(path, body)
             case "PATCH":

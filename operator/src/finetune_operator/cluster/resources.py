@@ -16,7 +16,7 @@ from finetune_operator.api.stages import (
     SUSPENSION_ANNOTATION,
     VERSION,
 )
-from finetune_operator.cluster.client import APPLY, MERGE, ApiClient, ObjectList
+from finetune_operator.cluster.client import APPLY, MERGE, UNANSWERED, ApiClient, ObjectList
 from finetune_operator.cluster.refusals import refusal_of
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError, StatusRefusedError
@@ -52,6 +52,7 @@ def claims_path(namespace: str = "") -> str:
     return _path("/api/v1", namespace, "persistentvolumeclaims")
 
 
+_NO_DRY_RUN = "does not support dry run"
 NODES_PATH = "/api/v1/nodes"
 STORAGE_CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
 VOLUMES_PATH = "/api/v1/persistentvolumes"
@@ -201,6 +202,24 @@ class Cluster:
                 kind=f"NameTaken/{body['kind']}/{name}",
             )
         return existing
+
+    async def rehearse(self, job: JobRecord, body: Mapping[str, Any]) -> str | None:
+        """Let the API server check a Job or a claim of `job` without storing it; returns why it is invalid.
+
+        It is None for a quota, a policy, and a webhook that knows no dry run. The request is outside the rate limit,
+        because it is rare and a new job waits for it. Raises ApiError if there is no answer.
+        """
+        path = (claims_path if body["kind"] == "PersistentVolumeClaim" else batch_jobs_path)(job.namespace)
+        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All"}
+        try:
+            await self._api.call("POST", path, body=body, query=query, limited=False)
+        except ApiError as error:
+            if error.status in UNANSWERED or error.status == 429:
+                raise
+            found = _refused(error, f"{body['kind']} {body['metadata']['name']}")
+            invalid = isinstance(found, ChildRejectedError) and found.final
+            return str(found) if invalid and _NO_DRY_RUN not in error.message else None
+        return None
 
     async def suspend_job(
         self, namespace: str, name: str, uid: str, *, suspend: bool, resource_version: str = ""

@@ -38,6 +38,7 @@ from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.refusals import action_key, depends_on
 from finetune_operator.observed.observation import CREATION, JobRecord, Key, Observation, Rejection
 from finetune_operator.runtime.refusal_groups import RefusalGroups, Times
+from finetune_operator.runtime.rehearsals import Rehearsals
 from finetune_operator.runtime.status_writer import StatusWriter
 from finetune_operator.settings import Settings
 
@@ -89,6 +90,7 @@ class Controller:
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
         self._statuses = StatusWriter(cluster, informer, now)
+        self._rehearsals = Rehearsals(cluster, settings, now)
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
         self._groups = RefusalGroups(self._random.random)
 
@@ -163,13 +165,23 @@ class Controller:
 
     async def _decide(self, key: Key) -> tuple[Observation, Decision] | None:
         """Decide from the store and from what the decision needs; None if the FineTuneJob does not exist."""
-        observation = self._store.observe(key)
+        observation = await self._rehearse(key)
         while observation is not None:
             decision = decide(observation, self._settings, self._now())
             if isinstance(decision, Decision):
                 return observation, decision
             observation = await self._read(key, observation, decision)
         return None
+
+    async def _rehearse(self, key: Key) -> Observation | None:
+        """Observe a FineTuneJob. The children of a new one with settings of its own are checked first."""
+        observation = self._store.observe(key)
+        if observation is None or observation.rejection is not None:
+            return observation
+        invalid = await self._rehearsals.refusal(observation)
+        if invalid is not None:
+            self._store.set_refusal(key, CREATION, Rejection(invalid, self._now(), final=True))
+        return self._store.observe(key)
 
     async def _read(self, key: Key, observation: Observation, need: Need) -> Observation | None:
         """Read what a decision needs; None if the FineTuneJob has been deleted meanwhile."""

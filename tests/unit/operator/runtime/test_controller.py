@@ -202,6 +202,19 @@ async def test_an_invalid_child_ends_the_job_with_the_text_of_the_api_server() -
         assert parts.writes().count(("POST", CHILDREN)) == 1
 
 
+async def test_a_job_with_an_invalid_child_ends_before_anything_is_created() -> None:
+    async with running() as parts:
+        spec = make_spec(podTemplate={"labels": {"team": "a"}})
+        body = {"metadata": {"name": "demo", "namespace": "team", "uid": UID}, "spec": spec}
+        parts.informer.put_job(parts.server.put(JOBS, body))
+        parts.server.failures["POST", CHILDREN] = 422
+        await parts.controller.reconcile(KEY)
+        failed = parts.server.objects[f"{JOBS}/demo"]["status"]["failure"]
+        assert failed["reason"] == "InvalidSpec"
+        assert "rejected Job demo-prepare-0" in failed["message"]
+        assert [path for path in parts.server.objects if "/events/" not in path] == [f"{JOBS}/demo"]
+
+
 async def test_a_refused_action_blocks_only_those_that_depend_on_it() -> None:
     async with running() as parts:
         await parts.controller.reconcile(KEY)

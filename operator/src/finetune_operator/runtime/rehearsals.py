@@ -1,0 +1,66 @@
+"""Lets the API server check the objects of a new job (`dryRun=All`) if its user has settings that are new to the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.api.stored import read_stored
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.lifecycle.rehearsal import rehearsal_objects, settings_digest
+from finetune_operator.observed.observation import JobRecord, Observation
+from finetune_operator.settings import Settings
+
+MAXIMUM_KNOWN = 4096
+
+
+class Rehearsals:
+    """Remembers which settings the API server has checked in which namespace."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, now: Callable[[], datetime]) -> None:
+        """`now` is the wall clock in UTC."""
+        self._cluster = cluster
+        self._settings = settings
+        self._now = now
+        self._known: dict[tuple[str, str], str | None] = {}
+
+    async def refusal(self, observation: Observation) -> str | None:
+        """Why an object of the observed job is invalid; None if none is, or if the job has started.
+
+        Only an invalid object counts. A quota or a policy may have changed when the object is really created.
+        """
+        job = observation.job
+        if job.deleting or observation.children or not _is_new(job):
+            return None
+        stored = read_stored(job.spec)
+        if stored.spec is None or stored.violation:
+            return None
+        digest = settings_digest(stored.spec)
+        if not digest:
+            return None
+        known = (job.namespace, digest)
+        if known not in self._known:
+            if len(self._known) >= MAXIMUM_KNOWN:
+                self._known.clear()
+            self._known[known] = await self._rehearse(job, stored.spec)
+        return self._known[known]
+
+    async def _rehearse(self, job: JobRecord, spec: FineTuneJobSpec) -> str | None:
+        for body in rehearsal_objects(job, spec, self._settings, self._now()):
+            found = await self._cluster.rehearse(job, body)
+            if found is not None:
+                return found
+        return None
+
+
+def _is_new(job: JobRecord) -> bool:
+    """True until the first Job of a job has been seen."""
+    stage = job.status.get("stage") or {}
+    begun = (
+        not isinstance(stage, Mapping)
+        or "startTime" in stage
+        or stage.get("name", Stage.PREPARE) != Stage.PREPARE
+    )
+    return not begun and not job.status.get("attempts") and "completionTime" not in job.status
