@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_operator.api.formats import format_time
 from finetune_operator.api.stages import (
+    CONTROLLER_LABEL,
     GROUP,
     JOB_LABEL,
     KIND,
@@ -26,8 +27,6 @@ from finetune_operator.status.events import Transition
 FIELD_MANAGER = "finetune-operator"
 MAXIMUM_WARNINGS = 100
 """Events that are read of one pod. The kubelet counts repetitions in one Event."""
-CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
-"""The uid of the Job, which the Job controller sets on each of its pods."""
 
 _logger = logging.getLogger(__name__)
 
@@ -267,8 +266,8 @@ class Cluster:
                 ) from error
             raise _refused(error, f"the larger size of PersistentVolumeClaim {name}") from error
 
-    async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> None:
-        """Delete the object of this uid, and its dependents in the background. A deleted object is no error."""
+    async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> bool:
+        """Delete the object of this uid, and its dependents in the background; returns False if there is none."""
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -282,6 +281,8 @@ class Cluster:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
+            return False
+        return True
 
     async def record_event(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
         """Write a Kubernetes Event about `job`. A failure is only logged, because nothing depends on Events."""

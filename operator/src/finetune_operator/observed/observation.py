@@ -9,19 +9,18 @@ from typing import Any
 
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import (
-    ATTEMPT_LABEL,
     CONTAINER_NAME,
     JOB_LABEL,
     KIND,
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
-    STAGE_LABEL,
     SUSPENSION_ANNOTATION,
     Stage,
     parse_child_name,
 )
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.ownership import attempt_of, controller_uid, former_job_uid, is_watched
 from finetune_operator.placement.storage import JobVolumes
 
 Key = tuple[str, str]
@@ -208,9 +207,9 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
     Its name says the stage and the attempt, because anybody may change its labels.
     """
     metadata = body["metadata"]
-    owner_uid = _controller_uid(metadata, KIND)
+    owner_uid = controller_uid(metadata, KIND)
     annotations = metadata.get("annotations") or {}
-    attempt = _attempt_of(metadata)
+    attempt = attempt_of(metadata)
     if owner_uid is None or attempt is None:
         return None
     suspended = bool(body["spec"].get("suspend", False))
@@ -237,20 +236,8 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         held=annotations[SUSPENSION_ANNOTATION] == "true"
         if SUSPENSION_ANNOTATION in annotations
         else suspended,
-        watched=_watched(metadata),
+        watched=is_watched(metadata),
     )
-
-
-def _attempt_of(metadata: Mapping[str, Any]) -> tuple[Stage, int] | None:
-    """Stage and attempt of a Job, from its name or else from its labels."""
-    named = parse_child_name(metadata["name"])
-    if named is not None:
-        return named[1:]
-    labels = metadata.get("labels") or {}
-    try:
-        return Stage(labels.get(STAGE_LABEL, "").capitalize()), int(labels.get(ATTEMPT_LABEL, ""))
-    except ValueError:
-        return None
 
 
 def _trainer_image(body: Mapping[str, Any]) -> str:
@@ -260,9 +247,9 @@ def _trainer_image(body: Mapping[str, Any]) -> str:
 
 
 def project_pod(body: Mapping[str, Any]) -> Pod | None:
-    """Project a pod; None if no batch/v1 Job controls it."""
+    """Project a pod; None if no batch/v1 Job controls it, or did so until somebody deleted the Job without its pods."""
     metadata = body["metadata"]
-    owner_uid = _controller_uid(metadata, "Job")
+    owner_uid = controller_uid(metadata, "Job") or former_job_uid(metadata)
     if owner_uid is None:
         return None
     status = body.get("status") or {}
@@ -302,14 +289,14 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         ),
         scheduled=_time(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
         deletion_time=_time(metadata, "deletionTimestamp"),
-        watched=_watched(metadata),
+        watched=is_watched(metadata),
     )
 
 
 def project_claim(body: Mapping[str, Any]) -> Claim | None:
     """Project a PersistentVolumeClaim; None if no FineTuneJob controls it."""
     metadata = body["metadata"]
-    owner_uid = _controller_uid(metadata, KIND)
+    owner_uid = controller_uid(metadata, KIND)
     if owner_uid is None:
         return None
     return Claim(
@@ -318,7 +305,7 @@ def project_claim(body: Mapping[str, Any]) -> Claim | None:
         owner_uid=owner_uid,
         resource_version=metadata["resourceVersion"],
         deleting="deletionTimestamp" in metadata,
-        watched=_watched(metadata),
+        watched=is_watched(metadata),
     )
 
 
@@ -353,20 +340,9 @@ def lacks_gpu(status: Mapping[str, Any]) -> bool:
     return "completionTime" not in status
 
 
-def _watched(metadata: Mapping[str, Any]) -> bool:
-    return JOB_LABEL in (metadata.get("labels") or {})
-
-
 def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
     text = fields.get(name)
     return parse_time(text) if text else None
-
-
-def _controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
-    for reference in metadata.get("ownerReferences") or ():
-        if reference.get("controller") and reference.get("kind") == kind:
-            return str(reference["uid"])
-    return None
 
 
 def _waiting(

@@ -275,17 +275,26 @@ class Controller:
                     namespace, name, uid, suspend=suspend, resource_version=version
                 )
                 self._informer.put_child(child)
-            case DeleteJob(name, uid):
-                await self._cluster.delete(f"{batch_jobs_path(namespace)}/{name}", uid)
-                self._store.mark_child_deleting(job.key, uid)
-            case DeletePod(name, uid, grace):
-                await self._cluster.delete(f"{pods_path(namespace)}/{name}", uid, grace_seconds=grace)
+            case DeleteJob() | DeletePod() | DeleteClaim():
+                await self._delete(job, action)
             case ExpandClaim(name, uid, size):
                 claim = await self._cluster.expand_claim(namespace, name, uid, size)
                 self._informer.put_claim(claim)
-            case DeleteClaim(name, uid):
-                await self._cluster.delete(f"{claims_path(namespace)}/{name}", uid)
-                self._store.mark_claim_deleting(job.key, uid)
+
+    async def _delete(self, job: JobRecord, action: DeleteJob | DeletePod | DeleteClaim) -> None:
+        """Delete an object. If it is gone already, the watch has missed that, so it is forgotten here."""
+        key, uid = job.key, action.uid
+        match action:
+            case DeleteJob(name):
+                found = await self._cluster.delete(f"{batch_jobs_path(job.namespace)}/{name}", uid)
+                (self._store.mark_child_deleting if found else self._store.remove_child)(key, uid)
+            case DeletePod(name, _, grace):
+                path = f"{pods_path(job.namespace)}/{name}"
+                if not await self._cluster.delete(path, uid, grace_seconds=grace):
+                    self._store.remove_pod(key, uid)
+            case DeleteClaim(name):
+                found = await self._cluster.delete(f"{claims_path(job.namespace)}/{name}", uid)
+                (self._store.mark_claim_deleting if found else self._store.remove_claim)(key, uid)
 
 
 async def run_workers(controller: Controller, count: int) -> None:

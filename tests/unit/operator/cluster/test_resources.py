@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from finetune_operator.api.stages import CONTROLLER_LABEL
 from finetune_operator.cluster.resources import (
-    CONTROLLER_LABEL,
     Cluster,
     batch_jobs_path,
     claims_path,
@@ -112,9 +112,12 @@ async def test_deleting_a_deleted_or_replaced_object_is_no_error(
     cluster: Cluster, server: ObjectServer
 ) -> None:
     server.put(CHILDREN, child())
-    await cluster.delete(f"{CHILDREN}/demo-train-0", "another")
+    assert not await cluster.delete(f"{CHILDREN}/demo-train-0", "another")
     assert server.named("demo-train-0") is not None
-    await cluster.delete(f"{CHILDREN}/none", "uid")
+    assert not await cluster.delete(f"{CHILDREN}/none", "uid")
+    held = server.named("demo-train-0")
+    assert held is not None
+    assert await cluster.delete(f"{CHILDREN}/demo-train-0", held["metadata"]["uid"])
 
 
 async def test_an_event_that_cannot_be_written_stops_nothing(

@@ -333,6 +333,24 @@ async def test_a_job_of_the_same_name_waits_for_the_objects_of_the_previous_one(
         assert parts.server.objects[CHILD]["metadata"]["ownerReferences"][0]["uid"] == UID
 
 
+async def test_an_object_that_is_gone_already_is_forgotten_when_it_is_deleted() -> None:
+    """The watch has missed its deletion. Otherwise the next attempt would wait for it until the next full list."""
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        await parts.controller.reconcile(KEY)
+        del parts.server.objects[CHILD]
+        job = parts.server.objects[f"{JOBS}/demo"]
+        stage = {"name": "Prepare", "attempt": 1, "jobName": "demo-prepare-1"}
+        status = {**job["status"], "stage": stage}
+        parts.informer.put_job(parts.server.put(JOBS, {**job, "status": status}))
+        await parts.controller.reconcile(KEY)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert observation.children == ()
+        await parts.controller.reconcile(KEY)
+        assert f"{CHILDREN}/demo-prepare-1" in parts.server.objects
+
+
 async def test_a_running_job_without_its_label_is_still_followed() -> None:
     async with running() as parts:
         await parts.controller.reconcile(KEY)

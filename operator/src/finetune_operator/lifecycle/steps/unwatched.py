@@ -33,7 +33,8 @@ def reread_unwatched(state: Reconciliation) -> Reconciliation | Need:
         return state
     if observed.fresh:
         return state.with_requeue(state.now + interval)
-    if observed.last_read is None or state.now >= observed.last_read + interval:
+    if observed.last_read is None or not observed.last_read <= state.now < observed.last_read + interval:
+        # A time in the future is that of a clock that has been set back since.
         return Need.FRESH_CHILDREN
     return state.with_requeue(observed.last_read + interval)
 

@@ -45,6 +45,22 @@ def test_a_rejection_that_may_be_tried_again_does_not_skip_the_wait_for_the_last
     assert list(world.children) == ["demo-train-1"]
 
 
+def test_the_pod_of_a_job_that_was_deleted_without_its_pods_is_awaited() -> None:
+    """`kubectl delete job --cascade=orphan` leaves the trainer running on the workspace."""
+    world = started(Stage.TRAIN)
+    pod = world.run_pod("demo-train-0")
+    world.settle()
+    del world.children["demo-train-0"]
+    world.settle()
+    world.wait(3600)
+    world.settle()
+    assert world.children == {}
+    assert f"waits for pod {pod.name} to end" in str(world.job.status["conditions"])
+    world.pods[pod.uid] = replace(pod, running=False, phase="Succeeded")
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
+
+
 def test_a_later_attempt_starts_only_after_a_fresh_read() -> None:
     world = started(Stage.TRAIN)
     world.fail(Stage.TRAIN, "InternalError", code=69)

@@ -33,6 +33,9 @@ def test_an_object_without_its_label_is_read_every_ten_seconds(kind: str) -> Non
         world.claim = replace(world.claim, watched=False)
     assert look(world) is Need.FRESH_CHILDREN
     assert look(world, last_read=world.now - REREAD) is Need.FRESH_CHILDREN
+    assert look(world, last_read=world.now + timedelta(hours=1)) is Need.FRESH_CHILDREN, (
+        "the clock was set back"
+    )
     for known in ({"fresh": True}, {"last_read": world.now}):
         found = look(world, **known)
         assert isinstance(found, Decision)

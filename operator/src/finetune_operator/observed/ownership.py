@@ -1,0 +1,52 @@
+"""Recognizes the children of FineTuneJobs by owners and names, because anybody may change labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_operator.api.stages import (
+    ATTEMPT_LABEL,
+    CONTROLLER_LABEL,
+    JOB_LABEL,
+    STAGE_LABEL,
+    Stage,
+    parse_child_name,
+)
+
+
+def controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
+    """uid of the controller of an object, if it is of this kind; None otherwise."""
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller") and reference.get("kind") == kind:
+            return str(reference["uid"])
+    return None
+
+
+def former_job_uid(metadata: Mapping[str, Any]) -> str | None:
+    """uid of the Job that made a pod which nobody owns any more; None for any other pod.
+
+    If somebody deletes a Job without its pods, they run on. So they are still in the way of the next attempt.
+    """
+    labels = metadata.get("labels") or {}
+    if metadata.get("ownerReferences") or JOB_LABEL not in labels:
+        return None
+    uid = labels.get(CONTROLLER_LABEL)
+    return None if uid is None else str(uid)
+
+
+def attempt_of(metadata: Mapping[str, Any]) -> tuple[Stage, int] | None:
+    """Stage and attempt of a Job, from its name or else from its labels; None if neither says them."""
+    named = parse_child_name(metadata["name"])
+    if named is not None:
+        return named[1:]
+    labels = metadata.get("labels") or {}
+    try:
+        return Stage(labels.get(STAGE_LABEL, "").capitalize()), int(labels.get(ATTEMPT_LABEL, ""))
+    except ValueError:
+        return None
+
+
+def is_watched(metadata: Mapping[str, Any]) -> bool:
+    """True if an object has the label that the watches select."""
+    return JOB_LABEL in (metadata.get("labels") or {})
