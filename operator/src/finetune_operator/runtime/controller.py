@@ -44,6 +44,12 @@ from finetune_operator.settings import Settings
 
 CONFLICT_DELAY = 1.0
 """Longest delay in seconds after a conflict, because the conflicting objects are read at once."""
+UNRECORDED_DELAY = 60.0
+"""Seconds until a status is tried again that the API server refuses."""
+ERROR_DELAY = 60.0
+"""Longest delay in seconds after an error of the API server, which usually concerns all jobs and ends for all."""
+QUIET_SECONDS = 60.0
+"""Time in which errors with one status code are one line of the log."""
 MAXIMUM_PASSES = 3
 """Decisions in one reconcile: one more after a refusal, to say it, and one for what that decision changes."""
 
@@ -89,6 +95,7 @@ class Controller:
         self._now = now
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
+        self._said: dict[int, float] = {}
         self._statuses = StatusWriter(cluster, informer, now)
         self._rehearsals = Rehearsals(cluster, settings, now)
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
@@ -143,8 +150,13 @@ class Controller:
             # The workers pause in an outage, and its end is not the time for all keys at once.
             self._queue.add_after(key, max(error.retry_after, 1.0) * (0.5 + self._random.random()))
             return "requeue"
-        _logger.error("reconciling %s/%s failed: %s", *key, error)
-        self._queue.add_rate_limited(key)
+        now = self._clock()
+        if now - self._said.get(error.status, float("-inf")) >= QUIET_SECONDS:
+            self._said[error.status] = now
+            _logger.error("reconciling %s/%s failed; others may fail alike: %s", *key, error)
+        else:
+            _logger.debug("reconciling %s/%s failed: %s", *key, error)
+        self._queue.add_rate_limited(key, ERROR_DELAY)
         return "error"
 
     async def reconcile(self, key: Key) -> float | None:
@@ -199,8 +211,8 @@ class Controller:
         if decision.problem is not None:
             _logger.error("%s/%s cannot be read: %s", job.namespace, job.name, decision.problem)
         if decision.status is not None and not await self._statuses.write(job, decision.status):
-            # What cannot be recorded must not be done. The condition says so, and the key is tried again.
-            self._queue.add_rate_limited(job.key)
+            # What cannot be recorded must not be done. The condition says so.
+            self._queue.add_after(job.key, UNRECORDED_DELAY)
             return False
         refused: list[Action] = []
         for action in decision.actions:

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.cluster.informer import Informer
@@ -16,6 +16,8 @@ from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import transitions
 from finetune_operator.status.reduced import RECORD, refused_members, without_refused
 
+MEMORY = timedelta(minutes=10)
+"""Time for which a refused value is not sent again."""
 TRIES = 3
 """The status, one without the members that the API server names, and one that only says what happened."""
 
@@ -29,6 +31,7 @@ class _Refused:
     uid: str
     members: Mapping[str, Any]
     message: str
+    since: datetime
 
 
 class StatusWriter:
@@ -46,18 +49,18 @@ class StatusWriter:
         for _ in range(TRIES):
             status = self._reduce(job, wanted)
             if status == job.status:
-                return not self._holds_record(job.key, wanted)
+                return not self._holds_record(job, wanted)
             try:
                 await self._send(job, status)
             except StatusRefusedError as error:
                 _logger.warning("%s/%s: the API server refused its status: %s", *job.key, error)
                 self._note(job, wanted, error)
             else:
-                return not self._holds_record(job.key, wanted)
+                return not self._holds_record(job, wanted)
         return False
 
-    def _holds_record(self, key: Key, wanted: Mapping[str, Any]) -> bool:
-        refused = self._refused.get(key)
+    def _holds_record(self, job: JobRecord, wanted: Mapping[str, Any]) -> bool:
+        refused = self._known(job)
         held = {} if refused is None else refused.members
         return any(wanted.get(name) == value for name, value in held.items() if name in RECORD)
 
@@ -67,15 +70,21 @@ class StatusWriter:
 
     def _note(self, job: JobRecord, wanted: Mapping[str, Any], error: StatusRefusedError) -> None:
         """Remember what was refused."""
-        known = self._refused.get(job.key)
-        before = known.members if known is not None and known.uid == job.uid else {}
+        known = self._known(job)
+        before = {} if known is None else known.members
         found = refused_members(error.fields, self._reduce(job, wanted), job.status)
         members = {**before, **{name: wanted[name] for name in found if name in wanted}}
-        self._refused[job.key] = _Refused(job.uid, members, str(error))
+        self._refused[job.key] = _Refused(job.uid, members, str(error), self._now())
+
+    def _known(self, job: JobRecord) -> _Refused | None:
+        """What was refused lately. It is tried again after a while, because the CRD may have changed."""
+        known = self._refused.get(job.key)
+        if known is None or known.uid != job.uid or self._now() - known.since > MEMORY:
+            return None
+        return known
 
     def _reduce(self, job: JobRecord, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        known = self._refused.get(job.key)
-        refused = known if known is not None and known.uid == job.uid else None
+        refused = self._known(job)
         members, message = ({}, "") if refused is None else (refused.members, refused.message)
         return without_refused(wanted, job.status, members, message, job.generation, self._now())
 

@@ -231,6 +231,30 @@ async def test_a_refused_action_blocks_only_those_that_depend_on_it() -> None:
         assert list(observation.refusals) == [f"delete {child.name} {child.uid}"]
 
 
+async def test_errors_of_all_jobs_are_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 401
+        for _ in range(20):
+            parts.queue.add(KEY)
+            assert await parts.work_once() == "error"
+        assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+        assert "Traceback" not in caplog.text
+
+
+async def test_a_status_that_cannot_be_recorded_stops_the_actions_without_a_hot_loop() -> None:
+    async with running() as parts:
+        parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 422
+        parts.queue.add(KEY)
+        assert await parts.work_once() == "success"
+        assert CHILD not in parts.server.objects
+        assert len(parts.queue) == 0
+        requests = len(parts.server.requests)
+        parts.clock.now += 59
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(parts.queue.get(), 0.05)
+        assert len(parts.server.requests) == requests
+
+
 async def test_an_unanswered_request_is_no_error_with_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as parts:
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 503

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.metrics import OperatorMetrics
-from finetune_operator.runtime.status_writer import StatusWriter
+from finetune_operator.runtime.status_writer import MEMORY, StatusWriter
 from prometheus_client import CollectorRegistry
 
 from tests.support.api_server import ObjectServer, serving
@@ -22,6 +23,7 @@ from tests.support.clock import Clock
 from tests.support.operator import NOW, make_spec
 
 KEY = ("team", "demo")
+ATTEMPTS = [{"stage": "Train", "attempt": 0, "outcome": "Failed"}]
 
 
 class StrictServer(ObjectServer):
@@ -52,7 +54,8 @@ class Parts:
         self.store = Store(gpus)
         queue: WorkQueue[tuple[str, str]] = WorkQueue(OperatorMetrics(CollectorRegistry()), Clock())
         informer = Informer(self.store, gpus, queue, cluster, "")
-        self.writer = StatusWriter(cluster, informer, lambda: NOW)
+        self.now = NOW
+        self.writer = StatusWriter(cluster, informer, lambda: self.now)
         informer.put_job(
             server.put(
                 jobs_path("team"), {"metadata": {"name": "demo", "namespace": "team"}, "spec": make_spec()}
@@ -104,11 +107,15 @@ async def test_a_refused_member_is_left_out_and_said(caplog: pytest.LogCaptureFi
 
 async def test_a_refused_record_stops_the_actions_but_is_said() -> None:
     async with running("attempts") as parts:
-        assert not await parts.write(stage={"name": "Merge"}, attempts=[1])
+        assert not await parts.write(stage={"name": "Merge"}, attempts=ATTEMPTS)
         assert "stage" not in parts.job.status
         assert find_condition(parts.job.status, Condition.STATUS_REDUCED)["status"] == "True"
-        assert not await parts.write(stage={"name": "Merge"}, attempts=[1])
+        assert not await parts.write(stage={"name": "Merge"}, attempts=ATTEMPTS)
         assert parts.server.rejections == 1
+        parts.server.refused.clear()
+        parts.now += MEMORY + timedelta(seconds=1)
+        assert await parts.write(stage={"name": "Merge"}, attempts=ATTEMPTS), "the CRD may have changed"
+        assert parts.job.status["attempts"] == ATTEMPTS
 
 
 async def test_a_new_job_of_the_same_name_inherits_nothing() -> None:
