@@ -39,12 +39,14 @@ SPELLINGS = [
     RuntimeError("MemoryError: Unable to allocate 8.00 EiB\nin a process that proves rows:"),
     RuntimeError("zstd decompress error: Allocation error : not enough memory"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object: Cannot allocate memory"),
+    ImportError("libtorch_cuda.so: failed to map segment from shared object"),
 ]
 OTHERS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     OSError(errno.ENOSPC, "No space left on device"),
     ImportError("libgomp.so.1: cannot allocate memory in static TLS block"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object: Operation not permitted"),
     ValueError("the rows must fit in memory"),
     zlib.error("Error -3 while decompressing data: incorrect header check"),
     KeyError("MemoryErrors"),

@@ -12,6 +12,9 @@ _SPELLINGS = re.compile(
     rf"""
     # The system's own text, which libraries in C++ and Rust keep: torch that maps a file, safetensors.
     {re.escape(os.strerror(errno.ENOMEM))}
+    # The dynamic loader, which names the system's error only in some versions. Other errors have other causes, such as a
+    # mount without permission to execute.
+    | \b failed[ ]to[ ]map[ ]segment[ ]from[ ]shared[ ]object (?! :)
     # torch's allocator for CPUs, and C++.
     | \b DefaultCPUAllocator: [^\n]{{0,40}} \b (?: can't[ ]allocate[ ]memory | not[ ]enough[ ]memory ) \b
     | \b std::bad_alloc \b
