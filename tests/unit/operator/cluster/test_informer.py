@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from aiohttp import web
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.client import ApiClient
@@ -23,7 +24,7 @@ from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 
 from tests.support import api_server
-from tests.support.operator import NOW, make_job
+from tests.support.operator import NOW, UID, make_job
 from tests.support.world import World
 
 
@@ -138,6 +139,38 @@ async def test_a_node_that_seems_to_be_gone_is_read_before_a_pod_is_removed_for_
         found = parts.store.observe(("team", "demo"))
         assert found is not None
         assert lost_node(found.pods[0], found.inventory) is not None
+
+
+@pytest.mark.parametrize("kind", ["Job", "pod", "claim"])
+async def test_a_child_that_loses_its_owner_is_no_child_any_more(kind: str) -> None:
+    """`kubectl delete --cascade=orphan` takes the owner off."""
+    owner = {"kind": "FineTuneJob", "name": "demo", "uid": UID, "controller": True}
+    names = {"Job": "demo-train-0", "pod": "demo-train-0-x", "claim": "demo-workspace"}
+    metadata = {
+        "name": names[kind],
+        "namespace": "team",
+        "uid": "child",
+        "resourceVersion": "40",
+        "creationTimestamp": "2026-11-24T09:00:00Z",
+        "labels": {"finetune.dev/job": "demo"},
+        "ownerReferences": [{**owner, "kind": "Job"} if kind == "pod" else owner],
+    }
+    async with serving([]) as parts:
+        put = {
+            "Job": parts.informer.put_child,
+            "pod": parts.informer.put_pod,
+            "claim": parts.informer.put_claim,
+        }[kind]
+        parts.store.put_job(make_job())
+        assert put({"metadata": metadata, "spec": {}}) == ("team", "demo")
+        found = parts.store.observe(("team", "demo"))
+        assert found is not None
+        assert (len(found.children), len(found.pods), found.claim is not None).count(False) == 2
+        loose = {**metadata, "ownerReferences": [], "resourceVersion": "41"}
+        assert put({"metadata": loose, "spec": {}}) == ("team", "demo"), "its former job is decided again"
+        found = parts.store.observe(("team", "demo"))
+        assert found is not None
+        assert (found.children, found.pods, found.claim) == ((), (), None)
 
 
 async def test_a_heartbeat_queues_no_job_and_a_change_only_jobs_without_a_gpu() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_an_undisturbed_life_writes_its_status_twelve_times_and_its_progress_rar
     times = counter.progress_times
     assert len(times) >= 3 * 8, "progress is shown"
     assert min(later - earlier for earlier, later in pairwise(times)) >= 30
+
+
+def test_progress_that_is_held_back_is_shown_later_even_if_the_trainer_falls_silent() -> None:
+    world = started(Stage.TRAIN)
+    world.run_pod("demo-train-0")
+    for step in (1, 2):
+        world.progress = make_progress(Stage.TRAIN, step=step, totalSteps=40)
+        world.settle()
+    assert world.job.status["progress"]["step"] == 1
+    due = world.decide().requeue_time
+    assert due == world.now + timedelta(seconds=30)
+    world.now = due
+    world.settle()
+    assert world.job.status["progress"]["step"] == 2
 
 
 def test_a_wait_without_a_pod_is_written_once() -> None:

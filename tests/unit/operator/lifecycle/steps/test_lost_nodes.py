@@ -96,6 +96,7 @@ def test_a_suspended_job_is_freed_from_its_lost_pod_without_an_attempt() -> None
     world = hanging()
     world.job = replace(world.job, spec=make_spec(suspend=True))
     world.lost_nodes = {"node1"}
+    assert decide(world.observe(), SETTINGS, world.now) is Need.FRESH_CHILDREN, "never by a watch alone"
     world.settle()
     assert world.pods == {}
     assert list(world.children) == ["demo-train-0"]

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import Need
+from finetune_operator.lifecycle.decide import decide
 from finetune_operator.settings import POD_DEFAULTS, Settings, TrainerSettings
 
 from tests.support.operator import make_spec
@@ -72,6 +74,12 @@ def test_a_pod_that_waits_for_a_node_is_replaced() -> None:
     world.settings = LIMITED
     world.settle()
     assert list(world.children) == ["demo-prepare-1"]
+
+
+def test_a_job_is_replaced_only_after_a_fresh_read_of_its_pods() -> None:
+    world = started()
+    world.settings = LIMITED
+    assert decide(world.observe(), LIMITED, world.now) is Need.FRESH_CHILDREN
 
 
 def test_a_suspended_job_is_not_touched() -> None:
