@@ -125,12 +125,18 @@ async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
     kubectl.within(job.namespace)(
         "wait", "--for=jsonpath={.status.hard.persistentvolumeclaims}=0", "quota/none", "--timeout=30s"
     )
-    with pytest.raises(ChildRejectedError, match="quota"):
+    with pytest.raises(ChildRejectedError, match="quota") as caught:
         await cluster.create_child(claims_path(job.namespace), job, claim)
+    assert (caught.value.final, caught.value.kind) == (False, "PersistentVolumeClaim/Quota")
+    assert await cluster.rehearse(job, claim) is None, "a quota can change until the claim is created"
     invalid = batch_job(job, 8)
     invalid["spec"]["template"]["spec"]["containers"][0]["resources"] = {"requests": {"memory": "lots"}}
-    with pytest.raises(ChildRejectedError):
+    with pytest.raises(ChildRejectedError) as caught:
         await cluster.create_child(batch_jobs_path(job.namespace), job, invalid)
+    assert caught.value.final
+    assert await cluster.rehearse(job, invalid) == str(caught.value)
+    assert await cluster.rehearse(job, batch_job(job, 8)) is None
+    assert batch_job(job, 8)["metadata"]["name"] not in kubectl.within(job.namespace)("get", "jobs")
 
 
 async def test_deletes_and_suspensions_are_for_one_uid_only(api: ApiClient, job: JobRecord) -> None:

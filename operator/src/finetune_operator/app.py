@@ -71,7 +71,7 @@ class Operator:
         self._queue: WorkQueue[Key] = WorkQueue(
             self._metrics, time.monotonic, group_of=itemgetter(0), share=settings.workers
         )
-        self._metrics.workers(settings.workers, lambda: self._queue.longest_work)
+        self._metrics.workers(settings.workers + SPARE_WORKERS, lambda: self._queue.longest_work)
         self._leading = False
         self._seeded = False
         self._stop = asyncio.Event()
