@@ -112,7 +112,7 @@ async def test_a_child_is_created_once_adopted_by_its_owner_and_refused_to_a_str
     again = await cluster.create_child(path, job, batch_job(job, 7))
     assert again["metadata"]["uid"] == created["metadata"]["uid"]
     stranger = replace(job, uid="00000000-0000-0000-0000-000000000000")
-    with pytest.raises(ChildRejectedError, match="must belong to this FineTuneJob"):
+    with pytest.raises(ConflictError, match="previous FineTuneJob"):
         await cluster.create_child(path, stranger, batch_job(stranger, 7))
 
 
