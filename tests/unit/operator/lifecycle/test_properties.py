@@ -18,6 +18,9 @@ DISTURBANCES = (
     "pods gone",
     "hide the job",
     "hide the pods",
+    "hang",
+    "lose the node",
+    "do not start",
     "suspend by a queue",
     "resume by a queue",
 )
@@ -89,6 +92,20 @@ def disturb(world: World, child: ChildJob | None, event: str) -> None:
             world.lingers = True
         case "pods gone":
             world.remove_deleted_pods()
+        case "hang":
+            world.pods = {
+                uid: replace(pod, deleting=True, deletion_time=world.now) if pod.live and pod.node else pod
+                for uid, pod in world.pods.items()
+            }
+        case "lose the node":
+            world.lost_nodes = {"node1"}
+        case "do not start":
+            world.pods = {
+                uid: replace(pod, running=False, phase="Pending", waiting=("ErrImagePull", ""))
+                if pod.live
+                else pod
+                for uid, pod in world.pods.items()
+            }
         case "hide the pods":
             world.hidden |= set(world.pods)
         case "hide the job" if child is not None:
