@@ -21,6 +21,7 @@ from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.stages.prepare.stage import prepare
+from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.origin import origin_of
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
@@ -66,9 +67,16 @@ def measure(
                 base[name] = _loss(loaded.adapted, examples)
             started = process_time()
             watch = ProgressCallback(NullReporter(), StopRequest())
-            rows_to_learn = training_dataset(open_table(workspace.training_table))
+            table = open_table(workspace.training_table)
             trainer = _build_trainer(
-                run, workspace, loaded, rows_to_learn, steps, watch, origin_of(run, workspace)
+                run,
+                workspace,
+                loaded,
+                training_dataset(table),
+                choose(run.training, table.longest(), None, None),
+                steps,
+                watch,
+                origin_of(run, workspace),
             )
             trainer.train()
             yield {

@@ -139,6 +139,7 @@ SPECS = {
             "weightDecay": 0.01,
             "maximumGradientNorm": 0.3,
             "neftuneNoiseAlpha": 5,
+            "packing": "Never",
             "earlyStopping": {"patience": 2, "minimumImprovement": 0.01},
             "checkpoint": {"intervalSteps": 100, "keep": "Best"},
         },

@@ -187,6 +187,17 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ),
 ]
 """Return families whose layers are like others', and a second length, rank or kind of checkpointing."""
+PACKED: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("mistral, all saved", MISTRAL, TrainingPlan(2048, 4, gradient_checkpointing=False)),
+    ("qwen 3, short rows", QWEN3, TrainingPlan(512, 8)),
+    ("gemma 2, capped scores", GEMMA_2, TrainingPlan(2048, 2)),
+    ("smollm 3, accumulated", SMOLLM, TrainingPlan(256, 16, 2)),
+]
+PACKED_TOO: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("llama 8b", LLAMA_8B, TrainingPlan(1024, 4)),
+    ("gemma 3, beyond its window", GEMMA_3, TrainingPlan(2048, 4)),
+    ("mistral, DoRA", MISTRAL, TrainingPlan(1024, 4, variant="DoRA")),
+]
 WHOLE: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral", MISTRAL, TrainingPlan(2048)),
     ("qwen 3", QWEN3, TrainingPlan(2048, gradient_checkpointing=False)),
@@ -210,6 +221,22 @@ def _parameters(
 def test_the_closed_form_agrees_with_the_trainers_step(document: dict[str, Any], plan: TrainingPlan) -> None:
     """Layers have full width; the peak of all layers is extrapolated from runs with two and four layers."""
     _check(document, plan, extrapolate(document, plan).peak_bytes)
+
+
+@pytest.mark.parametrize(
+    ("document", "plan"), [*_parameters(PACKED), *_parameters(PACKED_TOO, pytest.mark.full)]
+)
+def test_the_closed_form_agrees_with_a_step_of_packed_rows(
+    document: dict[str, Any], plan: TrainingPlan
+) -> None:
+    """A pass holds as many of the longest rows as the micro-batch has, which is the most that a plan allows."""
+    _check(document, plan, extrapolate(document, plan, packed=True).peak_bytes)
+
+
+def test_packed_rows_beyond_their_window_need_no_mask_and_so_no_more_than_planned() -> None:
+    plan = TrainingPlan(8192)
+    peak = extrapolate(MISTRAL_V1, plan, packed=True).peak_bytes
+    assert peak <= estimate(model_shape(MISTRAL_V1), plan, DEFAULT_STACK).visible_peak_bytes <= 1.05 * peak
 
 
 @pytest.mark.full

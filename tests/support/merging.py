@@ -22,8 +22,10 @@ from finetune_trainer.stages.merge.update import AdapterUpdates, LowRankUpdate
 from finetune_trainer.stages.merge.verification import Verification, verify
 from finetune_trainer.stages.merge.weights import MergeInputs, merge_weights
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
+from finetune_trainer.stages.train.batching import Batching
 from finetune_trainer.stages.train.dataset import open_table
-from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
+from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
@@ -178,15 +180,10 @@ def rewrite(folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor | N
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, rows: list[Example]) -> None:
-    length = max(len(row.input_ids) for row in rows)
-    ids = torch.zeros((len(rows), length), dtype=torch.long)
-    labels = torch.full((len(rows), length), -100)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.input_ids)] = torch.tensor(row.input_ids)
-        labels[index, : len(row.labels)] = torch.tensor(row.labels)
-    positions, targets = supervised_positions(labels)
+    collate = StepCollator(Batching("AsDrawn", 0, len(rows)))
+    step = collate([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
     optimizer.zero_grad()
-    (negative_log_likelihood(model, ids, positions, targets) / len(targets)).backward()
+    (negative_log_likelihood(model, step.passes[0]) / step.learned).backward()
     optimizer.step()
 
 

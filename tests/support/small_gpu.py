@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LONGEST = 28
+"""Tokens of the longest row of `workspaces.prepare`."""
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
@@ -52,7 +54,13 @@ class SmallGpu(TorchDispatchMode):
 
 
 def full_in(watch: Watch, activity: str, *, rows: int, after_step: int = 0) -> SmallGpu:
-    """Return a device that holds fewer than `rows` rows of a forward pass in `activity`, once `after_step` steps are done."""
+    """Return a device that holds fewer than `rows` rows of a forward pass in `activity`, once `after_step` steps are done.
+
+    The rows are those of `workspaces.prepare`, whose lengths differ little, so their tokens count, packed or padded.
+    """
+    most = (rows - 1) * LONGEST
     return SmallGpu(
-        lambda made: made.shape[0] >= rows and watch.activity == activity and watch.step >= after_step
+        lambda made: (
+            made.shape[0] * made.shape[1] > most and watch.activity == activity and watch.step >= after_step
+        )
     )

@@ -21,9 +21,11 @@ from unittest.mock import patch
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from finetune_trainer.model import packed_attention
 from finetune_trainer.stages.train import master_weights
 from peft.tuners.lora import dora
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn.attention import varlen
 from transformers import masking_utils
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ def cuda_paths() -> Iterator[None]:
             (master_weights, "dequantize_module_weight", _dequantized),
             (BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _stay),
             (torch.nn.Module, "to", _stay),
+            (packed_attention, "has_kernel", _has_kernel),
+            # cuDNN's kernels, which TRAIN does not use, cannot be asked for without a driver.
+            (varlen, "_select_backend", lambda *_arguments: varlen._FLASH_ATTENTION_BACKEND),
         ):
             stack.enter_context(patch.object(owner, name, replacement))
         yield
@@ -104,6 +109,10 @@ def cuda_paths() -> Iterator[None]:
 def _dequantized(module: Any) -> Any:
     """Dequantize as peft does for a `Params4bit`, which it recognizes by its class name."""
     return dequantize_4bit(module.weight.data, module.quant_state)
+
+
+def _has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
+    return query.dtype == torch.bfloat16 and query.shape[-1] == value.shape[-1] <= _FLASH_HEAD
 
 
 def _stay(module: Any, *_arguments: Any, **_settings: Any) -> Any:

@@ -12,6 +12,7 @@ The peaks exclude `LEFT_OUT`. States of the paged optimizer count as device memo
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
+from finetune_trainer.model.packed_attention import PackedRows, using_attention
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.passes import Pass
 from finetune_trainer.stages.train.settings import sft_config
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import Trainer
@@ -51,22 +54,29 @@ class FakePeaks:
     left_out: tuple[str, ...] = LEFT_OUT
 
 
-def run_fake(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
-    """Run two steps of `plan` on a model of this config.json, with `layers` layers instead of the config's."""
+def run_fake(
+    config: dict[str, Any], plan: TrainingPlan, layers: int | None = None, *, packed: bool = False
+) -> FakePeaks:
+    """Run two steps of `plan` on a model of this config.json, with `layers` layers instead of the config's.
+
+    The rows of a pass are padded, or `packed`.
+    """
     tracked = Allocations()
     model = quantized_structure(build_config(config, layers))
     with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked:
-        _run(model, plan, tracked)
+        _run(model, plan, tracked, packed=packed)
     phases = {phase: tracked.peaks[phase] for phase in PHASES}
     return FakePeaks(phases, max(phases.values()))
 
 
-def extrapolate(config: dict[str, Any], plan: TrainingPlan, layers: int | None = None) -> FakePeaks:
+def extrapolate(
+    config: dict[str, Any], plan: TrainingPlan, layers: int | None = None, *, packed: bool = False
+) -> FakePeaks:
     """Return peaks of a model of `layers` layers (default: the config's), from runs with two and four.
 
     All layers allocate the same amount, so each phase's peak is linear in their number.
     """
-    few, more = (run_fake(config, plan, count) for count in (2, 4))
+    few, more = (run_fake(config, plan, count, packed=packed) for count in (2, 4))
     count = layers if layers is not None else build_config(config, None).num_hidden_layers
     phases = {
         phase: few.phases[phase] + (more.phases[phase] - few.phases[phase]) * (count - 2) // 2
@@ -75,7 +85,7 @@ def extrapolate(config: dict[str, Any], plan: TrainingPlan, layers: int | None =
     return FakePeaks(phases, max(phases.values()))
 
 
-def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
+def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) -> None:
     run = run_spec(
         Path("/workspace"),
         Path("/output"),
@@ -106,16 +116,16 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     with unset_fake_temporarily():
         # bitsandbytes computes its code tables, which reads values.
         optimizer = optimizer_class([p for p in model.parameters() if p.requires_grad], **arguments)
-    ids = torch.zeros((plan.micro_batch_size, plan.sequence_length), dtype=torch.long)
-    places, targets = _every_place(plan)
+    one = _every_place(plan, packed=packed)
     model.train()
     for _ in range(2):
         for _ in range(min(2, plan.gradient_accumulation)):
-            tracked.enter("Loss")
-            loss = negative_log_likelihood(model, ids, places, targets) / plan.tokens
-            tracked.enter("Recompute")
-            loss.backward()
-            del loss
+            with using_attention(model) if packed else nullcontext():
+                tracked.enter("Loss")
+                loss = negative_log_likelihood(model, one) / plan.tokens
+                tracked.enter("Recompute")
+                loss.backward()
+                del loss
         tracked.enter("Optimizer")
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -130,7 +140,13 @@ def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
     supervised_log_probabilities(model, [Example(ids, ids, row) for row in range(plan.micro_batch_size)])
 
 
-def _every_place(plan: TrainingPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Supervise every token, which is the maximum of a batch."""
-    count = plan.micro_batch_size * (plan.sequence_length - 1)
-    return torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+def _every_place(plan: TrainingPlan, *, packed: bool) -> Pass:
+    """Return a pass of the longest rows that supervises every token, which is the maximum of a batch."""
+    rows, length = plan.micro_batch_size, plan.sequence_length
+    count = rows * (length - 1)
+    shape = (1, plan.tokens) if packed else (rows, length)
+    ids, places, targets = (torch.zeros(size, dtype=torch.long) for size in (shape, (count,), (count,)))
+    if not packed:
+        return Pass(ids, places, targets, plan.tokens)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    return Pass(ids, places, targets, plan.tokens, PackedRows.of([length] * rows), position_ids)

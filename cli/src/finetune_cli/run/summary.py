@@ -34,6 +34,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
     train = results.get("Train", {}).get("train")
     if train:
         lines += _rungs(train)
+        lines += _batching(train)
         evaluation = train["evaluation"]
         low, high = evaluation["interval"]
         lines.append(
@@ -72,6 +73,16 @@ def _rungs(train: Mapping[str, Any]) -> list[str]:
         return []
     names = ", ".join(rung_text(rung) for rung in failed)
     return [f"memory    the GPU was full with {names}; trained with {rung_text(train['rung'])}"]
+
+
+def _batching(train: Mapping[str, Any]) -> list[str]:
+    """How the rows shared passes. A trainer before contract 1.6 does not say."""
+    found = train.get("batching")
+    if not found:
+        return []
+    share = f", {found['realTokens']:.1%} real tokens" if found.get("realTokens") is not None else ""
+    reason = f" ({found['reason']})" if found.get("reason") else ""
+    return [f"passes    {found['kind']}{share}{reason}"]
 
 
 def _measures(evaluation: Mapping[str, Any]) -> list[str]:

@@ -167,6 +167,7 @@ class Training(SpecValue):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    packing: Literal["Auto", "Never"] = "Auto"
     early_stopping: EarlyStopping | None = None
 
 

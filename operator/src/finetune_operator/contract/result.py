@@ -226,6 +226,15 @@ class SelectionReport(Document):
     best_loss: Finite | None = None
 
 
+class BatchingReport(Document):
+    """How the rows of a step shared passes. `reason` says why they were not packed."""
+
+    kind: Literal["Packed", "Grouped", "AsDrawn"]
+    budget_tokens: Positive
+    real_tokens: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    reason: Annotated[str, Field(max_length=512)] | None = None
+
+
 class RungReport(Document):
     """How the GPU held a step of TRAIN."""
 
@@ -243,7 +252,7 @@ class FailedRung(RungReport):
 
 
 class TrainResult(Document):
-    """The result of TRAIN. A trainer before contract 1.5 sends no rungs."""
+    """The result of TRAIN. A trainer before contract 1.5 sends no rungs, and one before 1.6 no batching."""
 
     device: Text64
     steps: Positive
@@ -255,6 +264,7 @@ class TrainResult(Document):
     selection: SelectionReport | None = None
     rung: RungReport | None = None
     failed_rungs: Annotated[tuple[FailedRung, ...], Field(max_length=17)] | None = None
+    batching: BatchingReport | None = None
 
 
 class Artifact(Document):

@@ -194,7 +194,7 @@ def _newer_training(training: Training) -> dict[str, Any]:
         newer["checkpoint"] = training.checkpoint.model_dump(by_alias=True)
     if training.early_stopping is not None:
         newer["earlyStopping"] = training.early_stopping.model_dump(by_alias=True)
-    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha"):
+    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing"):
         value = getattr(training, member)
         if value != getattr(plain, member):
             newer[to_camel(member)] = value

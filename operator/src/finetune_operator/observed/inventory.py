@@ -23,6 +23,7 @@ _IRRELEVANT_TRAINING = {
     "weight_decay",
     "maximum_gradient_norm",
     "neftune_noise_alpha",
+    "packing",
     "early_stopping",
 }
 _IRRELEVANT_RESOURCES = {"prepare", "train", "merge", "runtime_class_name", "priority_class_name"}

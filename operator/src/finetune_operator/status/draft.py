@@ -164,6 +164,8 @@ class StatusDraft(StatusRecord):
             evaluation=reporting.evaluation(result.evaluation),
             progress={**self.fields.get("progress", {}), **loss},
         )
+        if result.batching is not None:
+            draft = draft.with_fields(batching=reporting.batching(result.batching))
         if result.selection is not None:
             draft = draft.with_fields(selection=reporting.selection(result.selection))
         return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result)[:MAXIMUM_MESSAGE_LENGTH])

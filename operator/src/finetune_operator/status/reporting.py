@@ -13,6 +13,7 @@ from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import (
+    BatchingReport,
     DatasetReport,
     EvaluationReport,
     MemoryReport,
@@ -219,6 +220,14 @@ def selection(report: SelectionReport) -> dict[str, Any]:
     shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
     if report.best_loss is not None:
         shown["bestLoss"] = format_number(report.best_loss)
+    return shown
+
+
+def batching(report: BatchingReport) -> dict[str, Any]:
+    """How the rows of a step shared passes, for status."""
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if report.real_tokens is not None:
+        shown["realTokens"] = format_number(report.real_tokens)
     return shown
 
 

@@ -35,6 +35,16 @@ def test_a_destination_that_fails_after_the_training_is_followed_by_what_to_do()
     assert "run the same command again" not in summarize({"Prepare": failed})
 
 
+def test_the_passes_are_shown_with_the_share_of_real_tokens_and_the_reason() -> None:
+    train = json.loads((FIXTURES / "result.train-laddered.json").read_text("utf-8"))
+    text = summarize({"Train": train})
+    assert "passes    Grouped, 97.5% real tokens (rows of this model that share a pass see each other" in text
+    train["train"]["batching"] = {"kind": "Packed", "budgetTokens": 4096}
+    assert "passes    Packed\n" in summarize({"Train": train})
+    del train["train"]["batching"]
+    assert "passes" not in summarize({"Train": train})
+
+
 def merged(name: str, **changes: Any) -> str:
     result = json.loads((FIXTURES / f"result.{name}.json").read_text("utf-8"))
     result["merge"]["verification"] |= changes

@@ -49,6 +49,7 @@ def test_settings_that_change_the_adapter_change_the_hash() -> None:
         {"weightDecay": 0.1},
         {"maximumGradientNorm": 0.3},
         {"neftuneNoiseAlpha": 5},
+        {"packing": "Never"},
         {"earlyStopping": {}},
         {"checkpoint": {"keep": "Best"}},
     )

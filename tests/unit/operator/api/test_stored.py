@@ -33,7 +33,7 @@ def test_a_known_spec_is_read_like_a_file() -> None:
     "path",
     [
         "queueName",
-        "training.packing",
+        "training.unheardOf",
         "training.lora.initialization",
         "dataset.source.configMap.encoding",
         "podTemplate.train.hostUsers",

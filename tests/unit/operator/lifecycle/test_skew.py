@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.operator import make_job, make_spec
 from tests.support.world import World, started
 
-UNKNOWN = {"packing": "Auto"}
+UNKNOWN = {"unheardOf": "Auto"}
 STAGES = {Stage.PREPARE: "demo-prepare-0", Stage.TRAIN: "demo-train-0", Stage.MERGE: "demo-merge-0"}
 
 
@@ -57,7 +57,7 @@ def test_a_new_field_with_a_default_is_ignored_and_said_once(stage: Stage) -> No
     assert world.condition("Succeeded")[0] == "Unknown"
     (event,) = transitions(before, world.job.status)
     assert (event.type, event.reason) == ("Warning", "UnknownFields")
-    assert "spec.training.packing" in event.message
+    assert "spec.training.unheardOf" in event.message
     before = world.job.status
     world.step()
     assert transitions(before, world.job.status) == []

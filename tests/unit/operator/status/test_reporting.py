@@ -6,6 +6,7 @@ from datetime import timedelta
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport, TrainResult, Verification
 from finetune_operator.status.reporting import (
+    batching,
     climbed_down,
     dataset,
     evaluation,
@@ -92,6 +93,16 @@ def test_a_merge_by_an_earlier_trainer_is_shown_without_a_verdict() -> None:
     report = Verification.model_validate(MERGE["verification"])
     assert verification(report).keys() == MERGE["verification"].keys()
     assert proof(report) == ""
+
+
+def test_the_passes_of_a_training_are_shown_with_their_reason() -> None:
+    found = {"kind": "Grouped", "budgetTokens": 4096, "realTokens": 0.9753, "reason": "a convolution"}
+    report = TrainResult.model_validate({**TRAIN, "batching": found})
+    assert report.batching is not None
+    assert batching(report.batching) == {**found, "realTokens": "0.9753"}
+    packed = TrainResult.model_validate({**TRAIN, "batching": {"kind": "Packed", "budgetTokens": 8}})
+    assert packed.batching is not None
+    assert batching(packed.batching) == {"kind": "Packed", "budgetTokens": 8}
 
 
 def test_a_training_that_ends_early_says_so_and_which_step_is_published() -> None:

@@ -20,6 +20,7 @@ MAXIMUM_TOKEN = 64
 MAXIMUM_TENSOR = 128
 MAXIMUM_MERGE_WARNINGS = 4
 MAXIMUM_FAILED_RUNGS = 17
+MAXIMUM_REASON = 512
 MAXIMUM_VERSION_CHANGES = 8
 
 
@@ -74,9 +75,12 @@ def _bounded_prepare(prepare: PrepareResult, version: str) -> PrepareResult:
 
 
 def _bounded_train(train: TrainResult) -> TrainResult:
-    if train.failed_rungs is None:
-        return train
-    return train.model_copy(update={"failed_rungs": train.failed_rungs[-MAXIMUM_FAILED_RUNGS:]})
+    changes: dict[str, Any] = {}
+    if train.failed_rungs is not None:
+        changes["failed_rungs"] = train.failed_rungs[-MAXIMUM_FAILED_RUNGS:]
+    if train.batching is not None and train.batching.reason is not None:
+        changes["batching"] = _cut(train.batching, "reason", MAXIMUM_REASON)
+    return train.model_copy(update=changes)
 
 
 def _bounded_merge(merge: MergeResult) -> MergeResult:

@@ -225,6 +225,8 @@ class Training(_Value):
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Larger gradients are scaled down to this norm; 0 for no limit."""
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    packing: Literal["Auto", "Never"] = "Auto"
+    """`Auto` packs rows into passes without padding if the model allows that; `Never` groups them by length."""
     early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")

@@ -100,6 +100,23 @@ class FailedRungResult(RungResult):
     reserved_bytes: int | None = None
 
 
+BatchingKind = Literal["Packed", "Grouped", "AsDrawn"]
+"""How the rows of a step share passes: packed without padding, padded with rows of similar length, or padded as drawn."""
+
+
+class BatchingResult(Part):
+    """How the rows of a step shared passes of at most `budget_tokens` tokens.
+
+    `real_tokens` is the share of the computed tokens that were no padding; not set if no step was measured. `reason` says
+    why rows were not packed.
+    """
+
+    kind: BatchingKind
+    budget_tokens: int
+    real_tokens: float | None = None
+    reason: str | None = None
+
+
 class ProbeResult(Part):
     """The peaks in bytes until the end of the probe: two steps on the longest batch, of rows of `sequence_length` tokens.
 
@@ -142,7 +159,7 @@ class TrainResult(Part):
     `rung` is the one that ran, and `failed_rungs` are those that did not fit before it. `probe` is not set if the run
     continued after its last step. `selection` is set if the run stops early or keeps the best step.
     `versions` are those of the software that computed the end of the run, and `version_changes` those of a run that
-    continued with other versions. A result before version 1.5 has none of the six.
+    continued with other versions. A result before version 1.5 has none of the six. `batching` is since 1.6.
     """
 
     device: str
@@ -158,3 +175,4 @@ class TrainResult(Part):
     selection: SelectionResult | None = None
     versions: dict[str, str] | None = None
     version_changes: tuple[VersionChange, ...] | None = None
+    batching: BatchingResult | None = None

@@ -148,8 +148,8 @@ def batch_item(shape: ModelShape, plan: TrainingPlan, stack: StackProfile) -> Me
         size += stack.residual_width * shape.hidden * tokens
     if shape.dropouts.embedding:
         size += shape.hidden * tokens
-    # Cosines and sines of one row's positions.
-    size += 2 * stack.residual_width * shape.head_dim * plan.sequence_length
+    # Cosines and sines of the positions: those of one row, or of all rows if they are packed.
+    size += 2 * stack.residual_width * shape.head_dim * tokens
     if is_eager(shape, stack):
         kinds = (shape.attention_layers > shape.sliding_layers) + (shape.sliding_layers > 0)
         size += kinds * stack.residual_width * pairs

@@ -51,8 +51,8 @@ def test_kinds_without_bytes_are_no_items() -> None:
 
 
 def test_a_batch_holds_ids_targets_positions_and_rotary_tables() -> None:
-    """Three 64-bit numbers for each token of all passes; cosines and sines of 16 elements for each position."""
-    plain = 3 * 8 * 200 * 4 + 2 * 2 * 16 * 100
+    """Three 64-bit numbers for each token of all passes; cosines and sines of 16 elements for each one of a pass."""
+    plain = 3 * 8 * 200 * 4 + 2 * 2 * 16 * 200
     assert batch_item(small_model(), PLAN, DEFAULT_STACK).bytes == plain
     masked = replace(DEFAULT_STACK, attention="SdpaMasked")
     assert batch_item(small_model(), PLAN, masked).bytes == plain + 2 * 100 * 100

@@ -14,6 +14,7 @@ from finetune_trainer.contract.bounds import within_contract
 from finetune_trainer.contract.exit_codes import ExitCode, exit_code
 from finetune_trainer.contract.result import StageResult
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.fit import DoesNotFitError, fitting, measure_within
 from finetune_trainer.stages.train.memory import Reading
@@ -196,22 +197,25 @@ def test_a_model_that_does_not_load_takes_no_other_rung(workspace: Path) -> None
 def test_every_rung_has_the_same_rows_in_each_optimizer_step(workspace: Path) -> None:
     """Over two epochs of 22 rows, whose last step has two rows."""
     layout = WorkspaceLayout(workspace)
-    dataset = training_dataset(open_table(layout.training_table)).select(range(22))
+    table = open_table(layout.training_table)
+    dataset = training_dataset(table).select(range(22))
     orders = []
     for run in runs_by_rung(_run(workspace)):
         watch = ProgressCallback(Watch(), StopRequest())
-        trainer = _build_trainer(run, layout, _load(run, layout), dataset, _STEPS, watch)
+        batching = choose(run.training, table.longest(), None, None)
+        trainer = _build_trainer(run, layout, _load(run, layout), dataset, batching, _STEPS, watch)
         loader = trainer.get_train_dataloader()
         steps = []
         for _ in range(2):
-            rows = [
-                tuple(ids[mask.bool()].tolist())
-                for each in loader
-                for ids, mask in zip(each["input_ids"], each["attention_mask"], strict=True)
-            ]
-            steps += [rows[first : first + 4] for first in range(0, len(rows), 4)]
-            sizes = [len(each["input_ids"]) for each in loader]
-            assert max(sizes) == rung_of(run).micro_batch_size
+            for step in loader:
+                rows = [
+                    tuple(one.input_ids[0, place].tolist())
+                    for one in step.passes
+                    for place in one.packed.slices
+                ]
+                steps.append(sorted(rows))
+                budget = rung_of(run).micro_batch_size * table.longest()
+                assert all(one.input_ids.numel() <= budget for one in step.passes)
         orders.append(steps)
     assert len(orders[0]) == 12
     assert orders[0] == orders[1] == orders[2]

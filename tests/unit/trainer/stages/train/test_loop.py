@@ -12,16 +12,22 @@ from typing import Any
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train import stage
+from finetune_trainer.stages.train.batching import BatchingCallback, choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
 from finetune_trainer.stages.train.probe import STEPS as PROBED
-from finetune_trainer.stages.train.stage import train
+from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.stage import _build_trainer, _load, train
+from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
 from tests.support.workspaces import run_spec
@@ -199,10 +205,16 @@ def test_weights_that_are_not_finite_never_enter_a_checkpoint(
     )
 
 
-def test_a_checkpoint_of_an_older_trainer_is_resumed(
-    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+def _as_before_packing(patched: pytest.MonkeyPatch) -> None:
+    """Let TRAIN pad the rows of a micro-batch and name no kind, as trainers before contract 1.6."""
+    patched.setattr(stage, "choose", lambda training, longest, *_: choose(training, longest, "AsDrawn", None))
+    patched.setattr(BatchingCallback, "on_train_begin", lambda *_arguments, **_settings: None)
+
+
+def test_a_run_of_an_older_trainer_is_resumed_unpacked(
+    workspace: Path, prepared_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until contract 1.5, transformers wrote the files, and none of them named the run."""
+    """Until contract 1.5, transformers wrote the files, and none of them named the run. Nothing of the run changes."""
 
     def save(trainer: Any, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(trainer, model, trial)
@@ -210,14 +222,116 @@ def test_a_checkpoint_of_an_older_trainer_is_resumed(
         write_json_atomically(folder / "files.json", folder_digests(folder))
         raise KeyboardInterrupt
 
+    uninterrupted = tmp_path / "uninterrupted"
+    shutil.copytree(prepared_llama / "workspace", uninterrupted)
     with monkeypatch.context() as patched:
+        _as_before_packing(patched)
+        _run(uninterrupted)
         patched.setattr(AdapterTrainer, "_save_checkpoint", save)
         with pytest.raises(KeyboardInterrupt):
             _run(workspace, checkpoint={"intervalSteps": 3})
     progress = _Steps()
-    _run(workspace, progress)
+    result = _run(workspace, progress)
     assert progress.steps == [4, 5, 6, 7, 8]
-    assert _adapter(workspace) == whole
+    assert _adapter(workspace) == _adapter(uninterrupted)
+    assert result.batching.kind == "AsDrawn"
+
+
+def test_packed_and_grouped_runs_learn_the_same(
+    prepared_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, whose draws depend on the shapes. Every fifth step ends an epoch, with 4 rows instead of 5."""
+    found = []
+    counts: list[tuple[int, int]] = []
+    real = AdapterTrainer.log
+
+    def log(trainer: AdapterTrainer, logs: dict[str, Any], *arguments: Any) -> None:
+        real(trainer, logs, *arguments)
+        if "examples" in logs:
+            counts.append((logs["examples"], logs["tokens"]))
+
+    monkeypatch.setattr(AdapterTrainer, "log", log)
+    for packing, kind in (("Auto", "Packed"), ("Never", "Grouped")):
+        root = tmp_path / packing
+        shutil.copytree(prepared_llama / "workspace", root)
+        lora = {**SETTINGS["lora"], "dropout": 0}
+        counts.clear()
+        result = _run(root, lora=lora, packing=packing, effectiveBatchSize=5, microBatchSize=5)
+        assert result.batching.kind == kind
+        assert (result.batching.real_tokens == 1) == (kind == "Packed")
+        assert [examples for examples, _ in counts] == [5, 5, 5, 5, 4, 5, 5, 5]
+        found.append((load_file(WorkspaceLayout(root).adapter / "adapter_model.safetensors"), list(counts)))
+    (packed, counted), (grouped, others) = found
+    assert counted == others
+    for name, value in packed.items():
+        assert torch.allclose(value, grouped[name], atol=2e-5), name
+
+
+class _Reads(TorchDispatchMode):
+    """Counts operators whose result the host must know, which makes it wait for a GPU."""
+
+    _WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotations here
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self._WAITING:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("checkpointing", ["with", "without"])
+def test_a_step_waits_for_the_device_once_and_walks_over_no_modules(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+) -> None:
+    """Four passes are queued without a read. Loss and gradient are then read together."""
+    settings = {**SETTINGS, "microBatchSize": 1, "gradientCheckpointing": checkpointing == "with"}
+    run = run_spec(workspace, workspace / "output", **settings)
+    layout = WorkspaceLayout(workspace)
+    table = open_table(layout.training_table)
+    batching = choose(run.training, table.longest(), None, None)
+    watch = ProgressCallback(NullReporter(), StopRequest())
+    trainer = _build_trainer(run, layout, _load(run, layout), training_dataset(table), batching, 3, watch)
+    reads = _Reads()
+    walks: list[Any] = []
+    read_together: list[Any] = []
+    step, clip, train_mode = AdapterTrainer.training_step, AdapterTrainer._clip_grad_norm, nn.Module.train
+
+    def within(method: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            with reads:
+                return method(*arguments)
+
+        return call
+
+    def walk(module: nn.Module, *arguments: Any) -> Any:
+        walks.extend([module] * (trainer.state.global_step > 0))
+        return train_mode(module, *arguments)
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", within(step))
+    monkeypatch.setattr(AdapterTrainer, "_clip_grad_norm", within(clip))
+    monkeypatch.setattr(nn.Module, "train", walk)
+    monkeypatch.setattr(
+        type(trainer.model),
+        "num_parameters",
+        lambda *_arguments, **_settings: walks.append(None),
+        raising=False,
+    )
+    real = torch.Tensor.cpu
+
+    def read(tensor: torch.Tensor) -> torch.Tensor:
+        read_together.append(tensor.shape)
+        return real(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", read)
+    trainer.train()
+    assert reads.found == []
+    assert walks == []
+    assert read_together == [(2,)] * 3
+    assert len(watch.losses) == 3
 
 
 @pytest.mark.parametrize("change", ["spec", "setting"])

@@ -12,7 +12,9 @@ from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model import output_head as head
 from finetune_trainer.model.load import attention_implementation
 from finetune_trainer.model.output_head import hidden_states, loss_chunk, output_head, prove_head
-from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
+from finetune_trainer.stages.train.batching import Batching
+from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.passes import Pass, StepCollator
 
 from tests.support.architectures import FAMILIES, VOCABULARY, tiny
 
@@ -35,6 +37,12 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return ids, labels, mask
 
 
+def _pass(ids: torch.Tensor, labels: torch.Tensor) -> Pass:
+    collate = StepCollator(Batching("AsDrawn", ids.numel(), len(ids)))
+    rows = zip(ids, labels, strict=True)
+    return collate([{"input_ids": row, "labels": wanted} for row, wanted in rows]).passes[0]
+
+
 def _gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -55,7 +63,7 @@ def test_loss_and_gradients_equal_those_of_the_models_own_masked_logits(
     expected = _gradients(model)
     model.zero_grad()
     monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 2 * VOCABULARY)
-    loss = negative_log_likelihood(model, ids, *supervised_positions(labels))
+    loss = negative_log_likelihood(model, _pass(ids, labels))
     (loss / 3).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     found = _gradients(model)
@@ -90,7 +98,7 @@ def test_scores_equal_those_of_the_models_own_logits(family: str) -> None:
 def test_a_batch_without_a_label_has_no_loss_and_no_gradient() -> None:
     model = tiny("llama")
     ids, labels, _ = _batch()
-    loss = negative_log_likelihood(model, ids, *supervised_positions(torch.full_like(labels, IGNORED)))
+    loss = negative_log_likelihood(model, _pass(ids, torch.full_like(labels, IGNORED)))
     loss.backward()
     assert loss.item() == 0
     assert not any(bool(gradient.any()) for gradient in _gradients(model).values())
@@ -100,7 +108,7 @@ def test_a_second_backward_pass_is_an_error() -> None:
     """The first pass hands the gradient on and keeps no copy."""
     model = tiny("llama")
     ids, labels, _ = _batch()
-    loss = negative_log_likelihood(model, ids, *supervised_positions(labels))
+    loss = negative_log_likelihood(model, _pass(ids, labels))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once"):
         loss.backward()
@@ -110,15 +118,15 @@ def test_at_most_one_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.Monkey
     """The head gets slices of the configured size, which together are exactly the supervised positions."""
     model = tiny("llama")
     ids, labels, _ = _batch()
-    positions, targets = supervised_positions(labels)
+    one = _pass(ids, labels)
     monkeypatch.setattr(head, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda _module, inputs, _out: seen.append(len(inputs[0]))
     )
-    negative_log_likelihood(model, ids, positions, targets).backward()
+    negative_log_likelihood(model, one).backward()
     assert max(seen) == 4
-    assert sum(seen) == len(positions)
+    assert sum(seen) == len(one.positions)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from finetune_trainer.model import load
 from finetune_trainer.model.load import cast_model
 from finetune_trainer.stages.train import master_weights
 from finetune_trainer.stages.train.adapter import add_adapter
+from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import load_adapter_weights
 from finetune_trainer.stages.train.master_weights import (
@@ -193,13 +194,14 @@ def _updates(
     workspace = WorkspaceLayout(folder)
     loaded = _load(run, workspace)
     table = open_table(workspace.training_table)
+    batching = choose(run.training, table.longest(), None, None)
     torch.manual_seed(1)
     for name, weight in trained(loaded.adapted).items():
         if "lora_B" in name:
             # As after some steps: otherwise A would have no gradient at first.
             torch.nn.init.normal_(weight, std=0.02)
     watch = ProgressCallback(NullReporter(), StopRequest())
-    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), 12, watch)
+    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), batching, 12, watch)
     weights = trained(trainer.adapted)
     if kind == "narrow":
         for weight in weights.values():

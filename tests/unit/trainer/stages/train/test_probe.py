@@ -12,6 +12,7 @@ import pytest
 import torch
 from finetune_trainer.data.dataset.tables import ExampleTable, TableWriter
 from finetune_trainer.data.masking.example import IGNORED, Example
+from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.probe import longest_batch, needs_probe, probe, probe_config, unchanged
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
@@ -100,17 +101,18 @@ def test_a_run_with_the_probe_equals_a_run_without_it(workspace: Path, tmp_path:
     run = run_spec(workspace, tmp_path / "output", maximumSteps=8, lora=lora, gradientCheckpointing=True)
     layout = WorkspaceLayout(workspace)
     table = open_table(layout.training_table)
+    batching = choose(run.training, table.longest(), None, None)
     found = []
     for probes in (True, False):
         loaded = _load(run, layout)
         if probes:
             watch = Watch()
-            result = probe(run, layout, loaded.adapted, loaded.tokenizer, table, watch)
+            result = probe(run, layout, loaded.adapted, loaded.tokenizer, table, batching, watch)
             assert result.document() == {"sequenceLength": table.longest()}
             assert watch.seen == [("ProbingMemory", step) for step in (0, 1, 2)]
             assert not layout.checkpoints.exists() or not list(layout.checkpoints.iterdir())
         callback = ProgressCallback(Watch(), StopRequest())
-        trainer = _build_trainer(run, layout, loaded, training_dataset(table), 8, callback)
+        trainer = _build_trainer(run, layout, loaded, training_dataset(table), batching, 8, callback)
         trainer.train()
         values = get_peft_model_state_dict(trainer.adapted)
         assert trainer.optimizer is not None

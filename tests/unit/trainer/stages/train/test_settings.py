@@ -78,7 +78,7 @@ def test_warmup_is_a_rounded_up_share_of_all_steps(
     config = sft_config(run, tmp_path, 25)
     assert config.warmup_steps == math.ceil(2.5)
     assert config.lr_scheduler_type == "constant_with_warmup"
-    assert (config.max_steps, config.gradient_accumulation_steps) == (25, 2)
+    assert (config.max_steps, config.gradient_accumulation_steps) == (25, 1)
     assert config.max_length is None, "rows are never cut"
     assert not config.packing
 

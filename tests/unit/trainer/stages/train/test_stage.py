@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.model.tokenization import tokenization_digest
+from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.stage import _build_trainer, _load, train
 from finetune_trainer.stages.train.stop_request import StopRequest
@@ -26,6 +30,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, writ
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.support.repository import ROOT
 from tests.support.workspaces import SPEC_HASH, run_spec
@@ -256,15 +261,23 @@ def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Pat
     """Only positions with a label are projected onto the vocabulary. This must not change value or gradient."""
     run = run_spec(workspace, tmp_path / "output", maximumSteps=1)
     layout = WorkspaceLayout(workspace)
-    dataset = training_dataset(open_table(layout.training_table))
+    table = open_table(layout.training_table)
+    dataset = training_dataset(table)
     watch = ProgressCallback(NullReporter(), StopRequest())
-    trainer = _build_trainer(run, layout, _load(run, layout), dataset, 1, watch)
-    inputs = trainer.data_collator([dataset[index] for index in range(3)])
+    batching = choose(run.training, table.longest(), None, None)
+    trainer = _build_trainer(run, layout, _load(run, layout), dataset, batching, 1, watch)
+    rows = [dataset[index] for index in range(2)]
+    (packed,) = StepCollator(batching)(rows).passes
+    padded: Any = DataCollatorForLanguageModeling(pad_token_id=0)(rows)
     found = []
-    for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):
+    for compute, inputs in (
+        (trainer.compute_loss, packed),
+        (super(AdapterTrainer, trainer).compute_loss, padded),
+    ):
         trainer.adapted.zero_grad()
-        loss = compute(trainer.model, dict(inputs))
-        loss.backward()
+        with using_attention(trainer.model) if inputs is packed else nullcontext():
+            loss = compute(trainer.model, inputs)
+            loss.backward()
         gradients = {n: p.grad.clone() for n, p in trainer.adapted.named_parameters() if p.grad is not None}
         found.append((loss.item(), gradients))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,24 @@ from transformers.trainer_callback import ExportableState
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.early_stopping import history_of
-from finetune_trainer.stages.train.loss import negative_log_likelihood, supervised_positions
+from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.master_weights import kept_values
+from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.random_states import random_states
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.stop_request import StopRequest
 
 if TYPE_CHECKING:
+    from finetune_trainer.stages.train.batching import Batching
     from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
+    from finetune_trainer.stages.train.passes import Pass, Step
 
 _log = logging.getLogger(__name__)
 
@@ -45,23 +50,25 @@ class _Finished:
 class AdapterTrainer(SFTTrainer):
     """Trains the adapter of a quantized model on proven labels.
 
-    `checkpoints` is the folder of the saved states, and `origin` describes the run in them. Without `origin`, nothing is
-    saved. `tokens` counts this process's training tokens without padding. A checkpoint is copied to host memory, and
-    a thread writes it while the next steps run. `stop` is obeyed between two micro-batches: the started step is dropped,
-    and the state after the last finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
+    A batch of the loader has the rows of a whole step, and `batching` splits it into passes. `checkpoints` is the folder
+    of the saved states, and `origin` describes the run in them. Without `origin`, nothing is saved. `tokens` counts this
+    process's training tokens without padding. A checkpoint is copied to host memory, and a thread writes it while the
+    next steps run. `stop` is obeyed between two passes: the started step is dropped, and the state after the last
+    finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
     """
 
     def __init__(
         self,
         *arguments: Any,
         checkpoints: Path,
+        batching: Batching,
         origin: Origin | None = None,
         stop: StopRequest | None = None,
         **settings: Any,
     ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
         with kept_values(settings["model"]):
-            super().__init__(*arguments, **settings)
+            super().__init__(*arguments, **{**settings, "data_collator": StepCollator(batching)})
         self.checkpoints = checkpoints
         self.tokens = 0
         self.selection: SelectionRule | None = None
@@ -72,33 +79,30 @@ class AdapterTrainer(SFTTrainer):
         self._waiting = WaitingTime(time.monotonic())
         self._memory = HostMemory()
         self._finished: _Finished | None = None
+        self._step: Step | None = None
+        # A walk over all modules takes as long as a part of a step on a fast GPU.
+        self._trained = [value for value in self.adapted.parameters() if value.requires_grad]
         self.remove_callback(PrinterCallback)
         # The tokenizer was needed only for the padding token. If it stayed, it would be written into every
         # checkpoint, and transformers would change the model's special tokens to match it.
         self.processing_class = None
-        # Every loss is divided by the learned tokens of its whole step, whatever the signature of the model's forward
-        # pass. So micro-batches of any size give the same sum.
-        self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = True
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]  # a pass instead of a dict of tensors
         self,
         model: Any,
-        inputs: dict[str, Any],
+        inputs: Pass,
         return_outputs: bool = False,  # noqa: FBT001, FBT002 -- the base class's signature
-        num_items_in_batch: Any = None,
+        num_items_in_batch: int | None = None,
     ) -> Any:
-        """Return the sum of -ln p over supervised tokens, divided by their number in the whole step.
+        """Return the sum of -ln p over a pass's learned tokens, divided by their number in the whole step.
 
-        The value equals TRL's on every device. TRL's entropy and accuracy are not computed.
+        So passes of any size give the same sum. The value equals TRL's on every device. TRL's entropy and accuracy are
+        not computed.
         """
         if return_outputs:
             raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
-        self.tokens += int(inputs["attention_mask"].sum())
-        positions, targets = supervised_positions(inputs["labels"])
-        total = negative_log_likelihood(model, inputs["input_ids"], positions, targets)
-        count = len(positions) if num_items_in_batch is None else num_items_in_batch
-        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+        total = negative_log_likelihood(model, inputs)
+        return total / max(1, len(inputs.targets) if num_items_in_batch is None else num_items_in_batch)
 
     @property
     def adapted(self) -> Any:
@@ -116,6 +120,8 @@ class AdapterTrainer(SFTTrainer):
         """
         self._finished = None
         self._writer.durable = step_of(resume_from_checkpoint)
+        # A new adapter is in training mode while the layers of its model are not.
+        self.adapted.train()
         with self._stop.held():
             try:
                 output = super().train(resume_from_checkpoint, *arguments, **settings)
@@ -140,17 +146,74 @@ class AdapterTrainer(SFTTrainer):
             self._waiting.add(time.monotonic() - started)
         self._finished = None
 
-    def training_step(self, *arguments: Any, **settings: Any) -> torch.Tensor:
-        """Run one micro-batch, unless a stop is requested. Raises Terminated, or an error of the last save."""
-        self._stop.check()
-        if not self._writer.busy:
-            self._writer.wait()
-        loss: torch.Tensor = super().training_step(*arguments, **settings)  # type: ignore[no-untyped-call]  # trl has none
+    def training_step(  # type: ignore[override]  # a step instead of a dict of tensors
+        self,
+        model: Any,
+        inputs: Step,
+        num_items_in_batch: Any = None,  # noqa: ARG002 -- the step counts its tokens itself
+    ) -> torch.Tensor:
+        """Run the passes of a step, unless a stop is requested. Raises Terminated, or an error of the last save.
+
+        Nothing here waits for the device: the passes are queued, and the loss is read once, in the log.
+        """
+        # A walk over all modules, so only after an evaluation.
+        if not model.training:
+            model.train()
+        self._step = inputs
+        device = self.args.device
+        loss = torch.zeros((), device=device)
+        packed = any(one.packed is not None for one in inputs.passes)
+        with using_attention(model) if packed else nullcontext():
+            for one in inputs.passes:
+                self._stop.check()
+                if not self._writer.busy:
+                    self._writer.wait()
+                moved = one.moved(lambda value: value.to(device, non_blocking=True))
+                part = self.compute_loss(model, moved, num_items_in_batch=inputs.learned)
+                part.backward()
+                loss += part.detach()
+                self.tokens += one.tokens
         return loss
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **settings: Any) -> None:
-        """Mark the step as finished once it is logged, checked and saved."""
-        super()._maybe_log_save_evaluate(*arguments, **settings)
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:  # noqa: ARG002 -- the base class's signature
+        """Return the next step; it counts its learned tokens itself."""
+        return [step for _, step in zip(range(num_batches), epoch_iterator, strict=False)], None
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 -- the base class's signature
+        """Return 0: the base class counts all parameters in each step, and nothing reads the figure."""
+        return 0
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:  # noqa: ARG002 -- the base class's signature
+        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: Any, grad_norm: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002 -- the base class's signature
+        if grad_norm is not None:
+            return grad_norm
+        return torch.nn.utils.get_total_norm(
+            [value.grad for value in self._trained if value.grad is not None]
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the rows and tokens of the finished step to its entry in the history, which every checkpoint has."""
+        if self._step is not None and "loss" in logs:
+            logs |= {
+                "examples": self._step.examples,
+                "tokens": self._step.tokens,
+                "computedTokens": self._step.computed,
+            }
+        super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, *arguments: Any, **settings: Any
+    ) -> None:
+        """Mark the step as finished once it is logged, checked and saved. Loss and gradient are read at once."""
+        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
+        if due and isinstance(grad_norm, torch.Tensor):
+            # One read waits for the device; one after the other would wait twice.
+            read = torch.stack((tr_loss, grad_norm.to(tr_loss.dtype))).cpu()
+            tr_loss.zero_()
+            tr_loss, grad_norm = read[0], read[1]
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **settings)
         self._finished = _Finished(self.state.global_step, random_states())
         self._stop.check()
 

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.model.output_head import OutputHead, chunks, hidden_states, output_head
+from finetune_trainer.model.packed_attention import packed_states
+
+if TYPE_CHECKING:
+    from finetune_trainer.stages.train.passes import Pass
 
 
-def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the flat positions of the tokens that predict a supervised token, and the tokens they predict.
+def negative_log_likelihood(model: Any, one: Pass) -> torch.Tensor:
+    """Sum over the learned tokens of a pass of -ln p(token), nats, float32, with its gradient for the adapter.
 
-    `labels` is (rows, length), and -100 marks tokens that are not supervised. The logits at t - 1 predict token t.
+    A packed pass needs `model.packed_attention.using_attention` until its backward pass has ended.
     """
-    targets = torch.full_like(labels, IGNORED)
-    targets[:, :-1] = labels[:, 1:]
-    targets = targets.flatten()
-    positions = (targets != IGNORED).nonzero().squeeze(1)
-    return positions, targets[positions]
-
-
-def negative_log_likelihood(
-    model: Any, input_ids: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Sum over supervised tokens of -ln p(token), nats, float32, with its gradient for the adapter.
-
-    `input_ids` is (rows, length), padded on the right; `positions` and `targets` come from `supervised_positions`.
-    """
-    states = hidden_states(model, input_ids).flatten(0, 1)
-    loss: torch.Tensor = _ChunkedLoss.apply(states, positions, targets, output_head(model))
+    if one.packed is None or one.position_ids is None:
+        states = hidden_states(model, one.input_ids)
+    else:
+        states = packed_states(model, one.input_ids, one.position_ids, one.packed)
+    loss: torch.Tensor = _ChunkedLoss.apply(
+        states.flatten(0, 1), one.positions, one.targets, output_head(model)
+    )
     return loss
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_FREE = {"microBatchSize", "gradientCheckpointing", "checkpoint", "ladder", "learningRateReason"}
+_FREE = {"microBatchSize", "gradientCheckpointing", "checkpoint", "ladder", "learningRateReason", "packing"}
 """Settings that change neither the data of an optimizer step nor its mathematics."""
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.dataset.tables import ExampleTable
+    from finetune_trainer.stages.train.batching import Batching
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -71,6 +72,7 @@ def probe(
     model: Any,
     tokenizer: Any,
     table: ExampleTable,
+    batching: Batching,
     progress: Reporter,
 ) -> ProbeResult:
     """Take the two steps with the adapted `model`, put everything back, and return the peaks.
@@ -88,6 +90,7 @@ def probe(
             processing_class=tokenizer,
             callbacks=[_ProbeProgress(progress)],
             checkpoints=workspace.checkpoints,
+            batching=batching,
         )
         trainer.train()
         reading = memory.read()

@@ -1,4 +1,4 @@
-"""What happens at each step of training: progress, the check for finite numbers, and the graceful stop."""
+"""What happens at each step of training: progress, and the check for finite numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports every step, fails the run if the loss is not finite, and stops it between two micro-batches on request."""
+    """Reports every step, and fails the run if the loss is not finite."""
 
     def __init__(self, progress: Reporter, stop: StopRequest) -> None:
         self.losses: list[float] = []
@@ -38,10 +38,6 @@ class ProgressCallback(TrainerCallback):
         """Start the clock."""
         self._started = time.monotonic()
         self._progress.update("Training", state.global_step, state.max_steps)
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Stop after this micro-batch if that is requested."""
-        self.stop.check()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Tell the trainer that its state changes until the step has ended."""

@@ -26,8 +26,7 @@ def planned_steps(examples: int, training: Training) -> int:
     """
     if training.maximum_steps is not None:
         return training.maximum_steps
-    micro_batches = math.ceil(examples / training.micro_batch_size)
-    steps_per_epoch = math.ceil(micro_batches / training.gradient_accumulation_steps)
+    steps_per_epoch = math.ceil(examples / training.effective_batch_size)
     return max(1, math.ceil((training.epochs or 0) * steps_per_epoch))
 
 
@@ -64,8 +63,9 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
     return SFTConfig(
         output_dir=str(output),
         max_steps=steps,
-        per_device_train_batch_size=training.micro_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        # A batch of the loader is a whole step, and `stages.train.passes` splits it.
+        per_device_train_batch_size=training.effective_batch_size,
+        gradient_accumulation_steps=1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULES[training.schedule.type],
         warmup_steps=math.ceil(training.schedule.warmup_ratio * steps),

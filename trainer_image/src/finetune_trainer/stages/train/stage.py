@@ -19,10 +19,18 @@ from finetune_trainer.evaluation.recording import record
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
+from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
+from finetune_trainer.stages.train.batching import (
+    Batching,
+    BatchingCallback,
+    batching_result,
+    begun_kind,
+    choose,
+)
 from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
@@ -72,6 +80,8 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
+    # cuDNN's attention builds a plan for every new shape, and passes have as many shapes as lengths.
+    torch.backends.cuda.enable_cudnn_sdp(run.device != "cuda")
     stop = StopRequest()
 
     def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult:  # noqa: FBT001 -- `fit` names it
@@ -125,13 +135,15 @@ def _train(
     progress.update("LoadingModel", 1, 1)
     after_loading = memory.read()
     checkpoint = newest_checkpoint(workspace.checkpoints, origin)
+    with fitting("LoadingModel"):
+        batching = _batching(run, loaded.adapted, table.longest(), checkpoint)
     probed = ladder.probe_of(rung)
     finished = checkpoint is not None and _finished(checkpoint, steps, rule)
     if needs_probe(resumes=checkpoint is not None, finished=finished, passed=probed is not None):
         with fitting(PROBING):
-            probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, progress)
+            probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, batching, progress)
         ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
-    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), steps, watch, origin)
+    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), batching, steps, watch, origin)
     # The last rung has no other way to need less.
     budget = run.training.micro_batch_size * table.longest()
     longest = max(len(example.input_ids) for example in held_out)
@@ -177,6 +189,7 @@ def _train(
         memory=peaks,
         evaluation=comparison,
         rung=rung_result(rung),
+        batching=batching_result(batching, trainer.state.log_history),
         **({"failed_rungs": ladder.failed} if ladder.failed else {}),
         **({} if probed is None else {"probe": probed}),
         versions=dict(software.versions),
@@ -208,6 +221,7 @@ def _build_trainer(
     workspace: WorkspaceLayout,
     loaded: _Loaded,
     dataset: Any,
+    batching: Batching,
     steps: int,
     watch: ProgressCallback,
     origin: Origin | None = None,
@@ -217,13 +231,28 @@ def _build_trainer(
         args=sft_config(run, workspace.checkpoints, steps),
         train_dataset=dataset,
         processing_class=loaded.tokenizer,
-        callbacks=[watch, VersionCallback()],
+        callbacks=[watch, VersionCallback(), BatchingCallback(batching)],
         checkpoints=workspace.checkpoints,
+        batching=batching,
         origin=origin,
         stop=watch.stop,
     )
     watch.trainer = trainer
     return trainer
+
+
+def _batching(run: RunSpec, model: Any, longest: int, checkpoint: tuple[int, Path] | None) -> Batching:
+    """Choose the passes of the run; the canary runs only if they depend on it."""
+    begun = (
+        None if checkpoint is None else begun_kind(TrainerState.load_from_json(str(checkpoint[1] / STATE)))
+    )
+    found = choose(run.training, longest, begun, None)
+    if found.kind == "Packed":
+        found = choose(run.training, longest, begun, packing_obstacle(model, longest))
+    _log.info(
+        "passes: %s of at most %d tokens; %s", found.kind, found.budget, found.reason or "nothing is padded"
+    )
+    return found
 
 
 def _tokenizer(folder: Path, rows: int) -> Any:

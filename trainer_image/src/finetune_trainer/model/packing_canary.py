@@ -1,0 +1,106 @@
+"""A canary for packing: proves on a few tokens that rows of one pass do not see each other in a loaded model.
+
+Attention is not the only way from one row to the next: a convolution, a recurrent state and biases by distance (ALiBi) are
+others. So the model itself is tried, whatever its name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from finetune_trainer.model.out_of_memory import is_device_out_of_memory
+from finetune_trainer.model.output_head import TOLERANCE, hidden_states, language_model
+from finetune_trainer.model.packed_attention import (
+    NotPackableError,
+    PackedRows,
+    packed_attention,
+    packed_states,
+    using_attention,
+)
+
+_NAME = "finetune_packing_canary"
+_LENGTHS = (9, 7, 1)
+
+
+def packing_obstacle(model: Any, longest: int) -> str | None:
+    """Return why rows of at most `longest` tokens cannot share a pass of `model`; None if they can.
+
+    Two passes differ in the first row only. Then the states of the rows behind it must be the same bit for bit, and those
+    of a row by itself up to rounding. If rows are longer than the model's sliding window, its layers must pass the window
+    to their attention. The model is as before afterwards.
+    """
+    training = model.training
+    model.eval()
+    try:
+        return _obstacle(model, longest)
+    except NotPackableError as error:
+        return f"rows of this model cannot share a pass: {error}"
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if is_device_out_of_memory(error):
+            raise
+        return (
+            f"this model's forward pass does not take packed rows: {type(error).__name__}: {str(error)[:200]}"
+        )
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _obstacle(model: Any, longest: int) -> str | None:
+    causal = language_model(model)
+    config = causal.config.get_text_config()
+    vocabulary = config.vocab_size
+    if getattr(config, "attention_dropout", None):
+        return "rows of this model cannot share a pass: its attention drops scores, which the kernel for rows cannot"
+    device = causal.get_input_embeddings().weight.device
+    # Neighboring ids, so that any vocabulary has enough of them.
+    ids = torch.arange(sum(_LENGTHS), device=device) % vocabulary
+    other = ids.clone()
+    other[: _LENGTHS[0]] = ids[: _LENGTHS[0]].flip(0)
+    rows = PackedRows.of(_LENGTHS).to(device)
+    windows: set[int] = set()
+    states, changed = (_states(model, tokens, rows, windows) for tokens in (ids, other))
+    window = _window(config)
+    if window is not None and longest > window and window not in windows:
+        return "rows of this model cannot share a pass: its layers do not pass their sliding window"
+    behind = rows.slices[0].stop
+    if not torch.equal(states[behind:], changed[behind:]):
+        difference = float((states[behind:] - changed[behind:]).abs().max())
+        return f"rows of this model that share a pass see each other: the states of one change by {difference:.3g} with another"
+    for place in rows.slices:
+        alone = hidden_states(model, ids[place][None])[0]
+        difference, largest = float((states[place] - alone).abs().max()), float(alone.abs().max())
+        if difference > TOLERANCE[causal.dtype][1] * largest:
+            return (
+                f"rows of this model that share a pass must be computed as by themselves (largest state {largest:.3g}), "
+                f"found a difference of {difference:.3g}"
+            )
+    return None
+
+
+def _states(model: Any, ids: torch.Tensor, rows: PackedRows, windows: set[int]) -> torch.Tensor:
+    """Return the states (tokens, width) of a packed pass, and add the windows that its layers pass to `windows`."""
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, partial(_noting, windows))
+    position_ids = torch.cat([torch.arange(length, device=ids.device) for length in rows.lengths])
+    with using_attention(model, _NAME):
+        return packed_states(model, ids[None], position_ids[None], rows)[0]
+
+
+def _noting(windows: set[int], *arguments: Any, **settings: Any) -> tuple[torch.Tensor, None]:
+    window = settings.get("sliding_window")
+    if window is not None:
+        windows.add(int(window))
+    return packed_attention(*arguments, **settings)
+
+
+def _window(config: Any) -> int | None:
+    """Return the tokens of the model's sliding window, None if it has none."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    return None if kinds is not None and "sliding_attention" not in kinds else int(window)
