@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from finetune_trainer.contract.model_config import select_config_fields
@@ -33,6 +34,7 @@ from finetune_trainer.stages.prepare.dataset import (
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
+from finetune_trainer.stages.prepare.operator_hold import after_the_operator
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
@@ -80,6 +82,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
     config = select_config_fields(read_config(tokenizer / "config.json"))
     progress.report_config(config)
+    reported = time.monotonic()
     require_length(run.training.maximum_length, base)
     ignored = ignored_files(source)
     for name, why in ignored.items():
@@ -89,9 +92,9 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
-    # Before weights are fetched, and after the operator had the time of the proof to hold a job that fits no GPU: a hold
-    # can end, this failure cannot.
-    check_space(run, layout, least_artifact_bytes(run, base.parameters))
+    # Before weights are fetched.
+    with after_the_operator(reported):
+        check_space(run, layout, least_artifact_bytes(run, base.parameters))
     kept = KeptModel(source, layout.original) if keeps_original(run) else None
     # The checks of a folder's headers need the folder itself; its files are kept after the quantization.
     quantized = source if kept is None or isinstance(source, DirectoryModel) else kept
