@@ -190,10 +190,10 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
 PACKED: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral, all saved", MISTRAL, TrainingPlan(2048, 4, gradient_checkpointing=False)),
     ("qwen 3, short rows", QWEN3, TrainingPlan(512, 8)),
-    ("gemma 2, capped scores", GEMMA_2, TrainingPlan(2048, 2)),
-    ("smollm 3, accumulated", SMOLLM, TrainingPlan(256, 16, 2)),
 ]
 PACKED_TOO: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("gemma 2, capped scores", GEMMA_2, TrainingPlan(2048, 2)),
+    ("smollm 3, accumulated", SMOLLM, TrainingPlan(256, 16, 2)),
     ("llama 8b", LLAMA_8B, TrainingPlan(1024, 4)),
     ("gemma 3, beyond its window", GEMMA_3, TrainingPlan(2048, 4)),
     ("mistral, DoRA", MISTRAL, TrainingPlan(1024, 4, variant="DoRA")),

@@ -61,19 +61,23 @@ def interrupted(workspace: Path, name: str, count: int) -> tuple[list[tuple[int,
 
 
 @pytest.mark.slow
-def test_stops_at_20_random_moments_repeat_no_step_and_change_no_bit(workspace: Path, whole: bytes) -> None:
-    ends, steps = interrupted(workspace, "SIGTERM", 20)
-    assert [code for code, _ in ends] == [75] * 20 + [0], ends
+@pytest.mark.parametrize("count", [7, pytest.param(20, marks=pytest.mark.full)])
+def test_stops_at_random_moments_repeat_no_step_and_change_no_bit(
+    workspace: Path, whole: bytes, count: int
+) -> None:
+    ends, steps = interrupted(workspace, "SIGTERM", count)
+    assert [code for code, _ in ends] == [75] * count + [0], ends
     assert [step for process in steps for step in process] == list(range(1, STEPS + 1)), (ends, steps)
     assert adapter(workspace) == whole
 
 
 @pytest.mark.slow
-def test_kills_at_10_random_moments_cost_one_checkpoint_interval_at_most(
-    workspace: Path, whole: bytes
+@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.full)])
+def test_kills_at_random_moments_cost_one_checkpoint_interval_at_most(
+    workspace: Path, whole: bytes, count: int
 ) -> None:
-    ends, steps = interrupted(workspace, "SIGKILL", 10)
-    assert [code for code, _ in ends] == [-9] * 10 + [0], ends
+    ends, steps = interrupted(workspace, "SIGKILL", count)
+    assert [code for code, _ in ends] == [-9] * count + [0], ends
     reached = 0
     for process in steps:
         if process:
