@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Regenerates requirements/*.txt from pyproject.toml: each package with its version and file hashes, without an index
-# # address. Versions stay the same unless pyproject.toml excludes them. `--upgrade` takes the newest version of every
-# # package, and `--upgrade-package NAME` that of one package.
+# address. Versions stay the same unless pyproject.toml excludes them. `--upgrade` takes the newest version of every
+# package, and `--upgrade-package NAME` that of one package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p requirements

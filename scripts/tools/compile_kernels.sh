@@ -1,7 +1,7 @@
 #!/bin/bash
 # Compiles the trainer's kernels for the dev cluster's thin image, as trainer_image/Dockerfile does for the real one.
-# # numba's cache depends on the path of the sources. So a private mount namespace shows the checkout at the image's path.
-# # Does nothing if sources and environment are those of the last run.
+# numba's cache depends on the path of the sources. So a private mount namespace shows the checkout at the image's path.
+# Does nothing if sources and environment are those of the last run.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

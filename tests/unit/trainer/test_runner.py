@@ -19,6 +19,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail
 from finetune_trainer.telemetry.redaction import Redactor
 from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.termination import Terminated, raise_on_termination
 
 from tests.support.results import MERGE, PREPARE, TRAIN
 
@@ -48,7 +49,7 @@ def termination_handlers() -> Iterator[None]:
     """Restore the process's signal handlers and the runner's memory of signals."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    runner.raise_on_termination()
+    raise_on_termination()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -66,7 +67,7 @@ def test_every_stage_adds_the_member_of_its_name(
     ("error", "reason", "said"),
     [
         (StageError(Reason.INVALID_DATASET, "bad hf_secret_token"), Reason.INVALID_DATASET, "bad [redacted]"),
-        (runner.Terminated("SIGTERM"), Reason.INTERRUPTED, "stopped by SIGTERM"),
+        (Terminated("SIGTERM"), Reason.INTERRUPTED, "stopped by SIGTERM"),
         (KeyError("x"), Reason.INTERNAL_ERROR, "KeyError: 'x'"),
         (SystemExit(3), Reason.INTERNAL_ERROR, "SystemExit: 3"),
         (OSError(errno.ENOSPC, "No space left on device"), Reason.WORKSPACE_FULL, "a larger workspace.size"),
@@ -126,7 +127,7 @@ def test_signals_while_a_result_is_written_cost_neither_result_nor_exit_code(
 
     stages["train"] = StageError(Reason.INTERRUPTED, "stopped")
     monkeypatch.setattr(runner.Reporter, "close", signalled)  # type: ignore[attr-defined]  # the module's own import
-    runner.raise_on_termination()
+    raise_on_termination()
     run = make_run()
     run.workspace.path.mkdir()
     message = tmp_path / "message"
@@ -148,7 +149,7 @@ def test_a_signal_before_the_stage_begins_interrupts_it(
         return real(*arguments)
 
     monkeypatch.setattr(runner, "add_log_file", signalled)
-    runner.raise_on_termination()
+    raise_on_termination()
     run = make_run()
     run.workspace.path.mkdir()
     code, result = runner.run_stage("train", run, REDACT, LogTail(), None)
@@ -173,7 +174,7 @@ def test_a_signal_in_a_stage_interrupts_it(
         raise AssertionError("must not be reached")
 
     monkeypatch.setattr(runner, "load_stage", lambda _command: stage)
-    runner.raise_on_termination()
+    raise_on_termination()
     outcome = runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
     assert outcome.reason is Reason.INTERRUPTED
     assert "SIGINT" in outcome.message
@@ -184,12 +185,12 @@ def test_a_signal_that_a_library_swallows_while_it_is_imported_interrupts_the_st
     make_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(_command: str) -> Any:
-        with suppress(runner.Terminated):
+        with suppress(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
         return lambda *_arguments: StageResult(prepare=PREPARE)
 
     monkeypatch.setattr(runner, "load_stage", load)
-    runner.raise_on_termination()
+    raise_on_termination()
     outcome = runner.stage_outcome("prepare", make_run(), NullReporter(), REDACT)
     assert (outcome.reason, outcome.code) == (Reason.INTERRUPTED, ExitCode.INTERRUPTED)
 

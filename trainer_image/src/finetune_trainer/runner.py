@@ -27,7 +27,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.host_memory import is_host_out_of_memory
 from finetune_trainer.telemetry.logs import LogTail, add_log_file
 from finetune_trainer.telemetry.reporter import Reporter
-from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
+from finetune_trainer.termination import TERMINATION, Terminated
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -37,24 +37,8 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.redaction import Redactor
 
-__all__ = [
-    "DEFAULT_TERMINATION_MESSAGE",
-    "STAGES",
-    "StageFunction",
-    "Terminated",
-    "load_stage",
-    "peak_memory_bytes",
-    "raise_on_termination",
-    "reject_run_spec",
-    "run_all_stages",
-    "run_stage",
-    "stage_outcome",
-    "write_termination_message",
-]
-
 _log = logging.getLogger(__name__)
 
-DEFAULT_TERMINATION_MESSAGE = TERMINATION_MESSAGE
 STAGES: Mapping[str, str] = {"prepare": "Prepare", "train": "Train", "merge": "Merge"}
 _FUNCTIONS = {
     "prepare": ("finetune_trainer.stages.prepare.stage", "prepare"),
@@ -156,7 +140,7 @@ def reject_run_spec(
 
 def write_termination_message(result: Result, path: Path | None, redact: Redactor) -> None:
     """Write the result to the file that the kubelet reads; outside a pod the default path does not exist."""
-    if path is None or (path == DEFAULT_TERMINATION_MESSAGE and not path.exists()):
+    if path is None or (path == TERMINATION_MESSAGE and not path.exists()):
         return
     text = encode_result(json.loads(redact(json.dumps(result.document(), ensure_ascii=False))))
     try:

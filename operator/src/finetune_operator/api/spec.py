@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, ResourceName
 from finetune_operator.api.network import Network
@@ -149,6 +149,10 @@ OLD_LEARNING_RATE = 0.0002
 """The default of the CRD before the operator chose the rate. Objects of that time have it in their spec."""
 
 
+def _as_omitted(packing: str | None) -> str | None:
+    return None if packing == "Auto" else packing
+
+
 class Training(SpecValue):
     """Training settings. At most one of `epochs` and `maximum_steps` is set."""
 
@@ -167,7 +171,8 @@ class Training(SpecValue):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
-    packing: Literal["Auto", "Never"] = "Auto"
+    packing: Annotated[Literal["Auto", "Never"] | None, AfterValidator(_as_omitted)] = None
+    """None stands for `Auto`. The CRD has no default: it would show in every stored job, also to older operators."""
     early_stopping: EarlyStopping | None = None
 
 

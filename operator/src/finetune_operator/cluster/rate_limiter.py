@@ -54,12 +54,6 @@ class TokenBucket:
         self._wake()
         await future
 
-    def reserve(self) -> float:
-        """Take one token, on credit if there is none; returns the seconds to wait before its use."""
-        self._refill()
-        self._tokens -= 1
-        return max(0.0, -self._tokens / self._rate)
-
     def restart(self) -> None:
         """Begin again with few calls, because the API server has just come back. The rate then grows to its full value."""
         self._refill()

@@ -6,6 +6,7 @@ import pytest
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.errors import InvalidSpecError
 
+from tests.support.crd_schema import root_schema, walk
 from tests.support.operator import make_spec
 
 
@@ -55,6 +56,15 @@ def test_settings_that_change_the_adapter_change_the_hash() -> None:
     )
     for training in changes:
         assert spec_hash(FineTuneJobSpec.parse(make_spec(training=training))) != base
+
+
+def test_the_packing_that_is_meant_anyway_may_be_given() -> None:
+    """The CRD has no default for it, so that operators that do not know it find nothing new in stored jobs."""
+    given = FineTuneJobSpec.parse(make_spec(training={"packing": "Auto"}))
+    omitted = FineTuneJobSpec.parse(make_spec())
+    assert given == omitted
+    assert spec_hash(given) == spec_hash(omitted)
+    assert "default" not in dict(walk(root_schema(), "job"))["job.spec.training.packing"]
 
 
 def test_the_gate_is_no_part_of_the_model_but_what_is_published_is() -> None:

@@ -1,105 +1,118 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
 
 import pytest
 from finetune_operator.cluster.rate_limiter import TokenBucket
 
-from tests.support.clock import Clock
+from tests.support.virtual_time import VirtualLoop, run_virtual
+
+
+async def waits(loop: VirtualLoop, bucket: TokenBucket, calls: int) -> list[object]:
+    """Seconds from now at which each of `calls` calls in a row passes, as values to compare with."""
+    start = loop.time()
+    found: list[object] = []
+    for _ in range(calls):
+        await bucket.acquire()
+        found.append(pytest.approx(loop.time() - start, abs=0.002))
+    return found
 
 
 def test_a_burst_passes_at_once_and_then_the_rate_applies() -> None:
-    clock = Clock()
-    bucket = TokenBucket(10, 3, clock)
-    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
-    assert bucket.reserve() == pytest.approx(0.1)
-    assert bucket.reserve() == pytest.approx(0.2)
-    clock.now += 10
-    assert [bucket.reserve() for _ in range(3)] == [0, 0, 0]
-    assert bucket.reserve() == pytest.approx(0.1)
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(10, 3, loop.time)
+        assert await waits(loop, bucket, 5) == [0, 0, 0, 0.1, 0.2]
+        await asyncio.sleep(10)
+        assert await waits(loop, bucket, 4) == [0, 0, 0, 0.1]
 
-
-async def test_a_caller_with_a_token_does_not_wait() -> None:
-    clock = Clock()
-    bucket = TokenBucket(0.001, 1, clock)
-    await bucket.acquire()
-    assert bucket.reserve() == pytest.approx(1000), "the next one would wait"
+    run_virtual(main)
 
 
 def test_tokens_never_exceed_the_burst() -> None:
-    clock = Clock()
-    bucket = TokenBucket(10, 2, clock)
-    clock.now += 3600
-    assert [bucket.reserve() for _ in range(3)] == [0, 0, pytest.approx(0.1)]
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(10, 2, loop.time)
+        await asyncio.sleep(3600)
+        assert await waits(loop, bucket, 3) == [0, 0, 0.1]
+
+    run_virtual(main)
 
 
-async def passed(tasks: list[asyncio.Task[None]]) -> int:
-    """Number of callers that have passed by now."""
-    await asyncio.sleep(0)
-    return sum(task.done() for task in tasks)
+def test_a_quiet_flow_passes_a_thousand_callers_of_a_busy_one() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(50, 100, loop.time)
+        busy = [asyncio.create_task(bucket.acquire("a")) for _ in range(1000)]
+        await asyncio.sleep(0)
+        assert sum(task.done() for task in busy) == 80, "a fifth of the burst is kept for the others"
+        for _ in range(15):
+            await bucket.acquire("b")
+        assert loop.time() < 0.001
+        for task in busy:
+            task.cancel()
+
+    run_virtual(main)
 
 
-async def test_a_quiet_flow_passes_a_thousand_callers_of_a_busy_one() -> None:
-    bucket = TokenBucket(50, 100, time.monotonic)
-    busy = [asyncio.create_task(bucket.acquire("a")) for _ in range(1000)]
-    assert await passed(busy) == 80, "a fifth of the burst is kept for the others"
-    for _ in range(15):
-        await asyncio.wait_for(bucket.acquire("b"), 0.05)
-    for task in busy:
-        task.cancel()
+def test_busy_flows_take_turns() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(200, 1, loop.time)
+        order: list[str] = []
+
+        async def call(flow: str) -> None:
+            await bucket.acquire(flow)
+            order.append(flow)
+
+        calls = [asyncio.create_task(call("a")) for _ in range(12)]
+        await asyncio.sleep(0)
+        calls += [asyncio.create_task(call("b")) for _ in range(4)]
+        await asyncio.gather(*calls)
+        assert order.index("b") <= 4
+        assert [flow for flow in order[:10] if flow == "b"] == ["b"] * 4
+
+    run_virtual(main)
 
 
-async def test_busy_flows_take_turns() -> None:
-    bucket = TokenBucket(200, 1, time.monotonic)
-    order: list[str] = []
+def test_a_caller_that_gives_up_takes_no_token() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(100, 1, loop.time)
+        await bucket.acquire("a")
+        gone = asyncio.create_task(bucket.acquire("a"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await bucket.acquire("a")
+        assert loop.time() == pytest.approx(0.01, abs=0.002)
 
-    async def call(flow: str) -> None:
-        await bucket.acquire(flow)
-        order.append(flow)
-
-    calls = [asyncio.create_task(call("a")) for _ in range(12)]
-    await asyncio.sleep(0)
-    calls += [asyncio.create_task(call("b")) for _ in range(4)]
-    await asyncio.gather(*calls)
-    assert order.index("b") <= 4
-    assert [flow for flow in order[:10] if flow == "b"] == ["b"] * 4
-
-
-async def test_a_caller_that_gives_up_takes_no_token() -> None:
-    bucket = TokenBucket(100, 1, time.monotonic)
-    await bucket.acquire("a")
-    gone = asyncio.create_task(bucket.acquire("a"))
-    await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.wait_for(bucket.acquire("a"), 1)
+    run_virtual(main)
 
 
 def test_a_pause_lets_nobody_pass_for_its_time() -> None:
-    clock = Clock()
-    bucket = TokenBucket(10, 100, clock)
-    bucket.pause(3)
-    bucket.pause(3)
-    assert bucket.reserve() == pytest.approx(3), "two answers of one moment are one pause"
-    clock.now += 30
-    assert bucket.reserve() == 0
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(10, 100, loop.time)
+        bucket.pause(3)
+        bucket.pause(3)
+        assert await waits(loop, bucket, 1) == [3], "two answers of one moment are one pause"
+        await asyncio.sleep(30)
+        assert await waits(loop, bucket, 1) == [0]
+
+    run_virtual(main)
 
 
 def test_the_rate_grows_slowly_after_an_outage() -> None:
-    clock = Clock()
-    bucket = TokenBucket(50, 100, clock)
-    bucket.restart()
+    async def main(loop: VirtualLoop) -> list[int]:
+        bucket = TokenBucket(50, 100, loop.time)
+        bucket.restart()
+        numbers = itertools.count()
 
-    def in_a_second() -> int:
-        count = 0
-        for _ in range(100):
-            clock.now += 0.01
-            while bucket._may_take(bucket._flow(f"flow {clock.now} {count}")):
-                bucket.reserve()
+        async def in_a_second(end: float) -> int:
+            count = 0
+            while loop.time() < end:
+                await bucket.acquire(f"flow {next(numbers)}")
                 count += 1
-        return count
+            return count
 
-    rates = [in_a_second() for _ in range(12)]
+        return [await in_a_second(second + 1.0) for second in range(12)]
+
+    rates = run_virtual(main)
     assert rates[0] <= 7
     assert rates[4] == pytest.approx(22, abs=2)
     assert rates[-1] == pytest.approx(50, abs=1)

@@ -337,3 +337,12 @@ def test_a_claim_that_nobody_can_write_to_is_attached_read_only() -> None:
     volumes = {item["name"]: item for item in body["spec"]["template"]["spec"]["volumes"]}
     assert volumes["model"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
     assert "readOnly" not in volumes["workspace"]["persistentVolumeClaim"]
+
+
+def test_a_run_spec_in_another_script_takes_no_more_room_than_its_text() -> None:
+    text = "字" * 1000
+    job = build_job(
+        make_job(FULL), FineTuneJobSpec.parse(FULL), Stage.TRAIN, 1, {"a": text}, TRAINER, host=HOST
+    )
+    annotation = job["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
+    assert annotation == f'{{"a":"{text}"}}'

@@ -8,6 +8,7 @@ from finetune_operator.contract.result import DatasetReport, TrainResult, Verifi
 from finetune_operator.status.reporting import (
     batching,
     climbed_down,
+    config,
     dataset,
     evaluation,
     next_update,
@@ -22,6 +23,7 @@ from finetune_operator.status.reporting import (
     verification,
 )
 
+from tests.support.crd_schema import root_schema, walk
 from tests.support.operator import MERGE, MERGE_PROVEN, NOW, PREPARE, TRAIN, make_progress
 from tests.support.repository import ROOT
 
@@ -169,3 +171,10 @@ def test_a_verdict_that_is_not_clear_names_the_rows_that_are_needed() -> None:
     sentence = "Inconclusive on 2 validation rows: a clear verdict needs about 20"
     assert open_verdict(report.evaluation).startswith(sentence)
     assert sentence in trained(report)
+
+
+def test_the_largest_config_of_any_script_fits_into_the_status() -> None:
+    text = config({f"{number:03}{'字' * 61}": "字" * 64 for number in range(127)})
+    bound = dict(walk(root_schema(), "job"))["job.status.model.config"]["maxLength"]
+    assert len(text) <= bound
+    assert json.loads(text)["000" + "字" * 61] == "字" * 64

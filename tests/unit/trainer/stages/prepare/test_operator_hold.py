@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.prepare.operator_hold import HOLD_SECONDS, after_the_operator
+from finetune_trainer.termination import Terminated
 
 REPORTED = 100.0
 

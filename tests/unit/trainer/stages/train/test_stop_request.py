@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 from finetune_trainer.errors import Reason
-from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
+from finetune_trainer.termination import Terminated
 
 
 def send(number: signal.Signals = signal.SIGTERM) -> None:

@@ -18,7 +18,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.packed_attention import using_attention
-from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
@@ -29,6 +28,7 @@ from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.random_states import random_states
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.stop_request import StopRequest
+from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
     from finetune_trainer.stages.train.batching import Batching

@@ -21,7 +21,6 @@ from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.model.tokenization import tokenization_digest
-from finetune_trainer.runner import Terminated
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.batching import (
@@ -49,6 +48,7 @@ from finetune_trainer.stages.train.selection import Selection
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
 from finetune_trainer.stages.train.versions import VersionCallback, note_versions
+from finetune_trainer.termination import Terminated
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base

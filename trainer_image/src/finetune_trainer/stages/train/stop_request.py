@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.runner import Terminated
+from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
