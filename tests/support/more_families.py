@@ -48,6 +48,10 @@ MORE: dict[str, Published] = {
         resid_pdrop=0.1,
         tie_word_embeddings=False,
     ),
+    # Its files call the head by another name than transformers does.
+    "GPT-NeoX": _model(
+        "gpt_neox", "GPTNeoXForCausalLM", hidden_act="gelu", hidden_size=96, tie_word_embeddings=False
+    ),
     # One layer in six attends to the whole row, with other heads. Each layer has embeddings of its own.
     "Gemma 4": _model(
         "gemma4_text",
@@ -152,12 +156,6 @@ REFUSED: dict[str, tuple[Published, str]] = {
     "Falcon": (
         _model("falcon", "FalconForCausalLM", alibi=False, bias=False, multi_query=True, parallel_attn=True),
         "model type 'falcon', whose linear layers are of another class; choose another model",
-    ),
-    "GPT-NeoX": (
-        _model(
-            "gpt_neox", "GPTNeoXForCausalLM", hidden_act="gelu", hidden_size=96, tie_word_embeddings=False
-        ),
-        "names that transformers changes while it loads them .*embed_out.weight; choose another model",
     ),
     "DeepSeek V3, dense": (
         _model(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.load import load_quantized
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -370,10 +371,63 @@ def test_tied_weights_are_optional(tmp_path: Path) -> None:
     assert first.parameters == second.parameters
 
 
-def test_names_that_transformers_changes_while_it_loads_are_unsupported(tmp_path: Path) -> None:
-    """Published GPT-NeoX models call their head `embed_out`."""
-    network = tiny("gpt_neox")
-    network.save_pretrained(tmp_path / "base")
+def test_layers_that_transformers_renames_while_it_loads_are_unsupported(tmp_path: Path) -> None:
+    """The files of EXAONE call each layer by another name than the model that transformers builds."""
+    config = AutoConfig.for_model(
+        "exaone",
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=64,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     error, _fetched = failure(tmp_path / "base", tmp_path / "workspace")
     assert error.reason is Reason.UNSUPPORTED_MODEL
-    assert "embed_out.weight" in error.message
+    assert "transformer.h.0.attn.attention.k_proj.weight" in error.message
+
+
+def _renamed_head(base: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Write a GPT-NeoX model to `base`, whose files call the head `embed_out`, and change the tensors there."""
+    tiny("gpt_neox").save_pretrained(base)
+    tensors = load_file(base / SINGLE)
+    assert "embed_out.weight" in tensors
+    change(tensors)
+    save_file(tensors, base / SINGLE, metadata={"format": "pt"})
+    return base
+
+
+def test_a_head_has_the_name_of_the_files_or_of_the_model(tmp_path: Path) -> None:
+    def name_as_the_model_does(tensors: dict[str, Any]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+
+    theirs = _renamed_head(tmp_path / "theirs", lambda _tensors: None)
+    ours = _renamed_head(tmp_path / "ours", name_as_the_model_does)
+    found = [
+        quantize_model(DirectoryModel(base), WorkspaceLayout(base / "workspace"), NullReporter())
+        for base in (theirs, ours)
+    ]
+    assert found[0].parameters == found[1].parameters
+    loaded = [
+        load_quantized(WorkspaceLayout(base / "workspace").quantized_model, "cpu") for base in (theirs, ours)
+    ]
+    assert torch.equal(loaded[0].lm_head.weight, loaded[1].lm_head.weight)
+
+
+def test_a_head_with_both_names_is_invalid(tmp_path: Path) -> None:
+    def add(tensors: dict[str, Any]) -> None:
+        tensors["lm_head.weight"] = tensors["embed_out.weight"].clone()
+
+    error, _fetched = failure(_renamed_head(tmp_path / "base", add), tmp_path / "workspace")
+    assert error.reason is Reason.INVALID_MODEL
+    assert "embed_out.weight and lm_head.weight" in error.message
+
+
+def test_a_missing_head_is_invalid(tmp_path: Path) -> None:
+    def remove(tensors: dict[str, Any]) -> None:
+        del tensors["embed_out.weight"]
+
+    base = _renamed_head(tmp_path / "base", remove)
+    error, _fetched = failure(base, tmp_path / "workspace")
+    assert error.reason is Reason.INVALID_MODEL
+    assert "lm_head.weight" in error.message

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.context import position_limit, rotary_context
+from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.rehearsal import rehearse
 from finetune_trainer.model.support import (
     is_native,
@@ -26,6 +26,7 @@ from finetune_trainer.model.support import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 # Errors of transformers for values that it cannot build a model from; they have no common base class.
@@ -54,8 +55,8 @@ class BaseModel:
     without a meaning to the architecture. `quantized` names the linear modules that become 4-bit. `tied` has pairs of
     tensors that are one by the config. `embedding_rows` counts the token ids that have an embedding. `positions` is the
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
-    are None if nothing limits it. `renamed` has names in the weight files of the family that transformers changes while it
-    loads them.
+    are None if nothing limits it. `aliases` has other names that weight files of the family give to tensors that are not
+    quantized, and `changed` the names of tensors that transformers converts while it loads them.
     """
 
     architecture: str
@@ -68,7 +69,12 @@ class BaseModel:
     embedding_rows: int
     positions: int | None
     context: int | None
-    renamed: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
+
+    def known(self, name: str) -> str:
+        """Return the name in `parameter_shapes` of a tensor of the weight files."""
+        return self.aliases.get(name, name)
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
@@ -103,7 +109,6 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         rehearse(model)
     state = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    renamed = frozenset(revert_weight_conversion(model, state)) - shapes.keys()
     computed = {
         name
         for name, _ in model.named_buffers()
@@ -121,6 +126,9 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
             f"the model must have linear layers to quantize, found none in {type(model).__name__}; "
             "choose another model",
         )
+    others = other_names(model)
+    aliases = {name: known for name, known in others.items() if known and not _within(known, quantized)}
+    changed = frozenset(others) - aliases.keys()
     return BaseModel(
         architecture=type(model).__name__,
         parameters=parameters,
@@ -132,8 +140,13 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         embedding_rows=rows,
         positions=positions,
         context=context,
-        renamed=renamed,
+        aliases=aliases,
+        changed=changed,
     )
+
+
+def _within(tensor: str, modules: Collection[str]) -> bool:
+    return tensor.rpartition(".")[0] in modules
 
 
 def _build(folder: Path, document: dict[str, Any]) -> Any:

@@ -107,7 +107,9 @@ class QuantizedModelBuilder:
             names = _names(files)
             _check_names(base, names)
             written = {tensor: self._folder / "model" / file for tensor, file in names.items()}
-            require_equal_ties(base.tied, written)
+            spelled = {base.known(name): name for name in names}
+            ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
+            require_equal_ties(ties, written)
             self._write_checkpoint_files(files)
             write_json_atomically(
                 self._folder / "base" / "layout.json",
@@ -220,12 +222,20 @@ def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
-    missing = base.parameter_shapes.keys() - files.keys() - base.optional
-    if missing and base.renamed & files.keys():
+    found = {base.known(name) for name in files}
+    missing = base.parameter_shapes.keys() - found - base.optional
+    if missing and base.changed & files.keys():
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the weight files must name their tensors as {base.architecture} does, found names that transformers changes "
-            f"while it loads them {tensor_list(base.renamed & files.keys())}; choose another model",
+            f"the weight files must hold their tensors as {base.architecture} does, found some that transformers changes "
+            f"while it loads them {tensor_list(base.changed & files.keys())}; choose another model",
+        )
+    twice = sorted(name for name, known in base.aliases.items() if name in files and known in files)
+    if twice:
+        raise StageError(
+            Reason.INVALID_MODEL,
+            f"the weight files must hold each tensor once, found {twice[0]} and {base.aliases[twice[0]]}, which are two "
+            "names of one; remove one of them",
         )
     if missing:
         raise StageError(
@@ -233,7 +243,9 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
             f"the weight files must hold every tensor of {base.architecture}, missing {tensor_list(missing)}; "
             "fetch the model again or correct config.json",
         )
-    surplus = {name for name in files.keys() - base.parameter_shapes.keys() if not base.ignores(name)}
+    surplus = {
+        name for name in files if base.known(name) not in base.parameter_shapes and not base.ignores(name)
+    }
     if surplus:
         raise StageError(
             Reason.INVALID_MODEL,
@@ -252,7 +264,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
                 f"each tensor must be in one weight file, found {entry.name} in {earlier[entry.name]} and {file}; "
                 "remove one of them",
             )
-        shape = base.parameter_shapes.get(entry.name)
+        shape = base.parameter_shapes.get(base.known(entry.name))
         if shape is None:
             continue
         if entry.dtype.startswith("F8_"):

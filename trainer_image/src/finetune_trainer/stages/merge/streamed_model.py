@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.load import attention_implementation
+from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class StreamedModel:
         self.model.eval()
         self._files = files
         self._ties = dict(self.model.all_tied_weights_keys)
+        self._aliases = {known: name for name, known in other_names(self.model).items() if known}
         self._streamed: dict[int, str] = {}
         self._place_parameters()
         for name, buffer in self.model.named_buffers():
@@ -96,10 +98,9 @@ class StreamedModel:
 
     def tensor(self, name: str) -> str:
         """Return the name in the files of a parameter, which may be tied to another one."""
-        if name in self._files:
-            return name
         partners = [other for pair in self._ties.items() if name in pair for other in pair if other != name]
-        return next((other for other in partners if other in self._files), name)
+        names = [self._aliases.get(known, known) for known in (name, *partners)]
+        return next((other for other in (name, *names, *partners) if other in self._files), name)
 
     @torch.no_grad()
     def score(
