@@ -70,7 +70,9 @@ class VirtualApi(ApiClient):
         burst: int = 100,
         latency: float = 0.005,
     ) -> None:
-        super().__init__(Configuration(), TokenBucket(qps, burst, loop.time), lambda _method, _code: None)
+        super().__init__(
+            Configuration(), TokenBucket(qps, burst, loop.time), lambda _method, _code: None, loop.time
+        )
         self._server = server
         self._latency = latency
 

@@ -70,16 +70,17 @@ class ApiClient:
         configuration: kubernetes_client.Configuration,
         bucket: TokenBucket,
         observe: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`observe` is called with the method and the status code (or `<error>`) of every request.
 
-        Must be called in a running event loop.
+        `clock` is monotonic, in seconds. Must be called in a running event loop.
         """
         self._api = kubernetes_client.ApiClient(configuration)
         self._bucket = bucket
         self._observe = observe
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not a secret
-        self.outage = Outage(time.monotonic, self._random.random, bucket.restart)
+        self.outage = Outage(clock, self._random.random, bucket.restart)
         """Whether the API server answers."""
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ Only low-level event handlers are used, because Kopf's change handlers add annot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -50,27 +51,43 @@ def build_registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_job(event["object"], deleted=event["type"] == "DELETED"))
+        deliver(informer, PLURAL, event)
 
     @kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)
     async def child_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_child(event["object"], deleted=event["type"] == "DELETED"))
+        deliver(informer, "jobs", event)
 
     @kopf.on.event("", "v1", "pods", labels=labels, registry=registry)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_pod(event["object"], deleted=event["type"] == "DELETED"))
+        deliver(informer, "pods", event)
 
     @kopf.on.event("", "v1", "persistentvolumeclaims", labels=labels, registry=registry)
     async def claim_event(event: kopf.RawEvent, **_: Any) -> None:
-        informer.wake(informer.put_claim(event["object"], deleted=event["type"] == "DELETED"))
+        deliver(informer, "persistentvolumeclaims", event)
 
     if watch_nodes:
 
         @kopf.on.event("", "v1", "nodes", registry=registry)
         async def node_event(event: kopf.RawEvent, **_: Any) -> None:
-            informer.put_node(event["object"], deleted=event["type"] == "DELETED")
+            deliver(informer, "nodes", event)
 
     return registry
+
+
+def deliver(informer: Informer, plural: str, event: Mapping[str, Any]) -> None:
+    """Take in one event of a watch, or one object of its list, whose type is None. It does no I/O."""
+    body, deleted = event["object"], event["type"] == "DELETED"
+    match plural:
+        case "nodes":
+            informer.put_node(body, deleted=deleted)
+        case "jobs":
+            informer.wake(informer.put_child(body, deleted=deleted))
+        case "pods":
+            informer.wake(informer.put_pod(body, deleted=deleted))
+        case "persistentvolumeclaims":
+            informer.wake(informer.put_claim(body, deleted=deleted))
+        case _:
+            informer.wake(informer.put_job(body, deleted=deleted))
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from operator import itemgetter
 
 import pytest
-from finetune_operator.app import SPARE_WORKERS
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
@@ -17,6 +16,7 @@ from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime.controller import Controller, run_workers
 from finetune_operator.runtime.metrics import OperatorMetrics
+from finetune_operator.runtime.replica import SPARE_WORKERS
 from prometheus_client import CollectorRegistry
 
 from tests.support.api_server import ObjectServer

@@ -1,0 +1,166 @@
+"""One replica of the operator without its process: it waits for the Lease, fills its store, and then leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.leader_election import Elector
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.progress_poller import Fetch, ProgressPoller
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.errors import ApiError, LeaseLostError
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime.controller import Controller, run_workers
+from finetune_operator.runtime.metrics import OperatorMetrics
+from finetune_operator.settings import Settings
+
+STUCK_SECONDS = 300.0
+"""No healthy reconcile takes this long, because every request has a time limit and few tries."""
+STOP_SECONDS = 5.0
+SPARE_WORKERS = 2
+"""Workers that one namespace cannot occupy, so that another one never waits for its slow requests."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Everything outside of a replica: the API server, the trainers, the process and the wall clock."""
+
+    api: ApiClient
+    fetch: Fetch
+    watch: Callable[[Informer], Coroutine[Any, Any, None]]
+    """Feeds the informer until canceled. If it ends before that, it raises an error."""
+    abort: Callable[[], None]
+    """Ends the process at once, without any cleanup."""
+    now: Callable[[], datetime]
+    """The wall clock in UTC."""
+
+
+class Replica:
+    """The parts of one replica, and their order.
+
+    If any part fails, the whole process ends and Kubernetes restarts it. No state is lost, because all of it is in the
+    cluster.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: OperatorMetrics,
+        clock: Callable[[], float],
+        *,
+        identity: str,
+        namespace: str,
+    ) -> None:
+        """`identity` and `namespace` are those of the replica's own pod. `clock` is monotonic, in seconds."""
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._identity = identity
+        self._namespace = namespace
+        self.gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
+        self.store = Store(self.gpus)
+        self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
+        metrics.workers(settings.workers + SPARE_WORKERS, lambda: self.queue.longest_work)
+        self.leading = False
+        self.seeded = False
+        """True once the store is filled."""
+
+    async def run(self, edges: Edges, stop: asyncio.Event) -> None:
+        """Lead until `stop` is set, after an election if one is enabled. Raises the error of a part that failed."""
+        if not self._settings.leader_election.enabled:
+            await _until(stop, asyncio.create_task(self._lead(edges)))
+            return
+        lease = self._settings.leader_election.lease_name
+        elector = Elector(edges.api, self._namespace, lease, self._identity, self._clock)
+        self._metrics.leads(lease, leading=False)
+        acquiring = asyncio.create_task(elector.acquire())
+        await _until(stop, acquiring)
+        if acquiring.cancelled():
+            return
+        self._metrics.leads(lease, leading=True)
+        holding = asyncio.create_task(_hold(elector, edges))
+        try:
+            await _until(stop, asyncio.create_task(self._lead(edges)))
+        finally:
+            await cancel(holding)
+            try:
+                await elector.release()
+            except ApiError as error:
+                _logger.warning("the Lease was not released; it will expire: %s", error)
+
+    async def _lead(self, edges: Edges) -> None:
+        """Run the leader's parts until canceled."""
+        settings = self._settings
+        self.leading = True
+        cluster = Cluster(edges.api, self._identity or "finetune-operator")
+        informer = Informer(self.store, self.gpus, self.queue, cluster, settings.watch_namespace)
+        controller = Controller(
+            store=self.store,
+            queue=self.queue,
+            cluster=cluster,
+            informer=informer,
+            settings=settings,
+            metrics=self._metrics,
+            now=edges.now,
+            clock=self._clock,
+        )
+        port, period = settings.trainer.telemetry_port, settings.progress_seconds
+        poller = ProgressPoller(self.store, self.queue.add, edges.fetch, port, period)
+        # Without this, a job could be decided before its children are known.
+        await informer.synchronize()
+        self.seeded = True
+        _logger.info("leading; %d FineTuneJobs", len(self.store.job_keys()))
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(run_workers(controller, settings.workers + SPARE_WORKERS))
+            parts.create_task(informer.resynchronize(settings.resync_seconds))
+            parts.create_task(poller.run())
+            parts.create_task(edges.watch(informer))
+
+    def live(self) -> str | None:
+        """Why the process should be restarted; None if it is healthy."""
+        longest = self.queue.longest_work
+        return f"a reconcile has taken {longest:.0f} s" if longest > STUCK_SECONDS else None
+
+    def ready(self) -> str | None:
+        """Why the replica is not ready; None if it is. A standby is ready, because it has no store to fill."""
+        return "the store is still being filled" if self.leading and not self.seeded else None
+
+
+async def _hold(elector: Elector, edges: Edges) -> None:
+    try:
+        await elector.hold()
+    except LeaseLostError as error:
+        # Another replica may lead from now on, so nothing may be written any more, not even during cleanup.
+        _logger.critical("%s", error)
+        edges.abort()
+
+
+async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Wait for `task`, or cancel it when `stop` is set. Raises the task's error."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel(stopping)
+    if task.done():
+        task.result()
+    else:
+        await cancel(task)
+
+
+async def cancel(task: asyncio.Task[bool] | asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended, at most STOP_SECONDS."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=STOP_SECONDS)
