@@ -1,19 +1,21 @@
 """Strict, bounded reading of a trainer's documents: termination messages and progress.
 
 The trainer runs users' data and models, so its documents are hostile input. Everything that passes here fits the CRD's
-status schema. Everything else raises MalformedDocumentError.
+status schema. Everything else raises MalformedDocumentError. A document of a later minor version may have values that are
+not known here: it is read without them.
 """
 
 from __future__ import annotations
 
 import json
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.bounded import Document, clean_text
-from finetune_operator.contract.result import Progress, Result
+from finetune_operator.contract.newer import Remainder, is_newer
+from finetune_operator.contract.result import NEWER, Progress, Result
 from finetune_operator.errors import MalformedDocumentError
 
 MAXIMUM_RESULT_BYTES = 4096
@@ -71,7 +73,20 @@ def _parse(kind: type[_AnyDocument], body: bytes, maximum: int) -> _AnyDocument:
     try:
         return kind.model_validate(content)
     except (ValidationError, RecursionError) as error:
+        if isinstance(error, ValidationError) and is_newer(content):
+            return _parse_newer(kind, content, error)
         raise MalformedDocumentError(_describe(error)) from error
+
+
+def _parse_newer(kind: type[_AnyDocument], content: dict[str, Any], first: ValidationError) -> _AnyDocument:
+    """Read a document of a later minor version without the members whose values are not known here."""
+    remainder, error = Remainder(content), first
+    while remainder.without(detail["loc"] for detail in error.errors(include_url=False, include_input=False)):
+        try:
+            return kind.model_validate(remainder.content, context=NEWER)
+        except ValidationError as another:
+            error = another
+    raise MalformedDocumentError(_describe(first)) from first
 
 
 def _reject_constant(name: str) -> NoReturn:

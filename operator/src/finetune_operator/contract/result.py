@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.bounded import (
@@ -30,6 +30,9 @@ from finetune_operator.contract.bounded import (
     Version,
     Word,
 )
+
+NEWER = {"newer": True}
+"""Context of the validation of a document whose minor version is later than this one."""
 
 UNNAMED_WARNING = "Unnamed"
 """Code of a warning from a trainer of contract 1.0, which sent no code."""
@@ -251,8 +254,19 @@ class FailedRung(RungReport):
     reserved_bytes: Count | None = None
 
 
+def _only_of_a_newer_version(
+    report: EvaluationReport | None, info: ValidationInfo
+) -> EvaluationReport | None:
+    if report is None and info.context is not NEWER:
+        raise ValueError("must be there")
+    return report
+
+
 class TrainResult(Document):
-    """The result of TRAIN. A trainer before contract 1.5 sends no rungs, and one before 1.6 no batching."""
+    """The result of TRAIN. A trainer before contract 1.5 sends no rungs, and one before 1.6 no batching.
+
+    `evaluation` is None if a newer trainer sends one that cannot be read here, with a new verdict for example.
+    """
 
     device: Text64
     steps: Positive
@@ -260,7 +274,9 @@ class TrainResult(Document):
     tokens_per_second: Finite | None = None
     adapter_digest: Digest
     memory: MemoryReport | None = None
-    evaluation: EvaluationReport
+    evaluation: Annotated[
+        EvaluationReport | None, Field(validate_default=True), AfterValidator(_only_of_a_newer_version)
+    ] = None
     selection: SelectionReport | None = None
     rung: RungReport | None = None
     failed_rungs: Annotated[tuple[FailedRung, ...], Field(max_length=17)] | None = None

@@ -161,7 +161,7 @@ class StatusDraft(StatusRecord):
         """Record the losses that TRAIN measured."""
         loss = {"loss": format_number(result.training_loss)}
         draft = self.with_fields(
-            evaluation=reporting.evaluation(result.evaluation),
+            evaluation=None if result.evaluation is None else reporting.evaluation(result.evaluation),
             progress={**self.fields.get("progress", {}), **loss},
         )
         if result.batching is not None:

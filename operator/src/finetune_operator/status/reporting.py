@@ -233,9 +233,11 @@ def batching(report: BatchingReport) -> dict[str, Any]:
 
 def trained(report: TrainResult) -> str:
     """The steps of a training, the rung if it is not the planned one, and what an open verdict needs, as one sentence."""
-    return "; ".join(
-        filter(None, (_steps(report), climbed_down(rungs(report)), open_verdict(report.evaluation)))
-    )
+    if report.evaluation is None:
+        verdict = "the evaluation is in the trainer's log: its contract is newer than this operator's"
+    else:
+        verdict = open_verdict(report.evaluation)
+    return "; ".join(filter(None, (_steps(report), climbed_down(rungs(report)), verdict)))
 
 
 def _steps(report: TrainResult) -> str:

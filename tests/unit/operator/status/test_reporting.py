@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport, TrainResult, Verification
+from finetune_operator.contract.result import DatasetReport, EvaluationReport, TrainResult, Verification
 from finetune_operator.status.reporting import (
     batching,
     climbed_down,
@@ -141,8 +142,14 @@ EVALUATED = json.loads((ROOT / "contract" / "fixtures" / "result.train-evaluated
 ]
 
 
+def _evaluation(document: dict[str, Any]) -> EvaluationReport:
+    report = TrainResult.model_validate(document).evaluation
+    assert report is not None
+    return report
+
+
 def test_an_evaluation_is_shown_with_numbers_as_text_and_counts_as_numbers() -> None:
-    shown = evaluation(TrainResult.model_validate(EVALUATED).evaluation)
+    shown = evaluation(_evaluation(EVALUATED))
     assert (shown["rows"], shown["neededRows"], shown["verdict"]) == (2, 20, "Inconclusive")
     assert (shown["baseLoss"], shown["interval"]) == ("2", ["-1.25", "-0.75"])
     assert shown["byRow"]["interval"] == ["-1.5", "-0.5"]
@@ -161,7 +168,7 @@ def test_an_evaluation_is_shown_with_numbers_as_text_and_counts_as_numbers() -> 
 
 
 def test_an_evaluation_by_an_earlier_trainer_is_shown_without_the_later_members() -> None:
-    report = TrainResult.model_validate(TRAIN).evaluation
+    report = _evaluation(TRAIN)
     assert set(evaluation(report)) == {"rows", "baseLoss", "tunedLoss", "difference", "interval", "verdict"}
     assert open_verdict(report) == ""
 
@@ -169,7 +176,7 @@ def test_an_evaluation_by_an_earlier_trainer_is_shown_without_the_later_members(
 def test_a_verdict_that_is_not_clear_names_the_rows_that_are_needed() -> None:
     report = TrainResult.model_validate(EVALUATED)
     sentence = "Inconclusive on 2 validation rows: a clear verdict needs about 20"
-    assert open_verdict(report.evaluation).startswith(sentence)
+    assert open_verdict(_evaluation(EVALUATED)).startswith(sentence)
     assert sentence in trained(report)
 
 
@@ -178,3 +185,8 @@ def test_the_largest_config_of_any_script_fits_into_the_status() -> None:
     bound = dict(walk(root_schema(), "job"))["job.status.model.config"]["maxLength"]
     assert len(text) <= bound
     assert json.loads(text)["000" + "字" * 61] == "字" * 64
+
+
+def test_an_evaluation_that_only_a_newer_operator_can_read_is_said() -> None:
+    report = TrainResult.model_validate(EVALUATED).model_copy(update={"evaluation": None})
+    assert "its contract is newer than this operator's" in trained(report)
