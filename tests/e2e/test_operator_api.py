@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from devcluster.provider import ProvidedCluster
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.event_writer import EventWriter
 from finetune_operator.cluster.leader_election import Elector
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
@@ -79,7 +81,7 @@ def batch_job(job: JobRecord, attempt: int = 0) -> dict[str, Any]:
 async def test_status_is_applied_whole_and_never_over_a_change_or_a_namesake(
     api: ApiClient, job: JobRecord
 ) -> None:
-    cluster = Cluster(api, "test")
+    cluster = Cluster(api)
     path = f"{jobs_path(job.namespace)}/{job.name}"
     stored: dict[str, Any] = {}
     for _ in range(20):
@@ -107,7 +109,7 @@ async def test_status_is_applied_whole_and_never_over_a_change_or_a_namesake(
 async def test_a_child_is_created_once_adopted_by_its_owner_and_refused_to_a_stranger(
     api: ApiClient, job: JobRecord
 ) -> None:
-    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    cluster, path = Cluster(api), batch_jobs_path(job.namespace)
     created = await cluster.create_child(path, job, batch_job(job, 7))
     again = await cluster.create_child(path, job, batch_job(job, 7))
     assert again["metadata"]["uid"] == created["metadata"]["uid"]
@@ -119,7 +121,7 @@ async def test_a_child_is_created_once_adopted_by_its_owner_and_refused_to_a_str
 async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
     api: ApiClient, job: JobRecord, kubectl: Kubectl
 ) -> None:
-    cluster = Cluster(api, "test")
+    cluster = Cluster(api)
     kubectl.within(job.namespace)("create", "quota", "none", "--hard=persistentvolumeclaims=0")
     claim = build_workspace_claim(job, FineTuneJobSpec.parse(SPEC), "1Gi")
     kubectl.within(job.namespace)(
@@ -140,7 +142,7 @@ async def test_quota_and_invalid_objects_are_refusals_in_the_servers_words(
 
 
 async def test_deletes_and_suspensions_are_for_one_uid_only(api: ApiClient, job: JobRecord) -> None:
-    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    cluster, path = Cluster(api), batch_jobs_path(job.namespace)
     body = await cluster.create_child(path, job, batch_job(job, 9))
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     other = "00000000-0000-0000-0000-000000000000"
@@ -156,7 +158,7 @@ async def test_deletes_and_suspensions_are_for_one_uid_only(api: ApiClient, job:
 
 
 async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
-    cluster, path = Cluster(api, "test"), batch_jobs_path(job.namespace)
+    cluster, path = Cluster(api), batch_jobs_path(job.namespace)
     for attempt in range(20, 25):
         await cluster.create_child(path, job, batch_job(job, attempt))
     listed = await api.list_all(path, "finetune.dev/stage=prepare", page=2)
@@ -165,12 +167,30 @@ async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
     assert listed.resource_version > 0
 
 
+class EventOutcomes:
+    """Waits for what happens to Events."""
+
+    def __init__(self) -> None:
+        self.outcomes: asyncio.Queue[str] = asyncio.Queue()
+
+    def events(self, outcome: str, number: int) -> None:
+        del number
+        self.outcomes.put_nowait(outcome)
+
+
 async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, kubectl: Kubectl) -> None:
     transition = Transition("Warning", "InvalidDataset", "row 3 must have an answer")
-    await Cluster(api, "test").record_event(job, transition, datetime.now(UTC), "0123456789abcdef")
-    told = kubectl.within(job.namespace).json("get", "event", "demo.0123456789abcdef")
-    assert told["involvedObject"]["uid"] == job.uid
-    assert told["message"] == transition.message
+    metrics = EventOutcomes()
+    writer = EventWriter(api, "test", metrics, lambda: datetime.now(UTC), time.monotonic)
+    writing = asyncio.create_task(writer.run())
+    for _ in range(2):
+        writer.record(job, transition)
+        assert await asyncio.wait_for(metrics.outcomes.get(), 30) == "written"
+    writing.cancel()
+    await asyncio.wait({writing})
+    selector = f"--field-selector=involvedObject.uid={job.uid}"
+    (told,) = kubectl.within(job.namespace).json("get", "events", selector)["items"]
+    assert (told["message"], told["count"]) == (transition.message, 2)
 
 
 async def test_the_lease_has_one_holder_and_goes_over_when_it_is_released(

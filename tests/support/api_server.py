@@ -121,7 +121,7 @@ class ObjectServer:
         held = self.objects.get(path)
         if held is None:
             return failure(404)
-        asked = body["metadata"]
+        asked = body.get("metadata") or {}
         if (
             asked.get("resourceVersion", held["metadata"]["resourceVersion"])
             != held["metadata"]["resourceVersion"]
@@ -129,7 +129,8 @@ class ObjectServer:
             return failure(409, "changed")
         if asked.get("uid", held["metadata"]["uid"]) != held["metadata"]["uid"]:
             return failure(422, "another uid")
-        merged = {**held, **({"status": body["status"]} if "status" in body else {})}
+        kept = {"apiVersion", "kind", "metadata", "spec"}
+        merged = {**held, **{name: value for name, value in body.items() if name not in kept}}
         merged["spec"] = {**held.get("spec", {}), **body.get("spec", {})}
         return web.json_response(self.put(path.rpartition("/")[0], merged))
 

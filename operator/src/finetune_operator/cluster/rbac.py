@@ -12,7 +12,7 @@ WATCHED_RULES: tuple[Rule, ...] = (
     ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "pods", ("list", "watch", "delete")),
     ("", "persistentvolumeclaims", ("get", "list", "watch", "create", "patch", "delete")),
-    ("", "events", ("create", "list")),
+    ("", "events", ("create", "list", "patch")),
 )
 """In the watched namespace, or in all namespaces."""
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
-from datetime import datetime
 from typing import Any
 
-from finetune_operator.api.formats import format_time
 from finetune_operator.api.stages import (
     CONTROLLER_LABEL,
     GROUP,
@@ -22,13 +19,10 @@ from finetune_operator.cluster.refusals import refusal_of
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError, StatusRefusedError
 from finetune_operator.observed.observation import JobRecord, Key
-from finetune_operator.status.events import Transition
 
 FIELD_MANAGER = "finetune-operator"
 MAXIMUM_WARNINGS = 100
 """Events that are read of one pod. The kubelet counts repetitions in one Event."""
-
-_logger = logging.getLogger(__name__)
 
 
 def jobs_path(namespace: str = "") -> str:
@@ -51,6 +45,11 @@ def claims_path(namespace: str = "") -> str:
     return _path("/api/v1", namespace, "persistentvolumeclaims")
 
 
+def events_path(namespace: str) -> str:
+    """Path of Events."""
+    return _path("/api/v1", namespace, "events")
+
+
 _NO_DRY_RUN = "does not support dry run"
 NODES_PATH = "/api/v1/nodes"
 STORAGE_CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
@@ -60,10 +59,8 @@ VOLUMES_PATH = "/api/v1/persistentvolumes"
 class Cluster:
     """Reads and writes of the operator."""
 
-    def __init__(self, api: ApiClient, identity: str) -> None:
-        """`identity` names this replica in Events."""
+    def __init__(self, api: ApiClient) -> None:
         self._api = api
-        self._identity = identity
 
     async def await_server(self) -> None:
         """Wait in an outage of the API server, for its end or for this caller's turn to try it."""
@@ -105,7 +102,7 @@ class Cluster:
         """The Events of type Warning about one pod."""
         selector = f"involvedObject.uid={pod_uid},type=Warning"
         query = {"fieldSelector": selector, "limit": str(MAXIMUM_WARNINGS)}
-        body = await self._api.call("GET", _path("/api/v1", namespace, "events"), query=query)
+        body = await self._api.call("GET", events_path(namespace), query=query)
         return list(body.get("items") or ())
 
     async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -283,37 +280,6 @@ class Cluster:
                 raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
             return False
         return True
-
-    async def record_event(self, job: JobRecord, transition: Transition, now: datetime, suffix: str) -> None:
-        """Write a Kubernetes Event about `job`. A failure is only logged, because nothing depends on Events."""
-        time = format_time(now)
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{job.name}.{suffix}", "namespace": job.namespace},
-            "involvedObject": {
-                "apiVersion": f"{GROUP}/{VERSION}",
-                "kind": KIND,
-                "name": job.name,
-                "namespace": job.namespace,
-                "uid": job.uid,
-                "resourceVersion": job.resource_version,
-            },
-            "type": transition.type,
-            "reason": transition.reason,
-            "message": transition.message,
-            "firstTimestamp": time,
-            "lastTimestamp": time,
-            "count": 1,
-            "source": {"component": FIELD_MANAGER},
-            "reportingComponent": f"{GROUP}/{FIELD_MANAGER}",
-            "reportingInstance": self._identity,
-        }
-        try:
-            await self._api.call("POST", _path("/api/v1", job.namespace, "events"), body=body)
-        except ApiError as error:
-            if error.status != 409:
-                _logger.warning("event %s of %s/%s: %s", transition.reason, job.namespace, job.name, error)
 
     async def _read(self, path: str) -> dict[str, Any] | None:
         try:

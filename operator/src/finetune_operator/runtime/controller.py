@@ -39,7 +39,7 @@ from finetune_operator.lifecycle.refusals import action_key, depends_on
 from finetune_operator.observed.observation import CREATION, JobRecord, Key, Observation, Rejection
 from finetune_operator.runtime.refusal_groups import RefusalGroups, Times
 from finetune_operator.runtime.rehearsals import Rehearsals
-from finetune_operator.runtime.status_writer import StatusWriter
+from finetune_operator.runtime.status_writer import RecordEvent, StatusWriter
 from finetune_operator.settings import Settings
 
 CONFLICT_DELAY = 1.0
@@ -82,10 +82,11 @@ class Controller:
         informer: Informer,
         settings: Settings,
         metrics: ReconcileMetrics,
+        record_event: RecordEvent,
         now: Callable[[], datetime],
         clock: Callable[[], float],
     ) -> None:
-        """`now` is the wall clock in UTC; `clock` is monotonic, in seconds."""
+        """`record_event` accepts an Event and returns at once. `now` is the wall clock in UTC; `clock` is monotonic."""
         self._store = store
         self._queue = queue
         self._cluster = cluster
@@ -96,7 +97,7 @@ class Controller:
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
         self._said: dict[int, float] = {}
-        self._statuses = StatusWriter(cluster, informer, now)
+        self._statuses = StatusWriter(cluster, informer, now, record_event)
         self._rehearsals = Rehearsals(cluster, settings, now)
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
         self._groups = RefusalGroups(self._random.random)

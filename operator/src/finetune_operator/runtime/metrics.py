@@ -85,6 +85,14 @@ class OperatorMetrics:
         self._leader = Gauge(
             "leader_election_master_status", "1 while this replica leads.", queue, registry=registry
         )
+        self._events = Counter(
+            "finetune_operator_events_total",
+            "Kubernetes Events about FineTuneJobs that were written or dropped.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("written", "dropped"):
+            self._events.labels(outcome)
         self._requests = Counter(
             "rest_client_requests_total", "Requests to the API server.", ["code", "method"], registry=registry
         )
@@ -126,6 +134,10 @@ class OperatorMetrics:
     def leads(self, lease: str, *, leading: bool) -> None:
         """Set whether this replica leads."""
         self._leader.labels(lease).set(int(leading))
+
+    def events(self, outcome: str, number: int) -> None:
+        """`number` Events were `written` or `dropped`."""
+        self._events.labels(outcome).inc(number)
 
     def requested(self, method: str, code: str) -> None:
         """A request to the API server ended with this status code, or `<error>` without a response."""

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.event_writer import EventWriter
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.leader_election import Elector
 from finetune_operator.cluster.node_store import GpuStore
@@ -104,7 +105,10 @@ class Replica:
         """Run the leader's parts until canceled."""
         settings = self._settings
         self.leading = True
-        cluster = Cluster(edges.api, self._identity or "finetune-operator")
+        cluster = Cluster(edges.api)
+        events = EventWriter(
+            edges.api, self._identity or "finetune-operator", self._metrics, edges.now, self._clock
+        )
         informer = Informer(self.store, self.gpus, self.queue, cluster, settings.watch_namespace)
         controller = Controller(
             store=self.store,
@@ -113,6 +117,7 @@ class Replica:
             informer=informer,
             settings=settings,
             metrics=self._metrics,
+            record_event=events.record,
             now=edges.now,
             clock=self._clock,
         )
@@ -126,6 +131,7 @@ class Replica:
             parts.create_task(run_workers(controller, settings.workers + SPARE_WORKERS))
             parts.create_task(informer.resynchronize(settings.resync_seconds))
             parts.create_task(poller.run())
+            parts.create_task(events.run())
             parts.create_task(edges.watch(informer))
 
     def live(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,13 +12,15 @@ from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.errors import StatusRefusedError
 from finetune_operator.observed.observation import JobRecord, Key
-from finetune_operator.status.events import transitions
+from finetune_operator.status.events import Transition, transitions
 from finetune_operator.status.reduced import RECORD, refused_members, without_refused
 
 MEMORY = timedelta(minutes=10)
 """Time for which a refused value is not sent again."""
 TRIES = 3
 """The status, one without the members that the API server names, and one that only says what happened."""
+
+RecordEvent = Callable[[JobRecord, Transition], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -37,11 +38,18 @@ class _Refused:
 class StatusWriter:
     """Remembers refused values, so that they are not sent again and again."""
 
-    def __init__(self, cluster: Cluster, informer: Informer, now: Callable[[], datetime]) -> None:
-        """`now` is the wall clock in UTC."""
+    def __init__(
+        self,
+        cluster: Cluster,
+        informer: Informer,
+        now: Callable[[], datetime],
+        record_event: RecordEvent,
+    ) -> None:
+        """`now` is the wall clock in UTC. `record_event` accepts an Event and returns at once."""
         self._cluster = cluster
         self._informer = informer
         self._now = now
+        self._record_event = record_event
         self._refused: dict[Key, _Refused] = {}
 
     async def write(self, job: JobRecord, wanted: Mapping[str, Any]) -> bool:
@@ -93,4 +101,4 @@ class StatusWriter:
         self._informer.put_job(stored)
         for transition in transitions(job.status, status):
             _logger.info("%s/%s: %s: %s", job.namespace, job.name, transition.reason, transition.message)
-            await self._cluster.record_event(job, transition, self._now(), secrets.token_hex(8))
+            self._record_event(job, transition)

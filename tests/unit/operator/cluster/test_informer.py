@@ -52,7 +52,7 @@ class Parts:
         self.gpus = GpuStore((), allow_time_slicing=False)
         self.store = Store(self.gpus)
         self.queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
-        self.informer = Informer(self.store, self.gpus, self.queue, Cluster(api, "test"), "")
+        self.informer = Informer(self.store, self.gpus, self.queue, Cluster(api), "")
 
     async def drain(self) -> set[Key]:
         """Take every key that waits."""

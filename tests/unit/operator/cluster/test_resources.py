@@ -15,14 +15,12 @@ from finetune_operator.cluster.resources import (
 )
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.observed.observation import project_job
-from finetune_operator.status.events import Transition
 
 from tests.support.api_server import ObjectServer, serving
-from tests.support.operator import NOW, UID, make_job, make_spec
+from tests.support.operator import UID, make_job, make_spec
 
 JOBS = jobs_path("team")
 CHILDREN = batch_jobs_path("team")
-EVENTS = "/api/v1/namespaces/team/events"
 
 
 def child(name: str = "demo-train-0", owner: str = UID) -> dict[str, Any]:
@@ -39,7 +37,7 @@ async def server() -> ObjectServer:
 @pytest_asyncio.fixture
 async def cluster(server: ObjectServer) -> AsyncIterator[Cluster]:
     async with serving(server) as api:
-        yield Cluster(api, "replica")
+        yield Cluster(api)
 
 
 def test_paths_name_one_namespace_or_all_of_them() -> None:
@@ -118,18 +116,6 @@ async def test_deleting_a_deleted_or_replaced_object_is_no_error(
     held = server.named("demo-train-0")
     assert held is not None
     assert await cluster.delete(f"{CHILDREN}/demo-train-0", held["metadata"]["uid"])
-
-
-async def test_an_event_that_cannot_be_written_stops_nothing(
-    cluster: Cluster, server: ObjectServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    transition = Transition("Normal", "Training", "TRAIN is running")
-    await cluster.record_event(make_job(), transition, NOW, "a")
-    event = server.objects[f"{EVENTS}/demo.a"]
-    assert (event["reason"], event["involvedObject"]["uid"]) == ("Training", UID)
-    server.failures["POST", EVENTS] = 403
-    await cluster.record_event(make_job(), transition, NOW, "b")
-    assert "event Training of team/demo" in caplog.text
 
 
 async def test_children_and_pods_without_their_labels_are_read_by_name_and_controller(

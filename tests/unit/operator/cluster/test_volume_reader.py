@@ -48,7 +48,7 @@ async def serving(
         return web.json_response({"message": "no"}, status=missing)
 
     async with api_server.serving(answer) as api:
-        yield VolumeReader(Cluster(api, "test"), time.monotonic), asked
+        yield VolumeReader(Cluster(api), time.monotonic), asked
 
 
 def with_claim() -> World:

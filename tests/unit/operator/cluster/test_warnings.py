@@ -37,7 +37,7 @@ async def test_only_pods_that_do_not_start_are_asked_about() -> None:
     world.run_pod("demo-train-0")
     stuck = world.run_pod("demo-train-0", running=False, phase="Pending")
     async with serving(answer) as api:
-        found = await read_pod_warnings(Cluster(api, "replica"), world.observe())
+        found = await read_pod_warnings(Cluster(api), world.observe())
     assert found == {stuck.uid: "FailedMount: no such volume"}
     assert asked == [f"involvedObject.uid={stuck.uid},type=Warning"]
 
@@ -49,5 +49,5 @@ async def test_without_permission_there_are_no_warnings(caplog: pytest.LogCaptur
     world = started(Stage.TRAIN)
     world.run_pod("demo-train-0", running=False, phase="Pending")
     async with serving(answer) as api:
-        assert await read_pod_warnings(Cluster(api, "replica"), world.observe()) == {}
+        assert await read_pod_warnings(Cluster(api), world.observe()) == {}
     assert "cannot list events" in caplog.text

@@ -85,7 +85,7 @@ async def test_an_event_of_every_kind_reaches_the_store_and_wakes_its_job() -> N
     store = Store(gpus)
     queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
     async with serving(nobody) as api:
-        informer = Informer(store, gpus, queue, Cluster(api, "replica"), "")
+        informer = Informer(store, gpus, queue, Cluster(api), "")
         for plural, body in OBJECTS.items():
             deliver(informer, plural, {"type": None, "object": body})
         seen = store.observe(("team", "demo"))

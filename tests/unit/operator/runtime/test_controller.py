@@ -20,6 +20,7 @@ from finetune_operator.observed.observation import Key
 from finetune_operator.runtime import controller as controller_module
 from finetune_operator.runtime.controller import CONFLICT_DELAY, Controller
 from finetune_operator.runtime.metrics import OperatorMetrics
+from finetune_operator.status.events import Transition
 from prometheus_client import CollectorRegistry
 
 from tests.support.api_server import ObjectServer, serving
@@ -55,6 +56,7 @@ class Parts:
         gpus = GpuStore((), allow_time_slicing=False)
         gpus.put(make_node())
         self.clock = Clock()
+        self.events: list[Transition] = []
         self.store = Store(gpus)
         self.queue: WorkQueue[Key] = WorkQueue(self.metrics, self.clock)
         self.informer = Informer(self.store, gpus, self.queue, cluster, "")
@@ -65,6 +67,7 @@ class Parts:
             informer=self.informer,
             settings=SETTINGS,
             metrics=self.metrics,
+            record_event=lambda _, event: self.events.append(event),
             now=lambda: self.now,
             clock=self.clock,
         )
@@ -72,12 +75,8 @@ class Parts:
         self.informer.put_job(server.put(JOBS, body))
 
     def writes(self) -> list[tuple[str, str]]:
-        """Method and path of every write but those of Events."""
-        return [
-            (method, path)
-            for method, path in self.server.requests
-            if method != "GET" and not path.endswith("/events")
-        ]
+        """Method and path of every write."""
+        return [(method, path) for method, path in self.server.requests if method != "GET"]
 
     async def work_once(self) -> str:
         """Let a worker reconcile one key; returns the result."""
@@ -96,7 +95,7 @@ class Parts:
 async def running() -> AsyncIterator[Parts]:
     server = ObjectServer()
     async with serving(server) as api:
-        yield Parts(server, Cluster(api, "replica"))
+        yield Parts(server, Cluster(api))
 
 
 @pytest.fixture
@@ -212,7 +211,7 @@ async def test_a_job_with_an_invalid_child_ends_before_anything_is_created() -> 
         failed = parts.server.objects[f"{JOBS}/demo"]["status"]["failure"]
         assert failed["reason"] == "InvalidSpec"
         assert "rejected Job demo-prepare-0" in failed["message"]
-        assert [path for path in parts.server.objects if "/events/" not in path] == [f"{JOBS}/demo"]
+        assert list(parts.server.objects) == [f"{JOBS}/demo"]
 
 
 async def test_a_refused_action_blocks_only_those_that_depend_on_it() -> None:
@@ -348,8 +347,7 @@ async def test_a_job_of_the_same_name_waits_for_the_objects_of_the_previous_one(
         conditions = parts.server.objects[f"{JOBS}/demo"]["status"]["conditions"]
         assert conditions[0]["message"] == "waits for the previous FineTuneJob's objects to be gone"
         assert conditions[0]["reason"] == "Pending"
-        events = [entry for path, entry in parts.server.objects.items() if "/events/" in path]
-        assert {entry["type"] for entry in events} == {"Normal"}
+        assert {event.type for event in parts.events} == {"Normal"}
         del parts.server.objects[CHILD]
         earlier["metadata"]["resourceVersion"] = "999"
         parts.informer.wake(parts.informer.put_child(earlier, deleted=True))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from operator import itemgetter
 
 import pytest
+from finetune_operator.cluster.event_writer import EventWriter
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
+from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, events_path, jobs_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import Key
@@ -40,7 +40,8 @@ class Tenants:
         self.queue: WorkQueue[Key] = WorkQueue(
             metrics, loop.time, group_of=itemgetter(0), share=SETTINGS.workers
         )
-        cluster = Cluster(self.api, "replica")
+        cluster = Cluster(self.api)
+        events = EventWriter(self.api, "replica", metrics, wall_clock(loop, NOW), loop.time)
         self.informer = Informer(self.store, gpus, self.queue, cluster, "")
         controller = Controller(
             store=self.store,
@@ -49,10 +50,14 @@ class Tenants:
             informer=self.informer,
             settings=SETTINGS,
             metrics=metrics,
+            record_event=events.record,
             now=wall_clock(loop, NOW),
             clock=loop.time,
         )
-        self.workers = asyncio.ensure_future(run_workers(controller, SETTINGS.workers + SPARE_WORKERS))
+        self.tasks = [
+            asyncio.ensure_future(run_workers(controller, SETTINGS.workers + SPARE_WORKERS)),
+            asyncio.ensure_future(events.run()),
+        ]
 
     def create(self, namespace: str, name: str) -> None:
         """Create a FineTuneJob, as a user would."""
@@ -76,9 +81,9 @@ class Tenants:
         return self.loop.time() - begin
 
     async def close(self) -> None:
-        self.workers.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.workers
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
         await self.api.close()
 
 
@@ -110,6 +115,22 @@ def test_a_neighbor_of_many_refused_jobs_starts_as_fast_as_alone(refused: int) -
     assert requests["POST", claims_path("a")] <= 20, "one probe for all, at most every 4 minutes"
     theirs = sum(count for (_, path), count in requests.items() if "/namespaces/a/" in path)
     assert theirs <= 60, "refused jobs read and write nothing meanwhile"
+
+
+async def start_without_events(loop: VirtualLoop, failures: dict[tuple[str, str], int]) -> list[float]:
+    """Seconds until each of 50 jobs in a row starts."""
+    tenants = Tenants(loop)
+    tenants.server.failures.update(failures)
+    seconds = [await tenants.seconds_to_start("b", f"job-{number}") for number in range(50)]
+    await tenants.close()
+    return seconds
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_an_api_server_that_takes_no_events_delays_no_job(status: int) -> None:
+    usual = run_virtual(lambda loop: start_without_events(loop, {}))
+    refused = {("POST", events_path("b")): status}
+    assert run_virtual(lambda loop: start_without_events(loop, refused)) == pytest.approx(usual, abs=0.01)
 
 
 def test_jobs_start_soon_after_their_quota_is_freed() -> None:

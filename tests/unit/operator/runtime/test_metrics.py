@@ -65,6 +65,7 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
     metrics.reconciled("error", 0.1)
     metrics.leads("finetune-operator", leading=True)
     metrics.requested("GET", "200")
+    metrics.events("dropped", 3)
     name, controller = {"name": "finetunejob"}, {"controller": "finetunejob"}
     expected: list[tuple[str, dict[str, str], float]] = [
         ("workqueue_depth", name, 1),
@@ -81,6 +82,8 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
         ("controller_runtime_reconcile_time_seconds_count", controller, 1),
         ("leader_election_master_status", {"name": "finetune-operator"}, 1),
         ("rest_client_requests_total", {"code": "200", "method": "GET"}, 1),
+        ("finetune_operator_events_total", {"outcome": "dropped"}, 3),
+        ("finetune_operator_events_total", {"outcome": "written"}, 0),
     ]
     for series, labels, value in expected:
         assert registry.get_sample_value(series, labels) == value, series

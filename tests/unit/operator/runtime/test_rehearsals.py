@@ -43,7 +43,7 @@ def new(spec: dict[str, Any] = OWN, **changes: Any) -> Observation:
 async def test_all_objects_of_a_new_job_are_checked_once_for_equal_settings() -> None:
     server = Checking()
     async with serving(server) as api:
-        rehearsals = Rehearsals(Cluster(api, "replica"), SETTINGS, lambda: NOW)
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
         assert await rehearsals.refusal(new()) is None
         assert server.checked == ["demo-workspace", "demo-prepare-0", "demo-train-0", "demo-merge-0"]
         assert await rehearsals.refusal(new()) is None
@@ -57,7 +57,7 @@ async def test_all_objects_of_a_new_job_are_checked_once_for_equal_settings() ->
 async def test_a_job_with_default_settings_and_one_that_has_begun_are_not_checked() -> None:
     server = Checking()
     async with serving(server) as api:
-        rehearsals = Rehearsals(Cluster(api, "replica"), SETTINGS, lambda: NOW)
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
         await rehearsals.refusal(new(make_spec()))
         for status in (
             {"stage": {"name": "Prepare", "attempt": 0, "startTime": "2026-11-24T09:00:00Z"}},
@@ -71,7 +71,7 @@ async def test_a_job_with_default_settings_and_one_that_has_begun_are_not_checke
 
 async def test_an_object_of_a_later_stage_that_is_invalid_is_found_before_the_first() -> None:
     async with serving(Checking("demo-merge-0")) as api:
-        rehearsals = Rehearsals(Cluster(api, "replica"), SETTINGS, lambda: NOW)
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
         found = await rehearsals.refusal(new())
         assert found is not None
         assert found.startswith("the API server rejected Job demo-merge-0: is invalid")
@@ -88,14 +88,14 @@ async def test_an_object_of_a_later_stage_that_is_invalid_is_found_before_the_fi
 )
 async def test_what_may_change_until_the_object_is_created_is_no_refusal(status: int, message: str) -> None:
     async with serving(Checking("demo-prepare-0", status, message)) as api:
-        rehearsals = Rehearsals(Cluster(api, "replica"), SETTINGS, lambda: NOW)
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
         assert await rehearsals.refusal(new()) is None
 
 
 async def test_without_an_answer_the_objects_are_checked_again() -> None:
     server = Checking("demo-workspace", 503)
     async with serving(server) as api:
-        rehearsals = Rehearsals(Cluster(api, "replica"), SETTINGS, lambda: NOW)
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
         with pytest.raises(ApiError):
             await rehearsals.refusal(new())
         server.name = ""

@@ -16,6 +16,7 @@ from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.runtime.status_writer import MEMORY, StatusWriter
+from finetune_operator.status.events import Transition
 from prometheus_client import CollectorRegistry
 
 from tests.support.api_server import ObjectServer, serving
@@ -55,7 +56,10 @@ class Parts:
         queue: WorkQueue[tuple[str, str]] = WorkQueue(OperatorMetrics(CollectorRegistry()), Clock())
         informer = Informer(self.store, gpus, queue, cluster, "")
         self.now = NOW
-        self.writer = StatusWriter(cluster, informer, lambda: self.now)
+        self.events: list[Transition] = []
+        self.writer = StatusWriter(
+            cluster, informer, lambda: self.now, lambda _, event: self.events.append(event)
+        )
         informer.put_job(
             server.put(
                 jobs_path("team"), {"metadata": {"name": "demo", "namespace": "team"}, "spec": make_spec()}
@@ -77,7 +81,7 @@ class Parts:
 async def running(*refused: str) -> AsyncIterator[Parts]:
     server = StrictServer(*refused)
     async with serving(server) as api:
-        yield Parts(server, Cluster(api, "replica"))
+        yield Parts(server, Cluster(api))
 
 
 async def test_an_equal_status_is_not_written() -> None:
@@ -95,7 +99,7 @@ async def test_a_refused_member_is_left_out_and_said(caplog: pytest.LogCaptureFi
         assert "plan" not in parts.job.status
         entry = find_condition(parts.job.status, Condition.STATUS_REDUCED)
         assert entry["message"] == "status.plan: plan is invalid"
-        assert any(path.endswith("/events") for _, path in parts.server.requests)
+        assert [event.reason for event in parts.events] == [entry["reason"]]
         assert "Traceback" not in caplog.text
         requests = len(parts.server.requests)
         assert await parts.write(stage={"name": "Train"}, plan={"bytes": 2**70})

@@ -1,0 +1,211 @@
+"""Writes Kubernetes Events beside the reconciles, in one task with a rate limit of its own.
+
+Nothing depends on Events. So they never wait in the way of a reconcile, and they are dropped if the API server does not
+take them. Its answers to them say nothing about other requests: it may keep Events in a database of their own, or limit
+their rate (admission plugin EventRateLimit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from finetune_operator.api.formats import format_time
+from finetune_operator.api.stages import GROUP, KIND, VERSION
+from finetune_operator.cluster.client import MERGE, ApiClient
+from finetune_operator.cluster.event_buffer import EventBuffer, EventKey, PendingEvent
+from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import FIELD_MANAGER, events_path
+from finetune_operator.errors import ApiError, OperatorError
+from finetune_operator.observed.observation import JobRecord
+from finetune_operator.status.events import Transition
+
+RATE = 20.0
+"""Events per second. A thousand new jobs have theirs within a minute, at less than half of the rate of other requests."""
+BURST = 100
+MAXIMUM_TRIES = 8
+"""Tries of one Event, about four minutes."""
+LONGEST_PAUSE = 60.0
+QUIET_SECONDS = 60.0
+"""Time in which lost Events are one line of the log."""
+MAXIMUM_KNOWN = 4096
+"""Written Events whose repetitions add to their count. A repetition of another one is a new Event."""
+
+_logger = logging.getLogger(__name__)
+
+Outcome = Literal["written", "dropped"]
+
+
+class EventMetrics(Protocol):
+    """The writer reports its work here."""
+
+    def events(self, outcome: Outcome, number: int) -> None:
+        """`number` Events were written or dropped."""
+
+
+class EventWriter:
+    """Accepts Events at any time and writes them while `run` runs."""
+
+    def __init__(
+        self,
+        api: ApiClient,
+        identity: str,
+        metrics: EventMetrics,
+        now: Callable[[], datetime],
+        clock: Callable[[], float],
+        buffer: EventBuffer | None = None,
+    ) -> None:
+        """`identity` names this replica in Events. `now` is the wall clock in UTC; `clock` is monotonic, in seconds."""
+        self._api = api
+        self._identity = identity
+        self._metrics = metrics
+        self._now = now
+        self._clock = clock
+        self._buffer = EventBuffer() if buffer is None else buffer
+        self._bucket = TokenBucket(RATE, BURST, clock)
+        self._changed = asyncio.Event()
+        self._written: dict[EventKey, tuple[str, int]] = {}
+        self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
+        self._failures = 0
+        self._logged = float("-inf")
+
+    def record(self, job: JobRecord, transition: Transition) -> None:
+        """Accept an Event about `job`. It returns at once and never fails."""
+        self._drop(self._buffer.add(job, transition, self._now()), "more Events than can wait")
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write Events until canceled. Those that still wait are dropped then."""
+        try:
+            while True:
+                event = self._buffer.take()
+                if event is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                await self._bucket.acquire(event.key.namespace)
+                await self._try(event)
+        finally:
+            self._drop(len(self._buffer), "the process ends")
+
+    async def _try(self, event: PendingEvent) -> None:
+        try:
+            await self._write(event)
+        except ApiError as error:
+            if not _is_transient(error):
+                self._drop(1, str(error))
+                return
+            await self._retry(event, error)
+        except OperatorError as error:
+            self._drop(1, str(error))
+        except Exception:
+            # The boundary: no error of an Event may end the process.
+            _logger.exception("writing an Event failed")
+            self._drop(1, "an error")
+        else:
+            self._failures = 0
+            self._metrics.events("written", 1)
+
+    async def _retry(self, event: PendingEvent, error: ApiError) -> None:
+        """Keep the Event for a later try, and pause."""
+        tries = event.tries + 1
+        if tries < MAXIMUM_TRIES:
+            kept = PendingEvent(
+                event.key, event.resource_version, event.first, event.last, event.count, tries
+            )
+            self._drop(self._buffer.put(kept), str(error))
+        else:
+            self._drop(1, str(error))
+        self._failures += 1
+        pause = min(2.0 ** min(self._failures, 10), LONGEST_PAUSE) * self._random.uniform(0.5, 1.0)
+        await asyncio.sleep(max(pause, error.retry_after))
+
+    async def _write(self, event: PendingEvent) -> None:
+        """Create the Event, or raise the count of an earlier one that is equal."""
+        known = self._written.pop(event.key, None)
+        if known is not None:
+            name, count = known
+            try:
+                await self._count(event, name, count + event.count)
+            except ApiError as error:
+                if _is_transient(error):
+                    self._remember(event.key, name, count)
+                    raise
+                # It has expired, or the operator may not change Events.
+            else:
+                self._remember(event.key, name, count + event.count)
+                return
+        name = _name(event)
+        await self._create(event, name)
+        self._remember(event.key, name, event.count)
+
+    def _remember(self, key: EventKey, name: str, count: int) -> None:
+        if len(self._written) >= MAXIMUM_KNOWN:
+            self._written.pop(next(iter(self._written)))
+        self._written[key] = (name, count)
+
+    async def _create(self, event: PendingEvent, name: str) -> None:
+        body = _body(event, name, self._identity)
+        try:
+            await self._api.call("POST", events_path(event.key.namespace), body=body, aside=True)
+        except ApiError as error:
+            # An earlier try was accepted, although its answer was lost.
+            if error.status != 409:
+                raise
+
+    async def _count(self, event: PendingEvent, name: str, count: int) -> None:
+        body = {"count": count, "lastTimestamp": format_time(event.last)}
+        path = f"{events_path(event.key.namespace)}/{name}"
+        await self._api.call("PATCH", path, body=body, content_type=MERGE, aside=True)
+
+    def _drop(self, number: int, cause: str) -> None:
+        if number == 0:
+            return
+        self._metrics.events("dropped", number)
+        now = self._clock()
+        if now - self._logged >= QUIET_SECONDS:
+            self._logged = now
+            _logger.warning("Events are lost; nothing else depends on them: %s", cause)
+
+
+def _is_transient(error: ApiError) -> bool:
+    return error.status in {0, 429} or error.status >= 500
+
+
+def _name(event: PendingEvent) -> str:
+    """The name of a new Event, equal in every try."""
+    transition = event.key.transition
+    parts = (event.key.uid, transition.type, transition.reason, transition.message, event.first.isoformat())
+    return f"{event.key.name}.{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}"
+
+
+def _body(event: PendingEvent, name: str, identity: str) -> dict[str, Any]:
+    key = event.key
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": key.namespace},
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": key.uid,
+            "resourceVersion": event.resource_version,
+        },
+        "type": key.transition.type,
+        "reason": key.transition.reason,
+        "message": key.transition.message,
+        "firstTimestamp": format_time(event.first),
+        "lastTimestamp": format_time(event.last),
+        "count": event.count,
+        "source": {"component": FIELD_MANAGER},
+        "reportingComponent": f"{GROUP}/{FIELD_MANAGER}",
+        "reportingInstance": identity,
+    }
