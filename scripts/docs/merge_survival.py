@@ -69,7 +69,7 @@ def section(results: Mapping[str, Any]) -> str:
         "`python -m benchmarks.merge` measures them, and [benchmarks](../benchmarks/README.md) has the details.",
         "The effect is KL(trained, base), and the losses are those of base, trained and merged model.",
         "All are in nats per token.",
-        "The names in parentheses are tools that round like this.",
+        "The names in parentheses are MERGE and other tools that round like this.",
         "",
         *table(rows),
         END,

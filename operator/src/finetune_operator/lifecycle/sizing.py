@@ -233,7 +233,7 @@ def why_no_gpu(offers: Iterable[Offer], scheduler: str) -> str:
     offers = tuple(offers)
     named = products(offers)
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    sentences = [f"waits for a free GPU that the job fits on: {', '.join(named[:5])}{more}"]
+    sentences = [f"TRAIN waits for a free GPU on which the job fits: {', '.join(named[:5])}{more}"]
     for state, text in _UNAVAILABLE.items():
         nodes = sorted({offer.node for offer in offers if offer.node is not None and offer.state == state})
         if nodes:

@@ -28,9 +28,9 @@ def require_passed(gate: Gate, evaluation: EvaluationResult) -> None:
     low, high = evaluation.interval
     raise StageError(
         Reason.WITHHELD_BY_GATE,
-        f"evaluation.gate {gate} publishes if the verdict is {' or '.join(passing)}, found {evaluation.verdict}: "
-        f"loss {evaluation.base_loss:.4f} before and {evaluation.tuned_loss:.4f} after training on {evaluation.rows} "
+        f"evaluation.gate {gate} publishes if the verdict is {' or '.join(passing)}, found {evaluation.verdict}. "
+        f"Loss {evaluation.base_loss:.4f} before and {evaluation.tuned_loss:.4f} after training on {evaluation.rows} "
         f"held-out rows, difference {evaluation.difference:+.4f} with 95 % interval {low:+.4f} to {high:+.4f} nats per "
         "token. This run publishes nothing. Improve the data or the training settings, hold out more rows, or set "
-        "evaluation.gate to Report: then the same workspace publishes without training again",
+        "evaluation.gate to Report (in a cluster, create the job again): the same workspace publishes without training again",
     )

@@ -100,9 +100,9 @@ def test_noise_and_tolerance_are_what_the_result_reports() -> None:
     [
         (TensorProof("a.weight", 10_000, 0, 1.0, 1.0, 0.1), None),
         (TensorProof("a.weight", 10_000, 7, 1.0, 1.0, 0.1), None),
-        (TensorProof("a.weight", 10_000, 8, 0.5, 1.0, 0.1), "(it has 0.5 of the update), found 8 of 10000 other values"),
+        (TensorProof("a.weight", 10_000, 8, 0.5, 1.0, 0.1), "(it has 0.5 of the update), found other values in 8 of 10000"),
         (TensorProof("norm.weight", 10_000, 0), None),
-        (TensorProof("norm.weight", 10_000, 1), "tensor norm.weight must be the base as trained, found 1 of 10000"),
+        (TensorProof("norm.weight", 10_000, 1), "tensor norm.weight must be the base as trained, found other values in 1"),
     ],
 )  # fmt: skip
 def test_a_tensor_with_other_values_is_named(proof: TensorProof, words: str | None) -> None:

@@ -69,7 +69,7 @@ def test_a_used_up_ladder_names_the_peaks_of_every_rung_and_has_its_own_exit_cod
     assert first == describe_failure(failed[0])
     assert first in error.message
     assert "micro-batches of 2 with gradient checkpointing (ProbingMemory: not measured)" in error.message
-    assert "Found: OutOfMemoryError: tried to allocate" in error.message
+    assert "Last error: OutOfMemoryError: tried to allocate" in error.message
     assert exit_code(error.reason) is ExitCode.GPU_OUT_OF_MEMORY
     assert exit_code(error.reason) == 71
 

@@ -41,7 +41,7 @@ def _error(empty: str, found: str, remedy: str, rejections: str) -> StageError:
 
 def _where_rows_went(rows: DatasetReport, name: str) -> str:
     parts = [
-        f"{count} {what}"
+        f"{count} {'is' if count == 1 else 'are'} {what}"
         for count, what in (
             (rows.rejected_rows, "rejected"),
             (rows.duplicates, "repeated"),
@@ -50,4 +50,4 @@ def _where_rows_went(rows: DatasetReport, name: str) -> str:
         )
         if count
     ]
-    return f"of {rows.rows} rows of the {name} are {', '.join(parts)}"
+    return f"of {rows.rows} rows of the {name}, {', '.join(parts)}"

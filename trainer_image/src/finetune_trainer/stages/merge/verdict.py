@@ -91,9 +91,7 @@ def weight_fault(proofs: Sequence[TensorProof]) -> str | None:
                 if proof.intended
                 else "the base as trained"
             )
-            return (
-                f"tensor {proof.name} must be {what}, found {proof.foreign} of {proof.elements} other values"
-            )
+            return f"tensor {proof.name} must be {what}, found other values in {proof.foreign} of {proof.elements} elements"
     return None
 
 

@@ -79,8 +79,8 @@ def ladder_used_up(
     return StageError(
         Reason.GPU_OUT_OF_MEMORY,
         f"the GPU{size} must hold a step of sequences of up to {maximum_length} tokens in one of the planned ways, found "
-        "none that fits. Lower training.microBatchSize or training.maximumLength, or use a larger GPU. Most memory "
-        f"taken: {tried}. Found: {cause}",
+        "none that fits. Lower training.microBatchSize or training.maximumLength, or use a larger GPU. Peaks: "
+        f"{tried}. Last error: {cause}",
     )
 
 
