@@ -161,9 +161,10 @@ async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
     cluster, path = Cluster(api), batch_jobs_path(job.namespace)
     for attempt in range(20, 25):
         await cluster.create_child(path, job, batch_job(job, attempt))
-    listed = await api.list_all(path, "finetune.dev/stage=prepare", page=2)
-    names = {item["metadata"]["name"] for item in listed.items}
-    assert {f"demo-prepare-{attempt}" for attempt in range(20, 25)} <= names
+    listed = await api.list_all(
+        path, lambda body: body["metadata"]["name"], labels="finetune.dev/stage=prepare", page=2
+    )
+    assert {f"demo-prepare-{attempt}" for attempt in range(20, 25)} <= set(listed.items)
     assert listed.resource_version > 0
 
 

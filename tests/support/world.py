@@ -82,7 +82,7 @@ class World:
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
     warnings: dict[str, str] = field(default_factory=dict)
-    """The newest warning in the Events of pods, by uid."""
+    """Why Jobs have no pod and pods do not run, by uid, as far as it shows in Events only."""
     hidden: set[str] = field(default_factory=set)
     """uids of Jobs and pods without the label that the watch selects."""
     read: set[str] = field(default_factory=set)
@@ -113,6 +113,7 @@ class World:
             progress=self.progress,
             rejection=self.rejection,
             refusals=self.refusals,
+            warnings=dict(self.warnings),
             volumes=self.volumes,
             fresh=fresh,
         )
@@ -129,7 +130,7 @@ class World:
         if decision is Need.FRESH_CHILDREN:
             decision = decide(self.observe(fresh=True), self.settings, self.now)
         if decision is Need.POD_WARNINGS:
-            observation = replace(self.observe(fresh=True), warnings=self.warnings)
+            observation = replace(self.observe(fresh=True), warnings_read=True)
             decision = decide(observation, self.settings, self.now)
         assert isinstance(decision, Decision), "volumes are always given"
         return decision

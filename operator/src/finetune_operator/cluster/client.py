@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -30,6 +30,8 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
 
+PAGE = 500
+"""Objects in one response to a LIST."""
 TRIES = 4
 FIRST_RETRY_DELAY = 0.2
 REQUEST_TIMEOUT = 30.0
@@ -41,12 +43,19 @@ UNANSWERED = frozenset({0, 502, 503, 504})
 _NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 
 
-@dataclass(frozen=True)
-class ObjectList:
-    """A full LIST: the items and the resource version of the list."""
+Item = TypeVar("Item")
+Project = Callable[[dict[str, Any]], Item]
+"""Reduces an object to what is kept of it. Each page of a LIST is reduced before the next one is read."""
 
-    items: list[dict[str, Any]]
+
+@dataclass(frozen=True)
+class ObjectList(Generic[Item]):
+    """A LIST: its items, reduced, and its resource version."""
+
+    items: list[Item]
     resource_version: int
+    complete: bool = True
+    """False if the collection has more pages than were asked for."""
 
 
 async def load_configuration(environment: Mapping[str, str]) -> kubernetes_client.Configuration:
@@ -138,27 +147,44 @@ class ApiClient:
         else:
             self.outage.answered()
 
-    async def list_all(self, path: str, selector: str = "", page: int = 500) -> ObjectList:
-        """Read a whole collection in pages. If the continuation has expired, start again."""
+    async def list_all(
+        self,
+        path: str,
+        project: Project[Item],
+        *,
+        labels: str = "",
+        fields: str = "",
+        page: int = PAGE,
+        maximum_pages: int | None = None,
+    ) -> ObjectList[Item]:
+        """Read a collection in pages and reduce each object with `project`. If the continuation has expired, start again.
+
+        `labels` and `fields` are selectors. Without `maximum_pages`, the whole collection is read. Memory holds one page of
+        whole objects. `project` may see an object again after a new start.
+        """
+        query = {"limit": str(page)}
+        query |= {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
         while True:
             try:
-                return await self._list_pages(path, selector, page)
+                return await self._list_pages(path, project, query, maximum_pages)
             except ApiError as error:
                 if error.status != 410:
                     raise
 
-    async def _list_pages(self, path: str, selector: str, page: int) -> ObjectList:
-        items: list[dict[str, Any]] = []
-        query = {"limit": str(page)}
-        if selector:
-            query["labelSelector"] = selector
-        while True:
-            body = await self.call("GET", path, query=query)
-            items.extend(body.get("items") or ())
-            token = body["metadata"].get("continue")
-            if not token:
-                return ObjectList(items, int(body["metadata"]["resourceVersion"]))
-            query["continue"] = token
+    async def _list_pages(
+        self, path: str, project: Project[Item], query: Mapping[str, str], maximum_pages: int | None
+    ) -> ObjectList[Item]:
+        items: list[Item] = []
+        token: str | None = ""
+        pages = 0
+        while token is not None:
+            body = await self.call("GET", path, query={**query, **({"continue": token} if token else {})})
+            items.extend(map(project, body.get("items") or ()))
+            pages += 1
+            token = body["metadata"].get("continue") or None
+            if token is not None and pages == maximum_pages:
+                return ObjectList(items, int(body["metadata"]["resourceVersion"]), complete=False)
+        return ObjectList(items, int(body["metadata"]["resourceVersion"]))
 
     async def _send(
         self,

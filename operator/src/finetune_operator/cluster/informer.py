@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.stages import workspace_claim_name
-from finetune_operator.cluster.client import ObjectList
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
@@ -117,24 +116,17 @@ class Informer:
     async def synchronize(self) -> None:
         """Read all objects, remove deleted ones from the store, and queue every FineTuneJob."""
         namespace = self._namespace
-        jobs = await self._cluster.list_jobs(namespace)
-        children = await self._cluster.list_children(namespace)
-        pods = await self._cluster.list_pods(namespace)
-        claims = await self._cluster.list_claims(namespace)
-        for body in jobs.items:
-            self.put_job(body)
-        for body in children.items:
-            self.put_child(body)
-        for body in pods.items:
-            self.put_pod(body)
-        for body in claims.items:
-            self.put_claim(body)
+        cluster = self._cluster
+        jobs = await cluster.list_jobs(namespace, _keeping_uid(self.put_job))
+        children = await cluster.list_children(namespace, _keeping_uid(self.put_child))
+        pods = await cluster.list_pods(namespace, _keeping_uid(self.put_pod))
+        claims = await cluster.list_claims(namespace, _keeping_uid(self.put_claim))
         await self._synchronize_nodes()
+        lists = {"jobs": jobs, "children": children, "pods": pods, "claims": claims}
         purged = [
-            *self._purge("jobs", jobs),
-            *self._purge("children", children),
-            *self._purge("pods", pods),
-            *self._purge("claims", claims),
+            key
+            for kind, listed in lists.items()
+            for key in self._store.purge(kind, set(listed.items), listed.resource_version)
         ]
         self.missed_deletions += len(purged)
         self.seeded = True
@@ -143,7 +135,7 @@ class Informer:
 
     async def _synchronize_nodes(self) -> None:
         try:
-            nodes = await self._cluster.list_nodes()
+            nodes = await self._cluster.list_nodes(project_node)
         except ApiError as error:
             if error.status not in {401, 403}:
                 raise
@@ -154,7 +146,7 @@ class Informer:
             if self._gpus.fail(problem):
                 _logger.warning("%s", problem)
         else:
-            self._gpus.replace([project_node(body) for body in nodes.items], nodes.resource_version)
+            self._gpus.replace(nodes.items, nodes.resource_version)
 
     async def resynchronize(self, period: float) -> None:
         """Repeat `synchronize` every `period` seconds until canceled."""
@@ -220,6 +212,12 @@ class Informer:
         for key in self._store.keys_without_gpu():
             self._queue.add(key)
 
-    def _purge(self, kind: str, listed: ObjectList) -> list[Key]:
-        uids = {body["metadata"]["uid"] for body in listed.items}
-        return self._store.purge(kind, uids, listed.resource_version)
+
+def _keeping_uid(put: Callable[[Body], object]) -> Callable[[Body], str]:
+    """Store an object of a LIST as its page arrives, and keep nothing but its uid."""
+
+    def project(body: Body) -> str:
+        put(body)
+        return str(body["metadata"]["uid"])
+
+    return project

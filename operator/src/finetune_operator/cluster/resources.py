@@ -14,15 +14,18 @@ from finetune_operator.api.stages import (
     SUSPENSION_ANNOTATION,
     VERSION,
 )
-from finetune_operator.cluster.client import APPLY, MERGE, UNANSWERED, ApiClient, ObjectList
+from finetune_operator.cluster.client import APPLY, MERGE, UNANSWERED, ApiClient, Item, ObjectList, Project
 from finetune_operator.cluster.refusals import refusal_of
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError, StatusRefusedError
 from finetune_operator.observed.observation import JobRecord, Key
 
 FIELD_MANAGER = "finetune-operator"
-MAXIMUM_WARNINGS = 100
-"""Events that are read of one pod. The kubelet counts repetitions in one Event."""
+
+
+def whole(body: dict[str, Any]) -> dict[str, Any]:
+    """Keep the whole object, for lists that are short."""
+    return body
 
 
 def jobs_path(namespace: str = "") -> str:
@@ -68,25 +71,25 @@ class Cluster:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    async def list_jobs(self, namespace: str) -> ObjectList:
-        """All FineTuneJobs."""
-        return await self._api.list_all(jobs_path(namespace))
+    async def list_jobs(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
+        """All FineTuneJobs, each reduced by `project` as its page arrives."""
+        return await self._api.list_all(jobs_path(namespace), project)
 
-    async def list_children(self, namespace: str) -> ObjectList:
+    async def list_children(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
         """All batch/v1 Jobs with the operator's label."""
-        return await self._api.list_all(batch_jobs_path(namespace), JOB_LABEL)
+        return await self._api.list_all(batch_jobs_path(namespace), project, labels=JOB_LABEL)
 
-    async def list_pods(self, namespace: str) -> ObjectList:
+    async def list_pods(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
         """All pods with the operator's label."""
-        return await self._api.list_all(pods_path(namespace), JOB_LABEL)
+        return await self._api.list_all(pods_path(namespace), project, labels=JOB_LABEL)
 
-    async def list_claims(self, namespace: str) -> ObjectList:
+    async def list_claims(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
         """All claims with the operator's label."""
-        return await self._api.list_all(claims_path(namespace), JOB_LABEL)
+        return await self._api.list_all(claims_path(namespace), project, labels=JOB_LABEL)
 
-    async def list_nodes(self) -> ObjectList:
+    async def list_nodes(self, project: Project[Item]) -> ObjectList[Item]:
         """All nodes."""
-        return await self._api.list_all(NODES_PATH)
+        return await self._api.list_all(NODES_PATH, project)
 
     async def read_node(self, name: str) -> dict[str, Any] | None:
         """A node; None if there is none. It is read as a list, which is the permission that the operator has."""
@@ -96,14 +99,13 @@ class Cluster:
 
     async def list_storage_classes(self) -> list[dict[str, Any]]:
         """All StorageClasses."""
-        return (await self._api.list_all(STORAGE_CLASSES_PATH)).items
+        return (await self._api.list_all(STORAGE_CLASSES_PATH, whole)).items
 
-    async def read_warnings(self, namespace: str, pod_uid: str) -> list[dict[str, Any]]:
-        """The Events of type Warning about one pod."""
-        selector = f"involvedObject.uid={pod_uid},type=Warning"
-        query = {"fieldSelector": selector, "limit": str(MAXIMUM_WARNINGS)}
-        body = await self._api.call("GET", events_path(namespace), query=query)
-        return list(body.get("items") or ())
+    async def list_events(
+        self, namespace: str, fields: str, project: Project[Item], *, maximum_pages: int = 1
+    ) -> ObjectList[Item]:
+        """The Events of a namespace that the field selector selects, at most `maximum_pages` pages of them."""
+        return await self._api.list_all(events_path(namespace), project, fields=fields, maximum_pages=maximum_pages)
 
     async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A PersistentVolumeClaim; None if there is none."""
@@ -119,7 +121,7 @@ class Cluster:
 
     async def read_children(
         self, key: Key, job_names: Collection[str], job_uids: Collection[str]
-    ) -> tuple[ObjectList, ObjectList]:
+    ) -> tuple[ObjectList[dict[str, Any]], ObjectList[dict[str, Any]]]:
         """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself.
 
         Labels may have been changed. So Jobs of `job_names` are read by name, and pods also by the label that the Job
@@ -127,18 +129,18 @@ class Cluster:
         """
         namespace, name = key
         selector = f"{JOB_LABEL}={name}"
-        children = await self._api.list_all(batch_jobs_path(namespace), selector)
+        children = await self._api.list_all(batch_jobs_path(namespace), whole, labels=selector)
         found = {body["metadata"]["name"] for body in children.items}
         for missing in sorted(set(job_names) - found):
             body = await self._read(f"{batch_jobs_path(namespace)}/{missing}")
             if body is not None:
                 children.items.append(body)
-        pods = await self._api.list_all(pods_path(namespace), selector)
+        pods = await self._api.list_all(pods_path(namespace), whole, labels=selector)
         uids = {body["metadata"]["uid"] for body in children.items} | set(job_uids)
         if uids:
             listed = {body["metadata"]["uid"] for body in pods.items}
             owners = f"{CONTROLLER_LABEL} in ({','.join(sorted(uids))})"
-            owned = await self._api.list_all(pods_path(namespace), owners)
+            owned = await self._api.list_all(pods_path(namespace), whole, labels=owners)
             pods.items.extend(body for body in owned.items if body["metadata"]["uid"] not in listed)
         return children, pods
 

@@ -26,6 +26,7 @@ from finetune_operator.observed.observation import (
     Rejection,
     lacks_gpu,
 )
+from finetune_operator.observed.warnings import Unstarted, unstarted
 
 
 class _Stored(Protocol):
@@ -65,6 +66,7 @@ class _Entry:
     claims: dict[str, Claim] = field(default_factory=dict)
     progress: Progress | None = None
     refusals: dict[str, Rejection] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     last_read: datetime | None = None
 
     @property
@@ -79,6 +81,8 @@ class Store:
         self._entries: dict[Key, _Entry] = {}
         self._gpus = gpus
         self._keys: dict[str, Key] = {}
+        self._busy: set[Key] = set()
+        """FineTuneJobs with a Job or a pod: few, while the others may be many thousands."""
         self._deleted = Tombstones()
 
     def put_job(self, job: JobRecord) -> bool:
@@ -191,6 +195,39 @@ class Store:
         entry.progress = progress
         return True
 
+    def set_warning(self, key: Key, uid: str, warning: str) -> bool:
+        """Store why a Job has no pod, or why a pod does not run; empty if nothing is known. Returns True if it is new."""
+        entry = self._entries.get(key)
+        if entry is None or not (uid in entry.children or uid in entry.pods):
+            return False
+        if entry.warnings.get(uid, "") == warning:
+            return False
+        entry.warnings.pop(uid, None)
+        if warning:
+            entry.warnings[uid] = warning
+        return True
+
+    def warning(self, key: Key, uid: str) -> str:
+        """What `set_warning` has stored; empty without it."""
+        entry = self._entries.get(key)
+        return "" if entry is None else entry.warnings.get(uid, "")
+
+    def unstarted(self, now: datetime) -> dict[Key, list[Unstarted]]:
+        """The children that should have started by `now` and whose state does not say why they have not."""
+        found = {}
+        for key in self._busy:
+            entry = self._entries[key]
+            claims = entry.claims.values()
+            job = entry.job
+            if job is None:
+                continue
+            claim = next((claim for claim in claims if claim.owner_uid == job.uid), None)
+            children = [child for child in entry.children.values() if child.owner_uid == job.uid]
+            waiting = unstarted(children, entry.pods.values(), claim, now)
+            if waiting:
+                found[key] = waiting
+        return found
+
     def set_refusal(self, key: Key, action: str, refusal: Rejection | None) -> None:
         """Store or clear the last refusal of one action (`lifecycle.refusals.action_key`)."""
         entry = self._entries.get(key)
@@ -228,6 +265,7 @@ class Store:
             progress=entry.progress,
             rejection=entry.refusals.get(CREATION),
             refusals={name: each for name, each in entry.refusals.items() if name != CREATION},
+            warnings=dict(entry.warnings),
             fresh=fresh,
             last_read=entry.last_read,
         )
@@ -251,7 +289,8 @@ class Store:
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""
         found = []
-        for entry in self._entries.values():
+        for key in self._busy:
+            entry = self._entries[key]
             if entry.job is None:
                 continue
             for pod in entry.pods.values():
@@ -309,6 +348,8 @@ class Store:
         if is_newer(new, held.get(new.uid)):
             held[new.uid] = new
             self._keys[new.uid] = key
+            if kind != "claims":
+                self._busy.add(key)
 
     def _remove(self, key: Key, uid: str, kind: str, version: int = 0) -> None:
         """Remove an object. One that was read without its label at `version` or later still exists."""
@@ -320,6 +361,10 @@ class Store:
         if item is not None and not (version and not item.watched and _version(item) >= version):
             del held[uid]
             self._keys.pop(uid, None)
+            if entry is not None:
+                entry.warnings.pop(uid, None)
+                if not (entry.children or entry.pods):
+                    self._busy.discard(key)
         self._drop_if_empty(key)
 
     def _drop_if_empty(self, key: Key) -> None:

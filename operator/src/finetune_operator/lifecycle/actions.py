@@ -99,6 +99,6 @@ class Need(Enum):
     FRESH_CHILDREN = auto()
     """Children and pods from the API server. A watch that lags behind must not make an attempt look lost."""
     POD_WARNINGS = auto()
-    """The warnings in the Events of pods that do not start. Some causes show nowhere else."""
+    """The latest Events of children that do not start, because the end of an attempt tells their cause."""
     VOLUMES = auto()
     """The job's claims and their volumes, which no watch covers."""

@@ -177,8 +177,10 @@ class Observation:
     """The refusals of all other actions by `lifecycle.refusals.action_key`."""
     volumes: JobVolumes | None = None
     """The claims of the job, if they were read for this decision."""
-    warnings: Mapping[str, str] | None = None
-    """The newest warning in the Events of each pod that does not start, by uid, if they were read for this decision."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """Why Jobs have no pod and pods do not run, by uid, as far as it shows in Events only."""
+    warnings_read: bool = False
+    """True if the warnings were read for this decision. Otherwise they are some seconds old."""
     fresh: bool = False
     """True if children and pods were read from the API server for this decision, not from the watch."""
     last_read: datetime | None = None
@@ -275,7 +277,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
         unschedulable=(
             scheduled.get("message", "")
-            if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+            if scheduled.get("status") == "False" and scheduled.get("reason") in _UNSCHEDULED
             else None
         ),
         waiting=_waiting(waiting, status.get("initContainerStatuses") or ()),
@@ -338,6 +340,9 @@ def lacks_gpu(status: Mapping[str, Any]) -> bool:
     ):
         return False
     return "completionTime" not in status
+
+
+_UNSCHEDULED = {"Unschedulable", "SchedulerError", "SchedulingGated"}
 
 
 def _time(fields: Mapping[str, Any], name: str) -> datetime | None:

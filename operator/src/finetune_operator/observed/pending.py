@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,9 +24,6 @@ _STUCK_REASONS = {
     "CreateContainerError",
     "RunContainerError",
 }
-
-
-_PULL = re.compile(r"(pod \S+: (?:Init:)?)(?:ErrImagePull|ImagePullBackOff): ")
 _STUCK_INIT_REASONS = {f"Init:{reason}" for reason in (*_STUCK_REASONS, "CrashLoopBackOff")}
 """The trainer never restarts, but a sidecar that starts before it does."""
 
@@ -37,15 +34,6 @@ class Waiting:
 
     reason: Reason
     message: str
-
-
-def steady(shown: str, found: str) -> str:
-    """The message to show instead of `shown`: `found`, unless only the kubelet's word for a failing pull has changed.
-
-    The kubelet alternates between two words with every try, and each change would be a write of the status.
-    """
-    before, now = _PULL.match(shown), _PULL.match(found)
-    return shown if before and now and before[1] == now[1] else found
 
 
 def is_stuck(pod: Pod) -> bool:
@@ -61,21 +49,36 @@ def why_not_started(pod: Pod, warning: str) -> str:
     return clean_text(warning)
 
 
-def why_waiting(child: ChildJob, pods: tuple[Pod, ...], now: datetime) -> Waiting | None:
-    """The reason for which the newest of the child's `pods` waits; None if there is no known reason."""
+def why_waiting(
+    child: ChildJob, pods: tuple[Pod, ...], warnings: Mapping[str, str], now: datetime
+) -> Waiting | None:
+    """The reason for which the newest of the child's `pods` waits; None if there is no known reason.
+
+    `warnings` are causes that show in Events only, by the uid of the Job or the pod.
+    """
     if not pods:
-        if now - child.created < NO_POD_GRACE or child.suspended:
-            return None
-        return Waiting(
-            Reason.CHILD_REFUSED,
-            # No number of seconds: it would change the status for as long as the job waits.
-            f"Job {child.name} of {format_time(child.created)} has no pod. A quota or an admission policy may reject the "
-            f"pod. Run kubectl describe job {child.name}.",
-        )
+        return None if child.suspended else _why_no_pod(child, warnings.get(child.uid, ""), now)
     pod = max(pods, key=lambda candidate: candidate.created)
+    warning = warnings.get(pod.uid, "")
     if pod.unschedulable is not None:
-        return Waiting(Reason.UNSCHEDULABLE, clean_text(f"pod {pod.name}: {pod.unschedulable}"))
+        causes = "; ".join(filter(None, (pod.unschedulable, warning)))
+        return Waiting(Reason.UNSCHEDULABLE, clean_text(f"pod {pod.name}: {causes}"))
     if pod.waiting is not None and is_stuck(pod):
         reason, message = pod.waiting
         return Waiting(Reason.POD_STUCK, clean_text(f"pod {pod.name}: {reason}: {message}"))
+    if warning and pod.live and not pod.running:
+        return Waiting(Reason.POD_STUCK, clean_text(f"pod {pod.name}: {warning}"))
     return None
+
+
+def _why_no_pod(child: ChildJob, warning: str, now: datetime) -> Waiting | None:
+    if warning:
+        return Waiting(Reason.CHILD_REFUSED, clean_text(f"Job {child.name} has no pod: {warning}"))
+    if now - child.created < NO_POD_GRACE:
+        return None
+    return Waiting(
+        Reason.CHILD_REFUSED,
+        # No number of seconds: it would change the status for as long as the job waits.
+        f"Job {child.name} of {format_time(child.created)} has no pod. A quota or an admission policy may reject the "
+        f"pod. Run kubectl describe job {child.name}.",
+    )

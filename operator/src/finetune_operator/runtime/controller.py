@@ -19,7 +19,7 @@ from finetune_operator.cluster.refusals import QUOTA
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
-from finetune_operator.cluster.warnings import read_pod_warnings
+from finetune_operator.cluster.warnings import WarningReader
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.lifecycle.actions import (
@@ -96,6 +96,8 @@ class Controller:
         self._now = now
         self._clock = clock
         self._volumes = VolumeReader(cluster, clock)
+        self.warnings = WarningReader(store, cluster, queue.add, now, clock)
+        """Explains children that do not start. Its `run` is a part of the operator."""
         self._said: dict[int, float] = {}
         self._statuses = StatusWriter(cluster, informer, now, record_event)
         self._rehearsals = Rehearsals(cluster, settings, now)
@@ -203,7 +205,7 @@ class Controller:
                 await self._informer.refresh(key, self._now())
                 return self._store.observe(key, fresh=True)
             case Need.POD_WARNINGS:
-                return replace(observation, warnings=await read_pod_warnings(self._cluster, observation))
+                return replace(observation, warnings=await self.warnings.read(key), warnings_read=True)
             case Need.VOLUMES:
                 return replace(observation, volumes=await self._volumes.read(observation))
 

@@ -132,6 +132,7 @@ class Replica:
             parts.create_task(informer.resynchronize(settings.resync_seconds))
             parts.create_task(poller.run())
             parts.create_task(events.run())
+            parts.create_task(controller.warnings.run())
             parts.create_task(edges.watch(informer))
 
     def live(self) -> str | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -101,17 +102,37 @@ def page(items: list[str], token: str | None = None) -> web.Response:
 async def test_a_list_is_read_in_pages() -> None:
     handler, requests = responding(page(["a", "b"], "next"), page(["c"]))
     async with serving(handler) as api:
-        found = await api.list_all("/things", "label", page=2)
-    assert ([item["name"] for item in found.items], found.resource_version) == (["a", "b", "c"], 7)
-    assert dict(requests[0].query) == {"limit": "2", "labelSelector": "label"}
+        found = await api.list_all("/things", itemgetter("name"), labels="label", fields="a=b", page=2)
+    assert (found.items, found.resource_version, found.complete) == (["a", "b", "c"], 7, True)
+    assert dict(requests[0].query) == {"limit": "2", "labelSelector": "label", "fieldSelector": "a=b"}
     assert requests[1].query["continue"] == "next"
 
 
 async def test_a_list_starts_again_if_its_continuation_has_expired() -> None:
     handler, _ = responding(page(["old"], "next"), failure(410), page(["a"], "next"), page(["b"]))
     async with serving(handler) as api:
-        found = await api.list_all("/things")
-    assert [item["name"] for item in found.items] == ["a", "b"]
+        found = await api.list_all("/things", itemgetter("name"))
+    assert found.items == ["a", "b"]
+
+
+async def test_a_list_may_be_cut_after_some_pages() -> None:
+    handler, requests = responding(page(["a"], "next"), page(["b"], "next"), page(["c"]))
+    async with serving(handler) as api:
+        found = await api.list_all("/things", itemgetter("name"), maximum_pages=2)
+    assert (found.items, found.complete, len(requests)) == (["a", "b"], False, 2)
+
+
+async def test_each_page_is_reduced_before_the_next_one_is_read() -> None:
+    seen: list[str] = []
+    pages = [page(["a"], "next"), page(["b"])]
+
+    async def handler(_: web.Request) -> web.Response:
+        assert len(seen) == 2 - len(pages)
+        return pages.pop(0)
+
+    async with serving(handler) as api:
+        await api.list_all("/things", lambda body: seen.append(body["name"]))
+    assert seen == ["a", "b"]
 
 
 async def test_credentials_come_from_the_kubeconfig_that_the_environment_names(tmp_path: Path) -> None:

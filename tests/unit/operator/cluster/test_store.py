@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from finetune_operator.api.stages import Stage
@@ -238,3 +239,32 @@ def test_an_accepted_delete_is_recorded_before_the_watch_reports_it() -> None:
     assert observation is not None
     assert observation.children[0].deleting
     assert observation.job.created == NOW
+
+
+def test_a_warning_ends_with_its_child_and_is_new_once() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    child, pod = make_children()
+    store.put_job(make_job())
+    store.put_child(KEY, child)
+    store.put_pod(KEY, pod)
+    assert store.set_warning(KEY, pod.uid, "FailedMount: m")
+    assert not store.set_warning(KEY, pod.uid, "FailedMount: m")
+    assert not store.set_warning(KEY, "another", "FailedMount: m"), "it is gone"
+    observation = store.observe(KEY)
+    assert observation is not None
+    assert observation.warnings == {pod.uid: "FailedMount: m"}
+    store.remove_pod(KEY, pod.uid)
+    assert store.warning(KEY, pod.uid) == ""
+
+
+def test_a_child_of_an_earlier_job_of_the_same_name_is_not_expected_to_start() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    child, _ = make_children()
+    store.put_job(make_job())
+    store.put_child(KEY, child)
+    later = NOW + timedelta(seconds=10)
+    assert [each.uid for each in store.unstarted(later)[KEY]] == [child.uid]
+    store.put_job(make_job(uid="new", resource_version="999"))
+    assert store.unstarted(later) == {}
+    store.remove_child(KEY, child.uid)
+    assert store.unstarted(later) == {}

@@ -10,7 +10,8 @@ from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Feasible, why_no_gpu
 from finetune_operator.observed.lost_nodes import unconfirmed_end
 from finetune_operator.observed.observation import ChildJob
-from finetune_operator.observed.pending import NO_POD_GRACE, is_stuck, steady, why_waiting
+from finetune_operator.observed.pending import NO_POD_GRACE, is_stuck, why_waiting
+from finetune_operator.observed.steady import steady
 
 
 def follow_stage(state: Reconciliation) -> Reconciliation:
@@ -68,17 +69,18 @@ def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | N
             f"Job {child.name} is suspended, but not by the operator, so the operator does not resume it; "
             "a queue such as Kueue resumes it when there is room, otherwise set its spec.suspend to false"
         )
-    waiting = why_waiting(child, pods, state.now)
+    waiting = why_waiting(child, pods, state.observation.warnings, state.now)
     if waiting is None:
         return None
+    reason, message = waiting.reason, waiting.message
     if (
         state.draft.stage is Stage.TRAIN
         and isinstance(feasibility, Feasible)
-        and waiting.reason is Reason.UNSCHEDULABLE
+        and reason is Reason.UNSCHEDULABLE
     ):
-        return Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, waiting.message)
-    shown = find_condition(state.job.status, Condition.RECONCILING).get("message", "")
-    return waiting.reason, steady(shown, waiting.message)
+        reason, message = Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, message)
+    shown = find_condition(state.job.status, Condition.RECONCILING)
+    return reason, steady(shown.get("message", ""), message) if shown.get("reason") == reason else message
 
 
 def _has_begun(state: Reconciliation) -> bool:

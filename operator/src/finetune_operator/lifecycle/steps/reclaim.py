@@ -32,10 +32,9 @@ def reclaim_gpu(state: Reconciliation) -> Reconciliation | Need:
     if not state.observation.fresh:
         # The watch may lag behind a pod that runs.
         return Need.FRESH_CHILDREN
-    warnings = state.observation.warnings
-    if warnings is None:
+    if not state.observation.warnings_read:
         return Need.POD_WARNINGS
-    cause = why_not_started(pod, warnings.get(pod.uid, ""))
+    cause = why_not_started(pod, state.observation.warnings.get(pod.uid, ""))
     message = f"pod {pod.name} had a GPU of node {pod.node} for {limit.total_seconds():.0f} s, but did not start: {cause}"
     # Without a node: nothing has run there, so the plan is not bound to a checkpoint.
     kind = OPERATOR_CLASSES[Reason.POD_STUCK]
@@ -63,5 +62,6 @@ def _starting_pod(state: Reconciliation) -> Pod | None:
 
 
 def _limit(state: Reconciliation, pod: Pod) -> timedelta:
-    doublings = 0 if is_stuck(pod) else min(state.draft.stuck_starts, MAXIMUM_DOUBLINGS)
+    known = is_stuck(pod) or pod.uid in state.observation.warnings
+    doublings = 0 if known else min(state.draft.stuck_starts, MAXIMUM_DOUBLINGS)
     return timedelta(seconds=state.settings.start_seconds << doublings)

@@ -100,3 +100,36 @@ def test_the_reason_of_a_wait_for_the_destination_stays_until_merge_has_begun() 
     world.progress = make_progress(Stage.MERGE, 1, activity="Merging")
     world.settle()
     assert world.condition("Reconciling") == ("True", "Merging")
+
+
+def test_a_cause_from_events_is_written_once_whatever_its_numbers_do() -> None:
+    world = started(Stage.TRAIN)
+    child = world.children["demo-train-0"]
+    text = (
+        'FailedCreate: pods "demo-train-0-{}" is forbidden: exceeded quota: q, used: cpu={}, limited: cpu=8'
+    )
+    world.warnings = {child.uid: text.format("aaaaa", 8)}
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "ChildRefused")
+    before = world.job.status
+    assert "exceeded quota: q" in str(before)
+    for number in range(3):
+        world.wait(31)
+        world.warnings = {child.uid: text.format(f"bbbb{number}", 9 + number)}
+        world.settle()
+        assert world.job.status == before
+    world.warnings = {child.uid: "FailedCreate: violates PodSecurity"}
+    world.settle()
+    assert "violates PodSecurity" in str(world.job.status)
+
+
+def test_the_counts_of_the_scheduler_are_written_once() -> None:
+    world = started(Stage.TRAIN)
+    pod = world.run_pod(
+        "demo-train-0", running=False, unschedulable="0/1 nodes are available: 1 Insufficient gpu."
+    )
+    world.settle()
+    before = world.job.status
+    world.pods[pod.uid] = replace(pod, unschedulable="0/7 nodes are available: 7 Insufficient gpu.")
+    world.settle()
+    assert world.job.status == before
