@@ -105,7 +105,9 @@ class Cluster:
         self, namespace: str, fields: str, project: Project[Item], *, maximum_pages: int = 1
     ) -> ObjectList[Item]:
         """The Events of a namespace that the field selector selects, at most `maximum_pages` pages of them."""
-        return await self._api.list_all(events_path(namespace), project, fields=fields, maximum_pages=maximum_pages)
+        return await self._api.list_all(
+            events_path(namespace), project, fields=fields, maximum_pages=maximum_pages
+        )
 
     async def read_claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A PersistentVolumeClaim; None if there is none."""

@@ -100,7 +100,7 @@ async def reading() -> AsyncIterator[Events]:
     async with serving(events.answer) as api:
         events.reader = WarningReader(
             events.store,
-            Cluster(api, "replica"),
+            Cluster(api),
             events.woken.append,
             lambda: NOW + timedelta(seconds=5 + events.clock.now),
             events.clock,
