@@ -24,6 +24,7 @@ from finetune_operator.observed.observation import (
     project_job,
     project_pod,
 )
+from finetune_operator.observed.urgency import Urgency, child_urgency, job_urgency, pod_urgency
 from finetune_operator.sizing.gpus.nodes import project_node
 
 Body = Mapping[str, Any]
@@ -47,6 +48,8 @@ class Informer:
         self._namespace = namespace
         self._gpus = gpus
         self._waking = False
+        self._changes: dict[Key, Urgency] = {}
+        """What has changed of each FineTuneJob since it was last queued."""
         self.seeded = False
         self.missed_deletions = 0
         """Number of objects whose deletion the watches have missed."""
@@ -58,8 +61,9 @@ class Informer:
         job = project_job(body)
         if deleted:
             self._store.remove_job(job.key, job.uid, int(job.resource_version))
-        else:
-            self._store.put_job(job)
+            self._note(job.key, Urgency.ENDING)
+        elif self._store.put_job(job):
+            self._note(job.key, job_urgency(job))
         return job.key
 
     def put_child(self, body: Body, *, deleted: bool = False) -> Key | None:
@@ -69,8 +73,9 @@ class Informer:
             return self._disown(body)
         if deleted:
             self._store.remove_child(key, child.uid, int(child.resource_version))
-        else:
-            self._store.put_child(key, child)
+            self._note(key, Urgency.ENDING)
+        elif self._store.put_child(key, child):
+            self._note(key, child_urgency(child))
         return key
 
     def put_pod(self, body: Body, *, deleted: bool = False) -> Key | None:
@@ -80,8 +85,9 @@ class Informer:
             return self._disown(body)
         if deleted:
             self._store.remove_pod(key, pod.uid, int(pod.resource_version))
-        else:
-            self._store.put_pod(key, pod)
+            self._note(key, Urgency.ENDING)
+        elif self._store.put_pod(key, pod):
+            self._note(key, pod_urgency(pod))
         return key
 
     def put_claim(self, body: Body, *, deleted: bool = False) -> Key | None:
@@ -91,13 +97,20 @@ class Informer:
             return self._disown(body)
         if deleted:
             self._store.remove_claim(key, claim.uid, int(claim.resource_version))
-        else:
-            self._store.put_claim(key, claim)
+            self._note(key, Urgency.ENDING)
+        elif self._store.put_claim(key, claim):
+            self._note(key, Urgency.PROGRESS)
         return key
 
     def _disown(self, body: Body) -> Key | None:
         metadata = body["metadata"]
-        return self._store.disown(metadata["uid"], int(metadata["resourceVersion"]))
+        key = self._store.disown(metadata["uid"], int(metadata["resourceVersion"]))
+        if key is not None:
+            self._note(key, Urgency.ENDING)
+        return key
+
+    def _note(self, key: Key, urgency: Urgency) -> None:
+        self._changes[key] = min(urgency, self._changes.get(key, urgency))
 
     def put_node(self, body: Body, *, deleted: bool = False) -> None:
         """Store a node or its deletion. If the GPUs that jobs have asked for change, these jobs are reconciled."""
@@ -107,9 +120,9 @@ class Informer:
             self._wake_without_gpu()
 
     def wake(self, key: Key | None) -> None:
-        """Queue the FineTuneJob of this key."""
+        """Queue the FineTuneJob of this key, with the urgency of what has changed since it was last queued."""
         if key is not None:
-            self._queue.add(key)
+            self._queue.add(key, self._changes.pop(key, Urgency.RESYNC))
 
     # -- lists --------------------------------------------------------------------------------------------------
 
@@ -130,8 +143,12 @@ class Informer:
         ]
         self.missed_deletions += len(purged)
         self.seeded = True
+        for key in purged:
+            self._note(key, Urgency.ENDING)
         for key in self._store.job_keys():
-            self._queue.add(key)
+            self.wake(key)
+        # Changes of objects without a FineTuneJob need no decision.
+        self._changes.clear()
 
     async def _synchronize_nodes(self) -> None:
         try:
@@ -210,7 +227,7 @@ class Informer:
     def _wake_now(self) -> None:
         self._waking = False
         for key in self._store.keys_without_gpu():
-            self._queue.add(key)
+            self._queue.add(key, Urgency.PROGRESS)
 
 
 def _keeping_uid(put: Callable[[Body], object]) -> Callable[[Body], str]:

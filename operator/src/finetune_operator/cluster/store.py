@@ -101,17 +101,17 @@ class Store:
         entry.job = job
         return True
 
-    def put_child(self, key: Key, child: ChildJob) -> None:
-        """Store a batch/v1 Job."""
-        self._put(key, "children", child)
+    def put_child(self, key: Key, child: ChildJob) -> bool:
+        """Store a batch/v1 Job; returns True if it is newer than what is known, as the next two methods do."""
+        return self._put(key, "children", child)
 
-    def put_pod(self, key: Key, pod: Pod) -> None:
+    def put_pod(self, key: Key, pod: Pod) -> bool:
         """Store a pod."""
-        self._put(key, "pods", pod)
+        return self._put(key, "pods", pod)
 
-    def put_claim(self, key: Key, claim: Claim) -> None:
+    def put_claim(self, key: Key, claim: Claim) -> bool:
         """Store a workspace claim."""
-        self._put(key, "claims", claim)
+        return self._put(key, "claims", claim)
 
     def remove_job(self, key: Key, uid: str, version: int = 0) -> None:
         """Remove a FineTuneJob, unless a new one of the same name has replaced it.
@@ -341,15 +341,17 @@ class Store:
     def _entry(self, key: Key) -> _Entry:
         return self._entries.setdefault(key, _Entry())
 
-    def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> None:
+    def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> bool:
         if not self._deleted.allows(new.uid, _version(new)):
-            return
+            return False
         held: dict[str, ChildJob | Pod | Claim] = getattr(self._entry(key), kind)
-        if is_newer(new, held.get(new.uid)):
-            held[new.uid] = new
-            self._keys[new.uid] = key
-            if kind != "claims":
-                self._busy.add(key)
+        if not is_newer(new, held.get(new.uid)):
+            return False
+        held[new.uid] = new
+        self._keys[new.uid] = key
+        if kind != "claims":
+            self._busy.add(key)
+        return True
 
     def _remove(self, key: Key, uid: str, kind: str, version: int = 0) -> None:
         """Remove an object. One that was read without its label at `version` or later still exists."""

@@ -151,7 +151,8 @@ class Controller:
         """Queue a key again whose request failed; returns the result for the metrics."""
         if error.status in UNANSWERED or error.status == 429:
             # The workers pause in an outage, and its end is not the time for all keys at once.
-            self._queue.add_after(key, max(error.retry_after, 1.0) * (0.5 + self._random.random()))
+            delay = max(error.retry_after, 1.0) * (0.5 + self._random.random())
+            self._queue.add_after(key, delay, self._queue.urgency_of(key))
             return "requeue"
         now = self._clock()
         if now - self._said.get(error.status, float("-inf")) >= QUIET_SECONDS:

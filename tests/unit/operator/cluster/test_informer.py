@@ -20,6 +20,7 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import Key
+from finetune_operator.observed.urgency import Urgency
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 
@@ -205,3 +206,76 @@ async def test_a_heartbeat_queues_no_job_and_a_change_only_jobs_without_a_gpu() 
         await asyncio.sleep(2 * NODE_DELAY)
         assert await parts.drain() == {("team", "waiting")}
         assert world.job.status["stage"]["name"] == Stage.PREPARE
+
+
+async def taken_with(parts: Parts) -> Urgency:
+    """The urgency of the key that waits, whose work ends at once."""
+    key = await parts.queue.get()
+    urgency = parts.queue.urgency_of(key)
+    parts.queue.done(key)
+    return urgency
+
+
+async def test_what_has_changed_decides_how_urgent_a_key_is() -> None:
+    owner = {"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}
+    metadata = {
+        "name": "demo-train-0-x",
+        "namespace": "team",
+        "uid": "p",
+        "creationTimestamp": "2026-11-24T09:00:00Z",
+        "labels": {"finetune.dev/job": "demo"},
+        "ownerReferences": [owner],
+    }
+
+    def pod(version: str, phase: str) -> dict[str, Any]:
+        return {
+            "metadata": {**metadata, "resourceVersion": version},
+            "spec": {},
+            "status": {"phase": phase},
+        }
+
+    async with serving([], [running := pod("40", "Running")]) as parts:
+        parts.store.put_job(make_job())
+        steps = [
+            (running, Urgency.PROGRESS),
+            # The watch lists what is known already.
+            (running, Urgency.RESYNC),
+            (pod("41", "Failed"), Urgency.ENDING),
+            (pod("39", "Running"), Urgency.RESYNC),
+        ]
+        for body, expected in steps:
+            parts.informer.wake(parts.informer.put_pod(body))
+            assert await taken_with(parts) is expected
+        parts.informer.wake(parts.informer.put_pod(pod("42", "Failed"), deleted=True))
+        assert await taken_with(parts) is Urgency.ENDING
+
+
+async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> None:
+    ended = {
+        "metadata": {
+            "name": "demo-train-0-x",
+            "namespace": "team",
+            "uid": "p",
+            "resourceVersion": "40",
+            "creationTimestamp": "2026-11-24T09:00:00Z",
+            "labels": {"finetune.dev/job": "demo"},
+            "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
+        },
+        "spec": {},
+        "status": {"phase": "Failed"},
+    }
+    listed = [ended]
+
+    async def answer(request: web.Request) -> web.Response:
+        items = listed if request.path == "/api/v1/pods" else []
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": items})
+
+    async with api_server.serving(answer) as api:
+        parts = Parts(api)
+        parts.store.put_job(make_job(resource_version="90"))
+        for expected in (Urgency.ENDING, Urgency.RESYNC):
+            await parts.informer.synchronize()
+            assert await taken_with(parts) is expected
+        listed.clear()
+        await parts.informer.synchronize()
+        assert await taken_with(parts) is Urgency.ENDING, "its deletion was missed"

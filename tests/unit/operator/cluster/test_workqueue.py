@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
-from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.cluster.workqueue import PATIENCE, TURNS, WorkQueue
+from finetune_operator.observed.urgency import Urgency
 
 from tests.support.clock import Clock
+from tests.support.virtual_time import VirtualLoop, run_virtual
 
 
 class Metrics:
@@ -158,3 +161,143 @@ async def test_a_group_never_has_all_workers() -> None:
     assert len(queue) == 1
     queue.done("a0")
     assert await asyncio.wait_for(waiting, 5) == "a2"
+
+
+async def take(queue: WorkQueue[str], count: int) -> list[str]:
+    """The next keys, whose work ends at once."""
+    found = []
+    for _ in range(count):
+        key = await queue.get()
+        queue.done(key)
+        found.append(key)
+    return found
+
+
+async def test_the_most_urgent_key_comes_first() -> None:
+    queue, _, _ = make_queue()
+    for urgency in sorted(Urgency, reverse=True):
+        queue.add(urgency.name, urgency)
+    assert await take(queue, 4) == ["ENDING", "EDIT", "PROGRESS", "RESYNC"]
+
+
+async def test_a_key_that_is_added_twice_has_the_more_urgent_class() -> None:
+    queue, _, metrics = make_queue()
+    queue.add("a", Urgency.PROGRESS)
+    queue.add("b", Urgency.RESYNC)
+    queue.add("b", Urgency.ENDING)
+    queue.add("b", Urgency.RESYNC)
+    assert len(queue) == 2
+    assert metrics.adds == 2
+    assert await take(queue, 2) == ["b", "a"]
+    assert len(queue) == 0
+
+
+async def test_a_key_that_becomes_more_urgent_during_its_work_stays_so_afterwards() -> None:
+    queue, _, _ = make_queue()
+    queue.add("a", Urgency.RESYNC)
+    await queue.get()
+    queue.add("a", Urgency.RESYNC)
+    queue.add("b", Urgency.EDIT)
+    queue.add("a", Urgency.ENDING)
+    assert len(queue) == 1
+    queue.done("a")
+    assert await take(queue, 2) == ["a", "b"]
+
+
+async def test_a_failed_or_delayed_key_keeps_its_urgency() -> None:
+    queue, clock, _ = make_queue()
+    queue.add("a", Urgency.ENDING)
+    await queue.get()
+    assert queue.urgency_of("a") is Urgency.ENDING
+    queue.add_rate_limited("a")
+    queue.done("a")
+    queue.add_after("b", 30, Urgency.ENDING)
+    queue.add_after("b", 20, Urgency.RESYNC)
+    queue.add_after("b", 25, Urgency.RESYNC)
+    clock.now += 20
+    queue.add("c", Urgency.EDIT)
+    assert await take(queue, 3) == ["a", "b", "c"]
+    assert queue.urgency_of("a") is Urgency.PROGRESS
+
+
+async def test_an_overdue_key_waits_for_a_few_more_urgent_ones_and_never_delays_two() -> None:
+    queue, clock, _ = make_queue()
+    for number in range(3):
+        queue.add(f"old-{number}", Urgency.RESYNC)
+    clock.now += PATIENCE[Urgency.RESYNC] - 1
+    for number in range(20):
+        queue.add(f"end-{number}", Urgency.ENDING)
+    assert not [key for key in await take(queue, 6) if key.startswith("old")], "it is not overdue yet"
+    clock.now += 1
+    order = await take(queue, 14)
+    places = [place for place, key in enumerate(order) if key.startswith("old")]
+    assert places == [TURNS, 2 * TURNS + 1]
+
+
+def test_no_key_starves_under_a_flood_of_more_urgent_ones() -> None:
+    async def main(loop: VirtualLoop) -> dict[str, float]:
+        metrics = Metrics()
+        queue: WorkQueue[str] = WorkQueue(metrics, loop.time)
+        left: dict[str, float] = {}
+        for urgency in (Urgency.EDIT, Urgency.PROGRESS, Urgency.RESYNC):
+            queue.add(urgency.name, urgency)
+        for number in range(10_000):
+            queue.add(f"end-{number}", Urgency.ENDING)
+            queue.add(f"more-{number}", Urgency.ENDING)
+            key = await queue.get()
+            await asyncio.sleep(0.02)
+            queue.done(key)
+            left.setdefault(key, loop.time())
+        return left
+
+    left = run_virtual(main)
+    for urgency, patience in PATIENCE.items():
+        assert left[urgency.name] <= patience + 2 * (TURNS + 1) * 0.02
+
+
+@pytest.mark.parametrize("namespaces", [1, 40])
+def test_a_resync_of_ten_thousand_keys_delays_an_end_by_at_most_one_reconcile(namespaces: int) -> None:
+    """The resync is overdue already, all workers are busy, and the end comes at any moment."""
+    work, workers, share = 0.02, 10, 8
+
+    async def main(loop: VirtualLoop) -> tuple[list[int], list[float]]:
+        queue: WorkQueue[str] = WorkQueue(
+            Metrics(), loop.time, group_of=lambda key: key.partition("/")[0], share=share
+        )
+        draw = random.Random(3)  # noqa: S311 -- a fixed sequence, not a secret
+        taken: list[str] = []
+        for number in range(10_000):
+            queue.add(f"{number % namespaces}/{number}", Urgency.RESYNC)
+        await asyncio.sleep(2 * PATIENCE[Urgency.RESYNC])
+        ended: dict[str, tuple[int, float]] = {}
+        between: list[int] = []
+        waits: list[float] = []
+
+        async def worker() -> None:
+            while True:
+                key = await queue.get()
+                if key in ended:
+                    begin, time = ended.pop(key)
+                    between.append(len(taken) - begin)
+                    waits.append(loop.time() - time)
+                taken.append(key)
+                await asyncio.sleep(work)
+                queue.done(key)
+
+        tasks = [asyncio.create_task(worker()) for _ in range(workers)]
+        for number in range(100):
+            await asyncio.sleep(draw.uniform(0.05, 0.15))
+            key = f"{draw.randrange(namespaces)}/end-{number}"
+            ended[key] = (len(taken), loop.time())
+            queue.add(key, Urgency.ENDING)
+        await asyncio.sleep(0.1)
+        assert len(queue) > 2000, "the resync goes on all the time"
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return between, waits
+
+    between, waits = run_virtual(main)
+    assert len(between) == 100
+    assert max(between) <= 1
+    assert max(waits) <= work * 1.01
