@@ -21,8 +21,9 @@ from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.watches import build_registry, build_settings
 from finetune_operator.errors import SettingsError
+from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.http_server import health_application, metrics_application, serve
-from finetune_operator.runtime.metrics import GpuCollector, JobCollector, OperatorMetrics
+from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
 from finetune_operator.runtime.replica import Edges, Replica, cancel
 from finetune_operator.settings import Settings
 
@@ -47,16 +48,19 @@ class Operator:
         self._replica = Replica(
             settings, self._metrics, time.monotonic, identity=identity, namespace=namespace
         )
-        self._registry.register(JobCollector(self._replica.store))
         self._registry.register(GpuCollector(self._replica.gpus))
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises the error that ended a part before that."""
         self._handle_signals()
+        exposition = Exposition(
+            self._registry, self._replica.store, lambda: datetime.now(UTC), self._metrics.refresh
+        )
         async with AsyncExitStack() as stack:
+            stack.callback(exposition.close)
             for application, port in (
-                (metrics_application(self._registry), self._settings.metrics_port),
+                (metrics_application(exposition), self._settings.metrics_port),
                 (
                     health_application(live=self._replica.live, ready=self._replica.ready),
                     self._settings.health_port,

@@ -7,7 +7,8 @@ earlier do not undo them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -74,10 +75,18 @@ class _Entry:
         return self.job is None and not (self.children or self.pods or self.claims)
 
 
+def _ignore(_old: JobRecord, _new: JobRecord) -> None:
+    """Nobody wants to know."""
+
+
 class Store:
     """All FineTuneJobs with their children, and the GPUs of `gpus`. Use it from one thread only."""
 
-    def __init__(self, gpus: GpuStore) -> None:
+    def __init__(self, gpus: GpuStore, changed: Callable[[JobRecord, JobRecord], None] = _ignore) -> None:
+        """`changed` is called with the earlier and the new state of a FineTuneJob that is already known."""
+        self._changed = changed
+        self._reported: set[Key] = set()
+        """FineTuneJobs that had series in the last scrape, and those that have changed since."""
         self._entries: dict[Key, _Entry] = {}
         self._gpus = gpus
         self._keys: dict[str, Key] = {}
@@ -98,7 +107,10 @@ class Store:
         if entry.job is not None and entry.job.uid != job.uid:
             entry.progress = entry.last_read = None
             entry.refusals = {}
+        elif entry.job is not None:
+            self._changed(entry.job, job)
         entry.job = job
+        self._reported.add(job.key)
         return True
 
     def put_child(self, key: Key, child: ChildJob) -> bool:
@@ -282,9 +294,22 @@ class Store:
             if entry.job is not None and lacks_gpu(entry.job.status)
         ]
 
-    def jobs(self) -> Iterator[JobRecord]:
-        """All FineTuneJobs."""
-        return (entry.job for entry in self._entries.values() if entry.job is not None)
+    def reported(self, since: datetime) -> list[JobRecord]:
+        """The FineTuneJobs that have not ended, and those that have ended after `since`."""
+        found = []
+        for key in list(self._reported):
+            entry = self._entries.get(key)
+            job = None if entry is None else entry.job
+            end = None if job is None else job.completed
+            if job is None or (end is not None and end < since):
+                self._reported.discard(key)
+            else:
+                found.append(job)
+        return found
+
+    def phases(self) -> Counter[str]:
+        """The number of FineTuneJobs by phase."""
+        return Counter(entry.job.phase for entry in self._entries.values() if entry.job is not None)
 
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""

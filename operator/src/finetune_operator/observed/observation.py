@@ -46,6 +46,20 @@ class JobRecord:
         """The key in the store and the queue."""
         return (self.namespace, self.name)
 
+    @property
+    def phase(self) -> str:
+        """The one-word summary of the status."""
+        return str(self.status.get("phase", "Pending"))
+
+    @property
+    def completed(self) -> datetime | None:
+        """Time at which the job ended; None if it has not, or if nobody can read that time."""
+        text = self.status.get("completionTime")
+        try:
+            return None if text is None else parse_time(text)
+        except (TypeError, ValueError):
+            return None
+
 
 @dataclass(frozen=True)
 class ChildJob:

@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+
+from finetune_operator.runtime.exposition import Exposition
 
 Probe = Callable[[], str | None]
 """Returns the problem; None if there is none."""
 
 
-def metrics_application(registry: CollectorRegistry) -> web.Application:
-    """Serve the registry in the format that the scraper accepts."""
+CHUNK = 2**18
+"""Bytes that are written at once. Between two chunks, other tasks have their turn."""
 
-    async def metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+def metrics_application(exposition: Exposition) -> web.Application:
+    """Serve all series in the format that the scraper accepts."""
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        scrape = await exposition.scrape(request.headers.get("Accept", ""))
+        response = web.StreamResponse(headers={"Content-Type": scrape.content_type})
+        response.content_length = sum(map(len, scrape.parts))
+        await response.prepare(request)
+        for part in scrape.parts:
+            view = memoryview(part)
+            for start in range(0, len(view), CHUNK):
+                await response.write(view[start : start + CHUNK])
+        await response.write_eof()
+        return response
 
     application = web.Application()
     application.router.add_get("/metrics", metrics)

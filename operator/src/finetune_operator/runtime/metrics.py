@@ -1,25 +1,19 @@
-"""Prometheus metrics of the operator and of its jobs.
+"""Prometheus metrics of the operator and of the cluster's GPUs.
 
-The operator's series have controller-runtime's names, so standard dashboards for controllers work. The series of jobs
-are computed from the store at scrape time, so they end with their object.
+The operator's series have controller-runtime's names, so standard dashboards for controllers work.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from finetune_operator.api.conditions import Condition, Truth, find_condition
-from finetune_operator.api.formats import parse_time
-from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.store import Store
-from finetune_operator.observed.observation import JobRecord
+from finetune_operator.runtime.fleet import FleetMetrics
 
 CONTROLLER = "finetunejob"
 _QUEUE_BUCKETS = tuple(10.0**exponent for exponent in range(-8, 4))
@@ -31,6 +25,8 @@ class OperatorMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
+        self.fleet = FleetMetrics(registry)
+        """Series of all FineTuneJobs together."""
         queue, controller = ["name"], ["controller"]
         self._depth = Gauge("workqueue_depth", "Keys that are waiting.", queue, registry=registry).labels(
             CONTROLLER
@@ -82,6 +78,7 @@ class OperatorMetrics:
             queue,
             registry=registry,
         ).labels(CONTROLLER)
+        self._longest_work: Callable[[], float] = float
         self._leader = Gauge(
             "leader_election_master_status", "1 while this replica leads.", queue, registry=registry
         )
@@ -129,7 +126,11 @@ class OperatorMetrics:
     def workers(self, count: int, longest_work: Callable[[], float]) -> None:
         """Set the number of workers, and a function for the duration of the longest current work in seconds."""
         self._maximum.set(count)
-        self._longest.set_function(longest_work)
+        self._longest_work = longest_work
+
+    def refresh(self) -> None:
+        """Read what has no event of its own. Call it from the event loop before a scrape."""
+        self._longest.set(self._longest_work())
 
     def leads(self, lease: str, *, leading: bool) -> None:
         """Set whether this replica leads."""
@@ -144,42 +145,8 @@ class OperatorMetrics:
         self._requests.labels(code, method).inc()
 
 
-class JobCollector(Collector):
-    """Series of every FineTuneJob in the store, labeled `namespace` and `name`."""
-
-    def __init__(self, store: Store) -> None:
-        """Read from `store` at each scrape."""
-        self._store = store
-
-    def collect(self) -> Iterable[Metric]:
-        """All metric families with their samples."""
-        labels = ["namespace", "name"]
-        info = GaugeMetricFamily(
-            "finetunejob_info", "1 for every FineTuneJob.", labels=[*labels, "model", "phase"]
-        )
-        condition = GaugeMetricFamily(
-            "finetunejob_status_condition",
-            "1 for the present status of a condition, 0 for its other statuses.",
-            labels=[*labels, "type", "status"],
-        )
-        gauges = {
-            name: GaugeMetricFamily(f"finetunejob_{name}", text, labels=labels)
-            for name, text in _GAUGES.items()
-        }
-        for job in self._store.jobs():
-            identity = [job.namespace, job.name]
-            info.add_metric([*identity, _model_name(job.spec), str(job.status.get("phase", "Pending"))], 1)
-            for entry in job.status.get("conditions") or ():
-                for truth in Truth:
-                    sample = [*identity, entry["type"], truth.value]
-                    condition.add_metric(sample, int(entry["status"] == truth))
-            for name, value in _readable_values(job).items():
-                gauges[name].add_metric(identity, value)
-        return [info, condition, *gauges.values(), _stalled(self._store.jobs())]
-
-
 class GpuCollector(Collector):
-    """Series of the GPUs that jobs have asked for, on nodes and in GPU profiles."""
+    """Series of the GPUs that jobs have asked for, on nodes and in GPU profiles. Any thread may collect them."""
 
     def __init__(self, gpus: GpuStore) -> None:
         """Read from `gpus` at each scrape."""
@@ -211,93 +178,3 @@ class GpuCollector(Collector):
         for product, size in sorted(sizes.items()):
             usable.add_metric(product, size)
         return [counts, usable]
-
-
-def _stalled(jobs: Iterable[JobRecord]) -> GaugeMetricFamily:
-    """Number of stalled jobs by reason. Failed jobs do not count."""
-    family = GaugeMetricFamily(
-        "finetunejobs_stalled", "FineTuneJobs that no GPU or volume of the cluster suits.", labels=["reason"]
-    )
-    number: Counts[str] = Counts()
-    for job in jobs:
-        if find_condition(job.status, Condition.SUCCEEDED).get("status") == Truth.UNKNOWN:
-            stalled = find_condition(job.status, Condition.STALLED)
-            number[stalled.get("reason", "")] += stalled.get("status") == Truth.TRUE
-    for reason, entry in OPERATOR_CLASSES.items():
-        if entry is ReasonClass.STALLED:
-            family.add_metric([reason.value], number[reason.value])
-    return family
-
-
-_GAUGES = {
-    "created_timestamp_seconds": "Time at which the FineTuneJob was created.",
-    "start_timestamp_seconds": "Time at which it was accepted or last resumed.",
-    "completion_timestamp_seconds": "Time at which it ended.",
-    "progress_ratio": "Completed fraction of the current activity, 0 to 1.",
-    "train_loss": "Last reported training loss, in nats per supervised token.",
-    "base_loss": "Validation loss before training, in nats per supervised token.",
-    "tuned_loss": "Validation loss after training, in nats per supervised token.",
-    "attempts": "Number of attempts that have ended, at most 20.",
-    "requested_gpus": "GPUs that TRAIN requests.",
-    "memory_estimated_bytes": "Estimated peak of the GPU memory that TRAIN allocates.",
-    "memory_measured_bytes": "Peak of the GPU memory that TRAIN allocated, measured by its last attempt.",
-    "memory_ratio": "Measured GPU memory divided by the estimate.",
-}
-
-
-def _readable_values(job: JobRecord) -> dict[str, float]:
-    """The gauges of this job; none if another version wrote a status that this one cannot read."""
-    try:
-        return _values(job)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def _values(job: JobRecord) -> dict[str, float]:
-    """The gauges that have a value for this job."""
-    status = job.status
-    progress, evaluation = status.get("progress") or {}, status.get("evaluation") or {}
-    values: dict[str, float] = {
-        "created_timestamp_seconds": job.created.timestamp(),
-        "attempts": float(len(status.get("attempts") or ())),
-        "requested_gpus": float((job.spec.get("resources") or {}).get("gpus", 1)),
-    }
-    for name, field in (
-        ("start_timestamp_seconds", "startTime"),
-        ("completion_timestamp_seconds", "completionTime"),
-    ):
-        if field in status:
-            values[name] = parse_time(status[field]).timestamp()
-    if "percent" in progress:
-        values["progress_ratio"] = float(progress["percent"].rstrip("%")) / 100
-    values |= _memory(status)
-    for name, source, field in (
-        ("train_loss", progress, "loss"),
-        ("base_loss", evaluation, "baseLoss"),
-        ("tuned_loss", evaluation, "tunedLoss"),
-    ):
-        if field in source:
-            values[name] = float(source[field])
-    return values
-
-
-def _memory(status: Mapping[str, Any]) -> dict[str, float]:
-    """Estimated and measured GPU memory, if they are known."""
-    values: dict[str, float] = {}
-    plan = status.get("plan") or {}
-    if "memory" in plan:
-        values["memory_estimated_bytes"] = float(plan["memory"]["peakBytes"])
-    for attempt in reversed(status.get("attempts") or ()):
-        memory = attempt.get("memory") or {}
-        if "allocatedBytes" in memory:
-            values["memory_measured_bytes"] = float(memory["allocatedBytes"])
-            if memory.get("estimatedBytes"):
-                values["memory_ratio"] = memory["allocatedBytes"] / memory["estimatedBytes"]
-            break
-    return values
-
-
-def _model_name(spec: Mapping[str, Any]) -> str:
-    source = (spec.get("model") or {}).get("source") or {}
-    hub, claim = source.get("huggingFace") or {}, source.get("persistentVolumeClaim") or {}
-    return str(hub.get("repository") or claim.get("path") or claim.get("claimName") or "")

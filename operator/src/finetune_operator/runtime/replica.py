@@ -71,7 +71,7 @@ class Replica:
         self._identity = identity
         self._namespace = namespace
         self.gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
-        self.store = Store(self.gpus)
+        self.store = Store(self.gpus, metrics.fleet.changed)
         self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
         metrics.workers(settings.workers + SPARE_WORKERS, lambda: self.queue.longest_work)
         self.leading = False

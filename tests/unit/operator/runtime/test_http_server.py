@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import aiohttp
+import pytest
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.store import Store
+from finetune_operator.runtime import http_server
+from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.http_server import health_application, metrics_application
 from prometheus_client import CollectorRegistry, Gauge
+
+from tests.support.operator import NOW, make_job
 
 
 async def get(application: aiohttp.web.Application, path: str) -> tuple[int, str]:
@@ -28,9 +35,15 @@ async def test_probes_say_what_is_wrong() -> None:
     assert await get(application(), "/readyz") == (503, "the store is still being filled")
 
 
-async def test_metrics_are_served_in_the_text_format() -> None:
+async def test_metrics_are_served_in_the_text_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "CHUNK", 100)
     registry = CollectorRegistry()
     Gauge("answer", "The answer.", registry=registry).set(42)
-    status, text = await get(metrics_application(registry), "/metrics")
+    store = Store(GpuStore((), allow_time_slicing=False))
+    for number in range(20):
+        store.put_job(make_job(name=f"demo{number}", uid=f"uid-{number}"))
+    exposition = Exposition(registry, store, lambda: NOW, lambda: None)
+    status, text = await get(metrics_application(exposition), "/metrics")
     assert status == 200
     assert "answer 42.0" in text
+    assert text.count("finetunejob_info{") == 20

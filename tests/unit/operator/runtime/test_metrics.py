@@ -1,56 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
-from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.store import Store
-from finetune_operator.runtime.metrics import GpuCollector, JobCollector, OperatorMetrics
+from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.support.operator import TRAIN, UID, make_inventory, make_node
-from tests.support.world import World
-
-MEASURED = {"allocatedBytes": 10**9, "reservedBytes": 2 * 10**9}
-
-
-def test_job_series_come_from_the_store_and_end_with_their_object() -> None:
-    world = World()
-    for stage in Stage:
-        world.settle()
-        world.succeed(stage)
-    world.settle()
-    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
-    registry.register(JobCollector(store))
-    store.put_job(world.job)
-    labels = {"namespace": "team", "name": "demo"}
-    assert (
-        registry.get_sample_value("finetunejob_info", {**labels, "model": "smol", "phase": "Succeeded"}) == 1
-    )
-    condition = {**labels, "type": "Succeeded"}
-    assert registry.get_sample_value("finetunejob_status_condition", {**condition, "status": "True"}) == 1
-    assert registry.get_sample_value("finetunejob_status_condition", {**condition, "status": "False"}) == 0
-    assert registry.get_sample_value("finetunejob_progress_ratio", labels) == 1
-    assert registry.get_sample_value("finetunejob_train_loss", labels) == 0.5
-    assert registry.get_sample_value("finetunejob_base_loss", labels) == 2
-    assert registry.get_sample_value("finetunejob_attempts", labels) == 3
-    assert registry.get_sample_value("finetunejob_requested_gpus", labels) == 1
-    assert (
-        registry.get_sample_value("finetunejob_completion_timestamp_seconds", labels) == world.now.timestamp()
-    )
-    store.remove_job(world.job.key, UID)
-    assert b'name="demo"' not in generate_latest(registry)
-
-
-def test_a_job_without_status_has_the_series_that_are_known() -> None:
-    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
-    registry.register(JobCollector(store))
-    store.put_job(replace(World().job, status={}))
-    labels = {"namespace": "team", "name": "demo"}
-    assert registry.get_sample_value("finetunejob_info", {**labels, "model": "smol", "phase": "Pending"}) == 1
-    assert registry.get_sample_value("finetunejob_created_timestamp_seconds", labels) is not None
-    assert registry.get_sample_value("finetunejob_progress_ratio", labels) is None
+from tests.support.operator import make_node
 
 
 def test_the_operators_series_have_controller_runtimes_names() -> None:
@@ -65,6 +20,7 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
     metrics.reconciled("error", 0.1)
     metrics.leads("finetune-operator", leading=True)
     metrics.requested("GET", "200")
+    metrics.refresh()
     metrics.events("dropped", 3)
     name, controller = {"name": "finetunejob"}, {"controller": "finetunejob"}
     expected: list[tuple[str, dict[str, str], float]] = [
@@ -87,40 +43,6 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
     ]
     for series, labels, value in expected:
         assert registry.get_sample_value(series, labels) == value, series
-
-
-def test_estimated_and_measured_memory_have_a_ratio_once_there_is_a_measurement() -> None:
-    world = World()
-    for stage in (Stage.PREPARE, Stage.TRAIN):
-        world.settle()
-        if stage is Stage.PREPARE:
-            world.succeed(stage)
-        else:
-            world.succeed(stage, train={**TRAIN, "memory": MEASURED})
-    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
-    registry.register(JobCollector(store))
-    labels = {"namespace": "team", "name": "demo"}
-    store.put_job(world.job)
-    estimated = registry.get_sample_value("finetunejob_memory_estimated_bytes", labels)
-    assert estimated == world.job.status["plan"]["memory"]["peakBytes"]
-    assert registry.get_sample_value("finetunejob_memory_ratio", labels) is None
-    world.settle()
-    store.put_job(world.job)
-    assert registry.get_sample_value("finetunejob_memory_measured_bytes", labels) == 10**9
-    assert registry.get_sample_value("finetunejob_memory_ratio", labels) == 10**9 / int(estimated or 0)
-
-
-def test_stalled_jobs_are_counted_by_reason() -> None:
-    world = World(inventory=make_inventory())
-    world.settle()
-    world.succeed(Stage.PREPARE)
-    world.settle()
-    store, registry = Store(GpuStore((), allow_time_slicing=False)), CollectorRegistry()
-    registry.register(JobCollector(store))
-    store.put_job(world.job)
-    store.put_job(replace(world.job, name="other", uid="other"))
-    assert registry.get_sample_value("finetunejobs_stalled", {"reason": "DoesNotFit"}) == 2
-    assert registry.get_sample_value("finetunejobs_stalled", {"reason": "GpuNotSupported"}) == 0
 
 
 def test_gpus_of_nodes_and_of_profiles_have_different_states() -> None:

@@ -1,0 +1,211 @@
+"""The series of single FineTuneJobs, as text. Only jobs that run or have just ended have any, so their number is bounded.
+
+The lines of a job are kept until its object changes. A scrape then joins them, because to format the series of 10,000
+jobs takes seconds. It runs in a thread of its own, which reads nothing but the records that it gets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite, isnan
+from typing import Any, TypeVar
+
+from finetune_operator.api.conditions import Condition, Truth, find_condition
+from finetune_operator.api.formats import parse_time
+from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
+from finetune_operator.observed.observation import JobRecord
+
+_HELP = {
+    "finetunejob_info": "1 for every FineTuneJob that runs or has just ended.",
+    "finetunejob_status_condition": "1 for the present status of a condition, 0 for its other statuses.",
+    "finetunejob_created_timestamp_seconds": "Time at which the FineTuneJob was created.",
+    "finetunejob_start_timestamp_seconds": "Time at which it was accepted or last resumed.",
+    "finetunejob_completion_timestamp_seconds": "Time at which it ended.",
+    "finetunejob_progress_ratio": "Completed fraction of the current activity, 0 to 1.",
+    "finetunejob_train_loss": "Last reported training loss, in nats per supervised token.",
+    "finetunejob_base_loss": "Validation loss before training, in nats per supervised token.",
+    "finetunejob_tuned_loss": "Validation loss after training, in nats per supervised token.",
+    "finetunejob_attempts": "Number of attempts that have ended, at most 20.",
+    "finetunejob_requested_gpus": "GPUs that TRAIN requests.",
+    "finetunejob_memory_estimated_bytes": "Estimated peak of the GPU memory that TRAIN allocates.",
+    "finetunejob_memory_measured_bytes": "Peak of the GPU memory that TRAIN allocated, measured by its last attempt.",
+    "finetunejob_memory_ratio": "Measured GPU memory divided by the estimate.",
+}
+"""Every family of single jobs, all of them gauges, with the labels `namespace` and `name`."""
+_GAUGES = tuple(_HELP)[2:]
+"""Families with one number a job, if the job has it."""
+_STALLED_HELP = "FineTuneJobs that no GPU or volume of the cluster suits."
+_STALLED_REASONS = [reason.value for reason, kind in OPERATOR_CLASSES.items() if kind is ReasonClass.STALLED]
+
+
+_JOINED = 500
+"""Jobs whose lines are joined at once. No other thread runs while bytes are copied."""
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """What one job adds to a scrape."""
+
+    version: str
+    families: tuple[str, ...]
+    """The lines of each family of `_HELP`, in its order."""
+    stalled: str
+    """The reason for which the job is stalled; empty if it is not."""
+
+
+class JobSeries:
+    """Renders the series of jobs. Use it from one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Lines] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def render(self, jobs: Collection[JobRecord]) -> list[bytes]:
+        """All families of these jobs in the text format, which is that of OpenMetrics, too."""
+        self._lines = {job.uid: self._lines_of(job) for job in jobs}
+        lines = list(self._lines.values())
+        found = []
+        for number, (name, text) in enumerate(_HELP.items()):
+            found.append(_head(name, text))
+            for start in range(0, len(lines), _JOINED):
+                joined = "".join([each.families[number] for each in lines[start : start + _JOINED]])
+                found.append(joined.encode("utf-8", "replace"))
+        stalled = Counts(each.stalled for each in lines)
+        found.append(_head("finetunejobs_stalled", _STALLED_HELP))
+        found += [
+            f'finetunejobs_stalled{{reason="{reason}"}} {stalled[reason]}.0\n'.encode()
+            for reason in _STALLED_REASONS
+        ]
+        return found
+
+    def _lines_of(self, job: JobRecord) -> _Lines:
+        held = self._lines.get(job.uid)
+        return held if held is not None and held.version == job.resource_version else _format(job)
+
+
+def _head(name: str, text: str) -> bytes:
+    return f"# HELP {name} {text}\n# TYPE {name} gauge\n".encode()
+
+
+def _format(job: JobRecord) -> _Lines:
+    identity = f'name="{_escape(job.name)}",namespace="{_escape(job.namespace)}"'
+    nothing: dict[str, float] = {}
+    values = _readable(lambda: _values(job), nothing)
+    families = [
+        _info(job, identity),
+        _readable(lambda: _conditions(job.status, identity), ""),
+    ]
+    labels = "{" + identity + "} "
+    families += [name + labels + _number(values[name]) + "\n" if name in values else "" for name in _GAUGES]
+    return _Lines(
+        job.resource_version,
+        tuple(families),
+        _readable(lambda: _stalled_reason(job.status), ""),
+    )
+
+
+def _info(job: JobRecord, identity: str) -> str:
+    model, phase = _escape(_readable(lambda: _model_name(job.spec), "")), _escape(job.phase)
+    return f'finetunejob_info{{{identity},model="{model}",phase="{phase}"}} 1.0\n'
+
+
+def _conditions(status: Mapping[str, Any], identity: str) -> str:
+    head = f"finetunejob_status_condition{{{identity}"
+    return "".join(
+        [
+            head + tail
+            for entry in status.get("conditions") or ()
+            for tail in _tails(entry["type"], entry["status"])
+        ]
+    )
+
+
+@lru_cache(maxsize=64)
+def _tails(kind: str, status: str) -> tuple[str, ...]:
+    """The ends of the lines of one condition, which are the same for all jobs."""
+    return tuple(
+        f',status="{truth.value}",type="{_escape(kind)}"}} {1.0 if status == truth else 0.0}\n'
+        for truth in Truth
+    )
+
+
+def _stalled_reason(status: Mapping[str, Any]) -> str:
+    if find_condition(status, Condition.SUCCEEDED).get("status") != Truth.UNKNOWN:
+        return ""
+    stalled = find_condition(status, Condition.STALLED)
+    return str(stalled.get("reason", "")) if stalled.get("status") == Truth.TRUE else ""
+
+
+def _readable(read: Callable[[], Value], otherwise: Value) -> Value:
+    """What `read` finds in a job; `otherwise` if another version wrote what this one cannot read."""
+    try:
+        return read()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return otherwise
+
+
+def _values(job: JobRecord) -> dict[str, float]:
+    """The gauges that have a value for this job."""
+    status = job.status
+    progress, evaluation = status.get("progress") or {}, status.get("evaluation") or {}
+    values: dict[str, float] = {
+        "finetunejob_created_timestamp_seconds": job.created.timestamp(),
+        "finetunejob_attempts": float(len(status.get("attempts") or ())),
+        "finetunejob_requested_gpus": float((job.spec.get("resources") or {}).get("gpus", 1)),
+    }
+    for name, field in (
+        ("finetunejob_start_timestamp_seconds", "startTime"),
+        ("finetunejob_completion_timestamp_seconds", "completionTime"),
+    ):
+        if field in status:
+            values[name] = parse_time(status[field]).timestamp()
+    if "percent" in progress:
+        values["finetunejob_progress_ratio"] = float(progress["percent"].rstrip("%")) / 100
+    values |= _memory(status)
+    for name, source, field in (
+        ("finetunejob_train_loss", progress, "loss"),
+        ("finetunejob_base_loss", evaluation, "baseLoss"),
+        ("finetunejob_tuned_loss", evaluation, "tunedLoss"),
+    ):
+        if field in source:
+            values[name] = float(source[field])
+    return values
+
+
+def _memory(status: Mapping[str, Any]) -> dict[str, float]:
+    """Estimated and measured GPU memory, if they are known."""
+    values: dict[str, float] = {}
+    plan = status.get("plan") or {}
+    if "memory" in plan:
+        values["finetunejob_memory_estimated_bytes"] = float(plan["memory"]["peakBytes"])
+    for attempt in reversed(status.get("attempts") or ()):
+        memory = attempt.get("memory") or {}
+        if "allocatedBytes" in memory:
+            values["finetunejob_memory_measured_bytes"] = float(memory["allocatedBytes"])
+            if memory.get("estimatedBytes"):
+                values["finetunejob_memory_ratio"] = memory["allocatedBytes"] / memory["estimatedBytes"]
+            break
+    return values
+
+
+def _model_name(spec: Mapping[str, Any]) -> str:
+    source = (spec.get("model") or {}).get("source") or {}
+    hub, claim = source.get("huggingFace") or {}, source.get("persistentVolumeClaim") or {}
+    return str(hub.get("repository") or claim.get("path") or claim.get("claimName") or "")
+
+
+def _number(value: float) -> str:
+    """A number as Prometheus writes it. Losses may be infinite or not a number."""
+    if isfinite(value):
+        return repr(value)
+    return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
