@@ -18,7 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,9 @@ benchmark-training: python-env assets ## Held-out loss by training setting; need
 
 benchmark-telemetry: python-env ## Step times of a run with and without an attack on its telemetry port
 	$(PYTHON_ENV) -m benchmarks.telemetry $(ARGS)
+
+benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stops (ARGS=--dry-run needs no GPU)
+	$(PYTHON_ENV) -m benchmarks.gpu $(ARGS)
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
