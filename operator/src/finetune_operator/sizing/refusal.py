@@ -158,7 +158,7 @@ def remedy(change: Change | None) -> str:
 def smallest_gpu(smallest: Gpu | None) -> str:
     """Name the smallest product on which the job fits unchanged."""
     if smallest is None or smallest.usable_bytes is None:
-        return "The operator knows no GPU of this image that is large enough."
+        return "The operator knows no single GPU that is large enough and that this image supports."
     return (
         f"The smallest GPU that fits the unchanged job is {_short(smallest.product)} with "
         f"{binary_size(smallest.usable_bytes)}."

@@ -161,7 +161,10 @@ def test_a_training_dataset_that_is_all_held_out_says_so(tmp_path: Path, masker:
     with pytest.raises(StageError) as caught:
         build(tmp_path / "work", masker, rows, rows)
     assert caught.value.reason is Reason.INVALID_DATASET
-    assert "5 left out because they are also in the validation dataset" in caught.value.message
+    assert (
+        "of 5 rows of the training dataset, 5 are left out because they are also in the validation dataset"
+        in caught.value.message
+    )
     assert "dataset.validation.fraction" in caught.value.message
 
 
@@ -173,7 +176,8 @@ def test_a_dataset_without_an_accepted_row_fails_even_if_all_may_be_rejected(
         build(tmp_path / "work", masker, write_rows(tmp_path / "rows.jsonl", rows), rejected=1.0)
     assert caught.value.reason is Reason.INVALID_DATASET
     assert (
-        "are 5 rejected; correct the rejected rows, or add others. 5 NoAssistantTurn" in caught.value.message
+        "of 5 rows of the dataset, 5 are rejected; correct the rejected rows, or add others. 5 NoAssistantTurn"
+        in caught.value.message
     )
 
 
