@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.store_entry import Entry, Identities
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.observation import (
@@ -27,7 +28,7 @@ from finetune_operator.observed.observation import (
     Rejection,
     lacks_gpu,
 )
-from finetune_operator.observed.warnings import Unstarted, unstarted
+from finetune_operator.observed.warnings import Unstarted
 
 
 class _Stored(Protocol):
@@ -47,34 +48,6 @@ def is_newer(new: _Stored, held: _Stored | None) -> bool:
     return held is None or _version(new) > _version(held)
 
 
-@dataclass(frozen=True)
-class Identities:
-    """The objects of one FineTuneJob that a fresh read must look for even if they have lost their label."""
-
-    job_names: frozenset[str]
-    """Names of its batch/v1 Jobs."""
-    job_uids: frozenset[str]
-    """uids of its batch/v1 Jobs, including those that only a pod names."""
-    claim_uids: frozenset[str]
-    """uids of its claim, and of that of an earlier FineTuneJob of the same name."""
-
-
-@dataclass
-class _Entry:
-    job: JobRecord | None = None
-    children: dict[str, ChildJob] = field(default_factory=dict)
-    pods: dict[str, Pod] = field(default_factory=dict)
-    claims: dict[str, Claim] = field(default_factory=dict)
-    progress: Progress | None = None
-    refusals: dict[str, Rejection] = field(default_factory=dict)
-    warnings: dict[str, str] = field(default_factory=dict)
-    last_read: datetime | None = None
-
-    @property
-    def empty(self) -> bool:
-        return self.job is None and not (self.children or self.pods or self.claims)
-
-
 def _ignore(_old: JobRecord, _new: JobRecord) -> None:
     """Nobody wants to know."""
 
@@ -87,7 +60,7 @@ class Store:
         self._changed = changed
         self._reported: set[Key] = set()
         """FineTuneJobs that had series in the last scrape, and those that have changed since."""
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, Entry] = {}
         self._gpus = gpus
         self._keys: dict[str, Key] = {}
         self._busy: set[Key] = set()
@@ -161,13 +134,7 @@ class Store:
 
     def identities(self, key: Key) -> Identities:
         """The Jobs of one FineTuneJob that are known by name or by uid, also if they belong to an earlier one."""
-        entry = self._entries.get(key, _Entry())
-        names = {child.name for child in entry.children.values()}
-        recorded = (entry.job.status.get("stage") or {}).get("jobName") if entry.job is not None else None
-        names |= {recorded} if isinstance(recorded, str) else set()
-        uids = {child.uid for child in entry.children.values()}
-        uids |= {pod.owner_uid for pod in entry.pods.values()}
-        return Identities(frozenset(names), frozenset(uids), frozenset(entry.claims))
+        return self._entries.get(key, Entry()).identities()
 
     def replace_children(
         self,
@@ -226,19 +193,8 @@ class Store:
 
     def unstarted(self, now: datetime) -> dict[Key, list[Unstarted]]:
         """The children that should have started by `now` and whose state does not say why they have not."""
-        found = {}
-        for key in self._busy:
-            entry = self._entries[key]
-            claims = entry.claims.values()
-            job = entry.job
-            if job is None:
-                continue
-            claim = next((claim for claim in claims if claim.owner_uid == job.uid), None)
-            children = [child for child in entry.children.values() if child.owner_uid == job.uid]
-            waiting = unstarted(children, entry.pods.values(), claim, now)
-            if waiting:
-                found[key] = waiting
-        return found
+        found = {key: self._entries[key].unstarted(now) for key in self._busy}
+        return {key: children for key, children in found.items() if children}
 
     def set_refusal(self, key: Key, action: str, refusal: Rejection | None) -> None:
         """Store or clear the last refusal of one action (`lifecycle.refusals.action_key`)."""
@@ -264,16 +220,13 @@ class Store:
         entry = self._entries.get(key)
         if entry is None or entry.job is None:
             return None
-        job = entry.job
-        claim = next((claim for claim in entry.claims.values() if claim.owner_uid == job.uid), None)
-        previous = next((claim for claim in entry.claims.values() if claim.owner_uid != job.uid), None)
         return Observation(
-            job=job,
+            job=entry.job,
             inventory=self._gpus.inventory,
             children=tuple(entry.children.values()),
             pods=tuple(entry.pods.values()),
-            claim=claim,
-            previous_claim=previous,
+            claim=entry.claim(own=True),
+            previous_claim=entry.claim(own=False),
             progress=entry.progress,
             rejection=entry.refusals.get(CREATION),
             refusals={name: each for name, each in entry.refusals.items() if name != CREATION},
@@ -313,16 +266,7 @@ class Store:
 
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""
-        found = []
-        for key in self._busy:
-            entry = self._entries[key]
-            if entry.job is None:
-                continue
-            for pod in entry.pods.values():
-                child = entry.children.get(pod.owner_uid)
-                if pod.running and pod.ip and child is not None and child.owner_uid == entry.job.uid:
-                    found.append((entry.job, child, pod))
-        return found
+        return [found for key in self._busy for found in self._entries[key].running_pods()]
 
     def mark_child_deleting(self, key: Key, uid: str) -> None:
         """Record that the API server has accepted a delete, before the watch reports it."""
@@ -363,8 +307,8 @@ class Store:
                 changed.append(key)
         return changed
 
-    def _entry(self, key: Key) -> _Entry:
-        return self._entries.setdefault(key, _Entry())
+    def _entry(self, key: Key) -> Entry:
+        return self._entries.setdefault(key, Entry())
 
     def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> bool:
         if not self._deleted.allows(new.uid, _version(new)):

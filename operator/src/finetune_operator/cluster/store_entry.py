@@ -1,0 +1,74 @@
+"""What the store knows about one FineTuneJob."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from finetune_operator.contract.result import Progress
+from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Pod, Rejection
+from finetune_operator.observed.warnings import Unstarted, unstarted
+
+
+@dataclass(frozen=True)
+class Identities:
+    """The objects of one FineTuneJob that a fresh read must look for even if they have lost their label."""
+
+    job_names: frozenset[str]
+    """Names of its batch/v1 Jobs."""
+    job_uids: frozenset[str]
+    """uids of its batch/v1 Jobs, including those that only a pod names."""
+    claim_uids: frozenset[str]
+    """uids of its claim, and of that of an earlier FineTuneJob of the same name."""
+
+
+@dataclass
+class Entry:
+    """A FineTuneJob and the objects that belong to it or to an earlier one of the same name, each by its uid."""
+
+    job: JobRecord | None = None
+    children: dict[str, ChildJob] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    progress: Progress | None = None
+    refusals: dict[str, Rejection] = field(default_factory=dict)
+    """The last refusal of each action, by `lifecycle.refusals.action_key`."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    """Why a Job has no pod, or why a pod does not run, by uid."""
+    last_read: datetime | None = None
+
+    @property
+    def empty(self) -> bool:
+        """True if neither the FineTuneJob nor an object of it is known."""
+        return self.job is None and not (self.children or self.pods or self.claims)
+
+    def claim(self, *, own: bool) -> Claim | None:
+        """The workspace's claim of this FineTuneJob, or with `own=False` that of an earlier one; None if unknown."""
+        uid = "" if self.job is None else self.job.uid
+        return next((claim for claim in self.claims.values() if (claim.owner_uid == uid) is own), None)
+
+    def identities(self) -> Identities:
+        """The objects that are known by name or by uid, also if they belong to an earlier FineTuneJob."""
+        names = {child.name for child in self.children.values()}
+        recorded = (self.job.status.get("stage") or {}).get("jobName") if self.job is not None else None
+        names |= {recorded} if isinstance(recorded, str) else set()
+        uids = {child.uid for child in self.children.values()} | {pod.owner_uid for pod in self.pods.values()}
+        return Identities(frozenset(names), frozenset(uids), frozenset(self.claims))
+
+    def unstarted(self, now: datetime) -> list[Unstarted]:
+        """The Jobs and pods that should have started by `now` and whose state does not say why they have not."""
+        if self.job is None:
+            return []
+        children = [child for child in self.children.values() if child.owner_uid == self.job.uid]
+        return unstarted(children, self.pods.values(), self.claim(own=True), now)
+
+    def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
+        """Every pod whose trainer runs and has an address, with the FineTuneJob and its batch/v1 Job."""
+        found = []
+        for pod in self.pods.values():
+            child = self.children.get(pod.owner_uid)
+            if self.job is None or child is None or child.owner_uid != self.job.uid:
+                continue
+            if pod.running and pod.ip:
+                found.append((self.job, child, pod))
+        return found
