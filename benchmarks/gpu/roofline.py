@@ -7,14 +7,13 @@ optimizer, dequantizing and the loss count as nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.training import synchronize
+from benchmarks.gpu.timing import seconds_of
 
 _ROUNDS = 5
 
@@ -82,12 +81,4 @@ def _attention(config: dict[str, Any], length: int, rows: int, device: str) -> f
 
 def _seconds(work: Callable[[], object], device: str) -> float:
     """Return the smallest seconds of `work` among some rounds, after one that warms up."""
-    work()
-    times = []
-    for _ in range(_ROUNDS):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return seconds_of(work, device, rounds=_ROUNDS, warm_up=1)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.gpu.context import Context
@@ -82,17 +82,8 @@ def _copy_rate(size: int, device: str) -> float:
     return 2 * size / _seconds(lambda: target.copy_(source), device)
 
 
-def _seconds(work: Any, device: str) -> float:
-    """Return the median seconds of `work` on the device, after three warm-up rounds."""
-    from benchmarks.gpu.training import synchronize  # noqa: PLC0415 -- it loads torch
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Return the median seconds of `work` on the device."""
+    from benchmarks.gpu.timing import seconds_of  # noqa: PLC0415 -- it loads torch
 
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(_ROUNDS):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[_ROUNDS // 2]
+    return seconds_of(work, device, rounds=_ROUNDS, warm_up=3)[_ROUNDS // 2]
