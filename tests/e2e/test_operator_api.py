@@ -189,7 +189,8 @@ async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, ku
         assert await asyncio.wait_for(metrics.outcomes.get(), 30) == "written"
     writing.cancel()
     await asyncio.wait({writing})
-    selector = f"--field-selector=involvedObject.uid={job.uid}"
+    # The operator of the cluster tells this job's Events, too.
+    selector = f"--field-selector=involvedObject.uid={job.uid},reason={transition.reason}"
     (told,) = kubectl.within(job.namespace).json("get", "events", selector)["items"]
     assert (told["message"], told["count"]) == (transition.message, 2)
 
