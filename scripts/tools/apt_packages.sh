@@ -26,7 +26,7 @@ fi
 say "missing: $absent"
 command -v apt-get >/dev/null ||
   fail "the dev cluster must have ${packages[*]}, and this machine has no apt-get; install them by hand, or give a" \
-    "cluster by KUBECONFIG, or start Docker (then kind is used)"
+    "cluster by KUBECONFIG, or use Docker: \`make demo CLUSTER=kind\`"
 [[ $EUID -eq 0 ]] || fail "apt-get must run as root, found uid $EUID; run this script as root"
 
 # Another part of set-up may call apt-get at the same time.

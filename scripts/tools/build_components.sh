@@ -15,7 +15,7 @@ fail() { echo "[components] error: $*" >&2; exit 1; }
 needed_go=$(awk '$1 == "go" { print $2 }' "$source_folder/go.mod")
 command -v go >/dev/null ||
   fail "Go $needed_go or newer must be on PATH to build the dev cluster, found none; install it from https://go.dev/dl, or" \
-    "set KUBECONFIG to an existing cluster, or start Docker (then kind is used)"
+    "set KUBECONFIG to an existing cluster, or use Docker: \`make demo CLUSTER=kind\`"
 found_go=$(go env GOVERSION)
 oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 [[ $oldest == "$needed_go" || $(go env GOTOOLCHAIN) == auto ]] ||

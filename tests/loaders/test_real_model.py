@@ -22,6 +22,7 @@ from tests.support.airports import (
     load_folder,
     load_on_original,
     load_trained,
+    rounding_noise,
     score,
 )
 
@@ -39,6 +40,8 @@ class Run:
     base: Scores
     merged: Scores
     verification: VerificationResult
+    loss_noise: float
+    """What stochastic rounding alone does to the loss; 0 where values round to the nearest."""
 
 
 def _run_spec(workspace: Path, learning_rate: float, onto: str) -> RunSpec:
@@ -74,13 +77,15 @@ def runs(
         with reference.disable_adapter():
             base = score(reference, examples)
         merged = score(load_folder(workspace.parent / onto / "merged"), examples)
-        found[onto] = Run(trained, base, merged, verification)
+        stochastic = onto == "OriginalWeights"
+        noise = rounding_noise(layout, trained, examples) if stochastic else 0.0
+        found[onto] = Run(trained, base, merged, verification, noise)
     return found
 
 
 @pytest.mark.parametrize("onto", ONTO)
 def test_an_honest_run_keeps_its_function_and_its_gain(runs: dict[str, Run], onto: str) -> None:
-    """The noise is what one honest rounding does, as MERGE measured it."""
+    """The noise of the divergence is what MERGE measured. That of the loss is measured here, by other seeds."""
     run = runs[onto]
     noise = run.verification.noise_divergence
     assert noise is not None
@@ -88,9 +93,11 @@ def test_an_honest_run_keeps_its_function_and_its_gain(runs: dict[str, Run], ont
     gain, kept = run.base.loss - run.trained.loss, run.base.loss - run.merged.loss
     print(
         f"{onto}: KL {divergence:.3g} of {effect:.3g}, noise {noise:.3g}, losses {run.base.loss:.4f}, {run.trained.loss:.4f}, "
-        f"{run.merged.loss:.4f}, survives {run.verification.surviving_update}, slope {run.verification.slope}"
+        f"{run.merged.loss:.4f}, noise {run.loss_noise:.4f}, survives {run.verification.surviving_update}, "
+        f"slope {run.verification.slope}"
     )
     assert divergence <= 0.01 * effect + noise
-    assert gain <= 10 * noise or kept >= 0.98 * gain
+    assert gain > 10 * max(noise, run.loss_noise)
+    assert kept >= 0.98 * gain - 2 * run.loss_noise
     assert run.verification.verdict == "Proven"
     assert (run.verification.surviving_update or 0.0) >= 0.98

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.model.load import load_quantized
+from finetune_trainer.quantization.rounding import Noise, round_weights
 from finetune_trainer.stages.train.dataset import open_table
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from tests.support.e2e import quickstart
@@ -92,6 +96,28 @@ def load_on_original(workspace: WorkspaceLayout) -> Any:
     """Load the adapter on the original weights, in float32."""
     model = AutoModelForCausalLM.from_pretrained(quickstart.BASE_MODEL, dtype=torch.float32)
     return PeftModel.from_pretrained(model, workspace.adapter).eval()
+
+
+def rounding_noise(workspace: WorkspaceLayout, trained: Scores, examples: list[Example]) -> float:
+    """Return what stochastic rounding alone does to the loss of the merge onto the original weights, in nats per token.
+
+    It is the root of the mean square over three other seeds. A loss moves in proportion to the error of the weights,
+    and a divergence with its square, so a divergence says nothing about it.
+    """
+    differences = []
+    for seed in range(1001, 1004):
+        model = load_on_original(workspace)
+        for name, layer in model.named_modules():
+            if isinstance(layer, LoraLayer):
+                with torch.no_grad():
+                    exact = layer.base_layer.weight + layer.get_delta_weight("default")
+                    bits = np.empty(exact.numel(), np.uint16)
+                    round_weights(exact.reshape(-1).numpy(), "BF16", bits, Noise.of(seed, name))
+                    rounded = torch.from_numpy(bits).view(torch.bfloat16).reshape(exact.shape)
+                    layer.base_layer.weight.copy_(rounded)
+        with model.disable_adapter():
+            differences.append(score(model, examples).loss - trained.loss)
+    return math.sqrt(sum(difference**2 for difference in differences) / len(differences))
 
 
 def load_folder(folder: Path) -> Any:

@@ -49,7 +49,7 @@ def _check_machine() -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         raise DevClusterError(
             f"the dev cluster must be started on Linux as root, found {sys.platform} and uid {os.geteuid()}; "
-            "set KUBECONFIG to an existing cluster, or start Docker (then kind is used)"
+            "set KUBECONFIG to an existing cluster, or use Docker: `make demo CLUSTER=kind`"
         )
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     absent = [program for program in _PROGRAMS if shutil.which(program, path=path) is None]

@@ -159,7 +159,7 @@ def storage_problem(storage_class: StorageClass | None, fitting: Sequence[Offer]
         return None
     return (
         f"storage class {storage_class.name} must create volumes that a suitable GPU can use ({locations(fitting)}), "
-        f"its allowedTopologies are {describe_terms(storage_class.topologies)}; set another class in "
+        f"but its allowedTopologies are {describe_terms(storage_class.topologies)}; set another class in "
         "workspace.storageClassName, or add a GPU node there"
     )
 
@@ -172,8 +172,8 @@ def volume_problem(volume: VolumeRecord | None, fitting: Sequence[Offer], role: 
     if volume is None or not fitting or any(reachable(volume.terms, offer) for offer in fitting):
         return None
     return (
-        f"the {role}'s volume {volume.name} must be reachable from a suitable GPU ({locations(fitting)}), only nodes "
-        f"with {describe_terms(volume.terms)} can use it; add a node with such a GPU there, or move the volume"
+        f"the {role}'s volume {volume.name} must be reachable from a suitable GPU ({locations(fitting)}), but only "
+        f"nodes with {describe_terms(volume.terms)} can use it; add a node with such a GPU there, or move the volume"
     )
 
 
@@ -241,7 +241,7 @@ def model_cache_problem(
         return None
     found = f"{len(usable)} nodes" if usable else "no existing node"
     return (
-        f"modelCache must be a claim that several nodes can mount (ReadWriteMany or ReadOnlyMany), {claim} has "
+        f"modelCache must be a claim that several nodes can mount (ReadWriteMany or ReadOnlyMany), but {claim} has "
         f"{', '.join(sorted(access_modes))} and the stages may run on {found}; use a claim on a shared file system, or "
         "remove modelCache"
     )

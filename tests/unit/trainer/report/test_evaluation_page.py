@@ -38,7 +38,7 @@ def test_the_page_shows_both_means_metrics_needed_rows_and_answers(tmp_path: Pat
     page = render_evaluation_page(report(tmp_path))
     for part in (
         "<strong>Inconclusive.</strong>",
-        "About 20 rows are needed",
+        "With about 20 rows",
         "loss per token",
         "loss per row",
         "token accuracy",
@@ -46,7 +46,7 @@ def test_the_page_shows_both_means_metrics_needed_rows_and_answers(tmp_path: Pat
         "ExactMatch",
         "not measured: no reference answer is a JSON object or array",
         "Held-out row 7",
-        "Base model, cut at the limit of tokens",
+        "Base model, cut at the token limit",
         "Sample prompt 2",
         "Not answered: the chat template refuses the prompt.",
     ):
@@ -64,7 +64,7 @@ def test_a_result_of_an_earlier_trainer_has_a_page(tmp_path: Path) -> None:
     page = render_evaluation_page(report(tmp_path, TRAIN.evaluation, Answers()))
     assert "loss per token" in page
     assert "loss per row" not in page
-    assert "No answers were asked for." in page
+    assert "This job generates no answers." in page
 
 
 def test_the_document_keeps_whole_texts(tmp_path: Path) -> None:

@@ -32,5 +32,5 @@ def require_passed(gate: Gate, evaluation: EvaluationResult) -> None:
         f"Loss {evaluation.base_loss:.4f} before and {evaluation.tuned_loss:.4f} after training on {evaluation.rows} "
         f"held-out rows, difference {evaluation.difference:+.4f} with 95 % interval {low:+.4f} to {high:+.4f} nats per "
         "token. This run publishes nothing. Improve the data or the training settings, hold out more rows, or set "
-        "evaluation.gate to Report (in a cluster, create the job again): the same workspace publishes without training again",
+        "evaluation.gate to Report. In a cluster, create the job again; `finetune run` publishes without training again",
     )

@@ -30,7 +30,7 @@ MEANINGS = {
 VERDICTS = {
     "Improved": "The tuned model predicts held-out answers better than the base model.",
     "Worse": "The tuned model predicts held-out answers worse than the base model.",
-    "NoChange": "The held-out rows show no difference that chance could not make.",
+    "NoChange": "The measured difference may be due to chance.",
     "Inconclusive": "There are too few held-out rows for a verdict.",
 }
 

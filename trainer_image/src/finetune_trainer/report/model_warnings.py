@@ -44,7 +44,7 @@ def _beyond_context(facts: ModelFacts) -> DatasetWarning | None:
     return DatasetWarning(
         "BeyondContext", facts.maximum_length, facts.context,
         f"training.maximumLength is above the model's context of {facts.context} tokens, and the longest row has "
-        f"{facts.longest_example}; lower it, or choose a model with a longer context",
+        f"{facts.longest_example}; lower training.maximumLength, or choose a model with a longer context",
     )  # fmt: skip
 
 

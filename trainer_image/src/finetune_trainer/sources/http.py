@@ -185,7 +185,7 @@ def _error(verdict: Verdict) -> Exception:
         Reason.DATASET_NOT_FOUND: ("the dataset's URL must lead to a file", "check the URL in the Secret"),
         Reason.DATASET_ACCESS_DENIED: (
             "the dataset's server must grant access",
-            "set the Secret to a URL that is allowed to read the dataset",
+            "put a URL with read access to the dataset into the Secret",
         ),
         Reason.DATASET_UNAVAILABLE: (
             "the dataset's server must send the file",

@@ -175,7 +175,7 @@ def test_rows_without_the_columns_of_the_wanted_format_are_named_once(
 
 def test_one_row_with_the_columns_of_the_wanted_format_is_enough() -> None:
     values = rows({"text": "x"}, {"prompt": "q", "completion": "a"})
-    assert detect_format(values, "PromptCompletion") == Detection("PromptCompletion", "as asked for")
+    assert detect_format(values, "PromptCompletion") == Detection("PromptCompletion", "set in dataset.format")
     assert detect_format(rows(UNREADABLE), "Alpaca").format == "Alpaca"
 
 

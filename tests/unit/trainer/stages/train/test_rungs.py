@@ -64,7 +64,7 @@ def test_a_used_up_ladder_names_the_peaks_of_every_rung_and_has_its_own_exit_cod
     ]
     error = ladder_used_up(failed, 512, 24 * _GIB, "OutOfMemoryError: tried to allocate")
     assert error.reason is Reason.GPU_OUT_OF_MEMORY
-    assert "the GPU of 24.00 GiB must hold a step of sequences of up to 512 tokens" in error.message
+    assert "the GPU of 24.00 GiB must hold a step with rows of up to 512 tokens" in error.message
     first = "micro-batches of 4 without gradient checkpointing (Training, step 7: tensors 20.00 GiB, allocator 22.00 GiB)"
     assert first == describe_failure(failed[0])
     assert first in error.message

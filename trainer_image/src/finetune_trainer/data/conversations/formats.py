@@ -106,7 +106,7 @@ def detect_format(rows: Iterable[Row], wanted: str = "Auto") -> Detection:
     if not total:
         raise StageError(Reason.INVALID_DATASET, "the dataset must have rows, found none; check the file")
     if wanted != "Auto" and (fitting or not shapes):
-        return Detection(wanted, "as asked for")
+        return Detection(wanted, "set in dataset.format")
     if not shapes:
         return Detection("Messages", f"assumed: none of the first {total} rows is an object")
     known = Counter({shape: count for shape, count in shapes.items() if shape != UNKNOWN})

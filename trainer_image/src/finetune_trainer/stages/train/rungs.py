@@ -78,8 +78,8 @@ def ladder_used_up(
     tried = "; ".join(describe_failure(each) for each in failed)
     return StageError(
         Reason.GPU_OUT_OF_MEMORY,
-        f"the GPU{size} must hold a step of sequences of up to {maximum_length} tokens in one of the planned ways, found "
-        "none that fits. Lower training.microBatchSize or training.maximumLength, or use a larger GPU. Peaks: "
+        f"the GPU{size} must hold a step with rows of up to {maximum_length} tokens, but no plan of the ladder "
+        "fits. Lower training.microBatchSize or training.maximumLength, or use a larger GPU. Peaks: "
         f"{tried}. Last error: {cause}",
     )
 
