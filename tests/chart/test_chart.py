@@ -98,6 +98,17 @@ def test_pod_meets_the_restricted_level_with_a_read_only_root(values: Path) -> N
     assert not any(spec.get(member) for member in ("hostNetwork", "hostPID", "hostIPC"))
 
 
+def test_the_operator_knows_its_own_pod() -> None:
+    (container,) = pod_spec(render())["containers"]
+    sources = {entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in container["env"][:-1]}
+    assert sources == {
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+        "POD_IP": "status.podIP",
+        "NODE_NAME": "spec.nodeName",
+    }
+
+
 def test_the_operators_pod_may_leave_its_user_to_the_cluster_or_get_another_one() -> None:
     plain = pod_spec(render())["securityContext"]
     assigned = pod_spec(render("--set", "securityContext.ids=Assigned"))["securityContext"]

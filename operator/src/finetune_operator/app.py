@@ -21,6 +21,7 @@ from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.watches import build_registry, build_settings
 from finetune_operator.errors import SettingsError
+from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.http_server import health_application, metrics_application, serve
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
@@ -46,7 +47,12 @@ class Operator:
         self._registry = CollectorRegistry()
         self._metrics = OperatorMetrics(self._registry)
         self._replica = Replica(
-            settings, self._metrics, time.monotonic, identity=identity, namespace=namespace
+            settings,
+            self._metrics,
+            time.monotonic,
+            identity=identity,
+            namespace=namespace,
+            own=OperatorPod(environment.get("POD_IP", ""), environment.get("NODE_NAME", "")),
         )
         self._registry.register(GpuCollector(self._replica.gpus))
         self._stop = asyncio.Event()

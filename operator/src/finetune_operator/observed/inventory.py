@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
@@ -48,6 +49,11 @@ class Inventory:
         self._allow_time_slicing = allow_time_slicing
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._decisions: OrderedDict[tuple[object, ...], Feasible | Infeasible] = OrderedDict()
+
+    @cached_property
+    def node_addresses(self) -> frozenset[str]:
+        """The own IP addresses of all nodes."""
+        return frozenset(address for node in self.nodes.values() for address in node.addresses)
 
     @property
     def asked_for(self) -> frozenset[str]:

@@ -134,6 +134,8 @@ class Pod:
     """Time at which the grace period of a pod that is being deleted ends."""
     watched: bool = True
     """The pod has the label that the watch selects. Without it, only fresh reads show the pod."""
+    host_network: bool = False
+    """The pod has the addresses of its node."""
 
     @property
     def live(self) -> bool:
@@ -306,6 +308,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         scheduled=_time(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
         deletion_time=_time(metadata, "deletionTimestamp"),
         watched=is_watched(metadata),
+        host_network=bool(body.get("spec", {}).get("hostNetwork")),
     )
 
 

@@ -90,6 +90,14 @@ class OperatorMetrics:
         )
         for outcome in ("written", "dropped"):
             self._events.labels(outcome)
+        self._polls = Counter(
+            "finetune_operator_progress_polls_total",
+            "Polls of running trainers for their progress.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("answered", "closed", "silent", "refused"):
+            self._polls.labels(outcome)
         self._requests = Counter(
             "rest_client_requests_total", "Requests to the API server.", ["code", "method"], registry=registry
         )
@@ -131,6 +139,10 @@ class OperatorMetrics:
     def refresh(self) -> None:
         """Read what has no event of its own. Call it from the event loop before a scrape."""
         self._longest.set(self._longest_work())
+
+    def polled(self, outcome: str) -> None:
+        """One poll of a trainer's progress ended."""
+        self._polls.labels(outcome).inc()
 
     def leads(self, lease: str, *, leading: bool) -> None:
         """Set whether this replica leads."""

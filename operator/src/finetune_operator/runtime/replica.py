@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +23,7 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, LeaseLostError
 from finetune_operator.observed.observation import Key
+from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.controller import Controller, run_workers
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.settings import Settings
@@ -63,13 +66,15 @@ class Replica:
         *,
         identity: str,
         namespace: str,
+        own: OperatorPod | None = None,
     ) -> None:
-        """`identity` and `namespace` are those of the replica's own pod. `clock` is monotonic, in seconds."""
+        """`identity`, `namespace` and `own` are those of the replica's own pod. `clock` is monotonic, in seconds."""
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
         self._identity = identity
         self._namespace = namespace
+        self._own = own or OperatorPod()
         self.gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
         self.store = Store(self.gpus, metrics.fleet.changed)
         self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
@@ -121,8 +126,18 @@ class Replica:
             now=edges.now,
             clock=self._clock,
         )
-        port, period = settings.trainer.telemetry_port, settings.progress_seconds
-        poller = ProgressPoller(self.store, self.queue.add, edges.fetch, port, period)
+        poller = ProgressPoller(
+            self.store,
+            lambda: self.gpus.inventory,
+            self.queue.add,
+            edges.fetch,
+            self._metrics,
+            self._clock,
+            random.Random(secrets.randbits(64)).random,  # noqa: S311 -- jitter, not a secret
+            port=settings.trainer.telemetry_port,
+            period=settings.progress_seconds,
+            own=self._own,
+        )
         # Without this, a job could be decided before its children are known.
         await informer.synchronize()
         self.seeded = True

@@ -1,46 +1,95 @@
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from aiohttp import web
 from finetune_operator.api.stages import Stage
+from finetune_operator.cluster import progress_poller
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.progress_poller import HttpFetcher, ProgressPoller
+from finetune_operator.cluster.poll_schedule import LONGEST_DELAY
+from finetune_operator.cluster.progress_poller import POLL_SECONDS, Fetch, HttpFetcher, ProgressPoller
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import Key
+from finetune_operator.observed.pod_address import OperatorPod
 
-from tests.support.operator import make_job, make_progress
+from tests.support.operator import make_job, make_node, make_progress
+from tests.support.virtual_time import VirtualLoop, run_virtual
 from tests.support.world import World
 
 KEY = ("team", "demo")
+PERIOD = 5
 GOOD = make_progress(Stage.PREPARE).model_dump_json(by_alias=True).encode()
 OTHER = make_progress(Stage.PREPARE, uid="another").model_dump_json(by_alias=True).encode()
 
 
 class Ports:
-    """The response of each port, and the ports that were asked."""
+    """The response of each port, and the ports that were asked. The ports of `hanging` never respond."""
 
     def __init__(self, answers: dict[int, bytes]) -> None:
         self.answers = answers
+        self.hanging: set[int] = set()
         self.asked: list[int] = []
 
     async def __call__(self, ip: str, port: int) -> bytes | None:
         assert ip == "10.0.0.1"
         self.asked.append(port)
+        if port in self.hanging:
+            await asyncio.sleep(POLL_SECONDS * 10)
         return self.answers.get(port)
 
 
+class Fixture:
+    """A poller with its store, whose trainers have an address of the only node's pod network."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+        gpus = GpuStore((), allow_time_slicing=False)
+        gpus.put(make_node("node1", pod_networks=("10.0.0.0/8",)))
+        self.store = Store(gpus)
+        self.woken: list[Key] = []
+        self.outcomes: Counter[str] = Counter()
+        world = World()
+        world.settle()
+        self._child = world.children["demo-prepare-0"]
+        self._pod = world.run_pod("demo-prepare-0")
+        self.poller = ProgressPoller(
+            self.store,
+            lambda: gpus.inventory,
+            self.woken.append,
+            fetch,
+            self,
+            clock,
+            lambda: 0.5,
+            port=9500,
+            period=PERIOD,
+            own=OperatorPod(),
+        )
+
+    def polled(self, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+
+    def add(self, namespace: str = "team", number: int = 0, ip: str = "10.0.0.1") -> None:
+        """Add a FineTuneJob whose PREPARE runs."""
+        name = f"{namespace}-{number}"
+        job = replace(make_job(), namespace=namespace, name="demo" if number == 0 else f"demo{number}")
+        child = replace(self._child, uid=f"child-{name}")
+        self.store.put_job(job)
+        self.store.put_child(job.key, child)
+        self.store.put_pod(
+            job.key, replace(self._pod, uid=f"pod-{name}", owner_uid=child.uid, ip=ip, name=name)
+        )
+
+
 def make_poller(ports: Ports) -> tuple[ProgressPoller, Store, list[Key]]:
-    world = World()
-    world.settle()
-    pod = world.run_pod("demo-prepare-0")
-    store = Store(GpuStore((), allow_time_slicing=False))
-    store.put_job(make_job())
-    store.put_child(KEY, world.children["demo-prepare-0"])
-    store.put_pod(KEY, pod)
-    woken: list[Key] = []
-    return ProgressPoller(store, woken.append, ports, 9500, 5), store, woken
+    fixture = Fixture(ports)
+    fixture.add()
+    return fixture.poller, fixture.store, fixture.woken
 
 
 async def test_a_trainers_port_is_found_after_others_and_used_again() -> None:
@@ -88,6 +137,142 @@ async def test_pods_of_an_earlier_job_of_the_same_name_are_not_polled() -> None:
     assert ports.asked == []
 
 
+def test_a_port_that_never_responds_hides_no_trainer_behind_it() -> None:
+    ports = Ports({9502: GOOD})
+    ports.hanging = {9500}
+
+    async def main(loop: VirtualLoop) -> None:
+        fixture = Fixture(ports, loop.time)
+        fixture.add()
+        await fixture.poller.poll()
+        assert loop.time() == pytest.approx(POLL_SECONDS, abs=0.1)
+        assert ports.asked == [9500]
+        await asyncio.sleep(60)
+        await fixture.poller.poll()
+        assert ports.asked == [9500, 9501, 9502]
+        assert fixture.outcomes == {"silent": 1, "answered": 1}
+
+    run_virtual(main)
+
+
+def test_unreachable_pods_of_one_tenant_delay_no_other_tenant() -> None:
+    """Tenant A has 1,000 pods that swallow every packet. Tenant B is polled as if it were alone."""
+    asked: list[tuple[float, str]] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        async def fetch(ip: str, _port: int) -> bytes | None:
+            asked.append((loop.time(), ip))
+            await asyncio.sleep(0.01 if ip == "10.0.0.1" else 3600)
+            return GOOD
+
+        fixture = Fixture(fetch, loop.time)
+        for number in range(1000):
+            fixture.add("a", number, f"10.1.{number // 250}.{number % 250 + 1}")
+        fixture.add("b")
+        running = asyncio.ensure_future(fixture.poller.run())
+        await asyncio.sleep(600)
+        running.cancel()
+
+    run_virtual(main)
+    times = [when for when, ip in asked if ip == "10.0.0.1"]
+    assert times[0] < 0.1
+    assert max(later - earlier for earlier, later in pairwise(times)) < PERIOD + 0.5
+    per_pod = Counter(ip for _, ip in asked if ip != "10.0.0.1")
+    assert len(per_pod) == 1000, "nobody is forgotten"
+    assert max(per_pod.values()) <= 6
+
+
+def test_many_hostile_namespaces_delay_no_trainer_that_answers() -> None:
+    """200 namespaces with pods that are replaced all the time, and that never respond."""
+    asked: list[float] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        async def fetch(ip: str, _port: int) -> bytes | None:
+            if ip != "10.0.0.1":
+                await asyncio.sleep(3600)
+            asked.append(loop.time())
+            return GOOD
+
+        fixture = Fixture(fetch, loop.time)
+        fixture.add("b")
+        running = asyncio.ensure_future(fixture.poller.run())
+        for generation in range(20):
+            await asyncio.sleep(5)
+            for number in range(200):
+                fixture.add(f"n{number}", generation, "10.1.0.1")
+        running.cancel()
+
+    run_virtual(main)
+    assert max(later - earlier for earlier, later in pairwise(asked)) < PERIOD + 0.5
+
+
+def test_a_round_ends_in_time_whatever_the_pods_do() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async def fetch(_ip: str, _port: int) -> bytes | None:
+            await asyncio.sleep(POLL_SECONDS * 0.9)
+            return None
+
+        fixture = Fixture(fetch, loop.time)
+        for number in range(500):
+            fixture.add("a", number)
+        for _ in range(10):
+            started = loop.time()
+            await fixture.poller.poll()
+            assert loop.time() - started < PERIOD + 0.1
+
+    run_virtual(main)
+
+
+def test_a_trainer_that_was_unreachable_for_long_is_found_again() -> None:
+    ports = Ports({9500: GOOD})
+    ports.hanging = set(range(9500, 9510))
+
+    async def main(loop: VirtualLoop) -> None:
+        fixture = Fixture(ports, loop.time)
+        fixture.add()
+        running = asyncio.ensure_future(fixture.poller.run())
+        await asyncio.sleep(7200)
+        assert fixture.outcomes["silent"] < 20
+        ports.hanging = set()
+        await asyncio.sleep(1.3 * LONGEST_DELAY)
+        assert fixture.outcomes["answered"] > 1
+        running.cancel()
+
+    run_virtual(main)
+
+
+async def test_the_operator_does_not_connect_to_a_forged_address(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    async def fetch(ip: str, _port: int) -> bytes | None:
+        asked.append(ip)
+        return GOOD
+
+    fixture = Fixture(fetch)
+    for number, ip in enumerate(["169.254.169.254", "127.0.0.1", "192.168.7.7", "8.8.8.8", "example.org"]):
+        fixture.add("team", number, ip)
+    with caplog.at_level(logging.WARNING):
+        await fixture.poller.poll()
+    assert asked == []
+    assert fixture.outcomes == {"refused": 5}
+    assert len(caplog.records) == 1, "one line a minute"
+    assert "is not polled" in caplog.text
+
+
+async def test_an_error_of_one_poll_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def fetch(ip: str, _port: int) -> bytes | None:
+        if ip == "10.0.0.2":
+            raise RuntimeError("odd")
+        return GOOD
+
+    fixture = Fixture(fetch)
+    fixture.add("team", 0, "10.0.0.2")
+    fixture.add("team", 1)
+    await fixture.poller.poll()
+    assert fixture.woken == [("team", "demo1")]
+    assert "odd" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
@@ -120,3 +305,23 @@ async def test_only_a_plain_and_bounded_response_is_accepted(
     finally:
         await fetcher.close()
         await runner.cleanup()
+
+
+async def test_a_port_that_accepts_and_says_nothing_is_told_apart_from_a_closed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress_poller, "POLL_SECONDS", 0.2)
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    fetcher = HttpFetcher()
+    try:
+        with pytest.raises(TimeoutError):
+            await fetcher("127.0.0.1", server.sockets[0].getsockname()[1])
+        assert await fetcher("127.0.0.1", 1) is None
+    finally:
+        await fetcher.close()
+        server.close()

@@ -19,6 +19,12 @@ def make_request(**spec: object) -> SizingRequest:
     return SizingRequest(FineTuneJobSpec.parse(make_spec(**spec)), model_shape(CONFIG), 60)
 
 
+def test_the_addresses_of_all_nodes_are_known() -> None:
+    inventory = make_inventory(make_node("a", addresses=("10.0.0.1", "fd00::1")), make_node("b"))
+    assert inventory.node_addresses == {"10.0.0.1", "fd00::1"}
+    assert inventory.with_nodes({"b": make_node("b", addresses=("10.0.0.2",))}).node_addresses == {"10.0.0.2"}
+
+
 def test_offers_come_from_nodes_and_from_gpu_profiles() -> None:
     profile = GpuProfile(name="l4-pool", product="NVIDIA L4", labels={"pool": "l4"})
     inventory = make_inventory(make_node(), profiles=(profile,))

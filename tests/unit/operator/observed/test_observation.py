@@ -67,6 +67,16 @@ def test_an_ended_trainer_is_recognized_while_another_container_runs() -> None:
     assert not pod.running
 
 
+def test_a_pod_on_the_network_of_its_node_is_recognized() -> None:
+    body = make_pod({"phase": "Running"})
+    plain = project_pod(body)
+    body["spec"] = {**body.get("spec", {}), "hostNetwork": True}
+    hosted = project_pod(body)
+    assert plain is not None
+    assert hosted is not None
+    assert (plain.host_network, hosted.host_network) == (False, True)
+
+
 def test_a_pod_is_idle_only_after_all_containers_and_native_sidecars_have_ended() -> None:
     ended = project_pod(make_pod({"containerStatuses": [container(ENDED)]}))
     assert ended is not None

@@ -22,6 +22,7 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
     metrics.requested("GET", "200")
     metrics.refresh()
     metrics.events("dropped", 3)
+    metrics.polled("silent")
     name, controller = {"name": "finetunejob"}, {"controller": "finetunejob"}
     expected: list[tuple[str, dict[str, str], float]] = [
         ("workqueue_depth", name, 1),
@@ -40,6 +41,8 @@ def test_the_operators_series_have_controller_runtimes_names() -> None:
         ("rest_client_requests_total", {"code": "200", "method": "GET"}, 1),
         ("finetune_operator_events_total", {"outcome": "dropped"}, 3),
         ("finetune_operator_events_total", {"outcome": "written"}, 0),
+        ("finetune_operator_progress_polls_total", {"outcome": "silent"}, 1),
+        ("finetune_operator_progress_polls_total", {"outcome": "answered"}, 0),
     ]
     for series, labels, value in expected:
         assert registry.get_sample_value(series, labels) == value, series

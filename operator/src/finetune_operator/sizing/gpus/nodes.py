@@ -27,6 +27,7 @@ KEPT_LABELS = frozenset(
 )
 """Labels that are kept of every node."""
 _CHANGING = frozenset(["nvidia.com/gfd.timestamp"])
+_IP_TYPES = frozenset(["InternalIP", "ExternalIP"])
 _BASIC_RESOURCES = frozenset(["cpu", "memory", "ephemeral-storage"])
 _GPU_NAME = re.compile(r"gpu|accelerator|^(nvidia|amd)\.com/|\.(nvidia|amd)\.com/", re.IGNORECASE)
 
@@ -48,6 +49,10 @@ class NodeRecord:
     allocatable: Mapping[str, str]
     unschedulable: bool
     ready: bool
+    addresses: tuple[str, ...] = ()
+    """The node's own IP addresses."""
+    pod_networks: tuple[str, ...] = ()
+    """Networks in CIDR notation from which Kubernetes lets the node give addresses to pods; empty with many CNIs."""
 
     def same_as(self, other: NodeRecord) -> bool:
         """Return whether only the resource version differs, as after a heartbeat."""
@@ -95,6 +100,12 @@ def project_node(body: Mapping[str, Any]) -> NodeRecord:
             condition.get("type") == "Ready" and condition.get("status") == "True"
             for condition in status.get("conditions") or ()
         ),
+        addresses=tuple(
+            str(entry["address"])
+            for entry in status.get("addresses") or ()
+            if entry.get("type") in _IP_TYPES and entry.get("address")
+        ),
+        pod_networks=tuple(map(str, spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")]))),
     )
 
 

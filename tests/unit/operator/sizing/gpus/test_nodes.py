@@ -77,6 +77,22 @@ def test_a_node_without_conditions_is_not_ready() -> None:
     assert found.zone is None
 
 
+def test_a_node_keeps_its_addresses_and_its_pod_networks() -> None:
+    found = body("a")
+    found["spec"]["podCIDRs"] = ["10.1.2.0/24", "fd01::/64"]
+    found["status"]["addresses"] = [
+        {"type": "InternalIP", "address": "192.168.1.1"},
+        {"type": "Hostname", "address": "a"},
+        {"type": "ExternalIP", "address": "9.9.9.9"},
+    ]
+    record = project_node(found)
+    assert record.pod_networks == ("10.1.2.0/24", "fd01::/64")
+    assert record.addresses == ("192.168.1.1", "9.9.9.9")
+    found["spec"] = {"podCIDR": "10.1.2.0/24"}
+    assert project_node(found).pod_networks == ("10.1.2.0/24",)
+    assert node("b").pod_networks == node("b").addresses == ()
+
+
 def test_ten_thousand_nodes_stay_small() -> None:
     """Nodes of one kind share their strings: 10,000 without a GPU take a few megabytes."""
     extra = {f"feature.node.kubernetes.io/cpu-{number}": "true" for number in range(60)}
