@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import kopf
@@ -19,11 +20,14 @@ from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
-from finetune_operator.cluster.watches import build_registry, build_settings
+from finetune_operator.cluster.watches import build_registry, build_settings, watched_kinds
 from finetune_operator.errors import SettingsError
 from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.exposition import Exposition
+from finetune_operator.runtime.health import Vitals, liveness, readiness
+from finetune_operator.runtime.health_metrics import HealthMetrics
 from finetune_operator.runtime.http_server import health_application, metrics_application, serve
+from finetune_operator.runtime.loop_lag import LoopLag
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
 from finetune_operator.runtime.replica import Edges, Replica, cancel
 from finetune_operator.settings import Settings
@@ -55,20 +59,23 @@ class Operator:
             own=OperatorPod(environment.get("POD_IP", ""), environment.get("NODE_NAME", "")),
         )
         self._registry.register(GpuCollector(self._replica.gpus))
+        self._health = HealthMetrics(self._registry)
+        self._lag = LoopLag(time.monotonic)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises the error that ended a part before that."""
         self._handle_signals()
-        exposition = Exposition(
-            self._registry, self._replica.store, lambda: datetime.now(UTC), self._metrics.refresh
-        )
+        exposition = Exposition(self._registry, self._replica.store, lambda: datetime.now(UTC), self._refresh)
         async with AsyncExitStack() as stack:
             stack.callback(exposition.close)
+            stack.push_async_callback(cancel, asyncio.create_task(self._lag.run()))
             for application, port in (
                 (metrics_application(exposition), self._settings.metrics_port),
                 (
-                    health_application(live=self._replica.live, ready=self._replica.ready),
+                    health_application(
+                        live=lambda: liveness(self._vitals()), ready=lambda: readiness(self._vitals())
+                    ),
                     self._settings.health_port,
                 ),
             ):
@@ -88,16 +95,27 @@ class Operator:
             )
             await self._replica.run(edges, self._stop)
 
+    def _vitals(self) -> Vitals:
+        return replace(self._replica.vitals(), loop_lag=self._lag.lasting)
+
+    def _refresh(self) -> None:
+        """Bring the metrics up to date that have no event of their own."""
+        self._metrics.refresh()
+        self._health.show(self._vitals(), self._lag.largest)
+
     async def _watch(self, informer: Informer, configuration: Configuration) -> None:
         """Run Kopf's watches. Kopf ends them if one fails for good, and then the process ends, too."""
         namespace = self._settings.watch_namespace
+        watch_nodes = self._replica.gpus.inventory.problem is None
+        self._replica.watch_ages.expect(watched_kinds(watch_nodes=watch_nodes))
         ready = asyncio.Event()
         watches = asyncio.create_task(
             kopf.operator(
                 registry=build_registry(
                     informer,
                     configuration,
-                    watch_nodes=self._replica.gpus.inventory.problem is None,
+                    self._replica.watch_ages,
+                    watch_nodes=watch_nodes,
                 ),
                 settings=build_settings(),
                 clusterwide=not namespace,

@@ -43,28 +43,33 @@ class Elector:
     _seen: tuple[str, str] | None = None
     """Holder and renewTime that were read last; `_seen_since` is the time of our clock at which they last changed."""
     _seen_since: float = 0.0
+    renewed: float | None = None
+    """Time at which the last successful renewal was started; None before the first one."""
 
     async def acquire(self) -> None:
         """Wait until this replica holds the Lease."""
         while True:
+            started = self.clock()
             if await self._try():
+                self.renewed = started
                 break
             await asyncio.sleep(self.timing.retry_period)
         _logger.info("holds Lease %s/%s as %s", self.namespace, self.name, self.identity)
 
     async def hold(self) -> None:
         """Renew until canceled. Raises LeaseLostError after too long without a renewal."""
-        renewed = self.clock()
+        if self.renewed is None:
+            raise AssertionError("the Lease must be acquired before it is held")
         while True:
             await asyncio.sleep(self.timing.retry_period)
-            left = renewed + self.timing.renew_deadline - self.clock()
+            left = self.renewed + self.timing.renew_deadline - self.clock()
             started = self.clock()
             try:
                 if left > 0 and await asyncio.wait_for(self._try(), left):
-                    renewed = started
+                    self.renewed = started
             except TimeoutError:
                 _logger.warning("renewing the Lease took too long")
-            if self.clock() - renewed >= self.timing.renew_deadline:
+            if self.clock() - self.renewed >= self.timing.renew_deadline:
                 raise LeaseLostError(
                     f"Lease {self.namespace}/{self.name} must be renewed within {self.timing.renew_deadline} s, but it "
                     "was not; this process ends so that another replica can lead"

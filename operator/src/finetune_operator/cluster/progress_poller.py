@@ -93,6 +93,7 @@ class ProgressPoller:
         finally:
             for task in self._asking:
                 task.cancel()
+            await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def poll(self) -> None:
         """Ask every running trainer that is due once, for at most the length of a round.

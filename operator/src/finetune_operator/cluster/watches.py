@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import kopf
 
 from finetune_operator.api.stages import GROUP, JOB_LABEL, PLURAL, VERSION
 from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.watch_ages import WatchAges
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
@@ -35,10 +37,15 @@ def build_settings() -> kopf.OperatorSettings:
     return settings
 
 
+def watched_kinds(*, watch_nodes: bool) -> tuple[str, ...]:
+    """The plurals of the kinds that are watched."""
+    return (PLURAL, "jobs", "pods", "persistentvolumeclaims", *(("nodes",) if watch_nodes else ()))
+
+
 def build_registry(
-    informer: Informer, configuration: Configuration, *, watch_nodes: bool
+    informer: Informer, configuration: Configuration, ages: WatchAges, *, watch_nodes: bool
 ) -> kopf.OperatorRegistry:
-    """Handlers that feed `informer`, with the operator's own credentials.
+    """Handlers that feed `informer`, with the operator's own credentials. `ages` sees the requests of the watches.
 
     `watch_nodes` must be false if the operator may not read nodes: Kopf would retry a forbidden watch forever.
     """
@@ -46,8 +53,8 @@ def build_registry(
     labels = {JOB_LABEL: kopf.PRESENT}
 
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return await connection_info(configuration)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return open_session(await connection_info(configuration), ages)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
@@ -88,6 +95,16 @@ def deliver(informer: Informer, plural: str, event: Mapping[str, Any]) -> None:
             informer.wake(informer.put_claim(body, deleted=deleted))
         case _:
             informer.wake(informer.put_job(body, deleted=deleted))
+
+
+def open_session(info: kopf.ConnectionInfo, ages: WatchAges) -> kopf.AiohttpSession:
+    """The session that Kopf would open itself, with hooks for `ages`. Kopf closes it."""
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers=info.as_http_headers(),
+        trace_configs=[ages.trace()],
+    )
+    return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:

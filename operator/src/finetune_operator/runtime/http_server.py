@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from finetune_operator.runtime.exposition import Exposition
 
-Probe = Callable[[], str | None]
-"""Returns the problem; None if there is none."""
+Probe = Callable[[], Sequence[str]]
+"""Returns the problems; empty if there is none."""
 
 
 CHUNK = 2**18
@@ -37,10 +37,10 @@ def metrics_application(exposition: Exposition) -> web.Application:
 
 
 def health_application(*, live: Probe, ready: Probe) -> web.Application:
-    """Serve both probes. A failing probe responds with 503 and the problem."""
+    """Serve both probes. A failing probe responds with 503 and its problems."""
 
-    def respond(problem: str | None) -> web.Response:
-        return web.Response(status=200 if problem is None else 503, text=problem or "ok")
+    def respond(problems: Sequence[str]) -> web.Response:
+        return web.Response(status=503 if problems else 200, text="; ".join(problems) or "ok")
 
     async def healthz(_: web.Request) -> web.Response:
         return respond(live())

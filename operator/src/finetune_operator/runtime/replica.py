@@ -20,16 +20,16 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.progress_poller import Fetch, ProgressPoller
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.watch_ages import WatchAges
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, LeaseLostError
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.controller import Controller, run_workers
+from finetune_operator.runtime.health import Role, Vitals
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.settings import Settings
 
-STUCK_SECONDS = 300.0
-"""No healthy reconcile takes this long, because every request has a time limit and few tries."""
 STOP_SECONDS = 5.0
 SPARE_WORKERS = 2
 """Workers that one namespace cannot occupy, so that another one never waits for its slow requests."""
@@ -79,9 +79,11 @@ class Replica:
         self.store = Store(self.gpus, metrics.fleet.changed)
         self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
         metrics.workers(settings.workers + SPARE_WORKERS, lambda: self.queue.longest_work)
-        self.leading = False
-        self.seeded = False
-        """True once the store is filled."""
+        self._role = Role.STARTING
+        self._seeded = False
+        self._elector: Elector | None = None
+        self.watch_ages = WatchAges(clock)
+        """The time for which each watch has been silent."""
 
     async def run(self, edges: Edges, stop: asyncio.Event) -> None:
         """Lead until `stop` is set, after an election if one is enabled. Raises the error of a part that failed."""
@@ -89,7 +91,8 @@ class Replica:
             await _until(stop, asyncio.create_task(self._lead(edges)))
             return
         lease = self._settings.leader_election.lease_name
-        elector = Elector(edges.api, self._namespace, lease, self._identity, self._clock)
+        elector = self._elector = Elector(edges.api, self._namespace, lease, self._identity, self._clock)
+        self._role = Role.STANDBY
         self._metrics.leads(lease, leading=False)
         acquiring = asyncio.create_task(elector.acquire())
         await _until(stop, acquiring)
@@ -109,7 +112,7 @@ class Replica:
     async def _lead(self, edges: Edges) -> None:
         """Run the leader's parts until canceled."""
         settings = self._settings
-        self.leading = True
+        self._role = Role.LEADER
         cluster = Cluster(edges.api)
         events = EventWriter(
             edges.api, self._identity or "finetune-operator", self._metrics, edges.now, self._clock
@@ -140,7 +143,7 @@ class Replica:
         )
         # Without this, a job could be decided before its children are known.
         await informer.synchronize()
-        self.seeded = True
+        self._seeded = True
         _logger.info("leading; %d FineTuneJobs", len(self.store.job_keys()))
         async with asyncio.TaskGroup() as parts:
             parts.create_task(run_workers(controller, settings.workers + SPARE_WORKERS))
@@ -150,14 +153,16 @@ class Replica:
             parts.create_task(controller.warnings.run())
             parts.create_task(edges.watch(informer))
 
-    def live(self) -> str | None:
-        """Why the process should be restarted; None if it is healthy."""
-        longest = self.queue.longest_work
-        return f"a reconcile has taken {longest:.0f} s" if longest > STUCK_SECONDS else None
-
-    def ready(self) -> str | None:
-        """Why the replica is not ready; None if it is. A standby is ready, because it has no store to fill."""
-        return "the store is still being filled" if self.leading and not self.seeded else None
+    def vitals(self) -> Vitals:
+        """What shows if this replica works, without the event loop's lag."""
+        renewed = None if self._elector is None else self._elector.renewed
+        return Vitals(
+            role=self._role,
+            seeded=self._seeded,
+            longest_work=self.queue.longest_work,
+            watches=self.watch_ages.ages(),
+            lease_age=None if renewed is None else self._clock() - renewed,
+        )
 
 
 async def _hold(elector: Elector, edges: Edges) -> None:

@@ -172,6 +172,7 @@ def test_unreachable_pods_of_one_tenant_delay_no_other_tenant() -> None:
         running = asyncio.ensure_future(fixture.poller.run())
         await asyncio.sleep(600)
         running.cancel()
+        await asyncio.wait({running})
 
     run_virtual(main)
     times = [when for when, ip in asked if ip == "10.0.0.1"]
@@ -201,6 +202,7 @@ def test_many_hostile_namespaces_delay_no_trainer_that_answers() -> None:
             for number in range(200):
                 fixture.add(f"n{number}", generation, "10.1.0.1")
         running.cancel()
+        await asyncio.wait({running})
 
     run_virtual(main)
     assert max(later - earlier for earlier, later in pairwise(asked)) < PERIOD + 0.5
@@ -219,6 +221,7 @@ def test_a_round_ends_in_time_whatever_the_pods_do() -> None:
             started = loop.time()
             await fixture.poller.poll()
             assert loop.time() - started < PERIOD + 0.1
+        await asyncio.sleep(POLL_SECONDS)
 
     run_virtual(main)
 
@@ -237,6 +240,7 @@ def test_a_trainer_that_was_unreachable_for_long_is_found_again() -> None:
         await asyncio.sleep(1.3 * LONGEST_DELAY)
         assert fixture.outcomes["answered"] > 1
         running.cancel()
+        await asyncio.wait({running})
 
     run_virtual(main)
 
@@ -312,9 +316,10 @@ async def test_a_port_that_accepts_and_says_nothing_is_told_apart_from_a_closed_
 ) -> None:
     monkeypatch.setattr(progress_poller, "POLL_SECONDS", 0.2)
 
+    connections: list[asyncio.StreamWriter] = []
+
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
-        writer.close()
+        connections.append(writer)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     fetcher = HttpFetcher()
@@ -324,4 +329,7 @@ async def test_a_port_that_accepts_and_says_nothing_is_told_apart_from_a_closed_
         assert await fetcher("127.0.0.1", 1) is None
     finally:
         await fetcher.close()
+        for writer in connections:
+            writer.close()
+            await writer.wait_closed()
         server.close()

@@ -29,10 +29,10 @@ async def get(application: aiohttp.web.Application, path: str) -> tuple[int, str
 
 async def test_probes_say_what_is_wrong() -> None:
     def application() -> aiohttp.web.Application:
-        return health_application(live=lambda: None, ready=lambda: "the store is still being filled")
+        return health_application(live=tuple, ready=lambda: ("one problem", "another one"))
 
     assert await get(application(), "/healthz") == (200, "ok")
-    assert await get(application(), "/readyz") == (503, "the store is still being filled")
+    assert await get(application(), "/readyz") == (503, "one problem; another one")
 
 
 async def test_metrics_are_served_in_the_text_format(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""The measured values of health.py as series of Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from finetune_operator.runtime.health import Vitals, liveness, readiness
+
+
+class HealthMetrics:
+    """Series that `show` brings up to date before a scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register all series with `registry`."""
+        self._lag = Gauge(
+            "finetune_operator_event_loop_lag_seconds",
+            "Largest time by which the event loop was late in the last minute.",
+            registry=registry,
+        )
+        self._watches = Gauge(
+            "finetune_operator_watch_age_seconds",
+            "Time since the last sign of life of a watch.",
+            ["resource"],
+            registry=registry,
+        )
+        self._lease = Gauge(
+            "finetune_operator_lease_age_seconds",
+            "Time since the last renewal of the Lease; without a value unless this replica holds it.",
+            registry=registry,
+        )
+        self._problems = Gauge(
+            "finetune_operator_health_problems",
+            "Problems that a probe reports.",
+            ["probe"],
+            registry=registry,
+        )
+
+    def show(self, vitals: Vitals, largest_lag: float) -> None:
+        """Take over the measured values. `largest_lag` is that of the last minute, in seconds."""
+        self._lag.set(largest_lag)
+        self._watches.clear()
+        for plural, age in vitals.watches.items():
+            self._watches.labels(plural).set(age)
+        self._lease.set(float("nan") if vitals.lease_age is None else vitals.lease_age)
+        self._problems.labels("liveness").set(len(liveness(vitals)))
+        self._problems.labels("readiness").set(len(readiness(vitals)))

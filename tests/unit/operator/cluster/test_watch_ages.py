@@ -1,0 +1,186 @@
+"""Kopf's real watches on a small API server: lists are empty, and streams have nothing but bookmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import kopf
+import pytest
+from aiohttp import web
+from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.node_store import GpuStore
+from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.watch_ages import LONGEST_PAUSE, WatchAges
+from finetune_operator.cluster.watches import build_registry, build_settings, open_session, watched_kinds
+from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime.metrics import OperatorMetrics
+from prometheus_client import CollectorRegistry
+
+from tests.support.api_server import Handler, failure, serving
+from tests.support.clock import Clock
+
+KINDS = {
+    "/api/v1": ("pods", "persistentvolumeclaims", "nodes", "namespaces"),
+    "/apis/batch/v1": ("jobs",),
+    "/apis/finetune.dev/v1alpha1": ("finetunejobs",),
+}
+BOOKMARK = json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "5"}}}).encode() + b"\n"
+
+
+def discovery(path: str) -> dict[str, Any] | None:
+    """The API server's own description."""
+    if path == "/api":
+        return {"versions": ["v1"]}
+    if path == "/apis":
+        versions = {
+            group: {"groupVersion": f"{group}/{version}", "version": version}
+            for group, version in (("batch", "v1"), ("finetune.dev", "v1alpha1"))
+        }
+        return {
+            "groups": [
+                {"name": name, "versions": [each], "preferredVersion": each}
+                for name, each in versions.items()
+            ]
+        }
+    if path in KINDS:
+        return {
+            "resources": [
+                {
+                    "name": plural,
+                    "kind": plural.title(),
+                    "singularName": plural[:-1],
+                    "namespaced": plural not in {"nodes", "namespaces"},
+                    "verbs": ["list", "watch"],
+                }
+                for plural in KINDS[path]
+            ]
+        }
+    return None
+
+
+class Bookmarks:
+    """An API server whose streams send bookmarks, except those of the `silent` kinds."""
+
+    def __init__(self, silent: set[str]) -> None:
+        self.silent = silent
+        self.streams: set[str] = set()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        found = discovery(request.path)
+        if found is not None:
+            return web.json_response(found)
+        if not request.query.get("watch"):
+            return web.json_response({"metadata": {"resourceVersion": "5"}, "items": []})
+        plural = request.path.rpartition("/")[2]
+        response = web.StreamResponse()
+        await response.prepare(request)
+        self.streams.add(plural)
+        while True:
+            await asyncio.sleep(0.02)
+            if plural not in self.silent:
+                await response.write(BOOKMARK)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the condition must become true within 20 s")
+
+
+async def test_bookmarks_of_kopfs_watches_are_signs_of_life() -> None:
+    server, clock = Bookmarks({"pods"}), Clock(0.0)
+    kinds = watched_kinds(watch_nodes=True)
+    ages = WatchAges(clock)
+    ages.expect(kinds)
+    handler: Any = server
+    async with serving(handler) as api:
+        gpus = GpuStore((), allow_time_slicing=False)
+        queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
+        informer = Informer(Store(gpus), gpus, queue, Cluster(api), "")
+        registry = build_registry(informer, api._api.configuration, ages, watch_nodes=True)
+        running = asyncio.create_task(
+            kopf.operator(registry=registry, settings=build_settings(), clusterwide=True)
+        )
+        try:
+            await until(lambda: server.streams == set(kinds))
+            # Streams exist from here on, and no request follows.
+            await until(lambda: ages.ages()["nodes"] == 0)
+            clock.now = 1000.0
+            await until(lambda: [plural for plural, age in ages.ages().items() if age > 0] == ["pods"])
+            assert ages.ages()["pods"] == 1000
+            server.silent = set()
+            await until(lambda: not any(ages.ages().values()))
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+@asynccontextmanager
+async def session_of(handler: Handler, ages: WatchAges) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session as Kopf uses it, and the URL of an API server."""
+    async with serving(handler) as api:
+        host = api._api.configuration.host
+        opened = open_session(kopf.ConnectionInfo(server=host), ages)
+        try:
+            yield opened.aiohttp_session, host
+        finally:
+            await opened.aiohttp_session.close()
+
+
+async def test_a_request_is_a_sign_of_life_of_its_own_watch_only() -> None:
+    clock = Clock(0.0)
+    ages = WatchAges(clock)
+    ages.expect(["pods", "jobs"])
+
+    async def handler(_: web.Request) -> web.Response:
+        return failure(500)
+
+    async with session_of(handler, ages) as (session, host):
+        clock.now = 300.0
+        async with session.get(f"{host}/api/v1/namespaces/team/pods?watch=true"):
+            assert ages.ages() == {"pods": 0, "jobs": 300}
+        async with session.get(f"{host}/api/v1/nodes"):
+            assert ages.ages() == {"pods": 0, "jobs": 300}
+
+
+async def test_a_watch_that_cannot_connect_is_alive_as_long_as_it_tries() -> None:
+    clock = Clock(0.0)
+    ages = WatchAges(clock)
+    ages.expect(["pods"])
+    opened = open_session(kopf.ConnectionInfo(server="http://127.0.0.1:1"), ages)
+    clock.now = 300.0
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await opened.aiohttp_session.get("http://127.0.0.1:1/api/v1/pods?watch=true")
+    assert ages.ages() == {"pods": 0}
+    clock.now = 500.0
+    assert ages.ages() == {"pods": 200}
+    await opened.aiohttp_session.close()
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("120", 120.0), ("86400", LONGEST_PAUSE), ("soon", 0.0)])
+async def test_the_time_for_which_the_server_asks_is_no_silence(asked: str, pause: float) -> None:
+    clock = Clock(0.0)
+    ages = WatchAges(clock)
+    ages.expect(["pods"])
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({}, status=429, headers={"Retry-After": asked})
+
+    async with session_of(handler, ages) as (session, host):
+        async with session.get(f"{host}/api/v1/pods"):
+            clock.now = 400.0
+        assert ages.ages() == {"pods": 400.0 - pause}
+
+
+def test_nothing_is_measured_before_the_watches_start() -> None:
+    assert WatchAges(Clock()).ages() == {}
