@@ -127,7 +127,7 @@ def test_printer_columns_are_the_documented_ones() -> None:
         (column["name"].upper(), column.get("priority", 0)) for column in version["additionalPrinterColumns"]
     ]
     narrow = ["PHASE", "STAGE", "PROGRESS", "MODEL", "GPUS", "VERDICT", "AGE"]
-    assert columns == [*((name, 0) for name in narrow), ("REASON", 1), ("LOSS", 1), ("NODE", 1)]
+    assert columns == [*((name, 0) for name in narrow), ("REASON", 1), ("LOSS", 1), ("NODE", 1), ("QUEUE", 1)]
 
 
 def test_the_crd_is_small_enough_for_client_side_apply() -> None:

@@ -172,12 +172,15 @@ VALID = {
     },
     "assigned ids": {"podTemplate": {"securityContext": {"ids": "Assigned"}}},
     "recommended labels": {"podTemplate__labels": {"app.kubernetes.io/part-of": "platform"}},
+    "queues": {"queueName": "gpus", "cpuQueueName": "cpus"},
     "queue of pods": {"podTemplate__labels": {"kueue.x-k8s.io/queue-name": "q"}},
     "existing workspace": {"workspace__existingClaim": "scratch"},
     "lifecycle": {"lifecycle": {"deadlineSeconds": 60, "retries": 0, "keepWorkspace": "Never"}},
 }
 
 INVALID = {
+    "queue that is no label": ({"queueName": "team.gpus"}, "spec.queueName"),
+    "long queue": ({"cpuQueueName": "q" * 64}, "spec.cpuQueueName"),
     "no model": ({"model": ABSENT}, "spec.model: Required value"),
     "no model source": (
         {"model__source": {}},
@@ -410,6 +413,8 @@ CHANGES = {
     "threshold": {"dataset": {"thresholds": {"minimumRows": 1}}},
     "added model cache": {"modelCache": {"claimName": "bases"}},
     "added network": {"network": {"retrySeconds": 5}},
+    "added queue": {"queueName": "gpus"},
+    "added queue of CPUs": {"cpuQueueName": "cpus"},
     "added epochs": {"training": {"epochs": 1}},
     "removed training": {"training": None},
     "evaluation": {"evaluation": {"maximumRows": 10}},

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, POD_DEFAULTS_ANNOTATION, Stage, child_name
+from finetune_operator.api.stages import (
+    PLACEMENT_ANNOTATION,
+    POD_DEFAULTS_ANNOTATION,
+    QUEUE_LABEL,
+    Stage,
+    child_name,
+)
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import (
     CreateClaim,
@@ -271,10 +277,11 @@ class World:
             stage=Stage(labels["finetune.dev/stage"].capitalize()),
             attempt=int(labels["finetune.dev/attempt"]),
             created=self.now,
-            suspended=False,
+            suspended=body["spec"].get("suspend", False),
             deleting=False,
             finished=False,
             failure=None,
+            queue=labels.get(QUEUE_LABEL, ""),
             placement=annotations.get(PLACEMENT_ANNOTATION, ""),
             pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
             image=body["spec"]["template"]["spec"]["containers"][0]["image"],

@@ -5,7 +5,8 @@
   it is not Stalled, which kstatus reports as failed.
 - No existing GPU or volume is suitable: Reconciling False, Stalled True, Succeeded Unknown. Somebody must act, so kstatus
   may report a failure. The job resumes by itself after the change.
-- Suspended: Reconciling False, Suspended True.
+- Suspended by the user: Reconciling False, Suspended True.
+- Waiting for quota in a queue: Reconciling True and Suspended True, both with that reason. The queue ends it.
 - Succeeded: Reconciling False, Stalled False.
 - Failed: Stalled True.
 """

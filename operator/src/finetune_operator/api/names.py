@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field
 
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """A DNS name (RFC 1123), which most objects have as their name."""
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+"""One part of such a name."""
 DATA_KEY = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"
 """A key of a ConfigMap or Secret, which becomes the name of a file."""
 QUALIFIED_NAME = (
@@ -58,6 +60,8 @@ def _check_resource(name: str) -> str:
 
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
+QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+"""A queue of Kueue, which a Job names in the value of a label."""
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=DATA_KEY)]
 LabelKey = Annotated[
     str, Field(min_length=1, max_length=317, pattern=QUALIFIED_NAME), AfterValidator(_check_prefix)

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     CHILD_REFUSED = "ChildRefused"
     VERSION_SKEW = "VersionSkew"
     JOB_SUSPENDED = "JobSuspended"
+    QUOTA_PENDING = "QuotaPending"
     NODE_LOST = "NodeLost"
     WAITING_FOR_GPU = "WaitingForGpu"
     WAITING_FOR_DESTINATION = "WaitingForDestination"
@@ -85,6 +86,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.CHILD_REFUSED: ReasonClass.WAITING,
     Reason.VERSION_SKEW: ReasonClass.WAITING,
     Reason.JOB_SUSPENDED: ReasonClass.WAITING,
+    Reason.QUOTA_PENDING: ReasonClass.WAITING,
     Reason.NODE_LOST: ReasonClass.WAITING,
     Reason.WAITING_FOR_GPU: ReasonClass.WAITING,
     Reason.WAITING_FOR_DESTINATION: ReasonClass.WAITING,

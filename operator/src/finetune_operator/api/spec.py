@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, ResourceName
+from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, QueueName, ResourceName
 from finetune_operator.api.network import Network
 from finetune_operator.api.pods import PodTemplate, Toleration
 from finetune_operator.api.quantities import ByteQuantity, CpuQuantity
@@ -25,6 +25,7 @@ from finetune_operator.api.sources import (
     RelativePath,
     SpecValue,
 )
+from finetune_operator.api.stages import Stage
 from finetune_operator.errors import InvalidSpecError
 
 
@@ -289,8 +290,16 @@ class FineTuneJobSpec(SpecValue):
     workspace: Workspace = Workspace()
     model_cache: ModelCache | None = None
     network: Network = Network()
+    queue_name: QueueName | None = None
+    """The LocalQueue of Kueue for TRAIN. None runs it without a queue."""
+    cpu_queue_name: QueueName | None = None
+    """The same for PREPARE and MERGE."""
     lifecycle: Lifecycle = Lifecycle()
     suspend: bool = False
+
+    def queue_of(self, stage: Stage) -> str | None:
+        """The LocalQueue of this stage's Job; None if it has none."""
+        return self.queue_name if stage is Stage.TRAIN else self.cpu_queue_name
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
@@ -304,18 +313,21 @@ class FineTuneJobSpec(SpecValue):
             raise InvalidSpecError(_describe(error)) from error
 
 
+_NO_PART_OF_THE_MODEL = {"suspend", "lifecycle", "network", "queue_name", "cpu_queue_name"}
+
+
 def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `evaluation.gate` and
-    fields with their default value. So a file and the object that an API server made of it have the same hash. A new
-    field with a default in a later version does not change the hash of an old job. The learning rate was 0.0002 by default
-    before it was chosen, so that value counts as omitted, and an omitted one as null. The gate decides about publication
-    and not about the model, so a withheld model can be published without training it again.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, the queues,
+    `evaluation.gate` and fields with their default value. So a file and the object that an API server made of it have the
+    same hash. A new field with a default in a later version does not change the hash of an old job. The learning rate was
+    0.0002 by default before it was chosen, so that value counts as omitted, and an omitted one as null. The gate decides
+    about publication and not about the model, so a withheld model can be published without training it again.
     """
     ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
     content = spec.model_copy(update={"evaluation": ungated}).model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude={"suspend", "lifecycle", "network"}
+        mode="json", by_alias=True, exclude_defaults=True, exclude=_NO_PART_OF_THE_MODEL
     )
     training = {"learningRate": None, **content.pop("training", {})}
     if training["learningRate"] == OLD_LEARNING_RATE:

@@ -28,6 +28,8 @@ SUSPENSION_ANNOTATION = "finetune.dev/suspended-by-operator"
 Only the operator's own suspension may end by the operator. A Job without it is from an operator before this annotation,
 which took every suspension for its own.
 """
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Label of a stage's Job: the LocalQueue of Kueue, which then decides when the Job runs."""
 CONTAINER_NAME = "trainer"
 
 

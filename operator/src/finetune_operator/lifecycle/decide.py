@@ -16,6 +16,7 @@ from finetune_operator.lifecycle.steps.cleanup import delete_finished_jobs, dele
 from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_deadline
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
+from finetune_operator.lifecycle.steps.leave_queue import leave_queue
 from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
@@ -36,6 +37,7 @@ STEPS: tuple[Step, ...] = (
     reclaim_gpu,
     renew_waiting_stage,
     check_feasibility,
+    leave_queue,
     delete_finished_jobs,
     delete_workspace,
     suspend_job,

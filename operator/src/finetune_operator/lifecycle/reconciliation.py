@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
-from finetune_operator.api.reasons import Reason
+from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import child_name
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
+from finetune_operator.lifecycle.retry import next_attempt
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Observation, Pod
@@ -85,6 +86,21 @@ class Reconciliation:
         if child is None or child.suspended or child.deleting:
             return self
         return self.with_actions(SuspendJob(child.name, child.uid, suspend=True))
+
+    def with_attempt_left(self, reason: str, message: str) -> Self:
+        """A copy that gives the current attempt up and begins the next one, which costs no retry.
+
+        It is recorded only if its pod has had a node: from then on, the workspace may hold a checkpoint of its plan.
+        """
+        draft, child = self.draft, self.current_child
+        node = (self.node_of(child) if child is not None else "") or draft.node
+        if node:
+            kind = ReasonClass.INTERRUPTED
+            draft = draft.record_attempt(
+                AttemptOutcome("Interrupted", kind, reason, message[:1024], node=node)
+            )
+        following = next_attempt(draft.attempt, ReasonClass.WAITING) or 0
+        return self.with_draft(draft.begin_attempt(following, self.now))
 
     # -- which steps apply --------------------------------------------------------------------------------------
 

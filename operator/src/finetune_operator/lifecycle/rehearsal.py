@@ -24,7 +24,8 @@ from finetune_operator.status.draft import StatusDraft
 def settings_digest(spec: FineTuneJobSpec) -> str:
     """A digest of what a user decides about the objects; empty if it is all default."""
     parts = (spec.pod_template, spec.resources, spec.workspace, spec.network)
-    texts = [part.model_dump_json(exclude_defaults=True) for part in parts]
+    queues = spec.model_dump_json(include={"queue_name", "cpu_queue_name"}, exclude_defaults=True)
+    texts = [*(part.model_dump_json(exclude_defaults=True) for part in parts), queues]
     if all(text == "{}" for text in texts):
         return ""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

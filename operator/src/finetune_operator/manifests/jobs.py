@@ -16,6 +16,7 @@ from finetune_operator.api.stages import (
     GROUP,
     JOB_LABEL,
     KIND,
+    QUEUE_LABEL,
     RUN_ANNOTATION,
     STAGE_LABEL,
     VERSION,
@@ -79,9 +80,10 @@ def build_job(
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
-    `read_only_claims` are the claims that nobody can write to.
+    `read_only_claims` are the claims that nobody can write to. A Job with a queue is suspended: the queue starts it.
     """
     pods = merge_pods(trainer.defaults, spec, stage)
+    queue = spec.queue_of(stage)
     host = fit_scratch(host, pods)
     labels = {
         **_common_labels(job.name),
@@ -92,8 +94,15 @@ def build_job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _object_metadata(job, child_name(job.name, stage, attempt), labels, pods),
+        "metadata": _object_metadata(
+            job,
+            child_name(job.name, stage, attempt),
+            # Not for the pod: Kueue would count it once more if it manages pods, too.
+            {**labels, **({QUEUE_LABEL: queue} if queue else {})},
+            pods,
+        ),
         "spec": {
+            **({"suspend": True} if queue else {}),
             "parallelism": 1,
             "completions": 1,
             # The operator decides about attempts, because it knows the trainer's reasons. The Job controller only

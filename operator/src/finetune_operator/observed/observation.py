@@ -14,6 +14,7 @@ from finetune_operator.api.stages import (
     KIND,
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
+    QUEUE_LABEL,
     SUSPENSION_ANNOTATION,
     Stage,
     parse_child_name,
@@ -85,8 +86,17 @@ class ChildJob:
     """The trainer's image."""
     held: bool = False
     """The operator suspended the Job, so the operator may resume it."""
+    queue: str = ""
+    """The LocalQueue of Kueue, which suspends and resumes the Job; empty for none."""
+    resumed: datetime | None = None
+    """Time at which the Job controller last resumed the Job; None if it never did."""
     watched: bool = True
     """The Job has the label that the watch selects. Without it, only fresh reads show the Job."""
+
+    @property
+    def started(self) -> datetime:
+        """Time since which the Job should have a pod, unless it is suspended."""
+        return self.created if self.resumed is None else max(self.created, self.resumed)
 
 
 @dataclass(frozen=True)
@@ -230,12 +240,12 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
     attempt = attempt_of(metadata)
     if owner_uid is None or attempt is None:
         return None
-    suspended = bool(body["spec"].get("suspend", False))
-    conditions = {
-        condition["type"]: condition.get("message", "")
-        for condition in (body.get("status") or {}).get("conditions") or ()
-        if condition.get("status") == "True"
-    }
+    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL, "")
+    listed = (body.get("status") or {}).get("conditions") or ()
+    conditions = {each["type"]: each.get("message", "") for each in listed if each.get("status") == "True"}
+    # A Job that a queue has just resumed counts as suspended until the Job controller creates its pod.
+    suspended = bool(body["spec"].get("suspend", False) or (queue and "Suspended" in conditions))
+    resumed = [each for each in listed if each["type"] == "Suspended" and each.get("status") == "False"]
     return ChildJob(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -254,6 +264,8 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         held=annotations[SUSPENSION_ANNOTATION] == "true"
         if SUSPENSION_ANNOTATION in annotations
         else suspended,
+        queue=queue,
+        resumed=_time(resumed[0], "lastTransitionTime") if resumed else None,
         watched=is_watched(metadata),
     )
 
@@ -267,8 +279,7 @@ def _trainer_image(body: Mapping[str, Any]) -> str:
 def project_pod(body: Mapping[str, Any]) -> Pod | None:
     """Project a pod; None if no batch/v1 Job controls it, or did so until somebody deleted the Job without its pods."""
     metadata = body["metadata"]
-    owner_uid = controller_uid(metadata, "Job") or former_job_uid(metadata)
-    if owner_uid is None:
+    if (owner_uid := controller_uid(metadata, "Job") or former_job_uid(metadata)) is None:
         return None
     status = body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
@@ -315,8 +326,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
 def project_claim(body: Mapping[str, Any]) -> Claim | None:
     """Project a PersistentVolumeClaim; None if no FineTuneJob controls it."""
     metadata = body["metadata"]
-    owner_uid = controller_uid(metadata, KIND)
-    if owner_uid is None:
+    if (owner_uid := controller_uid(metadata, KIND)) is None:
         return None
     return Claim(
         name=metadata["name"],

@@ -74,11 +74,11 @@ def why_waiting(
 def _why_no_pod(child: ChildJob, warning: str, now: datetime) -> Waiting | None:
     if warning:
         return Waiting(Reason.CHILD_REFUSED, clean_text(f"Job {child.name} has no pod: {warning}"))
-    if now - child.created < NO_POD_GRACE:
+    if now - child.started < NO_POD_GRACE:
         return None
     return Waiting(
         Reason.CHILD_REFUSED,
         # No number of seconds: it would change the status for as long as the job waits.
-        f"Job {child.name} of {format_time(child.created)} has no pod. A quota or an admission policy may reject the "
+        f"Job {child.name} of {format_time(child.started)} has no pod. A quota or an admission policy may reject the "
         f"pod. Run kubectl describe job {child.name}.",
     )

@@ -81,11 +81,11 @@ def unstarted(
     pods = tuple(pods)
     owners = {pod.owner_uid for pod in pods}
     found = [
-        Unstarted(child.uid, frozenset({child.uid}), child.created)
+        Unstarted(child.uid, frozenset({child.uid}), child.started)
         for child in children
         if child.uid not in owners
         and not (child.suspended or child.deleting or child.finished)
-        and now - child.created >= GRACE
+        and now - child.started >= GRACE
     ]
     for pod in pods:
         since = pod.scheduled or pod.created

@@ -20,6 +20,8 @@ class JobState(StrEnum):
     """It runs, or waits for something that can come by itself."""
     STALLED = "Stalled"
     """No GPU or volume of the cluster suits it, or TRAIN's pod does not start. It is tried again by itself."""
+    QUEUED = "Queued"
+    """A queue holds the current stage until there is quota for it."""
     SUSPENDED = "Suspended"
     """The user has suspended it."""
     COMPLETED = "Completed"
@@ -62,6 +64,7 @@ TABLE: Mapping[JobState, tuple[Cell, Cell, Cell, Cell]] = {
     #                      Succeeded  Reconciling  Stalled       Suspended
     JobState.PROGRESSING: (_UNKNOWN,  _TRUE,       _PROGRESSING, _RUNNING),
     JobState.STALLED:     (_UNKNOWN,  _FALSE,      _TRUE,        _RUNNING),
+    JobState.QUEUED:      (_UNKNOWN,  _TRUE,       _PROGRESSING, _TRUE),
     JobState.SUSPENDED:   (_UNKNOWN,  _FALSE,      _SUSPENDED,   _TRUE),
     JobState.COMPLETED:   (_TRUE,     _FINISHED,   _FINISHED,    _FINISHED),
     JobState.FAILED:      (_FALSE,    _FINISHED,   _TRUE,        _FINISHED),

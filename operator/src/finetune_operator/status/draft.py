@@ -59,7 +59,7 @@ class StatusDraft(StatusRecord):
         return self.with_fields(startTime=self.fields.get("startTime", format_time(self.now)))
 
     def pause_deadline(self) -> Self:
-        """Stop the job's clock, since it waits for a GPU."""
+        """Stop the job's clock, since it waits for a GPU or a queue."""
         waiting = self.fields.get("waiting") or {}
         return self.with_fields(waiting={"since": format_time(self.now), **waiting})
 
@@ -197,6 +197,10 @@ class StatusDraft(StatusRecord):
     def stall(self, reason: Reason, message: str) -> Self:
         """Nothing in the cluster suits the job. It has not ended, and its deadline is paused."""
         return self.pause_deadline().with_state(JobState.STALLED, reason, message)
+
+    def queue(self, message: str) -> Self:
+        """A queue holds the current stage until there is quota for it, and the deadline is paused meanwhile."""
+        return self.pause_deadline().with_state(JobState.QUEUED, Reason.QUOTA_PENDING, message)
 
     def hold(self, message: str) -> Self:
         """This version cannot read the job. Everything stays as it is, except for the reason that people read."""

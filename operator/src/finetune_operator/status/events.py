@@ -21,6 +21,7 @@ _NORMAL = {
     Reason.WAITING_FOR_GPU,
     Reason.SUSPENDED_BY_USER,
     Reason.JOB_SUSPENDED,
+    Reason.QUOTA_PENDING,
     Reason.COMPLETED,
 }
 

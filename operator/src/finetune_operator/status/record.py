@@ -62,6 +62,11 @@ class StatusRecord:
         return "node" in self._stored_stage
 
     @property
+    def node(self) -> str:
+        """The node of the current attempt's last pod that had one; empty if none had."""
+        return str(self._stored_stage.get("node", ""))
+
+    @property
     def starting_reason(self) -> Reason:
         """The reason while the current attempt starts: Pending before the first attempt of the first stage runs."""
         if self.awaits_destination:
@@ -177,6 +182,15 @@ class StatusRecord:
     def stuck_starts(self) -> int:
         """Number of recorded attempts of the current stage whose pod had a node but did not start."""
         return self.count_reason(self.stage, Reason.POD_STUCK)
+
+    @property
+    def interruptions(self) -> int:
+        """Number of recorded attempts of the current stage that were disrupted.
+
+        A pod that did not start is tried again by a rule of its own, and a suspension is what the user wants.
+        """
+        suspensions = self.count_reason(self.stage, Reason.SUSPENDED_BY_USER)
+        return self.count_attempts(self.stage, "Interrupted") - self.stuck_starts - suspensions
 
     @property
     def awaits_start(self) -> bool:

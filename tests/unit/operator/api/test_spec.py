@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
+from finetune_operator.api.stages import Stage
 from finetune_operator.errors import InvalidSpecError
 
 from tests.support.crd_schema import root_schema, walk
@@ -21,9 +22,24 @@ def test_the_spec_hash_covers_the_fields_that_determine_the_model() -> None:
         dataset={**make_spec()["dataset"], "format": "Auto", "thresholds": {"minimumRows": 50}}
     )
     assert spec_hash(FineTuneJobSpec.parse(widened)) == base, "the same is true for fields of later versions"
-    held = make_spec(suspend=True, lifecycle={"retries": 7})
+    held = make_spec(suspend=True, lifecycle={"retries": 7}, queueName="gpus", cpuQueueName="cpus")
     assert spec_hash(FineTuneJobSpec.parse(held)) == base
     assert spec_hash(FineTuneJobSpec.parse(make_spec(training={"seed": 43}))) != base
+
+
+@pytest.mark.parametrize("field", ["queueName", "cpuQueueName"])
+def test_a_queue_is_a_label_of_dns(field: str) -> None:
+    FineTuneJobSpec.parse(make_spec(**{field: "a-1" * 21}))
+    for wrong in ("", "a.b", "A", "-a", "a-", "a" * 64):
+        with pytest.raises(InvalidSpecError, match=rf"spec\.{field}"):
+            FineTuneJobSpec.parse(make_spec(**{field: wrong}))
+
+
+def test_only_train_waits_in_the_queue_of_gpus() -> None:
+    spec = FineTuneJobSpec.parse(make_spec(queueName="gpus"))
+    assert [spec.queue_of(stage) for stage in Stage] == [None, "gpus", None]
+    spec = FineTuneJobSpec.parse(make_spec(cpuQueueName="cpus"))
+    assert [spec.queue_of(stage) for stage in Stage] == ["cpus", None, "cpus"]
 
 
 def test_the_hash_of_a_job_with_the_old_default_rate_stays() -> None:

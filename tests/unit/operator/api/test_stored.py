@@ -32,7 +32,7 @@ def test_a_known_spec_is_read_like_a_file() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "queueName",
+        "schedulingGates",
         "training.unheardOf",
         "training.lora.initialization",
         "dataset.source.configMap.encoding",

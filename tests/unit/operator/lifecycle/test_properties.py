@@ -71,7 +71,7 @@ def apply(world: World, event: str) -> None:
         case "fitting gpu" | "small gpu" | "no gpu":
             world.inventory = INVENTORIES[event]
         case "suspend" | "resume":
-            world.job = replace(world.job, spec=make_spec(suspend=event == "suspend"))
+            world.job = replace(world.job, spec={**world.job.spec, "suspend": event == "suspend"})
         case "delete by hand" if child is not None:
             world.delete_child(child.name)
         case "schedule" if child is not None and not child.suspended:
@@ -168,15 +168,19 @@ def succeeded_stages(world: World) -> list[str]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(EVENTS, st.booleans())
+@given(EVENTS, st.booleans(), st.sampled_from(({}, {"queueName": "gpus"}, {"cpuQueueName": "cpus"})))
 @example(
-    ["decide", "decide", "schedule", "decide", "delete by hand", "refuse", "decide", "wait", "decide"], True
+    ["decide", "decide", "schedule", "decide", "delete by hand", "refuse", "decide", "wait", "decide"],
+    True,
+    {},
 )
 def test_no_stage_runs_after_its_success_and_every_job_ends(
     events: list[str],
     lingers: bool,  # noqa: FBT001 -- hypothesis passes examples by position
+    queues: dict[str, str],
 ) -> None:
-    world = World(job=make_job(), inventory=INVENTORIES["fitting gpu"], lingers=lingers)
+    spec = make_spec(**queues)
+    world = World(job=make_job(spec), inventory=INVENTORIES["fitting gpu"], lingers=lingers)
     for event in events:
         done = set(succeeded_stages(world))
         before = len(world.created)
@@ -188,8 +192,9 @@ def test_no_stage_runs_after_its_success_and_every_job_ends(
             assert fits or not name.startswith("demo-train-"), (event, name)
         assert len(world.children) <= 2
         assert len(unfinished(world)) <= 1
+        assert not any(child.queue and child.held for child in world.children.values()), (event, "only Kueue")
     world.inventory = INVENTORIES["fitting gpu"]
-    world.job = replace(world.job, spec=make_spec())
+    world.job = replace(world.job, spec=spec)
     world.rejection, world.lingers = None, False
     for _ in range(60):
         world.remove_deleted_pods()

@@ -40,3 +40,4 @@ def test_only_settings_of_the_objects_are_new() -> None:
     assert own
     assert own == digest(podTemplate={"labels": {"a": "b"}}, training={"epochs": 2})
     assert own != digest(podTemplate={"labels": {"a": "c"}})
+    assert len({digest(), digest(queueName="q"), digest(cpuQueueName="q")}) == 3

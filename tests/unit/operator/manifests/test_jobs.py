@@ -48,6 +48,20 @@ def build(spec: dict[str, Any], stage: Stage) -> dict[str, Any]:
     )
 
 
+def test_a_queue_starts_the_job_and_does_not_count_its_pod_once_more() -> None:
+    body = build(make_spec(queueName="gpus", podTemplate={"objectLabels": {"team": "a"}}), Stage.TRAIN)
+    labels = body["metadata"]["labels"]
+    assert (labels["kueue.x-k8s.io/queue-name"], labels["team"], body["spec"]["suspend"]) == (
+        "gpus",
+        "a",
+        True,
+    )
+    assert "kueue.x-k8s.io/queue-name" not in body["spec"]["template"]["metadata"]["labels"]
+    without = build(make_spec(queueName="gpus"), Stage.PREPARE)
+    assert "kueue.x-k8s.io/queue-name" not in without["metadata"]["labels"]
+    assert "suspend" not in without["spec"]
+
+
 def pod_spec(spec: dict[str, Any], stage: Stage) -> dict[str, Any]:
     pod: dict[str, Any] = build(spec, stage)["spec"]["template"]["spec"]
     return pod

@@ -174,6 +174,38 @@ def test_a_suspension_is_the_operators_if_recorded_or_if_from_an_older_operator(
     assert child.held == held
 
 
+@pytest.mark.parametrize(
+    ("queue", "suspend", "condition", "suspended"),
+    [
+        ("gpus", True, None, True),
+        ("gpus", True, "True", True),
+        # The queue has resumed it, but the Job controller has not yet.
+        ("gpus", False, "True", True),
+        ("gpus", False, "False", False),
+        ("", False, "True", False),
+    ],
+)
+def test_a_job_of_a_queue_is_resumed_when_the_job_controller_says_so(
+    queue: str,
+    suspend: bool,  # noqa: FBT001 -- a case's input
+    condition: str | None,
+    suspended: bool,  # noqa: FBT001 -- a case's outcome
+) -> None:
+    labels = {"finetune.dev/job": "demo", **({"kueue.x-k8s.io/queue-name": queue} if queue else {})}
+    body = make_child(labels=labels, annotations={"finetune.dev/suspended-by-operator": "false"})
+    change = {"type": "Suspended", "status": condition, "lastTransitionTime": "2026-11-24T10:00:00Z"}
+    body = {
+        **body,
+        "spec": {"suspend": suspend},
+        "status": {"conditions": [change] if condition is not None else []},
+    }
+    child = project_child(body)
+    assert child is not None
+    assert (child.queue, child.suspended, child.held) == (queue, suspended, False)
+    resumed = parse_time("2026-11-24T10:00:00Z")
+    assert child.started == (resumed if condition == "False" else child.created)
+
+
 def test_a_pods_times_of_scheduling_and_deletion_are_read() -> None:
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": CREATED}
     pod = project_pod(make_pod({"conditions": [scheduled]}, deletionTimestamp="2026-11-24T09:02:00Z"))

@@ -36,6 +36,14 @@ def test_a_suspended_job_has_no_pod_on_purpose() -> None:
     assert why_waiting(suspended, (), {}, NOW + timedelta(hours=1)) is None
 
 
+def test_a_resumed_job_has_as_much_time_for_its_pod_as_a_new_one() -> None:
+    resumed = replace(make_child(), resumed=NOW + timedelta(hours=1))
+    assert why_waiting(resumed, (), {}, NOW + timedelta(hours=1, seconds=29)) is None
+    found = why_waiting(resumed, (), {}, NOW + timedelta(hours=1, seconds=30))
+    assert found is not None
+    assert found.message.startswith("Job demo-prepare-0 of 2026-11-24T10:00:00Z has no pod.")
+
+
 def test_the_newest_pod_counts() -> None:
     stuck = make_pod(unschedulable="0/3 nodes are available")
     newer = make_pod(created=NOW + timedelta(seconds=5))

@@ -120,6 +120,9 @@ def test_a_job_without_a_pod_is_asked_about_after_a_moment() -> None:
     for changes in ended:
         world.children["demo-train-0"] = replace(child, **changes)
         assert names(world, 3) == {}
+    world.children["demo-train-0"] = replace(child, resumed=world.now + timedelta(hours=1))
+    assert names(world, 3602) == {}
+    assert names(world, 3603) == {child.uid: {child.uid}}
 
 
 def test_a_pod_is_asked_about_while_its_state_says_no_cause() -> None:

@@ -11,6 +11,7 @@ from finetune_operator.status.condition_table import TABLE, JobState, conditions
         # As kstatus and the API conventions read them: Succeeded, Reconciling, Stalled, Suspended.
         (JobState.PROGRESSING, ("Unknown", "True", "False", "False")),
         (JobState.STALLED, ("Unknown", "False", "True", "False")),
+        (JobState.QUEUED, ("Unknown", "True", "False", "True")),
         (JobState.SUSPENDED, ("Unknown", "False", "False", "True")),
         (JobState.COMPLETED, ("True", "False", "False", "False")),
         (JobState.FAILED, ("False", "False", "True", "False")),

@@ -40,7 +40,7 @@ def _retry_or_fail(state: Reconciliation, spec: FineTuneJobSpec, outcome: Attemp
     delay = delay_after(
         outcome.kind,
         failures=draft.count_attempts(draft.stage, "Failed") - draft.destination_failures,
-        interruptions=draft.count_attempts(draft.stage, "Interrupted") - draft.stuck_starts,
+        interruptions=draft.interruptions,
         retries=spec.lifecycle.retries,
         ran=draft.attempt_duration,
         waits=draft.destination_failures,

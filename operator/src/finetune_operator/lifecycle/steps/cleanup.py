@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from finetune_operator.api.spec import Lifecycle
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import DeleteClaim, DeleteJob, DeletePod
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retention import child_expiry, keeps_workspace
+from finetune_operator.observed.observation import ChildJob, Pod
 
 SIDECAR_GRACE_SECONDS = 30
 """Time between SIGTERM and SIGKILL for an injected container of TRAIN. Its trainer, which needs more, has ended."""
@@ -23,8 +26,8 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
         held = [pod for pod in pods if pod.end is not None and not pod.idle and not pod.deleting]
         attempt = state.draft.find_attempt(child.stage, child.attempt)
         expiry = child_expiry(attempt, lifecycle, state.now, held=bool(held))
-        if any(pod.live for pod in pods):
-            # Its attempt has ended, so it must not go on: it did not start, its node is lost, or its pod was replaced.
+        if _may_go_on(child, pods):
+            # Its attempt has ended: it did not start, its node is lost, its pod was replaced, or it left its queue.
             expiry = state.now
         if expiry > state.now:
             state = state.with_requeue(expiry)
@@ -36,6 +39,13 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
             ended_pods += [DeletePod(pod.name, pod.uid, SIDECAR_GRACE_SECONDS) for pod in held]
         state = state.with_actions(DeleteJob(child.name, child.uid), *ended_pods)
     return state
+
+
+def _may_go_on(child: ChildJob, pods: Iterable[Pod]) -> bool:
+    """True if a pod of the Job runs, or if the Job controller or a queue may start another one."""
+    pods = tuple(pods)
+    ended = child.finished or any(pod.end is not None and not pod.deleting for pod in pods)
+    return any(pod.live for pod in pods) or not ended
 
 
 def delete_workspace(state: Reconciliation) -> Reconciliation:

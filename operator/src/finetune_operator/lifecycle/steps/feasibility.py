@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle import volumes as volume_policy
@@ -79,6 +80,7 @@ def _update_train(state: Reconciliation) -> Reconciliation | Need:
         if not state.observation.fresh:
             # The watch may not show a pod that runs.
             return Need.FRESH_CHILDREN
-        # The pod has no node, so nothing is lost. The node constraints of a pod cannot be changed.
-        draft = draft.begin_attempt(draft.attempt + 1, state.now)
+        # No pod has a node now, so nothing is lost. The node constraints of a pod cannot be changed.
+        message = f"the GPUs of the cluster have changed while Job {child.name} waited for one"
+        return state.with_draft(draft).with_attempt_left(Reason.DISRUPTED, message)
     return state.with_draft(draft)

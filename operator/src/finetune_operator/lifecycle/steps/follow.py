@@ -28,11 +28,29 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
         state = state.with_draft(state.draft.record_progress(progress))
         due = state.draft.next_progress(progress)
         state = state if due is None else state.with_requeue(due)
+    if _is_queued(state, child):
+        return state.with_draft(state.draft.queue(_why_it_queues(state, child)))
     state = state.progressing(*_activity(state, child))
     if not state.pods_of(child) and not child.suspended:
-        overdue = child.created + NO_POD_GRACE
+        overdue = child.started + NO_POD_GRACE
         state = state.with_requeue(overdue if state.now < overdue else state.now + NO_POD_GRACE)
     return state
+
+
+def _is_queued(state: Reconciliation, child: ChildJob) -> bool:
+    """True while a queue holds the Job, unless a node keeps the pod that the queue has stopped."""
+    unconfirmed = unconfirmed_end(state.pods_of(child), state.observation.inventory, state.now)
+    return bool(child.queue) and child.suspended and not child.held and unconfirmed is None
+
+
+def _why_it_queues(state: Reconciliation, child: ChildJob) -> str:
+    """The message of a Job that waits for its queue. It stays the same for as long as the Job does."""
+    queue, stage = f"LocalQueue {child.queue}", state.draft.stage.value
+    if state.draft.node_seen:
+        text = f"Kueue has stopped Job {child.name}; {stage} goes on from its saved state when the {queue} admits it again"
+    else:
+        text = f"Job {child.name} waits until the {queue} of Kueue admits it"
+    return f"{text}; kubectl describe workloads --namespace {state.job.namespace} shows what it waits for"
 
 
 def _node_to_record(state: Reconciliation, child: ChildJob) -> str:
@@ -67,7 +85,7 @@ def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | N
     if child.suspended and not child.held:
         return Reason.JOB_SUSPENDED, (
             f"Job {child.name} is suspended, but not by the operator, so the operator does not resume it; "
-            "a queue such as Kueue resumes it when there is room, otherwise set its spec.suspend to false"
+            "set its spec.suspend to false"
         )
     waiting = why_waiting(child, pods, state.observation.warnings, state.now)
     if waiting is None:

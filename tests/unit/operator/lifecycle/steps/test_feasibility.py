@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import CreateJob, SuspendJob
 
 from tests.support.operator import make_inventory, make_node, make_spec
-from tests.support.world import A100, LARGE, SMALL, World, prepared, preparing, stalled
+from tests.support.world import A100, LARGE, SMALL, World, prepared, preparing, stalled, started
 
 
 def test_a_model_too_large_for_all_gpus_stops_prepare_until_a_larger_gpu_joins() -> None:
@@ -27,6 +29,25 @@ def test_a_model_too_large_for_all_gpus_stops_prepare_until_a_larger_gpu_joins()
     assert not world.children["demo-prepare-0"].suspended
     assert world.condition("Stalled") == ("False", "Progressing")
     assert world.created == ["demo-prepare-0"]
+
+
+@pytest.mark.parametrize("queue", [{}, {"queueName": "gpus"}])
+def test_a_training_that_waits_again_keeps_its_plan_when_the_gpus_change(queue: dict[str, str]) -> None:
+    world = started(Stage.TRAIN, spec=make_spec(**queue))
+    world.run_pod("demo-train-0")
+    world.children["demo-train-0"] = replace(world.children["demo-train-0"], suspended=False)
+    world.settle()
+    plan = world.job.status["plan"]["training"]
+    world.pods.clear()
+    world.children["demo-train-0"] = replace(world.children["demo-train-0"], suspended=True)
+    world.inventory = make_inventory(SMALL, A100)
+    world.settle()
+    assert list(world.children) == ["demo-train-1"]
+    entry = world.job.status["attempts"][-1]
+    assert (entry["outcome"], entry["reason"], entry["node"]) == ("Interrupted", "Disrupted", "node1")
+    world.inventory = make_inventory(make_node("b200", "NVIDIA-B200", 183359))
+    world.settle()
+    assert world.job.status["plan"]["training"] == plan, "the workspace may hold a checkpoint of this plan"
 
 
 def test_no_job_is_rejected_before_its_config_is_known() -> None:

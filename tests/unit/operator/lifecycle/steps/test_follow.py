@@ -4,10 +4,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import SuspendJob
 
-from tests.support.operator import NOW, make_progress, make_spec
+from tests.support.operator import NOW, make_failure, make_progress, make_spec
 from tests.support.world import started
 
 
@@ -54,6 +55,72 @@ def test_a_job_that_a_queue_suspends_waits_while_its_deadline_stands_still() -> 
     assert world.condition("Reconciling") == ("True", "Training")
     assert world.job.status["stage"]["attempt"] == 0
     assert world.job.status["waiting"] == {"totalSeconds": 1000}
+
+
+def test_a_job_in_a_queue_is_suspended_for_quota_and_its_deadline_stands_still() -> None:
+    queues = {"queueName": "gpus", "cpuQueueName": "cpus"}
+    world = started(spec=make_spec(**queues, lifecycle={"deadlineSeconds": 100}))
+    child = world.children["demo-prepare-0"]
+    assert (child.suspended, child.held) == (True, False)
+    conditions = {
+        kind: world.condition(kind) for kind in ("Succeeded", "Reconciling", "Stalled", "Suspended")
+    }
+    assert conditions == {
+        "Succeeded": ("Unknown", "QuotaPending"),
+        "Reconciling": ("True", "QuotaPending"),
+        "Stalled": ("False", "Progressing"),
+        "Suspended": ("True", "QuotaPending"),
+    }
+    assert world.job.status["phase"] == "Suspended"
+    world.wait(1000)
+    decision = world.step()
+    assert decision.actions == ()
+    assert decision.requeue_time is None, "only the queue can change it"
+    world.children["demo-prepare-0"] = replace(child, suspended=False, resumed=world.now)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Pending"), "its pod is not late"
+    assert world.condition("Suspended") == ("False", "Running")
+    assert world.decide().requeue_time == world.now + timedelta(seconds=30)
+    world.wait(10)
+    assert world.decide().requeue_time == world.now + timedelta(seconds=20)
+    world.run_pod("demo-prepare-0")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Preparing")
+    assert world.job.status["waiting"] == {"totalSeconds": 1000}
+
+
+def test_a_preempted_training_goes_on_as_the_same_attempt() -> None:
+    world = started(Stage.TRAIN, spec=make_spec(queueName="gpus"))
+    child = replace(world.children["demo-train-0"], suspended=False)
+    world.children["demo-train-0"] = child
+    world.run_pod("demo-train-0")
+    world.settle()
+    world.children["demo-train-0"] = replace(child, suspended=True)
+    world.end_pod(
+        "demo-train-0", make_failure(Stage.TRAIN, "Interrupted", 0, "Interrupted"), 75, deleting=True
+    )
+    for _ in range(2):
+        world.settle()
+        assert world.condition("Suspended") == ("True", "QuotaPending")
+        message = find_condition(world.job.status, Condition.SUSPENDED)["message"]
+        assert message.startswith("Kueue has stopped Job demo-train-0; Train goes on from its saved state")
+        world.pods.clear()
+    world.children["demo-train-0"] = child
+    world.run_pod("demo-train-0", node="node2")
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Training")
+    assert [entry["stage"] for entry in world.job.status["attempts"]] == ["Prepare"]
+    assert world.job.status["stage"]["node"] == "node2"
+
+
+def test_a_pod_that_a_queue_stopped_on_a_silent_node_is_named() -> None:
+    world = started(Stage.TRAIN, spec=make_spec(queueName="gpus"))
+    world.run_pod("demo-train-0", deleting=True, deletion_time=world.now)
+    world.settle()
+    assert world.condition("Suspended") == ("True", "QuotaPending")
+    world.wait(60)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "NodeLost")
 
 
 def test_the_operator_ends_only_its_own_suspension() -> None:
