@@ -18,7 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,10 @@ components: ## The dev cluster's Debian packages and its Kubernetes components, 
 	@scripts/tools/build_components.sh
 
 object-stores: ## The object stores that the source tests fetch from, built from their modules
-	@scripts/tools/build_object_stores.sh
+	@scripts/tools/build_go_tools.sh objectstore
+
+kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
+	@scripts/tools/build_kueue.sh
 
 loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
 	@scripts/tools/loaders.sh
@@ -92,7 +95,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kueue model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

@@ -78,7 +78,9 @@ def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[Obje
 
 def _send_server(kubectl: Kubectl) -> None:
     if not os.access(SERVER, os.X_OK):
-        raise DevClusterError(f"{SERVER} must exist, found none; run scripts/tools/build_object_stores.sh")
+        raise DevClusterError(
+            f"{SERVER} must exist, found none; run scripts/tools/build_go_tools.sh objectstore"
+        )
     command = [
         str(tool("kubectl")), "--namespace", str(kubectl.namespace), "exec", "--stdin", NAME, "--",
         "tar", "-C", FOLDER, "-xf", "-",

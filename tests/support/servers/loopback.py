@@ -207,7 +207,7 @@ def _binary(name: str) -> str:
     path = BINARIES / name
     if not path.is_file():
         pytest.fail(
-            f"the object store {name} must be at {path}: run scripts/tools/build_object_stores.sh first"
+            f"the object store {name} must be at {path}: run scripts/tools/build_go_tools.sh objectstore first"
         )
     return str(path)
 

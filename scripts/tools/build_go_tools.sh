@@ -1,20 +1,22 @@
 #!/bin/bash
-# Builds the object stores that the tests fetch from (versitygw speaks S3, fake-gcs-server Cloud Storage) into .cache/bin.
-# Does nothing if the pinned modules, the flags and the Go version are those of the last build. A cold build takes about three
-# minutes on two cores; with a warm Go build cache (also from another clone, because of -trimpath) it takes seconds.
+# Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER.
+# Does nothing if the pinned modules, the flags and the Go version are those of the last build. With a warm Go build cache
+# (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores: objectstore (versitygw speaks
+# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-source_folder=$root/tools/devcluster/objectstore
+folder=${1:?must name a folder of tools/devcluster, found nothing}
+source_folder=$root/tools/devcluster/$folder
 bin=$root/.cache/bin
-stamp=$bin/object-stores.stamp
+stamp=$bin/$folder.stamp
 
-say() { echo "[object stores] $*"; }
-fail() { echo "[object stores] error: $*" >&2; exit 1; }
+say() { echo "[$folder] $*"; }
+fail() { echo "[$folder] error: $*" >&2; exit 1; }
 
 needed_go=$(awk '$1 == "go" { print $2 }' "$source_folder/go.mod")
 command -v go >/dev/null ||
-  fail "Go $needed_go or newer must be on PATH to build the tests' object stores, found none; install it from https://go.dev/dl"
+  fail "Go $needed_go or newer must be on PATH to build the tests' tools, found none; install it from https://go.dev/dl"
 found_go=$(go env GOVERSION)
 oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 [[ $oldest == "$needed_go" || $(go env GOTOOLCHAIN) == auto ]] ||
@@ -37,8 +39,8 @@ mkdir -p "$bin"
 rm -f "$stamp"
 started=$SECONDS
 say "fetching modules with $found_go"
-go mod download 2>&1 | sed 's/^/[object stores] /'
-go mod verify | sed 's/^/[object stores] /'
+go mod download 2>&1 | sed "s/^/[$folder] /"
+go mod verify | sed "s/^/[$folder] /"
 for package in "${packages[@]}"; do
   say "building ${package##*/}"
   CGO_ENABLED=0 go build -trimpath -mod=readonly -ldflags "-s -w" -o "$bin/${package##*/}.new" "$package"

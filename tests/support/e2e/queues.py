@@ -1,0 +1,136 @@
+"""Queues of Kueue for the cluster tests, and plain Jobs that compete for their quota."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from devcluster import product
+from devcluster.gpus import RESOURCE, Gpus
+from devcluster.kubectl import Kubectl
+from devcluster.kueue import API
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+GPU_QUEUE, CPU_QUEUE = "gpus", "cpus"
+URGENT = "urgent"
+_OTHER_PRODUCT = "NVIDIA-H100-80GB-HBM3"
+"""A product that no node has, so that no affinity of TRAIN names it."""
+_PLENTY = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti"}
+
+
+def _flavor(name: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "ResourceFlavor",
+        "metadata": {"name": name},
+        "spec": {"nodeLabels": labels},
+    }
+
+
+def _quotas(flavor: str, quotas: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": flavor,
+        "resources": [{"name": name, "nominalQuota": amount} for name, amount in quotas.items()],
+    }
+
+
+def _cluster_queue(name: str, resources: list[str], flavors: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "ClusterQueue",
+        "metadata": {"name": name},
+        "spec": {
+            "namespaceSelector": {},
+            "preemption": {"withinClusterQueue": "LowerPriority"},
+            "resourceGroups": [{"coveredResources": resources, "flavors": flavors}],
+        },
+    }
+
+
+def cluster_objects() -> list[dict[str, Any]]:
+    """One GPU of quota for each of two products, the one that no node has first, and plenty of CPUs."""
+    one_gpu = {**_PLENTY, RESOURCE: "1"}
+    return [
+        _flavor("absent", {PRODUCT_LABEL: _OTHER_PRODUCT}),
+        _flavor("present", {PRODUCT_LABEL: Gpus().product}),
+        _flavor("any", {}),
+        _cluster_queue(GPU_QUEUE, [*one_gpu], [_quotas("absent", one_gpu), _quotas("present", one_gpu)]),
+        _cluster_queue(CPU_QUEUE, [*_PLENTY], [_quotas("any", _PLENTY)]),
+        {"apiVersion": API, "kind": "WorkloadPriorityClass", "metadata": {"name": URGENT}, "value": 1000},
+    ]
+
+
+def local_queues() -> list[dict[str, Any]]:
+    """The LocalQueues of a namespace, named like their ClusterQueues."""
+    return [
+        {
+            "apiVersion": API,
+            "kind": "LocalQueue",
+            "metadata": {"name": name},
+            "spec": {"clusterQueue": name},
+        }
+        for name in (GPU_QUEUE, CPU_QUEUE)
+    ]
+
+
+def plain_job(name: str, image: str, *, urgent: bool = False) -> dict[str, Any]:
+    """A Job that sleeps with one GPU of the product that the node has."""
+    labels = {"kueue.x-k8s.io/queue-name": GPU_QUEUE}
+    if urgent:
+        labels["kueue.x-k8s.io/priority-class"] = URGENT
+    requests = {"cpu": "10m", "memory": "16Mi", "ephemeral-storage": "1Mi", RESOURCE: "1"}
+    container = {
+        "name": "sleep",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "3600"],
+        "resources": {"requests": requests, "limits": {RESOURCE: "1"}},
+        "securityContext": product.RESTRICTED_CONTAINER,
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": product.RESTRICTED_POD,
+        "nodeSelector": {PRODUCT_LABEL: Gpus().product},
+        "containers": [container],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }
+
+
+def is_running(kubectl: Kubectl, job: str) -> bool:
+    """True if a pod of this Job runs."""
+    pods = kubectl.json("get", "pods", f"--selector=job-name={job}")["items"]
+    return any(pod["status"]["phase"] == "Running" for pod in pods)
+
+
+def assigned_flavors(kubectl: Kubectl, job: str) -> dict[str, str]:
+    """The flavor of each resource that Kueue has assigned to this Job; empty if it has not admitted it."""
+    for workload in kubectl.json("get", "workloads")["items"]:
+        if workload["metadata"]["ownerReferences"][0]["name"] == job:
+            assignments = (workload.get("status", {}).get("admission") or {}).get("podSetAssignments") or [{}]
+            return dict(assignments[0].get("flavors") or {})
+    return {}
+
+
+def queued_jobs(kubectl: Kubectl) -> list[str]:
+    """The names of the Jobs that Kueue knows in this namespace."""
+    return [
+        workload["metadata"]["ownerReferences"][0]["name"]
+        for workload in kubectl.json("get", "workloads")["items"]
+    ]
+
+
+def wait_for(what: str, *, seconds: float, holds: Callable[[], bool]) -> None:
+    """Wait until `holds` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} must be seen within {seconds:.0f} s, but it was not")
+        time.sleep(0.3)
