@@ -207,7 +207,8 @@ def test_every_rung_has_the_same_rows_in_each_optimizer_step(workspace: Path) ->
         loader = trainer.get_train_dataloader()
         steps = []
         for _ in range(2):
-            for step in loader:
+            for begun in loader:
+                step = begun.result()
                 rows = [
                     tuple(one.input_ids[0, place].tolist())
                     for one in step.passes

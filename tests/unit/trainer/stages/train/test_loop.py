@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from finetune_trainer.stages.train.batching import BatchingCallback, choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.passes import StepCollator
+from finetune_trainer.stages.train.prefetch import THREAD
 from finetune_trainer.stages.train.probe import STEPS as PROBED
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.stage import _build_trainer, _load, train
@@ -332,6 +335,84 @@ def test_a_step_waits_for_the_device_once_and_walks_over_no_modules(
     assert walks == []
     assert read_together == [(2,)] * 3
     assert len(watch.losses) == 3
+
+
+def _prefetching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
+
+
+def test_a_thread_reads_the_rows_and_ends_with_the_training(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+    progress = _Steps()
+    real = StepCollator.__call__
+
+    def collate(collator: StepCollator, rows: Any) -> Any:
+        made.append((threading.current_thread().name, len(progress.steps)))
+        return real(collator, rows)
+
+    monkeypatch.setattr(StepCollator, "__call__", collate)
+    _run(workspace, progress)
+    assert {name.rpartition("_")[0] for name, _ in made} == {THREAD}
+    in_training = made[PROBED:]
+    # Two epochs of 6 steps, of which the second ends early: at most one more step is made than is used.
+    assert len(in_training) in (8, 9)
+    assert all(number - finished <= 1 for number, (_, finished) in enumerate(in_training))
+    for thread in _prefetching():
+        thread.join(20)
+    assert _prefetching() == []
+
+
+def test_an_error_while_rows_are_read_has_its_type_and_saves_the_last_step(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StepCollator.__call__
+    made: list[bool] = []
+
+    def collate(collator: StepCollator, rows: Any) -> Any:
+        made.append(True)
+        if len(made) == PROBED + 4:
+            raise OSError("the volume is gone")
+        return real(collator, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepCollator, "__call__", collate)
+        with pytest.raises(OSError, match="volume is gone"):
+            _run(workspace)
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps == [4, 5, 6, 7, 8]
+    assert _adapter(workspace) == whole
+
+
+def test_a_stop_does_not_wait_for_rows_that_nobody_can_read(
+    workspace: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StepCollator.__call__
+    made: list[bool] = []
+    goes_on = threading.Event()
+    waited: list[bool] = []
+
+    def collate(collator: StepCollator, rows: Any) -> Any:
+        made.append(True)
+        if len(made) == PROBED + 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            goes_on.wait(60)
+            waited.append(True)
+        return real(collator, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepCollator, "__call__", collate)
+        with pytest.raises(StageError) as caught:
+            _run(workspace)
+    assert waited == []
+    goes_on.set()
+    assert caught.value.reason is Reason.INTERRUPTED
+    progress = _Steps()
+    _run(workspace, progress)
+    assert progress.steps in ([3, 4, 5, 6, 7, 8], [4, 5, 6, 7, 8]), "no step is lost, wherever it arrives"
+    assert _adapter(workspace) == whole
 
 
 @pytest.mark.parametrize("change", ["spec", "setting"])

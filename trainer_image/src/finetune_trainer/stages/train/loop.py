@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from finetune_trainer.stages.train.early_stopping import history_of
 from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.passes import StepCollator
+from finetune_trainer.stages.train.prefetch import Prefetcher
 from finetune_trainer.stages.train.random_states import random_states
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.stop_request import StopRequest
@@ -67,8 +69,12 @@ class AdapterTrainer(SFTTrainer):
         **settings: Any,
     ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
+        collator = StepCollator(batching)
         with kept_values(settings["model"]):
-            super().__init__(*arguments, **{**settings, "data_collator": StepCollator(batching)})
+            super().__init__(*arguments, **{**settings, "data_collator": collator})
+        self._prefetcher = Prefetcher(self.train_dataset, collator, pin=self.args.dataloader_pin_memory)
+        begin_step: Any = self._prefetcher
+        self.data_collator = begin_step
         self.checkpoints = checkpoints
         self.tokens = 0
         self.selection: SelectionRule | None = None
@@ -131,8 +137,17 @@ class AdapterTrainer(SFTTrainer):
             except (Terminated, Exception):
                 self._save_after_error(newer=True)
                 raise
+            finally:
+                self._prefetcher.close()
             self._save_finished()
             return output
+
+    def get_train_dataloader(self) -> Any:
+        """Return a loader that draws places of rows as the base class draws rows; its batches are steps in the making."""
+        rows: Any = self.train_dataset
+        places, sampler = range(len(rows)), self._get_train_sampler
+        settings: dict[str, Any] = {"sampler_fn": sampler, "is_training": True}
+        return self._get_dataloader(places, "Training", self._train_batch_size, **settings)  # type: ignore[arg-type]  # places instead of rows
 
     def before_update(self) -> None:
         """Let the optimizer change the state.
@@ -176,8 +191,9 @@ class AdapterTrainer(SFTTrainer):
         return loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:  # noqa: ARG002 -- the base class's signature
-        """Return the next step; it counts its learned tokens itself."""
-        return [step for _, step in zip(range(num_batches), epoch_iterator, strict=False)], None
+        """Return the next step; it counts its learned tokens itself. Raises Terminated, or the error of its making."""
+        begun = islice(epoch_iterator, num_batches)
+        return [self._prefetcher.wait(step, self._stop.check) for step in begun], None
 
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 -- the base class's signature
         """Return 0: the base class counts all parameters in each step, and nothing reads the figure."""
