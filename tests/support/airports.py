@@ -107,14 +107,16 @@ def rounding_noise(workspace: WorkspaceLayout, trained: Scores, examples: list[E
     differences = []
     for seed in range(1001, 1004):
         model = load_on_original(workspace)
-        for name, layer in model.named_modules():
-            if isinstance(layer, LoraLayer):
-                with torch.no_grad():
-                    exact = layer.base_layer.weight + layer.get_delta_weight("default")
-                    bits = np.empty(exact.numel(), np.uint16)
-                    round_weights(exact.reshape(-1).numpy(), "BF16", bits, Noise.of(seed, name))
-                    rounded = torch.from_numpy(bits).view(torch.bfloat16).reshape(exact.shape)
-                    layer.base_layer.weight.copy_(rounded)
+        layers: dict[str, Any] = {
+            name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)
+        }
+        for name, layer in layers.items():
+            with torch.no_grad():
+                exact = layer.base_layer.weight + layer.get_delta_weight("default")
+                bits = np.empty(exact.numel(), np.uint16)
+                round_weights(exact.reshape(-1).numpy(), "BF16", bits, Noise.of(seed, name))
+                rounded = torch.from_numpy(bits).view(torch.bfloat16).reshape(exact.shape)
+                layer.base_layer.weight.copy_(rounded)
         with model.disable_adapter():
             differences.append(score(model, examples).loss - trained.loss)
     return math.sqrt(sum(difference**2 for difference in differences) / len(differences))
