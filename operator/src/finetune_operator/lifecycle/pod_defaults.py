@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
@@ -19,9 +20,15 @@ def defaults_digest(trainer: TrainerSettings, stage: Stage) -> str:
     A Job of an operator without pod defaults, or with other ones of its chart, therefore counts as made with them.
     """
     content = _content(trainer.defaults, stage)
-    if content == _content(parse_pod_defaults(POD_DEFAULTS), stage):
+    if content == _chart_content(stage):
         return ""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _chart_content(stage: Stage) -> list[dict[str, Any]]:
+    """The values of the chart itself, which never change in a process."""
+    return _content(parse_pod_defaults(POD_DEFAULTS), stage)
 
 
 def _content(defaults: PodTemplate, stage: Stage) -> list[dict[str, Any]]:

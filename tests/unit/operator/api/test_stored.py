@@ -29,6 +29,16 @@ def test_a_known_spec_is_read_like_a_file() -> None:
     assert (stored.ignored, stored.violation, stored.unreadable) == ((), "", ())
 
 
+def test_equal_specs_are_parsed_once_and_an_edited_spec_anew() -> None:
+    spec = make_spec()
+    first = read_stored(spec)
+    assert read_stored(make_spec()) is first
+    spec["suspend"] = True
+    edited = read_stored(spec).spec
+    assert edited is not None
+    assert edited.suspend
+
+
 @pytest.mark.parametrize(
     "path",
     [
