@@ -235,6 +235,11 @@ class Store:
             last_read=entry.last_read,
         )
 
+    def has_job(self, key: Key, uid: str) -> bool:
+        """True if the FineTuneJob of this name exists and has this uid, as far as is known."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.job is not None and entry.job.uid == uid
+
     def job_keys(self) -> list[Key]:
         """Keys of all FineTuneJobs."""
         return [key for key, entry in self._entries.items() if entry.job is not None]

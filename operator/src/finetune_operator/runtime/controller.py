@@ -211,9 +211,16 @@ class Controller:
                 return replace(observation, volumes=await self._volumes.read(observation))
 
     async def _apply(self, job: JobRecord, decision: Decision) -> bool:
-        """Write the status and carry out the actions; returns True if the API server refuses one of them."""
+        """Write the status and carry out the actions; returns True if the API server refuses one of them.
+
+        Nothing more happens once the job is known to be deleted.
+        """
+        identity = (job.key, job.uid)
         if decision.problem is not None:
             _logger.error("%s/%s cannot be read: %s", job.namespace, job.name, decision.problem)
+        if not self._store.has_job(*identity):
+            # It was deleted while the decision was prepared.
+            return False
         if decision.status is not None and not await self._statuses.write(job, decision.status):
             # What cannot be recorded must not be done. The condition says so.
             self._queue.add_after(job.key, UNRECORDED_DELAY)
@@ -222,6 +229,9 @@ class Controller:
         for action in decision.actions:
             if any(depends_on(action, other) for other in refused):
                 continue
+            if not self._store.has_job(*identity):
+                # The garbage collector deletes what it has. A new child would be in the way of a job of the same name.
+                return False
             try:
                 await self._ask(job, action)
             except ChildRejectedError as error:

@@ -267,6 +267,30 @@ async def test_an_unanswered_request_is_no_error_with_a_traceback(caplog: pytest
         assert "answers again" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        (("GET", f"{CLAIMS}/models"), []),
+        (("POST", CLAIMS), [("PATCH", f"{JOBS}/demo/status"), ("POST", CLAIMS)]),
+    ],
+)
+async def test_nothing_is_written_for_a_job_once_its_deletion_is_known(
+    monkeypatch: pytest.MonkeyPatch, moment: tuple[str, str], written: list[tuple[str, str]]
+) -> None:
+    async with running() as parts:
+        respond = parts.server.respond
+
+        def delete_meanwhile(method: str, path: str, *others: Any) -> Any:
+            if (method, path) == moment:
+                body = parts.server.objects[f"{JOBS}/demo"]
+                parts.informer.put_job(body, deleted=True)
+            return respond(method, path, *others)
+
+        monkeypatch.setattr(parts.server, "respond", delete_meanwhile)
+        await parts.controller.reconcile(KEY)
+        assert parts.writes() == written
+
+
 async def test_an_unknown_job_is_ignored() -> None:
     async with running() as parts:
         assert await parts.controller.reconcile(("team", "none")) is None
