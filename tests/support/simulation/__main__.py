@@ -1,0 +1,60 @@
+"""Lives many seeds, and prints lives a minute, the faults that they had, and every seed that fails.
+
+python -m tests.support.simulation --seeds 5000
+python -m tests.support.simulation --seed 17          # the trace of one life
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+
+from tests.support.simulation.faults import FAULTS
+from tests.support.simulation.life import live
+from tests.support.simulation.plan import draw_plan
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns 1 if a life has shown a violation."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, help="print the trace of this life")
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--seeds", type=int, default=1000, help="number of lives")
+    parser.add_argument(
+        "--kind", action="append", choices=sorted(FAULTS), help="a kind of fault; any without it"
+    )
+    parser.add_argument("--faults", type=int, help="number of faults in each life")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        outcome = live(draw_plan(options.seed, options.kind, faults=options.faults))
+        print(outcome.report(sys.maxsize))
+        return int(bool(outcome.violations))
+    kinds: Counter[str] = Counter()
+    phases: Counter[str] = Counter()
+    failed: list[int] = []
+    virtual = 0.0
+    begin = time.perf_counter()
+    for seed in range(options.first, options.first + options.seeds):
+        outcome = live(draw_plan(seed, options.kind, faults=options.faults))
+        kinds.update(fault.kind for fault in outcome.plan.faults)
+        phases.update(outcome.phases)
+        virtual += outcome.seconds
+        if outcome.violations:
+            failed.append(seed)
+            print(f"seed {seed}: {', '.join(fault.kind for fault in outcome.plan.faults)}")
+            print("".join(f"    {each[:300]}\n" for each in outcome.violations[:4]), end="", flush=True)
+    seconds = time.perf_counter() - begin
+    print(f"{options.seeds} lives in {seconds:.1f} s, {60 * options.seeds / seconds:.0f} a minute")
+    print(f"{virtual / 3600:.1f} hours of virtual time; phases of the jobs: {dict(phases)}")
+    for kind in sorted(FAULTS):
+        print(f"{kinds[kind]:7} {kind}")
+    print(f"{len(failed)} lives failed: {failed[:50]}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""What must hold at every write and at every moment, checked on the server's truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_operator.api.conditions import Condition, find_condition
+from finetune_operator.api.stages import Stage, parse_child_name
+
+from tests.support.simulation.network import owner_uid
+from tests.support.simulation.server import CHILDREN, CLAIMS, JOBS, PODS, Body, Change
+
+if TYPE_CHECKING:
+    from tests.support.simulation.kubelet import Run
+    from tests.support.simulation.life import Life
+    from tests.support.simulation.operators import Operator
+
+
+class Checks:
+    """Collects violations of one life."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self.violations: list[str] = []
+        self._trained: set[str] = set()
+        """uids of the FineTuneJobs whose status records the success of TRAIN."""
+        self._ended: dict[str, tuple[Any, Any]] = {}
+        """The end that the status of each FineTuneJob records, by uid."""
+        self._owner: dict[str, str] = {}
+        """uid of the FineTuneJob of each Job and claim."""
+        self._with_claim: set[str] = set()
+        """uids of the FineTuneJobs that have had a claim."""
+        life.server.listeners.append(self._notice)
+        life.nodes.started = self._started
+
+    def require(self, holds: bool, message: str) -> None:  # noqa: FBT001 -- reads as an assertion
+        """Record a violation unless `holds`."""
+        if not holds:
+            self._life.note("VIOLATION", message)
+            self.violations.append(f"{self._life.loop.time():.3f} s: {message}")
+
+    def forget_status(self, uid: str) -> None:
+        """The status of this FineTuneJob is lost, and with it what it recorded."""
+        self._trained.discard(uid)
+        self._ended.pop(uid, None)
+
+    # -- writes --------------------------------------------------------------------------------------------------
+
+    def before_write(
+        self, operator: Operator, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any]
+    ) -> None:
+        """An operator is about to send a write."""
+        if not operator.deleted or query.get("dryRun"):
+            return
+        if method == "DELETE":
+            uid = self._owner.get(body["preconditions"]["uid"], "")
+        elif path.endswith("/status"):
+            uid = body["metadata"]["uid"]
+        else:
+            uid = owner_uid(body)
+        self.require(
+            uid not in operator.deleted, f"no {method} {path} after the deletion of {uid} was delivered"
+        )
+
+    def _notice(self, change: Change) -> None:
+        uid = change.body["metadata"]["uid"]
+        if change.plural == JOBS and change.type == "MODIFIED":
+            self._see_status(uid, change.body.get("status") or {})
+        if change.plural in {CHILDREN, CLAIMS} and change.type == "ADDED":
+            self._owner[uid] = owner_uid(change.body)
+            if change.plural == CLAIMS:
+                self._with_claim.add(self._owner[uid])
+            named = parse_child_name(change.body["metadata"]["name"])
+            if change.plural == CHILDREN and named is not None and named[1] is Stage.TRAIN:
+                trained = self._owner[uid] in self._trained
+                self.require(not trained, f"no {change.body['metadata']['name']} after TRAIN has succeeded")
+
+    def _see_status(self, uid: str, status: Mapping[str, Any]) -> None:
+        for entry in status.get("attempts") or ():
+            if entry["stage"] == Stage.TRAIN.value and entry["outcome"] == "Succeeded":
+                self._trained.add(uid)
+        if (status.get("stage") or {}).get("name") == Stage.MERGE.value:
+            self._trained.add(uid)
+        succeeded = find_condition(status, Condition.SUCCEEDED)
+        end = (succeeded.get("status"), status.get("completionTime"))
+        known = self._ended.get(uid)
+        self.require(known in {None, end}, f"the end of {uid} must stay {known}, found {end}")
+        if succeeded.get("status") in {"True", "False"}:
+            self._ended[uid] = end
+
+    # -- trainers ------------------------------------------------------------------------------------------------
+
+    def _started(self, run: Run) -> None:
+        self._life.note("run", run.pod, run.task.uid, run.task.stage.value, run.task.attempt, run.node)
+        for other in self._life.nodes.runs.values():
+            if other.live and other.task.key == run.task.key:
+                self.require(
+                    False, f"{run.task} must not run beside {other.task} of pod {other.pod} on {other.node}"
+                )
+        if run.trains:
+            self.require(run.task.uid not in self._trained, f"{run.task} must not train again")
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[str]:
+        """What is not as it must be after the end of every job."""
+        server = self._life.server
+        found = []
+        claims = set()
+        for job in server.all(JOBS):
+            name, status = job["metadata"]["name"], job.get("status") or {}
+            if "completionTime" not in status:
+                found.append(f"{name} has not ended: {status.get('phase')}, {_reason(status)}")
+            elif self._keeps(job, status):
+                claims.add(job["metadata"]["uid"])
+        found += [f"Job {body['metadata']['name']} is left" for body in server.all(CHILDREN)]
+        found += [f"pod {body['metadata']['name']} is left" for body in server.all(PODS)]
+        owners = {uid for body in server.all(CLAIMS) if (uid := owner_uid(body))}
+        found += [f"the claim of {uid} is left" for uid in sorted(owners - claims)]
+        lost = (claims & self._with_claim) - owners
+        found += [f"the claim of {uid} must be kept" for uid in sorted(lost)]
+        return found
+
+    def _keeps(self, job: Body, status: Mapping[str, Any]) -> bool:
+        policy = (job["spec"].get("lifecycle") or {}).get("keepWorkspace", "OnFailure")
+        return policy == "Always" or (policy == "OnFailure" and status.get("phase") == "Failed")
+
+
+def _reason(status: Mapping[str, Any]) -> str:
+    found = find_condition(status, Condition.RECONCILING)
+    return f"{found.get('reason')}: {found.get('message')}"
