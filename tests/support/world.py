@@ -90,7 +90,7 @@ class World:
     warnings: dict[str, str] = field(default_factory=dict)
     """Why Jobs have no pod and pods do not run, by uid, as far as it shows in Events only."""
     hidden: set[str] = field(default_factory=set)
-    """uids of Jobs and pods without the label that the watch selects."""
+    """uids of Jobs, pods and claims without the label that the watch selects."""
     read: set[str] = field(default_factory=set)
     """uids of hidden objects that the operator knows, because it has read them."""
     lost_nodes: set[str] = field(default_factory=set)
@@ -115,7 +115,7 @@ class World:
                 for pod in self.pods.values()
                 if pod.uid not in hidden
             ),
-            claim=self.claim,
+            claim=self._claim(hidden),
             progress=self.progress,
             rejection=self.rejection,
             refusals=self.refusals,
@@ -123,6 +123,11 @@ class World:
             volumes=self.volumes,
             fresh=fresh,
         )
+
+    def _claim(self, hidden: set[str]) -> Claim | None:
+        if self.claim is None or self.claim.uid in hidden:
+            return None
+        return replace(self.claim, watched=False) if self.claim.uid in self.hidden else self.claim
 
     def _inventory(self) -> Inventory:
         """The inventory with the node of a pod that is being deleted, unless the node is lost."""

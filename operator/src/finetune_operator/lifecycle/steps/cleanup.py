@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetune_operator.api.spec import Lifecycle
+from finetune_operator.api.spec import FineTuneJobSpec, Lifecycle
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import DeleteClaim, DeleteJob, DeletePod
+from finetune_operator.lifecycle.actions import DeleteClaim, DeleteJob, DeletePod, Need
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retention import child_expiry, keeps_workspace
 from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.status.record import StatusRecord
 
 SIDECAR_GRACE_SECONDS = 30
 """Time between SIGTERM and SIGKILL for an injected container of TRAIN. Its trainer, which needs more, has ended."""
@@ -48,14 +49,23 @@ def _may_go_on(child: ChildJob, pods: Iterable[Pod]) -> bool:
     return any(pod.live for pod in pods) or not ended
 
 
-def delete_workspace(state: Reconciliation) -> Reconciliation:
+def delete_workspace(state: Reconciliation) -> Reconciliation | Need:
     """Delete the workspace of a job that has ended, unless its policy keeps it.
 
-    Without a readable spec the policy is unknown, so the workspace stays.
+    Without a readable spec the policy is unknown, so the workspace stays. A claim that is not known when the job ends is
+    looked for once: without its label, no watch shows it.
     """
     spec, claim = state.spec, state.own_claim
-    if not state.draft.finished or spec is None or claim is None or claim.deleting:
+    if not state.draft.finished or spec is None:
         return state
     if keeps_workspace(spec.lifecycle, succeeded=state.draft.succeeded):
         return state
-    return state.with_actions(DeleteClaim(claim.name, claim.uid))
+    if claim is None:
+        return Need.FRESH_CHILDREN if _may_have_hidden_claim(state, spec) else state
+    return state if claim.deleting else state.with_actions(DeleteClaim(claim.name, claim.uid))
+
+
+def _may_have_hidden_claim(state: Reconciliation, spec: FineTuneJobSpec) -> bool:
+    """True in the decision that ends the job, before its fresh read, if the operator has made a claim for it."""
+    ends = not StatusRecord.read(state.job, state.now).finished
+    return ends and not state.observation.fresh and spec.workspace.existing_claim is None

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import DeleteClaim, DeletePod
+from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeletePod
+from finetune_operator.lifecycle.decide import decide
 
 from tests.support.operator import NOW, make_spec
 from tests.support.world import started
@@ -93,3 +94,22 @@ def test_a_finished_job_whose_spec_is_no_longer_readable_keeps_its_workspace() -
     assert not any(isinstance(action, DeleteClaim) for action in decision.actions)
     assert decision.status is not None
     assert decision.status["phase"] == "Succeeded"
+
+
+def test_a_workspace_without_its_label_is_found_when_the_job_ends() -> None:
+    world = started(Stage.MERGE)
+    assert world.claim is not None
+    world.hidden.add(world.claim.uid)
+    assert world.observe().claim is None
+    world.succeed(Stage.MERGE)
+    world.settle()
+    assert world.job.status["phase"] == "Succeeded"
+    assert world.claim is None
+
+
+def test_a_job_that_has_ended_without_a_workspace_is_not_read_again() -> None:
+    world = started(Stage.MERGE)
+    world.succeed(Stage.MERGE)
+    world.settle()
+    assert world.claim is None
+    assert isinstance(decide(world.observe(), world.settings, world.now), Decision)
