@@ -34,24 +34,30 @@ def main(arguments: list[str]) -> int:
         print(outcome.report(sys.maxsize))
         return int(bool(outcome.violations))
     kinds: Counter[str] = Counter()
+    hits: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     failed: list[int] = []
     virtual = 0.0
-    begin = time.perf_counter()
+    begin, work = time.perf_counter(), time.process_time()
     for seed in range(options.first, options.first + options.seeds):
         outcome = live(draw_plan(seed, options.kind, faults=options.faults))
         kinds.update(fault.kind for fault in outcome.plan.faults)
         phases.update(outcome.phases)
+        hits.update(outcome.hits)
         virtual += outcome.seconds
         if outcome.violations:
             failed.append(seed)
             print(f"seed {seed}: {', '.join(fault.kind for fault in outcome.plan.faults)}")
             print("".join(f"    {each[:300]}\n" for each in outcome.violations[:4]), end="", flush=True)
-    seconds = time.perf_counter() - begin
-    print(f"{options.seeds} lives in {seconds:.1f} s, {60 * options.seeds / seconds:.0f} a minute")
+    seconds, work = time.perf_counter() - begin, time.process_time() - work
+    rates = (
+        f"{60 * options.seeds / seconds:.0f} a minute, {60 * options.seeds / work:.0f} a minute of one core"
+    )
+    print(f"{options.seeds} lives in {seconds:.1f} s: {rates}")
     print(f"{virtual / 3600:.1f} hours of virtual time; phases of the jobs: {dict(phases)}")
+    print(" faults    hits kind")
     for kind in sorted(FAULTS):
-        print(f"{kinds[kind]:7} {kind}")
+        print(f"{kinds[kind]:7} {hits[kind]:7} {kind}")
     print(f"{len(failed)} lives failed: {failed[:50]}")
     return int(bool(failed))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.simulation.life import Life
 
 End = Callable[[], None]
-Begin = Callable[["Life", random.Random], End]
+Begin = Callable[["Life", random.Random], End | None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Fault:
 
     name: str
     begin: Begin
-    """Begins the fault, and returns what ends it."""
+    """Begins the fault, and returns what ends it; None if there is nothing that it could hit."""
     longest: float
     """Seconds."""
     replicas: int = 1
@@ -62,8 +62,16 @@ def _nothing() -> None:
 
 
 def _strike(life: Life, strike: Strike) -> End:
-    life.network.strikes.append(strike)
-    return lambda: life.network.strikes.remove(strike)
+    """Let `strike` see every request until the fault ends."""
+    kind = life.beginning
+
+    def counted(request: Request) -> bool:
+        struck = strike(request)
+        life.hits[kind] += struck
+        return struck
+
+    life.network.strikes.append(counted)
+    return lambda: life.network.strikes.remove(counted)
 
 
 def _answers(name: str, error: Callable[[random.Random], ApiError], longest: float = 60.0) -> None:
@@ -72,8 +80,11 @@ def _answers(name: str, error: Callable[[random.Random], ApiError], longest: flo
     def begin(life: Life, draw: random.Random) -> End:
         share = draw.choice([0.2, 0.5, 1.0])
 
-        def strike(_: Request) -> ApiError | None:
-            return error(draw) if draw.random() < share else None
+        def strike(request: Request) -> bool:
+            if draw.random() >= share:
+                return False
+            request.answer = error(draw)
+            return True
 
         return _strike(life, strike)
 
@@ -93,19 +104,20 @@ _answers(
 
 @_fault("answer lost")
 def _answer_lost(life: Life, draw: random.Random) -> End:
-    def strike(request: Request) -> ApiError | None:
-        if draw.random() < 0.4:
-            request.lost = ApiError(0, "Unreachable", "ServerDisconnectedError")
-        return None
+    def strike(request: Request) -> bool:
+        if draw.random() >= 0.4:
+            return False
+        request.lost = ApiError(0, "Unreachable", "ServerDisconnectedError")
+        return True
 
     return _strike(life, strike)
 
 
 @_fault("slow answers")
 def _slow_answers(life: Life, draw: random.Random) -> End:
-    def strike(request: Request) -> ApiError | None:
+    def strike(request: Request) -> bool:
         request.seconds = draw.choice([0.0, 0.5, 5.0, 20.0])
-        return None
+        return request.seconds > 0
 
     return _strike(life, strike)
 
@@ -122,26 +134,27 @@ def _latency(life: Life, draw: random.Random) -> End:
 
 @_fault("409 because somebody else has written")
 def _conflict(life: Life, draw: random.Random) -> End:
-    def strike(request: Request) -> ApiError | None:
-        if request.method in {"PATCH", "PUT"} and draw.random() < 0.5:
-            held = _target(life, request)
-            if held is not None:
-                annotations = {**held["metadata"].get("annotations", {}), "touched": str(life.server.version)}
-                life.server.change(read_path(request.path)[0], held, metadata={"annotations": annotations})
-        return None
+    def strike(request: Request) -> bool:
+        held = _target(life, request)
+        if held is None or request.method not in {"PATCH", "PUT"} or draw.random() < 0.5:
+            return False
+        annotations = {**held["metadata"].get("annotations", {}), "touched": str(life.server.version)}
+        life.server.change(read_path(request.path)[0], held, metadata={"annotations": annotations})
+        return True
 
     return _strike(life, strike)
 
 
 @_fault("404 because the object has just been deleted")
 def _vanished(life: Life, draw: random.Random) -> End:
-    def strike(request: Request) -> ApiError | None:
-        plural = read_path(request.path)[0]
-        if request.method in {"PATCH", "DELETE"} and plural in {CHILDREN, PODS} and draw.random() < 0.5:
-            held = _target(life, request)
-            if held is not None:
-                life.server.delete(plural, held)
-        return None
+    def strike(request: Request) -> bool:
+        plural, held = read_path(request.path)[0], _target(life, request)
+        if held is None or request.method not in {"PATCH", "DELETE"} or plural not in {CHILDREN, PODS}:
+            return False
+        if draw.random() < 0.5:
+            return False
+        life.server.delete(plural, held)
+        return True
 
     return _strike(life, strike)
 
@@ -151,14 +164,15 @@ def _expired(life: Life, draw: random.Random) -> End:
     del draw
     failed: set[str] = set()
 
-    def strike(request: Request) -> ApiError | None:
+    def strike(request: Request) -> bool:
         if request.method != "GET" or read_path(request.path)[2] or request.path in failed:
-            return None
-        if request.query.get("continue"):
-            failed.add(request.path)
-            return refuse(410, "Expired", "the continue parameter is too old")
-        request.query = {**request.query, "limit": "1"}
-        return None
+            return False
+        if not request.query.get("continue"):
+            request.query = {**request.query, "limit": "1"}
+            return False
+        failed.add(request.path)
+        request.answer = refuse(410, "Expired", "the continue parameter is too old")
+        return True
 
     return _strike(life, strike)
 
@@ -269,37 +283,39 @@ def _some(life: Life, draw: random.Random, plural: str) -> Body | None:
 
 
 @_fault("status lost")
-def _lose_status(life: Life, draw: random.Random) -> End:
+def _lose_status(life: Life, draw: random.Random) -> End | None:
     job = _some(life, draw, JOBS)
-    if job is not None:
-        life.checks.forget_status(job["metadata"]["uid"])
-        life.server.change(JOBS, job, status={})
+    if job is None:
+        return None
+    life.checks.forget_status(job["metadata"]["uid"])
+    life.server.change(JOBS, job, status={})
     return _nothing
 
 
 @_fault("FineTuneJob deleted")
-def _delete_job(life: Life, draw: random.Random) -> End:
+def _delete_job(life: Life, draw: random.Random) -> End | None:
     job = _some(life, draw, JOBS)
-    if job is not None:
-        life.server.delete(JOBS, job, propagation=draw.choice(PROPAGATIONS))
+    if job is None:
+        return None
+    life.server.delete(JOBS, job, propagation=draw.choice(PROPAGATIONS))
     return lambda: _remove_orphans(life)
 
 
 @_fault("namesake", longest=20.0)
-def _namesake(life: Life, draw: random.Random) -> End:
+def _namesake(life: Life, draw: random.Random) -> End | None:
     job = _some(life, draw, JOBS)
     if job is None:
-        return _nothing
+        return None
     life.server.delete(JOBS, job, propagation=draw.choice(PROPAGATIONS))
     life.recreate(job, draw.uniform(0.0, 15.0))
     return lambda: _remove_orphans(life)
 
 
 @_fault("user suspends", longest=120.0)
-def _suspend(life: Life, draw: random.Random) -> End:
+def _suspend(life: Life, draw: random.Random) -> End | None:
     job = _some(life, draw, JOBS)
     if job is None:
-        return _nothing
+        return None
 
     def set_suspend(*, suspend: bool) -> None:
         present = life.server.current(JOBS, job)
@@ -327,44 +343,48 @@ def _remove_orphans(life: Life) -> None:
 
 
 @_fault("Job deleted")
-def _delete_child(life: Life, draw: random.Random) -> End:
+def _delete_child(life: Life, draw: random.Random) -> End | None:
     child = _some(life, draw, CHILDREN)
-    if child is not None:
-        life.server.delete(CHILDREN, child, propagation=draw.choice(PROPAGATIONS))
+    if child is None:
+        return None
+    life.server.delete(CHILDREN, child, propagation=draw.choice(PROPAGATIONS))
     return lambda: _remove_orphans(life)
 
 
 @_fault("pod deleted")
-def _delete_pod(life: Life, draw: random.Random) -> End:
+def _delete_pod(life: Life, draw: random.Random) -> End | None:
     pod = _some(life, draw, PODS)
-    if pod is not None:
-        life.server.delete(PODS, pod)
+    if pod is None:
+        return None
+    life.server.delete(PODS, pod)
     return _nothing
 
 
 @_fault("pod evicted")
-def _evict(life: Life, draw: random.Random) -> End:
+def _evict(life: Life, draw: random.Random) -> End | None:
     pod = _some(life, draw, PODS)
-    if pod is not None:
-        life.nodes.evict(pod)
+    if pod is None:
+        return None
+    life.nodes.evict(pod)
     return _nothing
 
 
 @_fault("label removed")
-def _unlabel(life: Life, draw: random.Random) -> End:
+def _unlabel(life: Life, draw: random.Random) -> End | None:
     plural = draw.choice([CHILDREN, PODS, CLAIMS])
     body = _some(life, draw, plural)
-    if body is not None:
-        labels = {key: value for key, value in body["metadata"]["labels"].items() if key != JOB_LABEL}
-        life.server.change(plural, body, metadata={"labels": labels})
+    if body is None:
+        return None
+    labels = {key: value for key, value in body["metadata"]["labels"].items() if key != JOB_LABEL}
+    life.server.change(plural, body, metadata={"labels": labels})
     return _nothing
 
 
 @_fault("Job suspended by somebody else", longest=120.0)
-def _suspend_child(life: Life, draw: random.Random) -> End:
+def _suspend_child(life: Life, draw: random.Random) -> End | None:
     child = _some(life, draw, CHILDREN)
     if child is None or is_finished(child):
-        return _nothing
+        return None
     life.server.change(CHILDREN, child, spec={**child["spec"], "suspend": True})
 
     def end() -> None:
@@ -425,9 +445,10 @@ def _cut_off(life: Life, draw: random.Random) -> End:
 
 
 @_fault("operator killed")
-def _kill(life: Life, draw: random.Random) -> End:
-    if life.deployment.operators:
-        draw.choice(life.deployment.operators).kill()
+def _kill(life: Life, draw: random.Random) -> End | None:
+    if not life.deployment.operators:
+        return None
+    draw.choice(life.deployment.operators).kill()
     return _nothing
 
 
@@ -435,21 +456,22 @@ def _kill(life: Life, draw: random.Random) -> End:
 def _kill_at_write(life: Life, draw: random.Random) -> End:
     left, moment = draw.randint(1, 6), draw.choice(["before", "after"])
 
-    def strike(request: Request) -> ApiError | None:
+    def strike(request: Request) -> bool:
         nonlocal left
-        if request.writes and left > 0 and "/leases" not in request.path:
-            left -= 1
-            request.kill = moment if left == 0 else ""
-        return None
+        if left == 0 or not request.writes or "/leases" in request.path:
+            return False
+        left -= 1
+        request.kill = moment if left == 0 else ""
+        return left == 0
 
     return _strike(life, strike)
 
 
 @_fault("leader stopped beyond its Lease", longest=60.0, replicas=2)
-def _stop_leader(life: Life, draw: random.Random) -> End:
+def _stop_leader(life: Life, draw: random.Random) -> End | None:
     leaders = [each for each in life.deployment.operators if each.replica and each.replica.leading]
     if not leaders:
-        return _nothing
+        return None
     leader = draw.choice(leaders)
     life.loop.stop_owner(leader)
     return lambda: life.loop.continue_owner(leader)

@@ -50,6 +50,8 @@ class Outcome:
     violations: tuple[str, ...]
     trace: tuple[tuple[Any, ...], ...]
     phases: Counter[str]
+    hits: Counter[str]
+    """How often each kind of fault has had an effect."""
     seconds: float
     """Virtual time."""
 
@@ -79,6 +81,10 @@ class Life:
         self.nodes = Nodes(self.server, self.loop, self.trainers, stream("nodes", plan.seed))
         self.checks = Checks(self)
         self.deployment: Deployment
+        self.hits: Counter[str] = Counter()
+        """How often each kind of fault has had an effect."""
+        self.beginning = ""
+        """The kind of the fault that begins now."""
         self._pending = 0
         """Users and faults that have not acted yet."""
 
@@ -97,7 +103,9 @@ class Life:
                 self.loop.close()
         jobs = self.server.all(JOBS)
         phases = Counter((job.get("status") or {}).get("phase", "none") for job in jobs)
-        return Outcome(self.plan, tuple(self.checks.violations), tuple(self.trace), phases, self.loop.time())
+        return Outcome(
+            self.plan, tuple(self.checks.violations), tuple(self.trace), phases, self.hits, self.loop.time()
+        )
 
     async def _live(self) -> None:
         self._furnish()
@@ -167,8 +175,13 @@ class Life:
         self.nodes.rejoin(name)
 
     def _begin(self, fault: PlannedFault, number: int) -> None:
-        self.note("FAULT", fault.kind)
+        self.beginning, strikes = fault.kind, len(self.network.strikes)
         end = FAULTS[fault.kind].begin(self, stream(f"fault {number}", self.plan.seed))
+        self.note("FAULT", fault.kind, "" if end is not None else "has nothing to hit")
+        if end is None:
+            return
+        # What strikes at requests counts them itself.
+        self.hits[fault.kind] += strikes == len(self.network.strikes)
 
         def finish() -> None:
             self.note("END", fault.kind)

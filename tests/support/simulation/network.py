@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 WATCHED = (JOBS, CHILDREN, PODS, CLAIMS, NODES)
 WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
-Strike = Callable[["Request"], ApiError | None]
-"""What a fault does to one request: it answers in the server's place, or it changes the request's fields."""
+Strike = Callable[["Request"], bool]
+"""What a fault does to one request, by changing its fields; returns True if it does anything."""
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Request:
     query: Mapping[str, str]
     body: Mapping[str, Any]
     operator: Operator
+    answer: ApiError | None = None
+    """The error with which the fault answers in the server's place."""
     lost: ApiError | None = None
     """The error that replaces the answer, although the server has obeyed."""
     kill: str = ""
@@ -106,10 +108,10 @@ class SimulatedApi(ApiClient):
         await asyncio.sleep(network.random.uniform(0.001, 0.02) + network.latency)
         self._require_life()
         for strike in list(network.strikes):
-            error = strike(request)
-            if error is not None:
-                self._life.note("answer", operator.identity, method, path, error.status)
-                raise error
+            strike(request)
+        if request.answer is not None:
+            self._life.note("answer", operator.identity, method, path, request.answer.status)
+            raise request.answer
         if request.kill == "before":
             self._die()
         try:
