@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Checks:
         """uid of the FineTuneJob of each Job and claim."""
         self._with_claim: set[str] = set()
         """uids of the FineTuneJobs that have had a claim."""
+        self.suspended: set[str] = set()
+        """uids of the Jobs that somebody else has suspended."""
         life.server.listeners.append(self._notice)
         life.nodes.started = self._started
 
@@ -67,6 +70,10 @@ class Checks:
         uid = change.body["metadata"]["uid"]
         if change.plural == JOBS and change.type == "MODIFIED":
             self._see_status(uid, change.body.get("status") or {})
+        if uid in self.suspended and change.type == "MODIFIED":
+            self.require(
+                bool(change.body["spec"].get("suspend")), f"{uid} must stay suspended by somebody else"
+            )
         if change.plural in {CHILDREN, CLAIMS} and change.type == "ADDED":
             self._owner[uid] = owner_uid(change.body)
             if change.plural == CLAIMS:
@@ -100,6 +107,18 @@ class Checks:
                 )
         if run.trains:
             self.require(run.task.uid not in self._trained, f"{run.task} must not train again")
+
+    def wasted(self) -> list[str]:
+        """What a life without any loss of work must not show: a job that fails, and a stage that runs again."""
+        runs = Counter((run.task.uid, run.task.stage) for run in self._life.nodes.runs.values())
+        found = [
+            f"{stage.value} of {uid} ran {count} times" for (uid, stage), count in runs.items() if count > 1
+        ]
+        for job in self._life.server.all(JOBS):
+            phase = (job.get("status") or {}).get("phase")
+            if phase != "Succeeded":
+                found.append(f"{job['metadata']['name']} must succeed, found {phase}")
+        return found
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -41,14 +41,18 @@ class Fault:
     """Seconds."""
     replicas: int = 1
     """Number of operators that it needs."""
+    harmless: bool = False
+    """True if it costs no work: no job fails for it, and no stage runs twice."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def _fault(name: str, longest: float = 60.0, replicas: int = 1) -> Callable[[Begin], Begin]:
+def _fault(
+    name: str, longest: float = 60.0, *, replicas: int = 1, harmless: bool = False
+) -> Callable[[Begin], Begin]:
     def add(begin: Begin) -> Begin:
-        FAULTS[name] = Fault(name, begin, longest, replicas)
+        FAULTS[name] = Fault(name, begin, longest, replicas, harmless)
         return begin
 
     return add
@@ -88,7 +92,7 @@ def _answers(name: str, error: Callable[[random.Random], ApiError], longest: flo
 
         return _strike(life, strike)
 
-    _fault(name, longest)(begin)
+    _fault(name, longest, harmless=True)(begin)
 
 
 _answers("connection reset before sending", lambda _: ApiError(0, "Unreachable", "ConnectionResetError"))
@@ -102,7 +106,7 @@ _answers(
 )
 
 
-@_fault("answer lost")
+@_fault("answer lost", harmless=True)
 def _answer_lost(life: Life, draw: random.Random) -> End:
     def strike(request: Request) -> bool:
         if draw.random() >= 0.4:
@@ -113,7 +117,7 @@ def _answer_lost(life: Life, draw: random.Random) -> End:
     return _strike(life, strike)
 
 
-@_fault("slow answers")
+@_fault("slow answers", harmless=True)
 def _slow_answers(life: Life, draw: random.Random) -> End:
     def strike(request: Request) -> bool:
         request.seconds = draw.choice([0.0, 0.5, 5.0, 20.0])
@@ -122,7 +126,7 @@ def _slow_answers(life: Life, draw: random.Random) -> End:
     return _strike(life, strike)
 
 
-@_fault("latency")
+@_fault("latency", harmless=True)
 def _latency(life: Life, draw: random.Random) -> End:
     life.network.latency = draw.choice([0.5, 2.0, 6.0])
 
@@ -132,7 +136,7 @@ def _latency(life: Life, draw: random.Random) -> End:
     return end
 
 
-@_fault("409 because somebody else has written")
+@_fault("409 because somebody else has written", harmless=True)
 def _conflict(life: Life, draw: random.Random) -> End:
     def strike(request: Request) -> bool:
         held = _target(life, request)
@@ -159,7 +163,7 @@ def _vanished(life: Life, draw: random.Random) -> End:
     return _strike(life, strike)
 
 
-@_fault("410 in the middle of a list")
+@_fault("410 in the middle of a list", harmless=True)
 def _expired(life: Life, draw: random.Random) -> End:
     del draw
     failed: set[str] = set()
@@ -177,14 +181,14 @@ def _expired(life: Life, draw: random.Random) -> End:
     return _strike(life, strike)
 
 
-@_fault("quota", longest=200.0)
+@_fault("quota", longest=200.0, harmless=True)
 def _quota(life: Life, draw: random.Random) -> End:
     plurals = draw.choice([(CHILDREN,), (CLAIMS,), (CHILDREN, CLAIMS)])
     text = f"forbidden: exceeded quota: team, requested: 1, used: {draw.randint(1, 9)}, limited: 9"
     return _refuse_creation(life, plurals, refuse(403, "Forbidden", text))
 
 
-@_fault("webhook unreachable", longest=200.0)
+@_fault("webhook unreachable", longest=200.0, harmless=True)
 def _webhook(life: Life, draw: random.Random) -> End:
     del draw
     text = 'Internal error occurred: failed calling webhook "policy": connection refused'
@@ -204,14 +208,14 @@ def _target(life: Life, request: Request) -> Body | None:
 # -- watches -----------------------------------------------------------------------------------------------------
 
 
-@_fault("lagging watch", longest=120.0)
+@_fault("lagging watch", longest=120.0, harmless=True)
 def _lag(life: Life, draw: random.Random) -> End:
     plurals = draw.sample(WATCHED, draw.randint(1, len(WATCHED)))
     life.network.lag.update({plural: draw.choice([1.0, 5.0, 30.0, 90.0]) for plural in plurals})
     return life.network.lag.clear
 
 
-@_fault("watch breaks", longest=120.0)
+@_fault("watch breaks", longest=120.0, harmless=True)
 def _break(life: Life, draw: random.Random) -> End:
     plurals = draw.sample(WATCHED, draw.randint(1, len(WATCHED)))
     broken = [
@@ -230,20 +234,20 @@ def _break(life: Life, draw: random.Random) -> End:
     return end
 
 
-@_fault("lost events")
+@_fault("lost events", harmless=True)
 def _lose_events(life: Life, draw: random.Random) -> End:
     life.network.drop = {plural: draw.randint(1, 6) for plural in draw.sample(WATCHED, 3)}
     return life.network.drop.clear
 
 
-@_fault("repeated events", longest=120.0)
+@_fault("repeated events", longest=120.0, harmless=True)
 def _repeat(life: Life, draw: random.Random) -> End:
     del draw
     life.network.repeat = True
     return lambda: setattr(life.network, "repeat", False)
 
 
-@_fault("reordered events", longest=120.0)
+@_fault("reordered events", longest=120.0, harmless=True)
 def _reorder(life: Life, draw: random.Random) -> End:
     del draw
     life.network.reorder = True
@@ -263,12 +267,12 @@ def _jump(life: Life, seconds: float) -> End:
     return lambda: set_skew(0.0)
 
 
-@_fault("clock jumps forward")
+@_fault("clock jumps forward", harmless=True)
 def _jump_forward(life: Life, draw: random.Random) -> End:
     return _jump(life, draw.choice([2.0, 90.0, 3600.0]))
 
 
-@_fault("clock jumps back")
+@_fault("clock jumps back", harmless=True)
 def _jump_back(life: Life, draw: random.Random) -> End:
     return _jump(life, -draw.choice([2.0, 90.0, 3600.0]))
 
@@ -369,7 +373,7 @@ def _evict(life: Life, draw: random.Random) -> End | None:
     return _nothing
 
 
-@_fault("label removed")
+@_fault("label removed", harmless=True)
 def _unlabel(life: Life, draw: random.Random) -> End | None:
     plural = draw.choice([CHILDREN, PODS, CLAIMS])
     body = _some(life, draw, plural)
@@ -386,8 +390,11 @@ def _suspend_child(life: Life, draw: random.Random) -> End | None:
     if child is None or is_finished(child):
         return None
     life.server.change(CHILDREN, child, spec={**child["spec"], "suspend": True})
+    uid = child["metadata"]["uid"]
+    life.checks.suspended.add(uid)
 
     def end() -> None:
+        life.checks.suspended.discard(uid)
         present = life.server.current(CHILDREN, child)
         if present is not None:
             life.server.change(CHILDREN, present, spec={**present["spec"], "suspend": False})
@@ -395,7 +402,7 @@ def _suspend_child(life: Life, draw: random.Random) -> End | None:
     return end
 
 
-@_fault("pods never start", longest=900.0)
+@_fault("pods never start", longest=900.0, harmless=True)
 def _break_images(life: Life, draw: random.Random) -> End:
     del draw
     life.nodes.broken = True
@@ -444,7 +451,7 @@ def _cut_off(life: Life, draw: random.Random) -> End:
 # -- operators ---------------------------------------------------------------------------------------------------
 
 
-@_fault("operator killed")
+@_fault("operator killed", harmless=True)
 def _kill(life: Life, draw: random.Random) -> End | None:
     if not life.deployment.operators:
         return None
@@ -452,7 +459,7 @@ def _kill(life: Life, draw: random.Random) -> End | None:
     return _nothing
 
 
-@_fault("operator killed at a write")
+@_fault("operator killed at a write", harmless=True)
 def _kill_at_write(life: Life, draw: random.Random) -> End:
     left, moment = draw.randint(1, 6), draw.choice(["before", "after"])
 
@@ -467,7 +474,7 @@ def _kill_at_write(life: Life, draw: random.Random) -> End:
     return _strike(life, strike)
 
 
-@_fault("leader stopped beyond its Lease", longest=60.0, replicas=2)
+@_fault("leader stopped beyond its Lease", longest=60.0, replicas=2, harmless=True)
 def _stop_leader(life: Life, draw: random.Random) -> End | None:
     leaders = [each for each in life.deployment.operators if each.replica and each.replica.leading]
     if not leaders:

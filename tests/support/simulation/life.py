@@ -121,6 +121,8 @@ class Life:
             await asyncio.sleep(LOOK_SECONDS)
             for each in self.checks.unfinished():
                 self.checks.require(False, f"{each} {LIMIT_SECONDS:.0f} s after the last fault")
+            for each in self.checks.wasted() if self.plan.harmless else ():
+                self.checks.require(False, each)
         finally:
             await self.deployment.close()
 

@@ -48,6 +48,12 @@ class Plan:
     fates: dict[tuple[Key, Stage], list[str]] = field(default_factory=dict)
     faults: tuple[PlannedFault, ...] = ()
 
+    @property
+    def harmless(self) -> bool:
+        """True if every job must succeed, and no stage may run twice."""
+        deadlines = any("deadlineSeconds" in job.spec["lifecycle"] for job in self.jobs)
+        return not self.fates and not deadlines and all(FAULTS[each.kind].harmless for each in self.faults)
+
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, {self.replicas} operators"]
         lines += [f"job {job.key[1]} at {job.time:.3f} s: {job.spec['lifecycle']}" for job in self.jobs]
