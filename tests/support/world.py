@@ -27,6 +27,7 @@ from finetune_operator.lifecycle.actions import (
 )
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import (
     ChildJob,
     Claim,
@@ -81,6 +82,7 @@ class World:
     pods: dict[str, Pod] = field(default_factory=dict)
     claim: Claim | None = None
     progress: Progress | None = None
+    movement: Movement | None = None
     rejection: Rejection | None = None
     refusals: dict[str, Rejection] = field(default_factory=dict)
     volumes: JobVolumes = field(default_factory=JobVolumes)
@@ -117,6 +119,7 @@ class World:
             ),
             claim=self._claim(hidden),
             progress=self.progress,
+            movement=self.movement,
             rejection=self.rejection,
             refusals=self.refusals,
             warnings=dict(self.warnings),

@@ -32,6 +32,7 @@ class Reason(StrEnum):
 
     INVALID_SPEC = "InvalidSpec"
     STAGE_LOST = "StageLost"
+    NO_PROGRESS = "NoProgress"
     DISRUPTED = "Disrupted"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     SCRATCH_FULL = "ScratchFull"
@@ -77,6 +78,7 @@ class Reason(StrEnum):
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.INVALID_SPEC: ReasonClass.PERMANENT,
     Reason.STAGE_LOST: ReasonClass.RETRYABLE,
+    Reason.NO_PROGRESS: ReasonClass.RETRYABLE,
     Reason.DISRUPTED: ReasonClass.INTERRUPTED,
     Reason.HOST_OUT_OF_MEMORY: ReasonClass.PERMANENT,
     Reason.SCRATCH_FULL: ReasonClass.PERMANENT,

@@ -272,6 +272,7 @@ class Lifecycle(SpecValue):
     """Deadline, retries, and the objects to keep after the end."""
 
     deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    no_progress_seconds: Annotated[int, Field(ge=30)] | None = None
     retries: Annotated[int, Field(ge=0)] = 2
     keep_children_seconds: KeepChildrenSeconds = KeepChildrenSeconds()
     keep_workspace: Literal["Always", "OnFailure", "Never"] = "OnFailure"

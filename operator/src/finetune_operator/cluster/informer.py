@@ -18,12 +18,12 @@ from finetune_operator.errors import ApiError
 from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import (
     Key,
-    key_of,
     project_child,
     project_claim,
     project_job,
     project_pod,
 )
+from finetune_operator.observed.ownership import key_of
 from finetune_operator.observed.urgency import Urgency, child_urgency, job_urgency, pod_urgency
 from finetune_operator.sizing.gpus.nodes import project_node
 

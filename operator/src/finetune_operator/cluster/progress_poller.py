@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Protocol
 
 import aiohttp
@@ -20,6 +21,7 @@ from finetune_operator.contract.reading import MAXIMUM_PROGRESS_BYTES, parse_pro
 from finetune_operator.contract.result import Progress
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.movement import answered, unanswered
 from finetune_operator.observed.observation import ChildJob, JobRecord, Key, Pod
 from finetune_operator.observed.pod_address import OperatorPod, address_obstacle
 
@@ -31,10 +33,14 @@ LOG_SECONDS = 60.0
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
 """Takes an IP and a port; returns the bytes of the progress document, None if nobody responds there with one.
 
-It may raise TimeoutError if the port says nothing in time.
+It may raise TimeoutError if the port says nothing in time, or MuteError if it accepted the connection before.
 """
 
 _logger = logging.getLogger(__name__)
+
+
+class MuteError(TimeoutError):
+    """A port accepted a connection and said nothing in time: its program hangs. No network policy does that."""
 
 
 class PollMetrics(Protocol):
@@ -55,6 +61,7 @@ class ProgressPoller:
         fetch: Fetch,
         metrics: PollMetrics,
         clock: Callable[[], float],
+        now: Callable[[], datetime],
         draw: Callable[[], float],
         *,
         port: int,
@@ -63,8 +70,8 @@ class ProgressPoller:
     ) -> None:
         """`port` is the first of the ports that a trainer tries, `period` the length of a round in seconds.
 
-        `inventory` returns the present nodes, and `own` is the operator's pod. `clock` is monotonic, in seconds. `draw`
-        returns numbers from 0 to 1.
+        `inventory` returns the present nodes, and `own` is the operator's pod. `clock` is monotonic, in seconds, and `now`
+        the wall clock in UTC. `draw` returns numbers from 0 to 1.
         """
         self._store = store
         self._inventory = inventory
@@ -72,6 +79,7 @@ class ProgressPoller:
         self._fetch = fetch
         self._metrics = metrics
         self._clock = clock
+        self._now = now
         self._port = port
         self._period = period
         self._own = own
@@ -80,6 +88,8 @@ class ProgressPoller:
         """The port of each trainer that answered last."""
         self._first: dict[str, int] = {}
         """The index of the port with which the next search of a pod begins, because an earlier port hung."""
+        self._answered: dict[str, int] = {}
+        """The index of the last port at which each trainer has answered, whatever it does now."""
         self._asking: set[asyncio.Task[None]] = set()
         self._logged = float("-inf")
 
@@ -104,6 +114,7 @@ class ProgressPoller:
         running = {pod.uid: (job, child, pod) for job, child, pod in self._store.running_pods()}
         self._found = {uid: port for uid, port in self._found.items() if uid in running}
         self._first = {uid: index for uid, index in self._first.items() if uid in running}
+        self._answered = {uid: index for uid, index in self._answered.items() if uid in running}
         self._schedule.begin_round(
             Target(pod.uid, job.namespace, pod.resource_version) for job, _, pod in running.values()
         )
@@ -128,7 +139,12 @@ class ProgressPoller:
                 return
             outcome, progress = await self._find(job, child, pod)
             self._metrics.polled(outcome.value)
-            if progress is not None and self._store.set_progress(job.key, progress):
+            if progress is None:
+                return
+            self._store.set_movement(
+                job.key, answered(self._store.movement(job.key), pod.uid, progress, self._now())
+            )
+            if self._store.set_progress(job.key, progress):
                 self._wake(job.key)
         except Exception:
             # The boundary: no pod may stop the polls of the others.
@@ -147,9 +163,13 @@ class ProgressPoller:
                 for index in indices:
                     progress = await self._fetch_from(self._port + index, job, child, pod)
                     if progress is not None:
-                        self._found[pod.uid] = index
+                        self._found[pod.uid] = self._answered[pod.uid] = index
                         return Outcome.ANSWERED, progress
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, MuteError) and index == self._answered.get(pod.uid):
+                movement = unanswered(self._store.movement(job.key), pod.uid, self._now())
+                if movement is not None:
+                    self._store.set_movement(job.key, movement)
             # Something else may hold this port without answering, so the next search begins behind it.
             self._found.pop(pod.uid, None)
             self._first[pod.uid] = (index + 1) % PORTS
@@ -180,7 +200,8 @@ class HttpFetcher:
 
     def __init__(self) -> None:
         """Must be called in a running event loop."""
-        timeout = aiohttp.ClientTimeout(total=POLL_SECONDS)
+        # Less than a poll, so that the error tells if the port accepted the connection.
+        timeout = aiohttp.ClientTimeout(total=0.9 * POLL_SECONDS, sock_connect=0.5 * POLL_SECONDS)
         connector = aiohttp.TCPConnector(limit=SLOTS, force_close=True)
         self._session = aiohttp.ClientSession(
             timeout=timeout, connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
@@ -193,7 +214,7 @@ class HttpFetcher:
     async def __call__(self, ip: str, port: int) -> bytes | None:
         """Fetch from one port; None if nobody responds there with a document of the allowed size.
 
-        Raises TimeoutError if the port says nothing in time.
+        Raises TimeoutError if the port says nothing in time, and MuteError if it accepted the connection before that.
         """
         host = f"[{ip}]" if ":" in ip else ip
         try:
@@ -206,8 +227,10 @@ class HttpFetcher:
                     if len(body) > MAXIMUM_PROGRESS_BYTES:
                         return None
                 return bytes(body)
-        except TimeoutError:
+        except aiohttp.ConnectionTimeoutError:
             raise
+        except TimeoutError as error:
+            raise MuteError from error
         except (aiohttp.ClientError, OSError):
             # An unreachable trainer is no failure. A later poll tries again.
             return None

@@ -17,6 +17,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store_entry import Entry, Identities
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.contract.result import Progress
+from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import (
     CREATION,
     ChildJob,
@@ -78,7 +79,7 @@ class Store:
         if not is_newer(job, entry.job):
             return False
         if entry.job is not None and entry.job.uid != job.uid:
-            entry.progress = entry.last_read = None
+            entry.progress = entry.movement = entry.last_read = None
             entry.refusals = {}
         elif entry.job is not None:
             self._changed(entry.job, job)
@@ -107,7 +108,7 @@ class Store:
             self._deleted.add(uid, version)
         entry = self._entries.get(key)
         if entry is not None and entry.job is not None and entry.job.uid == uid:
-            entry.job = entry.progress = None
+            entry.job = entry.progress = entry.movement = None
             entry.refusals = {}
         self._drop_if_empty(key)
 
@@ -174,6 +175,17 @@ class Store:
         entry.progress = progress
         return True
 
+    def movement(self, key: Key) -> Movement | None:
+        """What the polls of the job's last trainer have shown; None if none has answered."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.movement
+
+    def set_movement(self, key: Key, movement: Movement | None) -> None:
+        """Store what the polls of a trainer have shown. A deleted job ignores it."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.job is not None:
+            entry.movement = movement
+
     def set_warning(self, key: Key, uid: str, warning: str) -> bool:
         """Store why a Job has no pod, or why a pod does not run; empty if nothing is known. Returns True if it is new."""
         entry = self._entries.get(key)
@@ -228,6 +240,7 @@ class Store:
             claim=entry.claim(own=True),
             previous_claim=entry.claim(own=False),
             progress=entry.progress,
+            movement=entry.movement,
             rejection=entry.refusals.get(CREATION),
             refusals={name: each for name, each in entry.refusals.items() if name != CREATION},
             warnings=dict(entry.warnings),

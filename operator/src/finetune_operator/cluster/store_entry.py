@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from finetune_operator.contract.result import Progress
+from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Pod, Rejection
 from finetune_operator.observed.warnings import Unstarted, unstarted
 
@@ -31,6 +32,7 @@ class Entry:
     pods: dict[str, Pod] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     progress: Progress | None = None
+    movement: Movement | None = None
     refusals: dict[str, Rejection] = field(default_factory=dict)
     """The last refusal of each action, by `lifecycle.refusals.action_key`."""
     warnings: dict[str, str] = field(default_factory=dict)

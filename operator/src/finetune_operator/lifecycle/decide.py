@@ -12,6 +12,7 @@ from finetune_operator.lifecycle.actions import Decision, Need
 from finetune_operator.lifecycle.reconciliation import Reconciliation, Step
 from finetune_operator.lifecycle.steps.accept import accept_job
 from finetune_operator.lifecycle.steps.attempt import end_attempt
+from finetune_operator.lifecycle.steps.await_movement import await_movement
 from finetune_operator.lifecycle.steps.cleanup import delete_finished_jobs, delete_workspace
 from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_deadline
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
@@ -45,6 +46,7 @@ STEPS: tuple[Step, ...] = (
     start_stage,
     follow_stage,
     await_deadline,
+    await_movement,
     hold_refused_actions,
 )
 """Every policy, in order. Each one sees the status that the policies before it have left."""

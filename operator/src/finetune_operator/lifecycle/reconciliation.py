@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 from finetune_operator.api.reasons import Reason, ReasonClass
@@ -15,8 +15,15 @@ from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJ
 from finetune_operator.lifecycle.retry import next_attempt
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.observed.lost_nodes import lost_node
+from finetune_operator.observed.movement import Movement, describe_standstill, stands_still
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Observation, Pod
-from finetune_operator.observed.outcomes import AttemptOutcome, attempt_outcome, node_lost, stage_lost
+from finetune_operator.observed.outcomes import (
+    AttemptOutcome,
+    attempt_outcome,
+    no_progress,
+    node_lost,
+    stage_lost,
+)
 from finetune_operator.settings import Settings
 from finetune_operator.status.draft import StatusDraft
 
@@ -162,11 +169,30 @@ class Reconciliation:
             pods = self.pods_of(child)
             found = attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
             stopping = spec.suspend or child.suspended
-            return found if found is not None or stopping else self._loss_of_node(pods)
+            return (
+                found if found is not None or stopping else self._loss_of_node(pods) or self._standstill(spec)
+            )
         if self.draft.job_seen:
             name = child_name(self.job.name, self.draft.stage, self.draft.attempt)
             return stage_lost(f"Job {name} was deleted before it ended")
         return None
+
+    @property
+    def movement(self) -> Movement | None:
+        """What the polls of the current attempt's running trainer have shown; None if it has not answered."""
+        child, found = self.current_child, self.observation.movement
+        if child is None or found is None or child.deleting:
+            return None
+        running = {pod.uid for pod in self.pods_of(child) if pod.live and pod.running and not pod.deleting}
+        return found if found.pod_uid in running else None
+
+    def _standstill(self, spec: FineTuneJobSpec) -> AttemptOutcome | None:
+        """The outcome of an attempt whose trainer has not moved for too long."""
+        movement, seconds = self.movement, spec.lifecycle.no_progress_seconds
+        if movement is None or seconds is None or not stands_still(movement, timedelta(seconds=seconds)):
+            return None
+        pod = next(pod for pod in self.observation.pods if pod.uid == movement.pod_uid)
+        return no_progress(describe_standstill(movement, timedelta(seconds=seconds), pod.name), pod.node)
 
     def _loss_of_node(self, pods: tuple[Pod, ...]) -> AttemptOutcome | None:
         """The outcome of an attempt whose only live pods hang on lost nodes."""

@@ -10,17 +10,16 @@ from typing import Any
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import (
     CONTAINER_NAME,
-    JOB_LABEL,
     KIND,
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
     QUEUE_LABEL,
     SUSPENSION_ANNOTATION,
     Stage,
-    parse_child_name,
 )
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.ownership import attempt_of, controller_uid, former_job_uid, is_watched
 from finetune_operator.placement.storage import JobVolumes
 
@@ -197,6 +196,8 @@ class Observation:
     previous_claim: Claim | None = None
     """The claim of an earlier FineTuneJob of this name, until it is gone."""
     progress: Progress | None = None
+    movement: Movement | None = None
+    """What the polls of the last trainer that answered have shown."""
     rejection: Rejection | None = None
     """The refusal of the claim or the Job of the current attempt."""
     refusals: Mapping[str, Rejection] = field(default_factory=dict)
@@ -336,24 +337,6 @@ def project_claim(body: Mapping[str, Any]) -> Claim | None:
         deleting="deletionTimestamp" in metadata,
         watched=is_watched(metadata),
     )
-
-
-def key_of(body: Mapping[str, Any]) -> Key | None:
-    """The key of the FineTuneJob that a child belongs to; None if neither its owner nor its label names one.
-
-    The owner of a Job or a claim is the FineTuneJob, and the owner of a pod is a Job of `child_name`. The label counts
-    only without such an owner, because anybody may change it.
-    """
-    metadata = body["metadata"]
-    name = (metadata.get("labels") or {}).get(JOB_LABEL)
-    owner: Mapping[str, Any] = next(
-        (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
-    )
-    if owner.get("kind") == KIND:
-        name = owner.get("name", name)
-    elif owner.get("kind") == "Job" and (named := parse_child_name(owner.get("name", ""))) is not None:
-        name = named[0]
-    return None if name is None else (metadata["namespace"], name)
 
 
 def lacks_gpu(status: Mapping[str, Any]) -> bool:

@@ -76,6 +76,12 @@ def stage_lost(message: str) -> AttemptOutcome:
     return AttemptOutcome("Failed", ReasonClass.RETRYABLE, Reason.STAGE_LOST, clean_text(message)[:1024])
 
 
+def no_progress(message: str, node: str) -> AttemptOutcome:
+    """The outcome of an attempt whose trainer stands still."""
+    kind = OPERATOR_CLASSES[Reason.NO_PROGRESS]
+    return AttemptOutcome("Failed", kind, Reason.NO_PROGRESS, clean_text(message)[:1024], node=node)
+
+
 def node_lost(message: str, node: str) -> AttemptOutcome:
     """The outcome of an attempt whose node is lost."""
     return replace(_disrupted(stage_lost(message)), node=node)

@@ -9,6 +9,7 @@ from finetune_operator.api.stages import (
     ATTEMPT_LABEL,
     CONTROLLER_LABEL,
     JOB_LABEL,
+    KIND,
     STAGE_LABEL,
     Stage,
     parse_child_name,
@@ -33,6 +34,24 @@ def former_job_uid(metadata: Mapping[str, Any]) -> str | None:
         return None
     uid = labels.get(CONTROLLER_LABEL)
     return None if uid is None else str(uid)
+
+
+def key_of(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Namespace and name of the FineTuneJob that a child belongs to; None if neither its owner nor its label names one.
+
+    The owner of a Job or a claim is the FineTuneJob, and the owner of a pod is a Job of `child_name`. The label counts
+    only without such an owner, because anybody may change it.
+    """
+    metadata = body["metadata"]
+    name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    owner: Mapping[str, Any] = next(
+        (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
+    )
+    if owner.get("kind") == KIND:
+        name = owner.get("name", name)
+    elif owner.get("kind") == "Job" and (named := parse_child_name(owner.get("name", ""))) is not None:
+        name = named[0]
+    return None if name is None else (metadata["namespace"], name)
 
 
 def attempt_of(metadata: Mapping[str, Any]) -> tuple[Stage, int] | None:

@@ -136,6 +136,7 @@ class Replica:
             edges.fetch,
             self._metrics,
             self._clock,
+            edges.now,
             random.Random(secrets.randbits(64)).random,  # noqa: S311 -- jitter, not a secret
             port=settings.trainer.telemetry_port,
             period=settings.progress_seconds,

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -14,7 +16,13 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.cluster import progress_poller
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.poll_schedule import LONGEST_DELAY
-from finetune_operator.cluster.progress_poller import POLL_SECONDS, Fetch, HttpFetcher, ProgressPoller
+from finetune_operator.cluster.progress_poller import (
+    POLL_SECONDS,
+    Fetch,
+    HttpFetcher,
+    MuteError,
+    ProgressPoller,
+)
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.pod_address import OperatorPod
@@ -65,6 +73,7 @@ class Fixture:
             fetch,
             self,
             clock,
+            lambda: datetime.fromtimestamp(clock(), UTC),
             lambda: 0.5,
             port=9500,
             period=PERIOD,
@@ -333,3 +342,55 @@ async def test_a_port_that_accepts_and_says_nothing_is_told_apart_from_a_closed_
             writer.close()
             await writer.wait_closed()
         server.close()
+
+
+async def test_an_open_port_that_says_nothing_is_told_from_a_closed_one() -> None:
+    """The kernel accepts connections for a process that hangs, so a listening socket is one."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        fetcher = HttpFetcher()
+        try:
+            with pytest.raises(MuteError):
+                await fetcher("127.0.0.1", port)
+            hanging.close()
+            assert await fetcher("127.0.0.1", port) is None
+        finally:
+            await fetcher.close()
+
+
+def test_a_trainer_that_hangs_stands_still_and_one_that_cannot_be_reached_does_not() -> None:
+    class Server(Ports):
+        errors: dict[int, Exception]
+
+        async def __call__(self, ip: str, port: int) -> bytes | None:
+            if port in self.errors:
+                raise self.errors[port]
+            return await super().__call__(ip, port)
+
+    async def main(loop: VirtualLoop) -> None:
+        server = Server({9502: GOOD})
+        server.errors = {}
+        fixture = Fixture(server, loop.time)
+        fixture.add()
+        polling = asyncio.ensure_future(fixture.poller.run())
+        await asyncio.sleep(30)
+        before = fixture.store.movement(KEY)
+        assert before is not None
+        assert (before.seen - before.since).total_seconds() >= 25
+        server.errors = dict.fromkeys(range(9500, 9510), TimeoutError())
+        await asyncio.sleep(300)
+        assert fixture.store.movement(KEY) == before, "dropped packets say nothing about the trainer"
+        server.answers, server.errors = {}, {9500: MuteError()}
+        await asyncio.sleep(1000)
+        assert fixture.store.movement(KEY) == before, "nor does another program's port"
+        server.errors = {9502: MuteError()}
+        await asyncio.sleep(2000)
+        after = fixture.store.movement(KEY)
+        assert after is not None
+        assert after.silent
+        assert (after.since, after.step) == (before.since, before.step)
+        assert (after.seen - before.seen).total_seconds() > 1000
+        polling.cancel()
+        await asyncio.wait({polling})
+
+    run_virtual(main)

@@ -6,12 +6,12 @@ import pytest
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import (
-    key_of,
     project_child,
     project_claim,
     project_job,
     project_pod,
 )
+from finetune_operator.observed.ownership import key_of
 
 CREATED = "2026-11-24T09:00:00Z"
 

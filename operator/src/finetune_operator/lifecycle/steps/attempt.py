@@ -13,17 +13,20 @@ from finetune_operator.lifecycle.stage_jobs import size_host
 from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.sizing.hosts import may_retry_with_more, out_of_memory_message
 
+_UNSEEN = frozenset({Reason.STAGE_LOST, Reason.DISRUPTED, Reason.NO_PROGRESS})
+"""Outcomes without a result."""
+
 
 def end_attempt(state: Reconciliation) -> Reconciliation | Need:
     """Record the outcome of an attempt that has ended, and decide what follows.
 
-    A lost stage or a disruption needs a fresh read first: the watch may lag behind the API server.
+    Some outcomes need a fresh read first: the watch may lag behind a pod that has succeeded.
     """
     spec = state.active_spec
     outcome = None if spec is None else state.outcome(spec)
     if spec is None or outcome is None:
         return state
-    if outcome.reason in {Reason.STAGE_LOST, Reason.DISRUPTED} and not state.observation.fresh:
+    if outcome.reason in _UNSEEN and not state.observation.fresh:
         return Need.FRESH_CHILDREN
     state = state.with_draft(state.draft.record_attempt(outcome))
     if outcome.outcome == "Succeeded" and outcome.result is not None:
