@@ -142,6 +142,8 @@ def step_end(callback: SelectionCallback, state: TrainerState, step: int) -> Tra
     control = TrainerControl()
     state.global_step, state.max_steps = step, 100
     callback.on_step_end(None, state, control)
+    if control.should_evaluate:
+        callback.on_evaluate(None, state, control)
     return control
 
 
@@ -149,6 +151,7 @@ def test_a_better_step_is_saved_and_the_end_stops_training() -> None:
     state, losses = TrainerState(), Losses(3.0, 2.0, 2.5, 2.1)
     callback = SelectionCallback(RULE, losses)
     found: list[Any] = [step_end(callback, state, step) for step in range(1, 9)]
+    assert [bool(control.should_evaluate) for control in found] == [False, True] * 4
     assert [bool(control.should_save) for control in found[:6]] == [False, True, False, True, False, False]
     assert [bool(control.should_training_stop) for control in found] == [False] * 7 + [True]
     assert found[-1].should_save, "the end is saved, so a kill during the evaluation costs nothing"

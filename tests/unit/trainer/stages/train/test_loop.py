@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from finetune_trainer.stages.train.probe import STEPS as PROBED
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.stage import _build_trainer, _load, train
 from finetune_trainer.stages.train.stop_request import StopRequest
+from finetune_trainer.stages.train.unread import HostCopy
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically
@@ -43,6 +45,8 @@ SETTINGS: dict[str, Any] = {
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.2, "targetModules": "AllLinear", "variant": "Standard"},
 }
 """An epoch has 6 steps of two micro-batches."""
+_LAYER = 12
+"""More modules than an adapted linear layer has."""
 
 
 class _Steps(NullReporter):
@@ -246,14 +250,13 @@ def test_packed_and_grouped_runs_learn_the_same(
     """Without dropout, whose draws depend on the shapes. Every fifth step ends an epoch, with 4 rows instead of 5."""
     found = []
     counts: list[tuple[int, int]] = []
-    real = AdapterTrainer.log
+    real = AdapterTrainer._report
 
-    def log(trainer: AdapterTrainer, logs: dict[str, Any], *arguments: Any) -> None:
-        real(trainer, logs, *arguments)
-        if "examples" in logs:
-            counts.append((logs["examples"], logs["tokens"]))
+    def report(trainer: AdapterTrainer, entry: dict[str, Any]) -> None:
+        real(trainer, entry)
+        counts.append((entry["examples"], entry["tokens"]))
 
-    monkeypatch.setattr(AdapterTrainer, "log", log)
+    monkeypatch.setattr(AdapterTrainer, "_report", report)
     for packing, kind in (("Auto", "Packed"), ("Never", "Grouped")):
         root = tmp_path / packing
         shutil.copytree(prepared_llama / "workspace", root)
@@ -286,55 +289,119 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("checkpointing", ["with", "without"])
-def test_a_step_waits_for_the_device_once_and_walks_over_no_modules(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
-) -> None:
-    """Four passes are queued without a read. Loss and gradient are then read together."""
-    settings = {**SETTINGS, "microBatchSize": 1, "gradientCheckpointing": checkpointing == "with"}
-    run = run_spec(workspace, workspace / "output", **settings)
+@pytest.fixture
+def behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the numbers of a step arrive late, as from a GPU that still computes it."""
+    monkeypatch.setattr(HostCopy, "arrived", property(lambda _copy: False))
+
+
+def _trainer(workspace: Path, watch: ProgressCallback, steps: int, **settings: Any) -> AdapterTrainer:
+    run = run_spec(workspace, workspace / "output", **{**SETTINGS, **settings})
     layout = WorkspaceLayout(workspace)
     table = open_table(layout.training_table)
     batching = choose(run.training, table.longest(), None, None)
+    return _build_trainer(run, layout, _load(run, layout), training_dataset(table), batching, steps, watch)
+
+
+_WALKS = (
+    "_named_members",
+    "apply",
+    "named_children",
+    "named_modules",
+    "train",
+    "zero_grad",
+)
+"""Methods of a module that visit the modules below it. All others of torch call one of them."""
+
+
+def _walks(model: nn.Module, patched: pytest.MonkeyPatch) -> list[str]:
+    """Record each walk over the modules below one of `model`, but for those below a single adapted layer."""
+    found: list[str] = []
+    trees = {id(module) for module in model.modules() if len(list(module.modules())) > _LAYER}
+    for name in _WALKS:
+        real = getattr(nn.Module, name)
+
+        def walk(
+            module: nn.Module, *arguments: Any, _name: str = name, _real: Any = real, **more: Any
+        ) -> Any:
+            if id(module) in trees:
+                found.append(_name)
+            return _real(module, *arguments, **more)
+
+        patched.setattr(nn.Module, name, walk)
+    return found
+
+
+@pytest.mark.parametrize("checkpointing", ["with", "without"])
+def test_no_step_walks_over_the_modules(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+) -> None:
+    """On a 7B model, each walk takes tens of milliseconds. Steps 2 and 3 of 4 count."""
     watch = ProgressCallback(NullReporter(), StopRequest())
-    trainer = _build_trainer(run, layout, _load(run, layout), training_dataset(table), batching, 3, watch)
-    reads = _Reads()
-    walks: list[Any] = []
-    read_together: list[Any] = []
-    step, clip, train_mode = AdapterTrainer.training_step, AdapterTrainer._clip_grad_norm, nn.Module.train
+    trainer = _trainer(workspace, watch, 4, microBatchSize=1, gradientCheckpointing=checkpointing == "with")
+    found = _walks(trainer.adapted, monkeypatch)
+    within: list[list[str]] = []
+    step = AdapterTrainer.training_step
 
-    def within(method: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            with reads:
-                return method(*arguments)
+    def count(*arguments: Any, **settings: Any) -> Any:
+        within.append(list(found))
+        found.clear()
+        return step(*arguments, **settings)
 
-        return call
+    monkeypatch.setattr(AdapterTrainer, "training_step", count)
+    trainer.train()
+    assert "train" in within[0], "the walks before the first step are seen"
+    assert within[2:] == [[], []]
 
-    def walk(module: nn.Module, *arguments: Any) -> Any:
-        walks.extend([module] * (trainer.state.global_step > 0))
-        return train_mode(module, *arguments)
 
-    monkeypatch.setattr(AdapterTrainer, "training_step", within(step))
-    monkeypatch.setattr(AdapterTrainer, "_clip_grad_norm", within(clip))
-    monkeypatch.setattr(nn.Module, "train", walk)
-    monkeypatch.setattr(
-        type(trainer.model),
-        "num_parameters",
-        lambda *_arguments, **_settings: walks.append(None),
-        raising=False,
-    )
-    real = torch.Tensor.cpu
+def test_the_model_forgets_how_a_training_zeroes_its_gradients(workspace: Path) -> None:
+    trainer = _trainer(workspace, ProgressCallback(NullReporter(), StopRequest()), 1)
+    trainer.train()
+    assert "zero_grad" not in vars(trainer.adapted)
+    assert all(value.grad is None for value in trainer.adapted.parameters())
 
-    def read(tensor: torch.Tensor) -> torch.Tensor:
-        read_together.append(tensor.shape)
-        return real(tensor)
 
-    monkeypatch.setattr(torch.Tensor, "cpu", read)
+@pytest.mark.usefixtures("behind")
+@pytest.mark.parametrize("checkpointing", ["with", "without"])
+def test_no_step_waits_for_the_device_before_the_next_one_is_queued(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+) -> None:
+    """Loss and gradient of a step are read together. Only the last step is read at its own end."""
+    watch = ProgressCallback(NullReporter(), StopRequest())
+    settings = {"microBatchSize": 1, "gradientCheckpointing": checkpointing == "with"}
+    trainer = _trainer(workspace, watch, 4, **settings)
+    reads, watching = _Reads(), ExitStack()
+    begun: list[bool] = []
+    read: list[tuple[int, int]] = []
+    epoch: Any = AdapterTrainer._run_epoch
+    step, taken = AdapterTrainer.training_step, HostCopy.read
+
+    def observed(*arguments: Any, **settings: Any) -> Any:
+        with watching:
+            return epoch(*arguments, **settings)
+
+    def count(*arguments: Any, **settings: Any) -> Any:
+        if not begun:
+            # Before, the loader draws a seed on the host.
+            watching.enter_context(reads)
+        begun.append(True)
+        return step(*arguments, **settings)
+
+    def take(copy: HostCopy) -> list[float]:
+        read.append((len(read) + 1, len(begun)))
+        return taken(copy)
+
+    monkeypatch.setattr(AdapterTrainer, "_run_epoch", observed)
+    monkeypatch.setattr(AdapterTrainer, "training_step", count)
+    monkeypatch.setattr(HostCopy, "read", take)
+    # The optimizer of a CPU keeps its count of steps on the host.
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_arguments: None)
     trainer.train()
     assert reads.found == []
-    assert walks == []
-    assert read_together == [(2,)] * 3
-    assert len(watch.losses) == 3
+    assert read == [(1, 2), (2, 3), (3, 4), (4, 4)], (
+        "the step that is read, and the newest one that is queued"
+    )
+    assert len(watch.losses) == 4
 
 
 def _prefetching() -> list[threading.Thread]:
@@ -413,6 +480,67 @@ def test_a_stop_does_not_wait_for_rows_that_nobody_can_read(
     _run(workspace, progress)
     assert progress.steps in ([3, 4, 5, 6, 7, 8], [4, 5, 6, 7, 8]), "no step is lost, wherever it arrives"
     assert _adapter(workspace) == whole
+
+
+@pytest.mark.usefixtures("behind")
+def test_a_device_that_is_behind_changes_neither_history_nor_adapter(
+    workspace: Path, prepared_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a checkpoint, and of one that a stop saves in the middle of a step."""
+    at_once = tmp_path / "at-once"
+    shutil.copytree(prepared_llama / "workspace", at_once)
+    histories: dict[Path, list[list[dict[str, Any]]]] = {at_once: [], workspace: []}
+    real = AdapterTrainer._submit
+
+    def submit(trainer: AdapterTrainer, finished: Any) -> None:
+        real(trainer, finished)
+        histories[at_once if at_once in trainer.checkpoints.parents else workspace].append(
+            list(trainer.state.log_history)
+        )
+
+    monkeypatch.setattr(AdapterTrainer, "_submit", submit)
+    for root in (at_once, workspace):
+        with monkeypatch.context() as patched:
+            if root == at_once:
+                patched.setattr(HostCopy, "arrived", property(lambda _copy: True))
+            _stop_in_micro_batch(patched, 9)
+            with pytest.raises(StageError, match="step 4 of 8 is saved"):
+                _run(root, checkpoint={"intervalSteps": 3})
+        progress = _Steps()
+        _run(root, progress, checkpoint={"intervalSteps": 3})
+        assert progress.steps == [5, 6, 7, 8]
+    assert histories[at_once] == histories[workspace]
+    assert [[entry["step"] for entry in saved] for saved in histories[workspace]] == [
+        list(range(1, step + 1)) for step in (3, 4, 6, 8)
+    ]
+    assert _adapter(workspace) == _adapter(at_once)
+
+
+@pytest.mark.usefixtures("behind")
+@pytest.mark.parametrize("ending", ["goes on", "stop", "error"])
+def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The loss of step 5 is NaN, and the host learns it after it has queued step 6, or at the end of the run."""
+    real = AdapterTrainer.compute_loss
+    queued: list[int] = []
+
+    def compute(trainer: AdapterTrainer, *arguments: Any, **settings: Any) -> Any:
+        queued.append(trainer.state.global_step + 1)
+        if trainer.args.max_steps > PROBED and queued[-1] == 6 and ending != "goes on":
+            if ending == "error":
+                raise ValueError("a broken row")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(trainer, *arguments, **settings) * (float("nan") if queued[-1] == 5 else 1)
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", compute)
+    with pytest.raises(StageError, match="at step 5 of 8") as caught:
+        _run(workspace, checkpoint={"intervalSteps": 2})
+    assert caught.value.reason is Reason.NON_FINITE_LOSS
+    assert queued[-1] == 6
+    found = newest_checkpoint(WorkspaceLayout(workspace).checkpoints)
+    assert found is not None
+    assert found[0] == 4
 
 
 @pytest.mark.parametrize("change", ["spec", "setting"])

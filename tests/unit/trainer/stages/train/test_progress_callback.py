@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
@@ -8,10 +9,13 @@ from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 
-STATE = SimpleNamespace(global_step=3, max_steps=10)
+STATE = SimpleNamespace(global_step=4, max_steps=10)
+"""The state of a training that is a step ahead of its reports."""
 
 
-@pytest.mark.parametrize("logs", [{"loss": float("nan")}, {"loss": 1.0, "grad_norm": float("inf")}])
+@pytest.mark.parametrize(
+    "logs", [{"loss": float("nan"), "step": 3}, {"loss": 1.0, "grad_norm": float("inf"), "step": 3}]
+)
 def test_a_loss_or_gradient_that_is_not_finite_names_its_step(logs: dict[str, float]) -> None:
     callback = ProgressCallback(NullReporter(), StopRequest())
     with pytest.raises(StageError, match="step 3 of 10") as caught:
@@ -25,3 +29,29 @@ def test_logs_without_a_loss_are_ignored() -> None:
     callback.on_log(None, STATE, None, None)
     assert callback.losses == []
     assert callback.tokens_per_second is None
+
+
+class _Reported(NullReporter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[int, Any]] = []
+
+    def update(self, activity: str, step: int, total: int | None, **more: Any) -> None:
+        super().update(activity, step, total, **more)
+        self.steps.append((step, more.get("tokens_per_second")))
+
+
+def test_progress_names_the_reported_step_and_counts_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean speed is that until the last report, whatever the process does afterwards."""
+    clock = [100.0]
+    monkeypatch.setattr("finetune_trainer.stages.train.progress_callback.time.monotonic", lambda: clock[0])
+    reported = _Reported()
+    callback = ProgressCallback(reported, StopRequest())
+    callback.on_train_begin(None, STATE, None)
+    for step, tokens in ((3, 50), (4, 150)):
+        clock[0] += 10
+        callback.on_log(None, STATE, None, {"loss": 1.0, "step": step, "tokens": tokens})
+    clock[0] += 1000
+    assert reported.steps == [(4, None), (3, 5.0), (4, 10.0)]
+    assert callback.tokens_per_second == 10.0
+    assert callback.losses == [1.0, 1.0]

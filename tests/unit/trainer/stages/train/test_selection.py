@@ -18,6 +18,7 @@ from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.stages.train import selection as selection_module
 from finetune_trainer.stages.train.dataset import open_table
 from finetune_trainer.stages.train.stage import _load, train
+from finetune_trainer.stages.train.unread import HostCopy
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from jsonschema import Draft202012Validator
@@ -46,10 +47,14 @@ class StopAt(NullReporter):
     def __init__(self, step: int) -> None:
         super().__init__()
         self._step = step
+        self.reported = 0
 
     def update(self, activity: str, step: int, total: int | None, **more: Any) -> None:
         super().update(activity, step, total, **more)
-        if activity == "Training" and more.get("loss") is not None and step == self._step:
+        if activity != "Training" or more.get("loss") is None:
+            return
+        self.reported = step
+        if step == self._step:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -205,3 +210,34 @@ def test_a_lost_best_checkpoint_publishes_the_last_step_and_says_so(
     found = chosen(run(workspace, **BOTH))
     assert (found.best_step, found.published_step) == (best, ends)
     assert f"because that of step {best} is lost" in caplog.text
+
+
+def test_every_step_is_reported_before_a_measurement(
+    prepared_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even on a device that is behind: a measurement of weights that are not finite would be worth nothing."""
+    measured: list[int] = []
+    progress = StopAt(-1)
+    measure: Callable[..., Any] = row_losses
+
+    def observed(*arguments: Any) -> Any:
+        measured.append(progress.reported)
+        return measure(*arguments)
+
+    monkeypatch.setattr(HostCopy, "arrived", property(lambda _copy: False))
+    monkeypatch.setattr(selection_module, "row_losses", observed)
+    workspace = copied(prepared_llama, tmp_path / "run")
+    run(workspace, progress, maximumSteps=5, earlyStopping={**STOPPING, "intervalSteps": 2, "patience": 9})
+    assert measured == [2, 4]
+
+
+def test_a_device_that_is_behind_decides_the_same(
+    prepared_llama: Path,
+    tmp_path: Path,
+    whole: tuple[dict[str, Any], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HostCopy, "arrived", property(lambda _copy: False))
+    workspace = copied(prepared_llama, tmp_path / "run")
+    assert chosen(run(workspace, **BOTH)).document() == whole[0]
+    assert adapter(workspace) == whole[1]

@@ -151,8 +151,13 @@ class SelectionCallback(TrainerCallback):
             self.measure(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 -- the base class's signature
+        """Ask for a measurement if it is due."""
+        if self.rule.due(state.global_step, state.max_steps):
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 -- the base class's signature
         """Measure the step, and decide by the history."""
-        if not self.rule.due(state.global_step, state.max_steps) or not self.measure(state):
+        if not self.measure(state):
             return
         history = history_of(state.log_history)
         if state.global_step in self.rule.steps_to_keep(history):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,9 +30,12 @@ from finetune_trainer.stages.train.prefetch import Prefetcher
 from finetune_trainer.stages.train.random_states import random_states
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.stop_request import StopRequest
+from finetune_trainer.stages.train.unread import FinishedStep, HostCopy, UnreadSteps
 from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from finetune_trainer.stages.train.batching import Batching
     from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
@@ -86,6 +89,7 @@ class AdapterTrainer(SFTTrainer):
         self._memory = HostMemory()
         self._finished: _Finished | None = None
         self._step: Step | None = None
+        self._unread = UnreadSteps(self._report)
         # A walk over all modules takes as long as a part of a step on a fast GPU.
         self._trained = [value for value in self.adapted.parameters() if value.requires_grad]
         self.remove_callback(PrinterCallback)
@@ -125,17 +129,21 @@ class AdapterTrainer(SFTTrainer):
         step whole, that state is saved, too. Raises StageError: NonFiniteLoss, or WorkspaceFull.
         """
         self._finished = None
+        self._unread.forget()
         self._writer.durable = step_of(resume_from_checkpoint)
         # A new adapter is in training mode while the layers of its model are not.
         self.adapted.train()
-        with self._stop.held():
+        with self._stop.held(), self._zeroing_only_trained():
             try:
                 output = super().train(resume_from_checkpoint, *arguments, **settings)
             except StageError:
                 self._save_after_error(newer=False)
                 raise
-            except (Terminated, Exception):
-                self._save_after_error(newer=True)
+            except (Terminated, Exception) as error:
+                failure = self._failure_of_unread()
+                self._save_after_error(newer=failure is None)
+                if failure is not None:
+                    raise failure from error
                 raise
             finally:
                 self._prefetcher.close()
@@ -169,7 +177,7 @@ class AdapterTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Run the passes of a step, unless a stop is requested. Raises Terminated, or an error of the last save.
 
-        Nothing here waits for the device: the passes are queued, and the loss is read once, in the log.
+        Nothing here waits for the device: the passes are queued, and the loss is read after those of the next step.
         """
         # A walk over all modules, so only after an evaluation.
         if not model.training:
@@ -199,6 +207,23 @@ class AdapterTrainer(SFTTrainer):
         """Return 0: the base class counts all parameters in each step, and nothing reads the figure."""
         return 0
 
+    @contextmanager
+    def _zeroing_only_trained(self) -> Iterator[None]:
+        """Let `zero_grad` of the model, which the base class calls in each step, take the trained values alone.
+
+        torch's own walks over all modules to find them.
+        """
+
+        def zero_grad() -> None:
+            for value in self._trained:
+                value.grad = None
+
+        self.adapted.zero_grad = zero_grad
+        try:
+            yield
+        finally:
+            del self.adapted.zero_grad
+
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:  # noqa: ARG002 -- the base class's signature
         return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
@@ -209,29 +234,45 @@ class AdapterTrainer(SFTTrainer):
             [value.grad for value in self._trained if value.grad is not None]
         )
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the rows and tokens of the finished step to its entry in the history, which every checkpoint has."""
-        if self._step is not None and "loss" in logs:
-            logs |= {
-                "examples": self._step.examples,
-                "tokens": self._step.tokens,
-                "computedTokens": self._step.computed,
-            }
-        super().log(logs, start_time)
-
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, *arguments: Any, **settings: Any
     ) -> None:
-        """Mark the step as finished once it is logged, checked and saved. Loss and gradient are read at once."""
-        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
-        if due and isinstance(grad_norm, torch.Tensor):
-            # One read waits for the device; one after the other would wait twice.
-            read = torch.stack((tr_loss, grad_norm.to(tr_loss.dtype))).cpu()
+        """Mark the step as finished once the one before it is reported, and this one if it is measured or saved.
+
+        Loss and gradient norm go to the host together, and nothing waits for them here before the next step is queued.
+        """
+        if self.control.should_log and self._step is not None:
+            # The base class would read both at once, and the device would be idle until the next step is queued.
+            self.control.should_log = False
+            numbers = HostCopy(torch.stack((tr_loss, grad_norm.to(tr_loss.dtype))))
             tr_loss.zero_()
-            tr_loss, grad_norm = read[0], read[1]
+            self._unread.add(
+                FinishedStep(
+                    step=self.state.global_step,
+                    epoch=float(self.state.epoch or 0),
+                    learning_rate=float(settings["learning_rate"]),
+                    examples=self._step.examples,
+                    tokens=self._step.tokens,
+                    computed=self._step.computed,
+                    numbers=numbers,
+                )
+            )
+        if self.control.should_evaluate or self.control.should_training_stop:
+            self._unread.report_all()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **settings)
         self._finished = _Finished(self.state.global_step, random_states())
         self._stop.check()
+
+    def _report(self, entry: dict[str, Any]) -> None:
+        """Add a finished step to the history and tell the callbacks. Raises StageError(NonFiniteLoss)."""
+        self._total_loss_scalar += entry["loss"]
+        self.state.log_history.append(entry)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, entry)
+
+    def _evaluate(self, *_arguments: Any, **_settings: Any) -> dict[str, float]:
+        """Let the callbacks measure: the base class would compute the loss in its own way."""
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics={})
+        return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
         if self._saves:
@@ -243,6 +284,16 @@ class AdapterTrainer(SFTTrainer):
         if self._saves and self._finished is not None and self._finished.step != self._writer.durable:
             self._submit(self._finished)
             self._writer.wait()
+
+    def _failure_of_unread(self) -> StageError | None:
+        """Report the steps that have ended before an error; return the error that a number of theirs is not finite."""
+        try:
+            self._unread.report_all()
+        except StageError as error:
+            return error
+        except Exception:  # noqa: BLE001 -- the error that ends the training is raised
+            _log.exception("the numbers of the last step cannot be read")
+        return None
 
     def _save_after_error(self, *, newer: bool) -> None:
         """Finish the last write, and save a `newer` state, without hiding the error that ends the training."""
@@ -258,6 +309,8 @@ class AdapterTrainer(SFTTrainer):
 
     def _submit(self, finished: _Finished) -> None:
         """Copy the state of the last finished step, and let it be written; wait for the write before it."""
+        # Nothing is saved whose loss or gradient is not finite.
+        self._unread.report_all()
         # The copies share the memory of the last ones.
         self._writer.wait()
         optimizer: Any = self.optimizer

@@ -25,14 +25,10 @@ class ProgressCallback(TrainerCallback):
         self.trainer: AdapterTrainer | None = None
         self._progress = progress
         self.stop = stop
+        self.tokens_per_second: float | None = None
+        """Mean training tokens per second of this process, up to the last reported step; None before the first one."""
+        self._tokens = 0
         self._started = time.monotonic()
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Mean training tokens per second of this process; None before the first step."""
-        if self.trainer is None or not self.losses:
-            return None
-        return self.trainer.tokens / (time.monotonic() - self._started)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the clock."""
@@ -52,23 +48,29 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Check loss and gradient of the finished step before it can be saved, and report them."""
+        """Check loss and gradient of a finished step before it can be saved, and report them.
+
+        The state may be a step ahead of it.
+        """
         logs = logs or {}
         if "loss" not in logs:
             return
+        step = int(logs["step"])
         for name in ("loss", "grad_norm"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
                 raise StageError(
                     Reason.NON_FINITE_LOSS,
-                    f"loss and gradient must be finite, found {name} {value} at step {state.global_step} of "
+                    f"loss and gradient must be finite, found {name} {value} at step {step} of "
                     f"{state.max_steps}; lower training.learningRate and check the data. The last "
                     "checkpoint before it is kept",
                 )
         self.losses.append(float(logs["loss"]))
+        self._tokens += int(logs["tokens"])
+        self.tokens_per_second = self._tokens / (time.monotonic() - self._started)
         self._progress.update(
             "Training",
-            state.global_step,
+            step,
             state.max_steps,
             loss=float(logs["loss"]),
             learning_rate=logs.get("learning_rate"),
