@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from finetune_operator.api.network import Network
+from finetune_operator.api.plan import Plan, Rung
 from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import Stage
@@ -40,8 +42,8 @@ def read_json(name: str) -> Any:
     return json.loads((CONTRACT / name).read_text())
 
 
-def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the run spec that the operator writes for this spec."""
+def make_run_spec(spec: dict[str, Any], plan: Plan | None = None) -> dict[str, Any]:
+    """Return the run spec that the operator writes for this spec, with the `plan` or a frugal one."""
     parsed = FineTuneJobSpec.parse(spec)
     check("demo", parsed)
     job = JobIdentity("team", "demo", UID)
@@ -49,7 +51,7 @@ def make_run_spec(spec: dict[str, Any]) -> dict[str, Any]:
         job=job,
         spec=parsed,
         spec_hash=spec_hash(parsed),
-        plan=make_plan(parsed, "cuda"),
+        plan=plan or make_plan(parsed, "cuda"),
         paths=pod_paths(job, parsed),
         device="cuda",
         limits=Limits(
@@ -172,6 +174,19 @@ def test_run_specs_follow_the_schema_and_the_fixture(name: str) -> None:
     run_spec = make_run_spec(SPECS[name])
     jsonschema.validate(run_spec, read_json("run.schema.json"))
     assert run_spec == read_json(f"fixtures/run.{name}.json")
+
+
+def test_a_run_spec_names_each_optimizer_that_is_not_the_default() -> None:
+    plan = replace(
+        make_plan(FineTuneJobSpec.parse(make_spec()), "cuda"),
+        micro_batch_size=4,
+        gradient_checkpointing=False,
+        optimizer="AdamW",
+        ladder=(Rung(1, True, "AdamW8Bit"), Rung(1, True, "PagedAdamW8Bit")),
+    )
+    run_spec = make_run_spec(make_spec(), plan)
+    jsonschema.validate(run_spec, read_json("run.schema.json"))
+    assert run_spec == read_json("fixtures/run.planned.json")
 
 
 @pytest.mark.parametrize("name", ["minimal", "url-and-hub"])

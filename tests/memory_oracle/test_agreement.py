@@ -118,6 +118,8 @@ CASES: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral, dropout", MISTRAL, TrainingPlan(2048, dropout=True)),
     ("mistral, dropout, all saved", MISTRAL, TrainingPlan(2048, dropout=True, gradient_checkpointing=False)),
     ("mistral, DoRA", MISTRAL, TrainingPlan(2048, variant="DoRA")),
+    ("mistral, AdamW", MISTRAL, TrainingPlan(2048, rank=128, optimizer="AdamW")),
+    ("mistral, 8-bit states", MISTRAL, TrainingPlan(2048, rank=128, optimizer="AdamW8Bit")),
     ("mistral with a window", MISTRAL_V1, TrainingPlan(4096)),
     ("llama 8b", LLAMA_8B, TrainingPlan(1024)),
     ("llama 8b, short, 8 rows", LLAMA_8B, TrainingPlan(256, 8, 2)),

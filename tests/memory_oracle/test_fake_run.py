@@ -161,7 +161,7 @@ def test_inputs_cast_to_the_adapters_type_would_raise_the_peak(
 
 def test_another_optimizer_changes_the_peak(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each parameter has two optimizer states of 4 bytes instead of 1 byte."""
-    monkeypatch.setattr(settings, "optimizer_name", lambda _device: "paged_adamw_32bit")
+    monkeypatch.setattr(settings, "optimizer_name", lambda _run: "paged_adamw_32bit")
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Optimizer"] - before.phases["Optimizer"] == pytest.approx(6 * _ADAPTER, rel=0.05)
     assert after.peak_bytes > before.peak_bytes

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from finetune_trainer.model.load import load_quantized
+from finetune_trainer.stages.train import probe, stage
+from finetune_trainer.stages.train.settings import optimizer_name, sft_config
 from finetune_trainer.telemetry.reporter import NullReporter
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.training_args import OptimizerNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
+    from finetune_trainer.contract.run_spec import RunSpec
 
 LONGEST = 28
 """Tokens of the longest row of `workspaces.prepare`."""
@@ -64,3 +71,17 @@ def full_in(watch: Watch, activity: str, *, rows: int, after_step: int = 0) -> S
             made.shape[0] * made.shape[1] > most and watch.activity == activity and watch.step >= after_step
         )
     )
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs with the device "cuda" train on the CPU, with the optimizers of a GPU, which bitsandbytes has there, too."""
+
+    def on_cpu(run: RunSpec, *arguments: Any) -> Any:
+        config = sft_config(run.model_copy(update={"device": "cpu"}), *arguments)
+        config.optim = OptimizerNames(optimizer_name(run))
+        return config
+
+    monkeypatch.setattr(stage, "sft_config", on_cpu)
+    monkeypatch.setattr(probe, "sft_config", on_cpu)
+    monkeypatch.setattr(stage, "load_quantized", lambda path, _device: load_quantized(path, "cpu"))
+    monkeypatch.setattr(stage, "_device_name", lambda _device: "pretended")

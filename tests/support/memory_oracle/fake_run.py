@@ -94,6 +94,7 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
         microBatchSize=plan.micro_batch_size,
         maximumLength=max(16, plan.sequence_length),
         gradientCheckpointing=plan.gradient_checkpointing,
+        optimizer=plan.optimizer,
         lora={
             "rank": plan.rank,
             "alpha": plan.rank,

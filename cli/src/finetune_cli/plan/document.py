@@ -111,6 +111,7 @@ def _chosen(plan: TrainingPlan) -> dict[str, Any]:
         "gradientAccumulationSteps": plan.gradient_accumulation,
         "effectiveBatchSize": plan.effective_batch_size,
         "gradientCheckpointing": plan.gradient_checkpointing,
+        "optimizer": plan.optimizer,
         "sequenceLength": plan.sequence_length,
         "rank": plan.rank,
         "targetModules": plan.target_modules,

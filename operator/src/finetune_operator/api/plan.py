@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Device = Literal["cuda", "cpu"]
+Optimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit"]
+"""AdamW with two moments for each trained parameter: in 32 bits, in 8 bits, or in 8 bits that can move to the host."""
+DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
+"""That of a plan that names none, as every plan before contract 1.7."""
 DEFAULT_EPOCHS = 3.0
 
 
@@ -32,6 +36,7 @@ class Rung:
 
     micro_batch_size: int
     gradient_checkpointing: bool
+    optimizer: Optimizer = DEFAULT_OPTIMIZER
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,4 @@ class Plan:
     learning_rate: LearningRate
     warnings: tuple[str, ...] = ()
     ladder: tuple[Rung, ...] = ()
+    optimizer: Optimizer = DEFAULT_OPTIMIZER

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
-from finetune_operator.api.plan import Device, Plan
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Device, Plan, Rung
 from finetune_operator.api.sources import (
     CloudObject,
     DatasetSource,
@@ -33,11 +33,13 @@ from finetune_operator.contract.credentials import (
     url_variable,
 )
 
-CONTRACT_VERSION = "1.6"
+CONTRACT_VERSION = "1.7"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
 """The same of the reason for the learning rate."""
+OPTIMIZER_SINCE = 7
+"""The same of `training.optimizer`, in the ladder's rungs, too."""
 GIVEN_RATE = "set by training.learningRate"
 _LONGEST_REASON = 1024
 
@@ -157,7 +159,8 @@ def build_run_spec(
             "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
             **_newer_training(training),
             **(_rate_reason(plan) if explains_rate else {}),
-            **({"ladder": _ladder(plan)} if plan.ladder else {}),
+            **_states(plan, device),
+            **({"ladder": _ladder(plan, device)} if plan.ladder else {}),
         },
         "evaluation": _evaluation(spec.evaluation),
         "output": {
@@ -205,11 +208,22 @@ def _rate_reason(plan: Plan) -> dict[str, str]:
     return {"learningRateReason": (plan.learning_rate.reason or GIVEN_RATE)[:_LONGEST_REASON]}
 
 
-def _ladder(plan: Plan) -> list[dict[str, Any]]:
+def _ladder(plan: Plan, device: Device) -> list[dict[str, Any]]:
     return [
-        {"microBatchSize": rung.micro_batch_size, "gradientCheckpointing": rung.gradient_checkpointing}
+        {
+            "microBatchSize": rung.micro_batch_size,
+            "gradientCheckpointing": rung.gradient_checkpointing,
+            **_states(rung, device),
+        }
         for rung in plan.ladder
     ]
+
+
+def _states(chosen: Plan | Rung, device: Device) -> dict[str, str]:
+    """Return the optimizer of a rung, unless it is the default. On a CPU there is only one."""
+    if device == "cpu" or chosen.optimizer == DEFAULT_OPTIMIZER:
+        return {}
+    return {"optimizer": chosen.optimizer}
 
 
 def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

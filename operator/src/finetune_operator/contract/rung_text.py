@@ -8,5 +8,6 @@ from typing import Any
 
 def rung_text(rung: Mapping[str, Any]) -> str:
     """Return a rung of the result's `train.rung` or `train.failedRungs` as a noun."""
-    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
-    return f"micro-batches of {rung['microBatchSize']} {checkpointing} gradient checkpointing"
+    optimizer = f"with {rung['optimizer']} and " if rung.get("optimizer") else ""
+    checkpointing = "without " if not rung["gradientCheckpointing"] else "" if optimizer else "with "
+    return f"micro-batches of {rung['microBatchSize']} {optimizer}{checkpointing}gradient checkpointing"

@@ -8,17 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.plan import Device, LearningRate, Plan, Rung
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Device, LearningRate, Optimizer, Plan, Rung
 from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.run_spec import OPTIMIZER_SINCE
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
-from finetune_operator.sizing.ladder import training_plan
+from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities, training_plan
 from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.shape import (
     ModelRefusedError,
@@ -101,6 +102,7 @@ def assess_training(
         kept=draft.plan if draft.training_begun else {},
         inventory=inventory,
         settings=settings,
+        trainer=ABILITIES if draft.speaks(OPTIMIZER_SINCE, settings.trainer.image) else OLDER_ABILITIES,
     )
 
 
@@ -124,13 +126,15 @@ def size_training(
     kept: Mapping[str, Any],
     inventory: Inventory,
     settings: Settings,
+    trainer: Abilities = ABILITIES,
 ) -> Feasible | Blocked:
     """Find the GPUs on which TRAIN fits, and its plan.
 
     `longest` is the longest row in tokens, and `examples` the number of training examples. They are None before PREPARE
     has reported them. Without it, TRAIN is blocked only if
     no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
-    workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen.
+    workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen. `trainer` is what
+    the trainer image is known to be able to do.
     """
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
@@ -143,6 +147,7 @@ def size_training(
             calibration=settings.fitted_calibration,
             device=device,
             rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
+            trainer=Abilities((_recorded_optimizer(kept["training"]),)) if kept.get("training") else trainer,
         )
     )
     if isinstance(decision, gpu_sizing.Infeasible):
@@ -153,7 +158,7 @@ def size_training(
     plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
     shown = dict(kept) if kept else _shown(decision, plan)
-    return Feasible(plan, shown, decision.offers, affinity, _digest(plan, affinity))
+    return Feasible(plan, shown, decision.offers, affinity, plan_digest(plan, affinity, device))
 
 
 def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: Device) -> Plan:
@@ -182,10 +187,30 @@ def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
     return LearningRate(float(text), next(reasons, None))
 
 
+def plan_optimizers(plan: Plan) -> frozenset[Optimizer]:
+    """Return the optimizers that TRAIN may take: that of the plan, and those of its ladder."""
+    return frozenset((plan.optimizer, *(rung.optimizer for rung in plan.ladder)))
+
+
+def recorded_optimizers(plan: Mapping[str, Any]) -> frozenset[Optimizer]:
+    """Return those of `status.plan`; all of them if it has no plan for TRAIN yet."""
+    if not plan.get("training"):
+        return frozenset(ABILITIES.optimizers)
+    ladder = plan.get("ladder") or ()
+    return frozenset(_recorded_optimizer(rung) for rung in (plan["training"], *ladder))
+
+
 def _recorded_ladder(plan: Mapping[str, Any]) -> tuple[Rung, ...]:
     return tuple(
-        Rung(entry["microBatchSize"], entry["gradientCheckpointing"]) for entry in plan.get("ladder") or ()
+        Rung(entry["microBatchSize"], entry["gradientCheckpointing"], _recorded_optimizer(entry))
+        for entry in plan.get("ladder") or ()
     )
+
+
+def _recorded_optimizer(rung: Mapping[str, Any]) -> Optimizer:
+    """Return the optimizer that a rung of `status.plan` records. That of an earlier operator records none."""
+    recorded = rung.get("optimizer")
+    return next((known for known in ABILITIES.optimizers if known == recorded), DEFAULT_OPTIMIZER)
 
 
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
@@ -207,6 +232,7 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
             "microBatchSize": training.micro_batch_size,
             "gradientAccumulationSteps": training.gradient_accumulation,
             "gradientCheckpointing": training.gradient_checkpointing,
+            "optimizer": training.optimizer,
             "sequenceLength": training.sequence_length,
             "learningRate": rate_text(plan.learning_rate.value),
         },
@@ -252,6 +278,10 @@ def _blocked(found: gpu_sizing.Infeasible, inventory: Inventory) -> Blocked:
     return Blocked(Reason.GPU_MEMORY_UNKNOWN, f"{inventory.problem}; {found.message}")
 
 
-def _digest(plan: Plan, affinity: Mapping[str, Any]) -> str:
-    content = [plan.micro_batch_size, plan.gradient_checkpointing, affinity]
+def plan_digest(plan: Plan, affinity: Mapping[str, Any], device: Device) -> str:
+    """Return what a Job was made for: it changes with the plan and the affinity."""
+    content: list[Any] = [plan.micro_batch_size, plan.gradient_checkpointing, affinity]
+    if device == "cuda" and plan.optimizer != DEFAULT_OPTIMIZER:
+        # Otherwise a Job that an earlier operator made would be replaced.
+        content.append(plan.optimizer)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
@@ -16,13 +17,14 @@ from finetune_operator.api.stages import (
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import (
     LADDER_SINCE,
+    OPTIMIZER_SINCE,
     RATE_REASON_SINCE,
     JobIdentity,
     build_run_spec,
     pod_paths,
 )
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
-from finetune_operator.lifecycle.sizing import Feasible, recorded_plan, shape_of
+from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement
@@ -48,6 +50,7 @@ def size_host(spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings, out
         out_of_memory,
         device=trainer.device,
         device_bytes=(draft.plan.get("memory") or {}).get("deviceBytes"),
+        optimizers=recorded_optimizers(draft.plan),
     )
 
 
@@ -71,6 +74,10 @@ def build_stage_job(
     plan = training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device)
     if not draft.speaks(LADDER_SINCE, trainer.image):
         plan = replace(plan, ladder=())
+    if not draft.speaks(OPTIMIZER_SINCE, trainer.image):
+        # Another image may know no optimizers. If it does, it continues with that of the checkpoint.
+        ladder = tuple(replace(rung, optimizer=DEFAULT_OPTIMIZER) for rung in plan.ladder)
+        plan = replace(plan, optimizer=DEFAULT_OPTIMIZER, ladder=ladder)
     run_spec = build_run_spec(
         job=identity,
         spec=spec,

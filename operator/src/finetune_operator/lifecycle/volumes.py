@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.plan import Device
+from collections.abc import Collection
+
+from finetune_operator.api.plan import Optimizer
 from finetune_operator.api.pod_merge import NO_DEFAULTS, node_rules
 from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
@@ -11,7 +13,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import DatasetReport, Progress
 from finetune_operator.lifecycle.actions import ExpandClaim
-from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, shape_of
+from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, plan_optimizers, shape_of
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.placement.constraints import (
     ExpandWorkspace,
@@ -31,6 +33,7 @@ from finetune_operator.placement.storage import JobVolumes, MountedClaim
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes
+from finetune_operator.sizing.ladder import ABILITIES
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
@@ -116,7 +119,7 @@ def misplaced_workspace(
 
 
 def check_volumes(
-    spec: FineTuneJobSpec, draft: StatusDraft, feasible: Feasible, volumes: JobVolumes, device: Device
+    spec: FineTuneJobSpec, draft: StatusDraft, feasible: Feasible, volumes: JobVolumes
 ) -> tuple[Feasible | Blocked | Infeasible, tuple[ExpandClaim, ...]]:
     """Check that TRAIN can use the volumes, and enlarge a workspace that is too small."""
     changes: tuple[ExpandClaim, ...] = ()
@@ -124,7 +127,9 @@ def check_volumes(
     if shape is not None and not draft.training_begun:
         dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
         own = spec.workspace.existing_claim is None
-        found = fit_workspace(spec, shape, dataset, volumes, device, own=own)
+        # Before TRAIN has its plan, the largest optimizer counts.
+        optimizers = plan_optimizers(feasible.plan) if draft.stage is Stage.TRAIN else ABILITIES.optimizers
+        found = fit_workspace(spec, shape, dataset, volumes, optimizers, own=own)
         if isinstance(found, Infeasible):
             return found, ()
         changes = () if found is None else (found,)
@@ -152,13 +157,13 @@ def volumes_blocked(feasible: Feasible, volumes: JobVolumes) -> Blocked | None:
     return None
 
 
-def claim_size(spec: FineTuneJobSpec, draft: StatusDraft, device: Device) -> str:
+def claim_size(spec: FineTuneJobSpec, draft: StatusDraft) -> str:
     """Size of a new workspace claim if the spec names none: the default, or more if the model needs more."""
     shape = shape_of(draft)
     if shape is None:
         return DEFAULT_WORKSPACE_SIZE
     dataset = None if draft.dataset is None else reporting.read_dataset(draft.dataset)
-    needed, _ = workspace_bytes(spec, shape, dataset, device=device)
+    needed, _ = workspace_bytes(spec, shape, dataset)
     return whole_gibibytes(max(needed, parse_bytes(DEFAULT_WORKSPACE_SIZE)))
 
 
@@ -167,18 +172,18 @@ def fit_workspace(
     shape: ModelShape,
     dataset: DatasetReport | None,
     volumes: JobVolumes,
-    device: Device,
+    optimizers: Collection[Optimizer],
     *,
     own: bool,
 ) -> ExpandClaim | Infeasible | None:
     """Compare the workspace with what the model and the data need; None if it is large enough.
 
-    `own` means that the operator made the claim.
+    `optimizers` are those that TRAIN may take. `own` means that the operator made the claim.
     """
     claim = volumes.workspace
     if claim is None or claim.capacity is None:
         return None
-    needed, why = workspace_bytes(spec, shape, dataset, device=device)
+    needed, why = workspace_bytes(spec, shape, dataset, optimizers=optimizers)
     found = check_workspace_size(claim.capacity, needed, why, volumes.storage_class, own_workspace=own)
     match found:
         case ExpandWorkspace(size, _):

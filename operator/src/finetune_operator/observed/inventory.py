@@ -104,6 +104,7 @@ class Inventory:
             request.shape,
             request.sequence_length,
             request.node_rules,
+            request.abilities,
         )
         found = self._decisions.get(key)
         if found is None:

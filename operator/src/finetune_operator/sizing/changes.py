@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from finetune_operator.api.spec import Training
-from finetune_operator.sizing.ladder import Estimator, RightSize, Rung, divisors, rungs
+from finetune_operator.sizing.ladder import ABILITIES, Abilities, Estimator, RightSize, Rung, divisors, rungs
 
 SMALLEST_LENGTH = 64
 """Tokens. Proposed maximum lengths are multiples of this number."""
@@ -54,7 +54,12 @@ _Fits = Callable[[Rung], bool]
 
 
 def smallest_change(
-    training: Training, sequence_length: int, estimator: Estimator, right_size: RightSize, usable_bytes: int
+    training: Training,
+    sequence_length: int,
+    estimator: Estimator,
+    right_size: RightSize,
+    usable_bytes: int,
+    abilities: Abilities = ABILITIES,
 ) -> Change | None:
     """Return the least harmful change that makes the job fit `usable_bytes`, or None if three settings are not enough.
 
@@ -66,7 +71,7 @@ def smallest_change(
     sets: list[tuple[_Steps, ...]] = [chosen for size in (1, 2, 3) for chosen in combinations(others, size)]
     if lengths:
         sets += [(*chosen, lengths) for size in (0, 1, 2) for chosen in combinations(others, size)]
-    frugal = _frugal_rung(estimator, right_size)
+    frugal = _frugal_rung(estimator, right_size, abilities)
     for fits in (_with_margin(usable_bytes), _without_margin(usable_bytes)):
         for families in sets:
             found = _mildest(start, families, frugal, fits)
@@ -75,9 +80,14 @@ def smallest_change(
     return None
 
 
-def _frugal_rung(estimator: Estimator, right_size: RightSize) -> _FrugalRung:
+def _frugal_rung(estimator: Estimator, right_size: RightSize, abilities: Abilities) -> _FrugalRung:
     """Return the function that finds a candidate's rung with the smallest memory."""
-    return lambda candidate: rungs(candidate.training, candidate.sequence_length, estimator, right_size)[-1]
+
+    def frugal(candidate: _Candidate) -> Rung:
+        training, length = candidate.training, candidate.sequence_length
+        return rungs(training, length, estimator, right_size, abilities.most_frugal)[-1]
+
+    return frugal
 
 
 def _with_margin(usable_bytes: int) -> _Fits:

@@ -16,7 +16,15 @@ from finetune_operator.sizing.explanation import explain
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.gpus.products import PRODUCTS
-from finetune_operator.sizing.ladder import Estimator, Rung, rungs
+from finetune_operator.sizing.ladder import (
+    ABILITIES,
+    CPU_ABILITIES,
+    OLDER_ABILITIES,
+    Abilities,
+    Estimator,
+    Rung,
+    rungs,
+)
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape
@@ -38,7 +46,8 @@ class SizingRequest:
 
     `sequence_length` is the padded length of the longest row in tokens, None before the data is known.
     `length_reason` says where it comes from. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
-    resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone.
+    resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone. `trainer` has
+    what the trainer image can do on a GPU.
     """
 
     spec: FineTuneJobSpec
@@ -49,6 +58,23 @@ class SizingRequest:
     device: Device = "cuda"
     length_reason: str = "the longest row of the data in tokens"
     rules: NodeRules | None = None
+    trainer: Abilities = ABILITIES
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the ladder may choose: all that the trainer can do, unless the device or the stack decides."""
+        if self.device == "cpu":
+            return CPU_ABILITIES
+        fixed = self.stack.optimizer
+        if fixed is None:
+            return self.trainer
+        named = tuple(each for each in self.trainer.optimizers if each == fixed)
+        # A run spec cannot ask for another one, so the image must take it by itself.
+        return (
+            Abilities(named, "trainer.stackProfile names it")
+            if named
+            else replace(OLDER_ABILITIES, reason="")
+        )
 
     @property
     def node_rules(self) -> NodeRules:
@@ -70,7 +96,15 @@ class SizingRequest:
 
     def ladder(self, gpu: Gpu | None) -> tuple[Rung, ...]:
         """Return every way to run the job with its estimate on `gpu`, or on any GPU if it is None."""
-        return rungs(self.spec.training, self.length, self.estimator(gpu), self.spec.resources.right_size)
+        return self._rungs(gpu, self.abilities)
+
+    def frugal(self, gpu: Gpu | None) -> Rung:
+        """Return the last rung of `ladder`, without the others."""
+        return self._rungs(gpu, self.abilities.most_frugal)[-1]
+
+    def _rungs(self, gpu: Gpu | None, abilities: Abilities) -> tuple[Rung, ...]:
+        spec = self.spec
+        return rungs(spec.training, self.length, self.estimator(gpu), spec.resources.right_size, abilities)
 
 
 @dataclass(frozen=True)
@@ -144,7 +178,7 @@ def decide_training(
         return feasible
     unknown = [offer for offer in supported if offer.gpu.usable_bytes is None]
     if unknown:
-        rung = request.ladder(unknown[0].gpu)[-1]
+        rung = request.frugal(unknown[0].gpu)
         message = refusal.memory_unknown(rung, unknown, known[-1] if known else None)
         return Infeasible(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
@@ -161,7 +195,7 @@ def smallest_product(request: SizingRequest) -> Gpu | None:
     for gpu in PRODUCTS:
         if gpu.usable_bytes is None or unsupported(gpu, request.stack) is not None:
             continue
-        rung = request.ladder(gpu)[-1]
+        rung = request.frugal(gpu)
         if rung.fits_with_margin(gpu.usable_bytes):
             return gpu
         if found is None and rung.fits(gpu.usable_bytes):
@@ -220,6 +254,7 @@ def _feasible(
         borderline=borderline,
         length_reason=length_reason,
         device=request.device,
+        abilities=request.abilities,
     )
     if request.device == "cpu" and request.spec.training.gradient_checkpointing == "Auto":
         plan = replace(plan, gradient_checkpointing=False)
@@ -230,7 +265,7 @@ def _feasible(
 
 def _without_gpu(request: SizingRequest, reason: Reason, found: str, gpu: Gpu | None = None) -> Infeasible:
     """Reject a job that no GPU can run, whatever its size; `found` says why, `gpu` is the best of them."""
-    rung, smallest = request.ladder(gpu)[-1], smallest_product(request)
+    rung, smallest = request.frugal(gpu), smallest_product(request)
     message = refusal.bounded([found, refusal.requirement(rung), refusal.smallest_gpu(smallest)])
     return Infeasible(reason, message, rung.estimate, rung.plan, gpu, smallest=smallest)
 
@@ -249,7 +284,7 @@ def _other_fit(request: SizingRequest, others: Sequence[Offer]) -> Offer | None:
         (
             offer
             for offer in sorted(usable, key=_size)
-            if request.ladder(offer.gpu)[-1].fits_with_margin(_size(offer))
+            if request.frugal(offer.gpu).fits_with_margin(_size(offer))
         ),
         None,
     )
@@ -262,9 +297,14 @@ def _too_large(
     other: Offer | None,
 ) -> Infeasible:
     training, gpu = request.spec.training, largest.gpu
-    rung, smallest = request.ladder(gpu)[-1], smallest_product(request)
+    rung, smallest = request.frugal(gpu), smallest_product(request)
     change = smallest_change(
-        training, request.length, request.estimator(gpu), request.spec.resources.right_size, _size(largest)
+        training,
+        request.length,
+        request.estimator(gpu),
+        request.spec.resources.right_size,
+        _size(largest),
+        request.abilities,
     )
     message = refusal.does_not_fit(rung, largest, change, smallest, not_supported, other)
     return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)

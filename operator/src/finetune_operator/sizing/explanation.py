@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from finetune_operator.api.plan import Choice, Device
 from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec, Training
 from finetune_operator.sizing.gpus.gpu import Gpu
-from finetune_operator.sizing.ladder import RECOMPUTING, TOKENS_PER_PASS, Rung, relative_time
+from finetune_operator.sizing.ladder import RECOMPUTING, TOKENS_PER_PASS, Abilities, Rung, relative_time
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.planning import CPU_CHECKPOINTING_REASON
 
@@ -24,8 +24,12 @@ def explain(
     borderline: bool,
     length_reason: str,
     device: Device,
+    abilities: Abilities,
 ) -> tuple[Choice, ...]:
-    """Return each value chosen for `ladder[index]` on `gpu` with its reason; values that the user set are not choices."""
+    """Return each value chosen for `ladder[index]` on `gpu` with its reason; values that the user set are not choices.
+
+    `abilities` are those among which the ladder chose.
+    """
     training, plan = spec.training, ladder[index].plan
     choices = []
     if training.micro_batch_size is None:
@@ -44,6 +48,7 @@ def explain(
     )
     if training.gradient_checkpointing == "Auto":
         choices.append(_checkpointing(spec, ladder, index, gpu, device, borderline=borderline))
+    choices.extend(_optimizer(spec, ladder, index, gpu, abilities))
     choices.extend(
         (
             Choice("sequenceLength", str(plan.sequence_length), length_reason),
@@ -102,6 +107,26 @@ def _checkpointing(
         value,
         f"without it, micro-batch {without.plan.micro_batch_size} {_shortage(without, gpu)}",
     )
+
+
+def _optimizer(
+    spec: FineTuneJobSpec, ladder: Sequence[Rung], index: int, gpu: Gpu, abilities: Abilities
+) -> Iterator[Choice]:
+    """Yield the optimizer with its reason, if there is one to give."""
+    optimizer = ladder[index].plan.optimizer
+    if len(abilities.optimizers) == 1:
+        reason = abilities.reason
+    elif spec.resources.right_size == "Forbid":
+        reason = FORBID_REASON
+    elif optimizer == "AdamW":
+        reason = "the fastest, and the job fits with its states of 8 bytes for each trained parameter"
+    elif optimizer == "AdamW8Bit":
+        fast = next(rung for rung in reversed(ladder[:index]) if rung.plan.optimizer == "AdamW")
+        reason = f"AdamW with micro-batch {fast.plan.micro_batch_size} {_shortage(fast, gpu)}"
+    else:
+        reason = f"its states can leave {gpu.product} while it is full, and no plan leaves more room"
+    if reason:
+        yield Choice("optimizer", optimizer, reason)
 
 
 def _faster(ladder: Sequence[Rung], index: int, plan: TrainingPlan) -> Rung:

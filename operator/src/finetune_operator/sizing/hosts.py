@@ -6,9 +6,11 @@ source. Each sum is raised by a quarter, because the kernel kills a process at i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from finetune_operator.api.plan import Optimizer
 from finetune_operator.api.quantities import binary_size, format_bytes, parse_bytes
 from finetune_operator.api.spec import FineTuneJobSpec, StageResources
 from finetune_operator.api.stages import Stage
@@ -40,9 +42,10 @@ _LOADING_WORKERS = 4
 """Tensors of a quantized model that transformers 5 reads at one time."""
 _PAGED_BYTES = 8
 """Optimizer state for each adapter parameter at most; paged states move to the host when the GPU is full."""
-_COPY_BYTES = {"cuda": 8, "cpu": 12}
+_COPY_BYTES: dict[Optimizer, int] = {"AdamW": 12, "AdamW8Bit": 8, "PagedAdamW8Bit": 8}
 """Copy of the training state for each adapter parameter at most, while a checkpoint is written: the value in 32 bits, and
-two moments, in 8 bits with their scales on a GPU (6.1 bytes in all), in 32 bits on a CPU."""
+two moments in 32 bits, or in 8 bits with their scales (6.1 bytes in all)."""
+_OPTIMIZERS = tuple(_COPY_BYTES)
 _LOGITS = 1 << 25
 """Logits that the trainer scores at one time, in float32. Their probabilities and a sum each take as much."""
 _SHARED_MEMORY = 256 * _MIB
@@ -59,8 +62,6 @@ _SMALL_FILES = 128 * _MIB
 """Tokenizer and config, at most four copies."""
 _CHECKPOINTS = 3
 """Two are kept, and the next one is written before the older one is removed."""
-_CHECKPOINT_BYTES = _COPY_BYTES
-"""For each adapter parameter at most: a checkpoint holds what the copy of the training state holds."""
 
 
 class ResourceDefaults(Protocol):
@@ -116,16 +117,17 @@ def stage_host(
     *,
     device: Literal["cuda", "cpu"] = "cuda",
     device_bytes: int | None = None,
+    optimizers: Collection[Optimizer] = _OPTIMIZERS,
 ) -> HostNeeds:
     """Size one stage.
 
     Sizes of the spec come first, then those of `defaults`. `shape` and `dataset` are None while unknown.
     `out_of_memory` counts the attempts of this stage that ran out of memory: the first one raises the memory by half,
-    unless the spec sets it. `device_bytes` is the estimate of TRAIN's GPU memory, used if `device` is cpu. Raises
-    ValueError for a malformed quantity, which the CRD's schema already rejects.
+    unless the spec sets it. `device_bytes` is the estimate of TRAIN's GPU memory, used if `device` is cpu. `optimizers`
+    are those that TRAIN may take. Raises ValueError for a malformed quantity, which the CRD's schema already rejects.
     """
     given = _given(spec, stage)
-    computed = _memory(spec, stage, shape, dataset, device, device_bytes)
+    computed = _memory(spec, stage, shape, dataset, device, device_bytes, optimizers)
     shared = _SHARED_MEMORY if stage is Stage.TRAIN else 0
     chosen = given.memory
     reason = f"set by resources.{stage.slug}.memory"
@@ -178,14 +180,14 @@ def workspace_bytes(
     shape: ModelShape,
     dataset: DatasetReport | None,
     *,
-    device: Literal["cuda", "cpu"] = "cuda",
+    optimizers: Collection[Optimizer] = _OPTIMIZERS,
 ) -> tuple[int, str]:
     """Return the largest size that the workspace reaches, and the text that explains it.
 
     The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
     certain of the rows: 8 bytes for each supervised token of a known `dataset`. A merge onto the original weights keeps
     all weight files, in at least 16 bits. So does the base as trained, for the adapter's loss on the original base.
-    On a CPU, `device`, the optimizer's moments are in 32 bits.
+    A checkpoint holds what the copy of the training state holds. `optimizers` are those that TRAIN may take.
     """
     adapter = adapter_parameters(shape, spec.training.lora.rank, spec.training.lora.target_modules)
     remote = spec.model.source.persistent_volume_claim is None
@@ -199,7 +201,7 @@ def workspace_bytes(
             ("original weights", 2 * shape.parameters if keeps_original else 0),
             ("small files", _SMALL_FILES),
             ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
-            ("adapter checkpoints", _checkpoints(spec) * _CHECKPOINT_BYTES[device] * adapter),
+            ("adapter checkpoints", _checkpoints(spec) * _copy_bytes(optimizers) * adapter),
         )
     )
     return total.bytes * 11 // 10, f"{total.text}, plus a tenth for the file system"
@@ -208,6 +210,10 @@ def workspace_bytes(
 def _checkpoints(spec: FineTuneJobSpec) -> int:
     """Return the most checkpoints at one time. Those of the best step and of the best one before it may stay, too."""
     return _CHECKPOINTS + (2 if spec.training.checkpoint.keep == "Best" else 0)
+
+
+def _copy_bytes(optimizers: Collection[Optimizer]) -> int:
+    return max(_COPY_BYTES[optimizer] for optimizer in optimizers)
 
 
 def quantized_bytes(shape: ModelShape) -> int:
@@ -239,6 +245,7 @@ def _memory(
     dataset: DatasetReport | None,
     device: Literal["cuda", "cpu"],
     device_bytes: int | None,
+    optimizers: Collection[Optimizer],
 ) -> _Sum:
     if stage is Stage.PREPARE:
         rows = dataset.rows if dataset is not None else _ASSUMED_ROWS
@@ -259,21 +266,21 @@ def _memory(
             (
                 ("trainer for CPUs", _CPU_PROCESS),
                 ("model and activations in 32 bits", model),
-                ("copy of the training state", _COPY_BYTES["cpu"] * _adapter(spec, shape)),
+                ("copy of the training state", _COPY_BYTES["AdamW"] * _adapter(spec, shape)),
             )
         )
-    return _training(spec, shape)
+    return _training(spec, shape, optimizers)
 
 
-def _training(spec: FineTuneJobSpec, shape: ModelShape | None) -> _Sum:
+def _training(spec: FineTuneJobSpec, shape: ModelShape | None, optimizers: Collection[Optimizer]) -> _Sum:
     largest = 0 if shape is None else 2 * _largest_tensor(shape)
     adapter = _adapter(spec, shape)
     return _Sum(
         (
             ("trainer with CUDA libraries", _CUDA_PROCESS),
             ("tensors being loaded to the GPU", _LOADING_WORKERS * largest),
-            ("paged optimizer states", _PAGED_BYTES * adapter),
-            ("copy of the training state", _COPY_BYTES["cuda"] * adapter),
+            ("paged optimizer states", _PAGED_BYTES * adapter if "PagedAdamW8Bit" in optimizers else 0),
+            ("copy of the training state", _copy_bytes(optimizers) * adapter),
         )
     )
 

@@ -1,17 +1,19 @@
 """The right-sizing ladder: ways to run one job, from the fastest to the most frugal.
 
 Every rung keeps the effective batch size of the spec. The order is that of the estimated time for the same tokens.
-Values that the user set never change: only an absent `training.microBatchSize` and
-`training.gradientCheckpointing: Auto` are open.
+Values that the user set never change: only an absent `training.microBatchSize`, `training.gradientCheckpointing: Auto`
+and the optimizer are open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import isqrt
 from typing import Literal
 
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Optimizer
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
@@ -39,9 +41,40 @@ Each pass unpacks every matrix, which moves 4.5 bytes for a weight, and starts s
 4 operations for a weight. With 60, 150 and 350 achieved TFLOPS and 0.3, 1.6 and 2.6 TB/s (L4, A100, H100), this is the
 time of 400 to 650 tokens of a 7B model.
 """
+TOKENS_OF_AN_UPDATE: dict[Optimizer, int] = {"AdamW": 0, "AdamW8Bit": 256, "PagedAdamW8Bit": 384}
+"""Cost of an optimizer step beyond that of AdamW in one kernel, as the time of so many tokens.
+
+bitsandbytes updates one tensor after another, and waits for the device after each. An 8B model has 449 trained tensors.
+With 50 microseconds for each, this is the time of 50 to 280 tokens of a 7B model (L4, H100). Paged states are also
+fetched. The figures are not measured, and hold for the fast GPUs, where they matter.
+"""
+_PAGED: Optimizer = "PagedAdamW8Bit"
 FIXED_MICRO_BATCH = 1
 FIXED_CHECKPOINTING = True
 """`resources.rightSize: Forbid` uses these two values for settings that the user left open, on every GPU."""
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """The optimizers among which the ladder chooses, the fastest first. `reason` says why there are no others.
+
+    `resources.rightSize: Forbid` takes those of `most_frugal` on every GPU.
+    """
+
+    optimizers: tuple[Optimizer, ...] = ("AdamW", "AdamW8Bit", "PagedAdamW8Bit")
+    reason: str = ""
+
+    @property
+    def most_frugal(self) -> Abilities:
+        """Those that need the least memory."""
+        return Abilities(self.optimizers[-1:], self.reason)
+
+
+ABILITIES = Abilities()
+"""Those of this version's trainer on a GPU."""
+OLDER_ABILITIES = Abilities((DEFAULT_OPTIMIZER,), "the trainer image is not known to have others")
+"""Those of a trainer before contract 1.7."""
+CPU_ABILITIES = Abilities(("AdamW",), "trainer.device is cpu, and the others save only GPU memory")
 
 
 @dataclass(frozen=True)
@@ -63,7 +96,8 @@ class Rung:
 def relative_time(plan: TrainingPlan) -> float:
     """Return the estimated time for a token, as a multiple of that in an endless pass without checkpointing."""
     passes = 1 + TOKENS_OF_A_PASS / plan.tokens
-    return passes * RECOMPUTING if plan.gradient_checkpointing else passes
+    update = TOKENS_OF_AN_UPDATE[plan.optimizer] / (plan.tokens * plan.gradient_accumulation)
+    return (passes * RECOMPUTING if plan.gradient_checkpointing else passes) + update
 
 
 def divisors(number: int) -> tuple[int, ...]:
@@ -91,19 +125,29 @@ def checkpointings(training: Training, right_size: RightSize) -> tuple[bool, ...
     return (FIXED_CHECKPOINTING,) if right_size == "Forbid" else (False, True)
 
 
-def plans(training: Training, sequence_length: int, right_size: RightSize) -> tuple[TrainingPlan, ...]:
+def plans(
+    training: Training, sequence_length: int, right_size: RightSize, abilities: Abilities = ABILITIES
+) -> tuple[TrainingPlan, ...]:
     """Return all ways to run the job."""
     return tuple(
-        training_plan(training, sequence_length, size, checkpointing=checkpointing)
-        for size in micro_batches(training, sequence_length, right_size)
-        for checkpointing in checkpointings(training, right_size)
+        training_plan(training, sequence_length, size, checkpointing=checkpointing, optimizer=optimizer)
+        for size, checkpointing, optimizer in product(
+            micro_batches(training, sequence_length, right_size),
+            checkpointings(training, right_size),
+            abilities.optimizers,
+        )
     )
 
 
 def training_plan(
-    training: Training, sequence_length: int, micro_batch_size: int, *, checkpointing: bool
+    training: Training,
+    sequence_length: int,
+    micro_batch_size: int,
+    *,
+    checkpointing: bool,
+    optimizer: Optimizer = DEFAULT_OPTIMIZER,
 ) -> TrainingPlan:
-    """Return the values of `training` that decide memory, completed by the two that sizing may choose."""
+    """Return the values of `training` that decide memory, completed by those that sizing may choose."""
     return TrainingPlan(
         sequence_length=sequence_length,
         micro_batch_size=micro_batch_size,
@@ -113,21 +157,36 @@ def training_plan(
         target_modules=training.lora.target_modules,
         dropout=training.lora.dropout > 0,
         variant=training.lora.variant,
+        optimizer=optimizer,
     )
 
 
 def rungs(
-    training: Training, sequence_length: int, estimator: Estimator, right_size: RightSize
+    training: Training,
+    sequence_length: int,
+    estimator: Estimator,
+    right_size: RightSize,
+    abilities: Abilities = ABILITIES,
 ) -> tuple[Rung, ...]:
     """Return the ladder, fastest first. Each rung needs less memory than the one before.
 
     `sequence_length` is the padded length of the longest row in tokens. If `training.micro_batch_size` is set, it must
     divide the effective batch size, which validation checks. A slower way that saves nothing is not a rung. For example,
     checkpointing with a large micro-batch may need more than a smaller micro-batch without it, and takes longer.
+
+    Paged states count as device memory, because a step uses them there. So they save nothing in the estimate, but they
+    leave a GPU that is fuller than estimated. They are the last rung, whose other values are those of the one before.
     """
-    found = [Rung(plan, estimator(plan)) for plan in plans(training, sequence_length, right_size)]
+    if right_size == "Forbid":
+        abilities = abilities.most_frugal
+    resident = tuple(optimizer for optimizer in abilities.optimizers if optimizer != _PAGED)
+    considered = replace(abilities, optimizers=resident or abilities.optimizers)
+    found = [Rung(plan, estimator(plan)) for plan in plans(training, sequence_length, right_size, considered)]
     ladder: list[Rung] = []
     for rung in sorted(found, key=lambda rung: (relative_time(rung.plan), rung.estimate.device_bytes)):
         if not ladder or rung.estimate.device_bytes < ladder[-1].estimate.device_bytes:
             ladder.append(rung)
+    if len(considered.optimizers) < len(abilities.optimizers):
+        plan = replace(ladder[-1].plan, optimizer=_PAGED)
+        ladder.append(Rung(plan, estimator(plan)))
     return tuple(ladder)

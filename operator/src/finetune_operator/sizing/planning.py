@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune_operator.api.plan import DEFAULT_EPOCHS, Choice, Device, LearningRate, Plan, Rung
+from finetune_operator.api.plan import (
+    DEFAULT_EPOCHS,
+    DEFAULT_OPTIMIZER,
+    Choice,
+    Device,
+    LearningRate,
+    Plan,
+    Rung,
+)
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.ladder import training_plan
 from finetune_operator.sizing.learning_rate import PROVISIONAL, choose_learning_rate, warnings
@@ -33,7 +41,9 @@ def make_plan(
     if decided is None:
         decided, choices = _frugal(spec, device)
         if training.gradient_checkpointing == "Auto" and not decided.gradient_checkpointing:
-            ladder = (Rung(decided.micro_batch_size, gradient_checkpointing=True),)
+            ladder = (
+                Rung(decided.micro_batch_size, gradient_checkpointing=True, optimizer=decided.optimizer),
+            )
     epochs = training.epochs
     if epochs is None and training.maximum_steps is None:
         epochs = DEFAULT_EPOCHS
@@ -48,6 +58,7 @@ def make_plan(
         maximum_steps=training.maximum_steps,
         choices=choices,
         learning_rate=rate,
+        optimizer=decided.optimizer,
         warnings=warnings(training),
         ladder=tuple(ladder),
     )
@@ -67,7 +78,7 @@ def frugal_rungs(plans: Sequence[TrainingPlan]) -> tuple[Rung, ...]:
     """Return the rungs of `plans`, at most MAXIMUM_RUNGS of them: evenly spread, and always with the last."""
     count = min(len(plans), MAXIMUM_RUNGS)
     chosen = [plans[(number * len(plans)) // count - 1] for number in range(1, count + 1)]
-    return tuple(Rung(plan.micro_batch_size, plan.gradient_checkpointing) for plan in chosen)
+    return tuple(Rung(plan.micro_batch_size, plan.gradient_checkpointing, plan.optimizer) for plan in chosen)
 
 
 def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:
@@ -93,5 +104,11 @@ def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[
             else CPU_CHECKPOINTING_REASON
         )
         choices.append(Choice("gradientCheckpointing", "true" if checkpointing else "false", reason))
-    plan = training_plan(training, training.maximum_length, micro_batch_size, checkpointing=checkpointing)
+    plan = training_plan(
+        training,
+        training.maximum_length,
+        micro_batch_size,
+        checkpointing=checkpointing,
+        optimizer="AdamW" if device == "cpu" else DEFAULT_OPTIMIZER,
+    )
     return plan, tuple(choices)

@@ -261,7 +261,11 @@ def plan(chosen: Plan) -> dict[str, Any]:
 def ladder(rungs: Iterable[Rung]) -> list[dict[str, Any]]:
     """The rungs after the planned one for status."""
     return [
-        {"microBatchSize": rung.micro_batch_size, "gradientCheckpointing": rung.gradient_checkpointing}
+        {
+            "microBatchSize": rung.micro_batch_size,
+            "gradientCheckpointing": rung.gradient_checkpointing,
+            "optimizer": rung.optimizer,
+        }
         for rung in rungs
     ]
 

@@ -89,6 +89,7 @@ class _Trainer(_Part):
 class _Rung(_Part):
     micro_batch_size: Number
     gradient_checkpointing: bool
+    optimizer: str | None = None
 
 
 class _Training(_Rung):

@@ -109,7 +109,8 @@ def test_a_rejected_plan_has_its_own_numbers_and_a_change_that_helps(
     changes = [f"--set={setting['path']}={setting['value']}" for setting in document["change"]["settings"]]
     code, changed = planned(capsys, "--model", str(MISTRAL), "--gpu", "A10G", *failed, *changes)
     assert code == 0
-    assert changed["deviceBytes"] == document["change"]["deviceBytes"]
+    # The change has the least that the job then needs; the plan is the fastest one that fits.
+    assert document["change"]["deviceBytes"] <= changed["deviceBytes"] <= changed["usableBytes"]
     smallest = document["smallestGpu"]["product"]
     assert planned(capsys, "--model", str(MISTRAL), "--gpu", smallest, *failed)[0] == 0
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,9 +9,11 @@ import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
+from finetune_operator.lifecycle.sizing import plan_digest
 from finetune_operator.lifecycle.stage_jobs import size_host
 from finetune_operator.placement.storage import JobVolumes
 from finetune_operator.settings import POD_DEFAULTS, Settings, TrainerSettings
+from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status.draft import StatusDraft
 
 from tests.support.operator import NOW, SETTINGS, TRAINER, make_inventory, make_job, make_spec
@@ -100,7 +103,11 @@ def test_train_gets_the_ladder_only_if_prepare_showed_that_its_trainer_reads_it(
         world.settings = Settings(trainer=TRAINER.model_copy(update={"image": image}))
     world.settle()
     assert world.job.status["trainer"] == {"contractVersion": version, "image": TRAINER.image}
-    planned = world.job.status["plan"]["ladder"]
+    # On a CPU there is one optimizer only.
+    planned = [
+        {"microBatchSize": rung["microBatchSize"], "gradientCheckpointing": rung["gradientCheckpointing"]}
+        for rung in world.job.status["plan"]["ladder"]
+    ]
     assert planned
     training = _run_of(world, "demo-train-0")["training"]
     assert training.get("ladder") == (planned if sent else None)
@@ -133,6 +140,70 @@ def test_a_trainer_that_reads_it_is_told_why_the_learning_rate_has_its_value(
         assert ([found["learningRateReason"]] if "learningRateReason" in found else []) == (
             expected if sent else []
         )
+
+
+@pytest.mark.parametrize(
+    ("version", "image", "sent"),
+    [("1.6", "", False), ("1.7", "", True), ("1.7", "registry.example/other:2", False)],
+)
+def test_train_is_told_its_optimizer_only_if_its_trainer_reads_that(
+    version: str, image: str, *, sent: bool
+) -> None:
+    """A trainer of contract 1.6 gets what an operator of its time has sent: it rejects the member."""
+    on_gpu = TRAINER.model_copy(update={"device": "cuda"})
+    world = World(job=make_job(), settings=Settings(trainer=on_gpu))
+    world.settle()
+    assert "optimizer" not in _run_of(world, "demo-prepare-0")["training"]
+    world.succeed(Stage.PREPARE, version=version)
+    if image:
+        world.settings = Settings(trainer=on_gpu.model_copy(update={"image": image}))
+    world.settle()
+    plan, training = world.job.status["plan"], _run_of(world, "demo-train-0")["training"]
+    assert plan["training"]["optimizer"] == ("AdamW" if sent else "PagedAdamW8Bit")
+    assert training.get("optimizer") == ("AdamW" if sent else None)
+    rungs = [rung.get("optimizer") for rung in training.get("ladder", ())]
+    if sent:
+        assert {"AdamW8Bit", None} <= set(rungs)
+        assert rungs[-1] is None
+        assert plan["ladder"][-1]["optimizer"] == "PagedAdamW8Bit"
+    else:
+        assert set(rungs) <= {None}
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert "optimizer" not in _run_of(world, "demo-merge-0")["training"]
+
+
+def test_later_attempts_keep_the_optimizer_and_that_of_an_earlier_operator() -> None:
+    """A checkpoint holds the states of an optimizer. An earlier operator recorded none."""
+    for recorded, sent in (("AdamW", "AdamW"), (None, None)):
+        world = World(
+            job=make_job(), settings=Settings(trainer=TRAINER.model_copy(update={"device": "cuda"}))
+        )
+        world.settle()
+        world.succeed(Stage.PREPARE, version="1.7")
+        world.settle()
+        world.run_pod("demo-train-0")
+        world.settle()
+        plan = world.job.status["plan"]
+        kept = {name: value for name, value in plan["training"].items() if name != "optimizer"}
+        kept |= {} if recorded is None else {"optimizer": recorded}
+        world.job = replace(world.job, status={**world.job.status, "plan": {**plan, "training": kept}})
+        world.fail(Stage.TRAIN, "InternalError", code=69)
+        world.settle()
+        world.wait(600)
+        world.settle()
+        assert _run_of(world, "demo-train-1")["training"].get("optimizer") == sent
+
+
+def test_a_plan_without_an_optimizer_has_the_digest_of_an_earlier_operator() -> None:
+    """Otherwise an upgrade of the operator would replace the Jobs that wait for a GPU."""
+    plan = make_plan(FineTuneJobSpec.parse(make_spec()), "cuda")
+    old = hashlib.sha256(
+        json.dumps([plan.micro_batch_size, plan.gradient_checkpointing, {}], sort_keys=True).encode()
+    ).hexdigest()[:16]
+    assert plan_digest(plan, {}, "cuda") == old
+    assert plan_digest(replace(plan, optimizer="AdamW"), {}, "cuda") != old
+    assert plan_digest(replace(plan, optimizer="AdamW"), {}, "cpu") == old
 
 
 def test_a_job_whose_prepare_ended_under_an_earlier_operator_gets_no_ladder() -> None:

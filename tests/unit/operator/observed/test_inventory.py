@@ -8,6 +8,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.observed import inventory as inventory_module
 from finetune_operator.sizing.decision import Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.profiles import GpuProfile
+from finetune_operator.sizing.ladder import OLDER_ABILITIES
 from finetune_operator.sizing.memory.shape import model_shape
 
 from tests.support.operator import CONFIG, make_inventory, make_node, make_spec
@@ -49,6 +50,15 @@ def test_jobs_that_differ_only_in_irrelevant_fields_share_one_decision() -> None
     assert inventory.decide(make_request(resources={"priorityClassName": "high"})) is first
     assert inventory.decide(make_request(resources={"nodeSelector": {"pool": "a"}})) is not first
     assert inventory.decide(make_request(training={"lora": {"rank": 64}})) is not first
+
+
+def test_jobs_whose_trainers_can_do_different_things_do_not_share_a_decision() -> None:
+    inventory = make_inventory(make_node())
+    newer, older = make_request(), replace(make_request(), trainer=OLDER_ABILITIES)
+    first = inventory.decide(newer)
+    assert first.plan.optimizer == "AdamW"
+    assert inventory.decide(older).plan.optimizer == "PagedAdamW8Bit"
+    assert inventory.decide(newer) is first
 
 
 def test_jobs_that_may_use_different_nodes_do_not_share_a_decision() -> None:

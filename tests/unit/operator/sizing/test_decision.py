@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from finetune_operator.api.plan import Optimizer
 from finetune_operator.sizing.decision import SHORTEST_LENGTH, decide_training, smallest_product
 from finetune_operator.sizing.gpus.gpu import Gpu
 from finetune_operator.sizing.gpus.products import PRODUCTS
+from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackOptimizer
 from finetune_operator.sizing.planning import make_plan
 
 from tests.support.sizing_jobs import feasible, infeasible, make_request, make_spec, on_node, product, sized
@@ -27,6 +30,7 @@ def test_a_7b_job_fits_a_24_gb_card_with_margin_and_gives_reasons(name: str) -> 
         "microBatchSize",
         "gradientAccumulationSteps",
         "gradientCheckpointing",
+        "optimizer",
         "sequenceLength",
         "gpu",
     }
@@ -53,7 +57,9 @@ def test_a_gpu_that_is_too_small_is_left_out_of_the_offers() -> None:
 
 def test_a_rung_with_margin_is_preferred_to_a_faster_one_without() -> None:
     ladder = make_request().ladder(None)
-    faster, slower = ladder[-2], ladder[-1]
+    # The last rung needs as much as the one before, and each pair of values has two optimizers.
+    faster, slower = ladder[-4], ladder[-3]
+    assert faster.plan.micro_batch_size > slower.plan.micro_batch_size
     assert slower.estimate.high_bytes < faster.estimate.high_bytes
     gpu = sized(faster.estimate.high_bytes - 1)
     assert faster.fits(gpu.usable_bytes or 0)
@@ -161,6 +167,7 @@ def test_a_cpu_job_is_sized_for_its_gpu_but_runs_without_checkpointing() -> None
     on_cpu = feasible(decide_training(make_request(device="cpu"), offers))
     on_gpu = feasible(decide_training(make_request(), offers))
     assert on_cpu.estimate == on_gpu.estimate
+    assert on_cpu.plan.optimizer == "AdamW"
     assert on_cpu.plan == replace(on_gpu.plan, gradient_checkpointing=False)
     (reason,) = (choice.reason for choice in on_cpu.choices if choice.name == "gradientCheckpointing")
     assert "cpu" in reason
@@ -200,6 +207,37 @@ def test_the_rungs_after_the_decided_one_keep_the_order_of_the_ladder() -> None:
         decide_training(make_request(resources={"rightSize": "Forbid"}), [on_node(product(SMALL))])
     )
     assert forced.frugal == ()
+
+
+def test_a_trainer_without_a_choice_of_optimizers_keeps_the_one_it_has() -> None:
+    request = make_request(trainer=OLDER_ABILITIES)
+    decision = feasible(decide_training(request, [on_node(product(LARGE))]))
+    assert {plan.optimizer for plan in (decision.plan, *decision.frugal)} == {"PagedAdamW8Bit"}
+    (reason,) = (choice.reason for choice in decision.choices if choice.name == "optimizer")
+    assert reason == "the trainer image is not known to have others"
+
+
+@pytest.mark.parametrize(
+    ("named", "planned"),
+    [("AdamW8Bit", "AdamW8Bit"), ("PagedAdamW8Bit", "PagedAdamW8Bit"), ("Sgd", "PagedAdamW8Bit")],
+)
+def test_an_optimizer_of_the_stack_profile_is_the_only_one(named: StackOptimizer, planned: Optimizer) -> None:
+    """A run spec cannot name every optimizer of a stack. Then it names none, and the estimate has the stack's."""
+    request = make_request(stack=replace(DEFAULT_STACK, optimizer=named))
+    decision = feasible(decide_training(request, [on_node(product(LARGE))]))
+    assert {plan.optimizer for plan in (decision.plan, *decision.frugal)} == {planned}
+    reasons = [choice.reason for choice in decision.choices if choice.name == "optimizer"]
+    assert reasons == (["trainer.stackProfile names it"] if named == planned else [])
+    states = [term for term in decision.estimate.terms if term.name == "optimizer states"]
+    assert all(term.formula.startswith(f"{named} of ") for term in states)
+    assert bool(states) == (named != "Sgd")
+
+
+@pytest.mark.parametrize("trainer", [ABILITIES, OLDER_ABILITIES])
+def test_the_frugal_rung_is_the_last_one_of_the_ladder(trainer: Abilities) -> None:
+    for training in ({}, {"lora": {"rank": 1}}, {"gradientCheckpointing": "Forbid"}):
+        request = make_request(training, trainer=trainer)
+        assert request.frugal(None) == request.ladder(None)[-1]
 
 
 def test_on_a_cpu_the_rung_of_the_ladder_itself_needs_less_than_the_plan() -> None:

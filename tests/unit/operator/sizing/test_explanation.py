@@ -25,7 +25,7 @@ def reasons(
     **resources: Any,
 ) -> dict[str, tuple[str, str]]:
     """Value and reason of each choice for one rung of the ladder."""
-    request = make_request(training, length, resources=resources)
+    request = make_request(training, length, resources=resources, device=device)
     ladder = request.ladder(gpu)
     choices = explain(
         request.spec,
@@ -35,6 +35,7 @@ def reasons(
         borderline=borderline,
         length_reason="measured",
         device=device,
+        abilities=request.abilities,
     )
     return {choice.name: (choice.value, choice.reason) for choice in choices}
 
@@ -67,8 +68,8 @@ def test_a_micro_batch_says_which_limit_it_reached(
 
 def test_a_smaller_micro_batch_names_the_one_that_does_not_fit() -> None:
     ladder = make_request().ladder(None)
-    gpu = sized(ladder[-2].estimate.device_bytes - 1, "Small")
-    value, reason = reasons(index=-1, gpu=gpu)["microBatchSize"]
+    gpu = sized(ladder[-4].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=-3, gpu=gpu)["microBatchSize"]
     assert value == "1"
     assert "micro-batch 2 needs " in reason
     assert "but Small has " in reason
@@ -86,8 +87,8 @@ def test_checkpointing_names_the_plan_without_it_that_does_not_fit() -> None:
 def test_a_small_micro_batch_says_what_a_larger_one_with_checkpointing_costs() -> None:
     """The passes of 2,048 tokens take 1.25, those of 8,192 tokens 4/3 x 1.0625 of the ideal time."""
     ladder = make_request().ladder(None)
-    gpu = sized(ladder[1].estimate.device_bytes - 1, "Small")
-    value, reason = reasons(index=2, gpu=gpu)["microBatchSize"]
+    gpu = sized(ladder[3].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=4, gpu=gpu)["microBatchSize"]
     assert value == "1"
     assert "micro-batch 2 needs " in reason
     assert reason.endswith("micro-batch 4 with checkpointing would take 13% more time")
@@ -107,10 +108,41 @@ def test_on_a_cpu_checkpointing_is_off_because_it_saves_only_gpu_memory() -> Non
     )
 
 
+def test_the_fastest_optimizer_is_taken_if_the_job_fits_with_it() -> None:
+    value, reason = reasons()["optimizer"]
+    assert (value, reason) == (
+        "AdamW",
+        "the fastest, and the job fits with its states of 8 bytes for each trained parameter",
+    )
+
+
+def test_an_optimizer_with_smaller_states_names_the_plan_that_does_not_fit() -> None:
+    fast, small = make_request().ladder(None)[:2]
+    gpu = sized(fast.estimate.high_bytes - 1, "Small")
+    assert small.fits_with_margin(fast.estimate.high_bytes - 1)
+    value, reason = reasons(index=1, gpu=gpu)["optimizer"]
+    assert value == "AdamW8Bit"
+    assert reason.startswith(f"AdamW with micro-batch {fast.plan.micro_batch_size} may need ")
+
+
+def test_a_paged_optimizer_is_taken_where_nothing_leaves_more_room() -> None:
+    value, reason = reasons(index=-1, borderline=True)["optimizer"]
+    assert value == "PagedAdamW8Bit"
+    assert reason == "its states can leave Large while it is full, and no plan leaves more room"
+
+
+def test_a_cpu_has_one_optimizer() -> None:
+    assert reasons(device="cpu")["optimizer"] == (
+        "AdamW",
+        "trainer.device is cpu, and the others save only GPU memory",
+    )
+
+
 def test_forbidden_right_sizing_is_the_reason_of_both_open_values() -> None:
     found = reasons(rightSize="Forbid")
     assert found["microBatchSize"] == ("1", FORBID_REASON)
     assert found["gradientCheckpointing"] == ("true", FORBID_REASON)
+    assert found["optimizer"] == ("PagedAdamW8Bit", FORBID_REASON)
 
 
 def test_a_borderline_plan_says_that_nothing_has_more_room() -> None:

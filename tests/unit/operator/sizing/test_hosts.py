@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
+from finetune_operator.api.plan import Optimizer
 from finetune_operator.api.quantities import format_bytes
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
@@ -143,11 +144,22 @@ def test_the_default_workspace_holds_a_7b_model_of_the_hub_and_not_a_70b_one() -
 
 
 def test_a_checkpoint_takes_more_of_the_workspace_if_the_optimizer_keeps_32_bits() -> None:
-    """On a CPU, both moments of AdamW have the 4 bytes of the adapter's values."""
+    """Both moments of AdamW have the 4 bytes of the adapter's values. While the optimizer is open, the largest counts."""
     spec = parse(training={"lora": {"rank": 512}})
-    gpu, _ = workspace_bytes(spec, MISTRAL, None)
-    cpu, _ = workspace_bytes(spec, MISTRAL, None, device="cpu")
-    assert cpu - gpu >= 3 * 4 * adapter_parameters(MISTRAL, 512, "AllLinear")
+    small, _ = workspace_bytes(spec, MISTRAL, None, optimizers=["AdamW8Bit", "PagedAdamW8Bit"])
+    large, _ = workspace_bytes(spec, MISTRAL, None, optimizers=["PagedAdamW8Bit", "AdamW"])
+    assert large - small >= 3 * 4 * adapter_parameters(MISTRAL, 512, "AllLinear")
+    assert workspace_bytes(spec, MISTRAL, None) == (large, workspace_bytes(spec, MISTRAL, None)[1])
+
+
+def test_only_a_paged_optimizer_needs_host_memory_for_its_states() -> None:
+    def reason(*optimizers: Optimizer) -> str:
+        return stage_host(parse(), Stage.TRAIN, MISTRAL, None, None, 0, optimizers=optimizers).memory_reason
+
+    assert "paged optimizer states 0.31 GiB" in reason("AdamW8Bit", "PagedAdamW8Bit")
+    assert "paged" not in reason("AdamW", "AdamW8Bit")
+    assert "copy of the training state 0.31 GiB" in reason("AdamW8Bit")
+    assert "copy of the training state 0.47 GiB" in reason("AdamW", "AdamW8Bit")
 
 
 def test_keeping_the_best_step_needs_room_for_two_more_checkpoints() -> None:

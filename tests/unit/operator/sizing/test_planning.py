@@ -36,7 +36,10 @@ def test_a_plan_of_a_few_values_has_a_ladder_only_if_something_needs_less() -> N
     """On a GPU, the plan of a job that is not sized needs the least memory already."""
     spec = FineTuneJobSpec.parse(make_spec())
     assert make_plan(spec, "cuda").ladder == ()
-    assert make_plan(spec, "cpu").ladder == (Rung(1, gradient_checkpointing=True),)
+    assert make_plan(spec, "cuda").optimizer == "PagedAdamW8Bit"
+    on_cpu = make_plan(spec, "cpu")
+    assert on_cpu.ladder == (Rung(1, gradient_checkpointing=True, optimizer="AdamW"),)
+    assert on_cpu.optimizer == "AdamW"
     forbidden = FineTuneJobSpec.parse(make_spec(training={"gradientCheckpointing": "Forbid"}))
     assert make_plan(forbidden, "cpu").ladder == ()
 

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.6"
+CONTRACT_VERSION = "1.7"
 DEFAULT_GENERATED_ROWS = 32
 
 
@@ -194,10 +194,19 @@ class EarlyStopping(_Value):
 
 
 class Rung(_Value):
-    """One way to hold a step in the GPU's memory. It does not change what a step learns."""
+    """One way to hold a step in the GPU's memory. It does not change which rows a step learns, and with which weight.
+
+    `optimizer` is None if the run spec names none: on a GPU that is the default, and on a CPU there is one only.
+    """
 
     micro_batch_size: Annotated[int, Field(ge=1)]
     gradient_checkpointing: bool
+    optimizer: Optimizer | None = None
+
+
+Optimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit"]
+DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
+"""On a GPU. Operators before 1.7 name none, and their checkpoints hold its states."""
 
 
 class Training(_Value):
@@ -219,6 +228,7 @@ class Training(_Value):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     schedule: Schedule
     gradient_checkpointing: bool
+    optimizer: Optimizer | None = None
     checkpoint: Checkpoint
     ladder: Annotated[tuple[Rung, ...], Field(max_length=16)] = ()
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0

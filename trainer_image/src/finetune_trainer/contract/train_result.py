@@ -82,10 +82,14 @@ class EvaluationResult(Part):
 
 
 class RungResult(Part):
-    """How the GPU held a step: rows of a forward pass, and whether activations were computed twice."""
+    """How the GPU held a step: rows of a forward pass, whether activations were computed twice, and the optimizer.
+
+    `optimizer` is not set on a CPU, and by trainers before 1.7.
+    """
 
     micro_batch_size: int
     gradient_checkpointing: bool
+    optimizer: str | None = None
 
 
 class FailedRungResult(RungResult):

@@ -57,9 +57,7 @@ def _check_volumes(
     """Move, enlarge or reject a workspace that does not suit TRAIN."""
     progress = state.progress if config_is_new else None
     misplaced = volume_policy.misplaced_workspace(spec, feasible, volumes, progress)
-    checked, changes = volume_policy.check_volumes(
-        spec, state.draft, feasible, volumes, state.settings.trainer.device
-    )
+    checked, changes = volume_policy.check_volumes(spec, state.draft, feasible, volumes)
     if misplaced is not None and (spec.workspace.size is None or not isinstance(checked, Infeasible)):
         if not state.observation.fresh:
             return Need.FRESH_CHILDREN

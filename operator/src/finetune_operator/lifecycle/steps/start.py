@@ -103,7 +103,7 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
         return state.with_draft(draft.fail(placement.reason, placement.message))
     if spec.workspace.existing_claim is None and state.own_claim is None:
         trainer = state.settings.trainer
-        size, defaults = volume_policy.claim_size(spec, draft, trainer.device), trainer.defaults
+        size, defaults = volume_policy.claim_size(spec, draft), trainer.defaults
         claim = build_workspace_claim(state.job, spec, size, defaults)
         state = state.with_actions(CreateClaim(claim))
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)

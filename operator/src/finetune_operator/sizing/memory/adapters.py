@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from finetune_operator.sizing.memory.shape import Linear, ModelShape
-    from finetune_operator.sizing.memory.stack import StackProfile
+    from finetune_operator.sizing.memory.stack import StackOptimizer, StackProfile
     from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 # bitsandbytes/optim: tensors below 4,096 elements keep float32 states; 256 8-bit states share a scale.
@@ -58,18 +58,18 @@ def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
             yield linear.outputs, count
 
 
-def optimizer_item(trained: Trained, stack: StackProfile) -> MemoryItem:
-    """Return the optimizer states.
+def optimizer_item(trained: Trained, optimizer: StackOptimizer) -> MemoryItem:
+    """Return the states of `optimizer`.
 
     Paged states count too: CUDA moves them to host memory if the device is full, but a step uses them on the device.
     """
-    states = sum(_states(elements, trained.width, stack) * count for elements, count in trained.tensors)
-    return MemoryItem("optimizer states", states, f"{stack.optimizer} of {trained.parameters} parameters")
+    states = sum(_states(elements, trained.width, optimizer) * count for elements, count in trained.tensors)
+    return MemoryItem("optimizer states", states, f"{optimizer} of {trained.parameters} parameters")
 
 
-def _states(elements: int, width: int, stack: StackProfile) -> int:
+def _states(elements: int, width: int, optimizer: StackOptimizer) -> int:
     """Return the bytes of one tensor's states."""
-    match stack.optimizer:
+    match optimizer:
         case "Sgd":
             return 0
         case "AdamW":

@@ -39,7 +39,7 @@ def estimate(
     trained = trained_tensors(shape, plan, stack)
     adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
     gradients = MemoryItem("gradients", trained.bytes, "as large as the adapter")
-    static = (*weights, *casts, adapter, optimizer_item(trained, stack))
+    static = (*weights, *casts, adapter, optimizer_item(trained, stack.optimizer or plan.optimizer))
     stack = _calibrated(stack, calibration)
     step = _Step(
         shape, plan, stack, layer_memories(shape, plan, stack), gradients, calibration.activation_factor

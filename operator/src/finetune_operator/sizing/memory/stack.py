@@ -33,7 +33,7 @@ Loss = Literal[
 Attention = Literal["Sdpa", "SdpaMasked", "Flash", "Eager"]
 Checkpointing = Literal["PerLayer", "PerLayerOffloaded"]
 Quantization = Literal["NF4DoubleQuant", "NF4", "Int8", "None"]
-Optimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit", "PagedAdamW32Bit", "Sgd"]
+StackOptimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit", "PagedAdamW32Bit", "Sgd"]
 Allocator = Literal["ExpandableSegments", "Default"]
 Dtype = Literal["BFloat16", "Float32"]
 
@@ -63,7 +63,8 @@ class StackProfile:
     unquantized_dtype: Dtype = "BFloat16"
     cast_to_float32: Flag = False
     adapter_dtype: Dtype = "Float32"
-    optimizer: Optimizer = "PagedAdamW8Bit"
+    optimizer: StackOptimizer | None = None
+    """The only optimizer of the stack; None if the plan decides."""
     attention: Attention = "Sdpa"
     checkpointing: Checkpointing = "PerLayer"
     loss: Loss = "SupervisedChunks"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Optimizer
+
 TargetModules = Literal["AllLinear", "AttentionOnly"]
 Variant = Literal["Standard", "RankStabilized", "DoRA"]
 
@@ -14,7 +16,8 @@ class TrainingPlan:
     """The values of one run that decide its memory.
 
     `sequence_length` is the padded length of the longest row in tokens. `micro_batch_size` is the rows of one forward
-    pass, and `gradient_accumulation` the forward passes of one optimizer step.
+    pass, and `gradient_accumulation` the forward passes of one optimizer step. A stack profile that names an optimizer
+    comes before `optimizer`.
     """
 
     sequence_length: int
@@ -25,6 +28,7 @@ class TrainingPlan:
     target_modules: TargetModules = "AllLinear"
     dropout: bool = False
     variant: Variant = "Standard"
+    optimizer: Optimizer = DEFAULT_OPTIMIZER
 
     @property
     def tokens(self) -> int:

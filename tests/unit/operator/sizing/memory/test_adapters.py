@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from finetune_operator.sizing.memory.adapters import Trained, is_adapted, optimizer_item, trained_tensors
-from finetune_operator.sizing.memory.stack import DEFAULT_STACK, Optimizer
+from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackOptimizer
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 from tests.support.sizing_models import small_model
@@ -56,11 +54,9 @@ def test_each_tensor_is_rounded_to_the_allocators_block() -> None:
         ("PagedAdamW32Bit", 2 * 4 * 4096),
     ],
 )
-def test_states_have_the_size_of_their_optimizer(optimizer: Optimizer, expected: int) -> None:
-    stack = replace(DEFAULT_STACK, optimizer=optimizer)
-    assert optimizer_item(Trained(((4096, 1),), 2), stack).bytes == expected
+def test_states_have_the_size_of_their_optimizer(optimizer: StackOptimizer, expected: int) -> None:
+    assert optimizer_item(Trained(((4096, 1),), 2), optimizer).bytes == expected
 
 
 def test_a_tensor_below_4096_elements_keeps_its_states_in_32_bits() -> None:
-    stack = replace(DEFAULT_STACK, optimizer="AdamW8Bit")
-    assert optimizer_item(Trained(((4095, 1),), 2), stack).bytes == 2 * 4 * 4096
+    assert optimizer_item(Trained(((4095, 1),), 2), "AdamW8Bit").bytes == 2 * 4 * 4096

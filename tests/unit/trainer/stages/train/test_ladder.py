@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.run_spec import Rung
 from finetune_trainer.contract.train_result import FailedRungResult, ProbeResult
@@ -20,14 +20,14 @@ _LARGE = Device(name="A100", bytes=80)
 _LADDER = [{"microBatchSize": 1, "gradientCheckpointing": True}]
 
 
-def _failed(size: int, *, checkpointing: bool) -> FailedRungResult:
+def _failed(size: int, *, checkpointing: bool, **more: Any) -> FailedRungResult:
     return FailedRungResult(
-        micro_batch_size=size, gradient_checkpointing=checkpointing, activity="Training", step=7
+        micro_batch_size=size, gradient_checkpointing=checkpointing, activity="Training", step=7, **more
     )
 
 
-def _sizes(ladder: Ladder, tmp_path: Path) -> list[int]:
-    runs = runs_by_rung(run_spec(tmp_path, tmp_path, microBatchSize=4, ladder=_LADDER))
+def _sizes(ladder: Ladder, tmp_path: Path, **more: Any) -> list[int]:
+    runs = runs_by_rung(run_spec(tmp_path, tmp_path, microBatchSize=4, ladder=_LADDER, **more))
     return [each.training.micro_batch_size for each in ladder.open_runs(runs)]
 
 
@@ -45,11 +45,24 @@ def test_a_failed_rung_is_not_taken_again_on_the_same_kind_of_device(tmp_path: P
     assert _sizes(Ladder.load(layout, SPEC_HASH, _SMALL), tmp_path) == [4, 1]
 
 
-def test_every_rung_is_tried_again_if_all_have_failed(tmp_path: Path) -> None:
+def test_a_rung_that_fails_twice_counts_once(tmp_path: Path) -> None:
     ladder = Ladder(device=_SMALL).with_failure(_failed(4, checkpointing=False))
     ladder = ladder.with_failure(_failed(1, checkpointing=True)).with_failure(_failed(1, checkpointing=True))
     assert len(ladder.failed) == 2
-    assert _sizes(ladder, tmp_path) == [4, 1]
+    assert _sizes(ladder, tmp_path) == []
+
+
+def test_a_rung_with_another_optimizer_is_another_rung(tmp_path: Path) -> None:
+    failed = _failed(4, checkpointing=False, optimizer="AdamW")
+    ladder = Ladder(device=_SMALL).with_failure(failed)
+    assert _sizes(ladder, tmp_path, device="cuda", optimizer="AdamW") == [1]
+    assert _sizes(ladder, tmp_path, device="cuda", optimizer="AdamW8Bit") == [4, 1]
+
+
+def test_a_failure_that_an_earlier_trainer_noted_is_that_of_its_only_optimizer(tmp_path: Path) -> None:
+    ladder = Ladder(device=_SMALL).with_failure(_failed(4, checkpointing=False))
+    assert _sizes(ladder, tmp_path, device="cuda") == [1]
+    assert _sizes(ladder, tmp_path, device="cuda", optimizer="AdamW") == [4, 1]
 
 
 def test_a_probe_counts_for_its_own_rung_only(tmp_path: Path) -> None:

@@ -60,6 +60,35 @@ def test_other_settings_are_named(tmp_path: Path, training: dict[str, Any], said
     assert said in str(origin.difference(saved(tmp_path, **training), 0.0))
 
 
+def test_a_checkpoint_names_moments_in_float32_and_no_others(
+    tmp_path: Path,
+) -> None:
+    """A trainer before contract 1.7 names none, and rejects a setting that it does not have."""
+
+    def on_gpu(**training: Any) -> Origin:
+        run = run_spec(tmp_path, tmp_path, device="cuda", **training)
+        return origin_of(run, WorkspaceLayout(tmp_path))
+
+    older = saved(tmp_path)
+    assert on_gpu().document == on_gpu(optimizer="AdamW8Bit").document == older
+    assert on_gpu(optimizer="PagedAdamW8Bit").difference(older, 0.0) is None
+    assert "settings.optimizer None, and this run has AdamW" in str(
+        on_gpu(optimizer="AdamW").difference(older, 0.0)
+    )
+    assert "settings.optimizer AdamW, and this run has None" in str(
+        on_gpu().difference(on_gpu(optimizer="AdamW").document, 0.0)
+    )
+    assert saved(tmp_path, optimizer="AdamW") == older, "a CPU has one optimizer"
+
+
+def test_a_checkpoint_that_names_no_run_has_moments_in_8_bits(tmp_path: Path) -> None:
+    layout = WorkspaceLayout(tmp_path)
+    write_marker(layout, "base-evaluation", SPEC_HASH, {"losses": []})
+    for optimizer, fits in (("AdamW", False), ("AdamW8Bit", True)):
+        run = run_spec(tmp_path, tmp_path, device="cuda", optimizer=optimizer)
+        assert (origin_of(run, layout).difference(None, time.time() + 1) is None) == fits
+
+
 def test_another_spec_or_dataset_is_named(tmp_path: Path) -> None:
     origin = origin_of(run_spec(tmp_path, tmp_path), WorkspaceLayout(tmp_path))
     assert "specHash sha256:9" in str(origin.difference({**origin.document, "specHash": "sha256:9"}, 0.0))

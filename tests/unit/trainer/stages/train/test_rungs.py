@@ -11,6 +11,7 @@ from finetune_trainer.contract.train_result import FailedRungResult
 from finetune_trainer.errors import Reason
 from finetune_trainer.stages.train.rungs import (
     describe_failure,
+    describe_rung,
     ladder_used_up,
     rung_of,
     rung_result,
@@ -43,6 +44,26 @@ def test_the_planned_rung_comes_before_the_ladder_and_each_rung_comes_once(tmp_p
         assert each.spec_hash == run.spec_hash
     assert rung_of(runs[2]) == run.training.ladder[2]
     assert rung_result(rung_of(runs[2])).document() == _rung(2, checkpointing=True)
+
+
+def test_a_rung_names_its_optimizer_on_a_gpu_and_not_on_a_cpu(tmp_path: Path) -> None:
+    """A rung without one is that of an earlier operator. The default comes in at the rung, so none comes twice."""
+    ladder = [
+        {**_rung(4, checkpointing=False), "optimizer": "PagedAdamW8Bit"},
+        {**_rung(2, checkpointing=True), "optimizer": "AdamW8Bit"},
+    ]
+    on_gpu = runs_by_rung(run_spec(tmp_path, tmp_path, device="cuda", microBatchSize=4, ladder=ladder))
+    assert [each.training.optimizer for each in on_gpu] == ["PagedAdamW8Bit", "AdamW8Bit"]
+    assert rung_result(rung_of(on_gpu[1])).document() == ladder[1]
+    assert describe_rung(rung_of(on_gpu[0])) == (
+        "micro-batches of 4 with PagedAdamW8Bit and without gradient checkpointing"
+    )
+    assert describe_rung(rung_of(on_gpu[1])) == (
+        "micro-batches of 2 with AdamW8Bit and gradient checkpointing"
+    )
+    on_cpu = runs_by_rung(run_spec(tmp_path, tmp_path, microBatchSize=4, optimizer="AdamW", ladder=ladder))
+    assert [rung_of(each).optimizer for each in on_cpu] == [None, None]
+    assert rung_result(rung_of(on_cpu[1])).document() == _rung(2, checkpointing=True)
 
 
 def test_a_rung_that_does_not_divide_the_effective_batch_is_rejected(tmp_path: Path) -> None:

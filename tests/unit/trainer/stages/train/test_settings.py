@@ -83,5 +83,21 @@ def test_warmup_is_a_rounded_up_share_of_all_steps(
     assert not config.packing
 
 
-def test_paged_states_are_for_gpus_only() -> None:
-    assert (optimizer_name("cuda"), optimizer_name("cpu")) == ("paged_adamw_8bit", "adamw_torch")
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, "paged_adamw_8bit"),
+        ("PagedAdamW8Bit", "paged_adamw_8bit"),
+        ("AdamW8Bit", "adamw_8bit"),
+        ("AdamW", "adamw_torch_fused"),
+    ],
+)
+def test_a_gpu_takes_the_named_optimizer_and_a_cpu_the_same_one_always(
+    make_training: Callable[..., RunSpec], tmp_path: Path, named: str | None, expected: str
+) -> None:
+    """An earlier operator names none, and its trainers took the paged one."""
+    members = {} if named is None else {"optimizer": named}
+    on_cpu = make_training(**members)
+    on_gpu = on_cpu.model_copy(update={"device": "cuda"})
+    assert (optimizer_name(on_gpu), optimizer_name(on_cpu)) == (expected, "adamw_torch")
+    assert sft_config(on_cpu, tmp_path, 1).optim == "adamw_torch"

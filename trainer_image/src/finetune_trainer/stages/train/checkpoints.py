@@ -82,6 +82,21 @@ def newest_checkpoint(checkpoints: Path, origin: Origin | None = None) -> tuple[
     return None
 
 
+def begun_run(checkpoints: Path, origins: Collection[Origin]) -> Origin | None:
+    """Return the run of `origins` to which the newest checkpoint of any of them belongs; None without one.
+
+    Checkpoints are not verified: only their descriptions are read.
+    """
+    for step in sorted(_steps(checkpoints), reverse=True):
+        folder = checkpoints / f"checkpoint-{step}"
+        with suppress(OSError, ValueError, RecursionError):
+            described, written = _run_of(folder), (folder / _SEAL).stat().st_mtime
+            for origin in origins:
+                if origin.difference(described, written) is None:
+                    return origin
+    return None
+
+
 def step_of(folder: str | Path | None) -> int | None:
     """Return the step in the name of a checkpoint's folder; None for no folder or another name."""
     match = None if folder is None else _NAME.fullmatch(os.path.basename(folder))  # noqa: PTH119 -- text or path

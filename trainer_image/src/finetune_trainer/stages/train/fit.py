@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 from finetune_trainer.contract.train_result import FailedRungResult
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.ladder import Ladder
+from finetune_trainer.stages.train.optimizers import continued
 from finetune_trainer.stages.train.out_of_memory import describe_cause, is_device_out_of_memory
 from finetune_trainer.stages.train.rungs import (
     describe_failure,
     describe_rung,
     ladder_used_up,
+    rung_members,
     rung_of,
     runs_by_rung,
 )
@@ -21,7 +23,7 @@ from finetune_trainer.stages.train.rungs import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from finetune_trainer.contract.run_spec import Rung, RunSpec
+    from finetune_trainer.contract.run_spec import Optimizer, Rung, RunSpec
     from finetune_trainer.stages.train.ladder import Device
     from finetune_trainer.stages.train.memory import Reading
     from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -46,12 +48,7 @@ class DoesNotFitError(Exception):
         if self.reading is not None:
             known["allocated_bytes"] = self.reading.allocated_peak
             known["reserved_bytes"] = self.reading.reserved_peak
-        return FailedRungResult(
-            micro_batch_size=rung.micro_batch_size,
-            gradient_checkpointing=rung.gradient_checkpointing,
-            activity=self.activity,
-            **known,
-        )
+        return FailedRungResult(**rung_members(rung), activity=self.activity, **known)
 
 
 @contextmanager
@@ -75,36 +72,49 @@ def fit(
     workspace: WorkspaceLayout,
     device: Device,
     attempt: Callable[[RunSpec, Ladder, bool], _T],
+    begun: Callable[[], Optimizer | None],
 ) -> _T:
     """Return what `attempt` returns on the first rung that fits.
 
     `attempt` gets the run spec of a rung, what is known about the rungs, and whether this rung is the last. It raises
-    DoesNotFitError, and every new attempt builds everything again: nothing of a failed one is left in memory. Raises
+    DoesNotFitError, and every new attempt builds everything again: nothing of a failed one is left in memory. `begun`
+    returns the optimizer of the run's checkpoints, None without one: its states stay as they are. Raises
     StageError(GpuOutOfMemory) with the peaks of every rung if none fits.
     """
     ladder = Ladder.load(workspace, run.spec_hash, device)
-    open_runs = ladder.open_runs(runs_by_rung(run))
+    runs = continued(runs_by_rung(run), begun())
+    left = ladder.open_runs(runs)
+    if not left:
+        ladder, left = Ladder(device=device), runs
     cause = ""
-    for number, of_rung in enumerate(open_runs, start=1):
+    while left:
+        of_rung, *later = left
         rung = rung_of(of_rung)
         memory.reset_peaks()
         try:
-            return attempt(of_rung, ladder, number == len(open_runs))
+            return attempt(of_rung, ladder, _is_last(rung, later, ladder))
         except DoesNotFitError as error:
             failed, cause = error.of_rung(rung), error.cause
         # The error is gone, and with it the frames that held model, gradients and optimizer.
         memory.release()
         ladder = ladder.with_failure(failed)
         ladder.save(workspace, run.spec_hash)
-        if number < len(open_runs):
+        left = ladder.open_runs(continued(later, begun()))
+        if left:
             _log.warning(
                 "the GPU is out of memory: %s; continuing with %s",
                 describe_failure(failed),
-                describe_rung(rung_of(open_runs[number])),
+                describe_rung(rung_of(left[0])),
             )
     # Another run of the same job tries every rung again, because other processes may have held the memory.
     Ladder.forget(workspace)
     raise ladder_used_up(ladder.failed, run.training.maximum_length, device.bytes or None, cause)
+
+
+def _is_last(rung: Rung, later: Sequence[RunSpec], ladder: Ladder) -> bool:
+    """Return whether no rung is left once `rung` has saved a checkpoint, which binds the form of the moments."""
+    left = ladder.open_runs(continued(later, rung.optimizer))
+    return all(rung_of(run) == rung for run in left)
 
 
 def measure_within(measure: Callable[[int], _T], sizes: Sequence[int]) -> _T:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from finetune_trainer.contract.part import Part
+from finetune_trainer.contract.run_spec import DEFAULT_OPTIMIZER
 from finetune_trainer.contract.train_result import FailedRungResult, ProbeResult, RungResult
+from finetune_trainer.stages.train.rungs import rung_members
 from finetune_trainer.workspace.layout import read_marker, write_marker
 
 if TYPE_CHECKING:
@@ -58,9 +60,9 @@ class Ladder(Part):
         workspace.marker(_MARKER).unlink(missing_ok=True)
 
     def open_runs(self, runs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
-        """Return those of the rungs' run specs whose rung has not failed; all of them if every rung has."""
+        """Return those of the rungs' run specs whose rung has not failed."""
         failed = {_key(each) for each in self.failed}
-        return tuple(run for run in runs if _key(run.training) not in failed) or tuple(runs)
+        return tuple(run for run in runs if _key(run.training) not in failed)
 
     def with_failure(self, failed: FailedRungResult) -> Self:
         """Return the ladder with a rung that did not fit."""
@@ -69,12 +71,7 @@ class Ladder(Part):
 
     def with_probe(self, rung: Rung, result: ProbeResult) -> Self:
         """Return the ladder with a probe that has passed."""
-        probed = ProbedRung(
-            micro_batch_size=rung.micro_batch_size,
-            gradient_checkpointing=rung.gradient_checkpointing,
-            result=result,
-        )
-        return self._with(probed=probed)
+        return self._with(probed=ProbedRung(**rung_members(rung), result=result))
 
     def probe_of(self, rung: Rung) -> ProbeResult | None:
         """Return the probe of `rung` if it has passed."""
@@ -94,5 +91,6 @@ def this_device(kind: str) -> Device:
     return Device(name=properties.name, bytes=properties.total_memory)
 
 
-def _key(rung: Any) -> tuple[int, bool]:
-    return rung.micro_batch_size, rung.gradient_checkpointing
+def _key(rung: Any) -> tuple[int, bool, str]:
+    # An earlier trainer named no optimizer and had one only.
+    return rung.micro_batch_size, rung.gradient_checkpointing, rung.optimizer or DEFAULT_OPTIMIZER

@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-_FREE = {"microBatchSize", "gradientCheckpointing", "checkpoint", "ladder", "learningRateReason", "packing"}
-"""Settings that change neither the data of an optimizer step nor its mathematics."""
+_FREE = {
+    "microBatchSize",
+    "gradientCheckpointing",
+    "checkpoint",
+    "ladder",
+    "learningRateReason",
+    "packing",
+    "optimizer",
+}
+"""Settings that change neither the data of an optimizer step nor its mathematics.
+
+The optimizer is no such setting. It is named by the form of its moments, see `_moments`.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Origin:
         Other members of the checkpoint's document are ignored.
         """
         if saved is None:
+            if "optimizer" in self.document.get("settings", {}):
+                return "it names no run, and its trainer had another optimizer"
             owned = self.began is not None and written >= self.began
             return None if owned else "it names no run, and it is older than this run"
         if not isinstance(saved, dict):
@@ -62,10 +75,19 @@ def origin_of(run: RunSpec, workspace: WorkspaceLayout) -> Origin:
         {
             "specHash": run.spec_hash,
             "dataset": dataset.get("digest") if isinstance(dataset, dict) else None,
-            "settings": {name: value for name, value in settings.items() if name not in _FREE},
+            "settings": {name: value for name, value in settings.items() if name not in _FREE}
+            | _moments(run),
         },
         _began(workspace, run.spec_hash),
     )
+
+
+def _moments(run: RunSpec) -> dict[str, str]:
+    """Return the optimizer if its moments have another form than those of trainers before 1.7.
+
+    On a GPU these had 8 bits. Such a trainer does not resume from moments in float32, because it lacks this setting.
+    """
+    return {"optimizer": "AdamW"} if run.device == "cuda" and run.training.optimizer == "AdamW" else {}
 
 
 def _began(workspace: WorkspaceLayout, spec_hash: str) -> float | None:

@@ -6,9 +6,9 @@ so a rung changes the rounding of a step and nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.contract.run_spec import Rung
+from finetune_trainer.contract.run_spec import DEFAULT_OPTIMIZER, Rung
 from finetune_trainer.contract.train_result import FailedRungResult, RungResult
 from finetune_trainer.errors import Reason, StageError
 
@@ -22,15 +22,20 @@ _GIB = 1 << 30
 
 def rung_of(run: RunSpec) -> Rung:
     """Return the rung that the run spec names as its own."""
-    return Rung(
-        micro_batch_size=run.training.micro_batch_size,
-        gradient_checkpointing=run.training.gradient_checkpointing,
+    training = run.training
+    return _on_device(
+        run,
+        Rung(
+            micro_batch_size=training.micro_batch_size,
+            gradient_checkpointing=training.gradient_checkpointing,
+            optimizer=training.optimizer,
+        ),
     )
 
 
 def runs_by_rung(run: RunSpec) -> tuple[RunSpec, ...]:
     """Return the run spec of each rung in the order of the ladder, each rung once and without a ladder."""
-    rungs = dict.fromkeys([rung_of(run), *run.training.ladder])
+    rungs = dict.fromkeys([rung_of(run), *(_on_device(run, rung) for rung in run.training.ladder)])
     return tuple(
         run.model_copy(
             update={
@@ -38,6 +43,7 @@ def runs_by_rung(run: RunSpec) -> tuple[RunSpec, ...]:
                     update={
                         "micro_batch_size": rung.micro_batch_size,
                         "gradient_checkpointing": rung.gradient_checkpointing,
+                        "optimizer": rung.optimizer,
                         "ladder": (),
                     }
                 )
@@ -47,17 +53,27 @@ def runs_by_rung(run: RunSpec) -> tuple[RunSpec, ...]:
     )
 
 
+def _on_device(run: RunSpec, rung: Rung) -> Rung:
+    """Return the rung with the optimizer that the run's device takes for it."""
+    optimizer = None if run.device == "cpu" else rung.optimizer or DEFAULT_OPTIMIZER
+    return rung.model_copy(update={"optimizer": optimizer})
+
+
 def rung_result(rung: Rung) -> RungResult:
     """Return the rung as a member of the result."""
-    return RungResult(
-        micro_batch_size=rung.micro_batch_size, gradient_checkpointing=rung.gradient_checkpointing
-    )
+    return RungResult(**rung_members(rung))
+
+
+def rung_members(rung: Rung) -> dict[str, Any]:
+    """Return the members of a rung that are known, for a `RungResult`."""
+    return rung.model_dump(exclude_none=True)
 
 
 def describe_rung(rung: Rung | RungResult) -> str:
     """Describe a rung in a few words."""
-    checkpointing = "with" if rung.gradient_checkpointing else "without"
-    return f"micro-batches of {rung.micro_batch_size} {checkpointing} gradient checkpointing"
+    optimizer = "" if rung.optimizer is None else f"with {rung.optimizer} and "
+    checkpointing = "without " if not rung.gradient_checkpointing else "" if optimizer else "with "
+    return f"micro-batches of {rung.micro_batch_size} {optimizer}{checkpointing}gradient checkpointing"
 
 
 def describe_failure(failed: FailedRungResult) -> str:

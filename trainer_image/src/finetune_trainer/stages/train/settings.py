@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from peft import LoraConfig
 from trl.trainer.sft_config import SFTConfig
 
+from finetune_trainer.contract.run_spec import DEFAULT_OPTIMIZER, Optimizer
 from finetune_trainer.model.adapter_targets import adapted_modules
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import Lora, RunSpec, Training
 
+_OPTIMIZERS: dict[Optimizer, str] = {
+    # All tensors in a few kernels, without a wait for the device.
+    "AdamW": "adamw_torch_fused",
+    "AdamW8Bit": "adamw_8bit",
+    # In a spike the states move to host memory, so that the run does not fail.
+    "PagedAdamW8Bit": "paged_adamw_8bit",
+}
 _SCHEDULES = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
 
 
@@ -69,7 +77,7 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULES[training.schedule.type],
         warmup_steps=math.ceil(training.schedule.warmup_ratio * steps),
-        optim=optimizer_name(run.device),
+        optim=optimizer_name(run),
         weight_decay=training.weight_decay,
         # 0 is no limit for transformers, too.
         max_grad_norm=training.maximum_gradient_norm,
@@ -97,9 +105,11 @@ def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
     )
 
 
-def optimizer_name(device: str) -> str:
-    """Return transformers' name of the optimizer for a device.
+def optimizer_name(run: RunSpec) -> str:
+    """Return transformers' name of the optimizer of a run.
 
-    In a spike, paged 8-bit states move to host memory, so that the run does not fail. CPUs have no such pages.
+    A CPU always has AdamW, and not torch's fused one, whose last bits differ there.
     """
-    return "paged_adamw_8bit" if device == "cuda" else "adamw_torch"
+    if run.device == "cpu":
+        return "adamw_torch"
+    return _OPTIMIZERS[run.training.optimizer or DEFAULT_OPTIMIZER]

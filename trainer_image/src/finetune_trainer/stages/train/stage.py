@@ -38,6 +38,7 @@ from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.optimizers import begun_optimizer
 from finetune_trainer.stages.train.origin import origin_of
 from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
 from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
@@ -89,7 +90,8 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
 
     with stop.listening():
         try:
-            result = fit(run, workspace, this_device(run.device), attempt)
+            device = this_device(run.device)
+            result = fit(run, workspace, device, attempt, lambda: begun_optimizer(run, workspace))
         except Terminated as signal_name:
             raise interrupted(str(signal_name), saved_steps(workspace.checkpoints)) from signal_name
         except Exception as error:
