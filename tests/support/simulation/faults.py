@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from finetune_operator.api.stages import JOB_LABEL
 from finetune_operator.errors import ApiError
+from finetune_operator.runtime.health import Role
 
 from tests.support.simulation.controllers import ENDED, is_finished
 from tests.support.simulation.network import WATCHED, Request, Strike
@@ -476,7 +477,11 @@ def _kill_at_write(life: Life, draw: random.Random) -> End:
 
 @_fault("leader stopped beyond its Lease", longest=60.0, replicas=2, harmless=True)
 def _stop_leader(life: Life, draw: random.Random) -> End | None:
-    leaders = [each for each in life.deployment.operators if each.replica and each.replica.leading]
+    leaders = [
+        each
+        for each in life.deployment.operators
+        if each.replica and each.replica.vitals().role is Role.LEADER
+    ]
     if not leaders:
         return None
     leader = draw.choice(leaders)
