@@ -18,6 +18,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.event_writer import EventWriter
+from finetune_operator.cluster.fence import Fence
 from finetune_operator.cluster.leader_election import Elector
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
@@ -198,8 +199,10 @@ async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, ku
 async def test_the_lease_has_one_holder_and_goes_over_when_it_is_released(
     api: ApiClient, namespace: str
 ) -> None:
-    first = Elector(api, namespace, "operator", "a", time.monotonic)
-    second = Elector(api, namespace, "operator", "b", time.monotonic)
+    first, second = (
+        Elector(api, namespace, "operator", name, time.monotonic, Fence(time.monotonic))
+        for name in ("a", "b")
+    )
     await first.acquire()
     assert not await second._try()
     assert await first._try()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -17,6 +16,7 @@ from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.fence import elapsed_time
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
@@ -53,14 +53,14 @@ class Operator:
         self._replica = Replica(
             settings,
             self._metrics,
-            time.monotonic,
+            elapsed_time,
             identity=identity,
             namespace=namespace,
             own=OperatorPod(environment.get("POD_IP", ""), environment.get("NODE_NAME", "")),
         )
         self._registry.register(GpuCollector(self._replica.gpus))
         self._health = HealthMetrics(self._registry)
-        self._lag = LoopLag(time.monotonic)
+        self._lag = LoopLag(elapsed_time)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,7 +81,7 @@ class Operator:
             ):
                 stack.push_async_callback((await serve(application, port)).cleanup)
             configuration = await load_configuration(self._environment)
-            bucket = TokenBucket(self._settings.client.qps, self._settings.client.burst, time.monotonic)
+            bucket = TokenBucket(self._settings.client.qps, self._settings.client.burst, elapsed_time)
             api = ApiClient(configuration, bucket, self._metrics.requested)
             stack.push_async_callback(api.close)
             fetcher = HttpFetcher()

@@ -46,6 +46,13 @@ class ApiError(OperatorError):
         self.retry_after = retry_after
 
 
+class FencedError(ApiError):
+    """The write was not sent, because the Lease may have expired. Its status is 0, as for any request without a response."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "Fenced", "a write needs a Lease that is held, but this one may have expired")
+
+
 class ConflictError(OperatorError):
     """The objects that a decision was based on have changed meanwhile. Decide again from fresh ones."""
 

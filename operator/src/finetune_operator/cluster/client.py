@@ -11,7 +11,6 @@ import json
 import random
 import re
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,7 +19,9 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client.rest import RESTClientObject
 
+from finetune_operator.cluster.fence import Fence, elapsed_time
 from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.refusals import is_webhook_failure
@@ -32,6 +33,7 @@ JSON = "application/json"
 
 PAGE = 500
 """Objects in one response to a LIST."""
+LEASES = "/apis/coordination.k8s.io/"
 TRIES = 4
 FIRST_RETRY_DELAY = 0.2
 REQUEST_TIMEOUT = 30.0
@@ -71,6 +73,19 @@ async def load_configuration(environment: Mapping[str, str]) -> kubernetes_clien
     return configuration
 
 
+class _FencedTransport(RESTClientObject):
+    """The library's transport with sockets that send nothing while the fence is closed."""
+
+    def __init__(self, configuration: kubernetes_client.Configuration, fence: Fence) -> None:
+        super().__init__(configuration)
+        self._fence = fence
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(
+            limit=self.maxsize, ssl=self.ssl_context, socket_factory=self._fence.open_socket
+        )
+
+
 class ApiClient:
     """One connection pool to one API server."""
 
@@ -79,13 +94,19 @@ class ApiClient:
         configuration: kubernetes_client.Configuration,
         bucket: TokenBucket,
         observe: Callable[[str, str], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed_time,
     ) -> None:
-        """`observe` is called with the method and the status code (or `<error>`) of every request.
+        """`observe` is called with the method and the status code of every request.
 
-        `clock` is monotonic, in seconds. Must be called in a running event loop.
+        The code is `<error>` for a request without a response, and `<fenced>` for a write that was not sent. `clock` is
+        monotonic, in seconds. Must be called in a running event loop.
         """
+        self.fence = Fence(clock)
+        """Holds back all writes but those of the Lease."""
         self._api = kubernetes_client.ApiClient(configuration)
+        # Writes have connections of their own, because their sockets know the fence.
+        self._writes = kubernetes_client.ApiClient(configuration)
+        self._writes.rest_client = _FencedTransport(configuration, self.fence)
         self._bucket = bucket
         self._observe = observe
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not a secret
@@ -95,6 +116,7 @@ class ApiClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()
+        await self._writes.close()
 
     async def call(
         self,
@@ -113,11 +135,13 @@ class ApiClient:
         every call must be safe to repeat: creates use a name, deletes and patches use a uid. An admission webhook that
         cannot be reached is not retried here. Raises ApiError for any other failure; status 0 means that there was no
         response. `limited=False` is for the Lease, whose renewal must not wait for other calls.
+        Raises FencedError for any write but that of a Lease while the fence is closed.
 
         `aside=True` is for Events: one try without a rate limit, whose failure delays no other call. The API server may
         keep Events in a database of their own, or limit their rate.
         """
         if aside:
+            self._pass_fence(method, path)
             return await self._send(method, path, query, body, content_type)
         delay = FIRST_RETRY_DELAY
         found = _NAMESPACE.search(path)
@@ -125,6 +149,7 @@ class ApiClient:
         for last in (False,) * (TRIES - 1) + (True,):
             if limited:
                 await self._bucket.acquire(flow)
+            self._pass_fence(method, path)
             try:
                 response = await self._send(method, path, query, body, content_type)
             except ApiError as error:
@@ -139,6 +164,12 @@ class ApiClient:
             await asyncio.sleep(delay * self._random.uniform(0.5, 1.5))
             delay *= 2
         raise AssertionError("the last try returns or raises")
+
+    def _pass_fence(self, method: str, path: str) -> None:
+        """Raises FencedError for a write early, before a connection is taken. The sockets check again."""
+        if _is_fenced(method, path) and self.fence.closed:
+            self._observe(method, "<fenced>")
+            self.fence.check()
 
     def _note(self, error: ApiError) -> None:
         """Tell an outage from an answer."""
@@ -194,11 +225,12 @@ class ApiClient:
         body: Mapping[str, Any] | None,
         content_type: str,
     ) -> dict[str, Any]:
+        api = self._writes if _is_fenced(method, path) else self._api
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": "finetune-operator"}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
-            response = await self._api.call_api(
+            response = await api.call_api(
                 method, url, header_params=headers, body=body, _request_timeout=REQUEST_TIMEOUT
             )
             content = await response.read()
@@ -207,6 +239,11 @@ class ApiClient:
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
         self._observe(method, str(response.status))
         return _read_response(response.status, content, response.headers.get("Retry-After", ""))
+
+
+def _is_fenced(method: str, path: str) -> bool:
+    """True for every write but that of a Lease, which says itself who may write it."""
+    return method != "GET" and not path.startswith(LEASES)
 
 
 def _is_transient(error: ApiError) -> bool:

@@ -2,7 +2,7 @@
 
 The client library's elector cannot create a Lease, and it keeps leading if the API server is unreachable. Here every
 failure counts as a failed renewal. A leader that could not renew for `renew_deadline` raises LeaseLostError, and its
-process must end before another replica may lead.
+process must end before another replica may lead. If it is stopped meanwhile, fence.py holds back its writes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.cluster.client import UNANSWERED, ApiClient
+from finetune_operator.cluster.fence import IN_FLIGHT_SECONDS, Fence
 from finetune_operator.errors import ApiError, LeaseLostError
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class Timing:
     duration: float = 15.0
     renew_deadline: float = 10.0
     retry_period: float = 2.0
+    in_flight: float = IN_FLIGHT_SECONDS
+    """Time before the end of the validity from which no write is sent. Each write that was sent arrives meanwhile."""
 
 
 @dataclass
@@ -38,7 +41,9 @@ class Elector:
     name: str
     identity: str
     clock: Callable[[], float]
-    """Monotonic, in seconds. The wall clocks of other replicas are not trusted."""
+    """Monotonic, in seconds, also while the process is stopped. The wall clocks of other replicas are not trusted."""
+    fence: Fence
+    """Lets this replica write as long as no other one can lead."""
     timing: Timing = field(default_factory=Timing)
     _seen: tuple[str, str] | None = None
     """Holder and renewTime that were read last; `_seen_since` is the time of our clock at which they last changed."""
@@ -48,10 +53,12 @@ class Elector:
 
     async def acquire(self) -> None:
         """Wait until this replica holds the Lease."""
+        self.fence.close()
         while True:
             started = self.clock()
-            if await self._try():
-                self.renewed = started
+            # A Lease that took long to get is about to expire.
+            if await self._try() and self.clock() - started < self.timing.renew_deadline:
+                self._note_renewal(started)
                 break
             await asyncio.sleep(self.timing.retry_period)
         _logger.info("holds Lease %s/%s as %s", self.namespace, self.name, self.identity)
@@ -66,7 +73,7 @@ class Elector:
             started = self.clock()
             try:
                 if left > 0 and await asyncio.wait_for(self._try(), left):
-                    self.renewed = started
+                    self._note_renewal(started)
             except TimeoutError:
                 _logger.warning("renewing the Lease took too long")
             if self.clock() - self.renewed >= self.timing.renew_deadline:
@@ -76,12 +83,21 @@ class Elector:
                 )
 
     async def release(self) -> None:
-        """Release the Lease, so that another replica need not wait until it expires."""
+        """Release the Lease, so that another replica need not wait until it expires. Nothing is written from then on."""
+        self.fence.close()
         lease = await self._read()
         if lease is not None and _spec(lease).get("holderIdentity") == self.identity:
             lease["spec"] = {**_spec(lease), "holderIdentity": "", "leaseDurationSeconds": 1}
             await self.api.call("PUT", self._path, body=lease, limited=False)
             _logger.info("released Lease %s/%s", self.namespace, self.name)
+
+    def _note_renewal(self, started: float) -> None:
+        """Let writes pass until shortly before another replica may lead.
+
+        Others measure the duration from the time at which they see the renewal. That is after the start of its request.
+        """
+        self.renewed = started
+        self.fence.extend(started + self.timing.duration - self.timing.in_flight)
 
     async def _try(self) -> bool:
         """Take or renew the Lease; False if another replica holds it or if anything fails."""

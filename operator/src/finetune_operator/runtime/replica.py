@@ -91,7 +91,9 @@ class Replica:
             await _until(stop, asyncio.create_task(self._lead(edges)))
             return
         lease = self._settings.leader_election.lease_name
-        elector = self._elector = Elector(edges.api, self._namespace, lease, self._identity, self._clock)
+        elector = self._elector = Elector(
+            edges.api, self._namespace, lease, self._identity, self._clock, edges.api.fence
+        )
         self._role = Role.STANDBY
         self._metrics.leads(lease, leading=False)
         acquiring = asyncio.create_task(elector.acquire())
@@ -172,6 +174,10 @@ async def _hold(elector: Elector, edges: Edges) -> None:
     except LeaseLostError as error:
         # Another replica may lead from now on, so nothing may be written any more, not even during cleanup.
         _logger.critical("%s", error)
+        edges.abort()
+    except Exception:
+        # A leader that does not renew must not stay.
+        _logger.critical("the Lease is not renewed any more", exc_info=True)
         edges.abort()
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from finetune_operator.cluster.fence import IN_FLIGHT_SECONDS, Fence
 from finetune_operator.cluster.leader_election import Elector, Timing
 from finetune_operator.errors import ApiError, LeaseLostError
 
@@ -52,7 +54,7 @@ FAST = Timing(duration=15, renew_deadline=0.05, retry_period=0.01)
 
 def make_elector(server: LeaseServer, clock: Clock, identity: str, timing: Timing | None = None) -> Elector:
     api: Any = server
-    return Elector(api, "system", "operator", identity, clock, timing or Timing())
+    return Elector(api, "system", "operator", identity, clock, Fence(clock), timing or Timing())
 
 
 async def test_the_first_replica_creates_the_lease_and_the_second_waits() -> None:
@@ -138,3 +140,84 @@ async def test_a_leader_that_was_replaced_gives_up() -> None:
     elector._try = attempt  # type: ignore[method-assign]  # moves the clock as a slow API server would
     with pytest.raises(LeaseLostError):
         await elector.hold()
+
+
+def may_write(elector: Elector) -> bool:
+    return not elector.fence.closed
+
+
+async def test_writes_pass_until_shortly_before_another_replica_may_lead() -> None:
+    server, clock = LeaseServer(), Clock(100.0)
+    elector = make_elector(server, clock, "a")
+    elector.fence.close()
+    original = server.call
+
+    async def slow(*arguments: Any, **options: Any) -> dict[str, Any]:
+        clock.now += 1
+        return await original(*arguments, **options)
+
+    server.call = slow  # type: ignore[method-assign]  # moves the clock as a slow API server would
+    await elector.acquire()
+    assert elector.renewed == 100, "the start of the requests counts, not their end"
+    clock.now = 100 + 15 - IN_FLIGHT_SECONDS - 0.1
+    assert may_write(elector)
+    clock.now += 0.1
+    assert not may_write(elector)
+
+
+async def test_a_leader_ends_before_its_fence_closes_and_the_fence_before_the_lease() -> None:
+    timing = Timing()
+    assert timing.renew_deadline < timing.duration - timing.in_flight < timing.duration
+
+
+async def test_each_renewal_moves_the_deadline_of_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, clock = LeaseServer(), Clock(0.0)
+    elector = make_elector(server, clock, "a")
+    await elector.acquire()
+    rounds = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal rounds
+        clock.now += seconds
+        rounds += 1
+        if rounds > 10:
+            server.fault = ApiError(0, "Unreachable", "down")
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(LeaseLostError):
+        await elector.hold()
+    assert elector.renewed == 20, "ten renewals, each after two seconds"
+    assert clock.now == 30
+    assert may_write(elector)
+    clock.now = 20 + 15 - IN_FLIGHT_SECONDS
+    assert not may_write(elector)
+
+
+async def test_a_lease_that_took_too_long_to_get_is_not_held_yet() -> None:
+    server, clock = LeaseServer(), Clock(0.0)
+    elector = make_elector(server, clock, "a", Timing(retry_period=0.01))
+    durations = [11.0, 1.0]
+    original = elector._try
+
+    async def attempt() -> bool:
+        clock.now += durations.pop(0)
+        return await original()
+
+    elector._try = attempt  # type: ignore[method-assign]  # moves the clock as a slow API server would
+    await elector.acquire()
+    assert durations == []
+    assert elector.renewed == 11
+
+
+async def test_nothing_is_written_before_the_lease_is_held_and_after_it_is_released() -> None:
+    server, clock = LeaseServer(), Clock(0.0)
+    first, second = make_elector(server, clock, "a"), make_elector(server, clock, "b", FAST)
+    await first.acquire()
+    assert may_write(first)
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(0.03)
+    assert not may_write(second)
+    await first.release()
+    assert not may_write(first)
+    await asyncio.wait_for(waiting, 5)
+    assert may_write(second)

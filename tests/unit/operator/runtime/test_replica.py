@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import pytest
+from aiohttp import web
 from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.leader_election import Elector
+from finetune_operator.cluster.resources import jobs_path
 from finetune_operator.runtime.health import Role, liveness, readiness
 from finetune_operator.runtime.metrics import OperatorMetrics
-from finetune_operator.runtime.replica import Edges, Replica
+from finetune_operator.runtime.replica import SPARE_WORKERS, Edges, Replica
 from finetune_operator.settings import LeaderElectionSettings, Settings
 from prometheus_client import CollectorRegistry
 
-from tests.support.api_server import ObjectServer
-from tests.support.operator import NOW, SETTINGS
+from tests.support.api_server import ObjectServer, failure
+from tests.support.operator import NOW, SETTINGS, make_spec
 from tests.support.virtual_time import VirtualApi, VirtualLoop, run_virtual, wall_clock
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
@@ -28,6 +33,22 @@ async def watch(_informer: Informer) -> None:
 async def fetch(_ip: str, _port: int) -> bytes | None:
     """No trainer runs."""
     return None
+
+
+class LeaseServer(ObjectServer):
+    """An API server that replaces Leases."""
+
+    def respond(self, method: str, path: str, query: Mapping[str, str], body: dict[str, Any]) -> web.Response:
+        if method != "PUT" or method in {name for name, _ in self.failures}:
+            return super().respond(method, path, query, body)
+        self.requests.append((method, path))
+        if body["metadata"]["resourceVersion"] != self.objects[path]["metadata"]["resourceVersion"]:
+            return failure(409)
+        return web.json_response(self.put(path.rpartition("/")[0], body))
+
+    def writes(self) -> list[tuple[str, str]]:
+        """The requests that write anything but the Lease."""
+        return [(m, path) for m, path in self.requests if m != "GET" and not path.startswith(LEASES)]
 
 
 class Running:
@@ -96,6 +117,48 @@ def test_a_standby_is_ready_and_has_no_lease() -> None:
         assert replica.vitals().role is Role.STANDBY
         assert replica.vitals().lease_age is None
         assert readiness(replica.vitals()) == liveness(replica.vitals()) == ()
+        await running.end()
+
+    run_virtual(main)
+
+
+def add_jobs(server: ObjectServer, count: int) -> None:
+    for number in range(count):
+        metadata = {"name": f"demo{number}", "namespace": "team"}
+        server.put(jobs_path("team"), {"metadata": metadata, "spec": make_spec()})
+
+
+def test_a_leader_that_was_stopped_beyond_its_lease_wakes_without_a_write() -> None:
+    """The stop comes between any two steps of the loop, with writes in the queue, the rate limit and on their way."""
+
+    async def main(loop: VirtualLoop) -> None:
+        server = LeaseServer()
+        add_jobs(server, 200)
+        running = Running(loop, server, SETTINGS.model_copy(update={"watch_namespace": "team"}))
+        await running.until(lambda: len(server.writes()) > 100)
+        assert running.replica.vitals().role is Role.LEADER
+        loop._virtual.now += 60
+        stopped = len(server.writes())
+        await asyncio.sleep(30)
+        assert running.aborted, "the process ends as soon as it notices"
+        assert len(server.writes()) - stopped <= SETTINGS.workers + SPARE_WORKERS + 1, "they had been sent"
+        before = server.writes()
+        await asyncio.sleep(30)
+        assert server.writes() == before
+        await running.end()
+
+    run_virtual(main)
+
+
+def test_a_leader_whose_renewals_fail_for_an_unknown_reason_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hold(_elector: Elector) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(Elector, "hold", hold)
+
+    async def main(loop: VirtualLoop) -> None:
+        running = Running(loop, LeaseServer(), SETTINGS)
+        await running.until(lambda: running.aborted)
         await running.end()
 
     run_virtual(main)
