@@ -10,11 +10,21 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from devcluster.certificates import KUBELET, Authority
+from devcluster.components import AUDIT_LOG, audit_policy
 from devcluster.errors import DevClusterError
 from devcluster.gpus import Gpus, patches
 from devcluster.images import ThinImage, oci_archive, runtime_spec
-from devcluster.layout import Layout
-from devcluster.product import _merged
+from devcluster.layout import INSIDE, Layout
+from devcluster.product import SYSTEM_NAMESPACE, _merged
+
+
+def test_the_audit_log_has_the_operators_requests_only() -> None:
+    policy = json.loads(audit_policy())
+    assert policy["rules"] == [
+        {"level": "Metadata", "userGroups": [f"system:serviceaccounts:{SYSTEM_NAMESPACE}"]},
+        {"level": "None"},
+    ]
+    assert AUDIT_LOG.relative_to(INSIDE) == Layout("x").audit_log.relative_to(Layout("x").state)
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "-x", "x-", "a" * 41])

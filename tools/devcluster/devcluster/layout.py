@@ -29,6 +29,8 @@ SERVICE_NETWORK = "10.96.0.0/16"
 API_SERVICE_ADDRESS = "10.96.0.1"
 API_PORT = 6443
 
+OPERATOR_NAMESPACE = "finetune-system"
+
 PAUSE_IMAGE = "docker.io/local/pause:1"
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -82,6 +84,11 @@ class Layout:
     def log(self) -> Path:
         """Log of the supervisor."""
         return self.state / "log" / "supervisor.log"
+
+    @property
+    def audit_log(self) -> Path:
+        """The API server's log of the operator's requests, one JSON document a line."""
+        return self.state / "log" / "audit.log"
 
     @property
     def containerd_socket(self) -> Path:

@@ -89,6 +89,7 @@ class Manager:
         components.CNI_FOLDER.mkdir(exist_ok=True)
         (components.CNI_FOLDER / "10-devcluster.conflist").write_text(components.cni_config())
         components.CONTAINERD_CONFIG.write_text(components.containerd_config())
+        components.AUDIT_POLICY.write_text(components.audit_policy())
         components.KUBELET_CONFIG.write_text(components.kubelet_config(self._layout.cgroup))
         components.PROXY_CONFIG.write_text(components.proxy_config())
         default = subprocess.run(["ctr", "oci", "spec"], capture_output=True, text=True, check=True).stdout

@@ -19,11 +19,11 @@ from typing import Any
 from devcluster.errors import DevClusterError
 from devcluster.images import NONROOT
 from devcluster.kubectl import Kubectl
-from devcluster.layout import REPOSITORY, tool
+from devcluster.layout import OPERATOR_NAMESPACE, REPOSITORY, tool
 from devcluster.provider import ProvidedCluster
 
 CHART = REPOSITORY / "helm" / "finetune-operator"
-SYSTEM_NAMESPACE = "finetune-system"
+SYSTEM_NAMESPACE = OPERATOR_NAMESPACE
 RELEASE = "finetune"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 

@@ -1,0 +1,47 @@
+"""Reads the API server's audit log, in which each line is a request that has been answered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_READS = frozenset({"get", "list", "watch"})
+
+
+@dataclass(frozen=True)
+class AuditedRequest:
+    """A request of the operator, and the time at which the API server received it."""
+
+    pod: str
+    """Name of the pod whose token it carries."""
+    verb: str
+    resource: str
+    name: str
+    received: datetime
+
+    @property
+    def writes(self) -> bool:
+        """True if it may change an object other than a Lease."""
+        return self.verb not in _READS and self.resource != "leases"
+
+
+def read_requests(log: Path) -> list[AuditedRequest]:
+    """The requests of all replicas, in the order of their answers."""
+    # The last line may be incomplete.
+    whole = log.read_text("utf-8").rpartition("\n")[0]
+    return [_parse(json.loads(line)) for line in whole.splitlines()]
+
+
+def _parse(event: dict[str, Any]) -> AuditedRequest:
+    target = event.get("objectRef") or {}
+    pods = (event["user"].get("extra") or {}).get("authentication.kubernetes.io/pod-name") or [""]
+    return AuditedRequest(
+        pod=pods[0],
+        verb=event["verb"],
+        resource=target.get("resource", ""),
+        name=target.get("name", ""),
+        received=datetime.fromisoformat(event["requestReceivedTimestamp"]),
+    )
