@@ -66,8 +66,9 @@ def _node_obstacle(address: Address, pod: Pod, inventory: Inventory, own: Operat
         return f"the node {pod.node!r} of the pod is unknown"
     if pod.host_network:
         return None if str(address) in node.addresses else f"{address} is not an address of node {node.name}"
-    if str(address) in inventory.node_addresses:
-        return f"{address} is the address of a node, and the pod does not use the network of its node"
+    if str(address) in inventory.node_addresses and str(address) not in node.addresses:
+        # A node for a single pod (AWS Fargate) has the address of that pod.
+        return f"{address} is an address of another node than {node.name}"
     return _network_obstacle(address, node, in_use=not _ignores_networks(own, inventory))
 
 

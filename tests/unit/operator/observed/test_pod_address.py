@@ -92,8 +92,13 @@ def test_a_pod_on_the_network_of_its_node_has_an_address_of_that_node() -> None:
     assert obstacle("fd09::1", inventory, host_network=True) is None
     assert "not an address of node node1" in str(obstacle("192.168.1.2", inventory, host_network=True))
     assert "not an address of node node1" in str(obstacle("10.0.0.1", inventory, host_network=True))
-    for ip in ("192.168.1.1", "192.168.1.2"):
-        assert "the address of a node" in str(obstacle(ip, inventory))
+    assert "of another node" in str(obstacle("192.168.1.2", inventory))
+
+
+def test_a_node_for_a_single_pod_may_have_the_address_of_that_pod() -> None:
+    """A node of AWS Fargate has it, and it has no pod networks."""
+    assert obstacle("192.168.1.1", cluster()) is None
+    assert "lies outside" in str(obstacle("192.168.1.1", cluster(("10.1.2.0/24",))))
 
 
 @pytest.mark.parametrize(
