@@ -69,8 +69,8 @@ class Fence:
 class FencedSocket(socket.socket):
     """A TCP socket that sends nothing while its fence is closed.
 
-    asyncio calls `send` or `sendmsg` for every byte, also for those that waited in its buffer and for those of TLS. It
-    closes the connection if they fail, so that the rest of a request never follows.
+    asyncio's own event loop calls `send` or `sendmsg` for every byte, also for those that waited in its buffer and for those
+    of TLS. It closes the connection if they fail, so that the rest of a request never follows.
     """
 
     def __init__(self, fence: Fence, family: int, kind: int, protocol: int) -> None:

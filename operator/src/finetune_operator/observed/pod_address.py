@@ -50,7 +50,7 @@ def address_obstacle(pod: Pod, inventory: Inventory, own: OperatorPod) -> str | 
     """
     address = _parse(pod.ip)
     if address is None:
-        return f"{pod.ip!r} is not an IP address"
+        return f"{pod.ip[:64]!r} is not an IP address"
     if _is_special(address):
         return f"{pod.ip} is a loopback, link-local, metadata or other special address"
     if inventory.problem is not None:
