@@ -65,10 +65,10 @@ def leave(room: Kubectl, name: str) -> None:
     room("delete", "job", name, "--wait=true")
 
 
-def hold(room: Kubectl, queue: str, *, value: bool) -> None:
-    """Let a LocalQueue admit nothing, or admit again."""
+def hold(kubectl: Kubectl, kind: str, queue: str, *, value: bool) -> None:
+    """Let a queue admit nothing, or admit again."""
     patch = json.dumps({"spec": {"stopPolicy": "Hold" if value else "None"}})
-    room("patch", "localqueue", queue, "--type=merge", f"--patch={patch}")
+    kubectl("patch", kind, queue, "--type=merge", f"--patch={patch}")
 
 
 def suspend(room: Kubectl, name: str, *, value: bool) -> None:
@@ -113,12 +113,12 @@ def trained(room: Kubectl, name: str, step: int) -> list[int]:
 
 def test_a_job_is_queued_admitted_preempted_and_finished(room: Kubectl, occupy: Callable[..., str]) -> None:
     first = occupy("first")
-    hold(room, queues.CPU_QUEUE, value=True)
+    hold(room, "localqueue", queues.CPU_QUEUE, value=True)
     room.apply(jobs.fine_tune_job("life", training=TRAINING, **QUEUES))
     job = jobs.until(room, "life", "PREPARE in its queue", seconds=60, holds=suspended_for("QuotaPending"))
     assert job["status"]["stage"]["name"] == "Prepare"
     assert jobs.all_pods(room, "life") == []
-    hold(room, queues.CPU_QUEUE, value=False)
+    hold(room, "localqueue", queues.CPU_QUEUE, value=False)
     job = jobs.until(room, "life", "TRAIN in its queue", seconds=180, holds=train_waits)
     assert job["status"]["phase"] == "Suspended"
     assert product.condition(job, "Reconciling")["reason"] == "QuotaPending"
@@ -200,3 +200,22 @@ def test_a_job_that_is_deleted_while_it_queues_leaves_nothing(
     queues.wait_for("a queue without the job", seconds=30, holds=lambda: queues.queued_jobs(room) == [first])
     assert jobs.all_pods(room, "gone") == []
     assert room.json("get", "jobs", "--selector=finetune.dev/job=gone")["items"] == []
+
+
+def test_the_default_queue_of_a_namespace_holds_jobs_that_name_none(room: Kubectl, kubectl: Kubectl) -> None:
+    hold(kubectl, "clusterqueue", queues.CPU_QUEUE, value=True)
+    room.apply(queues.local_queue("default", queues.CPU_QUEUE))
+    try:
+        queues.wait_for(
+            "the default queue", seconds=30,
+            holds=lambda: bool(room.json("get", "localqueue", "default").get("status", {}).get("conditions")),
+        )  # fmt: skip
+        room.apply(jobs.fine_tune_job("default", resources=jobs.ONLY_PREPARE))
+        job = jobs.until(room, "default", "the wait", seconds=60, holds=suspended_for("QuotaPending"))
+        assert "LocalQueue default" in product.condition(job, "Suspended")["message"]
+        hold(kubectl, "clusterqueue", queues.CPU_QUEUE, value=False)
+        jobs.prepared(room, "default", seconds=120)
+        room("delete", "finetunejob", "default", "--wait=true", "--cascade=foreground")
+    finally:
+        room("delete", "localqueue", "default", "--wait=true")
+        hold(kubectl, "clusterqueue", queues.CPU_QUEUE, value=False)

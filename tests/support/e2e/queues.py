@@ -62,17 +62,19 @@ def cluster_objects() -> list[dict[str, Any]]:
     ]
 
 
+def local_queue(name: str, cluster_queue: str) -> dict[str, Any]:
+    """A LocalQueue of a namespace."""
+    return {
+        "apiVersion": API,
+        "kind": "LocalQueue",
+        "metadata": {"name": name},
+        "spec": {"clusterQueue": cluster_queue},
+    }
+
+
 def local_queues() -> list[dict[str, Any]]:
     """The LocalQueues of a namespace, named like their ClusterQueues."""
-    return [
-        {
-            "apiVersion": API,
-            "kind": "LocalQueue",
-            "metadata": {"name": name},
-            "spec": {"clusterQueue": name},
-        }
-        for name in (GPU_QUEUE, CPU_QUEUE)
-    ]
+    return [local_queue(name, name) for name in (GPU_QUEUE, CPU_QUEUE)]
 
 
 def plain_job(name: str, image: str, *, urgent: bool = False) -> dict[str, Any]:

@@ -6,9 +6,8 @@ Its own manifests are changed as little as a cluster without a registry and a fr
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +23,7 @@ API = "kueue.x-k8s.io/v1beta2"
 _MANIFESTS = BIN / "kueue.yaml"
 _BINARY = BIN / "kueue"
 _CONFIG_FILE = "controller_manager_config.yaml"
+_DEPLOYMENT = ("deployment", "--namespace", NAMESPACE)
 _READY_SECONDS = 60.0
 _MANAGED_GROUPS = {"kueue.x-k8s.io", "batch"}
 """Groups whose webhooks stay. The others would be asked about the pods of all tests, which no queue manages."""
@@ -32,7 +32,7 @@ _MANAGED_GROUPS = {"kueue.x-k8s.io", "batch"}
 def adapted(documents: Iterable[dict[str, Any]], image: str) -> list[dict[str, Any]]:
     """Return Kueue's manifests for a dev cluster: they run the binary of this checkout in the thin image `image`.
 
-    Kueue manages batch/v1 Jobs only. Its aggregated API is left out, because it needs a front proxy.
+    Kueue manages batch/v1 Jobs only. Its aggregated API is off, because it needs a front proxy.
     """
     found = []
     for document in documents:
@@ -44,6 +44,7 @@ def adapted(documents: Iterable[dict[str, Any]], image: str) -> list[dict[str, A
             case "ConfigMap":
                 config = yaml.safe_load(document["data"][_CONFIG_FILE])
                 config["integrations"] = {"frameworks": ["batch/job"]}
+                config["featureGates"] = {"VisibilityOnDemand": False}
                 # A single replica need not wait for the Lease of the one before.
                 config["leaderElection"] = {"leaderElect": False}
                 document["data"][_CONFIG_FILE] = yaml.safe_dump(config)
@@ -83,10 +84,11 @@ def running(kubectl: Kubectl, image: str) -> Iterator[None]:
     text = "\n---\n".join(json.dumps(document) for document in documents)
     try:
         kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=text)
-        kubectl(
-            "rollout", "status", "deployment", "--namespace", NAMESPACE, f"--timeout={_READY_SECONDS:.0f}s"
-        )
-        _await_webhooks(kubectl)
+        # The kubelet shows a changed Secret to a running pod after a minute, and to a new one at once.
+        _await("its certificate", lambda: _has_certificate(kubectl))
+        kubectl("rollout", "restart", *_DEPLOYMENT)
+        kubectl("rollout", "status", *_DEPLOYMENT, f"--timeout={_READY_SECONDS:.0f}s")
+        _await("its webhooks", lambda: _webhooks_answer(kubectl))
         yield
     finally:
         # Webhooks without a server would refuse every Job.
@@ -96,18 +98,25 @@ def running(kubectl: Kubectl, image: str) -> Iterator[None]:
         kubectl("delete", "--filename=-", "--ignore-not-found", "--wait=true", "--timeout=120s", stdin=text)
 
 
-def _await_webhooks(kubectl: Kubectl) -> None:
-    """Wait until the API server reaches Kueue's webhooks, whose certificates Kueue has made itself."""
+def _has_certificate(kubectl: Kubectl) -> bool:
+    """True once Kueue has made the certificate of its webhooks."""
+    secret = kubectl.json("get", "secret", "kueue-webhook-server-cert", "--namespace", NAMESPACE)
+    return bool(secret.get("data"))
+
+
+def _webhooks_answer(kubectl: Kubectl) -> bool:
+    """True once the API server reaches Kueue's webhooks and trusts their certificate."""
     probe = {"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"name": "probe"}}
+    answer = kubectl.run("create", "--dry-run=server", "--filename=-", stdin=json.dumps(probe))
+    return answer.returncode == 0
+
+
+def _await(what: str, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    while True:
-        answer: subprocess.CompletedProcess[str] = kubectl.run(
-            "create", "--dry-run=server", "--filename=-", stdin=json.dumps(probe)
-        )
-        if answer.returncode == 0:
-            return
+    while not holds():
         if time.monotonic() > deadline:
             raise DevClusterError(
-                f"the webhooks of Kueue must answer within {_READY_SECONDS:.0f} s, found {answer.stderr.strip()}"
+                f"{what} must be ready within {_READY_SECONDS:.0f} s after the installation of Kueue, found none; "
+                f"run kubectl logs --namespace {NAMESPACE} deployment/kueue-controller-manager"
             )
         time.sleep(0.3)
