@@ -41,7 +41,13 @@ def pretend_gpus(model: Path) -> PretendGpus:
     training = jobs.fine_tune_job("any")["spec"]["training"]
 
     def need(length: int, *, checkpointing: bool) -> tuple[int, int]:
-        plan = TrainingPlan(length, training["microBatchSize"], gradient_checkpointing=checkpointing)
+        plan = TrainingPlan(
+            length,
+            training["microBatchSize"],
+            gradient_checkpointing=checkpointing,
+            # The device is a CPU.
+            optimizer="AdamW",
+        )
         found = estimate(shape, plan, DEFAULT_STACK)
         return found.device_bytes, found.high_bytes
 

@@ -28,7 +28,7 @@ def begun_optimizer(run: RunSpec, workspace: WorkspaceLayout) -> Optimizer | Non
     """
     if run.device == "cpu":
         return None
-    forms: tuple[Optimizer, ...] = ("PagedAdamW8Bit", "AdamW")
+    forms: tuple[Optimizer, ...] = ("AdamW8Bit", "AdamW")
     origins = [origin_of(with_optimizer(run, optimizer), workspace) for optimizer in forms]
     found = begun_run(workspace.checkpoints, origins)
     return None if found is None else forms[origins.index(found)]
