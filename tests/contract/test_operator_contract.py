@@ -176,13 +176,18 @@ def test_run_specs_follow_the_schema_and_the_fixture(name: str) -> None:
     assert run_spec == read_json(f"fixtures/run.{name}.json")
 
 
-def test_a_run_spec_names_each_optimizer_that_is_not_the_default() -> None:
+def test_a_run_spec_names_optimizers_and_weights_that_are_not_the_default() -> None:
     plan = replace(
         make_plan(FineTuneJobSpec.parse(make_spec()), "cuda"),
         micro_batch_size=4,
         gradient_checkpointing=False,
         optimizer="AdamW",
-        ladder=(Rung(1, True, "AdamW8Bit"), Rung(1, True, "PagedAdamW8Bit")),
+        weights="Dequantized",
+        ladder=(
+            Rung(2, False, "AdamW", "Dequantized"),
+            Rung(1, True, "AdamW8Bit"),
+            Rung(1, True, "PagedAdamW8Bit"),
+        ),
     )
     run_spec = make_run_spec(make_spec(), plan)
     jsonschema.validate(run_spec, read_json("run.schema.json"))

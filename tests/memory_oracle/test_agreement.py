@@ -8,6 +8,7 @@ import pytest
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.terms import Phase
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 from tests.support.memory_oracle.fake_run import extrapolate, run_fake
@@ -189,6 +190,35 @@ FURTHER: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ),
 ]
 """Return families whose layers are like others', and a second length, rank or kind of checkpointing."""
+DEQUANTIZED: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    ("mistral", MISTRAL, TrainingPlan(2048, weights="Dequantized")),
+    (
+        "qwen 3, all saved",
+        QWEN3,
+        TrainingPlan(2048, weights="Dequantized", gradient_checkpointing=False, optimizer="AdamW"),
+    ),
+]
+DEQUANTIZED_TOO: list[tuple[str, dict[str, Any], TrainingPlan]] = [
+    (
+        "mistral, DoRA, dropout, all saved",
+        MISTRAL,
+        TrainingPlan(2048, weights="Dequantized", gradient_checkpointing=False, variant="DoRA", dropout=True),
+    ),
+    (
+        "llama 8b, attention only, all saved",
+        LLAMA_8B,
+        TrainingPlan(
+            1024, 4, weights="Dequantized", gradient_checkpointing=False, target_modules="AttentionOnly"
+        ),
+    ),
+    ("llama 8b, short", LLAMA_8B, TrainingPlan(64, weights="Dequantized")),
+    ("gemma 2", GEMMA_2, TrainingPlan(2048, weights="Dequantized")),
+    ("phi 3", PHI_3, TrainingPlan(2048, 2, weights="Dequantized", gradient_checkpointing=False)),
+    ("gpt neox", NEOX, TrainingPlan(2048, weights="Dequantized", gradient_checkpointing=False)),
+    ("cohere", COHERE, TrainingPlan(2048, weights="Dequantized")),
+    ("lfm 2", LFM_2, TrainingPlan(2048, weights="Dequantized", gradient_checkpointing=False)),
+]
+"""Return plans whose weights are unpacked once."""
 PACKED: list[tuple[str, dict[str, Any], TrainingPlan]] = [
     ("mistral, all saved", MISTRAL, TrainingPlan(2048, 4, gradient_checkpointing=False)),
     ("qwen 3, short rows", QWEN3, TrainingPlan(512, 8)),
@@ -233,6 +263,27 @@ def test_the_closed_form_agrees_with_a_step_of_packed_rows(
 ) -> None:
     """A pass holds as many of the longest rows as the micro-batch has, which is the most that a plan allows."""
     _check(document, plan, extrapolate(document, plan, packed=True).peak_bytes)
+
+
+@pytest.mark.parametrize(
+    ("document", "plan"), [*_parameters(DEQUANTIZED), *_parameters(DEQUANTIZED_TOO, pytest.mark.full)]
+)
+def test_the_closed_form_agrees_with_a_step_on_dequantized_weights(
+    document: dict[str, Any], plan: TrainingPlan
+) -> None:
+    _check(document, plan, extrapolate(document, plan).peak_bytes)
+
+
+@pytest.mark.parametrize("document", [SMALL_VOCABULARY, PHI_3], ids=["llama", "phi 3"])
+def test_loading_holds_one_matrix_twice_and_never_all(document: dict[str, Any]) -> None:
+    """The oracle's phase has the adapter, too."""
+    plan = TrainingPlan(64, weights="Dequantized", rank=1)
+    found = estimate(model_shape(document), plan, DEFAULT_STACK)
+    adapter = sum(term.bytes for term in found.terms if (term.phase, term.name) == (Phase.PREPARE, "adapter"))
+    peak = extrapolate(document, plan).phases["Load"]
+    assert found.phases[Phase.LOAD] == pytest.approx(peak - adapter, rel=0.005)
+    packed = estimate(model_shape(document), TrainingPlan(64, rank=1), DEFAULT_STACK).phases[Phase.LOAD]
+    assert peak < found.phases[Phase.PREPARE] + packed // 10
 
 
 def test_packed_rows_beyond_their_window_need_no_mask_and_so_no_more_than_planned() -> None:

@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from finetune_trainer.model import packed_attention
 from finetune_trainer.stages.train import master_weights
 from peft.tuners.lora import dora
@@ -108,6 +109,8 @@ def cuda_paths() -> Iterator[None]:
 
 def _dequantized(module: Any) -> Any:
     """Dequantize as peft does for a `Params4bit`, which it recognizes by its class name."""
+    if not isinstance(module, Linear4bit):
+        return module.weight
     return dequantize_4bit(module.weight.data, module.quant_state)
 
 

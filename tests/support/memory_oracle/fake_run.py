@@ -21,6 +21,7 @@ import torch
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
 from finetune_trainer.model.packed_attention import PackedRows, using_attention
 from finetune_trainer.stages.train.adapter import add_adapter
@@ -95,6 +96,7 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
         maximumLength=max(16, plan.sequence_length),
         gradientCheckpointing=plan.gradient_checkpointing,
         optimizer=plan.optimizer,
+        weights=plan.weights,
         lora={
             "rank": plan.rank,
             "alpha": plan.rank,
@@ -107,7 +109,10 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
     give_fake_tensors(model)
     dtype = compute_dtype(run.device)
     cast_model(model, dtype)
-    model = add_adapter(model, run.training.lora, list(quantized_modules(model)))
+    names = list(quantized_modules(model))
+    if plan.weights == "Dequantized":
+        dequantize_weights(model)
+    model = add_adapter(model, run.training.lora, names)
     settings = sft_config(run, Path("/output"), 2)
     if settings.gradient_checkpointing:
         # As in TRL's and transformers' trainers, with the settings of our trainer.

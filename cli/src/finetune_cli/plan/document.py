@@ -112,6 +112,7 @@ def _chosen(plan: TrainingPlan) -> dict[str, Any]:
         "effectiveBatchSize": plan.effective_batch_size,
         "gradientCheckpointing": plan.gradient_checkpointing,
         "optimizer": plan.optimizer,
+        "weights": plan.weights,
         "sequenceLength": plan.sequence_length,
         "rank": plan.rank,
         "targetModules": plan.target_modules,

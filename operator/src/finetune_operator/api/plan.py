@@ -10,6 +10,9 @@ Optimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit"]
 """AdamW with two moments for each trained parameter: in 32 bits, in 8 bits, or in 8 bits that can move to the host."""
 DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
 """That of a plan that names none, as every plan before contract 1.7."""
+Weights = Literal["Quantized", "Dequantized"]
+"""The 4-bit weights on the device: packed, or unpacked once to 16 bits."""
+DEFAULT_WEIGHTS: Weights = "Quantized"
 DEFAULT_EPOCHS = 3.0
 
 
@@ -37,6 +40,7 @@ class Rung:
     micro_batch_size: int
     gradient_checkpointing: bool
     optimizer: Optimizer = DEFAULT_OPTIMIZER
+    weights: Weights = DEFAULT_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,4 @@ class Plan:
     warnings: tuple[str, ...] = ()
     ladder: tuple[Rung, ...] = ()
     optimizer: Optimizer = DEFAULT_OPTIMIZER
+    weights: Weights = DEFAULT_WEIGHTS

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from finetune_operator.api.plan import Optimizer
+from finetune_operator.api.plan import Optimizer, Weights
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.bounded import (
     Attempt,
@@ -240,11 +240,12 @@ class BatchingReport(Document):
 
 
 class RungReport(Document):
-    """How the GPU held a step of TRAIN. A trainer before 1.7 names no optimizer."""
+    """How the GPU held a step of TRAIN. A trainer before 1.7 names no optimizer and no weights."""
 
     micro_batch_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
     gradient_checkpointing: bool
     optimizer: Optimizer | None = None
+    weights: Weights | None = None
 
 
 class FailedRung(RungReport):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Device, Plan, Rung
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Device, Plan, Rung
 from finetune_operator.api.sources import (
     CloudObject,
     DatasetSource,
@@ -39,7 +39,7 @@ LADDER_SINCE = 5
 RATE_REASON_SINCE = 6
 """The same of the reason for the learning rate."""
 OPTIMIZER_SINCE = 7
-"""The same of `training.optimizer`, in the ladder's rungs, too."""
+"""The same of `training.optimizer` and `training.weights`, in the ladder's rungs, too."""
 GIVEN_RATE = "set by training.learningRate"
 _LONGEST_REASON = 1024
 
@@ -220,10 +220,13 @@ def _ladder(plan: Plan, device: Device) -> list[dict[str, Any]]:
 
 
 def _states(chosen: Plan | Rung, device: Device) -> dict[str, str]:
-    """Return the optimizer of a rung, unless it is the default. On a CPU there is only one."""
-    if device == "cpu" or chosen.optimizer == DEFAULT_OPTIMIZER:
+    """Return optimizer and weights of a rung where they are not the defaults. On a CPU there is no choice."""
+    if device == "cpu":
         return {}
-    return {"optimizer": chosen.optimizer}
+    return {
+        **({} if chosen.optimizer == DEFAULT_OPTIMIZER else {"optimizer": chosen.optimizer}),
+        **({} if chosen.weights == DEFAULT_WEIGHTS else {"weights": chosen.weights}),
+    }
 
 
 def _model(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 def rung_text(rung: Mapping[str, Any]) -> str:
     """Return a rung of the result's `train.rung` or `train.failedRungs` as a noun."""
-    optimizer = f"with {rung['optimizer']} and " if rung.get("optimizer") else ""
-    checkpointing = "without " if not rung["gradientCheckpointing"] else "" if optimizer else "with "
-    return f"micro-batches of {rung['microBatchSize']} {optimizer}{checkpointing}gradient checkpointing"
+    others = [rung["optimizer"]] if rung.get("optimizer") else []
+    others += ["dequantized weights"] if rung.get("weights") == "Dequantized" else []
+    chosen = f"with {' and '.join(others)}, " if others else ""
+    checkpointing = "with" if rung["gradientCheckpointing"] else "without"
+    return f"micro-batches of {rung['microBatchSize']} {chosen}{checkpointing} gradient checkpointing"

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Device, LearningRate, Optimizer, Plan, Rung
+from finetune_operator.api.plan import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_WEIGHTS,
+    Device,
+    LearningRate,
+    Optimizer,
+    Plan,
+    Rung,
+    Weights,
+)
 from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -147,7 +156,7 @@ def size_training(
             calibration=settings.fitted_calibration,
             device=device,
             rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
-            trainer=Abilities((_recorded_optimizer(kept["training"]),)) if kept.get("training") else trainer,
+            trainer=_recorded_abilities(kept["training"]) if kept.get("training") else trainer,
         )
     )
     if isinstance(decision, gpu_sizing.Infeasible):
@@ -202,15 +211,31 @@ def recorded_optimizers(plan: Mapping[str, Any]) -> frozenset[Optimizer]:
 
 def _recorded_ladder(plan: Mapping[str, Any]) -> tuple[Rung, ...]:
     return tuple(
-        Rung(entry["microBatchSize"], entry["gradientCheckpointing"], _recorded_optimizer(entry))
+        Rung(
+            entry["microBatchSize"],
+            entry["gradientCheckpointing"],
+            _recorded_optimizer(entry),
+            _recorded_weights(entry),
+        )
         for entry in plan.get("ladder") or ()
     )
+
+
+def _recorded_abilities(training: Mapping[str, Any]) -> Abilities:
+    """Return what the plan of an earlier attempt has chosen, as the only choice."""
+    return Abilities((_recorded_optimizer(training),), "", (_recorded_weights(training),))
 
 
 def _recorded_optimizer(rung: Mapping[str, Any]) -> Optimizer:
     """Return the optimizer that a rung of `status.plan` records. That of an earlier operator records none."""
     recorded = rung.get("optimizer")
     return next((known for known in ABILITIES.optimizers if known == recorded), DEFAULT_OPTIMIZER)
+
+
+def _recorded_weights(rung: Mapping[str, Any]) -> Weights:
+    """Return the form of the weights that a rung of `status.plan` records."""
+    recorded = rung.get("weights")
+    return next((known for known in ABILITIES.weights if known == recorded), DEFAULT_WEIGHTS)
 
 
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
@@ -233,6 +258,7 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
             "gradientAccumulationSteps": training.gradient_accumulation,
             "gradientCheckpointing": training.gradient_checkpointing,
             "optimizer": training.optimizer,
+            "weights": training.weights,
             "sequenceLength": training.sequence_length,
             "learningRate": rate_text(plan.learning_rate.value),
         },
@@ -281,7 +307,7 @@ def _blocked(found: gpu_sizing.Infeasible, inventory: Inventory) -> Blocked:
 def plan_digest(plan: Plan, affinity: Mapping[str, Any], device: Device) -> str:
     """Return what a Job was made for: it changes with the plan and the affinity."""
     content: list[Any] = [plan.micro_batch_size, plan.gradient_checkpointing, affinity]
-    if device == "cuda" and plan.optimizer != DEFAULT_OPTIMIZER:
+    if device == "cuda" and (plan.optimizer, plan.weights) != (DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS):
         # Otherwise a Job that an earlier operator made would be replaced.
-        content.append(plan.optimizer)
+        content += [plan.optimizer, plan.weights]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
@@ -76,8 +76,8 @@ def build_stage_job(
         plan = replace(plan, ladder=())
     if not draft.speaks(OPTIMIZER_SINCE, trainer.image):
         # Another image may know no optimizers. If it does, it continues with that of the checkpoint.
-        ladder = tuple(replace(rung, optimizer=DEFAULT_OPTIMIZER) for rung in plan.ladder)
-        plan = replace(plan, optimizer=DEFAULT_OPTIMIZER, ladder=ladder)
+        plain: dict[str, Any] = {"optimizer": DEFAULT_OPTIMIZER, "weights": DEFAULT_WEIGHTS}
+        plan = replace(plan, **plain, ladder=tuple(replace(rung, **plain) for rung in plan.ladder))
     run_spec = build_run_spec(
         job=identity,
         spec=spec,

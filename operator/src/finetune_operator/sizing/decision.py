@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune_operator.api.plan import Choice, Device
+from finetune_operator.api.plan import DEFAULT_WEIGHTS, Choice, Device
 from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
@@ -65,16 +65,18 @@ class SizingRequest:
         """What the ladder may choose: all that the trainer can do, unless the device or the stack decides."""
         if self.device == "cpu":
             return CPU_ABILITIES
-        fixed = self.stack.optimizer
+        able = self.trainer
+        stack = self.stack
+        if stack.cast_to_float32 or stack.quantized_head or not stack.quantization.startswith("NF4"):
+            able = replace(able, weights=(DEFAULT_WEIGHTS,))
+        fixed = stack.optimizer
         if fixed is None:
-            return self.trainer
-        named = tuple(each for each in self.trainer.optimizers if each == fixed)
+            return able
+        named = tuple(each for each in able.optimizers if each == fixed)
+        if named:
+            return replace(able, optimizers=named, reason="trainer.stackProfile names it")
         # A run spec cannot ask for another one, so the image must take it by itself.
-        return (
-            Abilities(named, "trainer.stackProfile names it")
-            if named
-            else replace(OLDER_ABILITIES, reason="")
-        )
+        return replace(able, optimizers=OLDER_ABILITIES.optimizers, reason="")
 
     @property
     def node_rules(self) -> NodeRules:

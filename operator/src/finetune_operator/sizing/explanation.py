@@ -49,6 +49,7 @@ def explain(
     if training.gradient_checkpointing == "Auto":
         choices.append(_checkpointing(spec, ladder, index, gpu, device, borderline=borderline))
     choices.extend(_optimizer(spec, ladder, index, gpu, abilities))
+    choices.extend(_weights(spec, ladder, index, gpu, abilities))
     choices.extend(
         (
             Choice("sequenceLength", str(plan.sequence_length), length_reason),
@@ -67,8 +68,8 @@ def _micro_batch(
             return f"needs the least memory, and no micro-batch fits {gpu.product} with margin"
         above = _faster(ladder, index, plan)
         return (
-            f"divisor of effectiveBatchSize {training.effective_batch_size}, the fastest that fits: micro-batch "
-            f"{above.plan.micro_batch_size} {_shortage(above, gpu)}"
+            f"divisor of effectiveBatchSize {training.effective_batch_size}, the fastest that fits: "
+            f"{_named(above, plan)} {_shortage(above, gpu)}"
             f"{_instead_of_checkpointing(ladder, index)}"
         )
     if plan.micro_batch_size == training.effective_batch_size:
@@ -105,7 +106,7 @@ def _checkpointing(
     return Choice(
         name,
         value,
-        f"without it, micro-batch {without.plan.micro_batch_size} {_shortage(without, gpu)}",
+        f"without it, {_named(without, ladder[index].plan)} {_shortage(without, gpu)}",
     )
 
 
@@ -122,18 +123,42 @@ def _optimizer(
         reason = "the fastest, and the job fits with its states of 8 bytes for each trained parameter"
     elif optimizer == "AdamW8Bit":
         fast = next(rung for rung in reversed(ladder[:index]) if rung.plan.optimizer == "AdamW")
-        reason = f"AdamW with micro-batch {fast.plan.micro_batch_size} {_shortage(fast, gpu)}"
+        reason = f"AdamW with {_named(fast, ladder[index].plan)} {_shortage(fast, gpu)}"
     else:
         reason = f"its states can leave {gpu.product} while it is full, and no plan leaves more room"
     if reason:
         yield Choice("optimizer", optimizer, reason)
 
 
+def _weights(
+    spec: FineTuneJobSpec, ladder: Sequence[Rung], index: int, gpu: Gpu, abilities: Abilities
+) -> Iterator[Choice]:
+    """Yield the form of the weights with its reason, if there was a choice."""
+    weights = ladder[index].plan.weights
+    if len(abilities.weights) == 1:
+        return
+    if spec.resources.right_size == "Forbid":
+        reason = FORBID_REASON
+    elif weights == "Dequantized":
+        reason = "the job fits with its 4-bit weights in 16 bits, so that no pass has to unpack them"
+    else:
+        unpacked = next(rung for rung in reversed(ladder[:index]) if rung.plan.weights == "Dequantized")
+        reason = f"{_named(unpacked, ladder[index].plan)} {_shortage(unpacked, gpu)}"
+    yield Choice("weights", weights, reason)
+
+
 def _faster(ladder: Sequence[Rung], index: int, plan: TrainingPlan) -> Rung:
-    """Return the rung with the next larger micro-batch, with the same checkpointing if there is one."""
+    """Return the rung with the next larger micro-batch, and the same checkpointing and weights if there is one."""
     larger = [rung for rung in ladder[:index] if rung.plan.micro_batch_size > plan.micro_batch_size]
     same = [rung for rung in larger if rung.plan.gradient_checkpointing == plan.gradient_checkpointing]
-    return (same or larger)[-1]
+    alike = [rung for rung in same if rung.plan.weights == plan.weights]
+    return (alike or same or larger)[-1]
+
+
+def _named(rung: Rung, plan: TrainingPlan) -> str:
+    """Name the micro-batch of a rung, and its weights if those of `plan` are others."""
+    others = "" if rung.plan.weights == plan.weights else f" with {rung.plan.weights.lower()} weights"
+    return f"micro-batch {rung.plan.micro_batch_size}{others}"
 
 
 def _instead_of_checkpointing(ladder: Sequence[Rung], index: int) -> str:

@@ -59,6 +59,7 @@ def make_plan(
         choices=choices,
         learning_rate=rate,
         optimizer=decided.optimizer,
+        weights=decided.weights,
         warnings=warnings(training),
         ladder=tuple(ladder),
     )
@@ -78,7 +79,10 @@ def frugal_rungs(plans: Sequence[TrainingPlan]) -> tuple[Rung, ...]:
     """Return the rungs of `plans`, at most MAXIMUM_RUNGS of them: evenly spread, and always with the last."""
     count = min(len(plans), MAXIMUM_RUNGS)
     chosen = [plans[(number * len(plans)) // count - 1] for number in range(1, count + 1)]
-    return tuple(Rung(plan.micro_batch_size, plan.gradient_checkpointing, plan.optimizer) for plan in chosen)
+    return tuple(
+        Rung(plan.micro_batch_size, plan.gradient_checkpointing, plan.optimizer, plan.weights)
+        for plan in chosen
+    )
 
 
 def _frugal(spec: FineTuneJobSpec, device: Device) -> tuple[TrainingPlan, tuple[Choice, ...]]:

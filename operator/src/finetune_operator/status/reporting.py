@@ -265,6 +265,7 @@ def ladder(rungs: Iterable[Rung]) -> list[dict[str, Any]]:
             "microBatchSize": rung.micro_batch_size,
             "gradientCheckpointing": rung.gradient_checkpointing,
             "optimizer": rung.optimizer,
+            "weights": rung.weights,
         }
         for rung in rungs
     ]

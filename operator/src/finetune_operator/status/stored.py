@@ -90,6 +90,7 @@ class _Rung(_Part):
     micro_batch_size: Number
     gradient_checkpointing: bool
     optimizer: str | None = None
+    weights: str | None = None
 
 
 class _Training(_Rung):

@@ -89,9 +89,9 @@ def test_a_training_on_another_rung_names_the_rungs_that_did_not_fit() -> None:
     result = json.loads((FIXTURES / "result.train-laddered.json").read_text("utf-8"))
     text = summarize({"Train": result})
     assert (
-        "memory    the GPU was full with micro-batches of 4 with AdamW and without gradient checkpointing, micro-batches "
-        "of 2 with AdamW8Bit and without gradient checkpointing; trained with micro-batches of 2 with AdamW8Bit and "
-        "gradient checkpointing" in text
+        "memory    the GPU was full with micro-batches of 4 with AdamW and dequantized weights, without gradient "
+        "checkpointing, micro-batches of 2 with AdamW8Bit, without gradient checkpointing; trained with micro-batches of "
+        "2 with AdamW8Bit, with gradient checkpointing" in text
     )
 
 

@@ -72,13 +72,13 @@ def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:
         world.bodies["demo-train-1"]["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
     )
     assert run["training"]["microBatchSize"] == first["microBatchSize"]
-    assert run["training"]["ladder"] == [without_optimizer(rung) for rung in ladder]
+    assert run["training"]["ladder"] == [as_on_a_cpu(rung) for rung in ladder]
 
 
-def without_optimizer(rung: dict[str, Any]) -> dict[str, Any]:
-    """A rung as a CPU gets it, which has one optimizer only."""
-    assert rung["optimizer"] == "AdamW"
-    return {name: value for name, value in rung.items() if name != "optimizer"}
+def as_on_a_cpu(rung: dict[str, Any]) -> dict[str, Any]:
+    """A rung as a CPU gets it, which has one optimizer and packed weights only."""
+    assert (rung["optimizer"], rung["weights"]) == ("AdamW", "Quantized")
+    return {name: rung[name] for name in ("microBatchSize", "gradientCheckpointing")}
 
 
 def rate_of(world: World, pod: str) -> float:

@@ -161,6 +161,8 @@ def test_train_is_told_its_optimizer_only_if_its_trainer_reads_that(
     plan, training = world.job.status["plan"], _run_of(world, "demo-train-0")["training"]
     assert plan["training"]["optimizer"] == ("AdamW" if sent else "PagedAdamW8Bit")
     assert training.get("optimizer") == ("AdamW" if sent else None)
+    assert plan["training"]["weights"] == ("Dequantized" if sent else "Quantized")
+    assert training.get("weights") == ("Dequantized" if sent else None)
     rungs = [rung.get("optimizer") for rung in training.get("ladder", ())]
     if sent:
         assert {"AdamW8Bit", None} <= set(rungs)
@@ -168,6 +170,7 @@ def test_train_is_told_its_optimizer_only_if_its_trainer_reads_that(
         assert plan["ladder"][-1]["optimizer"] == "PagedAdamW8Bit"
     else:
         assert set(rungs) <= {None}
+        assert not any("weights" in rung for rung in training.get("ladder", ()))
     world.succeed(Stage.TRAIN)
     world.settle()
     assert "optimizer" not in _run_of(world, "demo-merge-0")["training"]
@@ -175,7 +178,7 @@ def test_train_is_told_its_optimizer_only_if_its_trainer_reads_that(
 
 def test_later_attempts_keep_the_optimizer_and_that_of_an_earlier_operator() -> None:
     """A checkpoint holds the states of an optimizer. An earlier operator recorded none."""
-    for recorded, sent in (("AdamW", "AdamW"), (None, None)):
+    for older in (False, True):
         world = World(
             job=make_job(), settings=Settings(trainer=TRAINER.model_copy(update={"device": "cuda"}))
         )
@@ -185,14 +188,18 @@ def test_later_attempts_keep_the_optimizer_and_that_of_an_earlier_operator() -> 
         world.run_pod("demo-train-0")
         world.settle()
         plan = world.job.status["plan"]
-        kept = {name: value for name, value in plan["training"].items() if name != "optimizer"}
-        kept |= {} if recorded is None else {"optimizer": recorded}
+        kept = dict(plan["training"])
+        assert (kept["optimizer"], kept["weights"]) == ("AdamW", "Dequantized")
+        if older:
+            kept = {name: kept[name] for name in kept if name not in {"optimizer", "weights"}}
         world.job = replace(world.job, status={**world.job.status, "plan": {**plan, "training": kept}})
         world.fail(Stage.TRAIN, "InternalError", code=69)
         world.settle()
         world.wait(600)
         world.settle()
-        assert _run_of(world, "demo-train-1")["training"].get("optimizer") == sent
+        found = _run_of(world, "demo-train-1")["training"]
+        expected = (None, None) if older else ("AdamW", "Dequantized")
+        assert (found.get("optimizer"), found.get("weights")) == expected
 
 
 def test_a_plan_without_an_optimizer_has_the_digest_of_an_earlier_operator() -> None:
@@ -203,6 +210,7 @@ def test_a_plan_without_an_optimizer_has_the_digest_of_an_earlier_operator() -> 
     ).hexdigest()[:16]
     assert plan_digest(plan, {}, "cuda") == old
     assert plan_digest(replace(plan, optimizer="AdamW"), {}, "cuda") != old
+    assert plan_digest(replace(plan, weights="Dequantized"), {}, "cuda") != old
     assert plan_digest(replace(plan, optimizer="AdamW"), {}, "cpu") == old
 
 

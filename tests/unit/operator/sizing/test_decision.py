@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from finetune_operator.api.plan import Optimizer
@@ -31,6 +32,7 @@ def test_a_7b_job_fits_a_24_gb_card_with_margin_and_gives_reasons(name: str) -> 
         "gradientAccumulationSteps",
         "gradientCheckpointing",
         "optimizer",
+        "weights",
         "sequenceLength",
         "gpu",
     }
@@ -167,7 +169,7 @@ def test_a_cpu_job_is_sized_for_its_gpu_but_runs_without_checkpointing() -> None
     on_cpu = feasible(decide_training(make_request(device="cpu"), offers))
     on_gpu = feasible(decide_training(make_request(), offers))
     assert on_cpu.estimate == on_gpu.estimate
-    assert on_cpu.plan.optimizer == "AdamW"
+    assert (on_cpu.plan.optimizer, on_cpu.plan.weights) == ("AdamW", "Quantized")
     assert on_cpu.plan == replace(on_gpu.plan, gradient_checkpointing=False)
     (reason,) = (choice.reason for choice in on_cpu.choices if choice.name == "gradientCheckpointing")
     assert "cpu" in reason
@@ -213,6 +215,8 @@ def test_a_trainer_without_a_choice_of_optimizers_keeps_the_one_it_has() -> None
     request = make_request(trainer=OLDER_ABILITIES)
     decision = feasible(decide_training(request, [on_node(product(LARGE))]))
     assert {plan.optimizer for plan in (decision.plan, *decision.frugal)} == {"PagedAdamW8Bit"}
+    assert {plan.weights for plan in (decision.plan, *decision.frugal)} == {"Quantized"}
+    assert "weights" not in {choice.name for choice in decision.choices}
     (reason,) = (choice.reason for choice in decision.choices if choice.name == "optimizer")
     assert reason == "the trainer image is not known to have others"
 
@@ -238,6 +242,27 @@ def test_the_frugal_rung_is_the_last_one_of_the_ladder(trainer: Abilities) -> No
     for training in ({}, {"lora": {"rank": 1}}, {"gradientCheckpointing": "Forbid"}):
         request = make_request(training, trainer=trainer)
         assert request.frugal(None) == request.ladder(None)[-1]
+
+
+def test_weights_are_dequantized_where_the_smallest_gpu_that_fits_has_the_room() -> None:
+    """They need 13 GiB instead of 3.4, so an L4 keeps them packed. A job never asks for a larger GPU because of them."""
+    large = feasible(decide_training(make_request(), [on_node(product(LARGE))]))
+    assert large.plan.weights == "Dequantized"
+    assert large.estimate.high_bytes <= (large.gpu.usable_bytes or 0)
+    both = feasible(decide_training(make_request(), [on_node(product(SMALL)), on_node(product(LARGE))]))
+    assert (both.gpu.product, both.plan.weights) == (SMALL, "Quantized")
+    assert "Dequantized" not in {plan.weights for plan in both.frugal}
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [{"quantization": "None"}, {"quantization": "Int8"}, {"cast_to_float32": True}, {"quantized_head": True}],
+)
+def test_a_stack_whose_weights_are_no_4_bit_ones_keeps_them(stack: dict[str, Any]) -> None:
+    request = make_request(stack=replace(DEFAULT_STACK, **stack))
+    decision = feasible(decide_training(request, [on_node(product(LARGE))]))
+    assert {plan.weights for plan in (decision.plan, *decision.frugal)} == {"Quantized"}
+    assert decision.plan.optimizer == "AdamW"
 
 
 def test_on_a_cpu_the_rung_of_the_ladder_itself_needs_less_than_the_plan() -> None:

@@ -87,10 +87,12 @@ def test_checkpointing_names_the_plan_without_it_that_does_not_fit() -> None:
 def test_a_small_micro_batch_says_what_a_larger_one_with_checkpointing_costs() -> None:
     """The passes of 2,048 tokens take 1.25, those of 8,192 tokens 4/3 x 1.0625 of the ideal time."""
     ladder = make_request().ladder(None)
-    gpu = sized(ladder[3].estimate.device_bytes - 1, "Small")
-    value, reason = reasons(index=4, gpu=gpu)["microBatchSize"]
+    index = next(number for number, rung in enumerate(ladder) if rung.plan.weights == "Quantized")
+    gpu = sized(ladder[index - 1].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=index, gpu=gpu)["microBatchSize"]
     assert value == "1"
-    assert "micro-batch 2 needs " in reason
+    # Packed weights with micro-batch 2 are no rung: dequantized ones with micro-batch 1 are as fast, and need less.
+    assert "micro-batch 2 with dequantized weights needs " in reason
     assert reason.endswith("micro-batch 4 with checkpointing would take 13% more time")
 
 
@@ -131,6 +133,22 @@ def test_a_paged_optimizer_is_taken_where_nothing_leaves_more_room() -> None:
     assert reason == "its states can leave Large while it is full, and no plan leaves more room"
 
 
+def test_dequantized_weights_are_taken_if_the_job_fits_with_them() -> None:
+    assert reasons()["weights"] == (
+        "Dequantized",
+        "the job fits with its 4-bit weights in 16 bits, so that no pass has to unpack them",
+    )
+
+
+def test_packed_weights_name_the_dequantized_plan_that_does_not_fit() -> None:
+    ladder = make_request().ladder(None)
+    index = next(number for number, rung in enumerate(ladder) if rung.plan.weights == "Quantized")
+    gpu = sized(ladder[index - 1].estimate.device_bytes - 1, "Small")
+    value, reason = reasons(index=index, gpu=gpu)["weights"]
+    assert value == "Quantized"
+    assert reason.startswith("micro-batch 1 with dequantized weights needs 26.9 GiB, but Small has ")
+
+
 def test_a_cpu_has_one_optimizer() -> None:
     assert reasons(device="cpu")["optimizer"] == (
         "AdamW",
@@ -143,6 +161,7 @@ def test_forbidden_right_sizing_is_the_reason_of_both_open_values() -> None:
     assert found["microBatchSize"] == ("1", FORBID_REASON)
     assert found["gradientCheckpointing"] == ("true", FORBID_REASON)
     assert found["optimizer"] == ("PagedAdamW8Bit", FORBID_REASON)
+    assert found["weights"] == ("Quantized", FORBID_REASON)
 
 
 def test_a_borderline_plan_says_that_nothing_has_more_room() -> None:

@@ -7,12 +7,13 @@ from itertools import product
 from typing import Any
 
 import pytest
-from finetune_operator.api.plan import Optimizer
+from finetune_operator.api.plan import Optimizer, Weights
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.ladder import (
     FIXED_CHECKPOINTING,
     FIXED_MICRO_BATCH,
     OLDER_ABILITIES,
+    TOKENS_OF_A_PASS,
     TOKENS_OF_AN_UPDATE,
     TOKENS_PER_PASS,
     Abilities,
@@ -151,12 +152,22 @@ def test_the_ladder_goes_from_the_fastest_plan_to_the_most_frugal(
 def test_an_optimizer_with_smaller_states_comes_before_a_smaller_micro_batch() -> None:
     ladder = rungs(Training(effective_batch_size=16), 2048, needs_of(mistral()), "Allow")
     found = [
-        (rung.plan.micro_batch_size, rung.plan.gradient_checkpointing, rung.plan.optimizer) for rung in ladder
+        (
+            rung.plan.micro_batch_size,
+            rung.plan.gradient_checkpointing,
+            rung.plan.weights,
+            rung.plan.optimizer,
+        )
+        for rung in ladder
     ]
-    pairs = [(4, False), (2, False), (1, False), (4, True), (2, True), (1, True)]
+    ways = [
+        *((size, False, "Dequantized") for size in (4, 2, 1)),
+        (1, False, "Quantized"),
+        *((size, True, "Quantized") for size in (4, 2, 1)),
+    ]
     assert found == [
-        *((size, on, optimizer) for size, on in pairs for optimizer in ("AdamW", "AdamW8Bit")),
-        (1, True, "PagedAdamW8Bit"),
+        *((*way, optimizer) for way in ways for optimizer in ("AdamW", "AdamW8Bit")),
+        (1, True, "Quantized", "PagedAdamW8Bit"),
     ]
     times = [relative_time(rung.plan) for rung in ladder]
     assert times == sorted(times)
@@ -171,6 +182,18 @@ def test_an_update_costs_its_tokens_once_for_all_passes_of_a_step() -> None:
         cost = TOKENS_OF_AN_UPDATE["AdamW8Bit"] / (4 * 64)
         assert time(size, "AdamW8Bit") - time(size, "AdamW") == pytest.approx(cost)
         assert time(size, "PagedAdamW8Bit") > time(size, "AdamW8Bit")
+
+
+def test_dequantized_weights_spare_half_of_the_cost_of_a_pass() -> None:
+    def time(weights: Weights, tokens: int) -> float:
+        training = Training(effective_batch_size=1)
+        return relative_time(
+            training_plan(training, tokens, 1, checkpointing=False, optimizer="AdamW", weights=weights)
+        )
+
+    for tokens in (256, 4096):
+        spared = time("Quantized", tokens) - time("Dequantized", tokens)
+        assert spared == pytest.approx(TOKENS_OF_A_PASS / 2 / tokens)
 
 
 def test_one_optimizer_alone_is_that_of_every_rung() -> None:

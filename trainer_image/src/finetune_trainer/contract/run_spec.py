@@ -202,11 +202,15 @@ class Rung(_Value):
     micro_batch_size: Annotated[int, Field(ge=1)]
     gradient_checkpointing: bool
     optimizer: Optimizer | None = None
+    weights: Weights = "Quantized"
 
 
 Optimizer = Literal["AdamW", "AdamW8Bit", "PagedAdamW8Bit"]
 DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
 """On a GPU. Operators before 1.7 name none, and their checkpoints hold its states."""
+
+
+Weights = Literal["Quantized", "Dequantized"]
 
 
 class Training(_Value):
@@ -229,6 +233,8 @@ class Training(_Value):
     schedule: Schedule
     gradient_checkpointing: bool
     optimizer: Optimizer | None = None
+    weights: Weights = "Quantized"
+    """The form of the 4-bit weights on the device: packed, or unpacked once, with the same values."""
     checkpoint: Checkpoint
     ladder: Annotated[tuple[Rung, ...], Field(max_length=16)] = ()
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0

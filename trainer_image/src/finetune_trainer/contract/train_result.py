@@ -84,12 +84,13 @@ class EvaluationResult(Part):
 class RungResult(Part):
     """How the GPU held a step: rows of a forward pass, whether activations were computed twice, and the optimizer.
 
-    `optimizer` is not set on a CPU, and by trainers before 1.7.
+    `optimizer` is not set on a CPU, and by trainers before 1.7. `weights` is set if they were dequantized.
     """
 
     micro_batch_size: int
     gradient_checkpointing: bool
     optimizer: str | None = None
+    weights: str | None = None
 
 
 class FailedRungResult(RungResult):

@@ -11,7 +11,12 @@ from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
 from finetune_operator.sizing.memory.device import device_items
 from finetune_operator.sizing.memory.losses import loss_items, scoring_items
 from finetune_operator.sizing.memory.terms import Estimate, MemoryItem, Phase, Term
-from finetune_operator.sizing.memory.weights import cast_items, dora_preparation, weight_items
+from finetune_operator.sizing.memory.weights import (
+    cast_items,
+    dequantized_items,
+    dora_preparation,
+    weight_items,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +39,15 @@ def estimate(
     gpu: Gpu | None = None,
 ) -> Estimate:
     """Estimate the memory of one run in bytes; without a `gpu`, the result holds for every GPU."""
+    packed = stack
+    if plan.weights == "Dequantized":
+        # Layers then multiply with matrices in 16 bits.
+        stack = replace(stack, quantization="None")
     weights = weight_items(shape, stack)
+    loading = weights
+    if stack.quantization != packed.quantization:
+        constants, matrix = dequantized_items(shape, packed)
+        weights, loading = (*weights, constants), (*weights, constants, matrix)
     casts, original = cast_items(shape, stack)
     trained = trained_tensors(shape, plan, stack)
     adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
@@ -54,7 +67,7 @@ def estimate(
         MemoryItem("DoRA magnitudes", dora_preparation(shape, plan, stack), "of the largest matrix"),
     )
     terms = [
-        *_during(Phase.LOAD, weights),
+        *_during(Phase.LOAD, loading),
         *_during(Phase.PREPARE, (*weights, *casts, *_largest(casting, adapting))),
         *_during(Phase.LOSS, (*static, *step.loss())),
         *_during(Phase.RECOMPUTE, (*static, *step.backward())),

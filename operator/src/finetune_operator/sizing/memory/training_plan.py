@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, Optimizer
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Weights
 
 TargetModules = Literal["AllLinear", "AttentionOnly"]
 Variant = Literal["Standard", "RankStabilized", "DoRA"]
@@ -17,7 +17,7 @@ class TrainingPlan:
 
     `sequence_length` is the padded length of the longest row in tokens. `micro_batch_size` is the rows of one forward
     pass, and `gradient_accumulation` the forward passes of one optimizer step. A stack profile that names an optimizer
-    comes before `optimizer`.
+    comes before `optimizer`. `weights` says if the 4-bit weights are packed.
     """
 
     sequence_length: int
@@ -29,6 +29,7 @@ class TrainingPlan:
     dropout: bool = False
     variant: Variant = "Standard"
     optimizer: Optimizer = DEFAULT_OPTIMIZER
+    weights: Weights = DEFAULT_WEIGHTS
 
     @property
     def tokens(self) -> int:

@@ -44,7 +44,7 @@ def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ..
         packed += count * one[0]
         constants += count * one[1]
     parts = [
-        MemoryItem("layer weights", packed, f"{shape.linear_weights} weights, {stack.quantization}"),
+        MemoryItem("layer weights", packed, f"{shape.linear_weights} weights, {_form(stack)}"),
         MemoryItem("quantization constants", constants, _CONSTANT_FORMULAS[stack.quantization]),
         MemoryItem(
             "embedding",
@@ -58,6 +58,21 @@ def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ..
         MemoryItem("norms and biases", shape.other_weights * width, f"{shape.other_weights} x {width} B")
     )
     return tuple(part for part in parts if part.bytes)
+
+
+def dequantized_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, MemoryItem]:
+    """Return what dequantized layer weights need beside their values: always, and while they are loaded.
+
+    `stack` is that of the packed weights. Their constants stay, because the values in float32 come from them. One matrix
+    after another is unpacked, and each needs more than before. So the last one has all others unpacked beside it.
+    """
+    constants = last = 0
+    for count, linear in shape.matrices:
+        packed, own = matrix_bytes(linear.weights, linear.outputs, stack)
+        constants += count * own
+        last = max(last, packed + constants_bytes(linear.weights, stack))
+    kept = MemoryItem("quantization constants", constants, _CONSTANT_FORMULAS[stack.quantization])
+    return kept, MemoryItem("packed matrix", last, "of the largest matrix, until it is unpacked")
 
 
 def unpacked_bytes(weights: int, stack: StackProfile) -> int:
@@ -106,12 +121,16 @@ def _head(shape: ModelShape, stack: StackProfile) -> MemoryItem:
         return MemoryItem(
             "output head",
             sum(matrix_bytes(weights, shape.vocabulary, stack)),
-            f"{shape.vocabulary} x {shape.hidden}, {stack.quantization}",
+            f"{shape.vocabulary} x {shape.hidden}, {_form(stack)}",
         )
     width = stack.unquantized_width
     return MemoryItem(
         "output head", allocated(weights * width), f"{shape.vocabulary} x {shape.hidden} x {width} B"
     )
+
+
+def _form(stack: StackProfile) -> str:
+    return f"{stack.unquantized_width} B each" if stack.quantization == "None" else stack.quantization
 
 
 _CONSTANT_FORMULAS = {

@@ -13,7 +13,7 @@ from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import ModelShape, model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
-from finetune_operator.sizing.memory.terms import Phase
+from finetune_operator.sizing.memory.terms import Estimate, Phase
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,13 +64,15 @@ plans = st.builds(
     st.sampled_from(["AllLinear", "AttentionOnly"]),
     st.booleans(),
     st.sampled_from(["Standard", "RankStabilized", "DoRA"]),
+    st.sampled_from(["AdamW", "AdamW8Bit", "PagedAdamW8Bit"]),
+    st.sampled_from(["Quantized", "Dequantized"]),
 )
 stacks = st.builds(
     StackProfile,
     quantization=st.sampled_from(["NF4DoubleQuant", "NF4", "Int8", "None"]),
     cast_to_float32=st.booleans(),
     adapter_dtype=st.sampled_from(["BFloat16", "Float32"]),
-    optimizer=st.sampled_from(["AdamW", "AdamW8Bit", "PagedAdamW8Bit", "PagedAdamW32Bit", "Sgd"]),
+    optimizer=st.sampled_from([None, "AdamW", "AdamW8Bit", "PagedAdamW8Bit", "PagedAdamW32Bit", "Sgd"]),
     attention=st.sampled_from(["Sdpa", "SdpaMasked", "Flash", "Eager"]),
     loss=st.sampled_from(["SupervisedChunks", "TokenChunks", "FusedTile", "Liger", "FullLogits"]),
 )
@@ -146,6 +148,7 @@ def test_each_rung_of_the_ladder_needs_no_more(
 
 @given(documents, plans)
 def test_stronger_quantization_never_needs_more(document: dict[str, Any], plan: TrainingPlan) -> None:
+    plan = replace(plan, weights="Quantized")
     loads = [
         estimate(model_shape(document), plan, replace(DEFAULT_STACK, quantization=name)).phases[Phase.LOAD]
         for name in ("NF4DoubleQuant", "NF4", "Int8", "None")
@@ -164,6 +167,44 @@ def test_mistral_in_four_bits_has_the_size_of_its_parts() -> None:
     found = estimate(shape, TrainingPlan(2048), DEFAULT_STACK).phases[Phase.LOAD]
     # Code tables and rounding come on top.
     assert expected < found < expected + 32 * 7 * 4096
+
+
+def test_dequantized_weights_keep_their_constants_and_are_not_unpacked_again() -> None:
+    shape = model_shape(MISTRAL)
+    packed, plain = (
+        estimate(shape, TrainingPlan(2048, weights=weights), DEFAULT_STACK)
+        for weights in ("Quantized", "Dequantized")
+    )
+
+    def terms(found: Estimate, phase: Phase) -> dict[str, int]:
+        return {term.name: term.bytes for term in found.terms if term.phase is phase}
+
+    before, after = terms(packed, Phase.LOSS), terms(plain, Phase.LOSS)
+    assert after["layer weights"] == 2 * shape.linear_weights == 4 * before["layer weights"]
+    assert after["quantization constants"] == before["quantization constants"]
+    assert set(after) == set(before)
+    # The largest matrix is unpacked after all others, which are already in 16 bits.
+    matrix = 4096 * 14336
+    assert terms(plain, Phase.LOAD)["packed matrix"] == matrix // 2 + 4 * matrix // 64
+    more = plain.phases[Phase.LOAD] - packed.phases[Phase.LOAD]
+    assert more == 3 * before["layer weights"] + terms(plain, Phase.LOAD)["packed matrix"]
+
+
+@given(documents, plans, stacks)
+def test_smaller_states_never_need_more(
+    document: dict[str, Any], plan: TrainingPlan, stack: StackProfile
+) -> None:
+    sizes = [
+        peak(document, replace(plan, optimizer=optimizer), replace(stack, optimizer=None))
+        for optimizer in ("AdamW", "AdamW8Bit", "PagedAdamW8Bit")
+    ]
+    if stack.adapter_dtype == "Float32":
+        assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] == sizes[2]
+    fixed = {
+        peak(document, replace(plan, optimizer=optimizer), stack) for optimizer in ("AdamW", "AdamW8Bit")
+    }
+    assert len(fixed) == 1 or stack.optimizer is None
 
 
 def test_a_cast_to_float32_doubles_an_unquantized_model() -> None:

@@ -14,6 +14,7 @@ from finetune_trainer.contract.bounds import within_contract
 from finetune_trainer.contract.exit_codes import ExitCode, exit_code
 from finetune_trainer.contract.result import StageResult
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train import stage
 from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.fit import DoesNotFitError, fitting, measure_within
@@ -192,6 +193,35 @@ def test_a_model_that_does_not_load_takes_no_other_rung(workspace: Path) -> None
         train(_run(workspace), watch)
     assert device.refusals == 1
     assert caught.value.reason is Reason.GPU_OUT_OF_MEMORY
+
+
+def test_dequantized_weights_that_do_not_load_take_the_next_rung(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only they need more at loading than another rung."""
+
+    def full(_model: Any) -> None:
+        raise torch.OutOfMemoryError(MESSAGE)
+
+    monkeypatch.setattr(stage, "dequantize_weights", full)
+    result = train(_run(workspace, maximumSteps=1, weights="Dequantized", ladder=[_FIRST, _LAST]), Watch())
+    assert result.rung is not None
+    assert result.rung.document() == _FIRST
+    (failed,) = result.failed_rungs or ()
+    assert failed.document() == {**_FIRST, "weights": "Dequantized", "activity": "LoadingModel"}
+
+
+def test_a_full_gpu_goes_from_dequantized_weights_to_packed_ones(
+    workspace: Path, whole: tuple[TrainResult, dict[str, torch.Tensor]]
+) -> None:
+    """At step 7, after a checkpoint. The packed weights have the same values."""
+    watch = Watch()
+    with full_in(watch, "Training", rows=3, after_step=6):
+        result = train(_run(workspace, weights="Dequantized"), watch)
+    assert result.rung is not None
+    assert result.rung.document() == _SECOND
+    assert [each.weights for each in result.failed_rungs or ()] == ["Dequantized"]
+    _assert_same(_adapter(workspace), whole[1])
 
 
 def test_every_rung_has_the_same_rows_in_each_optimizer_step(workspace: Path) -> None:

@@ -24,6 +24,7 @@ def saved(workspace: Path, **training: Any) -> Any:
     [
         {"microBatchSize": 4},
         {"gradientCheckpointing": True},
+        {"weights": "Dequantized"},
         {"checkpoint": {"intervalSteps": 3}},
     ],
 )

@@ -56,14 +56,29 @@ def test_a_rung_names_its_optimizer_on_a_gpu_and_not_on_a_cpu(tmp_path: Path) ->
     assert [each.training.optimizer for each in on_gpu] == ["PagedAdamW8Bit", "AdamW8Bit"]
     assert rung_result(rung_of(on_gpu[1])).document() == ladder[1]
     assert describe_rung(rung_of(on_gpu[0])) == (
-        "micro-batches of 4 with PagedAdamW8Bit and without gradient checkpointing"
+        "micro-batches of 4 with PagedAdamW8Bit, without gradient checkpointing"
     )
     assert describe_rung(rung_of(on_gpu[1])) == (
-        "micro-batches of 2 with AdamW8Bit and gradient checkpointing"
+        "micro-batches of 2 with AdamW8Bit, with gradient checkpointing"
     )
     on_cpu = runs_by_rung(run_spec(tmp_path, tmp_path, microBatchSize=4, optimizer="AdamW", ladder=ladder))
     assert [rung_of(each).optimizer for each in on_cpu] == [None, None]
     assert rung_result(rung_of(on_cpu[1])).document() == _rung(2, checkpointing=True)
+
+
+def test_a_rung_names_dequantized_weights_and_no_packed_ones(tmp_path: Path) -> None:
+    ladder = [{**_rung(2, checkpointing=True), "weights": "Quantized"}]
+    run = run_spec(tmp_path, tmp_path, weights="Dequantized", ladder=ladder)
+    first, second = runs_by_rung(run)
+    assert (first.training.weights, second.training.weights) == ("Dequantized", "Quantized")
+    assert rung_result(rung_of(first)).document() == {
+        **_rung(2, checkpointing=False),
+        "weights": "Dequantized",
+    }
+    assert rung_result(rung_of(second)).document() == _rung(2, checkpointing=True)
+    assert describe_rung(rung_of(first)) == (
+        "micro-batches of 2 with dequantized weights, without gradient checkpointing"
+    )
 
 
 def test_a_rung_that_does_not_divide_the_effective_batch_is_rejected(tmp_path: Path) -> None:

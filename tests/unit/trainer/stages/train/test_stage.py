@@ -15,8 +15,10 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.load import cast_model, load_quantized
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.model.tokenization import tokenization_digest
+from finetune_trainer.stages.train import stage
 from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
@@ -62,6 +64,61 @@ class _Recorder(NullReporter):
 
 def _adapter(workspace: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(WorkspaceLayout(workspace).adapter / "adapter_model.safetensors"))
+
+
+def test_dequantized_weights_end_with_the_same_adapter_and_input_of_merge(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """DoRA reads the weights for its norms, too."""
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    settings: dict[str, Any] = {"maximumSteps": 4, "lora": _lora(variant="DoRA")}
+    packed = train(run_spec(workspace, tmp_path / "output", **settings), _Recorder())
+    plain = train(run_spec(other, tmp_path / "output", weights="Dequantized", **settings), _Recorder())
+    assert plain.rung is not None
+    assert packed.rung is not None
+    assert plain.rung.document() == {**packed.rung.document(), "weights": "Dequantized"}
+    assert plain.batching == packed.batching
+    assert plain.evaluation.base_loss == pytest.approx(packed.evaluation.base_loss, abs=1e-6)
+    assert plain.evaluation.tuned_loss == pytest.approx(packed.evaluation.tuned_loss, abs=1e-5)
+    first, second = WorkspaceLayout(workspace), WorkspaceLayout(other)
+    expected, found = _adapter(workspace), _adapter(other)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=2e-5), name
+    configuration = "adapter_config.json"
+    assert (first.adapter / configuration).read_bytes() == (second.adapter / configuration).read_bytes()
+    assert read_marker(first, "trained-base", SPEC_HASH) == read_marker(second, "trained-base", SPEC_HASH)
+    records = read_record(first.verification), read_record(second.verification)
+    assert records[0].arithmetic == records[1].arithmetic == "Float32"
+    for one, two in zip(records[0].rows, records[1].rows, strict=True):
+        assert torch.allclose(one.log_probabilities, two.log_probabilities, atol=1e-4)
+
+
+def test_in_16_bits_dequantized_weights_leave_the_same_record_for_merge(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU. The record has numbers of float32 arithmetic, in which a packed weight is not rounded to 16 bits."""
+
+    def load_in_16_bits(path: Path, device: str) -> Any:
+        model = load_quantized(path, device)
+        cast_model(model, torch.bfloat16)
+        return model
+
+    monkeypatch.setattr(stage, "load_quantized", load_in_16_bits)
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    records = []
+    for root, weights in ((workspace, "Quantized"), (other, "Dequantized")):
+        train(run_spec(root, tmp_path / "output", maximumSteps=4, weights=weights), _Recorder())
+        records.append(read_record(WorkspaceLayout(root).verification))
+    assert records[0].arithmetic == records[1].arithmetic == "Measured"
+    for one, two in zip(records[0].rows, records[1].rows, strict=True):
+        assert one.effect is not None
+        assert two.effect is not None
+        for name, tolerance in (("trained_float32", 1e-4), ("base_float32", 1e-6)):
+            numbers, others = getattr(one.effect, name), getattr(two.effect, name)
+            assert torch.allclose(numbers, others, atol=tolerance), name
 
 
 def test_training_improves_the_held_out_loss_and_writes_the_input_of_merge(
@@ -287,8 +344,14 @@ def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Pat
 
 
 @pytest.mark.gpu
-def test_training_with_a_gpu_uses_the_gpu(workspace: Path, tmp_path: Path) -> None:
-    result = train(run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20), NullReporter())
+@pytest.mark.parametrize("weights", ["Quantized", "Dequantized"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8Bit", "PagedAdamW8Bit"])
+def test_training_with_a_gpu_uses_the_gpu(
+    workspace: Path, tmp_path: Path, optimizer: str, weights: str
+) -> None:
+    chosen = {"optimizer": optimizer, "weights": weights}
+    run = run_spec(workspace, tmp_path / "output", device="cuda", maximumSteps=20, **chosen)
+    result = train(run, NullReporter())
     assert result.device == torch.cuda.get_device_name()
     assert torch.cuda.max_memory_allocated() > 0
     assert math.isfinite(result.evaluation.tuned_loss)

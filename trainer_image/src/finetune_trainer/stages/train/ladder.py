@@ -91,6 +91,7 @@ def this_device(kind: str) -> Device:
     return Device(name=properties.name, bytes=properties.total_memory)
 
 
-def _key(rung: Any) -> tuple[int, bool, str]:
+def _key(rung: Any) -> tuple[int, bool, str, bool]:
     # An earlier trainer named no optimizer and had one only.
-    return rung.micro_batch_size, rung.gradient_checkpointing, rung.optimizer or DEFAULT_OPTIMIZER
+    optimizer = rung.optimizer or DEFAULT_OPTIMIZER
+    return rung.micro_batch_size, rung.gradient_checkpointing, optimizer, rung.weights == "Dequantized"

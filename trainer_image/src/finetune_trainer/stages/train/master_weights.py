@@ -18,6 +18,8 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch.nn import functional
 
+from finetune_trainer.model.dequantized import DequantizedLinear
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -68,7 +70,11 @@ class MasterDora(DoraLinearLayer):
 
 
 def _norms(base_layer: Any, lora_a: Any, lora_b: Any, scaling: float) -> torch.Tensor:
-    weight: torch.Tensor = dequantize_module_weight(base_layer)
+    weight: torch.Tensor = (
+        base_layer.values
+        if isinstance(base_layer, DequantizedLinear)
+        else dequantize_module_weight(base_layer)
+    )
     return row_norms(weight, lora_a.weight, lora_b.weight, scaling)
 
 

@@ -21,6 +21,7 @@ _FREE = {
     "learningRateReason",
     "packing",
     "optimizer",
+    "weights",
 }
 """Settings that change neither the data of an optimizer step nor its mathematics.
 

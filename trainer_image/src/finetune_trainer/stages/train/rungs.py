@@ -29,6 +29,7 @@ def rung_of(run: RunSpec) -> Rung:
             micro_batch_size=training.micro_batch_size,
             gradient_checkpointing=training.gradient_checkpointing,
             optimizer=training.optimizer,
+            weights=training.weights,
         ),
     )
 
@@ -44,6 +45,7 @@ def runs_by_rung(run: RunSpec) -> tuple[RunSpec, ...]:
                         "micro_batch_size": rung.micro_batch_size,
                         "gradient_checkpointing": rung.gradient_checkpointing,
                         "optimizer": rung.optimizer,
+                        "weights": rung.weights,
                         "ladder": (),
                     }
                 )
@@ -65,15 +67,17 @@ def rung_result(rung: Rung) -> RungResult:
 
 
 def rung_members(rung: Rung) -> dict[str, Any]:
-    """Return the members of a rung that are known, for a `RungResult`."""
-    return rung.model_dump(exclude_none=True)
+    """Return the members of a rung that are not their defaults, for a `RungResult`."""
+    return rung.model_dump(exclude_defaults=True)
 
 
 def describe_rung(rung: Rung | RungResult) -> str:
     """Describe a rung in a few words."""
-    optimizer = "" if rung.optimizer is None else f"with {rung.optimizer} and "
-    checkpointing = "without " if not rung.gradient_checkpointing else "" if optimizer else "with "
-    return f"micro-batches of {rung.micro_batch_size} {optimizer}{checkpointing}gradient checkpointing"
+    others = [] if rung.optimizer is None else [rung.optimizer]
+    others += ["dequantized weights"] if rung.weights == "Dequantized" else []
+    chosen = f"with {' and '.join(others)}, " if others else ""
+    checkpointing = "with" if rung.gradient_checkpointing else "without"
+    return f"micro-batches of {rung.micro_batch_size} {chosen}{checkpointing} gradient checkpointing"
 
 
 def describe_failure(failed: FailedRungResult) -> str:

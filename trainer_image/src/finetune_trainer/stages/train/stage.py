@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.recording import record
+from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
@@ -55,6 +57,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, writ
 from finetune_trainer.workspace.trained_base import record_trained_base
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
@@ -133,7 +136,8 @@ def _train(
     record_trained_base(workspace, run.spec_hash)
     progress.update("LoadingModel", 0, 1)
     watch = ProgressCallback(progress, stop)
-    loaded = _load(run, workspace)
+    with _loading(run):
+        loaded = _load(run, workspace)
     progress.update("LoadingModel", 1, 1)
     after_loading = memory.read()
     checkpoint = newest_checkpoint(workspace.checkpoints, origin)
@@ -208,10 +212,19 @@ class _Loaded:
     tokenizer: Any
 
 
+def _loading(run: RunSpec) -> AbstractContextManager[None]:
+    """Take the next rung if dequantized weights are too large. Packed ones are the same on every other rung."""
+    return fitting("LoadingModel") if run.training.weights == "Dequantized" else nullcontext()
+
+
 def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
     layout = read_base_layout(workspace)
     model = load_quantized(workspace.quantized_model, run.device)
     check_quantized(model, layout)
+    if run.training.weights == "Dequantized":
+        dequantize_weights(model)
+        # The packed matrices leave gaps between the others, which no large tensor fits.
+        memory.release()
     # This comes before the adapter: its initial values are random.
     set_seed(run.training.seed)
     adapted = add_adapter(model, run.training.lora, layout.quantized)
