@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from finetune_trainer.contract.run_spec import RunSpec, Training
+from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.stages.train.batching import Batching
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer
@@ -19,8 +19,6 @@ from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from transformers import TrainerCallback
-
-from benchmarks.gpu.context import AbsentError
 
 
 @dataclass
@@ -85,18 +83,6 @@ def build(
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer, batching
-
-
-def training_members() -> set[str]:
-    """Return the members of the run spec's `training` that this trainer knows."""
-    return {str(field.alias) for field in Training.model_fields.values()}
-
-
-def training_member(name: str, value: Any) -> dict[str, Any]:
-    """Return a member of the run spec's `training`. Raises AbsentError if this trainer does not know it."""
-    if name not in training_members():
-        raise AbsentError(f"the trainer must know training.{name} of the run spec, found one that does not")
-    return {name: value}
 
 
 @contextmanager

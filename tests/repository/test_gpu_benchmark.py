@@ -19,8 +19,8 @@ from benchmarks.gpu.shapes import DRY, REAL
 from benchmarks.gpu.versions import below_minimum, minimum_versions
 from tests.support.repository import ROOT
 
-_MAY_BE_ABSENT = ("liger", "dequantized", "paged-8bit")
-"""Liger kernels are no requirement, and a trainer may be older than the others' settings."""
+_MAY_BE_ABSENT = ("liger",)
+"""Liger kernels are no requirement."""
 
 
 @pytest.mark.slow
@@ -44,6 +44,9 @@ def test_a_dry_run_measures_every_case_with_all_its_values(tmp_path: Path) -> No
     values = {line.case: line.values for line in lines}
     assert values["checkpoint"]["equal"] is True
     assert values["ladder"]["failedRungs"]
+    ours = {name: found["dequantized"] for name, found in values.items() if " ours " in name}
+    assert ours == {name: "dequantized" in name for name in ours}
+    assert True in ours.values()
     assert values["stop"]["checkpointStep"] >= values["stop"]["stepAtSignal"]
     assert "calibration" in json.loads((output / "calibration.json").read_text(encoding="utf-8"))
     assert "its numbers mean nothing" in tables(lines)

@@ -122,6 +122,7 @@ def measure(chosen: MemoryRun, context: Context) -> dict[str, Any]:
         rows,
         _STEPS,
         gradientCheckpointing=chosen.checkpointing,
+        optimizer="AdamW",
         lora=lora(chosen.rank, chosen.targets),
         packing="Auto" if chosen.packed else "Never",
     )
@@ -149,6 +150,7 @@ def measure(chosen: MemoryRun, context: Context) -> dict[str, Any]:
         gradient_checkpointing=chosen.checkpointing,
         rank=chosen.rank,
         target_modules=chosen.targets,
+        optimizer="AdamW",
     )
     estimated = estimate(model_shape(config), plan, DEFAULT_STACK)
     return {

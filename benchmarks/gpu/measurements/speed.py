@@ -30,7 +30,6 @@ It is the convention of published figures. A repeated forward pass for gradient 
 """
 _WARM = 1
 _ROOM = 0.9
-_DEFAULT_OPTIMIZER = "AdamW"
 
 
 @dataclass(frozen=True)
@@ -102,30 +101,30 @@ def prepare(model: str, choice: Choice, context: Context) -> Task:
     members: dict[str, Any] = {"gradientCheckpointing": checkpointing}
     if choice.trainer == "ours":
         members |= {"packing": "Auto" if choice.batching == "packed" else "Never"}
-        members |= _options(choice.options)
+        members |= rung_members(choice.options)
     spec = make_run(layout, context.device, rows, steps, **members)
     return Task(model, config, weights, layout, spec, rows, steps)
 
 
-def _options(options: tuple[str, ...]) -> dict[str, Any]:
-    """Return members of the run spec for what a case's name says. Raises AbsentError if the trainer does not know one."""
-    members: dict[str, Any] = {}
-    if "paged-8bit" in options:
-        members |= training.training_member("optimizer", "PagedAdamW8Bit")
-    elif "optimizer" in training.training_members():
-        members["optimizer"] = _DEFAULT_OPTIMIZER
-    if "dequantized" in options:
-        members |= training.training_member("dequantizeWeights", True)
-    return members
+def rung_members(options: tuple[str, ...]) -> dict[str, str]:
+    """Return optimizer and weights of the run spec for what a case's name says."""
+    return {
+        "optimizer": "PagedAdamW8Bit" if "paged-8bit" in options else "AdamW",
+        "weights": "Dequantized" if "dequantized" in options else "Quantized",
+    }
 
 
 def fits_without_checkpointing(config: dict[str, Any], rows: Rows, context: Context) -> bool:
-    """Return whether a pass fits the device by the operator's estimate, with a tenth to spare."""
+    """Return whether a pass fits the device by the operator's estimate, with a tenth to spare.
+
+    Packed weights count for all cases, so that they differ in nothing else.
+    """
     plan = TrainingPlan(
         rows.length,
         micro_batch_size=rows.per_pass,
         gradient_accumulation=rows.per_step // rows.per_pass,
         gradient_checkpointing=False,
+        optimizer="AdamW",
     )
     total = this_device(context.device).bytes
     return not total or estimate(model_shape(config), plan, DEFAULT_STACK).device_bytes <= _ROOM * total
@@ -144,7 +143,7 @@ def _ours(task: Task, choice: Choice, context: Context) -> dict[str, Any]:
         "batching": batching.kind,
         "realTokens": result.real_tokens,
         "cudnn": cudnn,
-        "dequantized": "dequantized" in choice.options,
+        "dequantized": task.run.training.weights == "Dequantized",
         "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
         "notes": notes,
     }
