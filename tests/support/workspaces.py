@@ -43,9 +43,9 @@ _SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 CONFIGS: dict[str, Any] = {
-    "llama": lambda **more: LlamaConfig(**_SIZES, tie_word_embeddings=True, **more),
-    "mistral": lambda **more: MistralConfig(**_SIZES, tie_word_embeddings=False, **more),
-    "qwen3": lambda **more: Qwen3Config(**_SIZES, head_dim=16, tie_word_embeddings=False, **more),
+    "llama": lambda **more: LlamaConfig(**{**_SIZES, "tie_word_embeddings": True, **more}),
+    "mistral": lambda **more: MistralConfig(**{**_SIZES, "tie_word_embeddings": False, **more}),
+    "qwen3": lambda **more: Qwen3Config(**{**_SIZES, "head_dim": 16, "tie_word_embeddings": False, **more}),
 }
 
 
@@ -66,8 +66,10 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def write_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB") -> None:
-    """Write a random model of `family` with its tokenizer, as a user would provide it."""
+def write_base(
+    folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB", **sizes: int
+) -> None:
+    """Write a random model of `family` with its tokenizer, as a user would provide it; `sizes` replace members."""
     tokenizer = small_tokenizer()
     torch.manual_seed(7)
     config = CONFIGS[family](
@@ -75,6 +77,7 @@ def write_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, s
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
+        **sizes,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(folder, max_shard_size=shard)

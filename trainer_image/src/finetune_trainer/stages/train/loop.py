@@ -153,9 +153,14 @@ class AdapterTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         """Return a loader that draws places of rows as the base class draws rows; its batches are steps in the making."""
         rows: Any = self.train_dataset
-        places, sampler = range(len(rows)), self._get_train_sampler
-        settings: dict[str, Any] = {"sampler_fn": sampler, "is_training": True}
-        return self._get_dataloader(places, "Training", self._train_batch_size, **settings)  # type: ignore[arg-type]  # places instead of rows
+        settings: dict[str, Any] = {
+            "dataset": range(len(rows)),
+            "description": "Training",
+            "batch_size": self._train_batch_size,
+            "sampler_fn": self._get_train_sampler,
+            "is_training": True,
+        }
+        return self._get_dataloader(**settings)
 
     def before_update(self) -> None:
         """Let the optimizer change the state.
