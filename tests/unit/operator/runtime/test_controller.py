@@ -384,6 +384,8 @@ async def test_an_object_that_is_gone_already_is_forgotten_when_it_is_deleted() 
     async with running() as parts:
         await parts.controller.reconcile(KEY)
         await parts.controller.reconcile(KEY)
+        ended = {"conditions": [{"type": "Failed", "status": "True"}]}
+        parts.informer.put_child(parts.server.put(CHILDREN, {**parts.server.objects[CHILD], "status": ended}))
         del parts.server.objects[CHILD]
         job = parts.server.objects[f"{JOBS}/demo"]
         stage = {"name": "Prepare", "attempt": 1, "jobName": "demo-prepare-1"}

@@ -16,8 +16,12 @@ SIDECAR_GRACE_SECONDS = 30
 """Time between SIGTERM and SIGKILL for an injected container of TRAIN. Its trainer, which needs more, has ended."""
 
 
-def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
-    """Delete every Job but the current attempt's. Jobs of recorded attempts stay for the configured time."""
+def delete_finished_jobs(state: Reconciliation) -> Reconciliation | Need:
+    """Delete every Job but the current attempt's. Jobs of recorded attempts stay for the configured time.
+
+    A fresh read comes before the deletion of one that may still run. If a pod of it has lost its label, only the Job
+    leads to it.
+    """
     lifecycle = state.spec.lifecycle if state.spec is not None else Lifecycle()
     current = None if state.draft.finished else state.current_child
     for child in state.own_children:
@@ -33,6 +37,8 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation:
         if expiry > state.now:
             state = state.with_requeue(expiry)
             continue
+        if attempt is None and not child.finished and not state.observation.fresh:
+            return Need.FRESH_CHILDREN
         ended_pods = [
             DeletePod(pod.name, pod.uid) for pod in pods if (pod.end is not None and pod.idle) or not pod.node
         ]

@@ -113,3 +113,18 @@ def test_a_job_that_has_ended_without_a_workspace_is_not_read_again() -> None:
     world.settle()
     assert world.claim is None
     assert isinstance(decide(world.observe(), world.settings, world.now), Decision)
+
+
+def test_a_pod_without_its_label_is_waited_for_after_the_status_is_lost() -> None:
+    world = started(Stage.TRAIN)
+    pod = world.run_pod("demo-train-0")
+    world.hidden.add(pod.uid)
+    world.lingers = True
+    world.job = replace(world.job, status={})
+    world.settle()
+    assert world.children == {}
+    assert pod.uid in world.pods
+    assert world.created == ["demo-prepare-0", "demo-train-0"]
+    world.remove_deleted_pods()
+    world.settle()
+    assert world.created == ["demo-prepare-0", "demo-train-0", "demo-prepare-0"]
