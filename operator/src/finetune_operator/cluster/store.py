@@ -336,8 +336,9 @@ class Store:
             return False
         held[new.uid] = new
         self._keys[new.uid] = key
-        if kind != "claims":
+        if not isinstance(new, Claim):
             self._busy.add(key)
+            self._entry(key).remember_job(new.uid if isinstance(new, ChildJob) else new.owner_uid)
         return True
 
     def _remove(self, key: Key, uid: str, kind: str, version: int = 0) -> None:
@@ -354,6 +355,8 @@ class Store:
                 entry.warnings.pop(uid, None)
                 if not (entry.children or entry.pods):
                     self._busy.discard(key)
+                    if entry.job is not None and entry.job.completed is not None:
+                        entry.former_jobs.clear()
         self._drop_if_empty(key)
 
     def _drop_if_empty(self, key: Key) -> None:

@@ -10,6 +10,9 @@ from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Pod, Rejection
 from finetune_operator.observed.warnings import Unstarted, unstarted
 
+REMEMBERED_JOBS = 32
+"""Former Jobs of one FineTuneJob whose pods a fresh read looks for. Each adds its uid to the request."""
+
 
 @dataclass(frozen=True)
 class Identities:
@@ -18,7 +21,7 @@ class Identities:
     job_names: frozenset[str]
     """Names of its batch/v1 Jobs."""
     job_uids: frozenset[str]
-    """uids of its batch/v1 Jobs, including those that only a pod names."""
+    """uids of its batch/v1 Jobs, including former ones and those that only a pod names."""
     claim_uids: frozenset[str]
     """uids of its claim, and of that of an earlier FineTuneJob of the same name."""
 
@@ -38,6 +41,8 @@ class Entry:
     warnings: dict[str, str] = field(default_factory=dict)
     """Why a Job has no pod, or why a pod does not run, by uid."""
     last_read: datetime | None = None
+    former_jobs: dict[str, None] = field(default_factory=dict)
+    """uids of its last batch/v1 Jobs, oldest first. A pod that outlives its Job may lose its label."""
 
     @property
     def empty(self) -> bool:
@@ -55,7 +60,14 @@ class Entry:
         recorded = (self.job.status.get("stage") or {}).get("jobName") if self.job is not None else None
         names |= {recorded} if isinstance(recorded, str) else set()
         uids = {child.uid for child in self.children.values()} | {pod.owner_uid for pod in self.pods.values()}
-        return Identities(frozenset(names), frozenset(uids), frozenset(self.claims))
+        return Identities(frozenset(names), frozenset(uids.union(self.former_jobs)), frozenset(self.claims))
+
+    def remember_job(self, uid: str) -> None:
+        """Remember a batch/v1 Job, so that its pods are found after it is gone."""
+        self.former_jobs.pop(uid, None)
+        self.former_jobs[uid] = None
+        if len(self.former_jobs) > REMEMBERED_JOBS:
+            del self.former_jobs[next(iter(self.former_jobs))]
 
     def unstarted(self, now: datetime) -> list[Unstarted]:
         """The Jobs and pods that should have started by `now` and whose state does not say why they have not."""

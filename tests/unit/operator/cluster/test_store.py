@@ -187,6 +187,17 @@ def test_a_fresh_read_looks_for_recorded_and_known_objects() -> None:
     assert store.identities(("team", "none")).job_names == frozenset()
 
 
+def test_a_fresh_read_looks_for_the_pods_of_former_jobs_until_the_job_has_ended() -> None:
+    store, child, pod = make_store()
+    store.remove_child(KEY, child.uid, 30)
+    store.remove_pod(KEY, pod.uid, 31)
+    assert store.identities(KEY).job_uids == {child.uid}, "the pod may have lost only its label"
+    store.put_child(KEY, replace(child, uid="other", resource_version="32"))
+    store.put_job(make_job(resource_version="33", status={"completionTime": "2026-11-24T09:00:00Z"}))
+    store.remove_child(KEY, "other", 34)
+    assert store.identities(KEY).job_uids == set()
+
+
 def test_only_a_claim_that_was_known_before_a_fresh_read_can_be_gone() -> None:
     store, child, pod = make_store()
     old, new = (Claim("demo-workspace", uid, UID, "22", deleting=False) for uid in ("old", "new"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from finetune_operator.cluster.store_entry import Entry
+from finetune_operator.cluster.store_entry import REMEMBERED_JOBS, Entry
 from finetune_operator.observed.observation import ChildJob, Claim, Pod
 
 from tests.support.operator import NOW, make_job
@@ -52,6 +52,17 @@ def test_a_job_that_only_a_pod_or_the_status_names_is_known(known: tuple[ChildJo
     assert named.identities().job_uids == {child.uid}
     assert named.identities().claim_uids == set()
     assert entry(child, pod, claim).identities().claim_uids == {claim.uid}
+
+
+def test_the_last_jobs_are_known_after_they_are_gone() -> None:
+    former = Entry(make_job())
+    for number in range(REMEMBERED_JOBS + 1):
+        former.remember_job(f"job-{number}")
+        former.remember_job("job-0")
+    assert former.identities().job_uids == {
+        "job-0",
+        *(f"job-{each}" for each in range(2, REMEMBERED_JOBS + 1)),
+    }
 
 
 def test_nothing_is_unstarted_once_its_finetunejob_is_gone(known: tuple[ChildJob, Pod, Claim]) -> None:
