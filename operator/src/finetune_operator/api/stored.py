@@ -12,13 +12,13 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from finetune_operator.api.sources import SpecValue
-from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.errors import InvalidSpecError
 
 REMEMBERED = 512
@@ -39,6 +39,11 @@ class StoredSpec:
     """The bounds that values break, which `spec` has nevertheless; empty if it breaks none."""
     unreadable: tuple[str, ...] = ()
     """What cannot be read: the field, what it must be, and what was found."""
+
+    @cached_property
+    def hash(self) -> str:
+        """`api.spec.spec_hash`; empty if the spec cannot be read."""
+        return "" if self.spec is None else spec_hash(self.spec)
 
 
 def read_stored(spec: Mapping[str, Any]) -> StoredSpec:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from finetune_operator.api.conditions import Condition, Truth
 from finetune_operator.api.reasons import Reason
-from finetune_operator.api.spec import spec_hash
 from finetune_operator.api.stored import StoredSpec, list_paths, read_stored
 from finetune_operator.api.validation import check
 from finetune_operator.errors import InvalidSpecError
@@ -43,7 +42,7 @@ def accept_job(state: Reconciliation) -> Reconciliation:
     if violation and not _is_accepted(state):
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, violation))
     spec = stored.spec
-    draft = state.draft.accept(spec_hash(spec), make_plan(spec, state.settings.trainer.device))
+    draft = state.draft.accept(stored.hash, make_plan(spec, state.settings.trainer.device))
     draft = draft if spec.suspend else draft.mark_started()
     return _note_ignored(replace(state, spec=spec, draft=draft), stored.ignored)
 
