@@ -19,6 +19,7 @@ DURATIONS := .cache/durations.xml
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
 .PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-gpu clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs simulation benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +113,9 @@ cluster-down: ## End the dev cluster and remove all it left
 
 clean: ## Remove what set-up made in this folder (not the caches of Go, pip and uv)
 	rm -rf .venv .cache .finetune
+
+simulation: python-env ## Live thousands of jobs of whole operators on virtual time, with every kind of fault (ARGS="--seeds 20000 --processes 2")
+	$(PYTHON_ENV) -m tests.support.simulation $(ARGS)
 
 benchmark-pod-departure: setup ## Time from a trainer's last line to its pod's DELETED event
 	$(PYTHON_ENV) -m benchmarks.pod_departure $(ARGS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_operator.api.conditions import Condition, find_condition
-from finetune_operator.api.stages import Stage, parse_child_name
+from finetune_operator.api.stages import JOB_LABEL, Stage, parse_child_name
 
+from tests.support.simulation.controllers import ENDED, is_finished
 from tests.support.simulation.network import owner_uid
 from tests.support.simulation.server import CHILDREN, CLAIMS, JOBS, PODS, Body, Change
 
@@ -102,9 +103,7 @@ class Checks:
         self._life.note("run", run.pod, run.task.uid, run.task.stage.value, run.task.attempt, run.node)
         for other in self._life.nodes.runs.values():
             if other.live and other.task.key == run.task.key:
-                self.require(
-                    False, f"{run.task} must not run beside {other.task} of pod {other.pod} on {other.node}"
-                )
+                self.require(False, f"{run.task} must not run beside {other.task} on {other.node}")
         if run.trains:
             self.require(run.task.uid not in self._trained, f"{run.task} must not train again")
 
@@ -133,8 +132,13 @@ class Checks:
                 found.append(f"{name} has not ended: {status.get('phase')}, {_reason(status)}")
             elif self._keeps(job, status):
                 claims.add(job["metadata"]["uid"])
-        found += [f"Job {body['metadata']['name']} is left" for body in server.all(CHILDREN)]
-        found += [f"pod {body['metadata']['name']} is left" for body in server.all(PODS)]
+        children = [body for body in server.all(CHILDREN) if not _is_hidden(body)]
+        hidden = {body["metadata"]["uid"] for body in server.all(CHILDREN)} - {
+            body["metadata"]["uid"] for body in children
+        }
+        pods = [body for body in server.all(PODS) if not _is_left_with(body, hidden)]
+        found += [f"Job {body['metadata']['name']} is left" for body in children]
+        found += [f"pod {body['metadata']['name']} is left" for body in pods]
         owners = {uid for body in server.all(CLAIMS) if (uid := owner_uid(body))}
         found += [f"the claim of {uid} is left" for uid in sorted(owners - claims)]
         lost = (claims & self._with_claim) - owners
@@ -144,6 +148,17 @@ class Checks:
     def _keeps(self, job: Body, status: Mapping[str, Any]) -> bool:
         policy = (job["spec"].get("lifecycle") or {}).get("keepWorkspace", "OnFailure")
         return policy == "Always" or (policy == "OnFailure" and status.get("phase") == "Failed")
+
+
+def _is_hidden(job: Body) -> bool:
+    """True for a finished Job without its label. A new process never sees it, and it goes with its FineTuneJob."""
+    return JOB_LABEL not in job["metadata"].get("labels", {}) and is_finished(job)
+
+
+def _is_left_with(pod: Body, jobs: Collection[str]) -> bool:
+    """True for a pod that has ended and stays with one of these Jobs."""
+    owners = {owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()}
+    return pod["status"]["phase"] in ENDED and not owners.isdisjoint(jobs)
 
 
 def _reason(status: Mapping[str, Any]) -> str:

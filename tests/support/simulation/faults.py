@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from finetune_operator.api.stages import JOB_LABEL
 from finetune_operator.errors import ApiError
-from finetune_operator.runtime.health import Role
 
 from tests.support.simulation.controllers import ENDED, is_finished
 from tests.support.simulation.network import WATCHED, Request, Strike
@@ -26,6 +25,9 @@ from tests.support.simulation.server import (
 
 if TYPE_CHECKING:
     from tests.support.simulation.life import Life
+
+USERS_CLAIMS = ("models", "artifacts")
+"""Claims that the users have made."""
 
 End = Callable[[], None]
 Begin = Callable[["Life", random.Random], End | None]
@@ -173,7 +175,7 @@ def _expired(life: Life, draw: random.Random) -> End:
         if request.method != "GET" or read_path(request.path)[2] or request.path in failed:
             return False
         if not request.query.get("continue"):
-            request.query = {**request.query, "limit": "1"}
+            request.query = {**request.query, "limit": "0"}
             return False
         failed.add(request.path)
         request.answer = refuse(410, "Expired", "the continue parameter is too old")
@@ -339,8 +341,7 @@ def _remove_orphans(life: Life) -> None:
     for plural in (CHILDREN, PODS, CLAIMS):
         for body in life.server.all(plural):
             metadata = body["metadata"]
-            named = JOB_LABEL in metadata.get("labels", {})
-            if named and not metadata.get("ownerReferences"):
+            if not metadata.get("ownerReferences") and metadata["name"] not in USERS_CLAIMS:
                 life.server.delete(plural, body)
 
 
@@ -388,7 +389,7 @@ def _unlabel(life: Life, draw: random.Random) -> End | None:
 @_fault("Job suspended by somebody else", longest=120.0)
 def _suspend_child(life: Life, draw: random.Random) -> End | None:
     child = _some(life, draw, CHILDREN)
-    if child is None or is_finished(child):
+    if child is None or is_finished(child) or child["spec"].get("suspend"):
         return None
     life.server.change(CHILDREN, child, spec={**child["spec"], "suspend": True})
     uid = child["metadata"]["uid"]
@@ -477,11 +478,7 @@ def _kill_at_write(life: Life, draw: random.Random) -> End:
 
 @_fault("leader stopped beyond its Lease", longest=60.0, replicas=2, harmless=True)
 def _stop_leader(life: Life, draw: random.Random) -> End | None:
-    leaders = [
-        each
-        for each in life.deployment.operators
-        if each.replica and each.replica.vitals().role is Role.LEADER
-    ]
+    leaders = [each for each in life.deployment.operators if each.leads]
     if not leaders:
         return None
     leader = draw.choice(leaders)

@@ -200,8 +200,7 @@ class Nodes:
         uids = [each["uid"] for each in job["metadata"].get("ownerReferences") or () if each["kind"] == KIND]
         if not uids:
             return None
-        image = pod["spec"]["containers"][0]["image"]
-        return Task((pod["metadata"]["namespace"], name), uids[0], stage, attempt, image)
+        return Task((pod["metadata"]["namespace"], name), uids[0], stage, attempt)
 
     def _finish(self, run: Run) -> None:
         """The trainer ends by itself."""
@@ -224,6 +223,7 @@ class Nodes:
             self._loop.call_later(5.0, self._report, uid, end)
             return
         if self._server.get(NODES, "", node) is None:
+            self.runs[uid].lost = True
             return
         terminated = {
             "exitCode": end.code,
@@ -254,6 +254,8 @@ class Nodes:
             if pod["status"]["phase"] not in ENDED:
                 pod = self._set(pod, phase="Failed")
             self._server.delete(PODS, pod, grace=0)
+            return
+        if run.stopping:
             return
         run.stopping = True
         seconds, end = self._trainers.interrupted(run.task)
@@ -316,11 +318,14 @@ class Nodes:
         self.retry()
 
     def _forget(self, name: str) -> None:
-        """A kubelet without a memory fails the pods whose containers it does not find."""
+        """A kubelet fails the pods whose containers it does not find, and ends those that are being deleted."""
         for pod in self._pods_on(name):
-            run = self.runs.get(pod["metadata"]["uid"])
-            if run is not None and not run.live and run.lost:
-                self._report(run.pod, End(137, "", "ContainerStatusUnknown"))
+            uid = pod["metadata"]["uid"]
+            run = self.runs.get(uid)
+            if run is not None and run.lost:
+                self._report(uid, End(137, "", "ContainerStatusUnknown"))
+            elif "deletionTimestamp" in pod["metadata"]:
+                self._stop(uid)
 
     def _lose(self, name: str) -> None:
         """Everything on a node ends, and nobody reports it."""

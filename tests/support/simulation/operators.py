@@ -13,6 +13,7 @@ from finetune_operator.cluster.informer import Informer
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.urgency import Urgency
+from finetune_operator.runtime.health import Role
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.runtime.replica import Edges, Replica
 from prometheus_client import CollectorRegistry
@@ -49,6 +50,11 @@ class Operator(Owner):
         self.context.run(OWNER.set, self)
         self.replica: Replica | None = None
         self.task = life.loop.create_task(self._run(), context=self.context)
+
+    @property
+    def leads(self) -> bool:
+        """True if it acts as the leader, whether or not it holds the Lease."""
+        return self.replica is not None and self.replica.vitals().role is Role.LEADER
 
     def kill(self) -> None:
         """End at once (SIGKILL): nothing that it wants to do afterwards has an effect."""

@@ -72,7 +72,7 @@ def draw_plan(seed: int, kinds: Sequence[str] | None = None, *, faults: int | No
     replicas = max([fault.replicas for fault in chosen], default=1)
     if draw.random() < 0.1:
         replicas = 2
-    jobs = tuple(_draw_job(draw, index) for index in range(draw.choice([1, 1, 1, 2, 3])))
+    jobs = tuple(_draw_job(draw, index) for index in range(draw.choice([1, 1, 1, 1, 1, 1, 2, 3])))
     fates = {
         (job.key, stage): draw.choices(FATES, k=draw.choice([1, 1, 2]))
         for job in jobs

@@ -39,7 +39,9 @@ class Task:
     """That of the FineTuneJob."""
     stage: Stage
     attempt: int
-    image: str
+
+    def __str__(self) -> str:
+        return f"{self.stage.value} {self.attempt} of {self.key[1]} ({self.uid})"
 
 
 @dataclass
