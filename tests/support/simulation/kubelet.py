@@ -358,7 +358,7 @@ class Nodes:
             return None
         for run in self.runs.values():
             if run.ip == ip and run.live and run.node not in self.unreachable:
-                return progress(run.task, int(self._loop.time() - run.started))
+                return progress(run.task, int(self._loop.time() - run.started), self._server.stamp())
         return None
 
 

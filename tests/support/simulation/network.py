@@ -6,6 +6,7 @@ It replaces only what speaks HTTP. The client's rate limit, retries and refusals
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -83,6 +84,7 @@ class SimulatedApi(ApiClient):
         self._operator = operator
         clock = life.loop.time
         self._bucket = TokenBucket(qps, burst, clock)
+        self._observe = lambda _method, _code: None
         self._random = life.random
         self.outage = Outage(clock, self._random.random, self._bucket.restart)
 
@@ -103,40 +105,48 @@ class SimulatedApi(ApiClient):
         content_type: str,
     ) -> dict[str, Any]:
         del content_type
-        network, operator = self._life.network, self._operator
-        request = Request(method, path, query or {}, body or {}, operator)
-        await asyncio.sleep(network.random.uniform(0.001, 0.02) + network.latency)
-        self._require_life()
-        for strike in list(network.strikes):
+        life = self._life
+        request = Request(method, path, query or {}, body or {}, self._operator)
+        answer: asyncio.Future[Body] = life.loop.create_future()
+        flight = life.network.random.uniform(0.001, 0.02) + life.network.latency
+        # What is on the way belongs to nobody: it arrives even if the operator is stopped or dies meanwhile.
+        life.loop.call_later(flight, self._arrive, request, answer, context=contextvars.Context())
+        return await answer
+
+    def _arrive(self, request: Request, answer: asyncio.Future[Body]) -> None:
+        """Let the faults and the server answer a request."""
+        life, operator = self._life, self._operator
+        for strike in list(life.network.strikes):
             strike(request)
-        if request.answer is not None:
-            self._life.note("answer", operator.identity, method, path, request.answer.status)
-            raise request.answer
         if request.kill == "before":
-            self._die()
-        try:
-            answer = self._life.server.respond(method, path, request.query, request.body)
-        except ApiError as error:
-            self._life.note("answer", operator.identity, method, path, error.status)
-            raise
-        if not path.endswith("/events"):
-            self._life.note("answer", operator.identity, method, path, 200)
+            operator.kill()
+            return
+        found = request.answer or self._obey(request)
+        status = found.status if isinstance(found, ApiError) else 200
+        if status != 200 or not request.path.endswith("/events"):
+            life.note("answer", operator.identity, request.method, request.path, status)
         if request.kill == "after":
-            self._die()
-        if request.seconds:
-            await asyncio.sleep(request.seconds)
-            self._require_life()
-        if request.lost is not None:
-            raise request.lost
-        return answer
+            operator.kill()
+        elif request.seconds:
+            life.loop.call_later(request.seconds, _settle, answer, request.lost or found)
+        else:
+            _settle(answer, request.lost or found)
 
-    def _die(self) -> None:
-        self._operator.kill()
-        self._require_life()
+    def _obey(self, request: Request) -> Body | ApiError:
+        try:
+            return self._life.server.respond(request.method, request.path, request.query, request.body)
+        except ApiError as error:
+            return error
 
-    def _require_life(self) -> None:
-        if not self._operator.alive:
-            raise asyncio.CancelledError
+
+def _settle(answer: asyncio.Future[Body], found: Body | ApiError) -> None:
+    """Deliver an answer, unless nobody waits for it any more."""
+    if answer.done():
+        return
+    if isinstance(found, ApiError):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
 
 
 class Watches:

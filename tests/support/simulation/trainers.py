@@ -118,10 +118,10 @@ def failure(task: Task, reason: str, outcome: str = "Failed") -> str:
     )
 
 
-def progress(task: Task, step: int) -> bytes:
-    """The progress of a running trainer."""
+def progress(task: Task, step: int, now: str) -> bytes:
+    """The progress of a running trainer at the time `now`."""
     members: dict[str, Any] = {"activity": "Training", "step": step, "totalSteps": 40, "loss": 1.5}
     if task.stage is Stage.PREPARE:
         members = {"activity": "FetchingDataset", "step": step, "totalSteps": None, "config": CONFIG}
-    times = {"startTime": _TIMES["startTime"], "heartbeatTime": _TIMES["completionTime"]}
+    times = {"startTime": _TIMES["startTime"], "heartbeatTime": now}
     return _document(task, **members, **times).encode()
