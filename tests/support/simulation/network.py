@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_operator.api.stages import JOB_LABEL, KIND
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.fence import Fence
 from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.watches import deliver
@@ -86,6 +87,8 @@ class SimulatedApi(ApiClient):
         self._bucket = TokenBucket(qps, burst, clock)
         self._observe = lambda _method, _code: None
         self._random = life.random
+        self.fence = Fence(clock)
+        self._observe = lambda *_: None
         self.outage = Outage(clock, self._random.random, self._bucket.restart)
 
     async def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
