@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_operator.api.stages import JOB_LABEL, KIND
 from finetune_operator.cluster.client import ApiClient
-from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.fence import Fence
+from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.watches import deliver
