@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from devcluster import product
@@ -16,6 +14,7 @@ from finetune_operator.cluster.fence import IN_FLIGHT_SECONDS
 
 from tests.support.e2e import jobs
 from tests.support.e2e.audit_log import AuditedRequest, read_requests
+from tests.support.e2e.leases import leads_one_of_two, lease, until
 from tests.support.e2e.machine import survivors
 from tests.support.e2e.operator_process import find_replica, stopped
 
@@ -42,27 +41,6 @@ def audit_log(cluster: ProvidedCluster) -> Path:
     if not log.exists():
         pytest.skip("this cluster's API server has no audit log on this machine")
     return log
-
-
-def until(what: str, holds: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} must be seen within {seconds:.0f} s")
-        time.sleep(0.3)
-
-
-def lease(kubectl: Kubectl) -> dict[str, Any]:
-    found = kubectl.within(product.SYSTEM_NAMESPACE).json("get", "leases")["items"]
-    (spec,) = [each["spec"] for each in found]
-    return dict(spec)
-
-
-def leads_one_of_two(kubectl: Kubectl) -> bool:
-    """True as soon as no replica of an earlier release is left."""
-    pods = kubectl.within(product.SYSTEM_NAMESPACE).json("get", "pods")["items"]
-    names = {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
-    return len(pods) == 2 and lease(kubectl).get("holderIdentity") in names
 
 
 def decided(kubectl: Kubectl) -> int:
