@@ -18,8 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-gpu clean
-.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs simulation benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-telemetry benchmark-gpu clean
+.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-gpu clean simulation
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -88,7 +88,6 @@ class SimulatedApi(ApiClient):
         self._observe = lambda _method, _code: None
         self._random = life.random
         self.fence = Fence(clock)
-        self._observe = lambda *_: None
         self.outage = Outage(clock, self._random.random, self._bucket.restart)
 
     async def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
