@@ -17,6 +17,8 @@ def model() -> Any:
     layer: Any = Linear4bit(  # type: ignore[no-untyped-call]  # bitsandbytes has no annotations
         64, 32, bias=True, compute_dtype=torch.float32, quant_type="nf4", quant_storage=torch.uint8
     )
+    # As the loaded model of a stage: bitsandbytes would repack the weight on CPUs with AVX512-BF16.
+    layer.support_avx512bf16_for_cpu = False
     layer.load_state_dict({"weight": torch.randn(32, 64), "bias": torch.randn(32)})
     return torch.nn.Sequential(layer.to("cpu")).eval()
 
