@@ -14,6 +14,7 @@ from finetune_operator.cluster import informer
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
+from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.errors import ConflictError
 from finetune_operator.lifecycle import advance
@@ -121,5 +122,10 @@ MUTANTS: dict[str, Mutant] = {
         lambda: patch.object(Tombstones, "allows", lambda *_: True),
         ("repeated events", "reordered events", "FineTuneJob deleted"),
         seeds=(5, 13, 20),
+    ),
+    "former Jobs are forgotten": Mutant(
+        lambda: patch.object(Entry, "remember_job", lambda *_: None),
+        ("Job deleted", "label removed", "label removed"),
+        seeds=(125, 363, 370),
     ),
 }
