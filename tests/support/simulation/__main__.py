@@ -10,13 +10,10 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 
 from tests.support.simulation.faults import FAULTS
-from tests.support.simulation.life import Outcome, live
+from tests.support.simulation.life import live
+from tests.support.simulation.many import live_all
 from tests.support.simulation.plan import draw_plan
 
 
@@ -45,7 +42,7 @@ def main(arguments: list[str]) -> int:
     virtual = 0.0
     begin, work = time.perf_counter(), 0.0
     seeds = range(options.first, options.first + options.seeds)
-    for outcome in _live_all(seeds, options.kind, options.faults, options.processes):
+    for outcome in live_all(seeds, options.kind, options.faults, options.processes):
         seed = outcome.plan.seed
         kinds.update(fault.kind for fault in outcome.plan.faults)
         phases.update(outcome.phases)
@@ -67,25 +64,6 @@ def main(arguments: list[str]) -> int:
         print(f"{kinds[kind]:7} {hits[kind]:7} {kind}")
     print(f"{len(failed)} lives failed: {failed[:50]}")
     return int(bool(failed))
-
-
-def _live_one(kinds: Sequence[str] | None, faults: int | None, seed: int) -> Outcome:
-    """One life without its trace."""
-    begin = time.process_time()
-    outcome = live(draw_plan(seed, kinds, faults=faults))
-    return replace(outcome, trace=(), work=time.process_time() - begin)
-
-
-def _live_all(
-    seeds: Sequence[int], kinds: Sequence[str] | None, faults: int | None, processes: int
-) -> Iterator[Outcome]:
-    """All lives, in the order of their seeds."""
-    run = partial(_live_one, kinds, faults)
-    if processes == 1:
-        yield from map(run, seeds)
-        return
-    with get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(run, seeds, chunksize=10)
 
 
 if __name__ == "__main__":
