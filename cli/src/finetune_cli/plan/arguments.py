@@ -100,6 +100,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     stack = parser.add_argument_group("the software")
     stack.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="the chart's trainer.device; with cpu, TRAIN takes the optimizer of a CPU (default: %(default)s)",
+    )
+    stack.add_argument(
         "--stack", type=Path, metavar="FILE", help="another stack profile (docs/stack-profile.md)"
     )
     stack.add_argument("--calibration", type=Path, metavar="FILE", help="the chart's calibration")

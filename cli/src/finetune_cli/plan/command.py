@@ -73,7 +73,7 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         length,
         stack,
         calibration,
-        device="cuda",
+        device=options.device,
         length_reason=reason,
         rules=gpus.rules,
     )

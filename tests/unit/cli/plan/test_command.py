@@ -347,3 +347,14 @@ def test_a_missing_or_malformed_config_is_rejected(
     (tmp_path / "config.json").write_text(text, "utf-8")
     assert words in rejected(capsys, "--model", str(tmp_path), "--gpu", "L4")
     assert "--model" in rejected(capsys, "--gpu", "L4")
+
+
+def test_the_device_decides_about_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(MISTRAL.read_text("utf-8"), "utf-8")
+    arguments = ("--model", str(tmp_path), "--gpu", "NVIDIA L4")
+    _, gpu = planned(capsys, *arguments)
+    _, cpu = planned(capsys, *arguments, "--device", "cpu")
+    reasons = {choice["name"]: choice["reason"] for choice in cpu["choices"]}
+    assert "trainer.device is cpu" in reasons["optimizer"]
+    assert cpu["chosen"]["optimizer"] == "AdamW"
+    assert (gpu["chosen"]["optimizer"], gpu["choices"]) != (cpu["chosen"]["optimizer"], cpu["choices"])
