@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.output_head import prove_head
 from finetune_trainer.model.padding_rows import restore_padding_rows
+from finetune_trainer.quantization.cpu_kernels import mend_cpu_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ def load_quantized(path: Path, device: str) -> Any:
             "the run needs a CUDA device, but this process sees none; check the driver, the device plugin and "
             "runtimeClassName",
         )
+    mend_cpu_kernels()
     dtype = compute_dtype(device)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(

@@ -134,7 +134,7 @@ def test_a_given_format_is_not_guessed(tmp_path: Path, tokenizer: Path) -> None:
     (line,), said, _ = masks(tokenizer, path, "--format", "PromptCompletion")
     learned = [label for label in line["examples"][0]["labels"] if label != -100]
     assert tiny_tokenizer().decode(learned) == "c<|im_end|>"
-    assert "format PromptCompletion: as asked for" in said
+    assert "format PromptCompletion: set in dataset.format" in said
 
 
 def test_a_template_that_needs_tools_is_proven_with_those_of_the_rows(

@@ -1,0 +1,93 @@
+"""Mends bitsandbytes' dequantization on CPUs with AVX512, which is wrong for some widths.
+
+The kernel of bitsandbytes 0.50 counts blocks anew in each row. If a row has a multiple of 16 values but not of the block
+size, most values get the scale of another block. A training on such a CPU would then see other weights than those of the
+checkpoint, and MERGE would refuse its result. GPUs and other CPUs are right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from bitsandbytes.backends.cpu import ops
+
+_PREFIXES = ("cdequantize_blockwise_cpu_nf4_", "cdequantize_blockwise_cpu_fp4_")
+"""Those of 4 bits. The functions of 8 bits have other arguments."""
+_BLOCK = 64
+_COLUMNS = 96
+"""A multiple of 16, but not of the block size."""
+_ROWS = 4
+_SCALE_BYTES = 4
+
+
+class WholeBlocks:
+    """The native library, whose dequantization takes rows of partial blocks as one long row, and its end by itself."""
+
+    def __init__(self, library: Any) -> None:
+        """`library` has bitsandbytes' C functions."""
+        self._library = library
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a function of the library, or the mended one."""
+        found = getattr(self._library, name)
+        if not name.startswith(_PREFIXES):
+            return found
+
+        def dequantize(
+            packed: ctypes.c_void_p,
+            scales: ctypes.c_void_p,
+            out: ctypes.c_void_p,
+            block: ctypes.c_longlong,
+            rows: ctypes.c_longlong,
+            columns: ctypes.c_longlong,
+        ) -> None:
+            if columns.value % block.value == 0:
+                found(packed, scales, out, block, rows, columns)
+                return
+            count, size, item = rows.value * columns.value, block.value, 4 if name.endswith("fp32") else 2
+            whole = count - count % size
+            if whole:
+                found(packed, scales, out, block, ctypes.c_longlong(1), ctypes.c_longlong(whole))
+            if count == whole:
+                return
+            # The kernel writes whole blocks, so the last one has memory of its own.
+            source, target = (ctypes.create_string_buffer(length) for length in (size // 2, size * item))
+            ctypes.memmove(source, _moved(packed, whole // 2), (count - whole) // 2)
+            last = _moved(scales, whole // size * _SCALE_BYTES)
+            found(_address(source), last, _address(target), block, ctypes.c_longlong(1), block)
+            ctypes.memmove(_moved(out, whole * item), target, (count - whole) * item)
+
+        return dequantize
+
+
+def _moved(pointer: ctypes.c_void_p, count: int) -> ctypes.c_void_p:
+    """Return the address `count` bytes behind a pointer."""
+    return ctypes.c_void_p((pointer.value or 0) + count)
+
+
+def _address(buffer: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(ctypes.addressof(buffer))
+
+
+@cache
+def mend_cpu_kernels() -> None:
+    """Replace the kernel if it is wrong here; a later bitsandbytes may have a right one."""
+    if _is_wrong():
+        ops.lib = WholeBlocks(ops.lib)
+
+
+def _is_wrong() -> bool:
+    """Dequantize ones, so that each value is the scale of its block.
+
+    The kernel may write beyond partial blocks, so the count is one of whole blocks.
+    """
+    count = _ROWS * _COLUMNS
+    scales = torch.arange(1.0, 1.0 + count // _BLOCK)
+    ones = torch.full((count // 2, 1), 0xFF, dtype=torch.uint8)
+    found = torch.ops.bitsandbytes.dequantize_4bit(
+        ones, scales, _BLOCK, "nf4", (_ROWS, _COLUMNS), torch.float32
+    )
+    return not torch.equal(found.flatten(), scales.repeat_interleave(_BLOCK))
