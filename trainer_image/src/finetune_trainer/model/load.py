@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.output_head import prove_head
 from finetune_trainer.model.padding_rows import restore_padding_rows
-from finetune_trainer.quantization.cpu_kernels import mend_cpu_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path

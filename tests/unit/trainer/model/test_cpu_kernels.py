@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from finetune_trainer.quantization.cpu_kernels import WholeBlocks, mend_cpu_kernels
+from finetune_trainer.model.cpu_kernels import WholeBlocks, mend_cpu_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -75,8 +75,9 @@ def _address(buffer: Any) -> ctypes.c_void_p:
 @cache
 def mend_cpu_kernels() -> None:
     """Replace the kernel if it is wrong here; a later bitsandbytes may have a right one."""
+    module: Any = ops
     if _is_wrong():
-        ops.lib = WholeBlocks(ops.lib)
+        module.lib = WholeBlocks(module.lib)
 
 
 def _is_wrong() -> bool:
