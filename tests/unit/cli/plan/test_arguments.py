@@ -36,6 +36,7 @@ def test_repeatable_options_are_collected_in_order() -> None:
 def test_without_options_nothing_is_set() -> None:
     found = vars(parse())
     assert found.pop("volumes") == Path(".finetune/volumes")
+    assert found.pop("device") == "cuda"
     assert not any(found.values())
 
 
