@@ -31,7 +31,7 @@ TRAINING: dict[str, Any] = {
 def queued_room(operator: ProvidedCluster, workplace: Kubectl, kubectl: Kubectl) -> Iterator[Kubectl]:
     """The shared namespace with LocalQueues, while Kueue runs."""
     with kueue.running(kubectl, operator.trainer_image):
-        kubectl.apply(*queues.cluster_objects())
+        kubectl.apply(*queues.cluster_objects(), queues.PRIORITY_CLASS)
         workplace.apply(*queues.local_queues())
         try:
             yield workplace
@@ -39,6 +39,7 @@ def queued_room(operator: ProvidedCluster, workplace: Kubectl, kubectl: Kubectl)
             workplace("delete", "finetunejobs,jobs", "--all", "--wait=true")
             workplace("delete", "localqueues", "--all", "--wait=true")
             kubectl("delete", "clusterqueues,resourceflavors,workloadpriorityclasses", "--all", "--wait=true")
+            kubectl("delete", "priorityclass", queues.PRIORITY_CLASS["metadata"]["name"])
 
 
 @pytest.fixture
@@ -190,12 +191,14 @@ def test_a_training_that_the_user_suspends_stays_suspended_and_keeps_its_steps(r
     assert (left["stage"], left["outcome"], left["reason"]) == ("Train", "Interrupted", "SuspendedByUser")
 
 
-def test_a_job_that_is_deleted_while_it_queues_leaves_nothing(
+def test_a_job_queues_with_its_priority_class_and_leaves_nothing_when_it_is_deleted(
     room: Kubectl, occupy: Callable[..., str]
 ) -> None:
     first = occupy("first")
-    room.apply(jobs.fine_tune_job("gone", training=TRAINING, **QUEUES))
+    priority = {"priorityClassName": queues.PRIORITY_CLASS["metadata"]["name"]}
+    room.apply(jobs.fine_tune_job("gone", training=TRAINING, resources=priority, **QUEUES))
     jobs.until(room, "gone", "TRAIN in its queue", seconds=180, holds=train_waits)
+    assert queues.workloads(room)["gone-train-0"]["spec"]["priority"] == queues.PRIORITY_CLASS["value"]
     room("delete", "finetunejob", "gone", "--wait=true", "--cascade=foreground")
     queues.wait_for("a queue without the job", seconds=30, holds=lambda: queues.queued_jobs(room) == [first])
     assert jobs.all_pods(room, "gone") == []

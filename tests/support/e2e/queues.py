@@ -15,6 +15,12 @@ from devcluster.kueue import API
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_QUEUE, CPU_QUEUE = "gpus", "cpus"
 URGENT = "urgent"
+PRIORITY_CLASS: dict[str, Any] = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": "research"},
+    "value": 500,
+}
 _OTHER_PRODUCT = "NVIDIA-H100-80GB-HBM3"
 """A product that no node has, so that no affinity of TRAIN names it."""
 _PLENTY = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti"}
@@ -112,21 +118,22 @@ def is_running(kubectl: Kubectl, job: str) -> bool:
     return any(pod["status"]["phase"] == "Running" for pod in pods)
 
 
+def workloads(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
+    """What Kueue knows of the Jobs in this namespace, by their names."""
+    items = kubectl.json("get", "workloads")["items"]
+    return {workload["metadata"]["ownerReferences"][0]["name"]: workload for workload in items}
+
+
 def assigned_flavors(kubectl: Kubectl, job: str) -> dict[str, str]:
     """The flavor of each resource that Kueue has assigned to this Job; empty if it has not admitted it."""
-    for workload in kubectl.json("get", "workloads")["items"]:
-        if workload["metadata"]["ownerReferences"][0]["name"] == job:
-            assignments = (workload.get("status", {}).get("admission") or {}).get("podSetAssignments") or [{}]
-            return dict(assignments[0].get("flavors") or {})
-    return {}
+    status = workloads(kubectl).get(job, {}).get("status", {})
+    assignments = (status.get("admission") or {}).get("podSetAssignments") or [{}]
+    return dict(assignments[0].get("flavors") or {})
 
 
 def queued_jobs(kubectl: Kubectl) -> list[str]:
     """The names of the Jobs that Kueue knows in this namespace."""
-    return [
-        workload["metadata"]["ownerReferences"][0]["name"]
-        for workload in kubectl.json("get", "workloads")["items"]
-    ]
+    return list(workloads(kubectl))
 
 
 def wait_for(what: str, *, seconds: float, holds: Callable[[], bool]) -> None:

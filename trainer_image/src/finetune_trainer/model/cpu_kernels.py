@@ -2,7 +2,7 @@
 
 The kernel of bitsandbytes 0.50 counts blocks anew in each row. If a row has a multiple of 16 values but not of the block
 size, most values get the scale of another block. A training on such a CPU would then see other weights than those of the
-checkpoint, and MERGE would refuse its result. GPUs and other CPUs are right.
+checkpoint, and MERGE would refuse its result. One long row is right, and GPUs have kernels of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ _BLOCK = 64
 _COLUMNS = 96
 """A multiple of 16, but not of the block size."""
 _ROWS = 4
-_SCALE_BYTES = 4
 
 
 class WholeBlocks:
-    """The native library, whose dequantization takes rows of partial blocks as one long row, and its end by itself."""
+    """The native library, whose dequantization takes rows of partial blocks as one long row."""
 
     def __init__(self, library: Any) -> None:
         """`library` has bitsandbytes' C functions."""
@@ -37,39 +36,19 @@ class WholeBlocks:
             return found
 
         def dequantize(
-            packed: ctypes.c_void_p,
-            scales: ctypes.c_void_p,
-            out: ctypes.c_void_p,
-            block: ctypes.c_longlong,
+            packed: Any,
+            scales: Any,
+            out: Any,
+            block: Any,
             rows: ctypes.c_longlong,
             columns: ctypes.c_longlong,
         ) -> None:
-            if columns.value % block.value == 0:
-                found(packed, scales, out, block, rows, columns)
-                return
-            count, size, item = rows.value * columns.value, block.value, 4 if name.endswith("fp32") else 2
-            whole = count - count % size
-            if whole:
-                found(packed, scales, out, block, ctypes.c_longlong(1), ctypes.c_longlong(whole))
-            if count == whole:
-                return
-            # The kernel writes whole blocks, so the last one has memory of its own.
-            source, target = (ctypes.create_string_buffer(length) for length in (size // 2, size * item))
-            ctypes.memmove(source, _moved(packed, whole // 2), (count - whole) // 2)
-            last = _moved(scales, whole // size * _SCALE_BYTES)
-            found(_address(source), last, _address(target), block, ctypes.c_longlong(1), block)
-            ctypes.memmove(_moved(out, whole * item), target, (count - whole) * item)
+            # One row is one thread, so rows of whole blocks stay as they are.
+            if columns.value % block.value:
+                rows, columns = ctypes.c_longlong(1), ctypes.c_longlong(rows.value * columns.value)
+            found(packed, scales, out, block, rows, columns)
 
         return dequantize
-
-
-def _moved(pointer: ctypes.c_void_p, count: int) -> ctypes.c_void_p:
-    """Return the address `count` bytes behind a pointer."""
-    return ctypes.c_void_p((pointer.value or 0) + count)
-
-
-def _address(buffer: Any) -> ctypes.c_void_p:
-    return ctypes.c_void_p(ctypes.addressof(buffer))
 
 
 @cache
@@ -81,10 +60,7 @@ def mend_cpu_kernels() -> None:
 
 
 def _is_wrong() -> bool:
-    """Dequantize ones, so that each value is the scale of its block.
-
-    The kernel may write beyond partial blocks, so the count is one of whole blocks.
-    """
+    """Dequantize ones, so that each value is the scale of its block."""
     count = _ROWS * _COLUMNS
     scales = torch.arange(1.0, 1.0 + count // _BLOCK)
     ones = torch.full((count // 2, 1), 0xFF, dtype=torch.uint8)
