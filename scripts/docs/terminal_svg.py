@@ -49,7 +49,10 @@ def color(line: str) -> str:
         return COLORS["command"]
     if BAR.match(line):
         return COLORS["bar"]
-    if re.match(r"(dataset|format|warning|weights|passes|verdict|by row|metric|artifact|verified|update|losses) ", line):
+    if re.match(
+        r"(dataset|format|warning|weights|passes|verdict|by row|metric|artifact|verified|update|losses) ",
+        line,
+    ):
         return COLORS["result"]
     return COLORS["plain"]
 

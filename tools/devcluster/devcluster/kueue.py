@@ -84,9 +84,10 @@ def running(kubectl: Kubectl, image: str) -> Iterator[None]:
     text = "\n---\n".join(json.dumps(document) for document in documents)
     try:
         kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=text)
-        # The kubelet shows a changed Secret to a running pod after a minute, and to a new one at once.
+        # The kubelet shows a changed Secret to a running pod after a minute, and to a new one at once. The old pod must be
+        # gone: the API server would wait for answers on connections to it.
         _await("its certificate", lambda: _has_certificate(kubectl))
-        kubectl("rollout", "restart", *_DEPLOYMENT)
+        kubectl("delete", "pods", "--all", "--namespace", NAMESPACE, "--wait=true")
         kubectl("rollout", "status", *_DEPLOYMENT, f"--timeout={_READY_SECONDS:.0f}s")
         _await("its webhooks", lambda: _webhooks_answer(kubectl))
         yield
