@@ -192,6 +192,7 @@ class World:
             running=True,
             end=None,
             idle=False,
+            job_uid=self.job.uid,
         )
         pod = replace(pod, **changes)
         self.pods[pod.uid] = pod

@@ -30,7 +30,7 @@ class Checks:
         self._ended: dict[str, tuple[Any, Any]] = {}
         """The end that the status of each FineTuneJob records, by uid."""
         self._owner: dict[str, str] = {}
-        """uid of the FineTuneJob of each Job and claim."""
+        """uid of the FineTuneJob of each Job, claim and pod; empty for those that are not the operator's."""
         self._with_claim: set[str] = set()
         """uids of the FineTuneJobs that have had a claim."""
         self.suspended: set[str] = set()
@@ -55,6 +55,8 @@ class Checks:
         self, operator: Operator, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any]
     ) -> None:
         """An operator is about to send a write."""
+        if method == "DELETE":
+            self._require_own(path, body)
         if not operator.deleted or query.get("dryRun"):
             return
         if method == "DELETE":
@@ -67,8 +69,18 @@ class Checks:
             uid not in operator.deleted, f"no {method} {path} after the deletion of {uid} was delivered"
         )
 
+    def _require_own(self, path: str, body: Mapping[str, Any]) -> None:
+        """Every deletion names the uid of an object that a FineTuneJob, or a Job of one, controls."""
+        uid = (body.get("preconditions") or {}).get("uid", "")
+        self.require(
+            bool(self._owner.get(uid)), f"DELETE {path} must not hit {uid or 'any uid'}, a foreign object"
+        )
+
     def _notice(self, change: Change) -> None:
         uid = change.body["metadata"]["uid"]
+        if change.plural == PODS and change.type == "ADDED":
+            owners = [each["uid"] for each in change.body["metadata"].get("ownerReferences") or ()]
+            self._owner[uid] = next((self._owner.get(owner, "") for owner in owners), "")
         if change.plural == JOBS and change.type == "MODIFIED":
             self._see_status(uid, change.body.get("status") or {})
         if uid in self.suspended and change.type == "MODIFIED":

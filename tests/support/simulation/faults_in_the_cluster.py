@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from finetune_operator.api.stages import JOB_LABEL
+from finetune_operator.api.stages import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
 
 from tests.support.simulation.controllers import ENDED, is_finished
 from tests.support.simulation.fault_kinds import End, fault, nothing
@@ -159,6 +159,51 @@ def _break_images(life: Life, draw: random.Random) -> End:
     def end() -> None:
         life.nodes.broken = False
         life.nodes.retry()
+
+    return end
+
+
+@fault("foreign objects with the label", longest=120.0, harmless=True)
+def _label_foreign_objects(life: Life, draw: random.Random) -> End | None:
+    """A Job, its pod that hangs on a lost node, and a claim: somebody has given them the operator's label."""
+    job = _some(life, draw, JOBS)
+    if job is None or life.server.get(CHILDREN, job["metadata"]["namespace"], "report") is not None:
+        return None
+    namespace, server = job["metadata"]["namespace"], life.server
+    labels = {JOB_LABEL: job["metadata"]["name"], STAGE_LABEL: "train", ATTEMPT_LABEL: "7"}
+    complete = {"conditions": [{"type": "Complete", "status": "True"}]}
+    owner = server.create(
+        CHILDREN,
+        {"metadata": {"name": "report", "labels": labels}, "spec": {}, "status": complete},
+        namespace,
+    )
+    reference = {"kind": "Job", "name": "report", "uid": owner["metadata"]["uid"], "controller": True}
+    metadata = {
+        "name": "report-x",
+        "labels": labels,
+        "ownerReferences": [reference],
+        "deletionTimestamp": server.stamp(),
+    }
+    spec = {"nodeName": "gone", "containers": [{"name": "report", "resources": {}}], "volumes": []}
+    made = [
+        (CHILDREN, owner),
+        (
+            PODS,
+            server.create(
+                PODS, {"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}, namespace
+            ),
+        ),
+        (
+            CLAIMS,
+            server.create(CLAIMS, {"metadata": {"name": "report", "labels": labels}, "spec": {}}, namespace),
+        ),
+    ]
+
+    def end() -> None:
+        for plural, body in made:
+            present = server.current(plural, body)
+            if present is not None:
+                server.remove(plural, present)
 
     return end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,8 +18,9 @@ from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.errors import ConflictError
 from finetune_operator.lifecycle import advance
-from finetune_operator.lifecycle.steps import attempt, cleanup, start
+from finetune_operator.lifecycle.steps import attempt, cleanup, lost_nodes, start
 from finetune_operator.observed.observation import ChildJob, JobRecord, Key, project_child
+from finetune_operator.runtime import controller
 from finetune_operator.status.draft import StatusDraft
 
 FAULTS = 3
@@ -77,6 +78,14 @@ def _every_suspension_is_ours(body: Mapping[str, Any]) -> ChildJob | None:
     return None if child is None else replace(child, held=child.suspended)
 
 
+def _delete_by_label() -> AbstractContextManager[Any]:
+    """Take every object with the label for the operator's own."""
+    stack = ExitStack()
+    stack.enter_context(patch.object(lost_nodes, "made_by_operator", lambda *_: True))
+    stack.enter_context(patch.object(controller, "may_delete", lambda *_: True))
+    return stack
+
+
 MUTANTS: dict[str, Mutant] = {
     "no wait for the pods of the predecessor": Mutant(
         lambda: patch.object(start, "find_obstacle", _no_obstacle),
@@ -122,6 +131,11 @@ MUTANTS: dict[str, Mutant] = {
         lambda: patch.object(Tombstones, "allows", lambda *_: True),
         ("repeated events", "reordered events", "FineTuneJob deleted"),
         seeds=(5, 13, 20),
+    ),
+    "a label makes an object the operator's own": Mutant(
+        _delete_by_label,
+        ("foreign objects with the label",),
+        seeds=(0, 1, 2),
     ),
     "former Jobs are forgotten": Mutant(
         lambda: patch.object(Entry, "remember_job", lambda *_: None),

@@ -20,7 +20,13 @@ from finetune_operator.api.stages import (
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.observed.movement import Movement
-from finetune_operator.observed.ownership import attempt_of, controller_uid, former_job_uid, is_watched
+from finetune_operator.observed.ownership import (
+    attempt_of,
+    controller_uid,
+    former_job_uid,
+    is_watched,
+    run_uid,
+)
 from finetune_operator.placement.storage import JobVolumes
 
 Key = tuple[str, str]
@@ -145,6 +151,8 @@ class Pod:
     """The pod has the label that the watch selects. Without it, only fresh reads show the pod."""
     host_network: bool = False
     """The pod has the addresses of its node."""
+    job_uid: str = ""
+    """uid of the FineTuneJob whose run spec the pod has; empty if no Job of the operator made it."""
 
     @property
     def live(self) -> bool:
@@ -321,6 +329,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         deletion_time=_time(metadata, "deletionTimestamp"),
         watched=is_watched(metadata),
         host_network=bool(body.get("spec", {}).get("hostNetwork")),
+        job_uid=run_uid(metadata),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,14 @@ from finetune_operator.api.stages import (
     CONTROLLER_LABEL,
     JOB_LABEL,
     KIND,
+    RUN_ANNOTATION,
     STAGE_LABEL,
     Stage,
     parse_child_name,
 )
+
+_RUN_OF = re.compile(r'"job":\{"name":"[^"]*","namespace":"[^"]*","uid":"([^"]+)"\}')
+"""The FineTuneJob in a run spec, as `manifests.jobs` writes it. Quotes inside of texts are escaped, so no text matches."""
 
 
 def controller_uid(metadata: Mapping[str, Any], kind: str) -> str | None:
@@ -34,6 +39,12 @@ def former_job_uid(metadata: Mapping[str, Any]) -> str | None:
         return None
     uid = labels.get(CONTROLLER_LABEL)
     return None if uid is None else str(uid)
+
+
+def run_uid(metadata: Mapping[str, Any]) -> str:
+    """uid of the FineTuneJob whose run spec a pod has; empty for a pod that the operator's Jobs did not make."""
+    found = _RUN_OF.search((metadata.get("annotations") or {}).get(RUN_ANNOTATION, ""))
+    return "" if found is None else found[1]
 
 
 def key_of(body: Mapping[str, Any]) -> tuple[str, str] | None:

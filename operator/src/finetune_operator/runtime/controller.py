@@ -35,6 +35,7 @@ from finetune_operator.lifecycle.actions import (
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
+from finetune_operator.lifecycle.deletion import may_delete
 from finetune_operator.lifecycle.refusals import action_key, depends_on
 from finetune_operator.observed.observation import CREATION, JobRecord, Key, Observation, Rejection
 from finetune_operator.runtime.refusal_groups import RefusalGroups, Times
@@ -308,8 +309,13 @@ class Controller:
                 self._informer.put_claim(claim)
 
     async def _delete(self, job: JobRecord, action: DeleteJob | DeletePod | DeleteClaim) -> None:
-        """Delete an object. If it is gone already, the watch has missed that, so it is forgotten here."""
+        """Delete an object of the operator. If it is gone already, the watch has missed that, so it is forgotten here."""
         key, uid = job.key, action.uid
+        observation = self._store.observe(key)
+        if observation is None or not may_delete(observation, action):
+            # What has changed its owner or has disappeared since the decision.
+            _logger.info("%s/%s: not deleted, because it is not the operator's: %s", *key, action)
+            return
         match action:
             case DeleteJob(name):
                 found = await self._cluster.delete(f"{batch_jobs_path(job.namespace)}/{name}", uid)

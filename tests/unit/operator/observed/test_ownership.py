@@ -3,8 +3,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import CONTROLLER_LABEL, JOB_LABEL, Stage
-from finetune_operator.observed.ownership import attempt_of, controller_uid, former_job_uid, is_watched
+from finetune_operator.lifecycle.rehearsal import rehearsal_objects
+from finetune_operator.observed.ownership import (
+    attempt_of,
+    controller_uid,
+    former_job_uid,
+    is_watched,
+    run_uid,
+)
+
+from tests.support.operator import NOW, SETTINGS, UID, make_job, make_spec
 
 OURS = {JOB_LABEL: "demo"}
 LEFT = {**OURS, CONTROLLER_LABEL: "j"}
@@ -49,3 +59,13 @@ def test_an_object_is_watched_if_it_has_the_label_whatever_its_value() -> None:
     assert is_watched({"labels": {JOB_LABEL: "another"}})
     assert not is_watched({"labels": {"app": "x"}})
     assert not is_watched({})
+
+
+def test_a_pod_of_the_operator_names_its_job_in_the_run_spec() -> None:
+    forged = {"chatTemplateArguments": {"a": '"job":{"name":"x","namespace":"y","uid":"z"}'}}
+    spec = make_spec()
+    spec["model"] |= forged
+    objects = rehearsal_objects(make_job(spec), FineTuneJobSpec.parse(spec), SETTINGS, NOW)
+    found = [run_uid(body["spec"]["template"]["metadata"]) for body in objects if body["kind"] == "Job"]
+    assert found == [UID] * 3
+    assert run_uid({"labels": {JOB_LABEL: "demo"}}) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from finetune_operator.lifecycle.actions import DeletePod, Need
+from finetune_operator.lifecycle.deletion import made_by_operator
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.observed.lost_nodes import confirmation_time, lost_node
 
@@ -13,12 +14,16 @@ LOOK_AGAIN = timedelta(seconds=15)
 
 
 def remove_lost_pods(state: Reconciliation) -> Reconciliation | Need:
-    """Delete pods by force that hang because their node is gone or out of service, and no others.
+    """Delete the operator's pods by force that hang because their node is gone or out of service, and no others.
 
     The fresh read before it includes these nodes: a node that has just joined must not seem to be gone.
     """
     observation = state.observation
-    lost = [pod for pod in observation.pods if lost_node(pod, observation.inventory) is not None]
+    lost = [
+        pod
+        for pod in observation.pods
+        if made_by_operator(pod, observation) and lost_node(pod, observation.inventory) is not None
+    ]
     if lost and not observation.fresh:
         return Need.FRESH_CHILDREN
     for pod in lost:

@@ -133,3 +133,12 @@ def test_a_start_that_waits_for_such_a_pod_names_its_node() -> None:
     world.settle()
     assert world.children == {}
     assert world.condition("Reconciling") == ("True", "NodeLost")
+
+
+def test_a_foreign_pod_with_the_label_is_not_removed_by_force() -> None:
+    world = hanging()
+    (uid,) = world.pods
+    world.pods[uid] = replace(world.pods[uid], owner_uid="another Job", job_uid="")
+    world.lost_nodes = {"node1"}
+    decision = world.step()
+    assert not any(isinstance(action, DeletePod) for action in decision.actions)
