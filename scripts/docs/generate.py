@@ -20,7 +20,7 @@ CLASSES = {
     "Retryable": "the operator tries the stage again, up to `lifecycle.retries` times",
     "Interrupted": "not a failure; the stage resumes from its saved state",
     "Waiting": "not a failure; the job continues automatically once the cause is removed",
-    "Stalled": "not a failure; `Stalled` is True until nodes, volumes or `gpuProfiles` change so that the job can continue",
+    "Stalled": "not a failure; `Stalled` is True until nodes, volumes, `gpuProfiles` and the policy suit the job",
     "Active": "not a failure; the job makes progress",
     "Terminal": "the stage or the job has ended",
 }

@@ -75,7 +75,13 @@ def test_objects_carry_the_recommended_labels(values: Path) -> None:
 
 @each_values_file
 def test_namespaced_objects_are_in_the_release_namespace_or_the_watched_one(values: Path) -> None:
-    cluster_kinds = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    cluster_kinds = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
     for item in render("--values", str(values)):
         if item["kind"] not in cluster_kinds:
             assert item["metadata"]["namespace"] in {NAMESPACE, "team-a"}
@@ -276,10 +282,11 @@ def test_an_emptied_default_stays_empty() -> None:
     )
 
 
-def test_values_of_an_earlier_release_leave_the_pod_defaults_to_the_operator() -> None:
+def test_values_of_an_earlier_release_leave_their_defaults_to_the_operator() -> None:
     """`helm upgrade --reuse-values` brings no values that the earlier chart did not have."""
-    rendered = render("--set", "trainer.podDefaults=null")
+    rendered = render("--set", "trainer.podDefaults=null,policy=null")
     assert "podDefaults" not in settings(rendered)["trainer"]
+    assert settings(rendered)["policy"] == {}
     assert parse_settings(settings_text(rendered)).trainer.defaults.prepare.node_selector
 
 
@@ -375,6 +382,12 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
             r"trainer.podDefaults.objectLabels.kueue\.x-k8s\.io/queue-name=x",
             "must not use keys of Kueue",
         ),
+        ("policy.limits.images[0]=x", "'images' not allowed"),
+        ("policy.limits.gpus=0", "policy/limits/gpus"),
+        ("policy.limits.tolerations[0].effect=NoSchedule", "policy/limits/tolerations/0"),
+        ("policy.limits.endpointHosts[0]=https://a", "policy/limits/endpointHosts/0"),
+        ("policy.limits.modelSources[0]=url", "policy/limits/modelSources/0"),
+        ("policy.exceptions[0].namespaces[0]=a", "policy/exceptions/0"),
         ("replicas=2,leaderElection.enabled=false", "replicas must be at most 1"),
         ("serviceAccount.create=false", "serviceAccount.name must be given"),
     ],
@@ -412,6 +425,7 @@ def test_schema_knows_every_value_and_no_other() -> None:
     known = schema_leaves(schema, schema["definitions"])
     blocks = {f"trainer.podDefaults.{name}" for name in ("prepare", "train", "merge", "securityContext")}
     blocks |= {"securityContext"}
+    blocks |= {"policy.limits"}
     free = {"resources.requests", "resources.limits", "trainer.podDefaults.nodeSelector", *blocks}
 
     def outer(paths: set[str]) -> set[str]:

@@ -126,6 +126,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "network" $trainer.network
     "stackProfile" $trainer.stackProfile))
   "gpuProfiles" .Values.gpuProfiles
+  "policy" (pick (default dict .Values.policy) "limits" "exceptions")
   "allowTimeSlicing" .Values.allowTimeSlicing
   "calibration" .Values.calibration
   "watchNamespace" .Values.watchNamespace

@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS, Network
 from finetune_operator.api.plan import Device
 from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
+from finetune_operator.api.policy import Policy, parse_policy
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.run_spec import Limits
@@ -153,6 +154,8 @@ class Settings(_Settings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     gpu_profiles: tuple[GpuProfile, ...] = ()
     """GPUs that an autoscaler can start (docs/gpus.md)."""
+    policy: dict[str, Any] = {"limits": {}, "exceptions": []}
+    """Limits on what jobs may ask for (docs/tenancy.md)."""
     allow_time_slicing: bool = False
     calibration: dict[str, Any] = {}
     """Constants of the memory estimate, corrected by measured runs; empty for the built-in ones."""
@@ -161,8 +164,13 @@ class Settings(_Settings):
     def _sizing_is_usable(self) -> Self:
         """Parse the sizing settings now, so that an error stops the start and not the first job."""
         check_distinct(self.gpu_profiles)
-        _ = self.stack, self.fitted_calibration
+        _ = self.stack, self.fitted_calibration, self.job_policy
         return self
+
+    @cached_property
+    def job_policy(self) -> Policy:
+        """The policy, parsed."""
+        return parse_policy(self.policy)
 
     @cached_property
     def stack(self) -> StackProfile:

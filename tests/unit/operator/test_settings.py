@@ -77,3 +77,9 @@ def test_a_proxy_with_a_password_is_no_setting() -> None:
     content = '{"trainer": {"image": "i", "network": {"httpProxy": "http://user:password@proxy"}}}'
     with pytest.raises(SettingsError, match="httpProxy"):
         parse_settings(content)
+
+
+def test_a_policy_that_cannot_be_used_stops_the_start() -> None:
+    policy = {"limits": {"gpus": 0}}
+    with pytest.raises(SettingsError, match=r"policy\.limits\.gpus"):
+        parse_settings(json.dumps({"trainer": {"image": "trainer:1"}, "policy": policy}))

@@ -20,7 +20,8 @@ class ReasonClass(StrEnum):
     WAITING = "Waiting"
     """Something outside the job must change. Then the job resumes by itself."""
     STALLED = "Stalled"
-    """No existing node, volume or GPU profile is suitable. Every change of these starts a new decision."""
+    """No existing node, volume or GPU profile is suitable, or the policy forbids the job. Every change of these starts a
+    new decision."""
     ACTIVE = "Active"
     """The job makes progress."""
     TERMINAL = "Terminal"
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     GPU_NOT_SUPPORTED = "GpuNotSupported"
     GPU_MEMORY_UNKNOWN = "GpuMemoryUnknown"
     WORKSPACE_ZONE_MISMATCH = "WorkspaceZoneMismatch"
+    POLICY_DENIED = "PolicyDenied"
     MODEL_SIZE_UNKNOWN = "ModelSizeUnknown"
     MODEL_CACHE_NOT_SHARED = "ModelCacheNotShared"
     WORKSPACE_TOO_SMALL = "WorkspaceTooSmall"
@@ -96,6 +98,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.GPU_NOT_SUPPORTED: ReasonClass.STALLED,
     Reason.GPU_MEMORY_UNKNOWN: ReasonClass.STALLED,
     Reason.WORKSPACE_ZONE_MISMATCH: ReasonClass.STALLED,
+    Reason.POLICY_DENIED: ReasonClass.STALLED,
     Reason.MODEL_SIZE_UNKNOWN: ReasonClass.PERMANENT,
     Reason.MODEL_CACHE_NOT_SHARED: ReasonClass.PERMANENT,
     Reason.WORKSPACE_TOO_SMALL: ReasonClass.PERMANENT,

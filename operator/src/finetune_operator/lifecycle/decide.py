@@ -20,6 +20,7 @@ from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.leave_queue import leave_queue
 from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
+from finetune_operator.lifecycle.steps.policy import hold_denied_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
@@ -38,6 +39,7 @@ STEPS: tuple[Step, ...] = (
     reclaim_gpu,
     renew_waiting_stage,
     check_feasibility,
+    hold_denied_job,
     leave_queue,
     delete_finished_jobs,
     delete_workspace,

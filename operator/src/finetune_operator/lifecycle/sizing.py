@@ -52,7 +52,7 @@ _UNAVAILABLE: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Blocked:
-    """TRAIN cannot run on the present cluster. It is decided again when nodes, volumes or GPU profiles change."""
+    """The stage cannot run on the present cluster. It is decided again when nodes, volumes or the chart's settings change."""
 
     reason: Reason
     message: str
