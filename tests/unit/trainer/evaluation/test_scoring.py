@@ -10,6 +10,7 @@ from finetune_trainer.evaluation.scoring import (
     batches,
     distributions,
     kl_divergence,
+    predictions,
     row_losses,
     supervised_log_probabilities,
 )
@@ -64,6 +65,22 @@ def test_distributions_are_complete_and_agree_with_the_scores(model: Any) -> Non
     assert torch.allclose(found.exp().sum(-1), torch.ones(3), atol=1e-5)
     chosen = found.gather(1, torch.tensor([[3], [4], [5]])).squeeze(1)
     assert torch.allclose(chosen, expected(model, example), atol=1e-5)
+
+
+def test_one_pass_predicts_what_scores_and_distributions_say(model: Any) -> None:
+    example = EXAMPLES[0]
+    passes: list[None] = []
+    counting = model.register_forward_hook(lambda *_: passes.append(None))
+    inner = model.model.register_forward_hook(lambda *_: passes.append(None))
+    try:
+        chosen, found = predictions(model, example, example.supervised)
+    finally:
+        counting.remove()
+        inner.remove()
+    assert len(passes) == 1
+    (scores,) = supervised_log_probabilities(model, [example])
+    assert torch.equal(chosen, scores)
+    assert torch.equal(found, distributions(model, example, example.supervised))
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from finetune_trainer.evaluation.compare import RowLoss
 from finetune_trainer.evaluation.float32 import computes_in_float32, in_float32
 from finetune_trainer.evaluation.record_rows import choose_positions, choose_rows
 from finetune_trainer.evaluation.scoring import (
-    distributions,
     kl_divergence,
+    predictions,
     supervised_log_probabilities,
 )
 from finetune_trainer.model.out_of_memory import is_device_out_of_memory
@@ -110,9 +110,9 @@ def record(
     described = []
     for index, example in enumerate(rows):
         chosen = choose_positions(example.supervised, limit)
-        trained, distribution = _predictions(model, example, chosen)
+        trained, distribution = predictions(model, example, chosen)
         with model.disable_adapter():
-            without, base_distribution = _predictions(model, example, chosen)
+            without, base_distribution = predictions(model, example, chosen)
         loss = RowLoss(example.row, -float(trained.double().sum()), len(example.supervised))
         tensors |= {
             f"{index}.input_ids": torch.tensor(example.input_ids, dtype=torch.int32),
@@ -173,11 +173,6 @@ def _effect(file: Any, names: set[str], index: int) -> Effect | None:
     )
 
 
-def _predictions(model: Any, example: Example, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    (chosen,) = supervised_log_probabilities(model, [example])
-    return chosen, distributions(model, example, positions)
-
-
 def _in_float32(
     model: Any, rows: Sequence[Example], measured: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
@@ -187,7 +182,7 @@ def _in_float32(
         with in_float32(model):
             for index, example in enumerate(rows):
                 positions = measured[f"{index}.positions"].tolist()
-                trained, distribution = _predictions(model, example, positions)
+                trained, distribution = predictions(model, example, positions)
                 with model.disable_adapter():
                     (base,) = supervised_log_probabilities(model, [example])
                 divergence = kl_divergence(measured[f"{index}.log_probabilities"], distribution)

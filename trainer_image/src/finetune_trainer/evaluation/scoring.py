@@ -65,25 +65,15 @@ def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> lis
 @torch.no_grad()
 def supervised_scores(model: Any, examples: Sequence[Example]) -> list[TokenScores]:
     """Return the scores of the supervised tokens of each example, on the CPU."""
-    head = output_head(model)
     states = _hidden_states(model, examples)
-    result = []
-    for row, example in enumerate(examples):
-        # The state at position t - 1 predicts token t.
-        predictors = torch.tensor([position - 1 for position in example.supervised], device=states.device)
-        targets = torch.tensor(
-            [example.labels[position] for position in example.supervised], device=states.device
-        )
-        parts, hits = [], []
-        for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
-            logits = head.logits(states[row].index_select(0, predictors[chunk]))
-            chosen = logits.gather(1, targets[chunk].unsqueeze(1)).squeeze(1)
-            hits.append(logits.argmax(dim=-1) == targets[chunk])
-            parts.append(chosen - _log_totals(logits))
-            # Otherwise they would live until the next chunk's logits exist.
-            del logits
-        result.append(TokenScores(torch.cat(parts).cpu(), torch.cat(hits).cpu()))
-    return result
+    return [_scores(model, states[row], example) for row, example in enumerate(examples)]
+
+
+@torch.no_grad()
+def predictions(model: Any, example: Example, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `supervised_log_probabilities` and `distributions` return for one example, from one forward pass."""
+    states = _hidden_states(model, [example])[0]
+    return _scores(model, states, example).log_probabilities, _distributions(model, states, positions)
 
 
 @torch.no_grad()
@@ -92,8 +82,31 @@ def distributions(model: Any, example: Example, positions: Sequence[int]) -> tor
 
     The shape is (len(positions), vocabulary). A position is that of the predicted token.
     """
+    return _distributions(model, _hidden_states(model, [example])[0], positions)
+
+
+def _scores(model: Any, states: torch.Tensor, example: Example) -> TokenScores:
+    """Return the scores of one example from its hidden states (tokens, width)."""
     head = output_head(model)
-    states = _hidden_states(model, [example])[0]
+    # The state at position t - 1 predicts token t.
+    predictors = torch.tensor([position - 1 for position in example.supervised], device=states.device)
+    targets = torch.tensor(
+        [example.labels[position] for position in example.supervised], device=states.device
+    )
+    parts, hits = [], []
+    for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
+        logits = head.logits(states.index_select(0, predictors[chunk]))
+        chosen = logits.gather(1, targets[chunk].unsqueeze(1)).squeeze(1)
+        hits.append(logits.argmax(dim=-1) == targets[chunk])
+        parts.append(chosen - _log_totals(logits))
+        # Otherwise they would live until the next chunk's logits exist.
+        del logits
+    return TokenScores(torch.cat(parts).cpu(), torch.cat(hits).cpu())
+
+
+def _distributions(model: Any, states: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+    """Return the log-probabilities at `positions` from the hidden states (tokens, width) of one example."""
+    head = output_head(model)
     predictors = torch.tensor([position - 1 for position in positions], device=states.device)
     parts = []
     for chunk in chunks(len(predictors), model.config.get_text_config().vocab_size):
