@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.stages.prepare.stage import prepare
 from finetune_trainer.stages.train.batching import choose
@@ -128,9 +129,11 @@ def bare_loop(trainer: AdapterTrainer, run: RunSpec, dataset: Any, collate: Step
     schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(step / 1000)))
     loader = DataLoader(dataset, batch_size=run.training.effective_batch_size, collate_fn=collate)
 
+    attention = attention_of(model.config, "cpu", packed=True).implementation
+
     def take(step: Step) -> float:
         loss = torch.zeros(())
-        with using_attention(model):
+        with using_attention(model, attention):
             for one in step.passes:
                 part = negative_log_likelihood(model, one) / step.learned
                 part.backward()

@@ -27,7 +27,7 @@ TRAINING_VALUES = (
     "optimizer",
     "notes",
 )
-OURS_VALUES = (*TRAINING_VALUES, "batching", "realTokens", "cudnn", "dequantized")
+OURS_VALUES = (*TRAINING_VALUES, "batching", "attention", "realTokens", "cudnn", "dequantized")
 PROFILE_VALUES = ("model", "seconds", "busySeconds", "idleShare", "kernels", "syncs", "syncsPerStep")
 
 

@@ -141,6 +141,7 @@ def _ours(task: Task, choice: Choice, context: Context) -> dict[str, Any]:
     notes = [*task.notes, *([batching.reason] if batching.reason else [])]
     return _common(task, timer.timing, context) | {
         "batching": batching.kind,
+        "attention": trainer.attention.backend,
         "realTokens": result.real_tokens,
         "cudnn": cudnn,
         "dequantized": task.run.training.weights == "Dequantized",

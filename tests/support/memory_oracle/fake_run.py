@@ -12,7 +12,6 @@ The peaks exclude `LEFT_OUT`. States of the paged optimizer count as device memo
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import torch
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
+from finetune_trainer.model.attention import attention_facts
+from finetune_trainer.model.attention_policy import choose_attention
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
 from finetune_trainer.model.packed_attention import PackedRows, using_attention
@@ -123,10 +124,15 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
         # bitsandbytes computes its code tables, which reads values.
         optimizer = optimizer_class([p for p in model.parameters() if p.requires_grad], **arguments)
     one = _every_place(plan, packed=packed)
+    # Padded rows keep the attention with which the model was built.
+    attention = model.config._attn_implementation
+    if packed:
+        facts = attention_facts(model.config, "cuda", packed=True, capability=(8, 0))
+        attention = choose_attention(facts).implementation
     model.train()
     for _ in range(2):
         for _ in range(min(2, plan.gradient_accumulation)):
-            with using_attention(model) if packed else nullcontext():
+            with using_attention(model, attention):
                 tracked.enter("Loss")
                 loss = negative_log_likelihood(model, one) / plan.tokens
                 tracked.enter("Recompute")

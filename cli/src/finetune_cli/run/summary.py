@@ -35,6 +35,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
     if train:
         lines += _rungs(train)
         lines += _batching(train)
+        lines += _attention(train)
         evaluation = train["evaluation"]
         low, high = evaluation["interval"]
         lines.append(
@@ -83,6 +84,12 @@ def _batching(train: Mapping[str, Any]) -> list[str]:
     share = f", {found['realTokens']:.1%} real tokens" if found.get("realTokens") is not None else ""
     reason = f" ({found['reason']})" if found.get("reason") else ""
     return [f"passes    {found['kind']}{share}{reason}"]
+
+
+def _attention(train: Mapping[str, Any]) -> list[str]:
+    """The attention of the passes. A trainer before contract 1.8 does not say."""
+    found = train.get("attention")
+    return [f"attention {found['backend']} ({found['reason']})"] if found else []
 
 
 def _measures(evaluation: Mapping[str, Any]) -> list[str]:

@@ -239,6 +239,13 @@ class BatchingReport(Document):
     reason: Annotated[str, Field(max_length=512)] | None = None
 
 
+class AttentionReport(Document):
+    """The attention that computed the passes of the training, and why."""
+
+    backend: Literal["Varlen", "Sdpa", "RowByRow", "Math"]
+    reason: Annotated[str, Field(max_length=512)]
+
+
 class RungReport(Document):
     """How the GPU held a step of TRAIN. A trainer before 1.7 names no optimizer and no weights."""
 
@@ -266,7 +273,9 @@ def _only_of_a_newer_version(
 
 
 class TrainResult(Document):
-    """The result of TRAIN. A trainer before contract 1.5 sends no rungs, and one before 1.6 no batching.
+    """The result of TRAIN.
+
+    A trainer before contract 1.5 sends no rungs, one before 1.6 no batching, and one before 1.8 no attention.
 
     `evaluation` is None if a newer trainer sends one that cannot be read here, with a new verdict for example.
     """
@@ -284,6 +293,7 @@ class TrainResult(Document):
     rung: RungReport | None = None
     failed_rungs: Annotated[tuple[FailedRung, ...], Field(max_length=17)] | None = None
     batching: BatchingReport | None = None
+    attention: AttentionReport | None = None
 
 
 class Artifact(Document):

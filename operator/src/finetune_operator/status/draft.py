@@ -166,6 +166,8 @@ class StatusDraft(StatusRecord):
         )
         if result.batching is not None:
             draft = draft.with_fields(batching=reporting.batching(result.batching))
+        if result.attention is not None:
+            draft = draft.with_fields(attention=reporting.members(result.attention))
         if result.selection is not None:
             draft = draft.with_fields(selection=reporting.selection(result.selection))
         return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result)[:MAXIMUM_MESSAGE_LENGTH])

@@ -13,6 +13,7 @@ from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import (
+    AttentionReport,
     BatchingReport,
     DatasetReport,
     EvaluationReport,
@@ -229,6 +230,11 @@ def batching(report: BatchingReport) -> dict[str, Any]:
     if report.real_tokens is not None:
         shown["realTokens"] = format_number(report.real_tokens)
     return shown
+
+
+def members(report: AttentionReport) -> dict[str, Any]:
+    """A report without numbers, for status."""
+    return report.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def trained(report: TrainResult) -> str:

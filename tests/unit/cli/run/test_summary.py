@@ -41,6 +41,9 @@ def test_the_passes_are_shown_with_the_share_of_real_tokens_and_the_reason() -> 
     assert "passes    Grouped, 97.5% real tokens (rows of this model that share a pass see each other" in text
     train["train"]["batching"] = {"kind": "Packed", "budgetTokens": 4096}
     assert "passes    Packed\n" in summarize({"Train": train})
+    assert "attention Sdpa (FlashAttention keeps no scores; cuDNN's kernel is off" in text
+    del train["train"]["attention"]
+    assert "attention" not in summarize({"Train": train})
     del train["train"]["batching"]
     assert "passes" not in summarize({"Train": train})
 

@@ -81,6 +81,12 @@ def test_a_batching_of_another_kind_is_left_out() -> None:
     assert parse(document).train.batching is None
 
 
+def test_an_attention_of_another_backend_is_left_out() -> None:
+    document = newer(Stage.TRAIN)
+    document["train"]["attention"] = {"backend": "Ring", "reason": "two GPUs"}
+    assert parse(document).train.attention is None
+
+
 @pytest.mark.parametrize(
     "change",
     [{"outcome": "Paused"}, {"uid": 1}, {"version": "2.0"}, {"train": None}, {"train": {"device": "cpu"}}],

@@ -12,6 +12,7 @@ from finetune_operator.status.reporting import (
     config,
     dataset,
     evaluation,
+    members,
     next_update,
     open_verdict,
     proof,
@@ -106,6 +107,13 @@ def test_the_passes_of_a_training_are_shown_with_their_reason() -> None:
     packed = TrainResult.model_validate({**TRAIN, "batching": {"kind": "Packed", "budgetTokens": 8}})
     assert packed.batching is not None
     assert batching(packed.batching) == {"kind": "Packed", "budgetTokens": 8}
+
+
+def test_the_attention_of_a_training_is_shown_with_its_reason() -> None:
+    found = {"backend": "Varlen", "reason": "FlashAttention takes the bounds of the rows"}
+    report = TrainResult.model_validate({**TRAIN, "attention": found})
+    assert report.attention is not None
+    assert members(report.attention) == found
 
 
 def test_a_training_that_ends_early_says_so_and_which_step_is_published() -> None:

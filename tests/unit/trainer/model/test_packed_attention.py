@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from finetune_trainer.model.attention import attention_of
+from finetune_trainer.model.attention_policy import IMPLEMENTATIONS
 from finetune_trainer.model.packed_attention import (
-    NAME,
+    ATTENTIONS,
     NotPackableError,
     PackedRows,
     has_kernel,
-    packed_attention,
     using_attention,
 )
 from finetune_trainer.stages.train.batching import Batching
@@ -24,6 +25,8 @@ from tests.support.architectures import FAMILIES, LEAKING, VOCABULARY, tiny
 _LENGTHS = (13, 1, 12, 9, 1, 13)
 """Longer than the tiny models' windows of 4; rows of one token; the last pack is one row."""
 _BUDGET = 13
+_ROWS = IMPLEMENTATIONS["RowByRow"]
+_VARLEN = IMPLEMENTATIONS["Varlen"]
 PACKED = sorted(FAMILIES.keys() - LEAKING)
 
 
@@ -45,7 +48,8 @@ def _rows() -> list[dict[str, Any]]:
 def _learn(model: Any, passes: tuple[Pass, ...], learned: int) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
-    with using_attention(model, NAME if passes[0].packed else model.config._attn_implementation):
+    attention = attention_of(model.config, "cpu", packed=passes[0].packed is not None)
+    with using_attention(model, attention.implementation):
         for one in passes:
             loss = negative_log_likelihood(model, one) / learned
             loss.backward()
@@ -86,11 +90,11 @@ def _compare(model: Any) -> None:
 
 def test_an_evaluation_within_the_training_has_the_models_own_attention() -> None:
     model = tiny("llama")
-    with using_attention(model):
-        assert model.config._attn_implementation == NAME
+    with using_attention(model, _ROWS):
+        assert model.config._attn_implementation == _ROWS
         with using_attention(model, "eager"):
             assert model.config._attn_implementation == "eager"
-        assert model.config._attn_implementation == NAME
+        assert model.config._attn_implementation == _ROWS
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -109,17 +113,29 @@ def _heads(tokens: int = 6, heads: int = 2) -> torch.Tensor:
         ({"dropout": 0.1}, "drops scores"),
     ],
 )
+@pytest.mark.parametrize("name", [_ROWS, _VARLEN])
 def test_scores_that_this_attention_does_not_compute_are_refused(
-    arguments: dict[str, Any], cause: str
+    name: str, arguments: dict[str, Any], cause: str
 ) -> None:
     rows: dict[str, Any] = {} if cause == "bounds of the rows" else {"packed_rows": PackedRows.of([4, 2])}
-    mask = arguments.pop("attention_mask", None)
+    others = {name: value for name, value in arguments.items() if name != "attention_mask"}
+    mask = arguments.get("attention_mask")
     with pytest.raises(NotPackableError, match=cause):
-        packed_attention(SimpleNamespace(), _heads(), _heads(), _heads(), mask, **rows, **arguments)
+        ATTENTIONS[name](SimpleNamespace(), _heads(), _heads(), _heads(), mask, **rows, **others)
 
 
-def test_a_cpu_has_no_kernel_for_rows() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [({}, "no kernel for rows of varying length with its heads"), ({"softcap": 2.0}, "cap their scores")],
+)
+def test_layers_that_differ_from_their_config_are_found(arguments: dict[str, Any], cause: str) -> None:
+    """The policy chose the kernel for rows, and a layer cannot have it: the canary then finds the reason."""
     assert not has_kernel(_heads(), _heads())
+    rows = PackedRows.of([4, 2])
+    with pytest.raises(NotPackableError, match=cause):
+        ATTENTIONS[_VARLEN](
+            SimpleNamespace(), _heads(), _heads(), _heads(), None, packed_rows=rows, **arguments
+        )
 
 
 @pytest.mark.gpu
@@ -128,8 +144,10 @@ def test_the_kernel_of_a_gpu_agrees_with_rows_by_themselves(window: int | None) 
     rows = PackedRows.of([7, 1, 4])
     parts = (_heads(12, 4), _heads(12, 2), _heads(12, 2))
     settings: dict[str, Any] = {"attention_mask": None, "sliding_window": window}
-    expected, _ = packed_attention(SimpleNamespace(), *parts, **settings, packed_rows=rows)
+    expected, _ = ATTENTIONS[_ROWS](SimpleNamespace(), *parts, **settings, packed_rows=rows)
     query, key, value = (part.to("cuda", torch.bfloat16) for part in parts)
     assert has_kernel(query, value)
-    found, _ = packed_attention(SimpleNamespace(), query, key, value, **settings, packed_rows=rows.to("cuda"))
+    found, _ = ATTENTIONS[_VARLEN](
+        SimpleNamespace(), query, key, value, **settings, packed_rows=rows.to("cuda")
+    )
     assert torch.allclose(found.float().cpu(), expected, atol=3e-2)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_trainer.model import packing_canary
-from finetune_trainer.model.packed_attention import packed_attention
+from finetune_trainer.model.attention_policy import AttentionChoice
 from finetune_trainer.model.packing_canary import packing_obstacle
 
 from tests.support.architectures import FAMILIES, LEAKING, tiny
@@ -34,6 +34,16 @@ def test_architectures_that_leak_or_take_no_rows_are_found(family: str) -> None:
 )
 def test_the_reason_names_what_was_found(family: str, said: str) -> None:
     assert said in (packing_obstacle(tiny(family), 100) or "")
+
+
+def test_a_device_without_an_attention_for_packed_rows_is_an_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choice = AttentionChoice(None, "there is no kernel for rows", cudnn=False)
+    monkeypatch.setattr(packing_canary, "attention_of", lambda *_arguments, **_settings: choice)
+    assert packing_obstacle(tiny("llama"), 100) == (
+        "rows of this model cannot share a pass: there is no kernel for rows"
+    )
 
 
 def test_a_model_that_drops_scores_is_not_packed() -> None:
@@ -65,7 +75,7 @@ def test_a_window_that_the_layers_do_not_pass_matters_only_to_longer_rows(
     monkeypatch.setattr(
         packing_canary,
         "_noting",
-        lambda _windows, *arguments, **settings: packed_attention(*arguments, **settings),
+        lambda _windows, attention, *arguments, **settings: attention(*arguments, **settings),
     )
     assert packing_obstacle(model, 4) is None
     assert "sliding window" in (packing_obstacle(model, 5) or "")

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.7"
+CONTRACT_VERSION = "1.8"
 DEFAULT_GENERATED_ROWS = 32
 
 

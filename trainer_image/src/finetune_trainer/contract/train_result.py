@@ -122,6 +122,13 @@ class BatchingResult(Part):
     reason: str | None = None
 
 
+class AttentionResult(Part):
+    """The attention that computed the passes of the training, and why; see `model.attention_policy`."""
+
+    backend: Literal["Varlen", "Sdpa", "RowByRow", "Math"] | None
+    reason: str
+
+
 class ProbeResult(Part):
     """The peaks in bytes until the end of the probe: two steps on the longest batch, of rows of `sequence_length` tokens.
 
@@ -164,7 +171,8 @@ class TrainResult(Part):
     `rung` is the one that ran, and `failed_rungs` are those that did not fit before it. `probe` is not set if the run
     continued after its last step. `selection` is set if the run stops early or keeps the best step.
     `versions` are those of the software that computed the end of the run, and `version_changes` those of a run that
-    continued with other versions. A result before version 1.5 has none of the six. `batching` is since 1.6.
+    continued with other versions. A result before version 1.5 has none of the six. `batching` is since 1.6, and
+    `attention` since 1.8.
     """
 
     device: str
@@ -181,3 +189,4 @@ class TrainResult(Part):
     versions: dict[str, str] | None = None
     version_changes: tuple[VersionChange, ...] | None = None
     batching: BatchingResult | None = None
+    attention: AttentionResult | None = None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.output_head import prove_head
 from finetune_trainer.model.padding_rows import restore_padding_rows
@@ -49,7 +49,7 @@ def load_quantized(path: Path, device: str) -> Any:
         path,
         dtype=dtype,
         device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation=attention_implementation(config),
+        attn_implementation=attention_implementation(config, device),
         local_files_only=True,
         trust_remote_code=False,
     )
@@ -59,15 +59,9 @@ def load_quantized(path: Path, device: str) -> Any:
     return model
 
 
-def attention_implementation(config: Any) -> str:
-    """Return transformers' name of the attention: torch's scaled dot product, whose kernel keeps no scores.
-
-    It supports no soft cap of the scores (Gemma 2), and some architectures do not use it. These get plain products.
-    """
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    fused = architecture._supports_sdpa  # noqa: SLF001 -- transformers decides by it
-    return "sdpa" if fused and not capped else "eager"
+def attention_implementation(config: Any, device: str = "cpu") -> str:
+    """Return transformers' name of the attention that a model has for padded rows."""
+    return attention_of(config, device, packed=False).implementation
 
 
 def cast_model(model: Any, dtype: torch.dtype) -> None:

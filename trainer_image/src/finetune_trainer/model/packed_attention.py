@@ -2,12 +2,14 @@
 
 transformers' own way is a mask over all pairs of tokens. It takes the square of the pass, and it excludes the kernels
 that keep no scores. Here a kernel for rows of varying length gets the rows' bounds, or each row is computed by itself.
+`model.attention_policy` decides which.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +17,27 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from finetune_trainer.model.attention_policy import IMPLEMENTATIONS, OLDEST_CAPABILITY, WIDEST_HEAD
 from finetune_trainer.model.output_head import language_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-NAME = "finetune_packed"
-"""Name of this attention in transformers' register. It has no mask function, so models create no mask for it."""
 _ARGUMENT = "packed_rows"
-_WIDEST_HEAD = 256
-_OLDEST_CAPABILITY = (8, 0)
 _REFUSED = ("position_bias", "s_aux", "head_mask")
 """Arguments that change the scores. No architecture that passes them is packed."""
+
+_Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Query, key and value."""
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """How scores are made: their scale, the tokens of the sliding window, and the cap."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
 
 
 class NotPackableError(Exception):
@@ -72,7 +83,7 @@ def packed_states(
 
 
 @contextmanager
-def using_attention(model: Any, name: str = NAME) -> Iterator[None]:
+def using_attention(model: Any, name: str) -> Iterator[None]:
     """Let all layers of `model` use the attention `name` of transformers' register inside of the `with` statement."""
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     before = [config._attn_implementation for config in configs]  # noqa: SLF001 -- transformers reads it there
@@ -86,7 +97,8 @@ def using_attention(model: Any, name: str = NAME) -> Iterator[None]:
             config._attn_implementation = earlier  # noqa: SLF001 -- see above
 
 
-def packed_attention(
+def _packed(
+    compute: Callable[[_Row, PackedRows, _Scores], torch.Tensor],
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -110,31 +122,42 @@ def packed_attention(
     _require_packable(rows, attention_mask, arguments, causal=causal, dropout=dropout)
     assert rows is not None  # noqa: S101 -- for mypy: the line above raises
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if softcap is None and has_kernel(query, value):
-        mixed: Any = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            rows.bounds,
-            rows.bounds,
-            max(rows.lengths),
-            max(rows.lengths),
-            scale=scale,
-            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        return mixed.unsqueeze(0), None
-    if softcap is None and query.is_cuda:
-        # Row by row, a GPU would start a kernel for each row and keep a copy of each result.
+    return compute((query, key, value), rows, _Scores(scale, sliding_window, softcap)), None
+
+
+def _by_kernel(parts: _Row, rows: PackedRows, scores: _Scores) -> torch.Tensor:
+    """Compute all rows in one kernel. Raises NotPackableError if a layer differs from what the policy was told."""
+    query, key, value = parts
+    if scores.softcap is not None:
+        raise NotPackableError("its layers cap their scores, and its config does not say so")
+    if not has_kernel(query, value):
         raise NotPackableError("this GPU has no kernel for rows of varying length with its heads")
-    parts = []
+    mixed: Any = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        rows.bounds,
+        rows.bounds,
+        max(rows.lengths),
+        max(rows.lengths),
+        scale=scores.scale,
+        window_size=(-1 if scores.window is None else scores.window - 1, 0),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    found: torch.Tensor = mixed.unsqueeze(0)
+    return found
+
+
+def _row_by_row(parts: _Row, rows: PackedRows, scores: _Scores) -> torch.Tensor:
+    query, key, value = parts
+    found = []
     for place in rows.slices:
         one = query[:, :, place], key[:, :, place], value[:, :, place]
-        if softcap is None:
-            parts.append(_fused(*one, scale, sliding_window))
+        if scores.softcap is None:
+            found.append(_fused(*one, scores.scale, scores.window))
         else:
-            parts.append(_capped(*one, scale, sliding_window, softcap))
-    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
+            found.append(_capped(*one, scores.scale, scores.window, scores.softcap))
+    return torch.cat([part.transpose(1, 2) for part in found], dim=1)
 
 
 def has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
@@ -142,10 +165,10 @@ def has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
     return (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] == value.shape[-1] <= _WIDEST_HEAD
+        and query.shape[-1] == value.shape[-1] <= WIDEST_HEAD
         and query.shape[-1] % 8 == 0
         and torch.version.hip is None
-        and torch.cuda.get_device_capability(query.device) >= _OLDEST_CAPABILITY
+        and torch.cuda.get_device_capability(query.device) >= OLDEST_CAPABILITY
     )
 
 
@@ -180,7 +203,7 @@ def _fused(
     length = query.shape[2]
     limited = window is not None and length > window
     shared = key.shape[1] != query.shape[1]
-    if shared and (limited or not query.shape[-1] == value.shape[-1] <= _WIDEST_HEAD):
+    if shared and (limited or not query.shape[-1] == value.shape[-1] <= WIDEST_HEAD):
         # With shared heads, only the kernel for these sizes and without a mask keeps no scores.
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -222,4 +245,16 @@ def _visible(length: int, window: int | None, device: torch.device) -> torch.Ten
     return visible if window is None else visible.triu(1 - window)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+ATTENTIONS: dict[str, Any] = {
+    choice: partial(_packed, compute)
+    for choice, compute in (
+        (IMPLEMENTATIONS["Varlen"], _by_kernel),
+        (IMPLEMENTATIONS["RowByRow"], _row_by_row),
+    )
+}
+"""The attentions of packed rows by their names in transformers' register.
+
+They have no mask functions, so models create no mask for them.
+"""
+for _name, _attention in ATTENTIONS.items():
+    ALL_ATTENTION_FUNCTIONS.register(_name, _attention)

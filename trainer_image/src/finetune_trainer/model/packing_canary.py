@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.out_of_memory import is_device_out_of_memory
 from finetune_trainer.model.output_head import TOLERANCE, hidden_states, language_model
 from finetune_trainer.model.packed_attention import (
+    ATTENTIONS,
     NotPackableError,
     PackedRows,
-    packed_attention,
     packed_states,
     using_attention,
 )
@@ -57,13 +58,19 @@ def _obstacle(model: Any, longest: int) -> str | None:
     if getattr(config, "attention_dropout", None):
         return "rows of this model cannot share a pass: its attention drops scores, which the kernel for rows cannot"
     device = causal.get_input_embeddings().weight.device
+    attention = attention_of(causal.config, device.type, packed=True)
+    if attention.backend is None:
+        return f"rows of this model cannot share a pass: {attention.reason}"
+    compute = ATTENTIONS[attention.implementation]
     # Neighboring ids, so that any vocabulary has enough of them.
     ids = torch.arange(sum(_LENGTHS), device=device) % vocabulary
     other = ids.clone()
     other[: _LENGTHS[0]] = ids[: _LENGTHS[0]].flip(0)
     rows = PackedRows.of(_LENGTHS).to(device)
     windows: set[int] = set()
-    states, changed = (_states(model, tokens, rows, windows) for tokens in (ids, other))
+    states, changed = (
+        _states(model, tokens, rows, partial(_noting, windows, compute)) for tokens in (ids, other)
+    )
     window = _window(config)
     if window is not None and longest > window and window not in windows:
         return "rows of this model cannot share a pass: its layers do not pass their sliding window"
@@ -82,19 +89,21 @@ def _obstacle(model: Any, longest: int) -> str | None:
     return None
 
 
-def _states(model: Any, ids: torch.Tensor, rows: PackedRows, windows: set[int]) -> torch.Tensor:
-    """Return the states (tokens, width) of a packed pass, and add the windows that its layers pass to `windows`."""
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, partial(_noting, windows))
+def _states(model: Any, ids: torch.Tensor, rows: PackedRows, attention: Any) -> torch.Tensor:
+    """Return the states (tokens, width) of a packed pass whose layers use `attention`."""
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, attention)
     position_ids = torch.cat([torch.arange(length, device=ids.device) for length in rows.lengths])
     with using_attention(model, _NAME):
         return packed_states(model, ids[None], position_ids[None], rows)[0]
 
 
-def _noting(windows: set[int], *arguments: Any, **settings: Any) -> tuple[torch.Tensor, None]:
+def _noting(windows: set[int], attention: Any, *arguments: Any, **settings: Any) -> tuple[torch.Tensor, None]:
+    """Compute `attention`, and add the window that a layer passes to `windows`."""
     window = settings.get("sliding_window")
     if window is not None:
         windows.add(int(window))
-    return packed_attention(*arguments, **settings)
+    found: tuple[torch.Tensor, None] = attention(*arguments, **settings)
+    return found
 
 
 def _window(config: Any) -> int | None:

@@ -332,7 +332,8 @@ def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Pat
         (super(AdapterTrainer, trainer).compute_loss, padded),
     ):
         trainer.adapted.zero_grad()
-        with using_attention(trainer.model) if inputs is packed else nullcontext():
+        attention = using_attention(trainer.model, trainer.attention.implementation)
+        with attention if inputs is packed else nullcontext():
             loss = compute(trainer.model, inputs)
             loss.backward()
         gradients = {n: p.grad.clone() for n, p in trainer.adapted.named_parameters() if p.grad is not None}

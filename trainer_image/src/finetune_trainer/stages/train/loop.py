@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers.trainer_callback import ExportableState
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
@@ -79,6 +80,10 @@ class AdapterTrainer(SFTTrainer):
         begin_step: Any = self._prefetcher
         self.data_collator = begin_step
         self.checkpoints = checkpoints
+        self.attention = attention_of(
+            self.adapted.config, self.args.device.type, packed=batching.kind == "Packed"
+        )
+        """The attention of all passes, which the result reports."""
         self.tokens = 0
         self.selection: SelectionRule | None = None
         """The rule by which checkpoints of earlier steps must stay."""
@@ -190,8 +195,7 @@ class AdapterTrainer(SFTTrainer):
         self._step = inputs
         device = self.args.device
         loss = torch.zeros((), device=device)
-        packed = any(one.packed is not None for one in inputs.passes)
-        with using_attention(model) if packed else nullcontext():
+        with using_attention(model, self.attention.implementation):
             for one in inputs.passes:
                 self._stop.check()
                 if not self._writer.busy:

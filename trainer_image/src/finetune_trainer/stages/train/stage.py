@@ -13,10 +13,11 @@ import torch
 import transformers
 from transformers import AutoTokenizer, TrainerState, set_seed
 
-from finetune_trainer.contract.train_result import TrainResult
+from finetune_trainer.contract.train_result import AttentionResult, TrainResult
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.recording import record
+from finetune_trainer.model.attention import allow_kernels, attention_of
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
@@ -84,8 +85,6 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
-    # cuDNN's attention builds a plan for every new shape, and passes have as many shapes as lengths.
-    torch.backends.cuda.enable_cudnn_sdp(run.device != "cuda")
     stop = StopRequest()
 
     def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult:  # noqa: FBT001 -- `fit` names it
@@ -196,6 +195,7 @@ def _train(
         evaluation=comparison,
         rung=rung_result(rung),
         batching=batching_result(batching, trainer.state.log_history),
+        attention=AttentionResult(backend=trainer.attention.backend, reason=trainer.attention.reason),
         **({"failed_rungs": ladder.failed} if ladder.failed else {}),
         **({} if probed is None else {"probe": probed}),
         versions=dict(software.versions),
@@ -221,6 +221,8 @@ def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
     layout = read_base_layout(workspace)
     model = load_quantized(workspace.quantized_model, run.device)
     check_quantized(model, layout)
+    # It is the same for packed and padded rows.
+    allow_kernels(attention_of(model.config, run.device, packed=False))
     if run.training.weights == "Dequantized":
         dequantize_weights(model)
         # The packed matrices leave gaps between the others, which no large tensor fits.
