@@ -303,6 +303,15 @@ def test_ports_of_pod_probes_and_settings_agree() -> None:
     assert ports == {"metrics": settings(objects)["metricsPort"], "health": settings(objects)["healthPort"]}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+    assert container["startupProbe"]["httpGet"] == container["livenessProbe"]["httpGet"]
+
+
+def test_a_replica_has_minutes_to_begin_before_it_is_restarted() -> None:
+    """On a machine without free CPUs the process opens its port late; a restart would begin again, without end."""
+    (container,) = pod_spec(render())["containers"]
+    startup, liveness = container["startupProbe"], container["livenessProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] <= 60
 
 
 def test_digest_wins_over_the_tag() -> None:

@@ -439,7 +439,9 @@ def test_invalid_jobs_are_refused_with_the_reason(
     assert message in refusal(validator, manifest(**changes))
 
 
-@pytest.mark.parametrize(("length", "message"), [(45, ""), (46, "must have a name of at most 45 characters")])
+@pytest.mark.parametrize(
+    ("length", "message"), [(45, ""), (46, "metadata.name must be at most 45 characters")]
+)
 def test_names_leave_room_for_the_childrens(validator: Kubectl, length: int, message: str) -> None:
     job = manifest()
     job["metadata"]["name"] = "n" * length

@@ -23,6 +23,8 @@ from finetune_operator.errors import InvalidSpecError
 
 REMEMBERED = 512
 """Specs that are kept as values: more than change within minutes, in a few megabytes."""
+_LARGEST_REMEMBERED = 32_768
+"""Length of the largest spec that is kept, as JSON. The CRD allows 2 MB, and 512 of these would fill the operator's memory."""
 _MAXIMUM_PATHS = 8
 """Paths that a message names."""
 
@@ -49,12 +51,18 @@ class StoredSpec:
 def read_stored(spec: Mapping[str, Any]) -> StoredSpec:
     """Read the spec of an object that an API server has stored. It raises nothing.
 
-    Equal specs give the same value: every decision reads the spec, and reading it anew takes half of its time.
+    Equal specs give the same value, unless they are huge: every decision reads the spec, and reading it anew takes half of
+    its time.
     """
-    return _read(json.dumps(spec))
+    text = json.dumps(spec)
+    return _remembered(text) if len(text) <= _LARGEST_REMEMBERED else _read(text)
 
 
 @lru_cache(maxsize=REMEMBERED)
+def _remembered(text: str) -> StoredSpec:
+    return _read(text)
+
+
 def _read(text: str) -> StoredSpec:
     spec = json.loads(text)
     try:

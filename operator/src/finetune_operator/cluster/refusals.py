@@ -17,6 +17,8 @@ _NAMES = re.compile(
     r"\"[^\"]*\"|'[^']*'|[0-9]+[A-Za-z]*|[-a-z0-9]*-(prepare|train|merge)-[0-9]+|[-a-z0-9.]+-workspace"
 )
 _MAXIMUM_KIND = 160
+_MAXIMUM_MESSAGE = 4096
+"""The API server repeats values and lists every fault, in megabytes. A condition has room for this much."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ def refusal_of(error: ApiError) -> Refusal | None:
     A quota, a policy and an unreachable webhook can change, so their refusals can end. An object that is malformed or
     invalid (400, 404, 422) stays so. A response that is no Status object comes from a proxy, and it decides nothing.
     """
-    message = clean_text(error.message)
+    waits = _POLICY.search(error.message) is not None or error.missing_namespace
+    message = clean_text(error.message[:_MAXIMUM_MESSAGE])
     if is_webhook_failure(error):
         return Refusal("Webhook/" + _normalized(message), message, final=False)
     if error.status == 403:
@@ -44,7 +47,6 @@ def refusal_of(error: ApiError) -> Refusal | None:
         return Refusal(kind, message, final=False)
     if error.status not in {400, 404, 405, 413, 422} or not error.reason:
         return None
-    waits = _POLICY.search(message) is not None or error.missing_namespace
     return Refusal(_normalized(message), message, final=not waits)
 
 

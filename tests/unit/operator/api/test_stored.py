@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -37,6 +38,21 @@ def test_equal_specs_are_parsed_once_and_an_edited_spec_anew() -> None:
     edited = read_stored(spec).spec
     assert edited is not None
     assert edited.suspend
+
+
+def test_huge_specs_do_not_fill_the_memory() -> None:
+    """The CRD allows 16 annotations of 4096 bytes in several places, and a control character is six bytes of JSON."""
+    annotations = {f"key{number}": "\x01" * 4096 for number in range(16)}
+    tracemalloc.start()
+    try:
+        for number in range(24):
+            assert read_stored(
+                make_spec(podTemplate={"annotations": {**annotations, "number": str(number)}})
+            ).spec
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000_000
 
 
 @pytest.mark.parametrize(

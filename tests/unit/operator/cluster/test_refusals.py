@@ -43,6 +43,13 @@ def test_a_quota_a_policy_and_an_unreachable_webhook_can_change(
     assert not refusal.final
 
 
+def test_a_refusal_of_megabytes_is_cut_to_what_a_condition_holds() -> None:
+    refusal = refusal_of(ApiError(422, "Invalid", "Job is invalid: " + "spec.a: Too long\n" * 100_000))
+    assert refusal is not None
+    assert len(refusal.message) == 4096
+    assert refusal.final
+
+
 def test_a_namespace_that_is_gone_decides_nothing_about_the_spec() -> None:
     error = ApiError(404, "NotFound", 'namespaces "a" not found', missing_namespace=True)
     refusal = refusal_of(error)
