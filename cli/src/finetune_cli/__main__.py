@@ -1,4 +1,7 @@
-"""The command line: `finetune run` runs a FineTuneJob on this machine, `finetune plan` checks beforehand if it fits."""
+"""The command line: `finetune run` runs a FineTuneJob on this machine, `finetune plan` checks beforehand if it fits.
+
+`finetune verify` checks what was published.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,11 @@ from finetune_cli.plan.arguments import DESCRIPTION, add_plan_options, add_volum
 from finetune_cli.plan.command import plan
 from finetune_cli.run.devices import choose_device
 from finetune_cli.run.local import LocalFolders, run_locally
+from finetune_cli.verify import DESCRIPTION as VERIFY
+from finetune_cli.verify import add_verify_options, run_verify
 
+_PRINTING = {"plan": plan, "calibrate": calibrate, "verify": run_verify}
+"""Commands that print to standard output and return an exit code."""
 EXIT_USAGE = 64
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -70,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
         "calibrate", help="fit the estimates to the measurements of finished runs", description=CALIBRATE
     )
     add_calibrate_options(calibrate_parser)
+    verify_parser = commands.add_parser(
+        "verify", help="compare published artifacts with their manifest and signature", description=VERIFY
+    )
+    add_verify_options(verify_parser)
     return parser
 
 
@@ -77,10 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, or 64 if the request is wrong."""
     options = build_parser().parse_args(arguments)
     try:
-        if options.command in {"plan", "calibrate"}:
-            status = (
-                plan(options, sys.stdout) if options.command == "plan" else calibrate(options, sys.stdout)
-            )
+        if options.command in _PRINTING:
+            status = _PRINTING[options.command](options, sys.stdout)
             sys.stdout.flush()
             return status
         manifests = read_manifests(options.file, options.name)

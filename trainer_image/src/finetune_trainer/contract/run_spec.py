@@ -294,6 +294,12 @@ class Destination(_Value):
 ArtifactKind = Literal["Adapter", "Merged", "BaseAsTrained"]
 
 
+class Signing(_Value):
+    """The private key that signs the statement over the published files: a PEM file that is mounted in MERGE alone."""
+
+    key_path: Path
+
+
 class Output(_Value):
     """The artifacts to publish, their destination, and the merged weights: their type and what they are made of.
 
@@ -305,6 +311,7 @@ class Output(_Value):
     destination: Destination
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
+    signing: Signing | None = None
 
 
 class Workspace(_Value):

@@ -47,6 +47,10 @@ def published_results(run: RunSpec) -> PublishedResult | None:
             if not path.is_file() or file_digest(path) != listed["digest"]:
                 _log.warning("the destination's manifest lists %s, which is missing or has other bytes", name)
                 return None
+        statement = manifest.get("statement")
+        if isinstance(statement, str) and not (destination / statement).is_file():
+            _log.warning("the destination's manifest names the statement %s, which is missing", statement)
+            return None
     return results
 
 

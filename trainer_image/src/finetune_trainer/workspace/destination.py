@@ -28,7 +28,9 @@ STAGING = ".finetune-staging"
 OWNER = "owner.json"
 FOLDERS = {"Adapter": "adapter", "Merged": "merged", "BaseAsTrained": "base-as-trained"}
 REPORT_FOLDER = "report"
-ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER)
+PROVENANCE_FOLDER = "provenance"
+"""Holds the statement over all other files, which the manifest names and does not list."""
+ALL_FOLDERS = (*FOLDERS.values(), REPORT_FOLDER, PROVENANCE_FOLDER)
 JOURNAL = "journal"
 """Folder of the staging folder with the records of finished weight files."""
 

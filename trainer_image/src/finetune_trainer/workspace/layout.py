@@ -103,7 +103,12 @@ class WorkspaceLayout:
 
 def write_json_atomically(path: Path, document: Any) -> None:
     """Write JSON as `write_text_atomically` writes text."""
-    write_text_atomically(path, json.dumps(document, ensure_ascii=False, sort_keys=True))
+    write_text_atomically(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Return the text of a JSON file: equal documents give equal bytes."""
+    return json.dumps(document, ensure_ascii=False, sort_keys=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from finetune_trainer.contract.run_spec import Signing
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
@@ -71,7 +74,13 @@ def test_the_artifact_has_the_form_of_the_base_and_the_trained_weights(
             assert (merged / path.name).read_bytes() == path.read_bytes()
     assert {path.name for path in merged.iterdir()} == {path.name for path in base.iterdir()} | {"README.md"}
     assert "quantization_config" not in json.loads((merged / "config.json").read_text())
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "adapter",
+        "manifest.json",
+        "merged",
+        "provenance",
+        "report",
+    ]
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["specHash"] == SPEC_HASH
     assert manifest["results"]["merge"] == result
@@ -284,7 +293,13 @@ def test_interrupted_publication_is_finished_by_the_next_run(workspace: Path, tm
         merge(run_spec(workspace, output), _Stop())
     assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == []
     merge(run_spec(workspace, output), NullReporter())
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "manifest.json", "merged", "report"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "adapter",
+        "manifest.json",
+        "merged",
+        "provenance",
+        "report",
+    ]
 
 
 @pytest.mark.parametrize("found", ["manifest", "folder"])
@@ -523,3 +538,22 @@ def _change_adapter(layout: WorkspaceLayout, factor: float) -> None:
     assert result is not None
     result["adapterDigest"] = digest_of_files(folder_digests(layout.adapter))
     write_marker(layout, "train", SPEC_HASH, result)
+
+
+def test_nothing_is_written_without_the_signing_key_and_the_next_try_publishes(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The Secret may be missing when MERGE starts. The job waits and tries again."""
+    key, output = tmp_path / "key.pem", tmp_path / "output"
+    run = run_spec(workspace, output)
+    run = run.model_copy(update={"output": run.output.model_copy(update={"signing": Signing(key_path=key)})})
+    with pytest.raises(StageError, match=r"output\.signing") as caught:
+        merge(run, NullReporter())
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    assert list(output.iterdir()) == []
+    private = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    merge(run, NullReporter())
+    assert [path.name for path in (output / "provenance").iterdir()] == ["model.sig"]
+    (output / "provenance" / "model.sig").unlink()
+    assert published_results(run) is None, "a publication without its statement is not complete"

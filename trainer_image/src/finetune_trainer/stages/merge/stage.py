@@ -31,11 +31,14 @@ from finetune_trainer.stages.merge.publish import (
 )
 from finetune_trainer.stages.merge.reference import open_reference
 from finetune_trainer.stages.merge.shards import write_index
+from finetune_trainer.stages.merge.signing import read_signing_key
+from finetune_trainer.stages.merge.statement import write_statement
 from finetune_trainer.stages.merge.weight_folders import stored_dtype, stored_layout, write_weights
 from finetune_trainer.workspace.completed import published_results
 from finetune_trainer.workspace.destination import (
     FOLDERS,
     JOURNAL,
+    PROVENANCE_FOLDER,
     REPORT_FOLDER,
     fault_behind,
     publishing_alone,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.result import EndToken
     from finetune_trainer.contract.run_spec import ArtifactKind, RunSpec
+    from finetune_trainer.stages.merge.signing import SigningKey
     from finetune_trainer.stages.merge.weight_folders import WeightsKind
     from finetune_trainer.telemetry.reporter import Reporter
 
@@ -109,6 +113,8 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
             Reason.ARTIFACT_VERIFICATION_FAILED,
             "the adapter in the workspace must be the one that TRAIN saved, its digest differs; run the job again",
         )
+    # Before anything is written: a merge takes long, and nothing is published without the signature.
+    key = None if run.output.signing is None else read_signing_key(run.output.signing.key_path)
     # A PREPARE before contract 1.3 did not report them.
     ends = prepared.dataset.end_tokens or ()
     staging = open_staging(destination, run.spec_hash)
@@ -133,7 +139,7 @@ def _merge(run: RunSpec, workspace: WorkspaceLayout, destination: Path, progress
         with writing_to(destination):
             if workspace.report.is_dir():  # a workspace from an older image has no report
                 copytree(workspace.report, staging / REPORT_FOLDER)
-        return _publish(run, destination, staging, prepared, trained, proof, original, known, progress)
+        return _publish(run, workspace, staging, prepared, trained, proof, original, known, key, progress)
     except StageError:
         discard_staging(destination, run.spec_hash)
         raise
@@ -200,16 +206,18 @@ def _original_loss(
 
 def _publish(
     run: RunSpec,
-    destination: Path,
+    workspace: WorkspaceLayout,
     staging: Path,
     prepared: PrepareResult,
     trained: TrainResult,
     proof: Proof | None,
     original: OriginalLoss | None,
     known: Mapping[ArtifactKind, Mapping[str, SealedFile]],
+    key: SigningKey | None,
     progress: Reporter,
 ) -> MergeResult:
-    """Add cards and the report, seal and publish all folders; return the `merge` member of the result."""
+    """Add cards and the report, seal, state and publish all folders; return the `merge` member of the result."""
+    destination = run.output.destination.path
     verification = with_findings(proof.result) if proof is not None else None
     if verification is not None and original is not None:
         verification = verification.model_copy(update={"adapter_on_original_loss": original.original})
@@ -252,6 +260,10 @@ def _publish(
         artifacts=tuple(artifacts[kind] for kind in run.output.artifacts), verification=verification
     )
     results = PublishedResult(prepare=prepared, train=trained, merge=result)
-    manifest = manifest_document(run, results, files, survival)
-    publish(destination, folders, manifest)
+    manifest = manifest_document(
+        run, results, files, survival, find_original(workspace.original, prepared.model.digest)
+    )
+    with writing_to(destination):
+        manifest = write_statement(staging / PROVENANCE_FOLDER, manifest, key)
+    publish(destination, [*folders, PROVENANCE_FOLDER], manifest)
     return result
