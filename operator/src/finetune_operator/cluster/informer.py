@@ -120,14 +120,17 @@ class Informer:
             self._wake_without_gpu()
 
     def wake(self, key: Key | None) -> None:
-        """Queue the FineTuneJob of this key, with the urgency of what has changed since it was last queued."""
-        if key is not None:
+        """Queue the FineTuneJob of this key, with the urgency of what has changed since it was last queued.
+
+        A settled one is queued only if something has changed. The list of a watch may name tens of thousands of them.
+        """
+        if key is not None and (key in self._changes or not self._store.is_settled(key)):
             self._queue.add(key, self._changes.pop(key, Urgency.RESYNC))
 
     # -- lists --------------------------------------------------------------------------------------------------
 
     async def synchronize(self) -> None:
-        """Read all objects, remove deleted ones from the store, and queue every FineTuneJob."""
+        """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled."""
         namespace = self._namespace
         cluster = self._cluster
         jobs = await cluster.list_jobs(namespace, _keeping_uid(self.put_job))
@@ -145,9 +148,9 @@ class Informer:
         self.seeded = True
         for key in purged:
             self._note(key, Urgency.ENDING)
-        for key in self._store.job_keys():
+        for key in self._store.unsettled_keys():
             self.wake(key)
-        # Changes of objects without a FineTuneJob need no decision.
+        # Changes of settled FineTuneJobs and of objects without one need no decision.
         self._changes.clear()
 
     async def _synchronize_nodes(self) -> None:

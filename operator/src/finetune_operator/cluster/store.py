@@ -29,6 +29,7 @@ from finetune_operator.observed.observation import (
     Rejection,
     lacks_gpu,
 )
+from finetune_operator.observed.settled import Packer, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted
 
 
@@ -67,6 +68,7 @@ class Store:
         self._busy: set[Key] = set()
         """FineTuneJobs with a Job or a pod: few, while the others may be many thousands."""
         self._deleted = Tombstones()
+        self._packer = Packer()
 
     def put_job(self, job: JobRecord) -> bool:
         """Store a FineTuneJob; returns True if it is newer than what is known.
@@ -82,8 +84,8 @@ class Store:
             entry.progress = entry.movement = entry.last_read = None
             entry.refusals = {}
         elif entry.job is not None:
-            self._changed(entry.job, job)
-        entry.job = job
+            self._changed(unpacked(entry.job), job)
+        entry.job = self._packer.pack(job)
         self._reported.add(job.key)
         return True
 
@@ -233,7 +235,7 @@ class Store:
         if entry is None or entry.job is None:
             return None
         return Observation(
-            job=entry.job,
+            job=unpacked(entry.job),
             inventory=self._gpus.inventory,
             children=tuple(entry.children.values()),
             pods=tuple(entry.pods.values()),
@@ -257,17 +259,26 @@ class Store:
         """Keys of all FineTuneJobs."""
         return [key for key, entry in self._entries.items() if entry.job is not None]
 
+    def is_settled(self, key: Key) -> bool:
+        """True if there is nothing to decide about this FineTuneJob until something of it changes."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.settled
+
+    def unsettled_keys(self) -> list[Key]:
+        """Keys of the FineTuneJobs about which there is something to decide, even if nothing has changed."""
+        return [key for key, entry in self._entries.items() if entry.job is not None and not entry.settled]
+
     def keys_without_gpu(self) -> list[Key]:
         """Keys of the FineTuneJobs whose next decision depends on the GPUs of the cluster."""
         return [
             key
             for key, entry in self._entries.items()
-            if entry.job is not None and lacks_gpu(entry.job.status)
+            if isinstance(entry.job, JobRecord) and lacks_gpu(entry.job.status)
         ]
 
-    def reported(self, since: datetime) -> list[JobRecord]:
+    def reported(self, since: datetime) -> list[StoredJob]:
         """The FineTuneJobs that have not ended, and those that have ended after `since`."""
-        found = []
+        found: list[StoredJob] = []
         for key in list(self._reported):
             entry = self._entries.get(key)
             job = None if entry is None else entry.job

@@ -8,6 +8,7 @@ from datetime import datetime
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Pod, Rejection
+from finetune_operator.observed.settled import SettledJob, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted, unstarted
 
 REMEMBERED_JOBS = 32
@@ -26,11 +27,11 @@ class Identities:
     """uids of its claim, and of that of an earlier FineTuneJob of the same name."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A FineTuneJob and the objects that belong to it or to an earlier one of the same name, each by its uid."""
 
-    job: JobRecord | None = None
+    job: StoredJob | None = None
     children: dict[str, ChildJob] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
@@ -49,6 +50,12 @@ class Entry:
         """True if neither the FineTuneJob nor an object of it is known."""
         return self.job is None and not (self.children or self.pods or self.claims)
 
+    @property
+    def settled(self) -> bool:
+        """True if the job has ended, the decision about that is in its status, and nothing of it is left."""
+        known = self.children or self.pods or self.claims or self.refusals
+        return isinstance(self.job, SettledJob) and self.job.decided and not known
+
     def claim(self, *, own: bool) -> Claim | None:
         """The workspace's claim of this FineTuneJob, or with `own=False` that of an earlier one; None if unknown."""
         uid = "" if self.job is None else self.job.uid
@@ -57,7 +64,8 @@ class Entry:
     def identities(self) -> Identities:
         """The objects that are known by name or by uid, also if they belong to an earlier FineTuneJob."""
         names = {child.name for child in self.children.values()}
-        recorded = (self.job.status.get("stage") or {}).get("jobName") if self.job is not None else None
+        status = {} if self.job is None else unpacked(self.job).status
+        recorded = (status.get("stage") or {}).get("jobName")
         names |= {recorded} if isinstance(recorded, str) else set()
         uids = {child.uid for child in self.children.values()} | {pod.owner_uid for pod in self.pods.values()}
         return Identities(frozenset(names), frozenset(uids.union(self.former_jobs)), frozenset(self.claims))
@@ -84,5 +92,5 @@ class Entry:
             if self.job is None or child is None or child.owner_uid != self.job.uid:
                 continue
             if pod.running and pod.ip:
-                found.append((self.job, child, pod))
+                found.append((unpacked(self.job), child, pod))
         return found

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from finetune_operator.cluster.store import Store
-from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.settled import StoredJob
 from finetune_operator.runtime.job_series import JobSeries
 
 SETTLED = timedelta(minutes=10)
@@ -62,7 +62,7 @@ class Exposition:
         """Let the thread end after its present work."""
         self._thread.shutdown(wait=False)
 
-    def _render(self, accept: str, jobs: Sequence[JobRecord], phases: Counts[str]) -> Scrape:
+    def _render(self, accept: str, jobs: Sequence[StoredJob], phases: Counts[str]) -> Scrape:
         encode, content_type = choose_encoder(accept)
         own = encode(self._registry)
         end = _END if own.endswith(_END) else b""

@@ -17,6 +17,7 @@ from finetune_operator.api.conditions import Condition, Truth, find_condition
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.settled import StoredJob, unpacked
 
 _HELP = {
     "finetunejob_info": "1 for every FineTuneJob that runs or has just ended.",
@@ -66,7 +67,7 @@ class JobSeries:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def render(self, jobs: Collection[JobRecord]) -> list[bytes]:
+    def render(self, jobs: Collection[StoredJob]) -> list[bytes]:
         """All families of these jobs in the text format, which is that of OpenMetrics, too."""
         self._lines = {job.uid: self._lines_of(job) for job in jobs}
         lines = list(self._lines.values())
@@ -84,9 +85,9 @@ class JobSeries:
         ]
         return found
 
-    def _lines_of(self, job: JobRecord) -> _Lines:
+    def _lines_of(self, job: StoredJob) -> _Lines:
         held = self._lines.get(job.uid)
-        return held if held is not None and held.version == job.resource_version else _format(job)
+        return held if held is not None and held.version == job.resource_version else _format(unpacked(job))
 
 
 def _head(name: str, text: str) -> bytes:

@@ -279,3 +279,53 @@ async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> Non
         listed.clear()
         await parts.informer.synchronize()
         assert await taken_with(parts) is Urgency.ENDING, "its deletion was missed"
+
+
+def job_body(**metadata: Any) -> dict[str, Any]:
+    """The FineTuneJob of `make_job`, which has ended and whose end has been decided."""
+    world = World()
+    for stage in Stage:
+        world.settle()
+        world.succeed(stage)
+    world.settle()
+    found = {
+        "name": "demo",
+        "namespace": "team",
+        "uid": UID,
+        "generation": 1,
+        "resourceVersion": "40",
+        "creationTimestamp": "2026-11-24T09:00:00Z",
+    }
+    return {"metadata": {**found, **metadata}, "spec": world.job.spec, "status": world.job.status}
+
+
+async def test_a_settled_job_is_decided_about_only_if_something_of_it_changes() -> None:
+    claim = {
+        "name": "demo-workspace",
+        "namespace": "team",
+        "uid": "c",
+        "resourceVersion": "45",
+        "labels": {"finetune.dev/job": "demo"},
+        "ownerReferences": [{"kind": "FineTuneJob", "name": "demo", "uid": UID, "controller": True}],
+    }
+    listed = {"finetunejobs": [job_body()], "persistentvolumeclaims": []}
+
+    async def answer(request: web.Request) -> web.Response:
+        items = listed.get(request.path.rpartition("/")[2], [])
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": items})
+
+    key = ("team", "demo")
+    async with api_server.serving(answer) as api:
+        parts = Parts(api)
+        await parts.informer.synchronize()
+        assert await parts.drain() == set(), "it was settled before the process started"
+        parts.informer.wake(parts.informer.put_job(job_body()))
+        assert await parts.drain() == set(), "the watch lists it once more"
+        parts.informer.wake(parts.informer.put_job(job_body(resourceVersion="51", generation=2)))
+        assert await parts.drain() == {key}, "its user has edited it"
+        await parts.informer.synchronize()
+        assert await parts.drain() == {key}, "the edit is not decided about"
+        listed["finetunejobs"] = [job_body(resourceVersion="52")]
+        listed["persistentvolumeclaims"] = [{"metadata": claim}]
+        await parts.informer.synchronize()
+        assert await parts.drain() == {key}, "its claim may have to go"
