@@ -14,7 +14,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client as kubernetes_client
@@ -70,7 +71,16 @@ async def load_configuration(environment: Mapping[str, str]) -> kubernetes_clien
         await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     configuration.retries = None
     configuration.connection_pool_maxsize = 64
+    # Otherwise two threads look for a proxy and for ~/.netrc at every request, which costs more than the request.
+    configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for `url`; None if there is none."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 class _FencedTransport(RESTClientObject):

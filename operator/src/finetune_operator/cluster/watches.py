@@ -32,9 +32,45 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 60
     settings.networking.request_timeout = 30
+    # A burst of new objects has one task each until then.
+    settings.queueing.idle_timeout = 0.5
+    settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     for group, plural in (("batch", "jobs"), ("", "pods"), ("", "persistentvolumeclaims")):
         settings.watching.label_selectors[group, "v1", plural] = JOB_LABEL
     return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Compares nothing. Kopf would copy and compare every object three times, for handlers that do not exist."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Kopf stores nothing without handlers of changes."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Stores nothing, because event handlers have no progress."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """See above."""
+
+    def purge(self, **_: Any) -> None:
+        """See above."""
+
+    def touch(self, **_: Any) -> None:
+        """See above."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
 
 
 def watched_kinds(*, watch_nodes: bool) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -25,6 +26,7 @@ class Rehearsals:
         self._settings = settings
         self._now = now
         self._known: dict[tuple[str, str], str | None] = {}
+        self._asking: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def refusal(self, observation: Observation) -> str | None:
         """Why an object of the observed job is invalid; None if none is, or if the job has started.
@@ -41,11 +43,18 @@ class Rehearsals:
         if not digest:
             return None
         known = (job.namespace, digest)
-        if known not in self._known:
-            if len(self._known) >= MAXIMUM_KNOWN:
-                self._known.clear()
-            self._known[known] = await self._rehearse(job, stored.spec)
-        return self._known[known]
+        # Many new jobs with the same settings come at once: one of them asks, and the others wait for its answer.
+        lock = self._asking.setdefault(known, asyncio.Lock())
+        try:
+            async with lock:
+                if known not in self._known:
+                    found = await self._rehearse(job, stored.spec)
+                    if len(self._known) >= MAXIMUM_KNOWN:
+                        self._known.clear()
+                    self._known[known] = found
+                return self._known[known]
+        finally:
+            self._asking.pop(known, None)
 
     async def _rehearse(self, job: JobRecord, spec: FineTuneJobSpec) -> str | None:
         for body in rehearsal_objects(job, spec, self._settings, self._now()):

@@ -97,3 +97,16 @@ async def test_an_event_of_every_kind_reaches_the_store_and_wakes_its_job() -> N
             deliver(informer, plural, {"type": "DELETED", "object": body})
         assert store.observe(("team", "demo")) is None
         assert len(gpus) == 0
+
+
+def test_kopf_neither_copies_nor_compares_objects() -> None:
+    class Untouchable(dict[str, Any]):
+        def __deepcopy__(self, _: object) -> Any:
+            raise AssertionError("a copy costs more than everything else that is done with an event")
+
+    persistence = build_settings().persistence
+    body = kopf.Body({"metadata": {}, "spec": Untouchable(many="members")})
+    diffs, progress = persistence.diffbase_storage, persistence.progress_storage
+    essence = diffs.build(body=body, extra_fields=None)
+    assert progress.clear(essence=essence) == {}
+    assert diffs.fetch(body=body) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -101,3 +102,23 @@ async def test_without_an_answer_the_objects_are_checked_again() -> None:
         server.name = ""
         assert await rehearsals.refusal(new()) is None
         assert len(server.checked) == 5
+
+
+async def test_jobs_that_come_at_once_with_equal_settings_are_checked_once() -> None:
+    server = Checking("demo-train-0")
+    async with serving(server) as api:
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
+        found = await asyncio.gather(*(rehearsals.refusal(new()) for _ in range(20)))
+    assert len(server.checked) == 3, "the third object is invalid"
+    assert len(set(found)) == 1
+    assert found[0] is not None
+
+
+async def test_if_the_server_does_not_answer_the_next_job_asks_again() -> None:
+    server = Checking("demo-workspace", 503)
+    async with serving(server) as api:
+        rehearsals = Rehearsals(Cluster(api), SETTINGS, lambda: NOW)
+        found = await asyncio.gather(*(rehearsals.refusal(new()) for _ in range(3)), return_exceptions=True)
+        assert [type(each) for each in found] == [ApiError] * 3
+        server.name = ""
+        assert await rehearsals.refusal(new()) is None
