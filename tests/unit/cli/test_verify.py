@@ -118,6 +118,33 @@ def duplicate_key(path: Path) -> None:
     path.write_text('{"a": 1, "a": 2, ' + path.read_text().lstrip()[1:])
 
 
+def replace_folder(folder: Path, other: Path) -> None:
+    """Put a copy of `other` in the place of `folder`."""
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+def link_to(path: Path, target: Path) -> None:
+    """Put a link to `target` in the place of a file."""
+    path.unlink()
+    path.symlink_to(target)
+
+
+def replace_with_pipe(path: Path) -> None:
+    """Put a pipe in the place of a file: whoever opens it would wait for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def let_a_path_escape(folder: Path) -> None:
+    """List a file outside of the folder, without a statement that says otherwise."""
+    entry = {"digest": "sha256:" + "0" * 64, "bytes": 0}
+    edit_json(
+        folder / "manifest.json", lambda document: document["files"].update({"../../etc/passwd": entry})
+    )
+    shutil.rmtree(folder / "provenance")
+
+
 def replace_with_link(folder: Path, name: str) -> None:
     path, target = folder / name, folder.parent / "elsewhere"
     path.rename(target)
@@ -202,7 +229,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path, Path], object], Kind, str]] = {
     "a removed signature": (
         lambda folder, _: shutil.rmtree(folder / "provenance"), Kind.UNSIGNED, "provenance/model.sig"),
     "the artifacts of an unsigned job": (
-        lambda folder, made: (shutil.rmtree(folder), shutil.copytree(made / "unsigned", folder)),
+        lambda folder, made: replace_folder(folder, made / "unsigned"),
         Kind.UNSIGNED, "provenance/model.sig"),
     "the signature of another artifact": (
         lambda folder, made: shutil.copy(made / "another/provenance/model.sig", folder / "provenance/model.sig"),
@@ -213,16 +240,13 @@ TAMPERINGS: dict[str, tuple[Callable[[Path, Path], object], Kind, str]] = {
     "a link in place of a folder": (
         lambda folder, _: replace_with_link(folder, "merged"), Kind.NO_REGULAR_FILE, "merged"),
     "a link in place of the manifest": (
-        lambda folder, _: ((folder / "manifest.json").unlink(), (folder / "manifest.json").symlink_to("/etc/passwd")),
+        lambda folder, _: link_to(folder / "manifest.json", Path("/etc/passwd")),
         Kind.NO_REGULAR_FILE, "manifest.json"),
     "a pipe in place of a file": (
-        lambda folder, _: ((folder / "merged/config.json").unlink(), os.mkfifo(folder / "merged/config.json")),
+        lambda folder, _: replace_with_pipe(folder / "merged/config.json"),
         Kind.NO_REGULAR_FILE, "merged/config.json"),
     "a path that escapes": (
-        lambda folder, _: edit_json(
-            folder / "manifest.json",
-            lambda d: (d["files"].update({"../../etc/passwd": {"digest": "sha256:" + "0" * 64, "bytes": 0}}),
-                       shutil.rmtree(folder / "provenance"))),
+        lambda folder, _: let_a_path_escape(folder),
         Kind.PATH_ESCAPES, "../../etc/passwd"),
 }  # fmt: skip
 

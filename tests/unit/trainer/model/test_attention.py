@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from finetune_trainer.model.attention import allow_kernels, attention_facts, attention_of
-from finetune_trainer.model.attention_policy import AttentionChoice
-from transformers import DeepseekV3Config, Gemma2Config, LlamaConfig
+from finetune_trainer.model.attention_policy import AttentionChoice, choose_attention
+from huggingface_hub.errors import StrictDataclassError
+from transformers import DeepseekV3Config, Gemma2Config, Gemma4TextConfig, LlamaConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tests.support.architectures import FAMILIES, tiny
 
@@ -39,6 +41,27 @@ def test_the_widths_of_a_head_come_from_the_config() -> None:
     assert widths(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)) == (32, 32)
     latent = DeepseekV3Config(qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
     assert widths(latent) == (192, 128)
+
+
+def test_layers_of_different_width_count_with_the_widest() -> None:
+    facts = attention_facts(Gemma4TextConfig(), "cuda", packed=True, capability=(9, 0))
+    assert facts.query_width == 512
+    assert choose_attention(facts).backend is None
+
+
+def test_every_architecture_has_facts_to_choose_by() -> None:
+    """A config that cannot be read would end its run while the model is loaded."""
+    read = 0
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING:
+        try:
+            config = kind()
+            config.get_text_config()
+        except (TypeError, ValueError, StrictDataclassError):
+            # It needs arguments, or has several texts. No run gets as far with these.
+            continue
+        attention_facts(config, "cuda", packed=True, capability=(9, 0))
+        read += 1
+    assert read > 180
 
 
 def test_the_cap_of_the_scores_comes_from_the_config() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.model.attention_policy import AttentionChoice, AttentionFacts, choose_attention
@@ -44,7 +45,17 @@ def allow_kernels(choice: AttentionChoice) -> None:
 
 
 def _head_widths(config: Any) -> tuple[int, int]:
-    """Return the values of a head in queries and in values. Latent attention has two widths."""
+    """Return the values of a head in queries and in values, of the layer with the widest ones.
+
+    Latent attention has two widths. Layers may differ, as in Gemma 4, whose config then has no width of its own.
+    """
+    try:
+        return _layer_widths(config)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return max(_layer_widths(layer) for layer in config.per_layer_config)
+
+
+def _layer_widths(config: Any) -> tuple[int, int]:
     heads = getattr(config, "num_attention_heads", None) or 1
     plain = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
     parts = getattr(config, "qk_nope_head_dim", None), getattr(config, "qk_rope_head_dim", None)

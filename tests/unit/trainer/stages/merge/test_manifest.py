@@ -15,17 +15,18 @@ from finetune_trainer.stages.merge.manifest import (
     seeds_of,
     spec_document,
 )
+from finetune_trainer.stages.merge.publish import SealedFile
 
 from tests.support.manifests import manifest_schema, require_schema
 from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN
 
-_FILES = {"merged/a": {"digest": "sha256:0", "bytes": 1}}
+_FILES: dict[str, SealedFile] = {"merged/a": {"digest": "sha256:0", "bytes": 1}}
 
 
 def test_the_manifest_names_base_data_tools_files_and_results(make_run: Callable[..., RunSpec]) -> None:
     run = make_run()
     results = PublishedResult(prepare=PREPARE, train=TRAIN, merge=MERGE)
-    manifest = manifest_document(run, results, _FILES)  # type: ignore[arg-type]  # a table of files
+    manifest = manifest_document(run, results, _FILES)
     assert manifest["specHash"] == run.spec_hash
     assert manifest["base"]["name"] == "tiny"
     assert manifest["base"]["quantizedDigest"] == PREPARE.model.digest
@@ -112,15 +113,17 @@ def test_the_spec_in_the_manifest_names_no_place_on_the_machine(
 
 
 def test_the_digest_of_the_content_leaves_out_the_report_and_the_order_of_files() -> None:
-    weights, card = {"digest": "sha256:1", "bytes": 1}, {"digest": "sha256:2", "bytes": 2}
+    weights: SealedFile = {"digest": "sha256:1", "bytes": 1}
+    card: SealedFile = {"digest": "sha256:2", "bytes": 2}
+    report: SealedFile = {"digest": "sha256:3", "bytes": 3}
     files = {"merged/a": weights, "merged/b": card}
     with_report = {
-        "report/job.json": {"digest": "sha256:3", "bytes": 3},
+        "report/job.json": report,
         "merged/b": card,
         "merged/a": weights,
     }
-    assert content_digest(files) == content_digest(with_report)  # type: ignore[arg-type]  # a table of files
-    assert content_digest(files) != content_digest({"merged/a": card, "merged/b": weights})  # type: ignore[arg-type]
+    assert content_digest(files) == content_digest(with_report)
+    assert content_digest(files) != content_digest({"merged/a": card, "merged/b": weights})
 
 
 @pytest.mark.parametrize(
