@@ -74,7 +74,7 @@ def test_objects_carry_the_recommended_labels(values: Path) -> None:
 
 
 @each_values_file
-def test_namespaced_objects_are_in_the_release_namespace_or_the_watched_one(values: Path) -> None:
+def test_namespaced_objects_are_in_the_release_namespace_or_a_watched_one(values: Path) -> None:
     cluster_kinds = {
         "ClusterRole",
         "ClusterRoleBinding",
@@ -84,7 +84,7 @@ def test_namespaced_objects_are_in_the_release_namespace_or_the_watched_one(valu
     }
     for item in render("--values", str(values)):
         if item["kind"] not in cluster_kinds:
-            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a"}
+            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a", "team-b"}
 
 
 @each_values_file
@@ -180,20 +180,36 @@ def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
     assert pod_spec(objects)["serviceAccountName"] == account
 
 
-def test_one_watched_namespace_needs_a_cluster_role_for_cluster_scoped_reads_alone() -> None:
-    objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false")
+def test_watched_namespaces_need_a_cluster_role_for_cluster_scoped_reads_alone() -> None:
+    objects = render("--set", "watchNamespaces={team-a,team-b},rbac.aggregateRoles=false")
     assert rules(only(objects, "ClusterRole")) == declared(rbac.CLUSTER_RULES)
     assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in rules(only(objects, "ClusterRole")))
 
 
-def test_one_watched_namespace_can_do_without_any_cluster_role() -> None:
-    objects = render("--set", "watchNamespace=team-a,rbac.aggregateRoles=false,rbac.clusterReads=false")
+def test_each_watched_namespace_has_a_role_and_nothing_else_has_one() -> None:
+    watched = ["team-a", "team-b"]
+    objects = render(
+        "--set", "watchNamespaces={team-a,team-b},rbac.aggregateRoles=false,rbac.clusterReads=false"
+    )
     assert not {"ClusterRole", "ClusterRoleBinding"} & {item["kind"] for item in objects}
-    role = only(objects, "Role", "-operator")
-    assert role["metadata"]["namespace"] == "team-a"
-    assert rules(role) == declared(rbac.WATCHED_RULES)
-    assert only(objects, "RoleBinding", "-operator")["subjects"][0]["namespace"] == NAMESPACE
-    assert settings(objects)["watchNamespace"] == "team-a"
+    named = {
+        (item["kind"], item["metadata"]["namespace"]): item
+        for item in objects
+        if item["kind"] in {"Role", "RoleBinding"} and item["metadata"]["name"].endswith("-operator")
+    }
+    assert set(named) == {(kind, namespace) for kind in ("Role", "RoleBinding") for namespace in watched}
+    for namespace in watched:
+        role, binding = named["Role", namespace], named["RoleBinding", namespace]
+        assert rules(role) == declared(rbac.WATCHED_RULES)
+        assert binding["roleRef"] == {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Role",
+            "name": role["metadata"]["name"],
+        }
+        (subject,) = binding["subjects"]
+        assert subject["namespace"] == NAMESPACE
+    assert only(objects, "Role", "-leases")["metadata"]["namespace"] == NAMESPACE
+    assert settings(objects)["watchNamespaces"] == watched
 
 
 def test_namespace_admins_may_use_the_resource() -> None:
@@ -355,7 +371,8 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("trainer.device=gpu", "trainer/device"),
         ("trainer.limits.datasetbytes=1", "datasetbytes"),
         ("image.digest=sha256:12", "image/digest"),
-        ("watchNamespace=Team_A", "watchNamespace"),
+        ("watchNamespaces[0]=Team_A", "watchNamespaces/0"),
+        ("watchNamespaces={a,a}", "watchNamespaces"),
         ("logLevel=TRACE", "logLevel"),
         ("trainer.huggingFaceEndpoint=hub.example.com", "trainer/huggingFaceEndpoint"),
         ("trainer.network.httpsProxy=http://user:password@proxy", "trainer/network/httpsProxy"),

@@ -67,8 +67,8 @@ def test_each_set_of_limits_is_bound_to_its_namespaces() -> None:
 
 
 def test_a_release_for_some_namespaces_judges_no_other_one(tmp_path: Path) -> None:
-    objects = rendered(tmp_path, watchNamespace="team-a", policy={"limits": {"gpus": 1}})
-    assert namespaces(only(objects, BINDING)) == [{"operator": "In", "values": ["team-a"]}]
+    objects = rendered(tmp_path, watchNamespaces=["team-a", "team-b"], policy={"limits": {"gpus": 1}})
+    assert namespaces(only(objects, BINDING)) == [{"operator": "In", "values": ["team-a", "team-b"]}]
 
 
 def test_only_new_jobs_are_judged_and_a_policy_that_fails_refuses() -> None:

@@ -129,7 +129,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "policy" (pick (default dict .Values.policy) "limits" "exceptions")
   "allowTimeSlicing" .Values.allowTimeSlicing
   "calibration" .Values.calibration
-  "watchNamespace" .Values.watchNamespace
+  "watchNamespaces" (default list .Values.watchNamespaces)
   "workers" .Values.workers
   "client" .Values.client
   "resyncSeconds" .Values.resyncSeconds

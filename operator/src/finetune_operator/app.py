@@ -6,21 +6,26 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import kopf
 from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.fence import elapsed_time
 from finetune_operator.cluster.informer import Informer
+from finetune_operator.cluster.namespace_watches import NamespaceWatches
 from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
-from finetune_operator.cluster.watches import build_registry, build_settings, watched_kinds
+from finetune_operator.cluster.watches import (
+    CLUSTER_KINDS,
+    NAMESPACED_KINDS,
+    build_registry,
+    run_watches,
+)
 from finetune_operator.errors import SettingsError
 from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.exposition import Exposition
@@ -104,36 +109,33 @@ class Operator:
         self._health.show(self._vitals(), self._lag.largest)
 
     async def _watch(self, informer: Informer, configuration: Configuration) -> None:
-        """Run Kopf's watches. Kopf ends them if one fails for good, and then the process ends, too."""
-        namespace = self._settings.watch_namespace
-        watch_nodes = self._replica.gpus.inventory.problem is None
-        self._replica.watch_ages.expect(watched_kinds(watch_nodes=watch_nodes))
-        ready = asyncio.Event()
-        watches = asyncio.create_task(
-            kopf.operator(
-                registry=build_registry(
-                    informer,
-                    configuration,
-                    self._replica.watch_ages,
-                    watch_nodes=watch_nodes,
-                ),
-                settings=build_settings(),
-                clusterwide=not namespace,
-                namespaces=[namespace] if namespace else [],
-                ready_flag=ready,
-            )
+        """Run Kopf's watches. If one of all namespaces fails for good, the process ends, too."""
+        ages = self._replica.watch_ages
+        cluster_kinds = CLUSTER_KINDS if self._replica.gpus.inventory.problem is None else ()
+
+        async def watch(
+            namespace: str, kinds: tuple[str, ...], forbidden: Callable[[], None] | None = None
+        ) -> None:
+            ages.expect(kinds, namespace)
+            try:
+                registry = build_registry(informer, configuration, ages, kinds, forbidden)
+                # Kopf has replaced our signal handlers.
+                await run_watches(registry, namespace, self._handle_signals)
+            finally:
+                ages.forget(namespace)
+
+        if not self._settings.watch_namespaces:
+            await watch("", (*NAMESPACED_KINDS, *cluster_kinds))
+            return
+        namespaces = NamespaceWatches(
+            informer,
+            lambda namespace, forbidden: watch(namespace, NAMESPACED_KINDS, forbidden),
+            elapsed_time,
         )
-        starting = asyncio.create_task(ready.wait())
-        await asyncio.wait({watches, starting}, return_when=asyncio.FIRST_COMPLETED)
-        # Kopf has replaced our signal handlers, and it would wait for our tasks before it ends.
-        self._handle_signals()
-        try:
-            await watches
-        finally:
-            await cancel(starting)
-        raise RuntimeError(
-            "the watches must run until a signal stops the process, but they ended; see the log above"
-        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(namespaces.run())
+            if cluster_kinds:
+                group.create_task(watch("", cluster_kinds))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS, Network
 from finetune_operator.api.plan import Device
 from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
-from finetune_operator.api.policy import Policy, parse_policy
+from finetune_operator.api.policy import Namespace, Policy, parse_policy
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.run_spec import Limits
@@ -140,8 +140,8 @@ class Settings(_Settings):
     """All settings of the administrator."""
 
     trainer: TrainerSettings
-    watch_namespace: str = ""
-    """The only namespace to serve; empty for all."""
+    watch_namespaces: tuple[Namespace, ...] = ()
+    """The only namespaces to serve; empty for all."""
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     client: ClientSettings = ClientSettings()
     resync_seconds: Annotated[int, Field(ge=10)] = 600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,13 +39,22 @@ class Informer:
     """Feeds the store and the queue. Its event methods do no I/O."""
 
     def __init__(
-        self, store: Store, gpus: GpuStore, queue: WorkQueue[Key], cluster: Cluster, namespace: str
+        self,
+        store: Store,
+        gpus: GpuStore,
+        queue: WorkQueue[Key],
+        cluster: Cluster,
+        namespaces: Sequence[str] = (),
     ) -> None:
-        """`namespace` is the only namespace to serve; empty for all."""
+        """`namespaces` are the only ones to serve; empty for all."""
         self._store = store
         self._queue = queue
         self._cluster = cluster
-        self._namespace = namespace
+        self.namespaces = tuple(namespaces)
+        self.refused: dict[str, str] = {}
+        """Why the API server does not let the operator read a namespace: it does not exist, or it has no Role."""
+        self.on_refusal: Callable[[str], None] = _ignore
+        """Called with each namespace that becomes refused."""
         self._gpus = gpus
         self._waking = False
         self._changes: dict[Key, Urgency] = {}
@@ -53,6 +62,11 @@ class Informer:
         self.seeded = False
         self.missed_deletions = 0
         """Number of objects whose deletion the watches have missed."""
+
+    @property
+    def served(self) -> dict[str, bool]:
+        """Whether each of the namespaces can be read; empty if all are served together."""
+        return {namespace: namespace not in self.refused for namespace in self.namespaces}
 
     # -- single objects -----------------------------------------------------------------------------------------
 
@@ -131,27 +145,64 @@ class Informer:
 
     async def synchronize(self) -> None:
         """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled."""
-        namespace = self._namespace
-        cluster = self._cluster
-        jobs = await cluster.list_jobs(namespace, _keeping_uid(self.put_job))
-        children = await cluster.list_children(namespace, _keeping_uid(self.put_child))
-        pods = await cluster.list_pods(namespace, _keeping_uid(self.put_pod))
-        claims = await cluster.list_claims(namespace, _keeping_uid(self.put_claim))
+        for namespace in self.namespaces:
+            await self.synchronize_namespace(namespace)
+        if not self.namespaces:
+            await self._synchronize("")
         await self._synchronize_nodes()
-        lists = {"jobs": jobs, "children": children, "pods": pods, "claims": claims}
-        purged = [
-            key
-            for kind, listed in lists.items()
-            for key in self._store.purge(kind, set(listed.items), listed.resource_version)
-        ]
-        self.missed_deletions += len(purged)
         self.seeded = True
-        for key in purged:
-            self._note(key, Urgency.ENDING)
         for key in self._store.unsettled_keys():
             self.wake(key)
         # Changes of settled FineTuneJobs and of objects without one need no decision.
         self._changes.clear()
+
+    async def synchronize_namespace(self, namespace: str) -> bool:
+        """Read one namespace; returns False if it is refused. Then nothing is known about it, and others go on."""
+        try:
+            await self._synchronize(namespace)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            self._refuse(namespace, clean_text(error.message)[:300])
+            return False
+        if self.refused.pop(namespace, None) is not None:
+            _logger.info("namespace %s is served", namespace)
+        for key in self._store.unsettled_keys():
+            if key[0] == namespace:
+                self.wake(key)
+        return True
+
+    def _refuse(self, namespace: str, message: str) -> None:
+        """Forget a namespace. Its state is in the cluster, so nothing is lost."""
+        for key in self._store.forget(namespace):
+            self.wake(key)
+        if namespace not in self.refused:
+            _logger.warning(
+                "namespace %s must exist and have the operator's Role, but the API server refuses to list it (%s); it is "
+                "tried again, and the others are served",
+                namespace,
+                message,
+            )
+            self.refused[namespace] = message
+            self.on_refusal(namespace)
+
+    async def _synchronize(self, namespace: str) -> None:
+        """Read the objects of one namespace, or of all, and remove deleted ones from the store."""
+        cluster = self._cluster
+        lists = {
+            "jobs": await cluster.list_jobs(namespace, _keeping_uid(self.put_job)),
+            "children": await cluster.list_children(namespace, _keeping_uid(self.put_child)),
+            "pods": await cluster.list_pods(namespace, _keeping_uid(self.put_pod)),
+            "claims": await cluster.list_claims(namespace, _keeping_uid(self.put_claim)),
+        }
+        purged = [
+            key
+            for kind, listed in lists.items()
+            for key in self._store.purge(kind, set(listed.items), listed.resource_version, namespace)
+        ]
+        self.missed_deletions += len(purged)
+        for key in purged:
+            self._note(key, Urgency.ENDING)
 
     async def _synchronize_nodes(self) -> None:
         try:
@@ -231,6 +282,10 @@ class Informer:
         self._waking = False
         for key in self._store.keys_without_gpu():
             self._queue.add(key, Urgency.PROGRESS)
+
+
+def _ignore(_namespace: str) -> None:
+    """Nobody wants to know."""
 
 
 def _keeping_uid(put: Callable[[Body], object]) -> Callable[[Body], str]:

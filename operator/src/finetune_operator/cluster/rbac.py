@@ -14,7 +14,7 @@ WATCHED_RULES: tuple[Rule, ...] = (
     ("", "persistentvolumeclaims", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "events", ("create", "list", "patch")),
 )
-"""In the watched namespace, or in all namespaces."""
+"""In each watched namespace, or in all namespaces."""
 
 CLUSTER_RULES: tuple[Rule, ...] = (
     ("", "nodes", ("list", "watch")),

@@ -309,15 +309,17 @@ class Store:
         if entry is not None and uid in entry.claims:
             entry.claims[uid] = replace(entry.claims[uid], deleting=True)
 
-    def purge(self, kind: str, listed: set[str], version: int) -> list[Key]:
+    def purge(self, kind: str, listed: set[str], version: int, namespace: str = "") -> list[Key]:
         """Remove objects that a full LIST at `version` does not contain, because the watch missed their deletion.
 
-        `kind` is jobs, children, pods or claims; `listed` contains uids. Objects newer than the list stay. So do those
-        without the label that the list selects, unless their FineTuneJob is gone. Returns the keys of the FineTuneJobs
-        that lost an object.
+        The list is that of one namespace, or of all. `kind` is jobs, children, pods or claims; `listed` contains uids.
+        Objects newer than the list stay. So do those without the label that the list selects, unless their FineTuneJob is
+        gone. Returns the keys of the FineTuneJobs that lost an object.
         """
         changed = []
         for key, entry in list(self._entries.items()):
+            if namespace and key[0] != namespace:
+                continue
             if kind == "jobs":
                 job = entry.job
                 if job is not None and job.uid not in listed and _version(job) <= version:
@@ -335,6 +337,20 @@ class Store:
             if missed:
                 changed.append(key)
         return changed
+
+    def forget(self, namespace: str) -> list[Key]:
+        """Remove everything of one namespace, which cannot be read any more; returns the keys of its FineTuneJobs.
+
+        Nothing is known to be deleted: the objects come back with the next list.
+        """
+        keys = [key for key in self._entries if key[0] == namespace]
+        for key in keys:
+            entry = self._entries.pop(key)
+            for uid in (*entry.children, *entry.pods, *entry.claims):
+                self._keys.pop(uid, None)
+            self._busy.discard(key)
+            self._reported.discard(key)
+        return keys
 
     def _entry(self, key: Key) -> Entry:
         return self._entries.setdefault(key, Entry())

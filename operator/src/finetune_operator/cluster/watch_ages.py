@@ -7,11 +7,14 @@ it shows that the watch works and that the API server does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import aiohttp
+
+_NAMESPACED = re.compile(r"/namespaces/([^/]+)/[^/]+$")
 
 LONGEST_PAUSE = 300.0
 """Longest time for which a Retry-After explains silence."""
@@ -27,17 +30,23 @@ class _Watch:
 
 
 class WatchAges:
-    """The watches of one process, by the plural of their kind."""
+    """The watches of one process, by the plural of their kind, after `NAMESPACE/` if they are of one namespace."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
         self._clock = clock
         self._watches: dict[str, _Watch] = {}
 
-    def expect(self, plurals: Iterable[str]) -> None:
-        """Start to measure watches of these kinds."""
+    def expect(self, plurals: Iterable[str], namespace: str = "") -> None:
+        """Start to measure watches of these kinds, in all namespaces or in one."""
         now = self._clock()
-        self._watches = {plural: _Watch(now) for plural in plurals}
+        self._watches |= {_name(plural, namespace): _Watch(now) for plural in plurals}
+
+    def forget(self, namespace: str) -> None:
+        """Measure the watches of this namespace no more; of all namespaces if it is empty."""
+        self._watches = {
+            name: each for name, each in self._watches.items() if name.rpartition("/")[0] != namespace
+        }
 
     def ages(self) -> dict[str, float]:
         """Seconds since the last sign of life of each watch."""
@@ -82,7 +91,13 @@ class WatchAges:
 
     def _note(self, path: str, pause: float = 0.0) -> _Watch | None:
         """Note a sign of life of the watch that requests `path`, and `pause` seconds in which it may be silent."""
-        watch = self._watches.get(path.rpartition("/")[2])
+        found = _NAMESPACED.search(path)
+        namespace = "" if found is None else found[1]
+        watch = self._watches.get(_name(path.rpartition("/")[2], namespace))
         if watch is not None:
             watch.last = max(watch.last, self._clock() + pause)
         return watch
+
+
+def _name(plural: str, namespace: str) -> str:
+    return f"{namespace}/{plural}" if namespace else plural

@@ -5,7 +5,9 @@ Only low-level event handlers are used, because Kopf's change handlers add annot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,6 +20,8 @@ from finetune_operator.cluster.watch_ages import WatchAges
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
 
+STOP_SECONDS = 5.0
+"""Time for the watches to end after a cancellation."""
 WATCH_SECONDS = 300
 """Duration of one watch request. Load balancers silently drop longer ones."""
 
@@ -36,9 +40,19 @@ def build_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.5
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
+    # Kopf would kill the process some time after one of several watches has ended.
+    settings.process.ultimate_exiting_timeout = None
     for group, plural in (("batch", "jobs"), ("", "pods"), ("", "persistentvolumeclaims")):
         settings.watching.label_selectors[group, "v1", plural] = JOB_LABEL
     return settings
+
+
+NAMESPACED_KINDS = (PLURAL, "jobs", "pods", "persistentvolumeclaims")
+"""The plurals of the kinds that are watched in each namespace."""
+CLUSTER_KINDS = ("nodes",)
+"""Those that belong to no namespace."""
+
+_GROUPS = {PLURAL: (GROUP, VERSION), "jobs": ("batch", "v1")}
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -73,48 +87,66 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def watched_kinds(*, watch_nodes: bool) -> tuple[str, ...]:
-    """The plurals of the kinds that are watched."""
-    return (PLURAL, "jobs", "pods", "persistentvolumeclaims", *(("nodes",) if watch_nodes else ()))
-
-
 def build_registry(
-    informer: Informer, configuration: Configuration, ages: WatchAges, *, watch_nodes: bool
+    informer: Informer,
+    configuration: Configuration,
+    ages: WatchAges,
+    kinds: Iterable[str],
+    forbidden: Callable[[], None] | None = None,
 ) -> kopf.OperatorRegistry:
-    """Handlers that feed `informer`, with the operator's own credentials. `ages` sees the requests of the watches.
+    """Handlers that feed `informer` with `kinds`, with the operator's own credentials.
 
-    `watch_nodes` must be false if the operator may not read nodes: Kopf would retry a forbidden watch forever.
+    `ages` sees the requests of the watches. `forbidden` is called if the API server answers one of them with 403. Kopf
+    would try it again for a minute, and then end with a traceback for each kind.
     """
     registry = kopf.OperatorRegistry()
-    labels = {JOB_LABEL: kopf.PRESENT}
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        return open_session(await connection_info(configuration), ages)
+        traces = [ages.trace(), *([] if forbidden is None else [_trace_forbidden(forbidden)])]
+        return open_session(await connection_info(configuration), traces)
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def job_event(event: kopf.RawEvent, **_: Any) -> None:
-        deliver(informer, PLURAL, event)
-
-    @kopf.on.event("batch", "v1", "jobs", labels=labels, registry=registry)
-    async def child_event(event: kopf.RawEvent, **_: Any) -> None:
-        deliver(informer, "jobs", event)
-
-    @kopf.on.event("", "v1", "pods", labels=labels, registry=registry)
-    async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
-        deliver(informer, "pods", event)
-
-    @kopf.on.event("", "v1", "persistentvolumeclaims", labels=labels, registry=registry)
-    async def claim_event(event: kopf.RawEvent, **_: Any) -> None:
-        deliver(informer, "persistentvolumeclaims", event)
-
-    if watch_nodes:
-
-        @kopf.on.event("", "v1", "nodes", registry=registry)
-        async def node_event(event: kopf.RawEvent, **_: Any) -> None:
-            deliver(informer, "nodes", event)
-
+    for plural in kinds:
+        group, version = _GROUPS.get(plural, ("", "v1"))
+        labels = None if plural in {PLURAL, *CLUSTER_KINDS} else {JOB_LABEL: kopf.PRESENT}
+        kopf.on.event(group, version, plural, id=plural, labels=labels, registry=registry)(
+            _handler(informer, plural)
+        )
     return registry
+
+
+def _handler(informer: Informer, plural: str) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def handle(event: kopf.RawEvent, **_: Any) -> None:
+        deliver(informer, plural, event)
+
+    return handle
+
+
+async def run_watches(
+    registry: kopf.OperatorRegistry, namespace: str, started: Callable[[], None] = lambda: None
+) -> None:
+    """Run Kopf's watches of one namespace, or of all, until canceled. Raises an error if one of them ends.
+
+    `started` is called when Kopf has set its signal handlers. Kopf's own loop is not used: at its end, it would cancel
+    every task of the process.
+    """
+    tasks = await kopf.spawn_tasks(
+        registry=registry,
+        settings=build_settings(),
+        clusterwide=not namespace,
+        namespaces=[namespace] if namespace else [],
+    )
+    started()
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
+    errors = [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
+    raise RuntimeError(
+        "the watches must run until they are canceled, but they ended; see the log above"
+    ) from next(iter(errors), None)
 
 
 def deliver(informer: Informer, plural: str, event: Mapping[str, Any]) -> None:
@@ -133,12 +165,25 @@ def deliver(informer: Informer, plural: str, event: Mapping[str, Any]) -> None:
             informer.wake(informer.put_job(body, deleted=deleted))
 
 
-def open_session(info: kopf.ConnectionInfo, ages: WatchAges) -> kopf.AiohttpSession:
-    """The session that Kopf would open itself, with hooks for `ages`. Kopf closes it."""
+def _trace_forbidden(forbidden: Callable[[], None]) -> aiohttp.TraceConfig:
+    config = aiohttp.TraceConfig()
+
+    async def answered(
+        _session: aiohttp.ClientSession, _context: SimpleNamespace, request: aiohttp.TraceRequestEndParams
+    ) -> None:
+        if request.response.status == 403:
+            forbidden()
+
+    config.on_request_end.append(answered)
+    return config
+
+
+def open_session(info: kopf.ConnectionInfo, traces: list[aiohttp.TraceConfig]) -> kopf.AiohttpSession:
+    """The session that Kopf would open itself, with hooks that see its requests. Kopf closes it."""
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
-        trace_configs=[ages.trace()],
+        trace_configs=traces,
     )
     return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
 

@@ -40,7 +40,9 @@ class Vitals:
     loop_lag: float = 0.0
     """The event loop has been late by at least this much for several seconds."""
     watches: Mapping[str, float] = field(default_factory=dict)
-    """Time since the last sign of life of each watch, by the plural of its kind."""
+    """Time since the last sign of life of each watch, by the plural of its kind, after `NAMESPACE/` if it is of one."""
+    namespaces: Mapping[str, bool] = field(default_factory=dict)
+    """Whether each namespace of `watchNamespaces` can be read. One that cannot is no fault of the process."""
     lease_age: float | None = None
     """Time since the last renewal of the Lease; None if this replica does not hold one."""
 

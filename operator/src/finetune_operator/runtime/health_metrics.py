@@ -23,6 +23,12 @@ class HealthMetrics:
             ["resource"],
             registry=registry,
         )
+        self._namespaces = Gauge(
+            "finetune_operator_namespace_served",
+            "1 if a namespace of watchNamespaces can be read, 0 if it is missing or has no Role of the operator.",
+            ["namespace"],
+            registry=registry,
+        )
         self._lease = Gauge(
             "finetune_operator_lease_age_seconds",
             "Time since the last renewal of the Lease; without a value unless this replica holds it.",
@@ -41,6 +47,9 @@ class HealthMetrics:
         self._watches.clear()
         for plural, age in vitals.watches.items():
             self._watches.labels(plural).set(age)
+        self._namespaces.clear()
+        for namespace, served in vitals.namespaces.items():
+            self._namespaces.labels(namespace).set(int(served))
         self._lease.set(float("nan") if vitals.lease_age is None else vitals.lease_age)
         self._problems.labels("liveness").set(len(liveness(vitals)))
         self._problems.labels("readiness").set(len(readiness(vitals)))

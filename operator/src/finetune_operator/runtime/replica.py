@@ -82,6 +82,7 @@ class Replica:
         self._role = Role.STARTING
         self._seeded = False
         self._elector: Elector | None = None
+        self._informer: Informer | None = None
         self.watch_ages = WatchAges(clock)
         """The time for which each watch has been silent."""
 
@@ -119,7 +120,8 @@ class Replica:
         events = EventWriter(
             edges.api, self._identity or "finetune-operator", self._metrics, edges.now, self._clock
         )
-        informer = Informer(self.store, self.gpus, self.queue, cluster, settings.watch_namespace)
+        informer = Informer(self.store, self.gpus, self.queue, cluster, settings.watch_namespaces)
+        self._informer = informer
         controller = Controller(
             store=self.store,
             queue=self.queue,
@@ -164,6 +166,7 @@ class Replica:
             seeded=self._seeded,
             longest_work=self.queue.longest_work,
             watches=self.watch_ages.ages(),
+            namespaces={} if self._informer is None else self._informer.served,
             lease_age=None if renewed is None else self._clock() - renewed,
         )
 

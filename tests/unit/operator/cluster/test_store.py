@@ -279,3 +279,30 @@ def test_a_child_of_an_earlier_job_of_the_same_name_is_not_expected_to_start() -
     assert store.unstarted(later) == {}
     store.remove_child(KEY, child.uid)
     assert store.unstarted(later) == {}
+
+
+def test_a_list_of_one_namespace_says_nothing_about_the_others() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    store.put_job(make_job(resource_version="1"))
+    store.put_job(make_job(namespace="other", uid="other", resource_version="1"))
+    assert store.purge("jobs", set(), 9, "team") == [KEY]
+    assert store.job_keys() == [("other", "demo")]
+
+
+def test_a_forgotten_namespace_comes_back_with_the_next_list() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    child, pod = make_children()
+    store.put_job(make_job(resource_version="1"))
+    store.put_job(make_job(namespace="other", uid="other", resource_version="1"))
+    store.put_child(KEY, child)
+    store.put_pod(KEY, pod)
+    assert store.forget("team") == [KEY]
+    assert store.job_keys() == [("other", "demo")]
+    assert store.running_pods() == []
+    assert store.observe(KEY) is None
+    assert store.put_job(make_job(resource_version="1"))
+    assert store.put_child(KEY, child)
+    assert store.put_pod(KEY, pod)
+    observation = store.observe(KEY)
+    assert observation is not None
+    assert (observation.children, observation.pods) == ((child,), (pod,))

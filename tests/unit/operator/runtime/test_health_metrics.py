@@ -30,3 +30,15 @@ def test_a_standby_has_no_watches_and_no_lease() -> None:
     assert registry.get_sample_value("finetune_operator_watch_age_seconds", {"resource": "pods"}) is None
     assert math.isnan(registry.get_sample_value("finetune_operator_lease_age_seconds") or 0)
     assert registry.get_sample_value("finetune_operator_health_problems", {"probe": "readiness"}) == 0
+
+
+def test_a_namespace_that_cannot_be_read_is_a_series_and_no_problem() -> None:
+    registry = CollectorRegistry()
+    metrics = HealthMetrics(registry)
+    metrics.show(Vitals(role=Role.LEADER, seeded=True, namespaces={"a": True, "b": False}), 0)
+    name = "finetune_operator_namespace_served"
+    assert registry.get_sample_value(name, {"namespace": "a"}) == 1
+    assert registry.get_sample_value(name, {"namespace": "b"}) == 0
+    assert registry.get_sample_value("finetune_operator_health_problems", {"probe": "liveness"}) == 0
+    metrics.show(Vitals(), 0)
+    assert registry.get_sample_value(name, {"namespace": "a"}) is None

@@ -134,7 +134,7 @@ def test_a_leader_that_was_stopped_beyond_its_lease_wakes_without_a_write() -> N
     async def main(loop: VirtualLoop) -> None:
         server = LeaseServer()
         add_jobs(server, 200)
-        running = Running(loop, server, SETTINGS.model_copy(update={"watch_namespace": "team"}))
+        running = Running(loop, server, SETTINGS.model_copy(update={"watch_namespaces": ("team",)}))
         await running.until(lambda: len(server.writes()) > 100)
         assert running.replica.vitals().role is Role.LEADER
         loop._virtual.now += 60
