@@ -40,6 +40,8 @@ ENDPOINTS = (
     "http://[fd00::2]/",
     "https://minio.storage:",
     "https://evil.org/minio.storage",
+    "https://minio.storage\n/",
+    "https://min\u0130o.storage",
 )
 PROXIES = ("http://proxy.example.com:3128", "https://PROXY.example.com/", "http://proxy.evil.org:3128", "")
 TOLERATIONS: tuple[dict[str, Any], ...] = (

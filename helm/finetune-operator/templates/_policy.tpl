@@ -173,7 +173,8 @@ spec:
           + variables.otherRequirements + variables.otherTolerations + variables.otherHosts).filter(text, text != '')
   validations:
     - expression: variables.violations.size() == 0
-      messageExpression: variables.violations.join('; ')
+      # The API server drops a message of several lines.
+      messageExpression: variables.violations.join('; ').replace('\n', ' ')
       message: must obey the limits of the chart's policy, found several violations
       reason: Forbidden
 ---

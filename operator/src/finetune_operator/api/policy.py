@@ -73,6 +73,11 @@ class Limits(SpecValue):
     endpoint_hosts: tuple[Host, ...] | None = None
     """Hosts of S3-compatible stores."""
     proxy_hosts: tuple[Host, ...] | None = None
+    forbid_private_addresses: bool | None = None
+    """If true, no dataset, endpoint or proxy may have a private address, although the chart allows it.
+
+    Only the trainer sees the addresses, so a job that needs one fails in PREPARE.
+    """
 
 
 class PolicyException(SpecValue):
@@ -113,8 +118,8 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
 
 
 def violations(spec: FineTuneJobSpec, limits: Limits) -> tuple[str, ...]:
-    """What a spec breaks: for each value its field, the bound and what was found."""
-    return tuple(message for rule in RULES for message in rule(spec, limits))
+    """What a spec breaks: for each value its field, the bound and what was found, in one line."""
+    return tuple(message.replace("\n", " ") for rule in RULES for message in rule(spec, limits))
 
 
 Rule = Callable[[FineTuneJobSpec, Limits], Iterator[str]]
@@ -224,8 +229,11 @@ def _other_hosts(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
 
 
 def _is_at(url: str, hosts: Collection[str]) -> bool:
-    """True if the URL has one of these hosts, on any port. The CRD allows no user in it."""
-    authority = url.lower().split("/")[2]
+    """True if the URL has one of these hosts, on any port. The CRD allows no user in it.
+
+    Only ASCII letters are made small, as CEL does it. A text that is no URL is at no host.
+    """
+    authority = [*url.encode("utf-8", "replace").lower().decode().split("/"), "", ""][2]
     host = f"{authority.split(']')[0]}]" if authority.startswith("[") else authority.split(":")[0]
     return any(host == each or (each.startswith(".") and host.endswith(each)) for each in hosts)
 

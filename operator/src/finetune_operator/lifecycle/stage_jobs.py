@@ -78,6 +78,9 @@ def build_stage_job(
         # Another image may know no optimizers. If it does, it continues with that of the checkpoint.
         plain: dict[str, Any] = {"optimizer": DEFAULT_OPTIMIZER, "weights": DEFAULT_WEIGHTS}
         plan = replace(plan, **plain, ladder=tuple(replace(rung, **plain) for rung in plan.ladder))
+    limits = trainer.limits.to_limits(retry_seconds(spec.network, trainer.network))
+    if settings.job_policy.limits_of(job.namespace).forbid_private_addresses:
+        limits = replace(limits, allow_private_addresses=False)
     run_spec = build_run_spec(
         job=identity,
         spec=spec,
@@ -85,7 +88,7 @@ def build_stage_job(
         plan=plan,
         paths=pod_paths(identity, spec),
         device=trainer.device,
-        limits=trainer.limits.to_limits(retry_seconds(spec.network, trainer.network)),
+        limits=limits,
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
         explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),

@@ -166,6 +166,8 @@ def test_a_toleration_matches_no_other_taint_than_an_allowed_one(
         ("https://notexample.com", False),
         ("http://[FD00::1]:7070/x", True),
         ("http://[fd00::2]", False),
+        ("https://minio.storage\u212a", False),
+        ("no-url", False),
     ],
 )
 def test_an_endpoint_has_an_allowed_host(url: str, *, allowed: bool) -> None:

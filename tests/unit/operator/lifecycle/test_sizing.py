@@ -35,10 +35,10 @@ def test_the_plan_and_the_pod_name_the_gpus_that_fit() -> None:
     assert run["training"]["microBatchSize"] == training["microBatchSize"]
 
 
-def test_a_gpu_profile_is_selected_by_its_labels() -> None:
+def test_a_gpu_profile_is_selected_by_its_labels_also_if_no_node_can_be_read() -> None:
     profile = GpuProfile(name="l4-pool", product="NVIDIA L4", labels={"pool": "l4"})
     world = prepared()
-    world.inventory = make_inventory(profiles=(profile,))
+    world.inventory = make_inventory(profiles=(profile,), problem="nodes cannot be listed")
     world.settle()
     required = world.bodies["demo-train-0"]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
@@ -48,6 +48,8 @@ def test_a_gpu_profile_is_selected_by_its_labels() -> None:
     world.run_pod("demo-train-0", phase="Pending", running=False, node="", unschedulable="0/1 nodes")
     world.settle()
     assert world.condition("Reconciling") == ("True", "WaitingForGpu")
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Reconciling")
+    assert entry["message"].endswith("nodes cannot be listed"), "it says what it could not read"
 
 
 def test_later_attempts_keep_the_plan_of_the_first_that_had_a_node() -> None:

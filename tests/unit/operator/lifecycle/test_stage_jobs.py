@@ -224,3 +224,19 @@ def test_a_job_whose_prepare_ended_under_an_earlier_operator_gets_no_ladder() ->
     world.settle()
     assert world.job.status["plan"]["ladder"]
     assert "ladder" not in _run_of(world, "demo-train-1")["training"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed"),
+    [({}, True), ({"forbidPrivateAddresses": False}, True), ({"forbidPrivateAddresses": True}, False)],
+)
+def test_a_policy_can_forbid_the_private_addresses_that_the_chart_allows(
+    limits: dict[str, Any], *, allowed: bool
+) -> None:
+    trainer = {"image": "trainer:1", "limits": {"allowPrivateAddresses": True}}
+    for policy in ({"limits": limits}, {"exceptions": [{"namespaces": ["team"], "limits": limits}]}):
+        world = World(settings=Settings.model_validate({"trainer": trainer, "policy": policy}))
+        world.settle()
+        template = world.bodies["demo-prepare-0"]["spec"]["template"]
+        run = json.loads(template["metadata"]["annotations"]["finetune.dev/run"])
+        assert run["limits"]["allowPrivateAddresses"] is allowed

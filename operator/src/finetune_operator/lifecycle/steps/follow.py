@@ -97,6 +97,8 @@ def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | N
         and reason is Reason.UNSCHEDULABLE
     ):
         reason, message = Reason.WAITING_FOR_GPU, why_no_gpu(feasibility.offers, message)
+        problem = state.observation.inventory.problem
+        message = message if problem is None else f"{message}; {problem}"
     shown = find_condition(state.job.status, Condition.RECONCILING)
     return reason, steady(shown.get("message", ""), message) if shown.get("reason") == reason else message
 
