@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from finetune_operator.api.policy import Limits, parse_policy
 from finetune_operator.settings import parse_settings
 
 from tests.support.chart import CHART, Manifest, only, render
+from tests.support.repository import ROOT
 
 POLICY = "ValidatingAdmissionPolicy"
 BINDING = "ValidatingAdmissionPolicyBinding"
@@ -88,6 +90,13 @@ def test_operator_and_policy_get_the_same_limits() -> None:
     assert Limits.model_validate(given) == limits
     assert all(value is not None for value in limits.model_dump().values()), "the file has every limit"
     assert "queueNames" not in variables(only(objects, POLICY, "-policy-0"))["limits"], "null is no limit"
+
+
+def test_schema_operator_and_page_know_the_same_limits() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["definitions"]["limits"]["properties"]
+    fields = {info.alias for info in Limits.model_fields.values()}
+    rows = re.findall(r"^\| `([A-Za-z]+)` \|", (ROOT / "docs/tenancy.md").read_text(), re.MULTILINE)
+    assert set(schema) == fields == set(rows)
 
 
 def test_a_namespace_has_one_exception(tmp_path: Path) -> None:
