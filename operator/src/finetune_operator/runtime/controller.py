@@ -313,8 +313,8 @@ class Controller:
         key, uid = job.key, action.uid
         observation = self._store.observe(key)
         if observation is None or not may_delete(observation, action):
-            # What has changed its owner or has disappeared since the decision.
-            _logger.info("%s/%s: not deleted, because it is not the operator's: %s", *key, action)
+            # It has disappeared or changed its owner since the decision.
+            _logger.debug("%s/%s: gone, or not the operator's: %s", *key, action)
             return
         match action:
             case DeleteJob(name):

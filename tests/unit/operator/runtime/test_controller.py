@@ -13,7 +13,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
-from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeleteJob
+from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeleteJob, DeletePod
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.steps.unwatched import REREAD
 from finetune_operator.observed.observation import Key
@@ -433,3 +433,17 @@ async def test_an_error_in_one_job_does_not_stop_the_worker(caplog: pytest.LogCa
         parts.clock.now += 1
         assert await parts.work_once() == "success"
         assert CHILD in parts.server.objects
+
+
+async def test_the_deletion_of_a_foreign_object_is_not_even_sent() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        (child,) = observation.children
+        actions = (DeleteJob("report", "uid-of-a-report"), DeletePod("report-x", "uid-of-its-pod"))
+        await parts.controller._apply(
+            observation.job, Decision(actions=(*actions, DeleteJob(child.name, child.uid)))
+        )
+        deletions = [path for method, path in parts.writes() if method == "DELETE"]
+        assert deletions == [CHILD]
