@@ -46,8 +46,9 @@ components: ## The dev cluster's Debian packages and its Kubernetes components, 
 	@scripts/tools/apt_packages.sh
 	@scripts/tools/build_components.sh
 
-object-stores: ## The object stores that the source tests fetch from, built from their modules
+object-stores: ## The object stores and the registry of the tests, built from their modules
 	@scripts/tools/build_go_tools.sh objectstore
+	@scripts/tools/build_go_tools.sh registry
 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh

@@ -147,6 +147,34 @@ SPECS = {
         },
     ),
     "patient": make_spec(network={"retrySeconds": 1800}),
+    "destinations": make_spec(
+        output={
+            "destinations": [
+                {
+                    "name": "bucket",
+                    "s3": {
+                        "uri": "s3://models/team/bot",
+                        "endpoint": "https://minio.example.com:9000",
+                        "secretRef": {"name": "store"},
+                    },
+                },
+                {
+                    "name": "the-claim",
+                    "persistentVolumeClaim": {"claimName": "artifacts", "path": "a/b"},
+                    "overwrite": True,
+                },
+                {"name": "cloud", "gcs": {"uri": "gs://models/team/bot"}, "overwrite": False},
+                {
+                    "name": "registry",
+                    "oci": {
+                        "reference": "registry.example.com/team/bot:1",
+                        "secretRef": {"name": "registry"},
+                    },
+                },
+                {"name": "mirror", "oci": {"reference": "localhost:5000/bot:1"}},
+            ]
+        }
+    ),
     "object-stores": make_spec(
         model={"source": {"gcs": {"uri": "gs://models/org/name"}}},
         dataset={

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
+from finetune_operator.api.destinations import REFERENCE
 from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.sources import AZURE_URI, ENDPOINT, GCS_URI, S3_URI
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -294,3 +295,8 @@ def test_the_status_of_a_suspended_job_fits_the_crd() -> None:
     draft = begun()
     draft = draft.suspend()
     assert check(draft)["phase"] == "Suspended"
+
+
+def test_the_reference_of_a_registry_has_the_same_pattern() -> None:
+    fields = dict(walk(SPEC, "spec"))
+    assert fields["spec.output.destinations[].oci.reference"]["pattern"] == REFERENCE

@@ -26,12 +26,12 @@ from finetune_operator.lifecycle.actions import (
     SuspendJob,
 )
 from finetune_operator.lifecycle.decide import decide
+from finetune_operator.observed.container_state import ContainerEnd
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.observation import (
     ChildJob,
     Claim,
-    ContainerEnd,
     JobRecord,
     Observation,
     Pod,

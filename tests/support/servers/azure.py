@@ -1,4 +1,4 @@
-"""An HTTP server that implements the read operations of Azure Blob Storage: Get Blob, List Blobs, and errors.
+"""An HTTP server that implements operations of Azure Blob Storage on block blobs: read, list, write and delete, and errors.
 
 Every Azure emulator needs Node.js, so this server follows the published REST reference of the service.
 It checks Shared Key signatures and the times of shared access signatures, and returns the service's error documents.
@@ -45,6 +45,7 @@ class AzureBlobs:
     def __init__(self, containers: dict[str, dict[str, bytes]]) -> None:
         self.containers = containers
         self.ranges: list[str | None] = []
+        self._blocks: dict[tuple[str, str], bytes] = {}
 
     def __call__(self, handler: BaseHTTPRequestHandler) -> None:
         url = urlsplit(handler.path)
@@ -58,11 +59,32 @@ class AzureBlobs:
         elif container is None:
             _error(handler, 404, "ContainerNotFound", "The specified container does not exist.")
         elif query.get("comp") == "list":
-            status(200, _listing(container, query.get("prefix", "")), Content_Type="application/xml")(handler)
+            flat = "delimiter" not in query
+            listing = _listing(container, query.get("prefix", ""), flat=flat)
+            status(200, listing, Content_Type="application/xml")(handler)
+        elif query.get("comp") == "batch":
+            _delete_batch(handler, container)
+        elif handler.command == "PUT" and name is not None:
+            self._write(handler, container, name, query)
         elif name is None or name not in container:
             _error(handler, 404, "BlobNotFound", "The specified blob does not exist.")
         else:
             self._blob(handler, container[name])
+
+    def _write(
+        self, handler: BaseHTTPRequestHandler, container: dict[str, bytes], name: str, query: dict[str, str]
+    ) -> None:
+        """Put Blob, Put Block or Put Block List. A block is no part of its blob before it is in a list."""
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+        if query.get("comp") == "block":
+            self._blocks[(name, query["blockid"])] = body
+        elif query.get("comp") == "blocklist":
+            ids = re.findall(r"<(?:Uncommitted|Latest)>([^<]+)</", body.decode())
+            container[name] = b"".join(self._blocks.pop((name, found)) for found in ids)
+        else:
+            container[name] = body
+        now = format_datetime(datetime.now(UTC), usegmt=True)
+        status(201, ETag=_etag(container.get(name, b"")), Last_Modified=now)(handler)
 
     def _blob(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
         etag = _etag(content)
@@ -83,6 +105,23 @@ def azure_server(blobs: AzureBlobs) -> Iterator[str]:
     """Serve the account; yields its endpoint."""
     with http_server(blobs, host="127.0.0.1") as origin:
         yield f"{origin}/{ACCOUNT}"
+
+
+def _delete_batch(handler: BaseHTTPRequestHandler, container: dict[str, bytes]) -> None:
+    """Blob Batch: several Delete Blob requests in one, each with a response of its own."""
+    body = handler.rfile.read(int(handler.headers.get("Content-Length", "0"))).decode()
+    parts = []
+    for number, path in enumerate(re.findall(r"^DELETE (\S+) HTTP/1\.1\r?$", body, re.MULTILINE)):
+        name = unquote(urlsplit(path).path).lstrip("/").removeprefix(f"{ACCOUNT}/").partition("/")[2]
+        found = container.pop(name, None) is not None
+        outcome = "202 Accepted" if found else "404 The specified blob does not exist."
+        code = "" if found else "x-ms-error-code: BlobNotFound\r\n"
+        parts.append(
+            f"--batch\r\nContent-Type: application/http\r\nContent-ID: {number}\r\n\r\n"
+            f"HTTP/1.1 {outcome}\r\n{code}x-ms-request-id: 1\r\nx-ms-version: 2023-11-03\r\n\r\n"
+        )
+    document = ("".join(parts) + "--batch--\r\n").encode()
+    status(202, document, Content_Type="multipart/mixed; boundary=batch")(handler)
 
 
 def _etag(content: bytes) -> str:
@@ -112,7 +151,8 @@ def _signature(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]
     """Return the Shared Key signature of the Blob service ("Authorize with Shared Key" in its REST reference)."""
     plain = [handler.headers.get(name, "") for name in _SIGNED_HEADERS]
     # The reference demands an empty string for a length of 0.
-    plain[_SIGNED_HEADERS.index("Content-Length")] = ""
+    if handler.headers.get("Content-Length", "0") == "0":
+        plain[_SIGNED_HEADERS.index("Content-Length")] = ""
     special = sorted(
         f"{name.lower()}:{value.strip()}"
         for name, value in handler.headers.items()
@@ -123,14 +163,14 @@ def _signature(handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]
     return base64.b64encode(hmac.digest(base64.b64decode(KEY), text.encode(), "sha256")).decode()
 
 
-def _listing(container: dict[str, bytes], prefix: str) -> bytes:
+def _listing(container: dict[str, bytes], prefix: str, *, flat: bool) -> bytes:
     now = format_datetime(datetime.now(UTC), usegmt=True)
     blobs = "".join(
         f"<Blob><Name>{escape(name)}</Name><Properties><Last-Modified>{now}</Last-Modified>"
         f"<Etag>{_etag(content)}</Etag><Content-Length>{len(content)}</Content-Length>"
         "<Content-Type>application/octet-stream</Content-Type><BlobType>BlockBlob</BlobType></Properties></Blob>"
         for name, content in sorted(container.items())
-        if name.startswith(prefix) and "/" not in name[len(prefix) :]
+        if name.startswith(prefix) and (flat or "/" not in name[len(prefix) :])
     )
     return (
         f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Prefix>{escape(prefix)}</Prefix>'

@@ -39,7 +39,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 def http_server(
     answer: Answer, *, context: ssl.SSLContext | None = None, host: str = "localhost"
 ) -> Iterator[str]:
-    """Serve every GET and HEAD with `answer`, and yield the server's origin."""
+    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -50,6 +50,12 @@ def http_server(
                 answer(self)
 
         def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            self.do_GET()
+
+        def do_POST(self) -> None:
             self.do_GET()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
@@ -203,17 +209,17 @@ def ranged_or_whole(content: bytes, etag: str, **headers: str) -> Answer:
     return answer
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """Return the path of a server that a Go module of tools/devcluster builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(
-            f"the object store {name} must be at {path}: run scripts/tools/build_go_tools.sh objectstore first"
-        )
+        pytest.fail(f"{name} must be at {path}: run make object-stores first")
     return str(path)
 
 
 @contextmanager
-def _running(command: list[str], port: int, environment: dict[str, str]) -> Iterator[str]:
+def running(command: list[str], port: int, environment: dict[str, str]) -> Iterator[str]:
+    """Run a server until it listens on the port; yields its origin."""
     process = subprocess.Popen(
         command,
         env={"PATH": os.environ["PATH"], **environment},
@@ -247,9 +253,9 @@ def s3_server(folder: Path) -> Iterator[str]:
     """Run a real S3 server (versitygw) over `folder`, with one user, and yield its endpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = [_binary("versitygw"), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)]
+    command = [binary("versitygw"), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)]
     environment = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-    with _running(command, port, environment) as endpoint:
+    with running(command, port, environment) as endpoint:
         yield endpoint
 
 
@@ -261,8 +267,8 @@ def gcs_server(objects: dict[str, bytes], bucket: str) -> Iterator[str]:
     """
     port = free_port()
     place = f"127.0.0.1:{port}"
-    command = [_binary("fake-gcs-server"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-    with _running([*command, "-public-host", place, "-backend", "memory"], port, {}) as endpoint:
+    command = [binary("fake-gcs-server"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
+    with running([*command, "-public-host", place, "-backend", "memory"], port, {}) as endpoint:
         _post(f"{endpoint}/storage/v1/b?project=test", json.dumps({"name": bucket}).encode())
         for name, content in objects.items():
             _post(f"{endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", content)

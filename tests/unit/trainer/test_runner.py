@@ -13,7 +13,7 @@ import pytest
 from finetune_trainer import __main__ as command_line
 from finetune_trainer import runner
 from finetune_trainer.contract.exit_codes import ExitCode
-from finetune_trainer.contract.result import CompletedResult, StageResult
+from finetune_trainer.contract.result import CompletedResult, PublicationResult, StageResult
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail
@@ -31,12 +31,13 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the outcomes of fake stages by command, because real stages take minutes."""
     outcomes: dict[str, Any] = {"prepare": StageResult(prepare=PREPARE), "train": TRAIN, "merge": MERGE}
 
-    def load(command: str) -> runner.StageFunction:
+    def load(command: str, step: str = "") -> runner.StageFunction:
         def stage(run: RunSpec, progress: Any) -> Any:
             del run, progress
-            if isinstance(outcomes[command], BaseException):
-                raise outcomes[command]
-            return outcomes[command]
+            found = outcomes[step or command]
+            if isinstance(found, BaseException):
+                raise found
+            return found
 
         return stage
 
@@ -173,7 +174,7 @@ def test_a_signal_in_a_stage_interrupts_it(
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("must not be reached")
 
-    monkeypatch.setattr(runner, "load_stage", lambda _command: stage)
+    monkeypatch.setattr(runner, "load_stage", lambda _command, _step: stage)
     raise_on_termination()
     outcome = runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
     assert outcome.reason is Reason.INTERRUPTED
@@ -184,7 +185,7 @@ def test_a_signal_in_a_stage_interrupts_it(
 def test_a_signal_that_a_library_swallows_while_it_is_imported_interrupts_the_stage(
     make_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(_command: str) -> Any:
+    def load(_command: str, _step: str) -> Any:
         with suppress(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
         return lambda *_arguments: StageResult(prepare=PREPARE)
@@ -224,3 +225,43 @@ def test_a_rejected_run_spec_leaves_a_result_without_an_identity(tmp_path: Path)
     assert runner.reject_run_spec("train", error, REDACT, LogTail(), path) is ExitCode.PERMANENT
     result = json.loads(path.read_bytes())
     assert (result["uid"], result["stage"], result["message"]) == ("", "Train", "bad [redacted]")
+
+
+@pytest.mark.parametrize(
+    ("command", "step"), [("prepare", "Publish"), ("merge", "Probe"), ("train", "Probe"), ("prepare", "x")]
+)
+def test_a_step_of_another_stage_is_rejected(
+    make_run: Callable[..., RunSpec], command: str, step: str
+) -> None:
+    outcome = runner.stage_outcome(command, make_run(), NullReporter(), REDACT, step)
+    assert outcome.reason is Reason.INVALID_RUN_SPEC
+    assert step in outcome.message
+
+
+@pytest.mark.parametrize("failing", [None, "Probe", "Publish"])
+def test_a_local_run_tries_destinations_first_and_fills_them_last(
+    make_run: Callable[..., RunSpec],
+    run_document: dict[str, Any],
+    stages: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    failing: str | None,
+) -> None:
+    copies = [{"name": "claim", "kind": "Directory", "path": str(tmp_path / "claim"), "uri": "pvc://a/b"}]
+    run = make_run(output={**run_document["output"], "destinations": copies})
+    published = MERGE.model_copy(update={"publications": (PublicationResult(name="claim", uri="pvc://a/b"),)})
+    stages |= {"Probe": StageResult(), "Publish": published}
+    if failing is not None:
+        stages[failing] = StageError(Reason.DESTINATION_ACCESS_DENIED, "no")
+    code = runner.run_all_stages(run, REDACT, LogTail())
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    if failing == "Probe":
+        assert [line["stage"] for line in printed] == ["Prepare"]
+    else:
+        assert [line["stage"] for line in printed] == ["Prepare", "Train", "Merge"]
+    if failing is None:
+        assert printed[-1]["merge"]["publications"] == [{"name": "claim", "uri": "pvc://a/b"}]
+        assert code is ExitCode.SUCCEEDED
+    else:
+        assert printed[-1]["reason"] == "DestinationAccessDenied"
+        assert code is ExitCode.PERMANENT

@@ -56,6 +56,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
         )
         return listed
     # These take most of a second, in which a signal must be obeyed already.
+    from finetune_trainer.contract.destinations import STEP_VARIABLE  # noqa: PLC0415 -- see above
     from finetune_trainer.contract.run_spec import read_run_spec  # noqa: PLC0415 -- see above
     from finetune_trainer.runner import reject_run_spec, run_all_stages, run_stage  # noqa: PLC0415 -- see above
     from finetune_trainer.telemetry.logs import configure_logging  # noqa: PLC0415 -- see above
@@ -72,7 +73,8 @@ def _run(options: argparse.Namespace) -> ExitCode:
     tail = configure_logging(redact)
     if options.command == "run":
         return run_all_stages(run, redact, tail)
-    code, _result = run_stage(options.command, run, redact, tail, termination_message)
+    step = os.environ.get(STEP_VARIABLE, "")
+    code, _result = run_stage(options.command, run, redact, tail, termination_message, step)
     if getattr(options, "rows", False):
         return _print_proven_rows(run, code, redact)
     return code

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from finetune_trainer.contract.bounds import within_contract
+from finetune_trainer.contract.destinations import PROBE, PUBLISH, STEP_VARIABLE
 from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.outcome import Outcome, make_result
@@ -44,7 +45,11 @@ _FUNCTIONS = {
     "prepare": ("finetune_trainer.stages.prepare.stage", "prepare"),
     "train": ("finetune_trainer.stages.train.stage", "train"),
     "merge": ("finetune_trainer.stages.merge.stage", "merge"),
+    PROBE.lower(): ("finetune_trainer.stages.publish.stage", "probe"),
+    PUBLISH.lower(): ("finetune_trainer.stages.publish.stage", "publish"),
 }
+_STEP_STAGES = {PROBE: "prepare", PUBLISH: "merge"}
+"""The stages of the steps that hold credentials of destinations."""
 
 
 class StageFunction(Protocol):
@@ -54,35 +59,47 @@ class StageFunction(Protocol):
         """Raise StageError for a failure that has a reason."""
 
 
-def load_stage(command: str) -> StageFunction:
-    """Import a stage's function. The import is late because it loads torch, which takes seconds."""
-    from finetune_trainer.model.eager_bitsandbytes import import_eagerly  # noqa: PLC0415 -- it loads torch, too
+def load_stage(command: str, step: str = "") -> StageFunction:
+    """Import the function of a stage, or of a step of it. The import is late: a stage's loads torch, which takes seconds."""
+    if step and _STEP_STAGES.get(step) != command:
+        raise StageError(
+            Reason.INVALID_RUN_SPEC,
+            f"{STEP_VARIABLE} must be Probe for PREPARE or Publish for MERGE, found {step!r} for {command.upper()}",
+        )
+    if not step:
+        from finetune_trainer.model.eager_bitsandbytes import import_eagerly  # noqa: PLC0415 -- it loads torch, too
 
-    import_eagerly()
-    module, function = _FUNCTIONS[command]
+        import_eagerly()
+    module, function = _FUNCTIONS[step.lower() or command]
     return cast("StageFunction", getattr(importlib.import_module(module), function))
 
 
 def run_stage(
-    command: str, run: RunSpec, redact: Redactor, tail: LogTail, termination_message: Path | None
+    command: str,
+    run: RunSpec,
+    redact: Redactor,
+    tail: LogTail,
+    termination_message: Path | None,
+    step: str = "",
 ) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
 
-    `tail` holds the last log lines, which the result of a failure carries.
+    `step` is Probe or Publish for the part of the stage that needs the destinations' credentials. `tail` holds the last log
+    lines, which the result of a failure carries.
     """
     TERMINATION.remember()
     started = utc_now()
     layout = WorkspaceLayout(run.workspace.path)
     identity = Identity(run.job.uid, STAGES[command], run.attempt)
     try:
-        add_log_file(layout.log(command, run.attempt), redact)
+        add_log_file(layout.log(step or command, run.attempt), redact)
     except OSError as error:
         _log.warning("the log cannot be kept in the workspace: %s", error)
     progress = Reporter(
         identity, progress_path=layout.progress, host=run.telemetry.host, port=run.telemetry.port
     )
     progress.update("Starting", 0, None)
-    outcome = stage_outcome(command, run, progress, redact)
+    outcome = stage_outcome(command, run, progress, redact, step)
     if outcome.reason is None:
         progress.update("Finished", 1, 1)
     progress.close()
@@ -109,13 +126,23 @@ def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
             document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
             code = ExitCode.SUCCEEDED
         else:
-            code, result = run_stage(command, run, redact, tail, None)
+            code, result = _run_with_steps(command, run, redact, tail)
             document = result.document()
             done.update(document.get("completed", {}))
         print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
         if code is not ExitCode.SUCCEEDED:
             return code
     return ExitCode.SUCCEEDED
+
+
+def _run_with_steps(command: str, run: RunSpec, redact: Redactor, tail: LogTail) -> tuple[ExitCode, Result]:
+    """Run a stage with the step before or after it that needs the destinations' credentials."""
+    steps = {"prepare": (PROBE, ""), "merge": ("", PUBLISH)} if run.output.destinations else {}
+    for step in steps.get(command, ("",)):
+        code, result = run_stage(command, run, redact, tail, None, step)
+        if code is not ExitCode.SUCCEEDED:
+            break
+    return code, result
 
 
 def reject_run_spec(
@@ -149,14 +176,16 @@ def write_termination_message(result: Result, path: Path | None, redact: Redacto
         _log.exception("the result cannot be written to %s", path)
 
 
-def stage_outcome(command: str, run: RunSpec, progress: Reporter, redact: Redactor) -> Outcome:
+def stage_outcome(
+    command: str, run: RunSpec, progress: Reporter, redact: Redactor, step: str = ""
+) -> Outcome:
     """Run the stage's function; raises only errors of the interpreter itself.
 
     A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
     try:
         with TERMINATION.raised():
-            stage = load_stage(command)
+            stage = load_stage(command, step)
             # A library may swallow an exception that it meets while it is imported.
             TERMINATION.check()
             members = _members(stage(run, progress))

@@ -15,10 +15,22 @@ from finetune_operator.api.network import Network
 from finetune_operator.api.plan import Device, LearningRate, Plan
 from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
+from finetune_operator.api.stages import STEP_VARIABLE
 from finetune_operator.api.validation import check
-from finetune_operator.contract.credentials import secret_prefixes, secret_variables
+from finetune_operator.contract.credentials import (
+    destination_secret_prefixes,
+    secret_prefixes,
+    secret_variables,
+)
 from finetune_operator.contract.network import retry_seconds
-from finetune_operator.contract.run_spec import JobIdentity, Limits, MountPaths, build_run_spec
+from finetune_operator.contract.run_spec import (
+    ARTIFACTS_FOLDER,
+    JobIdentity,
+    Limits,
+    MountPaths,
+    build_run_spec,
+    first_destination,
+)
 from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
 from finetune_operator.sizing.planning import make_plan, rate_text
@@ -94,7 +106,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
     environment = {**os.environ, **secrets, **network}
     if spec.training.learning_rate is None:
         # The rate follows from the model and the number of rows, which PREPARE finds out.
-        code, result = _prepare(run_file, home / "prepare.json", environment)
+        code, result = _prepare(run_file, home / "prepare.json", environment, spec)
         if code != 0:
             print(summarize({"Prepare": result} if result else {}), flush=True)
             return code
@@ -113,8 +125,20 @@ def rate_of(spec: FineTuneJobSpec, prepared: Mapping[str, Any]) -> LearningRate:
     return choose_learning_rate(spec.training, shape, prepared["dataset"]["trainingExamples"])
 
 
-def _prepare(run_file: Path, result_file: Path, environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """Run PREPARE alone; return its exit code and its result, empty if it wrote none."""
+def _prepare(
+    run_file: Path, result_file: Path, environment: dict[str, str], spec: FineTuneJobSpec
+) -> tuple[int, dict[str, Any]]:
+    """Run PREPARE alone, after a try of the destinations; return its exit code and its result, empty if it wrote none."""
+    if spec.output.destinations is not None:
+        code, result = _run_prepare(run_file, result_file, {**environment, STEP_VARIABLE: "Probe"})
+        if code != 0:
+            return code, result
+    return _run_prepare(run_file, result_file, environment)
+
+
+def _run_prepare(
+    run_file: Path, result_file: Path, environment: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
     result_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "finetune_trainer", "prepare", "--run", str(run_file)]
     command += ["--termination-message", str(result_file)]
@@ -148,14 +172,19 @@ def _run_stages(run_file: Path, environment: dict[str, str]) -> int:
 
 def local_paths(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolders, home: Path) -> MountPaths:
     """The paths on this machine. ConfigMaps become files below `home`. Raises UsageError."""
-    output = spec.output.destination.persistent_volume_claim
-    path = manifests.name if output.path is None else output.path
+    outputs = {
+        name: folders.claim(claim.claim_name) / claim.folder(manifests.name)
+        for name, claim in spec.output.claims.items()
+    }
+    only = outputs.pop("", None)
+    named = {name: (str(folder), folder.as_uri()) for name, folder in outputs.items()}
     validation = spec.dataset.validation.source
     template, prompts = spec.model.chat_template, spec.dataset.target_prompts
     return MountPaths(
         workspace=str(home / "workspace"),
-        output=str(folders.claim(output.claim_name) / path),
-        output_uri=(folders.claim(output.claim_name) / path).as_uri(),
+        output=str(home / "workspace" / ARTIFACTS_FOLDER if only is None else only),
+        output_uri=first_destination(spec, named) if only is None else only.as_uri(),
+        destinations=named,
         model=_claim_path(spec.model.source.persistent_volume_claim, folders),
         dataset=_dataset(manifests, spec.dataset.source, folders, home),
         validation=None if validation is None else _dataset(manifests, validation, folders, home),
@@ -199,7 +228,7 @@ def secret_environment(
     for item in secret_variables(spec):
         if item.reference.name in manifests.secrets or item.variable not in environment:
             variables[item.variable] = _secret_value(manifests, item.reference, item.variable)
-    for whole in secret_prefixes(spec):
+    for whole in [*secret_prefixes(spec), *destination_secret_prefixes(spec)]:
         if whole.secret in manifests.secrets:
             values = manifests.secrets[whole.secret]
             variables |= {whole.prefix + key: value for key, value in values.items()}

@@ -125,13 +125,24 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"
-"""The trainer's reason for a destination that fails. In MERGE the job waits for it; elsewhere it is permanent."""
+DESTINATION_UNAVAILABLE = "DestinationUnavailable"
+DESTINATION_REASONS = frozenset(
+    (
+        DESTINATION_UNWRITABLE,
+        DESTINATION_UNAVAILABLE,
+        "DestinationNotFound",
+        "DestinationAccessDenied",
+        "DestinationAddressForbidden",
+    )
+)
+"""The trainer's reasons for a destination that fails. In MERGE the job waits, whatever the class elsewhere is."""
 
 TRAINER_CLASSES: dict[str, ReasonClass] = {
     "InternalError": ReasonClass.RETRYABLE,
     "Interrupted": ReasonClass.INTERRUPTED,
     "DatasetUnavailable": ReasonClass.RETRYABLE,
     "ModelUnavailable": ReasonClass.RETRYABLE,
+    DESTINATION_UNAVAILABLE: ReasonClass.RETRYABLE,
     **dict.fromkeys(
         (
             "InvalidRunSpec",
@@ -159,7 +170,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "AdapterUntrained",
             "ArtifactVerificationFailed",
             "WithheldByGate",
-            DESTINATION_UNWRITABLE,
+            *(DESTINATION_REASONS - {DESTINATION_UNAVAILABLE}),
             "WorkspaceFull",
             "WorkspaceAccessDenied",
         ),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from finetune_operator.api.destinations import Destination, Destinations, OutputClaim
 from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, QueueName, ResourceName
 from finetune_operator.api.network import Network
 from finetune_operator.api.pods import PodTemplate, Toleration
@@ -22,7 +23,6 @@ from finetune_operator.api.sources import (
     DatasetSource,
     KeyRef,
     ModelSource,
-    RelativePath,
     SpecValue,
 )
 from finetune_operator.api.stages import Stage
@@ -201,28 +201,31 @@ class Evaluation(SpecValue):
     ) = None
 
 
-class OutputClaim(SpecValue):
-    """The folder for artifacts in a claim. The default path is the job's name."""
-
-    claim_name: ObjectName
-    path: RelativePath | None = None
-
-
-class Destination(SpecValue):
-    """The destination of artifacts."""
-
-    persistent_volume_claim: OutputClaim
-
-
 class Output(SpecValue):
-    """The published artifacts, their destination, the type of the merged weights, and what they are made of."""
+    """The published artifacts, their destinations, the type of the merged weights, and what they are made of.
+
+    Exactly one of `destination` and `destinations` is set.
+    """
 
     artifacts: Annotated[
         tuple[Literal["Adapter", "Merged", "BaseAsTrained"], ...], Field(min_length=1, max_length=3)
     ] = ("Adapter", "Merged")
-    destination: Destination
+    destination: Destination | None = None
+    destinations: Destinations | None = None
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
+
+    @property
+    def claims(self) -> dict[str, OutputClaim]:
+        """The claims among the destinations by name; "" is the name of the only one of `destination`."""
+        if self.destination is not None:
+            return {"": self.destination.persistent_volume_claim}
+        named = self.destinations or ()
+        return {
+            each.name: each.persistent_volume_claim
+            for each in named
+            if each.persistent_volume_claim is not None
+        }
 
 
 class StageResources(SpecValue):
@@ -321,10 +324,11 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
     The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, the queues,
-    `evaluation.gate` and fields with their default value. So a file and the object that an API server made of it have the
-    same hash. A new field with a default in a later version does not change the hash of an old job. The learning rate was
-    0.0002 by default before it was chosen, so that value counts as omitted, and an omitted one as null. The gate decides
-    about publication and not about the model, so a withheld model can be published without training it again.
+    `evaluation.gate`, `overwrite` of destinations and fields with their default value. So a file and the object that an API
+    server made of it have the same hash. A new field with a default in a later version does not change the hash of an old
+    job. The learning rate was 0.0002 by default before it was chosen, so that value counts as omitted, and an omitted one as
+    null. The gate and `overwrite` decide about publication and not about the model, so a withheld model can be published
+    without training it again.
     """
     ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
     content = spec.model_copy(update={"evaluation": ungated}).model_dump(
@@ -335,6 +339,8 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
         del training["learningRate"]
     if training:
         content["training"] = training
+    for destination in content.get("output", {}).get("destinations", ()):
+        destination.pop("overwrite", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -31,6 +31,13 @@ which took every suspension for its own.
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Label of a stage's Job: the LocalQueue of Kueue, which then decides when the Job runs."""
 CONTAINER_NAME = "trainer"
+PROBE_CONTAINER = "destination-probe"
+"""Init container of PREPARE that tries the destinations with their credentials."""
+MERGE_CONTAINER = "merge"
+"""Init container of MERGE if the job has `output.destinations`. It merges without credentials, and the trainer publishes."""
+STEP_CONTAINERS = (PROBE_CONTAINER, MERGE_CONTAINER)
+STEP_VARIABLE = "FINETUNE_STEP"
+"""Variable of the containers that hold credentials of destinations: `Probe` or `Publish`, their only work."""
 
 
 class Stage(StrEnum):

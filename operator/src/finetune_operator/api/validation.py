@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
+from finetune_operator.api.destinations import NamedDestination
 from finetune_operator.api.pods import reserved_keys, why_reserved
 from finetune_operator.api.sources import (
     AZURE_URI,
@@ -145,6 +146,47 @@ def artifact_is_repeated(_name: str, spec: FineTuneJobSpec) -> str | None:
     return None
 
 
+def destination_is_not_one(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Artifacts go to one destination, or to each of a list."""
+    output = spec.output
+    if (output.destination is None) == (output.destinations is None):
+        found = "neither" if output.destination is None else "both"
+        return f"output must have exactly one of destination and destinations, found {found}"
+    places = {"name", "overwrite"}
+    for entry in output.destinations or ():
+        members = {
+            name: info.alias or name for name, info in type(entry).model_fields.items() if name not in places
+        }
+        count = sum(getattr(entry, name) is not None for name in members)
+        if count != 1:
+            return f"output.destinations[{entry.name}] must have exactly one of {', '.join(members.values())}, found {count}"
+    return None
+
+
+def destination_is_repeated(job_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The name of a destination identifies it. One place inside another would look like files of a stranger there."""
+    entries = spec.output.destinations or ()
+    names = [entry.name for entry in entries]
+    if len(set(names)) != len(names):
+        return f"output.destinations must not repeat a name, found {', '.join(names)}"
+    places = [_place(job_name, entry) for entry in entries]
+    for name, place in zip(names, places, strict=True):
+        if places.count(place) > 1 or any(place.startswith(f"{other}/") for other in places):
+            return f"output.destinations[{name}] must have a place of its own, found that of another or one inside it"
+    return None
+
+
+def _place(job_name: str, entry: NamedDestination) -> str:
+    """A text that is equal for equal places, and begins with that of a place around it and a slash."""
+    store, claim = entry.object_store, entry.persistent_volume_claim
+    if store is not None:
+        endpoint = store.endpoint if isinstance(store, S3Object) else None
+        return f"{endpoint or ''} {store.uri.rstrip('/')}"
+    if claim is not None:
+        return f"{claim.claim_name}/{PurePosixPath(claim.folder(job_name))}"
+    return "" if entry.oci is None else entry.oci.reference
+
+
 def nothing_trained_is_published(_name: str, spec: FineTuneJobSpec) -> str | None:
     """The base as trained has nothing of the training, so it is of use only beside an adapter."""
     if set(spec.output.artifacts) == {"BaseAsTrained"}:
@@ -183,6 +225,8 @@ CHAIN: tuple[Check, ...] = (
     micro_batch_does_not_divide,
     path_leaves_its_volume,
     artifact_is_repeated,
+    destination_is_not_one,
+    destination_is_repeated,
     nothing_trained_is_published,
     template_argument_is_not_an_identifier,
     metadata_is_reserved,
@@ -213,7 +257,8 @@ def _not_one(field: str, source: ModelSource | DatasetSource) -> str | None:
 
 def _object_stores(spec: FineTuneJobSpec) -> Iterable[tuple[str, S3Object | CloudObject]]:
     """Every reference to an object store with its field. The last part of the field is the member's name."""
-    for field, source in (("model.source", spec.model.source), *_dataset_sources(spec)):
+    named = ((f"output.destinations[{each.name}]", each) for each in spec.output.destinations or ())
+    for field, source in (("model.source", spec.model.source), *_dataset_sources(spec), *named):
         for member in ("s3", "gcs", "azure"):
             store: S3Object | CloudObject | None = getattr(source, member)
             if store is not None:
@@ -233,6 +278,7 @@ def _paths(spec: FineTuneJobSpec) -> Iterable[tuple[str, str]]:
             yield f"{field}.persistentVolumeClaim.path", source.persistent_volume_claim.path
         if source.hugging_face is not None and source.hugging_face.path is not None:
             yield f"{field}.huggingFace.path", source.hugging_face.path
-    path = spec.output.destination.persistent_volume_claim.path
-    if path is not None:
-        yield "output.destination.persistentVolumeClaim.path", path
+    for name, claim in spec.output.claims.items():
+        if claim.path is not None:
+            field = f"destinations[{name}]" if name else "destination"
+            yield f"output.{field}.persistentVolumeClaim.path", claim.path

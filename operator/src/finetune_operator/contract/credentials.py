@@ -1,4 +1,4 @@
-"""The Secrets that PREPARE needs and their environment variables, for its pod and for a run without a cluster.
+"""The Secrets of sources and destinations and their environment variables, for pods and for a run without a cluster.
 
 The operator reads no Secret. A pod names its Secrets, and the kubelet sets the variables.
 """
@@ -14,6 +14,11 @@ from finetune_operator.api.spec import FineTuneJobSpec
 MODEL_PREFIX = "FINETUNE_MODEL_"
 DATASET_PREFIX = "FINETUNE_DATASET_"
 VALIDATION_PREFIX = "FINETUNE_VALIDATION_"
+
+
+def destination_prefix(name: str) -> str:
+    """The prefix of the credentials of the entry `name` of `output.destinations`."""
+    return f"FINETUNE_DESTINATION_{name.upper().replace('-', '_')}_"
 
 
 def url_variable(prefix: str) -> str:
@@ -67,6 +72,15 @@ def secret_prefixes(spec: FineTuneJobSpec) -> list[SecretPrefix]:
         SecretPrefix(prefix, store.secret_ref.name)
         for prefix, store in stores
         if store is not None and store.secret_ref is not None
+    ]
+
+
+def destination_secret_prefixes(spec: FineTuneJobSpec) -> list[SecretPrefix]:
+    """The whole Secrets to which the destinations refer: credentials of stores and registries."""
+    return [
+        SecretPrefix(destination_prefix(entry.name), entry.secret.name)
+        for entry in spec.output.destinations or ()
+        if entry.secret is not None
     ]
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from finetune_operator.api.plan import Optimizer, Weights
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.artifacts import Artifacts, Publications
 from finetune_operator.contract.bounded import (
     Attempt,
     ConfigName,
@@ -296,25 +297,6 @@ class TrainResult(Document):
     attention: AttentionReport | None = None
 
 
-class Artifact(Document):
-    """One published folder."""
-
-    kind: Literal["Adapter", "Merged", "BaseAsTrained"]
-    uri: Text512
-    digest: Digest
-    bytes: Positive
-    files: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
-    base_digest: Digest | None = None
-    """Of an adapter: the digest of the base as trained that belongs to it."""
-
-
-def _distinct_kinds(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
-    """The status is a list-map by kind, so the API server rejects a status that repeats a kind."""
-    if len({artifact.kind for artifact in artifacts}) != len(artifacts):
-        raise ValueError("must have at most one artifact of each kind")
-    return artifacts
-
-
 class Verification(Document):
     """Comparison of the merged model with the trained one. Losses and divergences are in nats per token.
 
@@ -341,12 +323,11 @@ class Verification(Document):
 
 
 class MergeResult(Document):
-    """The result of MERGE."""
+    """The result of MERGE. A trainer before contract 1.8 sends no publications."""
 
-    artifacts: Annotated[
-        tuple[Artifact, ...], Field(min_length=1, max_length=3), AfterValidator(_distinct_kinds)
-    ]
+    artifacts: Artifacts
     verification: Verification | None = None
+    publications: Publications | None = None
 
 
 class CompletedStages(Document):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.destinations import NamedDestination
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
 from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Device, Plan, Rung
 from finetune_operator.api.sources import (
@@ -29,6 +31,7 @@ from finetune_operator.contract.credentials import (
     DATASET_PREFIX,
     MODEL_PREFIX,
     VALIDATION_PREFIX,
+    destination_prefix,
     token_variable,
     url_variable,
 )
@@ -50,7 +53,11 @@ CHAT_TEMPLATE_MOUNT = "/source/chat-template"
 TARGET_PROMPTS_MOUNT = "/source/target-prompts"
 MODEL_CACHE_MOUNT = "/model-cache"
 OUTPUT_MOUNT = "/output"
+DESTINATIONS_MOUNT = "/destinations"
+"""Folder with a mount for each claim of `output.destinations`, by name."""
 WORKSPACE_MOUNT = "/workspace"
+ARTIFACTS_FOLDER = "artifacts"
+"""Folder of the workspace to which MERGE publishes what is then copied to `output.destinations`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,8 @@ class MountPaths:
     """Absolute paths on the trainer's file system.
 
     `model`, `dataset` and `validation` are None if the source is a hub, a URL or an object store. `chat_template` is None
-    if the model brings its chat template. `output_uri` names the output folder for people.
+    if the model brings its chat template. `output_uri` names the output folder for people. With `output.destinations`, the
+    output folder is in the workspace, and `destinations` has path and URI of each claim among them by name.
     """
 
     workspace: str
@@ -89,19 +97,31 @@ class MountPaths:
     chat_template: str | None = None
     target_prompts: str | None = None
     model_cache: str | None = None
+    destinations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def pod_paths(job: JobIdentity, spec: FineTuneJobSpec) -> MountPaths:
     """The paths inside a stage's pod, as manifests/volumes.py mounts them."""
-    claim = spec.output.destination.persistent_volume_claim
-    output_path = job.name if claim.path is None else claim.path
+    folders = {
+        name: (
+            _join(f"{DESTINATIONS_MOUNT}/{name}" if name else OUTPUT_MOUNT, claim.folder(job.name)),
+            f"pvc://{job.namespace}/{_join(claim.claim_name, claim.folder(job.name))}",
+        )
+        for name, claim in spec.output.claims.items()
+    }
+    only = folders.pop("", None)
+    output, output_uri = only or (
+        f"{WORKSPACE_MOUNT}/{ARTIFACTS_FOLDER}",
+        first_destination(spec, folders),
+    )
     model_claim = spec.model.source.persistent_volume_claim
     template, prompts = spec.model.chat_template, spec.dataset.target_prompts
     validation = spec.dataset.validation.source
     return MountPaths(
         workspace=WORKSPACE_MOUNT,
-        output=_join(OUTPUT_MOUNT, output_path),
-        output_uri=f"pvc://{job.namespace}/{_join(claim.claim_name, output_path)}",
+        output=output,
+        output_uri=output_uri,
+        destinations=folders,
         model=None if model_claim is None else _join(MODEL_MOUNT, model_claim.path),
         dataset=_dataset_path(spec.dataset.source, DATASET_MOUNT),
         validation=None if validation is None else _dataset_path(validation, VALIDATION_MOUNT),
@@ -113,6 +133,15 @@ def pod_paths(job: JobIdentity, spec: FineTuneJobSpec) -> MountPaths:
         else _join(TARGET_PROMPTS_MOUNT, prompts.config_map_key_ref.key),
         model_cache=None if spec.model_cache is None else MODEL_CACHE_MOUNT,
     )
+
+
+def first_destination(spec: FineTuneJobSpec, folders: Mapping[str, tuple[str, str]]) -> str:
+    """The URI of the first of `output.destinations`, which stands for all of them in the names of artifacts."""
+    entry = (spec.output.destinations or ())[0]
+    if entry.oci is not None:
+        return f"oci://{entry.oci.reference}"
+    store = entry.object_store
+    return store.uri if store is not None else folders[entry.name][1]
 
 
 def build_run_spec(
@@ -166,6 +195,7 @@ def build_run_spec(
         "output": {
             "artifacts": list(spec.output.artifacts),
             "destination": {"kind": "Directory", "path": paths.output, "uri": paths.output_uri},
+            **_destinations(spec, paths),
             **({} if spec.output.dtype == "BFloat16" else {"dtype": spec.output.dtype}),
             **({} if spec.output.merge_onto == "TrainedWeights" else {"mergeOnto": spec.output.merge_onto}),
         },
@@ -187,6 +217,27 @@ def build_run_spec(
             ),
         },
     }
+
+
+def _destinations(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
+    """A trainer before contract 1.8 rejects the member, so that it never publishes to less than the job asks for."""
+    if spec.output.destinations is None:
+        return {}
+    return {"destinations": [_destination(entry, paths) for entry in spec.output.destinations]}
+
+
+def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
+    store = entry.object_store
+    if store is not None:
+        place = _object_store(store, destination_prefix(entry.name))
+    elif entry.oci is not None:
+        prefix = destination_prefix(entry.name)
+        signed_in = {} if entry.secret is None else {"credentialsPrefix": prefix}
+        place = {"kind": "Oci", "reference": entry.oci.reference, **signed_in}
+    else:
+        path, uri = paths.destinations[entry.name]
+        place = {"kind": "Directory", "path": path, "uri": uri}
+    return {"name": entry.name, **place, **({"overwrite": True} if entry.overwrite else {})}
 
 
 def _newer_training(training: Training) -> dict[str, Any]:

@@ -16,15 +16,23 @@ from finetune_operator.api.stages import (
     GROUP,
     JOB_LABEL,
     KIND,
+    MERGE_CONTAINER,
+    PROBE_CONTAINER,
     QUEUE_LABEL,
     RUN_ANNOTATION,
     STAGE_LABEL,
+    STEP_VARIABLE,
     VERSION,
     Stage,
     child_name,
     workspace_claim_name,
 )
-from finetune_operator.contract.credentials import secret_prefixes, secret_variables
+from finetune_operator.contract.credentials import (
+    SecretPrefix,
+    destination_secret_prefixes,
+    secret_prefixes,
+    secret_variables,
+)
 from finetune_operator.contract.network import CA_BUNDLE_VARIABLE, mounted_bundles, network_variables
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
@@ -158,22 +166,7 @@ def _pod_spec(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
         "securityContext": pod_security(pods.security),
-        "containers": [
-            {
-                "name": CONTAINER_NAME,
-                "image": trainer.image,
-                "imagePullPolicy": trainer.image_pull_policy,
-                "args": [stage.slug],
-                **_environment(spec, stage, trainer),
-                "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
-                "resources": container_resources(spec, stage, trainer, host, pods),
-                "securityContext": container_security(pods.security),
-                "terminationMessagePath": "/dev/termination-log",
-                # The fallback to logs would copy unredacted text into status.
-                "terminationMessagePolicy": "File",
-                "volumeMounts": volumes.mounts,
-            }
-        ],
+        **_containers(spec, stage, trainer, pods, host, volumes),
         "volumes": volumes.volumes,
     }
     optional = {
@@ -187,6 +180,48 @@ def _pod_spec(
         "tolerations": _tolerations(spec, pods, gpu_nodes=gpu_nodes),
     }
     return {**pod, **{member: value for member, value in optional.items() if value}}
+
+
+def _containers(
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    trainer: TrainerSettings,
+    pods: PodSettings,
+    host: HostNeeds,
+    volumes: Volumes,
+) -> dict[str, Any]:
+    """The trainer, and with `output.destinations` the step of the stage that runs before it in a container of its own.
+
+    Only the step that tries the destinations and the one that publishes have the credentials. They run no model.
+    """
+
+    def container(name: str, step: str = "") -> dict[str, Any]:
+        return {
+            "name": name,
+            "image": trainer.image,
+            "imagePullPolicy": trainer.image_pull_policy,
+            "args": [stage.slug],
+            **(_step_environment(spec, trainer, step) if step else _environment(spec, stage, trainer)),
+            "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
+            "resources": container_resources(spec, stage, trainer, host, pods),
+            "securityContext": container_security(pods.security),
+            "terminationMessagePath": "/dev/termination-log",
+            # The fallback to logs would copy unredacted text into status.
+            "terminationMessagePolicy": "File",
+            "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
+        }
+
+    if spec.output.destinations is None or stage is Stage.TRAIN:
+        return {"containers": [container(CONTAINER_NAME)]}
+    if stage is Stage.PREPARE:
+        return {
+            "initContainers": [container(PROBE_CONTAINER, "Probe")],
+            "containers": [container(CONTAINER_NAME)],
+        }
+    return {
+        "initContainers": [container(MERGE_CONTAINER)],
+        "containers": [container(CONTAINER_NAME, "Publish")],
+    }
 
 
 def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -> list[dict[str, Any]]:
@@ -203,38 +238,55 @@ def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -
 
 
 def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
-    """The container's `env` and, for whole Secrets, `envFrom`. Only PREPARE gets secrets."""
-    variables: list[dict[str, Any]] = [
-        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
-        {"name": "PYTHONUNBUFFERED", "value": "1"},
-    ]
+    """The container's `env` and, for whole Secrets, `envFrom`. Of the stages, only PREPARE gets secrets."""
+    variables = _common_variables()
     if stage is Stage.TRAIN:
         # Without it, rows of many lengths fragment the GPU's memory until no large tensor fits.
         variables.append({"name": "PYTORCH_ALLOC_CONF", "value": "expandable_segments:True"})
     else:
         # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
-        variables.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
-    variables += _network(spec, stage, trainer)
+        variables.append(_NO_GPU)
+    variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:
         if trainer.hugging_face_endpoint:
             variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
         variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
-        prefixes = [
-            {"prefix": item.prefix, "secretRef": {"name": item.secret}} for item in secret_prefixes(spec)
-        ]
-        if prefixes:
-            environment["envFrom"] = prefixes
+        environment |= _whole_secrets(secret_prefixes(spec))
     return environment
 
 
-def _network(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> list[dict[str, Any]]:
-    """Proxies and CA bundles. A proxy with a password is for PREPARE alone, which is the stage that downloads."""
+def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str) -> dict[str, Any]:
+    """`env` and `envFrom` of a container that tries or fills the destinations: their credentials and no others."""
+    variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
+    variables += _network(spec, trainer, downloads=True)
+    if trainer.hugging_face_endpoint:
+        variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+    return {"env": variables, **_whole_secrets(destination_secret_prefixes(spec))}
+
+
+def _common_variables() -> list[dict[str, Any]]:
+    return [
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+    ]
+
+
+_NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+
+
+def _whole_secrets(secrets: list[SecretPrefix]) -> dict[str, Any]:
+    prefixes = [{"prefix": item.prefix, "secretRef": {"name": item.secret}} for item in secrets]
+    return {"envFrom": prefixes} if prefixes else {}
+
+
+def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool) -> list[dict[str, Any]]:
+    """Proxies and CA bundles. A proxy with a password is only for the containers that need the network."""
     found: list[dict[str, Any]] = []
     for variable in network_variables(spec.network, trainer.network):
         if isinstance(variable.value, str):
             found.append({"name": variable.name, "value": variable.value})
-        elif stage is Stage.PREPARE:
+        elif downloads:
             found.append(_secret_variable(variable.name, variable.value))
     bundles = mounted_bundles(spec.network, trainer.network)
     if bundles:

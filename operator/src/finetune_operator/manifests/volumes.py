@@ -9,10 +9,11 @@ from finetune_operator.api.quantities import format_bytes
 from finetune_operator.api.sources import DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import RUN_ANNOTATION, Stage, workspace_claim_name
-from finetune_operator.contract.network import MountedBundle
+from finetune_operator.contract.network import CA_MOUNT, MountedBundle
 from finetune_operator.contract.run_spec import (
     CHAT_TEMPLATE_MOUNT,
     DATASET_MOUNT,
+    DESTINATIONS_MOUNT,
     MODEL_CACHE_MOUNT,
     MODEL_MOUNT,
     OUTPUT_MOUNT,
@@ -68,13 +69,29 @@ class Volumes:
             shared = {"medium": "Memory", "sizeLimit": format_bytes(host.shared_memory_bytes)}
             self._mount("shared-memory", "/dev/shm", {"emptyDir": shared})  # noqa: S108 - same
         else:
-            self._claim("output", OUTPUT_MOUNT, spec.output.destination.persistent_volume_claim.claim_name)
+            for name, claim in spec.output.claims.items():
+                mount = f"{DESTINATIONS_MOUNT}/{name}" if name else OUTPUT_MOUNT
+                self._claim(f"destination-{name}" if name else "output", mount, claim.claim_name)
         if spec.model_cache is not None:
             # PREPARE fills it unless somebody else has. The other stages only read it.
             cache = spec.model_cache.claim_name
             read_only = stage is not Stage.PREPARE or cache in read_only_claims
             self._claim("model-cache", MODEL_CACHE_MOUNT, cache, read_only=read_only)
         self._attach_read_only(read_only_claims)
+
+    def mounts_of_stage(self) -> list[dict[str, Any]]:
+        """The mounts of a container that does a stage's work: all but the claims that only copies go to."""
+        return [mount for mount in self.mounts if not mount["mountPath"].startswith(f"{DESTINATIONS_MOUNT}/")]
+
+    def mounts_of_step(self) -> list[dict[str, Any]]:
+        """The mounts of a container that tries or fills the destinations: no source, no cache and no key of another step."""
+        own = (RUN_SPEC_FOLDER, "/tmp", WORKSPACE_MOUNT)  # noqa: S108 -- the pod's own emptyDir
+        folders = (f"{DESTINATIONS_MOUNT}/", f"{CA_MOUNT}/")
+        return [
+            mount
+            for mount in self.mounts
+            if mount["mountPath"] in own or mount["mountPath"].startswith(folders)
+        ]
 
     def _workspace(self, job: JobRecord, spec: FineTuneJobSpec) -> None:
         existing = spec.workspace.existing_claim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,13 @@ from finetune_operator.api.stages import (
     Stage,
 )
 from finetune_operator.contract.result import Progress
+from finetune_operator.observed.container_state import (
+    ContainerEnd,
+    container_end,
+    state_of_work,
+    time_of,
+    why_not_started,
+)
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.observed.movement import Movement
 from finetune_operator.observed.ownership import (
@@ -102,16 +109,6 @@ class ChildJob:
     def started(self) -> datetime:
         """Time since which the Job should have a pod, unless it is suspended."""
         return self.created if self.resumed is None else max(self.created, self.resumed)
-
-
-@dataclass(frozen=True)
-class ContainerEnd:
-    """The end of the trainer's container."""
-
-    exit_code: int
-    reason: str
-    message: str
-    finished: datetime | None
 
 
 @dataclass(frozen=True)
@@ -274,7 +271,7 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         if SUSPENSION_ANNOTATION in annotations
         else suspended,
         queue=queue,
-        resumed=_time(resumed[0], "lastTransitionTime") if resumed else None,
+        resumed=time_of(resumed[0], "lastTransitionTime") if resumed else None,
         watched=is_watched(metadata),
     )
 
@@ -296,7 +293,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
     container: Mapping[str, Any] = next(
         (entry for entry in status.get("containerStatuses") or () if entry["name"] == CONTAINER_NAME), {}
     )
-    state = container.get("state") or {}
+    state = state_of_work(container, status.get("initContainerStatuses") or ())
     waiting = state.get("waiting")
     return Pod(
         name=metadata["name"],
@@ -316,17 +313,17 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
             if scheduled.get("status") == "False" and scheduled.get("reason") in _UNSCHEDULED
             else None
         ),
-        waiting=_waiting(waiting, status.get("initContainerStatuses") or ()),
+        waiting=why_not_started(waiting, status.get("initContainerStatuses") or ()),
         running="running" in state,
-        end=_container_end(state.get("terminated")),
+        end=container_end(state.get("terminated")),
         idle=bool(container)
         and not any(
             "running" in (entry.get("state") or {})
             for kind in ("initContainerStatuses", "containerStatuses")
             for entry in status.get(kind) or ()
         ),
-        scheduled=_time(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
-        deletion_time=_time(metadata, "deletionTimestamp"),
+        scheduled=time_of(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
+        deletion_time=time_of(metadata, "deletionTimestamp"),
         watched=is_watched(metadata),
         host_network=bool(body.get("spec", {}).get("hostNetwork")),
         job_uid=run_uid(metadata),
@@ -362,32 +359,3 @@ def lacks_gpu(status: Mapping[str, Any]) -> bool:
 
 
 _UNSCHEDULED = {"Unschedulable", "SchedulerError", "SchedulingGated"}
-
-
-def _time(fields: Mapping[str, Any], name: str) -> datetime | None:
-    text = fields.get(name)
-    return parse_time(text) if text else None
-
-
-def _waiting(
-    waiting: Mapping[str, Any] | None, init_containers: Sequence[Mapping[str, Any]]
-) -> tuple[str, str] | None:
-    """Reason and message of a waiting trainer. It may wait for an init container that somebody injected."""
-    if not waiting:
-        return None
-    for entry in init_containers:
-        cause = (entry.get("state") or {}).get("waiting") or {}
-        if cause.get("reason", "PodInitializing") != "PodInitializing":
-            return f"Init:{cause['reason']}", f"container {entry['name']}: {cause.get('message', '')}"
-    return waiting.get("reason", ""), waiting.get("message", "")
-
-
-def _container_end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:
-    if not terminated:
-        return None
-    return ContainerEnd(
-        exit_code=terminated.get("exitCode", -1),
-        reason=terminated.get("reason", ""),
-        message=terminated.get("message", ""),
-        finished=_time(terminated, "finishedAt"),
-    )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from finetune_operator.api.reasons import (
-    DESTINATION_UNWRITABLE,
+    DESTINATION_REASONS,
     OPERATOR_CLASSES,
     Reason,
     ReasonClass,
@@ -18,7 +18,8 @@ from finetune_operator.contract.bounded import clean_text
 from finetune_operator.contract.reading import parse_result
 from finetune_operator.contract.result import Result
 from finetune_operator.errors import MalformedDocumentError
-from finetune_operator.observed.observation import ChildJob, ContainerEnd, Pod
+from finetune_operator.observed.container_state import ContainerEnd
+from finetune_operator.observed.observation import ChildJob, Pod
 
 _OPERATOR_REASONS = frozenset(Reason) - {Reason.HOST_OUT_OF_MEMORY}
 """Reasons that no trainer may report. It may get no more memory before the kernel kills it."""
@@ -142,7 +143,7 @@ def _container_outcome(uid: str, child: ChildJob, pod: Pod, end: ContainerEnd) -
 def _classify(result: Result, reason: str, stage: Stage, exit_code: int) -> ReasonClass:
     if result.outcome == "Interrupted":
         return ReasonClass.INTERRUPTED
-    if stage is Stage.MERGE and reason == DESTINATION_UNWRITABLE:
+    if stage is Stage.MERGE and reason in DESTINATION_REASONS:
         # The trained adapter is in the workspace, and only something outside the job stands in its way.
         return ReasonClass.WAITING
     return classify_trainer_reason(reason, exit_code)

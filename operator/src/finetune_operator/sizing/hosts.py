@@ -184,7 +184,8 @@ def workspace_bytes(
 ) -> tuple[int, str]:
     """Return the largest size that the workspace reaches, and the text that explains it.
 
-    The merged model is staged at the destination, not here. A job is rejected on this sum, so it counts only what is
+    The artifacts are staged at the destination, unless there is a list of destinations: then they are staged here. A job is
+    rejected on this sum, so it counts only what is
     certain of the rows: 8 bytes for each supervised token of a known `dataset`. A merge onto the original weights keeps
     all weight files, in at least 16 bits. So does the base as trained, for the adapter's loss on the original base.
     A checkpoint holds what the copy of the training state holds. `optimizers` are those that TRAIN may take.
@@ -202,9 +203,18 @@ def workspace_bytes(
             ("small files", _SMALL_FILES),
             ("rows", 0 if dataset is None else 8 * dataset.supervised_tokens),
             ("adapter checkpoints", _checkpoints(spec) * _copy_bytes(optimizers) * adapter),
+            ("artifacts before they are copied", _artifacts(spec, shape, adapter)),
         )
     )
     return total.bytes * 11 // 10, f"{total.text}, plus a tenth for the file system"
+
+
+def _artifacts(spec: FineTuneJobSpec, shape: ModelShape, adapter: int) -> int:
+    """Return the least size of the artifacts, in 16 bits with an adapter in 32; 0 if they are staged at the destination."""
+    if spec.output.destinations is None:
+        return 0
+    models = sum(kind != "Adapter" for kind in spec.output.artifacts)
+    return 2 * shape.parameters * models + (4 * adapter if "Adapter" in spec.output.artifacts else 0)
 
 
 def _checkpoints(spec: FineTuneJobSpec) -> int:

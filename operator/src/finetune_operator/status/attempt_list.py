@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_operator.api.reasons import DESTINATION_UNWRITABLE, Reason
+from finetune_operator.api.reasons import DESTINATION_REASONS, Reason
 
 MAXIMUM_ATTEMPTS = 20
-_ENDLESS = frozenset((DESTINATION_UNWRITABLE, Reason.POD_STUCK))
+_ENDLESS = DESTINATION_REASONS | {Reason.POD_STUCK}
 """Reasons for which a stage is tried again without a limit."""
 MAXIMUM_WAITS = 8
 """Attempts that ended for such a reason. With so many, the delay between attempts is at its longest (lifecycle/retry.py)."""

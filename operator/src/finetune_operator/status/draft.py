@@ -180,6 +180,9 @@ class StatusDraft(StatusRecord):
         ]
         draft = self.with_fields(artifacts=artifacts)
         message = ", ".join(artifact.uri for artifact in result.artifacts)
+        if result.publications:
+            draft = draft.with_fields(publications=reporting.publications(result.publications))
+            message = reporting.published(result)
         if result.verification is not None:
             draft = draft.with_fields(verification=reporting.verification(result.verification))
             message = "; ".join(filter(None, (message, reporting.proof(result.verification))))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from finetune_operator.api.conditions import Condition, Conditions, Truth
 from finetune_operator.api.formats import parse_time
-from finetune_operator.api.reasons import DESTINATION_UNWRITABLE, Reason
+from finetune_operator.api.reasons import DESTINATION_REASONS, Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 
@@ -200,13 +200,15 @@ class StatusRecord:
     @property
     def destination_failures(self) -> int:
         """Number of recorded attempts of the current stage, if it is MERGE, that ended for the destination."""
-        return self.count_reason(self.stage, DESTINATION_UNWRITABLE) if self.stage is Stage.MERGE else 0
+        if self.stage is not Stage.MERGE:
+            return 0
+        return sum(self.count_reason(self.stage, reason) for reason in DESTINATION_REASONS)
 
     @property
     def awaits_destination(self) -> bool:
         """True while MERGE is tried again because its last attempt ended for the destination."""
         last = self.last_attempt if self.stage is Stage.MERGE else None
-        return last is not None and last.get("reason") == DESTINATION_UNWRITABLE
+        return last is not None and last.get("reason") in DESTINATION_REASONS
 
     @property
     def out_of_memory_kills(self) -> int:

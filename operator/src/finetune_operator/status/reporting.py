@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.artifacts import Publication
 from finetune_operator.contract.result import (
     AttentionReport,
     BatchingReport,
     DatasetReport,
     EvaluationReport,
     MemoryReport,
+    MergeResult,
     ModelReport,
     Progress,
     SelectionReport,
@@ -172,6 +174,19 @@ def _string(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(item, float) for item in value):
         return [format_number(item) for item in value]
     return value
+
+
+def publications(copies: Iterable[Publication]) -> list[dict[str, Any]]:
+    """The destinations that hold all artifacts."""
+    return [copy.model_dump(mode="json", by_alias=True, exclude_none=True) for copy in copies]
+
+
+def published(result: MergeResult) -> str:
+    """Say how many artifacts are at how many destinations, and where."""
+    copies = result.publications or ()
+    artifacts, places = len(result.artifacts), len(copies)
+    count = f"{artifacts} artifact{'s' if artifacts != 1 else ''} at {places} destination{'s' if places != 1 else ''}"
+    return f"{count}: " + ", ".join(f"{copy.name} ({copy.uri})" for copy in copies)
 
 
 def verification(report: Verification) -> dict[str, Any]:

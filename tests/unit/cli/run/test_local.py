@@ -176,3 +176,24 @@ def test_model_caches_are_folders_and_prompts_are_files(tmp_path: Path) -> None:
     assert found.target_prompts is not None
     assert Path(found.target_prompts).read_text("utf-8") == "How do I?\n"
     assert (found.model, found.dataset, found.validation) == (None, None, None)
+
+
+def test_destinations_become_folders_and_environment_variables(tmp_path: Path) -> None:
+    output = """output:
+    destinations:
+      - {name: claim, persistentVolumeClaim: {claimName: assets, path: a/b}}
+      - {name: bucket, s3: {uri: "s3://models/bot", secretRef: {name: store}}}"""
+    text = JOB.replace("output: {destination: {persistentVolumeClaim: {claimName: assets}}}", output)
+    text += (
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {name: store}\nstringData: {AWS_ACCESS_KEY_ID: id}\n"
+    )
+    manifests = read_manifests(job_file(tmp_path, text))
+    (tmp_path / "volumes" / "assets").mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    spec = FineTuneJobSpec.parse(manifests.spec)
+    paths = local_paths(manifests, spec, folders, tmp_path / "home")
+    folder = tmp_path / "volumes" / "assets" / "a" / "b"
+    assert paths.destinations == {"claim": (str(folder), folder.as_uri())}
+    assert paths.output == str(tmp_path / "home" / "workspace" / "artifacts")
+    assert paths.output_uri == folder.as_uri(), "the first destination stands for all"
+    assert secret_environment(manifests, spec, {}) == {"FINETUNE_DESTINATION_BUCKET_AWS_ACCESS_KEY_ID": "id"}

@@ -115,7 +115,7 @@ def test_a_value_that_breaks_a_bound_is_kept_and_said(path: str, value: Any, att
         ("training.lora", "Wide", "spec.training.lora must be an object, found Wide"),
         ("training.seed", {"split": 1}, "spec.training.seed must be a number, found an object"),
         ("output.artifacts", ["Adapter", "Onnx"], "spec.output.artifacts[1] must be one of"),
-        ("output.destination", ..., "spec.output.destination must be given, found nothing"),
+        ("dataset.source", ..., "spec.dataset.source must be given, found nothing"),
         ("suspend", "Later", "spec.suspend must be true or false, found Later"),
         ("model.source.huggingFace", ["a"], "spec.model.source.huggingFace must be an object, found a list"),
         ("podTemplate.labels", ["a"], "spec.podTemplate.labels must be an object, found a list"),

@@ -10,6 +10,7 @@ from finetune_operator.errors import InvalidSpecError
 from tests.support.operator import make_spec
 
 CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
+BUCKET = {"s3": {"uri": "s3://bucket/a"}}
 CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
 
 
@@ -57,6 +58,52 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         ({"output": {"artifacts": ["BaseAsTrained"], "destination": CLAIM}}, "must have Adapter or Merged"),
         ({"output": {"artifacts": ["Base"], "destination": CLAIM}}, "spec.output.artifacts.0"),
         ({"output": {"mergeOnto": "Base", "destination": CLAIM}}, "spec.output.mergeOnto"),
+        ({"output": {}}, "exactly one of destination and destinations, found neither"),
+        (
+            {"output": {"destination": CLAIM, "destinations": [{"name": "a", **CLAIM}]}},
+            "exactly one of destination and destinations, found both",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a"}]}},
+            "persistentVolumeClaim, s3, gcs, azure, oci, found 0",
+        ),
+        ({"output": {"destinations": [{"name": "a", **CLAIM, **BUCKET}]}}, "oci, found 2"),
+        (
+            {"output": {"destinations": [{"name": "a", **CLAIM}, {"name": "a", **BUCKET}]}},
+            "must not repeat a name",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", **CLAIM}, {"name": "b", "overwrite": True, **CLAIM}]}},
+            "output.destinations[a] must have a place of its own",
+        ),
+        (
+            {
+                "output": {
+                    "destinations": [
+                        {"name": "inner", "s3": {"uri": "s3://bucket/a/b"}},
+                        {"name": "outer", "s3": {"uri": "s3://bucket/a/"}},
+                    ]
+                }
+            },
+            "output.destinations[inner] must have a place of its own",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", "s3": {"uri": "s3://bucket"}}]}},
+            "output.destinations[a].s3.uri must be s3://BUCKET/KEY",
+        ),
+        (
+            {
+                "output": {
+                    "destinations": [{"name": "a", "persistentVolumeClaim": {"claimName": "c", "path": "/x"}}]
+                }
+            },
+            "output.destinations[a].persistentVolumeClaim.path must be a relative path",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", "oci": {"reference": "host/name"}}]}},
+            "spec.output.destinations.0.oci.reference",
+        ),
+        ({"output": {"destinations": [{"name": "A b", **CLAIM}]}}, "spec.output.destinations.0.name"),
         ({"evaluation": {"gate": "Never"}}, "spec.evaluation.gate"),
         ({"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, "belong to the operator"),
         ({"model": {"source": CLAIM, "chatTemplateArguments": {"a b": 1}}}, "identifiers"),
@@ -97,3 +144,17 @@ def test_a_name_too_long_for_child_objects_is_rejected() -> None:
     check("n" * 45, FineTuneJobSpec.parse(make_spec()))
     with pytest.raises(InvalidSpecError, match="45 characters, found 46"):
         check("n" * 46, FineTuneJobSpec.parse(make_spec()))
+
+
+def test_neighbors_in_one_bucket_and_one_claim_are_places_of_their_own() -> None:
+    places = [
+        {"s3": {"uri": "s3://bucket/bot"}},
+        {"s3": {"uri": "s3://bucket/bot-2"}},
+        {"s3": {"uri": "s3://bucket/bot", "endpoint": "https://other.example.com"}},
+        {"persistentVolumeClaim": {"claimName": "c"}},
+        {"persistentVolumeClaim": {"claimName": "c", "path": "other"}},
+        {"oci": {"reference": "host/bot:1"}},
+        {"oci": {"reference": "host/bot:2"}},
+    ]
+    named = [{"name": f"place-{number}", **place} for number, place in enumerate(places)]
+    check("demo", FineTuneJobSpec.parse(make_spec(output={"destinations": named})))

@@ -6,6 +6,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.contract.credentials import (
     SecretPrefix,
     dataset_sources,
+    destination_secret_prefixes,
     secret_prefixes,
     secret_variables,
 )
@@ -56,3 +57,18 @@ def test_object_stores_take_whole_secrets_with_the_prefix_of_their_source() -> N
         SecretPrefix("FINETUNE_MODEL_", "models"),
         SecretPrefix("FINETUNE_VALIDATION_", "rows"),
     ]
+
+
+def test_each_destination_with_a_secret_has_a_prefix_of_its_own() -> None:
+    store = {"uri": "s3://bucket/a", "secretRef": {"name": "keys"}}
+    spec = parse(
+        output={
+            "destinations": [
+                {"name": "eu-west", "s3": store},
+                {"name": "own-identity", "gcs": {"uri": "gs://bucket/a"}},
+                {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
+            ]
+        }
+    )
+    assert destination_secret_prefixes(spec) == [SecretPrefix("FINETUNE_DESTINATION_EU_WEST_", "keys")]
+    assert secret_prefixes(spec) == []

@@ -185,6 +185,16 @@ def test_what_reads_the_original_weights_keeps_them_in_the_workspace(changes: di
     assert workspace_bytes(parse(output=adapter), MISTRAL, None)[0] == plain, "no merge, nothing to keep"
 
 
+def test_artifacts_for_several_destinations_are_staged_in_the_workspace() -> None:
+    plain, _ = workspace_bytes(parse(), MISTRAL, None)
+    copies = {"destinations": [{"name": "a", "s3": {"uri": "s3://bucket/a"}}]}
+    merged, why = workspace_bytes(parse(output={**copies, "artifacts": ["Merged"]}), MISTRAL, None)
+    assert merged - plain == pytest.approx(1.1 * 2 * MISTRAL.parameters, rel=1e-6)
+    assert "artifacts before they are copied" in why
+    adapter, _ = workspace_bytes(parse(output={**copies, "artifacts": ["Adapter"]}), MISTRAL, None)
+    assert plain < adapter < merged
+
+
 def test_a_workspace_counts_rows_but_not_files_stored_elsewhere() -> None:
     whole, _ = workspace_bytes(parse(model=HUB), MISTRAL, None)
     local, _ = workspace_bytes(parse(), MISTRAL, None)

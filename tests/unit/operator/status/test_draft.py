@@ -158,3 +158,19 @@ def test_the_trainer_of_prepare_is_known_by_its_image() -> None:
     assert known.speaks(4, "a")
     assert not known.speaks(6, "a")
     assert not known.speaks(5, "b")
+
+
+def test_the_status_names_every_destination_and_the_condition_counts_them() -> None:
+    copies = [
+        {"name": "bucket", "uri": "s3://models/bot"},
+        {"name": "hub", "uri": "hf://team/bot", "digest": "0" * 40},
+    ]
+    world = started(Stage.MERGE)
+    world.succeed(Stage.MERGE, merge={**MERGE_PROVEN, "publications": copies})
+    world.settle()
+    assert world.job.status["publications"] == copies
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Published")
+    artifacts = len(MERGE_PROVEN["artifacts"])
+    counted = f"{artifacts} artifacts at 2 destinations" if artifacts != 1 else "1 artifact at 2 destinations"
+    assert entry["message"].startswith(f"{counted}: bucket (s3://models/bot), hub (hf://team/bot)")
+    assert (entry["status"], entry["reason"]) == ("True", "StageSucceeded")

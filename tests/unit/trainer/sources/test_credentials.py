@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.credentials import credentials
 from finetune_trainer.sources.fetch_target import DATASET

@@ -14,8 +14,8 @@ from typing import Any
 
 import obstore
 import pytest
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.run_spec import Limits as RunLimits
-from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset

@@ -16,8 +16,8 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.run_spec import Limits as RunLimits
-from finetune_trainer.contract.run_spec import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import Fetched, fetch_dataset
 from finetune_trainer.sources.object_store import ObjectStoreModel

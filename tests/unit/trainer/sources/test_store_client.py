@@ -6,7 +6,7 @@ import os
 
 import obstore
 import pytest
-from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.egress import public_egress
 from finetune_trainer.sources.fetch_target import DATASET, MODEL

@@ -176,11 +176,23 @@ class VerificationResult(Part):
     warnings: tuple[WarningResult, ...] | None = None
 
 
+class PublicationResult(Part):
+    """A destination that holds all artifacts. `digest` is its own name for them, such as a commit, if it has one."""
+
+    name: str
+    uri: str
+    digest: str | None = None
+
+
 class MergeResult(Part):
-    """The `merge` member of the result; `verification` is None only if no merged model was asked for."""
+    """The `merge` member of the result; `verification` is None only if no merged model was asked for.
+
+    `publications` are the places of `output.destinations`, in their order.
+    """
 
     artifacts: tuple[ArtifactResult, ...]
     verification: VerificationResult | None
+    publications: tuple[PublicationResult, ...] | None = None
 
 
 class CompletedResult(Part):

@@ -6,23 +6,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError, model_validator
 
+from finetune_trainer.contract.destinations import NamedDestination
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.train_result import Metric
+from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
 
 CONTRACT_VERSION = "1.8"
 DEFAULT_GENERATED_ROWS = 32
 
 
-class _Value(BaseModel):
-    """Immutable, camelCase in JSON; unknown members are rejected."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-
-
-class Job(_Value):
+class Job(Value):
     """The FineTuneJob that this run belongs to."""
 
     namespace: str
@@ -30,14 +26,14 @@ class Job(_Value):
     uid: str
 
 
-class DirectorySource(_Value):
+class DirectorySource(Value):
     """A model folder that is mounted into this container."""
 
     kind: Literal["Directory"]
     path: Path
 
 
-class HuggingFaceSource(_Value):
+class HuggingFaceSource(Value):
     """A model repository; `token_variable` names the environment variable that holds the token."""
 
     kind: Literal["HuggingFace"]
@@ -46,23 +42,7 @@ class HuggingFaceSource(_Value):
     token_variable: str | None = None
 
 
-class ObjectStoreSource(_Value):
-    """An object, or for a model a prefix, in an S3-compatible store, Google Cloud Storage or Azure.
-
-    `uri` is s3://BUCKET/KEY, gs://BUCKET/KEY or az://ACCOUNT/CONTAINER/KEY. `endpoint` replaces the cloud's own
-    URL. Environment variables that begin with `credentials_prefix` hold the credentials under the names that the
-    cloud's own tools use (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT_KEY, AZURE_STORAGE_ACCOUNT_KEY, ...);
-    without a prefix the pod's own identity is used.
-    """
-
-    kind: Literal["ObjectStore"]
-    uri: str
-    endpoint: str | None = None
-    region: str | None = None
-    credentials_prefix: str | None = None
-
-
-class Model(_Value):
+class Model(Value):
     """The base model, and the arguments of its chat template."""
 
     source: Annotated[DirectorySource | HuggingFaceSource | ObjectStoreSource, Field(discriminator="kind")]
@@ -70,21 +50,21 @@ class Model(_Value):
     chat_template_arguments: dict[str, str | int | float | bool]
 
 
-class FileSource(_Value):
+class FileSource(Value):
     """A dataset file that is mounted into this container."""
 
     kind: Literal["File"]
     path: Path
 
 
-class UrlSource(_Value):
+class UrlSource(Value):
     """A dataset at a URL; `url_variable` names the environment variable that holds the URL."""
 
     kind: Literal["Url"]
     url_variable: str
 
 
-class HubDatasetSource(_Value):
+class HubDatasetSource(Value):
     """A dataset repository on a Hugging Face hub: the files of one split, or the one file at `path`."""
 
     kind: Literal["HuggingFace"]
@@ -101,25 +81,25 @@ DatasetSource = Annotated[
 ]
 
 
-class ValidationFraction(_Value):
+class ValidationFraction(Value):
     """Hold out this share of the distinct conversations, chosen by seed and content."""
 
     fraction: Annotated[float, Field(ge=0.001, le=0.5)]
 
 
-class ValidationSource(_Value):
+class ValidationSource(Value):
     """Validate on a separate dataset."""
 
     source: DatasetSource
 
 
-class RejectedRows(_Value):
+class RejectedRows(Value):
     """Reject the dataset if more than this fraction of its rows is rejected."""
 
     maximum_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
-class Thresholds(_Value):
+class Thresholds(Value):
     """Limits beyond which the dataset report warns. Fractions are of the kept rows unless stated otherwise."""
 
     refused_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -140,7 +120,7 @@ class Thresholds(_Value):
     target_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
-class Dataset(_Value):
+class Dataset(Value):
     """The source of the rows, and the settings for reading and splitting them."""
 
     source: DatasetSource
@@ -153,7 +133,7 @@ class Dataset(_Value):
     thresholds: Thresholds = Thresholds()
 
 
-class Lora(_Value):
+class Lora(Value):
     """Low-rank adapter settings, in peft's meaning."""
 
     rank: Annotated[int, Field(ge=1)]
@@ -163,14 +143,14 @@ class Lora(_Value):
     variant: Literal["Standard", "RankStabilized", "DoRA"]
 
 
-class Schedule(_Value):
+class Schedule(Value):
     """Learning-rate schedule; `warmup_ratio` is a share of all optimizer steps."""
 
     type: Literal["Cosine", "Linear", "Constant"]
     warmup_ratio: Annotated[float, Field(ge=0, le=0.5)]
 
 
-class Checkpoint(_Value):
+class Checkpoint(Value):
     """The optimizer steps between two saved states of TRAIN, and the state whose adapter is published.
 
     `Best` is the state with the smallest loss on the selection rows.
@@ -180,7 +160,7 @@ class Checkpoint(_Value):
     keep: Literal["Last", "Best"] = "Last"
 
 
-class EarlyStopping(_Value):
+class EarlyStopping(Value):
     """Ends training if the loss on the selection rows improves no more.
 
     It is measured every `interval_steps` optimizer steps, on at most `maximum_rows` rows. Training ends after `patience`
@@ -193,7 +173,7 @@ class EarlyStopping(_Value):
     maximum_rows: Annotated[int, Field(ge=1)]
 
 
-class Rung(_Value):
+class Rung(Value):
     """One way to hold a step in the GPU's memory. It does not change which rows a step learns, and with which weight.
 
     `optimizer` is None if the run spec names none: on a GPU that is the default, and on a CPU there is one only.
@@ -213,7 +193,7 @@ DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
 Weights = Literal["Quantized", "Dequantized"]
 
 
-class Training(_Value):
+class Training(Value):
     """Optimization settings. Exactly one of `epochs` and `maximum_steps` is set.
 
     `ladder` has the rungs to take one after another when the GPU is out of memory, after that of the run itself.
@@ -265,7 +245,7 @@ class Training(_Value):
 Gate = Literal["Report", "WithholdIfWorse", "WithholdUnlessImproved"]
 
 
-class Evaluation(_Value):
+class Evaluation(Value):
     """The number of validation rows that are measured before and after training, and what their verdict decides.
 
     With fewer than `minimum_rows` rows the verdict is Inconclusive. `gate` publishes always, or withholds the artifacts if
@@ -283,7 +263,7 @@ class Evaluation(_Value):
     ] = ()
 
 
-class Destination(_Value):
+class Destination(Value):
     """Folder that receives the artifacts; `uri` is its name for people."""
 
     kind: Literal["Directory"]
@@ -294,46 +274,48 @@ class Destination(_Value):
 ArtifactKind = Literal["Adapter", "Merged", "BaseAsTrained"]
 
 
-class Signing(_Value):
+class Signing(Value):
     """The private key that signs the statement over the published files: a PEM file that is mounted in MERGE alone."""
 
     key_path: Path
 
 
-class Output(_Value):
+class Output(Value):
     """The artifacts to publish, their destination, and the merged weights: their type and what they are made of.
 
     `dtype` is bf16 whatever the base has, or the type that each tensor of the base has. `merge_onto` names the weights
-    that the update is added to: those of the training, dequantized, or the base's own.
+    that the update is added to: those of the training, dequantized, or the base's own. `destinations` receive copies of
+    what MERGE has published to `destination`, in this order.
     """
 
     artifacts: tuple[ArtifactKind, ...]
     destination: Destination
+    destinations: Annotated[tuple[NamedDestination, ...], Field(max_length=8)] = ()
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
     signing: Signing | None = None
 
 
-class Workspace(_Value):
+class Workspace(Value):
     """The job's own volume, shared by its stages."""
 
     path: Path
 
 
-class ModelCache(_Value):
+class ModelCache(Value):
     """A folder of quantized base models that jobs share."""
 
     path: Path
 
 
-class Telemetry(_Value):
+class Telemetry(Value):
     """First port to try for /progress and /metrics."""
 
     port: Annotated[int, Field(ge=1024, le=65000)]
     host: str = "0.0.0.0"  # noqa: S104 -- pods are scraped on their IP
 
 
-class Limits(_Value):
+class Limits(Value):
     """Bounds set by the administrator, and the seconds to wait for a server in an outage."""
 
     dataset_bytes: Annotated[int, Field(ge=1)]
@@ -342,7 +324,7 @@ class Limits(_Value):
     retry_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
 
 
-class RunSpec(_Value):
+class RunSpec(Value):
     """The whole task of one trainer process; the subcommand names the stage."""
 
     version: str

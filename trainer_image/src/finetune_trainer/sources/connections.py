@@ -69,7 +69,15 @@ class Connections:
 
     @contextmanager
     def get(self, location: Location, headers: Headers) -> Iterator[httpcore.Response]:
-        """Send a GET request; yields the response, whose body has not been read.
+        """Send a GET request; yields the response as `send` does."""
+        with self.send("GET", location, headers) as response:
+            yield response
+
+    @contextmanager
+    def send(
+        self, method: str, location: Location, headers: Headers, content: bytes | Iterator[bytes] = b""
+    ) -> Iterator[httpcore.Response]:
+        """Send a request with the body `content`; yields the response, whose body has not been read.
 
         Raises Outage for a connection that fails in a way that may pass, also while the body is read in the context.
         Raises StageError for a forbidden address, and for a proxy that rejects the request.
@@ -84,7 +92,11 @@ class Connections:
         )
         try:
             with self._pool(proxy).stream(
-                "GET", url, headers=list(headers), extensions={"timeout": self._timeouts}
+                method,
+                url,
+                headers=list(headers),
+                content=content or None,
+                extensions={"timeout": self._timeouts},
             ) as response:
                 if proxy is not None and response.status == _PASSWORD_WANTED:
                     raise proxy_rejection(str(response.status), self._target)

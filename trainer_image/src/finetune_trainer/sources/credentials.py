@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetune_trainer.contract.credentials import CREDENTIALS, SESSION_TOKEN, clean_secret
-from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.fetch_target import FetchTarget
 from finetune_trainer.sources.secret_values import require_header_value
@@ -29,10 +29,10 @@ def credentials(
         if all(values.values()):
             for name, setting in names.items():
                 if setting not in _FREE_TEXT:
-                    require_header_value(values[setting], f"{name} for {target.name}.source", target)
+                    require_header_value(values[setting], f"{name} for {target.field}", target)
             token = clean_secret(environment.get(prefix + SESSION_TOKEN)) if kind == "s3" else ""
             if token:
-                require_header_value(token, f"{SESSION_TOKEN} for {target.name}.source", target)
+                require_header_value(token, f"{SESSION_TOKEN} for {target.field}", target)
                 return {**values, "session_token": token}
             return values
     if source.credentials_prefix is None:
@@ -40,6 +40,6 @@ def credentials(
     wanted = " or ".join(" and ".join(names) for names in CREDENTIALS[kind])
     raise StageError(
         target.access_denied,
-        f"the Secret for {target.name}.source must hold {wanted}, but no set of keys is complete; add the "
+        f"the Secret for {target.field} must hold {wanted}, but no set of keys is complete; add the "
         "missing keys",
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.contract.credentials import clean_secret
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.run_spec import (
     DatasetSource,
     FileSource,
     HubDatasetSource,
-    ObjectStoreSource,
     UrlSource,
 )
 from finetune_trainer.contract.run_spec import Limits as RunLimits

@@ -1,4 +1,4 @@
-"""The two kinds of things that are fetched, datasets and models, each with its reasons and its name in messages."""
+"""What is fetched or published: datasets, models and destinations, each with its reasons and its name in messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from finetune_trainer.errors import Reason, StageError
 
 @dataclass(frozen=True)
 class FetchTarget:
-    """A dataset or a model: the reasons for which fetching it can fail. `name` is also its field in the spec."""
+    """A dataset, a model or a destination: the reasons for which its transfer can fail.
+
+    `name` is its name in messages, and `given_as` its field in the spec. The other texts are parts of messages: what
+    credentials must allow, what the trainer does, what a server must do, and what to do about expired credentials.
+    """
 
     name: str
     not_found: Reason
@@ -17,6 +21,16 @@ class FetchTarget:
     unavailable: Reason
     address_forbidden: Reason
     malformed: Reason
+    given_as: str = ""
+    access: str = "reading it"
+    transfer: str = "download"
+    service: str = "send"
+    renewal: str = "renew the Secret and create the job again"
+
+    @property
+    def field(self) -> str:
+        """Its field in the spec."""
+        return self.given_as or f"{self.name}.source"
 
     def forbidden_address(self) -> StageError:
         """Make the error for a server that has no allowed address."""
@@ -51,3 +65,20 @@ MODEL = FetchTarget(
     Reason.MODEL_ADDRESS_FORBIDDEN,
     Reason.INVALID_MODEL,
 )
+
+
+def destination_target(name: str) -> FetchTarget:
+    """Return the target for the entry `name` of `output.destinations`."""
+    return FetchTarget(
+        f"destination {name}",
+        Reason.DESTINATION_NOT_FOUND,
+        Reason.DESTINATION_ACCESS_DENIED,
+        Reason.DESTINATION_UNAVAILABLE,
+        Reason.DESTINATION_ADDRESS_FORBIDDEN,
+        Reason.DESTINATION_UNWRITABLE,
+        given_as=f"output.destinations[{name}]",
+        access="writing, reading and deleting there",
+        transfer="publish to",
+        service="take files for",
+        renewal="renew the Secret",
+    )

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import obstore
 
-from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.sources.connections import proxy_rejection
-from finetune_trainer.sources.egress import Egress, public_egress
 from finetune_trainer.sources.fetch_target import DATASET, MODEL, FetchTarget
 from finetune_trainer.sources.http import Limits
 from finetune_trainer.sources.model import is_small_file, weight_files
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.partial_download import PartialFile, Version
-from finetune_trainer.sources.retry import DEFAULT_RETRY_SECONDS, Outage, RetryPolicy, retry
+from finetune_trainer.sources.retry import DEFAULT_RETRY_SECONDS, Outage, RetryPolicy
 from finetune_trainer.sources.store_client import (
     LIBRARY_ERRORS,
     Changed,
     Store,
-    StoreUri,
-    check_endpoint,
     interpret_error,
-    open_store,
 )
+from finetune_trainer.sources.store_connection import StoreConnection
 from finetune_trainer.sources.transfer import OnBytes
 
 _CHUNK_BYTES = 1 << 20
@@ -52,28 +46,8 @@ class _Request:
     deadline: float
 
 
-class _Client:
-    """One bucket, with the reasons and the name of the fetched target."""
-
-    def __init__(
-        self,
-        source: ObjectStoreSource,
-        target: FetchTarget,
-        environment: Mapping[str, str],
-        *,
-        allow_private: bool,
-        seconds: float,
-        network: Network,
-    ) -> None:
-        self.uri = StoreUri.parse(source.uri, target)
-        self._source = source
-        self._target = target
-        self._environment = environment
-        self._allow_private = allow_private
-        self._seconds = seconds
-        self._network = network
-        if source.endpoint is not None:
-            check_endpoint(source.endpoint, target, allow_private=allow_private)
+class _Client(StoreConnection):
+    """Downloads from one bucket."""
 
     def download(
         self,
@@ -86,13 +60,13 @@ class _Client:
 
         `waiting` is called while an outage is waited for; by default `on_bytes` is, with the bytes done so far.
         """
-        partial = PartialFile(destination, f"{self._source.endpoint or ''} {self._source.uri} {request.key}")
+        partial = PartialFile(destination, f"{self.source.endpoint or ''} {self.source.uri} {request.key}")
         identity = partial.finished()
         if identity is not None and request.etag in {None, identity.get("etag")}:
             return identity
-        transfer = _Transfer(partial, request, self._target, on_bytes)
-        with self._connected() as (store, egress):
-            self._retried(
+        transfer = _Transfer(partial, request, self.target, on_bytes)
+        with self.connected() as (store, egress):
+            self.retried(
                 lambda: transfer.attempt(store),
                 egress,
                 waiting or transfer.waiting,
@@ -103,8 +77,8 @@ class _Client:
 
     def list(self, waiting: Callable[[], None]) -> dict[str, tuple[int, str | None]]:
         """Size and ETag of the objects directly below the prefix, by name."""
-        with self._connected() as (store, egress):
-            found = self._retried(
+        with self.connected() as (store, egress):
+            found = self.retried(
                 lambda: obstore.list_with_delimiter(store, self.uri.key)["objects"],
                 egress,
                 waiting,
@@ -114,67 +88,6 @@ class _Client:
             for entry in found
             if entry["path"].startswith(f"{self.uri.key}/")
         }
-
-    @contextmanager
-    def _connected(self) -> Iterator[tuple[Store, Egress | None]]:
-        if self._allow_private and not self._network.proxies:
-            yield self._open(None), None
-            return
-        with public_egress(self._network, allow_private=self._allow_private) as egress:
-            yield self._open(egress), egress
-
-    def _open(self, egress: Egress | None) -> Store:
-        seconds, bundle = self._seconds, self._network.bundle
-        return open_store(self._source, self.uri, self._target, self._environment, egress, seconds, bundle)
-
-    def _retried(
-        self,
-        action: Callable[[], Any],
-        egress: Egress | None,
-        waiting: Callable[[], None],
-        *,
-        progress: Callable[[], int] = lambda: 0,
-        deadline: float = math.inf,
-    ) -> Any:
-        """Run a call to the store, again and again until it succeeds or an outage does not pass. Raises StageError."""
-        return retry(
-            lambda: self._attempt(action, egress),
-            self._unavailable,
-            name=self._target.name,
-            policy=self._network.retry,
-            progress=progress,
-            waiting=waiting,
-            deadline=deadline,
-        )
-
-    def _attempt(self, action: Callable[[], Any], egress: Egress | None) -> Any:
-        """Run a call to the store once. Raises Outage for a failure that may pass, StageError for any other."""
-        try:
-            return action()
-        except (*LIBRARY_ERRORS, Outage) as error:
-            if egress is not None:
-                self._require_egress(egress)
-            if isinstance(error, Outage):
-                raise
-            ambient = self._source.credentials_prefix is None
-            raise interpret_error(error, self._target, ambient=ambient) from None
-
-    def _require_egress(self, egress: Egress) -> None:
-        """Raise if the egress, and not the store, ended the request."""
-        if egress.blocked:
-            raise self._target.forbidden_address() from None
-        if egress.proxy_blocked:
-            raise self._target.forbidden_proxy() from None
-        status, egress.proxy_status = egress.proxy_status, None
-        if status is not None:
-            raise proxy_rejection(status, self._target) from None
-
-    def _unavailable(self, found: str) -> StageError:
-        return StageError(
-            self._target.unavailable,
-            f"could not download the {self._target.name}: {found}; check that the store is up and reachable from the "
-            "cluster, or wait longer for it with network.retrySeconds",
-        )
 
 
 class _Transfer:

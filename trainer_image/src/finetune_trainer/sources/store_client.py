@@ -21,7 +21,7 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from finetune_trainer.contract.credentials import REGIONS, clean_secret
-from finetune_trainer.contract.run_spec import ObjectStoreSource
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.addresses import allowed_addresses
 from finetune_trainer.sources.connections import untrusted
@@ -93,7 +93,7 @@ class StoreUri:
         if match is None or not key or any(part in {"", ".", ".."} for part in key.split("/")):
             raise StageError(
                 target.not_found,
-                f"{target.name}.source's uri must be s3://BUCKET/KEY, gs://BUCKET/KEY or az://ACCOUNT/CONTAINER/KEY "
+                f"{target.field}'s uri must be s3://BUCKET/KEY, gs://BUCKET/KEY or az://ACCOUNT/CONTAINER/KEY "
                 "without empty parts, found another; correct it",
             )
         return cls(match[1], account, bucket, key)
@@ -113,7 +113,7 @@ def check_endpoint(endpoint: str, target: FetchTarget, *, allow_private: bool) -
     if location is None or not plain or (location.scheme != "https" and not allow_private):
         raise StageError(
             target.address_forbidden,
-            f"{target.name}.source's endpoint must be an https URL without user and query, found another; "
+            f"{target.field}'s endpoint must be an https URL without user and query, found another; "
             "an http URL needs trainer.limits.allowPrivateAddresses",
         )
     try:
@@ -132,13 +132,14 @@ def open_store(
     egress: Egress | None,
     seconds: float,
     bundle: str | None = None,
+    read_seconds: float = READ_SECONDS,
 ) -> Store:
     """Make a client for a bucket.
 
     With a `credentials_prefix` the client uses only the variables under it, never the pod's own identity. `seconds`
-    bounds one request. Without `egress`, or with one that allows private addresses, http endpoints work. `bundle` has
-    certificate authorities (PEM) to trust in addition to the system's. Raises StageError if credentials are missing or
-    malformed.
+    bounds one request, and `read_seconds` the time for which a server may be silent. Without `egress`, or with one that
+    allows private addresses, http endpoints work. `bundle` has certificate authorities (PEM) to trust in addition to the
+    system's. Raises StageError if credentials are missing or malformed.
     """
     # The settings of the three clients have different types with the same keys.
     config: Any = credentials(source, uri.kind, target, environment)
@@ -153,7 +154,7 @@ def open_store(
         options["root_certificate"] = bundle
     options |= {
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-        "read_timeout": timedelta(seconds=READ_SECONDS),
+        "read_timeout": timedelta(seconds=read_seconds),
         "timeout": timedelta(seconds=max(seconds, 1)),
     }
     retry: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=READ_SECONDS)}
@@ -175,7 +176,7 @@ def open_store(
             # The library's text may hold the credentials.
             raise StageError(
                 target.access_denied,
-                f"the credentials for {target.name}.source must be valid for {uri.kind}:// stores, found them "
+                f"the credentials for {target.field} must be valid for {uri.kind}:// stores, found them "
                 "malformed; correct the Secret",
             ) from None
 
@@ -224,7 +225,7 @@ def interpret_error(error: Exception, target: FetchTarget, *, ambient: bool) -> 
         return _no_identity(target, status, ambient=ambient)
     if isinstance(error, InvalidPathError | ValueError) and match is None:
         return StageError(
-            target.not_found, f"{target.name}.source's uri must name a valid key, found another; correct it"
+            target.not_found, f"{target.field}'s uri must name a valid key, found another; correct it"
         )
     unreachable = _unreachable(text, status, target)
     if unreachable is not None:
@@ -246,7 +247,7 @@ def _unreachable(text: str, status: int, target: FetchTarget) -> StageError | No
     if "redirect without LOCATION" in text or status in range(300, 400):
         return StageError(
             target.unavailable,
-            f"{target.name}.source's bucket must be in the region of the request, found it in another; set region",
+            f"{target.field}'s bucket must be in the region of the request, found it in another; set region",
         )
     return None
 
@@ -256,7 +257,7 @@ def _no_identity(target: FetchTarget, status: int, *, ambient: bool) -> Exceptio
         return _rejection(Reason.DATASET_ACCESS_DENIED, f"HTTP status {status}", target)
     final_error = StageError(
         target.access_denied,
-        f"the pod must have an identity that may read {target.name}.source, found none that gives "
+        f"the pod must have an identity for {target.field}, found none that gives "
         "credentials; set secretRef or give the service account an identity",
     )
     return Outage(
@@ -270,23 +271,24 @@ def _rejection(reason: Reason | None, found: str, target: FetchTarget) -> StageE
     if reason is Reason.DATASET_NOT_FOUND:
         return StageError(
             target.not_found,
-            f"{target.name}.source's uri must name an existing bucket and key, found none of that name "
+            f"{target.field}'s uri must name an existing bucket and key, found none of that name "
             f"({found}); check uri and endpoint",
         )
     if reason is Reason.DATASET_URL_EXPIRED:
         return StageError(
             target.access_denied,
-            f"the credentials for {target.name}.source must still be valid, found them expired ({found}); "
-            "renew the Secret and create the job again",
+            f"the credentials for {target.field} must still be valid, found them expired ({found}); "
+            f"{target.renewal}",
         )
     if reason is Reason.DATASET_ACCESS_DENIED:
         return StageError(
             target.access_denied,
-            f"the credentials for {target.name}.source must allow reading it, but the store answered {found}; "
+            f"the credentials for {target.field} must allow {target.access}, but the store answered {found}; "
             "correct the Secret or the store's permissions",
         )
     return StageError(
-        target.unavailable, f"the store must send the {target.name}, found {found}; check uri and endpoint"
+        target.unavailable,
+        f"the store must {target.service} the {target.name}, found {found}; check uri and endpoint",
     )
 
 

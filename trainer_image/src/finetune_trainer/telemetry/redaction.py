@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
 from finetune_trainer.contract.credentials import NAMES, REGIONS, clean_secret
+from finetune_trainer.contract.destinations import RegistryDestination
 from finetune_trainer.contract.network import PROXY_VARIABLES
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.run_spec import (
     HubDatasetSource,
     HuggingFaceSource,
-    ObjectStoreSource,
     RunSpec,
     UrlSource,
     ValidationSource,
@@ -128,9 +129,10 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
 
     The users and passwords of proxies are added, but not the proxies' addresses.
     """
-    sources = [run.model.source, run.dataset.source]
+    sources: list[object] = [run.model.source, run.dataset.source]
     if isinstance(run.dataset.validation, ValidationSource):
         sources.append(run.dataset.validation.source)
+    sources += run.output.destinations
     values: list[str | None] = []
     for source in sources:
         if isinstance(source, HuggingFaceSource | HubDatasetSource) and source.token_variable:
@@ -139,6 +141,8 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
             values.append(environment.get(source.url_variable))
         elif isinstance(source, ObjectStoreSource):
             values += _store_secrets(source.credentials_prefix or "", environment)
+        elif isinstance(source, RegistryDestination) and source.credentials_prefix:
+            values.append(environment.get(source.credentials_prefix + "password"))
     values += _proxy_secrets(environment)
     return list(dict.fromkeys(value for value in values if value and value.strip()))
 

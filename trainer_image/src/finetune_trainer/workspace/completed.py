@@ -10,7 +10,7 @@ from finetune_trainer.contract.result import PublishedResult
 from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.workspace.destination import MANIFEST, writing_to
 from finetune_trainer.workspace.digests import file_digest
-from finetune_trainer.workspace.layout import read_marker
+from finetune_trainer.workspace.layout import read_marker, write_marker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,24 @@ def trained_result(run: RunSpec, layout: WorkspaceLayout) -> TrainResult | None:
     A marker of MERGE does not count: artifacts can be gone, so only the destination proves them.
     """
     return TrainResult.read(read_marker(layout, "train", run.spec_hash))
+
+
+_REMOTE = "destinations"
+
+
+def record_remote_publication(run: RunSpec, layout: WorkspaceLayout, results: PublishedResult) -> None:
+    """Record that every destination of `output.destinations` proves this spec to be published there."""
+    write_marker(layout, _REMOTE, run.spec_hash, results.document())
+
+
+def forget_remote_publication(layout: WorkspaceLayout) -> None:
+    """Forget an earlier record: artifacts can be gone, so only the present destinations prove them."""
+    layout.marker(_REMOTE).unlink(missing_ok=True)
+
+
+def remote_results(run: RunSpec, layout: WorkspaceLayout) -> PublishedResult | None:
+    """Return the results that all destinations have proven just before PREPARE; None if one does not."""
+    return PublishedResult.read(read_marker(layout, _REMOTE, run.spec_hash))
 
 
 def published_results(run: RunSpec) -> PublishedResult | None:

@@ -121,12 +121,14 @@ def owner_of(path: Path) -> str | None:
     return str(document.get("specHash")) if isinstance(document, dict) else "unknown"
 
 
-def try_destination(destination: Path, spec_hash: str) -> None:
+def try_destination(destination: Path, spec_hash: str, *, overwrite: bool = False) -> None:
     """Do at the destination once, in small, what publishing does, and leave no trace.
+
+    With `overwrite`, artifacts of another spec do not matter.
 
     Raises StageError(DestinationUnwritable) if a step fails, or if the destination is taken by another spec.
     """
-    occupied = occupied_folders(destination, spec_hash)
+    occupied = list(ALL_FOLDERS) if overwrite else occupied_folders(destination, spec_hash)
     with writing_to(destination), _made(destination):
         _rehearse(destination)
         for name in (STAGING, *occupied):

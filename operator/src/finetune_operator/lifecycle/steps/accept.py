@@ -30,10 +30,9 @@ def accept_job(state: Reconciliation) -> Reconciliation:
     stored = read_stored(state.job.spec)
     if state.draft.finished:
         return replace(state, spec=stored.spec, held=problem is not None)
-    if problem is not None:
-        return state.on_hold(f"this operator cannot read {problem}; {REMEDY}")
-    if stored.spec is None:
-        return state.on_hold(f"this operator cannot read {list_paths(stored.unreadable)}; {REMEDY}")
+    unreadable = problem or _unreadable(stored)
+    if unreadable or stored.spec is None:
+        return state.on_hold(f"this operator cannot read {unreadable}; {REMEDY}")
     violation = _violation(state.job.name, stored)
     if violation and stored.ignored:
         # What it breaks may be allowed by the fields that are left out.
@@ -45,6 +44,15 @@ def accept_job(state: Reconciliation) -> Reconciliation:
     draft = state.draft.accept(stored.hash, make_plan(spec, state.settings.trainer.device))
     draft = draft if spec.suspend else draft.mark_started()
     return _note_ignored(replace(state, spec=spec, draft=draft), stored.ignored)
+
+
+def _unreadable(stored: StoredSpec) -> str:
+    """What this version needs and cannot read; empty if it reads everything."""
+    if stored.spec is None:
+        return list_paths(stored.unreadable)
+    output = stored.spec.output
+    # A later version may know another place.
+    return "" if output.destination or output.destinations else "spec.output, which gives no destination"
 
 
 def _violation(name: str, stored: StoredSpec) -> str:

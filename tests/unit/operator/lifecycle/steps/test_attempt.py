@@ -176,6 +176,40 @@ def test_pods_killed_by_hand_cost_no_retry_however_often() -> None:
     assert reasons == ["Disrupted"] * 10 + ["StageSucceeded"]
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "DestinationNotFound",
+        "DestinationAccessDenied",
+        "DestinationUnavailable",
+        "DestinationAddressForbidden",
+    ],
+)
+def test_merge_waits_for_a_remote_destination_whatever_its_trouble(reason: str) -> None:
+    world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
+    for attempt in range(2):
+        world.fail(Stage.MERGE, reason, attempt, code=69)
+        world.settle()
+        assert world.condition("Reconciling") == ("True", "WaitingForDestination")
+        world.wait(600)
+        world.settle()
+    world.succeed(Stage.MERGE, 2)
+    world.settle()
+    assert world.condition("Succeeded") == ("True", "Completed")
+    assert [name for name in world.created if "merge" not in name] == ["demo-prepare-0", "demo-train-0"]
+
+
+def test_a_destination_that_is_away_before_train_is_tried_again() -> None:
+    world = started()
+    world.fail(Stage.PREPARE, "DestinationUnavailable", code=69)
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "BackingOff")
+    world = started()
+    world.fail(Stage.PREPARE, "DestinationAccessDenied")
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "DestinationAccessDenied")
+
+
 def test_merge_is_tried_until_its_destination_works_and_nothing_is_trained_again() -> None:
     world = started(Stage.MERGE, spec=make_spec(lifecycle={"retries": 0}))
     for attempt, delay in enumerate((10, 20, 40, 80, 160, 320, 600, 600)):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetune_trainer.contract.result import PublishedResult
@@ -79,3 +80,14 @@ def test_too_little_space_ends_the_job_before_a_gpu_is_requested(make_run: MakeR
     with pytest.raises(StageError) as caught:
         check_space(run, layout, 2**60)
     assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+
+
+def test_artifacts_that_do_not_fit_into_the_workspace_before_copies_name_it(
+    make_run: MakeRun, run_document: dict[str, Any], tmp_path: Path
+) -> None:
+    copies = [{"name": "claim", "kind": "Directory", "path": str(tmp_path / "claim"), "uri": "pvc://a/b"}]
+    run = make_run(output={**run_document["output"], "destinations": copies})
+    with pytest.raises(StageError) as caught:
+        check_space(run, WorkspaceLayout(run.workspace.path), 1 << 60)
+    assert caught.value.reason is Reason.WORKSPACE_FULL
+    assert "staged in the workspace" in caught.value.message

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.workspace.completed import published_results, trained_result
+from finetune_trainer.workspace.completed import published_results, remote_results, trained_result
 from finetune_trainer.workspace.destination import is_transient, require_space, try_destination
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ def check_destination(run: RunSpec, workspace: WorkspaceLayout) -> PublishedResu
     Raises StageError(DestinationUnwritable) if it cannot be written or is taken, and InternalError, which is tried
     again, if its storage does not answer. Once TRAIN has finished in the workspace, it raises nothing.
     """
+    if run.output.destinations:
+        # The step before this one has tried them, with their credentials. What MERGE publishes to the workspace is copied
+        # by another step, so it proves nothing about them.
+        return remote_results(run, workspace)
     try:
         published = published_results(run)
         if published is None and not _is_trained(run, workspace):
@@ -38,9 +42,20 @@ def check_destination(run: RunSpec, workspace: WorkspaceLayout) -> PublishedResu
 
 
 def check_space(run: RunSpec, workspace: WorkspaceLayout, needed: int) -> None:
-    """Raise StageError(DestinationUnwritable) unless `needed` bytes fit, or TRAIN has finished in the workspace."""
-    if not _is_trained(run, workspace):
+    """Raise StageError unless `needed` bytes of artifacts fit, or TRAIN has finished in the workspace.
+
+    The reason is DestinationUnwritable, or WorkspaceFull for artifacts that are staged in the workspace before they are
+    copied to several destinations.
+    """
+    if _is_trained(run, workspace):
+        return
+    try:
         require_space(run.output.destination.path, needed)
+    except StageError as error:
+        if not run.output.destinations:
+            raise
+        message = f"{error.message}. With output.destinations the artifacts are staged in the workspace"
+        raise StageError(Reason.WORKSPACE_FULL, message) from error
 
 
 def _is_trained(run: RunSpec, workspace: WorkspaceLayout) -> bool:

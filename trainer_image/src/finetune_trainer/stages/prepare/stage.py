@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 from finetune_trainer.contract.model_config import select_config_fields
+from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
-from finetune_trainer.contract.run_spec import DirectorySource, ObjectStoreSource, RunSpec
+from finetune_trainer.contract.run_spec import DirectorySource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.evaluation.gate import require_passed

@@ -1,0 +1,102 @@
+"""The pods of a job with several destinations: who has which credentials, and who sees which volume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.stages import Stage
+from finetune_operator.manifests.jobs import build_job
+from finetune_operator.settings import TrainerSettings
+from finetune_operator.sizing.hosts import HostNeeds
+
+from tests.support.operator import make_job, make_spec
+
+TRAINER = TrainerSettings(image="registry.example/finetune/trainer:1")
+HOST = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
+SPEC = make_spec(
+    model={"source": {"s3": {"uri": "s3://base/model", "secretRef": {"name": "read"}}}},
+    modelCache={"claimName": "cache"},
+    output={
+        "destinations": [
+            {"name": "bucket", "s3": {"uri": "s3://models/bot", "secretRef": {"name": "write"}}},
+            {"name": "claim", "persistentVolumeClaim": {"claimName": "artifacts"}},
+        ]
+    },
+    network={"proxySecretRef": {"name": "proxy", "key": "url"}},
+)
+
+
+def pod(stage: Stage, spec: dict[str, Any] = SPEC) -> dict[str, Any]:
+    body = build_job(
+        make_job(spec), FineTuneJobSpec.parse(spec), stage, 0, {"version": "1.8"}, TRAINER, host=HOST
+    )
+    kubernetes_validate.validate(body, "1.32", strict=True)
+    found: dict[str, Any] = body["spec"]["template"]["spec"]
+    return found
+
+
+def containers(stage: Stage, spec: dict[str, Any] = SPEC) -> dict[str, dict[str, Any]]:
+    found = pod(stage, spec)
+    return {each["name"]: each for each in [*found.get("initContainers", ()), *found["containers"]]}
+
+
+def secrets_of(container: dict[str, Any]) -> set[str]:
+    whole = {entry["secretRef"]["name"] for entry in container.get("envFrom", ())}
+    single = {
+        entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"] if "valueFrom" in entry
+    }
+    return whole | single
+
+
+def step_of(container: dict[str, Any]) -> str | None:
+    return next((entry["value"] for entry in container["env"] if entry["name"] == "FINETUNE_STEP"), None)
+
+
+def test_only_two_containers_have_the_credentials_of_destinations() -> None:
+    found = {
+        (stage.value, name): (step_of(container), secrets_of(container))
+        for stage in Stage
+        for name, container in containers(stage).items()
+    }
+    assert found == {
+        ("Prepare", "destination-probe"): ("Probe", {"write", "proxy"}),
+        ("Prepare", "trainer"): (None, {"read", "proxy"}),
+        ("Train", "trainer"): (None, set()),
+        ("Merge", "merge"): (None, set()),
+        ("Merge", "trainer"): ("Publish", {"write", "proxy"}),
+    }
+
+
+def test_the_containers_with_credentials_come_before_prepare_and_after_merge() -> None:
+    assert [each["name"] for each in pod(Stage.PREPARE)["initContainers"]] == ["destination-probe"]
+    assert [each["name"] for each in pod(Stage.MERGE)["initContainers"]] == ["merge"]
+    assert "initContainers" not in pod(Stage.TRAIN)
+    for stage in Stage:
+        assert all(each["args"] == [stage.slug] for each in containers(stage).values())
+
+
+def test_the_containers_with_credentials_see_neither_sources_nor_cache() -> None:
+    mounts = {
+        (stage.value, name): {mount["mountPath"] for mount in container["volumeMounts"]}
+        for stage in (Stage.PREPARE, Stage.MERGE)
+        for name, container in containers(stage).items()
+    }
+    own = {"/etc/finetune", "/tmp", "/workspace"}  # noqa: S108 -- a mount
+    assert mounts[("Prepare", "destination-probe")] == {*own, "/destinations/claim"}
+    assert mounts[("Merge", "trainer")] == {*own, "/destinations/claim"}
+    assert mounts[("Merge", "merge")] == {*own, "/model-cache"}
+    assert mounts[("Prepare", "trainer")] == {*own, "/source/dataset", "/model-cache"}
+
+
+def test_a_secret_of_a_destination_comes_whole_and_with_a_prefix() -> None:
+    entries = containers(Stage.MERGE)["trainer"]["envFrom"]
+    assert entries == [{"prefix": "FINETUNE_DESTINATION_BUCKET_", "secretRef": {"name": "write"}}]
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_job_with_one_destination_has_one_container(stage: Stage) -> None:
+    assert list(containers(stage, make_spec())) == ["trainer"]
+    assert "initContainers" not in pod(stage, make_spec())

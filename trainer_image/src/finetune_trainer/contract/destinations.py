@@ -1,0 +1,70 @@
+"""The places that receive copies of the artifacts: `output.destinations` of the run spec, since contract 1.8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_trainer.contract.object_store import ObjectStoreSource
+from finetune_trainer.contract.value import Value
+
+STEP_VARIABLE = "FINETUNE_STEP"
+"""Environment variable of the containers that hold credentials of destinations. Its value names their only work.
+
+It is a variable and no argument, so that a trainer that does not know it reads the run spec and rejects that.
+"""
+PROBE, PUBLISH = "Probe", "Publish"
+
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class DirectoryDestination(Value):
+    """A mounted folder; `uri` is its name for people."""
+
+    kind: Literal["Directory"]
+    name: Name
+    path: Path
+    uri: str
+    overwrite: bool = False
+
+    @property
+    def address(self) -> str:
+        """The place, for people."""
+        return self.uri
+
+
+class ObjectStoreDestination(ObjectStoreSource):
+    """A prefix in an object store. With `overwrite`, artifacts of another job there are replaced."""
+
+    name: Name
+    overwrite: bool = False
+
+    @property
+    def address(self) -> str:
+        """The place, for people."""
+        return self.uri
+
+
+class RegistryDestination(Value):
+    """A tag in an OCI registry, in the form HOST[:PORT]/REPOSITORY:TAG.
+
+    Environment variables that begin with `credentials_prefix` hold `username` and `password`.
+    """
+
+    kind: Literal["Oci"]
+    name: Name
+    reference: str
+    credentials_prefix: str | None = None
+    overwrite: bool = False
+
+    @property
+    def address(self) -> str:
+        """The place, for people."""
+        return f"oci://{self.reference}"
+
+
+NamedDestination = Annotated[
+    DirectoryDestination | ObjectStoreDestination | RegistryDestination, Field(discriminator="kind")
+]

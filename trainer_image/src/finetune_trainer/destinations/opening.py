@@ -1,0 +1,62 @@
+"""Opens the publisher of a destination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_trainer.contract.destinations import DirectoryDestination, RegistryDestination
+from finetune_trainer.destinations.directory import DirectoryPublisher
+from finetune_trainer.sources.network import Network
+from finetune_trainer.sources.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from finetune_trainer.contract.destinations import NamedDestination
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.destinations.publisher import Publisher
+
+
+def open_publisher(run: RunSpec, destination: NamedDestination, environment: Mapping[str, str]) -> Publisher:
+    """Return the publisher of one of the run's destinations; the parameters are those of `open_place`."""
+    return open_place(
+        destination,
+        run.spec_hash,
+        run.workspace.path / "publish",
+        environment,
+        retry_seconds=run.limits.retry_seconds,
+        allow_private=run.limits.allow_private_addresses,
+    )
+
+
+def open_place(
+    destination: NamedDestination,
+    spec_hash: str,
+    journals: Path,
+    environment: Mapping[str, str],
+    *,
+    retry_seconds: float,
+    allow_private: bool,
+) -> Publisher:
+    """Return the publisher of a destination for one spec. `journals` is a folder of the workspace.
+
+    Credentials and network settings come from `environment`. Raises StageError if the destination's address or its
+    credentials cannot be used.
+    """
+    if isinstance(destination, DirectoryDestination):
+        return DirectoryPublisher(destination, spec_hash)
+    if isinstance(destination, RegistryDestination):
+        from finetune_trainer.destinations.registry import RegistryPublisher  # noqa: PLC0415 -- as below
+
+        network = Network.from_environment(
+            environment, RetryPolicy(retry_seconds), allow_private=allow_private
+        )
+        return RegistryPublisher(destination, spec_hash, environment, network, allow_private=allow_private)
+    from finetune_trainer.destinations.object_store import ObjectStorePublisher  # noqa: PLC0415 -- takes a second
+
+    network = Network.from_environment(environment, RetryPolicy(retry_seconds), allow_private=allow_private)
+    journal = journals / f"{destination.name}.json"
+    return ObjectStorePublisher(
+        destination, spec_hash, journal, environment, network, allow_private=allow_private
+    )

@@ -1,0 +1,289 @@
+"""Requests to an OCI registry: sign-in, blobs and manifests, each tried again during an outage."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+from finetune_trainer.contract.credentials import clean_secret
+from finetune_trainer.destinations.publisher import OnBytes
+from finetune_trainer.errors import StageError
+from finetune_trainer.sources.connections import Connections
+from finetune_trainer.sources.retry import Outage, retry
+from finetune_trainer.sources.secret_values import require_header_value
+from finetune_trainer.sources.url import InvalidLocationError, Location
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from finetune_trainer.contract.destinations import RegistryDestination
+    from finetune_trainer.destinations.local_artifact import LocalFile
+    from finetune_trainer.sources.fetch_target import FetchTarget
+    from finetune_trainer.sources.network import Network
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_REFERENCE = re.compile(
+    r"((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?)/"
+    r"([a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})"
+)
+_LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\])(?::[0-9]+)?")
+_CHALLENGE = re.compile(r'([a-z]+)="([^"]*)"')
+_READ_SECONDS = 120.0  # a registry digests a large blob before it answers
+_CHUNK_BYTES = 1 << 20
+_LARGEST_DOCUMENT = 16 << 20
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response whose body has been read."""
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class RegistryClient:
+    """One repository of a registry. Use it as a context manager: it keeps connections open."""
+
+    def __init__(
+        self,
+        destination: RegistryDestination,
+        target: FetchTarget,
+        environment: Mapping[str, str],
+        network: Network,
+        *,
+        allow_private: bool,
+    ) -> None:
+        """Split the reference. Raises StageError if it is malformed or a credential cannot be sent."""
+        match = _REFERENCE.fullmatch(destination.reference)
+        if match is None:
+            raise StageError(
+                target.not_found,
+                f"{target.field}.oci.reference must be HOST/REPOSITORY:TAG, found another form; correct it",
+            )
+        host, self.repository, self.tag = match.groups()
+        self._target = target
+        # Like other clients, plain http is for registries on this machine alone.
+        scheme = "http" if allow_private and _LOOPBACK.fullmatch(host) else "https"
+        self._root = Location.parse(f"{scheme}://{host}/v2/{self.repository}/")
+        self._authorization = _basic(destination.credentials_prefix, environment, target)
+        self._signed_in: bytes | None = None
+        self._network = network
+        self._connections = Connections(
+            network,
+            target,
+            allow_private=allow_private,
+            deadline=math.inf,
+            forbidden=target.forbidden_address,
+            late=lambda: self._unavailable("a deadline"),
+            read_seconds=_READ_SECONDS,
+        )
+
+    def __enter__(self) -> Self:
+        self._connections.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connections.__exit__(kind, error, traceback)
+
+    def manifest(self, reference: str) -> bytes | None:
+        """Return the manifest of a tag or digest; None if there is none."""
+        found = self._call("GET", f"manifests/{reference}", {"accept": MANIFEST_TYPE})
+        return None if found.status == 404 else found.body
+
+    def put_manifest(self, content: bytes) -> None:
+        """Make the tag name this manifest. The registry refuses it if a blob is missing."""
+        self._call("PUT", f"manifests/{self.tag}", {"content-type": MANIFEST_TYPE}, content)
+
+    def blob(self, digest: str) -> bytes:
+        """Return a small blob. Raises StageError if it has other bytes than its digest says."""
+        found = self._call("GET", f"blobs/{digest}")
+        if f"sha256:{hashlib.sha256(found.body).hexdigest()}" != digest:
+            raise self._unavailable("other bytes than were written")
+        return found.body
+
+    def has_blob(self, digest: str) -> bool:
+        """Return whether the repository has a blob."""
+        return self._call("HEAD", f"blobs/{digest}").status == 200
+
+    def put_blob(self, digest: str, size: int, body: Callable[[], Iterator[bytes]]) -> None:
+        """Upload a blob in one request. The registry takes it only if the bytes have this digest."""
+
+        def upload() -> None:
+            place = self._begin_upload()
+            mark = "&" if b"?" in place.target else "?"
+            place = place.follow(f"{place.target.decode()}{mark}digest={quote(digest)}")
+            fields = {"content-type": "application/octet-stream", "content-length": str(size)}
+            self._require(self._send("PUT", place, fields, body() if size else b""), {201, 204})
+
+        self._retried(upload)
+
+    def put_file(self, file: LocalFile, on_sent: OnBytes) -> None:
+        """Upload a file as a blob."""
+
+        def chunks() -> Iterator[bytes]:
+            sent = 0
+            with file.path.open("rb") as content:
+                while chunk := content.read(_CHUNK_BYTES):
+                    sent += len(chunk)
+                    on_sent(sent)
+                    yield chunk
+
+        self.put_blob(file.digest, file.bytes, chunks)
+
+    def try_upload(self) -> None:
+        """Begin an upload, send some bytes and cancel it. Most registries let nobody delete a finished blob."""
+
+        def rehearse() -> None:
+            place = self._begin_upload()
+            content = b"\0" * 64
+            fields = {
+                "content-type": "application/octet-stream",
+                "content-range": "0-63",
+                "content-length": "64",
+            }
+            found = self._require(self._send("PATCH", place, fields, content), {202, 204})
+            self._send("DELETE", place.follow(found.fields.get("location", "") or place.target.decode()), {})
+
+        self._retried(rehearse)
+
+    def _begin_upload(self) -> Location:
+        found = self._require(self._send("POST", self._at("blobs/uploads/"), {"content-length": "0"}), {202})
+        try:
+            return self._root.follow(found.fields["location"])
+        except (KeyError, InvalidLocationError):
+            raise Outage("an upload without a location") from None
+
+    def _call(self, method: str, path: str, fields: Mapping[str, str] = {}, content: bytes = b"") -> Answer:
+        extra = {"content-length": str(len(content))} if content else {}
+        wanted = {200, 201, 204} | ({404} if method in {"GET", "HEAD"} else set())
+        return self._retried(
+            lambda: self._require(self._send(method, self._at(path), {**fields, **extra}, content), wanted)
+        )
+
+    def _at(self, path: str) -> Location:
+        return self._root.follow(f"/v2/{self.repository}/{path}")
+
+    def _send(
+        self,
+        method: str,
+        location: Location,
+        fields: Mapping[str, str],
+        content: bytes | Iterator[bytes] = b"",
+    ) -> Answer:
+        """Send one request, and sign in if the registry asks for it. The registry's credentials stay with its host."""
+        ours = location.origin == self._root.origin
+        found = self._once(method, location, fields, content, self._signed_in if ours else None)
+        if found.status == 401 and ours and isinstance(content, bytes):
+            self._signed_in = self._sign_in(found.fields.get("www-authenticate", ""))
+            return self._once(method, location, fields, content, self._signed_in)
+        if found.status == 401 and ours and self._signed_in is not None:
+            # A token lives for minutes, and a large file may take longer. The next attempt signs in again.
+            self._signed_in = None
+            raise Outage("a sign-in that has expired")
+        return found
+
+    def _once(
+        self,
+        method: str,
+        location: Location,
+        fields: Mapping[str, str],
+        content: bytes | Iterator[bytes],
+        authorization: bytes | None,
+    ) -> Answer:
+        headers = [(b"host", location.authority.encode()), (b"user-agent", b"finetune-trainer")]
+        headers += [(name.encode(), value.encode()) for name, value in fields.items()]
+        if authorization is not None:
+            headers.append((b"authorization", authorization))
+        with self._connections.send(method, location, headers, content) as response:
+            body = b""
+            for chunk in response.iter_stream():
+                body += chunk
+                if len(body) > _LARGEST_DOCUMENT:
+                    raise Outage("a document of more than 16 MiB")
+            named = {
+                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
+            }
+            return Answer(response.status, named, body)
+
+    def _sign_in(self, challenge: str) -> bytes | None:
+        """Return the Authorization header that a registry's challenge asks for."""
+        parts = dict(_CHALLENGE.findall(challenge))
+        if not challenge.lower().startswith("bearer") or "realm" not in parts:
+            return self._authorization
+        query = {
+            "service": parts.get("service", ""),
+            "scope": f"repository:{self.repository}:pull,push",
+        }
+        try:
+            realm = Location.parse(
+                f"{parts['realm']}{'&' if '?' in parts['realm'] else '?'}{urlencode(query)}"
+            )
+        except InvalidLocationError:
+            raise Outage("a sign-in address that is no URL") from None
+        if realm.scheme != "https" and realm.origin != self._root.origin and self._root.scheme == "https":
+            raise self._target.forbidden_address()
+        found = self._require(self._once("GET", realm, {}, b"", self._authorization), {200})
+        try:
+            document: Any = json.loads(found.body)
+            token = document.get("token") or document["access_token"]
+        except (ValueError, KeyError, AttributeError):
+            raise Outage("a sign-in without a token") from None
+        return b"Bearer " + str(token).encode("ascii", "ignore")
+
+    def _require(self, found: Answer, wanted: set[int]) -> Answer:
+        """Return an answer of a `wanted` status. Raises Outage for one that may pass, StageError for any other."""
+        status = found.status
+        if status in wanted:
+            return found
+        said = f"HTTP status {status}"
+        if status in {401, 403}:
+            raise StageError(
+                self._target.access_denied,
+                f"the credentials for {self._target.field} must allow {self._target.access}, but the registry answered "
+                f"{said}; correct the Secret or the registry's permissions",
+            )
+        if status == 404:
+            raise StageError(
+                self._target.not_found,
+                f"{self._target.field}.oci.reference must name a repository that exists or can be made, found {said}; "
+                "check the reference",
+            )
+        if status >= 500 or status in {400, 408, 409, 416, 425, 429}:
+            raise Outage(said)
+        raise self._unavailable(said)
+
+    def _retried(self, action: Callable[[], _Result]) -> _Result:
+        return retry(action, self._unavailable, name=self._target.name, policy=self._network.retry)
+
+    def _unavailable(self, found: str) -> StageError:
+        return StageError(
+            self._target.unavailable,
+            f"could not {self._target.transfer} the {self._target.name}: {found}; check that the registry is up and "
+            "reachable from the cluster, or wait longer for it with network.retrySeconds",
+        )
+
+
+def _basic(prefix: str | None, environment: Mapping[str, str], target: FetchTarget) -> bytes | None:
+    """Return the Authorization header of user and password; None without a Secret."""
+    if prefix is None:
+        return None
+    user, password = (clean_secret(environment.get(prefix + name)) for name in ("username", "password"))
+    if not user or not password:
+        raise StageError(
+            target.access_denied,
+            f"the Secret for {target.field} must hold username and password, found not both; add the missing keys",
+        )
+    for name, value in (("username", user), ("password", password)):
+        require_header_value(value, f"{name} for {target.field}", target)
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
