@@ -81,6 +81,12 @@ SPECS = {
     "as-base": make_spec(
         output={"destination": {"persistentVolumeClaim": {"claimName": "artifacts"}}, "dtype": "AsBase"}
     ),
+    "signed": make_spec(
+        output={
+            "destination": {"persistentVolumeClaim": {"claimName": "artifacts"}},
+            "signing": {"keySecretRef": {"name": "model-signing", "key": "signing.key"}},
+        }
+    ),
     "gated": make_spec(
         evaluation={"gate": "WithholdUnlessImproved", "minimumRows": 5},
         output={

@@ -39,6 +39,7 @@ _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _MAXIMUM_DOCUMENT = 64 * 1024 * 1024
 _MAXIMUM_KEY = 64 * 1024
 _MAXIMUM_FILES = 100_000
+_MAXIMUM_DEPTH = 16
 _CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
@@ -179,6 +180,14 @@ def _list_files(folder: Path, found: Verification) -> dict[str, os.stat_result]:
                     Kind.NO_REGULAR_FILE,
                     "must be a regular file, found a link, a device or the like",
                 )
+        place = Path(path).relative_to(folder)
+        if len(place.parts) >= _MAXIMUM_DEPTH and folders:
+            found.add(
+                place.as_posix(),
+                Kind.FILE_ADDED,
+                f"must not hold folders, found more than {_MAXIMUM_DEPTH} levels",
+            )
+            folders.clear()
         if len(listed) > _MAXIMUM_FILES:
             raise OSError(f"the folder must have at most {_MAXIMUM_FILES} files")
     return listed

@@ -389,6 +389,16 @@ def test_no_value_in_a_bundle_crashes_the_verifier(
         assert not found.signed or member[0] != "dsseEnvelope"
 
 
+def test_folders_without_end_are_a_finding_and_are_not_entered(artifact: Path, key: Path) -> None:
+    deep = artifact
+    for _level in range(200):
+        deep /= "a"
+        deep.mkdir()
+    (deep / "payload").write_text("x")
+    findings = check(artifact, key).findings
+    assert [(finding.path, finding.kind) for finding in findings] == [("a/" * 15 + "a", Kind.FILE_ADDED)]
+
+
 def test_a_document_that_is_too_large_is_not_read(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_cli.verify, "_MAXIMUM_DOCUMENT", 100)
     assert Kind.MANIFEST_INVALID in {finding.kind for finding in check(artifact, None).findings}

@@ -13,13 +13,15 @@ import pytest
 from finetune_trainer import __main__ as command_line
 from finetune_trainer import runner
 from finetune_trainer.contract.exit_codes import ExitCode
-from finetune_trainer.contract.result import CompletedResult, PublicationResult, StageResult
+from finetune_trainer.contract.result import CompletedResult, PublicationResult, Result, StageResult
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail
 from finetune_trainer.telemetry.redaction import Redactor
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.termination import Terminated, raise_on_termination
+from finetune_trainer.workspace.layout import WorkspaceLayout
+from finetune_trainer.workspace.timeline import read_timeline
 
 from tests.support.results import MERGE, PREPARE, TRAIN
 
@@ -265,3 +267,37 @@ def test_a_local_run_tries_destinations_first_and_fills_them_last(
     else:
         assert printed[-1]["reason"] == "DestinationAccessDenied"
         assert code is ExitCode.PERMANENT
+
+
+def test_the_workspace_remembers_every_attempt_with_its_times_and_outcome(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], tmp_path: Path
+) -> None:
+    layout = WorkspaceLayout(tmp_path / "workspace")
+    layout.root.mkdir()
+    stages["train"] = StageError(Reason.NON_FINITE_LOSS, "x")
+    for command in ("prepare", "train"):
+        runner.run_stage(command, make_run(), REDACT, LogTail(), None)
+    entries = read_timeline(layout)
+    assert [(entry["stage"], entry["outcome"], entry["reason"]) for entry in entries] == [
+        ("Prepare", "Succeeded", None),
+        ("Train", "Failed", "NonFiniteLoss"),
+    ]
+    assert all(entry["startTime"] <= entry["completionTime"] for entry in entries)
+
+
+def test_a_report_is_written_after_the_result_and_its_failure_changes_nothing(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "workspace").mkdir()
+    message = tmp_path / "message"
+    stages["train"] = StageError(Reason.INVALID_DATASET, "bad hf_secret_token")
+    seen = []
+
+    def write(run: RunSpec, layout: WorkspaceLayout, result: Result) -> None:
+        del run
+        seen.append((layout.root, result.message, message.read_text() != ""))
+        raise KeyError("x")
+
+    code, result = runner.run_stage("train", make_run(), REDACT, LogTail(), message, write)
+    assert seen == [(tmp_path / "workspace", "bad [redacted]", True)]
+    assert (code, result.reason) == (ExitCode.PERMANENT, "InvalidDataset")

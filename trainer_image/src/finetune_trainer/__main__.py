@@ -17,8 +17,10 @@ from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
 from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
 
 if TYPE_CHECKING:
+    from finetune_trainer.contract.result import Result
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.redaction import Redactor
+    from finetune_trainer.workspace.layout import WorkspaceLayout
 
 
 def main(arguments: list[str]) -> ExitCode:
@@ -72,12 +74,25 @@ def _run(options: argparse.Namespace) -> ExitCode:
     redact = Redactor(secrets_of(run, os.environ))
     tail = configure_logging(redact)
     if options.command == "run":
-        return run_all_stages(run, redact, tail)
+        return run_all_stages(run, redact, tail, _write_report)
     step = os.environ.get(STEP_VARIABLE, "")
-    code, _result = run_stage(options.command, run, redact, tail, termination_message, step)
+    code, _result = run_stage(options.command, run, redact, tail, termination_message, _write_report, step)
     if getattr(options, "rows", False):
         return _print_proven_rows(run, code, redact)
     return code
+
+
+def _write_report(run: RunSpec, layout: WorkspaceLayout, result: Result) -> None:
+    """Write the page on the job into the workspace. The message of a failure in `result` is redacted already."""
+    from finetune_trainer.report.job_document import Failure  # noqa: PLC0415 -- only a finished stage needs it
+    from finetune_trainer.report.job_page import write_job_report  # noqa: PLC0415 -- see above
+
+    reason = result.reason
+    failure = None if reason is None else Failure(result.stage, reason, result.message or "")
+    document = result.document()
+    members = {**document, **document.get("completed", {})}
+    known = {str(stage): members[stage] for stage in ("prepare", "train", "merge") if stage in members}
+    write_job_report(run, layout, failure=failure, known=known)
 
 
 def _print_proven_rows(run: RunSpec, code: ExitCode, redact: Redactor) -> ExitCode:

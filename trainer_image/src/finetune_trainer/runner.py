@@ -22,7 +22,7 @@ from finetune_trainer.contract.outcome import Outcome, make_result
 from finetune_trainer.contract.result import MergeResult, Result, StageResult
 from finetune_trainer.contract.run_spec import minor_version
 from finetune_trainer.contract.termination_message import encode_result
-from finetune_trainer.contract.timestamps import utc_now
+from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.host_memory import is_host_out_of_memory
@@ -31,12 +31,14 @@ from finetune_trainer.telemetry.reporter import Reporter
 from finetune_trainer.termination import TERMINATION, Terminated
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 from finetune_trainer.workspace.layout import WorkspaceLayout
+from finetune_trainer.workspace.timeline import begun, ended, read_timeline, write_timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.telemetry.redaction import Redactor
+    from finetune_trainer.workspace.timeline import Entry
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,13 @@ class StageFunction(Protocol):
 
     def __call__(self, run: RunSpec, progress: Reporter) -> StageResult | TrainResult | MergeResult:
         """Raise StageError for a failure that has a reason."""
+
+
+class ReportWriter(Protocol):
+    """Writes the report on the job after a stage has ended."""
+
+    def __call__(self, run: RunSpec, layout: WorkspaceLayout, result: Result) -> None:
+        """May raise any error, which is logged."""
 
 
 def load_stage(command: str, step: str = "") -> StageFunction:
@@ -80,12 +89,14 @@ def run_stage(
     redact: Redactor,
     tail: LogTail,
     termination_message: Path | None,
+    write_report: ReportWriter | None = None,
     step: str = "",
 ) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
 
     `step` is Probe or Publish for the part of the stage that needs the destinations' credentials. `tail` holds the last log
-    lines, which the result of a failure carries.
+    lines, which the result of a failure carries. `write_report` writes the report on the job into the workspace, whatever
+    the outcome of the stage is. A step writes none: it must not read what the job has made.
     """
     TERMINATION.remember()
     started = utc_now()
@@ -99,6 +110,12 @@ def run_stage(
         identity, progress_path=layout.progress, host=run.telemetry.host, port=run.telemetry.port
     )
     progress.update("Starting", 0, None)
+
+    def begin(entries: list[Entry]) -> list[Entry]:
+        return begun(entries, identity.stage, identity.attempt, rfc3339(started))
+
+    if not step:
+        _remember(layout, begin)
     outcome = stage_outcome(command, run, progress, redact, step)
     if outcome.reason is None:
         progress.update("Finished", 1, 1)
@@ -112,10 +129,34 @@ def run_stage(
         log_tail=list(tail.lines),
     )
     write_termination_message(result, termination_message, redact)
+    # The result is safe by now: a report is worth neither its loss nor a delay of it.
+    end = {"completionTime": result.completion_time, "outcome": result.outcome, "reason": result.reason}
+    if step == PROBE and outcome.reason is not None:
+        # The stage itself does not begin then.
+        _remember(layout, begin)
+    if not step or outcome.reason is not None:
+        _remember(layout, lambda entries: ended(entries, identity.stage, identity.attempt, end))
+    if write_report is not None and not step and layout.root.is_dir():
+        try:
+            write_report(run, layout, result)
+        except Exception as error:  # noqa: BLE001 -- a report never changes the outcome of a stage
+            _log.warning("the report on the job cannot be written: %s: %s", type(error).__name__, error)
     return outcome.code, result
 
 
-def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
+def _remember(layout: WorkspaceLayout, change: Callable[[list[Entry]], list[Entry]]) -> None:
+    """Change the timeline in the workspace; one that cannot be written ends nothing."""
+    if not layout.root.is_dir():
+        return
+    try:
+        write_timeline(layout, change(read_timeline(layout)))
+    except OSError as error:
+        _log.warning("the workspace cannot keep the times of the stage: %s", error)
+
+
+def run_all_stages(
+    run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None = None
+) -> ExitCode:
     """Run the three stages in this process and print each result as a line of JSON.
 
     Stages that PREPARE proves to be finished are skipped. The first stage that does not succeed ends the run.
@@ -126,7 +167,7 @@ def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
             document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
             code = ExitCode.SUCCEEDED
         else:
-            code, result = _run_with_steps(command, run, redact, tail)
+            code, result = _run_with_steps(command, run, redact, tail, write_report)
             document = result.document()
             done.update(document.get("completed", {}))
         print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
@@ -135,11 +176,13 @@ def run_all_stages(run: RunSpec, redact: Redactor, tail: LogTail) -> ExitCode:
     return ExitCode.SUCCEEDED
 
 
-def _run_with_steps(command: str, run: RunSpec, redact: Redactor, tail: LogTail) -> tuple[ExitCode, Result]:
+def _run_with_steps(
+    command: str, run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None
+) -> tuple[ExitCode, Result]:
     """Run a stage with the step before or after it that needs the destinations' credentials."""
     steps = {"prepare": (PROBE, ""), "merge": ("", PUBLISH)} if run.output.destinations else {}
     for step in steps.get(command, ("",)):
-        code, result = run_stage(command, run, redact, tail, None, step)
+        code, result = run_stage(command, run, redact, tail, None, write_report, step)
         if code is not ExitCode.SUCCEEDED:
             break
     return code, result

@@ -43,6 +43,7 @@ from finetune_cli.run.summary import summarize
 # On the user's own machine and network, there is no administrator who limits downloads.
 LOCAL_LIMITS = Limits(dataset_bytes=1 << 40, download_seconds=24 * 3600, allow_private_addresses=True)
 TELEMETRY_PORT = 9500
+SIGNING_KEY_VARIABLE = "FINETUNE_SIGNING_KEY_FILE"
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def local_paths(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolde
     named = {name: (str(folder), folder.as_uri()) for name, folder in outputs.items()}
     validation = spec.dataset.validation.source
     template, prompts = spec.model.chat_template, spec.dataset.target_prompts
+    signing = spec.output.signing
     return MountPaths(
         workspace=str(home / "workspace"),
         output=str(home / "workspace" / ARTIFACTS_FOLDER if only is None else only),
@@ -195,6 +197,7 @@ def local_paths(manifests: Manifests, spec: FineTuneJobSpec, folders: LocalFolde
         if prompts is None
         else _config_map_file(manifests, prompts.config_map_key_ref, home),
         model_cache=None if spec.model_cache is None else str(folders.claim(spec.model_cache.claim_name)),
+        signing_key=None if signing is None else _signing_key_file(manifests, signing.key_secret_ref, home),
     )
 
 
@@ -213,6 +216,28 @@ def _config_map_file(manifests: Manifests, reference: KeyRef, home: Path) -> str
     path = home / "config-maps" / reference.name / reference.key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(manifests.config_map_value(reference.name, reference.key))
+    return str(path)
+
+
+def _signing_key_file(manifests: Manifests, reference: KeyRef, home: Path) -> str:
+    """Write the signing key to a file that only this user can read, or take the file that a variable names.
+
+    Raises UsageError if the key is in neither.
+    """
+    given = os.environ.get(SIGNING_KEY_VARIABLE)
+    if reference.name not in manifests.secrets and given:
+        return str(Path(given).resolve())
+    try:
+        value = manifests.secret_value(reference.name, reference.key)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or name its file in the environment variable {SIGNING_KEY_VARIABLE}"
+        ) from error
+    path = home / "signing" / reference.key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(value)
     return str(path)
 
 

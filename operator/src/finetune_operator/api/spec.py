@@ -201,6 +201,12 @@ class Evaluation(SpecValue):
     ) = None
 
 
+class Signing(SpecValue):
+    """The private key that signs the statement over the published files."""
+
+    key_secret_ref: KeyRef
+
+
 class Output(SpecValue):
     """The published artifacts, their destinations, the type of the merged weights, and what they are made of.
 
@@ -214,6 +220,7 @@ class Output(SpecValue):
     destinations: Destinations | None = None
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
+    signing: Signing | None = None
 
     @property
     def claims(self) -> dict[str, OutputClaim]:

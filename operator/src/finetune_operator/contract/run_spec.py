@@ -51,6 +51,7 @@ DATASET_MOUNT = "/source/dataset"
 VALIDATION_MOUNT = "/source/validation"
 CHAT_TEMPLATE_MOUNT = "/source/chat-template"
 TARGET_PROMPTS_MOUNT = "/source/target-prompts"
+SIGNING_MOUNT = "/source/signing"
 MODEL_CACHE_MOUNT = "/model-cache"
 OUTPUT_MOUNT = "/output"
 DESTINATIONS_MOUNT = "/destinations"
@@ -97,6 +98,7 @@ class MountPaths:
     chat_template: str | None = None
     target_prompts: str | None = None
     model_cache: str | None = None
+    signing_key: str | None = None
     destinations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -132,6 +134,9 @@ def pod_paths(job: JobIdentity, spec: FineTuneJobSpec) -> MountPaths:
         if prompts is None
         else _join(TARGET_PROMPTS_MOUNT, prompts.config_map_key_ref.key),
         model_cache=None if spec.model_cache is None else MODEL_CACHE_MOUNT,
+        signing_key=None
+        if spec.output.signing is None
+        else _join(SIGNING_MOUNT, spec.output.signing.key_secret_ref.key),
     )
 
 
@@ -198,6 +203,11 @@ def build_run_spec(
             **_destinations(spec, paths),
             **({} if spec.output.dtype == "BFloat16" else {"dtype": spec.output.dtype}),
             **({} if spec.output.merge_onto == "TrainedWeights" else {"mergeOnto": spec.output.merge_onto}),
+            **(
+                {}
+                if spec.output.signing is None
+                else {"signing": {"keyPath": _required(paths.signing_key, "signing_key")}}
+            ),
         },
         "workspace": {"path": paths.workspace},
         **(

@@ -246,6 +246,9 @@ def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) 
     else:
         # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
         variables.append(_NO_GPU)
+    if stage is Stage.MERGE:
+        # The manifest of the artifacts names it.
+        variables.append({"name": "FINETUNE_IMAGE", "value": trainer.image})
     variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:

@@ -17,6 +17,7 @@ from finetune_operator.contract.run_spec import (
     MODEL_CACHE_MOUNT,
     MODEL_MOUNT,
     OUTPUT_MOUNT,
+    SIGNING_MOUNT,
     TARGET_PROMPTS_MOUNT,
     VALIDATION_MOUNT,
     WORKSPACE_MOUNT,
@@ -64,6 +65,8 @@ class Volumes:
             self._bundle(bundle)
         if stage is Stage.PREPARE:
             self._sources(spec)
+        if stage is Stage.MERGE and spec.output.signing is not None:
+            self._signing_key(spec.output.signing.key_secret_ref)
         if stage is Stage.TRAIN:
             # Data loaders and NCCL share memory; the default of 64 MiB is too little.
             shared = {"medium": "Memory", "sizeLimit": format_bytes(host.shared_memory_bytes)}
@@ -129,6 +132,12 @@ class Volumes:
         if mounted.bundle.config_map_key_ref is not None:
             source = {"configMap": {"name": reference.name, "items": items, "optional": True}}
         self._mount(mounted.name, mounted.mount, source, read_only=True)
+
+    def _signing_key(self, reference: KeyRef) -> None:
+        # Without a required Secret the pod would wait silently. The trainer says what is missing.
+        items = [{"key": reference.key, "path": reference.key}]
+        secret = {"secretName": reference.name, "items": items, "optional": True}
+        self._mount("signing-key", SIGNING_MOUNT, {"secret": secret}, read_only=True)
 
     def _config_map(self, name: str, path: str, reference: KeyRef) -> None:
         item = {"key": reference.key, "path": reference.key}

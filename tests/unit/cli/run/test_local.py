@@ -197,3 +197,39 @@ def test_destinations_become_folders_and_environment_variables(tmp_path: Path) -
     assert paths.output == str(tmp_path / "home" / "workspace" / "artifacts")
     assert paths.output_uri == folder.as_uri(), "the first destination stands for all"
     assert secret_environment(manifests, spec, {}) == {"FINETUNE_DESTINATION_BUCKET_AWS_ACCESS_KEY_ID": "id"}
+
+
+SIGNED = JOB.replace("output: {", "output: {signing: {keySecretRef: {name: signer, key: key.pem}}, ")
+SIGNER = """
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: signer}
+stringData: {key.pem: PEM}
+"""
+
+
+def signing_key(folder: Path, text: str) -> str | None:
+    (folder / "volumes" / "assets").mkdir(parents=True, exist_ok=True)
+    manifests = read_manifests(job_file(folder, text))
+    folders = LocalFolders(folder / "volumes", {}, folder / "runs")
+    return local_paths(manifests, FineTuneJobSpec.parse(manifests.spec), folders, folder / "home").signing_key
+
+
+def test_a_signing_key_of_the_file_is_written_for_this_user_alone(tmp_path: Path) -> None:
+    for _run in range(2):
+        path = signing_key(tmp_path, SIGNED + SIGNER)
+        assert path is not None
+        assert Path(path).read_text() == "PEM"
+        assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert signing_key(tmp_path, JOB) is None
+
+
+def test_a_signing_key_may_be_a_file_that_a_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="FINETUNE_SIGNING_KEY_FILE"):
+        signing_key(tmp_path, SIGNED)
+    monkeypatch.setenv("FINETUNE_SIGNING_KEY_FILE", str(tmp_path / "mine.pem"))
+    assert signing_key(tmp_path, SIGNED) == str(tmp_path / "mine.pem")
+    assert signing_key(tmp_path, SIGNED + SIGNER) != str(tmp_path / "mine.pem"), "the file has priority"

@@ -80,6 +80,11 @@ def mounts(spec: dict[str, Any], stage: Stage) -> dict[str, dict[str, Any]]:
     return {mount["mountPath"]: mount for mount in container(spec, stage)["volumeMounts"]}
 
 
+def test_merge_is_told_its_image_for_the_manifest_of_the_artifacts() -> None:
+    assert variables(make_spec(), Stage.MERGE)["FINETUNE_IMAGE"]["value"] == TRAINER.image
+    assert "FINETUNE_IMAGE" not in variables(make_spec(), Stage.PREPARE)
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 def test_pods_meet_the_restricted_security_level(stage: Stage) -> None:
     pod, trainer = pod_spec(FULL, stage), container(FULL, stage)

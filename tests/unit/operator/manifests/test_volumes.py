@@ -53,6 +53,25 @@ def test_sources_are_mounted_read_only_and_in_prepare_only() -> None:
     assert mounted[Stage.MERGE] == {"run-spec", "tmp", "workspace", "output"}
 
 
+def test_the_signing_key_is_mounted_in_merge_only_and_its_secret_may_be_missing() -> None:
+    """A pod that waits for a Secret says nothing. The trainer names it and waits."""
+    spec = make_spec(
+        output={
+            "destination": {"persistentVolumeClaim": {"claimName": "artifacts"}},
+            "signing": {"keySecretRef": {"name": "model-signing", "key": "signing.key"}},
+        }
+    )
+    for stage in (Stage.PREPARE, Stage.TRAIN):
+        assert "signing-key" not in volumes(spec, stage)
+    assert volumes(spec, Stage.MERGE)["signing-key"]["secret"] == {
+        "secretName": "model-signing",
+        "items": [{"key": "signing.key", "path": "signing.key"}],
+        "optional": True,
+    }
+    assert mounts(spec, Stage.MERGE)["/source/signing"]["readOnly"] is True
+    assert "signing-key" not in volumes(make_spec(), Stage.MERGE)
+
+
 def test_one_claim_with_several_roles_is_one_volume() -> None:
     spec = make_spec(
         model={"source": {"persistentVolumeClaim": {"claimName": "data"}}},

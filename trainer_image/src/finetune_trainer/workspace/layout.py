@@ -92,6 +92,11 @@ class WorkspaceLayout:
         """The last progress document, replaced atomically."""
         return self.root / "progress.json"
 
+    @property
+    def timeline(self) -> Path:
+        """The attempts of all stages with their times and outcomes."""
+        return self.root / "timeline.json"
+
     def marker(self, step: str) -> Path:
         """File whose presence proves that `step` finished; it holds the digest of its inputs and its result."""
         return self.root / "markers" / f"{step}.json"

@@ -7,6 +7,7 @@ import pytest
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.contract.train_result import SelectionResult, TrainResult
 from finetune_trainer.stages.merge.card import model_card
+from markdown_it import MarkdownIt
 
 from tests.support.results import MERGE, PREPARE, PROVEN, TRAIN, fixture
 
@@ -148,3 +149,48 @@ def test_a_card_has_the_measures_beside_the_loss_if_they_are_known(make_run: Run
         assert row in text
     assert "JsonValid" not in text, "what was not measured"
     assert "token accuracy" not in card(make_run(), "Adapter"), "the result of an earlier trainer"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ("Improved", "this model predicts them better than its base."),
+        ("Worse", "**This model is worse than its base.**"),
+        ("NoChange", "**No improvement was measured.**"),
+        ("Inconclusive", "**It is not known whether this model is better than its base.**"),
+    ],
+)
+def test_a_card_begins_with_an_honest_sentence_and_its_interval(
+    make_run: Runs, verdict: str, sentence: str
+) -> None:
+    evaluation = TRAIN.evaluation.model_copy(update={"verdict": verdict, "interval": (-0.5, 0.25)})
+    trained = TRAIN.model_copy(update={"evaluation": evaluation})
+    text = model_card(make_run(), "Merged", PREPARE, trained, PROVEN.verification)
+    first = text.split("---\n")[2].split("\n\n")[1]
+    assert sentence in first
+    assert "95 % interval -0.5000 to +0.2500" in first
+
+
+def test_hostile_names_stay_text_in_the_card(make_run: Runs) -> None:
+    """Names come from the base's files, from its tokenizer, and from the author of the job."""
+    hostile = "a`b|c<script>alert(1)</script>[x](http://evil)\u202e\n# head"
+    run = make_run(job={"namespace": "team", "name": hostile, "uid": "u"})
+    ends = tuple(token.model_copy(update={"text": hostile}) for token in PREPARE.dataset.end_tokens or ())
+    prepared = PREPARE.model_copy(update={"dataset": PREPARE.dataset.model_copy(update={"end_tokens": ends})})
+    assert PROVEN.verification is not None
+    proof = PROVEN.verification.model_copy(update={"weakest_tensor": hostile})
+    text = model_card(run, "Merged", prepared, TRAIN, proof)
+    assert "\u202e" not in text
+    assert not [line for line in text.splitlines() if line.startswith("# head")]
+    html = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
+    assert "<script" not in html
+    assert 'href="http://evil' not in html
+    assert html.count("<td>") % 2 == 0, "each row of the table has two cells"
+
+
+def test_the_license_of_the_base_is_named_or_said_to_be_unknown(make_run: Runs) -> None:
+    licensed = model_card(make_run(), "Merged", PREPARE, TRAIN, None, licensed={"license": "apache-2.0"})
+    assert 'license: "apache-2.0"\n' in licensed
+    assert "The license of the base model, apache-2.0, applies" in licensed
+    assert "license:" not in card(make_run(), "Merged")
+    assert "Its card names none" in card(make_run(), "Merged")

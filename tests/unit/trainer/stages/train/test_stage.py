@@ -155,6 +155,9 @@ def test_training_improves_the_held_out_loss_and_writes_the_input_of_merge(
         assert torch.allclose(row.log_probabilities.exp().sum(-1), torch.ones(len(row.positions)))
     assert read_marker(layout, "train", SPEC_HASH) == result
     assert not layout.checkpoints.exists()
+    curve = json.loads((layout.report / "training.json").read_text())
+    assert [point["step"] for point in curve["points"]] == list(range(1, 41))
+    assert curve["points"][-1]["loss"] < curve["points"][0]["loss"]
 
 
 def test_a_finished_stage_returns_the_same_result_without_training(workspace: Path, tmp_path: Path) -> None:

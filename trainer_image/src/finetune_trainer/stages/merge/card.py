@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from finetune_trainer.model.naming import base_model_name
+from finetune_trainer.stages.merge.card_metadata import front_matter
+from finetune_trainer.stages.merge.markdown import code, plain
 from finetune_trainer.stages.merge.original_loss import OriginalLoss
 
 if TYPE_CHECKING:
@@ -29,31 +31,50 @@ def model_card(
     verification: VerificationResult | None,
     base_digest: str | None = None,
     original: OriginalLoss | None = None,
+    licensed: dict[str, str] | None = None,
 ) -> str:
     """Return the Markdown card of one artifact.
 
     `verification` is None if no merged model was asked for. `base_digest` is that of the base as trained if it is
-    published too, and `original` has the adapter's loss on the original base if it was measured. The card of the base as
-    trained says nothing of the job, so equal bases have equal files.
+    published too, and `original` has the adapter's loss on the original base if it was measured. `licensed` has the license
+    members of the base's card. The card of the base as trained says nothing of the job, so equal bases have equal files.
     """
-    base = base_model_name(run)
+    base = plain(base_model_name(run))
     adapter = kind == "Adapter"
-    lines = [
-        "---",
-        f"base_model: {json.dumps(base)}",
-        f"library_name: {'peft' if adapter else 'transformers'}",
-        "pipeline_tag: text-generation",
-        "---",
-    ]
+    lines = front_matter(run, kind, prepared, licensed or {})
     if kind == "BaseAsTrained":
-        return "\n".join([*lines, f"# {base} as trained", "", *_base_as_trained(base), ""])
-    lines += [f"# {run.job.name}", ""]
+        return "\n".join(
+            [*lines, f"# {base} as trained", "", *_base_as_trained(base), "", *_license(licensed), ""]
+        )
+    lines += [f"# {plain(run.job.name)}", "", _honest(trained.evaluation, run.evaluation.minimum_rows), ""]
     lines += (
         _adapter(base, base_digest, original or _known(verification)) if adapter else [_merged(run, base)]
     )
     lines += ["", *_training(run, prepared, trained), *_proof(run, verification), ""]
-    lines += [*_warnings(verification), *_serving_advice(run, prepared), ""]
+    lines += [*_warnings(verification), *_serving_advice(run, prepared), "", *_license(licensed), ""]
     return "\n".join(lines)
+
+
+def _honest(evaluation: EvaluationResult, minimum_rows: int) -> str:
+    """Return a sentence on what was found, and on what was not."""
+    low, high = evaluation.interval
+    change = f"the loss changed by {evaluation.difference:+.4f} nats per token (95 % interval {low:+.4f} to {high:+.4f})"
+    rows = f"On {evaluation.rows} held-out rows, "
+    if evaluation.verdict == "Improved":
+        return f"{rows}{change}: this model predicts them better than its base."
+    if evaluation.verdict == "Worse":
+        return f"**This model is worse than its base.** {rows}{change}."
+    if evaluation.verdict == "NoChange":
+        return f"**No improvement was measured.** {rows}{change}, which may be due to chance."
+    return f"**It is not known whether this model is better than its base.** {rows}{change}. A verdict needs {minimum_rows} rows."
+
+
+def _license(licensed: dict[str, str] | None) -> list[str]:
+    if licensed:
+        return [f"The license of the base model, {plain(licensed['license'])}, applies to these weights."]
+    return [
+        "The license of the base model applies to these weights. Its card names none in a form that the hub knows."
+    ]
 
 
 def _known(verification: VerificationResult | None) -> OriginalLoss | None:
@@ -157,7 +178,7 @@ def _share_row(name: str, base: float, tuned: float, interval: tuple[float, floa
 
 def _rate(training: Training) -> str:
     reason = training.learning_rate_reason
-    return f"{training.learning_rate:g}" + ("" if reason is None else f", {reason}")
+    return f"{training.learning_rate:g}" + ("" if reason is None else f", {plain(reason)}")
 
 
 def _steps(trained: TrainResult) -> str:
@@ -214,21 +235,23 @@ def _slope(found: VerificationResult) -> str | None:
 def _weakest(found: VerificationResult) -> str | None:
     if found.weakest_tensor is None or found.weakest_survival is None:
         return None
-    return f"`{found.weakest_tensor}`, {found.weakest_survival:.2%}"
+    return f"{code(found.weakest_tensor, in_table=True)}, {found.weakest_survival:.2%}"
 
 
 def _warnings(verification: VerificationResult | None) -> list[str]:
     warnings = (verification.warnings if verification is not None else None) or ()
-    return [line for warning in warnings for line in (f"**{warning.code}**: {warning.message}.", "")]
+    return [
+        line for warning in warnings for line in (f"**{plain(warning.code)}**: {plain(warning.message)}.", "")
+    ]
 
 
 def _serving_advice(run: RunSpec, prepared: PrepareResult) -> list[str]:
     arguments = run.model.chat_template_arguments
     text = "Use the chat template in this folder"
     if arguments:
-        text += f" with the template arguments of the training: `{json.dumps(arguments)}`"
+        text += f" with the template arguments of the training: {code(json.dumps(arguments))}"
     lines = [f"{text}."]
     if prepared.dataset.end_tokens:
-        ends = ", ".join(f"`{token.text}` ({token.id})" for token in prepared.dataset.end_tokens)
+        ends = ", ".join(f"{code(token.text)} ({token.id})" for token in prepared.dataset.end_tokens)
         lines.append(f"An answer ends with {ends}, and `generation_config.json` names it as a stop token.")
     return lines

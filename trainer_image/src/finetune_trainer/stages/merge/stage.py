@@ -15,9 +15,11 @@ from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.artifact_size import artifact_bytes
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.quantization.original import find_original
+from finetune_trainer.report.job_page import write_job_report
 from finetune_trainer.report.merge_page import merge_report, write_merge_report
 from finetune_trainer.stages.merge.artifact import copy_adapter, copy_small_files
 from finetune_trainer.stages.merge.card import model_card
+from finetune_trainer.stages.merge.card_metadata import base_license
 from finetune_trainer.stages.merge.findings import with_findings
 from finetune_trainer.stages.merge.manifest import base_as_trained_digest, manifest_document, merge_document
 from finetune_trainer.stages.merge.original_loss import OriginalLoss, adapter_on_original_loss
@@ -229,11 +231,12 @@ def _publish(
     progress.update("Publishing", 0, len(kinds))
     artifacts: dict[ArtifactKind, ArtifactResult] = {}
     files: dict[str, SealedFile] = {}
+    licensed = base_license(workspace.base)
     with writing_to(destination):
         for done, kind in enumerate(kinds, start=1):
             folder = staging / FOLDERS[kind]
             base = base_as_trained_digest(artifacts.values())
-            card = model_card(run, kind, prepared, trained, verification, base, original)
+            card = model_card(run, kind, prepared, trained, verification, base, original, licensed)
             (folder / _README).write_text(card, encoding="utf-8")
             sealed = seal(folder, known.get(kind))
             files |= {f"{FOLDERS[kind]}/{name}": file for name, file in sealed.items()}
@@ -251,14 +254,15 @@ def _publish(
                 staging / REPORT_FOLDER,
                 merge_report(run, trained, verification, merge_document(run, survival)),
             )
+        result = MergeResult(
+            artifacts=tuple(artifacts[kind] for kind in run.output.artifacts), verification=verification
+        )
         folders = [FOLDERS[kind] for kind in kinds]
         if (staging / REPORT_FOLDER).is_dir():
+            _write_page(run, workspace, result, staging / REPORT_FOLDER)
             report = seal(staging / REPORT_FOLDER)
             files |= {f"{REPORT_FOLDER}/{name}": file for name, file in report.items()}
             folders.append(REPORT_FOLDER)
-    result = MergeResult(
-        artifacts=tuple(artifacts[kind] for kind in run.output.artifacts), verification=verification
-    )
     results = PublishedResult(prepare=prepared, train=trained, merge=result)
     manifest = manifest_document(
         run, results, files, survival, find_original(workspace.original, prepared.model.digest)
@@ -267,3 +271,13 @@ def _publish(
         manifest = write_statement(staging / PROVENANCE_FOLDER, manifest, key)
     publish(destination, [*folders, PROVENANCE_FOLDER], manifest)
     return result
+
+
+def _write_page(run: RunSpec, workspace: WorkspaceLayout, result: MergeResult, folder: Path) -> None:
+    """Write the page on the whole job. What an earlier trainer left may lack something; that withholds no artifact."""
+    try:
+        write_job_report(run, workspace, known={"merge": result.document()}, folder=folder)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- see above
+        _log.warning("the report on the job cannot be written: %s: %s", type(error).__name__, error)

@@ -24,6 +24,7 @@ from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.model.tokenization import tokenization_digest
+from finetune_trainer.report.curve import training_report, write_training_report
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.batching import (
@@ -180,7 +181,7 @@ def _train(
             tokenization_digest(workspace.base),
             workspace.verification,
         )
-    save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
+    _save(run, workspace, trainer)
     # Answers need other memory than training, which the estimate is about.
     peaks = memory.measured(after_loading, memory.read())
     comparison = with_answers(run, workspace, trainer.adapted, examples, comparison, progress)
@@ -305,6 +306,17 @@ def _finished(checkpoint: tuple[int, Path], steps: int, rule: SelectionRule | No
     if step >= steps or rule is None:
         return step >= steps
     return rule.ends(history_of(TrainerState.load_from_json(str(folder / STATE)).log_history))
+
+
+def _save(run: RunSpec, workspace: WorkspaceLayout, trainer: AdapterTrainer) -> None:
+    """Save the adapter, and the losses of the training for the report, because its checkpoints are removed."""
+    save_adapter(trainer.adapted, workspace.adapter, base_model_name(run))
+    history = trainer.state.log_history
+    held_out = [(measurement.step, measurement.loss) for measurement in history_of(history)]
+    try:
+        write_training_report(workspace.report, training_report(run.job.name, history, held_out))
+    except OSError as error:
+        _log.warning("the workspace cannot keep the losses of the training: %s", error)
 
 
 def _last_loss(trainer: AdapterTrainer) -> float:
