@@ -27,7 +27,7 @@ TRAINING_VALUES = (
     "optimizer",
     "notes",
 )
-OURS_VALUES = (*TRAINING_VALUES, "batching", "attention", "realTokens", "cudnn", "dequantized")
+OURS_VALUES = (*TRAINING_VALUES, "batching", "attention", "kernels", "realTokens", "cudnn", "dequantized")
 PROFILE_VALUES = ("model", "seconds", "busySeconds", "idleShare", "kernels", "syncs", "syncsPerStep")
 
 
@@ -158,7 +158,7 @@ def measurements(size: Size) -> tuple[Measurement, ...]:
             "From the start of the process to the first step",
             45,
             tuple(
-                Case(name, name, ("model", "activities", "firstStepSeconds", "exitCode"))
+                Case(name, name, ("model", "activities", "firstStepSeconds", "compiledBytes", "exitCode"))
                 for name in size.starts
             ),
         ),
@@ -186,6 +186,7 @@ LIGER = ("liger padded full",)
 OURS_NEXT = (
     "ours grouped chats",
     "ours grouped chats cudnn",
+    "ours packed full reference",
     "ours packed full paged-8bit",
 )
 """Names of cases: trainer, batching, rows, and what differs from the trainer's own choice."""

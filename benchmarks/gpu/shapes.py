@@ -179,7 +179,7 @@ DRY = Size(
     rows={"full": Rows(64, 4, 2), "chats": Rows(64, 8, 2, median=12)},
     loading="qwen3-1.7b",
     running="qwen3-1.7b",
-    starts=("first",),
+    starts=("first", "second"),
     measured_steps=1,
     matrix=64,
     copied_bytes=1 << 20,

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.model.fused.policy import KernelChoice
 from finetune_trainer.stages.train.batching import Batching
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
-from finetune_trainer.stages.train.stage import _batching, _build_trainer, _load
+from finetune_trainer.stages.train.stage import _batching, _build_trainer, _kernels, _load
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -30,6 +31,15 @@ class Timing:
     loss: float = 0.0
     begun: float = field(default=0.0, repr=False)
     before: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trainer with its passes and its kernels."""
+
+    trainer: AdapterTrainer
+    batching: Batching
+    kernels: KernelChoice
 
 
 class StepTimer(TrainerCallback):
@@ -69,20 +79,21 @@ def with_steps(run: RunSpec, steps: int) -> RunSpec:
     return run.model_copy(update={"training": run.training.model_copy(update={"maximum_steps": steps})})
 
 
-def build(
-    run: RunSpec, layout: WorkspaceLayout, callbacks: tuple[Any, ...] = ()
-) -> tuple[AdapterTrainer, Batching]:
+def build(run: RunSpec, layout: WorkspaceLayout, callbacks: tuple[Any, ...] = ()) -> Built:
     """Load the model, add the adapter and build the trainer, as TRAIN does it."""
     table = open_table(layout.training_table)
     loaded = _load(run, layout)
     batching = _batching(run, loaded.adapted, table.longest(), None)
+    kernels = _kernels(run, loaded.adapted, None)
     steps = run.training.maximum_steps
     assert steps is not None
     watch = ProgressCallback(NullReporter(), StopRequest())
-    trainer = _build_trainer(run, layout, loaded, training_dataset(table), batching, steps, watch)
+    trainer = _build_trainer(
+        run, layout, loaded, training_dataset(table), batching, steps, watch, kernels=kernels
+    )
     for callback in callbacks:
         trainer.add_callback(callback)
-    return trainer, batching
+    return Built(trainer, batching, kernels.choice)
 
 
 @contextmanager

@@ -148,6 +148,7 @@ SPECS = {
             "maximumGradientNorm": 0.3,
             "neftuneNoiseAlpha": 5,
             "packing": "Never",
+            "kernels": "Reference",
             "earlyStopping": {"patience": 2, "minimumImprovement": 0.01},
             "checkpoint": {"intervalSteps": 100, "keep": "Best"},
         },

@@ -81,6 +81,9 @@ def full_success(character: str) -> dict[str, Any]:
                 ] * 8,
                 "device": character * 64, "steps": 10**6, "trainingLoss": loss, "tokensPerSecond": loss,
                 "adapterDigest": digest,
+                "batching": {"kind": "Grouped", "budgetTokens": 2**20, "realTokens": loss / 2, "reason": character * 512},
+                "attention": {"backend": "RowByRow", "reason": character * 512},
+                "kernels": {"used": ["RmsNorm", "Rope", "SwiGlu"], "reason": character * 512},
                 "memory": dict.fromkeys(
                     ("allocatedBytes", "reservedBytes", "deviceBytes", "usableBytes", "loadBytes"), 2**40
                 ),

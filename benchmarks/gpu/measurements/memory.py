@@ -134,7 +134,8 @@ def measure(chosen: MemoryRun, context: Context) -> dict[str, Any]:
         return model
 
     with patch.object(stage, "load_quantized", load_and_read):
-        trainer, batching = training.build(spec, layout, (PhaseCallback(peaks),))
+        built = training.build(spec, layout, (PhaseCallback(peaks),))
+    trainer, batching = built.trainer, built.batching
     peaks.end("Prepare")
     watch_loss(trainer, peaks)
     trainer.train()

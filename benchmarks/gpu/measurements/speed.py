@@ -102,6 +102,7 @@ def prepare(model: str, choice: Choice, context: Context) -> Task:
     if choice.trainer == "ours":
         members |= {"packing": "Auto" if choice.batching == "packed" else "Never"}
         members |= rung_members(choice.options)
+        members |= {"kernels": "Reference" if "reference" in choice.options else "Auto"}
     spec = make_run(layout, context.device, rows, steps, **members)
     return Task(model, config, weights, layout, spec, rows, steps)
 
@@ -133,7 +134,8 @@ def fits_without_checkpointing(config: dict[str, Any], rows: Rows, context: Cont
 def _ours(task: Task, choice: Choice, context: Context) -> dict[str, Any]:
     cudnn = "cudnn" in choice.options
     timer = training.StepTimer(context.device, _WARM)
-    trainer, batching = training.build(task.run, task.layout, (timer,))
+    built = training.build(task.run, task.layout, (timer,))
+    trainer, batching = built.trainer, built.batching
     timer.tokens = lambda: trainer.tokens
     with training.cudnn_attention(context.device, enabled=cudnn):
         trainer.train()
@@ -142,6 +144,8 @@ def _ours(task: Task, choice: Choice, context: Context) -> dict[str, Any]:
     return _common(task, timer.timing, context) | {
         "batching": batching.kind,
         "attention": trainer.attention.backend,
+        "kernels": list(built.kernels.used),
+        "kernelsReason": built.kernels.reason,
         "realTokens": result.real_tokens,
         "cudnn": cudnn,
         "dequantized": task.run.training.weights == "Dequantized",
@@ -195,7 +199,7 @@ def _profile(model: str, context: Context) -> dict[str, Any]:
     task = prepare(model, Choice("ours", "packed", "full"), context)
     task = replace(task, run=training.with_steps(task.run, _WARM + 2))
     watch = profiling.StepProfile(context.device, profiled=_WARM, counted=_WARM + 1)
-    trainer, _ = training.build(task.run, task.layout, (watch,))
+    trainer = training.build(task.run, task.layout, (watch,)).trainer
     with training.cudnn_attention(context.device, enabled=False):
         trainer.train()
     return {"model": model, "torchThreads": torch.get_num_threads(), **watch.values()}

@@ -36,6 +36,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> str:
         lines += _rungs(train)
         lines += _batching(train)
         lines += _attention(train)
+        lines += _kernels(train)
         evaluation = train["evaluation"]
         low, high = evaluation["interval"]
         lines.append(
@@ -90,6 +91,12 @@ def _attention(train: Mapping[str, Any]) -> list[str]:
     """The attention of the passes. A trainer before contract 1.8 does not say."""
     found = train.get("attention")
     return [f"attention {found['backend']} ({found['reason']})"] if found else []
+
+
+def _kernels(train: Mapping[str, Any]) -> list[str]:
+    """The fused kernels of the steps. A trainer before contract 1.8 does not say."""
+    found = train.get("kernels")
+    return [f"kernels   {', '.join(found['used']) or 'none'} ({found['reason']})"] if found else []
 
 
 def _measures(evaluation: Mapping[str, Any]) -> list[str]:

@@ -150,8 +150,8 @@ OLD_LEARNING_RATE = 0.0002
 """The default of the CRD before the operator chose the rate. Objects of that time have it in their spec."""
 
 
-def _as_omitted(packing: str | None) -> str | None:
-    return None if packing == "Auto" else packing
+def _as_omitted(choice: str | None) -> str | None:
+    return None if choice == "Auto" else choice
 
 
 class Training(SpecValue):
@@ -174,6 +174,8 @@ class Training(SpecValue):
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
     packing: Annotated[Literal["Auto", "Never"] | None, AfterValidator(_as_omitted)] = None
     """None stands for `Auto`. The CRD has no default: it would show in every stored job, also to older operators."""
+    kernels: Annotated[Literal["Auto", "Reference"] | None, AfterValidator(_as_omitted)] = None
+    """None stands for `Auto`, as with `packing`."""
     early_stopping: EarlyStopping | None = None
 
 

@@ -247,6 +247,13 @@ class AttentionReport(Document):
     reason: Annotated[str, Field(max_length=512)]
 
 
+class KernelsReport(Document):
+    """The fused kernels of the training's steps, and why others were left out."""
+
+    used: Annotated[tuple[Word, ...], Field(max_length=16)]
+    reason: Annotated[str, Field(max_length=512)]
+
+
 class RungReport(Document):
     """How the GPU held a step of TRAIN. A trainer before 1.7 names no optimizer and no weights."""
 
@@ -276,7 +283,8 @@ def _only_of_a_newer_version(
 class TrainResult(Document):
     """The result of TRAIN.
 
-    A trainer before contract 1.5 sends no rungs, one before 1.6 no batching, and one before 1.8 no attention.
+    A trainer before contract 1.5 sends no rungs, one before 1.6 no batching, and one before 1.8 neither attention
+    nor kernels.
 
     `evaluation` is None if a newer trainer sends one that cannot be read here, with a new verdict for example.
     """
@@ -295,6 +303,7 @@ class TrainResult(Document):
     failed_rungs: Annotated[tuple[FailedRung, ...], Field(max_length=17)] | None = None
     batching: BatchingReport | None = None
     attention: AttentionReport | None = None
+    kernels: KernelsReport | None = None
 
 
 class Verification(Document):

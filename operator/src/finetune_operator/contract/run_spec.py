@@ -53,6 +53,9 @@ CHAT_TEMPLATE_MOUNT = "/source/chat-template"
 TARGET_PROMPTS_MOUNT = "/source/target-prompts"
 SIGNING_MOUNT = "/source/signing"
 MODEL_CACHE_MOUNT = "/model-cache"
+COMPILE_CACHE_MOUNT = "/compile-cache"
+COMPILE_CACHE_VARIABLE = "FINETUNE_COMPILE_CACHE"
+"""Names the folder of compiled kernels to TRAIN."""
 OUTPUT_MOUNT = "/output"
 DESTINATIONS_MOUNT = "/destinations"
 """Folder with a mount for each claim of `output.destinations`, by name."""
@@ -258,7 +261,7 @@ def _newer_training(training: Training) -> dict[str, Any]:
         newer["checkpoint"] = training.checkpoint.model_dump(by_alias=True)
     if training.early_stopping is not None:
         newer["earlyStopping"] = training.early_stopping.model_dump(by_alias=True)
-    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing"):
+    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing", "kernels"):
         value = getattr(training, member)
         if value != getattr(plain, member):
             newer[to_camel(member)] = value

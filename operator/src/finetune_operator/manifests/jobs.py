@@ -201,7 +201,11 @@ def _containers(
             "image": trainer.image,
             "imagePullPolicy": trainer.image_pull_policy,
             "args": [stage.slug],
-            **(_step_environment(spec, trainer, step) if step else _environment(spec, stage, trainer)),
+            **(
+                _step_environment(spec, trainer, step)
+                if step
+                else _environment(spec, stage, trainer, volumes)
+            ),
             "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
             "resources": container_resources(spec, stage, trainer, host, pods),
             "securityContext": container_security(pods.security),
@@ -237,7 +241,9 @@ def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -
     return [*found, *(item for item in taints if item not in found)]
 
 
-def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) -> dict[str, Any]:
+def _environment(
+    spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings, volumes: Volumes
+) -> dict[str, Any]:
     """The container's `env` and, for whole Secrets, `envFrom`. Of the stages, only PREPARE gets secrets."""
     variables = _common_variables()
     if stage is Stage.TRAIN:
@@ -249,6 +255,7 @@ def _environment(spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings) 
     if stage is Stage.MERGE:
         # The manifest of the artifacts names it.
         variables.append({"name": "FINETUNE_IMAGE", "value": trainer.image})
+    variables += volumes.variables
     variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:

@@ -12,6 +12,8 @@ from finetune_operator.api.stages import RUN_ANNOTATION, Stage, workspace_claim_
 from finetune_operator.contract.network import CA_MOUNT, MountedBundle
 from finetune_operator.contract.run_spec import (
     CHAT_TEMPLATE_MOUNT,
+    COMPILE_CACHE_MOUNT,
+    COMPILE_CACHE_VARIABLE,
     DATASET_MOUNT,
     DESTINATIONS_MOUNT,
     MODEL_CACHE_MOUNT,
@@ -26,6 +28,8 @@ from finetune_operator.observed.observation import JobRecord
 from finetune_operator.sizing.hosts import HostNeeds
 
 RUN_SPEC_FOLDER = "/etc/finetune"
+_COMPILED = "compiled"
+"""Folder of the model cache's claim for compiled kernels."""
 
 
 class Volumes:
@@ -80,6 +84,9 @@ class Volumes:
             cache = spec.model_cache.claim_name
             read_only = stage is not Stage.PREPARE or cache in read_only_claims
             self._claim("model-cache", MODEL_CACHE_MOUNT, cache, read_only=read_only)
+            if stage is Stage.TRAIN and cache not in read_only_claims:
+                # TRAIN adds compiled kernels. A sub path would end a pod where the kubelet cannot make the folder.
+                self._claim("model-cache", COMPILE_CACHE_MOUNT, cache)
         self._attach_read_only(read_only_claims)
 
     def mounts_of_stage(self) -> list[dict[str, Any]]:
@@ -95,6 +102,16 @@ class Volumes:
             for mount in self.mounts
             if mount["mountPath"] in own or mount["mountPath"].startswith(folders)
         ]
+
+    @property
+    def variables(self) -> list[dict[str, Any]]:
+        """Environment variables that name mounts."""
+        mounted = any(mount["mountPath"] == COMPILE_CACHE_MOUNT for mount in self.mounts)
+        return (
+            [{"name": COMPILE_CACHE_VARIABLE, "value": f"{COMPILE_CACHE_MOUNT}/{_COMPILED}"}]
+            if mounted
+            else []
+        )
 
     def _workspace(self, job: JobRecord, spec: FineTuneJobSpec) -> None:
         existing = spec.workspace.existing_claim

@@ -168,6 +168,8 @@ class StatusDraft(StatusRecord):
             draft = draft.with_fields(batching=reporting.batching(result.batching))
         if result.attention is not None:
             draft = draft.with_fields(attention=reporting.members(result.attention))
+        if result.kernels is not None:
+            draft = draft.with_fields(kernels=reporting.members(result.kernels))
         if result.selection is not None:
             draft = draft.with_fields(selection=reporting.selection(result.selection))
         return draft.with_stage_succeeded(Stage.TRAIN, reporting.trained(result)[:MAXIMUM_MESSAGE_LENGTH])

@@ -18,6 +18,7 @@ from finetune_operator.contract.result import (
     BatchingReport,
     DatasetReport,
     EvaluationReport,
+    KernelsReport,
     MemoryReport,
     MergeResult,
     ModelReport,
@@ -247,7 +248,7 @@ def batching(report: BatchingReport) -> dict[str, Any]:
     return shown
 
 
-def members(report: AttentionReport) -> dict[str, Any]:
+def members(report: AttentionReport | KernelsReport) -> dict[str, Any]:
     """A report without numbers, for status."""
     return report.model_dump(mode="json", by_alias=True, exclude_none=True)
 

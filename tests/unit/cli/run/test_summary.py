@@ -42,6 +42,11 @@ def test_the_passes_are_shown_with_the_share_of_real_tokens_and_the_reason() -> 
     train["train"]["batching"] = {"kind": "Packed", "budgetTokens": 4096}
     assert "passes    Packed\n" in summarize({"Train": train})
     assert "attention Sdpa (FlashAttention keeps no scores; cuDNN's kernel is off" in text
+    assert "kernels   RmsNorm, Rope (RmsNorm, Rope: as the reference" in text
+    train["train"]["kernels"] = {"used": [], "reason": "training.kernels is Reference"}
+    assert "kernels   none (training.kernels is Reference)" in summarize({"Train": train})
+    del train["train"]["kernels"]
+    assert "kernels" not in summarize({"Train": train})
     del train["train"]["attention"]
     assert "attention" not in summarize({"Train": train})
     del train["train"]["batching"]

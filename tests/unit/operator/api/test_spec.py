@@ -67,6 +67,7 @@ def test_settings_that_change_the_adapter_change_the_hash() -> None:
         {"maximumGradientNorm": 0.3},
         {"neftuneNoiseAlpha": 5},
         {"packing": "Never"},
+        {"kernels": "Reference"},
         {"earlyStopping": {}},
         {"checkpoint": {"keep": "Best"}},
     )
@@ -74,13 +75,14 @@ def test_settings_that_change_the_adapter_change_the_hash() -> None:
         assert spec_hash(FineTuneJobSpec.parse(make_spec(training=training))) != base
 
 
-def test_the_packing_that_is_meant_anyway_may_be_given() -> None:
+@pytest.mark.parametrize("field", ["kernels", "packing"])
+def test_a_choice_that_is_meant_anyway_may_be_given(field: str) -> None:
     """The CRD has no default for it, so that operators that do not know it find nothing new in stored jobs."""
-    given = FineTuneJobSpec.parse(make_spec(training={"packing": "Auto"}))
+    given = FineTuneJobSpec.parse(make_spec(training={field: "Auto"}))
     omitted = FineTuneJobSpec.parse(make_spec())
     assert given == omitted
     assert spec_hash(given) == spec_hash(omitted)
-    assert "default" not in dict(walk(root_schema(), "job"))["job.spec.training.packing"]
+    assert "default" not in dict(walk(root_schema(), "job"))[f"job.spec.training.{field}"]
 
 
 def test_the_gate_is_no_part_of_the_model_but_what_is_published_is() -> None:

@@ -39,6 +39,22 @@ def test_prepare_writes_the_model_cache_and_the_others_read_it() -> None:
     assert {"claimName": "bases"} in claims
 
 
+def test_train_may_add_compiled_kernels_to_the_claim_of_the_model_cache() -> None:
+    name = "FINETUNE_COMPILE_CACHE"
+    (mount,) = (each for each in build(SHARED, Stage.TRAIN).mounts if each["mountPath"] == "/compile-cache")
+    assert mount == {"name": "model-cache", "mountPath": "/compile-cache"}
+    assert build(SHARED, Stage.TRAIN).variables == [{"name": name, "value": "/compile-cache/compiled"}]
+    for spec, stage, read_only in (
+        (SHARED, Stage.PREPARE, ()),
+        (SHARED, Stage.MERGE, ()),
+        (SHARED, Stage.TRAIN, ("bases",)),
+        (make_spec(), Stage.TRAIN, ()),
+    ):
+        built = build(spec, stage, *read_only)
+        assert built.variables == []
+        assert "/compile-cache" not in {each["mountPath"] for each in built.mounts}
+
+
 def test_target_prompts_are_mounted_in_prepare_only() -> None:
     assert mounts(SHARED, Stage.PREPARE)["/source/target-prompts"]["readOnly"] is True
     assert "/source/target-prompts" not in mounts(SHARED, Stage.TRAIN)

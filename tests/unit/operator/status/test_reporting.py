@@ -109,11 +109,15 @@ def test_the_passes_of_a_training_are_shown_with_their_reason() -> None:
     assert batching(packed.batching) == {"kind": "Packed", "budgetTokens": 8}
 
 
-def test_the_attention_of_a_training_is_shown_with_its_reason() -> None:
+def test_attention_and_kernels_of_a_training_are_shown_with_their_reasons() -> None:
     found = {"backend": "Varlen", "reason": "FlashAttention takes the bounds of the rows"}
     report = TrainResult.model_validate({**TRAIN, "attention": found})
     assert report.attention is not None
     assert members(report.attention) == found
+    kernels = {"used": ["RmsNorm"], "reason": "not Rope, SwiGlu: phi3 has another MLP"}
+    report = TrainResult.model_validate({**TRAIN, "kernels": kernels})
+    assert report.kernels is not None
+    assert members(report.kernels) == kernels
 
 
 def test_a_training_that_ends_early_says_so_and_which_step_is_published() -> None:

@@ -138,3 +138,12 @@ def test_the_oldest_failed_rungs_are_dropped_before_the_numbers_of_a_training() 
         kept = (found.get("train") or found["completed"]["train"])["failedRungs"]
         assert 0 < len(kept) < 17
         assert kept == failed[-len(kept) :]
+
+
+def test_a_training_tells_how_it_computed_however_long_its_own_result_is() -> None:
+    """In the result of a PREPARE that found everything done, other numbers are needed more."""
+    trained = full_success("a")["completed"]["train"]
+    own = json.loads(encode_result(success({"train": trained})))["train"]
+    assert own["attention"]["backend"] == "RowByRow"
+    assert own["kernels"]["used"] == ["RmsNorm", "Rope", "SwiGlu"]
+    assert "attention" not in json.loads(encode_result(success(full_success("a"))))["completed"]["train"]

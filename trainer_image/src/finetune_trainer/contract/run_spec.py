@@ -223,6 +223,8 @@ class Training(Value):
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
     packing: Literal["Auto", "Never"] = "Auto"
     """`Auto` packs rows into passes without padding if the model allows that; `Never` groups them by length."""
+    kernels: Literal["Auto", "Reference"] = "Auto"
+    """`Auto` computes small operations in fused kernels where these agree with the reference; `Reference` never does."""
     early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")

@@ -128,6 +128,13 @@ def _drop_measures(document: dict[str, Any]) -> bool:
     return any(value is not None for value in found)
 
 
+def _drop_methods(document: dict[str, Any]) -> bool:
+    """Drop how a finished TRAIN computed: the log has it, and its own result had it."""
+    trained = document.get("completed", {}).get("train", {})
+    dropped = [trained.pop(name, None) for name in ("attention", "kernels")]
+    return any(value is not None for value in dropped)
+
+
 def _drop_identities(document: dict[str, Any]) -> bool:
     dataset = _dataset_of(document)
     identities = [dataset.pop(name, None) for name in ("validationSource", "source")]
@@ -210,6 +217,7 @@ _CONCESSIONS = (
     _drop_last_warning,
     _drop_proofs_warnings,
     _drop_measures,
+    _drop_methods,
     _drop_identities,
     _drop_failed_rung,
     _cut_all,

@@ -129,6 +129,13 @@ class AttentionResult(Part):
     reason: str
 
 
+class KernelsResult(Part):
+    """The fused kernels that computed the steps of the training, and why others did not; see `model.fused.policy`."""
+
+    used: tuple[str, ...]
+    reason: str
+
+
 class ProbeResult(Part):
     """The peaks in bytes until the end of the probe: two steps on the longest batch, of rows of `sequence_length` tokens.
 
@@ -172,7 +179,7 @@ class TrainResult(Part):
     continued after its last step. `selection` is set if the run stops early or keeps the best step.
     `versions` are those of the software that computed the end of the run, and `version_changes` those of a run that
     continued with other versions. A result before version 1.5 has none of the six. `batching` is since 1.6, and
-    `attention` since 1.8.
+    `attention` and `kernels` since 1.8.
     """
 
     device: str
@@ -190,3 +197,4 @@ class TrainResult(Part):
     version_changes: tuple[VersionChange, ...] | None = None
     batching: BatchingResult | None = None
     attention: AttentionResult | None = None
+    kernels: KernelsResult | None = None

@@ -15,12 +15,14 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.recording import read_record
+from finetune_trainer.model.fused.device import DeviceKernels
 from finetune_trainer.model.load import cast_model, load_quantized
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.stages.train import stage
 from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
+from finetune_trainer.stages.train.compile_cache import VARIABLE
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.passes import StepCollator
@@ -34,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from tests.support.kernel_sets import EqualKernels, on_a_gpu
 from tests.support.repository import ROOT
 from tests.support.workspaces import SPEC_HASH, run_spec
 
@@ -345,6 +348,72 @@ def test_the_loss_on_a_cpu_equals_the_loss_of_trl(workspace: Path, tmp_path: Pat
     assert found[0][1].keys() == found[1][1].keys()
     for name, gradient in found[0][1].items():
         assert torch.allclose(gradient, found[1][1][name], rtol=1e-3, atol=1e-6), name
+
+
+def test_a_training_with_kernels_ends_as_one_without(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Substitutes take the place of a GPU's kernels. What MERGE gets is computed by the reference."""
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    kernels = EqualKernels()
+    settings: dict[str, Any] = {"maximumSteps": 3, "gradientCheckpointing": True}
+    monkeypatch.setattr(stage, "device_kernels", lambda _device: on_a_gpu(kernels))
+    fused = train(run_spec(workspace, tmp_path / "output", **settings), _Recorder())
+    calls = kernels.calls.copy()
+    plain = train(run_spec(other, tmp_path / "output", kernels="Reference", **settings), _Recorder())
+    assert calls["SwiGlu"] > 0
+    assert kernels.calls == calls
+    assert fused.kernels is not None
+    assert plain.kernels is not None
+    assert fused.kernels.used == ("RmsNorm", "Rope", "SwiGlu")
+    assert (plain.kernels.used, plain.kernels.reason) == ((), "training.kernels is Reference")
+    assert fused.training_loss == pytest.approx(plain.training_loss, abs=1e-5)
+    assert fused.evaluation.base_loss == plain.evaluation.base_loss
+    expected = _adapter(other)
+    for name, value in _adapter(workspace).items():
+        assert torch.allclose(value, expected[name], atol=2e-5), name
+
+
+def test_compiled_kernels_stay_in_the_claim_of_the_model_cache_or_in_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = WorkspaceLayout(tmp_path / "workspace")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert stage._archive(run_spec(workspace.root, tmp_path), workspace)[1] is None
+    on_gpu = run_spec(workspace.root, tmp_path, device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert stage._archive(on_gpu, workspace)[1] is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    folder, name = stage._archive(on_gpu, workspace)
+    assert folder == workspace.root / "compiled"
+    assert (name or "").startswith("sm90-torch")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "claim"))
+    assert stage._archive(on_gpu, workspace) == (tmp_path / "claim", name)
+
+
+def test_an_interrupted_run_continues_with_the_kernels_with_which_it_began(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(workspace, other)
+    found: list[Any] = []
+    for root, before, after in ((workspace, True, True), (other, False, True)):
+        for fused, stop in ((before, 2), (after, None)):
+            kernels = EqualKernels()
+            offer = on_a_gpu(kernels) if fused else DeviceKernels("cpu")
+            monkeypatch.setattr(stage, "device_kernels", lambda _device, offer=offer: offer)
+            run = run_spec(root, tmp_path / "output", maximumSteps=4)
+            if stop is None:
+                found.append(train(run, _Recorder()).kernels)
+                continue
+            with pytest.raises(StageError) as caught:
+                train(run, _Recorder(stop_at=stop))
+            assert caught.value.reason is Reason.INTERRUPTED
+    assert found[0].used == ("RmsNorm", "Rope", "SwiGlu")
+    assert found[1].used == ()
+    assert "began without kernels, and continues as it began" in found[1].reason
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from finetune_trainer.contract.train_result import VersionChange
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train import versions
 from finetune_trainer.stages.train.stage import train
-from finetune_trainer.stages.train.versions import VersionRecord, current_versions, note_versions
+from finetune_trainer.stages.train.versions import (
+    VersionRecord,
+    compiler_versions,
+    current_versions,
+    note_versions,
+)
 from finetune_trainer.telemetry.reporter import NullReporter
 from transformers import TrainerState
 
@@ -30,6 +36,13 @@ def test_every_package_that_touches_numbers_has_a_version() -> None:
     assert found.keys() == {"accelerate", "bitsandbytes", "cuda", "peft", "torch", "transformers", "trl"}
     assert found["torch"] == torch.__version__
     assert all(version and len(version) <= 64 for version in found.values())
+
+
+def test_compiled_code_is_for_these_versions() -> None:
+    found = compiler_versions()
+    assert found.keys() == {"torch", "cuda", "triton", "python"}
+    assert found["torch"] == current_versions()["torch"]
+    assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_changed_new_and_missing_software_is_named_with_both_versions() -> None:

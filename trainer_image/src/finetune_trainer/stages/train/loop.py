@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.attention import attention_of
+from finetune_trainer.model.fused.layers import FusedLayers
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
@@ -68,6 +69,7 @@ class AdapterTrainer(SFTTrainer):
         *arguments: Any,
         checkpoints: Path,
         batching: Batching,
+        kernels: FusedLayers | None = None,
         origin: Origin | None = None,
         stop: StopRequest | None = None,
         **settings: Any,
@@ -87,6 +89,7 @@ class AdapterTrainer(SFTTrainer):
         self.tokens = 0
         self.selection: SelectionRule | None = None
         """The rule by which checkpoints of earlier steps must stay."""
+        self._kernels = kernels or FusedLayers()
         self._saves = origin is not None
         self._stop = stop or StopRequest()
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
@@ -195,7 +198,7 @@ class AdapterTrainer(SFTTrainer):
         self._step = inputs
         device = self.args.device
         loss = torch.zeros((), device=device)
-        with using_attention(model, self.attention.implementation):
+        with using_attention(model, self.attention.implementation), self._kernels.active():
             for one in inputs.passes:
                 self._stop.check()
                 if not self._writer.busy:

@@ -20,6 +20,7 @@ _FREE = {
     "ladder",
     "learningRateReason",
     "packing",
+    "kernels",
     "optimizer",
     "weights",
 }

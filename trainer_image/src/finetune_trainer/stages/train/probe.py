@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.dataset.tables import ExampleTable
+    from finetune_trainer.model.fused.layers import FusedLayers
     from finetune_trainer.stages.train.batching import Batching
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -74,6 +75,7 @@ def probe(
     table: ExampleTable,
     batching: Batching,
     progress: Reporter,
+    kernels: FusedLayers | None = None,
 ) -> ProbeResult:
     """Take the two steps with the adapted `model`, put everything back, and return the peaks.
 
@@ -91,6 +93,7 @@ def probe(
             callbacks=[_ProbeProgress(progress)],
             checkpoints=workspace.checkpoints,
             batching=batching,
+            kernels=kernels,
         )
         trainer.train()
         reading = memory.read()

@@ -7,6 +7,7 @@ import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,8 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.recording import record
 from finetune_trainer.model.attention import allow_kernels, attention_of
 from finetune_trainer.model.dequantized import dequantize_weights
+from finetune_trainer.model.fused.device import device_kernels
+from finetune_trainer.model.fused.prepare import NO_KERNELS, RunKernels, prepare_kernels
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.naming import base_model_name
@@ -36,10 +39,18 @@ from finetune_trainer.stages.train.batching import (
 )
 from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint, saved_steps
+from finetune_trainer.stages.train.compile_cache import (
+    FOLDER,
+    VARIABLE,
+    archive_name,
+    compile_cache,
+    writable_folder,
+)
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.early_stopping import history_of, selection_rule, split_rows
 from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_losses, with_answers
 from finetune_trainer.stages.train.fit import fit, fitting, measure_within
+from finetune_trainer.stages.train.kernels import KernelCallback, begun_kernels, kernels_result
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
 from finetune_trainer.stages.train.optimizers import begun_optimizer
@@ -52,17 +63,18 @@ from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_ba
 from finetune_trainer.stages.train.selection import Selection
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
 from finetune_trainer.stages.train.stop_request import StopRequest, interrupted
-from finetune_trainer.stages.train.versions import VersionCallback, note_versions
+from finetune_trainer.stages.train.versions import VersionCallback, compiler_versions, note_versions
 from finetune_trainer.termination import Terminated
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 from finetune_trainer.workspace.trained_base import record_trained_base
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.data.masking.example import Example
     from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
     from finetune_trainer.telemetry.reporter import Reporter
@@ -94,7 +106,10 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
     with stop.listening():
         try:
             device = this_device(run.device)
-            result = fit(run, workspace, device, attempt, lambda: begun_optimizer(run, workspace))
+            with compile_cache(*_archive(run, workspace)):
+                result = fit(run, workspace, device, attempt, lambda: begun_optimizer(run, workspace))
+                # The work is done, so a request to stop must not hide the result.
+                stop.hold()
         except Terminated as signal_name:
             raise interrupted(str(signal_name), saved_steps(workspace.checkpoints)) from signal_name
         except Exception as error:
@@ -105,8 +120,6 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
             if is_device_out_of_memory(error):
                 raise gpu_out_of_memory(run, error) from error
             raise
-        # The work is done, so a request to stop must not hide the result.
-        stop.hold()
         write_marker(workspace, "train", run.spec_hash, result.document())
         # The adapter is saved, so checkpoints only take space.
         shutil.rmtree(workspace.checkpoints, ignore_errors=True)
@@ -143,17 +156,19 @@ def _train(
     checkpoint = newest_checkpoint(workspace.checkpoints, origin)
     with fitting("LoadingModel"):
         batching = _batching(run, loaded.adapted, table.longest(), checkpoint)
+        kernels = _kernels(run, loaded.adapted, checkpoint)
     probed = ladder.probe_of(rung)
     finished = checkpoint is not None and _finished(checkpoint, steps, rule)
     if needs_probe(resumes=checkpoint is not None, finished=finished, passed=probed is not None):
         with fitting(PROBING):
-            probed = probe(run, workspace, loaded.adapted, loaded.tokenizer, table, batching, progress)
+            probed = probe(
+                run, workspace, loaded.adapted, loaded.tokenizer, table, batching, progress, kernels.layers
+            )
         ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
-    trainer = _build_trainer(run, workspace, loaded, training_dataset(table), batching, steps, watch, origin)
-    # The last rung has no other way to need less.
-    budget = run.training.micro_batch_size * table.longest()
-    longest = max(len(example.input_ids) for example in held_out)
-    budgets = smaller_batches(budget, longest) if is_last else (budget,)
+    trainer = _build_trainer(
+        run, workspace, loaded, training_dataset(table), batching, steps, watch, origin, kernels
+    )
+    budgets = _evaluation_budgets(run.training.micro_batch_size * table.longest(), held_out, is_last=is_last)
     selection = None
     if rule is not None:
         selection = Selection(rule, trainer.adapted, held_out[judging:], budgets, stop)
@@ -197,6 +212,7 @@ def _train(
         rung=rung_result(rung),
         batching=batching_result(batching, trainer.state.log_history),
         attention=AttentionResult(backend=trainer.attention.backend, reason=trainer.attention.reason),
+        kernels=kernels_result(kernels.choice),
         **({"failed_rungs": ladder.failed} if ladder.failed else {}),
         **({} if probed is None else {"probe": probed}),
         versions=dict(software.versions),
@@ -211,6 +227,21 @@ class _Loaded:
 
     adapted: Any
     tokenizer: Any
+
+
+def _evaluation_budgets(tokens: int, held_out: Sequence[Example], *, is_last: bool) -> tuple[int, ...]:
+    """Return the tokens of an evaluation's batches to try. Only the last rung has no other way to need less."""
+    longest = max(len(example.input_ids) for example in held_out)
+    return smaller_batches(tokens, longest) if is_last else (tokens,)
+
+
+def _archive(run: RunSpec, workspace: WorkspaceLayout) -> tuple[Path, str | None]:
+    """Return the folder and the name of the archive of compiled kernels. A CPU compiles none."""
+    # A GPU that is not visible is an error of its own, when the model is loaded.
+    if run.device != "cuda" or not torch.cuda.is_available():
+        return workspace.root, None
+    name = archive_name(torch.cuda.get_device_capability(), compiler_versions())
+    return writable_folder(os.environ.get(VARIABLE), workspace.root / FOLDER), name
 
 
 def _loading(run: RunSpec) -> AbstractContextManager[None]:
@@ -243,15 +274,17 @@ def _build_trainer(
     steps: int,
     watch: ProgressCallback,
     origin: Origin | None = None,
+    kernels: RunKernels = NO_KERNELS,
 ) -> AdapterTrainer:
     trainer = AdapterTrainer(
         model=loaded.adapted,
         args=sft_config(run, workspace.checkpoints, steps),
         train_dataset=dataset,
         processing_class=loaded.tokenizer,
-        callbacks=[watch, VersionCallback(), BatchingCallback(batching)],
+        callbacks=[watch, VersionCallback(), BatchingCallback(batching), KernelCallback(kernels.choice)],
         checkpoints=workspace.checkpoints,
         batching=batching,
+        kernels=kernels.layers,
         origin=origin,
         stop=watch.stop,
     )
@@ -271,6 +304,14 @@ def _batching(run: RunSpec, model: Any, longest: int, checkpoint: tuple[int, Pat
         "passes: %s of at most %d tokens; %s", found.kind, found.budget, found.reason or "nothing is padded"
     )
     return found
+
+
+def _kernels(run: RunSpec, model: Any, checkpoint: tuple[int, Path] | None) -> RunKernels:
+    """Choose and try the kernels of the run, and put them into its model."""
+    begun = (
+        None if checkpoint is None else begun_kernels(TrainerState.load_from_json(str(checkpoint[1] / STATE)))
+    )
+    return prepare_kernels(model, run.training.kernels, device_kernels(run.device), begun)
 
 
 def _tokenizer(folder: Path, rows: int) -> Any:

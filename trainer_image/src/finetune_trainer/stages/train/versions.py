@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,17 @@ def current_versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda or _ABSENT),
     }
+
+
+def compiler_versions() -> dict[str, str]:
+    """Return the versions that decide what compiled code looks like: torch, its CUDA, Triton and Python."""
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = _ABSENT
+    versions = current_versions()
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"torch": versions["torch"], "cuda": versions["cuda"], "triton": triton, "python": python}
 
 
 @dataclass(frozen=True)
