@@ -18,7 +18,7 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-gpu clean simulation
+.PHONY: help demo setup python-env lock kernels tools components object-stores kwok kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ components: ## The dev cluster's Debian packages and its Kubernetes components, 
 object-stores: ## The object stores and the registry of the tests, built from their modules
 	@scripts/tools/build_go_tools.sh objectstore
 	@scripts/tools/build_go_tools.sh registry
+
+kwok: ## kwok, which runs pods without a kubelet, built from its module: minutes, for `make benchmark-scale` alone
+	@scripts/tools/build_go_tools.sh kwok
 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
@@ -96,7 +99,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kueue model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
@@ -146,6 +149,9 @@ benchmark-batching: python-env assets ## Share of real tokens, padded, grouped a
 
 benchmark-telemetry: python-env ## Step times of a run with and without an attack on its telemetry port
 	$(PYTHON_ENV) -m benchmarks.telemetry $(ARGS)
+
+benchmark-scale: python-env components kwok ## Thousands of FineTuneJobs on a real API server: bursts, whole lives, restarts, scrapes
+	$(PYTHON_ENV) -m benchmarks.scale $(ARGS)
 
 benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stops (ARGS=--dry-run needs no GPU)
 	$(PYTHON_ENV) -m benchmarks.gpu $(ARGS)

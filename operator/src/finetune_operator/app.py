@@ -31,6 +31,7 @@ from finetune_operator.observed.pod_address import OperatorPod
 from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.health import Vitals, liveness, readiness
 from finetune_operator.runtime.health_metrics import HealthMetrics
+from finetune_operator.runtime.heap import Heap
 from finetune_operator.runtime.http_server import health_application, metrics_application, serve
 from finetune_operator.runtime.loop_lag import LoopLag
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
@@ -75,6 +76,7 @@ class Operator:
         async with AsyncExitStack() as stack:
             stack.callback(exposition.close)
             stack.push_async_callback(cancel, asyncio.create_task(self._lag.run()))
+            stack.push_async_callback(cancel, asyncio.create_task(Heap().run()))
             for application, port in (
                 (metrics_application(exposition), self._settings.metrics_port),
                 (

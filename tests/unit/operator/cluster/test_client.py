@@ -12,6 +12,7 @@ from finetune_operator.cluster import client
 from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.errors import ApiError
+from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio.client import Configuration
 
 from tests.support.api_server import Handler, failure, serving
@@ -193,3 +194,36 @@ async def test_an_error_names_the_fields_that_the_api_server_refuses() -> None:
         with pytest.raises(ApiError) as caught:
             await api.call("GET", "/x")
     assert caught.value.fields == ("status.phase",)
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"HTTP_PROXY": "http://proxy:3128"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other,10.0.0.1"}, None),
+    ],
+)
+async def test_the_proxy_of_the_environment_is_read_once_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], proxy: str | None
+) -> None:
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cluster = {"name": "c", "cluster": {"server": "https://10.0.0.1:6443"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {"token": "t"}}],
+    }  # fmt: skip
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    configuration = await load_configuration({"KUBECONFIG": str(path)})
+    assert configuration.proxy == proxy
+    monkeypatch.setenv("HTTPS_PROXY", "http://another:1")
+    session = kubernetes_client.ApiClient(configuration).rest_client._create_pool_manager()
+    assert not session.trust_env
+    await session.close()

@@ -1,0 +1,161 @@
+"""The operator as a process of its own, with its settings, and its metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.scale.control_plane import ControlPlane
+from benchmarks.scale.programs import Program, free_ports
+
+DEFAULT = {"qps": 50, "burst": 100}
+LIFTED = {"qps": 5000, "burst": 5000}
+"""Limits of the client that no measurement reaches."""
+IDLE_SECONDS = 1.0
+"""Time without work after which the operator counts as idle."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The operator that a measurement runs: its settings, and its code if it is not that of this folder."""
+
+    name: str
+    client: dict[str, int]
+    workers: int = 8
+    sources: Path | None = None
+    """The folder with the package of another version."""
+    profile: Path | None = None
+    """The file into which cProfile writes."""
+
+    def command(self) -> list[str]:
+        """How to start it."""
+        profiler = [] if self.profile is None else ["-m", "cProfile", "-o", str(self.profile)]
+        return [sys.executable, *profiler, "-m", "finetune_operator"]
+
+    def environment(self) -> dict[str, str]:
+        """Variables that choose its code."""
+        if self.sources is None:
+            return {}
+        return {"PYTHONPATH": os.pathsep.join([str(self.sources), os.environ.get("PYTHONPATH", "")])}
+
+
+LIMITS = (Limits("default", DEFAULT), Limits("lifted", LIFTED, workers=32))
+
+
+class Operator:
+    """A running operator."""
+
+    def __init__(self, plane: ControlPlane, limits: Limits, name: str = "operator") -> None:
+        """Start it. `name` distinguishes its log from those of other operators of this control plane."""
+        self.metrics_port, self.health_port = free_ports(2)
+        settings = plane.folder / f"{name}.json"
+        settings.write_text(json.dumps(self._settings(limits)))
+        environment = {
+            "KUBECONFIG": str(plane.kubeconfig("operator")),
+            "FINETUNE_OPERATOR_SETTINGS": str(settings),
+            "POD_NAME": name,
+            "POD_NAMESPACE": "default",
+            **limits.environment(),
+        }
+        self.program = Program(name, limits.command(), plane.folder, environment)
+        self._plane = plane
+
+    def _settings(self, limits: Limits) -> dict[str, Any]:
+        return {
+            "trainer": {"image": "registry.example/trainer:1"},
+            "client": limits.client,
+            "workers": limits.workers,
+            "metricsPort": self.metrics_port,
+            "healthPort": self.health_port,
+            "logLevel": "WARNING",
+            # A machine whose cores are all busy may not run the renewals in time.
+            "leaderElection": {"enabled": False},
+        }
+
+    def scrape(self) -> str:
+        """The text of its metrics."""
+        return _get(f"http://127.0.0.1:{self.metrics_port}/metrics")
+
+    def series(self) -> dict[str, float]:
+        """The sum of each of its own series over all labels, without those of single jobs."""
+        found: dict[str, float] = {}
+        kept = "\n".join(line for line in self.scrape().splitlines() if not line.startswith("finetunejob_"))
+        for family in text_string_to_metric_families(kept):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    def writes(self) -> dict[str, int]:
+        """Requests so far by method, without those that only read."""
+        found: dict[str, int] = {}
+        for family in text_string_to_metric_families(self.scrape()):
+            for sample in family.samples:
+                method = sample.labels.get("method", "GET")
+                if sample.name == "rest_client_requests_total" and method != "GET":
+                    found[method] = found.get(method, 0) + int(sample.value)
+        return found
+
+    def phases(self) -> dict[str, int]:
+        """The number of jobs by phase."""
+        found: dict[str, int] = {}
+        for line in self.scrape().splitlines():
+            if line.startswith("finetunejobs{phase="):
+                found[line.split('"')[1]] = int(float(line.split()[-1]))
+        return found
+
+    def await_idle(self, seconds: float) -> float:
+        """Wait until it leads, has no key to work on and uses no CPU; returns the seconds since this call until then."""
+        began = time.monotonic()
+        quiet: float | None = None
+        used = self.program.cpu_seconds
+        while True:
+            time.sleep(0.1)
+            self._plane.check()
+            self.program.check()
+            now = time.monotonic()
+            last, used = used, self.program.cpu_seconds
+            # A tenth of a core for a tenth of a second is one tick of the kernel's clock.
+            if used - last > 0.02 or not self._is_idle():
+                quiet = None
+            elif quiet is None:
+                quiet = now
+            elif now - quiet >= IDLE_SECONDS:
+                return quiet - began
+            if now - began > seconds:
+                raise TimeoutError(
+                    f"the operator must be idle within {seconds:.0f} s; see {self.program.log}"
+                )
+
+    def _is_idle(self) -> bool:
+        try:
+            _get(f"http://127.0.0.1:{self.health_port}/readyz")
+            found = self.series()
+        except OSError:
+            return False
+        return found["workqueue_depth"] + found["controller_runtime_active_workers"] == 0
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 -- a URL of this module
+        text: str = response.read().decode()
+        return text
+
+
+@contextmanager
+def operating(plane: ControlPlane, limits: Limits, name: str = "operator") -> Iterator[Operator]:
+    """An operator for the duration of a `with` block."""
+    operator = Operator(plane, limits, name)
+    try:
+        yield operator
+    finally:
+        operator.program.stop()

@@ -1,0 +1,37 @@
+"""A start of the operator in a cluster with many FineTuneJobs that have ended: time, memory and writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scale.control_plane import running
+from benchmarks.scale.load import Load
+from benchmarks.scale.operator_process import Limits, operating
+from benchmarks.scale.prefill import ended_status, prefill
+
+
+async def restart(folder: Path, jobs: int, namespaces: int, limits: Limits) -> dict[str, Any]:
+    """Start an operator beside `jobs` that have ended; returns the seconds until it is idle, and what it holds."""
+    with running(folder) as plane:
+        async with Load.connected(plane.kubeconfig("admin")) as load:
+            await prefill(plane, load, jobs, namespaces, ended_status())
+        before = plane.api_server.cpu_seconds
+        began = time.monotonic()
+        with operating(plane, limits) as operator:
+            operator.await_idle(600)
+            idle = time.monotonic() - began
+            phases = operator.phases()
+            assert phases == {"Succeeded": jobs}, phases
+            return {
+                "measurement": "restart",
+                "limits": limits.name,
+                "jobs": jobs,
+                "idleSeconds": round(idle, 2),
+                "operatorCpuSeconds": round(operator.program.cpu_seconds, 2),
+                "apiServerCpuSeconds": round(plane.api_server.cpu_seconds - before, 2),
+                "operatorMegabytes": operator.program.resident_bytes >> 20,
+                "operatorPeakMegabytes": operator.program.peak_bytes >> 20,
+                "writes": sum(operator.writes().values()),
+            }
