@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from devcluster.provider import Provider, choose, docker_answers
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.faults import FAULT_MATRIX
 from tests.support.kernels import share_kernels
 
 share_kernels(os.environ)  # before any test imports numba, which reads the variable once
@@ -125,3 +127,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if not reason.endswith((NO_GPU, NO_DOCKER)):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} must run or lack a GPU or Docker, it was skipped: {reason}"
+
+
+_STARTED = time.time()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the fault matrix if this run has made one, even if a process of its own did."""
+    if FAULT_MATRIX.exists() and FAULT_MATRIX.stat().st_mtime >= _STARTED:
+        terminalreporter.section("fault matrix")
+        terminalreporter.write_line(FAULT_MATRIX.read_text("utf-8"))

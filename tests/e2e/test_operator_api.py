@@ -147,7 +147,8 @@ async def test_deletes_and_suspensions_are_for_one_uid_only(api: ApiClient, job:
     body = await cluster.create_child(path, job, batch_job(job, 9))
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     other = "00000000-0000-0000-0000-000000000000"
-    await cluster.delete(f"{path}/{name}", other)
+    with pytest.raises(ConflictError):
+        await cluster.delete(f"{path}/{name}", other)
     assert (await api.call("GET", f"{path}/{name}"))["metadata"]["uid"] == uid
     with pytest.raises(ConflictError):
         await cluster.suspend_job(job.namespace, name, other, suspend=False)

@@ -19,8 +19,14 @@ class AuditedRequest:
     """Name of the pod whose token it carries."""
     verb: str
     resource: str
+    """With its subresource, as in `finetunejobs/status`."""
     name: str
     received: datetime
+    user: str = ""
+    group: str = ""
+    """The API group; empty for the core group."""
+    allowed: bool = True
+    """False if RBAC forbids it."""
 
     @property
     def writes(self) -> bool:
@@ -41,7 +47,10 @@ def _parse(event: dict[str, Any]) -> AuditedRequest:
     return AuditedRequest(
         pod=pods[0],
         verb=event["verb"],
-        resource=target.get("resource", ""),
+        resource="/".join(filter(None, (target.get("resource", ""), target.get("subresource", "")))),
         name=target.get("name", ""),
         received=datetime.fromisoformat(event["requestReceivedTimestamp"]),
+        user=event["user"].get("username", ""),
+        group=target.get("apiGroup", ""),
+        allowed=(event.get("annotations") or {}).get("authorization.k8s.io/decision") != "forbid",
     )

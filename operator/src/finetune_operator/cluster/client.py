@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -21,7 +22,9 @@ import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import incluster_config
 
+from finetune_operator.cluster.credentials import ServiceAccountToken, replaced_token
 from finetune_operator.cluster.fence import Fence, elapsed_time
 from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
@@ -66,7 +69,9 @@ async def load_configuration(environment: Mapping[str, str]) -> kubernetes_clien
     configuration = kubernetes_client.Configuration()
     kubeconfig = environment.get("KUBECONFIG")
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in environment:
-        kubernetes_config.load_incluster_config(client_configuration=configuration)
+        kubernetes_config.load_incluster_config(client_configuration=configuration, try_refresh_token=False)
+        token = ServiceAccountToken(Path(incluster_config.SERVICE_TOKEN_FILENAME), elapsed_time)
+        token.attach(configuration)
     else:
         await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     configuration.retries = None
@@ -81,6 +86,14 @@ def _proxy_of(url: str) -> str | None:
     """The proxy that the environment names for `url`; None if there is none."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+
+
+class _TokenRefusedError(ApiError):
+    """The API server does not accept the token, which is the value of the Authorization header."""
+
+    def __init__(self, error: ApiError, token: str | None) -> None:
+        super().__init__(error.status, error.reason, error.message)
+        self.token = token
 
 
 class _FencedTransport(RESTClientObject):
@@ -205,12 +218,13 @@ class ApiClient:
         """
         query = {"limit": str(page)}
         query |= {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
-        while True:
+        for last in (False,) * (TRIES - 1) + (True,):
             try:
                 return await self._list_pages(path, project, query, maximum_pages)
             except ApiError as error:
-                if error.status != 410:
+                if last or error.status != 410:
                     raise
+        raise AssertionError("the last try returns or raises")
 
     async def _list_pages(
         self, path: str, project: Project[Item], query: Mapping[str, str], maximum_pages: int | None
@@ -220,14 +234,33 @@ class ApiClient:
         pages = 0
         while token is not None:
             body = await self.call("GET", path, query={**query, **({"continue": token} if token else {})})
+            metadata = body.get("metadata") or {}
+            if "resourceVersion" not in metadata:
+                raise ApiError(502, "BadAnswer", f"the API server must respond to {path} with a list")
             items.extend(map(project, body.get("items") or ()))
             pages += 1
-            token = body["metadata"].get("continue") or None
+            token = metadata.get("continue") or None
             if token is not None and pages == maximum_pages:
-                return ObjectList(items, int(body["metadata"]["resourceVersion"]), complete=False)
-        return ObjectList(items, int(body["metadata"]["resourceVersion"]))
+                return ObjectList(items, int(metadata["resourceVersion"]), complete=False)
+        return ObjectList(items, int(metadata["resourceVersion"]))
 
     async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+    ) -> dict[str, Any]:
+        try:
+            return await self._exchange(method, path, query, body, content_type)
+        except _TokenRefusedError as error:
+            # The kubelet may have replaced the token since the file was read.
+            if not replaced_token(self._api.configuration, error.token):
+                raise
+            return await self._exchange(method, path, query, body, content_type)
+
+    async def _exchange(
         self,
         method: str,
         path: str,
@@ -248,7 +281,12 @@ class ApiClient:
             self._observe(method, "<error>")
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
         self._observe(method, str(response.status))
-        return _read_response(response.status, content, response.headers.get("Retry-After", ""))
+        try:
+            return _read_response(response.status, content, response.headers.get("Retry-After", ""))
+        except ApiError as error:
+            if error.status == 401:
+                raise _TokenRefusedError(error, headers.get("authorization")) from error
+            raise
 
 
 def _is_fenced(method: str, path: str) -> bool:
@@ -264,6 +302,8 @@ def _read_response(status: int, content: bytes, retry_after: str) -> dict[str, A
     try:
         document = json.loads(content)
     except ValueError:
+        if status < 300:
+            raise ApiError(502, "BadAnswer", "the API server must respond with JSON") from None
         # A proxy or an overloaded API server responds in plain text.
         document = {"message": content[:256].decode("utf-8", "replace")}
     if not isinstance(document, dict):

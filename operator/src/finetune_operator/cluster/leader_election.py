@@ -67,8 +67,9 @@ class Elector:
         """Renew until canceled. Raises LeaseLostError after too long without a renewal."""
         if self.renewed is None:
             raise AssertionError("the Lease must be acquired before it is held")
+        pause = self.timing.retry_period
         while True:
-            await asyncio.sleep(self.timing.retry_period)
+            await asyncio.sleep(pause)
             left = self.renewed + self.timing.renew_deadline - self.clock()
             started = self.clock()
             try:
@@ -76,6 +77,8 @@ class Elector:
                     self._note_renewal(started)
             except TimeoutError:
                 _logger.warning("renewing the Lease took too long")
+            # After a request that hung, little time is left.
+            pause = max(self.timing.retry_period - (self.clock() - started), 0.0)
             if self.clock() - self.renewed >= self.timing.renew_deadline:
                 raise LeaseLostError(
                     f"Lease {self.namespace}/{self.name} must be renewed within {self.timing.renew_deadline} s, but it "
@@ -88,7 +91,7 @@ class Elector:
         lease = await self._read()
         if lease is not None and _spec(lease).get("holderIdentity") == self.identity:
             lease["spec"] = {**_spec(lease), "holderIdentity": "", "leaseDurationSeconds": 1}
-            await self.api.call("PUT", self._path, body=lease, limited=False)
+            await self._call("PUT", self._path, lease)
             _logger.info("released Lease %s/%s", self.namespace, self.name)
 
     def _note_renewal(self, started: float) -> None:
@@ -104,13 +107,13 @@ class Elector:
         try:
             lease = await self._read()
             if lease is None:
-                await self.api.call("POST", self._collection, body=self._new_lease(), limited=False)
+                await self._call("POST", self._collection, self._new_lease())
                 return True
             if not self._may_take(lease):
                 return False
             lease["spec"] = self._next_spec(_spec(lease))
             # The PUT carries the resourceVersion that was read, so one of two replicas gets a conflict.
-            await self.api.call("PUT", self._path, body=lease, limited=False)
+            await self._call("PUT", self._path, lease)
         except ApiError as error:
             # The client says once a minute that the API server does not answer.
             level = logging.DEBUG if error.status in UNANSWERED else logging.WARNING
@@ -155,11 +158,19 @@ class Elector:
 
     async def _read(self) -> dict[str, Any] | None:
         try:
-            return await self.api.call("GET", self._path, limited=False)
+            return await self._call("GET", self._path)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send one request. If nobody answers, it raises ApiError early enough for another try."""
+        limit = self.timing.renew_deadline / 2
+        try:
+            return await asyncio.wait_for(self.api.call(method, path, body=body, limited=False), limit)
+        except TimeoutError as error:
+            raise ApiError(0, "Unreachable", f"no answer within {limit:.0f} s") from error
 
     @property
     def _collection(self) -> str:

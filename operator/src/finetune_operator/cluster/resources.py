@@ -268,7 +268,11 @@ class Cluster:
             raise _refused(error, f"the larger size of PersistentVolumeClaim {name}") from error
 
     async def delete(self, path: str, uid: str, *, grace_seconds: int | None = None) -> bool:
-        """Delete the object of this uid, and its dependents in the background; returns False if there is none."""
+        """Delete the object of this uid, and its dependents in the background; returns False if there is none.
+
+        Raises ConflictError if the object has another uid, or if the API server could not compare it. To take that for the
+        absence of the object would leave it until the next full list.
+        """
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -280,9 +284,11 @@ class Cluster:
         try:
             await self._api.call("DELETE", path, body=body)
         except ApiError as error:
-            if error.status not in {404, 409}:
-                raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
-            return False
+            if error.status == 404:
+                return False
+            if error.status == 409:
+                raise ConflictError(f"{path.rpartition('/')[2]} has changed: {error}") from error
+            raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
         return True
 
     async def _read(self, path: str) -> dict[str, Any] | None:

@@ -14,8 +14,11 @@ import aiohttp
 import kopf
 
 from finetune_operator.api.stages import GROUP, JOB_LABEL, PLURAL, VERSION
+from finetune_operator.cluster.credentials import replaced_token
+from finetune_operator.cluster.fence import elapsed_time
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.watch_ages import WatchAges
+from finetune_operator.cluster.watch_session import Backoffs, Pace, WatchSession
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
@@ -42,6 +45,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     # Kopf would kill the process some time after one of several watches has ended.
     settings.process.ultimate_exiting_timeout = None
+    settings.networking.error_backoffs = Backoffs()
     for group, plural in (("batch", "jobs"), ("", "pods"), ("", "persistentvolumeclaims")):
         settings.watching.label_selectors[group, "v1", plural] = JOB_LABEL
     return settings
@@ -100,9 +104,13 @@ def build_registry(
     would try it again for a minute, and then end with a traceback for each kind.
     """
     registry = kopf.OperatorRegistry()
+    pace = Pace(elapsed_time)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
+        # Kopf asks again after each 401, without any pause.
+        await asyncio.sleep(pace.delay())
+        replaced_token(configuration, None)
         traces = [ages.trace(), *([] if forbidden is None else [_trace_forbidden(forbidden)])]
         return open_session(await connection_info(configuration), traces)
 
@@ -185,7 +193,8 @@ def open_session(info: kopf.ConnectionInfo, traces: list[aiohttp.TraceConfig]) -
         headers=info.as_http_headers(),
         trace_configs=traces,
     )
-    return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
+    watching: Any = WatchSession(session, elapsed_time)
+    return kopf.AiohttpSession(server=info.server, aiohttp_session=watching)
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:

@@ -15,7 +15,7 @@ WORK_LIMIT = 300.0
 LAG_LIMIT = 5.0
 """Seconds by which the event loop may be late for long. The Lease must be renewed within 10 s."""
 WATCH_LIMIT = 180.0
-"""Seconds without a sign of life. Kopf ends a silent watch after 70 s, and tries again after at most 51 s."""
+"""Seconds without a sign of life. Kopf ends a silent watch after 70 s, and tries again after at most 45 s."""
 LEASE_LIMIT = 30.0
 """Seconds since the last renewal, twice the validity of the Lease. Before that, the elector ends the process itself."""
 

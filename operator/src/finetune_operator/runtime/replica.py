@@ -31,6 +31,9 @@ from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.settings import Settings
 
 STOP_SECONDS = 5.0
+SEED_DELAY = 1.0
+LONGEST_SEED_DELAY = 5.0
+QUIET_SECONDS = 60.0
 SPARE_WORKERS = 2
 """Workers that one namespace cannot occupy, so that another one never waits for its slow requests."""
 
@@ -147,7 +150,7 @@ class Replica:
             own=self._own,
         )
         # Without this, a job could be decided before its children are known.
-        await informer.synchronize()
+        await self._seed(informer, cluster)
         self._seeded = True
         _logger.info("leading; %d FineTuneJobs", len(self.store.job_keys()))
         async with asyncio.TaskGroup() as parts:
@@ -157,6 +160,22 @@ class Replica:
             parts.create_task(events.run())
             parts.create_task(controller.warnings.run())
             parts.create_task(edges.watch(informer))
+
+    async def _seed(self, informer: Informer, cluster: Cluster) -> None:
+        """Fill the store, however long the API server fails: an end of the process would only repeat the same lists."""
+        delay, said = SEED_DELAY, float("-inf")
+        while True:
+            try:
+                await informer.synchronize()
+            except ApiError as error:
+                if self._clock() - said >= QUIET_SECONDS:
+                    said = self._clock()
+                    _logger.warning("the store must be filled before anything is decided: %s", error)
+            else:
+                return
+            await asyncio.sleep(delay)
+            await cluster.await_server()
+            delay = min(2 * delay, LONGEST_SEED_DELAY)
 
     def vitals(self) -> Vitals:
         """What shows if this replica works, without the event loop's lag."""

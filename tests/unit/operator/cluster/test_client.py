@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from finetune_operator.cluster import client
 from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.credentials import ServiceAccountToken
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.errors import ApiError
 from kubernetes.aio import client as kubernetes_client
@@ -100,6 +101,17 @@ def page(items: list[str], token: str | None = None) -> web.Response:
     return web.json_response({"metadata": metadata, "items": [{"name": name} for name in items]})
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>welcome</html>", b"\x1f\x8b\x08", b"{}", b'{"metadata": null}']
+)
+async def test_a_page_that_is_no_list_is_an_error_whatever_its_status(body: bytes) -> None:
+    handler, _ = responding(web.Response(body=body))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="must respond") as caught:
+            await api.list_all("/things", itemgetter("name"))
+    assert caught.value.status == 502
+
+
 async def test_a_list_is_read_in_pages() -> None:
     handler, requests = responding(page(["a", "b"], "next"), page(["c"]))
     async with serving(handler) as api:
@@ -114,6 +126,38 @@ async def test_a_list_starts_again_if_its_continuation_has_expired() -> None:
     async with serving(handler) as api:
         found = await api.list_all("/things", itemgetter("name"))
     assert found.items == ["a", "b"]
+
+
+async def test_a_list_that_always_expires_is_an_error_after_some_tries() -> None:
+    handler, requests = responding(failure(410))
+    async with serving(handler) as api:
+        with pytest.raises(ApiError, match="410"):
+            await api.list_all("/things", itemgetter("name"))
+    assert len(requests) == 4
+
+
+@pytest.mark.parametrize("limited", [True, False])
+async def test_a_request_with_an_old_token_is_sent_again_with_the_new_one(
+    tmp_path: Path, *, limited: bool
+) -> None:
+    sent: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        sent.append(request.headers["Authorization"])
+        return web.json_response({"a": 1}) if sent[-1] == "bearer new" else failure(401)
+
+    token = tmp_path / "token"
+    token.write_text("old")
+    async with serving(handler) as api:
+        configuration = api._api.configuration
+        credentials = ServiceAccountToken(token, time.monotonic)
+        credentials.attach(configuration)
+        credentials.read(configuration)
+        with pytest.raises(ApiError, match="401"):
+            await api.call("GET", "/x", limited=limited)
+        token.write_text("new")
+        assert await api.call("POST", "/x", body={}, limited=limited) == {"a": 1}
+    assert sent == ["bearer old", "bearer old", "bearer new"]
 
 
 async def test_a_list_may_be_cut_after_some_pages() -> None:

@@ -11,6 +11,7 @@ from finetune_operator.cluster.leader_election import Elector, Timing
 from finetune_operator.errors import ApiError, LeaseLostError
 
 from tests.support.clock import Clock
+from tests.support.virtual_time import VirtualLoop, run_virtual
 
 
 class LeaseServer:
@@ -123,6 +124,63 @@ async def test_a_leader_that_cannot_renew_gives_up_after_any_error(fault: Except
     elector._try = attempt  # type: ignore[method-assign]  # moves the clock as a slow API server would
     with pytest.raises(LeaseLostError, match="must be renewed"):
         await elector.hold()
+
+
+class HangingServer(LeaseServer):
+    """Does not answer every fifth request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+
+    async def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        self.requests += 1
+        if self.requests % 5 == 0:
+            await asyncio.Event().wait()
+        return await super().call(method, path, **options)
+
+
+def test_requests_that_hang_now_and_then_do_not_end_a_leader() -> None:
+    server = HangingServer()
+
+    async def main(loop: VirtualLoop) -> None:
+        api: Any = server
+        elector = Elector(api, "system", "operator", "a", loop.time, Fence(loop.time))
+        await elector.acquire()
+        holding = asyncio.ensure_future(elector.hold())
+        await asyncio.sleep(600)
+        assert not holding.done()
+        holding.cancel()
+        await asyncio.wait({holding})
+
+    run_virtual(main)
+    assert server.requests > 100
+
+
+def test_a_request_that_hangs_delays_no_standby_for_long() -> None:
+    server = HangingServer()
+    server.requests = 4
+
+    async def main(loop: VirtualLoop) -> None:
+        api: Any = server
+        elector = Elector(api, "system", "operator", "a", loop.time, Fence(loop.time))
+        await asyncio.wait_for(elector.acquire(), 8.0)
+
+    run_virtual(main)
+
+
+def test_a_release_that_nobody_answers_is_an_error_of_the_api_server() -> None:
+    server = HangingServer()
+
+    async def main(loop: VirtualLoop) -> None:
+        api: Any = server
+        elector = Elector(api, "system", "operator", "a", loop.time, Fence(loop.time))
+        await elector.acquire()
+        server.requests = 4
+        with pytest.raises(ApiError, match="no answer"):
+            await elector.release()
+
+    run_virtual(main)
 
 
 async def test_a_leader_that_was_replaced_gives_up() -> None:

@@ -106,11 +106,12 @@ async def test_a_claim_that_cannot_be_enlarged_says_whether_to_try_again(
         await cluster.expand_claim("team", "demo-workspace", "uid", "30Gi")
 
 
-async def test_deleting_a_deleted_or_replaced_object_is_no_error(
+async def test_deleting_a_replaced_object_is_a_conflict_and_a_deleted_one_no_error(
     cluster: Cluster, server: ObjectServer
 ) -> None:
     server.put(CHILDREN, child())
-    assert not await cluster.delete(f"{CHILDREN}/demo-train-0", "another")
+    with pytest.raises(ConflictError):
+        await cluster.delete(f"{CHILDREN}/demo-train-0", "another")
     assert server.named("demo-train-0") is not None
     assert not await cluster.delete(f"{CHILDREN}/none", "uid")
     held = server.named("demo-train-0")

@@ -13,6 +13,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.errors import ConflictError
 from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeleteJob, DeletePod
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.steps.unwatched import REREAD
@@ -397,6 +398,23 @@ async def test_an_object_that_is_gone_already_is_forgotten_when_it_is_deleted() 
         assert observation.children == ()
         await parts.controller.reconcile(KEY)
         assert f"{CHILDREN}/demo-prepare-1" in parts.server.objects
+
+
+async def test_an_object_whose_deletion_conflicts_is_deleted_later() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        (child,) = parts.store.observe(KEY).children  # type: ignore[union-attr]  # it has just been created
+        parts.server.failures["DELETE", CHILD] = 409
+        job = parts.store.observe(KEY).job  # type: ignore[union-attr]  # same
+        deletion = Decision(actions=(DeleteJob(child.name, child.uid),))
+        with pytest.raises(ConflictError):
+            await parts.controller._apply(job, deletion)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert [each.deleting for each in observation.children] == [False]
+        parts.server.failures.clear()
+        await parts.controller._apply(job, deletion)
+        assert CHILD not in parts.server.objects
 
 
 async def test_a_running_job_without_its_label_is_still_followed() -> None:

@@ -101,6 +101,23 @@ def test_a_replica_alone_is_ready_after_its_store_is_filled() -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("status", [401, 403, 409, 410, 500, 503])
+def test_a_start_waits_until_the_api_server_lists_everything(status: int) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        server = ObjectServer()
+        server.failures["GET", jobs_path()] = status
+        running = Running(loop, server, ALONE)
+        await asyncio.sleep(600)
+        assert not running.replica.vitals().seeded
+        assert liveness(running.replica.vitals()) == ()
+        assert 60 <= server.requests.count(("GET", jobs_path())) <= 600
+        server.failures.clear()
+        await running.until(lambda: running.replica.vitals().seeded)
+        await running.end()
+
+    run_virtual(main)
+
+
 def test_a_standby_is_ready_and_has_no_lease() -> None:
     async def main(loop: VirtualLoop) -> None:
         server = ObjectServer()
