@@ -277,6 +277,14 @@ INVALID = {
         {"dataset__source": {"persistentVolumeClaim": dict(CLAIM)}},
         "spec.dataset.source.persistentVolumeClaim.path: Required value",
     ),
+    "empty list as template argument": (
+        {"model__chatTemplateArguments": {"a": []}},
+        "chatTemplateArguments.a in body should have at least 1 items",
+    ),
+    "empty object as template argument": (
+        {"model__chatTemplateArguments": {"a": {}}},
+        "chatTemplateArguments.a in body should have at least 1 properties",
+    ),
     "list as template argument": ({"model__chatTemplateArguments": {"a": [1]}}, "must have at most 0 items"),
     "epochs and steps": (
         {"training": {"epochs": 1, "maximumSteps": 1}},

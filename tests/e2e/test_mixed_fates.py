@@ -1,0 +1,133 @@
+"""Jobs of mixed fate at once, while the leader is killed again and again: each ends as it must, and nothing is left."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from devcluster import product
+from devcluster.kubectl import Kubectl
+from devcluster.pretend_nodes import PretendNodes
+from devcluster.provider import ProvidedCluster
+
+from tests.support.e2e import jobs
+from tests.support.e2e.fates import BAD_DATA, FATES, Life, Stage, judged, leaves_orphans, live, lives
+from tests.support.e2e.leader_killer import LeaderKiller
+from tests.support.e2e.leases import leads_one_of_two, until
+from tests.support.e2e.scene import Scene
+from tests.support.e2e.timeline import Timeline
+
+pytestmark = [pytest.mark.cluster, pytest.mark.devcluster, pytest.mark.full]
+
+CHOSEN = lives(os.environ.get("MIXED_FATES", "100"))
+"""As many jobs as this variable says, or those with the fates that it names."""
+PERIOD_SECONDS = 20.0
+"""Time for which each leader leads."""
+SECONDS_OF_JOB = 150.0
+"""Of two busy cores, for all stages of one job."""
+TAIL_SECONDS = 900.0
+"""For the last job. A busy machine needs more than a minute to start a replica, and meanwhile nobody leads."""
+STAGE_CPU = {stage: {"cpu": "500m"} for stage in ("prepare", "train", "merge")}
+"""So few pods run at once that their work is not much slower than alone."""
+GONE_SECONDS = 2.0
+"""The goal for a GPU pod under a leader. A busy machine may take longer, but never minutes."""
+GENEROUS_SECONDS = 20.0
+
+
+@pytest.fixture
+def replicas(operator: ProvidedCluster) -> Iterator[None]:
+    product.install_chart(operator, {"replicas": 2, "trainer": {"resources": STAGE_CPU}})
+    yield
+    product.install_chart(operator)
+
+
+def doubles(timeline: Timeline) -> list[str]:
+    """Return the trainings that ran twice: pods of TRAIN of one workspace at one time, and Jobs of one name and owner."""
+    pods = [pod for pod in timeline.pods.values() if pod.stage == "train"]
+    found = [
+        f"{one.name} and {other.name} ran at once"
+        for one, other in itertools.combinations(pods, 2)
+        if one.job == other.job and one.overlaps(other)
+    ]
+    names = [
+        (metadata["name"], owner["uid"])
+        for metadata in timeline.jobs.values()
+        for owner in metadata.get("ownerReferences", [])
+    ]
+    return found + [
+        f"Job {name} of {uid} was created twice" for name, uid in set(names) if names.count((name, uid)) > 1
+    ]
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the value that this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0
+
+
+def departures(timeline: Timeline, killer: LeaderKiller) -> tuple[list[float], list[float]]:
+    """Return the seconds from a GPU pod's end until it is gone: of those that end under a leader, and of all.
+
+    Orphans do not count, because their user keeps them.
+    """
+    orphans = {life.name for life in CHOSEN if life.fate.judge is leaves_orphans}
+    under, ended = [], []
+    for pod in timeline.pods.values():
+        counts = pod.stage == "train" and pod.job not in orphans
+        if counts and pod.ended is not None and pod.gone is not None:
+            seconds = pod.gone - pod.ended
+            ended.append(seconds)
+            if killer.led(pod.ended, pod.ended + GONE_SECONDS):
+                under.append(seconds)
+    return under, ended
+
+
+def test_every_job_ends_as_it_must_while_leaders_are_killed(
+    workplace: Kubectl, kubectl: Kubectl, pretend_nodes: PretendNodes, replicas: None
+) -> None:
+    del replicas
+    assert workplace.namespace is not None
+    until("two replicas, and one that leads", lambda: leads_one_of_two(kubectl), seconds=60)
+    chosen = CHOSEN
+    scene = Scene(workplace.kubeconfig, workplace.namespace)
+    workplace.apply(jobs.config_map(BAD_DATA, "not json\n"))
+    began = time.monotonic()
+    with (
+        Timeline(workplace.kubeconfig, workplace.namespace) as timeline,
+        LeaderKiller(kubectl, PERIOD_SECONDS) as killer,
+    ):
+        for life in chosen:
+            life.uids.append(scene.create(life.document))
+        stage = Stage(scene, workplace, pretend_nodes)
+        wrong = live(stage, chosen, seconds=TAIL_SECONDS + SECONDS_OF_JOB * len(chosen))
+        wrong += judged(scene, chosen)
+    wrong += doubles(timeline)
+    under, ended = departures(timeline, killer)
+    print(f"{len(chosen)} jobs in {time.monotonic() - began:.0f} s, {killer.kills} leaders killed")
+    print(f"{len(timeline.pods)} pods, {len(timeline.jobs)} Jobs")
+    for what, group in (("under a leader", under), ("all", ended)):
+        shown = ", ".join(
+            f"p{100 * share:.0f} {percentile(group, share):.2f} s" for share in (0.5, 0.9, 0.99)
+        )
+        print(f"GPU pods gone after their end, {what}: {len(group)}: {shown}")
+    scene.remove_orphans()
+    workplace("delete", "finetunejobs", "--all", "--wait=true", "--timeout=120s")
+    wrong += left_at_the_end(scene, chosen)
+    assert not wrong, "\n".join(wrong)
+    assert under or len(chosen) < len(FATES), "some GPU pods must have ended under a leader"
+    assert percentile(under, 0.99) <= GENEROUS_SECONDS
+
+
+def left_at_the_end(scene: Scene, chosen: list[Life]) -> list[str]:
+    """Return what is left of any job, after all have been deleted."""
+    deadline = time.monotonic() + 60
+    while True:
+        scene.look()
+        left = [found for life in chosen for found in scene.left_of(life.name)]
+        if not left or time.monotonic() > deadline:
+            return [f"{found} must be gone" for found in left]
+        time.sleep(1)
