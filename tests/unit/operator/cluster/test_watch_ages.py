@@ -192,7 +192,7 @@ async def test_the_end_of_one_namespaces_watches_takes_nothing_of_another() -> N
 
 
 @asynccontextmanager
-async def session_of(handler: Handler, ages: WatchAges) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+async def session_of(handler: Handler, ages: WatchAges) -> AsyncIterator[tuple[Any, str]]:
     """A session as Kopf uses it, and the URL of an API server."""
     async with serving(handler) as api:
         host = api._api.configuration.host
@@ -213,11 +213,11 @@ async def test_a_request_is_a_sign_of_life_of_its_own_watch_only() -> None:
 
     async with session_of(handler, ages) as (session, host):
         clock.now = 300.0
-        async with session.get(f"{host}/api/v1/namespaces/team/pods?watch=true"):
+        async with await session.request(method="GET", url=f"{host}/api/v1/namespaces/team/pods?watch=true"):
             assert ages.ages() == {"pods": 300, "jobs": 300}
-        async with session.get(f"{host}/api/v1/pods?watch=true"):
+        async with await session.request(method="GET", url=f"{host}/api/v1/pods?watch=true"):
             assert ages.ages() == {"pods": 0, "jobs": 300}
-        async with session.get(f"{host}/api/v1/nodes"):
+        async with await session.request(method="GET", url=f"{host}/api/v1/nodes"):
             assert ages.ages() == {"pods": 0, "jobs": 300}
 
 
@@ -233,7 +233,7 @@ async def test_the_watches_of_each_namespace_are_measured_apart() -> None:
 
     async with session_of(handler, ages) as (session, host):
         clock.now = 300.0
-        async with session.get(f"{host}/api/v1/namespaces/a/pods?watch=true"):
+        async with await session.request(method="GET", url=f"{host}/api/v1/namespaces/a/pods?watch=true"):
             assert ages.ages() == {"pods": 300, "a/pods": 0, "a/jobs": 300, "b/pods": 300}
     ages.forget("a")
     assert ages.ages() == {"pods": 300, "b/pods": 300}
@@ -246,13 +246,14 @@ async def test_a_watch_that_cannot_connect_is_alive_as_long_as_it_tries() -> Non
     ages = WatchAges(clock)
     ages.expect(["pods"])
     opened = open_session(kopf.ConnectionInfo(server="http://127.0.0.1:1"), [ages.trace()])
+    session: Any = opened.aiohttp_session
     clock.now = 300.0
     with pytest.raises(aiohttp.ClientConnectionError):
-        await opened.aiohttp_session.get("http://127.0.0.1:1/api/v1/pods?watch=true")
+        await session.request(method="GET", url="http://127.0.0.1:1/api/v1/pods?watch=true")
     assert ages.ages() == {"pods": 0}
     clock.now = 500.0
     assert ages.ages() == {"pods": 200}
-    await opened.aiohttp_session.close()
+    await session.close()
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("120", 120.0), ("86400", LONGEST_PAUSE), ("soon", 0.0)])
@@ -265,7 +266,7 @@ async def test_the_time_for_which_the_server_asks_is_no_silence(asked: str, paus
         return web.json_response({}, status=429, headers={"Retry-After": asked})
 
     async with session_of(handler, ages) as (session, host):
-        async with session.get(f"{host}/api/v1/pods"):
+        async with await session.request(method="GET", url=f"{host}/api/v1/pods"):
             clock.now = 400.0
         assert ages.ages() == {"pods": 400.0 - pause}
 
