@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import obstore
 from devcluster.errors import DevClusterError
@@ -38,6 +39,15 @@ class ObjectStore:
     def put(self, bucket: str, key: str, content: bytes) -> None:
         """Store one object."""
         obstore.put(self._client(self.forwarded, bucket), key, content)
+
+    def download(self, bucket: str, prefix: str, folder: Path) -> None:
+        """Write all objects below `prefix` to a folder."""
+        client = self._client(self.forwarded, bucket)
+        for batch in obstore.list(client, prefix=prefix):
+            for entry in batch:
+                target = folder / str(entry["path"]).removeprefix(f"{prefix}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(bytes(obstore.get(client, entry["path"]).bytes()))
 
     def signed_url(self, bucket: str, key: str) -> str:
         """Return a URL that lets pods read the object for an hour without credentials."""
