@@ -208,7 +208,7 @@ class Informer:
         try:
             nodes = await self._cluster.list_nodes(project_node)
         except ApiError as error:
-            if error.status not in {401, 403}:
+            if error.status != 403:
                 raise
             problem = (
                 "the operator must be allowed to list and watch nodes to know their GPUs, but it is not "

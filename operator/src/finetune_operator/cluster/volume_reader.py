@@ -102,7 +102,7 @@ class VolumeReader:
 
     def _note_forbidden(self, error: ApiError, resource: str) -> None:
         """Log once that `resource` may not be read; any other failure is raised again."""
-        if error.status not in {401, 403}:
+        if error.status != 403:
             raise error
         if resource not in self._forbidden:
             self._forbidden.add(resource)

@@ -119,7 +119,7 @@ class WarningReader:
             )
         except ApiError as error:
             self._allowed -= 1
-            if error.status in {401, 403}:
+            if error.status == 403:
                 self._denied_until = self._clock() + DENIED_SECONDS
                 _logger.warning("events must be listed to say why pods do not start: %s", error)
             else:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.leader_election import Elector
-from finetune_operator.cluster.resources import jobs_path
+from finetune_operator.cluster.resources import NODES_PATH, jobs_path
 from finetune_operator.runtime.health import Role, liveness, readiness
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.runtime.replica import SPARE_WORKERS, Edges, Replica
@@ -101,16 +101,19 @@ def test_a_replica_alone_is_ready_after_its_store_is_filled() -> None:
     run_virtual(main)
 
 
-@pytest.mark.parametrize("status", [401, 403, 409, 410, 500, 503])
-def test_a_start_waits_until_the_api_server_lists_everything(status: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [*((jobs_path(), status) for status in (401, 403, 409, 410, 500, 503)), (NODES_PATH, 401)],
+)
+def test_a_start_waits_until_the_api_server_lists_everything(path: str, status: int) -> None:
     async def main(loop: VirtualLoop) -> None:
         server = ObjectServer()
-        server.failures["GET", jobs_path()] = status
+        server.failures["GET", path] = status
         running = Running(loop, server, ALONE)
         await asyncio.sleep(600)
         assert not running.replica.vitals().seeded
         assert liveness(running.replica.vitals()) == ()
-        assert 60 <= server.requests.count(("GET", jobs_path())) <= 600
+        assert 60 <= server.requests.count(("GET", path)) <= 600
         server.failures.clear()
         await running.until(lambda: running.replica.vitals().seeded)
         await running.end()
