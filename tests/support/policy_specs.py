@@ -24,6 +24,7 @@ LIMITS: dict[str, Any] = {
     ],
     "modelSources": ["persistentVolumeClaim", "huggingFace", "s3"],
     "datasetSources": ["configMap", "s3"],
+    "destinationKinds": ["persistentVolumeClaim", "s3", "oci"],
     "endpointHosts": ["minio.storage", ".example.com", "[fd00::1]"],
     "proxyHosts": ["proxy.example.com"],
 }
@@ -85,6 +86,14 @@ MODELS: tuple[dict[str, Any], ...] = (
 )
 
 
+PLACES: tuple[dict[str, Any], ...] = (
+    {"persistentVolumeClaim": {"claimName": "artifacts"}},
+    {"gcs": {"uri": "gs://models/bot"}},
+    {"oci": {"reference": "Minio.storage:5000/team/bot:1"}},
+    {"oci": {"reference": "registry.evil.org/team/bot:1"}, "overwrite": True},
+)
+
+
 def draw_spec(draw: random.Random) -> dict[str, Any]:
     """A valid spec with few settings around the bounds, or with many."""
     rate = draw.choice((0.01, 0.03, 0.4))
@@ -104,6 +113,14 @@ def draw_spec(draw: random.Random) -> dict[str, Any]:
     if template:
         spec["podTemplate"] = template
     _draw_sources(spec, draw, wants())
+    if wants():
+        places = (*PLACES, {"s3": {"uri": "s3://models/bot", "endpoint": draw.choice(ENDPOINTS)}})
+        spec["output"] = {
+            "destinations": [
+                {"name": f"place-{number}", **place}
+                for number, place in enumerate(draw.sample(places, draw.randint(1, 3)))
+            ]
+        }
     if wants():
         spec["network"] = {"httpsProxy": draw.choice(PROXIES), "httpProxy": draw.choice(PROXIES)}
     return spec

@@ -54,6 +54,8 @@ spec:
          'spec.podTemplate.prepare': object.spec.?podTemplate.?prepare.orValue({}),
          'spec.podTemplate.train': object.spec.?podTemplate.?train.orValue({}),
          'spec.podTemplate.merge': object.spec.?podTemplate.?merge.orValue({})}
+    - name: destinations
+      expression: object.spec.output.?destinations.orValue([])
     # Each name with its field and its limit; empty if it is missing.
     - name: names
       expression: >-
@@ -79,6 +81,11 @@ spec:
         + object.spec.dataset.source.map(k, {'limit': dyn('datasetSources'), 'field': dyn('spec.dataset.source'), 'value': k})
         + object.spec.dataset.?validation.?source.orValue({}).map(k, {'limit': dyn('datasetSources'),
           'field': dyn('spec.dataset.validation.source'), 'value': k})
+        + object.spec.output.?destination.orValue({}).map(k, {'limit': dyn('destinationKinds'),
+          'field': dyn('spec.output.destination'), 'value': k})
+        + variables.destinations.map(d, {'limit': dyn('destinationKinds'),
+          'field': dyn('spec.output.destinations[' + d.name + ']'),
+          'value': dyn(d.filter(k, !(k in ['name', 'overwrite'])).join(''))})
     - name: otherNames
       expression: >-
         variables.names.filter(n, n.value != '' && n.limit in variables.limits
@@ -150,14 +157,23 @@ spec:
          {'limit': dyn('endpointHosts'), 'field': dyn('spec.dataset.source.s3.endpoint'),
           'value': object.spec.dataset.source.?s3.?endpoint.orValue('')},
          {'limit': dyn('endpointHosts'), 'field': dyn('spec.dataset.validation.source.s3.endpoint'),
-          'value': object.spec.dataset.?validation.?source.?s3.?endpoint.orValue('')},
-         {'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpsProxy'),
+          'value': object.spec.dataset.?validation.?source.?s3.?endpoint.orValue('')}]
+        + variables.destinations.map(d, {'limit': dyn('endpointHosts'),
+          'field': dyn('spec.output.destinations[' + d.name + '].s3.endpoint'),
+          'value': dyn(d.?s3.?endpoint.orValue(''))})
+        + variables.destinations.map(d, {'limit': dyn('endpointHosts'),
+          'field': dyn('spec.output.destinations[' + d.name + '].oci.reference'),
+          'value': dyn('oci' in d ? 'oci://' + d.oci.reference : '')})
+        + [{'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpsProxy'),
           'value': object.spec.?network.?httpsProxy.orValue('')},
          {'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpProxy'),
-          'value': object.spec.?network.?httpProxy.orValue('')}].filter(u, u.value != '' && u.limit in variables.limits)
+          'value': object.spec.?network.?httpProxy.orValue('')}]
+      # A limit that is missing allows every host.
+    - name: limitedUrls
+      expression: variables.urls.filter(u, u.value != '' && u.limit in variables.limits)
     - name: hosts
       expression: >-
-        variables.urls.map(u, {'limit': u.limit, 'field': u.field, 'value': u.value,
+        variables.limitedUrls.map(u, {'limit': u.limit, 'field': u.field, 'value': u.value,
           'host': dyn(u.value.lowerAscii().split('/')[2].startsWith('[')
             ? u.value.lowerAscii().split('/')[2].split(']')[0] + ']'
             : u.value.lowerAscii().split('/')[2].split(':')[0])})

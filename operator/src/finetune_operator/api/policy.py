@@ -24,6 +24,7 @@ Host = Annotated[str, Field(min_length=1, max_length=253, pattern=HOST)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ModelSourceName = Literal["persistentVolumeClaim", "huggingFace", "s3", "gcs", "azure"]
 DatasetSourceName = Literal["configMap", "persistentVolumeClaim", "url", "huggingFace", "s3", "gcs", "azure"]
+DestinationKind = Literal["persistentVolumeClaim", "s3", "gcs", "azure", "oci"]
 
 
 class PolicyError(ValueError):
@@ -70,8 +71,9 @@ class Limits(SpecValue):
     tolerations: tuple[AllowedToleration, ...] | None = None
     model_sources: Annotated[tuple[ModelSourceName, ...], Field(min_length=1)] | None = None
     dataset_sources: Annotated[tuple[DatasetSourceName, ...], Field(min_length=1)] | None = None
+    destination_kinds: Annotated[tuple[DestinationKind, ...], Field(min_length=1)] | None = None
     endpoint_hosts: tuple[Host, ...] | None = None
-    """Hosts of S3-compatible stores."""
+    """Hosts of S3-compatible stores, to read from and to publish to, and of registries."""
     proxy_hosts: tuple[Host, ...] | None = None
     forbid_private_addresses: bool | None = None
     """If true, no dataset, endpoint or proxy may have a private address, although the chart allows it.
@@ -148,6 +150,11 @@ def _names(spec: FineTuneJobSpec) -> Iterator[tuple[str, str, str | None]]:
         yield "dataset_sources", "dataset.source", name
     for name in _members(spec.dataset.validation.source):
         yield "dataset_sources", "dataset.validation.source", name
+    for name in _members(spec.output.destination):
+        yield "destination_kinds", "output.destination", name
+    for place in spec.output.destinations or ():
+        kind = next(name for name in _members(place) if name not in ("name", "overwrite"))
+        yield "destination_kinds", f"output.destinations[{place.name}]", kind
 
 
 def _other_names(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
@@ -220,6 +227,17 @@ def _other_hosts(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
         (limits.endpoint_hosts, f"{field}.s3.endpoint", source.s3.endpoint)
         for field, source in sources.items()
         if source is not None and source.s3 is not None
+    ]
+    places = [(f"output.destinations[{place.name}]", place) for place in spec.output.destinations or ()]
+    urls += [
+        (limits.endpoint_hosts, f"{field}.s3.endpoint", place.s3.endpoint)
+        for field, place in places
+        if place.s3 is not None
+    ]
+    urls += [
+        (limits.endpoint_hosts, f"{field}.oci.reference", f"oci://{place.oci.reference}")
+        for field, place in places
+        if place.oci is not None
     ]
     urls.append((limits.proxy_hosts, "network.httpsProxy", spec.network.https_proxy))
     urls.append((limits.proxy_hosts, "network.httpProxy", spec.network.http_proxy))

@@ -34,7 +34,15 @@ def test_without_limits_everything_is_allowed() -> None:
 
 def test_what_a_job_leaves_out_comes_from_the_administrator() -> None:
     nothing = dict.fromkeys(LIMITS, ())
-    kept = ("gpus", "modelSources", "datasetSources", "gpuResourceNames", "queueNameRequired", "nodeLabels")
+    kept = (
+        "gpus",
+        "modelSources",
+        "datasetSources",
+        "gpuResourceNames",
+        "queueNameRequired",
+        "nodeLabels",
+        "destinationKinds",
+    )
     assert broken({name: value for name, value in nothing.items() if name not in kept}) == ()
 
 
@@ -190,6 +198,28 @@ def test_the_kinds_of_sources_are_limited() -> None:
     assert broken({"modelSources": ["s3"]}) == (
         "spec.model.source must be one of s3, found persistentVolumeClaim",
     )
+
+
+def test_the_places_to_publish_to_are_limited() -> None:
+    places = [
+        {"name": "claim", "persistentVolumeClaim": {"claimName": "artifacts"}},
+        {
+            "name": "bucket",
+            "s3": {"uri": "s3://models/bot", "endpoint": "https://evil.org"},
+            "overwrite": True,
+        },
+        {"name": "registry", "oci": {"reference": "evil.org:5000/bot:1"}},
+    ]
+    limits = {"destinationKinds": ["persistentVolumeClaim", "oci"], "endpointHosts": ["minio.storage"]}
+    assert broken(limits, output={"destinations": places}) == (
+        "spec.output.destinations[bucket] must be one of persistentVolumeClaim, oci, found s3",
+        "spec.output.destinations[bucket].s3.endpoint must have one of the hosts minio.storage, found https://evil.org",
+        "spec.output.destinations[registry].oci.reference must have one of the hosts minio.storage, found oci://evil.org:5000/bot:1",
+    )
+    assert broken({"destinationKinds": ["oci"]}) == (
+        "spec.output.destination must be one of oci, found persistentVolumeClaim",
+    )
+    assert broken({"endpointHosts": ["evil.org"]}, output={"destinations": places[2:]}) == ()
 
 
 def test_the_limits_of_an_exception_replace_the_general_ones() -> None:
