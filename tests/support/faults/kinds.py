@@ -50,7 +50,7 @@ LATENCY = 2.0
 class Fault:
     """A fault that strikes at the first `count` requests of `verb` and `resource`, or at their watch events.
 
-    UNAUTHORIZED ends with `token`, the one that the API server no longer accepts. `count` does not bound it.
+    UNAUTHORIZED strikes at every request with another token than `token`. `count` does not bound it.
     """
 
     kind: Kind

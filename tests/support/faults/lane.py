@@ -77,8 +77,8 @@ class Lane:
         await self.proxy.__aexit__(None, None, None)
         await self.admin.unless_gone("DELETE", f"/api/v1/namespaces/{self.name}")
 
-    async def rotate(self) -> str:
-        """Give the process another token; returns the one before."""
+    async def rotate(self) -> None:
+        """Give the process another token."""
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
         # Equal requests within a second would get equal tokens.
         self.number += 1
@@ -86,9 +86,8 @@ class Lane:
         answer = await self.admin.request(
             "POST", path, {**body, "spec": {"expirationSeconds": 3600 + self.number}}
         )
-        before, self.token = self.token, answer["status"]["token"]
+        self.token = answer["status"]["token"]
         self.process.set_token(self.token)
-        return before
 
     async def ready(self) -> None:
         """Wait until the operator has opened its watches."""

@@ -119,7 +119,7 @@ class FaultProxy:
         passes = (
             fault is None
             or fault.kind in {Kind.DROPPED, Kind.DUPLICATED}
-            or (fault.kind is Kind.UNAUTHORIZED and _token(request) != fault.token)
+            or (fault.kind is Kind.UNAUTHORIZED and _token(request) == fault.token)
             or not fault.strike()
         )
         if fault is None or passes:

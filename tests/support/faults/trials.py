@@ -48,7 +48,6 @@ async def live_under(lane: Lane, cell: Cell) -> Result:
         await lane.admin.unless_gone("DELETE", f"{_LEASES}/{lane.name}")
     if row.provoked is not None:
         lane.proxy.inject(Fault(*row.provoked, count=1))
-    fault.token = lane.token
     lane.proxy.inject(fault)
 
     problems: list[str] = []
@@ -77,6 +76,7 @@ async def _live(lane: Lane, life: Life, cell: Cell, fault: Fault) -> None:
         while cell.row.restarts and not fault.hits:  # noqa: ASYNC110 -- the fault has no event of its own
             await asyncio.sleep(0.1)
         await lane.rotate()
+        fault.token = lane.token
     await life.live(lambda: _is_past(fault))
 
 
