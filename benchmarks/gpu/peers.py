@@ -48,9 +48,14 @@ class CountingTrainer(SFTTrainer):
 def train(
     run: RunSpec, layout: WorkspaceLayout, *, steps: int, warm: int, packed: bool, liger: bool
 ) -> Measured:
-    """Train `steps` steps and time those after the first `warm` ones. Raises AbsentError without Liger's package."""
+    """Train `steps` steps and time those after the first `warm` ones.
+
+    Raises AbsentError without Liger's package, and without a GPU for its kernels.
+    """
     if liger and importlib.util.find_spec("liger_kernel") is None:
         raise AbsentError("liger-kernel must be installed, found none")
+    if liger and run.device != "cuda":
+        raise AbsentError("Liger's kernels need a GPU, found none")
     on_gpu = run.device == "cuda"
     model = AutoModelForCausalLM.from_pretrained(
         layout.quantized_model,
