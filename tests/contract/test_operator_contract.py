@@ -179,6 +179,22 @@ SPECS = {
                     },
                 },
                 {"name": "mirror", "oci": {"reference": "localhost:5000/bot:1"}},
+                {
+                    "name": "hub",
+                    "huggingFace": {
+                        "repository": "team/bot",
+                        "tokenSecretRef": {"name": "hub", "key": "token"},
+                    },
+                },
+                {
+                    "name": "public-hub",
+                    "huggingFace": {
+                        "repository": "team/open-bot",
+                        "private": False,
+                        "revision": "v2",
+                        "tokenSecretRef": {"name": "hub", "key": "token"},
+                    },
+                },
             ]
         }
     ),

@@ -19,6 +19,7 @@ from finetune_operator.api.stages import STEP_VARIABLE
 from finetune_operator.api.validation import check
 from finetune_operator.contract.credentials import (
     destination_secret_prefixes,
+    destination_secret_variables,
     secret_prefixes,
     secret_variables,
 )
@@ -250,7 +251,7 @@ def secret_environment(
     to contain it. Raises UsageError if a Secret is in neither.
     """
     variables: dict[str, str] = {}
-    for item in secret_variables(spec):
+    for item in [*secret_variables(spec), *destination_secret_variables(spec)]:
         if item.reference.name in manifests.secrets or item.variable not in environment:
             variables[item.variable] = _secret_value(manifests, item.reference, item.variable)
     for whole in [*secret_prefixes(spec), *destination_secret_prefixes(spec)]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_operator.api.names import ObjectName
-from finetune_operator.api.sources import CloudObject, RelativePath, S3Object, SecretRef, SpecValue
+from finetune_operator.api.sources import CloudObject, KeyRef, RelativePath, S3Object, SecretRef, SpecValue
 
 DestinationName = Annotated[
     str, Field(min_length=1, max_length=20, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
@@ -42,6 +42,32 @@ class RegistryTag(SpecValue):
     secret_ref: SecretRef | None = None
 
 
+REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""NAMESPACE/NAME on a Hugging Face hub. The CRD has the same pattern."""
+BRANCH = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+"""Name of a branch. The CRD has the same pattern."""
+DEFAULT_BRANCH = "main"
+
+
+class HubRepository(SpecValue):
+    """A branch of a model repository on a Hugging Face hub. None stands for private, and for the branch `main`."""
+
+    repository: Annotated[str, Field(min_length=1, max_length=256, pattern=REPOSITORY)]
+    private: bool | None = None
+    revision: Annotated[str, Field(min_length=1, max_length=256, pattern=BRANCH)] | None = None
+    token_secret_ref: KeyRef
+
+    @property
+    def branch(self) -> str:
+        """The branch that gets the commit."""
+        return self.revision or DEFAULT_BRANCH
+
+    @property
+    def uri(self) -> str:
+        """The place, for people. The trainer makes the same text."""
+        return f"hf://{self.repository}@{self.branch}"
+
+
 class NamedDestination(SpecValue):
     """One of several destinations. Exactly one member is set, beside the name and `overwrite`.
 
@@ -54,6 +80,7 @@ class NamedDestination(SpecValue):
     gcs: CloudObject | None = None
     azure: CloudObject | None = None
     oci: RegistryTag | None = None
+    hugging_face: HubRepository | None = None
     overwrite: bool | None = None
 
     @property

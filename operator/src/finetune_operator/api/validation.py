@@ -184,6 +184,8 @@ def _place(job_name: str, entry: NamedDestination) -> str:
         return f"{endpoint or ''} {store.uri.rstrip('/')}"
     if claim is not None:
         return f"{claim.claim_name}/{PurePosixPath(claim.folder(job_name))}"
+    if entry.hugging_face is not None:
+        return f"hf://{entry.hugging_face.repository.lower()}@{entry.hugging_face.branch}"
     return "" if entry.oci is None else entry.oci.reference
 
 

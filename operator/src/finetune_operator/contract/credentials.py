@@ -84,6 +84,15 @@ def destination_secret_prefixes(spec: FineTuneJobSpec) -> list[SecretPrefix]:
     ]
 
 
+def destination_secret_variables(spec: FineTuneJobSpec) -> list[SecretVariable]:
+    """The single keys to which the destinations refer: access tokens of hubs."""
+    return [
+        SecretVariable(token_variable(destination_prefix(entry.name)), entry.hugging_face.token_secret_ref)
+        for entry in spec.output.destinations or ()
+        if entry.hugging_face is not None
+    ]
+
+
 def dataset_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, DatasetSource]]:
     """The source of the dataset and, if there is one, of the validation rows, each with its prefix."""
     yield DATASET_PREFIX, spec.dataset.source

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from finetune_operator.api.destinations import NamedDestination
+from finetune_operator.api.destinations import HubRepository, NamedDestination
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
 from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Device, Plan, Rung
 from finetune_operator.api.sources import (
@@ -148,6 +148,8 @@ def first_destination(spec: FineTuneJobSpec, folders: Mapping[str, tuple[str, st
     entry = (spec.output.destinations or ())[0]
     if entry.oci is not None:
         return f"oci://{entry.oci.reference}"
+    if entry.hugging_face is not None:
+        return entry.hugging_face.uri
     store = entry.object_store
     return store.uri if store is not None else folders[entry.name][1]
 
@@ -247,10 +249,22 @@ def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
         prefix = destination_prefix(entry.name)
         signed_in = {} if entry.secret is None else {"credentialsPrefix": prefix}
         place = {"kind": "Oci", "reference": entry.oci.reference, **signed_in}
+    elif entry.hugging_face is not None:
+        place = _hub_destination(entry.hugging_face, token_variable(destination_prefix(entry.name)))
     else:
         path, uri = paths.destinations[entry.name]
         place = {"kind": "Directory", "path": path, "uri": uri}
     return {"name": entry.name, **place, **({"overwrite": True} if entry.overwrite else {})}
+
+
+def _hub_destination(given: HubRepository, variable: str) -> dict[str, Any]:
+    return {
+        "kind": "HuggingFace",
+        "repository": given.repository,
+        "revision": given.branch,
+        "tokenVariable": variable,
+        **({"private": False} if given.private is False else {}),
+    }
 
 
 def _newer_training(training: Training) -> dict[str, Any]:

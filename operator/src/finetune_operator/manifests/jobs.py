@@ -30,6 +30,7 @@ from finetune_operator.api.stages import (
 from finetune_operator.contract.credentials import (
     SecretPrefix,
     destination_secret_prefixes,
+    destination_secret_variables,
     secret_prefixes,
     secret_variables,
 )
@@ -272,6 +273,8 @@ def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str
     variables += _network(spec, trainer, downloads=True)
     if trainer.hugging_face_endpoint:
         variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+    tokens = destination_secret_variables(spec)
+    variables += [_secret_variable(item.variable, item.reference) for item in tokens]
     return {"env": variables, **_whole_secrets(destination_secret_prefixes(spec))}
 
 

@@ -35,6 +35,19 @@ def test_the_secret_is_that_of_the_place() -> None:
     assert [each.secret and each.secret.name for each in found] == ["keys", "login", None, None]
 
 
+def test_a_hub_repository_has_the_branch_main_unless_the_spec_says_another() -> None:
+    given = {"repository": "team/bot", "tokenSecretRef": {"name": "hub", "key": "token"}}
+    plain, other = (
+        parse({"name": "hub", "huggingFace": each}).output.destinations or ()
+        for each in (given, {**given, "revision": "v2", "private": False})
+    )
+    assert [each.hugging_face and each.hugging_face.uri for each in (*plain, *other)] == [
+        "hf://team/bot@main",
+        "hf://team/bot@v2",
+    ]
+    assert plain[0].secret is None
+
+
 def test_leave_to_overwrite_does_not_make_another_model() -> None:
     plain = spec_hash(parse(BUCKET))
     assert spec_hash(parse({**BUCKET, "overwrite": True})) == plain

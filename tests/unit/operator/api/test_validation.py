@@ -9,6 +9,7 @@ from finetune_operator.errors import InvalidSpecError
 
 from tests.support.operator import make_spec
 
+TOKEN = {"tokenSecretRef": {"name": "hub", "key": "token"}}
 CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
 BUCKET = {"s3": {"uri": "s3://bucket/a"}}
 CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
@@ -65,9 +66,9 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         ),
         (
             {"output": {"destinations": [{"name": "a"}]}},
-            "persistentVolumeClaim, s3, gcs, azure, oci, found 0",
+            "persistentVolumeClaim, s3, gcs, azure, oci, huggingFace, found 0",
         ),
-        ({"output": {"destinations": [{"name": "a", **CLAIM, **BUCKET}]}}, "oci, found 2"),
+        ({"output": {"destinations": [{"name": "a", **CLAIM, **BUCKET}]}}, "huggingFace, found 2"),
         (
             {"output": {"destinations": [{"name": "a", **CLAIM}, {"name": "a", **BUCKET}]}},
             "must not repeat a name",
@@ -102,6 +103,25 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         (
             {"output": {"destinations": [{"name": "a", "oci": {"reference": "host/name"}}]}},
             "spec.output.destinations.0.oci.reference",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", "huggingFace": {"repository": "bot", **TOKEN}}]}},
+            "spec.output.destinations.0.huggingFace.repository",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", "huggingFace": {"repository": "team/bot"}}]}},
+            "spec.output.destinations.0.huggingFace.tokenSecretRef",
+        ),
+        (
+            {
+                "output": {
+                    "destinations": [
+                        {"name": "a", "huggingFace": {"repository": "team/bot", **TOKEN}},
+                        {"name": "b", "huggingFace": {"repository": "Team/Bot", "revision": "main", **TOKEN}},
+                    ]
+                }
+            },
+            "output.destinations[a] must have a place of its own",
         ),
         ({"output": {"destinations": [{"name": "A b", **CLAIM}]}}, "spec.output.destinations.0.name"),
         ({"evaluation": {"gate": "Never"}}, "spec.evaluation.gate"),
@@ -157,4 +177,10 @@ def test_neighbors_in_one_bucket_and_one_claim_are_places_of_their_own() -> None
         {"oci": {"reference": "host/bot:2"}},
     ]
     named = [{"name": f"place-{number}", **place} for number, place in enumerate(places)]
+    check("demo", FineTuneJobSpec.parse(make_spec(output={"destinations": named})))
+
+
+def test_two_branches_of_one_repository_are_places_of_their_own() -> None:
+    hub = {"repository": "team/bot", **TOKEN}
+    named = [{"name": "a", "huggingFace": hub}, {"name": "b", "huggingFace": {**hub, "revision": "v2"}}]
     check("demo", FineTuneJobSpec.parse(make_spec(output={"destinations": named})))

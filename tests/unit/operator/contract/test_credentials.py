@@ -7,6 +7,7 @@ from finetune_operator.contract.credentials import (
     SecretPrefix,
     dataset_sources,
     destination_secret_prefixes,
+    destination_secret_variables,
     secret_prefixes,
     secret_variables,
 )
@@ -72,3 +73,15 @@ def test_each_destination_with_a_secret_has_a_prefix_of_its_own() -> None:
     )
     assert destination_secret_prefixes(spec) == [SecretPrefix("FINETUNE_DESTINATION_EU_WEST_", "keys")]
     assert secret_prefixes(spec) == []
+
+
+def test_a_hub_that_receives_the_artifacts_takes_one_key_of_a_secret() -> None:
+    hub = {"repository": "team/bot", "tokenSecretRef": {"name": "hub", "key": "write"}}
+    spec = parse(output={"destinations": [{"name": "my-hub", "huggingFace": hub}]})
+    found = [
+        (item.variable, item.reference.name, item.reference.key)
+        for item in destination_secret_variables(spec)
+    ]
+    assert found == [("FINETUNE_DESTINATION_MY_HUB_TOKEN", "hub", "write")]
+    assert destination_secret_prefixes(spec) == []
+    assert secret_variables(spec) == []

@@ -96,6 +96,25 @@ def test_a_secret_of_a_destination_comes_whole_and_with_a_prefix() -> None:
     assert entries == [{"prefix": "FINETUNE_DESTINATION_BUCKET_", "secretRef": {"name": "write"}}]
 
 
+def test_a_token_of_a_hub_comes_as_one_variable_to_the_same_two_containers() -> None:
+    hub = {"repository": "team/bot", "tokenSecretRef": {"name": "hub", "key": "write"}}
+    spec = make_spec(output={"destinations": [{"name": "my-hub", "huggingFace": hub}]})
+    found = {
+        (stage.value, name): [
+            entry for entry in container["env"] if entry["name"] == "FINETUNE_DESTINATION_MY_HUB_TOKEN"
+        ]
+        for stage in Stage
+        for name, container in containers(stage, spec).items()
+    }
+    reference = {"secretKeyRef": {"name": "hub", "key": "write"}}
+    variable = [{"name": "FINETUNE_DESTINATION_MY_HUB_TOKEN", "valueFrom": reference}]
+    assert {place for place, entries in found.items() if entries == variable} == {
+        ("Prepare", "destination-probe"),
+        ("Merge", "trainer"),
+    }
+    assert sum(map(len, found.values())) == 2
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_job_with_one_destination_has_one_container(stage: Stage) -> None:
     assert list(containers(stage, make_spec())) == ["trainer"]

@@ -36,5 +36,20 @@ def test_the_credentials_of_a_destination_are_secrets(make_run: Any, run_documen
     assert "very-secret-key" in secrets_of(make_run(output=output), environment)
 
 
+def test_a_repository_of_a_hub_is_private_unless_the_run_spec_says_otherwise() -> None:
+    hub = {"name": "hub", "kind": "HuggingFace", "repository": "team/bot", "tokenVariable": "HUB_TOKEN"}
+    found = READER.validate_python(hub)
+    assert (found.private, found.address) == (True, "hf://team/bot@main")
+    for wrong in ({"repository": "bot"}, {"repository": "a/../b"}, {"tokenVariable": None}):
+        with pytest.raises(ValidationError):
+            READER.validate_python({**hub, **wrong})
+
+
+def test_the_token_of_a_hub_is_a_secret(make_run: Any, run_document: dict[str, Any]) -> None:
+    hub = {"name": "hub", "kind": "HuggingFace", "repository": "team/bot", "tokenVariable": "HUB_TOKEN"}
+    output = {**run_document["output"], "destinations": [hub]}
+    assert secrets_of(make_run(output=output), {"HUB_TOKEN": "hf_secret"}) == ["hf_secret"]
+
+
 def test_the_fixture_of_a_copied_result_names_both_places() -> None:
     assert [each["name"] for each in fixture("merge-copied")["merge"]["publications"]] == ["bucket", "claim"]

@@ -28,6 +28,7 @@ from tests.support.publishing import (
 )
 from tests.support.servers.loopback import s3_server
 from tests.support.servers.registry import pull, pull_blob, registry_server
+from tests.support.servers.writable_hub import WritableHub, writable_hub
 
 MOMENTS = 15
 Visible = dict[str, str] | None
@@ -109,9 +110,32 @@ def registry(host: str) -> Place:
     return Place(entry, {}, read)
 
 
+def repository(hub: WritableHub, environment: dict[str, str]) -> Place:
+    def read(number: int) -> Visible:
+        seen = hub.visible(f"team/bot-{number}")
+        seen.pop(".gitattributes", None)
+        if not seen:
+            return None
+        # Every file that a reader sees counts here, not only those that the manifest lists.
+        manifest = seen.pop("manifest.json", b"{}")
+        assert set(json.loads(manifest).get("files", ())) == set(seen)
+        return {name: sha256(content) for name, content in seen.items()}
+
+    def entry(number: int) -> dict[str, Any]:
+        return {
+            "kind": "HuggingFace",
+            "name": "hub",
+            "repository": f"team/bot-{number}",
+            "tokenVariable": "TEAM_TOKEN",
+        }
+
+    return Place(entry, environment, read)
+
+
 @pytest.fixture(
     params=[
         "directory",
+        "repository",
         pytest.param("bucket", marks=pytest.mark.object_stores),
         pytest.param("registry", marks=pytest.mark.object_stores),
     ]
@@ -119,6 +143,12 @@ def registry(host: str) -> Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "directory":
         yield directory(tmp_path)
+        return
+    if request.param == "repository":
+        # Of the three large files, one goes in parts.
+        hub = WritableHub(part_bytes=12 << 20)
+        with writable_hub(hub) as environment:
+            yield repository(hub, environment)
         return
     if request.param == "registry":
         with registry_server(tmp_path / "registry") as host:

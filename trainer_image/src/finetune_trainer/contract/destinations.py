@@ -65,6 +65,29 @@ class RegistryDestination(Value):
         return f"oci://{self.reference}"
 
 
+class HubDestination(Value):
+    """A branch of a model repository on a Hugging Face hub. It is created if it is missing, by default as private.
+
+    The environment variable `token_variable` holds an access token that may write.
+    """
+
+    kind: Literal["HuggingFace"]
+    name: Name
+    repository: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=256)
+    ]
+    revision: Annotated[str, Field(min_length=1, max_length=256)] = "main"
+    private: bool = True
+    token_variable: str
+    overwrite: bool = False
+
+    @property
+    def address(self) -> str:
+        """The place, for people, in the form of the hub's own tools."""
+        return f"hf://{self.repository}@{self.revision}"
+
+
 NamedDestination = Annotated[
-    DirectoryDestination | ObjectStoreDestination | RegistryDestination, Field(discriminator="kind")
+    DirectoryDestination | ObjectStoreDestination | RegistryDestination | HubDestination,
+    Field(discriminator="kind"),
 ]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.destinations import DirectoryDestination, RegistryDestination
+from finetune_trainer.contract.destinations import (
+    DirectoryDestination,
+    HubDestination,
+    RegistryDestination,
+)
 from finetune_trainer.destinations.directory import DirectoryPublisher
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.retry import RetryPolicy
@@ -53,10 +57,16 @@ def open_place(
             environment, RetryPolicy(retry_seconds), allow_private=allow_private
         )
         return RegistryPublisher(destination, spec_hash, environment, network, allow_private=allow_private)
-    from finetune_trainer.destinations.object_store import ObjectStorePublisher  # noqa: PLC0415 -- takes a second
-
     network = Network.from_environment(environment, RetryPolicy(retry_seconds), allow_private=allow_private)
     journal = journals / f"{destination.name}.json"
+    if isinstance(destination, HubDestination):
+        from finetune_trainer.destinations.hub import HubPublisher  # noqa: PLC0415 -- as below
+
+        return HubPublisher(
+            destination, spec_hash, journal, environment, network, allow_private=allow_private
+        )
+    from finetune_trainer.destinations.object_store import ObjectStorePublisher  # noqa: PLC0415 -- takes a second
+
     return ObjectStorePublisher(
         destination, spec_hash, journal, environment, network, allow_private=allow_private
     )

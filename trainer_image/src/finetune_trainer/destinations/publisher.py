@@ -1,4 +1,4 @@
-"""What every destination can do, and what they share: the port between publishing and its five kinds of places."""
+"""What every destination can do, and what they share: the port between publishing and its six kinds of places."""
 
 from __future__ import annotations
 

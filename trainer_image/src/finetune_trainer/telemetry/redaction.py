@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
 from finetune_trainer.contract.credentials import NAMES, REGIONS, clean_secret
-from finetune_trainer.contract.destinations import RegistryDestination
+from finetune_trainer.contract.destinations import HubDestination, RegistryDestination
 from finetune_trainer.contract.network import PROXY_VARIABLES
 from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.run_spec import (
@@ -135,7 +135,10 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
     sources += run.output.destinations
     values: list[str | None] = []
     for source in sources:
-        if isinstance(source, HuggingFaceSource | HubDatasetSource) and source.token_variable:
+        if (
+            isinstance(source, HuggingFaceSource | HubDatasetSource | HubDestination)
+            and source.token_variable
+        ):
             values.append(environment.get(source.token_variable))
         elif isinstance(source, UrlSource):
             values.append(environment.get(source.url_variable))
