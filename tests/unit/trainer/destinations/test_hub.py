@@ -184,6 +184,8 @@ def test_a_new_branch_has_only_its_own_artifacts(hub: WritableHub, publisher: Ma
     branch = publisher(revision="runs/2")
     branch.probe()
     branch.publish(ours, ignore)
+    last_upload = max(number for number, line in enumerate(hub.requests) if line.startswith("PUT"))
+    assert "POST /api/models/team/bot/branch/runs/2" in hub.requests[last_upload:]
     assert seen(hub, "runs/2") == digests(ours)
     assert seen(hub)["merged/config.json"] == digests(theirs)["merged/config.json"]
     assert branch.published() is not None
@@ -201,7 +203,7 @@ def test_a_branch_that_a_killed_process_has_made_is_its_own_but_no_other_is(
     )
 
     def dead_after_the_branch(handler: BaseHTTPRequestHandler) -> bool:
-        if "preupload" not in handler.path:
+        if "/commit/" not in handler.path:
             return False
         status(403)(handler)
         return True

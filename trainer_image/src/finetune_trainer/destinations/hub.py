@@ -105,8 +105,7 @@ class HubPublisher:
             if state is not None:
                 self._require_free(client, state)
             else:
-                main = client.describe(MAIN)
-                self._require_private(private=main is None or main[1])
+                self._require_main(client)
             # The hub answers this question only to those who may write.
             sample = {"path": MANIFEST, "sample": "", "size": 1}
             self._upload_modes(client, MAIN if state is None else self._destination.revision, [sample])
@@ -120,13 +119,21 @@ class HubPublisher:
     def publish(self, artifact: LocalArtifact, on_bytes: OnBytes) -> str | None:
         """Send the large files that the storage lacks, and make one commit; return its id."""
         with self._open() as client:
-            state = self._begin(client)
-            if self._holds(state, artifact) and self._different(client, state.commit, artifact) is None:
+            if not client.exists():
+                client.create_repository(private=self._destination.private)
+            state = self._state(client)
+            if state is None:
+                self._require_main(client)
+            elif self._holds(state, artifact) and self._different(client, state.commit, artifact) is None:
                 return state.commit
-            self._require_free(client, state)
-            large = self._send_large_files(client, artifact, on_bytes)
+            else:
+                self._require_free(client, state)
+            revision = MAIN if state is None else self._destination.revision
+            large = self._send_large_files(client, artifact, revision, on_bytes)
+            # Until the commit, a new branch shows the files of another one, so it is made as late as possible.
+            before = (state or self._make_branch(client)).commit
             commit = client.retried(
-                partial(self._commit, client, artifact, large, state.commit),
+                partial(self._commit, client, artifact, large, before),
                 waiting=lambda: on_bytes(artifact.bytes),
             )
             different = self._different(client, commit, artifact)
@@ -134,25 +141,26 @@ class HubPublisher:
                 raise changed(self._destination.name, different)
         return commit
 
-    def _begin(self, client: HubClient) -> _State:
-        """Create repository and branch if they are missing; return what the branch holds."""
-        revision = self._destination.revision
+    def _require_main(self, client: HubClient) -> str:
+        """Return the commit at which a new branch begins. Raises StageError if none can be made."""
+        start = client.describe(MAIN)
+        if start is None or self._destination.revision == MAIN:
+            raise client.missing(
+                f"a repository and a branch that can be made, found no {self._destination.revision!r}"
+            )
+        self._require_private(private=start[1])
+        return str(start[0].commit)
+
+    def _make_branch(self, client: HubClient) -> _State:
+        """Create the branch. The note, written before, says that its first files are not its own."""
+        start = self._require_main(client)
+        write_json_atomically(self._journal, {**self._place(client), "start": start})
+        client.create_branch(self._destination.revision, start)
         state = self._state(client)
-        if state is not None:
-            return state
-        if not client.exists():
-            client.create_repository(private=self._destination.private)
-            state = self._state(client)
-        if state is None and revision != MAIN:
-            start = client.describe(MAIN)
-            if start is not None:
-                # A new branch begins with the files of another one. This note says that they are not the branch's own.
-                commit = start[0].commit
-                write_json_atomically(self._journal, {**self._place(client), "start": commit})
-                client.create_branch(revision, str(commit))
-                state = self._state(client)
         if state is None:
-            raise client.missing(f"a repository and a branch that can be made, found no {revision!r}")
+            raise client.missing(
+                f"a branch that can be made, found no {self._destination.revision!r} after that"
+            )
         return state
 
     def _state(self, client: HubClient) -> _State | None:
@@ -218,16 +226,18 @@ class HubPublisher:
             file.name in state.files for file in artifact.files
         )
 
-    def _send_large_files(self, client: HubClient, artifact: LocalArtifact, on_bytes: OnBytes) -> set[str]:
+    def _send_large_files(
+        self, client: HubClient, artifact: LocalArtifact, revision: str, on_bytes: OnBytes
+    ) -> set[str]:
         """Send the files that the hub wants in its storage; return their names."""
         samples = [_sample(file) for file in artifact.files]
-        modes = self._upload_modes(client, self._destination.revision, samples)
+        modes = self._upload_modes(client, revision, samples)
         # The storage takes no empty file.
         large = {file.name for file in artifact.files if file.bytes and modes.get(file.name) != "regular"}
         done = 0
         for file in artifact.files:
             if file.name in large:
-                LargeFile(client, file, self._destination.revision, partial(_report, on_bytes, done)).upload()
+                LargeFile(client, file, revision, partial(_report, on_bytes, done)).upload()
             done += file.bytes
             on_bytes(done)
         return large
