@@ -89,6 +89,7 @@ MODELS: tuple[dict[str, Any], ...] = (
 PLACES: tuple[dict[str, Any], ...] = (
     {"persistentVolumeClaim": {"claimName": "artifacts"}},
     {"gcs": {"uri": "gs://models/bot"}},
+    {"huggingFace": {"repository": "team/bot", "tokenSecretRef": {"name": "hub", "key": "token"}}},
     {"oci": {"reference": "Minio.storage:5000/team/bot:1"}},
     {"oci": {"reference": "registry.evil.org/team/bot:1"}, "overwrite": True},
 )

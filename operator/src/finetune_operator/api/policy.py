@@ -24,7 +24,7 @@ Host = Annotated[str, Field(min_length=1, max_length=253, pattern=HOST)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ModelSourceName = Literal["persistentVolumeClaim", "huggingFace", "s3", "gcs", "azure"]
 DatasetSourceName = Literal["configMap", "persistentVolumeClaim", "url", "huggingFace", "s3", "gcs", "azure"]
-DestinationKind = Literal["persistentVolumeClaim", "s3", "gcs", "azure", "oci"]
+DestinationKind = Literal["persistentVolumeClaim", "s3", "gcs", "azure", "huggingFace", "oci"]
 
 
 class PolicyError(ValueError):
