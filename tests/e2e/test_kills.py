@@ -36,8 +36,12 @@ def rows() -> bytes:
 
 
 def digests(kubectl: Kubectl, image: str, job: str) -> dict[str, str]:
-    """Return the SHA-256 of every file of the dataset, base, model and report in a job's workspace."""
-    command = "cd /volume && find -L dataset base model report -type f | sort | xargs sha256sum"
+    """Return the SHA-256 of every file of the dataset, base, model and report in a job's workspace.
+
+    The page on the whole job and its data name the times of the attempts, so these two differ.
+    """
+    pages = "! -path report/index.html ! -path report/job.json"
+    command = f"cd /volume && find -L dataset base model report -type f {pages} | sort | xargs sha256sum"
     with product.volume_pod(kubectl, f"{job}-workspace", image) as pod:
         listed = kubectl("exec", pod, "--", "sh", "-c", command)
     return {path: digest for digest, path in (line.split(maxsplit=1) for line in listed.splitlines())}

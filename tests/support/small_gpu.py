@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from finetune_trainer.model.attention import attention_of
+from finetune_trainer.model.fused.device import device_kernels
 from finetune_trainer.model.load import load_quantized
 from finetune_trainer.stages.train import probe, stage
 from finetune_trainer.stages.train.settings import optimizer_name, sft_config
@@ -84,4 +86,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "sft_config", on_cpu)
     monkeypatch.setattr(probe, "sft_config", on_cpu)
     monkeypatch.setattr(stage, "load_quantized", lambda path, _device: load_quantized(path, "cpu"))
+    monkeypatch.setattr(
+        stage, "attention_of", lambda config, _device, *, packed: attention_of(config, "cpu", packed=packed)
+    )
+    monkeypatch.setattr(stage, "device_kernels", lambda _device: device_kernels("cpu"))
     monkeypatch.setattr(stage, "_device_name", lambda _device: "pretended")

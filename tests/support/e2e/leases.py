@@ -10,6 +10,9 @@ import pytest
 from devcluster import product
 from devcluster.kubectl import Kubectl
 
+LEASE = "finetune-operator"
+"""The operator's default; the chart sets no other."""
+
 
 def until(what: str, holds: Callable[[], bool], *, seconds: float) -> float:
     """Wait for `what`, and return how many seconds it took. Fails the test after `seconds`."""
@@ -23,10 +26,9 @@ def until(what: str, holds: Callable[[], bool], *, seconds: float) -> float:
 
 
 def lease(kubectl: Kubectl) -> dict[str, Any]:
-    """Return the spec of the only Lease."""
-    found = kubectl.within(product.SYSTEM_NAMESPACE).json("get", "leases")["items"]
-    (spec,) = [each["spec"] for each in found]
-    return dict(spec)
+    """Return the spec of the Lease of the chart's replicas. Other tests run operators with Leases of their own."""
+    found = kubectl.within(product.SYSTEM_NAMESPACE).json("get", "lease", LEASE)
+    return dict(found["spec"])
 
 
 def leads_one_of_two(kubectl: Kubectl) -> bool:
