@@ -27,8 +27,9 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def store(room: Kubectl, operator: ProvidedCluster) -> Iterator[ObjectStore]:
+def store(room: Kubectl, operator: ProvidedCluster, private_addresses: None) -> Iterator[ObjectStore]:
     """A real S3 server with the bucket `models`, whose credentials are in the Secret `models`."""
+    del private_addresses
     with s3_server(room, operator.trainer_image, ["models"]) as running:
         room.apply(jobs.secret("models", running.credentials))
         yield running
