@@ -84,7 +84,7 @@ class WatchSession:
         self._pause = pause
         self._paces: dict[str, Pace] = {}
         self._said: dict[str, float] = {}
-        self._streams: WeakSet[EventStream] = WeakSet()
+        self._open: WeakSet[EventStream | aiohttp.ClientResponse] = WeakSet()
 
     @property
     def headers(self) -> Any:
@@ -97,9 +97,10 @@ class WatchSession:
         return self._session.closed
 
     async def close(self) -> None:
-        """Close all connections, also those of open watches. Kopf opens these again with another session."""
-        for stream in list(self._streams):
-            stream.close()
+        """Close all connections, also those of open watches and lists. Kopf opens these again with another session."""
+        for response in list(self._open):
+            # Otherwise a reader would wait until its timeout.
+            response.close()
         await self._session.close()
 
     async def request(self, *, method: str, url: str, **options: Any) -> Any:
@@ -125,7 +126,10 @@ class WatchSession:
             pace.reset()
             return response
         if response.status < 300:
-            return self._stream(response) if watches else response
+            if watches:
+                return self._stream(response)
+            self._open.add(response)
+            return await _whole(response)
         text = (await response.text())[:300]
         self._say(parts.path, f"{response.status}: {text}")
         response.release()
@@ -136,7 +140,7 @@ class WatchSession:
 
     def _stream(self, response: aiohttp.ClientResponse, *, expired: bool = False) -> EventStream:
         found = EventStream(response, expired=expired)
-        self._streams.add(found)
+        self._open.add(found)
         return found
 
     def _say(self, path: str, problem: str) -> None:
@@ -185,7 +189,7 @@ class EventStream:
             return
         held = b""
         begins = True
-        async for chunk in self._response.content.iter_chunked(size):
+        async for chunk in self._chunks(size):
             data = held + chunk
             start = 0 if begins and data.startswith(_ERROR) else data.find(b"\n" + _ERROR) + 1
             if start or (begins and data.startswith(_ERROR)):
@@ -202,3 +206,27 @@ class EventStream:
             begins = bool(held) or data.endswith(b"\n")
         if held:
             yield held
+
+    async def _chunks(self, size: int) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_chunked(size):
+                yield chunk
+        except RuntimeError as error:
+            raise _closed(self._response, error) from error
+
+
+async def _whole(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    """A list whose content has arrived."""
+    try:
+        await response.read()
+    except RuntimeError as error:
+        raise _closed(response, error) from error
+    return response
+
+
+def _closed(response: aiohttp.ClientResponse, error: RuntimeError) -> Exception:
+    """The error of a read after `close`, after which Kopf opens the list or the watch again; else `error` itself.
+
+    aiohttp raises RuntimeError for a connection that this process has closed. Kopf would end the watch for good.
+    """
+    return aiohttp.ClientConnectionError("the session was closed") if response.closed else error

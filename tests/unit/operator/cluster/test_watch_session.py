@@ -4,11 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from finetune_operator.cluster.watch_session import LONGEST_PAUSE, STEADY_SECONDS, Pace, WatchSession
+from finetune_operator.cluster.watch_session import (
+    LONGEST_PAUSE,
+    STEADY_SECONDS,
+    EventStream,
+    Pace,
+    WatchSession,
+)
 
 from tests.support.clock import Clock
 
@@ -140,14 +147,48 @@ async def test_a_watch_that_nobody_answers_is_given_up() -> None:
             await session.request(method="get", url=f"{url}?watch=true")
 
 
-async def test_the_end_of_a_session_ends_its_open_watches() -> None:
-    async def open_for_ever(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(EVENT)
-        await asyncio.sleep(60)
-        return response
+async def open_for_ever(request: web.Request) -> web.StreamResponse:
+    """A watch with one event."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(EVENT)
+    await asyncio.sleep(60)
+    return response
 
+
+class ClosedResponse:
+    """A response whose connection this process has closed, as aiohttp reads it."""
+
+    closed = True
+
+    @property
+    def content(self) -> ClosedResponse:
+        return self
+
+    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
+        yield EVENT
+        raise RuntimeError("Connection closed.")
+
+
+async def test_a_read_after_the_end_is_an_error_after_which_kopf_tries_again() -> None:
+    stream: Any = EventStream(ClosedResponse())  # type: ignore[arg-type]  # the part of a response that is read
+    chunks = stream.iter_chunked(2**20)
+    assert await anext(chunks) == EVENT
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await anext(chunks)
+
+
+async def test_the_end_of_a_session_ends_a_list_that_is_being_read() -> None:
+    async with watching(open_for_ever, Clock()) as (session, url, _):
+        listing = asyncio.create_task(session.request(method="get", url=url))
+        await asyncio.sleep(0.2)
+        assert not listing.done(), "the content of a list has arrived when it is returned"
+        await session.close()
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await asyncio.wait_for(listing, 10)
+
+
+async def test_the_end_of_a_session_ends_its_open_watches() -> None:
     async with watching(open_for_ever, Clock()) as (session, url, _):
         response = await session.request(method="get", url=f"{url}?watch=true")
         chunks = response.content.iter_chunked(2**20)
