@@ -1,11 +1,11 @@
 """Verify published artifacts offline: every file against manifest.json, the statement, and a public key.
 
-This file needs nothing but Python's standard library, and runs alone: `python verify.py FOLDER --key PUBLIC.pem`. Take it
-from a release or from the repository. A verifier that lies beside the artifacts proves nothing.
+This file runs alone: `python verify.py FOLDER --key PUBLIC.pem`. Take it from a release or from the repository. A verifier
+that lies beside the artifacts proves nothing. It needs Python's standard library, and for `--key` the package
+`cryptography`.
 
 Only `--key` proves the origin: without it, a forger can write a manifest that fits. All input counts as hostile: sizes are
-bounded, no name from a document is ever opened, and links and devices are not followed. Elliptic curve arithmetic here
-verifies only, with public numbers, so its timing has nothing to hide.
+bounded, no name from a document is ever opened, and links and devices are not followed.
 
 Exit codes: 0 intact, and signed by the key if one was given; 1 at least one finding; 64 wrong usage or key; 66 a folder or
 file that cannot be read.
@@ -27,7 +27,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 EXIT_INTACT, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREADABLE = 0, 1, 64, 66
 MANIFEST = "manifest.json"
@@ -126,10 +129,9 @@ class _RacedError(Exception):
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A point on P-256. `hint` is the digest of its PEM, by which a bundle names it."""
+    """A key of P-256. `hint` is the digest of its PEM, by which a bundle names it."""
 
-    x: int
-    y: int
+    key: EllipticCurvePublicKey
     hint: str
 
 
@@ -490,90 +492,47 @@ def _shown(path: str) -> str:
     ]
 
 
-# ECDSA with P-256 and SHA-256. Source: FIPS 186-5, section 6.4.2, and SP 800-186, section 3.2.1.3.
-_P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
-_N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
-_GENERATOR = (
-    0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
-    0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
-)
-# DER of a SubjectPublicKeyInfo with this curve, up to the coordinates of an uncompressed point.
-_KEY_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
-_Point = tuple[int, int] | None
-"""Affine coordinates; None is the point at infinity."""
-
-
 def read_public_key(path: Path) -> PublicKey:
-    """Read a public key of P-256 in PEM. Raises InvalidKeyError."""
+    """Read a public key of P-256 in PEM. Raises InvalidKeyError, also without the package `cryptography`."""
+    try:
+        # Without a key, nobody needs the package.
+        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 -- see above
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 -- see above
+        from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 -- see above
+            Encoding,
+            PublicFormat,
+            load_pem_public_key,
+        )
+    except ImportError as error:
+        raise InvalidKeyError(
+            "the package cryptography must be installed to check a signature, found none; run pip install cryptography"
+        ) from error
     try:
         with path.open("rb") as file:
-            text = file.read(_MAXIMUM_KEY).decode("ascii")
-        matched = re.fullmatch(
-            r"\s*-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*", text
-        )
-        der = base64.b64decode("".join(matched[1].split()), validate=True) if matched else b""
-    except (OSError, ValueError) as error:
+            key = load_pem_public_key(file.read(_MAXIMUM_KEY))
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise InvalidKeyError(
             f"the public key must be a PEM file, found {type(error).__name__} at {path}"
         ) from error
-    x, y = int.from_bytes(der[27:59], "big"), int.from_bytes(der[59:], "big")
-    valid = der.startswith(_KEY_PREFIX) and len(der) == 91 and x < _P and y < _P
-    if not valid or (y * y - (x * x * x - 3 * x + _B)) % _P:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidKeyError(
             f"the key must be the PUBLIC KEY of an ECDSA key of the curve P-256, found another: {path}"
         )
-    body = base64.encodebytes(der).decode().replace("\n", "")
-    lines = "\n".join(body[start : start + 64] for start in range(0, len(body), 64))
-    pem = f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"
-    return PublicKey(x, y, hashlib.sha256(pem.encode()).hexdigest())
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(key, hashlib.sha256(pem).hexdigest())
 
 
 def is_signed(key: PublicKey, message: bytes, signature: bytes) -> bool:
-    """Return whether `signature` (DER) is one of `message` by `key`."""
-    numbers = _signature_numbers(signature)
-    if numbers is None or not all(0 < number < _N for number in numbers):
+    """Return whether `signature` (DER) is one of `message` by `key`, with ECDSA and SHA-256."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 -- there is a key, so there is the package
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # noqa: PLC0415 -- as above
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 -- as above
+
+    try:
+        key.key.verify(signature, message, ECDSA(SHA256()))
+    except InvalidSignature:
         return False
-    r, s = numbers
-    digest = int.from_bytes(hashlib.sha256(message).digest(), "big")
-    inverse = pow(s, -1, _N)
-    point = _sum(_times(digest * inverse % _N, _GENERATOR), _times(r * inverse % _N, (key.x, key.y)))
-    return point is not None and point[0] % _N == r
-
-
-def _signature_numbers(der: bytes) -> tuple[int, int] | None:
-    """Return r and s of a strict DER sequence of two positive integers, else None."""
-    numbers, rest = [], der[2:]
-    if der[:1] != b"\x30" or len(der) < 2 or der[1] != len(rest):
-        return None
-    for _ in range(2):
-        if len(rest) < 3 or rest[0] != 2 or not 1 <= rest[1] <= min(33, len(rest) - 2):
-            return None
-        value, rest = rest[2 : 2 + rest[1]], rest[2 + rest[1] :]
-        if value[0] & 0x80 or (len(value) > 1 and value[0] == 0 and not value[1] & 0x80):
-            return None
-        numbers.append(int.from_bytes(value, "big"))
-    return None if rest else (numbers[0], numbers[1])
-
-
-def _sum(first: _Point, second: _Point) -> _Point:
-    if first is None or second is None:
-        return second if first is None else first
-    (x1, y1), (x2, y2) = first, second
-    if x1 == x2 and (y1 + y2) % _P == 0:
-        return None
-    slope = (3 * x1 * x1 - 3) * pow(2 * y1, -1, _P) if first == second else (y2 - y1) * pow(x2 - x1, -1, _P)
-    x = (slope * slope - x1 - x2) % _P
-    return x, (slope * (x1 - x) - y1) % _P
-
-
-def _times(number: int, point: _Point) -> _Point:
-    total: _Point = None
-    while number:
-        if number & 1:
-            total = _sum(total, point)
-        point, number = _sum(point, point), number >> 1
-    return total
+    return True
 
 
 DESCRIPTION = (

@@ -416,8 +416,7 @@ def test_a_hostile_file_name_does_not_steer_the_terminal(
     assert printed.count("FileAdded") == 2
 
 
-def test_signatures_are_judged_as_the_reference_judges_them(tmp_path: Path) -> None:
-    """The reference is OpenSSL's implementation in `cryptography`."""
+def test_only_a_signature_of_the_message_by_the_key_counts(tmp_path: Path) -> None:
     for number in range(12):
         private = ec.generate_private_key(ec.SECP256R1())
         path = tmp_path / "public.pem"
@@ -496,8 +495,20 @@ def test_exit_codes_and_texts(
     assert [finding["kind"] for finding in document["findings"]] == ["WeightsChanged"]
 
 
-def test_the_file_runs_alone_with_the_standard_library(artifact: Path, key: Path, tmp_path: Path) -> None:
+def test_the_file_runs_alone_and_needs_a_package_for_a_key_only(
+    artifact: Path, key: Path, tmp_path: Path
+) -> None:
     alone = shutil.copy(finetune_cli.verify.__file__, tmp_path / "verify.py")
-    command = [sys.executable, "-I", "-S", str(alone), str(artifact), "--key", str(key)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stderr) == (EXIT_INTACT, "")
+
+    def run(*options: str, key: Path | None) -> tuple[int, str]:
+        wanted = [] if key is None else ["--key", str(key)]
+        command = [sys.executable, "-I", *options, str(alone), str(artifact), *wanted]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return found.returncode, found.stderr
+
+    assert run(key=key) == (EXIT_INTACT, "")
+    # Without site-packages there is only the standard library.
+    assert run("-S", key=None) == (EXIT_INTACT, "")
+    code, said = run("-S", key=key)
+    assert code == EXIT_USAGE
+    assert "pip install cryptography" in said
