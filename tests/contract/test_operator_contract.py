@@ -16,9 +16,11 @@ from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Rea
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import Stage
 from finetune_operator.api.validation import check
+from finetune_operator.contract.identity import JobIdentity
+from finetune_operator.contract.mounts import pod_paths
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.reading import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
-from finetune_operator.contract.run_spec import JobIdentity, Limits, build_run_spec, pod_paths
+from finetune_operator.contract.run_spec import Limits, build_run_spec
 from finetune_operator.sizing.planning import make_plan
 
 from tests.support.operator import (

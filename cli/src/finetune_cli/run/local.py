@@ -23,15 +23,10 @@ from finetune_operator.contract.credentials import (
     secret_prefixes,
     secret_variables,
 )
+from finetune_operator.contract.identity import JobIdentity
+from finetune_operator.contract.mounts import ARTIFACTS_FOLDER, MountPaths, first_destination
 from finetune_operator.contract.network import retry_seconds
-from finetune_operator.contract.run_spec import (
-    ARTIFACTS_FOLDER,
-    JobIdentity,
-    Limits,
-    MountPaths,
-    build_run_spec,
-    first_destination,
-)
+from finetune_operator.contract.run_spec import Limits, build_run_spec
 from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
 from finetune_operator.sizing.planning import make_plan, rate_text

@@ -14,14 +14,14 @@ from finetune_operator.api.stages import (
     SUSPENSION_ANNOTATION,
     Stage,
 )
+from finetune_operator.contract.identity import JobIdentity
+from finetune_operator.contract.mounts import pod_paths
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import (
     LADDER_SINCE,
     OPTIMIZER_SINCE,
     RATE_REASON_SINCE,
-    JobIdentity,
     build_run_spec,
-    pod_paths,
 )
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of

@@ -9,8 +9,7 @@ from finetune_operator.api.quantities import format_bytes
 from finetune_operator.api.sources import DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import RUN_ANNOTATION, Stage, workspace_claim_name
-from finetune_operator.contract.network import CA_MOUNT, MountedBundle
-from finetune_operator.contract.run_spec import (
+from finetune_operator.contract.mounts import (
     CHAT_TEMPLATE_MOUNT,
     COMPILE_CACHE_MOUNT,
     COMPILE_CACHE_VARIABLE,
@@ -24,6 +23,7 @@ from finetune_operator.contract.run_spec import (
     VALIDATION_MOUNT,
     WORKSPACE_MOUNT,
 )
+from finetune_operator.contract.network import CA_MOUNT, MountedBundle
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.sizing.hosts import HostNeeds
 

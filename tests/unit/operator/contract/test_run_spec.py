@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.contract.run_spec import JobIdentity, Limits, MountPaths, build_run_spec, pod_paths
+from finetune_operator.contract.identity import JobIdentity
+from finetune_operator.contract.mounts import MountPaths, pod_paths
+from finetune_operator.contract.run_spec import Limits, build_run_spec
 from finetune_operator.sizing.planning import make_plan
 
 from tests.support.operator import make_spec
@@ -32,47 +34,6 @@ def build(spec: FineTuneJobSpec, paths: MountPaths | None = None) -> dict[str, A
         telemetry_port=9500,
         attempt=3,
     )
-
-
-def test_paths_of_a_pod_are_below_the_mounts_of_their_volumes() -> None:
-    spec = parse(
-        model={
-            "source": {"persistentVolumeClaim": {"claimName": "models", "path": "./smol//1"}},
-            "chatTemplate": {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}},
-        },
-        dataset={
-            "source": {"configMap": {"name": "rows", "key": "train.jsonl"}},
-            "validation": {"source": {"persistentVolumeClaim": {"claimName": "v", "path": "a/b.jsonl"}}},
-            "targetPrompts": PROMPTS,
-        },
-        modelCache={"claimName": "bases"},
-    )
-    assert pod_paths(JOB, spec) == MountPaths(
-        workspace="/workspace",
-        output="/output/demo",
-        output_uri="pvc://team/artifacts/demo",
-        model="/source/model/smol/1",
-        dataset="/source/dataset/train.jsonl",
-        validation="/source/validation/a/b.jsonl",
-        chat_template="/source/chat-template/chat.jinja",
-        target_prompts="/source/target-prompts/prompts.txt",
-        model_cache="/model-cache",
-    )
-
-
-def test_an_empty_output_path_is_the_root_of_the_claim() -> None:
-    claim = {"claimName": "artifacts", "path": ""}
-    paths = pod_paths(JOB, parse(output={"destination": {"persistentVolumeClaim": claim}}))
-    assert (paths.output, paths.output_uri) == ("/output", "pvc://team/artifacts")
-
-
-def test_remote_sources_have_no_path() -> None:
-    spec = parse(
-        model={"source": {"huggingFace": {"repository": "a/b"}}},
-        dataset={"source": {"s3": {"uri": "s3://bucket/rows"}}},
-    )
-    paths = pod_paths(JOB, spec)
-    assert (paths.model, paths.dataset, paths.validation, paths.chat_template) == (None, None, None, None)
 
 
 def test_exactly_one_training_length_is_written() -> None:
