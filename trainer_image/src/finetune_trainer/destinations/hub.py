@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from finetune_trainer.destinations.hub_account import only_reads, role_in
-from finetune_trainer.destinations.hub_client import HubClient
+from finetune_trainer.destinations.hub_client import HubClient, document_of
 from finetune_trainer.destinations.hub_storage import LargeFile
 from finetune_trainer.destinations.publisher import OnBytes, changed, parse_manifest, taken
 from finetune_trainer.errors import Reason, StageError
@@ -250,7 +250,7 @@ class HubPublisher:
         path = f"/api/models/{client.repository}/preupload/{_quoted(revision)}"
 
         def ask(files: list[dict[str, Any]]) -> list[Any]:
-            found = client.ask("POST", path, {"files": files}).document().get("files")
+            found = document_of(client.ask("POST", path, {"files": files})).get("files")
             if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
                 raise Outage("a response that does not follow the hub's API")
             return found
@@ -277,7 +277,7 @@ class HubPublisher:
         found = client.ask("POST", path, body, wanted={200, 201, 409, 412}, media="application/x-ndjson")
         if found.status in {409, 412}:
             raise Outage("another commit came between")
-        commit = found.document().get("commitOid")
+        commit = document_of(found).get("commitOid")
         if not isinstance(commit, str) or not commit:
             raise Outage("a commit without an id")
         return commit

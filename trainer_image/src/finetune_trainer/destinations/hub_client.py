@@ -7,61 +7,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from finetune_trainer.contract.credentials import clean_secret
+from finetune_trainer.destinations.http_client import LARGEST_DOCUMENT, Answer, HttpClient
 from finetune_trainer.errors import StageError
-from finetune_trainer.sources.connections import Connections
 from finetune_trainer.sources.hub_listing import Listing, UnexpectedListingError, parse_listing
-from finetune_trainer.sources.retry import Outage, retry
+from finetune_trainer.sources.retry import Outage
 from finetune_trainer.sources.retry_after import requested_pause
 from finetune_trainer.sources.secret_values import require_header_value
 from finetune_trainer.sources.url import InvalidLocationError, Location
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from finetune_trainer.contract.destinations import HubDestination
     from finetune_trainer.sources.fetch_target import FetchTarget
     from finetune_trainer.sources.network import Network
 
 _PUBLIC_HUB = "https://huggingface.co"
-_READ_SECONDS = 120.0  # a hub may take long to make a commit of many files
-_LARGEST_DOCUMENT = 64 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAXIMUM_REDIRECTS = 5
 _PASSING = frozenset({408, 425, 429})
-_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response whose body has been read."""
+class HubClient(HttpClient):
+    """One model repository of a hub."""
 
-    status: int
-    fields: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-    def document(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises Outage if it is none."""
-        try:
-            found = json.loads(self.body)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise Outage("a response that does not follow the hub's API")
-        return found
-
-
-class HubClient:
-    """One model repository of a hub. Use it as a context manager: it keeps connections open."""
+    server = "hub"
 
     def __init__(
         self,
@@ -73,11 +49,11 @@ class HubClient:
         allow_private: bool,
     ) -> None:
         """Read token and endpoint. Raises StageError if one of them cannot be used."""
+        named = (environment.get("HF_ENDPOINT") or "").rstrip("/")
+        # The administrator names another hub, so that hub and its storage may have any address.
+        super().__init__(target, network, allow_private=allow_private or bool(named))
         self.repository = destination.repository
         self.namespace = destination.repository.partition("/")[0]
-        self.target = target
-        self.network = network
-        named = (environment.get("HF_ENDPOINT") or "").rstrip("/")
         self.endpoint = named or _PUBLIC_HUB
         try:
             self._root = Location.parse(self.endpoint + "/")
@@ -92,29 +68,10 @@ class HubClient:
         except HFValidationError as error:
             raise self.missing(f"a repository as NAMESPACE/NAME: {error}") from error
         self._token = _token(destination.token_variable, environment, target)
-        self._connections = Connections(
-            network,
-            target,
-            # The administrator names another hub, so that hub and its storage may have any address.
-            allow_private=allow_private or bool(named),
-            deadline=math.inf,
-            forbidden=target.forbidden_address,
-            late=lambda: self.unavailable("a deadline"),
-            read_seconds=_READ_SECONDS,
-        )
-
-    def __enter__(self) -> Self:
-        self._connections.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._connections.__exit__(kind, error, traceback)
 
     def whoami(self) -> dict[str, Any]:
         """Return the hub's description of the token's user. Raises StageError for a token that is not valid."""
-        return self.retried(lambda: self.ask("GET", "/api/whoami-v2").document())
+        return self.retried(lambda: document_of(self.ask("GET", "/api/whoami-v2")))
 
     def organization_exists(self, name: str) -> bool:
         """Return whether the hub has an organization of this name."""
@@ -135,7 +92,7 @@ class HubClient:
                 raise Outage("a response that does not follow the hub's API") from None
             if listing.commit is None:
                 raise Outage("a description without a commit")
-            return listing, found.document().get("private") is True
+            return listing, document_of(found).get("private") is True
 
         return self.retried(attempt)
 
@@ -159,7 +116,7 @@ class HubClient:
         """Return a small file at a commit; None if there is none."""
 
         def attempt() -> bytes | None:
-            found = self._resolve(commit, name, _LARGEST_DOCUMENT)
+            found = self._resolve(commit, name, LARGEST_DOCUMENT)
             return None if found is None else found[1]
 
         return self.retried(attempt)
@@ -177,8 +134,8 @@ class HubClient:
         """Return digest and content of a file, which redirects may lead to. More than `kept` bytes are not kept."""
         location = self.at(f"/{self.repository}/resolve/{commit}/{quote(name)}")
         for _ in range(_MAXIMUM_REDIRECTS + 1):
-            with self._connections.send("GET", location, self._headers(location, {})) as response:
-                named = _fields(response.headers)
+            token = self._authorization(location)
+            with self.responding("GET", location, {}, authorization=token) as (response, named):
                 if response.status in _REDIRECTS and named.get("location"):
                     location = self.follow(location, named["location"])
                     continue
@@ -241,21 +198,10 @@ class HubClient:
         content: bytes | Iterator[bytes] = b"",
     ) -> Answer:
         """Send one request. Only the hub's own origin gets the token."""
-        headers = self._headers(location, fields)
-        with self._connections.send(method, location, headers, content) as response:
-            body = b""
-            for chunk in response.iter_stream():
-                body += chunk
-                if len(body) > _LARGEST_DOCUMENT:
-                    raise Outage("a document of more than 64 MiB")
-            return Answer(response.status, _fields(response.headers), body)
+        return self.answer(method, location, fields, content, self._authorization(location))
 
-    def _headers(self, location: Location, fields: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-        headers = [(b"host", location.authority.encode()), (b"user-agent", b"finetune-trainer")]
-        headers += [(name.encode(), value.encode()) for name, value in fields.items()]
-        if self.is_own(location):
-            headers.append((b"authorization", f"Bearer {self._token}".encode()))
-        return headers
+    def _authorization(self, location: Location) -> bytes | None:
+        return f"Bearer {self._token}".encode() if self.is_own(location) else None
 
     def is_own(self, location: Location) -> bool:
         """Return whether a location is the hub's own, and so may see the token."""
@@ -298,29 +244,16 @@ class HubClient:
             f"{self.target.field}.huggingFace must name {what}; check repository and revision",
         )
 
-    def unavailable(self, found: str) -> StageError:
-        """Make the error for an outage that does not pass."""
-        return StageError(
-            self.target.unavailable,
-            f"could not {self.target.transfer} the {self.target.name}: {found}; check that the hub is up and reachable from "
-            "the cluster, or wait longer for it with network.retrySeconds",
-        )
 
-    def retried(
-        self,
-        action: Callable[[], _Result],
-        progress: Callable[[], int] = lambda: 0,
-        waiting: Callable[[], None] = lambda: None,
-    ) -> _Result:
-        """Call `action` until it succeeds or an outage does not pass."""
-        return retry(
-            action,
-            self.unavailable,
-            name=self.target.name,
-            policy=self.network.retry,
-            progress=progress,
-            waiting=waiting,
-        )
+def document_of(answer: Answer) -> dict[str, Any]:
+    """Return the body as a JSON object. Raises Outage if it is none."""
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Outage("a response that does not follow the hub's API")
+    return found
 
 
 def _token(variable: str, environment: Mapping[str, str], target: FetchTarget) -> str:
@@ -331,7 +264,3 @@ def _token(variable: str, environment: Mapping[str, str], target: FetchTarget) -
             f"the Secret for {target.field} must hold a token, found none; correct tokenSecretRef or the Secret",
         )
     return require_header_value(token, f"the token for {target.field}", target)
-
-
-def _fields(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}

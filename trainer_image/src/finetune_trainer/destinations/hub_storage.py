@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.destinations.hub_client import Answer
+from finetune_trainer.destinations.http_client import Answer
+from finetune_trainer.destinations.hub_client import document_of
 from finetune_trainer.sources.retry import Outage
 from finetune_trainer.sources.retry_after import requested_pause
 
@@ -82,7 +83,7 @@ class LargeFile:
             "ref": {"name": self._revision},
         }
         path = f"/{self._client.repository}.git/info/lfs/objects/batch"
-        objects = self._client.ask("POST", path, document, media=LFS_TYPE).document().get("objects")
+        objects = document_of(self._client.ask("POST", path, document, media=LFS_TYPE)).get("objects")
         found = objects[0] if isinstance(objects, list) and objects else None
         if not isinstance(found, dict) or found.get("oid") != self._oid:
             raise Outage("a response that does not follow the batch API")

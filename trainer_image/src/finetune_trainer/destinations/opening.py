@@ -50,14 +50,11 @@ def open_place(
     """
     if isinstance(destination, DirectoryDestination):
         return DirectoryPublisher(destination, spec_hash)
+    network = Network.from_environment(environment, RetryPolicy(retry_seconds), allow_private=allow_private)
     if isinstance(destination, RegistryDestination):
         from finetune_trainer.destinations.registry import RegistryPublisher  # noqa: PLC0415 -- as below
 
-        network = Network.from_environment(
-            environment, RetryPolicy(retry_seconds), allow_private=allow_private
-        )
         return RegistryPublisher(destination, spec_hash, environment, network, allow_private=allow_private)
-    network = Network.from_environment(environment, RetryPolicy(retry_seconds), allow_private=allow_private)
     journal = journals / f"{destination.name}.json"
     if isinstance(destination, HubDestination):
         from finetune_trainer.destinations.hub import HubPublisher  # noqa: PLC0415 -- as below

@@ -5,24 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from finetune_trainer.contract.credentials import clean_secret
+from finetune_trainer.destinations.http_client import Answer, HttpClient
 from finetune_trainer.destinations.publisher import OnBytes
 from finetune_trainer.errors import StageError
-from finetune_trainer.sources.connections import Connections
-from finetune_trainer.sources.retry import Outage, retry
+from finetune_trainer.sources.retry import Outage
+from finetune_trainer.sources.retry_after import requested_pause
 from finetune_trainer.sources.secret_values import require_header_value
 from finetune_trainer.sources.url import InvalidLocationError, Location
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from finetune_trainer.contract.destinations import RegistryDestination
     from finetune_trainer.destinations.local_artifact import LocalFile
     from finetune_trainer.sources.fetch_target import FetchTarget
@@ -35,23 +32,13 @@ _REFERENCE = re.compile(
 )
 _LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\])(?::[0-9]+)?")
 _CHALLENGE = re.compile(r'([a-z]+)="([^"]*)"')
-_READ_SECONDS = 120.0  # a registry digests a large blob before it answers
 _CHUNK_BYTES = 1 << 20
-_LARGEST_DOCUMENT = 16 << 20
-_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response whose body has been read."""
+class RegistryClient(HttpClient):
+    """One repository of a registry."""
 
-    status: int
-    fields: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-
-class RegistryClient:
-    """One repository of a registry. Use it as a context manager: it keeps connections open."""
+    server = "registry"
 
     def __init__(
         self,
@@ -70,31 +57,12 @@ class RegistryClient:
                 f"{target.field}.oci.reference must be HOST/REPOSITORY:TAG, found another form; correct it",
             )
         host, self.repository, self.tag = match.groups()
-        self._target = target
+        super().__init__(target, network, allow_private=allow_private)
         # Like other clients, plain http is for registries on this machine alone.
         scheme = "http" if allow_private and _LOOPBACK.fullmatch(host) else "https"
         self._root = Location.parse(f"{scheme}://{host}/v2/{self.repository}/")
         self._authorization = _basic(destination.credentials_prefix, environment, target)
         self._signed_in: bytes | None = None
-        self._network = network
-        self._connections = Connections(
-            network,
-            target,
-            allow_private=allow_private,
-            deadline=math.inf,
-            forbidden=target.forbidden_address,
-            late=lambda: self._unavailable("a deadline"),
-            read_seconds=_READ_SECONDS,
-        )
-
-    def __enter__(self) -> Self:
-        self._connections.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._connections.__exit__(kind, error, traceback)
 
     def manifest(self, reference: str) -> bytes | None:
         """Return the manifest of a tag or digest; None if there is none."""
@@ -109,7 +77,7 @@ class RegistryClient:
         """Return a small blob. Raises StageError if it has other bytes than its digest says."""
         found = self._call("GET", f"blobs/{digest}")
         if f"sha256:{hashlib.sha256(found.body).hexdigest()}" != digest:
-            raise self._unavailable("other bytes than were written")
+            raise self.unavailable("other bytes than were written")
         return found.body
 
     def has_blob(self, digest: str) -> bool:
@@ -126,7 +94,7 @@ class RegistryClient:
             fields = {"content-type": "application/octet-stream", "content-length": str(size)}
             self._require(self._send("PUT", place, fields, body() if size else b""), {201, 204})
 
-        self._retried(upload)
+        self.retried(upload)
 
     def put_file(self, file: LocalFile, on_sent: OnBytes) -> None:
         """Upload a file as a blob."""
@@ -155,7 +123,7 @@ class RegistryClient:
             found = self._require(self._send("PATCH", place, fields, content), {202, 204})
             self._send("DELETE", place.follow(found.fields.get("location", "") or place.target.decode()), {})
 
-        self._retried(rehearse)
+        self.retried(rehearse)
 
     def _begin_upload(self) -> Location:
         found = self._require(self._send("POST", self._at("blobs/uploads/"), {"content-length": "0"}), {202})
@@ -167,7 +135,7 @@ class RegistryClient:
     def _call(self, method: str, path: str, fields: Mapping[str, str] = {}, content: bytes = b"") -> Answer:
         extra = {"content-length": str(len(content))} if content else {}
         wanted = {200, 201, 204} | ({404} if method in {"GET", "HEAD"} else set())
-        return self._retried(
+        return self.retried(
             lambda: self._require(self._send(method, self._at(path), {**fields, **extra}, content), wanted)
         )
 
@@ -183,38 +151,15 @@ class RegistryClient:
     ) -> Answer:
         """Send one request, and sign in if the registry asks for it. The registry's credentials stay with its host."""
         ours = location.origin == self._root.origin
-        found = self._once(method, location, fields, content, self._signed_in if ours else None)
+        found = self.answer(method, location, fields, content, self._signed_in if ours else None)
         if found.status == 401 and ours and isinstance(content, bytes):
             self._signed_in = self._sign_in(found.fields.get("www-authenticate", ""))
-            return self._once(method, location, fields, content, self._signed_in)
+            return self.answer(method, location, fields, content, self._signed_in)
         if found.status == 401 and ours and self._signed_in is not None:
             # A token lives for minutes, and a large file may take longer. The next attempt signs in again.
             self._signed_in = None
             raise Outage("a sign-in that has expired")
         return found
-
-    def _once(
-        self,
-        method: str,
-        location: Location,
-        fields: Mapping[str, str],
-        content: bytes | Iterator[bytes],
-        authorization: bytes | None,
-    ) -> Answer:
-        headers = [(b"host", location.authority.encode()), (b"user-agent", b"finetune-trainer")]
-        headers += [(name.encode(), value.encode()) for name, value in fields.items()]
-        if authorization is not None:
-            headers.append((b"authorization", authorization))
-        with self._connections.send(method, location, headers, content) as response:
-            body = b""
-            for chunk in response.iter_stream():
-                body += chunk
-                if len(body) > _LARGEST_DOCUMENT:
-                    raise Outage("a document of more than 16 MiB")
-            named = {
-                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
-            }
-            return Answer(response.status, named, body)
 
     def _sign_in(self, challenge: str) -> bytes | None:
         """Return the Authorization header that a registry's challenge asks for."""
@@ -232,8 +177,8 @@ class RegistryClient:
         except InvalidLocationError:
             raise Outage("a sign-in address that is no URL") from None
         if realm.scheme != "https" and realm.origin != self._root.origin and self._root.scheme == "https":
-            raise self._target.forbidden_address()
-        found = self._require(self._once("GET", realm, {}, b"", self._authorization), {200})
+            raise self.target.forbidden_address()
+        found = self._require(self.answer("GET", realm, {}, b"", self._authorization), {200})
         try:
             document: Any = json.loads(found.body)
             token = document.get("token") or document["access_token"]
@@ -249,29 +194,19 @@ class RegistryClient:
         said = f"HTTP status {status}"
         if status in {401, 403}:
             raise StageError(
-                self._target.access_denied,
-                f"the credentials for {self._target.field} must allow {self._target.access}, but the registry answered "
+                self.target.access_denied,
+                f"the credentials for {self.target.field} must allow {self.target.access}, but the registry answered "
                 f"{said}; correct the Secret or the registry's permissions",
             )
         if status == 404:
             raise StageError(
-                self._target.not_found,
-                f"{self._target.field}.oci.reference must name a repository that exists or can be made, found {said}; "
+                self.target.not_found,
+                f"{self.target.field}.oci.reference must name a repository that exists or can be made, found {said}; "
                 "check the reference",
             )
         if status >= 500 or status in {400, 408, 409, 416, 425, 429}:
-            raise Outage(said)
-        raise self._unavailable(said)
-
-    def _retried(self, action: Callable[[], _Result]) -> _Result:
-        return retry(action, self._unavailable, name=self._target.name, policy=self._network.retry)
-
-    def _unavailable(self, found: str) -> StageError:
-        return StageError(
-            self._target.unavailable,
-            f"could not {self._target.transfer} the {self._target.name}: {found}; check that the registry is up and "
-            "reachable from the cluster, or wait longer for it with network.retrySeconds",
-        )
+            raise Outage(said, requested_pause(found.fields))
+        raise self.unavailable(said)
 
 
 def _basic(prefix: str | None, environment: Mapping[str, str], target: FetchTarget) -> bytes | None:
