@@ -11,19 +11,10 @@ from typing import Any
 
 from devcluster.layout import REPOSITORY
 
+from tests.support.operator import CONFIG
+
 FIXTURES = REPOSITORY / "contract" / "fixtures"
 STAGES = ("prepare", "train", "merge")
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
-"""A model of 135 million parameters, which fits every GPU."""
 _OWN = ("uid", "attempt", "startTime", "completionTime")
 """Members of a result that differ between pods."""
 

@@ -36,7 +36,11 @@ def test_an_answer_has_status_fields_in_small_letters_and_the_whole_body() -> No
 
 def test_a_body_beyond_the_bound_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "LARGEST_DOCUMENT", 1 << 20)
-    with http_server(status(200, b"x" * (1 << 21))) as origin, client() as ours, pytest.raises(Outage, match="more than 1 MiB"):
+    with (
+        http_server(status(200, b"x" * (1 << 21))) as origin,
+        client() as ours,
+        pytest.raises(Outage, match="more than 1 MiB"),
+    ):
         ours.answer("GET", Location.parse(f"{origin}/"), {})
 
 
