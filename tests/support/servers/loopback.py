@@ -39,7 +39,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 def http_server(
     answer: Answer, *, context: ssl.SSLContext | None = None, host: str = "localhost"
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin."""
+    """Serve every GET, HEAD, PUT, POST and PATCH with `answer`, and yield the server's origin."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -56,6 +56,9 @@ def http_server(
             self.do_GET()
 
         def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_PATCH(self) -> None:
             self.do_GET()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
@@ -218,8 +221,8 @@ def binary(name: str) -> str:
 
 
 @contextmanager
-def running(command: list[str], port: int, environment: dict[str, str]) -> Iterator[str]:
-    """Run a server until it listens on the port; yields its origin."""
+def running(command: list[str], port: int, environment: dict[str, str], seconds: float = 60) -> Iterator[str]:
+    """Run a server and wait until it listens on the port, for at most `seconds`; yields its origin."""
     process = subprocess.Popen(
         command,
         env={"PATH": os.environ["PATH"], **environment},
@@ -227,7 +230,7 @@ def running(command: list[str], port: int, environment: dict[str, str]) -> Itera
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

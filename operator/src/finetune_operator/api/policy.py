@@ -73,7 +73,7 @@ class Limits(SpecValue):
     dataset_sources: Annotated[tuple[DatasetSourceName, ...], Field(min_length=1)] | None = None
     destination_kinds: Annotated[tuple[DestinationKind, ...], Field(min_length=1)] | None = None
     endpoint_hosts: tuple[Host, ...] | None = None
-    """Hosts of S3-compatible stores, to read from and to publish to, and of registries."""
+    """Hosts of S3-compatible stores, to read from and to publish to, of registries and of trackers."""
     proxy_hosts: tuple[Host, ...] | None = None
     forbid_private_addresses: bool | None = None
     """If true, no dataset, endpoint or proxy may have a private address, although the chart allows it.
@@ -239,6 +239,13 @@ def _other_hosts(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
         for field, place in places
         if place.oci is not None
     ]
+    trackers = spec.tracking
+    for name, tracker in (
+        ("mlflow", trackers and trackers.mlflow),
+        ("modelRegistry", trackers and trackers.model_registry),
+    ):
+        if tracker is not None:
+            urls.append((limits.endpoint_hosts, f"tracking.{name}.uri", tracker.uri))
     urls.append((limits.proxy_hosts, "network.httpsProxy", spec.network.https_proxy))
     urls.append((limits.proxy_hosts, "network.httpProxy", spec.network.http_proxy))
     for allowed, field, url in urls:

@@ -35,8 +35,9 @@ from finetune_operator.contract.credentials import (
 )
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
+from finetune_operator.contract.tracking import Trackers, tracking_document
 
-CONTRACT_VERSION = "1.8"
+CONTRACT_VERSION = "1.9"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
@@ -69,6 +70,7 @@ def build_run_spec(
     telemetry_port: int,
     attempt: int,
     explains_rate: bool = False,
+    trackers: Trackers | None = None,
 ) -> dict[str, Any]:
     """Build the run spec of one attempt, ready for JSON.
 
@@ -134,6 +136,7 @@ def build_run_spec(
                 else {"retrySeconds": limits.retry_seconds}
             ),
         },
+        **({"tracking": tracking_document(trackers, job)} if trackers else {}),
     }
 
 

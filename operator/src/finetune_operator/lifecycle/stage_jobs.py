@@ -23,6 +23,7 @@ from finetune_operator.contract.run_spec import (
     RATE_REASON_SINCE,
     build_run_spec,
 )
+from finetune_operator.contract.tracking import choose_trackers
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
@@ -92,6 +93,7 @@ def build_stage_job(
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
         explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
+        trackers=choose_trackers(spec.tracking, trainer.tracking),
     )
     body = build_job(
         job,

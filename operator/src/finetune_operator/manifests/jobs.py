@@ -35,6 +35,7 @@ from finetune_operator.contract.credentials import (
     secret_variables,
 )
 from finetune_operator.contract.network import CA_BUNDLE_VARIABLE, mounted_bundles, network_variables
+from finetune_operator.contract.tracking import choose_trackers, tracking_secret_prefixes
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
@@ -191,10 +192,11 @@ def _containers(
     host: HostNeeds,
     volumes: Volumes,
 ) -> dict[str, Any]:
-    """The trainer, and with `output.destinations` the step of the stage that runs before it in a container of its own.
+    """The trainer, and with destinations or trackers the step of the stage that runs before it in a container of its own.
 
     Only the step that tries the destinations and the one that publishes have the credentials. They run no model.
     """
+    tracked = stage is Stage.MERGE and choose_trackers(spec.tracking, trainer.tracking)
 
     def container(name: str, step: str = "") -> dict[str, Any]:
         return {
@@ -216,7 +218,7 @@ def _containers(
             "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
         }
 
-    if spec.output.destinations is None or stage is Stage.TRAIN:
+    if stage is Stage.TRAIN or (spec.output.destinations is None and not tracked):
         return {"containers": [container(CONTAINER_NAME)]}
     if stage is Stage.PREPARE:
         return {
@@ -263,19 +265,28 @@ def _environment(
         if trainer.hugging_face_endpoint:
             variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
         variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
-        environment |= _whole_secrets(secret_prefixes(spec))
+        if secrets := _whole_secrets(secret_prefixes(spec)):
+            environment["envFrom"] = secrets
     return environment
 
 
 def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str) -> dict[str, Any]:
-    """`env` and `envFrom` of a container that tries or fills the destinations: their credentials and no others."""
+    """`env` and `envFrom` of a container that tries or fills destinations: their credentials and no others.
+
+    The one that fills them also tells the trackers of the run, and has their credentials.
+    """
     variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
     variables += _network(spec, trainer, downloads=True)
     if trainer.hugging_face_endpoint:
         variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
     tokens = destination_secret_variables(spec)
     variables += [_secret_variable(item.variable, item.reference) for item in tokens]
-    return {"env": variables, **_whole_secrets(destination_secret_prefixes(spec))}
+    secrets = _whole_secrets(destination_secret_prefixes(spec))
+    if step == "Publish":
+        trackers = tracking_secret_prefixes(choose_trackers(spec.tracking, trainer.tracking))
+        # A pod would wait for a Secret that is required, but no run waits for its tracker.
+        secrets += _whole_secrets(trackers, optional=True)
+    return {"env": variables, **({"envFrom": secrets} if secrets else {})}
 
 
 def _common_variables() -> list[dict[str, Any]]:
@@ -288,9 +299,10 @@ def _common_variables() -> list[dict[str, Any]]:
 _NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 
 
-def _whole_secrets(secrets: list[SecretPrefix]) -> dict[str, Any]:
-    prefixes = [{"prefix": item.prefix, "secretRef": {"name": item.secret}} for item in secrets]
-    return {"envFrom": prefixes} if prefixes else {}
+def _whole_secrets(secrets: list[SecretPrefix], *, optional: bool = False) -> list[dict[str, Any]]:
+    """The entries of `envFrom`."""
+    extra = {"optional": True} if optional else {}
+    return [{"prefix": item.prefix, "secretRef": {"name": item.secret, **extra}} for item in secrets]
 
 
 def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool) -> list[dict[str, Any]]:
