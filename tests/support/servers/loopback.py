@@ -68,12 +68,15 @@ def http_server(
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Keep errors of clients that reject our certificate out of the tests' output."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    if ":" in host:
+        Server.address_family = socket.AF_INET6
+    server = Server(("::1" if ":" in host else "127.0.0.1", 0), Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield f"{'http' if context is None else 'https'}://{host}:{server.server_port}"
+        name = f"[{host}]" if ":" in host else host
+        yield f"{'http' if context is None else 'https'}://{name}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
