@@ -43,7 +43,7 @@ def test_each_layer_names_its_own_bytes(tmp_path: Path) -> None:
     assert [layer.name for layer in layers] == [*(file.name for file in artifact.files), "manifest.json"]
     for layer in layers:
         tar = tar_of(layer)
-        assert len(tar) == layer.bytes
+        assert len(tar) == layer.size
         assert f"sha256:{hashlib.sha256(tar).hexdigest()}" == layer.digest
 
 
@@ -109,4 +109,4 @@ def test_progress_counts_the_bytes_of_files(tmp_path: Path) -> None:
     for _ in layer.chunks(seen.append):
         pass
     assert seen == sorted(seen)
-    assert seen[-1] == layer.content_bytes == 3 << 20
+    assert seen[-1] == layer.content_size == 3 << 20

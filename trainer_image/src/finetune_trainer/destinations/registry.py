@@ -95,9 +95,9 @@ class RegistryPublisher:
             for layer in layers:
                 if not client.has_blob(layer.digest):
                     client.put_blob(
-                        layer.digest, layer.bytes, partial(layer.chunks, partial(_report, on_bytes, done))
+                        layer.digest, layer.size, partial(layer.chunks, partial(_report, on_bytes, done))
                     )
-                done += layer.content_bytes
+                done += layer.content_size
                 on_bytes(done)
             for small in documents.small:
                 if not client.has_blob(digest_of_bytes(small)):

@@ -131,7 +131,7 @@ def _layer(layer: TarLayer, media_type: str) -> dict[str, Any]:
     return {
         "mediaType": media_type,
         "digest": layer.digest,
-        "size": layer.bytes,
+        "size": layer.size,
         "annotations": {FILE_PATH: layer.name},
     }
 

@@ -32,18 +32,18 @@ _LARGEST_MANIFEST = 64 << 20
 
 @dataclass(frozen=True)
 class TarLayer:
-    """A tar with one file. `digest` and `bytes` are those of the tar, `content_bytes` is the file's size."""
+    """A tar with one file. `digest` and `size` are those of the tar, `content_size` is that of the file. Sizes are in bytes."""
 
     name: str
     digest: str
-    bytes: int
-    content_bytes: int
+    size: int
+    content_size: int
     _open: Callable[[], BinaryIO] = field(repr=False)
 
     def chunks(self, on_sent: OnBytes) -> Iterator[bytes]:
         """Yield the tar's bytes; `on_sent` hears how much of the file has been taken."""
         sent = 0
-        for chunk, counted in _pieces(self.name, self.content_bytes, self._open):
+        for chunk, counted in _pieces(self.name, self.content_size, self._open):
             sent += counted
             on_sent(sent)
             yield chunk
