@@ -15,8 +15,11 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.repository import ROOT
 from tests.support.servers.loopback import http_server, status
 
+CLIENT_PYTHON = ROOT / ".cache" / "servers" / "trackers" / "bin" / "python"
+"""Has the registry's own client; `make model-servers` installs it."""
 API = "/api/model_registry/v1alpha3"
 # The members that may be written, as the OpenAPI document names them.
 _COMMON = {"name", "description", "externalId", "customProperties"}

@@ -15,9 +15,8 @@ from finetune_trainer.tracking.client import TrackerClient
 from finetune_trainer.tracking.model_registry import record_in_model_registry
 from finetune_trainer.tracking.record import Record, make_record
 
-from tests.support.repository import ROOT
 from tests.support.servers.loopback import status
-from tests.support.servers.model_registry import SmallRegistry, small_registry
+from tests.support.servers.model_registry import CLIENT_PYTHON, SmallRegistry, small_registry
 from tests.support.tracking import UID, record, report
 
 _READ = """
@@ -129,10 +128,9 @@ def test_the_token_is_sent() -> None:
 
 @pytest.mark.full
 def test_the_own_client_of_the_registry_reads_what_was_sent() -> None:
-    python = ROOT / ".cache" / "servers" / "trackers" / "bin" / "python"
     with small_registry() as address:
         send(address, record())
-        command = [str(python), "-c", _READ, address, f"bot-{UID[:8]}"]
+        command = [str(CLIENT_PYTHON), "-c", _READ, address, f"bot-{UID[:8]}"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     model = record().model
     assert model is not None
