@@ -167,7 +167,9 @@ spec:
         + [{'limit': dyn('endpointHosts'), 'field': dyn('spec.tracking.mlflow.uri'),
           'value': object.spec.?tracking.?mlflow.?uri.orValue('')},
          {'limit': dyn('endpointHosts'), 'field': dyn('spec.tracking.modelRegistry.uri'),
-          'value': object.spec.?tracking.?modelRegistry.?uri.orValue('')}]
+          'value': object.spec.?tracking.?modelRegistry.?uri.orValue('')},
+         {'limit': dyn('endpointHosts'), 'field': dyn('spec.network.huggingFaceEndpoint'),
+          'value': object.spec.?network.?huggingFaceEndpoint.orValue('')}]
         + [{'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpsProxy'),
           'value': object.spec.?network.?httpsProxy.orValue('')},
          {'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpProxy'),

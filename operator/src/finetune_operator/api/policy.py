@@ -246,6 +246,7 @@ def _other_hosts(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
     ):
         if tracker is not None:
             urls.append((limits.endpoint_hosts, f"tracking.{name}.uri", tracker.uri))
+    urls.append((limits.endpoint_hosts, "network.huggingFaceEndpoint", spec.network.hugging_face_endpoint))
     urls.append((limits.proxy_hosts, "network.httpsProxy", spec.network.https_proxy))
     urls.append((limits.proxy_hosts, "network.httpProxy", spec.network.http_proxy))
     for allowed, field, url in urls:

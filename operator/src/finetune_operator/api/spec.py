@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from finetune_operator.api.destinations import Destination, Destinations, OutputClaim
 from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, QueueName, ResourceName
-from finetune_operator.api.network import Network
+from finetune_operator.api.network import JobNetwork
 from finetune_operator.api.pods import PodTemplate, Toleration
 from finetune_operator.api.quantities import ByteQuantity, CpuQuantity
 from finetune_operator.api.sources import (
@@ -303,7 +303,7 @@ class FineTuneJobSpec(SpecValue):
     pod_template: PodTemplate = PodTemplate()
     workspace: Workspace = Workspace()
     model_cache: ModelCache | None = None
-    network: Network = Network()
+    network: JobNetwork = JobNetwork()
     tracking: Tracking | None = None
     """None stands for the administrator's trackers."""
     queue_name: QueueName | None = None

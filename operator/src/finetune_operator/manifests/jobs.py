@@ -34,7 +34,12 @@ from finetune_operator.contract.credentials import (
     secret_prefixes,
     secret_variables,
 )
-from finetune_operator.contract.network import CA_BUNDLE_VARIABLE, mounted_bundles, network_variables
+from finetune_operator.contract.network import (
+    CA_BUNDLE_VARIABLE,
+    hub_variables,
+    mounted_bundles,
+    network_variables,
+)
 from finetune_operator.contract.tracking import choose_trackers, tracking_secret_prefixes
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
@@ -262,8 +267,7 @@ def _environment(
     variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:
-        if trainer.hugging_face_endpoint:
-            variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+        variables += _hubs(spec, trainer)
         variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
         if secrets := _whole_secrets(secret_prefixes(spec)):
             environment["envFrom"] = secrets
@@ -277,8 +281,7 @@ def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str
     """
     variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
     variables += _network(spec, trainer, downloads=True)
-    if trainer.hugging_face_endpoint:
-        variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+    variables += _hubs(spec, trainer)
     tokens = destination_secret_variables(spec)
     variables += [_secret_variable(item.variable, item.reference) for item in tokens]
     secrets = _whole_secrets(destination_secret_prefixes(spec))
@@ -318,6 +321,11 @@ def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool
         paths = ":".join(bundle.path for bundle in bundles)
         found.append({"name": CA_BUNDLE_VARIABLE, "value": paths})
     return found
+
+
+def _hubs(spec: FineTuneJobSpec, trainer: TrainerSettings) -> list[dict[str, Any]]:
+    found = hub_variables(spec.network, trainer.hugging_face_endpoint)
+    return [{"name": each.name, "value": each.value} for each in found]
 
 
 def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:
