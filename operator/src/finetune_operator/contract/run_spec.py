@@ -44,6 +44,8 @@ RATE_REASON_SINCE = 6
 """The same of the reason for the learning rate."""
 OPTIMIZER_SINCE = 7
 """The same of `training.optimizer` and `training.weights`, in the ladder's rungs, too."""
+TRACKING_SINCE = 9
+"""The same of the administrator's trackers. A job's own trackers are sent to every trainer."""
 GIVEN_RATE = "set by training.learningRate"
 _LONGEST_REASON = 1024
 

@@ -24,6 +24,9 @@ class Trackers:
         return self.tracking != Tracking()
 
 
+NO_TRACKERS = Trackers(Tracking(), of_administrator=False)
+
+
 def choose_trackers(job: Tracking | None, administrator: Tracking) -> Trackers:
     """The job's own trackers replace the administrator's, all of them."""
     return (

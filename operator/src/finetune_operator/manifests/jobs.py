@@ -40,7 +40,7 @@ from finetune_operator.contract.network import (
     mounted_bundles,
     network_variables,
 )
-from finetune_operator.contract.tracking import choose_trackers, tracking_secret_prefixes
+from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, tracking_secret_prefixes
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
@@ -90,12 +90,14 @@ def build_job(
     affinity: Mapping[str, Any] | None = None,
     tolerates_gpu_nodes: bool = False,
     read_only_claims: Collection[str] = (),
+    trackers: Trackers = NO_TRACKERS,
 ) -> dict[str, Any]:
     """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
-    `read_only_claims` are the claims that nobody can write to. A Job with a queue is suspended: the queue starts it.
+    `read_only_claims` are the claims that nobody can write to, and `trackers` are those of the run spec. A Job with a
+    queue is suspended: the queue starts it.
     """
     pods = merge_pods(trainer.defaults, spec, stage)
     queue = spec.queue_of(stage)
@@ -149,6 +151,7 @@ def build_job(
                         read_only_claims,
                         mounted_bundles(spec.network, trainer.network),
                     ),
+                    trackers,
                     tolerates_gpu_nodes or stage is Stage.TRAIN,
                 ),
             },
@@ -164,6 +167,7 @@ def _pod_spec(
     affinity: Mapping[str, Any] | None,
     host: HostNeeds,
     volumes: Volumes,
+    trackers: Trackers,
     gpu_nodes: bool,  # noqa: FBT001 -- private, and its caller names the value
 ) -> dict[str, Any]:
     pod: dict[str, Any] = {
@@ -173,7 +177,7 @@ def _pod_spec(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
         "securityContext": pod_security(pods.security),
-        **_containers(spec, stage, trainer, pods, host, volumes),
+        **_containers(spec, stage, trainer, pods, host, volumes, trackers),
         "volumes": volumes.volumes,
     }
     optional = {
@@ -196,12 +200,12 @@ def _containers(
     pods: PodSettings,
     host: HostNeeds,
     volumes: Volumes,
+    trackers: Trackers,
 ) -> dict[str, Any]:
     """The trainer, and with destinations or trackers the step of the stage that runs before it in a container of its own.
 
     Only the step that tries the destinations and the one that publishes have the credentials. They run no model.
     """
-    tracked = stage is Stage.MERGE and choose_trackers(spec.tracking, trainer.tracking)
 
     def container(name: str, step: str = "") -> dict[str, Any]:
         return {
@@ -210,7 +214,7 @@ def _containers(
             "imagePullPolicy": trainer.image_pull_policy,
             "args": [stage.slug],
             **(
-                _step_environment(spec, trainer, step)
+                _step_environment(spec, trainer, trackers, step)
                 if step
                 else _environment(spec, stage, trainer, volumes)
             ),
@@ -223,7 +227,7 @@ def _containers(
             "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
         }
 
-    if stage is Stage.TRAIN or (spec.output.destinations is None and not tracked):
+    if stage is Stage.TRAIN or (spec.output.destinations is None and not (trackers and stage is Stage.MERGE)):
         return {"containers": [container(CONTAINER_NAME)]}
     if stage is Stage.PREPARE:
         return {
@@ -274,7 +278,9 @@ def _environment(
     return environment
 
 
-def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str) -> dict[str, Any]:
+def _step_environment(
+    spec: FineTuneJobSpec, trainer: TrainerSettings, trackers: Trackers, step: str
+) -> dict[str, Any]:
     """`env` and `envFrom` of a container that tries or fills destinations: their credentials and no others.
 
     The one that fills them also tells the trackers of the run, and has their credentials.
@@ -286,9 +292,8 @@ def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str
     variables += [_secret_variable(item.variable, item.reference) for item in tokens]
     secrets = _whole_secrets(destination_secret_prefixes(spec))
     if step == "Publish":
-        trackers = tracking_secret_prefixes(choose_trackers(spec.tracking, trainer.tracking))
         # A pod would wait for a Secret that is required, but no run waits for its tracker.
-        secrets += _whole_secrets(trackers, optional=True)
+        secrets += _whole_secrets(tracking_secret_prefixes(trackers), optional=True)
     return {"env": variables, **({"envFrom": secrets} if secrets else {})}
 
 

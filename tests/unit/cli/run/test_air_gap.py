@@ -52,6 +52,7 @@ def test_a_whole_run_sends_no_packet_to_the_outside(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "volumes/assets/out/manifest.json").read_text())["files"]
 
 
+@pytest.mark.full
 def test_a_tracker_that_is_cut_off_costs_a_minute_and_not_the_run(tmp_path: Path) -> None:
     found = run_job(tmp_path, tracking={"mlflow": {"uri": "http://mlflow.example.com"}})
     assert found.code == 0, found.output

@@ -8,6 +8,8 @@ import kubernetes_validate
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.api.tracking import Tracking
+from finetune_operator.contract.tracking import choose_trackers
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
@@ -121,18 +123,25 @@ def test_a_job_with_one_destination_has_one_container(stage: Stage) -> None:
     assert "initContainers" not in pod(stage, make_spec())
 
 
-TRACKED = TrainerSettings.model_validate(
-    {
-        "image": TRAINER.image,
-        "tracking": {"mlflow": {"uri": "http://mlflow.ml:5000", "secretRef": {"name": "mlflow-login"}}},
-    }
+TRACKERS = choose_trackers(
+    Tracking.model_validate(
+        {"mlflow": {"uri": "http://mlflow.ml:5000", "secretRef": {"name": "mlflow-login"}}}
+    ),
+    Tracking(),
 )
 
 
 def tracked_containers(stage: Stage, spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the containers of a stage if the administrator has a tracker."""
+    """Return the containers of a stage whose run has a tracker."""
     body = build_job(
-        make_job(spec), FineTuneJobSpec.parse(spec), stage, 0, {"version": "1.9"}, TRACKED, host=HOST
+        make_job(spec),
+        FineTuneJobSpec.parse(spec),
+        stage,
+        0,
+        {"version": "1.9"},
+        TRAINER,
+        host=HOST,
+        trackers=TRACKERS,
     )
     kubernetes_validate.validate(body, "1.32", strict=True)
     found = body["spec"]["template"]["spec"]
@@ -166,7 +175,3 @@ def test_with_a_tracker_merge_runs_before_the_container_that_tells_it() -> None:
     assert [mount.get("readOnly") for mount in output] == [True], "it only reads the manifest"
     assert list(tracked_containers(Stage.PREPARE, make_spec())) == ["trainer"]
     assert list(tracked_containers(Stage.TRAIN, make_spec())) == ["trainer"]
-
-
-def test_a_job_without_trackers_does_not_get_those_of_the_administrator() -> None:
-    assert list(tracked_containers(Stage.MERGE, make_spec(tracking={}))) == ["trainer"]
