@@ -167,8 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     kept.add_argument("folder", type=Path, help="workspace, or folder with the published report")
     kept.add_argument(
         "wanted",
-        choices=("html", "json", "probe", "prepare", "train", "merge", "publish"),
-        help="form of the report, or log",
+        choices=("html", "json", "prepare", "train", "merge"),
+        help="form of the report, or stage whose log is wanted",
     )
     kept.add_argument("--attempt", type=int, help="attempt of the log; default: the newest")
     compiling = commands.add_parser("compile", help="compile the kernels that an image ships")

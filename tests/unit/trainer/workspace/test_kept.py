@@ -48,6 +48,11 @@ def test_the_newest_log_of_a_stage_is_printed_or_that_of_an_attempt(workspace: P
     assert frame["logs"] == ["prepare-0", "train-0", "train-1"]
 
 
+def test_a_stage_has_the_logs_of_its_steps_in_their_order(workspace: Path) -> None:
+    (workspace / "logs" / "probe-0.log").write_text("tried the destinations\n")
+    assert kept(workspace, "prepare")[1] == b"tried the destinations\nlogs/prepare-0.log\nwithout an end"
+
+
 def test_the_report_is_printed_in_both_forms(workspace: Path) -> None:
     assert kept(workspace, "html")[1] == b"report/index.html\nwithout an end"
     assert kept(workspace, "json")[1] == b"report/job.json\nwithout an end"
@@ -62,7 +67,7 @@ def test_a_published_folder_has_its_logs_in_the_report(tmp_path: Path) -> None:
 def test_what_is_not_there_is_said_with_what_is(workspace: Path) -> None:
     frame, content = kept(workspace, "merge")
     assert content is None
-    assert (frame["name"], frame["logs"]) == (None, ["prepare-0", "train-0", "train-1"])
+    assert frame["logs"] == ["prepare-0", "train-0", "train-1"]
     assert kept(workspace / "missing", "html")[0]["error"] == "No such file or directory"
 
 

@@ -17,6 +17,7 @@ from finetune_trainer.workspace.kept_logs import stored_logs
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from finetune_trainer.workspace.kept_logs import StoredLog
@@ -30,28 +31,30 @@ REPORTS = {"html": "index.html", "json": "job.json"}
 def print_kept(folder: Path, wanted: str, attempt: int | None, output: BinaryIO) -> bool:
     """Print a frame and the content; return False, with the reason in the frame, if there is none.
 
-    `wanted` is `html` or `json` for the report, or a stage or step for its log: that of `attempt`, or of the newest one.
+    `wanted` is `html` or `json` for the report, or a stage in lower case for the logs of its steps: those of `attempt`, or
+    of the newest one.
     """
     logs = logs_of(folder)
-    listed = [f"{log.step}-{log.attempt}" for log in logs]
-    if wanted in REPORTS:
-        path: Path | None = folder / REPORT_FOLDER / REPORTS[wanted]
-    else:
-        found = [log for log in logs if log.step == wanted and attempt in {None, log.attempt}]
-        path = found[-1].path if found else None
-    head: dict[str, Any] = {"frame": FRAME, "logs": listed}
+    head: dict[str, Any] = {"frame": FRAME, "logs": [f"{log.step}-{log.attempt}" for log in logs]}
+    paths = [folder / REPORT_FOLDER / REPORTS[wanted]] if wanted in REPORTS else _logs(logs, wanted, attempt)
     try:
-        content = None if path is None else _read(path)
+        content = b"".join(_read(path) for path in paths)
     except OSError as error:
-        content, head["error"] = None, error.strerror or str(error)
-    if path is None or content is None:
-        output.write(_line({**head, "name": None}))
+        paths, head["error"] = [], error.strerror or str(error)
+    if not paths:
+        output.write(_line(head))
         return False
     digest = hashlib.sha256(content).hexdigest()
-    output.write(_line({**head, "name": path.name, "bytes": len(content), "sha256": digest}))
+    output.write(_line({**head, "bytes": len(content), "sha256": digest}))
     # A last line without its end would be joined with what the kubelet writes next.
     output.write(content + b"\n")
     return True
+
+
+def _logs(logs: Sequence[StoredLog], wanted: str, attempt: int | None) -> list[Path]:
+    found = [log for log in logs if log.stage.lower() == wanted]
+    chosen = max((log.attempt for log in found), default=0) if attempt is None else attempt
+    return [log.path for log in found if log.attempt == chosen]
 
 
 def logs_of(folder: Path) -> list[StoredLog]:
