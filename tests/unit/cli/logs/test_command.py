@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finetune_cli.__main__ import EXIT_USAGE, main
 
 from tests.support.fake_kubectl import FakeKubectl
 from tests.support.kept_jobs import frame, job, pod
 
-RUNNING = {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": {"running": {}}}]}
+RUNNING: dict[str, Any] = {
+    "phase": "Running",
+    "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
+}
 
 
 def serve(kubectl: FakeKubectl, *pods: dict[str, object], kept: bytes = b"", error: str = "") -> None:
@@ -48,7 +53,10 @@ def test_a_stage_without_a_pod_shows_the_kept_log(
 def test_a_pod_whose_node_is_gone_falls_back_to_the_kept_log(
     kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = {"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": {"terminated": {}}}]}
+    ended: dict[str, Any] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": {}}}],
+    }
     serve(kubectl, pod(**ended), kept=frame(b"kept\n", "train-1"), error="Error: node not found\n")
     assert main(["logs", "numbers"]) == 0
     assert capsys.readouterr().out == "kept\n"

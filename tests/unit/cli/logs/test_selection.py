@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finetune_cli.errors import UsageError
 from finetune_cli.logs.selection import Wanted, choose, containers_with_logs, pod_of
@@ -45,8 +47,9 @@ def test_the_newest_pod_of_the_attempt_is_chosen() -> None:
 
 
 def test_containers_that_have_started_are_listed_in_their_order() -> None:
-    running, waiting = {"state": {"running": {}}}, {"state": {"waiting": {}}}
-    ended = {"state": {"terminated": {}}}
+    running: dict[str, Any] = {"state": {"running": {}}}
+    waiting: dict[str, Any] = {"state": {"waiting": {}}}
+    ended: dict[str, Any] = {"state": {"terminated": {}}}
     given = pod(
         containerStatuses=[{"name": "mesh", **running}, {"name": "trainer", **running}],
         initContainerStatuses=[{"name": "merge", **ended}, {"name": "destination-probe", **waiting}],
