@@ -130,9 +130,9 @@ def draw_spec(draw: random.Random) -> dict[str, Any]:
         }
     if wants():
         spec["network"] = {"httpsProxy": draw.choice(PROXIES), "httpProxy": draw.choice(PROXIES)}
-    if draw.random() < 0.3:
+    if wants():
         spec.setdefault("network", {})["huggingFaceEndpoint"] = draw.choice(SERVERS)
-    if draw.random() < 0.3:
+    if wants():
         names = draw.sample(["mlflow", "modelRegistry"], draw.randint(0, 2))
         spec["tracking"] = {name: {"uri": draw.choice(SERVERS)} for name in names}
     return spec
