@@ -104,6 +104,7 @@ def _inside(report: Path, resolver: str, command: Sequence[str]) -> int:
 
 def _destination(packet: bytes) -> str:
     """Return address and port that a packet is for."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
     if packet[0] >> 4 == 6:
         address, protocol, start = ipaddress.IPv6Address(packet[24:40]), packet[6], 40
     else:

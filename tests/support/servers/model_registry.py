@@ -1,4 +1,4 @@
-"""A small Kubeflow model registry on loopback: the part of its REST API (v1alpha3) that the trainer uses.
+"""A small Kubeflow model registry on loopback: the part of its REST API that the trainer uses.
 
 The fields and statuses are those of the published OpenAPI document. `make test-full` reads its content with the registry's
 own Python client.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.servers.loopback import http_server, status
 
 CLIENT_PYTHON = ROOT / ".cache" / "servers" / "trackers" / "bin" / "python"
 """Has the registry's own client; `make model-servers` installs it."""
-API = "/api/model_registry/v1alpha3"
+API = "/api/model_registry/"
 # The members that may be written, as the OpenAPI document names them.
 _COMMON = {"name", "description", "externalId", "customProperties"}
 _MODEL = {
@@ -50,9 +50,13 @@ _PROPERTY = {"metadataType", "string_value"}
 
 
 class SmallRegistry:
-    """The registry's objects by id. `interfere` may answer in its place: it returns whether it did."""
+    """The registry's objects by id. It serves `versions` of the API.
 
-    def __init__(self) -> None:
+    `interfere` may answer in its place: it returns whether it did.
+    """
+
+    def __init__(self, versions: Collection[str] = ("v1", "v1alpha3")) -> None:
+        self.roots = tuple(f"{API}{version}/" for version in versions)
         self.models: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
@@ -74,9 +78,14 @@ class SmallRegistry:
     def _handle(self, handler: BaseHTTPRequestHandler, given: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         split = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(split.query).items()}
-        path = split.path.removeprefix(API)
+        root = next((each for each in self.roots if split.path.startswith(each)), None)
+        if root is None:
+            return 404, {"code": "", "message": "no such path"}
+        path = f"/{split.path.removeprefix(root)}"
         if path in {"/registered_model", "/model_version"}:
             return self._find(self.models if path == "/registered_model" else self.versions, query)
+        if path == "/registered_models" and handler.command == "GET":
+            return 200, {"items": [], "nextPageToken": "", "pageSize": 1, "size": 0}
         if path == "/registered_models":
             return self._make(self.models, given, _MODEL, {})
         if match := re.fullmatch(r"/registered_models/(\d+)/versions", path):

@@ -50,8 +50,9 @@ def send(address: str, sent: Record, environment: dict[str, str] | None = None) 
         return record_in_model_registry(client, registry, sent)
 
 
-def test_the_version_has_place_and_digests_of_the_artifact() -> None:
-    state = SmallRegistry()
+@pytest.mark.parametrize("versions", [("v1",), ("v1alpha3",), ("v1", "v1alpha3")])
+def test_the_version_has_place_and_digests_of_the_artifact(versions: tuple[str, ...]) -> None:
+    state = SmallRegistry(versions)
     with small_registry(state) as address:
         found = send(address, record())
     assert (found.recorded, found.model) == (True, f"team/bot-{UID[:8]}")
@@ -104,6 +105,12 @@ def test_two_jobs_of_one_name_have_versions_of_their_own() -> None:
         send(address, record(uid="11111111-2222"))
     assert sorted(each["name"] for each in state.versions.values()) == [f"bot-{UID[:8]}", "bot-11111111"]
     assert len(state.models) == 1
+
+
+def test_a_server_without_the_api_is_named() -> None:
+    with small_registry(SmallRegistry(())) as address, pytest.raises(StageError) as caught:
+        send(address, record())
+    assert "no API below /api/model_registry of version v1 or v1alpha3" in caught.value.message
 
 
 def test_a_run_that_published_nothing_registers_nothing() -> None:
