@@ -36,7 +36,7 @@ from finetune_operator.contract.credentials import (
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 
-CONTRACT_VERSION = "1.8"
+CONTRACT_VERSION = "1.9"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
