@@ -357,7 +357,7 @@ def test_service_monitor_budget_and_policy_select_the_pods_of_the_deployment() -
     assert monitor["endpoints"][0]["honorLabels"] is True
 
 
-def test_the_pod_monitor_selects_the_stages_in_the_namespaces_that_the_operator_serves() -> None:
+def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
     objects = render("--values", str(CHART / "ci/full-values.yaml"))
     monitor = only(objects, "PodMonitor")["spec"]
     trainer = parse_settings(settings_text(objects)).trainer
