@@ -218,13 +218,12 @@ def test_an_alert_fires_when_it_should_and_at_no_other_time(
         {
             "eval_time": f"{minute}m",
             "alertname": case.alert,
-            "exp_alerts": [{"exp_labels": {**labels, **alert["labels"]}} for labels in firing],
+            "exp_alerts": [
+                {"exp_labels": {**labels, **alert["labels"]}, "exp_annotations": {}} for labels in firing
+            ],
         }
         for minute, firing in case.firing.items()
     ]
-    for each in expected:
-        for one in each["exp_alerts"]:
-            one["exp_annotations"] = {}
     # promtool compares annotations, too; their texts are checked below.
     bare = {
         "groups": [
