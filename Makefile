@@ -78,6 +78,7 @@ checks: python-env
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
 	$(PYTHON_ENV) scripts/docs/metrics_catalog.py --check
+	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py

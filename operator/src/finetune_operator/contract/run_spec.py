@@ -151,7 +151,8 @@ def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
     elif entry.oci is not None:
         prefix = destination_prefix(entry.name)
         signed_in = {} if entry.secret is None else {"credentialsPrefix": prefix}
-        place = {"kind": "Oci", "reference": entry.oci.reference, **signed_in}
+        image = {} if entry.oci.image_tag is None else {"imageTag": entry.oci.image_tag}
+        place = {"kind": "Oci", "reference": entry.oci.reference, **image, **signed_in}
     elif entry.hugging_face is not None:
         place = _hub_destination(entry.hugging_face, token_variable(destination_prefix(entry.name)))
     else:
