@@ -123,9 +123,11 @@ class Operator:
             self._plane.check()
             self.program.check()
             now = time.monotonic()
-            last, used = used, self.program.cpu_seconds
             # A tenth of a core for a tenth of a second is one tick of the kernel's clock.
-            if used - last > 0.02 or not self._is_idle():
+            busy = self.program.cpu_seconds - used > 0.02 or not self._is_idle()
+            # The scrape has cost CPU time of its own. With a thousand jobs, that would look like work for minutes.
+            used = self.program.cpu_seconds
+            if busy:
                 quiet = None
             elif quiet is None:
                 quiet = now

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -222,6 +222,8 @@ class Controller:
         if not self._store.has_job(*identity):
             # It was deleted while the decision was prepared.
             return False
+        if decision.acts_first:
+            return await self._start(job, decision.actions)
         if decision.status is not None and not await self._statuses.write(job, decision.status):
             # What cannot be recorded must not be done. The condition says so.
             self._queue.add_after(job.key, UNRECORDED_DELAY)
@@ -234,6 +236,7 @@ class Controller:
                 # The garbage collector deletes what it has. A new child would be in the way of a job of the same name.
                 return False
             try:
+                self._defer(job, action)
                 await self._ask(job, action)
             except ChildRejectedError as error:
                 refused.append(action)
@@ -242,10 +245,35 @@ class Controller:
             self._queue.add(job.key)
         return bool(refused)
 
+    async def _start(self, job: JobRecord, actions: Sequence[Action]) -> bool:
+        """Send the creations of a new job together; returns True if the API server refuses one of them.
+
+        The status follows in a reconcile of its own, behind those of all jobs that have no Job yet.
+        """
+        try:
+            for action in actions:
+                self._defer(job, action)
+        except DeferredError:
+            return True
+        ended = await asyncio.gather(*(self._ask(job, action) for action in actions), return_exceptions=True)
+        refused = [
+            (action, error)
+            for action, error in zip(actions, ended, strict=True)
+            if isinstance(error, ChildRejectedError)
+        ]
+        for action, error in refused:
+            self._note_refusal(job.key, action, error)
+        for error in ended:
+            if isinstance(error, BaseException) and not isinstance(error, ChildRejectedError):
+                raise error
+        if not refused:
+            self._queue.add(job.key)
+        return bool(refused)
+
     # -- refusals -----------------------------------------------------------------------------------------------
 
-    async def _ask(self, job: JobRecord, action: Action) -> None:
-        """Carry out an action, unless others of its namespace are refused for a quota that it needs, too."""
+    def _defer(self, job: JobRecord, action: Action) -> None:
+        """Raises DeferredError if others of the job's namespace are refused for a quota that `action` needs, too."""
         member = (job.key, action_key(action))
         kind = {CreateClaim: "PersistentVolumeClaim", CreateJob: "Job"}.get(type(action))
         if kind is not None:
@@ -255,6 +283,10 @@ class Controller:
                 self._store.set_refusal(job.key, CREATION, Rejection(message, times[member]))
                 self._schedule(times)
                 raise DeferredError(message)
+
+    async def _ask(self, job: JobRecord, action: Action) -> None:
+        """Carry out an action, and forget its earlier refusal."""
+        member = (job.key, action_key(action))
         await self._act(job, action)
         if not isinstance(action, CreateClaim):
             # The Job of the attempt has the same refusal as its claim, and it follows.
