@@ -13,6 +13,7 @@ from typing import Protocol
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.stored import read_stored
 from finetune_operator.cluster.client import UNANSWERED
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.refusals import QUOTA
@@ -183,6 +184,9 @@ class Controller:
     async def _decide(self, key: Key) -> tuple[Observation, Decision] | None:
         """Decide from the store and from what the decision needs; None if the FineTuneJob does not exist."""
         observation = await self._rehearse(key)
+        if observation is not None and _will_start(observation):
+            # The decision would ask for it, and begin anew with it.
+            observation = await self._read(key, observation, Need.VOLUMES)
         while observation is not None:
             decision = decide(observation, self._settings, self._now())
             if isinstance(decision, Decision):
@@ -255,7 +259,9 @@ class Controller:
                 self._defer(job, action)
         except DeferredError:
             return True
-        ended = await asyncio.gather(*(self._ask(job, action) for action in actions), return_exceptions=True)
+        ended = await asyncio.gather(
+            *(self._ask_beside(job, action) for action in actions), return_exceptions=True
+        )
         refused = [
             (action, error)
             for action, error in zip(actions, ended, strict=True)
@@ -269,6 +275,11 @@ class Controller:
         if not refused:
             self._queue.add(job.key)
         return bool(refused)
+
+    async def _ask_beside(self, job: JobRecord, action: Action) -> None:
+        """Carry out one of several actions at once, unless the job is known to be deleted by the time of its turn."""
+        if self._store.has_job(job.key, job.uid):
+            await self._ask(job, action)
 
     # -- refusals -----------------------------------------------------------------------------------------------
 
@@ -359,6 +370,15 @@ class Controller:
             case DeleteClaim(name):
                 found = await self._cluster.delete(f"{claims_path(job.namespace)}/{name}", uid)
                 (self._store.mark_claim_deleting if found else self._store.remove_claim)(key, uid)
+
+
+def _will_start(observation: Observation) -> bool:
+    """True for a job that nobody has decided about yet, if it may start."""
+    job = observation.job
+    if job.status or job.deleting or observation.children or observation.rejection is not None:
+        return False
+    spec = read_stored(job.spec).spec
+    return spec is not None and not spec.suspend
 
 
 async def run_workers(controller: Controller, count: int) -> None:
