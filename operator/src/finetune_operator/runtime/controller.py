@@ -269,9 +269,9 @@ class Controller:
         ]
         for action, error in refused:
             self._note_refusal(job.key, action, error)
-        for error in ended:
-            if isinstance(error, BaseException) and not isinstance(error, ChildRejectedError):
-                raise error
+        for failure in ended:
+            if isinstance(failure, BaseException) and not isinstance(failure, ChildRejectedError):
+                raise failure
         if not refused:
             self._queue.add(job.key)
         return bool(refused)

@@ -20,6 +20,10 @@ def without_claim() -> World:
     return world
 
 
+def has_claim(world: World) -> bool:
+    return world.claim is not None
+
+
 def test_a_claim_that_was_lost_is_created_as_it_would_have_been() -> None:
     first = [action for action in World().decide().actions if isinstance(action, CreateClaim)]
     again = [action for action in without_claim().decide().actions if isinstance(action, CreateClaim)]
@@ -32,7 +36,7 @@ def test_a_refused_claim_is_said_and_tried_again_later() -> None:
     world.settle()
     assert world.condition("Reconciling") == ("True", "ChildRefused")
     assert MESSAGE in str(world.job.status["conditions"])
-    assert world.claim is None
+    assert not has_claim(world)
     decision = world.decide()
     assert decision.requeue_time is not None
     assert decision.requeue_time <= world.rejection.retry_time
@@ -43,7 +47,7 @@ def test_a_refused_claim_is_said_and_tried_again_later() -> None:
     assert [type(action) for action in decision.actions] == [CreateClaim]
     world.rejection = None
     world.settle()
-    assert world.claim is not None
+    assert has_claim(world)
     assert world.condition("Reconciling") == ("True", "Pending")
 
 
@@ -59,7 +63,7 @@ def test_a_workspace_of_the_user_is_never_created() -> None:
     world = World(job=make_job(spec=make_spec(workspace={"existingClaim": "mine"})))
     world.settle()
     assert world.created == ["demo-prepare-0"]
-    assert world.claim is None
+    assert not has_claim(world)
 
 
 def test_a_workspace_that_disappears_after_its_pod_has_a_node_is_not_replaced() -> None:
@@ -67,7 +71,7 @@ def test_a_workspace_that_disappears_after_its_pod_has_a_node_is_not_replaced() 
     world.run_pod("demo-prepare-0")
     world.claim = None
     world.settle()
-    assert world.claim is None
+    assert not has_claim(world)
 
 
 def test_a_claim_of_the_previous_job_of_this_name_is_waited_for() -> None:
