@@ -18,7 +18,8 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores prometheus loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components prometheus object-stores kwok kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
+# No target is a file.
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ { print $$1 }' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ object-stores: ## The object stores and the registry of the tests, built from th
 
 kwok: ## kwok, which runs pods without a kubelet, built from its module: minutes, for `make benchmark-scale` alone
 	@scripts/tools/build_go_tools.sh kwok
+
+peer: ## Kubeflow Trainer and JobSet, built from their modules: minutes, for `make benchmark-scale ARGS=--peer` alone
+	@scripts/tools/build_peer.sh
 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh

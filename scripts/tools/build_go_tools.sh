@@ -2,7 +2,8 @@
 # Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER.
 # Does nothing if the pinned modules, the flags and the Go version are those of the last build. With a warm Go build cache
 # (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores: objectstore (versitygw speaks
-# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three. registry one and a half.
+# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three, kubeflow_trainer five, jobset
+# four, registry one and a half.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
