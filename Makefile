@@ -63,6 +63,9 @@ peer: ## Kubeflow Trainer and JobSet, built from their modules: minutes, for `ma
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
 
+argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
+	@scripts/tools/build_argo_cd.sh
+
 loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
 	@scripts/tools/loaders.sh
 
@@ -108,7 +111,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue argo-cd model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
