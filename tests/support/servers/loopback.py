@@ -37,9 +37,13 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def http_server(
-    answer: Answer, *, context: ssl.SSLContext | None = None, host: str = "localhost"
+    answer: Answer,
+    *,
+    context: ssl.SSLContext | None = None,
+    host: str = "localhost",
+    bind: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT, POST and PATCH with `answer`, and yield the server's origin."""
+    """Serve every GET, HEAD, PUT, POST and PATCH with `answer`, and yield the server's origin, which begins with `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -69,8 +73,8 @@ def http_server(
             """Keep errors of clients that reject our certificate out of the tests' output."""
 
     if ":" in host:
-        Server.address_family = socket.AF_INET6
-    server = Server(("::1" if ":" in host else "127.0.0.1", 0), Handler)
+        Server.address_family, bind = socket.AF_INET6, (host, bind[1])
+    server = Server(bind, Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
