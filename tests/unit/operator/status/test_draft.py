@@ -182,7 +182,7 @@ def tracked_status(*records: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     world.succeed(Stage.MERGE, merge={**MERGE_PROVEN, "tracking": list(records)})
     world.settle()
     entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Tracked")
-    return world.job.status, entry
+    return dict(world.job.status), entry
 
 
 def test_a_recorded_run_is_named_in_the_status() -> None:
