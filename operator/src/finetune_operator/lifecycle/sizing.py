@@ -27,7 +27,7 @@ from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
 from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
-from finetune_operator.sizing.cost.work import Rows, known_rows
+from finetune_operator.sizing.cost.work import Rows, rows_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities, training_plan
@@ -307,20 +307,6 @@ def _forecast(
         else shown_duration(duration, spec.resources.gpus),
         "cost": {"reason": cost[:1024]} if isinstance(cost, str) else shown_cost(cost),
     }
-
-
-def rows_of(dataset: Mapping[str, Any] | None) -> Rows | None:
-    """The data as PREPARE has reported it; None before that. A trainer before contract 1.9 does not count all tokens."""
-    if dataset is None or "trainingExamples" not in dataset or "longestExample" not in dataset:
-        return None
-    tokens = dataset.get("trainingTokens")
-    return known_rows(
-        int(dataset["trainingExamples"]),
-        int(dataset.get("validationExamples", 0)),
-        int(dataset["longestExample"]),
-        supervised=int(dataset.get("supervisedTokens", 0)),
-        tokens=None if tokens is None else int(tokens),
-    )
 
 
 def products(offers: Iterable[Offer]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Counts
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.settled import StoredJob
+from finetune_operator.runtime.cost_series import CostSeries
 from finetune_operator.runtime.job_series import JobSeries
 
 SETTLED = timedelta(minutes=10)
@@ -39,13 +40,18 @@ class Exposition:
         store: Store,
         now: Callable[[], datetime],
         refresh: Callable[[], None],
+        allowed_labels: Collection[str] = (),
     ) -> None:
-        """`now` is the wall clock in UTC. `refresh` brings the registry up to date, on the event loop."""
+        """`now` is the wall clock in UTC. `refresh` brings the registry up to date, on the event loop.
+
+        `allowed_labels` are the keys of labels for showback.
+        """
         self._registry = registry
         self._store = store
         self._now = now
         self._refresh = refresh
         self._series = JobSeries()
+        self._costs = CostSeries(allowed_labels)
         # One thread: scrapes take turns, and they share the lines of the jobs.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
@@ -67,7 +73,14 @@ class Exposition:
         own = encode(self._registry)
         end = _END if own.endswith(_END) else b""
         return Scrape(
-            [own.removesuffix(_END), *self._series.render(jobs), *_fleet(phases), end], content_type
+            [
+                own.removesuffix(_END),
+                *self._series.render(jobs),
+                *self._costs.render(jobs),
+                *_fleet(phases),
+                end,
+            ],
+            content_type,
         )
 
 

@@ -12,6 +12,7 @@ from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import TRAINER_CLASSES, Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
+from finetune_operator.runtime.usage_metrics import UsageMetrics
 
 OTHER = "Other"
 """Stands for reasons that this version does not know, because a trainer can report any."""
@@ -26,6 +27,7 @@ class FleetMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
+        self._usage = UsageMetrics(registry)
         self._ended = Counter(
             "finetunejobs_ended",
             "FineTuneJobs that have ended, by their last reason.",
@@ -67,6 +69,7 @@ class FleetMetrics:
         """A FineTuneJob has changed from `old` to `new`. What another version wrote and cannot be read is not counted."""
         if old.status == new.status:
             return
+        self._usage.changed(old, new)
         try:
             self._count(old, new)
         except (AttributeError, KeyError, TypeError, ValueError):

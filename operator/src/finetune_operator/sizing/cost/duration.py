@@ -7,6 +7,7 @@ from math import ceil
 from typing import Literal
 
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.sizing.cost.rates import Rates
 from finetune_operator.sizing.cost.speeds import Speed
 from finetune_operator.sizing.cost.work import Pass, Rows, Span, Work, work_of
 from finetune_operator.sizing.memory.shape import ModelShape
@@ -82,6 +83,21 @@ def estimate_duration(
         source=speed.source,
         reason="; ".join(filter(None, (speed.reason, rows.reason))),
     )
+
+
+def measured_efficiency(
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    plan: TrainingPlan,
+    rows: Rows,
+    rates: Rates,
+    tokens_per_second: float,
+) -> float:
+    """The share of `rates` that a run has reached: the time that its training takes at `rates`, over the measured time."""
+    work = work_of(spec, shape, plan, rows, "expected")
+    one = work.training
+    ideal = one.count * (one.operations / rates.operations + one.bytes / rates.bytes)
+    return ideal * tokens_per_second / work.tokens
 
 
 def _parts(

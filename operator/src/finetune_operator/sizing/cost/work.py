@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from finetune_operator.api.plan import DEFAULT_EPOCHS
 from finetune_operator.api.spec import DEFAULT_GENERATED_ROWS, FineTuneJobSpec
@@ -113,6 +115,20 @@ def known_rows(
         "from a tenth or the labeled tokens to all of it"
     )
     return Rows(training, validation, Span(low, expected, most), longest, answer, reason)
+
+
+def rows_of(dataset: Mapping[str, Any] | None) -> Rows | None:
+    """The data as PREPARE has reported it; None before that. A trainer before contract 1.9 does not count all tokens."""
+    if dataset is None or "trainingExamples" not in dataset or "longestExample" not in dataset:
+        return None
+    tokens = dataset.get("trainingTokens")
+    return known_rows(
+        int(dataset["trainingExamples"]),
+        int(dataset.get("validationExamples", 0)),
+        int(dataset["longestExample"]),
+        supervised=int(dataset.get("supervisedTokens", 0)),
+        tokens=None if tokens is None else int(tokens),
+    )
 
 
 def planned_steps(spec: FineTuneJobSpec, rows: int) -> int:
