@@ -31,7 +31,7 @@ def print_speeds(jobs: Iterable[Mapping[str, Any]], output: TextIO) -> int:
     if not found:
         raise UsageError(
             f"at least one run must have a measured speed, found none among {len(jobs)} FineTuneJobs; a run counts if TRAIN "
-            "succeeded with its plan on a GPU of a known product, under an operator and a trainer of contract 1.9 or later"
+            "succeeded with its plan on a GPU of a known product, and if its model is large enough to keep the GPU busy"
         )
     speeds = [
         fit_speed(product, efficiencies).model_dump(mode="json", by_alias=True)
@@ -46,7 +46,7 @@ def measured_speed(job: Mapping[str, Any]) -> tuple[str, float] | None:
     """The product of a job's succeeded attempt of TRAIN, and the share of its published speed that the training reached.
 
     None if the job has no such attempt, or if it was not measured. A run of another rung than that of the plan does not
-    count, and neither does one on a CPU.
+    count, and neither does one on a CPU, or one that a host has limited.
     """
     try:
         return _measured_speed(job)
@@ -82,4 +82,4 @@ def _measured_speed(job: Mapping[str, Any]) -> tuple[str, float] | None:
     efficiency = measured_efficiency(
         spec, shape, plan, rows, reference_rates(product), float(last["tokensPerSecond"])
     )
-    return (product, efficiency) if 0 < efficiency <= 10 else None
+    return (product, efficiency) if efficiency is not None and 0 < efficiency <= 10 else None

@@ -92,12 +92,17 @@ def measured_efficiency(
     rows: Rows,
     rates: Rates,
     tokens_per_second: float,
-) -> float:
-    """The share of `rates` that a run has reached: the time that its training takes at `rates`, over the measured time."""
+) -> float | None:
+    """The share of `rates` that a run has reached: the time that its training takes at `rates`, over the measured time.
+
+    None if its passes are so short that the host may have limited them. Such a run says nothing about the device.
+    """
     work = work_of(spec, shape, plan, rows, "expected")
     one = work.training
-    ideal = one.count * (one.operations / rates.operations + one.bytes / rates.bytes)
-    return ideal * tokens_per_second / work.tokens
+    seconds = work.tokens / tokens_per_second / one.count
+    if seconds < one.layers * LAYER_SECONDS.high:
+        return None
+    return (one.operations / rates.operations + one.bytes / rates.bytes) / seconds
 
 
 def _parts(
