@@ -151,7 +151,7 @@ def test_without_a_price_time_is_counted_and_said_to_have_none(cost: CostSetting
     assert "cost" not in usage(world)
 
 
-def test_the_product_of_a_node_that_cannot_be_read_is_that_of_the_plan_if_there_is_one() -> None:
+def test_an_unreadable_node_has_the_only_product_of_the_plan() -> None:
     world = training()
     world.run_pod("demo-train-0", node="elsewhere")
     world.wait(60)
