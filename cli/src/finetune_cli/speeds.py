@@ -50,7 +50,15 @@ def measured_speed(job: Mapping[str, Any]) -> tuple[str, float] | None:
     """
     try:
         return _measured_speed(job)
-    except (AttributeError, KeyError, TypeError, ValueError, InvalidSpecError, ShapeUnknownError):
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        InvalidSpecError,
+        ShapeUnknownError,
+    ):
         return None
 
 
