@@ -9,7 +9,7 @@ from typing import Literal
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.cost.rates import Rates
 from finetune_operator.sizing.cost.speeds import Speed
-from finetune_operator.sizing.cost.work import Pass, Rows, Span, Work, work_of
+from finetune_operator.sizing.cost.work import Pass, Rows, Sizes, Span, Work, sizes_of, work_of
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
@@ -62,13 +62,13 @@ def estimate_duration(
     gpus: int = 1,
 ) -> Duration:
     """Estimate the time of TRAIN with `plan` on `gpus` GPUs of this speed."""
-    parts = {
-        bound: _parts(work_of(spec, shape, plan, rows, bound), shape, speed, gpus, bound) for bound in BOUNDS
-    }
+    sizes = sizes_of(shape)
+    works = {bound: work_of(spec, sizes, plan, rows, bound) for bound in BOUNDS}
+    parts = {bound: _parts(works[bound], sizes, speed, gpus, bound) for bound in BOUNDS}
     totals = {
         bound: min(MAXIMUM_SECONDS, sum(seconds for _, seconds in found)) for bound, found in parts.items()
     }
-    expected = work_of(spec, shape, plan, rows, "expected")
+    expected = works["expected"]
     training = dict(parts["expected"])["Training"]
     return Duration(
         seconds=Span(
@@ -97,7 +97,7 @@ def measured_efficiency(
 
     None if its passes are so short that the host may have limited them. Such a run says nothing about the device.
     """
-    work = work_of(spec, shape, plan, rows, "expected")
+    work = work_of(spec, sizes_of(shape), plan, rows, "expected")
     one = work.training
     seconds = work.tokens / tokens_per_second / one.count
     if seconds < one.layers * LAYER_SECONDS.high:
@@ -105,11 +105,9 @@ def measured_efficiency(
     return (one.operations / rates.operations + one.bytes / rates.bytes) / seconds
 
 
-def _parts(
-    work: Work, shape: ModelShape, speed: Speed, gpus: int, bound: Bound
-) -> tuple[tuple[str, float], ...]:
+def _parts(work: Work, sizes: Sizes, speed: Speed, gpus: int, bound: Bound) -> tuple[tuple[str, float], ...]:
     spread = gpus ** SPREAD.of(bound)
-    checkpoint = QUANTIZED_BYTES * shape.linear_weights + 2.0 * shape.embedding_weights
+    checkpoint = QUANTIZED_BYTES * sizes.linear_weights + 2.0 * sizes.embedding_weights
     generation = min(pass_seconds(work.generation, speed, bound), work.generation_limit)
     return (
         ("Start", START_SECONDS.of(bound)),

@@ -45,24 +45,15 @@ def forecast(
         unknown = "the number of training rows is not known"
         return Forecast(unknown, unknown)
     gpus = spec.resources.gpus
-    kinds: dict[tuple[str, int], Duration | None] = {}
     durations: list[tuple[Offer, Duration]] = []
     unknown_products: dict[str, None] = {}
-    for offer in offers:
-        replicas = offer.replicas if offer.sharing in _SHARED else 1
-        kind = (offer.gpu.product, replicas)
-        if kind not in kinds:
-            speed = _speed(offer.gpu.product, settings, device)
-            kinds[kind] = (
-                None
-                if speed is None
-                else estimate_duration(spec, shape, plan, rows, speed.shared(replicas), gpus)
-            )
-        found = kinds[kind]
-        if found is None:
+    for offer, replicas in _distinct(offers, settings):
+        speed = _speed(offer.gpu.product, settings, device)
+        if speed is None:
             unknown_products[offer.gpu.product] = None
         else:
-            durations.append((offer, found))
+            shared = speed.shared(replicas)
+            durations.append((offer, estimate_duration(spec, shape, plan, rows, shared, gpus)))
     if not durations:
         names = ", ".join(list(unknown_products)[:4]) or gpu.product
         reason = f"no speed of {names} is published or measured; add it to the chart's cost.speeds"
@@ -73,6 +64,16 @@ def forecast(
     high = max(each.seconds.high for _, each in durations)
     spanning = replace(chosen, seconds=Span(low, chosen.seconds.expected, high))
     return Forecast(spanning, estimate_cost(durations, gpus, settings, gpu.product))
+
+
+def _distinct(offers: Sequence[Offer], settings: CostSettings) -> list[tuple[Offer, int]]:
+    """One offer for each product, number of pods that share it, and set of labels on which its price depends."""
+    found: dict[tuple[object, ...], tuple[Offer, int]] = {}
+    for offer in offers:
+        replicas = offer.replicas if offer.sharing in _SHARED else 1
+        labels = tuple(offer.labels.get(key) for key in settings.label_keys)
+        found.setdefault((offer.gpu.product, replicas, labels), (offer, replicas))
+    return list(found.values())
 
 
 def _speed(product: str, settings: CostSettings, device: Device) -> Speed | None:

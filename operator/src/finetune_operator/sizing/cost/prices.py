@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -72,6 +73,11 @@ class CostSettings(_Value):
             )
         check_distinct(self.labels)
         return self
+
+    @cached_property
+    def label_keys(self) -> tuple[str, ...]:
+        """The keys of the node labels on which prices depend."""
+        return tuple(sorted({key for entry in self.prices for key in entry.node_labels}))
 
     def price(self, product: str, labels: Mapping[str, str]) -> GpuPrice | None:
         """The first price that applies; None if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -61,6 +62,31 @@ class Rows:
     longest: int
     answer: float
     reason: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of a model's shape decides about time. `attention` is the width of all queries, over all layers with attention."""
+
+    parameters: int
+    linear_weights: int
+    embedding_weights: int
+    head_weights: int
+    layers: int
+    attention: int
+
+
+@lru_cache(maxsize=512)
+def sizes_of(shape: ModelShape) -> Sizes:
+    """Sum up a model's shape. Most jobs of a cluster tune few models."""
+    return Sizes(
+        shape.parameters,
+        shape.linear_weights,
+        shape.embedding_weights,
+        shape.vocabulary * shape.hidden,
+        shape.layers,
+        shape.attention_layers * shape.query_width,
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +166,7 @@ def planned_steps(spec: FineTuneJobSpec, rows: int) -> int:
     return max(1, ceil(epochs * ceil(rows / training.effective_batch_size)))
 
 
-def work_of(spec: FineTuneJobSpec, shape: ModelShape, plan: TrainingPlan, rows: Rows, bound: str) -> Work:
+def work_of(spec: FineTuneJobSpec, sizes: Sizes, plan: TrainingPlan, rows: Rows, bound: str) -> Work:
     """Count what a run computes, for the `low`, `expected` or `high` bound."""
     training, evaluation = spec.training, spec.evaluation
     steps = _steps(spec, rows, bound)
@@ -151,17 +177,17 @@ def work_of(spec: FineTuneJobSpec, shape: ModelShape, plan: TrainingPlan, rows: 
     passes, computed = _passes(training.packing, plan, batch * mean, bound)
     length = min(mean, float(rows.longest))
     recomputing = RECOMPUTING if plan.gradient_checkpointing else 1.0
-    update = TOKENS_OF_AN_UPDATE[plan.optimizer] * (FORWARD + BACKWARD) * shape.parameters
+    update = TOKENS_OF_AN_UPDATE[plan.optimizer] * (FORWARD + BACKWARD) * sizes.parameters
     one = Pass(
         count=steps * passes,
-        operations=recomputing * _operations(shape, computed / passes, length) + update / passes,
-        bytes=2 * recomputing * _bytes(shape, plan),
-        layers=2 * recomputing * shape.layers,
+        operations=recomputing * _operations(sizes, computed / passes, length) + update / passes,
+        bytes=2 * recomputing * _bytes(sizes, plan),
+        layers=2 * recomputing * sizes.layers,
     )
     longest = float(plan.tokens)
     probe = Pass(
         PROBE_STEPS,
-        recomputing * _operations(shape, longest, float(plan.sequence_length)),
+        recomputing * _operations(sizes, longest, float(plan.sequence_length)),
         one.bytes,
         one.layers,
     )
@@ -175,9 +201,9 @@ def work_of(spec: FineTuneJobSpec, shape: ModelShape, plan: TrainingPlan, rows: 
         tokens=tokens,
         training=one,
         probe=probe,
-        evaluation=_forward(shape, plan, 2 * judged, mean),
-        selection=_forward(shape, plan, intervals * held_out, mean),
-        generation=_generation(spec, shape, plan, rows),
+        evaluation=_forward(sizes, plan, 2 * judged, mean),
+        selection=_forward(sizes, plan, intervals * held_out, mean),
+        generation=_generation(spec, sizes, plan, rows),
         generation_limit=SECONDS_TO_GENERATE * max(1.0, evaluation.generated_rows / DEFAULT_GENERATED_ROWS),
         checkpoints=checkpoints,
     )
@@ -199,24 +225,24 @@ def _passes(packing: str | None, plan: TrainingPlan, tokens: float, bound: str) 
     return min(accumulated, max(1.0, tokens / (FILL[bound] * plan.tokens))), tokens
 
 
-def _operations(shape: ModelShape, tokens: float, length: float) -> float:
+def _operations(sizes: Sizes, tokens: float, length: float) -> float:
     """Operations of a training pass of `tokens`, in rows of `length`."""
-    attention = (ATTENTION_FORWARD + ATTENTION_BACKWARD) * shape.attention_layers * shape.query_width * length
-    return tokens * ((FORWARD + BACKWARD) * shape.parameters + attention)
+    attention = (ATTENTION_FORWARD + ATTENTION_BACKWARD) * sizes.attention * length
+    return tokens * ((FORWARD + BACKWARD) * sizes.parameters + attention)
 
 
-def _bytes(shape: ModelShape, plan: TrainingPlan) -> float:
+def _bytes(sizes: Sizes, plan: TrainingPlan) -> float:
     """Bytes that move in one direction of a pass, whatever its tokens."""
     each = DEQUANTIZED_BYTES if plan.weights == "Dequantized" else PACKED_BYTES
-    return each * shape.linear_weights + DEQUANTIZED_BYTES * shape.vocabulary * shape.hidden
+    return each * sizes.linear_weights + DEQUANTIZED_BYTES * sizes.head_weights
 
 
-def _forward(shape: ModelShape, plan: TrainingPlan, rows: float, length: float) -> Pass:
+def _forward(sizes: Sizes, plan: TrainingPlan, rows: float, length: float) -> Pass:
     """Passes of an evaluation, each of as many rows as a micro-batch."""
     tokens = plan.micro_batch_size * length
-    attention = ATTENTION_FORWARD * shape.attention_layers * shape.query_width * length
-    operations = tokens * (FORWARD * shape.parameters + attention)
-    return Pass(rows / plan.micro_batch_size, operations, _bytes(shape, plan), shape.layers)
+    attention = ATTENTION_FORWARD * sizes.attention * length
+    operations = tokens * (FORWARD * sizes.parameters + attention)
+    return Pass(rows / plan.micro_batch_size, operations, _bytes(sizes, plan), sizes.layers)
 
 
 def _measurements(spec: FineTuneJobSpec, steps: int) -> int:
@@ -227,11 +253,11 @@ def _measurements(spec: FineTuneJobSpec, steps: int) -> int:
     return ceil(steps / training.checkpoint.interval_steps) if training.checkpoint.keep == "Best" else 0
 
 
-def _generation(spec: FineTuneJobSpec, shape: ModelShape, plan: TrainingPlan, rows: Rows) -> Pass:
+def _generation(spec: FineTuneJobSpec, sizes: Sizes, plan: TrainingPlan, rows: Rows) -> Pass:
     """One pass for each token of the longest answer of a batch, by the base and by the tuned model."""
     evaluation = spec.evaluation
     asked = min(evaluation.generated_rows, rows.validation)
     batches = ceil(asked / ROWS_OF_A_GENERATION) + (1 if evaluation.sample_prompts else 0)
     tokens = min(ANSWER_TOKENS, ceil(1.5 * rows.answer) if rows.answer else ANSWER_TOKENS // 2)
-    operations = FORWARD * shape.parameters * ROWS_OF_A_GENERATION
-    return Pass(2.0 * batches * tokens, operations, _bytes(shape, plan), shape.layers)
+    operations = FORWARD * sizes.parameters * ROWS_OF_A_GENERATION
+    return Pass(2.0 * batches * tokens, operations, _bytes(sizes, plan), sizes.layers)

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.sizing.cost.work import known_rows, planned_steps, rows_of, work_of
+from finetune_operator.sizing.cost.work import known_rows, planned_steps, rows_of, sizes_of, work_of
 from finetune_operator.sizing.memory.shape import model_shape
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 from tests.support.operator import CONFIG, PREPARE, make_spec
 
-SHAPE = model_shape(CONFIG)
+SHAPE = sizes_of(model_shape(CONFIG))
 PLAN = TrainingPlan(
     sequence_length=100,
     micro_batch_size=4,
