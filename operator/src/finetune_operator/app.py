@@ -77,6 +77,8 @@ class Operator:
             self._replica.store,
             lambda: datetime.now(UTC),
             self._refresh,
+            self._replica.activities,
+            self._settings.metrics.retention,
             self._settings.cost.labels,
         )
         async with AsyncExitStack() as stack:
