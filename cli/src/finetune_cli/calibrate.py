@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
 from finetune_cli.manifests import read_documents
+from finetune_cli.speeds import print_speeds
 
 DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with the measurements of their runs, and print
 the chart's calibration value. It needs at least three runs with the same stack profile. They must be estimated without a
@@ -49,12 +50,19 @@ def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", help="context of the kubeconfig from which to read the jobs")
     parser.add_argument("--stack", help="use only runs with this stack profile, if there are several")
+    parser.add_argument(
+        "--speeds",
+        action="store_true",
+        help="print cost.speeds of the chart instead: the measured speed of each GPU product, from one run or more",
+    )
     parser.add_argument("--version", help="name of the calibration (default: a digest of the runs)")
 
 
 def calibrate(options: argparse.Namespace, output: TextIO) -> int:
     """Print a calibration. Raises UsageError if there are too few runs, or runs with several stack profiles."""
     jobs = _jobs(options)
+    if options.speeds:
+        return print_speeds(jobs, output)
     found = [(stack, run) for job in jobs for stack, run in measured_runs(job)]
     stacks = sorted({stack for stack, _ in found})
     if options.stack is None and len(stacks) > 1:

@@ -79,6 +79,7 @@ class Operator:
             self._refresh,
             self._replica.activities,
             self._settings.metrics.retention,
+            self._settings.cost.labels,
         )
         async with AsyncExitStack() as stack:
             stack.callback(exposition.close)

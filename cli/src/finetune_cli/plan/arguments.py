@@ -66,7 +66,13 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=int,
         metavar="NUMBER",
-        help="training rows of the data, from which the learning rate follows if the job gives none",
+        help="training rows of the data, from which the time follows, and the learning rate if the job gives none",
+    )
+    job.add_argument(
+        "--tokens",
+        type=int,
+        metavar="NUMBER",
+        help="tokens of all training rows together (default: a guess from --rows and the longest row)",
     )
     model = parser.add_argument_group("the model")
     model.add_argument(
@@ -109,4 +115,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--stack", type=Path, metavar="FILE", help="another stack profile (docs/stack-profile.md)"
     )
     stack.add_argument("--calibration", type=Path, metavar="FILE", help="the chart's calibration")
+    stack.add_argument(
+        "--cost", type=Path, metavar="FILE", help="the chart's cost: prices and measured speeds of GPUs"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON (contract/plan.schema.json)")

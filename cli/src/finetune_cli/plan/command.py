@@ -11,6 +11,7 @@ from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.stages import Stage
+from finetune_operator.sizing.cost.prices import CostSettings, parse_cost
 from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
@@ -78,8 +79,13 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         rules=gpus.rules,
     )
     decision = decide_training(request, gpus.offers, lambda: gpus.others)
-    rate = choose_learning_rate(spec.training, shape, _rows(options.rows))
-    return document(request, decision, rate)
+    rows = _rows(options.rows)
+    rate = choose_learning_rate(spec.training, shape, rows)
+    cost = CostSettings()
+    if options.cost is not None:
+        cost = inputs.read_mapping(options.cost, "cost", parse_cost)
+    data = inputs.described_rows(spec, rows, options.tokens, length)
+    return document(request, decision, rate, data, cost)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.validation import check
 from finetune_operator.contract.refusals import refused_file, refused_tensor
+from finetune_operator.sizing.cost.work import Rows, known_rows
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.products import PRODUCTS, find_product
@@ -117,6 +118,28 @@ def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _
         return parse(found)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def described_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None, longest: int) -> Rows | None:
+    """Describe the data from `--rows`, `--tokens` and the longest row; None without a number of rows.
+
+    Rows to validate on are those that the spec splits off, or as many as it evaluates if they have a source of their own.
+    Raises UsageError.
+    """
+    if tokens is not None and rows is None:
+        raise UsageError("--tokens must come with --rows, the number of rows that have these tokens")
+    if rows is None:
+        return None
+    if tokens is not None and not rows <= tokens <= rows * longest:
+        raise UsageError(
+            f"--tokens must be from {rows} to {rows * longest}, the tokens of {rows} rows of 1 to {longest} tokens, "
+            f"found {tokens}"
+        )
+    fraction = spec.dataset.validation.fraction
+    held_out = (
+        spec.evaluation.maximum_rows if fraction is None else round(rows * fraction / max(1 - fraction, 0.01))
+    )
+    return known_rows(rows, held_out, longest, tokens=tokens)
 
 
 def read_profiles(path: Path) -> tuple[GpuProfile, ...]:

@@ -104,6 +104,7 @@ def build_stage_job(
         host=host,
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
         read_only_claims=read_only_claims,
+        allowed_labels=settings.cost.labels,
     )
     made_for = {
         PLACEMENT_ANNOTATION: "" if training is None else training.digest,

@@ -22,7 +22,7 @@ _FAST = 1
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """A FineTuneJob that has ended, with its spec and its status compressed."""
+    """A FineTuneJob that has ended, with its spec, status and labels compressed."""
 
     namespace: str
     name: str
@@ -47,7 +47,7 @@ class SettledJob:
     def unpack(self) -> JobRecord:
         """The whole FineTuneJob."""
         inflate = zlib.decompressobj(_RAW, zdict=self.dictionary)
-        spec, status = json.loads(inflate.decompress(self.packed))
+        spec, status, labels = json.loads(inflate.decompress(self.packed))
         return JobRecord(
             self.namespace,
             self.name,
@@ -58,6 +58,7 @@ class SettledJob:
             self.deleting,
             spec,
             status,
+            labels,
         )
 
 
@@ -75,7 +76,7 @@ class Packer:
         completed = job.completed
         if completed is None:
             return job
-        text = _text(job.spec, job.status)
+        text = _text(job.spec, job.status, job.labels)
         if text is None:
             return job
         self._dictionary = self._dictionary or text
@@ -101,8 +102,8 @@ def unpacked(job: StoredJob) -> JobRecord:
     return job.unpack() if isinstance(job, SettledJob) else job
 
 
-def _text(spec: Mapping[str, Any], status: Mapping[str, Any]) -> bytes | None:
+def _text(*parts: Mapping[str, Any]) -> bytes | None:
     try:
-        return json.dumps([spec, status], separators=(",", ":")).encode()
+        return json.dumps(parts, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError):
         return None

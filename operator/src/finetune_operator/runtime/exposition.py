@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Counts
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from finetune_operator.observed.activity import JobActivity
 from finetune_operator.observed.settled import StoredJob
 from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.activity_series import ActivitySeries
+from finetune_operator.runtime.cost_series import CostSeries
 from finetune_operator.runtime.families import Family, head
 from finetune_operator.runtime.job_series import JobSeries
 
@@ -47,10 +48,12 @@ class Exposition:
         refresh: Callable[[], None],
         activities: Activities,
         retention: timedelta,
+        allowed_labels: Collection[str] = (),
     ) -> None:
         """`now` is the wall clock in UTC. `refresh` brings the registry up to date, on the event loop.
 
-        A job that has ended keeps its series for `retention`, so that scrapes see its last values.
+        A job that has ended keeps its series for `retention`, so that scrapes see its last values. `allowed_labels` are
+        the keys of labels for showback.
         """
         self._registry = registry
         self._store = store
@@ -60,6 +63,7 @@ class Exposition:
         self._retention = retention
         self._activity_series = ActivitySeries()
         self._series = JobSeries()
+        self._costs = CostSeries(allowed_labels)
         # One thread: scrapes take turns, and they share the lines of the jobs.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
@@ -90,6 +94,7 @@ class Exposition:
         parts = [
             own.removesuffix(_END),
             *self._series.render(jobs),
+            *self._costs.render(jobs),
             *self._activity_series.render(activities),
             *_fleet(phases),
             end,

@@ -358,3 +358,21 @@ def test_the_device_decides_about_the_optimizer(tmp_path: Path, capsys: pytest.C
     assert "trainer.device is cpu" in reasons["optimizer"]
     assert cpu["chosen"]["optimizer"] == "AdamW"
     assert (gpu["chosen"]["optimizer"], gpu["choices"]) != (cpu["chosen"]["optimizer"], cpu["choices"])
+
+
+def test_time_and_cost_are_planned_without_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("cost: {currency: EUR, prices: [{product: L4, perGpuHour: 0.71}]}\n", "utf-8")
+    given = ("--model", str(MISTRAL), "--gpu", "L4", "--rows", "1000")
+    _, found = planned(capsys, *given, "--tokens", "300000", "--longest-row", "600", "--cost", str(values))
+    duration, cost = found["duration"], found["cost"]
+    assert duration["lowSeconds"] < duration["expectedSeconds"] < duration["highSeconds"]
+    assert duration["tokens"] == 900_000
+    assert float(cost["expected"]) == pytest.approx(duration["expectedSeconds"] * 0.71 / 3600, rel=1e-3)
+    _, more = planned(capsys, *given)
+    assert "not known" in more["duration"]["reason"]
+    assert more["cost"] == {"reason": "the chart's cost.prices is empty"}
+    _, rejected_plan = planned(capsys, *given[:2], "--gpu", "RTX 3060", "--set", "training.microBatchSize=16")
+    assert rejected_plan["fits"] or (rejected_plan["duration"], rejected_plan["cost"]) == (None, None)
