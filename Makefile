@@ -105,6 +105,9 @@ unit: python-env tools ## Tests that need no root user, Go, cluster or real mode
 e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster without those that need the dev cluster's own features
 	$(PYTEST) -m "cluster and not full$(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)), and not devcluster)" $(ARGS)
 
+verifier: ## verify.py and its digest in dist/, as a release carries them
+	@scripts/release/verifier.sh dist
+
 images: python-env ## Build both images with Docker and start each
 	$(PYTHON_ENV) -m pytest tests/images $(ARGS)
 
