@@ -11,11 +11,10 @@ import pytest
 from devcluster import cluster, images, product
 from devcluster.kubectl import Kubectl
 from devcluster.layout import CONTAINERD_VARIABLE, Layout
-from finetune_trainer.destinations.local_artifact import read_artifact
 
 from tests.support.e2e.namespaces import fresh_namespace
 from tests.support.e2e.registry import Registry, registry_server
-from tests.support.publishing import SPEC, digests, make_artifact, open_named
+from tests.support.publishing import digests, make_artifact, open_named
 
 pytestmark = [pytest.mark.cluster, pytest.mark.devcluster, pytest.mark.full]
 
@@ -98,17 +97,3 @@ def test_a_pod_mounts_the_published_files_read_only(
     }
     assert found.pop("manifest.json") is not None
     assert found == digests(artifact)
-
-
-def test_an_image_of_120_layers_is_mounted_too(kubectl: Kubectl, registry: Registry, tmp_path: Path) -> None:
-    """A model of many shards has as many layers, and overlay file systems have a limit."""
-    folder = tmp_path / "artifact"
-    make_artifact(folder)
-    for number in range(114):
-        (folder / "report" / f"page-{number}.html").write_text(str(number))
-    place = {"kind": "Oci", "name": "registry", "reference": f"{registry.forwarded}/team/many:1"}
-    artifact = read_artifact(folder, SPEC)
-    open_named(place, tmp_path / "journals", {}).publish(artifact, lambda _: None)
-    reference = f"{registry.host}/team/many:1-image"
-    count = run(kubectl, pod_with(reference, "many", "find /models -type f | wc -l"))
-    assert int(count) == len(artifact.files) + 1 > 120

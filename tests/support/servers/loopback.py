@@ -220,7 +220,9 @@ def binary(name: str) -> str:
     """Return the path of a server that a Go module of tools/devcluster builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(f"{name} must be at {path}: run make object-stores first")
+        pytest.fail(
+            f"{name} must be at {path}: run make {'containerd' if name == 'containerd' else 'object-stores'} first"
+        )
     return str(path)
 
 
