@@ -43,7 +43,7 @@ def http_server(
     host: str = "localhost",
     bind: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin, which begins with `host`."""
+    """Serve every GET, HEAD, PUT, POST and DELETE with `answer`, and yield the server's origin, which begins with `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -60,6 +60,9 @@ def http_server(
             self.do_GET()
 
         def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
             self.do_GET()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
@@ -217,7 +220,9 @@ def binary(name: str) -> str:
     """Return the path of a server that a Go module of tools/devcluster builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(f"{name} must be at {path}: run make object-stores first")
+        pytest.fail(
+            f"{name} must be at {path}: run make {'containerd' if name == 'containerd' else 'object-stores'} first"
+        )
     return str(path)
 
 
