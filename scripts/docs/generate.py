@@ -1,6 +1,6 @@
-"""Write the generated documents: API reference, chart values, failure modes and the types of the Python client.
+"""Write the generated documents: API reference, chart values, command line, failure modes, types of the Python client.
 
-With --check, compare them only. Sources: crds/finetunejobs.yaml, the chart's values.yaml, contract/reasons.json.
+With --check, compare them only. Sources: crds/finetunejobs.yaml, the chart's values.yaml, the commands, contract/reasons.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from finetune_cli.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -119,6 +120,11 @@ def api_reference(crd: dict[str, Any]) -> str:
     for part in ("spec", "status"):
         lines += fields(part, schema["properties"][part])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def cli_reference() -> str:
+    """Return the reference of the command line from its commands."""
+    return "\n".join(header("The command line", "cli/src/finetune_cli")) + "\n" + reference()
 
 
 def value_comments(text: str) -> dict[str, str]:
@@ -287,6 +293,7 @@ def documents(root: Path) -> dict[Path, str]:
     return {
         root / "docs/reference/api.md": api_reference(crd),
         root / "docs/reference/chart-values.md": chart_values(values),
+        root / "docs/reference/cli.md": cli_reference(),
         root / "docs/failure-modes.md": failure_modes(reasons),
         root / "cli/src/finetune_client/types.py": client_types(crd),
     }

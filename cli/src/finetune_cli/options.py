@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +39,13 @@ class Command(click.Command):
 
 def wrapped(line: str) -> list[str]:
     """Return a command line as lines of a shell, with a backslash at the end of all but the last."""
-    parts = textwrap.wrap(
-        line, _EXAMPLE_WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+    parts = [""]
+    for part in re.split(r" (?=-|> )", line):
+        joined = f"{parts[-1]} {part}".strip() if len(parts) == 1 else f"{parts[-1]} {part}"
+        if parts[-1] and len(joined) > _EXAMPLE_WIDTH:
+            parts.append(f"    {part}")
+        else:
+            parts[-1] = joined
     return [*(f"{part} \\" for part in parts[:-1]), parts[-1]]
 
 

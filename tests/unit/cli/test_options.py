@@ -61,6 +61,7 @@ def test_examples_are_wrapped_so_that_a_shell_reads_them() -> None:
     assert len(lines) > 1
     assert all(len(part) <= 74 for part in lines)
     assert " ".join("\n".join(lines).replace("\\\n", " ").split()) == line
+    assert all(part.strip().startswith("--set") for part in lines[1:])
 
 
 def test_help_ends_with_the_examples() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from finetune_client.types import FineTuneJobSpec
 
 from tests.support.cli_jobs import cli_job, failed, succeeded, training
 from tests.support.kubectl_program import KubectlProgram
+from tests.support.repository import ROOT
 
 SPEC: FineTuneJobSpec = {
     "model": {"source": {"huggingFace": {"repository": "org/base"}}},
@@ -133,3 +136,15 @@ def test_a_job_has_ended_if_its_condition_says_so(job: dict[str, Any], *, ended:
 
 def test_an_absent_condition_is_empty() -> None:
     assert condition(cli_job(), "Stalled") == {}
+
+
+def test_the_example_of_the_documentation_runs(
+    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "client.md").read_text("utf-8")
+    example = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    kubectl.put(training(), training(step=27, loss="0.9"), succeeded())
+    monkeypatch.setattr("finetune_client.Client", partial(Client, sleep=lambda _seconds: None))
+    exec(compile(example, "docs/client.md", "exec"), {})  # noqa: S102 -- the documented example itself
+    assert capsys.readouterr().out.splitlines() == ["Training 40% 1.2345", "Training 60% 0.9", "Improved"]
+    assert json.loads(kubectl.calls[0]["stdin"])["metadata"]["name"] == "support-bot"
