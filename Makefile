@@ -16,9 +16,9 @@ PYTEST := $(PYTHON_ENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 # Durations of the last `make test` or `make test-full`, which `make tiers` reads.
 DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
-SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
+SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores prometheus loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores kwok kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
+.PHONY: help demo setup python-env lock kernels tools components prometheus object-stores kwok kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ tools: python-env ## kubectl and helm
 components: ## The dev cluster's Debian packages and its Kubernetes components, built from their modules
 	@scripts/tools/apt_packages.sh
 	@scripts/tools/build_components.sh
+
+prometheus: ## Prometheus, promtool and amtool, from Debian's packages
+	@scripts/tools/apt_packages.sh prometheus
 
 object-stores: ## The object stores and the registry of the tests, built from their modules
 	@scripts/tools/build_go_tools.sh objectstore
@@ -74,6 +77,8 @@ checks: python-env
 	$(PYTHON_ENV) scripts/lint/mirror.py
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
+	$(PYTHON_ENV) scripts/docs/metrics_catalog.py --check
+	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
@@ -158,5 +163,6 @@ benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stop
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
+	$(PYTHON_ENV) scripts/docs/metrics_catalog.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py

@@ -39,6 +39,12 @@ COMMANDS = {
     ),
     "list": Entry("finetune_cli.jobs.listing:list_jobs", "list jobs", _JOBS),
     "watch": Entry("finetune_cli.watch.command:watch", "follow jobs until they end", _JOBS),
+    "logs": Entry(
+        "finetune_cli.logs.command:command", "print the log of a stage, also long after its end", _JOBS
+    ),
+    "report": Entry(
+        "finetune_cli.report.command:command", "print the report on a job, also long after its end", _JOBS
+    ),
     "suspend": Entry(
         "finetune_cli.jobs.lifecycle:suspend", "stop a job and free its GPU; it can be resumed", _JOBS
     ),

@@ -88,6 +88,13 @@ def volume_options(function: Function) -> Function:
     )(function)
 
 
+def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that choose a cluster and a namespace."""
+    for option in reversed(_CONNECTION_OPTIONS):
+        function = option(function)
+    return function
+
+
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that choose a cluster and a namespace. The function gets the `client` instead of them."""
 
@@ -97,12 +104,10 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         return function(client=Client(Kubectl(namespace, context, kubeconfig)), **options)
 
-    for option in reversed(_CLUSTER_OPTIONS):
-        with_client = option(with_client)
-    return with_client
+    return connection_options(with_client)
 
 
-_CLUSTER_OPTIONS = (
+_CONNECTION_OPTIONS = (
     click.option("-n", "--namespace", metavar="NAME", help="Namespace; by default that of the context."),
     click.option("--context", metavar="NAME", help="Context of the kubeconfig."),
     click.option("--kubeconfig", metavar="FILE", help="Kubeconfig; by default KUBECONFIG or ~/.kube/config."),

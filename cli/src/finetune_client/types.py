@@ -241,6 +241,7 @@ class FineTuneJobSpecOutputDestination(TypedDict, total=False):
 class FineTuneJobSpecOutputDestinationsOci(TypedDict, total=False):
     """Tag in an OCI registry."""
 
+    imageTag: str
     reference: Required[str]
     secretRef: FineTuneJobSpecModelSourceS3SecretRef
 

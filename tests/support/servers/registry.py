@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,14 +37,40 @@ def registry_server(folder: Path, *, sign_in: bool = False) -> Iterator[str]:
 
 
 def pull(host: str, repository: str, tag: str) -> dict[str, Any] | None:
-    """Return the manifest of a tag as JSON; None if there is none."""
-    accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    """Return the manifest or the index of a tag as JSON; None if there is none."""
+    kinds = ("manifest", "index")
+    accept = {"Accept": ", ".join(f"application/vnd.oci.image.{kind}.v1+json" for kind in kinds)}
     try:
         with urlopen(Request(f"http://{host}/v2/{repository}/manifests/{tag}", headers=accept)) as response:
             found: dict[str, Any] = json.load(response)
             return found
     except OSError:
         return None
+
+
+def pull_image(host: str, repository: str, tag: str, architecture: str = "amd64") -> dict[str, Any]:
+    """Return the manifest of an image as a runtime of this architecture chooses it."""
+    index = pull(host, repository, tag)
+    assert index is not None
+    (chosen,) = [
+        each["digest"] for each in index["manifests"] if each["platform"]["architecture"] == architecture
+    ]
+    image = pull(host, repository, chosen)
+    assert image is not None
+    return image
+
+
+def unpack(host: str, repository: str, manifest: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files in the layers of a manifest by path."""
+    files: dict[str, bytes] = {}
+    for layer in manifest["layers"]:
+        content = io.BytesIO(pull_blob(host, repository, layer["digest"]))
+        with tarfile.open(fileobj=content, mode="r:") as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is not None:
+                    files[member.name] = file.read()
+    return files
 
 
 def pull_blob(host: str, repository: str, digest: str) -> bytes:

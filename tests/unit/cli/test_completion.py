@@ -29,9 +29,9 @@ def test_each_shell_gets_a_script_that_asks_the_command(
     ],
 )
 def test_the_shells_get_commands_values_and_names_of_jobs(
-    words: str, candidates: list[str], kubectl: KubectlProgram
+    words: str, candidates: list[str], cluster: KubectlProgram
 ) -> None:
-    kubectl.put(cli_job("support-bot"))
+    cluster.put(cli_job("support-bot"))
     environment = {
         **os.environ,
         "_FINETUNE_COMPLETE": "bash_complete",
@@ -47,10 +47,6 @@ def test_the_shells_get_commands_values_and_names_of_jobs(
 def test_kubectl_gets_candidates_and_the_directive_against_file_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["kubectl_complete-finetune", "re"])
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-finetune", "ret"])
     assert kubectl_words() == 0
-    assert [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "resume",
-        "retry",
-        ":4",
-    ]
+    assert [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["retry", ":4"]

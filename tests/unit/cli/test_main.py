@@ -62,9 +62,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_each_kind_of_cluster_error_has_its_exit_code(
-    kubectl: KubectlProgram, message: str, code: int, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.fail(message)
+    cluster.fail(message)
     assert main(["compare", "a", "b"]) == code
     assert capsys.readouterr().err.startswith("finetune: ")
 

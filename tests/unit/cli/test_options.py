@@ -74,13 +74,13 @@ def test_help_ends_with_the_examples() -> None:
     assert printed.endswith("Examples:\n  # Do it.\n  finetune do\n")
 
 
-def test_names_of_jobs_are_completed(kubectl: KubectlProgram) -> None:
-    kubectl.put(cli_job("airports"))
-    kubectl.put(cli_job("support-bot"))
+def test_names_of_jobs_are_completed(cluster: KubectlProgram) -> None:
+    cluster.put(cli_job("airports"))
+    cluster.put(cli_job("support-bot"))
     context = click.Context(click.Command("watch"))
     assert complete_job(context, click.Argument(["names"]), "sup") == ["support-bot"]
 
 
-def test_completion_offers_nothing_if_the_cluster_does_not_respond(kubectl: KubectlProgram) -> None:
-    kubectl.fail("Unable to connect to the server: EOF")
+def test_completion_offers_nothing_if_the_cluster_does_not_respond(cluster: KubectlProgram) -> None:
+    cluster.fail("Unable to connect to the server: EOF")
     assert complete_job(click.Context(click.Command("watch")), click.Argument(["names"]), "") == []

@@ -92,7 +92,7 @@ def test_an_unknown_field_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_apply_creates_the_job_and_a_dry_run_only_checks_it(
-    kubectl: KubectlProgram,
+    cluster: KubectlProgram,
     *,
     options: tuple[str, ...],
     dry: bool,
@@ -101,10 +101,10 @@ def test_apply_creates_the_job_and_a_dry_run_only_checks_it(
 ) -> None:
     assert main(["create", "bot", *PLACES, *options]) == 0
     assert capsys.readouterr().out == text
-    assert ["--dry-run=server" in call["arguments"] for call in kubectl.calls] == [dry]
-    assert json.loads(kubectl.calls[0]["stdin"])["metadata"]["name"] == "bot"
+    assert ["--dry-run=server" in call["arguments"] for call in cluster.calls] == [dry]
+    assert json.loads(cluster.calls[0]["stdin"])["metadata"]["name"] == "bot"
 
 
-def test_a_job_that_exists_is_not_changed(kubectl: KubectlProgram) -> None:
-    kubectl.fail('Error from server (AlreadyExists): finetunejobs.finetune.dev "bot" already exists')
+def test_a_job_that_exists_is_not_changed(cluster: KubectlProgram) -> None:
+    cluster.fail('Error from server (AlreadyExists): finetunejobs.finetune.dev "bot" already exists')
     assert main(["create", "bot", *PLACES, "--apply"]) == ExitCode.EXISTS

@@ -53,9 +53,9 @@ def test_the_table_ends_with_the_total() -> None:
 
 
 def test_jobs_are_chosen_by_name_or_by_selector(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(succeeded())
+    cluster.put(succeeded())
     assert main(["cost", "support-bot", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["jobs"][0]["name"] == "support-bot"
     assert main(["cost", "support-bot", "-A"]) == ExitCode.USAGE

@@ -37,10 +37,10 @@ def test_the_wide_table_has_the_reason_and_all_namespaces_their_name() -> None:
 
 
 def test_json_and_yaml_follow_the_contract(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(training())
-    kubectl.put(failed("other"))
+    cluster.put(training())
+    cluster.put(failed("other"))
     assert main(["list", "-o", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     SCHEMA.validate(found)
@@ -49,15 +49,15 @@ def test_json_and_yaml_follow_the_contract(
     assert [job["name"] for job in found["jobs"]] == ["other", "support-bot"]
 
 
-def test_names_can_be_passed_to_kubectl(kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
-    kubectl.put(training())
-    kubectl.put(failed("other"))
+def test_names_can_be_passed_to_kubectl(cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.put(training())
+    cluster.put(failed("other"))
     assert main(["list", "-o", "name", "--phase", "Failed"]) == 0
     assert capsys.readouterr().out == "finetunejob.finetune.dev/other\n"
 
 
-def test_the_selection_is_the_clusters(kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_selection_is_the_clusters(cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "-A", "-l", "team=search", "-n", "x"]) == 0
     assert capsys.readouterr().err == "no FineTuneJobs found\n"
-    arguments = kubectl.calls[0]["arguments"]
+    arguments = cluster.calls[0]["arguments"]
     assert {"--all-namespaces", "--selector=team=search", "--namespace=x"} <= set(arguments)

@@ -13,18 +13,18 @@ from tests.support.cli_jobs import failed, succeeded, training
 from tests.support.kubectl_program import KubectlProgram
 
 
-def created(kubectl: KubectlProgram) -> list[tuple[dict[str, Any], bool]]:
+def created(cluster: KubectlProgram) -> list[tuple[dict[str, Any], bool]]:
     """The created jobs, and whether each was only checked."""
-    calls = [call for call in kubectl.calls if "create" in call["arguments"]]
+    calls = [call for call in cluster.calls if "create" in call["arguments"]]
     return [(json.loads(call["stdin"]), "--dry-run=server" in call["arguments"]) for call in calls]
 
 
 def test_a_failed_job_is_checked_and_then_created_under_the_next_name(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(failed())
+    cluster.put(failed())
     assert main(["retry", "support-bot"]) == 0
-    (checked, dry), (job, wet) = created(kubectl)
+    (checked, dry), (job, wet) = created(cluster)
     assert (dry, wet) == (True, False)
     assert checked == job
     assert job["metadata"]["name"] == "support-bot-2"
@@ -82,18 +82,18 @@ def test_the_next_name_is_free_and_short_enough(name: str, taken: set[str], expe
 
 @pytest.mark.parametrize("job", [training(), succeeded()])
 def test_only_a_failed_job_is_tried_again(
-    job: dict[str, Any], kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    job: dict[str, Any], cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(job)
+    cluster.put(job)
     assert main(["retry", "support-bot"]) == ExitCode.USAGE
     assert "must have failed" in capsys.readouterr().err
-    assert created(kubectl) == []
+    assert created(cluster) == []
 
 
 def test_a_dry_run_prints_the_job_and_creates_nothing(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(failed())
+    cluster.put(failed())
     assert main(["retry", "support-bot", "--dry-run", "--as", "again"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["metadata"]["name"] == "again"
-    assert [dry for _job, dry in created(kubectl)] == [True]
+    assert [dry for _job, dry in created(cluster)] == [True]

@@ -44,16 +44,16 @@ def test_the_operators_rules_check_the_spec() -> None:
         'Error from server (NotFound): namespaces "team-a" not found',
     ],
 )
-def test_a_rejection_by_the_api_server_is_a_finding(kubectl: KubectlProgram, message: str) -> None:
-    kubectl.fail(message)
+def test_a_rejection_by_the_api_server_is_a_finding(cluster: KubectlProgram, message: str) -> None:
+    cluster.fail(message)
     found = check_server(Client(), cli_job())
     assert found.status == "Failed"
     assert found.message in message
 
 
-def test_the_api_server_stores_nothing(kubectl: KubectlProgram) -> None:
+def test_the_api_server_stores_nothing(cluster: KubectlProgram) -> None:
     assert check_server(Client(), cli_job()).status == "Passed"
-    assert {"--dry-run=server", "--server-side"} <= set(kubectl.calls[0]["arguments"])
+    assert {"--dry-run=server", "--server-side"} <= set(cluster.calls[0]["arguments"])
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_the_api_server_stores_nothing(kubectl: KubectlProgram) -> None:
     ],
 )
 def test_a_request_that_fails_is_no_finding(
-    kubectl: KubectlProgram, message: str, kind: type[Exception]
+    cluster: KubectlProgram, message: str, kind: type[Exception]
 ) -> None:
-    kubectl.fail(message)
+    cluster.fail(message)
     with pytest.raises(kind):
         check_server(Client(), cli_job())
 

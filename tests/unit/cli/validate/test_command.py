@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_check_has_a_line(
-    kubectl: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["validate", str(file)]) == ExitCode.SUCCESS
     assert capsys.readouterr().out == (
@@ -35,14 +35,14 @@ def test_every_check_has_a_line(
         "server  passed   the API server accepts the job\n"
         "rows    skipped  pass --tokenizer FOLDER, a folder with the model's tokenizer\n"
     )
-    assert json.loads(kubectl.calls[0]["stdin"])["metadata"]["namespace"] == "team-a"
+    assert json.loads(cluster.calls[0]["stdin"])["metadata"]["namespace"] == "team-a"
 
 
 def test_a_finding_fails_the_command_and_all_findings_are_said(
-    kubectl: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(file.read_text("utf-8").replace("dataset:", "training: {sede: 1}\n  dataset:"), "utf-8")
-    kubectl.fail('Error from server (Invalid): strict decoding error: unknown field "spec.training.sede"')
+    cluster.fail('Error from server (Invalid): strict decoding error: unknown field "spec.training.sede"')
     assert main(["validate", str(file), "-o", "json"]) == ExitCode.FAILED
     found = json.loads(capsys.readouterr().out)
     SCHEMA.validate(found)
@@ -53,13 +53,13 @@ def test_a_finding_fails_the_command_and_all_findings_are_said(
 
 
 def test_offline_asks_no_api_server(
-    kubectl: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["validate", str(file), "--offline"]) == ExitCode.SUCCESS
     assert "server  skipped  --offline" in capsys.readouterr().out
-    assert kubectl.calls == []
+    assert cluster.calls == []
 
 
-def test_a_cluster_that_does_not_respond_is_no_finding(kubectl: KubectlProgram, file: Path) -> None:
-    kubectl.fail("Unable to connect to the server: EOF")
+def test_a_cluster_that_does_not_respond_is_no_finding(cluster: KubectlProgram, file: Path) -> None:
+    cluster.fail("Unable to connect to the server: EOF")
     assert main(["validate", str(file)]) == ExitCode.UNAVAILABLE

@@ -12,6 +12,9 @@ from tests.support.cli_jobs import cli_job
 from tests.support.tiny_models import tiny_tokenizer
 
 
+pytestmark = pytest.mark.slow  # each test starts a trainer
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")

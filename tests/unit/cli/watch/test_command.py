@@ -25,9 +25,9 @@ def without_times(text: str) -> list[str]:
 
 
 def test_a_pipe_gets_one_line_for_each_change(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(cli_job(), training(step=9), training(step=9), training(step=18), succeeded())
+    cluster.put(cli_job(), training(step=9), training(step=9), training(step=18), succeeded())
     assert main(["watch", "support-bot", *FAST]) == ExitCode.SUCCESS
     assert without_times(capsys.readouterr().out) == [
         "support-bot Pending",
@@ -37,44 +37,44 @@ def test_a_pipe_gets_one_line_for_each_change(
     ]
 
 
-def test_a_failed_job_fails_the_command(kubectl: KubectlProgram) -> None:
-    kubectl.put(failed())
+def test_a_failed_job_fails_the_command(cluster: KubectlProgram) -> None:
+    cluster.put(failed())
     assert main(["watch", "support-bot"]) == ExitCode.FAILED
 
 
 def test_several_jobs_are_followed_until_all_have_ended(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(training("first"), succeeded("first"))
-    kubectl.put(training("second"), training("second"), failed("second"))
+    cluster.put(training("first"), succeeded("first"))
+    cluster.put(training("second"), training("second"), failed("second"))
     assert main(["watch", "first", "second", *FAST]) == ExitCode.FAILED
     last = without_times(capsys.readouterr().out)[-2:]
     assert [line.split()[:2] for line in last] == [["first", "Succeeded"], ["second", "Failed"]]
 
 
 def test_an_outage_of_the_api_server_is_said_once_and_outlived(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.fail(*["The connection to the server 10.0.0.1:6443 was refused"] * 3)
-    kubectl.put(succeeded())
+    cluster.fail(*["The connection to the server 10.0.0.1:6443 was refused"] * 3)
+    cluster.put(succeeded())
     assert main(["watch", "support-bot", *FAST]) == ExitCode.SUCCESS
     assert capsys.readouterr().err.count("does not respond; trying again") == 1
 
 
-def test_a_job_that_does_not_exist_ends_the_command_at_once(kubectl: KubectlProgram) -> None:
+def test_a_job_that_does_not_exist_ends_the_command_at_once(cluster: KubectlProgram) -> None:
     assert main(["watch", "absent"]) == ExitCode.NO_INPUT
-    assert len(kubectl.calls) == 1
+    assert len(cluster.calls) == 1
 
 
-def test_the_time_limit_has_its_own_exit_code(kubectl: KubectlProgram) -> None:
-    kubectl.put(training())
+def test_the_time_limit_has_its_own_exit_code(cluster: KubectlProgram) -> None:
+    cluster.put(training())
     assert main(["watch", "support-bot", "--timeout", "0"]) == ExitCode.TIMEOUT
 
 
 def test_json_is_one_document_for_each_change(
-    kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]
+    cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.put(training(), succeeded())
+    cluster.put(training(), succeeded())
     assert main(["watch", "support-bot", "-o", "json", *FAST]) == ExitCode.SUCCESS
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["phase"] for line in lines] == ["Training", "Succeeded"]
@@ -97,8 +97,8 @@ def test_the_live_view_shows_all_jobs_and_an_outage() -> None:
     assert "does not respond" not in output.getvalue()
 
 
-def test_ctrl_c_ends_the_command_without_a_traceback(kubectl: KubectlProgram) -> None:
-    kubectl.put(training())
+def test_ctrl_c_ends_the_command_without_a_traceback(cluster: KubectlProgram) -> None:
+    cluster.put(training())
     command = [sys.executable, "-u", "-m", "finetune_cli", "watch", "support-bot", *FAST]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -109,8 +109,8 @@ def test_ctrl_c_ends_the_command_without_a_traceback(kubectl: KubectlProgram) ->
         assert "Traceback" not in process.stderr.read()
 
 
-def test_lines_have_the_time_in_utc(kubectl: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
-    kubectl.put(succeeded())
+def test_lines_have_the_time_in_utc(cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.put(succeeded())
     before = datetime.now(UTC).replace(microsecond=0)
     assert main(["watch", "support-bot"]) == 0
     printed = datetime.strptime(capsys.readouterr().out[:8], "%H:%M:%S").replace(tzinfo=UTC).time()
