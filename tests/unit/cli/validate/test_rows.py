@@ -11,7 +11,6 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from tests.support.cli_jobs import cli_job
 from tests.support.tiny_models import tiny_tokenizer
 
-
 pytestmark = pytest.mark.slow  # each test starts a trainer
 
 
