@@ -57,7 +57,8 @@ def test_all_measures_of_both_jobs_are_compared() -> None:
 
 def test_a_measure_without_readable_numbers_is_left_out() -> None:
     good = {"tunedLoss": "0.5", "difference": "-1.0", "interval": ["-1.1", "-0.9"]}
-    for bad in ({"tunedLoss": "NaN"}, {"interval": []}, {"difference": None}):
+    unreadable: list[dict[str, Any]] = [{"tunedLoss": "NaN"}, {"interval": []}, {"difference": None}]
+    for bad in unreadable:
         assert list(comparisons(good, {**good, **bad})) == []
 
 
