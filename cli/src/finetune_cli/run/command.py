@@ -8,10 +8,12 @@ from typing import Literal
 
 import click
 
+from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_manifests
 from finetune_cli.options import FILE, Command, volume_options
 from finetune_cli.run.devices import choose_device
 from finetune_cli.run.local import LocalFolders, run_locally
+from finetune_cli.trainer import REMEDY, trainer_is_installed
 
 DESCRIPTION = """Run the FineTuneJob of a YAML file on this machine.
 
@@ -56,6 +58,8 @@ def command(
     device: Literal["auto", "cuda", "cpu"],
 ) -> int:
     """Run a job and return the trainer's exit code."""
+    if not trainer_is_installed():
+        raise UsageError(REMEDY)
     manifests = read_manifests(file, name)
     chosen = choose_device(device, sys.stderr)
     return run_locally(manifests, LocalFolders(volumes.resolve(), dict(volume), runs.resolve()), chosen)

@@ -18,7 +18,8 @@ from finetune_operator.errors import InvalidSpecError
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.local import LocalFolders
-from finetune_cli.validate.rows import prove_rows, trainer_is_installed
+from finetune_cli.trainer import REMEDY, trainer_is_installed
+from finetune_cli.validate.rows import prove_rows
 
 Status = Literal["Passed", "Failed", "Skipped"]
 
@@ -73,7 +74,7 @@ def check_rows(
     if folder is None:
         return Check("Rows", "Skipped", "pass --tokenizer FOLDER, a folder with the model's tokenizer")
     if not installed():
-        return Check("Rows", "Skipped", "the trainer must be installed: pip install 'finetune[cli,trainer]'")
+        return Check("Rows", "Skipped", REMEDY)
     with TemporaryDirectory() as scratch:
         file = data or _data_file(manifests, spec, folders, Path(scratch))
         if file is None:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -22,11 +21,6 @@ class ProvenRows:
     rejected: tuple[dict[str, Any], ...]
     fault: str | None = None
     format: str | None = None
-
-
-def trainer_is_installed() -> bool:
-    """Return True if this Python has the trainer."""
-    return all(find_spec(name) is not None for name in ("finetune_trainer", "transformers"))
 
 
 def prove_rows(data: Path, tokenizer: Path, spec: FineTuneJobSpec, count: int) -> ProvenRows:

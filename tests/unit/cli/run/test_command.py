@@ -38,6 +38,14 @@ def test_the_exit_code_is_the_trainers(tmp_path: Path, monkeypatch: pytest.Monke
     assert seen[0][0].claims == {"models": tmp_path}
 
 
+def test_without_the_trainer_the_command_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_command, "trainer_is_installed", lambda: False)
+    assert main(["run", str(tmp_path / "job.yaml")]) == ExitCode.USAGE
+    assert "the trainer must be installed" in capsys.readouterr().err
+
+
 def test_a_file_without_a_job_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("kind: ConfigMap\n", "utf-8")
     assert main(["run", str(tmp_path / "job.yaml")]) == ExitCode.USAGE

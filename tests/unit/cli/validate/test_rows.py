@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_cli.validate.rows import prove_rows, trainer_is_installed
+from finetune_cli.trainer import trainer_is_installed
+from finetune_cli.validate.rows import prove_rows
 from finetune_operator.api.spec import FineTuneJobSpec
 
 from tests.support.cli_jobs import cli_job
