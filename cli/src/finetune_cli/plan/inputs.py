@@ -21,8 +21,9 @@ from finetune_operator.sizing.gpus.profiles import GpuProfile, GpuProfileError, 
 from finetune_operator.sizing.memory.stack import StackProfile
 
 from finetune_cli.errors import UsageError
-from finetune_cli.manifests import read_documents, read_manifests, read_scalar
+from finetune_cli.manifests import read_documents, read_manifests
 from finetune_cli.run.local import LocalFolders
+from finetune_cli.settings import apply_setting
 
 _Parsed = TypeVar("_Parsed")
 
@@ -44,7 +45,7 @@ def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> F
         manifests = read_manifests(file, name)
         job, spec = manifests.name, deepcopy(dict(manifests.spec))
     for setting in settings:
-        _apply(spec, setting)
+        apply_setting(spec, setting)
     parsed = FineTuneJobSpec.parse(spec)
     check(job, parsed)
     return parsed
@@ -214,26 +215,3 @@ def _single(path: Path) -> Any:
     if len(documents) != 1:
         raise UsageError(f"{path} must have one document, found {len(documents)}")
     return documents[0]
-
-
-def _apply(spec: dict[str, Any], setting: str) -> None:
-    """Set one field. The parser of the spec rejects unknown fields later."""
-    path, separator, text = setting.partition("=")
-    steps = path.removeprefix("spec.").split(".")
-    if not separator or not all(steps):
-        raise UsageError(f"--set must be PATH=VALUE, such as training.microBatchSize=2, found {setting!r}")
-    target = spec
-    for step in steps[:-1]:
-        inner = target.get(step)
-        if inner is None:
-            inner = target[step] = {}
-        if not isinstance(inner, dict):
-            raise UsageError(
-                f"--set {path} must name a field of the spec; {step} has the value {inner!r} and no fields"
-            )
-        target = inner
-    value = read_scalar(text)
-    if value is None:
-        target.pop(steps[-1], None)
-    else:
-        target[steps[-1]] = value

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
+from finetune_cli.exit_codes import ExitCode
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
@@ -67,7 +68,7 @@ def check_sums(document: dict[str, Any]) -> None:
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error message for a wrong request."""
-    assert main(["plan", *arguments]) == EXIT_USAGE
+    assert main(["plan", *arguments]) == ExitCode.USAGE
     return capsys.readouterr().err
 
 
@@ -281,12 +282,11 @@ def test_the_nodes_of_the_cluster_are_read_with_kubectl(
     _, document = planned(capsys, "--model", str(MISTRAL), "--context", "staging")
     assert [offer["node"] for offer in document["offers"]] == ["gpu-1"]
     assert (tmp_path / "asked").read_text("utf-8").split() == [
-        "--context",
-        "staging",
+        "--context=staging",
         "get",
         "nodes",
-        "-o",
-        "json",
+        "--output=json",
+        "--request-timeout=30s",
     ]
     program.write_text("#!/bin/sh\necho 'the server is unreachable' >&2\nexit 1\n", "utf-8")
     assert "the server is unreachable" in rejected(capsys, "--model", str(MISTRAL))
