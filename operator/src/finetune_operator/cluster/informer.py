@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,8 @@ from finetune_operator.sizing.gpus.nodes import project_node
 
 Body = Mapping[str, Any]
 
+LISTED_AT_ONCE = 8
+"""Namespaces that are listed at once. Each holds a page of whole objects, and the API server works for each."""
 NODE_DELAY = 0.2
 """Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
@@ -145,9 +147,9 @@ class Informer:
 
     async def synchronize(self) -> None:
         """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled."""
-        for namespace in self.namespaces:
-            await self.synchronize_namespace(namespace)
-        if not self.namespaces:
+        if self.namespaces:
+            await _at_once(self.synchronize_namespace, self.namespaces)
+        else:
             await self._synchronize("")
         await self._synchronize_nodes()
         self.seeded = True
@@ -167,9 +169,8 @@ class Informer:
             return False
         if self.refused.pop(namespace, None) is not None:
             _logger.info("namespace %s is served", namespace)
-        for key in self._store.unsettled_keys():
-            if key[0] == namespace:
-                self.wake(key)
+        for key in self._store.unsettled_keys(namespace):
+            self.wake(key)
         return True
 
     def _refuse(self, namespace: str, message: str) -> None:
@@ -282,6 +283,23 @@ class Informer:
         self._waking = False
         for key in self._store.keys_without_gpu():
             self._queue.add(key, Urgency.PROGRESS)
+
+
+async def _at_once(work: Callable[[str], Awaitable[object]], namespaces: Iterable[str]) -> None:
+    """Do `work` for each namespace, LISTED_AT_ONCE at a time. The first error ends it."""
+    waiting = iter(namespaces)
+
+    async def take_turns() -> None:
+        for namespace in waiting:
+            await work(namespace)
+
+    tasks = [asyncio.create_task(take_turns()) for _ in range(LISTED_AT_ONCE)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _ignore(_namespace: str) -> None:

@@ -1,11 +1,11 @@
-"""The response to a scrape, made in a thread, so that the event loop keeps its lease and its watches meanwhile."""
+"""The response to a scrape, made on an event loop of its own, so that neither loop waits long for the other one."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter as Counts
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,15 +18,24 @@ from finetune_operator.runtime.job_series import JobSeries
 
 SETTLED = timedelta(minutes=10)
 """Time for which a job that has ended keeps its series: a few scrapes, so that its last values are seen."""
+AHEAD_SECONDS = 5.0
+"""Time between two looks for jobs whose lines have changed, which is less than most scrape intervals."""
+PORTION = 25
+"""Jobs whose lines are made ahead at once, in about a millisecond."""
+REST_SECONDS = 0.002
+LOOK_SECONDS = 5.0
+"""Time for the operator's own event loop to hand over its jobs. A scrape lasts 10 s at most by default."""
 _END = b"# EOF\n"
 """The last line of OpenMetrics."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """A response, in parts that are written one after the other."""
+    """A response, in parts that are made one after the other."""
 
-    parts: Sequence[bytes]
+    parts: Iterator[bytes]
     content_type: str
 
 
@@ -40,39 +49,64 @@ class Exposition:
         now: Callable[[], datetime],
         refresh: Callable[[], None],
     ) -> None:
-        """`now` is the wall clock in UTC. `refresh` brings the registry up to date, on the event loop."""
+        """Create it on the event loop that the store belongs to. Its methods may run on one other loop.
+
+        `now` is the wall clock in UTC. `refresh` brings the registry up to date. Both run on the store's loop.
+        """
         self._registry = registry
         self._store = store
         self._now = now
         self._refresh = refresh
+        self._home = asyncio.get_running_loop()
         self._series = JobSeries()
-        # One thread: scrapes take turns, and they share the lines of the jobs.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
     async def scrape(self, accept: str) -> Scrape:
-        """Render all series in the format that `accept` prefers."""
-        self._refresh()
-        # The store belongs to the event loop. The records in these lists never change.
-        jobs = self._store.reported(self._now() - SETTLED)
-        phases = self._store.phases()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._render, accept, jobs, phases)
-
-    def close(self) -> None:
-        """Let the thread end after its present work."""
-        self._thread.shutdown(wait=False)
-
-    def _render(self, accept: str, jobs: Sequence[StoredJob], phases: Counts[str]) -> Scrape:
+        """All series in the format that `accept` prefers. Raises TimeoutError if the store's loop does not answer."""
+        jobs, phases = await self._look()
         encode, content_type = choose_encoder(accept)
-        own = encode(self._registry)
-        end = _END if own.endswith(_END) else b""
-        return Scrape(
-            [own.removesuffix(_END), *self._series.render(jobs), *_fleet(phases), end], content_type
-        )
+        return Scrape(self._parts(encode(self._registry), jobs, phases), content_type)
+
+    async def prepare(self) -> None:
+        """Make the lines of new and changed jobs ahead of scrapes, until canceled."""
+        while True:
+            await asyncio.sleep(AHEAD_SECONDS)
+            try:
+                await self._make_lines()
+            except TimeoutError:
+                continue
+            except Exception:
+                # The next scrape makes the lines, and it shows the error to whoever asks.
+                _logger.exception("the metrics of jobs cannot be made ahead of scrapes")
+
+    async def _make_lines(self) -> None:
+        jobs, _ = await self._look()
+        changed = self._series.changed(jobs)
+        for start in range(0, len(changed), PORTION):
+            self._series.lines(changed[start : start + PORTION])
+            # The operator's own loop has its turn meanwhile.
+            await asyncio.sleep(REST_SECONDS)
+        self._series.forget_others(jobs)
+
+    async def _look(self) -> tuple[Sequence[StoredJob], Counts[str]]:
+        """The jobs with series, whose records never change, and the number of all jobs by phase."""
+        looking = asyncio.run_coroutine_threadsafe(self._look_at_home(), self._home)
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await asyncio.wrap_future(looking)
+
+    async def _look_at_home(self) -> tuple[Sequence[StoredJob], Counts[str]]:
+        self._refresh()
+        return self._store.reported(self._now() - SETTLED), self._store.phases()
+
+    def _parts(self, own: bytes, jobs: Sequence[StoredJob], phases: Counts[str]) -> Iterator[bytes]:
+        yield own.removesuffix(_END)
+        yield from self._series.render(jobs)
+        yield _fleet(phases)
+        if own.endswith(_END):
+            yield _END
 
 
-def _fleet(phases: Counts[str]) -> list[bytes]:
+def _fleet(phases: Counts[str]) -> bytes:
     """The number of all jobs by phase."""
     head = "# HELP finetunejobs FineTuneJobs by phase, including all that have ended.\n# TYPE finetunejobs gauge\n"
     lines = [f'finetunejobs{{phase="{phase}"}} {number}.0\n' for phase, number in sorted(phases.items())]
-    return [head.encode(), "".join(lines).encode()]
+    return (head + "".join(lines)).encode()
