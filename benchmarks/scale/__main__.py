@@ -73,10 +73,13 @@ def _measures(name: str, options: argparse.Namespace, limits: Limits) -> Iterato
                 gpus=options.gpus,
                 train_seconds=options.train_seconds,
                 seconds=options.timeout,
+                ended=options.before,
             )
         case "restart":
             for jobs in options.ended:
-                yield lambda folder, jobs=jobs: restart(folder, jobs, spaces, limits)  # type: ignore[misc]
+                yield lambda folder, jobs=jobs: restart(  # type: ignore[misc]
+                    folder, jobs, spaces, limits, single=options.one_by_one
+                )
         case "scrape":
             yield lambda folder: scrape(folder, options.active, spaces, limits, options.scrapes)
         case "soak" if options.soak:
@@ -110,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--ended", type=int, nargs="+", default=[10_000, 50_000], help="jobs that have ended before a restart"
     )
+    add("--before", type=int, default=0, help="jobs that have ended before whole lives; default: none")
+    add("--one-by-one", action="store_true", help="let a restart serve the namespaces one by one")
     add("--active", type=int, default=10_000, help="active jobs of a scrape; default %(default)s")
     add("--scrapes", type=int, default=10, help="scrapes; default %(default)s")
     add("--soak", type=float, default=0.0, help="minutes of churn; default: none")

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.scale.control_plane import ControlPlane, running
 from benchmarks.scale.load import Load, beside, quantile, until
 from benchmarks.scale.operator_process import Limits, Operator, operating
+from benchmarks.scale.prefill import ended_status, prefill
 
 SAMPLE_SECONDS = 5.0
 TRAIN_PODS = "/api/v1/pods?labelSelector=finetune.dev/stage%3Dtrain"
@@ -81,15 +82,22 @@ async def lives(
     gpus: int,
     train_seconds: float,
     seconds: float,
+    ended: int = 0,
 ) -> dict[str, Any]:
-    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, within `seconds`."""
+    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, within `seconds`.
+
+    Beside them are `ended` jobs that have ended before, so that a run can be measured in slices.
+    """
     with running(folder) as plane:
+        if ended:
+            async with Load.connected(plane.kubeconfig("admin")) as load:
+                await prefill(plane, load, ended, namespaces, ended_status())
         plane.run_pods(gpus=gpus, seconds=1.0, train_seconds=train_seconds)
         with operating(plane, limits) as operator:
             async with Load.connected(plane.kubeconfig("admin")) as load:
                 await load.create_namespaces(namespaces)
                 operator.await_idle(60)
-                return await _lives(plane, operator, load, limits, jobs, namespaces, seconds)
+                return await _lives(plane, operator, load, limits, jobs, namespaces, seconds, ended)
 
 
 async def _lives(
@@ -100,6 +108,7 @@ async def _lives(
     jobs: int,
     namespaces: int,
     seconds: float,
+    earlier: int,
 ) -> dict[str, Any]:
     departures, ended = Departures(), Ended(operator)
     before = {each.name: each.cpu_seconds for each in (operator.program, *plane.programs)}
@@ -107,11 +116,11 @@ async def _lives(
     def whole() -> bool:
         plane.check()
         operator.program.check()
-        return ended.count >= jobs and not departures.running
+        return ended.count >= earlier + jobs and not departures.running
 
     async with beside(load.watch(TRAIN_PODS, departures.see)), beside(ended.sample()):
         began = time.monotonic()
-        await load.create_jobs(jobs, namespaces)
+        await load.create_jobs(jobs, namespaces, first=earlier)
         await until(whole, seconds, lambda: f"phases {ended.phases}")
         duration = time.monotonic() - began
         await asyncio.sleep(2.0)
@@ -122,13 +131,15 @@ async def _lives(
         "measurement": "lives",
         "limits": limits.name,
         "jobs": jobs,
+        "endedBefore": earlier,
         "seconds": round(duration, 1),
         "jobsASecond": round(jobs / duration, 2),
         "phases": ended.phases,
         "operatorCpuSeconds": round(own, 1),
         "apiServerCpuSeconds": round(server, 1),
         "operatorToApiServer": round(own / server, 3),
-        "otherCpuSeconds": round(sum(used.values()) - own - server, 1),
+        "cpuMillisecondsOfALife": {name: round(1000 * each / jobs, 1) for name, each in used.items()},
+        "coresUsed": round(sum(used.values()) / duration, 2),
         "writesOfAJob": round(sum(operator.writes().values()) / jobs, 2),
         "operatorMegabytes": operator.program.resident_bytes >> 20,
         "operatorPeakMegabytes": operator.program.peak_bytes >> 20,

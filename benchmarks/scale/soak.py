@@ -6,6 +6,7 @@ Jobs are created at a constant rate, live through three stages, and are deleted 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.scale.lives import Ended
 from benchmarks.scale.load import Load, beside
 from benchmarks.scale.operator_process import Limits, operating
 
+RESAMPLES = 1000
 KEPT = 200
 """Jobs that stay; older ones are deleted."""
 
@@ -44,6 +46,7 @@ async def soak(
                         await asyncio.sleep(max(number / jobs_a_second - now, 0.0))
                 sizes = [size / 2**20 for size in ended.resident]
                 settled = sizes[len(sizes) // 3 :]
+                an_hour = 3600 * len(sizes) / (minutes * 60)
                 assert len(settled) >= 2, "a soak must last a minute at least; give a larger --soak"
                 return {
                     "measurement": "soak",
@@ -52,8 +55,33 @@ async def soak(
                     "operatorCpuSeconds": round(operator.program.cpu_seconds - before, 1),
                     "firstMegabytes": round(settled[0], 1),
                     "lastMegabytes": round(settled[-1], 1),
-                    "megabytesAnHour": round(slope(settled) * 3600 * len(sizes) / (minutes * 60), 2),
+                    "samples": len(settled),
+                    "megabytesAnHour": round(slope(settled) * an_hour, 2),
+                    "megabytesAnHour95": [round(bound * an_hour, 2) for bound in slope_interval(settled)],
                 }
+
+
+def slope_interval(values: list[float]) -> tuple[float, float]:
+    """The interval that holds the slope with a probability of 95 %, for one step.
+
+    Memory changes in bursts, so neighboring values are alike. Blocks of residuals are drawn with replacement, each as long
+    as a tenth of the values (block bootstrap, Künsch 1989).
+    """
+    count = len(values)
+    rise, mean = slope(values), sum(values) / count
+    line = [mean + rise * (place - (count - 1) / 2) for place in range(count)]
+    residuals = [value - expected for value, expected in zip(values, line, strict=True)]
+    block = max(count // 10, 1)
+    draw = random.Random(count)  # noqa: S311 -- a sample, not a secret
+    slopes = []
+    for _ in range(RESAMPLES):
+        drawn: list[float] = []
+        while len(drawn) < count:
+            start = draw.randrange(count - block + 1)
+            drawn += residuals[start : start + block]
+        slopes.append(rise + slope(drawn[:count]))
+    slopes.sort()
+    return slopes[round(0.025 * (RESAMPLES - 1))], slopes[round(0.975 * (RESAMPLES - 1))]
 
 
 def slope(values: list[float]) -> float:
