@@ -51,8 +51,10 @@ class Departures:
 class Ended:
     """The FineTuneJobs that have ended, by the operator's own count."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, period: float = SAMPLE_SECONDS) -> None:
+        """Look every `period` seconds."""
         self._operator = operator
+        self._period = period
         self.phases: dict[str, int] = {}
         self.resident: list[int] = []
         self.scrapes: list[float] = []
@@ -70,7 +72,7 @@ class Ended:
                 self.phases = await asyncio.to_thread(self._operator.phases)
                 self.scrapes.append(time.monotonic() - began)
             self.resident.append(self._operator.program.resident_bytes)
-            await asyncio.sleep(SAMPLE_SECONDS)
+            await asyncio.sleep(self._period)
 
 
 async def lives(

@@ -6,17 +6,19 @@ Jobs are created at a constant rate, live through three stages, and are deleted 
 from __future__ import annotations
 
 import asyncio
-import random
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.control_plane import running
-from benchmarks.scale.lives import Ended
+from benchmarks.scale.lives import SAMPLE_SECONDS, Ended
 from benchmarks.scale.load import Load, beside
 from benchmarks.scale.operator_process import Limits, operating
 
-RESAMPLES = 1000
+BATCHES = 10
+QUANTILE = 2.306
+"""The 97.5 % quantile of Student's distribution with BATCHES - 2 degrees of freedom."""
 KEPT = 200
 """Jobs that stay; older ones are deleted."""
 
@@ -31,7 +33,7 @@ async def soak(
             async with Load.connected(plane.kubeconfig("admin")) as load:
                 await load.create_namespaces(namespaces)
                 operator.await_idle(60)
-                ended = Ended(operator)
+                ended = Ended(operator, min(SAMPLE_SECONDS, minutes))
                 before = operator.program.cpu_seconds
                 began = time.monotonic()
                 number = 0
@@ -47,7 +49,6 @@ async def soak(
                 sizes = [size / 2**20 for size in ended.resident]
                 settled = sizes[len(sizes) // 3 :]
                 an_hour = 3600 * len(sizes) / (minutes * 60)
-                assert len(settled) >= 2, "a soak must last a minute at least; give a larger --soak"
                 return {
                     "measurement": "soak",
                     "minutes": minutes,
@@ -64,24 +65,19 @@ async def soak(
 def slope_interval(values: list[float]) -> tuple[float, float]:
     """The interval that holds the slope with a probability of 95 %, for one step.
 
-    Memory changes in bursts, so neighboring values are alike. Blocks of residuals are drawn with replacement, each as long
-    as a tenth of the values (block bootstrap, Künsch 1989).
+    Neighboring values are alike, and the usual interval would be too narrow. So it is that of the means of BATCHES runs of
+    values, which are nearly independent. Raises ValueError for too few values.
     """
-    count = len(values)
-    rise, mean = slope(values), sum(values) / count
-    line = [mean + rise * (place - (count - 1) / 2) for place in range(count)]
-    residuals = [value - expected for value, expected in zip(values, line, strict=True)]
-    block = max(count // 10, 1)
-    draw = random.Random(count)  # noqa: S311 -- a sample, not a secret
-    slopes = []
-    for _ in range(RESAMPLES):
-        drawn: list[float] = []
-        while len(drawn) < count:
-            start = draw.randrange(count - block + 1)
-            drawn += residuals[start : start + block]
-        slopes.append(rise + slope(drawn[:count]))
-    slopes.sort()
-    return slopes[round(0.025 * (RESAMPLES - 1))], slopes[round(0.975 * (RESAMPLES - 1))]
+    length = len(values) // BATCHES
+    if length == 0:
+        raise ValueError(f"the slope needs at least {BATCHES} values, found {len(values)}")
+    means = [sum(values[start : start + length]) / length for start in range(0, BATCHES * length, length)]
+    rise, mean = slope(means), sum(means) / BATCHES
+    middle = (BATCHES - 1) / 2
+    squares = sum((each - mean - rise * (place - middle)) ** 2 for place, each in enumerate(means))
+    spread = sum((place - middle) ** 2 for place in range(BATCHES))
+    error = math.sqrt(squares / (BATCHES - 2) / spread)
+    return (rise - QUANTILE * error) / length, (rise + QUANTILE * error) / length
 
 
 def slope(values: list[float]) -> float:
