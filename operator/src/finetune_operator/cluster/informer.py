@@ -9,8 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.cluster.listed_versions import ListedVersions
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.resources import (
+    NODES_PATH,
+    Cluster,
+    batch_jobs_path,
+    claims_path,
+    jobs_path,
+    pods_path,
+)
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.contract.bounded import clean_text
@@ -34,6 +42,8 @@ LISTED_AT_ONCE = 8
 NODE_DELAY = 0.2
 """Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
+_PATHS = {"jobs": jobs_path, "children": batch_jobs_path, "pods": pods_path, "claims": claims_path}
+"""The path of each kind, by namespace."""
 _logger = logging.getLogger(__name__)
 
 
@@ -61,6 +71,8 @@ class Informer:
         self._waking = False
         self._changes: dict[Key, Urgency] = {}
         """What has changed of each FineTuneJob since it was last queued."""
+        self.listed = ListedVersions()
+        """From where the watches go on."""
         self.seeded = False
         self.missed_deletions = 0
         """Number of objects whose deletion the watches have missed."""
@@ -175,6 +187,8 @@ class Informer:
 
     def _refuse(self, namespace: str, message: str) -> None:
         """Forget a namespace. Its state is in the cluster, so nothing is lost."""
+        for path in _PATHS.values():
+            self.listed.forget(path(namespace))
         for key in self._store.forget(namespace):
             self.wake(key)
         if namespace not in self.refused:
@@ -196,6 +210,8 @@ class Informer:
             "pods": await cluster.list_pods(namespace, _keeping_uid(self.put_pod)),
             "claims": await cluster.list_claims(namespace, _keeping_uid(self.put_claim)),
         }
+        for kind, listed in lists.items():
+            self.listed.note(_PATHS[kind](namespace), listed.resource_version)
         purged = [
             key
             for kind, listed in lists.items()
@@ -219,6 +235,7 @@ class Informer:
                 _logger.warning("%s", problem)
         else:
             self._gpus.replace(nodes.items, nodes.resource_version)
+            self.listed.note(NODES_PATH, nodes.resource_version)
 
     async def resynchronize(self, period: float) -> None:
         """Repeat `synchronize` every `period` seconds until canceled."""

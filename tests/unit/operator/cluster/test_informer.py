@@ -365,6 +365,7 @@ async def test_several_namespaces_are_listed_at_once_and_not_all() -> None:
     async with listing(3 * LISTED_AT_ONCE + 1, answer) as informer:
         await informer.synchronize()
         assert informer.seeded
+        assert informer.listed.take("/api/v1/namespaces/team-3/pods") == 50
     assert most == LISTED_AT_ONCE
     assert {namespace: asked.count(namespace) for namespace in asked} == dict.fromkeys(informer.namespaces, 4)
 
@@ -382,6 +383,7 @@ async def test_a_namespace_that_fails_ends_the_whole_list_and_a_refused_one_does
     async with listing(20, answer) as informer:
         await informer.synchronize()
         assert set(informer.refused) == {"team-1"}
+        assert informer.listed.take("/api/v1/namespaces/team-1/pods") is None
         status = 400
         asked.clear()
         with pytest.raises(ApiError):
