@@ -233,7 +233,8 @@ def test_what_a_stopping_process_cannot_write_in_time_is_counted(caplog: pytest.
 def test_an_api_server_that_does_not_answer_delays_the_end_for_a_bounded_time() -> None:
     async def main(parts: Parts) -> None:
         async def never(*_: object, **__: object) -> dict[str, Any]:
-            return await asyncio.get_running_loop().create_future()
+            await asyncio.Event().wait()
+            raise AssertionError("nobody answers")
 
         parts.api.call = never  # type: ignore[method-assign]  # a connection that hangs
         for number in range(3):
