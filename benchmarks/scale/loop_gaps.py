@@ -2,7 +2,7 @@
 
 A machine whose cores are all busy makes every thread wait for its turn. Linux counts that time, so it can be taken off.
 
-`python -m benchmarks.scale.loop_gaps FILE` starts the operator. A line of FILE has the time (time.monotonic) of a late
+`python loop_gaps.py FILE`, in any folder, starts the operator. A line of FILE has the time (time.monotonic) of a late
 beat, its lateness, and the lateness without the time in which a thread of the process waited for a core.
 """
 

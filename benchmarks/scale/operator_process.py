@@ -15,6 +15,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.scale import loop_gaps
 from benchmarks.scale.control_plane import ControlPlane
 from benchmarks.scale.programs import Program, free_ports
 
@@ -44,10 +45,8 @@ class Limits:
     def command(self) -> list[str]:
         """How to start it."""
         profiler = [] if self.profile is None else ["-m", "cProfile", "-o", str(self.profile)]
-        program = (
-            ["finetune_operator"] if self.gaps is None else ["benchmarks.scale.loop_gaps", str(self.gaps)]
-        )
-        return [sys.executable, *profiler, "-m", *program]
+        program = ["-m", "finetune_operator"] if self.gaps is None else [loop_gaps.__file__, str(self.gaps)]
+        return [sys.executable, *profiler, *program]
 
     def environment(self) -> dict[str, str]:
         """Variables that choose its code."""

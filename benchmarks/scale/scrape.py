@@ -18,7 +18,7 @@ import aiohttp
 from benchmarks.scale.control_plane import running
 from benchmarks.scale.load import Load, quantile
 from benchmarks.scale.loop_gaps import Gap, read_gaps
-from benchmarks.scale.operator_process import Limits, operating
+from benchmarks.scale.operator_process import Limits, Operator, operating
 from benchmarks.scale.prefill import new_status, prefill
 
 PROBE_SECONDS = 0.002
@@ -44,7 +44,7 @@ async def scrape(folder: Path, jobs: int, namespaces: int, limits: Limits, scrap
             await prefill(plane, load, jobs, namespaces, new_status(), suspend=True)
         gaps = folder / "gaps.txt"
         with operating(plane, replace(limits, gaps=gaps)) as operator:
-            await _until_ready(operator.health_port)
+            await _until_ready(operator)
             await asyncio.sleep(SETTLE_SECONDS)
             # The first one shows what has been prepared. Each check of idleness scrapes, too.
             first = await _scraped(operator.metrics_port)
@@ -105,12 +105,13 @@ async def _scraped(port: int) -> _Scrape:
     return _Scrape(float(began), float(seconds), int(size))
 
 
-async def _until_ready(port: int) -> None:
+async def _until_ready(operator: Operator) -> None:
     """Wait until the operator leads, without a scrape."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(600):
         while True:
+            operator.program.check()
             with suppress(aiohttp.ClientError):
-                async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                async with session.get(f"http://127.0.0.1:{operator.health_port}/readyz") as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.2)
