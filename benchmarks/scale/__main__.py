@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lives", type=int, default=10_000, help="whole jobs; default %(default)s")
     add("--gpus", type=int, default=500, help="GPUs, so also jobs in TRAIN at once; default %(default)s")
     add("--train-seconds", type=float, default=20.0, help="duration of TRAIN; default %(default)s")
-    add("--timeout", type=float, default=3600.0, help="seconds for all whole jobs; default %(default)s")
+    add("--timeout", type=float, default=3600.0, help="most seconds for all whole jobs; default %(default)s")
     add(
         "--ended", type=int, nargs="+", default=[10_000, 50_000], help="jobs that have ended before a restart"
     )

@@ -86,7 +86,7 @@ async def lives(
     seconds: float,
     ended: int = 0,
 ) -> dict[str, Any]:
-    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, within `seconds`.
+    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, for `seconds` at most.
 
     Beside them are `ended` jobs that have ended before, so that a run can be measured in slices.
     """
@@ -123,8 +123,10 @@ async def _lives(
     async with beside(load.watch(TRAIN_PODS, departures.see)), beside(ended.sample()):
         began = time.monotonic()
         await load.create_jobs(jobs, namespaces, first=earlier)
-        await until(whole, seconds, lambda: f"phases {ended.phases}")
+        with suppress(TimeoutError):
+            await until(whole, seconds, lambda: f"phases {ended.phases}")
         duration = time.monotonic() - began
+        finished = ended.count - earlier
         await asyncio.sleep(2.0)
     used = {each.name: each.cpu_seconds - before[each.name] for each in (operator.program, *plane.programs)}
     own, server = used["operator"], used["kube-apiserver"]
@@ -134,15 +136,18 @@ async def _lives(
         "limits": limits.name,
         "jobs": jobs,
         "endedBefore": earlier,
+        "finished": finished,
         "seconds": round(duration, 1),
-        "jobsASecond": round(jobs / duration, 2),
+        "jobsASecond": round(finished / duration, 2),
         "phases": ended.phases,
         "operatorCpuSeconds": round(own, 1),
         "apiServerCpuSeconds": round(server, 1),
         "operatorToApiServer": round(own / server, 3),
-        "cpuMillisecondsOfALife": {name: round(1000 * each / jobs, 1) for name, each in used.items()},
+        "cpuMillisecondsOfALife": {
+            name: round(1000 * each / max(finished, 1), 1) for name, each in used.items()
+        },
         "coresUsed": round(sum(used.values()) / duration, 2),
-        "writesOfAJob": round(sum(operator.writes().values()) / jobs, 2),
+        "writesOfAJob": round(sum(operator.writes().values()) / max(finished, 1), 2),
         "operatorMegabytes": operator.program.resident_bytes >> 20,
         "operatorPeakMegabytes": operator.program.peak_bytes >> 20,
         "mostRunning": departures.most_running,

@@ -22,6 +22,7 @@ def test_every_measurement_runs_with_twenty_jobs(tmp_path: Path) -> None:
         assert 0 < found["burst", limits]["p50Seconds"] <= found["burst", limits]["p99Seconds"]
     lives = found["lives", "lifted"]
     assert lives["phases"] == {"Succeeded": 25}
+    assert lives["finished"] == 20
     assert lives["mostRunning"] > 1
     assert lives["jobsWithTwoTrainers"] == 0
     assert lives["podGoneP99Seconds"] > 0
