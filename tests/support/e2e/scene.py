@@ -123,13 +123,14 @@ class Scene:
 
     def objects_of(self, name: str) -> list[Object]:
         """Return the job, and the Jobs, pods and claims that carry its label."""
-        kinds = (self.children, self.pods, self.claims)
-        return [self.jobs[name]] * (name in self.jobs) + [
+        own = [self.jobs[name]] if name in self.jobs else []
+        labeled = [
             item
-            for kind in kinds
+            for kind in (self.children, self.pods, self.claims)
             for item in kind.values()
             if item["metadata"].get("labels", {}).get("finetune.dev/job") == name
         ]
+        return own + labeled
 
     def has_no_room(self, name: str) -> bool:
         """True if the scheduler finds no room for a pod of the job."""
