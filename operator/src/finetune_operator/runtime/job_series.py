@@ -42,8 +42,8 @@ _STALLED_HELP = "FineTuneJobs that no GPU or volume of the cluster suits."
 _STALLED_REASONS = [reason.value for reason, kind in OPERATOR_CLASSES.items() if kind is ReasonClass.STALLED]
 
 
-_JOINED = 2500
-"""Jobs whose lines are joined at once, which takes a millisecond or two. No other thread runs while bytes are copied.
+_JOINED = 1000
+"""Jobs whose lines are joined at once, which takes about a millisecond. No other thread runs while bytes are copied.
 
 With fewer of them, a scrape beside a busy event loop would often wait for its turn.
 """

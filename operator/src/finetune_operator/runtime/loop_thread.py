@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
+SWITCH_SECONDS = 0.001
+"""Time for which one thread computes while another one waits. Every system call of a loop may cost it one such wait."""
 Value = TypeVar("Value")
 
 
 class LoopThread:
-    """Runs coroutines for another event loop, during an `async with` block."""
+    """Runs coroutines for another event loop, during an `async with` block. Meanwhile, threads take short turns."""
 
     def __init__(self, name: str) -> None:
         """`name` is that of the thread."""
@@ -21,6 +24,8 @@ class LoopThread:
         self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
 
     async def __aenter__(self) -> Self:
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_SECONDS, self._interval))
         self._thread.start()
         return self
 
@@ -28,6 +33,7 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         await asyncio.to_thread(self._thread.join)
         self.loop.close()
+        sys.setswitchinterval(self._interval)
 
     async def run(self, work: Coroutine[Any, Any, Value]) -> Value:
         """The result of `work`, or its error."""

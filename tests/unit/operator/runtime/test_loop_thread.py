@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
-from finetune_operator.runtime.loop_thread import LoopThread
+from finetune_operator.runtime.loop_thread import SWITCH_SECONDS, LoopThread
 
 
 async def where() -> threading.Thread:
@@ -29,6 +30,13 @@ async def test_work_goes_on_while_the_other_loop_is_busy() -> None:
     async with LoopThread("aside") as aside:
         asyncio.run_coroutine_threadsafe(work(), aside.loop)
         assert done.wait(20), "this wait blocks the loop of the test"
+
+
+async def test_threads_take_short_turns_meanwhile() -> None:
+    before = sys.getswitchinterval()
+    async with LoopThread("aside"):
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 async def test_an_error_of_the_work_is_raised() -> None:
