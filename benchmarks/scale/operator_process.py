@@ -19,7 +19,6 @@ from benchmarks.scale import loop_gaps
 from benchmarks.scale.control_plane import ControlPlane
 from benchmarks.scale.programs import Program, free_ports
 
-DEFAULT = {"qps": 50, "burst": 100}
 LIFTED = {"qps": 5000, "burst": 5000}
 """Limits of the client that no measurement reaches."""
 IDLE_SECONDS = 1.0
@@ -31,7 +30,8 @@ class Limits:
     """The operator that a measurement runs: its settings, and its code if it is not that of this folder."""
 
     name: str
-    client: dict[str, int]
+    client: dict[str, int] | None = None
+    """The limits of its client; None for its own."""
     workers: int = 8
     sources: Path | None = None
     """The folder with the package of another version."""
@@ -55,7 +55,7 @@ class Limits:
         return {"PYTHONPATH": os.pathsep.join([str(self.sources), os.environ.get("PYTHONPATH", "")])}
 
 
-LIMITS = (Limits("default", DEFAULT), Limits("lifted", LIFTED, workers=32))
+LIMITS = (Limits("default"), Limits("lifted", LIFTED, workers=32))
 
 
 class Operator:
@@ -79,7 +79,7 @@ class Operator:
     def _settings(self, limits: Limits) -> dict[str, Any]:
         return {
             "trainer": {"image": "registry.example/trainer:1"},
-            "client": limits.client,
+            **({} if limits.client is None else {"client": limits.client}),
             "workers": limits.workers,
             "watchNamespaces": list(limits.namespaces),
             "metricsPort": self.metrics_port,
@@ -130,12 +130,11 @@ class Operator:
             self._plane.check()
             self.program.check()
             now = time.monotonic()
-            last, used = used, self.program.cpu_seconds
             # A tenth of a core for a tenth of a second is one tick of the kernel's clock.
-            idle = used - last <= 0.02 and self._is_idle()
-            # The question itself is work, and with many jobs it takes longer than a tick.
+            busy = self.program.cpu_seconds - used > 0.02 or not self._is_idle()
+            # The scrape has cost CPU time of its own. With a thousand jobs, that would look like work for minutes.
             used = self.program.cpu_seconds
-            if not idle:
+            if busy:
                 quiet = None
             elif quiet is None:
                 quiet = now

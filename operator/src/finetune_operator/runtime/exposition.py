@@ -8,16 +8,23 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from finetune_operator.cluster.store import Store
+from finetune_operator.observed.activity import JobActivity
 from finetune_operator.observed.settled import StoredJob
+from finetune_operator.runtime.activities import Activities
+from finetune_operator.runtime.activity_series import ActivitySeries
+from finetune_operator.runtime.families import Family, head
 from finetune_operator.runtime.job_series import JobSeries
 
-SETTLED = timedelta(minutes=10)
-"""Time for which a job that has ended keeps its series: a few scrapes, so that its last values are seen."""
+FAMILIES = {
+    "finetunejobs": Family("FineTuneJobs by phase, including all that have ended.", "count", ("phase",))
+}
+"""The families that are rendered here."""
 AHEAD_SECONDS = 5.0
 """Time between two looks for jobs whose lines have changed, which is less than most scrape intervals."""
 PORTION = 25
@@ -29,6 +36,7 @@ _END = b"# EOF\n"
 """The last line of OpenMetrics."""
 
 _logger = logging.getLogger(__name__)
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,16 @@ class Scrape:
 
     parts: Iterator[bytes]
     content_type: str
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What a scrape shows. Its records never change."""
+
+    jobs: Sequence[StoredJob]
+    activities: Sequence[JobActivity]
+    phases: Counts[str]
+    """The number of all jobs by phase."""
 
 
 class Exposition:
@@ -48,23 +66,29 @@ class Exposition:
         store: Store,
         now: Callable[[], datetime],
         refresh: Callable[[], None],
+        activities: Activities,
+        retention: timedelta,
     ) -> None:
         """Create it on the event loop that the store belongs to. Its methods may run on one other loop.
 
         `now` is the wall clock in UTC. `refresh` brings the registry up to date. Both run on the store's loop.
+        A job that has ended keeps its series for `retention`, so that scrapes see its last values.
         """
         self._registry = registry
         self._store = store
         self._now = now
         self._refresh = refresh
         self._home = asyncio.get_running_loop()
+        self._activities = activities
+        self._retention = retention
         self._series = JobSeries()
+        self._activity_series = ActivitySeries()
 
     async def scrape(self, accept: str) -> Scrape:
         """All series in the format that `accept` prefers. Raises TimeoutError if the store's loop does not answer."""
-        jobs, phases = await self._look()
+        seen = await self._at_home(self._look)
         encode, content_type = choose_encoder(accept)
-        return Scrape(self._parts(encode(self._registry), jobs, phases), content_type)
+        return Scrape(self._parts(encode(self._registry), seen), content_type)
 
     async def prepare(self) -> None:
         """Make the lines of new and changed jobs ahead of scrapes, until canceled."""
@@ -79,7 +103,7 @@ class Exposition:
                 _logger.exception("the metrics of jobs cannot be made ahead of scrapes")
 
     async def _make_lines(self) -> None:
-        jobs, _ = await self._look()
+        jobs = await self._at_home(self._reported)
         changed = self._series.changed(jobs)
         for start in range(0, len(changed), PORTION):
             self._series.lines(changed[start : start + PORTION])
@@ -87,26 +111,34 @@ class Exposition:
             await asyncio.sleep(REST_SECONDS)
         self._series.forget_others(jobs)
 
-    async def _look(self) -> tuple[Sequence[StoredJob], Counts[str]]:
-        """The jobs with series, whose records never change, and the number of all jobs by phase."""
-        looking = asyncio.run_coroutine_threadsafe(self._look_at_home(), self._home)
+    async def _at_home(self, read: Callable[[], Seen]) -> Seen:
+        """What `read` returns on the loop of the store."""
+
+        async def reading() -> Seen:
+            return read()
+
+        future = asyncio.run_coroutine_threadsafe(reading(), self._home)
         async with asyncio.timeout(LOOK_SECONDS):
-            return await asyncio.wrap_future(looking)
+            return await asyncio.wrap_future(future)
 
-    async def _look_at_home(self) -> tuple[Sequence[StoredJob], Counts[str]]:
+    def _reported(self) -> Sequence[StoredJob]:
+        return self._store.reported(self._now() - self._retention)
+
+    def _look(self) -> _Snapshot:
         self._refresh()
-        return self._store.reported(self._now() - SETTLED), self._store.phases()
+        jobs = self._reported()
+        return _Snapshot(jobs, self._activities.of(jobs), self._store.phases())
 
-    def _parts(self, own: bytes, jobs: Sequence[StoredJob], phases: Counts[str]) -> Iterator[bytes]:
+    def _parts(self, own: bytes, seen: _Snapshot) -> Iterator[bytes]:
         yield own.removesuffix(_END)
-        yield from self._series.render(jobs)
-        yield _fleet(phases)
+        yield from self._series.render(seen.jobs)
+        yield from self._activity_series.render(seen.activities)
+        yield _fleet(seen.phases)
         if own.endswith(_END):
             yield _END
 
 
 def _fleet(phases: Counts[str]) -> bytes:
     """The number of all jobs by phase."""
-    head = "# HELP finetunejobs FineTuneJobs by phase, including all that have ended.\n# TYPE finetunejobs gauge\n"
     lines = [f'finetunejobs{{phase="{phase}"}} {number}.0\n' for phase, number in sorted(phases.items())]
-    return (head + "".join(lines)).encode()
+    return head("finetunejobs", FAMILIES["finetunejobs"].help) + "".join(lines).encode()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -9,6 +11,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.runtime import exposition as exposition_module
 from finetune_operator.runtime import http_server
+from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.http_server import (
     accepts_gzip,
@@ -16,6 +19,7 @@ from finetune_operator.runtime.http_server import (
     metrics_application,
     serve,
 )
+from finetune_operator.runtime.loop_thread import LoopThread
 from prometheus_client import CollectorRegistry, Gauge
 
 from tests.support.operator import NOW, make_job
@@ -70,7 +74,8 @@ def exposition_of(jobs: int) -> Exposition:
     store = Store(GpuStore((), allow_time_slicing=False))
     for number in range(jobs):
         store.put_job(make_job(name=f"demo{number}", uid=f"uid-{number}"))
-    return Exposition(registry, store, lambda: NOW, lambda: None)
+    retention = timedelta(minutes=10)
+    return Exposition(registry, store, lambda: NOW, lambda: None, Activities(store, retention), retention)
 
 
 async def test_metrics_are_served_in_the_text_format(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +116,12 @@ def test_gzip_is_sent_only_to_who_accepts_it(header: str, accepted: bool) -> Non
 async def test_a_scrape_of_a_busy_operator_says_so_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition_module, "LOOK_SECONDS", 0.01)
     exposition = exposition_of(1)
-
-    async def never() -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(exposition, "_look_at_home", never)
-    response, body = await scrape(exposition)
+    released = threading.Event()
+    async with LoopThread("home") as home:
+        monkeypatch.setattr(exposition, "_home", home.loop)
+        home.loop.call_soon_threadsafe(released.wait)
+        response, body = await scrape(exposition)
+        released.set()
+        # What the busy loop was asked meanwhile is done or canceled.
+        await home.run(asyncio.sleep(0.01))
     assert (response.status, b"busy" in body) == (503, True)
