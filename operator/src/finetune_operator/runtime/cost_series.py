@@ -43,6 +43,10 @@ class CostSeries:
         self._allowed = tuple(allowed_labels)
         self._lines: dict[str, tuple[str, dict[str, str]]] = {}
 
+    def keep(self, jobs: Collection[StoredJob]) -> None:
+        """Make the lines of these jobs ahead of a scrape."""
+        self._lines |= {job.uid: (job.resource_version, self._lines_of(job)) for job in jobs}
+
     def render(self, jobs: Collection[StoredJob]) -> list[bytes]:
         """All families of these jobs in the text format, which is that of OpenMetrics, too."""
         self._lines = {job.uid: (job.resource_version, self._lines_of(job)) for job in jobs}
