@@ -16,9 +16,10 @@ PYTEST := $(PYTHON_ENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 # Durations of the last `make test` or `make test-full`, which `make tiers` reads.
 DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
-SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores loaders tools assets
+SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores prometheus loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components object-stores kwok kueue peer loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
+# No target is a file.
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ { print $$1 }' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ components: ## The dev cluster's Debian packages and its Kubernetes components, 
 	@scripts/tools/apt_packages.sh
 	@scripts/tools/build_components.sh
 
+prometheus: ## Prometheus, promtool and amtool, from Debian's packages
+	@scripts/tools/apt_packages.sh prometheus
+
 object-stores: ## The object stores and the registry of the tests, built from their modules
 	@scripts/tools/build_go_tools.sh objectstore
 	@scripts/tools/build_go_tools.sh registry
@@ -58,6 +62,9 @@ peer: ## Kubeflow Trainer and JobSet, built from their modules: minutes, for `ma
 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
+
+argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
+	@scripts/tools/build_argo_cd.sh
 
 loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
 	@scripts/tools/loaders.sh
@@ -77,6 +84,8 @@ checks: python-env
 	$(PYTHON_ENV) scripts/lint/mirror.py
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
+	$(PYTHON_ENV) scripts/docs/metrics_catalog.py --check
+	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
@@ -102,7 +111,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue argo-cd model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
@@ -161,5 +170,6 @@ benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stop
 
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
+	$(PYTHON_ENV) scripts/docs/metrics_catalog.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py

@@ -40,8 +40,8 @@ def _docker_is_there() -> bool:
     return docker_answers()
 
 
-# A test with one of these markers is in no `make unit`: it needs root, Go, a cluster, Docker, a real model, or time.
-_BEYOND_UNIT = ("cluster", "docker", "full", "loaders", "model", "object_stores", "slow")
+# A test with one of these markers is in no `make unit`: it needs root, Go, a cluster, Docker, a real model, Prometheus, or time.
+_BEYOND_UNIT = ("cluster", "docker", "full", "loaders", "model", "object_stores", "prometheus", "slow")
 
 
 def _tier(item: pytest.Item) -> str:

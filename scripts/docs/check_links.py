@@ -30,7 +30,10 @@ INLINE = re.compile(r"`[^`]*`")
 
 def documents(root: Path) -> list[Path]:
     """Return the Markdown files that people write and read."""
-    top = [root / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+    top = [
+        root / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "AGENTS.md", "llms.txt")
+    ]
     rooms = [*root.glob("docs/**/*.md"), *root.glob("contract/*.md"), *root.glob("benchmarks/*.md")]
     return sorted(path for path in [*top, *rooms, *root.glob("tests/*.md")] if path.is_file())
 

@@ -1,12 +1,17 @@
 #!/bin/bash
 # Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
-# kube-proxy and the images use. Does nothing if every program is installed. It starts no service: the dev cluster starts its own
-# containerd, inside its own namespaces.
+# kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead.
+# Does nothing if every program is installed. It starts no service: the dev cluster starts its own containerd, inside its own
+# namespaces.
 set -euo pipefail
 
 packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
 needed=(/bin/busybox /usr/bin/containerd /usr/bin/ctr /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge
   /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc)
+if [[ ${1:-} == prometheus ]]; then
+  packages=(prometheus prometheus-alertmanager)
+  needed=(prometheus promtool amtool)
+fi
 
 say() { echo "[apt] $*"; }
 fail() { echo "[apt] error: $*" >&2; exit 1; }
@@ -25,7 +30,7 @@ if [[ -z $absent ]]; then
 fi
 say "missing: $absent"
 command -v apt-get >/dev/null ||
-  fail "the dev cluster must have ${packages[*]}, and this machine has no apt-get; install them by hand, or give a" \
+  fail "the tests must have ${packages[*]}, and this machine has no apt-get; install them by hand, or give a" \
     "cluster by KUBECONFIG, or use Docker: \`make demo CLUSTER=kind\`"
 [[ $EUID -eq 0 ]] || fail "apt-get must run as root, found uid $EUID; run this script as root"
 
@@ -55,4 +60,4 @@ apt-get install -y -qq --no-install-recommends "${packages[@]}" >"$saved.log" 2>
 rm -f "$saved.log"
 absent=$(missing)
 [[ -z $absent ]] || fail "after the installation these programs must exist, and do not: $absent"
-say "installed: $(containerd --version | cut -d' ' -f3), runc $(runc --version | head -n1 | cut -d' ' -f3)"
+say "installed: $(dpkg-query -W -f='${Package} ${Version}, ' "${packages[@]}")"

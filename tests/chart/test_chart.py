@@ -21,8 +21,8 @@ from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, 
 from tests.support.operator import make_job, make_spec
 from tests.support.repository import ROOT
 
-# kubernetes-validate knows only Kubernetes' own kinds, but the ServiceMonitor is from the Prometheus operator.
-FOREIGN_KINDS = {"ServiceMonitor"}
+# kubernetes-validate knows only Kubernetes' own kinds, but these are from the Prometheus operator.
+FOREIGN_KINDS = {"PodMonitor", "PrometheusRule", "ServiceMonitor"}
 each_values_file = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
 
 
@@ -355,6 +355,22 @@ def test_service_monitor_budget_and_policy_select_the_pods_of_the_deployment() -
         monitor["selector"]["matchLabels"].items() <= only(objects, "Service")["metadata"]["labels"].items()
     )
     assert monitor["endpoints"][0]["honorLabels"] is True
+
+
+def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
+    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    monitor = only(objects, "PodMonitor")["spec"]
+    trainer = parse_settings(settings_text(objects)).trainer
+    spec = FineTuneJobSpec.parse(make_spec())
+    host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
+    for stage in Stage:
+        template = build_job(make_job(), spec, stage, 0, {}, trainer, host=host)["spec"]["template"]
+        assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        ports = template["spec"]["containers"][0]["ports"]
+        assert [port["name"] for port in ports] == [monitor["podMetricsEndpoints"][0]["port"]]
+    assert monitor["namespaceSelector"] == {"any": True}
+    named = render("--set", "podMonitor.enabled=true,watchNamespaces={a,b}")
+    assert only(named, "PodMonitor")["spec"]["namespaceSelector"] == {"matchNames": ["a", "b"]}
 
 
 def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:

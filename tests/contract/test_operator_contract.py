@@ -177,6 +177,7 @@ SPECS = {
                     "name": "registry",
                     "oci": {
                         "reference": "registry.example.com/team/bot:1",
+                        "imageTag": "1-volume",
                         "secretRef": {"name": "registry"},
                     },
                 },

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
-from finetune_operator.api.destinations import BRANCH, REFERENCE, REPOSITORY
+from finetune_operator.api.destinations import BRANCH, IMAGE_TAG, REFERENCE, REPOSITORY
 from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.sources import AZURE_URI, ENDPOINT, GCS_URI, S3_URI
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -300,6 +300,7 @@ def test_the_status_of_a_suspended_job_fits_the_crd() -> None:
 def test_the_reference_of_a_registry_has_the_same_pattern() -> None:
     fields = dict(walk(SPEC, "spec"))
     assert fields["spec.output.destinations[].oci.reference"]["pattern"] == REFERENCE
+    assert fields["spec.output.destinations[].oci.imageTag"]["pattern"] == IMAGE_TAG
 
 
 def test_the_repository_and_the_branch_of_a_hub_have_the_same_patterns() -> None:

@@ -137,6 +137,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "startSeconds" (default 300 .Values.startSeconds)
   "metricsPort" .Values.ports.metrics
   "healthPort" .Values.ports.health
+  "metrics" (default dict .Values.metrics)
   "leaderElection" .Values.leaderElection
   "logLevel" .Values.logLevel
   | toPrettyJson -}}

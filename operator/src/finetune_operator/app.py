@@ -72,7 +72,14 @@ class Operator:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises the error that ended a part before that."""
         self._handle_signals()
-        exposition = Exposition(self._registry, self._replica.store, lambda: datetime.now(UTC), self._refresh)
+        exposition = Exposition(
+            self._registry,
+            self._replica.store,
+            lambda: datetime.now(UTC),
+            self._refresh,
+            self._replica.activities,
+            self._settings.metrics.retention,
+        )
         async with AsyncExitStack() as stack:
             stack.callback(exposition.close)
             stack.push_async_callback(cancel, asyncio.create_task(self._lag.run()))

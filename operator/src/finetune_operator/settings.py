@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -132,6 +133,17 @@ class ClientSettings(_Settings):
     burst: Annotated[int, Field(ge=1)] = 1000
 
 
+class MetricsSettings(_Settings):
+    """Settings of /metrics. A job that has ended keeps its series for `retention_seconds`."""
+
+    retention_seconds: Annotated[int, Field(ge=0, le=86400)] = 600
+
+    @property
+    def retention(self) -> timedelta:
+        """Time for which a job that has ended keeps its series."""
+        return timedelta(seconds=self.retention_seconds)
+
+
 class LeaderElectionSettings(_Settings):
     """Leader election between replicas by a Lease."""
 
@@ -153,6 +165,7 @@ class Settings(_Settings):
     """Time for which a pod of TRAIN may have a GPU without running. Then the operator takes it back."""
     metrics_port: Port = 8080
     health_port: Port = 8081
+    metrics: MetricsSettings = MetricsSettings()
     leader_election: LeaderElectionSettings = LeaderElectionSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     gpu_profiles: tuple[GpuProfile, ...] = ()

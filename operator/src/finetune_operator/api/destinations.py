@@ -35,11 +35,26 @@ REFERENCE = r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z
 """HOST[:PORT]/REPOSITORY:TAG. The CRD has the same pattern."""
 
 
+IMAGE_TAG = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+"""Tag of an image. The CRD has the same pattern."""
+
+
 class RegistryTag(SpecValue):
-    """A tag in an OCI registry. Without `secret_ref` the registry must take artifacts from anybody."""
+    """A tag in an OCI registry, and a second one for the same files as an image.
+
+    Without `image_tag`, the second one is the first with `-image`. Without `secret_ref` the registry must take artifacts
+    from anybody.
+    """
 
     reference: Annotated[str, Field(min_length=1, max_length=512, pattern=REFERENCE)]
+    image_tag: Annotated[str, Field(min_length=1, max_length=128, pattern=IMAGE_TAG)] | None = None
     secret_ref: SecretRef | None = None
+
+    @property
+    def references(self) -> tuple[str, str]:
+        """The references of the artifact and of the image. The trainer makes the same second tag."""
+        repository, _, tag = self.reference.rpartition(":")
+        return self.reference, f"{repository}:{self.image_tag or f'{tag[:122]}-image'}"
 
 
 REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"

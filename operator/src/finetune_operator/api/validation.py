@@ -169,24 +169,25 @@ def destination_is_repeated(job_name: str, spec: FineTuneJobSpec) -> str | None:
     names = [entry.name for entry in entries]
     if len(set(names)) != len(names):
         return f"output.destinations must not repeat a name, found {', '.join(names)}"
-    places = [_place(job_name, entry) for entry in entries]
-    for name, place in zip(names, places, strict=True):
-        if places.count(place) > 1 or any(place.startswith(f"{other}/") for other in places):
+    places = [(entry.name, place) for entry in entries for place in _places(job_name, entry)]
+    taken = [place for _, place in places]
+    for name, place in places:
+        if taken.count(place) > 1 or any(place.startswith(f"{other}/") for other in taken):
             return f"output.destinations[{name}] must have a place of its own, found that of another or one inside it"
     return None
 
 
-def _place(job_name: str, entry: NamedDestination) -> str:
-    """A text that is equal for equal places, and begins with that of a place around it and a slash."""
+def _places(job_name: str, entry: NamedDestination) -> tuple[str, ...]:
+    """Texts that are equal for equal places, and begin with that of a place around it and a slash."""
     store, claim = entry.object_store, entry.persistent_volume_claim
     if store is not None:
         endpoint = store.endpoint if isinstance(store, S3Object) else None
-        return f"{endpoint or ''} {store.uri.rstrip('/')}"
+        return (f"{endpoint or ''} {store.uri.rstrip('/')}",)
     if claim is not None:
-        return f"{claim.claim_name}/{PurePosixPath(claim.folder(job_name))}"
+        return (f"{claim.claim_name}/{PurePosixPath(claim.folder(job_name))}",)
     if entry.hugging_face is not None:
-        return f"hf://{entry.hugging_face.repository.lower()}@{entry.hugging_face.branch}"
-    return "" if entry.oci is None else entry.oci.reference
+        return (f"hf://{entry.hugging_face.repository.lower()}@{entry.hugging_face.branch}",)
+    return () if entry.oci is None else entry.oci.references
 
 
 def nothing_trained_is_published(_name: str, spec: FineTuneJobSpec) -> str | None:

@@ -36,6 +36,9 @@ Fetch = Callable[[str, int], Awaitable[bytes | None]]
 It may raise TimeoutError if the port says nothing in time, or MuteError if it accepted the connection before.
 """
 
+Remember = Callable[[JobRecord, Progress], None]
+"""Called with each report of a job's trainer."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -67,6 +70,7 @@ class ProgressPoller:
         port: int,
         period: float,
         own: OperatorPod,
+        remember: Remember | None = None,
     ) -> None:
         """`port` is the first of the ports that a trainer tries, `period` the length of a round in seconds.
 
@@ -83,6 +87,7 @@ class ProgressPoller:
         self._port = port
         self._period = period
         self._own = own
+        self._remember = remember
         self._schedule = PollSchedule(period, clock, draw)
         self._found: dict[str, int] = {}
         """The port of each trainer that answered last."""
@@ -144,6 +149,8 @@ class ProgressPoller:
             self._store.set_movement(
                 job.key, answered(self._store.movement(job.key), pod.uid, progress, self._now())
             )
+            if self._remember is not None:
+                self._remember(job, progress)
             if self._store.set_progress(job.key, progress):
                 self._wake(job.key)
         except Exception:

@@ -50,14 +50,12 @@ def is_newer(new: _Stored, held: _Stored | None) -> bool:
     return held is None or _version(new) > _version(held)
 
 
-def _ignore(_old: JobRecord, _new: JobRecord) -> None:
-    """Nobody wants to know."""
-
-
 class Store:
     """All FineTuneJobs with their children, and the GPUs of `gpus`. Use it from one thread only."""
 
-    def __init__(self, gpus: GpuStore, changed: Callable[[JobRecord, JobRecord], None] = _ignore) -> None:
+    def __init__(
+        self, gpus: GpuStore, changed: Callable[[JobRecord, JobRecord], None] = lambda _old, _new: None
+    ) -> None:
         """`changed` is called with the earlier and the new state of a FineTuneJob that is already known."""
         self._changed = changed
         self._reported: set[Key] = set()
@@ -292,6 +290,10 @@ class Store:
     def phases(self) -> Counter[str]:
         """The number of FineTuneJobs by phase."""
         return Counter(entry.job.phase for entry in self._entries.values() if entry.job is not None)
+
+    def busy(self) -> list[Entry]:
+        """What is known about each FineTuneJob with a Job or a pod."""
+        return [self._entries[key] for key in self._busy]
 
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""

@@ -32,6 +32,7 @@ from finetune_operator.contract.bounded import (
     Version,
     Word,
 )
+from finetune_operator.contract.training_report import TrainingReport
 
 NEWER = {"newer": True}
 """Context of the validation of a document whose minor version is later than this one."""
@@ -379,11 +380,13 @@ class Progress(Document):
     total_steps: Step | None
     loss: Finite | None = None
     learning_rate: Finite | None = None
-    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    gradient_norm: NotNegative | None = None
+    tokens_per_second: NotNegative | None = None
     peak_memory_bytes: Count | None = None
     start_time: Time
     heartbeat_time: Time
     estimated_completion_time: Time | None = None
+    training: TrainingReport | None = None
     config: ModelConfig | None = None
     """The base model's config.json, which PREPARE reports as soon as it is downloaded."""
 

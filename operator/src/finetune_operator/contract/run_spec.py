@@ -36,7 +36,7 @@ from finetune_operator.contract.credentials import (
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 
-CONTRACT_VERSION = "1.8"
+CONTRACT_VERSION = "1.9"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
@@ -151,7 +151,8 @@ def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
     elif entry.oci is not None:
         prefix = destination_prefix(entry.name)
         signed_in = {} if entry.secret is None else {"credentialsPrefix": prefix}
-        place = {"kind": "Oci", "reference": entry.oci.reference, **signed_in}
+        image = {} if entry.oci.image_tag is None else {"imageTag": entry.oci.image_tag}
+        place = {"kind": "Oci", "reference": entry.oci.reference, **image, **signed_in}
     elif entry.hugging_face is not None:
         place = _hub_destination(entry.hugging_face, token_variable(destination_prefix(entry.name)))
     else:

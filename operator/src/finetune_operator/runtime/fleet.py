@@ -9,13 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.formats import parse_time
-from finetune_operator.api.reasons import TRAINER_CLASSES, Reason
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
+from finetune_operator.runtime.state_series import OTHER, REASONS
 
-OTHER = "Other"
-"""Stands for reasons that this version does not know, because a trainer can report any."""
-_REASONS = frozenset({*(reason.value for reason in Reason), *TRAINER_CLASSES})
 _OUTCOMES = ("Succeeded", "Failed", "Interrupted")
 _BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 115200, 230400, 604800)
 """From seconds to a week."""
@@ -83,7 +81,7 @@ class FleetMetrics:
         succeeded = find_condition(new.status, Condition.SUCCEEDED)
         outcome = "Succeeded" if succeeded["status"] == "True" else "Failed"
         reason = succeeded["reason"]
-        self._ended.labels(outcome, reason if reason in _REASONS else OTHER).inc()
+        self._ended.labels(outcome, reason if reason in REASONS else OTHER).inc()
         self._job_seconds.labels(outcome).observe((parse_time(end) - new.created).total_seconds())
         self._gpu_wait_seconds.observe((new.status.get("waiting") or {}).get("totalSeconds", 0))
 

@@ -10,7 +10,6 @@ from collections import Counter as Counts
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite, isnan
 from typing import Any, TypeVar
 
 from finetune_operator.api.conditions import Condition, Truth, find_condition
@@ -18,6 +17,9 @@ from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.settled import StoredJob, unpacked
+from finetune_operator.runtime.families import Family, escape, head, identity, number
+from finetune_operator.runtime.state_series import FAMILIES as STATE_FAMILIES
+from finetune_operator.runtime.state_series import state_lines
 
 _HELP = {
     "finetunejob_info": "1 for every FineTuneJob that runs or has just ended.",
@@ -37,8 +39,10 @@ _HELP = {
 }
 """Every family of single jobs, all of them gauges, with the labels `namespace` and `name`."""
 _GAUGES = tuple(_HELP)[2:]
+_ALL_HELP = _HELP | {name: family.help for name, family in STATE_FAMILIES.items()}
 """Families with one number a job, if the job has it."""
 _STALLED_HELP = "FineTuneJobs that no GPU or volume of the cluster suits."
+_LOSSES = ("finetunejob_train_loss", "finetunejob_base_loss", "finetunejob_tuned_loss")
 _STALLED_REASONS = [reason.value for reason, kind in OPERATOR_CLASSES.items() if kind is ReasonClass.STALLED]
 
 
@@ -53,9 +57,26 @@ class _Lines:
 
     version: str
     families: tuple[str, ...]
-    """The lines of each family of `_HELP`, in its order."""
+    """The lines of each family of `_ALL_HELP`, in its order."""
     stalled: str
     """The reason for which the job is stalled; empty if it is not."""
+
+
+def families() -> dict[str, Family]:
+    """All families, for the catalogue of metrics."""
+    own = Family("").labels
+    labels = {
+        "finetunejob_info": (*own, "model", "phase"),
+        "finetunejob_status_condition": (*own, "status", "type"),
+    }
+    units = dict.fromkeys(_LOSSES, "nats per token") | {
+        name: unit
+        for name in _GAUGES
+        for part, unit in (("timestamp_seconds", "Unix time"), ("bytes", "bytes"))
+        if name.endswith(part)
+    }
+    found = {name: Family(text, units.get(name, ""), labels.get(name, own)) for name, text in _HELP.items()}
+    return found | STATE_FAMILIES | {"finetunejobs_stalled": Family(_STALLED_HELP, "count", ("reason",))}
 
 
 class JobSeries:
@@ -72,13 +93,13 @@ class JobSeries:
         self._lines = {job.uid: self._lines_of(job) for job in jobs}
         lines = list(self._lines.values())
         found = []
-        for number, (name, text) in enumerate(_HELP.items()):
-            found.append(_head(name, text))
+        for place, (name, text) in enumerate(_ALL_HELP.items()):
+            found.append(head(name, text))
             for start in range(0, len(lines), _JOINED):
-                joined = "".join([each.families[number] for each in lines[start : start + _JOINED]])
+                joined = "".join([each.families[place] for each in lines[start : start + _JOINED]])
                 found.append(joined.encode("utf-8", "replace"))
         stalled = Counts(each.stalled for each in lines)
-        found.append(_head("finetunejobs_stalled", _STALLED_HELP))
+        found.append(head("finetunejobs_stalled", _STALLED_HELP))
         found += [
             f'finetunejobs_stalled{{reason="{reason}"}} {stalled[reason]}.0\n'.encode()
             for reason in _STALLED_REASONS
@@ -90,20 +111,17 @@ class JobSeries:
         return held if held is not None and held.version == job.resource_version else _format(unpacked(job))
 
 
-def _head(name: str, text: str) -> bytes:
-    return f"# HELP {name} {text}\n# TYPE {name} gauge\n".encode()
-
-
 def _format(job: JobRecord) -> _Lines:
-    identity = f'name="{_escape(job.name)}",namespace="{_escape(job.namespace)}"'
+    own = identity(job.name, job.namespace)
     nothing: dict[str, float] = {}
     values = _readable(lambda: _values(job), nothing)
     families = [
-        _info(job, identity),
-        _readable(lambda: _conditions(job.status, identity), ""),
+        _info(job, own),
+        _readable(lambda: _conditions(job.status, own), ""),
     ]
-    labels = "{" + identity + "} "
-    families += [name + labels + _number(values[name]) + "\n" if name in values else "" for name in _GAUGES]
+    labels = "{" + own + "} "
+    families += [name + labels + number(values[name]) + "\n" if name in values else "" for name in _GAUGES]
+    families += _readable(lambda: state_lines(job, own), [""] * len(STATE_FAMILIES))
     return _Lines(
         job.resource_version,
         tuple(families),
@@ -111,13 +129,13 @@ def _format(job: JobRecord) -> _Lines:
     )
 
 
-def _info(job: JobRecord, identity: str) -> str:
-    model, phase = _escape(_readable(lambda: _model_name(job.spec), "")), _escape(job.phase)
-    return f'finetunejob_info{{{identity},model="{model}",phase="{phase}"}} 1.0\n'
+def _info(job: JobRecord, own: str) -> str:
+    model, phase = escape(_readable(lambda: _model_name(job.spec), "")), escape(job.phase)
+    return f'finetunejob_info{{{own},model="{model}",phase="{phase}"}} 1.0\n'
 
 
-def _conditions(status: Mapping[str, Any], identity: str) -> str:
-    head = f"finetunejob_status_condition{{{identity}"
+def _conditions(status: Mapping[str, Any], own: str) -> str:
+    head = f"finetunejob_status_condition{{{own}"
     return "".join(
         [
             head + tail
@@ -131,7 +149,7 @@ def _conditions(status: Mapping[str, Any], identity: str) -> str:
 def _tails(kind: str, status: str) -> tuple[str, ...]:
     """The ends of the lines of one condition, which are the same for all jobs."""
     return tuple(
-        f',status="{truth.value}",type="{_escape(kind)}"}} {1.0 if status == truth else 0.0}\n'
+        f',status="{truth.value}",type="{escape(kind)}"}} {1.0 if status == truth else 0.0}\n'
         for truth in Truth
     )
 
@@ -199,14 +217,3 @@ def _model_name(spec: Mapping[str, Any]) -> str:
     source = (spec.get("model") or {}).get("source") or {}
     hub, claim = source.get("huggingFace") or {}, source.get("persistentVolumeClaim") or {}
     return str(hub.get("repository") or claim.get("path") or claim.get("claimName") or "")
-
-
-def _number(value: float) -> str:
-    """A number as Prometheus writes it. Losses may be infinite or not a number."""
-    if isfinite(value):
-        return repr(value)
-    return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -25,6 +25,7 @@ from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, LeaseLostError
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.pod_address import OperatorPod
+from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.controller import Controller, run_workers
 from finetune_operator.runtime.health import Role, Vitals
 from finetune_operator.runtime.metrics import OperatorMetrics
@@ -80,6 +81,8 @@ class Replica:
         self._own = own or OperatorPod()
         self.gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
         self.store = Store(self.gpus, metrics.fleet.changed)
+        self.activities = Activities(self.store, settings.metrics.retention)
+        """What the trainers have reported to this replica while it led."""
         self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
         metrics.workers(settings.workers + SPARE_WORKERS, lambda: self.queue.longest_work)
         self._role = Role.STARTING
@@ -148,6 +151,7 @@ class Replica:
             port=settings.trainer.telemetry_port,
             period=settings.progress_seconds,
             own=self._own,
+            remember=lambda job, progress: self.activities.report(job.uid, progress, edges.now()),
         )
         # Without this, a job could be decided before its children are known.
         await self._seed(informer, cluster)

@@ -53,3 +53,17 @@ def test_leave_to_overwrite_does_not_make_another_model() -> None:
     assert spec_hash(parse({**BUCKET, "overwrite": True})) == plain
     assert spec_hash(parse({**BUCKET, "overwrite": False})) == plain
     assert spec_hash(parse(BUCKET, CLAIM)) != plain
+
+
+def test_an_image_has_the_second_tag_that_the_trainer_makes_too() -> None:
+    given = (
+        {"reference": "host:5000/bot:1"},
+        {"reference": "host/bot:1", "imageTag": "v"},
+        {"reference": f"h/b:{'x' * 128}"},
+    )
+    found = [parse({"name": "a", "oci": each}).output.destinations or () for each in given]
+    assert [each[0].oci and each[0].oci.references[1] for each in found] == [
+        "host:5000/bot:1-image",
+        "host/bot:v",
+        f"h/b:{'x' * 122}-image",
+    ]

@@ -105,6 +105,29 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
             "spec.output.destinations.0.oci.reference",
         ),
         (
+            {
+                "output": {
+                    "destinations": [{"name": "a", "oci": {"reference": "host/name:1", "imageTag": "-"}}]
+                }
+            },
+            "spec.output.destinations.0.oci.imageTag",
+        ),
+        (
+            {"output": {"destinations": [{"name": "a", "oci": {"reference": "h/n:1", "imageTag": "1"}}]}},
+            "output.destinations[a] must have a place of its own",
+        ),
+        (
+            {
+                "output": {
+                    "destinations": [
+                        {"name": "a", "oci": {"reference": "host/name:1"}},
+                        {"name": "b", "oci": {"reference": "host/name:1-image"}},
+                    ]
+                }
+            },
+            "output.destinations[a] must have a place of its own",
+        ),
+        (
             {"output": {"destinations": [{"name": "a", "huggingFace": {"repository": "bot", **TOKEN}}]}},
             "spec.output.destinations.0.huggingFace.repository",
         ),

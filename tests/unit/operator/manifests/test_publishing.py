@@ -31,7 +31,7 @@ SPEC = make_spec(
 
 def pod(stage: Stage, spec: dict[str, Any] = SPEC) -> dict[str, Any]:
     body = build_job(
-        make_job(spec), FineTuneJobSpec.parse(spec), stage, 0, {"version": "1.8"}, TRAINER, host=HOST
+        make_job(spec), FineTuneJobSpec.parse(spec), stage, 0, {"version": "1.9"}, TRAINER, host=HOST
     )
     kubernetes_validate.validate(body, "1.32", strict=True)
     found: dict[str, Any] = body["spec"]["template"]["spec"]

@@ -10,7 +10,8 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.runtime.exposition import SETTLED, Exposition
+from finetune_operator.runtime.activities import Activities
+from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.job_series import JobSeries
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.support.operator import NOW
 from tests.support.world import World, started
 
+RETENTION = timedelta(minutes=10)
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
@@ -32,7 +34,14 @@ class Scraped:
         metrics = OperatorMetrics(registry)
         metrics.workers(8, lambda: 3.0)
         self.store = Store(GpuStore((), allow_time_slicing=False))
-        self.exposition = Exposition(registry, self.store, lambda: self.now, metrics.refresh)
+        self.exposition = Exposition(
+            registry,
+            self.store,
+            lambda: self.now,
+            metrics.refresh,
+            Activities(self.store, RETENTION),
+            RETENTION,
+        )
 
     def add(self, job: JobRecord, count: int, name: str) -> None:
         """Store `count` copies of a job."""
@@ -64,7 +73,7 @@ async def test_jobs_that_ended_long_ago_have_no_series_of_their_own_but_are_coun
     scraped.add(ended().job, 500, "ended")
     just_after = await scraped.text()
     assert 'finetunejob_info{name="ended499"' in just_after
-    scraped.now = NOW + SETTLED + timedelta(seconds=1)
+    scraped.now = NOW + RETENTION + timedelta(seconds=1)
     later = await scraped.text()
     assert 'name="ended' not in later
     assert later.count("finetunejob_info{") == 3
@@ -76,7 +85,7 @@ async def test_jobs_that_ended_long_ago_have_no_series_of_their_own_but_are_coun
 
 async def test_a_job_that_changes_after_its_end_has_series_only_if_it_runs_again() -> None:
     scraped, job = Scraped(), ended().job
-    scraped.now = NOW + SETTLED * 2
+    scraped.now = NOW + RETENTION * 2
     scraped.store.put_job(job)
     assert "finetunejob_info{" not in await scraped.text()
     scraped.store.put_job(replace(job, resource_version="9999"))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import aiohttp
 import pytest
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.runtime import http_server
+from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.exposition import Exposition
 from finetune_operator.runtime.http_server import health_application, metrics_application
 from prometheus_client import CollectorRegistry, Gauge
@@ -42,7 +45,14 @@ async def test_metrics_are_served_in_the_text_format(monkeypatch: pytest.MonkeyP
     store = Store(GpuStore((), allow_time_slicing=False))
     for number in range(20):
         store.put_job(make_job(name=f"demo{number}", uid=f"uid-{number}"))
-    exposition = Exposition(registry, store, lambda: NOW, lambda: None)
+    exposition = Exposition(
+        registry,
+        store,
+        lambda: NOW,
+        lambda: None,
+        Activities(store, timedelta(minutes=10)),
+        timedelta(minutes=10),
+    )
     status, text = await get(metrics_application(exposition), "/metrics")
     assert status == 200
     assert "answer 42.0" in text

@@ -53,3 +53,11 @@ def test_the_token_of_a_hub_is_a_secret(make_run: Any, run_document: dict[str, A
 
 def test_the_fixture_of_a_copied_result_names_both_places() -> None:
     assert [each["name"] for each in fixture("merge-copied")["merge"]["publications"]] == ["bucket", "claim"]
+
+
+def test_the_image_has_a_tag_of_its_own_also_beside_the_longest_one() -> None:
+    registry = READER.validate_python({"name": "a", "kind": "Oci", "reference": "host/bot:1"})
+    assert registry.image_tag_of("1") == "1-image"
+    assert len(registry.image_tag_of("x" * 128)) == 128
+    named = READER.validate_python({"name": "a", "kind": "Oci", "reference": "host/bot:1", "imageTag": "v"})
+    assert named.image_tag_of("1") == "v"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,3 +101,47 @@ def test_a_full_disk_has_its_reason_and_shows_nothing(tmp_path: Path, free: str)
     assert "must have" in ended.stderr, ended.stderr
     assert "of free space for the artifacts" in ended.stderr
     assert ended.stdout == "", "no file is left"
+
+
+def test_a_disk_that_fills_in_the_middle_shows_nothing_and_costs_no_second_copy(tmp_path: Path) -> None:
+    """The volume is a real tmpfs with room for everything at the start; then another writer takes the rest."""
+    artifact = make_artifact(tmp_path / "artifact", megabytes=20)
+    (tmp_path / "volume").mkdir()
+    fill_after = sum(
+        file.bytes for file in artifact.files if file.name.startswith(("adapter", "merged/model-00001"))
+    )
+    script = (
+        'mount -t tmpfs -o size=60m tmpfs "$1" && mkdir "$1/claim" && '
+        '"$2" -m tests.support.fill_while_publishing "$3" "$1/claim" "$4"'
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "volume"), sys.executable, str(tmp_path / "artifact"), str(fill_after)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    reason, message = found["failed"]
+    assert reason == "DestinationUnwritable"
+    assert "No space left on device" in message
+    assert "free space on the claim or enlarge it" in message
+    assert found["seen"] == []
+    assert found["published"] == sorted([*digests(artifact), "manifest.json"])
+    assert found["kept"] >= 2, "the files that were whole must not be copied again"
+
+
+def test_a_file_system_that_takes_no_files_of_this_size_has_its_remedy(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "artifact", megabytes=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(StageError) as caught:
+            publisher(tmp_path / "claim").publish(artifact, ignore)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.reason is Reason.DESTINATION_UNWRITABLE
+    assert "use a claim whose file system takes files of this size" in caught.value.message
+    assert not (tmp_path / "claim" / "manifest.json").exists()

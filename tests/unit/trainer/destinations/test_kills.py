@@ -27,7 +27,7 @@ from tests.support.publishing import (
     s3_client,
 )
 from tests.support.servers.loopback import s3_server
-from tests.support.servers.registry import pull, pull_blob, registry_server
+from tests.support.servers.registry import pull, pull_image, registry_server, unpack
 from tests.support.servers.writable_hub import WritableHub, writable_hub
 
 MOMENTS = 15
@@ -95,14 +95,16 @@ def bucket(endpoint: str) -> Place:
 
 def registry(host: str) -> Place:
     def read(number: int) -> Visible:
-        manifest = pull(host, f"team/bot-{number}", "1")
-        if manifest is None:
-            return None
-        paths = {
-            layer["annotations"]["org.cncf.model.filepath"]: layer["digest"] for layer in manifest["layers"]
-        }
-        listed = json.loads(pull_blob(host, f"team/bot-{number}", paths["manifest.json"]))["files"]
-        return {name: sha256(pull_blob(host, f"team/bot-{number}", paths[name])) for name in listed}
+        name = f"team/bot-{number}"
+        image, pack = pull(host, name, "1-image"), pull(host, name, "1")
+        if pack is None:
+            # The image's tag comes first, and what it shows must be whole, too.
+            return None if image is None else listed(unpack(host, name, pull_image(host, name, "1-image")))
+        assert unpack(host, name, pull_image(host, name, "1-image")).keys() == unpack(host, name, pack).keys()
+        return listed(unpack(host, name, pack))
+
+    def listed(files: dict[str, bytes]) -> Visible:
+        return {name: sha256(files[name]) for name in json.loads(files["manifest.json"])["files"]}
 
     def entry(number: int) -> dict[str, Any]:
         return {"kind": "Oci", "name": "registry", "reference": f"{host}/team/bot-{number}:1"}

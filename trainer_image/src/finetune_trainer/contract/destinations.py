@@ -50,12 +50,14 @@ class ObjectStoreDestination(ObjectStoreSource):
 class RegistryDestination(Value):
     """A tag in an OCI registry, in the form HOST[:PORT]/REPOSITORY:TAG.
 
+    `image_tag` names the same files as an ordinary image; see `image_tag_of`. It is there since contract 1.9.
     Environment variables that begin with `credentials_prefix` hold `username` and `password`.
     """
 
     kind: Literal["Oci"]
     name: Name
     reference: str
+    image_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")] | None = None
     credentials_prefix: str | None = None
     overwrite: bool = False
 
@@ -63,6 +65,10 @@ class RegistryDestination(Value):
     def address(self) -> str:
         """The place, for people."""
         return f"oci://{self.reference}"
+
+    def image_tag_of(self, tag: str) -> str:
+        """Return the tag of the image beside `tag`. The operator makes the same one, and a tag has at most 128 characters."""
+        return self.image_tag or f"{tag[:122]}-image"
 
 
 class HubDestination(Value):

@@ -71,15 +71,16 @@ def read_artifact(folder: Path, spec_hash: str) -> LocalArtifact:
         entry = listed.get(name)
         size = path.stat().st_size
         if entry is not None and entry["bytes"] != size:
-            raise _damaged(name)
+            raise damaged(name)
         files.append(LocalFile(name, path, file_digest(path) if entry is None else entry["digest"], size))
     missing = listed.keys() - set(names)
     if missing:
-        raise _damaged(min(missing))
+        raise damaged(min(missing))
     return LocalArtifact(tuple(files), manifest, spec_hash)
 
 
-def _damaged(name: str) -> StageError:
+def damaged(name: str) -> StageError:
+    """Make the error for a file that is not the one that MERGE verified."""
     return StageError(
         Reason.ARTIFACT_VERIFICATION_FAILED,
         f"the artifacts in the workspace must be those that MERGE verified, found {name} missing or changed; "

@@ -54,7 +54,10 @@ def open_place(
     if isinstance(destination, RegistryDestination):
         from finetune_trainer.destinations.registry import RegistryPublisher  # noqa: PLC0415 -- as below
 
-        return RegistryPublisher(destination, spec_hash, environment, network, allow_private=allow_private)
+        digests = journals / "layer_digests.json"  # no destination has this name
+        return RegistryPublisher(
+            destination, spec_hash, digests, environment, network, allow_private=allow_private
+        )
     journal = journals / f"{destination.name}.json"
     if isinstance(destination, HubDestination):
         from finetune_trainer.destinations.hub import HubPublisher  # noqa: PLC0415 -- as below

@@ -12,7 +12,6 @@ from urllib.parse import quote, urlencode
 
 from finetune_trainer.contract.credentials import clean_secret
 from finetune_trainer.destinations.http_client import Answer, HttpClient
-from finetune_trainer.destinations.publisher import OnBytes
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.retry import Outage
 from finetune_trainer.sources.retry_after import requested_pause
@@ -21,18 +20,17 @@ from finetune_trainer.sources.url import InvalidLocationError, Location
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.destinations import RegistryDestination
-    from finetune_trainer.destinations.local_artifact import LocalFile
     from finetune_trainer.sources.fetch_target import FetchTarget
     from finetune_trainer.sources.network import Network
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _REFERENCE = re.compile(
     r"((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?)/"
     r"([a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})"
 )
 _LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\])(?::[0-9]+)?")
 _CHALLENGE = re.compile(r'([a-z]+)="([^"]*)"')
-_CHUNK_BYTES = 1 << 20
 
 
 class RegistryClient(HttpClient):
@@ -65,13 +63,13 @@ class RegistryClient(HttpClient):
         self._signed_in: bytes | None = None
 
     def manifest(self, reference: str) -> bytes | None:
-        """Return the manifest of a tag or digest; None if there is none."""
-        found = self._call("GET", f"manifests/{reference}", {"accept": MANIFEST_TYPE})
+        """Return the manifest or index of a tag or digest; None if there is none."""
+        found = self._call("GET", f"manifests/{reference}", {"accept": f"{MANIFEST_TYPE}, {INDEX_TYPE}"})
         return None if found.status == 404 else found.body
 
-    def put_manifest(self, content: bytes) -> None:
-        """Make the tag name this manifest. The registry refuses it if a blob is missing."""
-        self._call("PUT", f"manifests/{self.tag}", {"content-type": MANIFEST_TYPE}, content)
+    def put_manifest(self, reference: str, content: bytes, media_type: str = MANIFEST_TYPE) -> None:
+        """Store a manifest or an index under a tag or its digest. The registry refuses it if a part of it is missing."""
+        self._call("PUT", f"manifests/{reference}", {"content-type": media_type}, content)
 
     def blob(self, digest: str) -> bytes:
         """Return a small blob. Raises StageError if it has other bytes than its digest says."""
@@ -95,19 +93,6 @@ class RegistryClient(HttpClient):
             self._require(self._send("PUT", place, fields, body() if size else b""), {201, 204})
 
         self.retried(upload)
-
-    def put_file(self, file: LocalFile, on_sent: OnBytes) -> None:
-        """Upload a file as a blob."""
-
-        def chunks() -> Iterator[bytes]:
-            sent = 0
-            with file.path.open("rb") as content:
-                while chunk := content.read(_CHUNK_BYTES):
-                    sent += len(chunk)
-                    on_sent(sent)
-                    yield chunk
-
-        self.put_blob(file.digest, file.bytes, chunks)
 
     def try_upload(self) -> None:
         """Begin an upload, send some bytes and cancel it. Most registries let nobody delete a finished blob."""

@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from finetune_trainer.contract.identity import Identity
@@ -20,6 +21,7 @@ from finetune_trainer.telemetry.background import BackgroundTask
 from finetune_trainer.telemetry.console import Console
 from finetune_trainer.telemetry.server import TelemetryServer
 from finetune_trainer.telemetry.snapshot import Snapshot
+from finetune_trainer.telemetry.training import TrainingMeasurements
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Reporter:
         self._closed = False
         self._file_failed = False
         self._config: dict[str, Any] | None = None
+        self._training: TrainingMeasurements | None = None
         self._snapshot = Snapshot(
             "Starting", 0, None, None, None, None, None, None, self._started, self._started, 0
         )
@@ -111,9 +114,14 @@ class Reporter:
             self._config = config
         self._request(urgent=True)
 
+    def measure(self, **numbers: Any) -> None:
+        """Add or replace numbers of `TrainingMeasurements` in every document from now on."""
+        with self._changed:
+            self._training = replace(self._training or TrainingMeasurements(), **numbers)
+
     def document(self) -> dict[str, Any]:
         """Return the progress document of contract/progress.schema.json."""
-        snapshot, config = self._snapshot, self._config
+        snapshot, config, training = self._snapshot, self._config, self._training
         completion = snapshot.estimated_completion()
         return {
             "version": CONTRACT_VERSION,
@@ -131,6 +139,7 @@ class Reporter:
             "startTime": rfc3339(self._started),
             "heartbeatTime": rfc3339(snapshot.heartbeat),
             "estimatedCompletionTime": None if completion is None else rfc3339(completion),
+            **({} if training is None else {"training": training.document()}),
             **({} if config is None else {"config": config}),
         }
 
@@ -200,6 +209,9 @@ class NullReporter(Reporter):
         """Do nothing."""
 
     def report_config(self, config: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def measure(self, **numbers: Any) -> None:
         """Do nothing."""
 
     def close(self) -> None:

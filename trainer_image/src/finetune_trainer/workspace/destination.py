@@ -52,6 +52,7 @@ _REMEDIES = {
     errno.EROFS: "use a claim and an access mode that can be written",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ENOSPC: "free space on the claim or enlarge it",
+    errno.EFBIG: "use a claim whose file system takes files of this size",
     errno.EDQUOT: "raise the quota or free space within it",
     errno.ENOSYS: "use a claim whose file system can rename files and folders",
     errno.EOPNOTSUPP: "use a claim whose file system can rename files and folders",

@@ -35,10 +35,14 @@ class _Reported(NullReporter):
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[tuple[int, Any]] = []
+        self.numbers: dict[str, Any] = {}
 
     def update(self, activity: str, step: int, total: int | None, **more: Any) -> None:
         super().update(activity, step, total, **more)
         self.steps.append((step, more.get("tokens_per_second")))
+
+    def measure(self, **numbers: Any) -> None:
+        self.numbers |= numbers
 
 
 def test_progress_names_the_reported_step_and_counts_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +59,25 @@ def test_progress_names_the_reported_step_and_counts_its_tokens(monkeypatch: pyt
     assert reported.steps == [(4, None), (3, 5.0), (4, 10.0)]
     assert callback.tokens_per_second == 10.0
     assert callback.losses == [1.0, 1.0]
+
+
+def test_measured_steps_have_their_time_without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("finetune_trainer.stages.train.progress_callback.time.monotonic", lambda: clock[0])
+    reported = _Reported()
+    callback = ProgressCallback(reported, StopRequest())
+    clock[0] += 60
+    callback.on_train_begin(None, STATE, None)
+    begun = reported.numbers["checkpoint_time"]
+    for step in (3, 4):
+        clock[0] += 10
+        callback.on_log(None, STATE, None, {"loss": 1.0, "step": step, "tokens": 50})
+        with callback.clock.pause():
+            clock[0] += 500
+    assert reported.numbers == {
+        "steps": 2,
+        "seconds": 20.0,
+        "tokens": 100,
+        "step_seconds": 10.0,
+        "checkpoint_time": begun,
+    }

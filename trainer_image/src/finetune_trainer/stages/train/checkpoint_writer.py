@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train.checkpoint_files import write_files
 from finetune_trainer.stages.train.checkpoints import publish_checkpoint, remove_older
@@ -14,6 +15,7 @@ from finetune_trainer.workspace.disk_space import is_full, says_disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
     from typing import Any
 
@@ -50,6 +52,8 @@ class CheckpointWriter:
     def __init__(self, checkpoints: Path, run: Mapping[str, Any]) -> None:
         self.durable: int | None = None
         """Step of the newest checkpoint on the disk; whoever resumes from one sets it."""
+        self.written: datetime | None = None
+        """Time of the newest checkpoint of this process."""
         self._checkpoints = checkpoints
         self._run = run
         self._thread: threading.Thread | None = None
@@ -104,6 +108,7 @@ class CheckpointWriter:
             _log.warning("checkpoint of step %d is tried again after %s", snapshot.step, error)
             self._publish_again(snapshot)
         self.durable = snapshot.step
+        self.written = utc_now()
         _log.info(
             "checkpoint of step %d written in %.1f s (%.0f MB)",
             snapshot.step,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.contract.result import PrepareResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.evaluation.answers import Asking, ask
-from finetune_trainer.evaluation.compare import RowLoss, compare
+from finetune_trainer.evaluation.compare import RowLoss, compare, mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.generation import stop_token_ids
 from finetune_trainer.report.evaluation_page import evaluation_report, write_evaluation_report
@@ -46,7 +46,9 @@ def base_losses(
     versions = current_versions()
     done = read_marker(workspace, _BASE, run.spec_hash)
     if done is not None and done.get("versions", versions) == versions:
-        return _kept(done)
+        known = _kept(done)
+        _report_mean(known, progress)
+        return known
     progress.update("EvaluatingBase", 0, len(examples))
     model.eval()
     with model.disable_adapter():
@@ -63,6 +65,7 @@ def base_losses(
         "versions": versions,
     }
     write_marker(workspace, _BASE, run.spec_hash, kept)
+    _report_mean(losses, progress)
     return losses
 
 
@@ -72,12 +75,14 @@ def tuned_losses(
     """Return the losses with the adapter."""
     progress.update("EvaluatingTuned", 0, len(examples))
     model.eval()
-    return row_losses(
+    losses = row_losses(
         model,
         examples,
         maximum_tokens,
         lambda done, total: progress.update("EvaluatingTuned", done, total),
     )
+    _report_mean(losses, progress)
+    return losses
 
 
 def compared(run: RunSpec, base: Sequence[RowLoss], tuned: Sequence[RowLoss]) -> EvaluationResult:
@@ -130,6 +135,12 @@ def answer_stops(workspace: WorkspaceLayout, spec_hash: str, examples: Sequence[
         else [example.input_ids[example.supervised[-1]] for example in examples]
     )
     return tuple(dict.fromkeys([*learned, *stop_token_ids(workspace.base)]))
+
+
+def _report_mean(losses: Sequence[RowLoss], progress: Reporter) -> None:
+    """Show the loss per supervised token in the progress."""
+    if any(loss.tokens for loss in losses):
+        progress.measure(evaluation_loss=mean_loss(losses))
 
 
 def _kept(done: dict[str, Any]) -> list[RowLoss]:

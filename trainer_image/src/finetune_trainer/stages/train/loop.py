@@ -31,12 +31,14 @@ from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import Prefetcher
 from finetune_trainer.stages.train.random_states import random_states
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
+from finetune_trainer.stages.train.step_clock import StepClock
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.stages.train.unread import FinishedStep, HostCopy, UnreadSteps
 from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from finetune_trainer.stages.train.batching import Batching
     from finetune_trainer.stages.train.early_stopping import SelectionRule
@@ -72,6 +74,7 @@ class AdapterTrainer(SFTTrainer):
         kernels: FusedLayers | None = None,
         origin: Origin | None = None,
         stop: StopRequest | None = None,
+        clock: StepClock | None = None,
         **settings: Any,
     ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
@@ -92,6 +95,7 @@ class AdapterTrainer(SFTTrainer):
         self._kernels = kernels or FusedLayers()
         self._saves = origin is not None
         self._stop = stop or StopRequest()
+        self._clock = clock or StepClock(time.monotonic)
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
         self._waiting = WaitingTime(time.monotonic())
         self._memory = HostMemory()
@@ -126,6 +130,11 @@ class AdapterTrainer(SFTTrainer):
     def adapted(self) -> Any:
         """The model with its adapter."""
         return self.model
+
+    @property
+    def checkpoint_time(self) -> datetime | None:
+        """Time at which this process wrote its newest checkpoint; None before the first one."""
+        return self._writer.written
 
     def create_model_card(self, *_arguments: Any, **_settings: Any) -> None:
         """Write no card: MERGE writes the cards of published artifacts."""
@@ -178,7 +187,8 @@ class AdapterTrainer(SFTTrainer):
         """
         if self._writer.busy and self.state.global_step - (self._writer.durable or 0) >= self.args.save_steps:
             started = time.monotonic()
-            self._writer.wait(self._waiting.allowed(started))
+            with self._clock.pause():
+                self._writer.wait(self._waiting.allowed(started))
             self._waiting.add(time.monotonic() - started)
         self._finished = None
 
@@ -283,12 +293,14 @@ class AdapterTrainer(SFTTrainer):
 
     def _evaluate(self, *_arguments: Any, **_settings: Any) -> dict[str, float]:
         """Let the callbacks measure: the base class would compute the loss in its own way."""
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics={})
+        with self._clock.pause():
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics={})
         return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
         if self._saves:
-            self._submit(_Finished(self.state.global_step, random_states()))
+            with self._clock.pause():
+                self._submit(_Finished(self.state.global_step, random_states()))
 
     def _save_finished(self) -> None:
         """Save the last finished step, if that has not happened, and wait until it is on the disk."""

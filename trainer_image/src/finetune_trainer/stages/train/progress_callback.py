@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.step_clock import StepClock
 
 if TYPE_CHECKING:
     from finetune_trainer.stages.train.loop import AdapterTrainer
@@ -27,12 +29,20 @@ class ProgressCallback(TrainerCallback):
         self.stop = stop
         self.tokens_per_second: float | None = None
         """Mean training tokens per second of this process, up to the last reported step; None before the first one."""
+        self.clock = StepClock(time.monotonic)
+        """The time of the steps; whatever interrupts the training pauses it."""
         self._tokens = 0
+        self._steps = 0
+        self._seconds = 0.0
         self._started = time.monotonic()
+        self._begun = utc_now()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the clock."""
         self._started = time.monotonic()
+        self._begun = utc_now()
+        self.clock.begin()
+        self._progress.measure(checkpoint_time=self._begun)
         self._progress.update("Training", state.global_step, state.max_steps)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -67,6 +77,7 @@ class ProgressCallback(TrainerCallback):
                 )
         self.losses.append(float(logs["loss"]))
         self._tokens += int(logs["tokens"])
+        self._measure()
         self.tokens_per_second = self._tokens / (time.monotonic() - self._started)
         self._progress.update(
             "Training",
@@ -77,4 +88,27 @@ class ProgressCallback(TrainerCallback):
             gradient_norm=logs.get("grad_norm"),
             tokens_per_second=self.tokens_per_second,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
+        )
+
+    def _measure(self) -> None:
+        """Report the numbers of `TrainingMeasurements` that change with a step."""
+        step_seconds = self.clock.end_step()
+        self._steps += 1
+        self._seconds += step_seconds
+        written = None if self.trainer is None else self.trainer.checkpoint_time
+        memory = {}
+        if torch.cuda.is_initialized():
+            memory = {
+                "allocated_bytes": torch.cuda.memory_allocated(),
+                "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+                "reserved_bytes": torch.cuda.memory_reserved(),
+                "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+            }
+        self._progress.measure(
+            steps=self._steps,
+            seconds=self._seconds,
+            tokens=self._tokens,
+            step_seconds=step_seconds,
+            checkpoint_time=written or self._begun,
+            **memory,
         )

@@ -17,7 +17,7 @@ from finetune_trainer.stages.train.fit import measure_within
 from finetune_trainer.stages.train.loop import load_adapter_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from finetune_trainer.data.masking.example import Example
@@ -49,6 +49,8 @@ class Selection:
     ) -> None:
         self.rule = rule
         self.callback = SelectionCallback(rule, self._loss)
+        self.report: Callable[[float], None] | None = None
+        """Called with each measured loss."""
         self._model = model
         self._examples = examples
         self._budgets = budgets
@@ -118,4 +120,7 @@ class Selection:
             return None
         finally:
             self._model.train(was_training)
-        return mean_loss(losses)
+        loss = mean_loss(losses)
+        if self.report is not None:
+            self.report(loss)
+        return loss

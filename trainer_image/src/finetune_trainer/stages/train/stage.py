@@ -172,6 +172,7 @@ def _train(
     selection = None
     if rule is not None:
         selection = Selection(rule, trainer.adapted, held_out[judging:], budgets, stop)
+        selection.report = lambda loss: progress.measure(evaluation_loss=loss)
         trainer.selection = rule
         trainer.add_callback(selection.callback)
     with fitting("EvaluatingBase"):
@@ -287,6 +288,7 @@ def _build_trainer(
         kernels=kernels.layers,
         origin=origin,
         stop=watch.stop,
+        clock=watch.clock,
     )
     watch.trainer = trainer
     return trainer

@@ -1,0 +1,125 @@
+"""The series of what trainers report: curves of running jobs, and their last points after the end.
+
+A trainer chooses its numbers, and a tenant chooses the trainer. Every number is bounded by the contract, and no text of a
+trainer becomes a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from finetune_operator.contract.training_report import TrainingReport
+from finetune_operator.observed.activity import JobActivity, LastTraining
+from finetune_operator.observed.observation import Key
+from finetune_operator.runtime.families import Family, head, identity, number
+
+_KIND = ("name", "namespace", "kind")
+_LOSS = "nats per token"
+FAMILIES = {
+    "finetunejob_train_step": Family("Optimizer steps that are done.", "steps"),
+    "finetunejob_train_steps_planned": Family("Optimizer steps of the whole training.", "steps"),
+    "finetunejob_step_loss": Family("Training loss of the last step, per supervised token.", _LOSS),
+    "finetunejob_learning_rate": Family("Learning rate of the last step."),
+    "finetunejob_gradient_norm": Family("Norm of the last step's gradient, before it is clipped."),
+    "finetunejob_tokens_per_second": Family("Mean speed of training, without padding.", "tokens per second"),
+    "finetunejob_not_training_ratio": Family(
+        "Share of TRAIN's time that was spent outside of training steps.", "0 to 1"
+    ),
+    "finetunejob_trained_tokens": Family("Tokens of this attempt's steps, without padding.", "tokens"),
+    "finetunejob_step_duration_seconds": Family("Duration of the last step, without pauses.", "seconds"),
+    "finetunejob_evaluation_loss": Family("Last loss on held-out rows, per supervised token.", _LOSS),
+    "finetunejob_last_checkpoint_timestamp_seconds": Family(
+        "Time of the newest checkpoint, or the begin of the training; only while TRAIN takes steps.",
+        "Unix time",
+    ),
+    "finetunejob_gpu_memory_bytes": Family("GPU memory of torch's allocator, by kind.", "bytes", _KIND),
+    "finetunejob_heartbeat_timestamp_seconds": Family(
+        "Time of the running trainer's last sign of progress.", "Unix time"
+    ),
+    "finetunejob_estimated_completion_timestamp_seconds": Family(
+        "Expected end of the running activity.", "Unix time"
+    ),
+    "finetunejob_gpu_pod_ended_timestamp_seconds": Family(
+        "Time at which the trainer of a pod of TRAIN ended, while the pod still exists.", "Unix time"
+    ),
+}
+"""All families, with the labels `namespace` and `name`, and one of them with `kind`."""
+
+MEMORY_KINDS = {
+    "Allocated": "allocated_bytes",
+    "AllocatedPeak": "peak_allocated_bytes",
+    "Reserved": "reserved_bytes",
+    "ReservedPeak": "peak_reserved_bytes",
+}
+
+
+class ActivitySeries:
+    """Renders the series of activities. The lines of one are kept until it changes. Use it from one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Key, tuple[JobActivity, dict[str, str]]] = {}
+
+    def render(self, activities: Collection[JobActivity]) -> list[bytes]:
+        """All families in the text format, which is that of OpenMetrics, too."""
+        self._lines = {(each.namespace, each.name): (each, self._lines_of(each)) for each in activities}
+        found = []
+        for name, family in FAMILIES.items():
+            found.append(head(name, family.help))
+            lines = [lines[name] for _, lines in self._lines.values() if name in lines]
+            found.append("".join(lines).encode())
+        return found
+
+    def _lines_of(self, activity: JobActivity) -> dict[str, str]:
+        held = self._lines.get((activity.namespace, activity.name))
+        return held[1] if held is not None and held[0] == activity else _format(activity)
+
+
+def _format(activity: JobActivity) -> dict[str, str]:
+    labels = identity(activity.name, activity.namespace)
+    found: dict[str, str] = {}
+    for name, value in _values(activity):
+        if value is not None:
+            found[name] = f"{name}{{{labels}}} {number(value)}\n"
+    report = None if activity.training is None else activity.training.report
+    if report is not None:
+        lines = [
+            f'finetunejob_gpu_memory_bytes{{{labels},kind="{kind}"}} {number(size)}\n'
+            for kind, member in MEMORY_KINDS.items()
+            if (size := getattr(report, member)) is not None
+        ]
+        found["finetunejob_gpu_memory_bytes"] = "".join(lines)
+    return found
+
+
+def _values(activity: JobActivity) -> Iterator[tuple[str, float | None]]:
+    for name, moment in (
+        ("finetunejob_heartbeat_timestamp_seconds", activity.heartbeat),
+        ("finetunejob_estimated_completion_timestamp_seconds", activity.estimated_completion),
+        ("finetunejob_gpu_pod_ended_timestamp_seconds", activity.gpu_pod_ended),
+    ):
+        yield name, None if moment is None else moment.timestamp()
+    if activity.training is not None:
+        yield from _training(activity.training)
+        if activity.training.report is not None:
+            yield from _report(activity.training.report, trains=activity.trains)
+
+
+def _training(last: LastTraining) -> Iterator[tuple[str, float | None]]:
+    yield "finetunejob_train_step", last.step
+    yield "finetunejob_train_steps_planned", last.total_steps
+    yield "finetunejob_step_loss", last.loss
+    yield "finetunejob_learning_rate", last.learning_rate
+    yield "finetunejob_gradient_norm", last.gradient_norm
+    yield "finetunejob_tokens_per_second", last.tokens_per_second
+    yield "finetunejob_not_training_ratio", last.not_training
+
+
+def _report(report: TrainingReport, *, trains: bool) -> Iterator[tuple[str, float | None]]:
+    yield "finetunejob_trained_tokens", report.tokens
+    yield "finetunejob_step_duration_seconds", report.step_seconds
+    yield "finetunejob_evaluation_loss", report.evaluation_loss
+    saved = report.checkpoint_time if trains else None
+    yield (
+        "finetunejob_last_checkpoint_timestamp_seconds",
+        None if saved is None else saved.timestamp(),
+    )
