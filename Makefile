@@ -91,6 +91,7 @@ checks: python-env
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
 	$(PYTHON_ENV) scripts/docs/metrics_catalog.py --check
+	$(PYTHON_ENV) scripts/docs/dashboards.py --check
 	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
@@ -180,5 +181,6 @@ benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stop
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
 	$(PYTHON_ENV) scripts/docs/metrics_catalog.py
+	$(PYTHON_ENV) scripts/docs/dashboards.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py
