@@ -27,6 +27,7 @@ lock data.txt --no-deps --group data "$@"
 lock binaries.txt --no-deps --group binaries "$@"
 lock installer.txt --group installer "$@"
 lock transformers4.txt --no-deps --group transformers4 "$@"
-# Only `make test-full` installs these two.
+# Only `make test-full` installs these three.
 lock llama-cpp.txt --group llama-cpp "$@"
+lock trackers.txt --group trackers "$@"
 lock vllm.txt --override <(echo "torch==2.13.0") --group vllm "$@"

@@ -26,6 +26,7 @@ LOCKS = {
     "installer": ((), ("installer",)),
     "transformers4": ((), ("transformers4",)),
     "llama-cpp": ((), ("llama-cpp",)),
+    "trackers": ((), ("trackers",)),
     "vllm": ((), ("vllm",)),
 }
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)(.*?)(?=^[A-Za-z0-9]|\Z)", re.MULTILINE | re.DOTALL)

@@ -264,6 +264,7 @@ def test_default_values_are_the_defaults_of_the_operator() -> None:
     expected = defaults.model_dump(mode="json", by_alias=True)
     # The chart has empty values where the settings have none.
     assert rendered["trainer"].pop("network").keys() == expected["trainer"].pop("network").keys()
+    assert rendered["trainer"].pop("tracking").keys() == expected["trainer"].pop("tracking").keys()
     assert rendered == expected
 
 

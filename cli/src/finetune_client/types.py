@@ -423,7 +423,32 @@ class FineTuneJobSpecNetwork(TypedDict, total=False):
     noProxy: str
     proxySecretRef: FineTuneJobSpecModelSourceHuggingFaceTokenSecretRef
     caBundle: FineTuneJobSpecNetworkCaBundle
+    huggingFaceEndpoint: str
     retrySeconds: int
+
+
+class FineTuneJobSpecTrackingMlflow(TypedDict, total=False):
+    """MLflow tracking server."""
+
+    uri: Required[str]
+    experiment: str
+    registeredModel: str
+    secretRef: FineTuneJobSpecModelSourceS3SecretRef
+
+
+class FineTuneJobSpecTrackingModelRegistry(TypedDict, total=False):
+    """Kubeflow model registry."""
+
+    uri: Required[str]
+    registeredModel: str
+    secretRef: FineTuneJobSpecModelSourceS3SecretRef
+
+
+class FineTuneJobSpecTracking(TypedDict, total=False):
+    """Trackers that get a record of the run after MERGE."""
+
+    mlflow: FineTuneJobSpecTrackingMlflow
+    modelRegistry: FineTuneJobSpecTrackingModelRegistry
 
 
 class FineTuneJobSpecLifecycleKeepChildrenSeconds(TypedDict, total=False):
@@ -456,6 +481,7 @@ class FineTuneJobSpec(TypedDict, total=False):
     workspace: FineTuneJobSpecWorkspace
     modelCache: FineTuneJobSpecModelCache
     network: FineTuneJobSpecNetwork
+    tracking: FineTuneJobSpecTracking
     queueName: str
     cpuQueueName: str
     lifecycle: FineTuneJobSpecLifecycle
@@ -906,6 +932,14 @@ class FineTuneJobStatusPublications(TypedDict, total=False):
     digest: str
 
 
+class FineTuneJobStatusTracking(TypedDict, total=False):
+    """One tracker."""
+
+    kind: Required[Literal["MLflow", "KubeflowModelRegistry"]]
+    run: str
+    model: str
+
+
 class FineTuneJobStatusFailure(TypedDict, total=False):
     """Cause of the job's failure."""
 
@@ -943,6 +977,7 @@ class FineTuneJobStatus(TypedDict, total=False):
     attempts: list[FineTuneJobStatusAttempts]
     artifacts: list[FineTuneJobStatusArtifacts]
     publications: list[FineTuneJobStatusPublications]
+    tracking: list[FineTuneJobStatusTracking]
     failure: FineTuneJobStatusFailure
 
 

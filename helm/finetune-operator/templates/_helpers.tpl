@@ -133,6 +133,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "resources" $trainer.resources
     "limits" $trainer.limits
     "network" $trainer.network
+    "tracking" (default dict $trainer.tracking)
     "stackProfile" $trainer.stackProfile))
   "gpuProfiles" .Values.gpuProfiles
   "policy" (pick (default dict .Values.policy) "limits" "exceptions")

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from finetune_operator.api.plan import Optimizer, Weights
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.artifacts import Artifacts, Publications
+from finetune_operator.contract.artifacts import Artifacts, Publications, TrackerRecords
 from finetune_operator.contract.bounded import (
     Attempt,
     ConfigName,
@@ -337,11 +337,12 @@ class Verification(Document):
 
 
 class MergeResult(Document):
-    """The result of MERGE. A trainer before contract 1.8 sends no publications."""
+    """The result of MERGE. A trainer before contract 1.8 sends no publications, one before 1.9 no tracking."""
 
     artifacts: Artifacts
     verification: Verification | None = None
     publications: Publications | None = None
+    tracking: TrackerRecords | None = None
 
 
 class CompletedStages(Document):

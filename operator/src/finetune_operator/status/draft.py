@@ -12,6 +12,7 @@ from finetune_operator.api.formats import format_number, format_time
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage, child_name
+from finetune_operator.contract.artifacts import TrackerRecord
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
@@ -198,10 +199,19 @@ class StatusDraft(StatusRecord):
         if result.publications:
             draft = draft.with_fields(publications=reporting.publications(result.publications))
             message = reporting.published(result)
+        if result.tracking:
+            draft = draft.with_tracking(result.tracking)
         if result.verification is not None:
             draft = draft.with_fields(verification=reporting.verification(result.verification))
             message = "; ".join(filter(None, (message, reporting.proof(result.verification))))
         return draft.with_stage_succeeded(Stage.MERGE, message[:MAXIMUM_MESSAGE_LENGTH])
+
+    def with_tracking(self, records: Sequence[TrackerRecord]) -> Self:
+        """Record what the trackers have. A tracker that failed shows in the condition and changes nothing else."""
+        failed = [each for each in records if not each.recorded]
+        truth, reason = (Truth.FALSE, Reason.TRACKER_FAILED) if failed else (Truth.TRUE, Reason.RUN_RECORDED)
+        entry = Entry(Condition.TRACKED, truth, reason, reporting.tracked(records))
+        return self.with_fields(tracking=reporting.tracking(records)).with_conditions([entry])
 
     # -- the state of the job: one row of the condition table each ----------------------------------------------
 

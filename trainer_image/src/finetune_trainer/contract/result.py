@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from finetune_trainer.contract.part import Known, Part
+from finetune_trainer.contract.tracking import TrackingResult
 from finetune_trainer.contract.train_result import TrainResult
 
 
@@ -189,12 +190,13 @@ class PublicationResult(Part):
 class MergeResult(Part):
     """The `merge` member of the result; `verification` is None only if no merged model was asked for.
 
-    `publications` are the places of `output.destinations`, in their order.
+    `publications` are the places of `output.destinations`, in their order, and `tracking` is what the run's trackers have.
     """
 
     artifacts: tuple[ArtifactResult, ...]
     verification: VerificationResult | None
     publications: tuple[PublicationResult, ...] | None = None
+    tracking: tuple[TrackingResult, ...] | None = None
 
 
 class CompletedResult(Part):
