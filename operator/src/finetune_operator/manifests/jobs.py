@@ -107,8 +107,7 @@ def build_job(
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
     `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
-    are those of the run spec. A Job with a
-    queue is suspended: the queue starts it.
+    are those of the run spec. A Job with a queue is suspended: the queue starts it.
     """
     pods = merge_pods(trainer.defaults, spec, stage)
     queue = spec.queue_of(stage)
