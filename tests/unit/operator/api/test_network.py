@@ -57,7 +57,7 @@ def test_a_password_in_the_wrong_place_is_not_repeated() -> None:
 
 
 def test_an_empty_proxy_stands_for_none_and_goes_with_a_secret() -> None:
-    assert Network.model_validate({"httpProxy": "", "proxySecretRef": KEY}).http_proxy == ""
+    assert JobNetwork.model_validate({"httpProxy": "", "proxySecretRef": KEY}).http_proxy == ""
 
 
 def test_the_way_to_a_server_makes_no_other_model() -> None:
