@@ -89,7 +89,6 @@ def _view(output: str | None) -> Iterator[tuple[Show, Outage]]:
             get_renderable=screen.render,
             console=console,
             refresh_per_second=_REFRESHES_PER_SECOND,
-            vertical_overflow="visible",
         ):
             yield screen.show, screen.lose
     else:
