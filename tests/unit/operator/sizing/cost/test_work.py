@@ -40,17 +40,6 @@ def test_steps_are_those_that_the_trainer_plans(training: dict[str, Any], rows: 
     assert planned_steps(spec(**training), rows) == steps
 
 
-def test_the_trainer_counts_the_same_steps() -> None:
-    pytest.importorskip("trl")
-    from finetune_trainer.contract.run_spec import Training  # noqa: PLC0415 -- it needs torch
-    from finetune_trainer.stages.train.settings import planned_steps as trainers  # noqa: PLC0415
-
-    for epochs in (0.3, 1, 2.5):
-        for rows in (1, 15, 16, 17, 1000):
-            training = Training.model_construct(maximum_steps=None, epochs=epochs, effective_batch_size=16)
-            assert trainers(rows, training) == planned_steps(spec(epochs=epochs), rows)
-
-
 def test_all_epochs_count_every_token_once_each() -> None:
     rows = known_rows(161, 10, 100, tokens=161 * 50)
     work = work_of(spec(epochs=2), SHAPE, PLAN, rows, "expected")
