@@ -81,6 +81,7 @@ def test_credentials_that_only_obstore_can_use_are_left_to_it(
         (400, b"<Error><Code>ExpiredToken</Code></Error>", Reason.DESTINATION_ACCESS_DENIED),
         (301, b"", Reason.DESTINATION_UNAVAILABLE),
         (400, b"<Error><Code>InvalidPart</Code></Error>", Reason.DESTINATION_UNAVAILABLE),
+        (501, b"<Error><Code>NotImplemented</Code></Error>", Reason.DESTINATION_UNAVAILABLE),
     ],
 )
 def test_a_rejection_has_its_reason(code: int, body: bytes, reason: Reason) -> None:

@@ -153,9 +153,9 @@ class ObjectStorePublisher:
         if self._access is None:
             return
         prefix = self._connection.uri.key
-        with self._opened_parts() as (client, store):
+        with self._opened_parts() as (_, store):
             keys = {f"{prefix}/{name}" for name in names}
-            abort_others(client, store, f"{prefix}/", keys, journal.uploads())
+            abort_others(store, f"{prefix}/", keys, journal.uploads())
 
     @contextmanager
     def _open_parts(

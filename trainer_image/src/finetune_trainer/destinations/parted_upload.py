@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import StageError
+from finetune_trainer.sources.retry import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -150,16 +151,14 @@ class PartedUpload:
         self._on_sent(arrived)
 
 
-def abort_others(
-    client: HttpClient, store: PartStore, prefix: str, keys: Collection[str], kept: Collection[str]
-) -> None:
+def abort_others(store: PartStore, prefix: str, keys: Collection[str], kept: Collection[str]) -> None:
     """Give up unfinished uploads of these keys except the ids `kept`, which nobody would finish any more.
 
-    A store that does not list them is left alone.
+    It is tried once, and a store that does not list them is left alone: the parts only cost space.
     """
     try:
-        for key, upload in client.retried(lambda: store.unfinished(prefix)):
+        for key, upload in store.unfinished(prefix):
             if key in keys and upload not in kept:
-                client.retried(partial(store.abort, key, upload))
-    except StageError as error:
-        _log.warning("unfinished uploads cannot be given up: %s", error.message)
+                store.abort(key, upload)
+    except (Outage, StageError) as error:
+        _log.warning("unfinished uploads cannot be given up: %s", error)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune_trainer.sources.fetch_target import FetchTarget
     from finetune_trainer.sources.network import Network
 
+_NOT_IMPLEMENTED = 501  # no outage: the store lacks this call
 _DEFAULT_REGION = "us-east-1"
 _UNRESERVED = "-_.~"
 
@@ -147,7 +148,7 @@ class StoreHttp(HttpClient):
         )
         if verdict.action in {Action.TAKE, Action.CONTINUE}:
             return found
-        if verdict.action is Action.RETRY:
+        if verdict.action is Action.RETRY and found.status != _NOT_IMPLEMENTED:
             raise Outage(verdict.found, verdict.pause_seconds)
         if verdict.action is Action.FAIL:
             raise rejection(verdict.reason, verdict.found, self.target)
