@@ -53,20 +53,7 @@ def http_server(
             with contextlib.suppress(ConnectionError):
                 answer(self)
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_PUT(self) -> None:
-            self.do_GET()
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def do_DELETE(self) -> None:
-            self.do_GET()
-
-        def do_PATCH(self) -> None:
-            self.do_GET()
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815 -- dictated by the base class
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
             pass

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import marshal
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -107,7 +106,7 @@ def unpacked(job: StoredJob) -> JobRecord:
     return job.unpack() if isinstance(job, SettledJob) else job
 
 
-def _text(*parts: Mapping[str, Any]) -> bytes | None:
+def _text(*parts: Any) -> bytes | None:
     try:
         return marshal.dumps(parts)
     except ValueError:
