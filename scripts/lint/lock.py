@@ -18,6 +18,8 @@ LOCKS = {
     "dev": (("operator", "trainer", "cli"), ("dev",)),
     "operator": (("operator",), ()),
     "trainer": (("trainer",), ()),
+    "cli": (("cli",), ()),
+    "archive": ((), ("archive",)),
     "build": ((), ("build",)),
     "data": ((), ("data",)),
     "binaries": ((), ("binaries",)),

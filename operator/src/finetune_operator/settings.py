@@ -22,6 +22,7 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.api.tracking import Tracking
 from finetune_operator.contract.run_spec import Limits
 from finetune_operator.errors import SettingsError
+from finetune_operator.sizing.cost.prices import CostSettings
 from finetune_operator.sizing.gpus.profiles import GpuProfile, check_distinct
 from finetune_operator.sizing.memory.calibration import Calibration, parse_calibration
 from finetune_operator.sizing.memory.stack import StackProfile, parse_stack
@@ -178,6 +179,8 @@ class Settings(_Settings):
     allow_time_slicing: bool = False
     calibration: dict[str, Any] = {}
     """Constants of the memory estimate, corrected by measured runs; empty for the built-in ones."""
+    cost: CostSettings = CostSettings()
+    """Prices and measured speeds of GPUs, and the labels for showback (docs/cost.md)."""
 
     @model_validator(mode="after")
     def _sizing_is_usable(self) -> Self:

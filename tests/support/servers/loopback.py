@@ -43,7 +43,7 @@ def http_server(
     host: str = "localhost",
     bind: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT, POST and PATCH with `answer`, and yield the server's origin, which begins with `host`."""
+    """Serve every GET, HEAD, PUT, POST, PATCH and DELETE with `answer`, and yield the origin, which begins with `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -53,17 +53,7 @@ def http_server(
             with contextlib.suppress(ConnectionError):
                 answer(self)
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_PUT(self) -> None:
-            self.do_GET()
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def do_PATCH(self) -> None:
-            self.do_GET()
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815 -- dictated by the base class
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
             pass
@@ -223,7 +213,9 @@ def binary(name: str) -> str:
     """Return the path of a server that a Go module of tools/devcluster builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(f"{name} must be at {path}: run make object-stores first")
+        pytest.fail(
+            f"{name} must be at {path}: run make {'containerd' if name == 'containerd' else 'object-stores'} first"
+        )
     return str(path)
 
 

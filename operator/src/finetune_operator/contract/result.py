@@ -101,7 +101,10 @@ SourceIdentity = Annotated[dict[PropertyName, SourceProperty], Field(max_length=
 
 
 class DatasetReport(Document):
-    """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens."""
+    """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens.
+
+    A trainer before contract 1.9 sends no `training_tokens`, the tokens of all training examples.
+    """
 
     digest: Digest
     rows: Count
@@ -112,6 +115,7 @@ class DatasetReport(Document):
     validation_examples: Count
     supervised_tokens: Count
     longest_example: Count
+    training_tokens: Count | None = None
     format: RowFormat | None = None
     source: SourceIdentity | None = None
     validation_source: SourceIdentity | None = None

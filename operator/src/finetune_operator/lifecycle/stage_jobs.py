@@ -111,6 +111,7 @@ def build_stage_job(
         host=host,
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
         read_only_claims=read_only_claims,
+        allowed_labels=settings.cost.labels,
         trackers=trackers,
     )
     made_for = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods
 from finetune_operator.api.pods import PodTemplate
+from finetune_operator.api.showback import showback_labels
 from finetune_operator.api.sources import KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import (
@@ -56,11 +57,15 @@ OTHER_GRACE_SECONDS = 30
 
 
 def build_workspace_claim(
-    job: JobRecord, spec: FineTuneJobSpec, default_size: str, defaults: PodTemplate = NO_DEFAULTS
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    default_size: str,
+    defaults: PodTemplate = NO_DEFAULTS,
+    allowed_labels: Collection[str] = (),
 ) -> dict[str, Any]:
     """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size.
 
-    `defaults` are the chart's additions to labels and annotations.
+    `defaults` are the chart's additions to labels and annotations, and `allowed_labels` are its keys for showback.
     """
     pods = merge_pods(defaults, spec, Stage.PREPARE)
     claim: dict[str, Any] = {
@@ -69,7 +74,11 @@ def build_workspace_claim(
     }
     if spec.workspace.storage_class_name is not None:
         claim["storageClassName"] = spec.workspace.storage_class_name
-    labels = {**_common_labels(job.name), "app.kubernetes.io/component": "workspace"}
+    labels = {
+        **showback_labels(job.labels, allowed_labels),
+        **_common_labels(job.name),
+        "app.kubernetes.io/component": "workspace",
+    }
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -90,19 +99,21 @@ def build_job(
     affinity: Mapping[str, Any] | None = None,
     tolerates_gpu_nodes: bool = False,
     read_only_claims: Collection[str] = (),
+    allowed_labels: Collection[str] = (),
     trackers: Trackers = NO_TRACKERS,
 ) -> dict[str, Any]:
     """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
-    `read_only_claims` are the claims that nobody can write to, and `trackers` are those of the run spec. A Job with a
-    queue is suspended: the queue starts it.
+    `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
+    are those of the run spec. A Job with a queue is suspended: the queue starts it.
     """
     pods = merge_pods(trainer.defaults, spec, stage)
     queue = spec.queue_of(stage)
     host = fit_scratch(host, pods)
     labels = {
+        **showback_labels(job.labels, allowed_labels),
         **_common_labels(job.name),
         "app.kubernetes.io/component": stage.slug,
         STAGE_LABEL: stage.slug,

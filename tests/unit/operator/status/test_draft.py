@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -176,7 +177,7 @@ def test_the_status_names_every_destination_and_the_condition_counts_them() -> N
     assert (entry["status"], entry["reason"]) == ("True", "StageSucceeded")
 
 
-def tracked_status(*records: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def tracked_status(*records: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Return status and condition of a job whose MERGE told these trackers."""
     world = started(Stage.MERGE)
     world.succeed(Stage.MERGE, merge={**MERGE_PROVEN, "tracking": list(records)})

@@ -38,7 +38,8 @@ class TablesResult(Part):
 
     `digest` is over ids and labels of all examples in order. `rejected` counts rows by reason. `source` and
     `validation_source` identify the bytes that were read; they never hold a URL or a secret. `end_tokens` are those at
-    which answers end, the most frequent first; a result before version 1.3 has none.
+    which answers end, the most frequent first; a result before version 1.3 has none. `training_tokens` are those of all
+    training examples, since 1.9.
     """
 
     digest: str
@@ -50,6 +51,7 @@ class TablesResult(Part):
     validation_examples: int
     supervised_tokens: int
     longest_example: int
+    training_tokens: int | None = None
     shortened: int | None = None
     format: FormatResult | None = None
     example: LearnedExample | None = None
