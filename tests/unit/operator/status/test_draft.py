@@ -183,7 +183,7 @@ def tracked_status(*records: dict[str, Any]) -> tuple[Mapping[str, Any], dict[st
     world.succeed(Stage.MERGE, merge={**MERGE_PROVEN, "tracking": list(records)})
     world.settle()
     entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Tracked")
-    return world.job.status, entry
+    return dict(world.job.status), entry
 
 
 def test_a_recorded_run_is_named_in_the_status() -> None:
