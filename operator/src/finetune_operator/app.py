@@ -80,6 +80,7 @@ class Operator:
             self._refresh,
             self._replica.activities,
             self._settings.metrics.retention,
+            self._settings.cost.labels,
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(cancel, asyncio.create_task(self._lag.run()))

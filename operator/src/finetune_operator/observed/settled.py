@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import marshal
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +24,7 @@ _FAST = 1
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """A FineTuneJob that has ended, with its spec and its status compressed."""
+    """A FineTuneJob that has ended, with its spec, status and labels compressed."""
 
     namespace: str
     name: str
@@ -50,7 +49,7 @@ class SettledJob:
     def unpack(self) -> JobRecord:
         """The whole FineTuneJob."""
         inflate = zlib.decompressobj(_RAW, zdict=self.dictionary)
-        spec, status = marshal.loads(  # noqa: S302 -- written by this process
+        spec, status, labels = marshal.loads(  # noqa: S302 -- written by this process
             inflate.decompress(self.packed)
         )
         return JobRecord(
@@ -63,6 +62,7 @@ class SettledJob:
             self.deleting,
             spec,
             status,
+            labels,
         )
 
 
@@ -80,7 +80,7 @@ class Packer:
         completed = job.completed
         if completed is None:
             return job
-        text = _text(job.spec, job.status)
+        text = _text(job.spec, job.status, job.labels)
         if text is None:
             return job
         self._dictionary = self._dictionary or text
@@ -106,8 +106,8 @@ def unpacked(job: StoredJob) -> JobRecord:
     return job.unpack() if isinstance(job, SettledJob) else job
 
 
-def _text(spec: Mapping[str, Any], status: Mapping[str, Any]) -> bytes | None:
+def _text(*parts: Any) -> bytes | None:
     try:
-        return marshal.dumps([spec, status])
+        return marshal.dumps(parts)
     except ValueError:
         return None

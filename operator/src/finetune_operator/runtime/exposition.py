@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -18,6 +18,7 @@ from finetune_operator.observed.activity import JobActivity
 from finetune_operator.observed.settled import StoredJob
 from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.activity_series import ActivitySeries
+from finetune_operator.runtime.cost_series import CostSeries
 from finetune_operator.runtime.families import Family, head
 from finetune_operator.runtime.job_series import JobSeries
 
@@ -68,11 +69,13 @@ class Exposition:
         refresh: Callable[[], None],
         activities: Activities,
         retention: timedelta,
+        allowed_labels: Collection[str] = (),
     ) -> None:
         """Create it on the event loop that the store belongs to. Its methods may run on one other loop.
 
         `now` is the wall clock in UTC. `refresh` brings the registry up to date. Both run on the store's loop.
-        A job that has ended keeps its series for `retention`, so that scrapes see its last values.
+        A job that has ended keeps its series for `retention`, so that scrapes see its last values. `allowed_labels` are
+        the keys of labels for showback.
         """
         self._registry = registry
         self._store = store
@@ -82,6 +85,7 @@ class Exposition:
         self._activities = activities
         self._retention = retention
         self._series = JobSeries()
+        self._costs = CostSeries(allowed_labels)
         self._activity_series = ActivitySeries()
 
     async def scrape(self, accept: str) -> Scrape:
@@ -106,7 +110,9 @@ class Exposition:
         jobs = await self._at_home(self._reported)
         changed = self._series.changed(jobs)
         for start in range(0, len(changed), PORTION):
-            self._series.lines(changed[start : start + PORTION])
+            portion = changed[start : start + PORTION]
+            self._series.lines(portion)
+            self._costs.keep(portion)
             # The operator's own loop has its turn meanwhile.
             await asyncio.sleep(REST_SECONDS)
         self._series.forget_others(jobs)
@@ -132,6 +138,7 @@ class Exposition:
     def _parts(self, own: bytes, seen: _Snapshot) -> Iterator[bytes]:
         yield own.removesuffix(_END)
         yield from self._series.render(seen.jobs)
+        yield from self._costs.render(seen.jobs)
         yield from self._activity_series.render(seen.activities)
         yield _fleet(seen.phases)
         if own.endswith(_END):

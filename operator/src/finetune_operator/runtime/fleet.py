@@ -13,6 +13,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.state_series import OTHER, REASONS
+from finetune_operator.runtime.usage_metrics import UsageMetrics
 
 _OUTCOMES = ("Succeeded", "Failed", "Interrupted")
 _BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 115200, 230400, 604800)
@@ -24,6 +25,7 @@ class FleetMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
+        self._usage = UsageMetrics(registry)
         self._ended = Counter(
             "finetunejobs_ended",
             "FineTuneJobs that have ended, by their last reason.",
@@ -65,6 +67,7 @@ class FleetMetrics:
         """A FineTuneJob has changed from `old` to `new`. What another version wrote and cannot be read is not counted."""
         if old.status == new.status:
             return
+        self._usage.changed(old, new)
         try:
             self._count(old, new)
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -87,3 +87,8 @@ def test_an_edit_after_the_end_awaits_a_decision() -> None:
     job = ended()
     assert packed(job).decided
     assert not packed(replace(job, generation=job.generation + 1)).decided
+
+
+def test_an_ended_job_keeps_its_labels() -> None:
+    job = replace(ended(), labels={"team": "vision"})
+    assert unpacked(packed(job)) == job
