@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import Cluster, why_waiting
@@ -27,7 +27,9 @@ def add_logs_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `finetune logs`."""
     parser.add_argument("job", help="name of the FineTuneJob")
     parser.add_argument(
-        "--stage", choices=[stage.slug for stage in Stage], help="default: the one that runs, or the last one"
+        "--stage",
+        choices=[stage.slug for stage in WORK_STAGES],
+        help="default: the one that runs, or the last one",
     )
     parser.add_argument("--attempt", type=int, help="attempt of the stage, from 0; default: the last one")
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the stage ends")

@@ -15,7 +15,7 @@ from finetune_operator.api.names import DNS_LABEL, LabelKey, LabelValue, ObjectN
 from finetune_operator.api.pods import NodeRequirement, StagePod, Toleration
 from finetune_operator.api.sources import SpecValue
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import QUEUE_LABEL, Stage
+from finetune_operator.api.stages import QUEUE_LABEL, WORK_STAGES
 
 HOST = r"^([.]?[a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])$"
 """A host as a URL names it; after a dot, all names below it. The chart has the same pattern."""
@@ -276,7 +276,7 @@ def _pods(spec: FineTuneJobSpec) -> list[tuple[str, StagePod]]:
     template = spec.pod_template
     return [
         ("podTemplate", template),
-        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in Stage),
+        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in WORK_STAGES),
     ]
 
 

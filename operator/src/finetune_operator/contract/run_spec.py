@@ -141,10 +141,11 @@ def _destinations(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
     """A trainer before contract 1.8 rejects the member, so that it never publishes to less than the job asks for."""
     if spec.output.destinations is None:
         return {}
-    return {"destinations": [_destination(entry, paths) for entry in spec.output.destinations]}
+    return {"destinations": [destination_place(entry, paths) for entry in spec.output.destinations]}
 
 
-def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
+def destination_place(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
+    """One of `output.destinations` as the run spec names it."""
     store = entry.object_store
     if store is not None:
         place = _object_store(store, destination_prefix(entry.name))

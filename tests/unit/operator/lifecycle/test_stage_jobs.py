@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, WORK_STAGES, Stage
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import plan_digest
 from finetune_operator.lifecycle.stage_jobs import size_host
@@ -61,7 +61,7 @@ def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
 def test_a_job_remembers_the_pod_defaults_and_keeps_the_given_annotations() -> None:
     own = {**POD_DEFAULTS, "objectAnnotations": {"example.com/why": "tuning"}}
     trainer = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu", pod_defaults=own)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world = started(stage)
         (plain,) = world.children.values()
         assert plain.pod_defaults == ""

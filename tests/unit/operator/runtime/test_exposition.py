@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import JobRecord
@@ -55,7 +55,7 @@ class Scraped:
 
 def ended() -> World:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
