@@ -363,7 +363,7 @@ def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
     trainer = parse_settings(settings_text(objects)).trainer
     spec = FineTuneJobSpec.parse(make_spec())
     host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         template = build_job(make_job(), spec, stage, 0, {}, trainer, host=host)["spec"]["template"]
         assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         ports = template["spec"]["containers"][0]["ports"]
