@@ -19,6 +19,7 @@ from finetune_operator.contract.mounts import pod_paths
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.report_task import report_task
 from finetune_operator.contract.run_spec import (
+    ESTIMATE_SINCE,
     LADDER_SINCE,
     OPTIMIZER_SINCE,
     RATE_REASON_SINCE,
@@ -154,4 +155,5 @@ def _run_spec(
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
         explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
+        estimate=draft.plan.get("memory") if draft.speaks(ESTIMATE_SINCE, trainer.image) else None,
     )

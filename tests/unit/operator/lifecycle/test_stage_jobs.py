@@ -87,6 +87,23 @@ def _run_of(world: World, name: str) -> dict[str, Any]:
     return dict(json.loads(annotations["finetune.dev/run"]))
 
 
+@pytest.mark.parametrize(("version", "sent"), [("1.8", False), ("1.9", True)])
+def test_train_and_merge_get_the_estimated_memory_for_the_report(version: str, *, sent: bool) -> None:
+    world = World(job=make_job(), settings=SETTINGS)
+    world.settle()
+    world.succeed(Stage.PREPARE, version=version)
+    world.settle()
+    planned = world.job.status["plan"]["memory"]
+    found = _run_of(world, "demo-train-0").get("memoryEstimate")
+    assert (found is not None) == sent
+    if found is not None:
+        assert found.items() <= planned.items()
+        assert found["peakBytes"] > 0
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert _run_of(world, "demo-merge-0").get("memoryEstimate") == found
+
+
 @pytest.mark.parametrize(
     ("version", "image", "sent"),
     [("1.4", "", False), ("1.5", "", True), ("1.11", "", True), ("1.5", "registry.example/other:2", False)],

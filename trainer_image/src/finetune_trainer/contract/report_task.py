@@ -10,6 +10,16 @@ from finetune_trainer.contract.destinations import NamedDestination
 from finetune_trainer.contract.value import Value
 
 
+class MemoryEstimate(Value):
+    """GPU memory that the operator expects of the planned rung. Only the report shows it."""
+
+    peak_bytes: int
+    device_bytes: int
+    low_bytes: int
+    high_bytes: int
+    bottleneck: str
+
+
 class ReportFailure(Value):
     """The failure of a job, as the operator knows it."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from finetune_trainer.contract.destinations import NamedDestination
 from finetune_trainer.contract.object_store import ObjectStoreSource
-from finetune_trainer.contract.report_task import ReportTask
+from finetune_trainer.contract.report_task import MemoryEstimate, ReportTask
 from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
@@ -345,6 +345,7 @@ class RunSpec(Value):
     telemetry: Telemetry
     limits: Limits
     report: ReportTask | None = None
+    memory_estimate: MemoryEstimate | None = None
 
 
 def minor_version(version: str) -> int:

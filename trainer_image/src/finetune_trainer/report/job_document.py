@@ -117,6 +117,9 @@ def job_report(run: RunSpec, parts: Parts, base: str) -> dict[str, Any]:
         "base": {"name": base, **(_model(prepare["model"]) if prepare else {})},
         "dataset": _dataset(prepare, parts.dataset),
         "plan": _plan(run),
+        "memoryEstimate": None
+        if run.memory_estimate is None
+        else run.memory_estimate.model_dump(by_alias=True),
         "training": None
         if train is None
         else {name: value for name, value in train.items() if name != "evaluation"},
@@ -186,9 +189,11 @@ def _plan(run: RunSpec) -> dict[str, Any]:
 
 def _missing(run: RunSpec, parts: Parts) -> list[str]:
     """Return a sentence for each thing that a reader may look for and that is not known here."""
-    found = [
-        "The estimate of the GPU's memory is in `status.plan` of the FineTuneJob; the trainer does not get it."
-    ]
+    found = []
+    if run.memory_estimate is None:
+        found.append(
+            "The trainer got no estimate of the GPU's memory. In a cluster, `status.plan` may have one."
+        )
     if run.device == "cpu":
         found.append("TRAIN ran on a CPU, so there are no peaks of GPU memory.")
     if "train" in parts.results and parts.curve is None:

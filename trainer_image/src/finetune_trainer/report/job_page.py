@@ -75,7 +75,7 @@ def render_job_page(report: Mapping[str, Any], pages: Sequence[str] = (), logs: 
                 "Gradient norm": job_charts.curve(points, "gradientNorm"),
             },
             held_out=bool(held_out),
-            memory=job_charts.memory_bars(training.get("memory") or {}),
+            memory=job_charts.memory_bars(training.get("memory") or {}, report["memoryEstimate"] or {}),
             timeline=job_charts.timeline_bars(report["timeline"]),
         )
         + "\n"
