@@ -11,7 +11,7 @@ import pytest
 import yaml
 from finetune_operator.api.showback import FOREIGN_LABELS, FOREIGN_PREFIXES, ShowbackKey
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster import rbac
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.manifests.jobs import build_job
@@ -294,7 +294,7 @@ def test_pods_get_the_defaults_that_the_chart_renders() -> None:
     trainer = parse_settings(settings_text(render("--values", str(CHART / "ci/full-values.yaml")))).trainer
     spec, job = FineTuneJobSpec.parse(make_spec()), make_job()
     host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         body = build_job(job, spec, stage, 0, {}, trainer, host=host)
         kubernetes_validate.validate(body, "1.36", strict=True)
         pod = body["spec"]["template"]["spec"]
@@ -326,7 +326,7 @@ def test_values_of_an_earlier_release_leave_their_defaults_to_the_operator() -> 
 def test_new_pod_defaults_do_not_restart_running_stages_of_an_upgraded_operator() -> None:
     """Jobs of an operator without pod defaults have no digest of them."""
     trainer = parse_settings(settings_text(render())).trainer
-    assert {defaults_digest(trainer, stage) for stage in Stage} == {""}
+    assert {defaults_digest(trainer, stage) for stage in WORK_STAGES} == {""}
 
 
 def test_ports_of_pod_probes_and_settings_agree() -> None:
@@ -380,7 +380,7 @@ def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
     trainer = parse_settings(settings_text(objects)).trainer
     spec = FineTuneJobSpec.parse(make_spec())
     host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         template = build_job(make_job(), spec, stage, 0, {}, trainer, host=host)["spec"]["template"]
         assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         ports = template["spec"]["containers"][0]["ports"]

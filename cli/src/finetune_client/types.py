@@ -274,6 +274,7 @@ class FineTuneJobSpecOutput(TypedDict, total=False):
     artifacts: list[Literal["Adapter", "Merged", "BaseAsTrained"]]
     dtype: Literal["BFloat16", "AsBase"]
     mergeOnto: Literal["TrainedWeights", "OriginalWeights"]
+    reports: Literal["Workspace", "Destinations"]
     signing: FineTuneJobSpecOutputSigning
     destination: FineTuneJobSpecOutputDestination
     destinations: list[FineTuneJobSpecOutputDestinations]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 import click
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import Cluster, why_waiting
@@ -41,7 +41,7 @@ _POLL_SECONDS = 1.0
 @click.argument("job", metavar="JOB", shell_complete=complete_job)
 @click.option(
     "--stage",
-    type=click.Choice([stage.slug for stage in Stage]),
+    type=click.Choice([stage.slug for stage in WORK_STAGES]),
     help="Stage (default: the one that runs, or the last one).",
 )
 @click.option("--attempt", type=int, help="Attempt of the stage, from 0 (default: the last one).")

@@ -15,7 +15,7 @@ from finetune_operator.api.names import DNS_LABEL, LabelKey, LabelValue, ObjectN
 from finetune_operator.api.pods import NodeRequirement, StagePod, Toleration
 from finetune_operator.api.sources import SpecValue
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import QUEUE_LABEL, Stage
+from finetune_operator.api.stages import QUEUE_LABEL, WORK_STAGES
 from finetune_operator.api.tracking import Tracking
 
 HOST = r"^([.]?[a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])$"
@@ -284,7 +284,7 @@ def _pods(spec: FineTuneJobSpec) -> list[tuple[str, StagePod]]:
     template = spec.pod_template
     return [
         ("podTemplate", template),
-        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in Stage),
+        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in WORK_STAGES),
     ]
 
 

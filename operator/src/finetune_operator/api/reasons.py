@@ -77,6 +77,10 @@ class Reason(StrEnum):
     FIELDS_KNOWN = "FieldsKnown"
     STATUS_REFUSED = "StatusRefused"
     STATUS_COMPLETE = "StatusComplete"
+    PUBLISHING_REPORT = "PublishingReport"
+    REPORT_PUBLISHED = "ReportPublished"
+    REPORT_LOST = "ReportLost"
+    NO_REPORT = "NoReport"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -126,6 +130,10 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.FIELDS_KNOWN: ReasonClass.ACTIVE,
     Reason.STATUS_REFUSED: ReasonClass.ACTIVE,
     Reason.STATUS_COMPLETE: ReasonClass.ACTIVE,
+    Reason.PUBLISHING_REPORT: ReasonClass.ACTIVE,
+    Reason.REPORT_PUBLISHED: ReasonClass.TERMINAL,
+    Reason.REPORT_LOST: ReasonClass.TERMINAL,
+    Reason.NO_REPORT: ReasonClass.TERMINAL,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"

@@ -224,6 +224,11 @@ class Output(SpecValue):
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
     signing: Signing | None = None
+    reports: Annotated[
+        Literal["Workspace", "Destinations"] | None,
+        AfterValidator(lambda choice: None if choice == "Workspace" else choice),
+    ] = None
+    """Where the report goes when the job has ended. None stands for `Workspace`. The CRD has no default."""
 
     @property
     def claims(self) -> dict[str, OutputClaim]:
@@ -335,12 +340,12 @@ _NO_PART_OF_THE_MODEL = {"suspend", "lifecycle", "network", "tracking", "queue_n
 def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `tracking`, the queues,
-    `evaluation.gate`, `overwrite` of destinations and fields with their default value. So a file and the object that an API
-    server made of it have the same hash. A new field with a default in a later version does not change the hash of an old
-    job. The learning rate was 0.0002 by default before it was chosen, so that value counts as omitted, and an omitted one as
-    null. The gate and `overwrite` decide about publication and not about the model, so a withheld model can be published
-    without training it again.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `tracking`, the
+    queues, `evaluation.gate`, `output.reports`, `overwrite` of destinations and fields with their default value. So a file and
+    the object that an API server made of it have the same hash. A new field with a default in a later version does not
+    change the hash of an old job. The learning rate was 0.0002 by default before it was chosen, so that value counts as
+    omitted, and an omitted one as null. The gate and `overwrite` decide about publication and not about the model, so a
+    withheld model can be published without training it again.
     """
     ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
     content = spec.model_copy(update={"evaluation": ungated}).model_dump(
@@ -351,6 +356,7 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
         del training["learningRate"]
     if training:
         content["training"] = training
+    content.get("output", {}).pop("reports", None)
     for destination in content.get("output", {}).get("destinations", ()):
         destination.pop("overwrite", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -28,6 +28,7 @@ from finetune_operator.lifecycle.steps.policy import hold_denied_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
+from finetune_operator.lifecycle.steps.report import publish_report
 from finetune_operator.lifecycle.steps.start import start_stage
 from finetune_operator.lifecycle.steps.supply_claim import supply_claim
 from finetune_operator.lifecycle.steps.unwatched import reread_unwatched
@@ -48,6 +49,7 @@ STEPS: tuple[Step, ...] = (
     hold_denied_job,
     leave_queue,
     supply_claim,
+    publish_report,
     delete_finished_jobs,
     delete_workspace,
     suspend_job,

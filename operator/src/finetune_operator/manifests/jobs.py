@@ -54,6 +54,8 @@ from finetune_operator.sizing.hosts import HostNeeds
 TRAIN_GRACE_SECONDS = 120
 """Time between SIGTERM and SIGKILL in which TRAIN saves a checkpoint."""
 OTHER_GRACE_SECONDS = 30
+REPORT_SECONDS = 1800
+"""Time in which a report must be published. The workspace of a job that has succeeded stays as long."""
 
 
 def build_workspace_claim(
@@ -109,7 +111,8 @@ def build_job(
     `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
     are those of the run spec. A Job with a queue is suspended: the queue starts it.
     """
-    pods = merge_pods(trainer.defaults, spec, stage)
+    # The pod that copies the report is like that of MERGE, which publishes, too.
+    pods = merge_pods(trainer.defaults, spec, Stage.MERGE if stage is Stage.REPORT else stage)
     queue = spec.queue_of(stage)
     host = fit_scratch(host, pods)
     labels = {
@@ -136,6 +139,7 @@ def build_job(
             # The operator decides about attempts, because it knows the trainer's reasons. The Job controller only
             # replaces pods that a disruption ended.
             "backoffLimit": 0,
+            **({"activeDeadlineSeconds": REPORT_SECONDS} if stage is Stage.REPORT else {}),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
@@ -235,9 +239,11 @@ def _containers(
             "terminationMessagePath": "/dev/termination-log",
             # The fallback to logs would copy unredacted text into status.
             "terminationMessagePolicy": "File",
-            "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
+            "volumeMounts": _mounts(volumes, stage, step),
         }
 
+    if stage is Stage.REPORT:
+        return {"containers": [container(CONTAINER_NAME, "Report")]}
     if stage is Stage.TRAIN or (spec.output.destinations is None and not (trackers and stage is Stage.MERGE)):
         return {"containers": [container(CONTAINER_NAME)]}
     if stage is Stage.PREPARE:
@@ -249,6 +255,12 @@ def _containers(
         "initContainers": [container(MERGE_CONTAINER)],
         "containers": [container(CONTAINER_NAME, "Publish")],
     }
+
+
+def _mounts(volumes: Volumes, stage: Stage, step: str) -> list[dict[str, Any]]:
+    if stage is Stage.REPORT:
+        return volumes.mounts_of_report()
+    return volumes.mounts_of_step() if step else volumes.mounts_of_stage()
 
 
 def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -> list[dict[str, Any]]:

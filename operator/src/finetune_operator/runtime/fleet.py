@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import Reason
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.state_series import OTHER, REASONS
 from finetune_operator.runtime.usage_metrics import UsageMetrics
@@ -58,7 +58,7 @@ class FleetMetrics:
         self._ended.labels("Succeeded", Reason.COMPLETED.value)
         for outcome in _OUTCOMES[:2]:
             self._job_seconds.labels(outcome)
-        for stage in Stage:
+        for stage in WORK_STAGES:
             for outcome in _OUTCOMES:
                 self._attempts.labels(stage.value, outcome)
                 self._attempt_seconds.labels(stage.value, outcome)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.informer import LISTED_AT_ONCE, NODE_DELAY, Informer
 from finetune_operator.cluster.node_store import GpuStore
@@ -285,7 +285,7 @@ async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> Non
 def job_body(**metadata: Any) -> dict[str, Any]:
     """The FineTuneJob of `make_job`, which has ended and whose end has been decided."""
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, WORK_STAGES, Stage
 from finetune_operator.api.tracking import Tracking
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import plan_digest
@@ -62,7 +62,7 @@ def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
 def test_a_job_remembers_the_pod_defaults_and_keeps_the_given_annotations() -> None:
     own = {**POD_DEFAULTS, "objectAnnotations": {"example.com/why": "tuning"}}
     trainer = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu", pod_defaults=own)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world = started(stage)
         (plain,) = world.children.values()
         assert plain.pod_defaults == ""
@@ -86,6 +86,23 @@ def test_read_only_claims_reach_the_pod() -> None:
 def _run_of(world: World, name: str) -> dict[str, Any]:
     annotations = world.bodies[name]["spec"]["template"]["metadata"]["annotations"]
     return dict(json.loads(annotations["finetune.dev/run"]))
+
+
+@pytest.mark.parametrize(("version", "sent"), [("1.8", False), ("1.9", True)])
+def test_train_and_merge_get_the_estimated_memory_for_the_report(version: str, *, sent: bool) -> None:
+    world = World(job=make_job(), settings=SETTINGS)
+    world.settle()
+    world.succeed(Stage.PREPARE, version=version)
+    world.settle()
+    planned = world.job.status["plan"]["memory"]
+    found = _run_of(world, "demo-train-0").get("memoryEstimate")
+    assert (found is not None) == sent
+    if found is not None:
+        assert found.items() <= planned.items()
+        assert found["peakBytes"] > 0
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert _run_of(world, "demo-merge-0").get("memoryEstimate") == found
 
 
 @pytest.mark.parametrize(

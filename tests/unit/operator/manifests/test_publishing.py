@@ -7,7 +7,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.api.tracking import Tracking
 from finetune_operator.contract.tracking import choose_trackers
 from finetune_operator.manifests.jobs import build_job
@@ -60,7 +60,7 @@ def step_of(container: dict[str, Any]) -> str | None:
 def test_only_two_containers_have_the_credentials_of_destinations() -> None:
     found = {
         (stage.value, name): (step_of(container), secrets_of(container))
-        for stage in Stage
+        for stage in WORK_STAGES
         for name, container in containers(stage).items()
     }
     assert found == {
@@ -76,7 +76,7 @@ def test_the_containers_with_credentials_come_before_prepare_and_after_merge() -
     assert [each["name"] for each in pod(Stage.PREPARE)["initContainers"]] == ["destination-probe"]
     assert [each["name"] for each in pod(Stage.MERGE)["initContainers"]] == ["merge"]
     assert "initContainers" not in pod(Stage.TRAIN)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         assert all(each["args"] == [stage.slug] for each in containers(stage).values())
 
 
@@ -105,7 +105,7 @@ def test_a_token_of_a_hub_comes_as_one_variable_to_the_same_two_containers() -> 
         (stage.value, name): [
             entry for entry in container["env"] if entry["name"] == "FINETUNE_DESTINATION_MY_HUB_TOKEN"
         ]
-        for stage in Stage
+        for stage in WORK_STAGES
         for name, container in containers(stage, spec).items()
     }
     reference = {"secretKeyRef": {"name": "hub", "key": "write"}}
@@ -117,7 +117,7 @@ def test_a_token_of_a_hub_comes_as_one_variable_to_the_same_two_containers() -> 
     assert sum(map(len, found.values())) == 2
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_job_with_one_destination_has_one_container(stage: Stage) -> None:
     assert list(containers(stage, make_spec())) == ["trainer"]
     assert "initContainers" not in pod(stage, make_spec())

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.settled import Packer, SettledJob, unpacked
 
@@ -17,7 +17,7 @@ from tests.support.world import World, started
 
 def ended() -> JobRecord:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.job_series import JobSeries
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +43,7 @@ class Rendered:
 
 def ended() -> World:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
