@@ -159,7 +159,8 @@ def test_two_stored_jobs_are_compared_and_billed(finetune: Finetune, plane: Kube
     assert {"path": "training.lora.rank", "first": 8, "second": 16} in compared["spec"]
     assert [item["better"] for item in compared["measures"]] == [None]
     billed = json.loads(finetune("cost --price 2 --currency EUR -o json").stdout)
-    assert billed["total"] == {"gpuHours": 0.5, "lostGpuHours": 0.1, "cost": "1.00"}
+    costs = [{"cost": "1.00", "currency": "EUR"}]
+    assert billed["total"] == {"gpuHours": 0.5, "lostGpuHours": 0.1, "costs": costs}
 
 
 def test_a_user_without_rights_and_a_dead_server_have_their_own_codes(plane: Kubectl, tmp_path: Path) -> None:

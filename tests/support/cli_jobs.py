@@ -81,7 +81,14 @@ def succeeded(name: str = "support-bot", **status: Any) -> dict[str, Any]:
             "plan": {
                 "gpu": {"product": "NVIDIA L4"},
                 "memory": {"deviceBytes": 18_000_000_000},
+                "duration": {"gpuHours": "0.21"},
                 "training": {"microBatchSize": 2, "learningRate": "0.0001"},
+            },
+            "usage": {
+                "gpuSeconds": 900,
+                "wastedGpuSeconds": 180,
+                "product": "NVIDIA L4",
+                "cost": {"amount": "0.60", "wasted": "0.12", "currency": "EUR"},
             },
             "evaluation": {
                 "verdict": "Improved",

@@ -53,7 +53,9 @@ COMMANDS = {
     "compare": Entry(
         "finetune_cli.compare.command:compare", "compare two jobs: specs, data, losses, time", _JOBS
     ),
-    "cost": Entry("finetune_cli.jobs.cost:cost", "GPU hours that jobs used, and their price", _JOBS),
+    "cost": Entry(
+        "finetune_cli.jobs.cost:cost", "estimated and measured GPU hours of jobs, and their cost", _JOBS
+    ),
     "verify": Entry(
         "finetune_cli.verify_command:command",
         "compare published artifacts with their manifest and signature",

@@ -54,7 +54,13 @@ _KINDS: tuple[tuple[type[ClusterError], tuple[str, ...], str], ...] = (
     (ForbiddenError, ("You must be logged in", "(Unauthorized)"), "log in to the cluster again"),
     (
         ClusterError,
-        ("does not exist", "error loading config file", "no such file", "invalid configuration"),
+        (
+            "does not exist",
+            "context was not found",
+            "error loading config file",
+            "no such file",
+            "invalid configuration",
+        ),
         "name a context with --context and a file with --kubeconfig, or set KUBECONFIG",
     ),
 )
@@ -80,11 +86,15 @@ _UNAVAILABLE = (
 
 def error_of(message: str) -> ClusterError:
     """Return the error that kubectl's `message` describes."""
-    words = message.strip().splitlines()
-    text = words[-1].removeprefix("error: ") if words else "kubectl printed no error"
+    lines = [
+        line.strip() for line in message.splitlines() if line.strip() and not line.startswith("Warning:")
+    ]
+    text = lines[-1].removeprefix("error: ") if lines else "kubectl printed no error"
     for kind, marks, remedy in _KINDS:
         if any(mark in message for mark in marks):
-            return kind(f"{text}; {remedy}" if remedy else text)
+            # A rejected object has one line for each wrong field.
+            found = " ".join(lines).removeprefix("error: ") if kind is RejectedError else text
+            return kind(f"{found}; {remedy}" if remedy else found)
     if any(mark in message for mark in _UNAVAILABLE):
         return ApiUnavailableError(f"{text}; check the cluster, --context and KUBECONFIG")
     return ClusterError(text)

@@ -56,6 +56,11 @@ from finetune_client.kubectl import (
         ),
         ("Error from server (AlreadyExists): already exists", ExistsError, ""),
         ('error: context "x" does not exist', ClusterError, "--context"),
+        (
+            "Error in configuration: context was not found for specified context: x",
+            ClusterError,
+            "--kubeconfig",
+        ),
         ("something new", ClusterError, ""),
         ("", ClusterError, "printed no error"),
     ],
@@ -66,6 +71,16 @@ def test_kubectls_messages_become_errors_with_a_remedy(
     error = error_of(message)
     assert type(error) is kind
     assert remedy in str(error)
+
+
+def test_a_rejection_has_every_wrong_field_and_no_warning() -> None:
+    error = error_of(
+        'Warning: old\nThe FineTuneJob "a" is invalid: \n* spec.training.seed: must be at least 0\n* spec.model: Required\n'
+    )
+    assert isinstance(error, RejectedError)
+    assert str(error) == (
+        'The FineTuneJob "a" is invalid: * spec.training.seed: must be at least 0 * spec.model: Required'
+    )
 
 
 def test_only_given_options_are_passed() -> None:

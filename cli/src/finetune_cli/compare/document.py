@@ -77,5 +77,5 @@ def _times(job: Job, now: datetime) -> dict[str, Any]:
             f"{stage[0].lower()}{stage[1:]}Seconds": None if value is None else round(value)
             for stage, value in seconds.items()
         },
-        "gpuHours": gpu_hours(job, now),
+        "gpuHours": gpu_hours(job),
     }

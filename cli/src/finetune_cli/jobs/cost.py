@@ -1,9 +1,8 @@
-"""`finetune cost`: the GPU time of jobs, from their status."""
+"""`finetune cost`: the GPU time of jobs and its cost, from their status."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -11,10 +10,9 @@ import click
 from finetune_client.client import Client
 
 from finetune_cli.errors import UsageError
-from finetune_cli.jobs.summary import gpu_count, summary
-from finetune_cli.jobs.timeline import timeline
+from finetune_cli.jobs.summary import summary
 from finetune_cli.options import Command, cluster_options, complete_job, echo, output_option
-from finetune_cli.text import columns, print_document
+from finetune_cli.text import columns, number, print_document
 
 _HOUR = 3600
 _CENT = Decimal("0.01")
@@ -40,7 +38,8 @@ class _Price(click.ParamType[Decimal]):
     "cost",
     cls=Command,
     examples=(
-        ("finetune cost support-bot --price 2.49 --currency EUR", "What did a job cost?"),
+        ("finetune cost support-bot", "What did a job cost?"),
+        ("finetune cost -A --price 2.49 --currency EUR", "All jobs, at another price."),
         ("finetune cost -A -l team=search -o json", "GPU hours of a team, for another program."),
     ),
 )
@@ -61,17 +60,17 @@ def cost(
     currency: str | None,
     output: str | None,
 ) -> None:
-    """Print the GPU hours of jobs, and their cost if a price is given.
+    """Print the GPU hours and the cost of jobs, beside the estimates.
 
-    The time of an attempt of TRAIN counts from its start, which includes the wait for a node, to its end. Hours of attempts
-    that failed or were interrupted are listed as well. The status has the last 20 attempts.
+    Hours and cost are those that the operator has measured (status.usage), with the prices of the chart. --price replaces
+    these prices. Lost hours are those of attempts and pods that did not succeed. A running attempt counts when it has ended.
     """
     if currency is not None and price is None:
         raise UsageError("--currency must have a --price, found none")
     if names and (all_namespaces or selector is not None):
         raise UsageError("the jobs must be chosen by name or by -A and -l, found both")
     jobs = [client.get(name) for name in names] or client.list(selector, all_namespaces=all_namespaces)
-    result = document(jobs, datetime.now(UTC), price, currency)
+    result = document(jobs, price, currency)
     if output is None:
         echo(table(result, namespaces=all_namespaces))
     else:
@@ -79,58 +78,86 @@ def cost(
 
 
 def document(
-    jobs: Sequence[Mapping[str, Any]], now: datetime, price: Decimal | None, currency: str | None
+    jobs: Sequence[Mapping[str, Any]], price: Decimal | None, currency: str | None
 ) -> dict[str, Any]:
     """Return the GPU hours and the cost of each job and in total (contract/cli.schema.json)."""
-    found = [{**_identity(job), **_usage(job, now)} for job in jobs]
-    total = {
-        "gpuHours": round(sum(job["gpuHours"] for job in found), 4),
-        "lostGpuHours": round(sum(job["lostGpuHours"] for job in found), 4),
-    }
+    found = [_job(job, price, currency) for job in jobs]
+    amounts: dict[str | None, Decimal] = {}
+    for job in found:
+        if job["cost"] is not None:
+            amounts[job["currency"]] = amounts.get(job["currency"], Decimal(0)) + Decimal(job["cost"])
     return {
         "pricePerGpuHour": None if price is None else str(price),
-        "currency": currency,
-        "jobs": [{**job, "cost": _cost(job["gpuHours"], price)} for job in found],
-        "total": {**total, "cost": _cost(total["gpuHours"], price)},
+        "jobs": found,
+        "total": {
+            "gpuHours": round(sum(job["gpuHours"] for job in found), 4),
+            "lostGpuHours": round(sum(job["lostGpuHours"] for job in found), 4),
+            # Amounts in different currencies have no sum.
+            "costs": [{"cost": str(amount), "currency": unit} for unit, amount in amounts.items()],
+        },
     }
 
 
-def gpu_hours(job: Mapping[str, Any], now: datetime) -> float:
-    """Return the GPU hours of all attempts of TRAIN."""
-    hours: float = _usage(job, now)["gpuHours"]
-    return hours
+def gpu_hours(job: Mapping[str, Any]) -> float:
+    """Return the GPU hours that the operator has measured."""
+    return _hours(_status(job, "usage").get("gpuSeconds"))
 
 
-def _identity(job: Mapping[str, Any]) -> dict[str, Any]:
-    facts = summary(job)
-    return {name: facts[name] for name in ("namespace", "name", "phase", "gpu", "gpus")}
+def _job(job: Mapping[str, Any], price: Decimal | None, currency: str | None) -> dict[str, Any]:
+    facts, usage, plan = summary(job), _status(job, "usage"), _status(job, "plan")
+    hours = gpu_hours(job)
+    measured = usage.get("cost") or {}
+    cost = measured.get("amount") if price is None else _money(hours, price)
+    return {
+        **{name: facts[name] for name in ("namespace", "name", "phase")},
+        "gpu": usage.get("product") or facts["gpu"],
+        "gpus": facts["gpus"],
+        "gpuHours": hours,
+        "lostGpuHours": _hours(usage.get("wastedGpuSeconds")),
+        "estimatedGpuHours": number((plan.get("duration") or {}).get("gpuHours")),
+        "cost": cost,
+        "currency": None if cost is None else (measured.get("currency") if price is None else currency),
+    }
 
 
-def _usage(job: Mapping[str, Any], now: datetime) -> dict[str, float]:
-    attempts = [attempt for attempt in timeline(job) if attempt.stage == "Train"]
-    used = sum(attempt.seconds(now) for attempt in attempts)
-    lost = sum(attempt.seconds(now) for attempt in attempts if attempt.outcome in {"Failed", "Interrupted"})
-    each = gpu_count(job) / _HOUR
-    return {"gpuHours": round(used * each, 4), "lostGpuHours": round(lost * each, 4)}
+def _status(job: Mapping[str, Any], member: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (job.get("status") or {}).get(member) or {}
+    return found
 
 
-def _cost(hours: float, price: Decimal | None) -> str | None:
-    return None if price is None else str((Decimal(str(hours)) * price).quantize(_CENT, ROUND_HALF_UP))
+def _hours(seconds: Any) -> float:
+    return round((seconds or 0) / _HOUR, 4)
+
+
+def _money(hours: float, price: Decimal) -> str:
+    return str((Decimal(str(hours)) * price).quantize(_CENT, ROUND_HALF_UP))
 
 
 def table(result: Mapping[str, Any], *, namespaces: bool) -> str:
     """Return the document as a table with a line of totals."""
-    priced = result["pricePerGpuHour"] is not None
-    header = [*(["NAMESPACE"] if namespaces else []), "NAME", "PHASE", "GPU", "GPUS", "GPU-HOURS", "LOST"]
-    header += [f"COST {result['currency'] or ''}".rstrip()] if priced else []
+    header = [
+        *(["NAMESPACE"] if namespaces else []),
+        "NAME",
+        "PHASE",
+        "GPU",
+        "GPUS",
+        "ESTIMATE",
+        "GPU-HOURS",
+        "LOST",
+        "COST",
+    ]
     rows = []
     for job in result["jobs"]:
         names = [job["namespace"], job["name"]] if namespaces else [job["name"]]
-        hours = [f"{job['gpuHours']:.2f}", f"{job['lostGpuHours']:.2f}"]
-        rows.append(
-            [*names, job["phase"], job["gpu"], job["gpus"], *hours, *([job["cost"]] if priced else [])]
-        )
+        estimate = None if job["estimatedGpuHours"] is None else f"{job['estimatedGpuHours']:.2f}"
+        hours = [estimate, f"{job['gpuHours']:.2f}", f"{job['lostGpuHours']:.2f}"]
+        rows.append([*names, job["phase"], job["gpu"], job["gpus"], *hours, _amount(job)])
     total = result["total"]
-    blank = [""] * (4 if namespaces else 3)
-    end = [f"{total['gpuHours']:.2f}", f"{total['lostGpuHours']:.2f}", *([total["cost"]] if priced else [])]
-    return "\n".join(columns(header, [*rows, ["TOTAL", *blank, *end]])) + "\n"
+    blank = [""] * (5 if namespaces else 4)
+    sums = [f"{total['gpuHours']:.2f}", f"{total['lostGpuHours']:.2f}"]
+    costs = " + ".join(filter(None, map(_amount, total["costs"]))) or None
+    return "\n".join(columns(header, [*rows, ["TOTAL", *blank, *sums, costs]])) + "\n"
+
+
+def _amount(item: Mapping[str, Any]) -> str | None:
+    return None if item["cost"] is None else f"{item['cost']} {item['currency'] or ''}".rstrip()

@@ -35,8 +35,8 @@ class Cluster:
         return Kubectl(self.namespace, self.context, self.kubeconfig)
 
     def job(self, name: str) -> dict[str, Any]:
-        """The FineTuneJob. Raises UsageError."""
-        found: dict[str, Any] = self._get(f"{PLURAL}.finetune.dev", name)
+        """The FineTuneJob. Raises ClusterError, so that a missing job has the exit code of every command."""
+        found: dict[str, Any] = self.kubectl.json("get", f"{PLURAL}.finetune.dev", name)
         return found
 
     def pods(self, job: str) -> list[dict[str, Any]]:

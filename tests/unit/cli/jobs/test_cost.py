@@ -9,7 +9,7 @@ from finetune_cli.exit_codes import ExitCode
 from finetune_cli.jobs.cost import document, gpu_hours, table
 from jsonschema import Draft202012Validator
 
-from tests.support.cli_jobs import NOW, cli_job, succeeded, training
+from tests.support.cli_jobs import cli_job, succeeded, training
 from tests.support.kubectl_program import KubectlProgram
 from tests.support.repository import ROOT
 
@@ -17,38 +17,53 @@ CONTRACT = json.loads((ROOT / "contract" / "cli.schema.json").read_text("utf-8")
 SCHEMA = Draft202012Validator({**CONTRACT, "$ref": "#/$defs/cost"})
 
 
-def test_hours_of_all_attempts_are_counted_and_lost_ones_are_named() -> None:
-    found = document([succeeded()], NOW, Decimal("2.40"), "EUR")
+def test_hours_and_cost_are_those_that_the_operator_measured() -> None:
+    found = document([succeeded()], None, None)
     SCHEMA.validate(found)
-    assert found["jobs"][0]["gpuHours"] == 0.25
-    assert found["jobs"][0]["lostGpuHours"] == 0.05
-    assert found["jobs"][0]["cost"] == "0.60"
+    job = found["jobs"][0]
+    assert (job["gpuHours"], job["lostGpuHours"], job["estimatedGpuHours"]) == (0.25, 0.05, 0.21)
+    assert (job["cost"], job["currency"]) == ("0.60", "EUR")
 
 
-def test_a_running_job_counts_until_now_and_for_each_gpu() -> None:
-    job = training()
-    job["spec"]["resources"] = {"gpus": 4}
-    assert gpu_hours(job, NOW) == pytest.approx(4 / 3, abs=1e-4)
+def test_a_given_price_replaces_that_of_the_chart() -> None:
+    found = document([succeeded()], Decimal(10), "USD")
+    SCHEMA.validate(found)
+    assert (found["jobs"][0]["cost"], found["jobs"][0]["currency"]) == ("2.50", "USD")
 
 
-def test_a_job_that_never_trained_costs_nothing() -> None:
-    found = document([cli_job()], NOW, Decimal(3), None)
-    assert (found["jobs"][0]["gpuHours"], found["jobs"][0]["cost"]) == (0, "0.00")
+def test_amounts_in_different_currencies_are_not_added() -> None:
+    dollars = succeeded("other")
+    dollars["status"]["usage"]["cost"] = {"amount": "1.00", "currency": "USD"}
+    found = document([succeeded(), succeeded("same"), dollars], None, None)
+    assert found["total"]["costs"] == [
+        {"cost": "1.20", "currency": "EUR"},
+        {"cost": "1.00", "currency": "USD"},
+    ]
+    assert "1.20 EUR + 1.00 USD" in table(found, namespaces=False)
+
+
+def test_a_job_that_never_trained_used_nothing() -> None:
+    found = document([cli_job(), training()], Decimal(3), None)
+    SCHEMA.validate(found)
+    assert [(job["gpuHours"], job["cost"]) for job in found["jobs"]] == [(0, "0.00"), (0, "0.00")]
+    assert gpu_hours({"metadata": {}, "spec": {}}) == 0
 
 
 def test_without_a_price_there_is_no_cost() -> None:
-    found = document([succeeded()], NOW, None, None)
-    assert found["total"]["cost"] is None
-    assert "COST" not in table(found, namespaces=False)
+    job = succeeded()
+    del job["status"]["usage"]["cost"]
+    found = document([job], None, None)
+    assert found["jobs"][0]["cost"] is None
+    assert found["total"]["costs"] == []
 
 
 def test_the_table_ends_with_the_total() -> None:
-    found = document([succeeded(), succeeded("airports")], NOW, Decimal(10), "EUR")
+    found = document([succeeded(), cli_job("airports", phase="Pending")], None, None)
     assert table(found, namespaces=True) == (
-        "NAMESPACE   NAME          PHASE       GPU         GPUS   GPU-HOURS   LOST   COST EUR\n"
-        "team-a      support-bot   Succeeded   NVIDIA L4   1      0.25        0.05   2.50\n"
-        "team-a      airports      Succeeded   NVIDIA L4   1      0.25        0.05   2.50\n"
-        "TOTAL                                                    0.50        0.10   5.00\n"
+        "NAMESPACE   NAME          PHASE       GPU         GPUS   ESTIMATE   GPU-HOURS   LOST   COST\n"
+        "team-a      support-bot   Succeeded   NVIDIA L4   1      0.21       0.25        0.05   0.60 EUR\n"
+        "team-a      airports      Pending     -           1      -          0.00        0.00   -\n"
+        "TOTAL                                                               0.25        0.05   0.60 EUR\n"
     )
 
 

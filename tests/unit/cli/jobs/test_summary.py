@@ -7,7 +7,8 @@ import pytest
 from finetune_cli.jobs.summary import location, summary
 from jsonschema import Draft202012Validator
 
-from tests.support.cli_jobs import cli_job, failed, succeeded, training
+from tests.support.cli_jobs import START, cli_job, failed, succeeded, training
+from tests.support.crd_schema import root_schema, strict_json_schema
 from tests.support.repository import ROOT
 
 CONTRACT = json.loads((ROOT / "contract" / "cli.schema.json").read_text("utf-8"))
@@ -17,6 +18,15 @@ SCHEMA = Draft202012Validator({**CONTRACT, "$ref": "#/$defs/summary"})
 @pytest.mark.parametrize("job", [cli_job(), training(), succeeded(), failed()])
 def test_every_summary_follows_the_contract(job: dict[str, Any]) -> None:
     SCHEMA.validate(summary(job))
+
+
+@pytest.mark.parametrize("job", [training(), succeeded(), failed()])
+def test_the_jobs_of_these_tests_are_ones_that_the_crd_accepts(job: dict[str, Any]) -> None:
+    for condition in job["status"]["conditions"]:
+        condition |= {"lastTransitionTime": START, "observedGeneration": 1}
+    for part in ("spec", "status"):
+        schema = strict_json_schema(root_schema()["properties"][part])
+        assert [error.message for error in Draft202012Validator(schema).iter_errors(job[part])] == []
 
 
 def test_a_training_job_says_where_it_stands() -> None:

@@ -78,3 +78,12 @@ def test_a_pod_that_has_not_started_says_what_it_waits_for(
     serve(kubectl, pod(phase="Pending", conditions=[condition]))
     assert main(["logs", "numbers"]) == ExitCode.USAGE
     assert "must have started, found: 0/3 nodes" in capsys.readouterr().err
+
+
+def test_a_job_that_does_not_exist_has_the_exit_code_of_every_command(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubectl.answer("get", error='Error from server (NotFound): finetunejobs.finetune.dev "a" not found')
+    assert main(["logs", "a"]) == ExitCode.NO_INPUT
+    assert main(["report", "a"]) == ExitCode.NO_INPUT
+    assert '"a" not found' in capsys.readouterr().err
