@@ -69,3 +69,34 @@ def test_a_price_is_a_number_of_at_least_zero(price: str, capsys: pytest.Capture
 
 def test_a_currency_needs_a_price() -> None:
     assert main(["cost", "--currency", "EUR"]) == ExitCode.USAGE
+
+
+USED = {
+    "gpuSeconds": 3600,
+    "wastedGpuSeconds": 0,
+    "cost": {"amount": "0.71", "wasted": "0", "currency": "EUR"},
+}
+DOLLARS = {**USED, "cost": {**USED["cost"], "currency": "USD"}}  # type: ignore[dict-item]
+
+
+def test_without_a_price_the_cost_is_the_recorded_one() -> None:
+    found = document([succeeded(usage=USED), succeeded("airports", usage=USED), cli_job()], NOW, None, None)
+    SCHEMA.validate(found)
+    assert [job["cost"] for job in found["jobs"]] == ["0.71", "0.71", None]
+    assert (found["currency"], found["total"]["cost"]) == ("EUR", "1.42")
+    assert "COST EUR" in table(found, namespaces=False)
+
+
+def test_a_given_price_replaces_the_recorded_ones() -> None:
+    found = document([succeeded(usage=USED)], NOW, Decimal(2), "CHF")
+    assert (found["jobs"][0]["cost"], found["total"]["currency"]) == ("2.00", "CHF")
+
+
+def test_several_currencies_or_a_missing_price_leave_the_total_without_a_cost() -> None:
+    mixed = document([succeeded(usage=USED), succeeded("b", usage=DOLLARS)], NOW, None, None)
+    SCHEMA.validate(mixed)
+    assert (mixed["currency"], mixed["total"]["cost"]) == (None, None)
+    assert "0.71 USD" in table(mixed, namespaces=False)
+    partly = document([succeeded(usage=USED), succeeded("b")], NOW, None, None)
+    assert partly["total"]["cost"] is None
+    assert partly["jobs"][0]["cost"] == "0.71"
