@@ -18,7 +18,8 @@ DURATIONS := .cache/durations.xml
 # The parts of set-up. One downloads while another compiles; the longest compile comes first.
 SETUP := $(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)),,components kernels) python-env object-stores prometheus loaders tools assets
 
-.PHONY: help demo setup python-env lock kernels tools components prometheus object-stores kwok kueue loaders model-servers assets lint checks types actionlint unit e2e images test test-full coverage tiers cluster-up cluster-down docs benchmark-pod-departure benchmark-prepare benchmark-masks benchmark-memory benchmark-merge benchmark-checkpoints benchmark-training benchmark-train-overhead benchmark-batching benchmark-telemetry benchmark-scale benchmark-gpu clean simulation
+# No target is a file.
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ { print $$1 }' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +57,14 @@ object-stores: ## The object stores and the registry of the tests, built from th
 kwok: ## kwok, which runs pods without a kubelet, built from its module: minutes, for `make benchmark-scale` alone
 	@scripts/tools/build_go_tools.sh kwok
 
+peer: ## Kubeflow Trainer and JobSet, built from their modules: minutes, for `make benchmark-scale ARGS=--peer` alone
+	@scripts/tools/build_peer.sh
+
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
+
+argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
+	@scripts/tools/build_argo_cd.sh
 
 loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
 	@scripts/tools/loaders.sh
@@ -105,7 +112,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue argo-cd model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

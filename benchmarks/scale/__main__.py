@@ -14,12 +14,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.burst import burst
 from benchmarks.scale.lives import lives
 from benchmarks.scale.operator_process import LIMITS, Limits
+from benchmarks.scale.peer import PEER_LIMITS, peer_burst
 from benchmarks.scale.restart import restart
 from benchmarks.scale.scrape import scrape
 from benchmarks.scale.soak import soak
@@ -47,16 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _turns(name: str, options: argparse.Namespace) -> Iterator[tuple[str, Measure]]:
-    """The runs of one measurement. With another version, both take turns, and each begins as often as the other."""
+    """The runs of one measurement. All contenders take turns, and each begins as often as the others."""
     for turn in range(options.rounds):
-        versions: list[tuple[str, Path | None]] = [("this", None)]
-        if options.against is not None:
-            versions.append(("other", options.against))
-        for version, sources in versions[:: -1 if turn % 2 else 1]:
-            for limits in LIMITS if name == "burst" else LIMITS[1:]:
-                chosen = replace(limits, sources=sources)
-                for measure in _measures(name, options, chosen):
-                    yield version, measure
+        yield from list(_contenders(name, options))[:: -1 if turn % 2 else 1]
+
+
+def _contenders(name: str, options: argparse.Namespace) -> Iterator[tuple[str, Measure]]:
+    """This version of the operator, another one and the peer, each with the limits that are measured."""
+    versions: list[tuple[str, Path | None]] = [("this", None)]
+    if options.against is not None:
+        versions.append(("other", options.against))
+    for version, sources in versions:
+        for limits in LIMITS if name == "burst" else LIMITS[1:]:
+            for measure in _measures(name, options, replace(limits, sources=sources)):
+                yield version, measure
+    if name == "burst" and options.peer:
+        for peer_limits in PEER_LIMITS:
+            yield (
+                "peer",
+                partial(peer_burst, jobs=options.burst, namespaces=options.namespaces, limits=peer_limits),
+            )
 
 
 def _measures(name: str, options: argparse.Namespace, limits: Limits) -> Iterator[Measure]:
@@ -121,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder with the package of another version (operator/src), measured in turns",
     )
+    add("--peer", action="store_true", help="measure the burst of Kubeflow Trainer in turns, too")
     add("--folder", type=Path, help="folder for the data; default: that of the system")
     add("--keep", action="store_true", help="keep the data and the logs")
     return parser

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +52,9 @@ class ControlPlane:
 
     def await_ready(self) -> None:
         """Wait for the API server, and give it the CRD, the operator's rights and a StorageClass."""
-        _until(self._is_ready, "the API server", self.programs)
-        self._apply_crd()
+        until_holds(self._is_ready, "the API server", self.programs)
+        self.apply_crds(CRD)
+        until_holds(self._serves_jobs, "the CRD", self.programs)
         binding = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
@@ -89,8 +90,8 @@ class ControlPlane:
         self.api_server.stop()
         self.api_server = Program("kube-apiserver", self._api_server(), self.folder)
         self.programs.append(self.api_server)
-        _until(self._is_ready, "the API server", self.programs)
-        _until(self._serves_jobs, "the CRD", self.programs)
+        until_holds(self._is_ready, "the API server", self.programs)
+        until_holds(self._serves_jobs, "the CRD", self.programs)
 
     def run_pods(self, *, gpus: int, seconds: float, train_seconds: float) -> None:
         """Start what makes, places and runs the pods of Jobs, with one node of `gpus` GPUs."""
@@ -160,15 +161,11 @@ class ControlPlane:
         except (ApiError, OSError):
             return False
 
-    def _apply_crd(self) -> None:
-        self.client.request(
-            "PATCH",
-            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/finetunejobs.finetune.dev"
-            "?fieldManager=scale&force=true",
-            _from_yaml(CRD),
-            kind="application/apply-patch+yaml",
-        )
-        _until(self._serves_jobs, "the CRD", self.programs)
+    def apply_crds(self, path: Path) -> None:
+        """Create or change the CustomResourceDefinitions of a YAML file."""
+        for document in read_documents(path):
+            name = document["metadata"]["name"]
+            self.client.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", document)
 
     def _serves_jobs(self) -> bool:
         try:
@@ -257,14 +254,17 @@ def _command(name: str, **flags: str | int | bool | Path) -> list[str | Path]:
     return [BIN / name, *(f"--{key}={value}" for key, value in values.items())]
 
 
-def _from_yaml(path: Path) -> dict[str, Any]:
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """The documents of a YAML file."""
     import yaml  # noqa: PLC0415 -- slow, and needed once
 
-    found: dict[str, Any] = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    return found
+    return [each for each in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader) if each]
 
 
-def _until(holds: Any, what: str, programs: list[Program], seconds: float = READY_SECONDS) -> None:
+def until_holds(
+    holds: Callable[[], bool], what: str, programs: Sequence[Program], seconds: float = READY_SECONDS
+) -> None:
+    """Wait until `holds` is true; raises TimeoutError with `what`, and RuntimeError if a program ends meanwhile."""
     deadline = time.monotonic() + seconds
     while not holds():
         for program in programs:

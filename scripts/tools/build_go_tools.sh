@@ -2,7 +2,8 @@
 # Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER.
 # Does nothing if the pinned modules, the flags and the Go version are those of the last build. With a warm Go build cache
 # (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores: objectstore (versitygw speaks
-# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three. registry one and a half.
+# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three, kubeflow_trainer five, jobset
+# four, registry one and a half, argocd ten.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -25,10 +26,16 @@ oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 cd "$source_folder"
 mapfile -t packages < <(go mod edit -json | python3 -c 'import json, sys; [print(tool["Path"]) for tool in json.load(sys.stdin)["Tool"]]')
 key=$(cat go.mod go.sum <(echo "$found_go") | sha256sum | cut -d' ' -f1)
+# The program of a package: its last element, or for MODULE/v3/cmd that of the module.
+program_of() {
+  local package=${1%/cmd}
+  package=${package%/v[0-9]}
+  echo "${package##*/}"
+}
 built() {
   local package
   [[ -f $stamp && $(<"$stamp") == "$key" ]] || return 1
-  for package in "${packages[@]}"; do [[ -x $bin/${package##*/} ]] || return 1; done
+  for package in "${packages[@]}"; do [[ -x $bin/$(program_of "$package") ]] || return 1; done
 }
 if built; then
   say "already built"
@@ -42,9 +49,10 @@ say "fetching modules with $found_go"
 go mod download 2>&1 | sed "s/^/[$folder] /"
 go mod verify | sed "s/^/[$folder] /"
 for package in "${packages[@]}"; do
-  say "building ${package##*/}"
-  CGO_ENABLED=0 go build -trimpath -mod=readonly -ldflags "-s -w" -o "$bin/${package##*/}.new" "$package"
-  mv "$bin/${package##*/}.new" "$bin/${package##*/}"
+  program=$(program_of "$package")
+  say "building $program"
+  CGO_ENABLED=0 go build -trimpath -mod=readonly -ldflags "-s -w" -o "$bin/$program.new" "$package"
+  mv "$bin/$program.new" "$bin/$program"
 done
 echo "$key" >"$stamp"
-say "built ${packages[*]##*/} in $((SECONDS - started)) s"
+say "built ${packages[*]} in $((SECONDS - started)) s"

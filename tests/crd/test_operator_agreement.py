@@ -140,7 +140,7 @@ def record(status: dict[str, Any]) -> JobRecord:
 
 def begun() -> StatusDraft:
     plan = make_plan(FineTuneJobSpec.parse(MINIMAL), "cuda")
-    return StatusDraft.begin(record({}), NOW).accept(DIGEST, plan).mark_started().record_job(NOW, "node1")
+    return StatusDraft.begin(record({}), NOW).accept(DIGEST, plan).mark_started(NOW).record_job(NOW, "node1")
 
 
 PREPARED = {

@@ -60,6 +60,8 @@ class ObjectServer:
         """Statuses with which to answer, by method and path."""
         self.messages: dict[tuple[str, str], str] = {}
         """The messages of these answers, if they are not `no`."""
+        self.delays: dict[tuple[str, str], Callable[[], Awaitable[Any]]] = {}
+        """What a request waits for before it is answered, by method and path."""
         self.version = 100
 
     def put(self, collection: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +82,8 @@ class ObjectServer:
     async def __call__(self, request: web.Request) -> web.Response:
         """Answer one request."""
         body = await request.json() if request.can_read_body else {}
+        if (request.method, request.path) in self.delays:
+            await self.delays[request.method, request.path]()
         return self.respond(request.method, request.path, request.query, body)
 
     def respond(self, method: str, path: str, query: Mapping[str, str], body: dict[str, Any]) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from finetune_operator.api.stages import (
 )
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import (
+    Action,
     CreateClaim,
     CreateJob,
     Decision,
@@ -149,15 +151,17 @@ class World:
         assert isinstance(decision, Decision), "volumes are always given"
         return decision
 
-    def step(self, *, lose_actions: bool = False) -> Decision:
-        """Decide, write the status and carry out the actions, or lose them as after a crash."""
+    def step(
+        self, *, lose_actions: bool = False, arrives: Callable[[Action], bool] = lambda _: True
+    ) -> Decision:
+        """Decide, write the status and carry out the actions, or lose those that do not arrive, as after a crash."""
         decision = self.decide()
-        if decision.status is not None:
+        if decision.status is not None and not decision.acts_first:
             self.job = replace(
                 self.job, status=json.loads(json.dumps(decision.status)), resource_version=self._version()
             )
         if not lose_actions:
-            for action in decision.actions:
+            for action in filter(arrives, decision.actions):
                 self._act(action)
         return decision
 

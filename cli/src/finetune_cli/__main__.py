@@ -19,15 +19,19 @@ from finetune_operator.errors import InvalidSpecError
 from finetune_cli.calibrate import DESCRIPTION as CALIBRATE
 from finetune_cli.calibrate import add_calibrate_options, calibrate
 from finetune_cli.errors import UsageError
+from finetune_cli.logs.command import DESCRIPTION as LOGS
+from finetune_cli.logs.command import add_logs_options, logs
 from finetune_cli.manifests import read_manifests
 from finetune_cli.plan.arguments import DESCRIPTION, add_plan_options, add_volume_options
 from finetune_cli.plan.command import plan
+from finetune_cli.report.command import DESCRIPTION as REPORT
+from finetune_cli.report.command import add_report_options, report
 from finetune_cli.run.devices import choose_device
 from finetune_cli.run.local import LocalFolders, run_locally
 from finetune_cli.verify import DESCRIPTION as VERIFY
 from finetune_cli.verify import add_verify_options, run_verify
 
-_PRINTING = {"plan": plan, "calibrate": calibrate, "verify": run_verify}
+_PRINTING = {"plan": plan, "calibrate": calibrate, "verify": run_verify, "logs": logs, "report": report}
 """Commands that print to standard output and return an exit code."""
 EXIT_USAGE = 64
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -81,6 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
         "verify", help="compare published artifacts with their manifest and signature", description=VERIFY
     )
     add_verify_options(verify_parser)
+    logs_parser = commands.add_parser(
+        "logs", help="print the log of a stage, also long after its end", description=LOGS
+    )
+    add_logs_options(logs_parser)
+    report_parser = commands.add_parser(
+        "report", help="print the report on a job, also long after its end", description=REPORT
+    )
+    add_report_options(report_parser)
     return parser
 
 

@@ -124,10 +124,13 @@ class TrainerSettings(_Settings):
 
 
 class ClientSettings(_Settings):
-    """Rate limit for calls to the API server: `qps` calls per second, and `burst` calls at once."""
+    """Rate limit for calls to the API server: `qps` calls per second, and `burst` calls at once.
 
-    qps: Annotated[float, Field(gt=0)] = 50.0
-    burst: Annotated[int, Field(ge=1)] = 100
+    The API server shares its time fairly between clients, so the defaults only stop an operator that has gone wild.
+    """
+
+    qps: Annotated[float, Field(gt=0)] = 500.0
+    burst: Annotated[int, Field(ge=1)] = 1000
 
 
 class MetricsSettings(_Settings):

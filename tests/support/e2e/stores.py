@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,24 +10,28 @@ from datetime import timedelta
 from pathlib import Path
 
 import obstore
-from devcluster.errors import DevClusterError
-from devcluster.images import NONROOT
 from devcluster.kubectl import Kubectl
-from devcluster.layout import BIN, tool
+from devcluster.layout import BIN
 from obstore.store import S3Store
 
-from tests.support.e2e.server_pods import FOLDER, await_server, server_pod
+from tests.support.e2e.server_pods import (
+    FOLDER,
+    await_server,
+    forwarded_port,
+    send_program,
+    server_pod,
+)
 
 NAME = "s3"
 PORT = 7070
 SERVER = BIN / "versitygw"
-_FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
 
 @dataclass(frozen=True)
 class ObjectStore:
     """A running S3 server; `endpoint` is its URL for pods, `forwarded` its URL for this process."""
 
+    kubectl: Kubectl
     endpoint: str
     forwarded: str
     credentials: dict[str, str]
@@ -48,6 +48,10 @@ class ObjectStore:
                 target = folder / str(entry["path"]).removeprefix(f"{prefix}/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(bytes(obstore.get(client, entry["path"]).bytes()))
+
+    def rename_bucket(self, name: str, new: str) -> None:
+        """Rename a bucket, so that requests for its old name find none."""
+        self.kubectl("exec", NAME, "--", "mv", f"{FOLDER}/buckets/{name}", f"{FOLDER}/buckets/{new}")
 
     def signed_url(self, bucket: str, key: str) -> str:
         """Return a URL that lets pods read the object for an hour without credentials."""
@@ -80,51 +84,7 @@ def s3_server(kubectl: Kubectl, image: str, buckets: list[str]) -> Iterator[Obje
         "ROOT_SECRET_KEY": credentials["AWS_SECRET_ACCESS_KEY"],
     }
     with server_pod(kubectl, NAME, image, start=start, port=PORT, env=env):
-        _send_server(kubectl)
+        send_program(kubectl, NAME, SERVER)
         address = await_server(kubectl, NAME)
-        with _forwarded_port(kubectl) as port:
-            yield ObjectStore(f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)
-
-
-def _send_server(kubectl: Kubectl) -> None:
-    if not os.access(SERVER, os.X_OK):
-        raise DevClusterError(
-            f"{SERVER} must exist, found none; run scripts/tools/build_go_tools.sh objectstore"
-        )
-    command = [
-        str(tool("kubectl")), "--namespace", str(kubectl.namespace), "exec", "--stdin", NAME, "--",
-        "tar", "-C", FOLDER, "-xf", "-",
-    ]  # fmt: skip
-    environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
-        with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-            archive.add(SERVER, arcname=SERVER.name, filter=_executable)
-        if process.stdin is not None:
-            process.stdin.close()
-        if process.wait() != 0:
-            raise DevClusterError(
-                f"tar in pod {NAME} must unpack the server, it ended with {process.returncode}"
-            )
-
-
-def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = NONROOT
-    entry.uname = entry.gname = ""
-    entry.mode = 0o755
-    return entry
-
-
-@contextmanager
-def _forwarded_port(kubectl: Kubectl) -> Iterator[int]:
-    command = [str(tool("kubectl")), "--namespace", str(kubectl.namespace), "port-forward", f"pod/{NAME}",
-               f":{PORT}", "--address=127.0.0.1"]  # fmt: skip
-    environment = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            line = process.stdout.readline() if process.stdout is not None else ""
-            match = _FORWARDING.search(line)
-            if match is None:
-                raise DevClusterError(f"kubectl port-forward must print its port, found {line!r}")
-            yield int(match[1])
-        finally:
-            process.terminate()
+        with forwarded_port(kubectl, NAME, PORT) as port:
+            yield ObjectStore(kubectl, f"http://{address}:{PORT}", f"http://127.0.0.1:{port}", credentials)

@@ -37,9 +37,13 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def http_server(
-    answer: Answer, *, context: ssl.SSLContext | None = None, host: str = "localhost"
+    answer: Answer,
+    *,
+    context: ssl.SSLContext | None = None,
+    host: str = "localhost",
+    bind: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin."""
+    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin, which begins with `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -65,7 +69,7 @@ def http_server(
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Keep errors of clients that reject our certificate out of the tests' output."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(bind, Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,35 +37,40 @@ def registry_server(folder: Path, *, sign_in: bool = False) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-def pull(host: str, repository: str, tag: str) -> dict[str, Any] | None:
+def pull(host: str, repository: str, tag: str, trust: ssl.SSLContext | None = None) -> dict[str, Any] | None:
     """Return the manifest or the index of a tag as JSON; None if there is none."""
     kinds = ("manifest", "index")
     accept = {"Accept": ", ".join(f"application/vnd.oci.image.{kind}.v1+json" for kind in kinds)}
     try:
-        with urlopen(Request(f"http://{host}/v2/{repository}/manifests/{tag}", headers=accept)) as response:
+        request = Request(f"{_root(host, trust)}/{repository}/manifests/{tag}", headers=accept)  # noqa: S310 -- as named
+        with urlopen(request, context=trust) as response:  # noqa: S310 -- as named
             found: dict[str, Any] = json.load(response)
             return found
     except OSError:
         return None
 
 
-def pull_image(host: str, repository: str, tag: str, architecture: str = "amd64") -> dict[str, Any]:
+def pull_image(
+    host: str, repository: str, tag: str, architecture: str = "amd64", trust: ssl.SSLContext | None = None
+) -> dict[str, Any]:
     """Return the manifest of an image as a runtime of this architecture chooses it."""
-    index = pull(host, repository, tag)
+    index = pull(host, repository, tag, trust)
     assert index is not None
     (chosen,) = [
         each["digest"] for each in index["manifests"] if each["platform"]["architecture"] == architecture
     ]
-    image = pull(host, repository, chosen)
+    image = pull(host, repository, chosen, trust)
     assert image is not None
     return image
 
 
-def unpack(host: str, repository: str, manifest: dict[str, Any]) -> dict[str, bytes]:
+def unpack(
+    host: str, repository: str, manifest: dict[str, Any], trust: ssl.SSLContext | None = None
+) -> dict[str, bytes]:
     """Return the files in the layers of a manifest by path."""
     files: dict[str, bytes] = {}
     for layer in manifest["layers"]:
-        content = io.BytesIO(pull_blob(host, repository, layer["digest"]))
+        content = io.BytesIO(pull_blob(host, repository, layer["digest"], trust))
         with tarfile.open(fileobj=content, mode="r:") as archive:
             for member in archive:
                 file = archive.extractfile(member)
@@ -73,8 +79,13 @@ def unpack(host: str, repository: str, manifest: dict[str, Any]) -> dict[str, by
     return files
 
 
-def pull_blob(host: str, repository: str, digest: str) -> bytes:
+def pull_blob(host: str, repository: str, digest: str, trust: ssl.SSLContext | None = None) -> bytes:
     """Return the bytes of a blob."""
-    with urlopen(f"http://{host}/v2/{repository}/blobs/{digest}") as response:
+    with urlopen(f"{_root(host, trust)}/{repository}/blobs/{digest}", context=trust) as response:  # noqa: S310 -- as named
         content: bytes = response.read()
         return content
+
+
+def _root(host: str, trust: ssl.SSLContext | None) -> str:
+    """Return the address of all repositories; with `trust` the registry speaks TLS."""
+    return f"{'http' if trust is None else 'https'}://{host}/v2"

@@ -84,6 +84,8 @@ class Nodes:
             if change.type == "DELETED":
                 self._lose(change.body["metadata"]["name"])
             self.retry()
+        elif change.plural == CLAIMS and change.type == "ADDED":
+            self.retry()
 
     def _later(self, action: Callable[[str], None], uid: str, shortest: float, longest: float) -> None:
         self._loop.call_later(self._random.uniform(shortest, longest), action, uid)

@@ -17,7 +17,9 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.errors import ConflictError
-from finetune_operator.lifecycle import advance
+from finetune_operator.lifecycle import advance, decide
+from finetune_operator.lifecycle.actions import CreateJob
+from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.steps import attempt, cleanup, lost_nodes, start
 from finetune_operator.observed.observation import ChildJob, JobRecord, Key, project_child
 from finetune_operator.runtime import controller
@@ -78,6 +80,11 @@ def _every_suspension_is_ours(body: Mapping[str, Any]) -> ChildJob | None:
     return None if child is None else replace(child, held=child.suspended)
 
 
+def _starts(state: Reconciliation) -> bool:
+    """Let the status of every start wait."""
+    return any(isinstance(action, CreateJob) for action in state.actions)
+
+
 def _delete_by_label() -> AbstractContextManager[Any]:
     """Take every object with the label for the operator's own."""
     stack = ExitStack()
@@ -136,6 +143,16 @@ MUTANTS: dict[str, Mutant] = {
         _delete_by_label,
         ("foreign objects with the label",),
         seeds=(0, 1, 2),
+    ),
+    "a lost workspace is not created again": Mutant(
+        lambda: patch.object(Reconciliation, "lacks_claim", new=False),
+        ("operator killed at a write",),
+        seeds=(6, 43, 46),
+    ),
+    "every start goes before its status": Mutant(
+        lambda: patch.object(decide, "needs_no_record", _starts),
+        ("operator killed at a write", "status lost", "Job deleted"),
+        seeds=(14, 35, 36),
     ),
     "former Jobs are forgotten": Mutant(
         lambda: patch.object(Entry, "remember_job", lambda *_: None),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 WATCHED = (JOBS, CHILDREN, PODS, CLAIMS, NODES)
 WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
+LOST_WITH_OPERATOR = 0.5
+"""Share of the requests on the way that are lost with the operator that has sent them."""
 Strike = Callable[["Request"], bool]
 """What a fault does to one request, by changing its fields; returns True if it does anything."""
 
@@ -118,6 +120,9 @@ class SimulatedApi(ApiClient):
     def _arrive(self, request: Request, answer: asyncio.Future[Body]) -> None:
         """Let the faults and the server answer a request."""
         life, operator = self._life, self._operator
+        if not operator.alive and life.network.random.random() < LOST_WITH_OPERATOR:
+            # It was sent together with others, any of which the server may have received.
+            return
         for strike in list(life.network.strikes):
             strike(request)
         if request.kill == "before":

@@ -11,7 +11,7 @@ from finetune_operator.settings import load_settings, parse_settings
 
 def test_every_setting_but_the_image_has_a_default() -> None:
     settings = parse_settings('{"trainer": {"image": "i:1"}}')
-    assert (settings.trainer.device, settings.workers, settings.client.qps) == ("cuda", 8, 50)
+    assert (settings.trainer.device, settings.workers, settings.client.qps) == ("cuda", 8, 500)
     assert settings.trainer.resources.of(Stage.TRAIN).memory is None, "it is computed"
 
 

@@ -1,4 +1,4 @@
-"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks|compile`."""
+"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks|kept|compile`."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def main(arguments: list[str]) -> ExitCode:
 
 def _run(options: argparse.Namespace) -> ExitCode:
     limit_threads(available_cpus())
-    if options.command == "compile":
-        compile_kernels(options.folder)
-        return ExitCode.SUCCEEDED
+    if options.command in {"compile", "kept"}:
+        return _run_without_models(options)
     use_shipped_kernels(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if options.command == "masks":
@@ -80,6 +79,16 @@ def _run(options: argparse.Namespace) -> ExitCode:
     if getattr(options, "rows", False):
         return _print_proven_rows(run, code, redact)
     return code
+
+
+def _run_without_models(options: argparse.Namespace) -> ExitCode:
+    if options.command == "compile":
+        compile_kernels(options.folder)
+        return ExitCode.SUCCEEDED
+    from finetune_trainer.workspace.kept import print_kept  # noqa: PLC0415 -- the other commands need none of it
+
+    printed = print_kept(options.folder, options.wanted, options.attempt, sys.stdout.buffer)
+    return ExitCode.SUCCEEDED if printed else ExitCode.PERMANENT
 
 
 def _write_report(run: RunSpec, layout: WorkspaceLayout, result: Result) -> None:
@@ -152,6 +161,16 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--maximum-length", type=int, default=2048, help="tokens; default %(default)s")
     masks.add_argument("--reasoning", choices=("Keep", "Strip"), default="Keep")
     masks.add_argument("--control-tokens", choices=("Reject", "Escape"), default="Reject")
+    kept = commands.add_parser(
+        "kept", help="print a log or the report that a workspace keeps, after a line of JSON"
+    )
+    kept.add_argument("folder", type=Path, help="workspace, or folder with the published report")
+    kept.add_argument(
+        "wanted",
+        choices=("html", "json", "prepare", "train", "merge"),
+        help="form of the report, or stage whose log is wanted",
+    )
+    kept.add_argument("--attempt", type=int, help="attempt of the log; default: the newest")
     compiling = commands.add_parser("compile", help="compile the kernels that an image ships")
     compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser
@@ -164,7 +183,7 @@ def _run_and_exit() -> None:
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
     logging.shutdown()
     sys.stdout.flush()
-    if command not in {"masks", "compile"}:
+    if command not in {"masks", "compile", "kept"}:
         outcome = names.get(code, "Failed")
         line = f"finetune-trainer: stage={command} outcome={outcome} code={int(code)} at={rfc3339(utc_now())}"
         print(line, file=sys.stderr)

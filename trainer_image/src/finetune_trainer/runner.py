@@ -30,6 +30,7 @@ from finetune_trainer.telemetry.logs import LogTail, add_log_file
 from finetune_trainer.telemetry.reporter import Reporter
 from finetune_trainer.termination import TERMINATION, Terminated
 from finetune_trainer.workspace.disk_space import is_full, says_disk_full
+from finetune_trainer.workspace.kept_logs import forget_old_logs
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from finetune_trainer.workspace.timeline import begun, ended, read_timeline, write_timeline
 
@@ -103,6 +104,7 @@ def run_stage(
     layout = WorkspaceLayout(run.workspace.path)
     identity = Identity(run.job.uid, STAGES[command], run.attempt)
     try:
+        forget_old_logs(layout.logs)
         add_log_file(layout.log(step or command, run.attempt), redact)
     except OSError as error:
         _log.warning("the log cannot be kept in the workspace: %s", error)

@@ -151,13 +151,15 @@ class ApiClient:
         content_type: str = JSON,
         limited: bool = True,
         aside: bool = False,
+        starts: bool = False,
     ) -> dict[str, Any]:
         """Send one request and return the object of the response.
 
         Network faults and the statuses 429 and 5xx are retried with jitter, and not before the time of a Retry-After. So
         every call must be safe to repeat: creates use a name, deletes and patches use a uid. An admission webhook that
         cannot be reached is not retried here. Raises ApiError for any other failure; status 0 means that there was no
-        response. `limited=False` is for the Lease, whose renewal must not wait for other calls.
+        response. `limited=False` is for the Lease, whose renewal must not wait for other calls. `starts=True` is for what
+        starts a job, which goes before other calls of its namespace.
         Raises FencedError for any write but that of a Lease while the fence is closed.
 
         `aside=True` is for Events: one try without a rate limit, whose failure delays no other call. The API server may
@@ -171,7 +173,7 @@ class ApiClient:
         flow = found[1] if found else ""
         for last in (False,) * (TRIES - 1) + (True,):
             if limited:
-                await self._bucket.acquire(flow)
+                await self._bucket.acquire(flow, starts=starts)
             self._pass_fence(method, path)
             try:
                 response = await self._send(method, path, query, body, content_type)

@@ -1,4 +1,7 @@
-"""A token bucket that limits the operator's requests to the API server, and is fair to every namespace."""
+"""A token bucket that limits the operator's requests to the API server, and is fair to every namespace.
+
+In a namespace, what starts a job goes before what records or follows one.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,20 @@ FIRST_RATE = 0.1
 """Share of the rate at the start of that ramp."""
 
 
+PATIENCE = 5.0
+"""Seconds after which a waiting call is overdue, even if others of its flow start a job."""
+TURNS = 4
+"""Calls that start a job and go before an overdue one."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call that waits."""
+
+    passed: asyncio.Future[None]
+    since: float
+
+
 @dataclass
 class _Flow:
     """The requests of one namespace."""
@@ -22,13 +39,38 @@ class _Flow:
     credit: float
     """Requests for which the flow may use the reserve."""
     updated: float
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    starts: deque[_Call] = field(default_factory=deque)
+    """Calls that start a job."""
+    others: deque[_Call] = field(default_factory=deque)
+    turns: int = 0
+    """Calls that went before an overdue one since the last of these."""
+
+    @property
+    def waits(self) -> bool:
+        """True if a call waits."""
+        return bool(self.starts or self.others)
+
+    def forget_canceled(self) -> None:
+        """Drop the calls at both heads that nobody waits for any more."""
+        for calls in (self.starts, self.others):
+            while calls and calls[0].passed.done():
+                calls.popleft()
+
+    def take(self, now: float) -> _Call:
+        """Remove and return the next call. One must wait."""
+        overdue = bool(self.others) and now - self.others[0].since >= PATIENCE
+        if self.starts and not (overdue and self.turns >= TURNS):
+            self.turns = self.turns + 1 if overdue else 0
+            return self.starts.popleft()
+        self.turns = 0
+        return self.others.popleft()
 
 
 class TokenBucket:
     """Allows `rate` calls per second and up to `burst` at once.
 
-    Callers of one flow proceed in order, and flows take turns. A flow with few calls passes before a busy one.
+    Callers of one flow proceed in order, but those that start a job first, and flows take turns. A flow with few calls
+    passes before a busy one.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
@@ -43,14 +85,17 @@ class TokenBucket:
         self._flows: dict[str, _Flow] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, flow: str = "") -> None:
-        """Wait for one token. `flow` names the callers that share a turn, for example a namespace."""
+    async def acquire(self, flow: str = "", *, starts: bool = False) -> None:
+        """Wait for one token. `flow` names the callers that share a turn, for example a namespace.
+
+        A call that `starts` a job goes before the others of its flow, unless one of these has waited for long.
+        """
         found = self._flow(flow)
-        if not found.waiting and self._may_take(found):
+        if not found.waits and self._may_take(found):
             self._take(found)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        found.waiting.append(future)
+        (found.starts if starts else found.others).append(_Call(future, self._clock()))
         self._wake()
         await future
 
@@ -71,7 +116,7 @@ class TokenBucket:
         if found is None:
             if len(self._flows) >= 1024:
                 # A flow that is idle has its full credit soon, so nothing is lost with it.
-                self._flows = {key: flow for key, flow in self._flows.items() if flow.waiting}
+                self._flows = {key: flow for key, flow in self._flows.items() if flow.waits}
             found = self._flows[name] = _Flow(self._reserve, now)
         found.credit = min(self._reserve, found.credit + (now - found.updated) * self._rate * RESERVE)
         found.updated = now
@@ -112,19 +157,18 @@ class TokenBucket:
             progress = False
             for name in sorted(self._waiting_flows(), key=lambda name: self._threshold(self._flow(name))):
                 flow = self._flow(name)
-                while flow.waiting and flow.waiting[0].done():
-                    flow.waiting.popleft()
-                if not flow.waiting or not self._may_take(flow):
+                flow.forget_canceled()
+                if not flow.waits or not self._may_take(flow):
                     continue
                 self._take(flow)
-                flow.waiting.popleft().set_result(None)
+                flow.take(self._clock()).passed.set_result(None)
                 # The next turn of this flow comes after those of all others.
                 self._flows[name] = self._flows.pop(name)
                 progress = True
         self._wake()
 
     def _waiting_flows(self) -> list[str]:
-        return [name for name, flow in self._flows.items() if flow.waiting]
+        return [name for name, flow in self._flows.items() if flow.waits]
 
     def _wake(self) -> None:
         """Set the timer for the time at which the next caller may pass."""

@@ -185,7 +185,8 @@ class Cluster:
         """
         name = body["metadata"]["name"]
         try:
-            return await self._api.call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
+            query = {"fieldManager": FIELD_MANAGER}
+            return await self._api.call("POST", path, body=body, query=query, starts=True)
         except ApiError as error:
             if error.status != 409:
                 raise _refused(error, f"{body['kind']} {name}") from error

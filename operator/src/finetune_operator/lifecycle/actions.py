@@ -80,7 +80,8 @@ Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteCl
 class Decision:
     """Write `status` if it differs from the stored one, then carry out the actions in order.
 
-    A refused action stops only those that depend on it.
+    A refused action stops only those that depend on it. With `acts_first`, the actions go out together, and the status
+    is that of the next decision.
     """
 
     status: dict[str, Any] | None = None
@@ -89,6 +90,8 @@ class Decision:
     """Actions that a refusal of the API server holds back."""
     requeue_time: datetime | None = None
     """Time at which to decide again even if nothing changes; None if no such time is known."""
+    acts_first: bool = False
+    """The actions start a new job, and what they do shows from their objects alone (`lifecycle.first_start`)."""
     problem: str | None = None
     """Why nothing at all can be decided, for the log; None otherwise."""
 

@@ -1,14 +1,17 @@
 """The heart of the operator: from an observation to a decision. It does no I/O, and the clock is an argument.
 
 PREPARE, TRAIN and MERGE run one after the other, each as one batch/v1 Job per attempt. The status is the record. It is
-written before any action, so if the operator dies at any point, the next decision continues from there.
+written before any action, so if the operator dies at any point, the next decision continues from there. Only the first
+start of a new job needs no record.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_operator.lifecycle.actions import Decision, Need
+from finetune_operator.lifecycle.first_start import needs_no_record
 from finetune_operator.lifecycle.reconciliation import Reconciliation, Step
 from finetune_operator.lifecycle.steps.accept import accept_job
 from finetune_operator.lifecycle.steps.attempt import end_attempt
@@ -25,6 +28,7 @@ from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
 from finetune_operator.lifecycle.steps.start import start_stage
+from finetune_operator.lifecycle.steps.supply_claim import supply_claim
 from finetune_operator.lifecycle.steps.unwatched import reread_unwatched
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
@@ -41,6 +45,7 @@ STEPS: tuple[Step, ...] = (
     check_feasibility,
     hold_denied_job,
     leave_queue,
+    supply_claim,
     delete_finished_jobs,
     delete_workspace,
     suspend_job,
@@ -74,4 +79,4 @@ def decide(observation: Observation, settings: Settings, now: datetime) -> Decis
         state = found
         if state.held:
             break
-    return state.to_decision()
+    return replace(state.to_decision(), acts_first=needs_no_record(state))

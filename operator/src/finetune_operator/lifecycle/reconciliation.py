@@ -9,7 +9,7 @@ from typing import Self
 
 from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import child_name
+from finetune_operator.api.stages import Stage, child_name
 from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
 from finetune_operator.lifecycle.retry import next_attempt
@@ -145,6 +145,16 @@ class Reconciliation:
         """The workspace's claim, if the operator made it for this very FineTuneJob."""
         claim = self.observation.claim
         return claim if claim is not None and claim.owner_uid == self.job.uid else None
+
+    @property
+    def lacks_claim(self) -> bool:
+        """True if PREPARE's Job exists without the workspace's claim, so that its pod cannot start."""
+        spec, child = self.active_spec, self.current_child
+        if spec is None or spec.workspace.existing_claim is not None or self.own_claim is not None:
+            return False
+        if child is None or child.stage is not Stage.PREPARE or child.deleting or child.finished:
+            return False
+        return not any(pod.node for pod in self.pods_of(child))
 
     @property
     def progress(self) -> Progress | None:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.stored import read_stored
 from finetune_operator.cluster.client import UNANSWERED
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.refusals import QUOTA
@@ -183,6 +184,9 @@ class Controller:
     async def _decide(self, key: Key) -> tuple[Observation, Decision] | None:
         """Decide from the store and from what the decision needs; None if the FineTuneJob does not exist."""
         observation = await self._rehearse(key)
+        if observation is not None and _will_start(observation):
+            # The decision would ask for it, and begin anew with it.
+            observation = await self._read(key, observation, Need.VOLUMES)
         while observation is not None:
             decision = decide(observation, self._settings, self._now())
             if isinstance(decision, Decision):
@@ -222,6 +226,8 @@ class Controller:
         if not self._store.has_job(*identity):
             # It was deleted while the decision was prepared.
             return False
+        if decision.acts_first:
+            return await self._start(job, decision.actions)
         if decision.status is not None and not await self._statuses.write(job, decision.status):
             # What cannot be recorded must not be done. The condition says so.
             self._queue.add_after(job.key, UNRECORDED_DELAY)
@@ -234,6 +240,7 @@ class Controller:
                 # The garbage collector deletes what it has. A new child would be in the way of a job of the same name.
                 return False
             try:
+                self._defer(job, action)
                 await self._ask(job, action)
             except ChildRejectedError as error:
                 refused.append(action)
@@ -242,10 +249,42 @@ class Controller:
             self._queue.add(job.key)
         return bool(refused)
 
+    async def _start(self, job: JobRecord, actions: Sequence[Action]) -> bool:
+        """Send the creations of a new job together; returns True if the API server refuses one of them.
+
+        The status follows in a reconcile of its own, behind those of all jobs that have no Job yet.
+        """
+        try:
+            for action in actions:
+                self._defer(job, action)
+        except DeferredError:
+            return True
+        ended = await asyncio.gather(
+            *(self._ask_beside(job, action) for action in actions), return_exceptions=True
+        )
+        refused = [
+            (action, error)
+            for action, error in zip(actions, ended, strict=True)
+            if isinstance(error, ChildRejectedError)
+        ]
+        for action, error in refused:
+            self._note_refusal(job.key, action, error)
+        for failure in ended:
+            if isinstance(failure, BaseException) and not isinstance(failure, ChildRejectedError):
+                raise failure
+        if not refused:
+            self._queue.add(job.key)
+        return bool(refused)
+
+    async def _ask_beside(self, job: JobRecord, action: Action) -> None:
+        """Carry out one of several actions at once, unless the job is known to be deleted by the time of its turn."""
+        if self._store.has_job(job.key, job.uid):
+            await self._ask(job, action)
+
     # -- refusals -----------------------------------------------------------------------------------------------
 
-    async def _ask(self, job: JobRecord, action: Action) -> None:
-        """Carry out an action, unless others of its namespace are refused for a quota that it needs, too."""
+    def _defer(self, job: JobRecord, action: Action) -> None:
+        """Raises DeferredError if others of the job's namespace are refused for a quota that `action` needs, too."""
         member = (job.key, action_key(action))
         kind = {CreateClaim: "PersistentVolumeClaim", CreateJob: "Job"}.get(type(action))
         if kind is not None:
@@ -255,6 +294,10 @@ class Controller:
                 self._store.set_refusal(job.key, CREATION, Rejection(message, times[member]))
                 self._schedule(times)
                 raise DeferredError(message)
+
+    async def _ask(self, job: JobRecord, action: Action) -> None:
+        """Carry out an action, and forget its earlier refusal."""
+        member = (job.key, action_key(action))
         await self._act(job, action)
         if not isinstance(action, CreateClaim):
             # The Job of the attempt has the same refusal as its claim, and it follows.
@@ -327,6 +370,15 @@ class Controller:
             case DeleteClaim(name):
                 found = await self._cluster.delete(f"{claims_path(job.namespace)}/{name}", uid)
                 (self._store.mark_claim_deleting if found else self._store.remove_claim)(key, uid)
+
+
+def _will_start(observation: Observation) -> bool:
+    """True for a job that nobody has decided about yet, if it may start."""
+    job = observation.job
+    if job.status or job.deleting or observation.children or observation.rejection is not None:
+        return False
+    spec = read_stored(job.spec).spec
+    return spec is not None and not spec.suspend
 
 
 async def run_workers(controller: Controller, count: int) -> None:

@@ -54,9 +54,9 @@ class StatusDraft(StatusRecord):
             return draft
         return draft.with_fields(plan=reporting.plan(plan)).begin_stage(Stage.PREPARE)
 
-    def mark_started(self) -> Self:
-        """Start the job's clock unless it is already running."""
-        return self.with_fields(startTime=self.fields.get("startTime", format_time(self.now)))
+    def mark_started(self, time: datetime) -> Self:
+        """Start the job's clock at `time` unless it is already running."""
+        return self.with_fields(startTime=self.fields.get("startTime", format_time(time)))
 
     def pause_deadline(self) -> Self:
         """Stop the job's clock, since it waits for a GPU or a queue."""

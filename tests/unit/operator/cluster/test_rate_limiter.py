@@ -116,3 +116,52 @@ def test_the_rate_grows_slowly_after_an_outage() -> None:
     assert rates[0] <= 7
     assert rates[4] == pytest.approx(22, abs=2)
     assert rates[-1] == pytest.approx(50, abs=1)
+
+
+async def order_of_calls(
+    loop: VirtualLoop, bucket: TokenBucket, calls: list[tuple[str, str, bool]]
+) -> list[tuple[float, str]]:
+    """Time and name of each call in the order in which they pass. A call is a name, a flow and if it starts a job."""
+    order: list[tuple[float, str]] = []
+
+    async def call(name: str, flow: str, *, starts: bool) -> None:
+        await bucket.acquire(flow, starts=starts)
+        order.append((loop.time(), name))
+
+    await asyncio.gather(*(call(name, flow, starts=starts) for name, flow, starts in calls))
+    return order
+
+
+def test_what_starts_a_job_goes_before_what_records_one() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(100, 1, loop.time)
+        await bucket.acquire("a")
+        calls = [("status", "a", False)] * 5 + [("job", "a", True)] * 5
+        order = [name for _, name in await order_of_calls(loop, bucket, calls)]
+        assert order == ["job"] * 5 + ["status"] * 5
+
+    run_virtual(main)
+
+
+def test_a_call_that_records_a_job_does_not_starve_behind_those_that_start_one() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(10, 1, loop.time)
+        await bucket.acquire("a")
+        calls = [("status", "a", False)] * 3 + [("job", "a", True)] * 200
+        order = await order_of_calls(loop, bucket, calls)
+        times = [time for time, name in order if name == "status"]
+        assert min(times) >= 5
+        assert max(times) < 8, "an overdue call gets every fifth turn"
+
+    run_virtual(main)
+
+
+def test_what_starts_a_job_does_not_go_before_another_flow() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bucket = TokenBucket(100, 1, loop.time)
+        await bucket.acquire("a")
+        calls = [("job", "a", True)] * 20 + [("status", "b", False)] * 5
+        order = [name for _, name in await order_of_calls(loop, bucket, calls)]
+        assert order.count("status") == order[:11].count("status")
+
+    run_virtual(main)

@@ -201,7 +201,7 @@ def test_no_stage_runs_after_its_success_and_every_job_ends(
         for child in list(world.children.values()):
             apply(world, "resume by a queue" if child.suspended else "decide")
         world.step()
-        if world.job.status["phase"] in {"Succeeded", "Failed"}:
+        if world.job.phase in {"Succeeded", "Failed"}:
             break
         world.wait(300)
         apply(world, "succeed")

@@ -13,7 +13,7 @@ from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
-from finetune_operator.errors import ConflictError
+from finetune_operator.errors import ApiError, ConflictError
 from finetune_operator.lifecycle.actions import Decision, DeleteClaim, DeleteJob, DeletePod
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.steps.unwatched import REREAD
@@ -113,26 +113,83 @@ def decisions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-async def test_the_status_is_written_before_the_claim_and_the_job_are_created() -> None:
+async def test_a_new_job_gets_claim_and_job_together_and_its_status_afterwards() -> None:
     async with running() as parts:
         await parts.controller.reconcile(KEY)
-        assert parts.writes() == [("PATCH", f"{JOBS}/demo/status"), ("POST", CLAIMS), ("POST", CHILDREN)]
+        assert set(parts.writes()) == {("POST", CLAIMS), ("POST", CHILDREN)}
         observation = parts.store.observe(KEY)
         assert observation is not None
         assert [child.name for child in observation.children] == ["demo-prepare-0"]
         assert observation.claim is not None
         assert len(parts.queue) == 1, "the new Job is followed at once"
+        await parts.controller.reconcile(KEY)
+        assert parts.writes()[2:] == [("PATCH", f"{JOBS}/demo/status")]
+
+
+async def test_the_claim_does_not_wait_for_the_answer_about_the_job() -> None:
+    async with running() as parts:
+        claimed, answered = asyncio.Event(), asyncio.Event()
+
+        async def note() -> None:
+            claimed.set()
+
+        parts.server.delays |= {("POST", CLAIMS): note, ("POST", CHILDREN): answered.wait}
+        reconciling = asyncio.create_task(parts.controller.reconcile(KEY))
+        await asyncio.wait_for(claimed.wait(), 10)
+        answered.set()
+        await reconciling
+        assert CHILD in parts.server.objects
+
+
+async def begin_second_attempt(parts: Parts) -> None:
+    """Let the status say that a second attempt of PREPARE is due, whose Job does not exist yet."""
+    await parts.controller.reconcile(KEY)
+    await parts.controller.reconcile(KEY)
+    observation = parts.store.observe(KEY)
+    assert observation is not None
+    del parts.server.objects[CHILD]
+    parts.store.remove_child(KEY, observation.children[0].uid)
+    job = parts.server.objects[f"{JOBS}/demo"]
+    stage = {"name": "Prepare", "attempt": 1, "jobName": "demo-prepare-1"}
+    parts.informer.put_job(parts.server.put(JOBS, {**job, "status": {**job["status"], "stage": stage}}))
+
+
+async def test_a_later_attempt_starts_behind_the_write_of_its_status() -> None:
+    async with running() as parts:
+        await begin_second_attempt(parts)
+        before = len(parts.writes())
+        await parts.controller.reconcile(KEY)
+        assert parts.writes()[before:] == [("PATCH", f"{JOBS}/demo/status"), ("POST", CHILDREN)]
+
+
+@pytest.mark.parametrize(("failing", "code"), [(CLAIMS, 403), (CLAIMS, 500), (CHILDREN, 500)])
+async def test_one_of_two_creations_that_fails_is_repeated(failing: str, code: int) -> None:
+    async with running() as parts:
+        parts.server.failures["POST", failing] = code
+        with suppress(ApiError):
+            await parts.controller.reconcile(KEY)
+        created = {CHILD, f"{CLAIMS}/demo-workspace"} & set(parts.server.objects)
+        assert len(created) == 1
+        if code == 403:
+            conditions = parts.server.objects[f"{JOBS}/demo"]["status"]["conditions"]
+            assert {entry["reason"] for entry in conditions[:2]} == {"ChildRefused"}
+        parts.server.failures.clear()
+        parts.now += timedelta(seconds=20)
+        await parts.controller.reconcile(KEY)
+        assert {CHILD, f"{CLAIMS}/demo-workspace"} <= set(parts.server.objects)
+        await parts.controller.reconcile(KEY)
+        assert parts.server.objects[f"{JOBS}/demo"]["status"]["conditions"][0]["reason"] == "Pending"
 
 
 async def test_a_decision_that_lacks_nothing_is_computed_once(decisions: list[Any]) -> None:
     async with running() as parts:
         await parts.controller.reconcile(KEY)
-        assert len(decisions) == 2, "a start needs the volumes"
+        assert len(decisions) == 1, "a new job has its volumes read before"
         await parts.controller.reconcile(KEY)
-        assert len(decisions) == 3
+        assert len(decisions) == 2
         reads = len(parts.server.requests)
         await parts.controller.reconcile(KEY)
-        assert len(decisions) == 4
+        assert len(decisions) == 3
         assert len(parts.server.requests) == reads, "nothing has changed, so nothing is read or written"
 
 
@@ -233,6 +290,7 @@ async def test_a_refused_action_blocks_only_those_that_depend_on_it() -> None:
 
 async def test_errors_of_all_jobs_are_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 401
         for _ in range(20):
             parts.queue.add(KEY)
@@ -243,10 +301,10 @@ async def test_errors_of_all_jobs_are_one_line_a_minute(caplog: pytest.LogCaptur
 
 async def test_a_status_that_cannot_be_recorded_stops_the_actions_without_a_hot_loop() -> None:
     async with running() as parts:
+        await begin_second_attempt(parts)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 422
-        parts.queue.add(KEY)
         assert await parts.work_once() == "success"
-        assert CHILD not in parts.server.objects
+        assert f"{CHILDREN}/demo-prepare-1" not in parts.server.objects
         assert len(parts.queue) == 0
         requests = len(parts.server.requests)
         parts.clock.now += 59
@@ -257,6 +315,7 @@ async def test_a_status_that_cannot_be_recorded_stops_the_actions_without_a_hot_
 
 async def test_an_unanswered_request_is_no_error_with_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 503
         parts.queue.add(KEY)
         assert await parts.work_once() == "requeue"
@@ -264,19 +323,19 @@ async def test_an_unanswered_request_is_no_error_with_a_traceback(caplog: pytest
         assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
         parts.server.failures.clear()
         parts.clock.now += 2
-        assert await parts.work_once() == "success"
+        assert await parts.work_once() == "requeue_after"
         assert "answers again" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("moment", "written"),
     [
-        (("GET", f"{CLAIMS}/models"), []),
-        (("POST", CLAIMS), [("PATCH", f"{JOBS}/demo/status"), ("POST", CLAIMS)]),
+        (("GET", f"{CLAIMS}/models"), set()),
+        (("POST", CLAIMS), {("POST", CLAIMS), ("POST", CHILDREN)}),
     ],
 )
 async def test_nothing_is_written_for_a_job_once_its_deletion_is_known(
-    monkeypatch: pytest.MonkeyPatch, moment: tuple[str, str], written: list[tuple[str, str]]
+    monkeypatch: pytest.MonkeyPatch, moment: tuple[str, str], written: set[tuple[str, str]]
 ) -> None:
     async with running() as parts:
         respond = parts.server.respond
@@ -289,7 +348,7 @@ async def test_nothing_is_written_for_a_job_once_its_deletion_is_known(
 
         monkeypatch.setattr(parts.server, "respond", delete_meanwhile)
         await parts.controller.reconcile(KEY)
-        assert parts.writes() == written
+        assert set(parts.writes()) == written
 
 
 async def test_an_unknown_job_is_ignored() -> None:
@@ -300,17 +359,19 @@ async def test_an_unknown_job_is_ignored() -> None:
 
 async def test_a_conflict_is_retried_and_counts_as_a_requeue() -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 409
         parts.queue.add(KEY)
         assert await parts.work_once() == "requeue"
         del parts.server.failures["PATCH", f"{JOBS}/demo/status"]
         parts.clock.now += 1
-        assert await parts.work_once() == "success"
-        assert CHILD in parts.server.objects
+        assert await parts.work_once() == "requeue_after"
+        assert parts.server.objects[f"{JOBS}/demo"]["status"]["phase"] == "Preparing"
 
 
 async def test_a_conflict_reads_the_job_and_does_not_wait_for_the_watch() -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         body = parts.server.objects[f"{JOBS}/demo"]
         parts.server.put(JOBS, {**body, "spec": make_spec(suspend=True)})
         parts.queue.add(KEY)
@@ -323,6 +384,7 @@ async def test_a_conflict_reads_the_job_and_does_not_wait_for_the_watch() -> Non
 
 async def test_a_job_that_is_gone_is_forgotten_after_a_conflict() -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         del parts.server.objects[f"{JOBS}/demo"]
         parts.queue.add(KEY)
         assert await parts.work_once() == "requeue"
@@ -331,6 +393,7 @@ async def test_a_job_that_is_gone_is_forgotten_after_a_conflict() -> None:
 
 async def test_conflicts_that_go_on_are_tried_again_within_a_second() -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 409
         parts.queue.add(KEY)
         for _ in range(20):
@@ -340,6 +403,7 @@ async def test_conflicts_that_go_on_are_tried_again_within_a_second() -> None:
 
 async def test_an_outage_during_the_read_after_a_conflict_backs_off() -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures |= {("PATCH", f"{JOBS}/demo/status"): 409, ("GET", f"{JOBS}/demo"): 401}
         parts.queue.add(KEY)
         for _ in range(10):
@@ -443,14 +507,15 @@ async def test_a_running_job_without_its_label_is_still_followed() -> None:
 
 async def test_an_error_in_one_job_does_not_stop_the_worker(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as parts:
+        await parts.controller.reconcile(KEY)
         parts.server.failures["PATCH", f"{JOBS}/demo/status"] = 401
         parts.queue.add(KEY)
         assert await parts.work_once() == "error"
         assert "reconciling team/demo failed" in caplog.text
         parts.server.failures.clear()
         parts.clock.now += 1
-        assert await parts.work_once() == "success"
-        assert CHILD in parts.server.objects
+        assert await parts.work_once() == "requeue_after"
+        assert parts.server.objects[f"{JOBS}/demo"]["status"]["phase"] == "Preparing"
 
 
 async def test_the_deletion_of_a_foreign_object_is_not_even_sent() -> None:

@@ -32,7 +32,7 @@ class Tenants:
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.server = ObjectServer()
-        self.api = VirtualApi(self.server, loop)
+        self.api = VirtualApi(self.server, loop, qps=SETTINGS.client.qps, burst=SETTINGS.client.burst)
         gpus = GpuStore((), allow_time_slicing=False)
         gpus.put(make_node())
         self.store = Store(gpus)

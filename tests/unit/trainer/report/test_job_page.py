@@ -20,7 +20,7 @@ _HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\u202e\x1b{{ 7 
 _ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "strong", "br", "a", "dl", "div", "dt", "dd",
     "small", "figure", "figcaption", "svg", "line", "rect", "circle", "polyline", "text", "table", "caption", "tr", "th", "td",
-    "code", "bdi", "pre", "mark", "section", "ul", "li",
+    "code", "bdi", "pre", "mark", "section", "ul", "li", "details", "summary", "span",
 }  # fmt: skip
 
 
@@ -72,6 +72,9 @@ def full_parts(text: str = "text", **changes: Any) -> Parts:
                 {"stage": "Prepare", "attempt": 0, "startTime": time, "completionTime": "2026-01-01T00:01:00.000Z",
                  "outcome": "Succeeded", "reason": None},
                 {"stage": text, "attempt": text, "startTime": "2026-01-01T00:01:00.000Z", "outcome": text, "reason": text},
+            ],
+            "logs": [
+                {"stage": "Train", "step": "train", "attempt": 0, "bytes": 99, "first": text, "last": text, "leftOutBytes": 9},
             ],
             **changes,
         }
@@ -173,3 +176,45 @@ def test_the_document_and_the_page_are_written_side_by_side(make_run: Runs, tmp_
     written = (layout.report / "index.html").read_text()
     assert 'href="dataset.html"' in written
     assert "merge.html" not in written
+
+
+def test_the_page_shows_the_logs_and_opens_those_of_the_failed_stage(make_run: Runs) -> None:
+    log = {
+        "stage": "Prepare",
+        "step": "prepare",
+        "attempt": 0,
+        "bytes": 5,
+        "first": "a\tb\nc",
+        "last": "",
+        "leftOutBytes": 0,
+    }
+    logs = [log, {**log, "stage": "Merge", "step": "merge"}]
+    report = job_report(
+        make_run(), Parts(failure=Failure("Prepare", "InvalidDataset", "no"), logs=logs), "tiny"
+    )
+    text = render_job_page(report, (), ["prepare-0.log"])
+    assert "a\tb\nc" in text
+    assert text.count("<details open>") == 2, "that of the failed stage, and the last one"
+    assert '<a href="prepare-0.log">' in text
+    assert "merge-0.log" not in text, "no link to a file that is not beside the page"
+
+
+def test_a_log_of_another_tool_cannot_leave_its_place_in_the_page(make_run: Runs) -> None:
+    text = page(make_run(), full_parts(_HOSTILE + "</pre></details>\x00"))
+    assert Elements(text).tags <= _ALLOWED
+    assert not Elements(text).open
+    assert "\x00" not in text
+    assert "\x1b" not in text
+
+
+def test_the_page_of_a_workspace_has_its_logs(make_run: Runs, tmp_path: Path) -> None:
+    layout = WorkspaceLayout(tmp_path)
+    layout.logs.mkdir()
+    layout.log("prepare", 0).write_text("the first line\n" + "x" * 40_000 + "\nthe last line\n")
+    write_job_report(make_run(), layout)
+    text = (layout.report / "index.html").read_text()
+    assert "the first line" in text
+    assert "the last line" in text
+    assert "bytes are left out" in text
+    log = json.loads((layout.report / "job.json").read_text())["logs"][0]
+    assert (log["step"], log["attempt"], log["bytes"]) == ("prepare", 0, 40_030)

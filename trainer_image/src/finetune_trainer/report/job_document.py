@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.report.curve import DOCUMENT as CURVE
 from finetune_trainer.report.evaluation_page import DOCUMENT as EVALUATION
+from finetune_trainer.workspace.kept_logs import newest, read_excerpt, stored_logs
 from finetune_trainer.workspace.layout import read_marker
 from finetune_trainer.workspace.timeline import read_timeline
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
-VERSION = "1.0"
+VERSION = "1.1"
 DATASET = "dataset.json"
 _STAGES = ("prepare", "train", "merge")
 _WARNINGS = 20
+_LOGS = 4
+"""Logs of each stage and step in the report."""
+_LOG_START, _LOG_END = 4 << 10, 16 << 10
+"""Bytes of the beginning and the end of each log in the report."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Parts:
     curve: Mapping[str, Any] | None = None
     timeline: Sequence[Mapping[str, Any]] = ()
     failure: Failure | None = None
+    logs: Sequence[Mapping[str, Any]] = ()
 
 
 def read_parts(
@@ -69,7 +75,30 @@ def read_parts(
         curve=_document(layout.report / CURVE),
         timeline=read_timeline(layout),
         failure=failure,
+        logs=read_logs(layout),
     )
+
+
+def read_logs(layout: WorkspaceLayout) -> list[dict[str, Any]]:
+    """Return beginning and end of the newest logs; one that cannot be read is left out."""
+    found = []
+    for log in newest(stored_logs(layout.logs), _LOGS):
+        try:
+            excerpt = read_excerpt(log.path, _LOG_START, _LOG_END)
+        except OSError:
+            continue
+        found.append(
+            {
+                "stage": log.stage,
+                "step": log.step,
+                "attempt": log.attempt,
+                "bytes": excerpt.size,
+                "first": excerpt.first,
+                "last": excerpt.last,
+                "leftOutBytes": excerpt.left_out,
+            }
+        )
+    return found
 
 
 def job_report(run: RunSpec, parts: Parts, base: str) -> dict[str, Any]:
@@ -99,6 +128,7 @@ def job_report(run: RunSpec, parts: Parts, base: str) -> dict[str, Any]:
         "merge": merge,
         "mergeOnto": run.output.merge_onto,
         "timeline": list(parts.timeline),
+        "logs": list(parts.logs),
         "missing": _missing(run, parts),
     }
 
@@ -163,6 +193,8 @@ def _missing(run: RunSpec, parts: Parts) -> list[str]:
         found.append("The workspace has no losses by step.")
     if "train" in parts.results and parts.answers is None:
         found.append("The workspace has no answers of base and tuned model.")
+    if not parts.logs:
+        found.append("The workspace has no logs.")
     if not parts.timeline:
         found.append("The workspace has no times of the stages.")
     else:

@@ -13,6 +13,7 @@ from finetune_trainer.report.evaluation_page import PAGE as EVALUATION_PAGE
 from finetune_trainer.report.job_document import Failure, job_report, read_parts
 from finetune_trainer.report.merge_page import PAGE as MERGE_PAGE
 from finetune_trainer.report.page import page_template
+from finetune_trainer.workspace.kept_logs import stored_logs
 from finetune_trainer.workspace.layout import write_json_atomically, write_text_atomically
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ def write_job_report(
     report = job_report(run, read_parts(run, layout, failure, known), base_model_name(run))
     write_json_atomically(folder / DOCUMENT, report)
     pages = [name for name in _DETAILS if (folder / name).is_file()]
-    write_text_atomically(folder / PAGE, render_job_page(report, pages))
+    logs = [log.path.name for log in stored_logs(folder)]
+    write_text_atomically(folder / PAGE, render_job_page(report, pages, logs))
 
 
-def render_job_page(report: Mapping[str, Any], pages: Sequence[str] = ()) -> str:
-    """Render the document of `job_report`, with links to `pages`; equal arguments give equal bytes."""
+def render_job_page(report: Mapping[str, Any], pages: Sequence[str] = (), logs: Sequence[str] = ()) -> str:
+    """Render the document of `job_report`, with links to `pages` and `logs`; equal arguments give equal bytes."""
     curve = report["curve"] or {}
     points, held_out = curve.get("points") or (), curve.get("heldOut") or ()
     evaluation, training = report["evaluation"], report["training"] or {}
@@ -62,6 +64,7 @@ def render_job_page(report: Mapping[str, Any], pages: Sequence[str] = ()) -> str
         _template().render(
             report=report,
             pages={name: _DETAILS[name] for name in pages},
+            logs=logs,
             interval=None
             if evaluation is None
             else job_charts.interval_plot(evaluation["difference"], evaluation["interval"]),
@@ -89,6 +92,7 @@ def _template() -> Template:
             "points": lambda value: f"{100 * value:+.1f}",
             "percent": percent,
             "gib": lambda value: f"{value / _GIB:.2f} GiB",
+            "lines": lambda text: visible(str(text), keep_lines=True),
             "text": lambda text: middle_cut(str(text), _SHOWN),
             "value": _value,
             "duration": job_charts.duration,

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from finetune_trainer.telemetry.kept_log import KeptLog
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -59,8 +61,7 @@ def configure_logging(redact: Redactor) -> LogTail:
 
 
 def add_log_file(path: Path, redact: Redactor) -> None:
-    """Also write the log to `path`. Raises OSError if it cannot be opened."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Also keep the log in `path`. Raises OSError if it cannot be opened."""
+    handler = KeptLog(path, redact)
     handler.setFormatter(_RedactingFormatter(redact))
     logging.getLogger().addHandler(handler)

@@ -101,9 +101,14 @@ class WorkspaceLayout:
         """File whose presence proves that `step` finished; it holds the digest of its inputs and its result."""
         return self.root / "markers" / f"{step}.json"
 
+    @property
+    def logs(self) -> Path:
+        """The log of each attempt, redacted."""
+        return self.root / "logs"
+
     def log(self, stage: str, attempt: int) -> Path:
-        """Log of one stage's attempt, redacted."""
-        return self.root / "logs" / f"{stage.lower()}-{attempt}.log"
+        """Log of one stage's attempt, redacted. For a step of a stage, `stage` is the name of the step."""
+        return self.logs / f"{stage.lower()}-{attempt}.log"
 
 
 def write_json_atomically(path: Path, document: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from finetune_operator.api.conditions import Condition, Truth
 from finetune_operator.api.reasons import Reason
@@ -42,7 +43,7 @@ def accept_job(state: Reconciliation) -> Reconciliation:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, violation))
     spec = stored.spec
     draft = state.draft.accept(stored.hash, make_plan(spec, state.settings.trainer.device))
-    draft = draft if spec.suspend else draft.mark_started()
+    draft = draft if spec.suspend else draft.mark_started(_start(state))
     return _note_ignored(replace(state, spec=spec, draft=draft), stored.ignored)
 
 
@@ -69,6 +70,12 @@ def _violation(name: str, stored: StoredSpec) -> str:
 def _is_accepted(state: Reconciliation) -> bool:
     """True if a version of the operator has accepted the job. Its Jobs show that if its status was lost."""
     return state.draft.spec_hash is not None or bool(state.own_children)
+
+
+def _start(state: Reconciliation) -> datetime:
+    """When the job's clock starts: now, or when its first Job was created if that came before the first status."""
+    created = [child.created for child in state.own_children] if state.draft.spec_hash is None else []
+    return min([state.now, *created])
 
 
 def _note_ignored(state: Reconciliation, ignored: tuple[str, ...]) -> Reconciliation:

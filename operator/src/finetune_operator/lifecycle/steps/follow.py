@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import SuspendJob
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Feasible, why_no_gpu
+from finetune_operator.lifecycle.stage_jobs import size_host
 from finetune_operator.observed.lost_nodes import unconfirmed_end
 from finetune_operator.observed.observation import ChildJob
 from finetune_operator.observed.pending import NO_POD_GRACE, is_stuck, why_waiting
@@ -19,6 +21,8 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
     child = state.current_child
     if state.runnable_spec is None or child is None:
         return state
+    if not state.draft.job_seen:
+        state = _record_host(state, state.runnable_spec)
     state = state.with_draft(state.draft.record_job(child.created, _node_to_record(state, child)))
     if child.held and not child.deleting:
         resume = SuspendJob(child.name, child.uid, suspend=False, resource_version=child.resource_version)
@@ -35,6 +39,13 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
         overdue = child.started + NO_POD_GRACE
         state = state.with_requeue(overdue if state.now < overdue else state.now + NO_POD_GRACE)
     return state
+
+
+def _record_host(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation:
+    """Record the host memory of a new Job. It follows from the record, so it is that which the Job was made with."""
+    draft = state.draft
+    host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
+    return state.with_draft(draft.record_host(draft.stage, host.memory_bytes, host.memory_reason))
 
 
 def _is_queued(state: Reconciliation, child: ChildJob) -> bool:
@@ -78,6 +89,9 @@ def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
 
 def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | None:
     """Reason and message of what keeps the stage from running; None if nothing is known to."""
+    rejection = state.observation.rejection
+    if rejection is not None and state.lacks_claim:
+        return Reason.CHILD_REFUSED, rejection.message
     pods, feasibility = state.pods_of(child), state.feasibility
     unconfirmed = unconfirmed_end(pods, state.observation.inventory, state.now)
     if unconfirmed is not None:

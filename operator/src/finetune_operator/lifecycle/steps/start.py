@@ -107,12 +107,11 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
         claim = build_workspace_claim(state.job, spec, size, defaults)
         state = state.with_actions(CreateClaim(claim))
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
-    draft = draft.record_host(draft.stage, host.memory_bytes, host.memory_reason)
     read_only = () if volumes is None else volumes.read_only_claims
     body = build_stage_job(
         state.job, spec, draft, state.settings, _feasible(state), placement, host, read_only
     )
-    return state.with_draft(draft).with_actions(CreateJob(body))
+    return state.with_actions(CreateJob(body))
 
 
 def _place(

@@ -6,7 +6,7 @@ from tests.support.world import World
 
 def test_the_first_visit_writes_every_condition_and_the_plan() -> None:
     world = World()
-    world.step()
+    world.settle()
     assert {entry["type"]: entry["status"] for entry in world.job.status["conditions"]} == {
         "Succeeded": "Unknown",
         "Reconciling": "True",
@@ -22,7 +22,7 @@ def test_the_first_visit_writes_every_condition_and_the_plan() -> None:
         "gradientCheckpointing",
         "epochs",
     }
-    assert world.job.status["phase"] == "Pending"
+    assert world.job.status["phase"] == "Preparing"
     assert world.job.status["observedGeneration"] == 1
     assert world.job.status["specHash"].startswith("sha256:")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from shutil import copytree
+from shutil import copyfile, copytree
 from typing import TYPE_CHECKING, TypeVar
 
 import transformers
@@ -48,6 +48,7 @@ from finetune_trainer.workspace.destination import (
     writing_to,
 )
 from finetune_trainer.workspace.digests import digest_of_files, folder_digests
+from finetune_trainer.workspace.kept_logs import stored_logs
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker, write_marker
 
 if TYPE_CHECKING:
@@ -276,6 +277,8 @@ def _publish(
 def _write_page(run: RunSpec, workspace: WorkspaceLayout, result: MergeResult, folder: Path) -> None:
     """Write the page on the whole job. What an earlier trainer left may lack something; that withholds no artifact."""
     try:
+        for log in stored_logs(workspace.logs):
+            copyfile(log.path, folder / log.path.name)
         write_job_report(run, workspace, known={"merge": result.document()}, folder=folder)
     except OSError:
         raise

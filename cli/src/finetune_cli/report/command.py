@@ -1,0 +1,60 @@
+"""`finetune report JOB`: the report on a job as a page or as JSON, also long after its end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TextIO
+
+from finetune_cli.errors import UsageError
+from finetune_cli.kept.cluster import Cluster
+from finetune_cli.kept.options import add_reader_options
+from finetune_cli.kept.reading import read_kept
+
+DESCRIPTION = (
+    "Print the report on a job: dataset, plan, memory, loss curves, evaluation, answers, timeline and logs. A short pod reads "
+    "it from the workspace, or from the claim that the artifacts were published to. It needs the right to create and delete "
+    "pods."
+)
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `finetune report`."""
+    parser.add_argument("job", help="name of the FineTuneJob")
+    parser.add_argument(
+        "-o", "--output", choices=["html", "json"], default="html", help="form (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="PATH",
+        help="file to write; default: standard output, or JOB-report.html if that is a terminal",
+    )
+    add_reader_options(parser)
+
+
+def report(options: argparse.Namespace, output: TextIO) -> int:
+    """Print or save the report; return 0. Raises UsageError that says what is missing."""
+    cluster = Cluster(options.context, options.namespace)
+    job = cluster.job(options.job)
+    pods = cluster.pods(options.job)
+    kept = read_kept(cluster, job, [options.output], image=options.image, seconds=options.timeout, pods=pods)
+    if kept.content is None:
+        raise UsageError(
+            f"the report of {options.job} must be kept, found {kept.error or 'none'}; a job has its first report when "
+            "PREPARE has ended"
+        )
+    path = options.save
+    if path is None and options.output == "html" and output.isatty():
+        path = Path(f"{options.job}-report.html")
+    if path is None:
+        output.write(kept.content.decode("utf-8", "replace") + "\n")
+        return 0
+    try:
+        path.write_bytes(kept.content + b"\n")
+    except OSError as error:
+        raise UsageError(
+            f"--save must be a file that can be written, found {path}: {error.strerror}"
+        ) from error
+    output.write(f"{path}\n")
+    return 0

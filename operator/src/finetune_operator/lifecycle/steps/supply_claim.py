@@ -1,0 +1,34 @@
+"""Creates the workspace's claim if PREPARE's Job exists without it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.lifecycle import volumes as volume_policy
+from finetune_operator.lifecycle.actions import CreateClaim
+from finetune_operator.lifecycle.reconciliation import Reconciliation
+from finetune_operator.manifests.jobs import build_workspace_claim
+
+PREVIOUS_CLAIM = timedelta(seconds=1)
+"""Time between two looks at the claim of an earlier FineTuneJob of the same name, until it is gone."""
+
+
+def supply_claim(state: Reconciliation) -> Reconciliation:
+    """Create a claim for which PREPARE's pod waits.
+
+    Claim and Job of a new job are created together, so the claim may have been refused, or lost with the operator.
+    Somebody may also have deleted it, which costs nothing before the pod has a node.
+    """
+    spec = state.runnable_spec
+    if spec is None or not state.lacks_claim:
+        return state
+    if state.observation.previous_claim is not None:
+        return state.with_requeue(state.now + PREVIOUS_CLAIM)
+    rejection = state.observation.rejection
+    if rejection is not None and rejection.final:
+        return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
+    if rejection is not None and state.now < rejection.retry_time:
+        return state.with_requeue(rejection.retry_time)
+    size, defaults = volume_policy.claim_size(spec, state.draft), state.settings.trainer.defaults
+    return state.with_actions(CreateClaim(build_workspace_claim(state.job, spec, size, defaults)))

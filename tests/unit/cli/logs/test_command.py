@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetune_cli.__main__ import EXIT_USAGE, main
+
+from tests.support.fake_kubectl import FakeKubectl
+from tests.support.kept_jobs import frame, job, pod
+
+RUNNING: dict[str, Any] = {
+    "phase": "Running",
+    "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
+}
+
+
+def serve(kubectl: FakeKubectl, *pods: dict[str, object], kept: bytes = b"", error: str = "") -> None:
+    kubectl.answer("finetunejobs.finetune.dev", output=job())
+    kubectl.answer("get", "pods", "-l", output={"items": list(pods)})
+    kubectl.answer("logs", "-c", output=b"\x1b[31mof the pod\x1b[0m\n", error=error)
+    kubectl.answer("persistentvolumeclaims", output={"metadata": {"name": "numbers-workspace"}})
+    kubectl.answer("create", output={"metadata": {"name": "reader-1"}})
+    kubectl.answer("get", "reader-1", output={"status": {"phase": "Succeeded"}})
+    kubectl.answer("logs", "reader-1", output=kept)
+    kubectl.answer("delete")
+
+
+def test_a_running_stage_shows_the_log_of_its_pod(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(kubectl, pod(**RUNNING))
+    assert main(["logs", "numbers", "-f"]) == 0
+    assert capsys.readouterr().out == "of the pod\n"
+    assert not kubectl.given(), "no pod is made"
+
+
+def test_a_stage_without_a_pod_shows_the_kept_log(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(kubectl, pod(**RUNNING), kept=frame(b"of the \x1b[2Jworkspace\n", "prepare-0"))
+    assert main(["logs", "numbers", "--stage", "prepare"]) == 0
+    assert capsys.readouterr().out == "of the workspace\n"
+    assert kubectl.given()[0]["spec"]["containers"][0]["args"] == [
+        "kept",
+        "/kept",
+        "prepare",
+        "--attempt",
+        "0",
+    ]
+    assert "affinity" in kubectl.given()[0]["spec"], "a running stage has the claim mounted"
+
+
+def test_a_pod_whose_node_is_gone_falls_back_to_the_kept_log(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: dict[str, Any] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": {}}}],
+    }
+    serve(kubectl, pod(**ended), kept=frame(b"kept\n", "train-1"), error="Error: node not found\n")
+    assert main(["logs", "numbers"]) == 0
+    assert capsys.readouterr().out == "kept\n"
+
+
+def test_a_log_that_was_never_written_is_an_error_with_what_exists(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(kubectl, kept=frame(None, "prepare-0"))
+    assert main(["logs", "numbers"]) == EXIT_USAGE
+    assert "the log of train attempt 1 must be kept, found prepare-0" in capsys.readouterr().err
+
+
+def test_a_pod_that_has_not_started_says_what_it_waits_for(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
+    serve(kubectl, pod(phase="Pending", conditions=[condition]))
+    assert main(["logs", "numbers"]) == EXIT_USAGE
+    assert "must have started, found: 0/3 nodes" in capsys.readouterr().err
