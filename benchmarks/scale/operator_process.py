@@ -15,6 +15,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.scale import loop_gaps
 from benchmarks.scale.control_plane import ControlPlane
 from benchmarks.scale.programs import Program, free_ports
 
@@ -36,11 +37,16 @@ class Limits:
     """The folder with the package of another version."""
     profile: Path | None = None
     """The file into which cProfile writes."""
+    gaps: Path | None = None
+    """The file into which the gaps of its event loop are written."""
+    namespaces: tuple[str, ...] = ()
+    """The only namespaces that it serves, each with lists and watches of its own."""
 
     def command(self) -> list[str]:
         """How to start it."""
         profiler = [] if self.profile is None else ["-m", "cProfile", "-o", str(self.profile)]
-        return [sys.executable, *profiler, "-m", "finetune_operator"]
+        program = ["-m", "finetune_operator"] if self.gaps is None else [loop_gaps.__file__, str(self.gaps)]
+        return [sys.executable, *profiler, *program]
 
     def environment(self) -> dict[str, str]:
         """Variables that choose its code."""
@@ -75,6 +81,7 @@ class Operator:
             "trainer": {"image": "registry.example/trainer:1"},
             **({} if limits.client is None else {"client": limits.client}),
             "workers": limits.workers,
+            "watchNamespaces": list(limits.namespaces),
             "metricsPort": self.metrics_port,
             "healthPort": self.health_port,
             "logLevel": "WARNING",

@@ -122,7 +122,9 @@ async def _create(load: Load, name: str, number: int, namespaces: int) -> None:
 def controllers(plane: ControlPlane, limits: PeerLimits) -> Iterator[tuple[Program, Program]]:
     """Both controllers for the duration of a `with` block."""
     if not limits.trainer.exists():
-        raise SystemExit(f"{limits.trainer} must exist for --peer; run scripts/tools/build_peer.sh")
+        raise SystemExit(f"{limits.trainer} must exist for --peer; run make peer")
+    if CERTIFICATES.exists():
+        raise SystemExit(f"{CERTIFICATES} must not exist, because the peer needs it; move it away")
     jobset_port, jobset_health, trainer_port, trainer_health = free_ports(4)
     certificate = _install(plane, jobset_port)
     config = plane.folder / "jobset.json"

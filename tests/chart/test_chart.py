@@ -9,6 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from finetune_operator.api.showback import FOREIGN_LABELS, FOREIGN_PREFIXES, ShowbackKey
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster import rbac
@@ -16,6 +17,8 @@ from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.settings import Settings, parse_settings
 from finetune_operator.sizing.hosts import HostNeeds
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, only, render
 from tests.support.operator import make_job, make_spec
@@ -240,6 +243,8 @@ def test_settings_agree_with_the_values() -> None:
     assert full["trainer"]["network"]["noProxy"] == ".svc,.cluster.local,10.0.0.0/8"
     assert full["trainer"]["network"]["caBundle"]["configMapKeyRef"]["name"] == "corporate-ca"
     assert full["metricsPort"] == 18080
+    assert full["cost"]["labels"] == ["team", "example.com/costCenter"]
+    assert [entry["perGpuHour"] for entry in full["cost"]["prices"]] == [0.24, "0.71", 2]
     assert full["logLevel"] == "DEBUG"
 
 
@@ -259,7 +264,19 @@ def test_default_values_are_the_defaults_of_the_operator() -> None:
     expected = defaults.model_dump(mode="json", by_alias=True)
     # The chart has empty values where the settings have none.
     assert rendered["trainer"].pop("network").keys() == expected["trainer"].pop("network").keys()
+    assert rendered["trainer"].pop("tracking").keys() == expected["trainer"].pop("tracking").keys()
     assert rendered == expected
+
+
+def test_the_chart_and_the_operator_refuse_the_same_keys_for_showback() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    key = Draft202012Validator(schema["properties"]["cost"]["properties"]["labels"]["items"])
+    allowed = TypeAdapter(ShowbackKey)
+    for candidate in (*FOREIGN_LABELS, *(f"{prefix}x" for prefix in FOREIGN_PREFIXES)):
+        assert not key.is_valid(candidate), candidate
+    for candidate in ("team", "example.com/costCenter", "app.kubernetes.io/part-of"):
+        assert key.is_valid(candidate)
+        assert allowed.validate_python(candidate) == candidate
 
 
 def test_changed_settings_start_new_pods() -> None:
@@ -424,6 +441,14 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
             r"trainer.podDefaults.objectLabels.kueue\.x-k8s\.io/queue-name=x",
             "must not use keys of Kueue",
         ),
+        ("cost.currency=euro", "cost/currency"),
+        ("cost.prices[0].perGpuHour=1", "cost.currency must be the ISO 4217 code"),
+        ("cost.currency=EUR,cost.prices[0].currency=USD", "cost/prices/0"),
+        ("cost.currency=EUR,cost.prices[0].perGpuHour=-1", "cost/prices/0/perGpuHour"),
+        ("cost.currency=EUR,cost.prices[0].perGpuHour=cheap", "cost/prices/0/perGpuHour"),
+        ("cost.speeds[0].product=L4", "cost/speeds/0"),
+        (r"cost.labels[0]=argocd\.argoproj\.io/instance", "cost/labels/0"),
+        (r"cost.labels[0]=app\.kubernetes\.io/name", "cost/labels/0"),
         ("policy.limits.images[0]=x", "'images' not allowed"),
         ("policy.limits.gpus=0", "policy/limits/gpus"),
         ("policy.limits.tolerations[0].effect=NoSchedule", "policy/limits/tolerations/0"),

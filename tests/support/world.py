@@ -198,7 +198,7 @@ class World:
             idle=False,
             job_uid=self.job.uid,
         )
-        pod = replace(pod, **changes)
+        pod = replace(pod, **{"started": self.now if changes.get("running", True) else None, **changes})
         self.pods[pod.uid] = pod
         return pod
 

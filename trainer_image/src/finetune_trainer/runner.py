@@ -181,8 +181,14 @@ def run_all_stages(
 def _run_with_steps(
     command: str, run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None
 ) -> tuple[ExitCode, Result]:
-    """Run a stage with the step before or after it that needs the destinations' credentials."""
-    steps = {"prepare": (PROBE, ""), "merge": ("", PUBLISH)} if run.output.destinations else {}
+    """Run a stage with the step before or after it that needs the credentials of destinations or trackers."""
+    steps = (
+        {"prepare": (PROBE, ""), "merge": ("", PUBLISH)}
+        if run.output.destinations
+        else {"merge": ("", PUBLISH)}
+        if run.tracking
+        else {}
+    )
     for step in steps.get(command, ("",)):
         code, result = run_stage(command, run, redact, tail, None, write_report, step)
         if code is not ExitCode.SUCCEEDED:

@@ -35,6 +35,8 @@ class Condition(StrEnum):
     MODEL_READY = "ModelReady"
     TRAINED = "Trained"
     PUBLISHED = "Published"
+    TRACKED = "Tracked"
+    """True if every tracker has the record of the run. It is missing without trackers, and until MERGE has succeeded."""
     FIELDS_IGNORED = "FieldsIgnored"
     """True if the spec has fields that this version does not know. It is missing until that happens once."""
     STATUS_REDUCED = "StatusReduced"

@@ -71,6 +71,8 @@ class Reason(StrEnum):
     DATASET_WARNINGS = "DatasetWarnings"
     MERGE_WARNINGS = "MergeWarnings"
     PLAN_WARNINGS = "PlanWarnings"
+    RUN_RECORDED = "RunRecorded"
+    TRACKER_FAILED = "TrackerFailed"
     UNKNOWN_FIELDS = "UnknownFields"
     FIELDS_KNOWN = "FieldsKnown"
     STATUS_REFUSED = "StatusRefused"
@@ -118,6 +120,8 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
     Reason.MERGE_WARNINGS: ReasonClass.ACTIVE,
     Reason.PLAN_WARNINGS: ReasonClass.ACTIVE,
+    Reason.RUN_RECORDED: ReasonClass.TERMINAL,
+    Reason.TRACKER_FAILED: ReasonClass.ACTIVE,
     Reason.UNKNOWN_FIELDS: ReasonClass.ACTIVE,
     Reason.FIELDS_KNOWN: ReasonClass.ACTIVE,
     Reason.STATUS_REFUSED: ReasonClass.ACTIVE,

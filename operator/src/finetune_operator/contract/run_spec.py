@@ -35,6 +35,7 @@ from finetune_operator.contract.credentials import (
 )
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
+from finetune_operator.contract.tracking import Trackers, tracking_document
 
 CONTRACT_VERSION = "1.9"
 LADDER_SINCE = 5
@@ -43,6 +44,8 @@ RATE_REASON_SINCE = 6
 """The same of the reason for the learning rate."""
 OPTIMIZER_SINCE = 7
 """The same of `training.optimizer` and `training.weights`, in the ladder's rungs, too."""
+TRACKING_SINCE = 9
+"""The same of the administrator's trackers. A job's own trackers are sent to every trainer."""
 GIVEN_RATE = "set by training.learningRate"
 _LONGEST_REASON = 1024
 
@@ -69,6 +72,7 @@ def build_run_spec(
     telemetry_port: int,
     attempt: int,
     explains_rate: bool = False,
+    trackers: Trackers | None = None,
 ) -> dict[str, Any]:
     """Build the run spec of one attempt, ready for JSON.
 
@@ -134,6 +138,7 @@ def build_run_spec(
                 else {"retrySeconds": limits.retry_seconds}
             ),
         },
+        **({"tracking": tracking_document(trackers, job)} if trackers else {}),
     }
 
 

@@ -22,6 +22,7 @@ from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.leave_queue import leave_queue
 from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
+from finetune_operator.lifecycle.steps.meter import meter_gpus
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
 from finetune_operator.lifecycle.steps.policy import hold_denied_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
@@ -38,6 +39,7 @@ STEPS: tuple[Step, ...] = (
     accept_job,
     reread_unwatched,
     remove_lost_pods,
+    meter_gpus,
     enforce_deadline,
     end_attempt,
     reclaim_gpu,

@@ -44,4 +44,5 @@ def rehearsal_objects(
         jobs.append(build_stage_job(job, spec, draft, settings, None, Placement(), host))
     if spec.workspace.existing_claim is not None:
         return tuple(jobs)
-    return (build_workspace_claim(job, spec, DEFAULT_WORKSPACE_SIZE, trainer.defaults), *jobs)
+    claim = build_workspace_claim(job, spec, DEFAULT_WORKSPACE_SIZE, trainer.defaults, settings.cost.labels)
+    return (claim, *jobs)

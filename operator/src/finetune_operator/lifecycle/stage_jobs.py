@@ -21,8 +21,10 @@ from finetune_operator.contract.run_spec import (
     LADDER_SINCE,
     OPTIMIZER_SINCE,
     RATE_REASON_SINCE,
+    TRACKING_SINCE,
     build_run_spec,
 )
+from finetune_operator.contract.tracking import NO_TRACKERS, choose_trackers
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
@@ -81,6 +83,10 @@ def build_stage_job(
     limits = trainer.limits.to_limits(retry_seconds(spec.network, trainer.network))
     if settings.job_policy.limits_of(job.namespace).forbid_private_addresses:
         limits = replace(limits, allow_private_addresses=False)
+    trackers = choose_trackers(spec.tracking, trainer.tracking)
+    if trackers.of_administrator and not draft.speaks(TRACKING_SINCE, trainer.image):
+        # No job asks for them, and another image may reject them. PREPARE and TRAIN do not need them.
+        trackers = NO_TRACKERS
     run_spec = build_run_spec(
         job=identity,
         spec=spec,
@@ -92,6 +98,7 @@ def build_stage_job(
         telemetry_port=trainer.telemetry_port,
         attempt=draft.attempt,
         explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
+        trackers=trackers,
     )
     body = build_job(
         job,
@@ -104,6 +111,8 @@ def build_stage_job(
         host=host,
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
         read_only_claims=read_only_claims,
+        allowed_labels=settings.cost.labels,
+        trackers=trackers,
     )
     made_for = {
         PLACEMENT_ANNOTATION: "" if training is None else training.digest,

@@ -94,13 +94,14 @@ class Volumes:
         return [mount for mount in self.mounts if not mount["mountPath"].startswith(f"{DESTINATIONS_MOUNT}/")]
 
     def mounts_of_step(self) -> list[dict[str, Any]]:
-        """The mounts of a container that tries or fills the destinations: no source, no cache and no key of another step."""
+        """The mounts of a container that tries or fills destinations or tells trackers: no source, cache or key of another step."""
         own = (RUN_SPEC_FOLDER, "/tmp", WORKSPACE_MOUNT)  # noqa: S108 -- the pod's own emptyDir
         folders = (f"{DESTINATIONS_MOUNT}/", f"{CA_MOUNT}/")
+        # The claim of the only destination has the manifest whose digest the trackers get.
         return [
-            mount
+            {**mount, "readOnly": True} if mount["mountPath"] == OUTPUT_MOUNT else mount
             for mount in self.mounts
-            if mount["mountPath"] in own or mount["mountPath"].startswith(folders)
+            if mount["mountPath"] in (*own, OUTPUT_MOUNT) or mount["mountPath"].startswith(folders)
         ]
 
     @property

@@ -13,6 +13,7 @@ from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Rea
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.state_series import OTHER, REASONS
+from finetune_operator.runtime.usage_metrics import UsageMetrics
 
 _FINAL = (ReasonClass.PERMANENT, ReasonClass.RETRYABLE)
 _FAILURES = sorted(
@@ -33,6 +34,7 @@ class FleetMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
+        self._usage = UsageMetrics(registry)
         self._ended = Counter(
             "finetunejobs_ended",
             "FineTuneJobs that have ended, by their last reason.",
@@ -77,6 +79,7 @@ class FleetMetrics:
         """A FineTuneJob has changed from `old` to `new`. What another version wrote and cannot be read is not counted."""
         if old.status == new.status:
             return
+        self._usage.changed(old, new)
         try:
             self._count(old, new)
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -87,3 +87,21 @@ def test_pods_with_network_settings_are_valid_kubernetes(stage: Stage) -> None:
     pod = build_with_network({"proxySecretRef": {"name": "proxy", "key": "url"}}, NETWORK, stage)
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "demo"}, "spec": pod}
     kubernetes_validate.validate(manifest, "1.36", strict=True)
+
+
+def test_a_jobs_own_hub_goes_beside_the_administrators_to_every_client_of_hubs() -> None:
+    spec = make_spec(
+        network={"huggingFaceEndpoint": "https://hub.team.example"},
+        output={"destinations": [{"name": "a", "s3": {"uri": "s3://models/bot"}}]},
+    )
+    trainer = TrainerSettings(image="trainer", hugging_face_endpoint="https://hub.example")
+    for stage in Stage:
+        body = build_job(
+            make_job(spec), FineTuneJobSpec.parse(spec), stage, 0, {"version": "1.9"}, trainer, host=HOST
+        )
+        pod = body["spec"]["template"]["spec"]
+        for container in [*pod.get("initContainers", ()), *pod["containers"]]:
+            found = {each["name"]: each.get("value") for each in container["env"]}
+            uses_hub = "FINETUNE_STEP" in found or stage is Stage.PREPARE
+            assert found.get("FINETUNE_JOB_HUB") == ("https://hub.team.example" if uses_hub else None)
+            assert found.get("HF_ENDPOINT") == ("https://hub.example" if uses_hub else None)

@@ -365,3 +365,30 @@ def test_a_run_spec_in_another_script_takes_no_more_room_than_its_text() -> None
     )
     annotation = job["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
     assert annotation == f'{{"a":"{text}"}}'
+
+
+LABELLED = {"team": "vision", "argocd.argoproj.io/instance": "app", "finetune.dev/stage": "merge"}
+
+
+def test_only_allowed_labels_of_the_job_reach_its_children() -> None:
+    spec = make_spec(podTemplate={"labels": {"team": "other", "tier": "batch"}})
+    parsed = FineTuneJobSpec.parse(spec)
+    job = make_job(spec, labels=LABELLED)
+    allowed = ("team", "project")
+    body = build_job(
+        job, parsed, Stage.TRAIN, 0, {"version": "1.0"}, TRAINER, host=HOST, allowed_labels=allowed
+    )
+    pod = body["spec"]["template"]["metadata"]["labels"]
+    claim = build_workspace_claim(job, parsed, "1Gi", allowed_labels=allowed)
+    for labels in (body["metadata"]["labels"], pod, claim["metadata"]["labels"]):
+        assert labels["team"] == "vision"
+        assert "argocd.argoproj.io/instance" not in labels
+        assert labels["app.kubernetes.io/managed-by"] == "finetune-operator"
+    assert pod["tier"] == "batch"
+    assert pod["finetune.dev/stage"] == "train"
+    assert (
+        "team"
+        not in build_job(job, parsed, Stage.TRAIN, 0, {"version": "1.0"}, TRAINER, host=HOST)["metadata"][
+            "labels"
+        ]
+    )

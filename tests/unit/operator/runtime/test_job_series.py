@@ -84,6 +84,7 @@ def test_the_lines_of_a_job_follow_its_object_and_end_with_it() -> None:
     changed = replace(unchanged, resource_version="99999")
     assert Rendered([changed], series).value("finetunejob_train_loss", LABELS) == 0.25
     assert Rendered([], series).count == 0
+    series.forget_others([])
     assert len(series) == 0
 
 
