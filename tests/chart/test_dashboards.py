@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
 
 from scripts.docs.dashboards import documents
 from scripts.docs.metrics_catalog import operator_entries
 from tests.support.chart import CHART, only, render
-from tests.support.dashboards import dashboards, filled, panels
+from tests.support.dashboards import dashboards, filled, panel_queries, panels
 from tests.support.repository import ROOT
 
 SUFFIXES = ("_bucket", "_sum", "_count")
@@ -77,7 +82,9 @@ def test_panels_ask_only_for_series_that_the_operator_has() -> None:
 
 def test_each_dashboard_becomes_a_config_map_for_the_sidecar() -> None:
     assert not any("dashboard" in item["metadata"]["name"] for item in render())
-    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    objects = render(
+        "--values", str(CHART / "ci/full-values.yaml"), "--set", "dashboards.namespace=monitoring"
+    )
     for dashboard in dashboards():
         found = only(objects, "ConfigMap", dashboard["uid"])
         assert found["metadata"]["namespace"] == "monitoring"
@@ -86,3 +93,22 @@ def test_each_dashboard_becomes_a_config_map_for_the_sidecar() -> None:
         ((name, text),) = found["data"].items()
         assert name.endswith(".json")
         assert json.loads(text) == dashboard
+
+
+@pytest.mark.prometheus
+def test_prometheus_understands_every_query(tmp_path: Path) -> None:
+    variables = {
+        "namespace": "team",
+        "job": "demo",
+        "operator_namespace": "system",
+        "__rate_interval": "1m",
+    }
+    queries = [query for panel in panel_queries(variables) for query in panel.queries]
+    assert queries
+    rules = [{"record": f"query:{place}", "expr": query} for place, query in enumerate(queries)]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from devcluster import product
@@ -16,18 +17,18 @@ from tests.support.dashboards import panel_queries
 from tests.support.e2e import jobs
 from tests.support.e2e.prometheus import ANNOTATIONS, Prometheus, annotated_pods, prometheus, scrape_config
 
-pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
+pytestmark = [pytest.mark.cluster, pytest.mark.devcluster, pytest.mark.prometheus]
 
 VALUES = {"podAnnotations": ANNOTATIONS, "trainer": {"podDefaults": {"annotations": ANNOTATIONS}}}
 MONITORS = "serviceMonitor.enabled=true,podMonitor.enabled=true,prometheusRule.enabled=true"
 INTERVAL = "1s"
 TRAINING = {
-    "maximumSteps": 60,
+    "maximumSteps": 150,
     "effectiveBatchSize": 2,
     "microBatchSize": 2,
     "maximumLength": 256,
     "learningRate": 0.001,
-    "checkpoint": {"intervalSteps": 20},
+    "checkpoint": {"intervalSteps": 50},
 }
 
 
@@ -54,6 +55,14 @@ def scraped(
     operator: ProvidedCluster, workplace: Kubectl, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scraped]:
     product.install_chart(operator, VALUES)
+    try:
+        yield from run_scraped(operator, workplace, tmp_path_factory.mktemp("prometheus"))
+    finally:
+        product.install_chart(operator)
+
+
+def run_scraped(operator: ProvidedCluster, workplace: Kubectl, folder: Path) -> Iterator[Scraped]:
+    """Let Prometheus scrape both jobs from their beginning to their end, and to their deletion."""
     release = [
         f"--set=fullnameOverride={product.RELEASE}-finetune-operator",
         f"--namespace={product.SYSTEM_NAMESPACE}",
@@ -71,7 +80,7 @@ def scraped(
         [*(scrape_config(each, INTERVAL) for each in monitors), annotated_pods(INTERVAL)],
         only(objects, "PrometheusRule")["spec"],
         f"https://{address}:443",
-        tmp_path_factory.mktemp("prometheus"),
+        folder,
     ) as server:
         started = time.time()
         workplace.apply(
@@ -85,7 +94,6 @@ def scraped(
         yield Scraped(server, str(workplace.namespace), started)
         workplace("delete", "finetunejob", "curve", "broken", "--wait=true")
         server_ends(server)
-    product.install_chart(operator)
 
 
 def server_ends(server: Prometheus) -> None:

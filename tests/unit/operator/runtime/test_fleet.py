@@ -101,3 +101,12 @@ def test_what_another_version_wrote_is_not_counted(status: dict[str, Any]) -> No
     fleet.store.put_job(make_job())
     fleet.store.put_job(make_job(status=status, resource_version="11"))
     assert fleet.store.job_keys() == [("team", "demo")]
+
+
+def test_every_reason_of_a_failure_has_a_series_before_the_first_one() -> None:
+    """Otherwise `increase` of Prometheus would miss the first failure for a reason."""
+    fleet = Fleet()
+    for reason in ("InvalidDataset", "DeadlineExceeded", "InternalError", "Other"):
+        assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason=reason) == 0
+    fleet.live(World(), reason="InvalidDataset")
+    assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason="InvalidDataset") == 1
