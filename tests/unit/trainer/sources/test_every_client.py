@@ -30,8 +30,10 @@ from finetune_trainer.contract.run_spec import (
     UrlSource,
 )
 from finetune_trainer.destinations.opening import open_place
+from finetune_trainer.destinations.store_http import StoreAccess
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.dataset import fetch_dataset
+from finetune_trainer.sources.fetch_target import destination_target
 from finetune_trainer.sources.hub_model import HubModel
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.object_store import ObjectStoreModel
@@ -130,6 +132,15 @@ def store_destination(address: str) -> ObjectStoreDestination:
     return ObjectStoreDestination(name="a", **store(address).model_dump())
 
 
+def store_parts(address: str, _folder: Path, environment: Mapping[str, str]) -> None:
+    target = destination_target("a")
+    access = StoreAccess.of(store_destination(address), target, KEYS)
+    assert access is not None
+    network = Network.from_environment(environment, RetryPolicy(0), allow_private=True)
+    with access.opened(target, network, allow_private=True) as client:
+        client.retried(lambda: client.call("GET", None, {"uploads": ""}))
+
+
 def registry(address: str) -> RegistryDestination:
     reference = f"{address.removeprefix('https://')}/team/bot:1"
     return RegistryDestination(kind="Oci", name="a", reference=reference)
@@ -144,6 +155,7 @@ CLIENTS: dict[str, Call] = {
     "dataset from a URL": dataset(lambda _: UrlSource(kind="Url", url_variable="ROWS_URL")),
     "dataset from an object store": dataset(store),
     "destination in an object store": place(store_destination),
+    "parts of large files in an object store": store_parts,
     "destination in a registry": place(registry),
     "destination on a hub": place(
         lambda _: HubDestination(
