@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ TRAINER_SECRET = "kubeflow-trainer-webhook-cert"  # noqa: S105 -- the name of a 
 CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")  # noqa: S108 -- the trainer reads its certificate nowhere else
 RUNTIME_LABEL = "jobset.sigs.k8s.io/jobset-name"
 TRAINJOBS = "/apis/trainer.kubeflow.org/v1alpha1"
+JOBSETS = "/apis/jobset.x-k8s.io/v1alpha2"
 READY_SECONDS = 120
 
 
@@ -178,8 +179,18 @@ def _install(plane: ControlPlane, jobset_port: int) -> Path:
     secret = {"metadata": {"name": TRAINER_SECRET}}
     plane.client.request("POST", f"/api/v1/namespaces/{TRAINER_NAMESPACE}/secrets", secret)
     runtime = read_documents(manifests / "torch_distributed.yaml")[0]
-    until_holds(lambda: _applies(plane, runtime), "the CRDs of the peer", plane.programs)
+    until_holds(lambda: _serves_kinds(plane), "the CRDs of the peer", plane.programs)
+    until_holds(lambda: _applies(plane, runtime), "the runtime of the peer", plane.programs)
     return folder
+
+
+def _serves_kinds(plane: ControlPlane) -> bool:
+    """True once the API server lists every kind. The controllers end if one is missing at their start."""
+    served: set[str] = set()
+    for path in (TRAINJOBS, JOBSETS):
+        with suppress(ApiError):
+            served |= {each["name"] for each in plane.client.request("GET", path).get("resources") or ()}
+    return served >= {"trainjobs", "trainingruntimes", "clustertrainingruntimes", "jobsets"}
 
 
 def _applies(plane: ControlPlane, runtime: dict[str, Any]) -> bool:

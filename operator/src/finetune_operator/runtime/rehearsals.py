@@ -57,10 +57,16 @@ class Rehearsals:
             self._asking.pop(known, None)
 
     async def _rehearse(self, job: JobRecord, spec: FineTuneJobSpec) -> str | None:
-        for body in rehearsal_objects(job, spec, self._settings, self._now()):
-            found = await self._cluster.rehearse(job, body)
-            if found is not None:
-                return found
+        bodies = rehearsal_objects(job, spec, self._settings, self._now())
+        # Together, because the first Job waits for them, and the API server is slow while many jobs come.
+        answers = await asyncio.gather(
+            *(self._cluster.rehearse(job, body) for body in bodies), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is not None:
+                return answer
         return None
 
 
