@@ -71,14 +71,14 @@ def test_ordinary_words_are_not_masked() -> None:
 
 
 STORE = {"kind": "ObjectStore", "uri": "s3://b/k", "credentialsPrefix": "TEAM_"}
-HUB = {"kind": "HuggingFace", "repository": "o/d", "revision": "main", "tokenVariable": "HUB_TOKEN"}
+HUB = {"kind": "HuggingFace", "repository": "o/d", "revision": "main", "tokenVariable": "HUB_ACCESS"}
 PLAIN = {"kind": "File", "path": "/data/x"}
 ENVIRONMENT = {
     "TEAM_AWS_ACCESS_KEY_ID": "AKIATEAM",
     "TEAM_AWS_SECRET_ACCESS_KEY": "team secret",
     "TEAM_AWS_REGION": "eu-central-1",
-    "TEAM_OTHER_TOKEN": "another secret of the same Secret",
-    "HUB_TOKEN": "hf_token",
+    "TEAM_OTHER_MEMBER": "another secret of the same Secret",
+    "HUB_ACCESS": "hf_token",
     "DATASET_URL": URL,
     "PATH": "/usr/bin:/bin:/sbin",
 }
@@ -105,7 +105,9 @@ def test_every_variable_that_a_source_names_is_a_secret(
     expected: set[str],
 ) -> None:
     run = make_run(dataset=run_document["dataset"] | members)
-    assert set(secrets_of(run, ENVIRONMENT)) == expected
+    # The others have the name of a secret, so they are masked, too.
+    named = {"AKIATEAM", "team secret"}
+    assert set(secrets_of(run, ENVIRONMENT)) == expected | named
 
 
 def test_secrets_of_a_models_store_are_masked_like_those_of_a_dataset(
@@ -153,3 +155,21 @@ def test_a_secret_is_masked_also_without_the_white_space_around_it() -> None:
     )
     for part in ("hf_secret", "rows.jsonl", "0123456789"):
         assert part not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_secret"),
+    [
+        ("WANDB_API_KEY", "0123456789abcdef", True),
+        ("MY_PASSWORD", "correct horse battery", True),
+        ("GITHUB_TOKEN", "ghp_0123456789", True),
+        ("TOKENIZERS_PARALLELISM", "false", False),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/var/run/key.json", False),
+        ("PATH", "/usr/bin:/bin:/usr/local", False),
+    ],
+)
+def test_a_variable_with_the_name_of_a_secret_is_one_whoever_has_set_it(
+    make_run: Callable[..., RunSpec], name: str, value: str, *, is_secret: bool
+) -> None:
+    redact = Redactor(secrets_of(make_run(), {name: value}))
+    assert (value not in redact(f"found {value} here")) == is_secret

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.report.event_file import write_event_file
 from finetune_trainer.workspace.layout import write_json_atomically
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def training_report(
 
 
 def write_training_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write `training.json` into `folder`, which is made if it is missing. Raises OSError."""
+    """Write `training.json` and the event file for TensorBoard into `folder`. Raises OSError."""
     write_json_atomically(folder / DOCUMENT, report)
+    write_event_file(folder, report)
 
 
 def _points(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

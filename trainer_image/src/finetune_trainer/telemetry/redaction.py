@@ -27,6 +27,9 @@ _SHORTEST_FRAGMENT = 8
 _SHORTEST_PATH = 16  # a long path may be a file's only protection; a short one is an ordinary name
 _QUERY_OF_ANY_URL = re.compile(r"(\bhttps?://[^\s?#\"'<>]*)\?[^\s\"'<>]+", re.IGNORECASE)
 _USER_OF_ANY_URL = re.compile(r"(\bhttps?://)[^\s/@\"'<>]+@", re.IGNORECASE)
+_NAME_OF_A_SECRET = re.compile(
+    "TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE
+)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -127,7 +130,8 @@ def _matcher(form: str) -> str:
 def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
     """Return the values of the secret environment variables that the run spec names, if set.
 
-    The users and passwords of proxies are added, but not the proxies' addresses.
+    The users and passwords of proxies are added, but not the proxies' addresses. So are variables that others have set and
+    whose names say that they are secret.
     """
     sources: list[object] = [run.model.source, run.dataset.source]
     if isinstance(run.dataset.validation, ValidationSource):
@@ -150,7 +154,17 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
         if tracker is not None and tracker.credentials_prefix:
             values += _store_secrets(tracker.credentials_prefix, environment)
     values += _proxy_secrets(environment)
+    values += _named_secrets(environment)
     return list(dict.fromkeys(value for value in values if value and value.strip()))
+
+
+def _named_secrets(environment: Mapping[str, str]) -> list[str]:
+    """Return the values of variables with a secret's name. A path of a file is none, and a short word may be an ordinary one."""
+    return [
+        value
+        for name, value in environment.items()
+        if _NAME_OF_A_SECRET.search(name) and len(value) >= _SHORTEST_FRAGMENT and not value.startswith("/")
+    ]
 
 
 def _proxy_secrets(environment: Mapping[str, str]) -> list[str]:

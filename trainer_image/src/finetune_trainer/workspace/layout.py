@@ -122,11 +122,16 @@ def json_text(document: Any) -> str:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 so that a reader sees the old file or the new one and nothing between, even after a crash."""
+    """Write UTF-8 as `write_bytes_atomically` writes bytes."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one and nothing between, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

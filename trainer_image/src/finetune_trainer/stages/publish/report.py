@@ -11,6 +11,7 @@ from finetune_trainer.contract.result import StageResult
 from finetune_trainer.destinations.local_artifact import LocalArtifact, LocalFile
 from finetune_trainer.destinations.opening import open_publisher
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.report.event_file import EVENT_FILE
 from finetune_trainer.report.job_document import Failure
 from finetune_trainer.report.job_page import write_job_report
 from finetune_trainer.workspace.access import require_workspace
@@ -75,7 +76,7 @@ def collect(run: RunSpec, layout: WorkspaceLayout, task: ReportTask) -> LocalArt
     folder.mkdir(parents=True)
     reports = sorted(layout.report.iterdir()) if layout.report.is_dir() else []
     for path in (
-        *(each for each in reports if each.suffix in _SUFFIXES),
+        *(each for each in reports if each.suffix in _SUFFIXES or each.name == EVENT_FILE),
         *(log.path for log in stored_logs(layout.logs)),
     ):
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= _MAXIMUM_BYTES:
