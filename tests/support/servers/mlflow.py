@@ -171,6 +171,8 @@ class SmallMlflow:
         return {"model_versions": found} if found else {}
 
     def _model_versions_create(self, given: dict[str, Any]) -> dict[str, Any]:
+        if given["source"].startswith("file:"):
+            raise _RefusedError(400, "INVALID_PARAMETER_VALUE", "Invalid model version source")
         versions = self.models[given["name"]]
         made = {**given, "version": str(len(versions) + 1)}
         versions.append(made)

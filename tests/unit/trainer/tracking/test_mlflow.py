@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from finetune_trainer.errors import StageError
 from finetune_trainer.tracking.mlflow import record_in_mlflow
+from finetune_trainer.tracking.record import make_record
 
 from tests.support.servers.loopback import status
 from tests.support.servers.mlflow import SmallMlflow, call, real_mlflow, small_mlflow
-from tests.support.tracking import UID, mlflow_client, mlflow_tracker, record, report_files
+from tests.support.tracking import UID, mlflow_client, mlflow_tracker, record, report, report_files
 
 
 @pytest.fixture(scope="module", params=["small", pytest.param("real", marks=pytest.mark.full)])
@@ -84,6 +85,19 @@ def test_a_longer_record_adds_only_the_new_steps(server: str, tmp_path: Path) ->
     [run] = runs_of(server, "longer")
     params = {each["key"]: each["value"] for each in run["data"]["params"]}
     assert params["training.maximumSteps"] == "5", "MLflow refuses another value, so the first one stays"
+
+
+def test_a_model_that_mlflow_refuses_leaves_the_run_whole(server: str, tmp_path: Path) -> None:
+    document = report(3)
+    for artifact in document["merge"]["artifacts"]:
+        artifact["uri"] = f"file://{tmp_path}/merged"
+    tracker = mlflow_tracker(server, experiment="refused", registered_model="refused")
+    with mlflow_client(tracker) as client:
+        found = record_in_mlflow(client, tracker, make_record(document, UID), {})
+    assert not found.recorded
+    assert (found.message or "").startswith("the run has no model version: could not send the run to MLflow")
+    [run] = runs_of(server, "refused")
+    assert (run["info"]["run_id"], run["info"]["status"]) == (found.run, "FINISHED")
 
 
 def test_jobs_that_make_one_experiment_at_the_same_time_share_it(server: str) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from finetune_trainer.contract.bounds import MAXIMUM_REASON
 from finetune_trainer.contract.tracking import MLFLOW, TrackingResult
+from finetune_trainer.errors import StageError
 from finetune_trainer.sources.retry import Outage
 from finetune_trainer.tracking.client import TrackerClient
 
@@ -58,16 +60,20 @@ def _record(
     if present.get(_RECORDED) != record.digest:
         _log(client, identity, record, data)
         notes.append(_upload(client, str(run["info"].get("artifact_uri") or ""), files))
-    version = None
-    if tracker.registered_model is not None and record.model is not None:
-        version = _register(client, tracker.registered_model, identity, record.model)
-    if present.get(_RECORDED) != record.digest:
         finished = {"run_id": identity, "status": "FINISHED", "end_time": record.ended}
         client.post(f"{_API}/runs/update", finished)
         # The tag comes last, because it says that nothing is left to send.
         _set_tags(client, identity, {_RECORDED: record.digest})
-    message = "; ".join(filter(None, notes)) or None
-    return TrackingResult(kind=MLFLOW, recorded=True, run=identity, model=version, message=message)
+    version = None
+    if tracker.registered_model is not None and record.model is not None:
+        try:
+            version = _register(client, tracker.registered_model, identity, record.model)
+        except StageError as error:
+            # MLflow takes no model in a folder of another machine, for example. The run is whole without it.
+            message = f"the run has no model version: {error.message}"
+            return TrackingResult(kind=MLFLOW, recorded=False, run=identity, message=message[:MAXIMUM_REASON])
+    said = "; ".join(filter(None, notes)) or None
+    return TrackingResult(kind=MLFLOW, recorded=True, run=identity, model=version, message=said)
 
 
 def _experiment(client: TrackerClient, name: str) -> str:
