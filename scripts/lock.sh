@@ -20,11 +20,14 @@ lock dev.txt --extra operator --extra trainer --extra cli --group dev "$@"
 # The images get the versions that the tests ran with.
 lock operator.txt --constraint requirements/dev.txt --extra operator "$@"
 lock trainer.txt --constraint requirements/dev.txt --extra trainer "$@"
+lock cli.txt --constraint requirements/dev.txt --extra cli "$@"
+lock archive.txt --constraint requirements/dev.txt --group archive "$@"
 lock build.txt --constraint requirements/dev.txt --group build "$@"
 lock data.txt --no-deps --group data "$@"
 lock binaries.txt --no-deps --group binaries "$@"
 lock installer.txt --group installer "$@"
 lock transformers4.txt --no-deps --group transformers4 "$@"
-# Only `make test-full` installs these two.
+# Only `make test-full` installs these three.
 lock llama-cpp.txt --group llama-cpp "$@"
+lock trackers.txt --group trackers "$@"
 lock vllm.txt --override <(echo "torch==2.13.0") --group vllm "$@"

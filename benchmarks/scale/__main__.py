@@ -85,10 +85,13 @@ def _measures(name: str, options: argparse.Namespace, limits: Limits) -> Iterato
                 gpus=options.gpus,
                 train_seconds=options.train_seconds,
                 seconds=options.timeout,
+                ended=options.before,
             )
         case "restart":
             for jobs in options.ended:
-                yield lambda folder, jobs=jobs: restart(folder, jobs, spaces, limits)  # type: ignore[misc]
+                yield lambda folder, jobs=jobs: restart(  # type: ignore[misc]
+                    folder, jobs, spaces, limits, single=options.one_by_one
+                )
         case "scrape":
             yield lambda folder: scrape(folder, options.active, spaces, limits, options.scrapes)
         case "soak" if options.soak:
@@ -118,10 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--lives", type=int, default=10_000, help="whole jobs; default %(default)s")
     add("--gpus", type=int, default=500, help="GPUs, so also jobs in TRAIN at once; default %(default)s")
     add("--train-seconds", type=float, default=20.0, help="duration of TRAIN; default %(default)s")
-    add("--timeout", type=float, default=3600.0, help="seconds for all whole jobs; default %(default)s")
+    add("--timeout", type=float, default=3600.0, help="most seconds for all whole jobs; default %(default)s")
     add(
         "--ended", type=int, nargs="+", default=[10_000, 50_000], help="jobs that have ended before a restart"
     )
+    add("--before", type=int, default=0, help="jobs that have ended before whole lives; default: none")
+    add("--one-by-one", action="store_true", help="let a restart serve the namespaces one by one")
     add("--active", type=int, default=10_000, help="active jobs of a scrape; default %(default)s")
     add("--scrapes", type=int, default=10, help="scrapes; default %(default)s")
     add("--soak", type=float, default=0.0, help="minutes of churn; default: none")

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.scale.control_plane import ControlPlane, running
 from benchmarks.scale.load import Load, beside, quantile, until
 from benchmarks.scale.operator_process import Limits, Operator, operating
+from benchmarks.scale.prefill import ended_status, prefill
 
 SAMPLE_SECONDS = 5.0
 TRAIN_PODS = "/api/v1/pods?labelSelector=finetune.dev/stage%3Dtrain"
@@ -50,8 +51,10 @@ class Departures:
 class Ended:
     """The FineTuneJobs that have ended, by the operator's own count."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, period: float = SAMPLE_SECONDS) -> None:
+        """Look every `period` seconds."""
         self._operator = operator
+        self._period = period
         self.phases: dict[str, int] = {}
         self.resident: list[int] = []
         self.scrapes: list[float] = []
@@ -69,7 +72,7 @@ class Ended:
                 self.phases = await asyncio.to_thread(self._operator.phases)
                 self.scrapes.append(time.monotonic() - began)
             self.resident.append(self._operator.program.resident_bytes)
-            await asyncio.sleep(SAMPLE_SECONDS)
+            await asyncio.sleep(self._period)
 
 
 async def lives(
@@ -81,15 +84,22 @@ async def lives(
     gpus: int,
     train_seconds: float,
     seconds: float,
+    ended: int = 0,
 ) -> dict[str, Any]:
-    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, within `seconds`."""
+    """Run `jobs` to their end, at most `gpus` of them in TRAIN at once, for `seconds` at most.
+
+    Beside them are `ended` jobs that have ended before, so that a run can be measured in slices.
+    """
     with running(folder) as plane:
+        if ended:
+            async with Load.connected(plane.kubeconfig("admin")) as load:
+                await prefill(plane, load, ended, namespaces, ended_status())
         plane.run_pods(gpus=gpus, seconds=1.0, train_seconds=train_seconds)
         with operating(plane, limits) as operator:
             async with Load.connected(plane.kubeconfig("admin")) as load:
                 await load.create_namespaces(namespaces)
                 operator.await_idle(60)
-                return await _lives(plane, operator, load, limits, jobs, namespaces, seconds)
+                return await _lives(plane, operator, load, limits, jobs, namespaces, seconds, ended)
 
 
 async def _lives(
@@ -100,6 +110,7 @@ async def _lives(
     jobs: int,
     namespaces: int,
     seconds: float,
+    earlier: int,
 ) -> dict[str, Any]:
     departures, ended = Departures(), Ended(operator)
     before = {each.name: each.cpu_seconds for each in (operator.program, *plane.programs)}
@@ -107,13 +118,15 @@ async def _lives(
     def whole() -> bool:
         plane.check()
         operator.program.check()
-        return ended.count >= jobs and not departures.running
+        return ended.count >= earlier + jobs and not departures.running
 
     async with beside(load.watch(TRAIN_PODS, departures.see)), beside(ended.sample()):
         began = time.monotonic()
-        await load.create_jobs(jobs, namespaces)
-        await until(whole, seconds, lambda: f"phases {ended.phases}")
+        await load.create_jobs(jobs, namespaces, first=earlier)
+        with suppress(TimeoutError):
+            await until(whole, seconds, lambda: f"phases {ended.phases}")
         duration = time.monotonic() - began
+        finished = ended.count - earlier
         await asyncio.sleep(2.0)
     used = {each.name: each.cpu_seconds - before[each.name] for each in (operator.program, *plane.programs)}
     own, server = used["operator"], used["kube-apiserver"]
@@ -122,14 +135,19 @@ async def _lives(
         "measurement": "lives",
         "limits": limits.name,
         "jobs": jobs,
+        "endedBefore": earlier,
+        "finished": finished,
         "seconds": round(duration, 1),
-        "jobsASecond": round(jobs / duration, 2),
+        "jobsASecond": round(finished / duration, 2),
         "phases": ended.phases,
         "operatorCpuSeconds": round(own, 1),
         "apiServerCpuSeconds": round(server, 1),
         "operatorToApiServer": round(own / server, 3),
-        "otherCpuSeconds": round(sum(used.values()) - own - server, 1),
-        "writesOfAJob": round(sum(operator.writes().values()) / jobs, 2),
+        "cpuMillisecondsOfALife": {
+            name: round(1000 * each / max(finished, 1), 1) for name, each in used.items()
+        },
+        "coresUsed": round(sum(used.values()) / duration, 2),
+        "writesOfAJob": round(sum(operator.writes().values()) / max(finished, 1), 2),
         "operatorMegabytes": operator.program.resident_bytes >> 20,
         "operatorPeakMegabytes": operator.program.peak_bytes >> 20,
         "mostRunning": departures.most_running,

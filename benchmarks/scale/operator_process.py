@@ -15,11 +15,14 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.scale import loop_gaps
 from benchmarks.scale.control_plane import ControlPlane
 from benchmarks.scale.programs import Program, free_ports
 
 LIFTED = {"qps": 5000, "burst": 5000}
 """Limits of the client that no measurement reaches."""
+IDLE_CORES = 0.25
+"""Cores that an idle operator uses at most: two ticks of the kernel's clock in a tenth of a second."""
 IDLE_SECONDS = 1.0
 """Time without work after which the operator counts as idle."""
 
@@ -36,11 +39,16 @@ class Limits:
     """The folder with the package of another version."""
     profile: Path | None = None
     """The file into which cProfile writes."""
+    gaps: Path | None = None
+    """The file into which the gaps of its event loop are written."""
+    namespaces: tuple[str, ...] = ()
+    """The only namespaces that it serves, each with lists and watches of its own."""
 
     def command(self) -> list[str]:
         """How to start it."""
         profiler = [] if self.profile is None else ["-m", "cProfile", "-o", str(self.profile)]
-        return [sys.executable, *profiler, "-m", "finetune_operator"]
+        program = ["-m", "finetune_operator"] if self.gaps is None else [loop_gaps.__file__, str(self.gaps)]
+        return [sys.executable, *profiler, *program]
 
     def environment(self) -> dict[str, str]:
         """Variables that choose its code."""
@@ -75,6 +83,7 @@ class Operator:
             "trainer": {"image": "registry.example/trainer:1"},
             **({} if limits.client is None else {"client": limits.client}),
             "workers": limits.workers,
+            "watchNamespaces": list(limits.namespaces),
             "metricsPort": self.metrics_port,
             "healthPort": self.health_port,
             "logLevel": "WARNING",
@@ -117,16 +126,17 @@ class Operator:
         """Wait until it leads, has no key to work on and uses no CPU; returns the seconds since this call until then."""
         began = time.monotonic()
         quiet: float | None = None
-        used = self.program.cpu_seconds
+        used, sampled = self.program.cpu_seconds, began
         while True:
             time.sleep(0.1)
             self._plane.check()
             self.program.check()
             now = time.monotonic()
-            # A tenth of a core for a tenth of a second is one tick of the kernel's clock.
-            busy = self.program.cpu_seconds - used > 0.02 or not self._is_idle()
+            # A busy machine wakes this process late, and the operator may have used its share of all that time.
+            share = (self.program.cpu_seconds - used) / (now - sampled)
+            busy = share > IDLE_CORES or not self._is_idle()
             # The scrape has cost CPU time of its own. With a thousand jobs, that would look like work for minutes.
-            used = self.program.cpu_seconds
+            used, sampled = self.program.cpu_seconds, time.monotonic()
             if busy:
                 quiet = None
             elif quiet is None:

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.control_plane import running
-from benchmarks.scale.load import Load
+from benchmarks.scale.load import Load, namespace_of
+from benchmarks.scale.loop_gaps import read_gaps
 from benchmarks.scale.operator_process import Limits, operating
 from benchmarks.scale.prefill import ended_status, prefill
 
 
-async def restart(folder: Path, jobs: int, namespaces: int, limits: Limits) -> dict[str, Any]:
-    """Start an operator beside `jobs` that have ended; returns the seconds until it is idle, and what it holds."""
+async def restart(
+    folder: Path, jobs: int, namespaces: int, limits: Limits, *, single: bool = False
+) -> dict[str, Any]:
+    """Start an operator beside `jobs` that have ended; returns the seconds until it is idle, and what it holds.
+
+    With `single`, it serves the namespaces one by one, as with the chart's watchNamespaces.
+    """
+    if single:
+        names = tuple(namespace_of(number, namespaces) for number in range(namespaces))
+        limits = replace(limits, namespaces=names)
     with running(folder) as plane:
         async with Load.connected(plane.kubeconfig("admin")) as load:
             await prefill(plane, load, jobs, namespaces, ended_status())
         before = plane.api_server.cpu_seconds
         began = time.monotonic()
-        with operating(plane, limits) as operator:
+        gaps = folder / "gaps.txt"
+        with operating(plane, replace(limits, gaps=gaps)) as operator:
             operator.await_idle(600)
             idle = time.monotonic() - began
             phases = operator.phases()
@@ -28,9 +39,13 @@ async def restart(folder: Path, jobs: int, namespaces: int, limits: Limits) -> d
                 "measurement": "restart",
                 "limits": limits.name,
                 "jobs": jobs,
+                "namespacesOneByOne": len(limits.namespaces),
                 "idleSeconds": round(idle, 2),
                 "operatorCpuSeconds": round(operator.program.cpu_seconds, 2),
                 "apiServerCpuSeconds": round(plane.api_server.cpu_seconds - before, 2),
+                "largestLoopGapOwnSeconds": round(
+                    max((gap.own_seconds for gap in read_gaps(gaps, began, time.monotonic())), default=0.0), 3
+                ),
                 "operatorMegabytes": operator.program.resident_bytes >> 20,
                 "operatorPeakMegabytes": operator.program.peak_bytes >> 20,
                 "writes": sum(operator.writes().values()),

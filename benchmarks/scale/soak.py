@@ -6,15 +6,19 @@ Jobs are created at a constant rate, live through three stages, and are deleted 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.control_plane import running
-from benchmarks.scale.lives import Ended
+from benchmarks.scale.lives import SAMPLE_SECONDS, Ended
 from benchmarks.scale.load import Load, beside
 from benchmarks.scale.operator_process import Limits, operating
 
+BATCHES = 10
+QUANTILE = 2.306
+"""The 97.5 % quantile of Student's distribution with BATCHES - 2 degrees of freedom."""
 KEPT = 200
 """Jobs that stay; older ones are deleted."""
 
@@ -29,7 +33,7 @@ async def soak(
             async with Load.connected(plane.kubeconfig("admin")) as load:
                 await load.create_namespaces(namespaces)
                 operator.await_idle(60)
-                ended = Ended(operator)
+                ended = Ended(operator, min(SAMPLE_SECONDS, minutes))
                 before = operator.program.cpu_seconds
                 began = time.monotonic()
                 number = 0
@@ -44,7 +48,7 @@ async def soak(
                         await asyncio.sleep(max(number / jobs_a_second - now, 0.0))
                 sizes = [size / 2**20 for size in ended.resident]
                 settled = sizes[len(sizes) // 3 :]
-                assert len(settled) >= 2, "a soak must last a minute at least; give a larger --soak"
+                an_hour = 3600 * len(sizes) / (minutes * 60)
                 return {
                     "measurement": "soak",
                     "minutes": minutes,
@@ -52,8 +56,28 @@ async def soak(
                     "operatorCpuSeconds": round(operator.program.cpu_seconds - before, 1),
                     "firstMegabytes": round(settled[0], 1),
                     "lastMegabytes": round(settled[-1], 1),
-                    "megabytesAnHour": round(slope(settled) * 3600 * len(sizes) / (minutes * 60), 2),
+                    "samples": len(settled),
+                    "megabytesAnHour": round(slope(settled) * an_hour, 2),
+                    "megabytesAnHour95": [round(bound * an_hour, 2) for bound in slope_interval(settled)],
                 }
+
+
+def slope_interval(values: list[float]) -> tuple[float, float]:
+    """The interval that holds the slope with a probability of 95 %, for one step.
+
+    Neighboring values are alike, and the usual interval would be too narrow. So it is that of the means of BATCHES runs of
+    values, which are nearly independent. Raises ValueError for too few values.
+    """
+    length = len(values) // BATCHES
+    if length == 0:
+        raise ValueError(f"the slope needs at least {BATCHES} values, found {len(values)}")
+    means = [sum(values[start : start + length]) / length for start in range(0, BATCHES * length, length)]
+    rise, mean = slope(means), sum(means) / BATCHES
+    middle = (BATCHES - 1) / 2
+    squares = sum((each - mean - rise * (place - middle)) ** 2 for place, each in enumerate(means))
+    spread = sum((place - middle) ** 2 for place in range(BATCHES))
+    error = math.sqrt(squares / (BATCHES - 2) / spread)
+    return (rise - QUANTILE * error) / length, (rise + QUANTILE * error) / length
 
 
 def slope(values: list[float]) -> float:

@@ -20,6 +20,7 @@ PACKAGES = tuple(
         "operator/src/finetune_operator",
         "trainer_image/src/finetune_trainer",
         "cli/src/finetune_cli",
+        "cli/src/finetune_client",
     )
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")

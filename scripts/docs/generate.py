@@ -1,6 +1,6 @@
-"""Write the generated documents: API reference, chart values and failure modes.
+"""Write the generated documents: API reference, chart values, command line, failure modes, types of the Python client.
 
-With --check, compare them only. Sources: crds/finetunejobs.yaml, the chart's values.yaml, contract/reasons.json.
+With --check, compare them only. Sources: crds/finetunejobs.yaml, the chart's values.yaml, the commands, contract/reasons.json.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+from finetune_cli.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -120,6 +122,11 @@ def api_reference(crd: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def cli_reference() -> str:
+    """Return the reference of the command line from its commands."""
+    return "\n".join(header("The command line", "cli/src/finetune_cli")) + "\n" + reference()
+
+
 def value_comments(text: str) -> dict[str, str]:
     """Return the meaning of each value by its dotted path.
 
@@ -190,6 +197,94 @@ def failure_modes(reasons: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_TYPES_HEADER = '''"""The FineTuneJob as typed dictionaries.
+
+`scripts/docs/generate.py` generates this module from `crds/finetunejobs.yaml`. Edit that file instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Required, TypedDict
+'''
+_TYPES_ROOT = '''
+
+class FineTuneJob(TypedDict, total=False):
+    """A FineTuneJob as the API server stores it."""
+
+    apiVersion: str
+    kind: str
+    metadata: Required[dict[str, Any]]
+    spec: Required[FineTuneJobSpec]
+    status: FineTuneJobStatus
+'''
+_SCALARS = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+
+
+class _TypeWriter:
+    """Writes a class for each object of a schema. Equal objects share the class of the first one."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, tuple[str, list[str]]] = {}
+        """Name of each class, and the descriptions that it has at its places, by its members."""
+
+    def type_of(self, schema: dict[str, Any], name: str) -> str:
+        """Return the type of a value, and keep the classes that it needs."""
+        if "properties" in schema:
+            return self._object(schema, name)
+        if "enum" in schema:
+            return f"Literal[{', '.join(json.dumps(value) for value in schema['enum'])}]"
+        if schema.get("x-kubernetes-int-or-string"):
+            return "int | str"
+        if schema.get("type") == "array":
+            return f"list[{self.type_of(schema['items'], name)}]"
+        if schema.get("type") == "object":
+            values = schema.get("additionalProperties")
+            inner = self.type_of(values, name) if isinstance(values, dict) else "Any"
+            return f"dict[str, {inner}]"
+        return _SCALARS.get(str(schema.get("type")), "Any")
+
+    def source(self) -> str:
+        """Return the source of all classes, each after those that it uses."""
+        return "".join(
+            f'\n\nclass {name}(TypedDict, total=False):\n    """{_first_sentence(described)}"""\n\n{members}\n'
+            for members, (name, described) in self._classes.items()
+        )
+
+    def _object(self, schema: dict[str, Any], name: str) -> str:
+        lines = []
+        for key, field in schema["properties"].items():
+            kind = self.type_of(field, name + key[0].upper() + key[1:])
+            lines.append(f"    {key}: {f'Required[{kind}]' if key in schema.get('required', []) else kind}")
+        own, described = self._classes.setdefault("\n".join(lines), (name, []))
+        described.append(schema["description"])
+        return own
+
+
+def _first_sentence(descriptions: list[str]) -> str:
+    """Return the first sentence that all descriptions share, else one that says where to look."""
+    first = {re.split(r"(?<=[.]) ", " ".join(text.split()), maxsplit=1)[0] for text in descriptions}
+    return (
+        first.pop()
+        if len(first) == 1
+        else "Members that several fields share; docs/reference/api.md describes each."
+    )
+
+
+def client_types(crd: dict[str, Any]) -> str:
+    """Return the module with the types of the Python client."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    writer = _TypeWriter()
+    for part in ("spec", "status"):
+        writer.type_of(schema["properties"][part], f"FineTuneJob{part.capitalize()}")
+    return _formatted(_TYPES_HEADER + writer.source() + _TYPES_ROOT)
+
+
+def _formatted(source: str) -> str:
+    """Return Python source in the repository's format."""
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(ROOT / "generated.py"), "-"]
+    return subprocess.run(command, input=source, capture_output=True, check=True, text=True).stdout
+
+
 def documents(root: Path) -> dict[Path, str]:
     """Return the expected text of each generated document by its path."""
     crd = yaml.safe_load((root / "crds/finetunejobs.yaml").read_text())
@@ -198,7 +293,9 @@ def documents(root: Path) -> dict[Path, str]:
     return {
         root / "docs/reference/api.md": api_reference(crd),
         root / "docs/reference/chart-values.md": chart_values(values),
+        root / "docs/reference/cli.md": cli_reference(),
         root / "docs/failure-modes.md": failure_modes(reasons),
+        root / "cli/src/finetune_client/types.py": client_types(crd),
     }
 
 

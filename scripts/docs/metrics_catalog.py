@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.runtime import activity_series, exposition, job_series
+from finetune_operator.runtime import activity_series, cost_series, exposition, job_series
 from finetune_operator.runtime.families import Family
 from finetune_operator.runtime.health_metrics import HealthMetrics
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
@@ -56,7 +56,12 @@ def operator_entries() -> list[Entry]:
     gpus = GpuCollector(GpuStore((), allow_time_slicing=False))
     found = [_entry(each.describe()[0], each._labelnames) for each in registry.collectors]  # noqa: SLF001 -- no other way
     found += [_entry(each, each._labelnames) for each in gpus.collect()]  # type: ignore[attr-defined]  # noqa: SLF001 -- see above
-    families = {**job_series.families(), **activity_series.FAMILIES, **exposition.FAMILIES}
+    families = {
+        **job_series.families(),
+        **cost_series.FAMILIES,
+        **activity_series.FAMILIES,
+        **exposition.FAMILIES,
+    }
     found += [_family(name, family) for name, family in families.items()]
     return sorted(found, key=lambda entry: entry.name)
 

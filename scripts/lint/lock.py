@@ -18,12 +18,15 @@ LOCKS = {
     "dev": (("operator", "trainer", "cli"), ("dev",)),
     "operator": (("operator",), ()),
     "trainer": (("trainer",), ()),
+    "cli": (("cli",), ()),
+    "archive": ((), ("archive",)),
     "build": ((), ("build",)),
     "data": ((), ("data",)),
     "binaries": ((), ("binaries",)),
     "installer": ((), ("installer",)),
     "transformers4": ((), ("transformers4",)),
     "llama-cpp": ((), ("llama-cpp",)),
+    "trackers": ((), ("trackers",)),
     "vllm": ((), ("vllm",)),
 }
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)(.*?)(?=^[A-Za-z0-9]|\Z)", re.MULTILINE | re.DOTALL)

@@ -18,6 +18,7 @@ PACKAGES = {
     "operator": "operator/src/finetune_operator",
     "trainer": "trainer_image/src/finetune_trainer",
     "cli": "cli/src/finetune_cli",
+    "client": "cli/src/finetune_client",
 }
 LONGEST_NAME = 80
 # One line of the table: the module, and the test file that covers it.

@@ -3,7 +3,8 @@
 # Does nothing if the pinned modules, the flags and the Go version are those of the last build. With a warm Go build cache
 # (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores: objectstore (versitygw speaks
 # S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three, kubeflow_trainer five, jobset
-# four, registry one and a half, argocd ten.
+# four, registry one and a half, argocd ten,
+# containerd (version 2, with its shim) three.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

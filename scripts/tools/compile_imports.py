@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 import sys
 
-PACKAGES = ("finetune_operator", "finetune_trainer", "finetune_cli", "devcluster")
+PACKAGES = ("finetune_operator", "finetune_trainer", "finetune_cli", "finetune_client", "devcluster")
 
 
 def main(packages: list[str]) -> None:

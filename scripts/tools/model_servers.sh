@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that `make test-full` loads artifacts with, into .cache/servers: vLLM for a CPU, and llama.cpp with its
-# converter, which is built from its source package. A first run takes about 15 minutes on two cores.
+# Installs the servers that `make test-full` uses into .cache/servers: vLLM for a CPU, llama.cpp with its converter, which is
+# built from its source package, and MLflow. A first run takes about 15 minutes on two cores.
 # Does nothing if the locks are those of the last run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -55,6 +55,18 @@ install_llama_cpp() {
   say "built llama.cpp in $((SECONDS - started)) s"
 }
 
+install_trackers() {
+  local files=(requirements/trackers.txt scripts/tools/model_servers.sh) started=$SECONDS
+  if fresh trackers "${files[@]}"; then say "MLflow is already installed"; return; fi
+  say "installing MLflow"
+  rm -f "$servers/trackers.stamp"
+  environment trackers
+  install trackers --no-deps --requirement requirements/trackers.txt
+  wanted "${files[@]}" >"$servers/trackers.stamp"
+  say "installed MLflow in $((SECONDS - started)) s"
+}
+
 mkdir -p "$servers"
+install_trackers
 install_vllm
 install_llama_cpp

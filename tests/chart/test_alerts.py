@@ -275,3 +275,15 @@ def test_an_operator_without_an_election_has_no_alert_about_its_lease() -> None:
     ]
     assert "FineTuneOperatorNotLeading" not in names
     assert "FineTuneOperatorDown" in names
+
+
+def test_amtool_accepts_the_configuration_of_the_documentation(tmp_path: Path) -> None:
+    page = (ROOT / "docs/alerts.md").read_text()
+    text = page.partition("<!-- alertmanager -->\n```yaml\n")[2].partition("```")[0]
+    names = re.findall(r'alertname = "(\w+)"', text)
+    assert names
+    assert set(names) <= alerts().keys()
+    path = tmp_path / "alertmanager.yaml"
+    path.write_text(text)
+    done = subprocess.run(["amtool", "check-config", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,13 +9,16 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from finetune_operator.api.showback import FOREIGN_LABELS, FOREIGN_PREFIXES, ShowbackKey
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster import rbac
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.settings import Settings, parse_settings
 from finetune_operator.sizing.hosts import HostNeeds
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from tests.support.chart import CHART, NAMESPACE, VALUES_FILES, Manifest, helm, only, render
 from tests.support.operator import make_job, make_spec
@@ -240,6 +243,8 @@ def test_settings_agree_with_the_values() -> None:
     assert full["trainer"]["network"]["noProxy"] == ".svc,.cluster.local,10.0.0.0/8"
     assert full["trainer"]["network"]["caBundle"]["configMapKeyRef"]["name"] == "corporate-ca"
     assert full["metricsPort"] == 18080
+    assert full["cost"]["labels"] == ["team", "example.com/costCenter"]
+    assert [entry["perGpuHour"] for entry in full["cost"]["prices"]] == [0.24, "0.71", 2]
     assert full["logLevel"] == "DEBUG"
 
 
@@ -259,7 +264,19 @@ def test_default_values_are_the_defaults_of_the_operator() -> None:
     expected = defaults.model_dump(mode="json", by_alias=True)
     # The chart has empty values where the settings have none.
     assert rendered["trainer"].pop("network").keys() == expected["trainer"].pop("network").keys()
+    assert rendered["trainer"].pop("tracking").keys() == expected["trainer"].pop("tracking").keys()
     assert rendered == expected
+
+
+def test_the_chart_and_the_operator_refuse_the_same_keys_for_showback() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    key = Draft202012Validator(schema["properties"]["cost"]["properties"]["labels"]["items"])
+    allowed = TypeAdapter(ShowbackKey)
+    for candidate in (*FOREIGN_LABELS, *(f"{prefix}x" for prefix in FOREIGN_PREFIXES)):
+        assert not key.is_valid(candidate), candidate
+    for candidate in ("team", "example.com/costCenter", "app.kubernetes.io/part-of"):
+        assert key.is_valid(candidate)
+        assert allowed.validate_python(candidate) == candidate
 
 
 def test_changed_settings_start_new_pods() -> None:
@@ -277,7 +294,7 @@ def test_pods_get_the_defaults_that_the_chart_renders() -> None:
     trainer = parse_settings(settings_text(render("--values", str(CHART / "ci/full-values.yaml")))).trainer
     spec, job = FineTuneJobSpec.parse(make_spec()), make_job()
     host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         body = build_job(job, spec, stage, 0, {}, trainer, host=host)
         kubernetes_validate.validate(body, "1.36", strict=True)
         pod = body["spec"]["template"]["spec"]
@@ -309,7 +326,7 @@ def test_values_of_an_earlier_release_leave_their_defaults_to_the_operator() -> 
 def test_new_pod_defaults_do_not_restart_running_stages_of_an_upgraded_operator() -> None:
     """Jobs of an operator without pod defaults have no digest of them."""
     trainer = parse_settings(settings_text(render())).trainer
-    assert {defaults_digest(trainer, stage) for stage in Stage} == {""}
+    assert {defaults_digest(trainer, stage) for stage in WORK_STAGES} == {""}
 
 
 def test_ports_of_pod_probes_and_settings_agree() -> None:
@@ -363,7 +380,7 @@ def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
     trainer = parse_settings(settings_text(objects)).trainer
     spec = FineTuneJobSpec.parse(make_spec())
     host = HostNeeds("2", 8 * 2**30, "because", 2**28, 2**30)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         template = build_job(make_job(), spec, stage, 0, {}, trainer, host=host)["spec"]["template"]
         assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         ports = template["spec"]["containers"][0]["ports"]
@@ -424,6 +441,14 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
             r"trainer.podDefaults.objectLabels.kueue\.x-k8s\.io/queue-name=x",
             "must not use keys of Kueue",
         ),
+        ("cost.currency=euro", "cost/currency"),
+        ("cost.prices[0].perGpuHour=1", "cost.currency must be the ISO 4217 code"),
+        ("cost.currency=EUR,cost.prices[0].currency=USD", "cost/prices/0"),
+        ("cost.currency=EUR,cost.prices[0].perGpuHour=-1", "cost/prices/0/perGpuHour"),
+        ("cost.currency=EUR,cost.prices[0].perGpuHour=cheap", "cost/prices/0/perGpuHour"),
+        ("cost.speeds[0].product=L4", "cost/speeds/0"),
+        (r"cost.labels[0]=argocd\.argoproj\.io/instance", "cost/labels/0"),
+        (r"cost.labels[0]=app\.kubernetes\.io/name", "cost/labels/0"),
         ("policy.limits.images[0]=x", "'images' not allowed"),
         ("policy.limits.gpus=0", "policy/limits/gpus"),
         ("policy.limits.tolerations[0].effect=NoSchedule", "policy/limits/tolerations/0"),

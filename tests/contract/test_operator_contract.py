@@ -14,12 +14,13 @@ from finetune_operator.api.network import Network
 from finetune_operator.api.plan import Plan, Rung
 from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.api.validation import check
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import pod_paths
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.reading import MAXIMUM_RESULT_BYTES, parse_progress, parse_result
+from finetune_operator.contract.report_task import report_task
 from finetune_operator.contract.run_spec import Limits, build_run_spec
 from finetune_operator.sizing.planning import make_plan
 
@@ -248,6 +249,21 @@ def test_a_run_spec_names_optimizers_and_weights_that_are_not_the_default() -> N
     assert run_spec == read_json("fixtures/run.planned.json")
 
 
+def test_a_run_spec_for_the_report_names_the_end_and_the_places() -> None:
+    spec = FineTuneJobSpec.parse(SPECS["destinations"])
+    status = {
+        "failure": {"stage": "Train", "reason": "HostOutOfMemory", "message": "killed", "logTail": ["last"]},
+        "attempts": [
+            {"stage": "Train", "attempt": 0, "outcome": "Failed", "reason": "HostOutOfMemory", "node": "n"}
+        ],
+    }
+    paths = pod_paths(JobIdentity("team", "demo", UID), spec)
+    run_spec = make_run_spec(SPECS["destinations"])
+    run_spec["report"] = report_task(spec, paths, UID, status, succeeded=False)
+    jsonschema.validate(run_spec, read_json("run.schema.json"))
+    assert run_spec == read_json("fixtures/run.report.json")
+
+
 @pytest.mark.parametrize("name", ["minimal", "url-and-hub"])
 def test_a_trainer_of_the_first_version_can_read_the_run_spec_of_its_jobs(name: str) -> None:
     """A trainer rejects unknown members, and it may be one minor version older."""
@@ -299,7 +315,7 @@ def test_reasons_and_their_classes_are_the_same_as_in_the_contract() -> None:
     assert set(OPERATOR_CLASSES) == set(Reason)
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_results_in_tests_follow_the_schema_and_fit_a_termination_message(stage: Stage) -> None:
     schema = read_json("result.schema.json")
     for document in (make_result(stage), make_failure(stage, "InvalidDataset")):
@@ -360,7 +376,7 @@ def assert_fits_crd(world: World) -> None:
 
 def test_every_status_of_a_successful_job_fits_the_crd() -> None:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         assert_fits_crd(world)
         world.run_pod(f"demo-{stage.slug}-0")

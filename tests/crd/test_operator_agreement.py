@@ -19,10 +19,14 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
+from finetune_operator.settings import Settings
+from finetune_operator.sizing.cost.prices import parse_cost
 from finetune_operator.sizing.planning import make_plan
 from finetune_operator.status.draft import StatusDraft
 
 from tests.support.crd_schema import Schema, root_schema, strict_json_schema, walk
+from tests.support.operator import PREPARE, SETTINGS
+from tests.support.world import World
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 SPEC = root_schema()["properties"]["spec"]
@@ -308,3 +312,26 @@ def test_the_repository_and_the_branch_of_a_hub_have_the_same_patterns() -> None
     hub = "spec.output.destinations[].huggingFace"
     assert fields[f"{hub}.repository"]["pattern"] == REPOSITORY
     assert fields[f"{hub}.revision"]["pattern"] == BRANCH
+
+
+def test_time_and_cost_of_the_largest_job_fit_the_crd_at_every_moment() -> None:
+    prices = {"currency": "EUR", "prices": [{"perGpuHour": 1_000_000_000}]}
+    settings = Settings(trainer=SETTINGS.trainer, cost=parse_cost(prices))
+    world = World(settings=settings)
+    world.settle()
+    most = dict.fromkeys(
+        ("trainingExamples", "validationExamples", "supervisedTokens", "trainingTokens"), 2**63 - 1
+    )
+    world.succeed(Stage.PREPARE, prepare={**PREPARE, "dataset": {**PREPARE["dataset"], **most}})
+    world.settle()
+    jsonschema.validate(world.job.status, strict_json_schema(STATUS))
+    assert "expectedSeconds" in world.job.status["plan"]["duration"]
+    world.run_pod("demo-train-0")
+    world.settle()
+    jsonschema.validate(world.job.status, strict_json_schema(STATUS))
+    assert "gpuTime" in world.job.status["stage"]
+    world.wait(10**8)
+    world.fail(Stage.TRAIN, "InternalError")
+    world.settle()
+    jsonschema.validate(world.job.status, strict_json_schema(STATUS))
+    assert world.job.status["usage"]["cost"]["amount"] == "27777777777777.777778"

@@ -25,7 +25,14 @@ def generator() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/reference/api.md", "docs/reference/chart-values.md", "docs/failure-modes.md"]
+    "name",
+    [
+        "docs/reference/api.md",
+        "docs/reference/chart-values.md",
+        "docs/reference/cli.md",
+        "docs/failure-modes.md",
+        "cli/src/finetune_client/types.py",
+    ],
 )
 def test_document_is_up_to_date(generator: ModuleType, name: str) -> None:
     assert (ROOT / name).read_text() == generator.documents(ROOT)[ROOT / name]

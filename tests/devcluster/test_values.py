@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+from devcluster import layout
 from devcluster.certificates import KUBELET, Authority
-from devcluster.components import AUDIT_LOG, audit_policy
+from devcluster.components import AUDIT_LOG, audit_policy, containerd, containerd_config
 from devcluster.errors import DevClusterError
 from devcluster.gpus import Gpus, patches
 from devcluster.images import ThinImage, oci_archive, runtime_spec
-from devcluster.layout import INSIDE, Layout
+from devcluster.layout import CONTAINERD_VARIABLE, INSIDE, Layout
 from devcluster.product import SYSTEM_NAMESPACE, _merged
 
 
@@ -25,6 +27,27 @@ def test_the_audit_log_has_the_operators_requests_only() -> None:
         {"level": "None"},
     ]
     assert AUDIT_LOG.relative_to(INSIDE) == Layout("x").audit_log.relative_to(Layout("x").state)
+
+
+@pytest.mark.parametrize(("chosen", "program"), [("", "containerd"), ("1", "containerd"), ("2", "own")])
+def test_the_environment_chooses_the_container_runtime(
+    chosen: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "containerd"
+    own.touch(0o755)
+    monkeypatch.setattr(layout, "BIN", tmp_path)
+    monkeypatch.setenv(CONTAINERD_VARIABLE, chosen)
+    assert containerd().argv[0] == (str(own) if program == "own" else program)
+    assert f'config_path = "{INSIDE}/{Layout("x").registries.name}"' in containerd_config()
+
+
+def test_a_container_runtime_that_is_not_built_is_named_with_its_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "BIN", tmp_path)
+    monkeypatch.setenv(CONTAINERD_VARIABLE, "2")
+    with pytest.raises(DevClusterError, match=r"build_go_tools\.sh containerd first"):
+        containerd()
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "-x", "x-", "a" * 41])

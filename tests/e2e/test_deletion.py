@@ -22,7 +22,7 @@ from tests.support.e2e.scene import Scene
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = 180.0
+STILL_SECONDS = 180.0
 
 
 def life(propagation: str) -> Life:
@@ -40,7 +40,7 @@ def test_a_deleted_job_leaves_what_its_policy_says_and_a_namesake_waits_for_it(
     chosen = [life(propagation) for propagation in PROPAGATIONS]
     for each in chosen:
         scene.create(each.document)
-    wrong = live(Stage(scene, room, pretend_nodes), chosen, seconds=SECONDS)
+    wrong = live(Stage(scene, room, pretend_nodes), chosen, still_seconds=STILL_SECONDS)
     assert wrong + judged(scene, chosen) == []
 
     (orphan,) = (each.name for each in chosen if each.name.endswith("orphan"))

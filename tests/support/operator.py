@@ -189,6 +189,7 @@ SECTIONS: dict[Stage, dict[str, Any]] = {
     Stage.PREPARE: {"prepare": PREPARE},
     Stage.TRAIN: {"train": TRAIN},
     Stage.MERGE: {"merge": MERGE},
+    Stage.REPORT: {},
 }
 
 
@@ -212,7 +213,7 @@ def make_failure(stage: Stage, reason: str, attempt: int = 0, outcome: str = "Fa
     result = make_result(
         stage, attempt, outcome=outcome, reason=reason, message=f"must not be {reason}", logTail=["last"]
     )
-    del result[stage.slug]
+    result.pop(stage.slug, None)
     return result
 
 

@@ -45,6 +45,12 @@ ENDPOINTS = (
     "https://min\u0130o.storage",
 )
 PROXIES = ("http://proxy.example.com:3128", "https://PROXY.example.com/", "http://proxy.evil.org:3128", "")
+SERVERS = (
+    "https://minio.storage",
+    "http://a.example.com:5000/path",
+    "http://[FD00::1]:8080",
+    "https://mlflow.evil.org",
+)
 TOLERATIONS: tuple[dict[str, Any], ...] = (
     {"key": "dedicated", "operator": "Equal", "value": "tuning", "effect": "NoSchedule"},
     {"key": "dedicated", "value": "tuning", "effect": "NoSchedule"},
@@ -124,6 +130,11 @@ def draw_spec(draw: random.Random) -> dict[str, Any]:
         }
     if wants():
         spec["network"] = {"httpsProxy": draw.choice(PROXIES), "httpProxy": draw.choice(PROXIES)}
+    if wants():
+        spec.setdefault("network", {})["huggingFaceEndpoint"] = draw.choice(SERVERS)
+    if wants():
+        names = draw.sample(["mlflow", "modelRegistry"], draw.randint(0, 2))
+        spec["tracking"] = {name: {"uri": draw.choice(SERVERS)} for name in names}
     return spec
 
 

@@ -79,6 +79,19 @@ def open_named(place: dict[str, Any], journals: Path, environment: dict[str, str
     return open_place(destination, SPEC, journals, environment, retry_seconds=20, allow_private=True)
 
 
+def publishing_process(
+    place: dict[str, Any], folder: Path, journals: Path, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that publishes, which the caller may kill."""
+    task = {"place": place, "folder": str(folder), "journals": str(journals), "calls": 0}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.publish_until_killed", json.dumps(task)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def publish_until_killed(
     place: dict[str, Any], folder: Path, journals: Path, environment: dict[str, str], calls: int
 ) -> int | None:

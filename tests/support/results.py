@@ -47,7 +47,9 @@ def full_success(character: str) -> dict[str, Any]:
     identity = {f"property{number}": character * 256 for number in range(16)}
     artifact = {"uri": character * 512, "digest": digest, "bytes": 2**40, "files": 2**20}
     numbers = ("rows", "kept", "duplicates", "trainingExamples", "validationExamples", "supervisedTokens")
-    counts = dict.fromkeys((*numbers, "longestExample", "nearDuplicates", "leaked", "shortened"), 2**40)
+    counts = dict.fromkeys(
+        (*numbers, "longestExample", "trainingTokens", "nearDuplicates", "leaked", "shortened"), 2**40
+    )
     loss = 1.2345678901234567
     paired = {"base": loss, "tuned": loss, "difference": -loss, "interval": [-loss, loss]}
     return {

@@ -12,6 +12,7 @@ from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
     QUEUE_LABEL,
+    WORK_STAGES,
     Stage,
     child_name,
 )
@@ -198,7 +199,7 @@ class World:
             idle=False,
             job_uid=self.job.uid,
         )
-        pod = replace(pod, **changes)
+        pod = replace(pod, **{"started": self.now if changes.get("running", True) else None, **changes})
         self.pods[pod.uid] = pod
         return pod
 
@@ -305,7 +306,7 @@ def started(stage: Stage = Stage.PREPARE, **changes: Any) -> World:
     """A world in which this stage's Job has just been created."""
     world = World(job=make_job(**changes))
     world.settle()
-    for earlier in Stage:
+    for earlier in WORK_STAGES:
         if earlier is stage:
             return world
         world.succeed(earlier)

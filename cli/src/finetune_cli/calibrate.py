@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
+import click
 import yaml
+from finetune_client.kubectl import Kubectl
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration, Run, fit_calibration
 from pydantic.alias_generators import to_camel
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
 from finetune_cli.manifests import read_documents
+from finetune_cli.options import Command
+from finetune_cli.speeds import print_speeds
 
-DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with the measurements of their runs, and print
-the chart's calibration value. It needs at least three runs with the same stack profile. They must be estimated without a
-calibration. Without files, the command reads the jobs of the cluster (kubectl get finetunejobs -A)."""
+DESCRIPTION = """Compare the estimated GPU memory of finished FineTuneJobs with the measurements of their runs.
+
+Print the chart's calibration value. It needs at least three runs with the same stack profile. They must be estimated without a
+calibration. Without files, the command reads the jobs of the cluster (kubectl get finetunejobs -A).
+
+FILE is the output of kubectl get finetunejobs -o json or yaml; - reads stdin."""
 
 STATIC_TERMS = frozenset(
     [
@@ -39,22 +46,35 @@ _FORMER_STATIC_TERMS = frozenset(["quantisation constants", "optimiser states"])
 """Names of such terms in the status of jobs that ran under an earlier operator."""
 
 
-def add_calibrate_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `finetune calibrate`."""
-    parser.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="output of kubectl get finetunejobs -o json or yaml; - reads stdin",
-    )
-    parser.add_argument("--context", help="context of the kubeconfig from which to read the jobs")
-    parser.add_argument("--stack", help="use only runs with this stack profile, if there are several")
-    parser.add_argument("--version", help="name of the calibration (default: a digest of the runs)")
+@click.command(
+    "calibrate",
+    cls=Command,
+    help=DESCRIPTION,
+    examples=(
+        ("finetune calibrate", "Fit the estimates to all finished jobs of the cluster."),
+        ("finetune calibrate jobs.json --version 2026-11", "Fit them to the jobs in a file."),
+    ),
+)
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig from which to read the jobs.")
+@click.option("--kubeconfig", metavar="FILE", help="Kubeconfig from which to read the jobs.")
+@click.option("--stack", help="Use only runs with this stack profile, if there are several.")
+@click.option(
+    "--speeds",
+    is_flag=True,
+    help="Print cost.speeds of the chart instead: the measured speed of each GPU product, from one run or more.",
+)
+@click.option("--version", help="Name of the calibration (default: a digest of the runs).")
+def command(**options: Any) -> int:
+    """Print a calibration."""
+    return calibrate(SimpleNamespace(**options), sys.stdout)
 
 
-def calibrate(options: argparse.Namespace, output: TextIO) -> int:
+def calibrate(options: SimpleNamespace, output: TextIO) -> int:
     """Print a calibration. Raises UsageError if there are too few runs, or runs with several stack profiles."""
     jobs = _jobs(options)
+    if options.speeds:
+        return print_speeds(jobs, output)
     found = [(stack, run) for job in jobs for stack, run in measured_runs(job)]
     stacks = sorted({stack for stack, _ in found})
     if options.stack is None and len(stacks) > 1:
@@ -120,12 +140,13 @@ def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
         )
 
 
-def _jobs(options: argparse.Namespace) -> list[Mapping[str, Any]]:
+def _jobs(options: SimpleNamespace) -> list[Mapping[str, Any]]:
     if options.files and options.context is not None:
         raise UsageError("the jobs must come from files or from a cluster, found files and --context")
     if not options.files:
         remedy = "or pass the jobs as files"
-        return list(_items([kubectl_get(["finetunejobs", "-A"], options.context, remedy)]))
+        kubectl = Kubectl(context=options.context, kubeconfig=options.kubeconfig)
+        return list(_items([kubectl_get(["finetunejobs", "-A"], kubectl, remedy)]))
     documents = [
         document
         for name in options.files

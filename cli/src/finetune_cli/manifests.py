@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,8 @@ class Manifests:
     spec: Mapping[str, Any]
     config_maps: Mapping[str, Mapping[str, bytes]]
     secrets: Mapping[str, Mapping[str, str]]
+    job: Mapping[str, Any] = field(default_factory=dict)
+    """The FineTuneJob as the file has it."""
 
     def config_map_value(self, name: str, key: str) -> bytes:
         """The bytes of a ConfigMap's key. Raises UsageError if it is not in the file."""
@@ -92,6 +94,7 @@ def read_manifests(path: Path, name: str | None = None) -> Manifests:
         spec=job["spec"],
         config_maps={_name(d): _plain(d) for d in documents if d.get("kind") == "ConfigMap"},
         secrets={_name(d): _decoded(d) for d in documents if d.get("kind") == "Secret"},
+        job=job,
     )
 
 

@@ -105,10 +105,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- toJson $given -}}
 {{- end -}}
 
+{{- /* Fails if prices have no currency: the schema cannot say which value is missing. */ -}}
+{{- define "finetune-operator.checkCost" -}}
+{{- $cost := . | default dict -}}
+{{- if and $cost.prices (not $cost.currency) -}}
+{{- fail "cost.currency must be the ISO 4217 code of cost.prices, such as EUR, found none" -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* The operator's settings file. */ -}}
 {{- define "finetune-operator.settings" -}}
 {{- $trainer := .Values.trainer -}}
 {{- include "finetune-operator.checkPodDefaults" $trainer.podDefaults -}}
+{{- include "finetune-operator.checkCost" .Values.cost -}}
 {{- /* Values of an earlier release have no podDefaults. The operator then uses its own. */ -}}
 {{- $pods := dict -}}
 {{- if not (kindIs "invalid" $trainer.podDefaults) -}}
@@ -124,11 +133,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "resources" $trainer.resources
     "limits" $trainer.limits
     "network" $trainer.network
+    "tracking" (default dict $trainer.tracking)
     "stackProfile" $trainer.stackProfile))
   "gpuProfiles" .Values.gpuProfiles
   "policy" (pick (default dict .Values.policy) "limits" "exceptions")
   "allowTimeSlicing" .Values.allowTimeSlicing
   "calibration" .Values.calibration
+  "cost" (default dict .Values.cost)
   "watchNamespaces" (default list .Values.watchNamespaces)
   "workers" .Values.workers
   "client" .Values.client

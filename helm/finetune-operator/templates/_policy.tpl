@@ -164,6 +164,12 @@ spec:
         + variables.destinations.map(d, {'limit': dyn('endpointHosts'),
           'field': dyn('spec.output.destinations[' + d.name + '].oci.reference'),
           'value': dyn('oci' in d ? 'oci://' + d.oci.reference : '')})
+        + [{'limit': dyn('endpointHosts'), 'field': dyn('spec.tracking.mlflow.uri'),
+          'value': object.spec.?tracking.?mlflow.?uri.orValue('')},
+         {'limit': dyn('endpointHosts'), 'field': dyn('spec.tracking.modelRegistry.uri'),
+          'value': object.spec.?tracking.?modelRegistry.?uri.orValue('')},
+         {'limit': dyn('endpointHosts'), 'field': dyn('spec.network.huggingFaceEndpoint'),
+          'value': object.spec.?network.?huggingFaceEndpoint.orValue('')}]
         + [{'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpsProxy'),
           'value': object.spec.?network.?httpsProxy.orValue('')},
          {'limit': dyn('proxyHosts'), 'field': dyn('spec.network.httpProxy'),

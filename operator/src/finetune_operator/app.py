@@ -34,6 +34,7 @@ from finetune_operator.runtime.health_metrics import HealthMetrics
 from finetune_operator.runtime.heap import Heap
 from finetune_operator.runtime.http_server import health_application, metrics_application, serve
 from finetune_operator.runtime.loop_lag import LoopLag
+from finetune_operator.runtime.loop_thread import LoopThread
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
 from finetune_operator.runtime.replica import Edges, Replica, cancel
 from finetune_operator.settings import Settings
@@ -79,21 +80,20 @@ class Operator:
             self._refresh,
             self._replica.activities,
             self._settings.metrics.retention,
+            self._settings.cost.labels,
         )
         async with AsyncExitStack() as stack:
-            stack.callback(exposition.close)
             stack.push_async_callback(cancel, asyncio.create_task(self._lag.run()))
             stack.push_async_callback(cancel, asyncio.create_task(Heap().run()))
-            for application, port in (
-                (metrics_application(exposition), self._settings.metrics_port),
-                (
-                    health_application(
-                        live=lambda: liveness(self._vitals()), ready=lambda: readiness(self._vitals())
-                    ),
-                    self._settings.health_port,
-                ),
-            ):
-                stack.push_async_callback((await serve(application, port)).cleanup)
+            # Scrapes are large. On the operator's own loop, they and the operator would wait for each other.
+            aside = await stack.enter_async_context(LoopThread("metrics"))
+            metrics = await aside.run(serve(metrics_application(exposition), self._settings.metrics_port))
+            stack.push_async_callback(lambda: aside.run(metrics.cleanup()))
+            # Probes ask if this loop works, so it answers them itself.
+            health = health_application(
+                live=lambda: liveness(self._vitals()), ready=lambda: readiness(self._vitals())
+            )
+            stack.push_async_callback((await serve(health, self._settings.health_port)).cleanup)
             configuration = await load_configuration(self._environment)
             bucket = TokenBucket(self._settings.client.qps, self._settings.client.burst, elapsed_time)
             api = ApiClient(configuration, bucket, self._metrics.requested)

@@ -19,8 +19,10 @@ from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
 from finetune_operator.api.policy import Namespace, Policy, parse_policy
 from finetune_operator.api.quantities import Quantity
 from finetune_operator.api.stages import Stage
+from finetune_operator.api.tracking import Tracking
 from finetune_operator.contract.run_spec import Limits
 from finetune_operator.errors import SettingsError
+from finetune_operator.sizing.cost.prices import CostSettings
 from finetune_operator.sizing.gpus.profiles import GpuProfile, check_distinct
 from finetune_operator.sizing.memory.calibration import Calibration, parse_calibration
 from finetune_operator.sizing.memory.stack import StackProfile, parse_stack
@@ -108,6 +110,8 @@ class TrainerSettings(_Settings):
         retry_seconds=DEFAULT_RETRY_SECONDS
     )
     """Proxies, certificate authorities and the time to wait in an outage. A job's own settings take precedence."""
+    tracking: Annotated[Tracking, BeforeValidator(without_empty_members)] = Tracking()
+    """Trackers of the runs. A job's own trackers replace them."""
     stack_profile: dict[str, Any] = {}
     """Properties of the image's software that determine memory; they replace the built-in ones (docs/stack-profile.md)."""
 
@@ -175,6 +179,8 @@ class Settings(_Settings):
     allow_time_slicing: bool = False
     calibration: dict[str, Any] = {}
     """Constants of the memory estimate, corrected by measured runs; empty for the built-in ones."""
+    cost: CostSettings = CostSettings()
+    """Prices and measured speeds of GPUs, and the labels for showback (docs/cost.md)."""
 
     @model_validator(mode="after")
     def _sizing_is_usable(self) -> Self:

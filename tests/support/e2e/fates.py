@@ -19,11 +19,14 @@ from devcluster.pretend_nodes import PretendNodes, gpu_node
 
 from tests.support.e2e import jobs
 from tests.support.e2e.scene import Scene
+from tests.support.e2e.stillness import Stillness
 
 STAGES = ("prepare", "train", "merge")
 PROPAGATIONS = ("Background", "Foreground", "Orphan")
 BAD_DATA = "bad"
 """The ConfigMap whose rows are no JSON."""
+MOST_ATTEMPTS = 15
+"""Of one job, including those that a lost node or an eviction interrupts. No fate needs so many."""
 JUDGE_SECONDS = 120.0
 """Time for what follows the end of a job, such as the removal of its last pod."""
 _LOST_LABEL = "tests.finetune.dev/lost"
@@ -62,11 +65,16 @@ class Life:
     uids: list[str] = field(default_factory=list)
 
     @property
+    def node_label(self) -> str:
+        """The label of the nodes on which it may train, if its fate chooses them. Each job has one of its own."""
+        return f"{_LOST_LABEL}-{self.name}"
+
+    @property
     def document(self) -> dict[str, Any]:
         """The FineTuneJob."""
         spec = dict(self.fate.spec)
         if "nodeSelector" in spec.get("resources", {}):
-            spec["resources"] = {**spec["resources"], "nodeSelector": {_LOST_LABEL: self.name}}
+            spec["resources"] = {**spec["resources"], "nodeSelector": {self.node_label: "true"}}
         return jobs.fine_tune_job(self.name, dataset=self.fate.dataset, **spec)
 
 
@@ -152,13 +160,14 @@ def node_lost(stage: Stage, life: Life) -> Iterator[None]:
     """Let TRAIN be bound to a pretend node, remove that node, and let the real one take its place."""
     node = f"pretend-{life.name}"
     pretend = gpu_node(node, Gpus(count=1))
-    stage.nodes.add(replace(pretend, labels={**pretend.labels, _LOST_LABEL: life.name}))
+    stage.nodes.add(replace(pretend, labels={**pretend.labels, life.node_label: "true"}))
     while not stage.scene.bound_to(life.name, "train", node):
         yield
     stage.nodes.remove(node)
-    stage.kubectl("label", "node", NODE_NAME, f"{_LOST_LABEL}={life.name}", "--overwrite")
+    stage.kubectl("label", "node", NODE_NAME, f"{life.node_label}=true")
     while not stage.scene.ended(life.name):
         yield
+    stage.kubectl("label", "node", NODE_NAME, f"{life.node_label}-")
 
 
 def succeeds(scene: Scene, life: Life) -> str:
@@ -266,21 +275,31 @@ def lives(wanted: str) -> list[Life]:
     return [Life(f"{fate.name}-{index}", fate) for index, fate in enumerate(chosen)]
 
 
-def live(stage: Stage, chosen: list[Life], *, seconds: float) -> list[str]:
-    """Let all jobs live until they have ended; return what was not done when the time is over."""
+def live(stage: Stage, chosen: list[Life], *, still_seconds: float) -> list[str]:
+    """Let all jobs live until they have ended; return which of them hang or go round in circles.
+
+    A job may take any time as long as something of it changes at least every `still_seconds`.
+    """
     scene = stage.scene
     scripts = {life.name: life.fate.script(stage, life) for life in chosen}
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    stillness = Stillness(still_seconds)
+    while True:
         scene.look()
+        living = [life.name for life in chosen if life.name in scripts or not scene.ended(life.name)]
+        wrong = stillness.hanging(scene, living)
+        wrong += [
+            f"{name} has made {MOST_ATTEMPTS} attempts"
+            for name in living
+            if len(scene.jobs.get(name, {}).get("status", {}).get("attempts", ())) >= MOST_ATTEMPTS
+        ]
+        if wrong:
+            return [*wrong, f"must have happened: {sorted(scripts)}, must have ended: {sorted(living)}"]
         for name, script in list(scripts.items()):
             if next(script, scripts) is scripts:
                 del scripts[name]
         if not scripts and all(scene.ended(life.name) for life in chosen):
             return []
         time.sleep(0.5)
-    open_jobs = [life.name for life in chosen if not scene.ended(life.name)]
-    return [f"must have happened: {sorted(scripts)}, must have ended: {open_jobs}"]
 
 
 def judged(scene: Scene, chosen: list[Life]) -> list[str]:

@@ -40,8 +40,8 @@ storage:
   filesystem: {{rootdirectory: {FOLDER}/blobs}}
 http:
   addr: ":{PORT}"
-  tls: {{certificate: {FOLDER}/server/tls.crt, key: {FOLDER}/server/tls.key}}
 """
+_TLS = f"  tls: {{certificate: {FOLDER}/server/tls.crt, key: {FOLDER}/server/tls.key}}\n"
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,15 @@ class Registry:
 
 
 @contextmanager
-def registry_server(kubectl: Kubectl, image: str) -> Iterator[Registry]:
-    """Run an empty registry in kubectl's namespace for the duration of a `with` block."""
+def registry_server(kubectl: Kubectl, image: str, *, tls: bool = True) -> Iterator[Registry]:
+    """Run an empty registry in kubectl's namespace for the duration of a `with` block; without TLS it speaks http."""
     start = f"exec {FOLDER}/registry serve {FOLDER}/server/config.yml"
     with server_pod(kubectl, NAME, image, start=start, port=PORT, env={}):
         address = address_of(kubectl, NAME)
         authority, key = _certificate(address)
         with TemporaryDirectory() as folder:
-            for name, text in {"config.yml": _CONFIG, "tls.crt": authority, "tls.key": key}.items():
+            config = _CONFIG + (_TLS if tls else "")
+            for name, text in {"config.yml": config, "tls.crt": authority, "tls.key": key}.items():
                 (Path(folder) / name).write_text(text)
             product.fill_volume(kubectl, NAME, Path(folder), "server")
         send_program(kubectl, NAME, BIN / "registry")

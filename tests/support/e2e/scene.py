@@ -121,6 +121,25 @@ class Scene:
             if item["metadata"].get("labels", {}).get("finetune.dev/job") == name
         ]
 
+    def objects_of(self, name: str) -> list[Object]:
+        """Return the job, and the Jobs, pods and claims that carry its label."""
+        own = [self.jobs[name]] if name in self.jobs else []
+        labeled = [
+            item
+            for kind in (self.children, self.pods, self.claims)
+            for item in kind.values()
+            if item["metadata"].get("labels", {}).get("finetune.dev/job") == name
+        ]
+        return own + labeled
+
+    def has_no_room(self, name: str) -> bool:
+        """True if the scheduler finds no room for a pod of the job."""
+        return any(
+            condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable"
+            for pod in self._pods_of(name)
+            for condition in pod["status"].get("conditions", [])
+        )
+
     def _pods_of(self, name: str) -> list[Object]:
         return [
             pod

@@ -6,6 +6,7 @@ import http.client
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,22 @@ from devcluster.api import ApiClient
 
 JOB_LABEL, STAGE_LABEL = "finetune.dev/job", "finetune.dev/stage"
 _WATCH_SECONDS = 21_600
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The seconds from the end of a pod's container until the pod is gone, and their parts.
+
+    The kubelet gives the end in whole seconds, so the total and the report seem up to a second longer than they are.
+    """
+
+    total: float
+    report: float
+    """Until the kubelet has reported the end."""
+    decision: float
+    """Until the operator, and the controllers that act for it, have deleted the pod."""
+    removal: float
+    """Until the kubelet has taken down what the pod had, and the API server has removed it."""
 
 
 @dataclass
@@ -28,6 +45,26 @@ class PodTimes:
     ended: float | None = None
     """The end of its containers, from which on its GPU is free."""
     gone: float | None = None
+    finished: float | None = None
+    """The end of its last container, by the kubelet in whole seconds, on the clock of `time.time`."""
+    reported: float | None = None
+    """When the API server told about that end; on the same clock, as the next two."""
+    condemned: float | None = None
+    """When the API server told that the pod is being deleted."""
+    removed: float | None = None
+
+    @property
+    def departure(self) -> Departure | None:
+        """How long its removal took; None if it has not ended or is not gone."""
+        if self.finished is None or self.reported is None or self.removed is None:
+            return None
+        condemned = self.removed if self.condemned is None else self.condemned
+        return Departure(
+            total=self.removed - self.finished,
+            report=self.reported - self.finished,
+            decision=max(condemned - self.reported, 0.0),
+            removal=self.removed - max(condemned, self.reported),
+        )
 
     def overlaps(self, other: PodTimes) -> bool:
         """True if both pods ran at one time."""
@@ -91,7 +128,14 @@ class Timeline:
         over = pod["status"].get("phase") in {"Succeeded", "Failed"} or (
             bool(states) and all("terminated" in state for state in states)
         )
+        wall = time.time()
         if times.ended is None and times.began is not None and over:
             times.ended = now
+        ends = [state["terminated"]["finishedAt"] for state in states if "terminated" in state]
+        if times.reported is None and over and ends:
+            times.finished = max(datetime.fromisoformat(end).timestamp() for end in ends)
+            times.reported = wall
+        if times.condemned is None and "deletionTimestamp" in metadata:
+            times.condemned = wall
         if kind == "DELETED":
-            times.gone = now
+            times.gone, times.removed = now, wall

@@ -22,7 +22,7 @@ from finetune_operator.api.stages import (
     JOB_LABEL,
     RUN_ANNOTATION,
     STAGE_LABEL,
-    Stage,
+    WORK_STAGES,
 )
 
 from tests.support.faults.admin import MERGE, Admin, Body, Rejected
@@ -211,7 +211,7 @@ class Kubelet:
 def _task(pod: Body) -> Task:
     metadata = pod["metadata"]
     labels = metadata["labels"]
-    stage = next(stage for stage in Stage if stage.slug == labels[STAGE_LABEL])
+    stage = next(stage for stage in WORK_STAGES if stage.slug == labels[STAGE_LABEL])
     run = json.loads(metadata["annotations"][RUN_ANNOTATION])
     key = (metadata["namespace"], labels[JOB_LABEL])
     return Task(key, run["job"]["uid"], stage, int(labels[ATTEMPT_LABEL]))

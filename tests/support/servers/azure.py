@@ -45,6 +45,7 @@ class AzureBlobs:
     def __init__(self, containers: dict[str, dict[str, bytes]]) -> None:
         self.containers = containers
         self.ranges: list[str | None] = []
+        self.received = 0
         self._blocks: dict[tuple[str, str], bytes] = {}
 
     def __call__(self, handler: BaseHTTPRequestHandler) -> None:
@@ -64,6 +65,8 @@ class AzureBlobs:
             status(200, listing, Content_Type="application/xml")(handler)
         elif query.get("comp") == "batch":
             _delete_batch(handler, container)
+        elif query.get("comp") == "blocklist" and handler.command == "GET":
+            self._list_blocks(handler, name or "")
         elif handler.command == "PUT" and name is not None:
             self._write(handler, container, name, query)
         elif name is None or name not in container:
@@ -74,17 +77,45 @@ class AzureBlobs:
     def _write(
         self, handler: BaseHTTPRequestHandler, container: dict[str, bytes], name: str, query: dict[str, str]
     ) -> None:
-        """Put Blob, Put Block or Put Block List. A block is no part of its blob before it is in a list."""
+        """Put Blob, Put Block or Put Block List. A block is no part of its blob before it is in a list.
+
+        Put Blob and Put Block List drop all other blocks of the blob.
+        """
         body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+        self.received += len(body)
+        checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        if handler.headers.get("Content-MD5", checksum) != checksum:
+            _error(handler, 400, "Md5Mismatch", "The MD5 value specified in the request did not match.")
+            return
         if query.get("comp") == "block":
             self._blocks[(name, query["blockid"])] = body
         elif query.get("comp") == "blocklist":
             ids = re.findall(r"<(?:Uncommitted|Latest)>([^<]+)</", body.decode())
-            container[name] = b"".join(self._blocks.pop((name, found)) for found in ids)
+            if any((name, found) not in self._blocks for found in ids):
+                _error(handler, 400, "InvalidBlockList", "The specified block list is invalid.")
+                return
+            container[name] = b"".join(self._blocks[(name, found)] for found in ids)
+            self._blocks = {key: block for key, block in self._blocks.items() if key[0] != name}
         else:
             container[name] = body
+            self._blocks = {key: block for key, block in self._blocks.items() if key[0] != name}
         now = format_datetime(datetime.now(UTC), usegmt=True)
         status(201, ETag=_etag(container.get(name, b"")), Last_Modified=now)(handler)
+
+    def _list_blocks(self, handler: BaseHTTPRequestHandler, name: str) -> None:
+        """Get Block List: the blocks that are in no list."""
+        found = {block: content for (blob, block), content in self._blocks.items() if blob == name}
+        if not found:
+            _error(handler, 404, "BlobNotFound", "The specified blob does not exist.")
+            return
+        blocks = "".join(
+            f"<Block><Name>{block}</Name><Size>{len(content)}</Size></Block>"
+            for block, content in found.items()
+        )
+        document = (
+            f"<BlockList><CommittedBlocks /><UncommittedBlocks>{blocks}</UncommittedBlocks></BlockList>"
+        )
+        status(200, document.encode(), Content_Type="application/xml")(handler)
 
     def _blob(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
         etag = _etag(content)

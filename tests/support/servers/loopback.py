@@ -43,7 +43,7 @@ def http_server(
     host: str = "localhost",
     bind: tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[str]:
-    """Serve every GET, HEAD, PUT and POST with `answer`, and yield the server's origin, which begins with `host`."""
+    """Serve every GET, HEAD, PUT, POST, PATCH and DELETE with `answer`, and yield the origin, which begins with `host`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
@@ -53,14 +53,7 @@ def http_server(
             with contextlib.suppress(ConnectionError):
                 answer(self)
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_PUT(self) -> None:
-            self.do_GET()
-
-        def do_POST(self) -> None:
-            self.do_GET()
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815 -- dictated by the base class
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- dictated by the base class
             pass
@@ -69,12 +62,15 @@ def http_server(
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Keep errors of clients that reject our certificate out of the tests' output."""
 
+    if ":" in host:
+        Server.address_family, bind = socket.AF_INET6, (host, bind[1])
     server = Server(bind, Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield f"{'http' if context is None else 'https'}://{host}:{server.server_port}"
+        name = f"[{host}]" if ":" in host else host
+        yield f"{'http' if context is None else 'https'}://{name}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -217,13 +213,15 @@ def binary(name: str) -> str:
     """Return the path of a server that a Go module of tools/devcluster builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(f"{name} must be at {path}: run make object-stores first")
+        pytest.fail(
+            f"{name} must be at {path}: run make {'containerd' if name == 'containerd' else 'object-stores'} first"
+        )
     return str(path)
 
 
 @contextmanager
-def running(command: list[str], port: int, environment: dict[str, str]) -> Iterator[str]:
-    """Run a server until it listens on the port; yields its origin."""
+def running(command: list[str], port: int, environment: dict[str, str], seconds: float = 60) -> Iterator[str]:
+    """Run a server and wait until it listens on the port, for at most `seconds`; yields its origin."""
     process = subprocess.Popen(
         command,
         env={"PATH": os.environ["PATH"], **environment},
@@ -231,7 +229,7 @@ def running(command: list[str], port: int, environment: dict[str, str]) -> Itera
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

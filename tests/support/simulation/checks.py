@@ -29,6 +29,8 @@ class Checks:
         """uids of the FineTuneJobs whose status records the success of TRAIN."""
         self._ended: dict[str, tuple[Any, Any]] = {}
         """The end that the status of each FineTuneJob records, by uid."""
+        self._used: dict[str, int] = {}
+        """The GPU seconds that the status of each FineTuneJob records, by uid."""
         self._owner: dict[str, str] = {}
         """uid of the FineTuneJob of each Job, claim and pod; empty for those that are not the operator's."""
         self._with_claim: set[str] = set()
@@ -48,6 +50,7 @@ class Checks:
         """The status of this FineTuneJob is lost, and with it what it recorded."""
         self._trained.discard(uid)
         self._ended.pop(uid, None)
+        self._used.pop(uid, None)
 
     # -- writes --------------------------------------------------------------------------------------------------
 
@@ -58,6 +61,9 @@ class Checks:
         if method == "DELETE":
             self._require_own(path, body)
         if not operator.deleted or query.get("dryRun"):
+            return
+        if method == "DELETE" and body.get("gracePeriodSeconds") == 0:
+            # A pod that hangs on a lost node is removed by force, also for the namesake of its FineTuneJob.
             return
         if method == "DELETE":
             uid = self._owner.get(body["preconditions"]["uid"], "")
@@ -108,6 +114,18 @@ class Checks:
         self.require(known in {None, end}, f"the end of {uid} must stay {known}, found {end}")
         if succeeded.get("status") in {"True", "False"}:
             self._ended[uid] = end
+        self._see_usage(uid, status)
+
+    def _see_usage(self, uid: str, status: Mapping[str, Any]) -> None:
+        """The used GPU time never shrinks, and it has all that the listed attempts have used."""
+        usage = status.get("usage") or {}
+        used, wasted = usage.get("gpuSeconds", 0), usage.get("wastedGpuSeconds", 0)
+        known = self._used.get(uid, 0)
+        self.require(used >= known, f"the GPU time of {uid} must stay at least {known} s, found {used}")
+        self.require(0 <= wasted <= used, f"{uid} must have wasted 0 to {used} s, found {wasted}")
+        listed = sum(entry.get("gpuSeconds", 0) for entry in status.get("attempts") or ())
+        self.require(listed <= used, f"{uid} must have used the {listed} s of its attempts, found {used}")
+        self._used[uid] = used
 
     # -- trainers ------------------------------------------------------------------------------------------------
 

@@ -231,6 +231,7 @@ class Nodes:
             "exitCode": end.code,
             "reason": end.reason,
             "message": end.message,
+            "startedAt": _started_at(pod),
             "finishedAt": self._server.stamp(),
         }
         if pod["status"]["phase"] not in ENDED:
@@ -362,6 +363,14 @@ class Nodes:
             if run.ip == ip and run.live and run.node not in self.unreachable:
                 return progress(run.task, int(self._loop.time() - run.started), self._server.stamp())
         return None
+
+
+def _started_at(pod: Body) -> str | None:
+    """The time at which the trainer of a pod started; None if its status does not say so."""
+    for entry in pod["status"].get("containerStatuses") or ():
+        found: str | None = (entry["state"].get("running") or {}).get("startedAt")
+        return found
+    return None
 
 
 def _container(state: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 
 from tests.support.operator import make_spec
 from tests.support.simulation.faults import FAULTS
@@ -76,7 +76,7 @@ def draw_plan(seed: int, kinds: Sequence[str] | None = None, *, faults: int | No
     fates = {
         (job.key, stage): draw.choices(FATES, k=draw.choice([1, 1, 2]))
         for job in jobs
-        for stage in Stage
+        for stage in WORK_STAGES
         if draw.random() < 0.1
     }
     planned = sorted(

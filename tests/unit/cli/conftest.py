@@ -1,3 +1,5 @@
+"""Fixtures of the tests of the command line."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_kubectl import FakeKubectl
+from tests.support.kubectl_program import KubectlProgram
 
 
 @pytest.fixture
@@ -14,3 +17,11 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return FakeKubectl(folder)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KubectlProgram:
+    """A kubectl on PATH that keeps FineTuneJobs in a folder."""
+    program = KubectlProgram(tmp_path / "kubectl")
+    monkeypatch.setenv("PATH", f"{program.path}:/usr/bin:/bin")
+    return program

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
 from finetune_cli.calibrate import STATIC_TERMS, measured_runs
+from finetune_cli.exit_codes import ExitCode
 from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
 from finetune_operator.sizing.memory.terms import Phase
@@ -94,7 +95,7 @@ def test_constants_are_recovered_from_the_measurements_of_runs(
 
 
 def test_two_runs_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["calibrate", written(tmp_path, job(1, 512), job(1, 1024))]) == EXIT_USAGE
+    assert main(["calibrate", written(tmp_path, job(1, 512), job(1, 1024))]) == ExitCode.USAGE
     assert "found 2" in capsys.readouterr().err
 
 
@@ -110,14 +111,14 @@ def test_runs_without_a_usable_measurement_are_left_out(
         {"kind": "FineTuneJob", "status": {"plan": [], "attempts": [1]}},
     ]
     file = written(tmp_path, failed, on_cpu, corrected, *others)
-    assert main(["calibrate", file]) == EXIT_USAGE
+    assert main(["calibrate", file]) == ExitCode.USAGE
     assert "found 0 among 5" in capsys.readouterr().err
 
 
 def test_runs_of_several_stacks_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [job(1, length, stack=stack) for stack in ("a 1", "b 1") for length in (512, 1024, 2048)]
     file = written(tmp_path, *jobs)
-    assert main(["calibrate", file]) == EXIT_USAGE
+    assert main(["calibrate", file]) == ExitCode.USAGE
     assert "a 1, b 1" in capsys.readouterr().err
     assert main(["calibrate", file, "--stack", "b 1", "--version", "mine"]) == 0
     document = yaml.safe_load(capsys.readouterr().out)["calibration"]

@@ -25,6 +25,8 @@ def test_every_setting_but_the_image_has_a_default() -> None:
         ('{"trainer": {"image": "i"}, "workers": 0}', "workers"),
         ('{"trainer": {"image": "i", "stackProfile": {"odd": 1}}}', "found stack profile: odd is unknown"),
         ('{"trainer": {"image": "i"}, "calibration": {"odd": 1}}', "found calibration: odd is unknown"),
+        ('{"trainer": {"image": "i"}, "cost": {"prices": [{"perGpuHour": 1}]}}', "cost.currency must be"),
+        ('{"trainer": {"image": "i"}, "cost": {"labels": ["job-name"]}}', "cost.labels.0"),
         (
             '{"trainer": {"image": "i", "podDefaults": {"securityContext": {"runAsUser": 0}}}}',
             "trainer: podDefaults.securityContext.runAsUser",

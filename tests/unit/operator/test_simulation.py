@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 
 from tests.support.repository import ROOT
 from tests.support.simulation.faults import FAULTS
@@ -33,7 +33,7 @@ def test_an_undisturbed_job_runs_each_stage_once_and_succeeds() -> None:
     require_no_violation(outcome)
     assert outcome.phases == Counter({"Succeeded": len(plan.jobs)})
     stages = [words[2] for _, kind, *words in outcome.trace if kind == "run"]
-    assert Counter(stages) == Counter({stage.value: len(plan.jobs) for stage in Stage})
+    assert Counter(stages) == Counter({stage.value: len(plan.jobs) for stage in WORK_STAGES})
 
 
 @pytest.mark.parametrize("kind", sorted(FAULTS))

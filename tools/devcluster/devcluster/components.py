@@ -16,6 +16,7 @@ from devcluster.layout import (
     PAUSE_IMAGE,
     POD_NETWORK,
     SERVICE_NETWORK,
+    has_containerd_2,
     tool,
 )
 
@@ -26,6 +27,7 @@ AUDIT_POLICY = INSIDE / "audit-policy.json"
 AUDIT_LOG = INSIDE / "log" / "audit.log"
 RUNTIME_SPEC = INSIDE / "runtime-spec.json"
 CNI_FOLDER = INSIDE / "cni"
+REGISTRIES = INSIDE / "registries"
 KUBELET_CONFIG = INSIDE / "kubelet.json"
 PROXY_CONFIG = INSIDE / "kube-proxy.json"
 ETCD_URL = "http://127.0.0.1:2379"
@@ -49,8 +51,9 @@ def _flags(name: str, **flags: str | int | bool | Path) -> Component:
 
 
 def containerd() -> Component:
-    """Run Debian's containerd with a private root, state and socket."""
-    return Component("containerd", ("containerd", "--config", str(CONTAINERD_CONFIG)))
+    """Run Debian's containerd, or containerd 2 if the environment says so, with a private root, state and socket."""
+    program = str(tool("containerd")) if has_containerd_2() else "containerd"
+    return Component("containerd", (program, "--config", str(CONTAINERD_CONFIG)))
 
 
 def etcd() -> Component:
@@ -168,6 +171,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   sandbox_image = "{PAUSE_IMAGE}"
   disable_apparmor = true
   restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{REGISTRIES}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{CNI_FOLDER}"

@@ -36,6 +36,9 @@ PAUSE_IMAGE = "docker.io/local/pause:1"
 REPOSITORY = Path(__file__).resolve().parents[3]
 BIN = REPOSITORY / ".cache" / "bin"
 
+CONTAINERD_VARIABLE = "DEVCLUSTER_CONTAINERD"
+"""Environment variable that chooses the container runtime: `2` is containerd 2 of `.cache/bin`, else it is Debian's."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -96,9 +99,25 @@ class Layout:
         return self.state / "containerd.sock"
 
     @property
+    def registries(self) -> Path:
+        """Folder with a subfolder HOST:PORT and its `hosts.toml` for each registry that needs settings."""
+        return self.state / "registries"
+
+    @property
     def cgroup(self) -> str:
         """Name of the cgroup that contains all pods of this cluster, in every hierarchy."""
         return CGROUP_PREFIX + self.name
+
+
+_BUILDS = {
+    **dict.fromkeys(("kubectl", "helm"), "kubernetes_cli.py"),
+    **dict.fromkeys(("containerd", "containerd-shim-runc-v2"), "build_go_tools.sh containerd"),
+}
+
+
+def has_containerd_2() -> bool:
+    """Return whether the environment chooses containerd 2."""
+    return os.environ.get(CONTAINERD_VARIABLE) == "2"
 
 
 def tool(name: str) -> Path:
@@ -108,7 +127,7 @@ def tool(name: str) -> Path:
     """
     path = BIN / name
     if not os.access(path, os.X_OK):
-        script = "kubernetes_cli.py" if name in ("kubectl", "helm") else "build_components.sh"
+        script = _BUILDS.get(name, "build_components.sh")
         raise DevClusterError(
             f"{path} must exist and be executable, found none; run scripts/tools/{script} first"
         )

@@ -18,7 +18,15 @@ from devcluster.api import ApiClient
 from devcluster.certificates import ADMIN, PROVISIONER
 from devcluster.components import CONTAINERD_SOCKET, PKI, Component
 from devcluster.errors import ApiError, DevClusterError
-from devcluster.layout import INSIDE, NODE_NAME, Layout, python_command, python_environment
+from devcluster.layout import (
+    BIN,
+    INSIDE,
+    NODE_NAME,
+    Layout,
+    has_containerd_2,
+    python_command,
+    python_environment,
+)
 
 _PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_SECONDS = 90.0
@@ -96,7 +104,13 @@ class Manager:
         components.RUNTIME_SPEC.write_text(images.runtime_spec(default))
 
     def _launch(self, component: Component, inherit: int | None = None) -> None:
-        environment = python_environment() | {"PATH": _PROGRAM_PATH, "HOME": str(INSIDE)}
+        # containerd starts the shim that it finds first.
+        path = (
+            f"{BIN}:{_PROGRAM_PATH}"
+            if component.name == "containerd" and has_containerd_2()
+            else _PROGRAM_PATH
+        )
+        environment = python_environment() | {"PATH": path, "HOME": str(INSIDE)}
         with self._log(component.name).open("ab") as log:
             self._processes[component.name] = subprocess.Popen(
                 component.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment,

@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "prepare": "fetch data and model, prove the masks, quantize (needs no GPU)",
         "train": "train the adapter on the quantized model",
         "merge": "merge, verify and publish",
+        "report": "copy the report of a job that has ended to its destinations",
         "run": "all three stages in this process",
     }
     for name, text in texts.items():

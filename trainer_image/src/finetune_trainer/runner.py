@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from finetune_trainer.contract.bounds import within_contract
-from finetune_trainer.contract.destinations import PROBE, PUBLISH, STEP_VARIABLE
+from finetune_trainer.contract.destinations import PROBE, PUBLISH, REPORT, STEP_VARIABLE
 from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.outcome import Outcome, make_result
@@ -50,9 +50,11 @@ _FUNCTIONS = {
     "merge": ("finetune_trainer.stages.merge.stage", "merge"),
     PROBE.lower(): ("finetune_trainer.stages.publish.stage", "probe"),
     PUBLISH.lower(): ("finetune_trainer.stages.publish.stage", "publish"),
+    REPORT.lower(): ("finetune_trainer.stages.publish.report", "publish_report"),
 }
-_STEP_STAGES = {PROBE: "prepare", PUBLISH: "merge"}
-"""The stages of the steps that hold credentials of destinations."""
+_STEP_STAGES = {PROBE: "prepare", PUBLISH: "merge", REPORT: "report"}
+"""The commands of the steps that hold credentials of destinations."""
+_NAMES = {**STAGES, "report": "Report"}
 
 
 class StageFunction(Protocol):
@@ -71,10 +73,11 @@ class ReportWriter(Protocol):
 
 def load_stage(command: str, step: str = "") -> StageFunction:
     """Import the function of a stage, or of a step of it. The import is late: a stage's loads torch, which takes seconds."""
-    if step and _STEP_STAGES.get(step) != command:
+    if (step or command == "report") and _STEP_STAGES.get(step) != command:
         raise StageError(
             Reason.INVALID_RUN_SPEC,
-            f"{STEP_VARIABLE} must be Probe for PREPARE or Publish for MERGE, found {step!r} for {command.upper()}",
+            f"{STEP_VARIABLE} must be Probe for PREPARE, Publish for MERGE or Report for REPORT, found {step!r} for "
+            f"{command.upper()}",
         )
     if not step:
         from finetune_trainer.model.eager_bitsandbytes import import_eagerly  # noqa: PLC0415 -- it loads torch, too
@@ -102,7 +105,7 @@ def run_stage(
     TERMINATION.remember()
     started = utc_now()
     layout = WorkspaceLayout(run.workspace.path)
-    identity = Identity(run.job.uid, STAGES[command], run.attempt)
+    identity = Identity(run.job.uid, _NAMES[command], run.attempt)
     try:
         forget_old_logs(layout.logs)
         add_log_file(layout.log(step or command, run.attempt), redact)
@@ -136,7 +139,7 @@ def run_stage(
     if step == PROBE and outcome.reason is not None:
         # The stage itself does not begin then.
         _remember(layout, begin)
-    if not step or outcome.reason is not None:
+    if not step or (outcome.reason is not None and step != REPORT):
         _remember(layout, lambda entries: ended(entries, identity.stage, identity.attempt, end))
     if write_report is not None and not step and layout.root.is_dir():
         try:
@@ -181,8 +184,14 @@ def run_all_stages(
 def _run_with_steps(
     command: str, run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None
 ) -> tuple[ExitCode, Result]:
-    """Run a stage with the step before or after it that needs the destinations' credentials."""
-    steps = {"prepare": (PROBE, ""), "merge": ("", PUBLISH)} if run.output.destinations else {}
+    """Run a stage with the step before or after it that needs the credentials of destinations or trackers."""
+    steps = (
+        {"prepare": (PROBE, ""), "merge": ("", PUBLISH)}
+        if run.output.destinations
+        else {"merge": ("", PUBLISH)}
+        if run.tracking
+        else {}
+    )
     for step in steps.get(command, ("",)):
         code, result = run_stage(command, run, redact, tail, None, write_report, step)
         if code is not ExitCode.SUCCEEDED:
@@ -199,7 +208,7 @@ def reject_run_spec(
     now = utc_now()
     # The uid and attempt are not known: the run spec is what could not be read.
     result = make_result(
-        Identity("", STAGES.get(command, "Prepare"), 0),
+        Identity("", _NAMES.get(command, "Prepare"), 0),
         outcome,
         started=now,
         completed=now,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_client.kubectl import Kubectl
 from finetune_operator.api.stages import JOB_LABEL, PLURAL
 
 from finetune_cli.errors import UsageError
@@ -26,10 +27,16 @@ class Cluster:
 
     context: str | None = None
     namespace: str | None = None
+    kubeconfig: str | None = None
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """kubectl with these options."""
+        return Kubectl(self.namespace, self.context, self.kubeconfig)
 
     def job(self, name: str) -> dict[str, Any]:
-        """The FineTuneJob. Raises UsageError."""
-        found: dict[str, Any] = self._get(f"{PLURAL}.finetune.dev", name)
+        """The FineTuneJob. Raises ClusterError, so that a missing job has the exit code of every command."""
+        found: dict[str, Any] = self.kubectl.json("get", f"{PLURAL}.finetune.dev", name)
         return found
 
     def pods(self, job: str) -> list[dict[str, Any]]:
@@ -46,7 +53,7 @@ class Cluster:
 
     def lines(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
         """The lines of a container's log as they come. Raises UsageError if kubectl cannot read it."""
-        command = self._command("logs", pod, "-c", container, *(["--follow"] if follow else []))
+        command = self.kubectl.command("logs", pod, "-c", container, *(["--follow"] if follow else []))
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             if process.stdout is None or process.stderr is None:
                 raise UsageError("kubectl must have pipes")
@@ -61,7 +68,7 @@ class Cluster:
     def run_reader(self, pod: Mapping[str, Any], seconds: int) -> bytes:
         """Create a pod, wait for its end, and return its log; the pod is deleted in any case. Raises UsageError."""
         namespace = pod["metadata"]["namespace"]
-        inside = Cluster(self.context, namespace)
+        inside = Cluster(self.context, namespace, self.kubeconfig)
         created = json.loads(inside._call("create", "-f", "-", "-o", "json", given=json.dumps(pod).encode()))
         name = created["metadata"]["name"]
         try:
@@ -81,14 +88,13 @@ class Cluster:
             inside._call("delete", "pod", name, "--wait=false", "--ignore-not-found")
 
     def _get(self, *arguments: str) -> Any:
-        namespace = [] if self.namespace is None else ["-n", self.namespace]
         if arguments[-1] != "--ignore-not-found":
-            return kubectl_get([*arguments, *namespace], self.context, _REMEDY)
+            return kubectl_get(arguments, self.kubectl, _REMEDY)
         text = self._call("get", *arguments, "-o", "json")
         return json.loads(text) if text.strip() else None
 
     def _call(self, *arguments: str, given: bytes = b"") -> bytes:
-        command = self._command(*arguments)
+        command = self.kubectl.command(*arguments)
         try:
             done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60)
         except OSError as error:
@@ -98,11 +104,6 @@ class Cluster:
         if done.returncode != 0:
             raise UsageError(_failure(command, done.stderr))
         return done.stdout
-
-    def _command(self, *arguments: str) -> list[str]:
-        context = [] if self.context is None else ["--context", self.context]
-        namespace = [] if self.namespace is None else ["-n", self.namespace]
-        return ["kubectl", *context, *namespace, *arguments]
 
 
 def why_waiting(pod: Mapping[str, Any]) -> str:

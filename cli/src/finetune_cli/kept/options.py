@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
+from typing import Any
+
+import click
 
 from finetune_cli.kept.reading import DEFAULT_SECONDS
+from finetune_cli.options import connection_options
 
 
-def add_reader_options(parser: argparse.ArgumentParser) -> None:
-    """Add the cluster's options, and those of the pod."""
-    parser.add_argument("-n", "--namespace", help="default: kubectl's")
-    parser.add_argument("--context", help="context of the kubeconfig; default: kubectl's")
-    parser.add_argument(
-        "--image", help="trainer image of the pod that reads a claim; default: that of the job"
-    )
-    parser.add_argument(
+def reader_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The cluster's options, and those of the pod."""
+    function = connection_options(function)
+    function = click.option(
         "--timeout",
         type=int,
         default=DEFAULT_SECONDS,
+        show_default=True,
         metavar="SECONDS",
-        help="time in which that pod must end (default: %(default)s)",
-    )
+        help="Time in which that pod must end.",
+    )(function)
+    return click.option(
+        "--image", help="Trainer image of the pod that reads a claim (default: that of the job)."
+    )(function)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, TextIO
 
-from finetune_operator.api.stages import Stage
+import click
+from finetune_operator.api.stages import WORK_STAGES
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import Cluster, why_waiting
-from finetune_cli.kept.options import add_reader_options
+from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
 from finetune_cli.logs.cleaning import clean
 from finetune_cli.logs.selection import Wanted, choose, containers_with_logs, pod_of
+from finetune_cli.options import Command, complete_job
 
 DESCRIPTION = (
     "Print the log of a stage. While its pod exists, this is the pod's log. After that, a short pod reads the log that the "
@@ -23,20 +26,35 @@ DESCRIPTION = (
 _POLL_SECONDS = 1.0
 
 
-def add_logs_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `finetune logs`."""
-    parser.add_argument("job", help="name of the FineTuneJob")
-    parser.add_argument(
-        "--stage", choices=[stage.slug for stage in Stage], help="default: the one that runs, or the last one"
-    )
-    parser.add_argument("--attempt", type=int, help="attempt of the stage, from 0; default: the last one")
-    parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the stage ends")
-    add_reader_options(parser)
+@click.command(
+    "logs",
+    cls=Command,
+    help=DESCRIPTION,
+    examples=(
+        ("finetune logs support-bot -f", "Follow the stage that runs."),
+        (
+            "finetune logs support-bot --stage prepare --attempt 0",
+            "Print the log of an attempt that has ended.",
+        ),
+    ),
+)
+@click.argument("job", metavar="JOB", shell_complete=complete_job)
+@click.option(
+    "--stage",
+    type=click.Choice([stage.slug for stage in WORK_STAGES]),
+    help="Stage (default: the one that runs, or the last one).",
+)
+@click.option("--attempt", type=int, help="Attempt of the stage, from 0 (default: the last one).")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the stage ends.")
+@reader_options
+def command(**options: Any) -> int:
+    """Print a log."""
+    return logs(SimpleNamespace(**options), sys.stdout)
 
 
-def logs(options: argparse.Namespace, output: TextIO) -> int:
+def logs(options: SimpleNamespace, output: TextIO) -> int:
     """Print the log; return 0. Raises UsageError that says what is missing."""
-    cluster = Cluster(options.context, options.namespace)
+    cluster = Cluster(options.context, options.namespace, options.kubeconfig)
     job = cluster.job(options.job)
     wanted = choose(job, options.stage, options.attempt)
     pods = cluster.pods(options.job)
@@ -54,7 +72,7 @@ def logs(options: argparse.Namespace, output: TextIO) -> int:
 
 
 def _print_pod(
-    cluster: Cluster, pod: Mapping[str, Any], wanted: Wanted, options: argparse.Namespace, output: TextIO
+    cluster: Cluster, pod: Mapping[str, Any], wanted: Wanted, options: SimpleNamespace, output: TextIO
 ) -> bool:
     """Print the logs of a pod's containers one after the other; False if the kubelet has none any more."""
     name, printed = pod["metadata"]["name"], False
@@ -98,7 +116,7 @@ def _print_kept(
     job: Mapping[str, Any],
     pods: list[dict[str, Any]],
     wanted: Wanted,
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     output: TextIO,
 ) -> None:
     """Print the kept log of an attempt. Raises UsageError if there is none."""

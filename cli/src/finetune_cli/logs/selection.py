@@ -12,7 +12,7 @@ from finetune_operator.api.stages import (
     MERGE_CONTAINER,
     PROBE_CONTAINER,
     STAGE_LABEL,
-    Stage,
+    WORK_STAGES,
 )
 
 from finetune_cli.errors import UsageError
@@ -74,5 +74,5 @@ def _attempts(job: Mapping[str, Any]) -> list[Wanted]:
     current = status.get("stage") or {}
     if "startTime" in current:
         entries.append((current["name"], current["attempt"]))
-    slugs = {stage.value: stage.slug for stage in Stage}
+    slugs = {stage.value: stage.slug for stage in WORK_STAGES}
     return [Wanted(slugs[stage], attempt) for stage, attempt in entries if stage in slugs]

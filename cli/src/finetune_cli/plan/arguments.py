@@ -2,111 +2,112 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-DESCRIPTION = """Check if a FineTuneJob fits before it is applied, and print the GPU, the values and the reasons. If it does
-not fit, print a change that helps. The model's shape comes from its config.json alone. Without --gpu, --gpu-memory, --nodes
-or --profiles, the command reads the GPUs of the cluster's nodes (kubectl get nodes). Exit codes: 0 if the job fits, 2 if it
-does not fit, 64 if the request is wrong."""
+import click
 
+from finetune_cli.options import FILE, volume_options
 
-def claim(text: str) -> tuple[str, Path]:
-    """Parse CLAIM=FOLDER."""
-    name, separator, folder = text.partition("=")
-    if not separator or not name or not folder:
-        raise argparse.ArgumentTypeError(f"must be CLAIM=FOLDER, found {text!r}")
-    return name, Path(folder)
+DESCRIPTION = """Check if a FineTuneJob fits before it is applied, and print the GPU, the values and the reasons.
 
+If it does not fit, print a change that helps. The model's shape comes from its config.json alone. Without --gpu,
+--gpu-memory, --nodes or --profiles, the command reads the GPUs of the cluster's nodes (kubectl get nodes).
 
-def add_volume_options(parser: argparse.ArgumentParser) -> None:
-    """Options that map PersistentVolumeClaims to folders."""
-    parser.add_argument(
-        "--volumes",
-        type=Path,
-        default=Path(".finetune/volumes"),
-        help="a claim NAME is the folder VOLUMES/NAME (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--volume",
-        type=claim,
-        action="append",
-        default=[],
-        metavar="CLAIM=FOLDER",
-        help="folder of one claim",
-    )
+Exit codes: 0 if the job fits, 2 if it does not fit, 64 if the request is wrong."""
 
+EXAMPLES = (
+    ("finetune plan job.yaml --model ./Mistral-7B-Instruct-v0.3", "Does the job fit a GPU of the cluster?"),
+    ("finetune plan --model ./Mistral-7B-Instruct-v0.3 --gpu L4 --gpu A10G", "Which of two GPUs fits it?"),
+    (
+        "finetune plan job.yaml --model config.json --gpu L4 --set training.microBatchSize=2",
+        "Try another value.",
+    ),
+    ("finetune plan job.yaml --model config.json --nodes nodes.json --json", "Plan for the nodes in a file."),
+)
 
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `finetune plan`."""
-    job = parser.add_argument_group("the job")
-    job.add_argument(
-        "file",
-        type=Path,
-        nargs="?",
-        help="YAML with one FineTuneJob; without a file, a job with default values",
-    )
-    job.add_argument("-f", "--filename", type=Path, help="the same file, as an option like in kubectl")
-    job.add_argument("--name", help="name of the FineTuneJob, if the file has several")
-    job.add_argument(
+_OPTIONS = (
+    # The job.
+    click.argument("file", type=FILE, required=False),
+    click.option(
+        "-f",
+        "--filename",
+        type=FILE,
+        metavar="FILE",
+        help="YAML with one FineTuneJob; without a file, a job with default values.",
+    ),
+    click.option("--name", help="Name of the FineTuneJob, if the file has several."),
+    click.option(
         "--set",
-        action="append",
-        default=[],
-        dest="settings",
+        "settings",
+        multiple=True,
         metavar="PATH=VALUE",
-        help="another value for a field of the spec, such as training.microBatchSize=2; repeatable",
-    )
-    job.add_argument(
+        help="Another value for a field of the spec, such as training.microBatchSize=2; repeatable.",
+    ),
+    click.option(
         "--longest-row",
         type=int,
         metavar="TOKENS",
-        help="longest row of the data in tokens (default: training.maximumLength)",
-    )
-    job.add_argument(
+        help="Longest row of the data in tokens (default: training.maximumLength).",
+    ),
+    click.option(
         "--rows",
         type=int,
         metavar="NUMBER",
-        help="training rows of the data, from which the learning rate follows if the job gives none",
-    )
-    model = parser.add_argument_group("the model")
-    model.add_argument(
-        "--model", type=Path, metavar="FOLDER", help="folder with the model's config.json, or that file"
-    )
-    add_volume_options(parser)
-    gpus = parser.add_argument_group("the GPUs")
-    gpus.add_argument(
-        "--gpu",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help='name of a GPU, such as "NVIDIA L4"; repeatable',
-    )
-    gpus.add_argument(
-        "--gpu-memory", type=float, metavar="GIB", help="usable memory in GiB, for a GPU that no table lists"
-    )
-    gpus.add_argument("--nodes", type=Path, metavar="FILE", help="output of kubectl get nodes -o json")
-    gpus.add_argument("--profiles", type=Path, metavar="FILE", help="the chart's gpuProfiles")
-    gpus.add_argument(
+        help="Training rows of the data, from which the time follows, and the learning rate if the job gives none.",
+    ),
+    click.option(
+        "--tokens",
+        type=int,
+        metavar="NUMBER",
+        help="Tokens of all training rows together (default: a guess from --rows and the longest row).",
+    ),
+    # The model.
+    click.option(
+        "--model", type=FILE, metavar="FOLDER", help="Folder with the model's config.json, or that file."
+    ),
+    volume_options,
+    # The GPUs.
+    click.option(
+        "--gpu", multiple=True, metavar="NAME", help='Name of a GPU, such as "NVIDIA L4"; repeatable.'
+    ),
+    click.option(
+        "--gpu-memory", type=float, metavar="GIB", help="Usable memory in GiB, for a GPU that no table lists."
+    ),
+    click.option("--nodes", type=FILE, metavar="FILE", help="Output of kubectl get nodes -o json."),
+    click.option("--profiles", type=FILE, metavar="FILE", help="The chart's gpuProfiles."),
+    click.option(
         "--pod-defaults",
-        type=Path,
+        type=FILE,
         metavar="FILE",
-        help="the chart's trainer.podDefaults, for their node rules",
-    )
-    gpus.add_argument("--context", help="context of the kubeconfig from which to read the nodes")
-    gpus.add_argument(
+        help="The chart's trainer.podDefaults, for their node rules.",
+    ),
+    click.option("--context", metavar="NAME", help="Context of the kubeconfig from which to read the nodes."),
+    click.option("--kubeconfig", metavar="FILE", help="Kubeconfig from which to read the nodes."),
+    click.option(
         "--allow-time-slicing",
-        action="store_true",
-        help="include time-sliced GPUs, like the chart's allowTimeSlicing",
-    )
-    stack = parser.add_argument_group("the software")
-    stack.add_argument(
+        is_flag=True,
+        help="Include time-sliced GPUs, like the chart's allowTimeSlicing.",
+    ),
+    # The software.
+    click.option(
         "--device",
-        choices=("cuda", "cpu"),
+        type=click.Choice(("cuda", "cpu")),
         default="cuda",
-        help="the chart's trainer.device; with cpu, TRAIN takes the optimizer of a CPU (default: %(default)s)",
-    )
-    stack.add_argument(
-        "--stack", type=Path, metavar="FILE", help="another stack profile (docs/stack-profile.md)"
-    )
-    stack.add_argument("--calibration", type=Path, metavar="FILE", help="the chart's calibration")
-    parser.add_argument("--json", action="store_true", help="print JSON (contract/plan.schema.json)")
+        show_default=True,
+        help="The chart's trainer.device; with cpu, TRAIN takes the optimizer of a CPU.",
+    ),
+    click.option("--stack", type=FILE, metavar="FILE", help="Another stack profile (docs/stack-profile.md)."),
+    click.option("--calibration", type=FILE, metavar="FILE", help="The chart's calibration."),
+    click.option(
+        "--cost", type=FILE, metavar="FILE", help="The chart's cost: prices and measured speeds of GPUs."
+    ),
+    click.option("--json", is_flag=True, help="Print JSON (contract/plan.schema.json)."),
+)
+
+
+def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `finetune plan`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TextIO
 
+import click
+from finetune_client.kubectl import Kubectl
 from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.stages import Stage
+from finetune_operator.sizing.cost.prices import CostSettings, parse_cost
 from finetune_operator.sizing.decision import SizingRequest, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
@@ -21,7 +25,9 @@ from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, p
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
+from finetune_cli.options import Command
 from finetune_cli.plan import inputs
+from finetune_cli.plan.arguments import DESCRIPTION, EXAMPLES, plan_options
 from finetune_cli.plan.document import document, unknown_model
 from finetune_cli.plan.table import style_of, table
 from finetune_cli.run.local import LocalFolders
@@ -30,7 +36,14 @@ EXIT_FITS = 0
 EXIT_DOES_NOT_FIT = 2
 
 
-def plan(options: argparse.Namespace, output: TextIO) -> int:
+@click.command("plan", cls=Command, help=DESCRIPTION, examples=EXAMPLES)
+@plan_options
+def command(**options: Any) -> int:
+    """Print the plan of a job."""
+    return plan(SimpleNamespace(**options), sys.stdout)
+
+
+def plan(options: SimpleNamespace, output: TextIO) -> int:
     """Print the plan of a job and return the exit code.
 
     Raises UsageError or InvalidSpecError if the request is wrong.
@@ -43,7 +56,7 @@ def plan(options: argparse.Namespace, output: TextIO) -> int:
     return EXIT_FITS if result["fits"] else EXIT_DOES_NOT_FIT
 
 
-def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
+def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
     file = _file(options)
     spec = inputs.read_spec(file, options.name, options.settings)
     stack = DEFAULT_STACK
@@ -78,8 +91,13 @@ def _plan_document(options: argparse.Namespace) -> dict[str, Any]:
         rules=gpus.rules,
     )
     decision = decide_training(request, gpus.offers, lambda: gpus.others)
-    rate = choose_learning_rate(spec.training, shape, _rows(options.rows))
-    return document(request, decision, rate)
+    rows = _rows(options.rows)
+    rate = choose_learning_rate(spec.training, shape, rows)
+    cost = CostSettings()
+    if options.cost is not None:
+        cost = inputs.read_mapping(options.cost, "cost", parse_cost)
+    data = inputs.described_rows(spec, rows, options.tokens, length)
+    return document(request, decision, rate, data, cost)
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ class _Gpus:
     others: tuple[Offer, ...] = ()
 
 
-def _file(options: argparse.Namespace) -> Any:
+def _file(options: SimpleNamespace) -> Any:
     if options.file is not None and options.filename is not None:
         raise UsageError(f"the job must come from one file, found {options.file} and {options.filename}")
     return options.file if options.file is not None else options.filename
@@ -117,7 +135,7 @@ def _rows(rows: int | None) -> int | None:
     return rows
 
 
-def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfile, rules: NodeRules) -> _Gpus:
+def _gpus(options: SimpleNamespace, spec: FineTuneJobSpec, stack: StackProfile, rules: NodeRules) -> _Gpus:
     """The offers that the options name, else the offers of the cluster."""
     resource = spec.resources.gpu_resource_name
     named = bool(options.gpu) or options.gpu_memory is not None
@@ -139,7 +157,9 @@ def _gpus(options: argparse.Namespace, spec: FineTuneJobSpec, stack: StackProfil
     nodes = [] if options.nodes is None else inputs.read_nodes(options.nodes)
     if options.context is not None or not listed:
         node_list = kubectl_get(
-            ["nodes"], options.context, "name the GPUs with --gpu, --nodes or --profiles instead"
+            ["nodes"],
+            Kubectl(context=options.context, kubeconfig=options.kubeconfig),
+            "name the GPUs with --gpu, --nodes or --profiles instead",
         )
         nodes = inputs.nodes_of(node_list, "kubectl get nodes")
     profiles = () if options.profiles is None else inputs.read_profiles(options.profiles)

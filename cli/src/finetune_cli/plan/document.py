@@ -6,6 +6,9 @@ from typing import Any
 
 from finetune_operator.api.plan import LearningRate
 from finetune_operator.sizing.changes import Change
+from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.prices import CostSettings
+from finetune_operator.sizing.cost.work import Rows
 from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.learning_rate import warnings
@@ -18,12 +21,20 @@ from finetune_operator.sizing.planning import learning_rate_choice
 
 
 def document(
-    request: SizingRequest, decision: Feasible | Infeasible, learning_rate: LearningRate
+    request: SizingRequest,
+    decision: Feasible | Infeasible,
+    learning_rate: LearningRate,
+    rows: Rows | None = None,
+    cost: CostSettings = CostSettings(),  # noqa: B008 -- it is immutable
 ) -> dict[str, Any]:
-    """The decision as a document with sizes in bytes. For a rejected job, they describe the plan with the least memory."""
+    """The decision as a document with sizes in bytes. For a rejected job, they describe the plan with the least memory.
+
+    `rows` is the data, from which time and cost follow.
+    """
     estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
     return {
         **(_fitting(decision, learning_rate) if isinstance(decision, Feasible) else _rejected(decision)),
+        **_forecast(request, decision, rows, cost),
         "peakBytes": estimate.peak_bytes,
         "deviceBytes": estimate.device_bytes,
         "usableBytes": None if gpu is None else gpu.usable_bytes,
@@ -59,6 +70,8 @@ def unknown_model(
         "gpu": None,
         "offers": [],
         "change": None,
+        "duration": None,
+        "cost": None,
         "smallestGpu": None,
         "model": None,
         "stack": _stack(stack),
@@ -80,6 +93,30 @@ def _fitting(decision: Feasible, learning_rate: LearningRate) -> dict[str, Any]:
         "offers": [_offer(offer) for offer in decision.offers],
         "change": None,
         "smallestGpu": None,
+    }
+
+
+def _forecast(
+    request: SizingRequest, decision: Feasible | Infeasible, rows: Rows | None, cost: CostSettings
+) -> dict[str, Any]:
+    """Estimated time and cost, or why one of them is not known; null for a rejected job."""
+    if isinstance(decision, Infeasible):
+        return {"duration": None, "cost": None}
+    found = forecast(
+        request.spec,
+        request.shape,
+        decision.plan,
+        decision.gpu,
+        decision.offers,
+        rows,
+        cost,
+        request.device,
+    )
+    gpus = request.spec.resources.gpus
+    duration, price = found.duration, found.cost
+    return {
+        "duration": {"reason": duration} if isinstance(duration, str) else shown_duration(duration, gpus),
+        "cost": {"reason": price} if isinstance(price, str) else shown_cost(price),
     }
 
 

@@ -13,6 +13,7 @@ from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.validation import check
 from finetune_operator.contract.refusals import refused_file, refused_tensor
+from finetune_operator.sizing.cost.work import Rows, known_rows
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord, project_node
 from finetune_operator.sizing.gpus.products import PRODUCTS, find_product
@@ -20,8 +21,9 @@ from finetune_operator.sizing.gpus.profiles import GpuProfile, GpuProfileError, 
 from finetune_operator.sizing.memory.stack import StackProfile
 
 from finetune_cli.errors import UsageError
-from finetune_cli.manifests import read_documents, read_manifests, read_scalar
+from finetune_cli.manifests import read_documents, read_manifests
 from finetune_cli.run.local import LocalFolders
+from finetune_cli.settings import apply_setting
 
 _Parsed = TypeVar("_Parsed")
 
@@ -43,7 +45,7 @@ def read_spec(file: Path | None, name: str | None, settings: Sequence[str]) -> F
         manifests = read_manifests(file, name)
         job, spec = manifests.name, deepcopy(dict(manifests.spec))
     for setting in settings:
-        _apply(spec, setting)
+        apply_setting(spec, setting)
     parsed = FineTuneJobSpec.parse(spec)
     check(job, parsed)
     return parsed
@@ -119,6 +121,28 @@ def read_mapping(path: Path, member: str, parse: Callable[[Mapping[str, Any]], _
         raise UsageError(f"{path}: {error}") from error
 
 
+def described_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None, longest: int) -> Rows | None:
+    """Describe the data from `--rows`, `--tokens` and the longest row; None without a number of rows.
+
+    Rows to validate on are those that the spec splits off, or as many as it evaluates if they have a source of their own.
+    Raises UsageError.
+    """
+    if tokens is not None and rows is None:
+        raise UsageError("--tokens must come with --rows, the number of rows that have these tokens")
+    if rows is None:
+        return None
+    if tokens is not None and not rows <= tokens <= rows * longest:
+        raise UsageError(
+            f"--tokens must be from {rows} to {rows * longest}, the tokens of {rows} rows of 1 to {longest} tokens, "
+            f"found {tokens}"
+        )
+    fraction = spec.dataset.validation.fraction
+    held_out = (
+        spec.evaluation.maximum_rows if fraction is None else round(rows * fraction / max(1 - fraction, 0.01))
+    )
+    return known_rows(rows, held_out, longest, tokens=tokens)
+
+
 def read_profiles(path: Path) -> tuple[GpuProfile, ...]:
     """Read the chart's gpuProfiles from a list or from a values file. Raises UsageError."""
     document = _single(path)
@@ -191,26 +215,3 @@ def _single(path: Path) -> Any:
     if len(documents) != 1:
         raise UsageError(f"{path} must have one document, found {len(documents)}")
     return documents[0]
-
-
-def _apply(spec: dict[str, Any], setting: str) -> None:
-    """Set one field. The parser of the spec rejects unknown fields later."""
-    path, separator, text = setting.partition("=")
-    steps = path.removeprefix("spec.").split(".")
-    if not separator or not all(steps):
-        raise UsageError(f"--set must be PATH=VALUE, such as training.microBatchSize=2, found {setting!r}")
-    target = spec
-    for step in steps[:-1]:
-        inner = target.get(step)
-        if inner is None:
-            inner = target[step] = {}
-        if not isinstance(inner, dict):
-            raise UsageError(
-                f"--set {path} must name a field of the spec; {step} has the value {inner!r} and no fields"
-            )
-        target = inner
-    value = read_scalar(text)
-    if value is None:
-        target.pop(steps[-1], None)
-    else:
-        target[steps[-1]] = value

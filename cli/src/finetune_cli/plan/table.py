@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TextIO
 
 from finetune_operator.api.quantities import binary_size
@@ -131,9 +132,49 @@ def _chosen(result: dict[str, Any], style: Style) -> Iterator[str]:
         yield from _wrapped(
             f"{'gpu:':{width}} {result['gpu']['product']} ({reasons['gpu']})", style, " " * (width + 1)
         )
+    yield from _forecast(result, style, width)
     nodes = _nodes(result["offers"])
     if nodes:
         yield from _wrapped(f"{'nodes:':{width}} {nodes}", style, " " * (width + 1))
+
+
+def _forecast(result: dict[str, Any], style: Style, width: int) -> Iterator[str]:
+    """Time and cost with their bounds, and where they come from."""
+    duration, cost = result["duration"], result["cost"]
+    if duration is None:
+        return
+    text = "not known"
+    if "expectedSeconds" in duration:
+        low, expected, high = (
+            duration_text(duration[f"{bound}Seconds"]) for bound in ("low", "expected", "high")
+        )
+        text = f"{expected}, from {low} to {high}; {duration['gpuHours']} GPU hours"
+    indent = " " * (width + 1)
+    yield from _wrapped(f"{'duration:':{width}} {text} ({duration['reason']})", style, indent)
+    text = "not known"
+    if "expected" in cost:
+        low, expected, high = (_money(cost[bound]) for bound in ("low", "expected", "high"))
+        text = f"{expected} {cost['currency']}, from {low} to {high}"
+    yield from _wrapped(f"{'cost:':{width}} {text} ({cost['reason']})", style, indent)
+
+
+def _money(amount: str) -> str:
+    """An amount in hundredths, or as it is if it is smaller than one."""
+    value = Decimal(amount)
+    return f"{value:.2f}" if value >= Decimal("0.01") else amount
+
+
+def duration_text(seconds: int) -> str:
+    """Seconds in the two largest units that people use."""
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{round(hours / 24)} days"
 
 
 def _nodes(offers: Sequence[dict[str, Any]]) -> str:

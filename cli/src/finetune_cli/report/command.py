@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
-from typing import TextIO
+from types import SimpleNamespace
+from typing import Any, TextIO
+
+import click
 
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import Cluster
-from finetune_cli.kept.options import add_reader_options
+from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
+from finetune_cli.options import FILE, Command, complete_job
 
 DESCRIPTION = (
     "Print the report on a job: dataset, plan, memory, loss curves, evaluation, answers, timeline and logs. A short pod reads "
@@ -18,24 +22,34 @@ DESCRIPTION = (
 )
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `finetune report`."""
-    parser.add_argument("job", help="name of the FineTuneJob")
-    parser.add_argument(
-        "-o", "--output", choices=["html", "json"], default="html", help="form (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--save",
-        type=Path,
-        metavar="PATH",
-        help="file to write; default: standard output, or JOB-report.html if that is a terminal",
-    )
-    add_reader_options(parser)
+@click.command(
+    "report",
+    cls=Command,
+    help=DESCRIPTION,
+    examples=(
+        ("finetune report support-bot --save report.html", "Save the page of a job."),
+        ("finetune report support-bot -o json", "Print the same content for a program."),
+    ),
+)
+@click.argument("job", metavar="JOB", shell_complete=complete_job)
+@click.option(
+    "-o", "--output", type=click.Choice(("html", "json")), default="html", show_default=True, help="Form."
+)
+@click.option(
+    "--save",
+    type=FILE,
+    metavar="PATH",
+    help="File to write (default: standard output, or JOB-report.html if that is a terminal).",
+)
+@reader_options
+def command(**options: Any) -> int:
+    """Print or save a report."""
+    return report(SimpleNamespace(**options), sys.stdout)
 
 
-def report(options: argparse.Namespace, output: TextIO) -> int:
+def report(options: SimpleNamespace, output: TextIO) -> int:
     """Print or save the report; return 0. Raises UsageError that says what is missing."""
-    cluster = Cluster(options.context, options.namespace)
+    cluster = Cluster(options.context, options.namespace, options.kubeconfig)
     job = cluster.job(options.job)
     pods = cluster.pods(options.job)
     kept = read_kept(cluster, job, [options.output], image=options.image, seconds=options.timeout, pods=pods)

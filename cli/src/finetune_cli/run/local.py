@@ -16,6 +16,7 @@ from finetune_operator.api.plan import Device, LearningRate, Plan
 from finetune_operator.api.sources import ClaimPath, DatasetSource, KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import STEP_VARIABLE
+from finetune_operator.api.tracking import Tracking
 from finetune_operator.api.validation import check
 from finetune_operator.contract.credentials import (
     destination_secret_prefixes,
@@ -27,6 +28,7 @@ from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import ARTIFACTS_FOLDER, MountPaths, first_destination
 from finetune_operator.contract.network import retry_seconds
 from finetune_operator.contract.run_spec import Limits, build_run_spec
+from finetune_operator.contract.tracking import choose_trackers, tracking_secret_prefixes
 from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
 from finetune_operator.sizing.planning import make_plan, rate_text
@@ -90,6 +92,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
             telemetry_port=TELEMETRY_PORT,
             attempt=0,
             explains_rate=True,
+            trackers=choose_trackers(spec.tracking, Tracking()),
         )
         run_spec["telemetry"]["host"] = "127.0.0.1"
         run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
@@ -249,7 +252,8 @@ def secret_environment(
     for item in [*secret_variables(spec), *destination_secret_variables(spec)]:
         if item.reference.name in manifests.secrets or item.variable not in environment:
             variables[item.variable] = _secret_value(manifests, item.reference, item.variable)
-    for whole in [*secret_prefixes(spec), *destination_secret_prefixes(spec)]:
+    trackers = tracking_secret_prefixes(choose_trackers(spec.tracking, Tracking()))
+    for whole in [*secret_prefixes(spec), *destination_secret_prefixes(spec), *trackers]:
         if whole.secret in manifests.secrets:
             values = manifests.secrets[whole.secret]
             variables |= {whole.prefix + key: value for key, value in values.items()}

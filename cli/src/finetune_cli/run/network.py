@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_operator.api.network import Network
+from finetune_operator.api.network import JobNetwork, Network
 from finetune_operator.api.sources import KeyRef
 from finetune_operator.contract.network import (
     CA_BUNDLE_VARIABLE,
     MountedBundle,
+    hub_variables,
     mounted_bundles,
     network_variables,
 )
@@ -16,7 +17,7 @@ from finetune_operator.contract.network import (
 from finetune_cli.manifests import Manifests
 
 
-def network_environment(manifests: Manifests, network: Network, folder: Path) -> dict[str, str]:
+def network_environment(manifests: Manifests, network: JobNetwork, folder: Path) -> dict[str, str]:
     """Return the trainer's variables for `network`, and write its CA bundle below `folder`.
 
     A setting of the job replaces the variable of this machine; an empty setting removes it. Secrets and ConfigMaps come
@@ -29,7 +30,7 @@ def network_environment(manifests: Manifests, network: Network, folder: Path) ->
         "NO_PROXY": network.no_proxy is not None,
     }
     variables |= {name: "" for name, given in replaced.items() if given}
-    for item in network_variables(network, Network()):
+    for item in [*network_variables(network, Network()), *hub_variables(network, "")]:
         variables[item.name] = item.value if isinstance(item.value, str) else _secret(manifests, item.value)
     # A name in lower case takes precedence, and this machine may have one.
     proxies = {name.lower(): value for name, value in variables.items() if name.endswith("_PROXY")}

@@ -35,6 +35,10 @@ class Condition(StrEnum):
     MODEL_READY = "ModelReady"
     TRAINED = "Trained"
     PUBLISHED = "Published"
+    TRACKED = "Tracked"
+    """True if every tracker has the record of the run. It is missing without trackers, and until MERGE has succeeded."""
+    REPORT_PUBLISHED = "ReportPublished"
+    """Whether the report is at the destinations. It is missing until the end of a job that asks for it."""
     FIELDS_IGNORED = "FieldsIgnored"
     """True if the spec has fields that this version does not know. It is missing until that happens once."""
     STATUS_REDUCED = "StatusReduced"
@@ -99,6 +103,10 @@ class Conditions:
     def reason(self, kind: Condition) -> str:
         """The condition's reason, empty if it was never written."""
         return str(self._entries.get(kind, {}).get("reason", ""))
+
+    def message(self, kind: Condition) -> str:
+        """The condition's message, empty if it was never written."""
+        return str(self._entries.get(kind, {}).get("message", ""))
 
     def to_list(self) -> list[dict[str, Any]]:
         """All conditions in their fixed order, then those of another version, which stay as they are."""

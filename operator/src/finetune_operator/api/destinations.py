@@ -31,7 +31,7 @@ class Destination(SpecValue):
     persistent_volume_claim: OutputClaim
 
 
-REFERENCE = r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+REFERENCE = r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 """HOST[:PORT]/REPOSITORY:TAG. The CRD has the same pattern."""
 
 

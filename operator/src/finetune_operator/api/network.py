@@ -15,6 +15,9 @@ NO_PROXY = r"^[-A-Za-z0-9.:*/_,\[\] ]*$"
 DEFAULT_RETRY_SECONDS = 600
 """The trainer's contract has the same default."""
 
+HUB = r"^https?://[^/?#@ ]+(/[^?#@ ]*)?$"
+"""The CRD has the same pattern."""
+
 ProxyUrl = Annotated[str, Field(max_length=512, pattern=PROXY)]
 
 
@@ -49,3 +52,9 @@ class Network(SpecValue):
         if self.proxy_secret_ref is not None and (self.https_proxy or self.http_proxy):
             raise ValueError("must have proxySecretRef, or httpsProxy and httpProxy, not both")
         return self
+
+
+class JobNetwork(Network):
+    """Network settings of a job. Its hub replaces the administrator's `trainer.huggingFaceEndpoint`."""
+
+    hugging_face_endpoint: Annotated[str, Field(min_length=1, max_length=512, pattern=HUB)] | None = None

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from finetune_operator.api.names import AnnotationKey, AnnotationValue, LabelKey, LabelValue, ObjectName
 from finetune_operator.api.quantities import ByteQuantity, CpuQuantity, parse_quantity
 from finetune_operator.api.sources import SpecValue
-from finetune_operator.api.stages import GROUP, Stage
+from finetune_operator.api.stages import GROUP, WORK_STAGES, Stage
 
 AS_REQUESTED = "Request"
 """A limit that is equal to the request."""
@@ -211,7 +211,7 @@ def reserved_keys(template: PodTemplate) -> Iterator[tuple[str, str]]:
     """Yield every label and annotation key that belongs to the operator or to Kubernetes, with its field."""
     blocks: tuple[tuple[str, StagePod], ...] = (
         ("", template),
-        *((f"{stage.slug}.", template.of(stage)) for stage in Stage),
+        *((f"{stage.slug}.", template.of(stage)) for stage in WORK_STAGES),
     )
     maps = [
         (f"{prefix}{field}", keys)

@@ -15,7 +15,8 @@ from finetune_operator.api.names import DNS_LABEL, LabelKey, LabelValue, ObjectN
 from finetune_operator.api.pods import NodeRequirement, StagePod, Toleration
 from finetune_operator.api.sources import SpecValue
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import QUEUE_LABEL, Stage
+from finetune_operator.api.stages import QUEUE_LABEL, WORK_STAGES
+from finetune_operator.api.tracking import Tracking
 
 HOST = r"^([.]?[a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])$"
 """A host as a URL names it; after a dot, all names below it. The chart has the same pattern."""
@@ -73,7 +74,7 @@ class Limits(SpecValue):
     dataset_sources: Annotated[tuple[DatasetSourceName, ...], Field(min_length=1)] | None = None
     destination_kinds: Annotated[tuple[DestinationKind, ...], Field(min_length=1)] | None = None
     endpoint_hosts: tuple[Host, ...] | None = None
-    """Hosts of S3-compatible stores, to read from and to publish to, and of registries."""
+    """Hosts of S3-compatible stores, to read from and to publish to, of registries and of trackers."""
     proxy_hosts: tuple[Host, ...] | None = None
     forbid_private_addresses: bool | None = None
     """If true, no dataset, endpoint or proxy may have a private address, although the chart allows it.
@@ -239,6 +240,13 @@ def _other_hosts(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
         for field, place in places
         if place.oci is not None
     ]
+    trackers = spec.tracking or Tracking()
+    urls += [
+        (limits.endpoint_hosts, f"tracking.{name}.uri", tracker.uri)
+        for name, tracker in (("mlflow", trackers.mlflow), ("modelRegistry", trackers.model_registry))
+        if tracker is not None
+    ]
+    urls.append((limits.endpoint_hosts, "network.huggingFaceEndpoint", spec.network.hugging_face_endpoint))
     urls.append((limits.proxy_hosts, "network.httpsProxy", spec.network.https_proxy))
     urls.append((limits.proxy_hosts, "network.httpProxy", spec.network.http_proxy))
     for allowed, field, url in urls:
@@ -276,7 +284,7 @@ def _pods(spec: FineTuneJobSpec) -> list[tuple[str, StagePod]]:
     template = spec.pod_template
     return [
         ("podTemplate", template),
-        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in Stage),
+        *((f"podTemplate.{stage.slug}", template.of(stage)) for stage in WORK_STAGES),
     ]
 
 

@@ -71,10 +71,16 @@ class Reason(StrEnum):
     DATASET_WARNINGS = "DatasetWarnings"
     MERGE_WARNINGS = "MergeWarnings"
     PLAN_WARNINGS = "PlanWarnings"
+    RUN_RECORDED = "RunRecorded"
+    TRACKER_FAILED = "TrackerFailed"
     UNKNOWN_FIELDS = "UnknownFields"
     FIELDS_KNOWN = "FieldsKnown"
     STATUS_REFUSED = "StatusRefused"
     STATUS_COMPLETE = "StatusComplete"
+    PUBLISHING_REPORT = "PublishingReport"
+    REPORT_PUBLISHED = "ReportPublished"
+    REPORT_LOST = "ReportLost"
+    NO_REPORT = "NoReport"
 
 
 OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
@@ -118,10 +124,16 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.DATASET_WARNINGS: ReasonClass.ACTIVE,
     Reason.MERGE_WARNINGS: ReasonClass.ACTIVE,
     Reason.PLAN_WARNINGS: ReasonClass.ACTIVE,
+    Reason.RUN_RECORDED: ReasonClass.TERMINAL,
+    Reason.TRACKER_FAILED: ReasonClass.ACTIVE,
     Reason.UNKNOWN_FIELDS: ReasonClass.ACTIVE,
     Reason.FIELDS_KNOWN: ReasonClass.ACTIVE,
     Reason.STATUS_REFUSED: ReasonClass.ACTIVE,
     Reason.STATUS_COMPLETE: ReasonClass.ACTIVE,
+    Reason.PUBLISHING_REPORT: ReasonClass.ACTIVE,
+    Reason.REPORT_PUBLISHED: ReasonClass.TERMINAL,
+    Reason.REPORT_LOST: ReasonClass.TERMINAL,
+    Reason.NO_REPORT: ReasonClass.TERMINAL,
 }
 
 DESTINATION_UNWRITABLE = "DestinationUnwritable"

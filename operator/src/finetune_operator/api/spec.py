@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from finetune_operator.api.destinations import Destination, Destinations, OutputClaim
 from finetune_operator.api.names import LabelKey, LabelValue, ObjectName, QueueName, ResourceName
-from finetune_operator.api.network import Network
+from finetune_operator.api.network import JobNetwork
 from finetune_operator.api.pods import PodTemplate, Toleration
 from finetune_operator.api.quantities import ByteQuantity, CpuQuantity
 from finetune_operator.api.sources import (
@@ -26,6 +26,7 @@ from finetune_operator.api.sources import (
     SpecValue,
 )
 from finetune_operator.api.stages import Stage
+from finetune_operator.api.tracking import Tracking
 from finetune_operator.errors import InvalidSpecError
 
 
@@ -223,6 +224,11 @@ class Output(SpecValue):
     dtype: Literal["BFloat16", "AsBase"] = "BFloat16"
     merge_onto: Literal["TrainedWeights", "OriginalWeights"] = "TrainedWeights"
     signing: Signing | None = None
+    reports: Annotated[
+        Literal["Workspace", "Destinations"] | None,
+        AfterValidator(lambda choice: None if choice == "Workspace" else choice),
+    ] = None
+    """Where the report goes when the job has ended. None stands for `Workspace`. The CRD has no default."""
 
     @property
     def claims(self) -> dict[str, OutputClaim]:
@@ -302,7 +308,9 @@ class FineTuneJobSpec(SpecValue):
     pod_template: PodTemplate = PodTemplate()
     workspace: Workspace = Workspace()
     model_cache: ModelCache | None = None
-    network: Network = Network()
+    network: JobNetwork = JobNetwork()
+    tracking: Tracking | None = None
+    """None stands for the administrator's trackers."""
     queue_name: QueueName | None = None
     """The LocalQueue of Kueue for TRAIN. None runs it without a queue."""
     cpu_queue_name: QueueName | None = None
@@ -326,18 +334,18 @@ class FineTuneJobSpec(SpecValue):
             raise InvalidSpecError(_describe(error)) from error
 
 
-_NO_PART_OF_THE_MODEL = {"suspend", "lifecycle", "network", "queue_name", "cpu_queue_name"}
+_NO_PART_OF_THE_MODEL = {"suspend", "lifecycle", "network", "tracking", "queue_name", "cpu_queue_name"}
 
 
 def spec_hash(spec: FineTuneJobSpec) -> str:
     """SHA-256 (`sha256:` + 64 hex digits) of the fields that determine the model.
 
-    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, the queues,
-    `evaluation.gate`, `overwrite` of destinations and fields with their default value. So a file and the object that an API
-    server made of it have the same hash. A new field with a default in a later version does not change the hash of an old
-    job. The learning rate was 0.0002 by default before it was chosen, so that value counts as omitted, and an omitted one as
-    null. The gate and `overwrite` decide about publication and not about the model, so a withheld model can be published
-    without training it again.
+    The digest covers the canonical JSON of the spec without `suspend`, `lifecycle`, `network`, `tracking`, the
+    queues, `evaluation.gate`, `output.reports`, `overwrite` of destinations and fields with their default value. So a file and
+    the object that an API server made of it have the same hash. A new field with a default in a later version does not
+    change the hash of an old job. The learning rate was 0.0002 by default before it was chosen, so that value counts as
+    omitted, and an omitted one as null. The gate and `overwrite` decide about publication and not about the model, so a
+    withheld model can be published without training it again.
     """
     ungated = spec.evaluation.model_copy(update={"gate": Evaluation().gate})
     content = spec.model_copy(update={"evaluation": ungated}).model_dump(
@@ -348,6 +356,7 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
         del training["learningRate"]
     if training:
         content["training"] = training
+    content.get("output", {}).pop("reports", None)
     for destination in content.get("output", {}).get("destinations", ()):
         destination.pop("overwrite", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

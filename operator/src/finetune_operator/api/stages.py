@@ -1,4 +1,4 @@
-"""The three stages, their order, and the names of their objects, labels and annotations."""
+"""The stages, their order, and the names of their objects, labels and annotations."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ MERGE_CONTAINER = "merge"
 """Init container of MERGE if the job has `output.destinations`. It merges without credentials, and the trainer publishes."""
 STEP_CONTAINERS = (PROBE_CONTAINER, MERGE_CONTAINER)
 STEP_VARIABLE = "FINETUNE_STEP"
-"""Variable of the containers that hold credentials of destinations: `Probe` or `Publish`, their only work."""
+"""Variable of the containers that hold credentials of destinations: `Probe`, `Publish` or `Report`, their only work."""
 
 
 class Stage(StrEnum):
-    """One of the three stages of a FineTuneJob, each a batch/v1 Job."""
+    """A stage of a FineTuneJob, each a batch/v1 Job."""
 
     PREPARE = "Prepare"
     TRAIN = "Train"
     MERGE = "Merge"
+    REPORT = "Report"
+    """Copies the report after the end of the job. It is no part of the work, and its outcome is a condition only."""
 
     @property
     def slug(self) -> str:
@@ -60,12 +62,14 @@ class Stage(StrEnum):
     @property
     def next(self) -> Stage | None:
         """The stage after this one, or None for the last stage."""
-        order = list(Stage)
-        index = order.index(self) + 1
-        return order[index] if index < len(order) else None
+        return {Stage.PREPARE: Stage.TRAIN, Stage.TRAIN: Stage.MERGE}.get(self)
 
 
-_CHILD_NAME = re.compile(r"(.+)-(prepare|train|merge)-(0|[1-9][0-9]*)")
+WORK_STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.MERGE)
+"""The stages that make the model, in their order."""
+
+
+_CHILD_NAME = re.compile(r"(.+)-(prepare|train|merge|report)-(0|[1-9][0-9]*)")
 _ACTIVE_REASONS = {
     Stage.PREPARE: Reason.PREPARING,
     Stage.TRAIN: Reason.TRAINING,

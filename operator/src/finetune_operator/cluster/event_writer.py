@@ -13,6 +13,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,8 @@ MAXIMUM_TRIES = 8
 LONGEST_PAUSE = 60.0
 QUIET_SECONDS = 60.0
 """Time in which lost Events are one line of the log."""
+FLUSH_SECONDS = 1.0
+"""Time for the Events that wait at the end of the process. The Lease is released after it."""
 MAXIMUM_KNOWN = 4096
 """Written Events whose repetitions add to their count. A repetition of another one is a new Event."""
 
@@ -70,6 +73,9 @@ class EventWriter:
         self._buffer = EventBuffer() if buffer is None else buffer
         self._bucket = TokenBucket(RATE, BURST, clock)
         self._changed = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._unknown = 0
+        """1 while an Event is neither in the buffer nor counted."""
         self._written: dict[EventKey, tuple[str, int]] = {}
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
         self._failures = 0
@@ -81,27 +87,49 @@ class EventWriter:
         self._changed.set()
 
     async def run(self) -> None:
-        """Write Events until canceled. Those that still wait are dropped then."""
+        """Write Events until canceled. What still waits then is written in FLUSH_SECONDS, or else dropped and counted."""
+        writing = asyncio.create_task(self._write_all())
         try:
-            while True:
-                event = self._buffer.take()
-                if event is None:
-                    self._changed.clear()
-                    await self._changed.wait()
-                    continue
-                await self._bucket.acquire(event.key.namespace)
-                await self._try(event)
+            # A request that is on its way ends as an Event that is written or dropped, and never as neither.
+            await asyncio.shield(writing)
         finally:
-            self._drop(len(self._buffer), "the process ends")
+            self._closing.set()
+            self._changed.set()
+            await asyncio.wait({writing}, timeout=FLUSH_SECONDS)
+            writing.cancel()
+            await asyncio.wait({writing})
+            self._logged = float("-inf")
+            self._drop(self._unknown + len(self._buffer), "the process ends")
 
-    async def _try(self, event: PendingEvent) -> None:
+    async def _write_all(self) -> None:
+        """Write Events one by one; when the process ends, until none waits or the API server takes none."""
+        while (event := await self._next()) is not None:
+            self._unknown = 1
+            if not self._closing.is_set():
+                await self._bucket.acquire(event.key.namespace)
+            pause = await self._try(event)
+            self._unknown = 0
+            if pause:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), pause)
+                if self._closing.is_set():
+                    return
+
+    async def _next(self) -> PendingEvent | None:
+        """The next Event, as soon as there is one; None if none waits when the process ends."""
+        while (event := self._buffer.take()) is None and not self._closing.is_set():
+            self._changed.clear()
+            await self._changed.wait()
+        return event
+
+    async def _try(self, event: PendingEvent) -> float:
+        """Write an Event; returns the seconds to wait before the next one."""
         try:
             await self._write(event)
         except ApiError as error:
-            if not _is_transient(error):
-                self._drop(1, str(error))
-                return
-            await self._retry(event, error)
+            if _is_transient(error):
+                return self._keep(event, error)
+            self._drop(1, str(error))
         except OperatorError as error:
             self._drop(1, str(error))
         except Exception:
@@ -111,9 +139,10 @@ class EventWriter:
         else:
             self._failures = 0
             self._metrics.events("written", 1)
+        return 0.0
 
-    async def _retry(self, event: PendingEvent, error: ApiError) -> None:
-        """Keep the Event for a later try, and pause."""
+    def _keep(self, event: PendingEvent, error: ApiError) -> float:
+        """Keep the Event for a later try; returns the seconds until then."""
         tries = event.tries + 1
         if tries < MAXIMUM_TRIES:
             kept = PendingEvent(
@@ -124,7 +153,7 @@ class EventWriter:
             self._drop(1, str(error))
         self._failures += 1
         pause = min(2.0 ** min(self._failures, 10), LONGEST_PAUSE) * self._random.uniform(0.5, 1.0)
-        await asyncio.sleep(max(pause, error.retry_after))
+        return max(pause, error.retry_after)
 
     async def _write(self, event: PendingEvent) -> None:
         """Create the Event, or raise the count of an earlier one that is equal."""
@@ -171,7 +200,7 @@ class EventWriter:
         now = self._clock()
         if now - self._logged >= QUIET_SECONDS:
             self._logged = now
-            _logger.warning("Events are lost; nothing else depends on them: %s", cause)
+            _logger.warning("%d Events are lost; nothing else depends on them: %s", number, cause)
 
 
 def _is_transient(error: ApiError) -> bool:

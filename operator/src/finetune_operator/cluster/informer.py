@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.cluster.listed_versions import ListedVersions
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.resources import (
+    NODES_PATH,
+    Cluster,
+    batch_jobs_path,
+    claims_path,
+    jobs_path,
+    pods_path,
+)
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.contract.bounded import clean_text
@@ -29,9 +37,13 @@ from finetune_operator.sizing.gpus.nodes import project_node
 
 Body = Mapping[str, Any]
 
+LISTED_AT_ONCE = 8
+"""Namespaces that are listed at once. Each holds a page of whole objects, and the API server works for each."""
 NODE_DELAY = 0.2
 """Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
+_PATHS = {"jobs": jobs_path, "children": batch_jobs_path, "pods": pods_path, "claims": claims_path}
+"""The path of each kind, by namespace."""
 _logger = logging.getLogger(__name__)
 
 
@@ -59,6 +71,8 @@ class Informer:
         self._waking = False
         self._changes: dict[Key, Urgency] = {}
         """What has changed of each FineTuneJob since it was last queued."""
+        self.listed = ListedVersions()
+        """From where the watches go on."""
         self.seeded = False
         self.missed_deletions = 0
         """Number of objects whose deletion the watches have missed."""
@@ -145,9 +159,9 @@ class Informer:
 
     async def synchronize(self) -> None:
         """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled."""
-        for namespace in self.namespaces:
-            await self.synchronize_namespace(namespace)
-        if not self.namespaces:
+        if self.namespaces:
+            await _at_once(self.synchronize_namespace, self.namespaces)
+        else:
             await self._synchronize("")
         await self._synchronize_nodes()
         self.seeded = True
@@ -167,13 +181,14 @@ class Informer:
             return False
         if self.refused.pop(namespace, None) is not None:
             _logger.info("namespace %s is served", namespace)
-        for key in self._store.unsettled_keys():
-            if key[0] == namespace:
-                self.wake(key)
+        for key in self._store.unsettled_keys(namespace):
+            self.wake(key)
         return True
 
     def _refuse(self, namespace: str, message: str) -> None:
         """Forget a namespace. Its state is in the cluster, so nothing is lost."""
+        for path in _PATHS.values():
+            self.listed.forget(path(namespace))
         for key in self._store.forget(namespace):
             self.wake(key)
         if namespace not in self.refused:
@@ -195,6 +210,8 @@ class Informer:
             "pods": await cluster.list_pods(namespace, _keeping_uid(self.put_pod)),
             "claims": await cluster.list_claims(namespace, _keeping_uid(self.put_claim)),
         }
+        for kind, listed in lists.items():
+            self.listed.note(_PATHS[kind](namespace), listed.resource_version)
         purged = [
             key
             for kind, listed in lists.items()
@@ -218,6 +235,7 @@ class Informer:
                 _logger.warning("%s", problem)
         else:
             self._gpus.replace(nodes.items, nodes.resource_version)
+            self.listed.note(NODES_PATH, nodes.resource_version)
 
     async def resynchronize(self, period: float) -> None:
         """Repeat `synchronize` every `period` seconds until canceled."""
@@ -282,6 +300,23 @@ class Informer:
         self._waking = False
         for key in self._store.keys_without_gpu():
             self._queue.add(key, Urgency.PROGRESS)
+
+
+async def _at_once(work: Callable[[str], Awaitable[object]], namespaces: Iterable[str]) -> None:
+    """Do `work` for each namespace, LISTED_AT_ONCE at a time. The first error ends it."""
+    waiting = iter(namespaces)
+
+    async def take_turns() -> None:
+        for namespace in waiting:
+            await work(namespace)
+
+    tasks = [asyncio.create_task(take_turns()) for _ in range(LISTED_AT_ONCE)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _ignore(_namespace: str) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.store_entry import Entry, Identities
+from finetune_operator.cluster.store_entry import Entries, Entry, Identities
 from finetune_operator.cluster.tombstones import Tombstones
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.movement import Movement
@@ -60,7 +60,7 @@ class Store:
         self._changed = changed
         self._reported: set[Key] = set()
         """FineTuneJobs that had series in the last scrape, and those that have changed since."""
-        self._entries: dict[Key, Entry] = {}
+        self._entries = Entries()
         self._gpus = gpus
         self._keys: dict[str, Key] = {}
         self._busy: set[Key] = set()
@@ -135,7 +135,7 @@ class Store:
 
     def identities(self, key: Key) -> Identities:
         """The Jobs of one FineTuneJob that are known by name or by uid, also if they belong to an earlier one."""
-        return self._entries.get(key, Entry()).identities()
+        return (self._entries.get(key) or Entry()).identities()
 
     def replace_children(
         self,
@@ -262,9 +262,10 @@ class Store:
         entry = self._entries.get(key)
         return entry is not None and entry.settled
 
-    def unsettled_keys(self) -> list[Key]:
-        """Keys of the FineTuneJobs about which there is something to decide, even if nothing has changed."""
-        return [key for key, entry in self._entries.items() if entry.job is not None and not entry.settled]
+    def unsettled_keys(self, namespace: str = "") -> list[Key]:
+        """Keys of the FineTuneJobs of one namespace, or of all, that need a decision even if nothing has changed."""
+        entries = self._entries.items(namespace)
+        return [key for key, entry in entries if entry.job is not None and not entry.settled]
 
     def keys_without_gpu(self) -> list[Key]:
         """Keys of the FineTuneJobs whose next decision depends on the GPUs of the cluster."""
@@ -289,7 +290,7 @@ class Store:
 
     def phases(self) -> Counter[str]:
         """The number of FineTuneJobs by phase."""
-        return Counter(entry.job.phase for entry in self._entries.values() if entry.job is not None)
+        return Counter(entry.job.phase for _, entry in self._entries.items() if entry.job is not None)
 
     def busy(self) -> list[Entry]:
         """What is known about each FineTuneJob with a Job or a pod."""
@@ -319,9 +320,10 @@ class Store:
         gone. Returns the keys of the FineTuneJobs that lost an object.
         """
         changed = []
-        for key, entry in list(self._entries.items()):
-            if namespace and key[0] != namespace:
-                continue
+        # Most FineTuneJobs have ended and own nothing, so objects are looked for where they are.
+        every = kind == "jobs" or namespace
+        for key in self._entries.keys(namespace) if every else dict.fromkeys(self._keys.values()):
+            entry = self._entries[key]
             if kind == "jobs":
                 job = entry.job
                 if job is not None and job.uid not in listed and _version(job) <= version:
@@ -329,11 +331,8 @@ class Store:
                     changed.append(key)
                 continue
             held: dict[str, ChildJob | Pod | Claim] = getattr(entry, kind)
-            missed = [
-                uid
-                for uid, item in held.items()
-                if uid not in listed and _version(item) <= version and (item.watched or entry.job is None)
-            ]
+            old = [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]
+            missed = [uid for uid in old if held[uid].watched or entry.job is None]
             for uid in missed:
                 self._remove(key, uid, kind)
             if missed:
@@ -345,9 +344,10 @@ class Store:
 
         Nothing is known to be deleted: the objects come back with the next list.
         """
-        keys = [key for key in self._entries if key[0] == namespace]
+        keys = self._entries.keys(namespace)
         for key in keys:
-            entry = self._entries.pop(key)
+            entry = self._entries[key]
+            self._entries.drop(key)
             for uid in (*entry.children, *entry.pods, *entry.claims):
                 self._keys.pop(uid, None)
             self._busy.discard(key)
@@ -355,7 +355,7 @@ class Store:
         return keys
 
     def _entry(self, key: Key) -> Entry:
-        return self._entries.setdefault(key, Entry())
+        return self._entries.at(key)
 
     def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> bool:
         if not self._deleted.allows(new.uid, _version(new)):
@@ -391,7 +391,7 @@ class Store:
     def _drop_if_empty(self, key: Key) -> None:
         entry = self._entries.get(key)
         if entry is not None and entry.empty:
-            del self._entries[key]
+            self._entries.drop(key)
 
 
 def _version(item: _Stored) -> int:

@@ -1,13 +1,15 @@
-"""What the store knows about one FineTuneJob."""
+"""What the store knows about one FineTuneJob, and where it keeps that of all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.movement import Movement
-from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Pod, Rejection
+from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Key, Pod, Rejection
 from finetune_operator.observed.settled import SettledJob, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted, unstarted
 
@@ -94,3 +96,41 @@ class Entry:
             if pod.running and pod.ip:
                 found.append((unpacked(self.job), child, pod))
         return found
+
+
+class Entries:
+    """The entries of all FineTuneJobs, by namespace: a list of one namespace must not visit those of all others."""
+
+    def __init__(self) -> None:
+        self._namespaces: dict[str, dict[Key, Entry]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._namespaces.values()))
+
+    def __getitem__(self, key: Key) -> Entry:
+        return self._namespaces[key[0]][key]
+
+    def get(self, key: Key) -> Entry | None:
+        """The entry of one FineTuneJob; None if nothing is known."""
+        return self._namespaces.get(key[0], {}).get(key)
+
+    def at(self, key: Key) -> Entry:
+        """The entry of one FineTuneJob, a new one if nothing is known."""
+        return self._namespaces.setdefault(key[0], {}).setdefault(key, Entry())
+
+    def keys(self, namespace: str = "") -> list[Key]:
+        """The keys of one namespace, or of all."""
+        found = self._namespaces.values() if not namespace else [self._namespaces.get(namespace, {})]
+        return [key for entries in found for key in entries]
+
+    def items(self, namespace: str = "") -> Iterator[tuple[Key, Entry]]:
+        """The entries of one namespace, or of all. They must not change meanwhile."""
+        found = self._namespaces.values() if not namespace else [self._namespaces.get(namespace, {})]
+        return chain.from_iterable(entries.items() for entries in found)
+
+    def drop(self, key: Key) -> None:
+        """Remove the entry of one FineTuneJob."""
+        entries = self._namespaces[key[0]]
+        del entries[key]
+        if not entries:
+            del self._namespaces[key[0]]

@@ -76,8 +76,13 @@ class WatchSession:
         clock: Callable[[], float],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         answer_seconds: float = ANSWER_SECONDS,
+        listed: Callable[[str], int | None] = lambda _: None,
     ) -> None:
-        """`clock` is monotonic, in seconds."""
+        """`clock` is monotonic, in seconds.
+
+        `listed` gives the version at which the operator has listed a path itself. Then Kopf lists nothing before its watch.
+        """
+        self._listed = listed
         self._answer_seconds = answer_seconds
         self._session = session
         self._clock = clock
@@ -110,7 +115,10 @@ class WatchSession:
         TimeoutError if nobody answers: Kopf tries again.
         """
         parts = urlsplit(url)
-        watches = parse_qs(parts.query).get("watch") == ["true"]
+        query = parse_qs(parts.query)
+        watches = query.get("watch") == ["true"]
+        if not watches and "continue" not in query and (version := self._listed(parts.path)) is not None:
+            return KnownList(version)
         pace = self._paces.setdefault(parts.path, Pace(self._clock))
         if watches:
             await self._pause(pace.delay())
@@ -150,6 +158,24 @@ class WatchSession:
             _logger.warning(
                 "%s must be watched, and it is listed again after an answer with %s", path, problem
             )
+
+
+@dataclass(frozen=True)
+class KnownList:
+    """The answer to a list whose objects are in the store: none, and the version from which the watch goes on."""
+
+    version: int
+    status = 200
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Nothing is open."""
+
+    async def json(self) -> dict[str, Any]:
+        """The list."""
+        return {"metadata": {"resourceVersion": str(self.version)}, "items": []}
 
 
 class EventStream:

@@ -112,7 +112,7 @@ def build_registry(
         await asyncio.sleep(pace.delay())
         replaced_token(configuration, None)
         traces = [ages.trace(), *([] if forbidden is None else [_trace_forbidden(forbidden)])]
-        return open_session(await connection_info(configuration), traces)
+        return open_session(await connection_info(configuration), traces, informer.listed.take)
 
     for plural in kinds:
         group, version = _GROUPS.get(plural, ("", "v1"))
@@ -186,14 +186,21 @@ def _trace_forbidden(forbidden: Callable[[], None]) -> aiohttp.TraceConfig:
     return config
 
 
-def open_session(info: kopf.ConnectionInfo, traces: list[aiohttp.TraceConfig]) -> kopf.AiohttpSession:
-    """The session that Kopf would open itself, with hooks that see its requests. Kopf closes it."""
+def open_session(
+    info: kopf.ConnectionInfo,
+    traces: list[aiohttp.TraceConfig],
+    listed: Callable[[str], int | None] = lambda _: None,
+) -> kopf.AiohttpSession:
+    """The session that Kopf would open itself, with hooks that see its requests. Kopf closes it.
+
+    `listed` gives the version from which the watch of a path may go on without a list of its own.
+    """
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         trace_configs=traces,
     )
-    watching: Any = WatchSession(session, elapsed_time)
+    watching: Any = WatchSession(session, elapsed_time, listed=listed)
     return kopf.AiohttpSession(server=info.server, aiohttp_session=watching)
 
 

@@ -43,7 +43,25 @@ def _distinct_destinations(publications: tuple[Publication, ...]) -> tuple[Publi
     return publications
 
 
+class TrackerRecord(Document):
+    """What one tracker has of the run. `run` is its id there, and `model` is name and version of the registered model."""
+
+    kind: Literal["MLflow", "KubeflowModelRegistry"]
+    recorded: bool
+    run: Text128 | None = None
+    model: Text512 | None = None
+    message: Text512 | None = None
+
+
+def _distinct_trackers(records: tuple[TrackerRecord, ...]) -> tuple[TrackerRecord, ...]:
+    """The status is a list-map by kind, so the API server rejects a status that repeats a kind."""
+    if len({each.kind for each in records}) != len(records):
+        raise ValueError("must have each tracker at most once")
+    return records
+
+
 Artifacts = Annotated[
     tuple[Artifact, ...], Field(min_length=1, max_length=3), AfterValidator(_distinct_kinds)
 ]
 Publications = Annotated[tuple[Publication, ...], Field(max_length=8), AfterValidator(_distinct_destinations)]
+TrackerRecords = Annotated[tuple[TrackerRecord, ...], Field(max_length=2), AfterValidator(_distinct_trackers)]

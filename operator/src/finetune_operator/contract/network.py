@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from finetune_operator.api.network import DEFAULT_RETRY_SECONDS, CaBundle, Network
+from finetune_operator.api.network import DEFAULT_RETRY_SECONDS, CaBundle, JobNetwork, Network
 from finetune_operator.api.sources import KeyRef
 
 CA_MOUNT = "/etc/finetune-ca"
@@ -17,6 +17,9 @@ CA_BUNDLE_VARIABLE = "FINETUNE_CA_BUNDLE"
 """Paths of the bundles, separated by colons."""
 JOB_PROXIES_VARIABLE = "FINETUNE_JOB_PROXIES"
 """Names of the proxy variables that come from the job, separated by spaces."""
+HUB_VARIABLE = "HF_ENDPOINT"
+JOB_HUB_VARIABLE = "FINETUNE_JOB_HUB"
+"""An earlier trainer does not know it, and so reaches no address of a job without checking it."""
 _PROXIES = (("HTTPS_PROXY", "https_proxy"), ("HTTP_PROXY", "http_proxy"))
 
 
@@ -63,6 +66,12 @@ def network_variables(job: Network, administrator: Network) -> list[NetworkVaria
     if from_job:
         found.append(NetworkVariable(JOB_PROXIES_VARIABLE, " ".join(from_job)))
     return found
+
+
+def hub_variables(job: JobNetwork, administrators: str) -> list[NetworkVariable]:
+    """The hubs of a run: the administrator's, empty for the public one, and the job's, which replaces it."""
+    named = ((HUB_VARIABLE, administrators), (JOB_HUB_VARIABLE, job.hugging_face_endpoint))
+    return [NetworkVariable(name, value) for name, value in named if value]
 
 
 def mounted_bundles(job: Network, administrator: Network) -> list[MountedBundle]:

@@ -36,6 +36,8 @@ def parse_result(message: str, *, uid: str, stage: Stage, attempt: int) -> Resul
     """
     result = _parse(Result, message.encode("utf-8", "replace"), MAXIMUM_RESULT_BYTES)
     _match_run(result.uid, result.stage, result.attempt, uid, stage, attempt)
+    if result.outcome == "Succeeded" and stage is Stage.REPORT:
+        return result
     if result.outcome == "Succeeded":
         section = {Stage.PREPARE: result.prepare, Stage.TRAIN: result.train, Stage.MERGE: result.merge}[stage]
         if section is None:

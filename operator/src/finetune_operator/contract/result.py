@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from finetune_operator.api.plan import Optimizer, Weights
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.artifacts import Artifacts, Publications
+from finetune_operator.contract.artifacts import Artifacts, Publications, TrackerRecords
 from finetune_operator.contract.bounded import (
     Attempt,
     ConfigName,
@@ -101,7 +101,10 @@ SourceIdentity = Annotated[dict[PropertyName, SourceProperty], Field(max_length=
 
 
 class DatasetReport(Document):
-    """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens."""
+    """PREPARE's findings about the rows. `longest_example` and `supervised_tokens` are in tokens.
+
+    A trainer before contract 1.9 sends no `training_tokens`, the tokens of all training examples.
+    """
 
     digest: Digest
     rows: Count
@@ -112,6 +115,7 @@ class DatasetReport(Document):
     validation_examples: Count
     supervised_tokens: Count
     longest_example: Count
+    training_tokens: Count | None = None
     format: RowFormat | None = None
     source: SourceIdentity | None = None
     validation_source: SourceIdentity | None = None
@@ -333,11 +337,12 @@ class Verification(Document):
 
 
 class MergeResult(Document):
-    """The result of MERGE. A trainer before contract 1.8 sends no publications."""
+    """The result of MERGE. A trainer before contract 1.8 sends no publications, one before 1.9 no tracking."""
 
     artifacts: Artifacts
     verification: Verification | None = None
     publications: Publications | None = None
+    tracking: TrackerRecords | None = None
 
 
 class CompletedStages(Document):

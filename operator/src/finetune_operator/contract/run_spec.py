@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from finetune_operator.contract.credentials import (
 )
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
+from finetune_operator.contract.tracking import Trackers, tracking_document
 
 CONTRACT_VERSION = "1.9"
 LADDER_SINCE = 5
@@ -43,6 +45,11 @@ RATE_REASON_SINCE = 6
 """The same of the reason for the learning rate."""
 OPTIMIZER_SINCE = 7
 """The same of `training.optimizer` and `training.weights`, in the ladder's rungs, too."""
+TRACKING_SINCE = 9
+"""The same of the administrator's trackers. A job's own trackers are sent to every trainer."""
+ESTIMATE_SINCE = 9
+"""The same of the estimated memory, which only the report shows."""
+_ESTIMATE = ("peakBytes", "deviceBytes", "lowBytes", "highBytes", "bottleneck")
 GIVEN_RATE = "set by training.learningRate"
 _LONGEST_REASON = 1024
 
@@ -69,13 +76,16 @@ def build_run_spec(
     telemetry_port: int,
     attempt: int,
     explains_rate: bool = False,
+    trackers: Trackers | None = None,
+    estimate: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the run spec of one attempt, ready for JSON.
 
     `spec` must have passed validation.check, and `paths` must name a path for every source that is a file. One document
     serves all three stages. A member that is new in a minor version is left out if it has its default. So a trainer of
     the previous minor version can read every job that it supports. The reason for the learning rate has no default, so it
-    is left out unless the document `explains_rate`. Raises ValueError if a path is missing.
+    is left out unless the document `explains_rate`. `estimate` is the estimated memory as the status has it. Raises
+    ValueError if a path is missing.
     """
     training = spec.training
     length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
@@ -124,6 +134,7 @@ def build_run_spec(
             else {"modelCache": {"path": _required(paths.model_cache, "model_cache")}}
         ),
         "telemetry": {"port": telemetry_port},
+        **({"memoryEstimate": {name: estimate[name] for name in _ESTIMATE}} if estimate else {}),
         "limits": {
             "datasetBytes": limits.dataset_bytes,
             "downloadSeconds": limits.download_seconds,
@@ -134,6 +145,7 @@ def build_run_spec(
                 else {"retrySeconds": limits.retry_seconds}
             ),
         },
+        **({"tracking": tracking_document(trackers, job)} if trackers else {}),
     }
 
 
@@ -141,10 +153,11 @@ def _destinations(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:
     """A trainer before contract 1.8 rejects the member, so that it never publishes to less than the job asks for."""
     if spec.output.destinations is None:
         return {}
-    return {"destinations": [_destination(entry, paths) for entry in spec.output.destinations]}
+    return {"destinations": [destination_place(entry, paths) for entry in spec.output.destinations]}
 
 
-def _destination(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
+def destination_place(entry: NamedDestination, paths: MountPaths) -> dict[str, Any]:
+    """One of `output.destinations` as the run spec names it."""
     store = entry.object_store
     if store is not None:
         place = _object_store(store, destination_prefix(entry.name))

@@ -22,11 +22,13 @@ from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
 from finetune_operator.lifecycle.steps.leave_queue import leave_queue
 from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
+from finetune_operator.lifecycle.steps.meter import meter_gpus
 from finetune_operator.lifecycle.steps.pause import stall_job, suspend_job
 from finetune_operator.lifecycle.steps.policy import hold_denied_job
 from finetune_operator.lifecycle.steps.reclaim import reclaim_gpu
 from finetune_operator.lifecycle.steps.refused import hold_refused_actions
 from finetune_operator.lifecycle.steps.renew import renew_waiting_stage
+from finetune_operator.lifecycle.steps.report import publish_report
 from finetune_operator.lifecycle.steps.start import start_stage
 from finetune_operator.lifecycle.steps.supply_claim import supply_claim
 from finetune_operator.lifecycle.steps.unwatched import reread_unwatched
@@ -38,6 +40,7 @@ STEPS: tuple[Step, ...] = (
     accept_job,
     reread_unwatched,
     remove_lost_pods,
+    meter_gpus,
     enforce_deadline,
     end_attempt,
     reclaim_gpu,
@@ -46,6 +49,7 @@ STEPS: tuple[Step, ...] = (
     hold_denied_job,
     leave_queue,
     supply_claim,
+    publish_report,
     delete_finished_jobs,
     delete_workspace,
     suspend_job,

@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 from finetune_operator.api.pods import PodTemplate, parse_pod_defaults
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.settings import POD_DEFAULTS, TrainerSettings
 
-_STAGE_BLOCKS = frozenset(stage.slug for stage in Stage)
+_STAGE_BLOCKS = frozenset(stage.slug for stage in WORK_STAGES)
 
 
 def defaults_digest(trainer: TrainerSettings, stage: Stage) -> str:

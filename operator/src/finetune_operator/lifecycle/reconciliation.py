@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
+from finetune_operator.api.conditions import Condition, Truth
 from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage, child_name
@@ -121,6 +122,13 @@ class Reconciliation:
         """The spec of a job whose current stage may run now; None if it has ended, is suspended or stalled."""
         spec = self.active_spec
         return None if spec is None or spec.suspend or isinstance(self.feasibility, Blocked) else spec
+
+    @property
+    def awaits_report(self) -> bool:
+        """True from the end of a job that wants its report at the destinations until the outcome of that is known."""
+        if not self.draft.finished or self.spec is None or self.spec.output.reports is None:
+            return False
+        return self.draft.conditions.status(Condition.REPORT_PUBLISHED) is Truth.UNKNOWN
 
     # -- what is observed ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
 from finetune_operator.manifests.jobs import build_workspace_claim
 from finetune_operator.observed.observation import JobRecord
@@ -38,10 +38,11 @@ def rehearsal_objects(
     trainer = settings.trainer
     draft = StatusDraft.begin(job, now).accept(spec_hash(spec), make_plan(spec, trainer.device))
     jobs = []
-    for stage in Stage:
+    for stage in WORK_STAGES:
         draft = draft.begin_stage(stage)
         host = size_host(spec, draft, settings, 0)
         jobs.append(build_stage_job(job, spec, draft, settings, None, Placement(), host))
     if spec.workspace.existing_claim is not None:
         return tuple(jobs)
-    return (build_workspace_claim(job, spec, DEFAULT_WORKSPACE_SIZE, trainer.defaults), *jobs)
+    claim = build_workspace_claim(job, spec, DEFAULT_WORKSPACE_SIZE, trainer.defaults, settings.cost.labels)
+    return (claim, *jobs)

@@ -26,6 +26,8 @@ from finetune_operator.contract.run_spec import OPTIMIZER_SINCE
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
+from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.work import Rows, rows_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities, training_plan
@@ -111,6 +113,7 @@ def assess_training(
         kept=draft.plan if draft.training_begun else {},
         inventory=inventory,
         settings=settings,
+        rows=rows_of(draft.dataset),
         trainer=ABILITIES if draft.speaks(OPTIMIZER_SINCE, settings.trainer.image) else OLDER_ABILITIES,
     )
 
@@ -135,6 +138,7 @@ def size_training(
     kept: Mapping[str, Any],
     inventory: Inventory,
     settings: Settings,
+    rows: Rows | None = None,
     trainer: Abilities = ABILITIES,
 ) -> Feasible | Blocked:
     """Find the GPUs on which TRAIN fits, and its plan.
@@ -143,7 +147,7 @@ def size_training(
     has reported them. Without it, TRAIN is blocked only if
     no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
     workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen. `trainer` is what
-    the trainer image is known to be able to do.
+    the trainer image is known to be able to do. `rows` is the data, from which time and cost follow.
     """
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
@@ -166,7 +170,9 @@ def size_training(
     ladder = _recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
     plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder)
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
-    shown = dict(kept) if kept else _shown(decision, plan)
+    shown = (
+        dict(kept) if kept else {**_shown(decision, plan), **_forecast(spec, shape, decision, rows, settings)}
+    )
     return Feasible(plan, shown, decision.offers, affinity, plan_digest(plan, affinity, device))
 
 
@@ -271,6 +277,35 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
         "memory": reporting.estimated(estimate),
         "stack": estimate.stack[:256],
         "calibration": estimate.calibration[:256],
+    }
+
+
+def _forecast(
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    decision: gpu_sizing.Feasible,
+    rows: Rows | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The estimated time and cost of TRAIN, or why one of them is not known."""
+    if rows is None:
+        return {}
+    found = forecast(
+        spec,
+        shape,
+        decision.plan,
+        decision.gpu,
+        decision.offers,
+        rows,
+        settings.cost,
+        settings.trainer.device,
+    )
+    duration, cost = found.duration, found.cost
+    return {
+        "duration": {"reason": duration[:1024]}
+        if isinstance(duration, str)
+        else shown_duration(duration, spec.resources.gpus),
+        "cost": {"reason": cost[:1024]} if isinstance(cost, str) else shown_cost(cost),
     }
 
 

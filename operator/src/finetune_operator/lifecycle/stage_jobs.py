@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Plan
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
@@ -17,19 +17,23 @@ from finetune_operator.api.stages import (
 from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import pod_paths
 from finetune_operator.contract.network import retry_seconds
+from finetune_operator.contract.report_task import report_task
 from finetune_operator.contract.run_spec import (
+    ESTIMATE_SINCE,
     LADDER_SINCE,
     OPTIMIZER_SINCE,
     RATE_REASON_SINCE,
+    TRACKING_SINCE,
     build_run_spec,
 )
+from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, choose_trackers
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement
 from finetune_operator.settings import Settings
-from finetune_operator.sizing.hosts import HostNeeds, stage_host
+from finetune_operator.sizing.hosts import REPORT_HOST, HostNeeds, stage_host
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
@@ -69,30 +73,13 @@ def build_stage_job(
     `read_only_claims` are the job's claims that nobody can write to.
     """
     trainer = settings.trainer
-    identity = JobIdentity(job.namespace, job.name, job.uid)
     training = feasible if draft.stage is Stage.TRAIN else None
     plan = training.plan if training is not None else recorded_plan(spec, draft.plan, trainer.device)
-    if not draft.speaks(LADDER_SINCE, trainer.image):
-        plan = replace(plan, ladder=())
-    if not draft.speaks(OPTIMIZER_SINCE, trainer.image):
-        # Another image may know no optimizers. If it does, it continues with that of the checkpoint.
-        plain: dict[str, Any] = {"optimizer": DEFAULT_OPTIMIZER, "weights": DEFAULT_WEIGHTS}
-        plan = replace(plan, **plain, ladder=tuple(replace(rung, **plain) for rung in plan.ladder))
-    limits = trainer.limits.to_limits(retry_seconds(spec.network, trainer.network))
-    if settings.job_policy.limits_of(job.namespace).forbid_private_addresses:
-        limits = replace(limits, allow_private_addresses=False)
-    run_spec = build_run_spec(
-        job=identity,
-        spec=spec,
-        spec_hash=draft.spec_hash or spec_hash(spec),
-        plan=plan,
-        paths=pod_paths(identity, spec),
-        device=trainer.device,
-        limits=limits,
-        telemetry_port=trainer.telemetry_port,
-        attempt=draft.attempt,
-        explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
-    )
+    trackers = choose_trackers(spec.tracking, trainer.tracking)
+    if trackers.of_administrator and not draft.speaks(TRACKING_SINCE, trainer.image):
+        # No job asks for them, and another image may reject them. PREPARE and TRAIN do not need them.
+        trackers = NO_TRACKERS
+    run_spec = _run_spec(job, spec, draft, settings, plan, trackers)
     body = build_job(
         job,
         spec,
@@ -104,6 +91,8 @@ def build_stage_job(
         host=host,
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
         read_only_claims=read_only_claims,
+        allowed_labels=settings.cost.labels,
+        trackers=trackers,
     )
     made_for = {
         PLACEMENT_ANNOTATION: "" if training is None else training.digest,
@@ -113,3 +102,73 @@ def build_stage_job(
     own[SUSPENSION_ANNOTATION] = "false"
     body["metadata"]["annotations"] = {**body["metadata"].get("annotations", {}), **own}
     return body
+
+
+def build_report_job(
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    draft: StatusDraft,
+    settings: Settings,
+    placement: Placement,
+    read_only_claims: Collection[str] = (),
+) -> dict[str, Any]:
+    """Build the Job that copies the report of a job that has ended to its destinations."""
+    trainer = settings.trainer
+    identity = JobIdentity(job.namespace, job.name, job.uid)
+    run_spec = _run_spec(job, spec, draft, settings, recorded_plan(spec, draft.plan, trainer.device))
+    paths = pod_paths(identity, spec)
+    task = report_task(spec, paths, job.uid, draft.fields, succeeded=draft.succeeded)
+    body = build_job(
+        job,
+        spec,
+        Stage.REPORT,
+        0,
+        {**run_spec, "attempt": 0, "report": task},
+        trainer,
+        affinity=placement.affinity,
+        host=REPORT_HOST,
+        tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
+        read_only_claims=read_only_claims,
+        allowed_labels=settings.cost.labels,
+    )
+    body["metadata"]["annotations"] = {
+        **body["metadata"].get("annotations", {}),
+        SUSPENSION_ANNOTATION: "false",
+    }
+    return body
+
+
+def _run_spec(
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    draft: StatusDraft,
+    settings: Settings,
+    plan: Plan,
+    trackers: Trackers = NO_TRACKERS,
+) -> dict[str, Any]:
+    """The run spec of the current attempt for a trainer that runs this plan."""
+    trainer = settings.trainer
+    identity = JobIdentity(job.namespace, job.name, job.uid)
+    if not draft.speaks(LADDER_SINCE, trainer.image):
+        plan = replace(plan, ladder=())
+    if not draft.speaks(OPTIMIZER_SINCE, trainer.image):
+        # Another image may know no optimizers. If it does, it continues with that of the checkpoint.
+        plain: dict[str, Any] = {"optimizer": DEFAULT_OPTIMIZER, "weights": DEFAULT_WEIGHTS}
+        plan = replace(plan, **plain, ladder=tuple(replace(rung, **plain) for rung in plan.ladder))
+    limits = trainer.limits.to_limits(retry_seconds(spec.network, trainer.network))
+    if settings.job_policy.limits_of(job.namespace).forbid_private_addresses:
+        limits = replace(limits, allow_private_addresses=False)
+    return build_run_spec(
+        job=identity,
+        spec=spec,
+        spec_hash=draft.spec_hash or spec_hash(spec),
+        plan=plan,
+        paths=pod_paths(identity, spec),
+        device=trainer.device,
+        limits=limits,
+        telemetry_port=trainer.telemetry_port,
+        attempt=draft.attempt,
+        explains_rate=draft.speaks(RATE_REASON_SINCE, trainer.image),
+        trackers=trackers,
+        estimate=draft.plan.get("memory") if draft.speaks(ESTIMATE_SINCE, trainer.image) else None,
+    )

@@ -38,7 +38,7 @@ def container_resources(
     """
     requested = _requested(spec, stage)
     memory = requested.memory or format_bytes(host.memory_bytes)
-    given_cpu = requested.cpu or trainer.resources.of(stage).cpu
+    given_cpu = requested.cpu or (None if stage is Stage.REPORT else trainer.resources.of(stage).cpu)
     cpu = _amount(given_cpu, host.cpu, pods.cpu_limit)
     scratch = _scratch(host, pods)
     requests = {"cpu": cpu.request, "memory": memory, "ephemeral-storage": scratch.request}
@@ -75,4 +75,5 @@ def _requested(spec: FineTuneJobSpec, stage: Stage) -> StageResources:
         Stage.PREPARE: spec.resources.prepare,
         Stage.TRAIN: spec.resources.train,
         Stage.MERGE: spec.resources.merge,
+        Stage.REPORT: StageResources(),
     }[stage]

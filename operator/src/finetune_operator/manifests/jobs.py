@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods
 from finetune_operator.api.pods import PodTemplate
+from finetune_operator.api.showback import showback_labels
 from finetune_operator.api.sources import KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import (
@@ -34,7 +35,13 @@ from finetune_operator.contract.credentials import (
     secret_prefixes,
     secret_variables,
 )
-from finetune_operator.contract.network import CA_BUNDLE_VARIABLE, mounted_bundles, network_variables
+from finetune_operator.contract.network import (
+    CA_BUNDLE_VARIABLE,
+    hub_variables,
+    mounted_bundles,
+    network_variables,
+)
+from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, tracking_secret_prefixes
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.node_rules import with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
@@ -47,14 +54,20 @@ from finetune_operator.sizing.hosts import HostNeeds
 TRAIN_GRACE_SECONDS = 120
 """Time between SIGTERM and SIGKILL in which TRAIN saves a checkpoint."""
 OTHER_GRACE_SECONDS = 30
+REPORT_SECONDS = 1800
+"""Time in which a report must be published. The workspace of a job that has succeeded stays as long."""
 
 
 def build_workspace_claim(
-    job: JobRecord, spec: FineTuneJobSpec, default_size: str, defaults: PodTemplate = NO_DEFAULTS
+    job: JobRecord,
+    spec: FineTuneJobSpec,
+    default_size: str,
+    defaults: PodTemplate = NO_DEFAULTS,
+    allowed_labels: Collection[str] = (),
 ) -> dict[str, Any]:
     """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size.
 
-    `defaults` are the chart's additions to labels and annotations.
+    `defaults` are the chart's additions to labels and annotations, and `allowed_labels` are its keys for showback.
     """
     pods = merge_pods(defaults, spec, Stage.PREPARE)
     claim: dict[str, Any] = {
@@ -63,7 +76,11 @@ def build_workspace_claim(
     }
     if spec.workspace.storage_class_name is not None:
         claim["storageClassName"] = spec.workspace.storage_class_name
-    labels = {**_common_labels(job.name), "app.kubernetes.io/component": "workspace"}
+    labels = {
+        **showback_labels(job.labels, allowed_labels),
+        **_common_labels(job.name),
+        "app.kubernetes.io/component": "workspace",
+    }
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -84,17 +101,22 @@ def build_job(
     affinity: Mapping[str, Any] | None = None,
     tolerates_gpu_nodes: bool = False,
     read_only_claims: Collection[str] = (),
+    allowed_labels: Collection[str] = (),
+    trackers: Trackers = NO_TRACKERS,
 ) -> dict[str, Any]:
     """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
-    `read_only_claims` are the claims that nobody can write to. A Job with a queue is suspended: the queue starts it.
+    `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
+    are those of the run spec. A Job with a queue is suspended: the queue starts it.
     """
-    pods = merge_pods(trainer.defaults, spec, stage)
+    # The pod that copies the report is like that of MERGE, which publishes, too.
+    pods = merge_pods(trainer.defaults, spec, Stage.MERGE if stage is Stage.REPORT else stage)
     queue = spec.queue_of(stage)
     host = fit_scratch(host, pods)
     labels = {
+        **showback_labels(job.labels, allowed_labels),
         **_common_labels(job.name),
         "app.kubernetes.io/component": stage.slug,
         STAGE_LABEL: stage.slug,
@@ -117,6 +139,7 @@ def build_job(
             # The operator decides about attempts, because it knows the trainer's reasons. The Job controller only
             # replaces pods that a disruption ended.
             "backoffLimit": 0,
+            **({"activeDeadlineSeconds": REPORT_SECONDS} if stage is Stage.REPORT else {}),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
@@ -143,6 +166,7 @@ def build_job(
                         read_only_claims,
                         mounted_bundles(spec.network, trainer.network),
                     ),
+                    trackers,
                     tolerates_gpu_nodes or stage is Stage.TRAIN,
                 ),
             },
@@ -158,6 +182,7 @@ def _pod_spec(
     affinity: Mapping[str, Any] | None,
     host: HostNeeds,
     volumes: Volumes,
+    trackers: Trackers,
     gpu_nodes: bool,  # noqa: FBT001 -- private, and its caller names the value
 ) -> dict[str, Any]:
     pod: dict[str, Any] = {
@@ -167,7 +192,7 @@ def _pod_spec(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
         "securityContext": pod_security(pods.security),
-        **_containers(spec, stage, trainer, pods, host, volumes),
+        **_containers(spec, stage, trainer, pods, host, volumes, trackers),
         "volumes": volumes.volumes,
     }
     optional = {
@@ -190,8 +215,9 @@ def _containers(
     pods: PodSettings,
     host: HostNeeds,
     volumes: Volumes,
+    trackers: Trackers,
 ) -> dict[str, Any]:
-    """The trainer, and with `output.destinations` the step of the stage that runs before it in a container of its own.
+    """The trainer, and with destinations or trackers the step of the stage that runs before it in a container of its own.
 
     Only the step that tries the destinations and the one that publishes have the credentials. They run no model.
     """
@@ -203,7 +229,7 @@ def _containers(
             "imagePullPolicy": trainer.image_pull_policy,
             "args": [stage.slug],
             **(
-                _step_environment(spec, trainer, step)
+                _step_environment(spec, trainer, trackers, step)
                 if step
                 else _environment(spec, stage, trainer, volumes)
             ),
@@ -213,10 +239,12 @@ def _containers(
             "terminationMessagePath": "/dev/termination-log",
             # The fallback to logs would copy unredacted text into status.
             "terminationMessagePolicy": "File",
-            "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
+            "volumeMounts": _mounts(volumes, stage, step),
         }
 
-    if spec.output.destinations is None or stage is Stage.TRAIN:
+    if stage is Stage.REPORT:
+        return {"containers": [container(CONTAINER_NAME, "Report")]}
+    if stage is Stage.TRAIN or (spec.output.destinations is None and not (trackers and stage is Stage.MERGE)):
         return {"containers": [container(CONTAINER_NAME)]}
     if stage is Stage.PREPARE:
         return {
@@ -227,6 +255,12 @@ def _containers(
         "initContainers": [container(MERGE_CONTAINER)],
         "containers": [container(CONTAINER_NAME, "Publish")],
     }
+
+
+def _mounts(volumes: Volumes, stage: Stage, step: str) -> list[dict[str, Any]]:
+    if stage is Stage.REPORT:
+        return volumes.mounts_of_report()
+    return volumes.mounts_of_step() if step else volumes.mounts_of_stage()
 
 
 def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -> list[dict[str, Any]]:
@@ -260,22 +294,30 @@ def _environment(
     variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
     environment: dict[str, Any] = {"env": variables}
     if stage is Stage.PREPARE:
-        if trainer.hugging_face_endpoint:
-            variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+        variables += _hubs(spec, trainer)
         variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
-        environment |= _whole_secrets(secret_prefixes(spec))
+        if secrets := _whole_secrets(secret_prefixes(spec)):
+            environment["envFrom"] = secrets
     return environment
 
 
-def _step_environment(spec: FineTuneJobSpec, trainer: TrainerSettings, step: str) -> dict[str, Any]:
-    """`env` and `envFrom` of a container that tries or fills the destinations: their credentials and no others."""
+def _step_environment(
+    spec: FineTuneJobSpec, trainer: TrainerSettings, trackers: Trackers, step: str
+) -> dict[str, Any]:
+    """`env` and `envFrom` of a container that tries or fills destinations: their credentials and no others.
+
+    The one that fills them also tells the trackers of the run, and has their credentials.
+    """
     variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
     variables += _network(spec, trainer, downloads=True)
-    if trainer.hugging_face_endpoint:
-        variables.append({"name": "HF_ENDPOINT", "value": trainer.hugging_face_endpoint})
+    variables += _hubs(spec, trainer)
     tokens = destination_secret_variables(spec)
     variables += [_secret_variable(item.variable, item.reference) for item in tokens]
-    return {"env": variables, **_whole_secrets(destination_secret_prefixes(spec))}
+    secrets = _whole_secrets(destination_secret_prefixes(spec))
+    if step == "Publish":
+        # A pod would wait for a Secret that is required, but no run waits for its tracker.
+        secrets += _whole_secrets(tracking_secret_prefixes(trackers), optional=True)
+    return {"env": variables, **({"envFrom": secrets} if secrets else {})}
 
 
 def _common_variables() -> list[dict[str, Any]]:
@@ -288,9 +330,10 @@ def _common_variables() -> list[dict[str, Any]]:
 _NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 
 
-def _whole_secrets(secrets: list[SecretPrefix]) -> dict[str, Any]:
-    prefixes = [{"prefix": item.prefix, "secretRef": {"name": item.secret}} for item in secrets]
-    return {"envFrom": prefixes} if prefixes else {}
+def _whole_secrets(secrets: list[SecretPrefix], *, optional: bool = False) -> list[dict[str, Any]]:
+    """The entries of `envFrom`."""
+    extra = {"optional": True} if optional else {}
+    return [{"prefix": item.prefix, "secretRef": {"name": item.secret, **extra}} for item in secrets]
 
 
 def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool) -> list[dict[str, Any]]:
@@ -306,6 +349,11 @@ def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool
         paths = ":".join(bundle.path for bundle in bundles)
         found.append({"name": CA_BUNDLE_VARIABLE, "value": paths})
     return found
+
+
+def _hubs(spec: FineTuneJobSpec, trainer: TrainerSettings) -> list[dict[str, Any]]:
+    found = hub_variables(spec.network, trainer.hugging_face_endpoint)
+    return [{"name": each.name, "value": each.value} for each in found]
 
 
 def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:

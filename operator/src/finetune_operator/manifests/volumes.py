@@ -79,7 +79,7 @@ class Volumes:
             for name, claim in spec.output.claims.items():
                 mount = f"{DESTINATIONS_MOUNT}/{name}" if name else OUTPUT_MOUNT
                 self._claim(f"destination-{name}" if name else "output", mount, claim.claim_name)
-        if spec.model_cache is not None:
+        if spec.model_cache is not None and stage is not Stage.REPORT:
             # PREPARE fills it unless somebody else has. The other stages only read it.
             cache = spec.model_cache.claim_name
             read_only = stage is not Stage.PREPARE or cache in read_only_claims
@@ -93,14 +93,19 @@ class Volumes:
         """The mounts of a container that does a stage's work: all but the claims that only copies go to."""
         return [mount for mount in self.mounts if not mount["mountPath"].startswith(f"{DESTINATIONS_MOUNT}/")]
 
+    def mounts_of_report(self) -> list[dict[str, Any]]:
+        """The mounts of the container that copies the report: those of a step, and the claim of `output.destination`."""
+        return [*self.mounts_of_step(), *(each for each in self.mounts if each["mountPath"] == OUTPUT_MOUNT)]
+
     def mounts_of_step(self) -> list[dict[str, Any]]:
-        """The mounts of a container that tries or fills the destinations: no source, no cache and no key of another step."""
+        """The mounts of a container that tries or fills destinations or tells trackers: no source, cache or key of another step."""
         own = (RUN_SPEC_FOLDER, "/tmp", WORKSPACE_MOUNT)  # noqa: S108 -- the pod's own emptyDir
         folders = (f"{DESTINATIONS_MOUNT}/", f"{CA_MOUNT}/")
+        # The claim of the only destination has the manifest whose digest the trackers get.
         return [
-            mount
+            {**mount, "readOnly": True} if mount["mountPath"] == OUTPUT_MOUNT else mount
             for mount in self.mounts
-            if mount["mountPath"] in own or mount["mountPath"].startswith(folders)
+            if mount["mountPath"] in (*own, OUTPUT_MOUNT) or mount["mountPath"].startswith(folders)
         ]
 
     @property

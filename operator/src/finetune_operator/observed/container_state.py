@@ -62,6 +62,15 @@ def container_end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:
     )
 
 
+def start_of(state: Mapping[str, Any]) -> datetime | None:
+    """The time at which a container started; None if it has not, or if the kubelet does not know it.
+
+    A kubelet that has lost the container may write the beginning of the Unix epoch.
+    """
+    started = time_of(state.get("running") or state.get("terminated") or {}, "startedAt")
+    return None if started is None or started.year <= 1970 else started
+
+
 def time_of(fields: Mapping[str, Any], name: str) -> datetime | None:
     """Read a member that is a time; None if it is absent."""
     text = fields.get(name)

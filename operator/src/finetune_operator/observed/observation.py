@@ -21,6 +21,7 @@ from finetune_operator.contract.result import Progress
 from finetune_operator.observed.container_state import (
     ContainerEnd,
     container_end,
+    start_of,
     state_of_work,
     time_of,
     why_not_started,
@@ -53,6 +54,7 @@ class JobRecord:
     deleting: bool
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -142,6 +144,8 @@ class Pod:
     """No container of the pod runs any more, including injected ones."""
     scheduled: datetime | None = None
     """Time at which the pod got its node."""
+    started: datetime | None = None
+    """Time at which the trainer started, by the clock of the node that also measures its end; None if it has not."""
     deletion_time: datetime | None = None
     """Time at which the grace period of a pod that is being deleted ends."""
     watched: bool = True
@@ -232,6 +236,7 @@ def project_job(body: Mapping[str, Any]) -> JobRecord:
         deleting="deletionTimestamp" in metadata,
         spec=dict(body.get("spec") or {}),
         status=dict(body.get("status") or {}),
+        labels=dict(metadata.get("labels") or {}),
     )
 
 
@@ -323,6 +328,7 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
             for entry in status.get(kind) or ()
         ),
         scheduled=time_of(scheduled, "lastTransitionTime") if scheduled.get("status") == "True" else None,
+        started=start_of(state),
         deletion_time=time_of(metadata, "deletionTimestamp"),
         watched=is_watched(metadata),
         host_network=bool(body.get("spec", {}).get("hostNetwork")),

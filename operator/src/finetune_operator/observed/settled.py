@@ -1,13 +1,15 @@
 """FineTuneJobs that have ended, kept small: tens of thousands of them stay in the cluster.
 
 Nothing is lost. A decision about such a job is rare, and it sees the whole object again.
+
+They are kept in Python's own binary form, which no other process ever sees. A start packs tens of thousands of jobs, and
+JSON takes five times as long.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +24,7 @@ _FAST = 1
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """A FineTuneJob that has ended, with its spec and its status compressed."""
+    """A FineTuneJob that has ended, with its spec, status and labels compressed."""
 
     namespace: str
     name: str
@@ -47,7 +49,9 @@ class SettledJob:
     def unpack(self) -> JobRecord:
         """The whole FineTuneJob."""
         inflate = zlib.decompressobj(_RAW, zdict=self.dictionary)
-        spec, status = json.loads(inflate.decompress(self.packed))
+        spec, status, labels = marshal.loads(  # noqa: S302 -- written by this process
+            inflate.decompress(self.packed)
+        )
         return JobRecord(
             self.namespace,
             self.name,
@@ -58,6 +62,7 @@ class SettledJob:
             self.deleting,
             spec,
             status,
+            labels,
         )
 
 
@@ -71,11 +76,11 @@ class Packer:
         self._dictionary = b""
 
     def pack(self, job: JobRecord) -> StoredJob:
-        """`job` itself if it has not ended, or if it holds what is no JSON; otherwise its small form."""
+        """`job` itself if it has not ended, or if it holds what cannot be packed; otherwise its small form."""
         completed = job.completed
         if completed is None:
             return job
-        text = _text(job.spec, job.status)
+        text = _text(job.spec, job.status, job.labels)
         if text is None:
             return job
         self._dictionary = self._dictionary or text
@@ -101,8 +106,8 @@ def unpacked(job: StoredJob) -> JobRecord:
     return job.unpack() if isinstance(job, SettledJob) else job
 
 
-def _text(spec: Mapping[str, Any], status: Mapping[str, Any]) -> bytes | None:
+def _text(*parts: Any) -> bytes | None:
     try:
-        return json.dumps([spec, status], separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError):
+        return marshal.dumps(parts)
+    except ValueError:
         return None

@@ -9,11 +9,21 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.formats import parse_time
-from finetune_operator.api.reasons import Reason
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason, ReasonClass
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.state_series import OTHER, REASONS
+from finetune_operator.runtime.usage_metrics import UsageMetrics
 
+_FINAL = (ReasonClass.PERMANENT, ReasonClass.RETRYABLE)
+_FAILURES = sorted(
+    {
+        OTHER,
+        *(reason.value for reason, kind in OPERATOR_CLASSES.items() if kind in _FINAL),
+        *(reason for reason, kind in TRAINER_CLASSES.items() if kind in _FINAL),
+    }
+)
+"""The reasons with which a job can fail."""
 _OUTCOMES = ("Succeeded", "Failed", "Interrupted")
 _BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 115200, 230400, 604800)
 """From seconds to a week."""
@@ -24,6 +34,7 @@ class FleetMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all series with `registry`."""
+        self._usage = UsageMetrics(registry)
         self._ended = Counter(
             "finetunejobs_ended",
             "FineTuneJobs that have ended, by their last reason.",
@@ -54,9 +65,12 @@ class FleetMetrics:
             buckets=(1, *_BUCKETS),
         )
         self._ended.labels("Succeeded", Reason.COMPLETED.value)
+        # Otherwise `increase` would miss the first failure for a reason, because its series would begin with 1.
+        for reason in _FAILURES:
+            self._ended.labels("Failed", reason)
         for outcome in _OUTCOMES[:2]:
             self._job_seconds.labels(outcome)
-        for stage in Stage:
+        for stage in WORK_STAGES:
             for outcome in _OUTCOMES:
                 self._attempts.labels(stage.value, outcome)
                 self._attempt_seconds.labels(stage.value, outcome)
@@ -65,6 +79,7 @@ class FleetMetrics:
         """A FineTuneJob has changed from `old` to `new`. What another version wrote and cannot be read is not counted."""
         if old.status == new.status:
             return
+        self._usage.changed(old, new)
         try:
             self._count(old, new)
         except (AttributeError, KeyError, TypeError, ValueError):

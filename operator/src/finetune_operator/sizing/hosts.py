@@ -92,6 +92,12 @@ class HostNeeds:
     scratch_bytes: int
 
 
+REPORT_HOST = HostNeeds(
+    "500m", 512 * _MIB, "Python, a client of the store, and one file of at most 16 MiB", 0, 256 * _MIB
+)
+"""Of the pod that copies the report. It loads no model, and sends small files."""
+
+
 @dataclass(frozen=True)
 class _Sum:
     """Named parts of a size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
@@ -12,10 +12,11 @@ from finetune_operator.api.formats import format_number, format_time
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage, child_name
+from finetune_operator.contract.artifacts import TrackerRecord
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
-from finetune_operator.status import reporting
+from finetune_operator.status import reporting, usage
 from finetune_operator.status.attempt_list import appended
 from finetune_operator.status.condition_table import Entry, JobState, conditions_of
 from finetune_operator.status.record import StatusRecord
@@ -87,6 +88,15 @@ class StatusDraft(StatusRecord):
             stage["node"] = node
         return self.with_fields(stage=stage)
 
+    def record_gpu_time(self, pods: Sequence[usage.PodTime]) -> Self:
+        """Record the time for which these pods of the current attempt hold GPUs, the oldest first."""
+        return replace(self, fields=usage.observe(self.fields, pods, self.now))
+
+    def settle_gpu_time(self, ended: datetime, *, succeeded: bool) -> tuple[Self, dict[str, Any]]:
+        """Add the current attempt's GPU time to the job's, and return the members of the attempt's entry."""
+        fields, entry = usage.settle(self.fields, ended, succeeded=succeeded)
+        return replace(self, fields=fields), entry
+
     def next_progress(self, progress: Progress) -> datetime | None:
         """The time at which this progress may be shown; None if it is shown already."""
         return reporting.next_update(self.fields.get("progress") or {}, progress)
@@ -123,7 +133,11 @@ class StatusDraft(StatusRecord):
             if memory:
                 entry["memory"] = memory
             entry |= rungs
-        return self.with_fields(attempts=appended(self.fields.get("attempts") or (), entry))
+            if train is not None and train.tokens_per_second is not None:
+                entry["tokensPerSecond"] = format_number(train.tokens_per_second)
+        succeeded = outcome.outcome == "Succeeded"
+        draft, used = self.settle_gpu_time(outcome.finished or self.now, succeeded=succeeded)
+        return draft.with_fields(attempts=appended(self.fields.get("attempts") or (), {**entry, **used}))
 
     # -- results of stages --------------------------------------------------------------------------------------
 
@@ -185,10 +199,19 @@ class StatusDraft(StatusRecord):
         if result.publications:
             draft = draft.with_fields(publications=reporting.publications(result.publications))
             message = reporting.published(result)
+        if result.tracking:
+            draft = draft.with_tracking(result.tracking)
         if result.verification is not None:
             draft = draft.with_fields(verification=reporting.verification(result.verification))
             message = "; ".join(filter(None, (message, reporting.proof(result.verification))))
         return draft.with_stage_succeeded(Stage.MERGE, message[:MAXIMUM_MESSAGE_LENGTH])
+
+    def with_tracking(self, records: Sequence[TrackerRecord]) -> Self:
+        """Record what the trackers have. A tracker that failed shows in the condition and changes nothing else."""
+        failed = [each for each in records if not each.recorded]
+        truth, reason = (Truth.FALSE, Reason.TRACKER_FAILED) if failed else (Truth.TRUE, Reason.RUN_RECORDED)
+        entry = Entry(Condition.TRACKED, truth, reason, reporting.tracked(records))
+        return self.with_fields(tracking=reporting.tracking(records)).with_conditions([entry])
 
     # -- the state of the job: one row of the condition table each ----------------------------------------------
 
@@ -238,7 +261,8 @@ class StatusDraft(StatusRecord):
         failure: dict[str, Any] = {"stage": self.stage.value, "reason": str(reason), "message": message}
         if log_tail:
             failure["logTail"] = list(log_tail)
-        draft = self.resume_deadline().with_fields(completionTime=format_time(self.now), failure=failure)
+        draft, _ = self.resume_deadline().settle_gpu_time(self.now, succeeded=False)
+        draft = draft.with_fields(completionTime=format_time(self.now), failure=failure)
         return draft.with_state(JobState.FAILED, reason, message).with_open_stages_failed(reason)
 
     # -- the result ---------------------------------------------------------------------------------------------
@@ -289,7 +313,8 @@ class StatusDraft(StatusRecord):
             **times,
         }
         progress = reporting.starting(stage, self.fields.get("progress") or {}, self.now)
-        return self.with_fields(stage=current, progress=progress)
+        draft, _ = self.settle_gpu_time(self.now, succeeded=False)
+        return draft.with_fields(stage=current, progress=progress)
 
     def with_state(self, state: JobState, reason: str, message: str) -> Self:
         """A copy with the four conditions of this state."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.artifacts import Publication
+from finetune_operator.contract.artifacts import Publication, TrackerRecord
 from finetune_operator.contract.result import (
     AttentionReport,
     BatchingReport,
@@ -188,6 +188,26 @@ def published(result: MergeResult) -> str:
     artifacts, places = len(result.artifacts), len(copies)
     count = f"{artifacts} artifact{'s' if artifacts != 1 else ''} at {places} destination{'s' if places != 1 else ''}"
     return f"{count}: " + ", ".join(f"{copy.name} ({copy.uri})" for copy in copies)
+
+
+def tracking(records: Iterable[TrackerRecord]) -> list[dict[str, Any]]:
+    """What the trackers have of the run. The messages are in the condition."""
+    return [
+        each.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"recorded", "message"})
+        for each in records
+    ]
+
+
+def tracked(records: Iterable[TrackerRecord]) -> str:
+    """Say for each tracker what it has, or why it has nothing."""
+    return "; ".join(_tracked(each) for each in records)
+
+
+def _tracked(record: TrackerRecord) -> str:
+    if not record.recorded:
+        return f"{record.kind}: {record.message or 'no record'}"
+    named = [f"run {record.run}" if record.run else "", f"model {record.model}" if record.model else ""]
+    return f"{record.kind}: " + "; ".join(filter(None, (", ".join(filter(None, named)), record.message)))
 
 
 def verification(report: Verification) -> dict[str, Any]:

@@ -127,6 +127,9 @@ class _Model(_Part):
 class _Dataset(_Part):
     longest_example: Number | None = None
     training_examples: Number | None = None
+    validation_examples: Number | None = None
+    supervised_tokens: Number | None = None
+    training_tokens: Number | None = None
     warnings: list[dict[str, Any]] | None = None
 
 

@@ -17,7 +17,10 @@ def test_context_and_namespace_are_passed(kubectl: FakeKubectl) -> None:
     kubectl.answer("pods", output={"items": [POD]})
     assert Cluster("staging", "team").pods("numbers") == [POD]
     assert kubectl.calls() == [
-        ["--context", "staging", "get", "pods", "-l", "finetune.dev/job=numbers", "-n", "team", "-o", "json"]
+        [
+            *("--context=staging", "--namespace=team", "get", "pods", "-l", "finetune.dev/job=numbers"),
+            *("--output=json", "--request-timeout=30s"),
+        ]
     ]
 
 

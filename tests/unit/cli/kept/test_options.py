@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-import argparse
+from typing import Any
 
-from finetune_cli.kept.options import add_reader_options
+import click
+from finetune_cli.kept.options import reader_options
 
 
 def test_the_options_have_kubectls_defaults() -> None:
-    parser = argparse.ArgumentParser()
-    add_reader_options(parser)
-    options = parser.parse_args([])
-    assert (options.namespace, options.context, options.image, options.timeout) == (None, None, None, 180)
-    assert parser.parse_args(["-n", "team", "--timeout", "9"]).timeout == 9
+    @click.command()
+    @reader_options
+    def command(**options: Any) -> dict[str, Any]:
+        return options
+
+    nothing = {"namespace": None, "context": None, "kubeconfig": None, "image": None, "timeout": 180}
+    assert command.main([], standalone_mode=False) == nothing
+    assert command.main(["-n", "team", "--timeout", "9"], standalone_mode=False)["timeout"] == 9

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
+from finetune_cli.exit_codes import ExitCode
 
 from tests.support.fake_kubectl import FakeKubectl
 from tests.support.kept_jobs import frame, job, pod
@@ -66,7 +67,7 @@ def test_a_log_that_was_never_written_is_an_error_with_what_exists(
     kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(kubectl, kept=frame(None, "prepare-0"))
-    assert main(["logs", "numbers"]) == EXIT_USAGE
+    assert main(["logs", "numbers"]) == ExitCode.USAGE
     assert "the log of train attempt 1 must be kept, found prepare-0" in capsys.readouterr().err
 
 
@@ -75,5 +76,14 @@ def test_a_pod_that_has_not_started_says_what_it_waits_for(
 ) -> None:
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
     serve(kubectl, pod(phase="Pending", conditions=[condition]))
-    assert main(["logs", "numbers"]) == EXIT_USAGE
+    assert main(["logs", "numbers"]) == ExitCode.USAGE
     assert "must have started, found: 0/3 nodes" in capsys.readouterr().err
+
+
+def test_a_job_that_does_not_exist_has_the_exit_code_of_every_command(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubectl.answer("get", error='Error from server (NotFound): finetunejobs.finetune.dev "a" not found')
+    assert main(["logs", "a"]) == ExitCode.NO_INPUT
+    assert main(["report", "a"]) == ExitCode.NO_INPUT
+    assert '"a" not found' in capsys.readouterr().err

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
+from finetune_cli.exit_codes import ExitCode
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
@@ -67,7 +68,7 @@ def check_sums(document: dict[str, Any]) -> None:
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error message for a wrong request."""
-    assert main(["plan", *arguments]) == EXIT_USAGE
+    assert main(["plan", *arguments]) == ExitCode.USAGE
     return capsys.readouterr().err
 
 
@@ -281,12 +282,11 @@ def test_the_nodes_of_the_cluster_are_read_with_kubectl(
     _, document = planned(capsys, "--model", str(MISTRAL), "--context", "staging")
     assert [offer["node"] for offer in document["offers"]] == ["gpu-1"]
     assert (tmp_path / "asked").read_text("utf-8").split() == [
-        "--context",
-        "staging",
+        "--context=staging",
         "get",
         "nodes",
-        "-o",
-        "json",
+        "--output=json",
+        "--request-timeout=30s",
     ]
     program.write_text("#!/bin/sh\necho 'the server is unreachable' >&2\nexit 1\n", "utf-8")
     assert "the server is unreachable" in rejected(capsys, "--model", str(MISTRAL))
@@ -358,3 +358,21 @@ def test_the_device_decides_about_the_optimizer(tmp_path: Path, capsys: pytest.C
     assert "trainer.device is cpu" in reasons["optimizer"]
     assert cpu["chosen"]["optimizer"] == "AdamW"
     assert (gpu["chosen"]["optimizer"], gpu["choices"]) != (cpu["chosen"]["optimizer"], cpu["choices"])
+
+
+def test_time_and_cost_are_planned_without_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("cost: {currency: EUR, prices: [{product: L4, perGpuHour: 0.71}]}\n", "utf-8")
+    given = ("--model", str(MISTRAL), "--gpu", "L4", "--rows", "1000")
+    _, found = planned(capsys, *given, "--tokens", "300000", "--longest-row", "600", "--cost", str(values))
+    duration, cost = found["duration"], found["cost"]
+    assert duration["lowSeconds"] < duration["expectedSeconds"] < duration["highSeconds"]
+    assert duration["tokens"] == 900_000
+    assert float(cost["expected"]) == pytest.approx(duration["expectedSeconds"] * 0.71 / 3600, rel=1e-3)
+    _, more = planned(capsys, *given)
+    assert "not known" in more["duration"]["reason"]
+    assert more["cost"] == {"reason": "the chart's cost.prices is empty"}
+    _, rejected_plan = planned(capsys, *given[:2], "--gpu", "RTX 3060", "--set", "training.microBatchSize=16")
+    assert rejected_plan["fits"] or (rejected_plan["duration"], rejected_plan["cost"]) == (None, None)

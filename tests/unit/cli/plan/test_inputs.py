@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from finetune_cli.errors import UsageError
 from finetune_cli.plan.inputs import (
+    described_rows,
     named_offers,
     nodes_of,
     read_config,
@@ -128,3 +129,26 @@ def test_a_named_gpu_has_the_memory_of_the_table_or_the_given_one() -> None:
 def test_an_unknown_gpu_is_rejected_with_similar_products() -> None:
     with pytest.raises(UsageError, match=r"found 'NVIDIA L44' \(perhaps .*NVIDIA L4"):
         named_offers(["NVIDIA L44"], None, "nvidia.com/gpu", DEFAULT_STACK)
+
+
+def test_rows_to_validate_on_come_from_the_spec() -> None:
+    split = described_rows(read_spec(None, None, ["dataset.validation.fraction=0.2"]), 800, None, 512)
+    assert split is not None
+    assert (split.training, split.validation) == (800, 200)
+    own = read_spec(
+        None, None, ["dataset.validation={source: {configMap: {name: rows, key: held-out.jsonl}}}"]
+    )
+    separate = described_rows(own, 800, 100_000, 512)
+    assert separate is not None
+    assert separate.validation == own.evaluation.maximum_rows
+    assert separate.tokens.low == separate.tokens.high == 100_000
+    assert described_rows(own, None, None, 512) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "words"),
+    [(None, 100, "must come with --rows"), (10, 9, "from 10 to 5120"), (10, 5121, "found 5121")],
+)
+def test_tokens_that_the_rows_cannot_have_are_rejected(rows: int | None, tokens: int, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        described_rows(read_spec(None, None, []), rows, tokens, 512)

@@ -5,8 +5,10 @@ import re
 
 import pytest
 from finetune_cli.plan.document import document, unknown_model
-from finetune_cli.plan.table import Style, style_of, table
+from finetune_cli.plan.table import Style, duration_text, style_of, table
 from finetune_operator.api.plan import LearningRate
+from finetune_operator.sizing.cost.prices import parse_cost
+from finetune_operator.sizing.cost.work import known_rows
 from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
@@ -86,3 +88,35 @@ def test_an_unknown_model_has_a_headline_and_its_reason() -> None:
 def test_a_refused_model_has_another_headline() -> None:
     text = table(unknown_model("it has experts", DEFAULT_STACK, NO_CALIBRATION, refused=True), PLAIN)
     assert text == "The model cannot be tuned.\n\nit has experts\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1, "1 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3569, "59 min"),
+        (3599, "1 h 0 min"),
+        (86_400, "24 h 0 min"),
+        (864_000, "10 days"),
+    ],
+)
+def test_durations_have_the_two_largest_units(seconds: int, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_time_and_cost_come_with_their_bounds_and_sources() -> None:
+    request = make_request()
+    decision = decide_training(request, [on_node(product("NVIDIA L4"))])
+    rows = known_rows(1000, 100, 512, tokens=300_000)
+    prices = parse_cost({"currency": "EUR", "prices": [{"product": "L4", "perGpuHour": "0.7"}]})
+    text = " ".join(table(document(request, decision, RATE, rows, prices), PLAIN).split())
+    assert re.search(r"duration: .* from .* to .*; [0-9.]+ GPU hours \(NVIDIA L4 has no measured run", text)
+    assert re.search(
+        r"cost: [0-9.]+ EUR, from [0-9.]+ to [0-9.]+ \(0.7 EUR per GPU hour of NVIDIA L4\)", text
+    )
+    unpriced = " ".join(table(document(request, decision, RATE, rows), PLAIN).split())
+    assert "cost: not known (the chart's cost.prices is empty)" in unpriced
+    unknown = " ".join(table(document(request, decision, RATE), PLAIN).split())
+    assert "duration: not known (the number of training rows is not known)" in unknown

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
+from finetune_cli.exit_codes import ExitCode
 
 from tests.support.fake_kubectl import FakeKubectl
 from tests.support.kept_jobs import frame, job
@@ -40,7 +41,7 @@ def test_a_file_that_cannot_be_written_is_an_error(
     served: FakeKubectl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served.answer("logs", output=frame(b"{}"))
-    assert main(["report", "numbers", "--save", str(tmp_path)]) == EXIT_USAGE
+    assert main(["report", "numbers", "--save", str(tmp_path)]) == ExitCode.USAGE
     assert "--save must be a file that can be written" in capsys.readouterr().err
 
 
@@ -48,5 +49,5 @@ def test_a_report_that_is_not_there_is_an_error(
     served: FakeKubectl, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served.answer("logs", output=frame(None, error="No such file or directory"))
-    assert main(["report", "numbers"]) == EXIT_USAGE
+    assert main(["report", "numbers"]) == ExitCode.USAGE
     assert "must be kept, found No such file or directory" in capsys.readouterr().err

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from finetune_cli.__main__ import EXIT_USAGE, main
+from finetune_cli.__main__ import main
 from finetune_cli.errors import UsageError
+from finetune_cli.exit_codes import ExitCode
 from finetune_cli.manifests import read_manifests
 from finetune_cli.run.local import LocalFolders, local_paths, rate_of, run_locally, secret_environment
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -81,13 +82,13 @@ def test_a_claim_without_a_folder_is_rejected_with_the_remedy(
     code = main(
         ["run", str(job_file(tmp_path)), "--volumes", str(tmp_path), "--runs", str(tmp_path / "runs")]
     )
-    assert code == EXIT_USAGE
+    assert code == ExitCode.USAGE
     assert "--volume assets=FOLDER" in capsys.readouterr().err
 
 
 def test_an_unknown_field_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = JOB.replace("spec:\n", "spec:\n  trainin: {epochs: 1}\n")
-    assert main(["run", str(job_file(tmp_path, text))]) == EXIT_USAGE
+    assert main(["run", str(job_file(tmp_path, text))]) == ExitCode.USAGE
     assert "trainin" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import pytest
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.network import network_environment
-from finetune_operator.api.network import Network
+from finetune_operator.api.network import JobNetwork
 
 MANIFESTS = Manifests(
     namespace="team",
@@ -20,7 +20,7 @@ MANIFESTS = Manifests(
 
 
 def environment(folder: Path, **members: object) -> dict[str, str]:
-    return network_environment(MANIFESTS, Network.model_validate(members), folder)
+    return network_environment(MANIFESTS, JobNetwork.model_validate(members), folder)
 
 
 def test_without_settings_this_machines_variables_stay(tmp_path: Path) -> None:
@@ -59,3 +59,8 @@ def test_a_bundle_of_the_file_becomes_a_file(
 def test_an_object_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'absent'"):
         environment(tmp_path, caBundle={"secretKeyRef": {"name": "absent", "key": "ca.crt"}})
+
+
+def test_a_hub_of_the_job_is_named_to_the_trainer(tmp_path: Path) -> None:
+    found = environment(tmp_path, huggingFaceEndpoint="https://hub.example")
+    assert found == {"FINETUNE_JOB_HUB": "https://hub.example"}

@@ -60,10 +60,12 @@ def test_an_image_has_the_second_tag_that_the_trainer_makes_too() -> None:
         {"reference": "host:5000/bot:1"},
         {"reference": "host/bot:1", "imageTag": "v"},
         {"reference": f"h/b:{'x' * 128}"},
+        {"reference": "[fd00::1]:5000/team/bot:1"},
     )
     found = [parse({"name": "a", "oci": each}).output.destinations or () for each in given]
     assert [each[0].oci and each[0].oci.references[1] for each in found] == [
         "host:5000/bot:1-image",
         "host/bot:v",
         f"h/b:{'x' * 122}-image",
+        "[fd00::1]:5000/team/bot:1-image",
     ]

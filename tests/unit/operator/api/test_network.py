@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.api.network import Network
+from finetune_operator.api.network import JobNetwork
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.errors import InvalidSpecError
 
@@ -21,7 +21,7 @@ def test_settings_are_read_and_a_missing_one_is_none() -> None:
     assert network.https_proxy == "http://proxy.example:3128"
     assert network.ca_bundle is not None
     assert network.http_proxy is None
-    assert FineTuneJobSpec.parse(make_spec()).network == Network()
+    assert FineTuneJobSpec.parse(make_spec()).network == JobNetwork()
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,9 @@ def test_settings_are_read_and_a_missing_one_is_none() -> None:
         {"proxySecretRef": {"name": "corporate"}},
         {"retrySeconds": -1},
         {"retrySeconds": 86401},
+        {"huggingFaceEndpoint": ""},
+        {"huggingFaceEndpoint": "https://user:password@hub.example"},
+        {"huggingFaceEndpoint": "hub.example"},
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(network: dict[str, Any]) -> None:
@@ -54,7 +57,7 @@ def test_a_password_in_the_wrong_place_is_not_repeated() -> None:
 
 
 def test_an_empty_proxy_stands_for_none_and_goes_with_a_secret() -> None:
-    assert Network.model_validate({"httpProxy": "", "proxySecretRef": KEY}).http_proxy == ""
+    assert JobNetwork.model_validate({"httpProxy": "", "proxySecretRef": KEY}).http_proxy == ""
 
 
 def test_the_way_to_a_server_makes_no_other_model() -> None:

@@ -6,7 +6,7 @@ import pytest
 from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods, node_rules
 from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 
 from tests.support.operator import make_spec
 
@@ -85,7 +85,7 @@ def test_node_fields_of_resources_are_for_train_and_the_priority_is_for_all() ->
         "runtimeClassName": "nvidia",
         "priorityClassName": "high",
     }
-    for stage in Stage:
+    for stage in WORK_STAGES:
         found = merged({}, stage, resources=resources)
         train = stage is Stage.TRAIN
         assert bool(found.rules.labels) == bool(found.rules.tolerations) == train
@@ -121,5 +121,5 @@ def test_members_of_the_security_context_are_merged_one_by_one() -> None:
 
 def test_rules_alone_are_those_of_the_whole_merge() -> None:
     spec = FineTuneJobSpec.parse(make_spec(podTemplate={"prepare": {"nodeSelector": {"a": "b"}}}))
-    for stage in Stage:
+    for stage in WORK_STAGES:
         assert node_rules(NO_DEFAULTS, spec, stage) == merge_pods(NO_DEFAULTS, spec, stage).rules

@@ -10,7 +10,7 @@ from finetune_operator.api.pods import (
     reserved_keys,
     why_reserved,
 )
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 
 
 def test_an_empty_text_means_that_a_value_is_not_set() -> None:
@@ -20,7 +20,7 @@ def test_an_empty_text_means_that_a_value_is_not_set() -> None:
 
 def test_each_stage_has_its_own_block() -> None:
     found = parse_pod_defaults({"train": {"cpuLimit": 4}, "merge": {"cpuLimit": "Request"}})
-    assert [found.of(stage).cpu_limit for stage in Stage] == [None, "4", "Request"]
+    assert [found.of(stage).cpu_limit for stage in WORK_STAGES] == [None, "4", "Request"]
 
 
 @pytest.mark.parametrize(

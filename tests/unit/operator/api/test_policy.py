@@ -222,6 +222,27 @@ def test_the_places_to_publish_to_are_limited() -> None:
     assert broken({"endpointHosts": ["evil.org"]}, output={"destinations": places[2:]}) == ()
 
 
+def test_the_hosts_of_trackers_and_hubs_are_limited() -> None:
+    limits = {"endpointHosts": [".example.com", "[fd00::1]"]}
+    evil = "https://evil.org"
+    assert broken(
+        limits,
+        tracking={"mlflow": {"uri": evil}, "modelRegistry": {"uri": f"{evil}/registry"}},
+        network={"huggingFaceEndpoint": f"{evil}:8443"},
+    ) == tuple(
+        f"spec.{field} must have one of the hosts .example.com, [fd00::1], found {url}"
+        for field, url in (
+            ("tracking.mlflow.uri", evil),
+            ("tracking.modelRegistry.uri", f"{evil}/registry"),
+            ("network.huggingFaceEndpoint", f"{evil}:8443"),
+        )
+    )
+    allowed = {"mlflow": {"uri": "http://mlflow.example.com:5000"}}
+    hub = {"huggingFaceEndpoint": "http://[fd00::1]/hf"}
+    assert broken(limits, tracking=allowed, network=hub) == ()
+    assert broken(limits, tracking={}) == ()
+
+
 def test_the_limits_of_an_exception_replace_the_general_ones() -> None:
     policy = parse_policy(
         {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 from finetune_operator.errors import InvalidSpecError
 
 from tests.support.crd_schema import root_schema, walk
@@ -37,9 +37,9 @@ def test_a_queue_is_a_label_of_dns(field: str) -> None:
 
 def test_only_train_waits_in_the_queue_of_gpus() -> None:
     spec = FineTuneJobSpec.parse(make_spec(queueName="gpus"))
-    assert [spec.queue_of(stage) for stage in Stage] == [None, "gpus", None]
+    assert [spec.queue_of(stage) for stage in WORK_STAGES] == [None, "gpus", None]
     spec = FineTuneJobSpec.parse(make_spec(cpuQueueName="cpus"))
-    assert [spec.queue_of(stage) for stage in Stage] == ["cpus", None, "cpus"]
+    assert [spec.queue_of(stage) for stage in WORK_STAGES] == ["cpus", None, "cpus"]
 
 
 def test_the_hash_of_a_job_with_the_old_default_rate_stays() -> None:

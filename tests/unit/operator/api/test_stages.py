@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
-from finetune_operator.api.stages import Stage, child_name, parse_child_name, workspace_claim_name
+from finetune_operator.api.stages import (
+    WORK_STAGES,
+    Stage,
+    child_name,
+    parse_child_name,
+    workspace_claim_name,
+)
 from finetune_operator.api.validation import MAXIMUM_NAME_LENGTH
 
 
@@ -14,14 +20,19 @@ def test_stages_follow_each_other() -> None:
     ]
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+def test_nothing_follows_the_report() -> None:
+    assert Stage.REPORT.next is None
+    assert Stage.REPORT not in WORK_STAGES
+
+
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_every_stage_has_an_active_reason(stage: Stage) -> None:
     assert OPERATOR_CLASSES[stage.active_reason] is ReasonClass.ACTIVE
 
 
 def test_every_attempt_of_every_stage_has_its_own_name() -> None:
     names = {child_name("demo", stage, attempt) for stage in Stage for attempt in range(3)}
-    assert len(names) == 9
+    assert len(names) == 12
     assert child_name("demo", Stage.TRAIN, 2) == "demo-train-2"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from finetune_operator.cluster.event_buffer import CAPACITY, EventBuffer
-from finetune_operator.cluster.event_writer import BURST, MAXIMUM_TRIES, RATE, EventWriter
+from finetune_operator.cluster.event_writer import BURST, FLUSH_SECONDS, MAXIMUM_TRIES, RATE, EventWriter
 from finetune_operator.cluster.resources import events_path
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.status.events import Transition
@@ -183,16 +183,67 @@ def test_more_events_than_can_wait_are_dropped_and_counted() -> None:
     run(main, capacity=10)
 
 
-def test_a_stopping_process_waits_for_no_event() -> None:
+@pytest.mark.parametrize("before", [0.0, 0.003, 0.02, 10.0])
+def test_a_stopping_process_waits_for_no_api_server_that_takes_no_events(before: float) -> None:
     async def main(parts: Parts) -> None:
         parts.server.failures["POST", EVENTS] = 503
         for number in range(500):
             parts.writer.record(job(number), TRAINING)
-        await asyncio.sleep(10)
+        await asyncio.sleep(before)
         begin = parts.loop.time()
         await parts.stop()
-        assert parts.loop.time() - begin < 0.01
-        assert parts.outcomes["dropped"] >= 499
+        assert parts.loop.time() - begin < 0.1
+        assert parts.outcomes == {"dropped": 500}
+
+    run(main)
+
+
+@pytest.mark.parametrize("before", [0.0, 0.003, 0.02, 1.0])
+def test_a_stopping_process_writes_the_events_that_wait(before: float) -> None:
+    """Also the one whose request is on its way, and without the rate of other times."""
+
+    async def main(parts: Parts) -> None:
+        parts.server.failures["POST", events_path("closed")] = 403
+        for number in range(BURST + 50):
+            parts.writer.record(job(number), TRAINING)
+        parts.writer.record(replace(job(999), namespace="closed"), TRAINING)
+        await asyncio.sleep(before)
+        await parts.stop()
+        assert parts.outcomes == {"written": BURST + 50, "dropped": 1}
+        assert len(parts.events()) == BURST + 50
+
+    run(main)
+
+
+def test_what_a_stopping_process_cannot_write_in_time_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(parts: Parts) -> None:
+        for number in range(2000):
+            parts.writer.record(job(number), TRAINING)
+        await asyncio.sleep(0.5)
+        begin = parts.loop.time()
+        await parts.stop()
+        assert parts.loop.time() - begin == pytest.approx(FLUSH_SECONDS, abs=0.05)
+        assert parts.outcomes.total() == 2000
+        assert parts.outcomes["written"] <= len(parts.events()) <= parts.outcomes["written"] + 1
+        assert any(f"{parts.outcomes['dropped']} Events are lost" in line.message for line in caplog.records)
+
+    run(main)
+
+
+def test_an_api_server_that_does_not_answer_delays_the_end_for_a_bounded_time() -> None:
+    async def main(parts: Parts) -> None:
+        async def never(*_: object, **__: object) -> dict[str, Any]:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody answers")
+
+        parts.api.call = never  # type: ignore[method-assign]  # a connection that hangs
+        for number in range(3):
+            parts.writer.record(job(number), TRAINING)
+        await asyncio.sleep(1)
+        begin = parts.loop.time()
+        await parts.stop()
+        assert parts.loop.time() - begin == pytest.approx(FLUSH_SECONDS, abs=0.05)
+        assert parts.outcomes == {"dropped": 3}
 
     run(main)
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.client import ApiClient
-from finetune_operator.cluster.informer import NODE_DELAY, Informer
+from finetune_operator.cluster.informer import LISTED_AT_ONCE, NODE_DELAY, Informer
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
+from finetune_operator.errors import ApiError
 from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.urgency import Urgency
@@ -284,7 +285,7 @@ async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> Non
 def job_body(**metadata: Any) -> dict[str, Any]:
     """The FineTuneJob of `make_job`, which has ended and whose end has been decided."""
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
@@ -329,3 +330,64 @@ async def test_a_settled_job_is_decided_about_only_if_something_of_it_changes() 
         listed["persistentvolumeclaims"] = [{"metadata": claim}]
         await parts.informer.synchronize()
         assert await parts.drain() == {key}, "its claim may have to go"
+
+
+@asynccontextmanager
+async def listing(namespaces: int, answer: Any) -> AsyncIterator[Informer]:
+    """An informer of so many namespaces, whose API server gives this answer."""
+    async with api_server.serving(answer) as api:
+        parts = Parts(api)
+        names = [f"team-{number}" for number in range(namespaces)]
+        yield Informer(parts.store, parts.gpus, parts.queue, Cluster(api), names)
+
+
+async def test_several_namespaces_are_listed_at_once_and_not_all() -> None:
+    asked: list[str] = []
+    listing_now: set[str] = set()
+    most = 0
+    enough = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal most
+        if "namespaces" in request.path:
+            namespace = request.path.split("namespaces/")[1].split("/")[0]
+            asked.append(namespace)
+            listing_now.add(namespace)
+            most = max(most, len(listing_now))
+            if most == LISTED_AT_ONCE:
+                enough.set()
+            # One after the other, they would never be enough.
+            await asyncio.wait_for(enough.wait(), 20)
+            if request.path.endswith("persistentvolumeclaims"):
+                listing_now.discard(namespace)
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
+
+    async with listing(3 * LISTED_AT_ONCE + 1, answer) as informer:
+        await informer.synchronize()
+        assert informer.seeded
+        assert informer.listed.take("/api/v1/namespaces/team-3/pods") == 50
+    assert most == LISTED_AT_ONCE
+    assert {namespace: asked.count(namespace) for namespace in asked} == dict.fromkeys(informer.namespaces, 4)
+
+
+async def test_a_namespace_that_fails_ends_the_whole_list_and_a_refused_one_does_not() -> None:
+    status = 403
+    asked: set[str] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.add(request.path)
+        if "team-1/" in request.path:
+            return api_server.failure(status)
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
+
+    async with listing(20, answer) as informer:
+        await informer.synchronize()
+        assert set(informer.refused) == {"team-1"}
+        assert informer.listed.take("/api/v1/namespaces/team-1/pods") is None
+        status = 400
+        asked.clear()
+        with pytest.raises(ApiError):
+            await informer.synchronize()
+        before = len(asked)
+        await asyncio.sleep(0.05)
+        assert len(asked) == before, "nothing goes on behind the error"

@@ -92,7 +92,7 @@ def test_the_store_keeps_nothing_of_a_deleted_job() -> None:
     store.remove_job(KEY, UID)
     store.remove_child(KEY, child.uid)
     store.remove_pod(KEY, pod.uid)
-    assert store._entries == {}
+    assert len(store._entries) == 0
 
 
 def make_store() -> tuple[Store, ChildJob, Pod]:
@@ -152,7 +152,7 @@ def test_an_answer_that_comes_after_the_deletion_brings_nothing_back(kind: str) 
     ):
         remove(KEY, uid, 25)
     put[kind]()
-    assert store._entries == {}
+    assert len(store._entries) == 0
 
 
 def test_a_child_without_its_label_is_found_again_after_it_seemed_deleted() -> None:
@@ -306,3 +306,35 @@ def test_a_forgotten_namespace_comes_back_with_the_next_list() -> None:
     observation = store.observe(KEY)
     assert observation is not None
     assert (observation.children, observation.pods) == ((child,), (pod,))
+
+
+def test_a_list_of_one_namespace_removes_nothing_of_another_one() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    for namespace in ("team", "other"):
+        store.put_job(make_job(namespace=namespace, uid=namespace, resource_version="5"))
+    assert store.purge("jobs", set(), 9, "team") == [("team", "demo")]
+    assert store.job_keys() == [("other", "demo")]
+    assert store.purge("jobs", set(), 9) == [("other", "demo")]
+    assert len(store._entries) == 0
+
+
+@pytest.mark.parametrize("namespace", ["team", ""])
+@pytest.mark.parametrize("kind", ["children", "pods", "claims"])
+def test_an_object_that_a_list_lacks_is_removed_from_every_job(kind: str, namespace: str) -> None:
+    child, pod = make_children()
+    claim = Claim("demo-workspace", "claim", UID, "5", deleting=False)
+    store = Store(GpuStore((), allow_time_slicing=False))
+    keys = [("team", f"demo-{number}") for number in range(3)]
+    for key in keys:
+        store.put_job(make_job(name=key[1], uid=key[1]))
+        store.put_child(key, replace(child, uid=f"child-{key[1]}", resource_version="5", watched=True))
+        store.put_pod(key, replace(pod, uid=f"pod-{key[1]}", resource_version="5", watched=True))
+        store.put_claim(key, replace(claim, uid=f"claim-{key[1]}"))
+    assert store.purge(kind, set(), 9, namespace) == keys
+    assert store.purge(kind, set(), 9, namespace) == []
+    for key in keys:
+        found = store.identities(key)
+        observation = store.observe(key)
+        assert observation is not None
+        held = {"children": observation.children, "pods": observation.pods, "claims": found.claim_uids}
+        assert {name for name, objects in held.items() if objects} == {*held} - {kind}

@@ -27,7 +27,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def watching(
-    handler: Handler, clock: Clock, answer_seconds: float = 30.0
+    handler: Handler,
+    clock: Clock,
+    answer_seconds: float = 30.0,
+    listed: Callable[[str], int | None] = lambda _: None,
 ) -> AsyncIterator[tuple[WatchSession, str, list[float]]]:
     """A session, the URL of a collection that `handler` serves, and the session's pauses."""
 
@@ -46,7 +49,7 @@ async def watching(
             pauses.append(seconds)
         clock.now += seconds
 
-    session = WatchSession(aiohttp.ClientSession(), clock, pause, answer_seconds)
+    session = WatchSession(aiohttp.ClientSession(), clock, pause, answer_seconds, listed)
     try:
         yield session, f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1/pods", pauses
     finally:
@@ -201,3 +204,25 @@ async def test_the_end_of_a_session_ends_its_open_watches() -> None:
 def test_the_first_begin_waits_for_nothing() -> None:
     pace = Pace(Clock())
     assert [pace.delay(), pace.delay(), pace.delay()] == [0.0, 0.2, 0.4]
+
+
+async def test_what_the_operator_has_listed_itself_is_not_listed_again() -> None:
+    versions = {"/api/v1/pods": 7}
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.query_string)
+        return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [{}]})
+
+    async def read(session: WatchSession, url: str) -> dict[str, Any]:
+        async with await session.request(method="get", url=url) as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async with watching(handler, Clock(), listed=lambda path: versions.pop(path, None)) as (session, url, _):
+        next_page = f"{url}?limit=500&continue=abc"
+        assert len((await read(session, next_page))["items"]) == 1, "a list that has begun goes on"
+        found = await read(session, f"{url}?limit=500")
+        assert found == {"metadata": {"resourceVersion": "7"}, "items": []}
+        assert asked == ["limit=500&continue=abc"]
+        assert len((await read(session, f"{url}?limit=500"))["items"]) == 1, "a later list is a real one"

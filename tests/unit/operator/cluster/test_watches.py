@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -7,12 +8,20 @@ from typing import Any
 
 import kopf
 from aiohttp import web
+from finetune_operator.api.stages import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.cluster.client import load_configuration
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.resources import Cluster, jobs_path
 from finetune_operator.cluster.store import Store
-from finetune_operator.cluster.watches import build_settings, connection_info, deliver
+from finetune_operator.cluster.watch_ages import WatchAges
+from finetune_operator.cluster.watches import (
+    build_registry,
+    build_settings,
+    connection_info,
+    deliver,
+    run_watches,
+)
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.observed.observation import Key
 from finetune_operator.runtime.metrics import OperatorMetrics
@@ -110,3 +119,82 @@ def test_kopf_neither_copies_nor_compares_objects() -> None:
     essence = diffs.build(body=body, extra_fields=None)
     assert progress.clear(essence=essence) == {}
     assert diffs.fetch(body=body) is None
+
+
+def resource(plural: str, kind: str, *, namespaced: bool) -> dict[str, Any]:
+    """What the API server says about a kind."""
+    verbs = ["list", "watch"]
+    return {"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": verbs}
+
+
+EXTENSIONS = "apiextensions.k8s.io"
+DISCOVERY: dict[str, Any] = {
+    "/api": {"versions": ["v1"]},
+    "/api/v1": {
+        "resources": [
+            resource("nodes", "Node", namespaced=False),
+            resource("namespaces", "Namespace", namespaced=False),
+        ]
+    },
+    "/apis": {
+        "groups": [
+            {"name": group, "versions": [{"version": version}], "preferredVersion": {"version": version}}
+            for group, version in ((GROUP, VERSION), (EXTENSIONS, "v1"))
+        ]
+    },
+    f"/apis/{GROUP}/{VERSION}": {"resources": [resource(PLURAL, KIND, namespaced=True)]},
+    f"/apis/{EXTENSIONS}/v1": {
+        "resources": [resource("customresourcedefinitions", "CustomResourceDefinition", namespaced=False)]
+    },
+}
+"""What Kopf asks before it watches."""
+
+
+class WatchedServer:
+    """An API server with one FineTuneJob, whose watches send a second one and stay open."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        """The plural of each, with the version of a watch, or `list`."""
+        self.end = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        plural = request.path.split("/")[-1]
+        if (discovered := DISCOVERY.get(request.path)) is not None:
+            return web.json_response(discovered)
+        if "watch" not in request.query:
+            self.requests.append((plural, "list"))
+            items = [make_object("demo")] if plural == PLURAL else []
+            return web.json_response({"metadata": {"resourceVersion": "50"}, "items": items})
+        self.requests.append((plural, request.query["resourceVersion"]))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if plural == PLURAL:
+            event = {"type": "ADDED", "object": make_object("second")}
+            await response.write(json.dumps(event).encode() + b"\n")
+        await self.end.wait()
+        return response
+
+
+async def test_a_watch_goes_on_where_the_operators_own_list_has_ended() -> None:
+    server = WatchedServer()
+    gpus = GpuStore((), allow_time_slicing=False)
+    store = Store(gpus)
+    queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
+    handler: Any = server.answer
+    async with serving(handler) as api:
+        informer = Informer(store, gpus, queue, Cluster(api))
+        informer.put_job(make_object("demo"))
+        informer.listed.note(jobs_path(), 41)
+        registry = build_registry(
+            informer, api._api.configuration, WatchAges(time.monotonic), (PLURAL, "nodes")
+        )
+        watching = asyncio.create_task(run_watches(registry, ""))
+        async with asyncio.timeout(30):
+            while len(store.job_keys()) < 2 or len(server.requests) < 3:
+                assert not watching.done(), watching
+                await asyncio.sleep(0.02)
+        watching.cancel()
+        await asyncio.wait({watching})
+        server.end.set()
+    assert sorted(server.requests) == [(PLURAL, "41"), ("nodes", "50"), ("nodes", "list")]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.contract.reading import parse_progress, parse_result
 from finetune_operator.errors import MalformedDocumentError
 from hypothesis import given
@@ -42,7 +42,7 @@ def changed(stage: Stage, path: str, value: Any) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_well_formed_result_is_read(stage: Stage) -> None:
     assert parse(make_result(stage)).outcome == "Succeeded"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.lifecycle.actions import CreateJob, Decision, DeleteJob, DeletePod, Need
 from finetune_operator.lifecycle.decide import decide
 
@@ -12,7 +12,7 @@ from tests.support.world import World, started
 
 def test_a_job_runs_its_three_stages_once_each_and_leaves_nothing() -> None:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         assert list(world.children) == [f"demo-{stage.slug}-0"]
         world.run_pod(f"demo-{stage.slug}-0")
@@ -33,7 +33,7 @@ def test_a_job_runs_its_three_stages_once_each_and_leaves_nothing() -> None:
     assert status["verification"]["klDivergence"] == "0.001"
     assert status["progress"]["percent"] == "100%"
     assert [(entry["stage"], entry["outcome"]) for entry in status["attempts"]] == [
-        (stage.value, "Succeeded") for stage in Stage
+        (stage.value, "Succeeded") for stage in WORK_STAGES
     ]
     assert world.condition("Succeeded") == ("True", "Completed")
     assert world.condition("Reconciling") == ("False", "Finished")

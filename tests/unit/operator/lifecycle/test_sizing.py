@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from finetune_operator.api.stages import Stage
 from finetune_operator.settings import Settings, TrainerSettings
+from finetune_operator.sizing.cost.prices import parse_cost
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 
-from tests.support.operator import make_failure, make_inventory, make_node, make_spec
+from tests.support.operator import SETTINGS, make_failure, make_inventory, make_node, make_spec
 from tests.support.world import A100, SMALL, World, prepared, stalled
 
 
@@ -216,3 +218,56 @@ def test_terms_of_the_job_narrow_the_affinity_of_the_gpus_that_fit() -> None:
     assert terms
     assert all({"key": "disk", "operator": "Exists"} in term["matchExpressions"] for term in terms)
     assert all(len(term["matchExpressions"]) > 1 for term in terms), "the GPU is still required"
+
+
+PRICED = Settings(
+    trainer=SETTINGS.trainer,
+    cost=parse_cost({"currency": "EUR", "prices": [{"perGpuHour": 1}]}),
+)
+
+
+def test_the_status_has_time_and_cost_before_the_gpu() -> None:
+    world = World(settings=PRICED)
+    world.settle()
+    assert "duration" not in world.job.status["plan"], "the rows are not known yet"
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    plan = world.job.status["plan"]
+    assert (
+        plan["duration"]["lowSeconds"] < plan["duration"]["expectedSeconds"] < plan["duration"]["highSeconds"]
+    )
+    assert plan["cost"]["currency"] == "EUR"
+    assert sum(part["seconds"] for part in plan["duration"]["parts"]) == pytest.approx(
+        plan["duration"]["expectedSeconds"], abs=4
+    )
+
+
+def test_a_plan_keeps_its_price_once_a_pod_has_had_a_node() -> None:
+    world = World(settings=PRICED)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    priced = world.job.status["plan"]["cost"]
+    dearer = parse_cost({"currency": "EUR", "prices": [{"perGpuHour": 5}]})
+    world.settings = Settings(trainer=SETTINGS.trainer, cost=dearer)
+    world.settle()
+    assert float(world.job.status["plan"]["cost"]["expected"]) == pytest.approx(
+        5 * float(priced["expected"]), rel=1e-3
+    )
+    world.run_pod("demo-train-0")
+    world.settle()
+    world.settings = PRICED
+    world.wait(10)
+    world.fail(Stage.TRAIN, "InternalError", code=69)
+    world.settle()
+    assert float(world.job.status["plan"]["cost"]["expected"]) > 2 * float(priced["expected"])
+
+
+def test_a_job_on_a_cpu_has_a_wide_guess() -> None:
+    world = World(settings=Settings(trainer=SETTINGS.trainer.model_copy(update={"device": "cpu"})))
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    plan = world.job.status["plan"]
+    assert plan["duration"]["source"] == "Guessed"
+    assert plan["cost"] == {"reason": "the chart's cost.prices is empty"}

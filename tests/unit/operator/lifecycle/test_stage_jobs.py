@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import PLACEMENT_ANNOTATION, Stage
+from finetune_operator.api.stages import PLACEMENT_ANNOTATION, WORK_STAGES, Stage
+from finetune_operator.api.tracking import Tracking
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.sizing import plan_digest
 from finetune_operator.lifecycle.stage_jobs import size_host
@@ -61,7 +62,7 @@ def test_a_train_job_carries_the_digest_of_its_plan_and_place() -> None:
 def test_a_job_remembers_the_pod_defaults_and_keeps_the_given_annotations() -> None:
     own = {**POD_DEFAULTS, "objectAnnotations": {"example.com/why": "tuning"}}
     trainer = TrainerSettings(image="registry.example/finetune/trainer:1", device="cpu", pod_defaults=own)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world = started(stage)
         (plain,) = world.children.values()
         assert plain.pod_defaults == ""
@@ -85,6 +86,23 @@ def test_read_only_claims_reach_the_pod() -> None:
 def _run_of(world: World, name: str) -> dict[str, Any]:
     annotations = world.bodies[name]["spec"]["template"]["metadata"]["annotations"]
     return dict(json.loads(annotations["finetune.dev/run"]))
+
+
+@pytest.mark.parametrize(("version", "sent"), [("1.8", False), ("1.9", True)])
+def test_train_and_merge_get_the_estimated_memory_for_the_report(version: str, *, sent: bool) -> None:
+    world = World(job=make_job(), settings=SETTINGS)
+    world.settle()
+    world.succeed(Stage.PREPARE, version=version)
+    world.settle()
+    planned = world.job.status["plan"]["memory"]
+    found = _run_of(world, "demo-train-0").get("memoryEstimate")
+    assert (found is not None) == sent
+    if found is not None:
+        assert found.items() <= planned.items()
+        assert found["peakBytes"] > 0
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert _run_of(world, "demo-merge-0").get("memoryEstimate") == found
 
 
 @pytest.mark.parametrize(
@@ -240,3 +258,44 @@ def test_a_policy_can_forbid_the_private_addresses_that_the_chart_allows(
         template = world.bodies["demo-prepare-0"]["spec"]["template"]
         run = json.loads(template["metadata"]["annotations"]["finetune.dev/run"])
         assert run["limits"]["allowPrivateAddresses"] is allowed
+
+
+TRACKER = {"mlflow": {"uri": "http://mlflow.ml:5000"}}
+
+
+def _merge_with_trackers(version: str, own: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the run spec and the containers of MERGE, whose trainer speaks this version of the contract."""
+    trainer = TRAINER.model_copy(update={"tracking": Tracking.model_validate(TRACKER)})
+    spec = make_spec() if own is None else make_spec(tracking=own)
+    world = World(job=make_job(spec), settings=Settings(trainer=trainer))
+    world.settle()
+    world.succeed(Stage.PREPARE, version=version)
+    world.settle()
+    world.run_pod("demo-train-0")
+    world.succeed(Stage.TRAIN, version=version)
+    world.settle()
+    pod = world.bodies["demo-merge-0"]["spec"]["template"]["spec"]
+    names = [each["name"] for each in [*pod.get("initContainers", ()), *pod["containers"]]]
+    return _run_of(world, "demo-merge-0"), names
+
+
+@pytest.mark.parametrize(("version", "told"), [("1.9", True), ("1.8", False)])
+def test_the_administrators_trackers_are_told_to_a_trainer_that_knows_them(
+    version: str, *, told: bool
+) -> None:
+    run, names = _merge_with_trackers(version, None)
+    assert ("tracking" in run) == told
+    assert names == (["merge", "trainer"] if told else ["trainer"])
+
+
+def test_a_jobs_own_trackers_are_told_to_every_trainer() -> None:
+    """One that does not know them rejects the run spec, because the job asks for them."""
+    run, names = _merge_with_trackers("1.8", {"mlflow": {"uri": "https://mlflow.example.com"}})
+    assert run["tracking"] == {"mlflow": {"uri": "https://mlflow.example.com", "experiment": "team"}}
+    assert names == ["merge", "trainer"]
+
+
+def test_a_job_without_trackers_does_not_get_the_administrators() -> None:
+    run, names = _merge_with_trackers("1.9", {})
+    assert "tracking" not in run
+    assert names == ["trainer"]

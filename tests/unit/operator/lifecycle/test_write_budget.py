@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 
 from tests.support.operator import CONFIG, make_progress, make_spec
 from tests.support.world import World, started
@@ -72,7 +72,7 @@ def live(counter: Counter, stage: Stage) -> None:
 def test_an_undisturbed_life_writes_its_status_twelve_times_and_its_progress_rarely() -> None:
     counter = Counter(World())
     counter.look()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         live(counter, stage)
     assert counter.world.job.status["phase"] == "Succeeded"
     assert len(counter.others) <= OTHER_WRITES, counter.others

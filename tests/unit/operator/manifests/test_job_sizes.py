@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.manifests.jobs import build_job, build_workspace_claim
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
@@ -51,7 +51,7 @@ def test_sizes_of_the_spec_are_requested_as_written() -> None:
     assert (requests["cpu"], requests["memory"]) == ("1500m", "7G")
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_an_affinity_is_passed_on_and_without_one_the_field_is_absent(stage: Stage) -> None:
     assert pod_spec(make_spec(), stage, affinity=AFFINITY)["affinity"] == AFFINITY
     assert "affinity" not in pod_spec(make_spec(), stage)
@@ -82,7 +82,7 @@ def test_a_toleration_that_the_user_set_appears_once() -> None:
 
 
 def test_only_train_configures_the_gpu_allocator() -> None:
-    for stage in Stage:
+    for stage in WORK_STAGES:
         names = {
             entry["name"]: entry.get("value")
             for entry in pod_spec(make_spec(), stage)["containers"][0]["env"]

@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.manifests.jobs import build_job, build_workspace_claim
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
@@ -85,7 +85,7 @@ def test_merge_is_told_its_image_for_the_manifest_of_the_artifacts() -> None:
     assert "FINETUNE_IMAGE" not in variables(make_spec(), Stage.PREPARE)
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_pods_meet_the_restricted_security_level(stage: Stage) -> None:
     pod, trainer = pod_spec(FULL, stage), container(FULL, stage)
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -110,7 +110,7 @@ def test_pods_meet_the_restricted_security_level(stage: Stage) -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_attempts_belong_to_the_operator_and_disruptions_to_the_job_controller(stage: Stage) -> None:
     job = build(make_spec(), stage)
     assert job["metadata"]["name"] == f"demo-{stage.slug}-1"
@@ -125,7 +125,7 @@ def test_attempts_belong_to_the_operator_and_disruptions_to_the_job_controller(s
 
 
 def test_only_train_requests_a_gpu_and_node_constraints() -> None:
-    for stage in Stage:
+    for stage in WORK_STAGES:
         pod, trainer = pod_spec(FULL, stage), container(FULL, stage)
         train = stage is Stage.TRAIN
         assert ("example.com/gpu" in trainer["resources"]["limits"]) == train
@@ -201,7 +201,7 @@ def test_a_store_without_a_secret_uses_the_pods_identity() -> None:
 
 def test_only_prepare_gets_the_administrators_hub() -> None:
     trainer = TRAINER.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
-    for stage in Stage:
+    for stage in WORK_STAGES:
         job = build_job(
             make_job(FULL), FineTuneJobSpec.parse(FULL), stage, 1, {"version": "1.0"}, trainer, host=HOST
         )
@@ -291,7 +291,7 @@ def build_with(defaults: dict[str, Any], stage: Stage, spec: dict[str, Any] | No
     )
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 @pytest.mark.parametrize("place", ["chart", "job"])
 def test_jobs_with_every_addition_are_valid_kubernetes_objects(stage: Stage, place: str) -> None:
     chart, own = (EVERYTHING, {}) if place == "chart" else ({}, EVERYTHING)
@@ -310,7 +310,7 @@ def test_jobs_with_every_addition_are_valid_kubernetes_objects(stage: Stage, pla
     assert {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_no_addition_weakens_what_the_operator_needs(stage: Stage) -> None:
     plain, full = build_with({}, stage), build_with(EVERYTHING, stage)
     before, after = plain["spec"]["template"], full["spec"]["template"]
@@ -365,3 +365,30 @@ def test_a_run_spec_in_another_script_takes_no_more_room_than_its_text() -> None
     )
     annotation = job["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
     assert annotation == f'{{"a":"{text}"}}'
+
+
+LABELLED = {"team": "vision", "argocd.argoproj.io/instance": "app", "finetune.dev/stage": "merge"}
+
+
+def test_only_allowed_labels_of_the_job_reach_its_children() -> None:
+    spec = make_spec(podTemplate={"labels": {"team": "other", "tier": "batch"}})
+    parsed = FineTuneJobSpec.parse(spec)
+    job = make_job(spec, labels=LABELLED)
+    allowed = ("team", "project")
+    body = build_job(
+        job, parsed, Stage.TRAIN, 0, {"version": "1.0"}, TRAINER, host=HOST, allowed_labels=allowed
+    )
+    pod = body["spec"]["template"]["metadata"]["labels"]
+    claim = build_workspace_claim(job, parsed, "1Gi", allowed_labels=allowed)
+    for labels in (body["metadata"]["labels"], pod, claim["metadata"]["labels"]):
+        assert labels["team"] == "vision"
+        assert "argocd.argoproj.io/instance" not in labels
+        assert labels["app.kubernetes.io/managed-by"] == "finetune-operator"
+    assert pod["tier"] == "batch"
+    assert pod["finetune.dev/stage"] == "train"
+    assert (
+        "team"
+        not in build_job(job, parsed, Stage.TRAIN, 0, {"version": "1.0"}, TRAINER, host=HOST)["metadata"][
+            "labels"
+        ]
+    )

@@ -7,7 +7,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
+from finetune_operator.api.tracking import Tracking
+from finetune_operator.contract.tracking import choose_trackers
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
@@ -58,7 +60,7 @@ def step_of(container: dict[str, Any]) -> str | None:
 def test_only_two_containers_have_the_credentials_of_destinations() -> None:
     found = {
         (stage.value, name): (step_of(container), secrets_of(container))
-        for stage in Stage
+        for stage in WORK_STAGES
         for name, container in containers(stage).items()
     }
     assert found == {
@@ -74,7 +76,7 @@ def test_the_containers_with_credentials_come_before_prepare_and_after_merge() -
     assert [each["name"] for each in pod(Stage.PREPARE)["initContainers"]] == ["destination-probe"]
     assert [each["name"] for each in pod(Stage.MERGE)["initContainers"]] == ["merge"]
     assert "initContainers" not in pod(Stage.TRAIN)
-    for stage in Stage:
+    for stage in WORK_STAGES:
         assert all(each["args"] == [stage.slug] for each in containers(stage).values())
 
 
@@ -103,7 +105,7 @@ def test_a_token_of_a_hub_comes_as_one_variable_to_the_same_two_containers() -> 
         (stage.value, name): [
             entry for entry in container["env"] if entry["name"] == "FINETUNE_DESTINATION_MY_HUB_TOKEN"
         ]
-        for stage in Stage
+        for stage in WORK_STAGES
         for name, container in containers(stage, spec).items()
     }
     reference = {"secretKeyRef": {"name": "hub", "key": "write"}}
@@ -115,7 +117,61 @@ def test_a_token_of_a_hub_comes_as_one_variable_to_the_same_two_containers() -> 
     assert sum(map(len, found.values())) == 2
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_job_with_one_destination_has_one_container(stage: Stage) -> None:
     assert list(containers(stage, make_spec())) == ["trainer"]
     assert "initContainers" not in pod(stage, make_spec())
+
+
+TRACKERS = choose_trackers(
+    Tracking.model_validate(
+        {"mlflow": {"uri": "http://mlflow.ml:5000", "secretRef": {"name": "mlflow-login"}}}
+    ),
+    Tracking(),
+)
+
+
+def tracked_containers(stage: Stage, spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the containers of a stage whose run has a tracker."""
+    body = build_job(
+        make_job(spec),
+        FineTuneJobSpec.parse(spec),
+        stage,
+        0,
+        {"version": "1.9"},
+        TRAINER,
+        host=HOST,
+        trackers=TRACKERS,
+    )
+    kubernetes_validate.validate(body, "1.32", strict=True)
+    found = body["spec"]["template"]["spec"]
+    return {each["name"]: each for each in [*found.get("initContainers", ()), *found["containers"]]}
+
+
+@pytest.mark.parametrize("spec", [make_spec(), SPEC], ids=["one destination", "several"])
+def test_only_the_last_container_of_merge_has_the_credentials_of_trackers(spec: dict[str, Any]) -> None:
+    having = {
+        (stage.value, name): container["envFrom"][-1]
+        for stage in Stage
+        for name, container in tracked_containers(stage, spec).items()
+        if "mlflow-login" in secrets_of(container)
+    }
+    assert having == {
+        ("Merge", "trainer"): {
+            "prefix": "FINETUNE_MLFLOW_",
+            # A pod would wait for ever for a Secret that is missing.
+            "secretRef": {"name": "mlflow-login", "optional": True},
+        }
+    }
+
+
+def test_with_a_tracker_merge_runs_before_the_container_that_tells_it() -> None:
+    found = tracked_containers(Stage.MERGE, make_spec())
+    assert {name: step_of(container) for name, container in found.items()} == {
+        "merge": None,
+        "trainer": "Publish",
+    }
+    output = [mount for mount in found["trainer"]["volumeMounts"] if mount["mountPath"] == "/output"]
+    assert [mount.get("readOnly") for mount in output] == [True], "it only reads the manifest"
+    assert list(tracked_containers(Stage.PREPARE, make_spec())) == ["trainer"]
+    assert list(tracked_containers(Stage.TRAIN, make_spec())) == ["trainer"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.manifests.volumes import Volumes
 from finetune_operator.sizing.hosts import HostNeeds
 
@@ -64,7 +64,7 @@ def test_sources_are_mounted_read_only_and_in_prepare_only() -> None:
     spec = make_spec()
     assert mounts(spec, Stage.PREPARE)["/source/model"]["readOnly"] is True
     assert mounts(spec, Stage.PREPARE)["/source/dataset"]["readOnly"] is True
-    mounted = {stage: {mount["name"] for mount in mounts(spec, stage).values()} for stage in Stage}
+    mounted = {stage: {mount["name"] for mount in mounts(spec, stage).values()} for stage in WORK_STAGES}
     assert mounted[Stage.TRAIN] == {"run-spec", "tmp", "workspace", "shared-memory"}
     assert mounted[Stage.MERGE] == {"run-spec", "tmp", "workspace", "output"}
 
@@ -110,7 +110,7 @@ def test_jobs_that_share_an_existing_workspace_get_a_folder_each() -> None:
 
 
 def test_the_run_spec_is_mounted_read_only_in_every_stage() -> None:
-    for stage in Stage:
+    for stage in WORK_STAGES:
         assert mounts(make_spec(), stage)["/etc/finetune"]["readOnly"] is True
         (item,) = volumes(make_spec(), stage)["run-spec"]["downwardAPI"]["items"]
         assert item["fieldRef"]["fieldPath"] == "metadata.annotations['finetune.dev/run']"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
+from finetune_operator.api.formats import parse_time
 from finetune_operator.observed.observation import Pod, project_pod
 
 CREATED = "2026-11-24T09:00:00Z"
@@ -61,3 +63,20 @@ def test_after_a_step_that_succeeded_the_trainer_decides() -> None:
 def test_an_injected_container_that_fails_is_not_the_trainers_end() -> None:
     assert pod(WAITS, sidecar=ended(1)).end is None
     assert not pod(WAITS, sidecar=RUNS).running
+
+
+@pytest.mark.parametrize(
+    ("state", "started"),
+    [
+        (RUNS, parse_time(CREATED)),
+        ({"terminated": {"exitCode": 0, "startedAt": CREATED, "finishedAt": CREATED}}, parse_time(CREATED)),
+        ({"terminated": {"exitCode": 137, "startedAt": "1970-01-01T00:00:00Z"}}, None),
+        ({"terminated": {"exitCode": 128, "startedAt": None}}, None),
+        (WAITS, None),
+        ({}, None),
+    ],
+)
+def test_a_trainer_has_started_when_the_kubelet_says_so(
+    state: dict[str, Any], started: datetime | None
+) -> None:
+    assert pod(state).started == started

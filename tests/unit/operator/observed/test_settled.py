@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.settled import Packer, SettledJob, unpacked
 
@@ -15,7 +17,7 @@ from tests.support.world import World, started
 
 def ended() -> JobRecord:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
@@ -61,13 +63,32 @@ def test_a_job_that_has_not_ended_stays_as_it_is(job: JobRecord) -> None:
     assert Packer().pack(job) is job
 
 
-def test_what_no_json_can_hold_stays_as_it_is() -> None:
+@pytest.mark.parametrize("odd", [object(), MappingProxyType({})])
+def test_what_cannot_be_packed_stays_as_it_is(odd: object) -> None:
     job = ended()
-    odd = replace(job, status={**job.status, "odd": {1, 2}})
-    assert Packer().pack(odd) is odd
+    strange = replace(job, status={**job.status, "odd": odd})
+    assert Packer().pack(strange) is strange
+
+
+def test_a_deep_status_is_packed_and_one_that_is_too_deep_stays_as_it_is() -> None:
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    job = ended()
+    nested = replace(job, status={**job.status, "deep": deep})
+    assert unpacked(packed(nested)) == nested
+    for _ in range(5000):
+        deep = [deep]
+    deeper = replace(job, status={**job.status, "deep": deep})
+    assert Packer().pack(deeper) is deeper
 
 
 def test_an_edit_after_the_end_awaits_a_decision() -> None:
     job = ended()
     assert packed(job).decided
     assert not packed(replace(job, generation=job.generation + 1)).decided
+
+
+def test_an_ended_job_keeps_its_labels() -> None:
+    job = replace(ended(), labels={"team": "vision"})
+    assert unpacked(packed(job)) == job

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.settled import StoredJob
+from finetune_operator.runtime import exposition
 from finetune_operator.runtime.activities import Activities
-from finetune_operator.runtime.exposition import Exposition
+from finetune_operator.runtime.exposition import PORTION, Exposition
 from finetune_operator.runtime.job_series import JobSeries
+from finetune_operator.runtime.loop_thread import LoopThread
 from finetune_operator.runtime.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -53,9 +59,48 @@ class Scraped:
         return b"".join((await self.exposition.scrape(accept)).parts).decode()
 
 
+class Made:
+    """Counts the lines that are made and that are kept."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = self.kept = 0
+        self._changed = asyncio.Event()
+        lines, forget = JobSeries.lines, JobSeries.forget_others
+
+        def counting_lines(series: JobSeries, jobs: Collection[StoredJob]) -> list[Any]:
+            self.made += len(series.changed(jobs))
+            return lines(series, jobs)
+
+        def counting_forget(series: JobSeries, jobs: Collection[StoredJob]) -> None:
+            forget(series, jobs)
+            self.kept = len(series)
+            self._changed.set()
+
+        monkeypatch.setattr(JobSeries, "lines", counting_lines)
+        monkeypatch.setattr(JobSeries, "forget_others", counting_forget)
+        monkeypatch.setattr(exposition, "AHEAD_SECONDS", 0.01)
+
+    async def until(self, *, made: int, kept: int) -> None:
+        """Wait until so many lines have been made in all, and so many are kept."""
+        async with asyncio.timeout(20):
+            while (self.made, self.kept) != (made, kept):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def preparing(exposed: Exposition) -> AsyncIterator[None]:
+    """Lines are made ahead, during a `with` block."""
+    task = asyncio.create_task(exposed.prepare())
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
 def ended() -> World:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
@@ -107,23 +152,54 @@ async def test_both_formats_are_valid_and_have_the_same_jobs() -> None:
     assert plain["workqueue_longest_running_processor_seconds"][0].value == 3
 
 
-async def test_series_are_rendered_in_another_thread_while_the_loop_works(
+async def test_lines_are_made_ahead_of_a_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    scraped, lines, active = Scraped(), Made(monkeypatch), started(Stage.TRAIN).job
+    number = 2 * PORTION + 1
+    scraped.add(active, number, "active")
+    async with preparing(scraped.exposition):
+        await lines.until(made=number, kept=number)
+        assert (await scraped.text()).count("finetunejob_info{") == number
+        assert lines.made == number, "the scrape makes no line again"
+        changed = replace(active, name="active0", uid="active0", resource_version="9999")
+        scraped.store.put_job(changed)
+        await lines.until(made=number + 1, kept=number)
+
+
+async def test_lines_of_jobs_that_are_gone_are_not_kept_without_a_scrape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The rendering waits for the event loop here, so on the loop it would never end."""
-    scraped, rendering, worked = Scraped(), asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
+    scraped, lines = Scraped(), Made(monkeypatch)
+    scraped.add(ended().job, 10, "ended")
+    async with preparing(scraped.exposition):
+        await lines.until(made=10, kept=10)
+        scraped.now = NOW + RETENTION + timedelta(seconds=1)
+        await lines.until(made=10, kept=0)
+
+
+async def test_a_scrape_on_another_loop_waits_for_the_store_and_not_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scraped = Scraped()
     scraped.add(started(Stage.TRAIN).job, 1, "active")
-    original = JobSeries.render
+    async with LoopThread("metrics") as aside:
+        assert "finetunejob_info{" in await aside.run(scraped.text())
+        monkeypatch.setattr(exposition, "LOOK_SECONDS", 0.01)
+        late = asyncio.run_coroutine_threadsafe(scraped.text(), aside.loop)
+        # The store's loop is busy: it does not go on before the other one has given up.
+        assert isinstance(late.exception(20), TimeoutError)
 
-    def waiting(self: JobSeries, jobs: list[JobRecord]) -> list[bytes]:
-        loop.call_soon_threadsafe(rendering.set)
-        assert worked.wait(20), "the event loop must go on"
-        return original(self, jobs)
 
-    monkeypatch.setattr(JobSeries, "render", waiting)
-    scrape = asyncio.create_task(scraped.text())
-    await rendering.wait()
-    worked.set()
-    assert "finetunejob_info{" in await scrape
-    scraped.exposition.close()
+async def test_the_store_is_read_and_refreshed_by_its_own_thread_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scraped, seen, home = Scraped(), set[threading.Thread](), threading.current_thread()
+    original = Store.reported
+
+    def reported(self: Store, since: datetime) -> list[StoredJob]:
+        seen.add(threading.current_thread())
+        return original(self, since)
+
+    monkeypatch.setattr(Store, "reported", reported)
+    async with LoopThread("metrics") as aside:
+        await aside.run(scraped.text())
+    assert seen == {home}

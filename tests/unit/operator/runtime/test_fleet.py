@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.runtime.fleet import FleetMetrics
@@ -28,7 +28,7 @@ class Fleet:
 
     def live(self, world: World, *, reason: str | None = None) -> None:
         """Let a job run to its end, and store every state of it."""
-        for stage in Stage:
+        for stage in WORK_STAGES:
             world.step()
             self.store.put_job(world.job)
             world.settle()
@@ -47,7 +47,7 @@ def test_ends_and_attempts_are_counted_and_measured_once() -> None:
     fleet, world = Fleet(), World()
     fleet.live(world)
     assert fleet.value("finetunejobs_ended_total", outcome="Succeeded", reason="Completed") == 1
-    for stage in Stage:
+    for stage in WORK_STAGES:
         labels = {"stage": stage.value, "outcome": "Succeeded"}
         assert fleet.value("finetunejob_stage_attempts_total", **labels) == 1
     sums = fleet.value("finetunejob_duration_seconds_sum", outcome="Succeeded")
@@ -101,3 +101,12 @@ def test_what_another_version_wrote_is_not_counted(status: dict[str, Any]) -> No
     fleet.store.put_job(make_job())
     fleet.store.put_job(make_job(status=status, resource_version="11"))
     assert fleet.store.job_keys() == [("team", "demo")]
+
+
+def test_every_reason_of_a_failure_has_a_series_before_the_first_one() -> None:
+    """Otherwise `increase` of Prometheus would miss the first failure for a reason."""
+    fleet = Fleet()
+    for reason in ("InvalidDataset", "DeadlineExceeded", "InternalError", "Other"):
+        assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason=reason) == 0
+    fleet.live(World(), reason="InvalidDataset")
+    assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason="InvalidDataset") == 1

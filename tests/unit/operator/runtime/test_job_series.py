@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.runtime.job_series import JobSeries
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +43,7 @@ class Rendered:
 
 def ended() -> World:
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
@@ -84,6 +84,7 @@ def test_the_lines_of_a_job_follow_its_object_and_end_with_it() -> None:
     changed = replace(unchanged, resource_version="99999")
     assert Rendered([changed], series).value("finetunejob_train_loss", LABELS) == 0.25
     assert Rendered([], series).count == 0
+    series.forget_others([])
     assert len(series) == 0
 
 

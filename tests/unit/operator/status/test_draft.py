@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -174,3 +175,38 @@ def test_the_status_names_every_destination_and_the_condition_counts_them() -> N
     counted = f"{artifacts} artifacts at 2 destinations" if artifacts != 1 else "1 artifact at 2 destinations"
     assert entry["message"].startswith(f"{counted}: bucket (s3://models/bot), hub (hf://team/bot)")
     assert (entry["status"], entry["reason"]) == ("True", "StageSucceeded")
+
+
+def tracked_status(*records: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return status and condition of a job whose MERGE told these trackers."""
+    world = started(Stage.MERGE)
+    world.succeed(Stage.MERGE, merge={**MERGE_PROVEN, "tracking": list(records)})
+    world.settle()
+    entry = next(entry for entry in world.job.status["conditions"] if entry["type"] == "Tracked")
+    return dict(world.job.status), entry
+
+
+def test_a_recorded_run_is_named_in_the_status() -> None:
+    status, entry = tracked_status({"kind": "MLflow", "recorded": True, "run": "39ae", "model": "bot/1"})
+    assert status["tracking"] == [{"kind": "MLflow", "run": "39ae", "model": "bot/1"}]
+    assert (entry["status"], entry["reason"]) == ("True", "RunRecorded")
+    assert entry["message"] == "MLflow: run 39ae, model bot/1"
+
+
+def test_a_tracker_that_failed_shows_in_its_condition_and_changes_nothing_else() -> None:
+    status, entry = tracked_status(
+        {"kind": "MLflow", "recorded": False, "message": "it is down"},
+        {"kind": "KubeflowModelRegistry", "recorded": True, "run": "7", "model": "team/bot-1"},
+    )
+    assert (entry["status"], entry["reason"]) == ("False", "TrackerFailed")
+    assert entry["message"] == "MLflow: it is down; KubeflowModelRegistry: run 7, model team/bot-1"
+    assert status["phase"] == "Succeeded"
+    assert [each["kind"] for each in status["tracking"]] == ["MLflow", "KubeflowModelRegistry"]
+
+
+def test_a_job_without_trackers_has_no_such_condition() -> None:
+    world = started(Stage.MERGE)
+    world.succeed(Stage.MERGE, merge=MERGE_PROVEN)
+    world.settle()
+    assert "Tracked" not in [entry["type"] for entry in world.job.status["conditions"]]
+    assert "tracking" not in world.job.status

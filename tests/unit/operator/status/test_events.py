@@ -4,7 +4,7 @@ import copy
 import json
 from typing import Any
 
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.status.events import Transition, transitions
 
 from tests.support.operator import MERGE, MERGE_PROVEN, PREPARE
@@ -13,7 +13,7 @@ from tests.support.world import World, started
 
 def test_each_transition_is_reported_once() -> None:
     world, found = World(), []
-    for stage in Stage:
+    for stage in WORK_STAGES:
         for _ in range(3):
             before = world.job.status
             world.step()

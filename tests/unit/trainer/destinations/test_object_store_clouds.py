@@ -1,4 +1,4 @@
-"""Publishing to Azure Blob Storage: the same rules as for S3."""
+"""Publishing to Azure Blob Storage and Google Cloud Storage: the same rules as for S3."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from finetune_trainer.sources.retry import RetryPolicy
 
 from tests.support.publishing import OTHER, SPEC, digests, make_artifact
 from tests.support.servers import azure
+from tests.support.servers.cloud_storage import CloudStorage, cloud_storage
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,26 @@ class Cloud:
         return ObjectStorePublisher(destination, spec, journal, self.environment, network, allow_private=True)
 
 
-@pytest.fixture
-def cloud() -> Iterator[Cloud]:
+@pytest.fixture(params=["azure", pytest.param("gcs", marks=pytest.mark.object_stores)])
+def cloud(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cloud]:
+    if request.param == "gcs":
+        bucket = tmp_path / "gcs" / "models"
+        bucket.mkdir(parents=True)
+        with cloud_storage(tmp_path / "gcs") as (endpoint, storage):
+            key = {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": storage.key_file(endpoint)}
+            yield Cloud("gs://models/team/bot", endpoint, key, lambda: files_of(bucket))
+        return
     account = azure.AzureBlobs({"models": {}})
     with azure.azure_server(account) as endpoint:
         uri = f"az://{azure.ACCOUNT}/models/team/bot"
         key = {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": azure.KEY}
         yield Cloud(uri, endpoint, key, lambda: dict(account.containers["models"]))
+
+
+def files_of(bucket: Path) -> dict[str, bytes]:
+    """Return the objects that a server keeps as files; its own folders are hidden."""
+    found = {path.relative_to(bucket): path for path in bucket.rglob("*") if path.is_file()}
+    return {str(name): path.read_bytes() for name, path in found.items() if not name.parts[0].startswith(".")}
 
 
 def ignore(_done: int) -> None:
@@ -87,4 +101,14 @@ def test_a_missing_bucket_and_a_wrong_key_have_their_reasons(cloud: Cloud, tmp_p
     assert caught.value.reason is Reason.DESTINATION_NOT_FOUND
     with pytest.raises(StageError) as caught:
         Cloud(cloud.uri, cloud.endpoint, {}, cloud.objects).publisher(tmp_path).probe()
+    assert caught.value.reason is Reason.DESTINATION_ACCESS_DENIED
+
+
+@pytest.mark.object_stores
+def test_a_key_of_another_service_account_is_denied(tmp_path: Path) -> None:
+    (tmp_path / "gcs" / "models").mkdir(parents=True)
+    with cloud_storage(tmp_path / "gcs") as (endpoint, _):
+        key = {"TEAM_GOOGLE_SERVICE_ACCOUNT_KEY": CloudStorage().key_file(endpoint)}
+        with pytest.raises(StageError) as caught:
+            Cloud("gs://models/team/bot", endpoint, key, dict).publisher(tmp_path).probe()
     assert caught.value.reason is Reason.DESTINATION_ACCESS_DENIED

@@ -9,6 +9,7 @@ import obstore
 import pytest
 from finetune_trainer.contract.destinations import ObjectStoreDestination
 from finetune_trainer.destinations.object_store import ObjectStorePublisher
+from finetune_trainer.destinations.parted_upload import PART_BYTES
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.retry import RetryPolicy
@@ -98,4 +99,44 @@ def test_a_token_that_expires_in_the_middle_costs_no_second_upload(endpoint: str
         assert renewed.received < artifact.bytes - (4 << 20) + (1 << 20), (
             "a file that had arrived was sent again"
         )
+    assert is_published(endpoint)
+
+
+def test_a_store_that_is_busy_in_a_large_file_costs_only_the_parts_on_their_way(
+    endpoint: str, tmp_path: Path
+) -> None:
+    artifact = make_artifact(tmp_path / "artifact", megabytes=80)  # the largest file needs five parts
+    left = [OUTAGE]
+
+    def busy_in_the_middle(received: int) -> bytes | None:
+        if received < 60 << 20 or not left[0]:
+            return None
+        left[0] -= 1
+        return response("503 Slow Down")
+
+    with troubled(endpoint, busy_in_the_middle) as (relay, trouble):
+        publisher(relay, tmp_path, 600).publish(artifact, ignore)
+    assert trouble.answered == OUTAGE
+    assert is_published(endpoint)
+    assert trouble.received < artifact.bytes + OUTAGE * PART_BYTES
+
+
+def test_a_token_that_expires_in_a_large_file_costs_only_the_parts_on_their_way(
+    endpoint: str, tmp_path: Path
+) -> None:
+    artifact = make_artifact(tmp_path / "artifact", megabytes=112)  # the largest file needs seven parts
+    limit = 110 << 20
+    renewed = False
+
+    def expired(received: int) -> bytes | None:
+        return response("403 Forbidden", EXPIRED) if received > limit and not renewed else None
+
+    with troubled(endpoint, expired) as (relay, trouble):
+        with pytest.raises(StageError) as caught:
+            publisher(relay, tmp_path, 600).publish(artifact, ignore)
+        assert caught.value.reason is Reason.DESTINATION_ACCESS_DENIED
+        assert not is_published(endpoint)
+        renewed, before = True, trouble.received
+        publisher(relay, tmp_path, 600).publish(artifact, ignore)
+    assert trouble.received - before < artifact.bytes - limit + 5 * PART_BYTES
     assert is_published(endpoint)

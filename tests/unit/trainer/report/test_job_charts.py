@@ -63,12 +63,12 @@ def test_an_interval_that_is_not_finite_has_no_plot() -> None:
 
 
 def test_memory_is_drawn_against_the_largest_number() -> None:
-    bars = memory_bars({"allocatedBytes": 2**30, "usableBytes": 4 * 2**30, "deviceBytes": None})
+    bars = memory_bars({"allocatedBytes": 2**30, "usableBytes": 4 * 2**30, "deviceBytes": None}, {})
     assert [(bar.name, bar.width, bar.text) for bar in bars] == [
         ("tensors", WIDTH / 4, "1.00 GiB"),
         ("all that the device has", WIDTH, "4.00 GiB"),
     ]
-    assert memory_bars({}) == ()
+    assert memory_bars({}, {}) == ()
 
 
 def test_attempts_follow_each_other_and_one_without_end_reaches_the_next() -> None:
@@ -119,3 +119,15 @@ def test_long_times_are_in_minutes_and_hours() -> None:
         == "5 h 7 min"
     )
     assert duration({"startTime": "2026-01-01T00:00:00Z"}) == ""
+
+
+def test_an_estimate_stands_above_what_was_measured() -> None:
+    bars = memory_bars(
+        {"allocatedBytes": 2**30, "usableBytes": 4 * 2**30}, {"peakBytes": 2 * 2**30, "deviceBytes": 2**31}
+    )
+    assert [(bar.name, bar.width) for bar in bars] == [
+        ("tensors, estimated", WIDTH / 2),
+        ("tensors", WIDTH / 4),
+        ("in use on the device, estimated", WIDTH / 2),
+        ("all that the device has", WIDTH),
+    ]

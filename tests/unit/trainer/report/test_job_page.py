@@ -218,3 +218,25 @@ def test_the_page_of_a_workspace_has_its_logs(make_run: Runs, tmp_path: Path) ->
     assert "bytes are left out" in text
     log = json.loads((layout.report / "job.json").read_text())["logs"][0]
     assert (log["step"], log["attempt"], log["bytes"]) == ("prepare", 0, 40_030)
+
+
+def test_the_page_compares_the_estimated_memory_with_the_measured_one(make_run: Runs) -> None:
+    estimate = {
+        "peakBytes": 2**31,
+        "deviceBytes": 3 * 2**30,
+        "lowBytes": 2**30,
+        "highBytes": 2**32,
+        "bottleneck": "Loss",
+    }
+    results = {"train": {**TRAIN.document(), "memory": {"allocatedBytes": 2**30}}}
+    text = page(make_run(memoryEstimate=estimate), full_parts(results=results))
+    assert (
+        '<td>tensors</td><td class="n">2.00 GiB</td><td class="n">1.00 GiB</td><td class="n">50.0%</td>'
+        in text
+    )
+    assert '<td class="n">3.00 GiB</td><td class="n">not measured</td>' in text
+    assert "expected in Loss, between 1.00 GiB and 4.00 GiB" in text
+    assert "tensors, estimated" in text
+    assert "The trainer got no estimate" not in text
+    before_train = page(make_run(memoryEstimate=estimate), Parts())
+    assert before_train.count("not measured") == 2

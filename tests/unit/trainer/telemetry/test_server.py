@@ -218,3 +218,23 @@ def test_without_a_free_descriptor_scrapes_wait_and_are_served_later() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert client.recv(12) == b"HTTP/1.1 200"
     assert spent < 0.1
+
+
+def test_a_pod_is_scraped_at_its_addresses_of_both_families() -> None:
+    server = TelemetryServer("0.0.0.0", free_port(), lambda: dict(DOCUMENT))  # noqa: S104 -- as in a pod
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            with urllib.request.urlopen(f"http://{host}:{server.port}/progress", timeout=10) as response:
+                assert json.load(response)["step"] == DOCUMENT["step"]
+    finally:
+        server.close()
+
+
+def test_a_port_that_another_server_has_on_ipv4_is_not_taken() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        server = TelemetryServer("0.0.0.0", port, lambda: dict(DOCUMENT))  # noqa: S104 -- as in a pod
+        try:
+            assert server.port != port
+        finally:
+            server.close()

@@ -8,6 +8,7 @@ from finetune_trainer.workspace.timeline import (
     Entry,
     begun,
     ended,
+    joined,
     read_timeline,
     write_timeline,
 )
@@ -50,3 +51,22 @@ def test_a_missing_or_broken_file_is_an_empty_timeline(tmp_path: Path) -> None:
     for content in ("{", "{}", '[1, {"stage": "Train"}]'):
         layout.timeline.write_text(content)
         assert read_timeline(layout) == []
+
+
+def test_ends_that_only_the_operator_knows_are_joined() -> None:
+    entries = [
+        {"stage": "Prepare", "attempt": 0, "startTime": "1", "outcome": "Succeeded"},
+        {"stage": "Train", "attempt": 0, "startTime": "2"},
+    ]
+    attempts = [
+        {"stage": "Train", "attempt": 1, "completionTime": "4", "outcome": "Failed", "reason": "PodStuck"},
+        {"stage": "Train", "attempt": 0, "startTime": "0", "completionTime": "3", "outcome": "Failed"},
+        {"stage": "Prepare", "attempt": 0, "startTime": "0", "outcome": "Interrupted"},
+    ]
+    found = joined(entries, attempts)
+    assert [(each["stage"], each["attempt"], each["outcome"]) for each in found] == [
+        ("Prepare", 0, "Succeeded"),
+        ("Train", 0, "Failed"),
+        ("Train", 1, "Failed"),
+    ]
+    assert found[1]["startTime"] == "2", "the trainer's own time is more exact"

@@ -15,7 +15,7 @@ STEP_VARIABLE = "FINETUNE_STEP"
 
 It is a variable and no argument, so that a trainer that does not know it reads the run spec and rejects that.
 """
-PROBE, PUBLISH = "Probe", "Publish"
+PROBE, PUBLISH, REPORT = "Probe", "Publish", "Report"
 
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 

@@ -12,6 +12,11 @@ ALL_PROXY = "ALL_PROXY"
 NO_PROXY = "NO_PROXY"
 PROXY_VARIABLES = (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)
 
+HUB = "HF_ENDPOINT"
+"""Base URL of the administrator's hub."""
+JOB_HUB = "FINETUNE_JOB_HUB"
+"""Base URL of the FineTuneJob's own hub, which takes precedence."""
+
 JOB_PROXIES = "FINETUNE_JOB_PROXIES"
 """Names of the proxy variables that come from the FineTuneJob and not from the administrator, separated by spaces."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from finetune_trainer.contract.part import Known, Part
+from finetune_trainer.contract.tracking import TrackingResult
 from finetune_trainer.contract.train_result import TrainResult
 
 
@@ -37,7 +38,8 @@ class TablesResult(Part):
 
     `digest` is over ids and labels of all examples in order. `rejected` counts rows by reason. `source` and
     `validation_source` identify the bytes that were read; they never hold a URL or a secret. `end_tokens` are those at
-    which answers end, the most frequent first; a result before version 1.3 has none.
+    which answers end, the most frequent first; a result before version 1.3 has none. `training_tokens` are those of all
+    training examples, since 1.9.
     """
 
     digest: str
@@ -49,6 +51,7 @@ class TablesResult(Part):
     validation_examples: int
     supervised_tokens: int
     longest_example: int
+    training_tokens: int | None = None
     shortened: int | None = None
     format: FormatResult | None = None
     example: LearnedExample | None = None
@@ -187,12 +190,13 @@ class PublicationResult(Part):
 class MergeResult(Part):
     """The `merge` member of the result; `verification` is None only if no merged model was asked for.
 
-    `publications` are the places of `output.destinations`, in their order.
+    `publications` are the places of `output.destinations`, in their order, and `tracking` is what the run's trackers have.
     """
 
     artifacts: tuple[ArtifactResult, ...]
     verification: VerificationResult | None
     publications: tuple[PublicationResult, ...] | None = None
+    tracking: tuple[TrackingResult, ...] | None = None
 
 
 class CompletedResult(Part):

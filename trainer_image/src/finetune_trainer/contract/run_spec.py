@@ -10,6 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from finetune_trainer.contract.destinations import NamedDestination
 from finetune_trainer.contract.object_store import ObjectStoreSource
+from finetune_trainer.contract.report_task import MemoryEstimate, ReportTask
+from finetune_trainer.contract.tracking import Tracking
 from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
@@ -343,6 +345,9 @@ class RunSpec(Value):
     model_cache: ModelCache | None = None
     telemetry: Telemetry
     limits: Limits
+    tracking: Tracking | None = None
+    report: ReportTask | None = None
+    memory_estimate: MemoryEstimate | None = None
 
 
 def minor_version(version: str) -> int:

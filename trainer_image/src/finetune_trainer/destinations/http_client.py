@@ -1,4 +1,4 @@
-"""HTTP requests to the server of a destination, each tried again during an outage: what hubs and registries share."""
+"""HTTP requests to the server of a destination or tracker, each tried again during an outage: what these clients share."""
 
 from __future__ import annotations
 
@@ -40,17 +40,27 @@ class HttpClient:
     server: ClassVar[str]
     """The kind of server, for messages."""
 
-    def __init__(self, target: FetchTarget, network: Network, *, allow_private: bool) -> None:
+    def __init__(
+        self,
+        target: FetchTarget,
+        network: Network,
+        *,
+        allow_private: bool,
+        deadline: float = math.inf,
+        read_seconds: float = _READ_SECONDS,
+    ) -> None:
+        """`deadline` (of time.monotonic) ends all requests, and `read_seconds` one wait for bytes."""
         self.target = target
         self.network = network
+        self.deadline = deadline
         self._connections = Connections(
             network,
             target,
             allow_private=allow_private,
-            deadline=math.inf,
+            deadline=deadline,
             forbidden=target.forbidden_address,
             late=lambda: self.unavailable("a deadline"),
-            read_seconds=_READ_SECONDS,
+            read_seconds=read_seconds,
         )
 
     def __enter__(self) -> Self:
@@ -113,6 +123,7 @@ class HttpClient:
             policy=self.network.retry,
             progress=progress,
             waiting=waiting,
+            deadline=self.deadline,
         )
 
     def unavailable(self, found: str) -> StageError:

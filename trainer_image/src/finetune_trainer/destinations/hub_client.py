@@ -17,6 +17,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from finetune_trainer.contract.credentials import clean_secret
 from finetune_trainer.destinations.http_client import LARGEST_DOCUMENT, Answer, HttpClient
 from finetune_trainer.errors import StageError
+from finetune_trainer.sources.hub_endpoint import PUBLIC_HUB, hub_endpoint
 from finetune_trainer.sources.hub_listing import Listing, UnexpectedListingError, parse_listing
 from finetune_trainer.sources.retry import Outage
 from finetune_trainer.sources.retry_after import requested_pause
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from finetune_trainer.sources.fetch_target import FetchTarget
     from finetune_trainer.sources.network import Network
 
-_PUBLIC_HUB = "https://huggingface.co"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAXIMUM_REDIRECTS = 5
 _PASSING = frozenset({408, 425, 429})
@@ -49,19 +49,19 @@ class HubClient(HttpClient):
         allow_private: bool,
     ) -> None:
         """Read token and endpoint. Raises StageError if one of them cannot be used."""
-        named = (environment.get("HF_ENDPOINT") or "").rstrip("/")
+        hub = hub_endpoint(environment)
         # The administrator names another hub, so that hub and its storage may have any address.
-        super().__init__(target, network, allow_private=allow_private or bool(named))
+        named = hub.url != PUBLIC_HUB and not hub.of_job
+        super().__init__(target, network, allow_private=allow_private or named)
         self.repository = destination.repository
         self.namespace = destination.repository.partition("/")[0]
-        self.endpoint = named or _PUBLIC_HUB
+        self.endpoint = hub.url
         try:
             self._root = Location.parse(self.endpoint + "/")
         except InvalidLocationError:
             raise StageError(
                 target.unavailable,
-                "the hub's endpoint must be an http or https URL, found another value; correct "
-                "trainer.huggingFaceEndpoint in the chart",
+                hub.remedy,
             ) from None
         try:
             validate_repo_id(self.repository)
@@ -159,8 +159,8 @@ class HubClient(HttpClient):
 
     def follow(self, base: Location, reference: str) -> Location:
         """Return the location that the hub names. A mirror that names the public hub means itself."""
-        if reference.startswith(_PUBLIC_HUB + "/"):
-            reference = self.endpoint + reference.removeprefix(_PUBLIC_HUB)
+        if reference.startswith(PUBLIC_HUB + "/"):
+            reference = self.endpoint + reference.removeprefix(PUBLIC_HUB)
         try:
             found = base.follow(reference)
         except InvalidLocationError:

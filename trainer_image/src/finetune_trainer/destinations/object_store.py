@@ -11,12 +11,16 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 
 from finetune_trainer.destinations.journal import UploadJournal
+from finetune_trainer.destinations.part_store import PartStore, part_store
+from finetune_trainer.destinations.parted_upload import PartedUpload, abort_others, part_bytes
 from finetune_trainer.destinations.publisher import OnBytes, changed, parse_manifest, taken
+from finetune_trainer.destinations.store_http import StoreAccess, StoreHttp
 from finetune_trainer.sources.fetch_target import destination_target
 from finetune_trainer.sources.store_client import Store
 from finetune_trainer.sources.store_connection import StoreConnection
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.destinations import ObjectStoreDestination
     from finetune_trainer.destinations.local_artifact import LocalArtifact, LocalFile
     from finetune_trainer.sources.egress import Egress
+    from finetune_trainer.sources.fetch_target import FetchTarget
     from finetune_trainer.sources.network import Network
 
 OWNER = ".finetune-owner.json"
@@ -36,8 +41,6 @@ OWNER = ".finetune-owner.json"
 _PROBE_PREFIX = ".finetune-probe-"
 _SECONDS = 7 * 86400.0  # a large file may take long; the next limit ends a transfer that stands still
 _SILENT_SECONDS = 120.0  # a store may join the parts of a large file for a while
-_PART_BYTES = 16 << 20
-_MAXIMUM_PARTS = 9_000  # stores take 10,000
 _READ_BYTES = 1 << 20
 _Result = TypeVar("_Result")
 
@@ -59,15 +62,18 @@ class ObjectStorePublisher:
         self._name = destination.name
         self._spec_hash = spec_hash
         self._journal_path = journal_path
+        target = destination_target(destination.name)
+        self._opened_parts = partial(self._open_parts, target, network, allow_private=allow_private)
         self._connection = StoreConnection(
             destination,
-            destination_target(destination.name),
+            target,
             environment,
             allow_private=allow_private,
             seconds=_SECONDS,
             network=network,
             read_seconds=_SILENT_SECONDS,
         )
+        self._access = StoreAccess.of(destination, target, environment)
 
     def probe(self) -> None:
         """Write, read and delete an object below the prefix."""
@@ -106,6 +112,7 @@ class ObjectStorePublisher:
             ours = {file.name for file in artifact.files}
             for name in _listed_names(earlier) - ours:
                 bucket.delete(name)
+            self._abort_others(journal, ours)
             done = 0
             for file in artifact.files:
                 self._upload(bucket, journal, file, done)
@@ -128,12 +135,36 @@ class ObjectStorePublisher:
             if bucket.digest(file.name, lambda _: bucket.report(before)) == file.digest:
                 journal.record(file.name, file.digest, found[1])
                 return
-        bucket.put_file(file, lambda sent: bucket.report(before + sent))
+        if self._access is not None and file.bytes > part_bytes(file.bytes):
+            key = bucket.key(file.name)
+            PartedUpload(
+                self._opened_parts, key, file, journal, lambda sent: bucket.report(before + sent)
+            ).send()
+        else:
+            bucket.put_file(file, lambda sent: bucket.report(before + sent))
         found = bucket.head(file.name)
         arrived = bucket.digest(file.name, lambda _: bucket.report(before + file.bytes))
         if found is None or arrived != file.digest:
             raise changed(self._name, file.name)
         journal.record(file.name, file.digest, found[1])
+
+    def _abort_others(self, journal: UploadJournal, names: set[str]) -> None:
+        """Give up the uploads of these files that nobody will finish, so that their parts cost no space."""
+        if self._access is None:
+            return
+        prefix = self._connection.uri.key
+        with self._opened_parts() as (_, store):
+            keys = {f"{prefix}/{name}" for name in names}
+            abort_others(store, f"{prefix}/", keys, journal.uploads())
+
+    @contextmanager
+    def _open_parts(
+        self, target: FetchTarget, network: Network, *, allow_private: bool
+    ) -> Iterator[tuple[StoreHttp, PartStore]]:
+        if self._access is None:
+            raise RuntimeError("uploads in parts need credentials of a Secret")
+        with self._access.opened(target, network, allow_private=allow_private) as client:
+            yield client, part_store(client, self._access.kind)
 
     def _require_free(self, bucket: _Bucket) -> None:
         """Raise StageError unless the prefix is empty, this spec's, or may be overwritten."""
@@ -188,27 +219,27 @@ class _Bucket:
 
     def get(self, name: str) -> bytes | None:
         """Return a small object; None if there is none."""
-        return self._found(lambda: bytes(obstore.get(self._store, self._key(name)).bytes()))
+        return self._found(lambda: bytes(obstore.get(self._store, self.key(name)).bytes()))
 
     def head(self, name: str) -> tuple[int, str | None] | None:
         """Return size and ETag of an object; None if there is none."""
-        meta = self._found(lambda: obstore.head(self._store, self._key(name)))
+        meta = self._found(lambda: obstore.head(self._store, self.key(name)))
         return None if meta is None else (int(meta["size"]), meta["e_tag"])
 
     def put(self, name: str, content: bytes) -> None:
         """Write a small object."""
-        self._retried(lambda: obstore.put(self._store, self._key(name), content, use_multipart=False))
+        self._retried(lambda: obstore.put(self._store, self.key(name), content, use_multipart=False))
 
     def put_file(self, file: LocalFile, on_sent: OnBytes) -> None:
         """Send a file, in parts if it is large. A failed attempt leaves no object."""
-        part = max(_PART_BYTES, -(-file.bytes // _MAXIMUM_PARTS))
+        part = part_bytes(file.bytes)
 
         def send() -> None:
             self._sent = 0
             body = self._chunks(file, on_sent) if file.bytes > part else file.path.read_bytes()
             obstore.put(
                 self._store,
-                self._key(file.name),
+                self.key(file.name),
                 body,
                 use_multipart=file.bytes > part,
                 chunk_size=part,
@@ -229,7 +260,7 @@ class _Bucket:
 
         def read() -> str:
             digest, done = hashlib.sha256(), 0
-            for chunk in obstore.get(self._store, self._key(name)).stream(min_chunk_size=_READ_BYTES):
+            for chunk in obstore.get(self._store, self.key(name)).stream(min_chunk_size=_READ_BYTES):
                 digest.update(chunk)
                 done += len(chunk)
                 on_read(done)
@@ -239,7 +270,7 @@ class _Bucket:
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is absent is fine."""
-        self._found(lambda: obstore.delete(self._store, self._key(name)))
+        self._found(lambda: obstore.delete(self._store, self.key(name)))
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all objects below the prefix, by name."""
@@ -253,7 +284,8 @@ class _Bucket:
 
         return self._retried(listed)
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """Return the key of a name."""
         return f"{self._prefix}/{name}"
 
     def _found(self, action: Callable[[], _Result]) -> _Result | None:

@@ -1,28 +1,10 @@
-"""Names of the base model: for people and adapter_config.json, and those that weight files give to its tensors."""
+"""The names that weight files give to the tensors of the base model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.core_model_loading import revert_weight_conversion
-
-from finetune_trainer.contract.run_spec import DirectorySource, HuggingFaceSource
-
-if TYPE_CHECKING:
-    from finetune_trainer.contract.run_spec import RunSpec
-
-
-def base_model_name(run: RunSpec) -> str:
-    """Name the base model for people and for adapter_config.json: never by a path of this machine.
-
-    That is the repository on the hub, or the last part of a folder's path or of an object store's URI.
-    """
-    source = run.model.source
-    if isinstance(source, HuggingFaceSource):
-        return source.repository
-    if isinstance(source, DirectorySource):
-        return source.path.name
-    return source.uri.rstrip("/").rpartition("/")[2]
 
 
 def other_names(model: Any) -> dict[str, str | None]:

@@ -103,16 +103,18 @@ def interval_plot(value: float, interval: Sequence[float]) -> IntervalPlot | Non
     )
 
 
-def memory_bars(memory: Mapping[str, Any]) -> tuple[Bar, ...]:
-    """Lay out the known peaks of the GPU's memory against all that the device has."""
-    names = {
-        "loadBytes": "until the model was loaded",
-        "allocatedBytes": "tensors",
-        "reservedBytes": "torch's allocator",
-        "deviceBytes": "in use on the device",
-        "usableBytes": "all that the device has",
-    }
-    known = {names[name]: int(memory[name]) for name in names if memory.get(name) is not None}
+def memory_bars(memory: Mapping[str, Any], estimate: Mapping[str, Any]) -> tuple[Bar, ...]:
+    """Lay out the known peaks of the GPU's memory, each below its estimate, against all that the device has."""
+    parts = (
+        (memory, "loadBytes", "until the model was loaded"),
+        (estimate, "peakBytes", "tensors, estimated"),
+        (memory, "allocatedBytes", "tensors"),
+        (memory, "reservedBytes", "torch's allocator"),
+        (estimate, "deviceBytes", "in use on the device, estimated"),
+        (memory, "deviceBytes", "in use on the device"),
+        (memory, "usableBytes", "all that the device has"),
+    )
+    known = {text: int(source[name]) for source, name, text in parts if source.get(name) is not None}
     largest = max(known.values(), default=0)
     if not largest:
         return ()

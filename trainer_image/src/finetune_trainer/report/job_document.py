@@ -10,7 +10,7 @@ from finetune_trainer.report.curve import DOCUMENT as CURVE
 from finetune_trainer.report.evaluation_page import DOCUMENT as EVALUATION
 from finetune_trainer.workspace.kept_logs import newest, read_excerpt, stored_logs
 from finetune_trainer.workspace.layout import read_marker
-from finetune_trainer.workspace.timeline import read_timeline
+from finetune_trainer.workspace.timeline import joined, read_timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,10 +59,12 @@ def read_parts(
     layout: WorkspaceLayout,
     failure: Failure | None = None,
     known: Mapping[str, Mapping[str, Any]] | None = None,
+    attempts: Sequence[Mapping[str, Any]] = (),
 ) -> Parts:
     """Return what the workspace holds for this spec; a broken document counts as missing.
 
     `known` has results of stages without a marker here: a MERGE that has not ended, or what PREPARE found published.
+    `attempts` are those that the operator has recorded, with ends that no trainer could record.
     """
     marked = {stage: read_marker(layout, stage, run.spec_hash) for stage in _STAGES}
     return Parts(
@@ -73,7 +75,7 @@ def read_parts(
         dataset=_document(layout.report / DATASET),
         answers=_document(layout.report / EVALUATION),
         curve=_document(layout.report / CURVE),
-        timeline=read_timeline(layout),
+        timeline=joined(read_timeline(layout), attempts),
         failure=failure,
         logs=read_logs(layout),
     )
@@ -115,6 +117,9 @@ def job_report(run: RunSpec, parts: Parts, base: str) -> dict[str, Any]:
         "base": {"name": base, **(_model(prepare["model"]) if prepare else {})},
         "dataset": _dataset(prepare, parts.dataset),
         "plan": _plan(run),
+        "memoryEstimate": None
+        if run.memory_estimate is None
+        else run.memory_estimate.model_dump(by_alias=True),
         "training": None
         if train is None
         else {name: value for name, value in train.items() if name != "evaluation"},
@@ -184,9 +189,11 @@ def _plan(run: RunSpec) -> dict[str, Any]:
 
 def _missing(run: RunSpec, parts: Parts) -> list[str]:
     """Return a sentence for each thing that a reader may look for and that is not known here."""
-    found = [
-        "The estimate of the GPU's memory is in `status.plan` of the FineTuneJob; the trainer does not get it."
-    ]
+    found = []
+    if run.memory_estimate is None:
+        found.append(
+            "The trainer got no estimate of the GPU's memory. In a cluster, `status.plan` may have one."
+        )
     if run.device == "cpu":
         found.append("TRAIN ran on a CPU, so there are no peaks of GPU memory.")
     if "train" in parts.results and parts.curve is None:

@@ -6,6 +6,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.data.rows.excerpts import middle_cut, percent, visible
 from finetune_trainer.report import job_charts
 from finetune_trainer.report.evaluation_page import MEANINGS, VERDICTS
@@ -40,15 +41,15 @@ def write_job_report(
     failure: Failure | None = None,
     known: Mapping[str, Mapping[str, Any]] | None = None,
     folder: Path | None = None,
+    attempts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write `job.json` and `index.html` from what the workspace holds now. Raises OSError.
 
     They go to the report's folder of the workspace, or to `folder`. `known` has results without a marker.
+    `attempts` are those that the operator has recorded.
     """
-    from finetune_trainer.model.naming import base_model_name  # noqa: PLC0415 -- brings in transformers
-
     folder = layout.report if folder is None else folder
-    report = job_report(run, read_parts(run, layout, failure, known), base_model_name(run))
+    report = job_report(run, read_parts(run, layout, failure, known, attempts), base_model_name(run))
     write_json_atomically(folder / DOCUMENT, report)
     pages = [name for name in _DETAILS if (folder / name).is_file()]
     logs = [log.path.name for log in stored_logs(folder)]
@@ -74,7 +75,7 @@ def render_job_page(report: Mapping[str, Any], pages: Sequence[str] = (), logs: 
                 "Gradient norm": job_charts.curve(points, "gradientNorm"),
             },
             held_out=bool(held_out),
-            memory=job_charts.memory_bars(training.get("memory") or {}),
+            memory=job_charts.memory_bars(training.get("memory") or {}, report["memoryEstimate"] or {}),
             timeline=job_charts.timeline_bars(report["timeline"]),
         )
         + "\n"

@@ -26,6 +26,7 @@ from finetune_trainer.contract.credentials import clean_secret
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.connections import Connections
 from finetune_trainer.sources.fetch_target import DATASET, FetchTarget
+from finetune_trainer.sources.hub_endpoint import PUBLIC_HUB, hub_endpoint
 from finetune_trainer.sources.hub_listing import (
     COMMIT,
     HubFile,
@@ -45,7 +46,6 @@ from finetune_trainer.sources.transfer import Fields, OnBytes, Rules, Transfer
 from finetune_trainer.sources.url import InvalidLocationError, Location
 from finetune_trainer.workspace.layout import write_json_atomically
 
-_PUBLIC_HUB = "https://huggingface.co"
 _LARGEST_LISTING_BYTES = 256 << 20
 _READ_SECONDS = 30.0  # a hub may take long to describe a large repository
 _log = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ class HubRepository:
         self._network = Network.from_environment() if network is None else network
         self._network = replace(self._network, retry=replace(self._network.retry, sleep=sleep))
         self._context = self._network.tls_context()
-        self._endpoint = (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
+        self.hub = hub_endpoint(os.environ)
+        self._endpoint = self.hub.url
         self._warned = False
         try:
             validate_repo_id(repository)
@@ -93,7 +94,7 @@ class HubRepository:
             raise self._missing(f"an existing repository as ORGANIZATION/NAME: {error}") from error
         note = folder / ".commit.json"
         # The public hub's note has no endpoint, as in earlier releases.
-        endpoint = None if self._endpoint == _PUBLIC_HUB else self._endpoint
+        endpoint = None if self._endpoint == PUBLIC_HUB else self._endpoint
         requested = {"repository": repository, "revision": revision, "endpoint": endpoint}
         listing = self._list(_saved_commit(note, requested) or revision, folder, waiting)
         if listing.commit is not None:
@@ -186,16 +187,15 @@ class HubRepository:
         except InvalidLocationError:
             raise StageError(
                 Reason.INVALID_NETWORK_SETTINGS,
-                "the hub's endpoint must be an http or https URL, found another value; correct "
-                "trainer.huggingFaceEndpoint in the chart",
+                self.hub.remedy,
             ) from None
         linked: list[str] = []
         transfer = Transfer(partial_file, self._rules(path, wanted, linked), math.inf, on_bytes)
         with Connections(
             self._network,
             self._target,
-            # The administrator names the hub, so it may have any address.
-            allow_private=True,
+            # A hub that the administrator names may have any address.
+            allow_private=not self.hub.of_job or self._network.allow_private,
             deadline=math.inf,
             forbidden=self._target.forbidden_address,
             late=transfer.late,

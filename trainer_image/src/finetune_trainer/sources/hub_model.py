@@ -49,8 +49,11 @@ class HubModel:
         self._require_identity()
 
     def identity(self) -> dict[str, Any]:
-        """Repository and commit; if the hub names no commit, the digests of the files."""
+        """Repository and commit; if the hub names no commit, the digests of the files. A job's own hub is named."""
         identity: dict[str, Any] = {"kind": "HuggingFace", "repository": self._name, "commit": self.commit}
+        if self._repository.hub.of_job:
+            # It may call any content by this commit, and the model cache belongs to other jobs, too.
+            identity["endpoint"] = self._repository.hub.url
         if self.commit is None:
             small = {path.name: file_digest(path, "sha256") for path in self._small}
             weights = {name: self._repository.files[name].digest for name in self._weights}

@@ -162,7 +162,7 @@ def open_store(
     with _only_identity(keep=not prefixed and not config):
         try:
             if uri.kind == "s3":
-                config |= _s3_settings(source, environment)
+                config |= s3_settings(source, environment)
                 return S3Store(uri.bucket, config=config, **common)
             if uri.kind == "gs":
                 config |= {"base_url": source.endpoint.rstrip("/")} if source.endpoint else {}
@@ -181,7 +181,8 @@ def open_store(
             ) from None
 
 
-def _s3_settings(source: ObjectStoreSource, environment: Mapping[str, str]) -> dict[str, str]:
+def s3_settings(source: ObjectStoreSource, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return region and endpoint of an S3 store, as far as they are given."""
     prefix = source.credentials_prefix or ""
     region = source.region
     for name in REGIONS:
@@ -233,7 +234,7 @@ def interpret_error(error: Exception, target: FetchTarget, *, ambient: bool) -> 
     # Status 0 means no response at all, which is handled like a gateway's timeout.
     verdict = interpret(status or 504, {}, match[2].encode() if match is not None else b"")
     if verdict.action is Action.FAIL:
-        return _rejection(verdict.reason, verdict.found, target)
+        return rejection(verdict.reason, verdict.found, target)
     if verdict.action is Action.RESTART:
         return Changed()
     silent = "no response" if "HTTP error" in text else "a response that does not follow the store's API"
@@ -254,7 +255,7 @@ def _unreachable(text: str, status: int, target: FetchTarget) -> StageError | No
 
 def _no_identity(target: FetchTarget, status: int, *, ambient: bool) -> Exception:
     if not ambient:
-        return _rejection(Reason.DATASET_ACCESS_DENIED, f"HTTP status {status}", target)
+        return rejection(Reason.DATASET_ACCESS_DENIED, f"HTTP status {status}", target)
     final_error = StageError(
         target.access_denied,
         f"the pod must have an identity for {target.field}, found none that gives "
@@ -267,7 +268,8 @@ def _no_identity(target: FetchTarget, status: int, *, ambient: bool) -> Exceptio
     )
 
 
-def _rejection(reason: Reason | None, found: str, target: FetchTarget) -> StageError:
+def rejection(reason: Reason | None, found: str, target: FetchTarget) -> StageError:
+    """Make the error with the target's reason for a response that `interpret` judges as final."""
     if reason is Reason.DATASET_NOT_FOUND:
         return StageError(
             target.not_found,

@@ -146,6 +146,9 @@ def secrets_of(run: RunSpec, environment: Mapping[str, str]) -> list[str]:
             values += _store_secrets(source.credentials_prefix or "", environment)
         elif isinstance(source, RegistryDestination) and source.credentials_prefix:
             values.append(environment.get(source.credentials_prefix + "password"))
+    for tracker in (run.tracking.mlflow, run.tracking.model_registry) if run.tracking else ():
+        if tracker is not None and tracker.credentials_prefix:
+            values += _store_secrets(tracker.credentials_prefix, environment)
     values += _proxy_secrets(environment)
     return list(dict.fromkeys(value for value in values if value and value.strip()))
 

@@ -5,6 +5,7 @@ One thread serves all clients and takes at most a small share of one core, so th
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import selectors
@@ -28,6 +29,7 @@ PORTS_TRIED = 10
 LARGEST_SHARE = 0.02
 """Share of a core that the thread may use. Python runs one thread at a time, so the run loses at most this share."""
 _ACCEPTED_AT_ONCE = 4
+_ALL_IPV4, _ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 -- what the run spec names, since pods are scraped on their IP
 _WAITING_CLIENTS = 128
 _LONGEST_WAIT_SECONDS = 1.0
 
@@ -140,21 +142,38 @@ class _Listener:
 
     def __init__(self, host: str, port: int) -> None:
         self.port = port
-        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        try:
-            # A stage that follows another one in the same pod gets the same port.
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind((host, port))
-            self.socket.listen(_WAITING_CLIENTS)
-            self.socket.setblocking(False)
-        except BaseException:
-            self.socket.close()
-            raise
+        # A pod may have addresses of one family only, or of both.
+        if host == _ALL_IPV4 and socket.has_dualstack_ipv6():
+            try:
+                self.socket = _listening(_ALL_IPV6, port)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                self.socket = _listening(host, port)
+        else:
+            self.socket = _listening(host, port)
 
     def wake(self) -> None:
         """Let the thread that waits for clients return."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that accepts clients. One for all addresses of IPv6 accepts those of IPv4, too."""
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        # A stage that follows another one in the same pod gets the same port.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == _ALL_IPV6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        opened.bind((host, port))
+        opened.listen(_WAITING_CLIENTS)
+        opened.setblocking(False)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class _Loop:

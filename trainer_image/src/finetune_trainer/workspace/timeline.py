@@ -39,6 +39,17 @@ def ended(entries: Sequence[Entry], stage: str, attempt: int, end: Mapping[str, 
     return [*entries[:place], {**entries[place], **end}, *entries[place + 1 :]]
 
 
+def joined(entries: Sequence[Entry], attempts: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """Return the entries with the ends that only the operator has recorded, and its attempts that no trainer began."""
+    known = {(entry.get("stage"), entry.get("attempt")): entry for entry in attempts}
+    found: list[Entry] = []
+    for entry in entries:
+        recorded = known.pop((entry["stage"], entry["attempt"]), None)
+        found.append(entry if recorded is None or "outcome" in entry else {**recorded, **entry})
+    found += [dict(entry) for entry in known.values() if "startTime" in entry or "completionTime" in entry]
+    return sorted(found, key=lambda entry: str(entry.get("startTime") or entry.get("completionTime")))
+
+
 def read_timeline(layout: WorkspaceLayout) -> list[Entry]:
     """Return the entries in the order of their starts; none if the file is missing or broken."""
     try:

@@ -25,7 +25,7 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation | Need:
     lifecycle = state.spec.lifecycle if state.spec is not None else Lifecycle()
     current = None if state.draft.finished else state.current_child
     for child in state.own_children:
-        if child.deleting or child == current:
+        if child.deleting or child == current or (child.stage is Stage.REPORT and state.awaits_report):
             continue
         pods = state.pods_of(child)
         held = [pod for pod in pods if pod.end is not None and not pod.idle and not pod.deleting]
@@ -56,13 +56,13 @@ def _may_go_on(child: ChildJob, pods: Iterable[Pod]) -> bool:
 
 
 def delete_workspace(state: Reconciliation) -> Reconciliation | Need:
-    """Delete the workspace of a job that has ended, unless its policy keeps it.
+    """Delete the workspace of a job that has ended, unless its policy keeps it or its report is not copied yet.
 
     Without a readable spec the policy is unknown, so the workspace stays. A claim that is not known when the job ends is
     looked for once: without its label, no watch shows it.
     """
     spec, claim = state.spec, state.own_claim
-    if not state.draft.finished or spec is None:
+    if not state.draft.finished or spec is None or state.awaits_report:
         return state
     if keeps_workspace(spec.lifecycle, succeeded=state.draft.succeeded):
         return state

@@ -104,7 +104,7 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
     if spec.workspace.existing_claim is None and state.own_claim is None:
         trainer = state.settings.trainer
         size, defaults = volume_policy.claim_size(spec, draft), trainer.defaults
-        claim = build_workspace_claim(state.job, spec, size, defaults)
+        claim = build_workspace_claim(state.job, spec, size, defaults, state.settings.cost.labels)
         state = state.with_actions(CreateClaim(claim))
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
     read_only = () if volumes is None else volumes.read_only_claims

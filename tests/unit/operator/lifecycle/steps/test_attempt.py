@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT
@@ -18,7 +18,7 @@ def hosts(world: World) -> dict[str, int]:
     return {entry["stage"]: entry["memoryBytes"] for entry in world.job.status["plan"]["hosts"]}
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_permanent_failure_ends_the_job_at_once_with_the_trainers_message(stage: Stage) -> None:
     world = started(stage)
     world.fail(stage, "InvalidDataset")

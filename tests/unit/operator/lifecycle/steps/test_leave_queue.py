@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.lifecycle.actions import Decision, DeleteJob, Need, SuspendJob
 from finetune_operator.lifecycle.decide import decide
 
@@ -17,7 +17,7 @@ QUEUES = {"queueName": "gpus", "cpuQueueName": "cpus"}
 def queued(stage: Stage, **changes: Any) -> World:
     """A world in which Kueue has admitted all stages before this one, whose Job waits."""
     world = World(job=replace(started().job, spec=make_spec(**QUEUES, **changes), status={}))
-    for earlier in Stage:
+    for earlier in WORK_STAGES:
         world.settle()
         if earlier is stage:
             return world

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.lifecycle.actions import DeleteJob, DeletePod, Need
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.steps.lost_nodes import LOOK_AGAIN
@@ -48,7 +48,7 @@ def test_a_node_that_does_not_answer_is_named_and_nothing_is_removed_by_force() 
     assert list(world.children) == ["demo-train-0"]
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_the_stage_starts_elsewhere_after_its_node_is_gone(stage: Stage) -> None:
     world = hanging(stage)
     (pod,) = world.pods.values()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.lifecycle.actions import Need
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.settings import POD_DEFAULTS, Settings, TrainerSettings
@@ -26,7 +26,7 @@ def limits(world: World, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_stage_that_a_quota_refuses_gets_the_new_defaults(stage: Stage) -> None:
     world = started(stage)
     world.settings = LIMITED
@@ -39,7 +39,7 @@ def test_a_stage_that_a_quota_refuses_gets_the_new_defaults(stage: Stage) -> Non
     assert world.children == before, "the new Job is not replaced again"
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_running_stage_keeps_its_job(stage: Stage) -> None:
     world = started(stage)
     world.run_pod(f"demo-{stage.slug}-0")

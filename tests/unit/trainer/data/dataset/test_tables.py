@@ -97,3 +97,9 @@ def test_the_digest_depends_on_ids_labels_order_and_table_name_alone(tmp_path: P
         digest("f", [Example([1, 2, 1, 3], [IGNORED, 2, IGNORED, 3], 1)]),
     ]
     assert len({base, *others}) == 5
+
+
+def test_a_writer_counts_the_tokens_of_its_examples(tmp_path: Path) -> None:
+    writer = written(tmp_path / "t.arrow", EXAMPLES)
+    assert writer.tokens == sum(len(example.input_ids) for example in EXAMPLES)
+    assert writer.tokens == int(ExampleTable(tmp_path / "t.arrow").lengths().sum())

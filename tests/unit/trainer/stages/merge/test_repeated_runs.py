@@ -10,6 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from finetune_trainer.contract.run_spec import RunSpec, Signing
+from finetune_trainer.destinations.local_artifact import read_artifact
+from finetune_trainer.destinations.tar_layers import LayerDigests, make_layers
 from finetune_trainer.stages.merge.stage import merge
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -69,6 +71,20 @@ def test_the_manifests_differ_only_in_what_belongs_to_a_run(runs: tuple[Path, Pa
         # The speed is that of the machine at that moment.
         del manifest["results"]["train"]["tokensPerSecond"]
     assert first == second
+
+
+def test_a_registry_gets_the_same_layers_from_both_runs(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    layers = []
+    for number, destination in enumerate(runs):
+        artifact = read_artifact(destination, read(destination)["specHash"])
+        known = LayerDigests(tmp_path / f"{number}.json")
+        layers.append({layer.name: layer.digest for layer in make_layers(artifact, known, lambda: None)})
+    first, second = layers
+    assert {name for name in first.keys() & second.keys() if first[name] != second[name]} == {
+        *_WITH_TIMES,
+        "manifest.json",
+    }
+    assert {name for name in first.keys() ^ second.keys() if not name.startswith("provenance/")} == set()
 
 
 def test_no_published_file_tells_of_the_folders_in_which_it_was_made(runs: tuple[Path, Path]) -> None:

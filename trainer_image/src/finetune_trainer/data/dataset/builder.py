@@ -110,6 +110,7 @@ class DatasetBuilder:
             validation_examples=held_out.count,
             supervised_tokens=report.supervised_tokens,
             longest_example=max(item.longest_example for item in reports.values()),
+            training_tokens=trained.tokens,
             shortened=report.shortened,
             format=FormatResult(name=training.format, why=training.why),
             example=LearnedExample(row=first.row, learned=learned[:_LEARNED_CHARACTERS]),

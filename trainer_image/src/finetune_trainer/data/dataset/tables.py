@@ -58,11 +58,14 @@ class TableWriter:
         self.digest = ExampleDigest()
         self.digest.begin(path.stem)
         self.count = 0
+        self.tokens = 0
+        """Tokens of all examples."""
 
     def add(self, example: Example) -> None:
         """Append one example, with the number of its row."""
         self.digest.add(example)
         self.count += 1
+        self.tokens += len(example.input_ids)
         self._rows.append(example.row)
         self._ids.append(example.input_ids)
         self._labels.append(example.labels)

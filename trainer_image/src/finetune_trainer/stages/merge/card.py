@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from finetune_trainer.model.naming import base_model_name
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.stages.merge.card_metadata import front_matter
 from finetune_trainer.stages.merge.markdown import code, plain
 from finetune_trainer.stages.merge.original_loss import OriginalLoss

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.contract.run_spec import HubDatasetSource, ValidationSource
-from finetune_trainer.model.naming import base_model_name
 
 if TYPE_CHECKING:
     from pathlib import Path

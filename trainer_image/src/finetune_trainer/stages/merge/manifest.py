@@ -9,8 +9,8 @@ import platform
 import re
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
-from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.workspace.destination import REPORT_FOLDER
 from finetune_trainer.workspace.digests import digest_of_files
 

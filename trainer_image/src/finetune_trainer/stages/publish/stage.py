@@ -1,4 +1,4 @@
-"""Tries the destinations before PREPARE, and copies what MERGE has published to them."""
+"""Tries the destinations before PREPARE. After MERGE it copies the artifacts to them and tells the trackers of the run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from finetune_trainer.contract.result import MergeResult, PublicationResult, Pub
 from finetune_trainer.destinations.local_artifact import read_artifact
 from finetune_trainer.destinations.opening import open_publisher
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.tracking.recording import record_run
 from finetune_trainer.workspace.access import require_workspace
 from finetune_trainer.workspace.completed import (
     forget_remote_publication,
@@ -65,7 +66,7 @@ def probe(run: RunSpec, progress: Reporter, environment: Mapping[str, str] = os.
 
 
 def publish(run: RunSpec, progress: Reporter, environment: Mapping[str, str] = os.environ) -> MergeResult:
-    """Copy the published artifacts to every destination; return MERGE's result with the copies.
+    """Copy the published artifacts to every destination and tell the trackers; return MERGE's result with both.
 
     Each destination is tried, even if one before it fails, so that one outage delays no other place. It is safe to run this
     again at any point. Raises StageError: the first failure of a destination, or a reason of `read_artifact`.
@@ -76,6 +77,16 @@ def publish(run: RunSpec, progress: Reporter, environment: Mapping[str, str] = o
         raise StageError(
             Reason.INTERNAL_ERROR, "MERGE must have finished in this workspace, found no marker of it"
         )
+    publications = _publish_copies(run, progress, environment) if run.output.destinations else None
+    # Only now is the model where the trackers' readers look for it. The stage is past everything that can fail.
+    tracking = record_run(run, layout, environment) if run.tracking else None
+    found = {"publications": publications, "tracking": tracking}
+    return result.model_copy(update={name: value for name, value in found.items() if value is not None})
+
+
+def _publish_copies(
+    run: RunSpec, progress: Reporter, environment: Mapping[str, str]
+) -> tuple[PublicationResult, ...]:
     artifact = read_artifact(run.output.destination.path, run.spec_hash)
     total, before = artifact.bytes * len(run.output.destinations), 0
     publications: list[PublicationResult] = []
@@ -95,7 +106,7 @@ def publish(run: RunSpec, progress: Reporter, environment: Mapping[str, str] = o
     if failures:
         count = f"{len(publications)} of {len(run.output.destinations)} destinations have the artifacts; "
         raise StageError(failures[0].reason, count + failures[0].message) from failures[0]
-    return result.model_copy(update={"publications": tuple(publications)})
+    return tuple(publications)
 
 
 def _publication(destination: NamedDestination, digest: str | None) -> PublicationResult:

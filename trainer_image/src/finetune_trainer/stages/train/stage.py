@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, TrainerState, set_seed
 
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.contract.train_result import AttentionResult, TrainResult
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import StageError
@@ -24,7 +25,6 @@ from finetune_trainer.model.fused.device import device_kernels
 from finetune_trainer.model.fused.prepare import NO_KERNELS, RunKernels, prepare_kernels
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
-from finetune_trainer.model.naming import base_model_name
 from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.report.curve import training_report, write_training_report

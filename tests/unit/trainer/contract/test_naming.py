@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.contract.run_spec import RunSpec
-from finetune_trainer.model.naming import base_model_name
 
 
 @pytest.mark.parametrize(

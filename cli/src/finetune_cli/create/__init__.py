@@ -1,0 +1,1 @@
+"""`finetune create`: flags to the YAML of a FineTuneJob."""

@@ -1,0 +1,1 @@
+"""FineTuneJobs of a cluster: what their objects say, and commands that list and change them."""

@@ -1,0 +1,137 @@
+"""Copy a published artifact out of its claim, through a pod that reads it, and check its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from finetune_client.kubectl import ClusterError, Kubectl
+
+_READY_SECONDS = 300
+_LIFE_SECONDS = 6 * 3600
+"""Kubernetes ends a forgotten pod after this time."""
+_MOUNT = "/artifact"
+
+
+class DigestMismatchError(ClusterError):
+    """The copied files are not those that the job published."""
+
+
+def copied_artifact(kubectl: Kubectl, job: Mapping[str, Any], kind: str, folder: Path) -> Path:
+    """Copy the artifact `kind` of `job` into the new `folder`. Raises ClusterError or DigestMismatchError."""
+    status = job.get("status") or {}
+    artifact = next((item for item in status.get("artifacts") or () if item["kind"] == kind), None)
+    if artifact is None:
+        found = ", ".join(item["kind"] for item in status.get("artifacts") or ()) or "none"
+        raise ClusterError(f"the job must have published the artifact {kind}, found {found}")
+    scheme, _, rest = artifact["uri"].partition("://")
+    if scheme != "pvc":
+        raise ClusterError(
+            f"the artifact must be in a claim, found {artifact['uri']}; use a tool of that store, then finetune verify"
+        )
+    namespace, claim, path = rest.split("/", 2)
+    folder.mkdir(parents=True, exist_ok=False)
+    reader = Kubectl(namespace, kubectl.context, kubectl.kubeconfig)
+    with _pod(reader, _pod_manifest(job, claim, status["trainer"]["image"])) as pod:
+        _unpack(reader, pod, path, folder)
+    digest = artifact_digest(folder)
+    if digest != artifact["digest"]:
+        raise DigestMismatchError(
+            f"the files of {folder} must have the digest {artifact['digest']}, found {digest}"
+        )
+    return folder
+
+
+def artifact_digest(folder: Path) -> str:
+    """Return the digest over the sorted list of file names and file digests, as `status.artifacts` has it."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files.append([path.relative_to(folder).as_posix(), f"sha256:{digest}"])
+    canonical = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _pod_manifest(job: Mapping[str, Any], claim: str, image: str) -> dict[str, Any]:
+    """Return a pod of the level Restricted that reads `claim`, with the user and the pull secrets of the job's pods."""
+    template = job["spec"].get("podTemplate") or {}
+    names = ("serviceAccountName", "imagePullSecrets", "tolerations")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{job['metadata']['name']}-fetch-{token_hex(3)}"},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "activeDeadlineSeconds": _LIFE_SECONDS,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "reader",
+                    "image": image,
+                    "command": ["sleep", str(_LIFE_SECONDS)],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "256Mi"},
+                    },
+                    "volumeMounts": [{"name": "artifact", "mountPath": _MOUNT, "readOnly": True}],
+                }
+            ],
+            "volumes": [
+                {"name": "artifact", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            ],
+            **{name: template[name] for name in names if name in template},
+        },
+    }
+
+
+@contextmanager
+def _pod(kubectl: Kubectl, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Run a pod for the duration of a `with` block; yield its name."""
+    kubectl.run("create", "--filename=-", stdin=json.dumps(manifest))
+    name = manifest["metadata"]["name"]
+    try:
+        kubectl.run(
+            "wait",
+            f"pod/{name}",
+            "--for=condition=Ready",
+            f"--timeout={_READY_SECONDS}s",
+            seconds=_READY_SECONDS + 30,
+        )
+        yield name
+    finally:
+        kubectl.run("delete", "pod", name, "--wait=false", "--ignore-not-found")
+
+
+def _unpack(kubectl: Kubectl, pod: str, path: str, folder: Path) -> None:
+    """Copy the files below `path` of the claim into `folder`. Raises ClusterError."""
+    command = kubectl.command("exec", pod, "--", "tar", "-C", f"{_MOUNT}/{path}", "-cf", "-", ".")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                archive.extractall(folder, filter="data")
+        except tarfile.TarError as error:
+            raise ClusterError(f"pod {pod} must send the files of {path}: {_last_line(process)}") from error
+        if process.wait() != 0:
+            raise ClusterError(f"pod {pod} must send all files of {path}: {_last_line(process)}")
+
+
+def _last_line(process: subprocess.Popen[bytes]) -> str:
+    text = process.stderr.read() if process.stderr else b""
+    return (text.decode("utf-8", "replace").strip().splitlines() or ["it ended early"])[-1]

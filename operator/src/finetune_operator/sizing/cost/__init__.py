@@ -1,0 +1,1 @@
+"""Time and price of a run on a GPU, before it starts."""

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.observed.observation import Rejection
+
+from tests.support.operator import make_failure, make_result, make_spec
+from tests.support.world import World, started
+
+REPORT = "demo-report-0"
+
+
+def asking(**changes: Any) -> dict[str, Any]:
+    claim = {"persistentVolumeClaim": {"claimName": "artifacts"}}
+    return make_spec(output={"destination": claim, "reports": "Destinations"}, **changes)
+
+
+def ended(*, succeeded: bool = True, **changes: Any) -> World:
+    """A world whose job has just ended."""
+    if succeeded:
+        world = started(Stage.MERGE, spec=asking(**changes))
+        world.succeed(Stage.MERGE)
+    else:
+        world = started(spec=asking(**changes))
+        world.fail(Stage.PREPARE, "InvalidDataset")
+    world.settle()
+    return world
+
+
+def verdict(world: World) -> tuple[Any, ...]:
+    return (world.job.status["phase"], world.condition("Succeeded"), world.job.status.get("failure"))
+
+
+def has_workspace(world: World) -> bool:
+    return world.claim is not None
+
+
+def message(world: World) -> str:
+    found = [each for each in world.job.status["conditions"] if each["type"] == "ReportPublished"]
+    return str(found[0]["message"])
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_the_report_is_copied_after_the_end_before_the_workspace_goes(*, succeeded: bool) -> None:
+    world = ended(succeeded=succeeded, lifecycle={"keepWorkspace": "Never"})
+    before = verdict(world)
+    assert world.condition("ReportPublished") == ("Unknown", "PublishingReport")
+    assert set(world.children) == {REPORT}
+    assert has_workspace(world), "the report is in there"
+    world.end_pod(REPORT, make_result(Stage.REPORT))
+    world.settle()
+    assert world.condition("ReportPublished") == ("True", "ReportPublished")
+    assert not world.children
+    assert not has_workspace(world)
+    assert verdict(world) == before
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_a_destination_that_refuses_the_report_never_changes_the_verdict(*, succeeded: bool) -> None:
+    world = ended(succeeded=succeeded)
+    before = verdict(world)
+    world.end_pod(REPORT, make_failure(Stage.REPORT, "DestinationAccessDenied"), 65)
+    world.settle()
+    assert world.condition("ReportPublished") == ("False", "DestinationAccessDenied")
+    assert message(world) == "must not be DestinationAccessDenied"
+    assert verdict(world) == before
+    assert world.children == {}
+    assert world.created.count(REPORT) == 1, "it is not tried again"
+
+
+def test_the_job_knows_the_end_that_no_trainer_could_record() -> None:
+    world = ended(succeeded=False)
+    pod = world.bodies[REPORT]["spec"]["template"]
+    task = json.loads(pod["metadata"]["annotations"]["finetune.dev/run"])["report"]
+    assert task["outcome"] == "Failed"
+    assert task["failure"]["reason"] == "InvalidDataset"
+    assert [entry["outcome"] for entry in task["attempts"]] == ["Failed"]
+    assert world.bodies[REPORT]["spec"]["activeDeadlineSeconds"] == 1800
+
+
+def test_a_job_that_does_not_ask_for_it_has_no_such_pod() -> None:
+    for spec in (make_spec(), asking()):
+        spec["output"].pop("reports", None)
+        world = started(Stage.MERGE, spec=spec)
+        world.succeed(Stage.MERGE)
+        world.settle()
+        assert REPORT not in world.created
+        assert "ReportPublished" not in {each["type"] for each in world.job.status["conditions"]}
+
+
+def test_a_job_that_never_began_has_no_report() -> None:
+    world = World()
+    world.job = replace(world.job, spec={**asking(), "training": {"epochs": 1, "maximumSteps": 1}})
+    world.settle()
+    assert world.job.status["phase"] == "Failed"
+    assert world.condition("ReportPublished") == ("False", "NoReport")
+    assert world.created == []
+
+
+def test_a_report_that_takes_too_long_frees_the_workspace_and_says_why() -> None:
+    world = ended()
+    world.run_pod(REPORT, running=False, unschedulable="0/3 nodes are available", node="")
+    assert world.decide().requeue_time is not None
+    world.wait(1801)
+    world.settle()
+    assert world.condition("ReportPublished") == ("False", "ReportLost")
+    assert "0/3 nodes are available" in message(world)
+    assert not world.children
+    assert not has_workspace(world)
+
+
+def test_a_pod_without_a_result_is_a_lost_report() -> None:
+    world = ended()
+    world.end_pod(REPORT, "", 2)
+    world.settle()
+    assert world.condition("ReportPublished") == ("False", "ReportLost")
+    assert "it left no result" in message(world)
+
+
+def test_an_evicted_pod_is_replaced_and_its_result_is_not_the_outcome() -> None:
+    world = ended()
+    stopped = make_failure(Stage.REPORT, "Interrupted", outcome="Interrupted")
+    world.end_pod(REPORT, stopped, 75, disrupted=True)
+    world.settle()
+    assert world.condition("ReportPublished") == ("Unknown", "PublishingReport")
+
+
+def test_a_report_waits_for_a_pod_that_still_writes_the_workspace() -> None:
+    world = started(Stage.TRAIN, spec=asking(lifecycle={"deadlineSeconds": 60}))
+    world.run_pod("demo-train-0")
+    world.lingers = True
+    world.wait(61)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "DeadlineExceeded")
+    assert REPORT not in world.created
+    assert "waits for pod demo-train-0" in message(world)
+    world.remove_deleted_pods()
+    world.settle()
+    assert REPORT in world.created
+
+
+def test_a_job_that_the_api_server_refuses_says_so_until_it_is_late() -> None:
+    world = started(Stage.MERGE, spec=asking())
+    world.succeed(Stage.MERGE)
+    world.rejection = Rejection("exceeded quota", world.now)
+    world.step(lose_actions=True)
+    assert message(world) == "exceeded quota"
+    world.wait(1801)
+    world.step()
+    assert world.condition("ReportPublished") == ("False", "ReportLost")
+    assert message(world).endswith("found: exceeded quota")
+
+
+def test_a_shared_workspace_is_reported_from_too() -> None:
+    world = ended(workspace={"existingClaim": "shared"})
+    assert REPORT in world.created
