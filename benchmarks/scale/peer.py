@@ -146,7 +146,7 @@ def controllers(plane: ControlPlane, limits: PeerLimits) -> Iterator[tuple[Progr
 def _install(plane: ControlPlane, jobset_port: int) -> Path:
     """Install CRDs, JobSet's webhooks and the runtime; returns the folder with JobSet's certificate."""
     manifests = PEER / "manifests"
-    for path in sorted(manifests.glob("*.k8s.io_*.yaml")) + sorted(manifests.glob("*.kubeflow.org_*.yaml")):
+    for path in (*manifests.glob("*k8s.io_*.yaml"), *manifests.glob("*kubeflow.org_*.yaml")):
         plane.apply_crds(path)
     authority = certificates.Authority()
     server = authority.server("jobset", ["localhost"], ["127.0.0.1"])
