@@ -111,7 +111,6 @@ def build_job(
     `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
     are those of the run spec. A Job with a queue is suspended: the queue starts it.
     """
-    # The pod that copies the report is like that of MERGE, which publishes, too.
     pods = merge_pods(trainer.defaults, spec, Stage.MERGE if stage is Stage.REPORT else stage)
     queue = spec.queue_of(stage)
     host = fit_scratch(host, pods)
@@ -239,7 +238,7 @@ def _containers(
             "terminationMessagePath": "/dev/termination-log",
             # The fallback to logs would copy unredacted text into status.
             "terminationMessagePolicy": "File",
-            "volumeMounts": _mounts(volumes, stage, step),
+            "volumeMounts": volumes.mounts_of_step() if step else volumes.mounts_of_stage(),
         }
 
     if stage is Stage.REPORT:
@@ -255,12 +254,6 @@ def _containers(
         "initContainers": [container(MERGE_CONTAINER)],
         "containers": [container(CONTAINER_NAME, "Publish")],
     }
-
-
-def _mounts(volumes: Volumes, stage: Stage, step: str) -> list[dict[str, Any]]:
-    if stage is Stage.REPORT:
-        return volumes.mounts_of_report()
-    return volumes.mounts_of_step() if step else volumes.mounts_of_stage()
 
 
 def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -> list[dict[str, Any]]:

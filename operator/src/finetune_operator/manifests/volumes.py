@@ -93,10 +93,6 @@ class Volumes:
         """The mounts of a container that does a stage's work: all but the claims that only copies go to."""
         return [mount for mount in self.mounts if not mount["mountPath"].startswith(f"{DESTINATIONS_MOUNT}/")]
 
-    def mounts_of_report(self) -> list[dict[str, Any]]:
-        """The mounts of the container that copies the report: those of a step, and the claim of `output.destination`."""
-        return [*self.mounts_of_step(), *(each for each in self.mounts if each["mountPath"] == OUTPUT_MOUNT)]
-
     def mounts_of_step(self) -> list[dict[str, Any]]:
         """The mounts of a container that tries or fills destinations or tells trackers: no source, cache or key of another step."""
         own = (RUN_SPEC_FOLDER, "/tmp", WORKSPACE_MOUNT)  # noqa: S108 -- the pod's own emptyDir
