@@ -47,7 +47,7 @@ def test_git_and_argo_cd_run_a_job_once_whatever_they_do(argo: ArgoCd, workplace
     argo.refresh()
     argo.until(
         "a progressing application",
-        lambda found: found["status"].get("health", {}).get("status") == "Progressing",
+        lambda found: found.get("status", {}).get("health", {}).get("status") == "Progressing",
     )
     argo.until_synced(revision, "Healthy")
     job = workplace.json("get", "finetunejob", "from-git", "--show-managed-fields")
@@ -82,7 +82,7 @@ def test_git_and_argo_cd_run_a_job_once_whatever_they_do(argo: ArgoCd, workplace
     argo.refresh()
     failed = argo.until(
         "a sync that fails",
-        lambda found: found["status"].get("operationState", {}).get("phase") == "Failed",
+        lambda found: found.get("status", {}).get("operationState", {}).get("phase") == "Failed",
     )
     assert "spec" in str(failed["status"]["operationState"]["syncResult"]["resources"])
     same = workplace.json("get", "finetunejob", "from-git")

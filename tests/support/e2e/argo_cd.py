@@ -123,7 +123,7 @@ class ArgoCd:
         return self.until(
             f"revision {revision[:8]} synced and {health}",
             lambda found: (
-                found["status"].get("sync", {}).get("status") == "Synced"
+                found.get("status", {}).get("sync", {}).get("status") == "Synced"
                 and found["status"]["sync"].get("revision") == revision
                 and found["status"].get("health", {}).get("status") == health
             ),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import re
 import socket
 import ssl
@@ -227,6 +228,8 @@ def running(command: list[str], port: int, environment: dict[str, str], seconds:
         env={"PATH": os.environ["PATH"], **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Some servers run processes of their own, which must end with them.
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + seconds
@@ -238,7 +241,8 @@ def running(command: list[str], port: int, environment: dict[str, str], seconds:
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
