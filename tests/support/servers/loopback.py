@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import re
+import signal
 import socket
 import ssl
 import subprocess
