@@ -11,7 +11,8 @@ from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport, Progress
+from finetune_operator.contract.dataset_report import DatasetReport
+from finetune_operator.contract.result import Progress
 from finetune_operator.lifecycle.actions import ExpandClaim
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, plan_optimizers, shape_of
 from finetune_operator.observed.inventory import Inventory

@@ -9,7 +9,6 @@ from typing import Any
 from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods
 from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.showback import showback_labels
-from finetune_operator.api.sources import KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import (
     ATTEMPT_LABEL,
@@ -22,27 +21,17 @@ from finetune_operator.api.stages import (
     QUEUE_LABEL,
     RUN_ANNOTATION,
     STAGE_LABEL,
-    STEP_VARIABLE,
     VERSION,
     Stage,
     child_name,
     workspace_claim_name,
 )
-from finetune_operator.contract.credentials import (
-    SecretPrefix,
-    destination_secret_prefixes,
-    destination_secret_variables,
-    secret_prefixes,
-    secret_variables,
-)
 from finetune_operator.contract.network import (
-    CA_BUNDLE_VARIABLE,
-    hub_variables,
     mounted_bundles,
-    network_variables,
 )
-from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, tracking_secret_prefixes
+from finetune_operator.contract.tracking import NO_TRACKERS, Trackers
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
+from finetune_operator.manifests.environment import stage_environment, step_environment
 from finetune_operator.manifests.node_rules import with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
 from finetune_operator.manifests.volumes import Volumes
@@ -228,9 +217,9 @@ def _containers(
             "imagePullPolicy": trainer.image_pull_policy,
             "args": [stage.slug],
             **(
-                _step_environment(spec, trainer, trackers, step)
+                step_environment(spec, trainer, trackers, step)
                 if step
-                else _environment(spec, stage, trainer, volumes)
+                else stage_environment(spec, stage, trainer, volumes)
             ),
             "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
             "resources": container_resources(spec, stage, trainer, host, pods),
@@ -267,90 +256,6 @@ def _tolerations(spec: FineTuneJobSpec, pods: PodSettings, *, gpu_nodes: bool) -
         return found
     taints = [{"key": key, "operator": "Exists"} for key in gpu_taint_keys(spec.resources.gpu_resource_name)]
     return [*found, *(item for item in taints if item not in found)]
-
-
-def _environment(
-    spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings, volumes: Volumes
-) -> dict[str, Any]:
-    """The container's `env` and, for whole Secrets, `envFrom`. Of the stages, only PREPARE gets secrets."""
-    variables = _common_variables()
-    if stage is Stage.TRAIN:
-        # Without it, rows of many lengths fragment the GPU's memory until no large tensor fits.
-        variables.append({"name": "PYTORCH_ALLOC_CONF", "value": "expandable_segments:True"})
-    else:
-        # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
-        variables.append(_NO_GPU)
-    if stage is Stage.MERGE:
-        # The manifest of the artifacts names it.
-        variables.append({"name": "FINETUNE_IMAGE", "value": trainer.image})
-    variables += volumes.variables
-    variables += _network(spec, trainer, downloads=stage is Stage.PREPARE)
-    environment: dict[str, Any] = {"env": variables}
-    if stage is Stage.PREPARE:
-        variables += _hubs(spec, trainer)
-        variables += [_secret_variable(item.variable, item.reference) for item in secret_variables(spec)]
-        if secrets := _whole_secrets(secret_prefixes(spec)):
-            environment["envFrom"] = secrets
-    return environment
-
-
-def _step_environment(
-    spec: FineTuneJobSpec, trainer: TrainerSettings, trackers: Trackers, step: str
-) -> dict[str, Any]:
-    """`env` and `envFrom` of a container that tries or fills destinations: their credentials and no others.
-
-    The one that fills them also tells the trackers of the run, and has their credentials.
-    """
-    variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
-    variables += _network(spec, trainer, downloads=True)
-    variables += _hubs(spec, trainer)
-    tokens = destination_secret_variables(spec)
-    variables += [_secret_variable(item.variable, item.reference) for item in tokens]
-    secrets = _whole_secrets(destination_secret_prefixes(spec))
-    if step == "Publish":
-        # A pod would wait for a Secret that is required, but no run waits for its tracker.
-        secrets += _whole_secrets(tracking_secret_prefixes(trackers), optional=True)
-    return {"env": variables, **({"envFrom": secrets} if secrets else {})}
-
-
-def _common_variables() -> list[dict[str, Any]]:
-    return [
-        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
-        {"name": "PYTHONUNBUFFERED", "value": "1"},
-    ]
-
-
-_NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
-
-
-def _whole_secrets(secrets: list[SecretPrefix], *, optional: bool = False) -> list[dict[str, Any]]:
-    """The entries of `envFrom`."""
-    extra = {"optional": True} if optional else {}
-    return [{"prefix": item.prefix, "secretRef": {"name": item.secret, **extra}} for item in secrets]
-
-
-def _network(spec: FineTuneJobSpec, trainer: TrainerSettings, *, downloads: bool) -> list[dict[str, Any]]:
-    """Proxies and CA bundles. A proxy with a password is only for the containers that need the network."""
-    found: list[dict[str, Any]] = []
-    for variable in network_variables(spec.network, trainer.network):
-        if isinstance(variable.value, str):
-            found.append({"name": variable.name, "value": variable.value})
-        elif downloads:
-            found.append(_secret_variable(variable.name, variable.value))
-    bundles = mounted_bundles(spec.network, trainer.network)
-    if bundles:
-        paths = ":".join(bundle.path for bundle in bundles)
-        found.append({"name": CA_BUNDLE_VARIABLE, "value": paths})
-    return found
-
-
-def _hubs(spec: FineTuneJobSpec, trainer: TrainerSettings) -> list[dict[str, Any]]:
-    found = hub_variables(spec.network, trainer.hugging_face_endpoint)
-    return [{"name": each.name, "value": each.value} for each in found]
-
-
-def _secret_variable(name: str, reference: KeyRef) -> dict[str, Any]:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
 
 
 def _annotations(pods: PodSettings, stage: Stage, run_spec: dict[str, Any]) -> dict[str, str]:

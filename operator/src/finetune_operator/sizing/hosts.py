@@ -14,7 +14,7 @@ from finetune_operator.api.plan import Optimizer
 from finetune_operator.api.quantities import binary_size, format_bytes, parse_bytes
 from finetune_operator.api.spec import FineTuneJobSpec, StageResources
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport
+from finetune_operator.contract.dataset_report import DatasetReport
 from finetune_operator.sizing.memory.shape import ModelShape
 
 DEFAULT_WORKSPACE_SIZE = "20Gi"

@@ -13,10 +13,10 @@ from finetune_operator.api.formats import format_number, format_time, parse_time
 from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.artifacts import Publication, TrackerRecord
+from finetune_operator.contract.dataset_report import DatasetReport
 from finetune_operator.contract.result import (
     AttentionReport,
     BatchingReport,
-    DatasetReport,
     EvaluationReport,
     KernelsReport,
     MemoryReport,

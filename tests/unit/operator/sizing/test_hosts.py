@@ -10,7 +10,7 @@ from finetune_operator.api.plan import Optimizer
 from finetune_operator.api.quantities import format_bytes
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import WORK_STAGES, Stage
-from finetune_operator.contract.result import DatasetReport
+from finetune_operator.contract.dataset_report import DatasetReport
 from finetune_operator.sizing.hosts import (
     adapter_parameters,
     may_retry_with_more,

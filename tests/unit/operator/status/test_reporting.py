@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.contract.result import DatasetReport, EvaluationReport, TrainResult, Verification
+from finetune_operator.contract.dataset_report import DatasetReport
+from finetune_operator.contract.result import EvaluationReport, TrainResult, Verification
 from finetune_operator.status.reporting import (
     batching,
     climbed_down,
