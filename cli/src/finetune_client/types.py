@@ -501,7 +501,7 @@ class FineTuneJobStatusConditions(TypedDict, total=False):
 
 
 class FineTuneJobStatusTrainer(TypedDict, total=False):
-    """The trainer whose PREPARE succeeded."""
+    """The trainer of the last PREPARE that had a result, also of a failed one."""
 
     contractVersion: str
     image: str

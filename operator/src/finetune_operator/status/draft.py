@@ -142,7 +142,7 @@ class StatusDraft(StatusRecord):
     # -- results of stages --------------------------------------------------------------------------------------
 
     def record_trainer(self, contract_version: str, image: str) -> Self:
-        """Record the trainer whose PREPARE succeeded, and the version of the contract that it speaks."""
+        """Record the trainer of the last PREPARE with a result, and the version of the contract that it speaks."""
         return self.with_fields(trainer={"contractVersion": contract_version, "image": image[:1024]})
 
     def record_config(self, config: Mapping[str, Any]) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.reconciliation import Reconciliation
@@ -43,6 +45,7 @@ def _time_of(state: Reconciliation, spec: FineTuneJobSpec, pod: Pod) -> PodTime 
 
 def _planned_product(state: Reconciliation) -> str:
     """The product of a node that cannot be read: that of the plan, if the plan fits no other."""
-    gpu = state.draft.plan.get("gpu") or {}
-    products = list(gpu.get("offers") or [])
-    return str(products[0]) if len(products) == 1 else UNKNOWN_PRODUCT
+    gpu = state.draft.plan.get("gpu")
+    # Somebody may have edited the status.
+    products = gpu.get("offers") if isinstance(gpu, Mapping) else None
+    return str(products[0]) if isinstance(products, list) and len(products) == 1 else UNKNOWN_PRODUCT

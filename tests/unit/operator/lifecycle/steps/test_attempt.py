@@ -18,6 +18,14 @@ def hosts(world: World) -> dict[str, int]:
     return {entry["stage"]: entry["memoryBytes"] for entry in world.job.status["plan"]["hosts"]}
 
 
+def test_the_image_of_a_failed_prepare_is_known_when_its_pod_is_gone() -> None:
+    world = started(Stage.PREPARE)
+    world.fail(Stage.PREPARE, "InvalidDataset")
+    world.settle()
+    assert world.children == {}
+    assert world.job.status["trainer"]["image"] == SETTINGS.trainer.image
+
+
 @pytest.mark.parametrize("stage", WORK_STAGES)
 def test_a_permanent_failure_ends_the_job_at_once_with_the_trainers_message(stage: Stage) -> None:
     world = started(stage)

@@ -1,0 +1,79 @@
+"""A job that has failed in PREPARE keeps its log and its report, and publishes the report, after its pods are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devcluster import product
+from devcluster.kubectl import Kubectl
+from devcluster.layout import BIN
+from devcluster.provider import ProvidedCluster
+
+from tests.support.e2e import jobs
+
+pytestmark = pytest.mark.cluster
+
+SECRET_LIKE = "not json: \x1b[31mred <script>alert(1)</script>"
+
+
+def finetune(kubectl: Kubectl, *arguments: str) -> str:
+    """Run the command line as a user of the namespace would; returns what it prints."""
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubectl.kubeconfig),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "finetune_cli", *arguments, "--namespace", str(kubectl.namespace)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+    assert done.returncode == 0, f"{arguments[0]} ended with {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def reported(job: dict[str, Any]) -> bool:
+    conditions = {entry["type"]: entry["status"] for entry in job.get("status", {}).get("conditions", ())}
+    return conditions.get("Succeeded") == "False" and conditions.get("ReportPublished") == "True"
+
+
+def test_a_failed_job_can_be_read_and_its_report_is_published_when_its_pods_are_gone(
+    room: Kubectl, operator: ProvidedCluster, tmp_path: Path
+) -> None:
+    room.apply(jobs.config_map("kept", SECRET_LIKE + "\n"))
+    place = {"claimName": jobs.CLAIM, "path": "outputs/kept"}
+    room.apply(
+        jobs.fine_tune_job(
+            "kept",
+            dataset={"configMap": {"name": "kept", "key": "data.jsonl"}},
+            output={
+                "destinations": [{"name": "claim", "persistentVolumeClaim": place}],
+                "reports": "Destinations",
+            },
+        )
+    )
+    job = jobs.until(room, "kept", "a failed job with its report published", seconds=180, holds=reported)
+    reason = product.condition(job, "Succeeded")["reason"]
+    room("wait", "--for=delete", "pods", "--selector=finetune.dev/job=kept", "--timeout=60s")
+
+    log = finetune(room, "logs", "kept")
+    assert reason in log
+    assert "\x1b" not in log
+    document = json.loads(finetune(room, "report", "kept", "-o", "json"))
+    assert reason in json.dumps(document)
+    page = tmp_path / "page.html"
+    finetune(room, "report", "kept", "--save", str(page))
+    assert "<script>alert" not in page.read_text()
+    assert reason in page.read_text()
+    assert room.json("get", "pods")["items"] == [
+        pod
+        for pod in room.json("get", "pods")["items"]
+        if jobs.SERVER_LABEL in pod["metadata"].get("labels", {})
+    ], "the pods that read are gone"
+
+    with product.volume_pod(room, jobs.CLAIM, operator.trainer_image) as pod:
+        listed = room("exec", pod, "--", "sh", "-c", "ls -d /volume/outputs/kept-report-*/*")
+    assert any(line.endswith("/index.html") for line in str(listed).split()), listed
