@@ -66,6 +66,9 @@ containerd: ## containerd 2, which mounts image volumes, built from its module: 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
 
+prometheus-server: ## Prometheus with Kubernetes discovery, built from its module: minutes, for `make test-full` alone
+	@scripts/tools/build_prometheus.sh
+
 argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
 	@scripts/tools/build_argo_cd.sh
 
@@ -121,7 +124,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
-# kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead.
+# kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead, and with
+# `redis` Redis and Git, which Argo CD needs.
 # Does nothing if every program is installed. It starts no service: the dev cluster starts its own containerd, inside its own
 # namespaces.
 set -euo pipefail
@@ -8,10 +9,16 @@ set -euo pipefail
 packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
 needed=(/bin/busybox /usr/bin/containerd /usr/bin/ctr /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge
   /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc)
-if [[ ${1:-} == prometheus ]]; then
-  packages=(prometheus prometheus-alertmanager)
-  needed=(prometheus promtool amtool)
-fi
+case ${1:-} in
+  prometheus)
+    packages=(prometheus prometheus-alertmanager)
+    needed=(prometheus promtool amtool)
+    ;;
+  redis)
+    packages=(redis-server git)
+    needed=(redis-server git)
+    ;;
+esac
 
 say() { echo "[apt] $*"; }
 fail() { echo "[apt] error: $*" >&2; exit 1; }

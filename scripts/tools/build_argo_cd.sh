@@ -4,14 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 bin=$root/.cache/bin
-if ! command -v redis-server >/dev/null; then
-  exec {lock}>/var/lock/finetune-apt
-  flock "$lock"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends redis-server git >/dev/null
-  exec {lock}>&-
-fi
+"$root/scripts/tools/apt_packages.sh" redis
 "$root/scripts/tools/build_go_tools.sh" argocd
 [[ $bin/argo-cd.yaml -nt $bin/argo-cd ]] && exit 0
 

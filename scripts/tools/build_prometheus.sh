@@ -1,0 +1,6 @@
+#!/bin/bash
+# Builds Prometheus from its module into .cache/bin, with the discovery of Kubernetes alone, and without its pages.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+GOFLAGS=-tags=remove_all_sd,enable_kubernetes_sd "$root/scripts/tools/build_go_tools.sh" prometheus
