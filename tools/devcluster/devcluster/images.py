@@ -125,7 +125,8 @@ def oci_archive(images: Iterable[ThinImage]) -> bytes:
     layer = _layer(BUSYBOX.read_bytes())
     blobs, manifests = [layer], []
     for image in images:
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"} | dict(image.environment)
+        # As in the images of a release, `python` is that of the product.
+        environment = {"PATH": f"{PRODUCT_ROOT}/.venv/bin:/usr/local/bin:/usr/bin:/bin"} | dict(image.environment)
         config = {
             "architecture": "amd64",
             "os": "linux",
