@@ -75,6 +75,4 @@ def test_helm_test_runs_a_restricted_pod_that_is_removed_afterwards() -> None:
     }
     assert restricted(pod["spec"])
     service = only(render(), "Service", "-metrics")
-    assert f"http://{service['metadata']['name']}.finetune-system.svc:" in str(
-        pod["spec"]["containers"][0]["command"]
-    )
+    assert f'service = "{service["metadata"]["name"]}"' in pod["spec"]["containers"][0]["command"][2]

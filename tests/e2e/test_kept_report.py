@@ -75,5 +75,6 @@ def test_a_failed_job_can_be_read_and_its_report_is_published_when_its_pods_are_
     ], "the pods that read are gone"
 
     with product.volume_pod(room, jobs.CLAIM, operator.trainer_image) as pod:
-        listed = room("exec", pod, "--", "sh", "-c", "ls -d /volume/outputs/kept-report-*/*")
-    assert any(line.endswith("/index.html") for line in str(listed).split()), listed
+        listed = room("exec", pod, "--", "sh", "-c", "ls -d /volume/outputs/kept-report-*/*/*")
+    names = {line.rpartition("/")[2] for line in str(listed).split()}
+    assert {"index.html", "job.json"} <= names, listed

@@ -173,6 +173,7 @@ def running(kubectl: Kubectl, folder: Path) -> Iterator[ArgoCd]:
     with ExitStack() as stack:
         kubectl("apply", "--server-side", f"--filename={MANIFESTS}")
         stack.callback(kubectl, "delete", "--ignore-not-found", f"--filename={MANIFESTS}")
+        kubectl("wait", "--for=condition=Established", f"--filename={MANIFESTS}", "--timeout=30s")
         kubectl.apply(*_settings())
         stack.callback(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
         kubectl("patch", "configmap", "argocd-cm", "--namespace", NAMESPACE, "--type=merge",
