@@ -192,7 +192,7 @@ def running(kubectl: Kubectl, folder: Path) -> Iterator[ArgoCd]:
         for name, command in {
             "redis": [redis_program, "--bind", "127.0.0.1", "--port", str(redis), "--save", "", "--dir", str(folder)],
             "argocd-repo-server": [
-                str(PROGRAM), "--address", "127.0.0.1", "--port", str(repo), "--disable-tls",
+                str(PROGRAM), "--address", "127.0.0.1", "--port", str(repo), "--disable-tls", "--client-ca-path=",
                 "--metrics-port", str(repo_metrics), *addresses,
             ],
             "argocd-application-controller": [
