@@ -43,6 +43,9 @@ def helm(operator: ProvidedCluster) -> Iterator[Helm]:
         return done.stdout
 
     yield run
+    # A test pod that has failed stays for its log, and would be in the way of other tests.
+    pods = Kubectl(operator.kubeconfig).within(product.SYSTEM_NAMESPACE)
+    pods("delete", "pod", "--selector=app.kubernetes.io/component=test", "--ignore-not-found")
     product.install_chart(operator)
 
 

@@ -56,11 +56,13 @@ def alone(operator: ProvidedCluster, kubectl: Kubectl) -> Iterator[datetime]:
     """Stop the cluster's own operator, and keep pods off the real node; gives the time from which that holds."""
     system, node = kubectl.within(OPERATOR_NAMESPACE), first_node(kubectl)
     kubectl("cordon", node)
-    system("scale", "deployment", "--all", "--replicas=0")
-    system("wait", "--for=delete", "pod", "--all", "--timeout=60s")
-    yield datetime.now(UTC)
-    kubectl("uncordon", node)
-    product.install_chart(operator)
+    try:
+        system("scale", "deployment", "--all", "--replicas=0")
+        system("wait", "--for=delete", "pod", "--all", "--timeout=60s")
+        yield datetime.now(UTC)
+    finally:
+        kubectl("uncordon", node)
+        product.install_chart(operator)
 
 
 @pytest.fixture(scope="module")
