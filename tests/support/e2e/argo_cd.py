@@ -173,7 +173,7 @@ def running(kubectl: Kubectl, folder: Path) -> Iterator[ArgoCd]:
     with ExitStack() as stack:
         kubectl("apply", "--server-side", f"--filename={MANIFESTS}")
         stack.callback(kubectl, "delete", "--ignore-not-found", f"--filename={MANIFESTS}")
-        kubectl("wait", "--for=condition=Established", f"--filename={MANIFESTS}", "--timeout=30s")
+        _await_kinds(kubectl)
         kubectl.apply(*_settings())
         stack.callback(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
         kubectl("patch", "configmap", "argocd-cm", "--namespace", NAMESPACE, "--type=merge",
@@ -220,6 +220,15 @@ def _program(name: str, command: list[str], environment: Mapping[str, str], fold
         finally:
             process.terminate()
             process.wait(timeout=30)
+
+
+def _await_kinds(kubectl: Kubectl) -> None:
+    """Wait until the API server serves Argo CD's kinds. A new CRD has no conditions yet, so `kubectl wait` would fail."""
+    deadline = time.monotonic() + 30
+    while kubectl.run("get", "applications,appprojects", "--all-namespaces").returncode != 0:
+        if time.monotonic() > deadline:
+            pytest.fail("the API server must serve Argo CD's kinds within 30 s")
+        time.sleep(0.5)
 
 
 def _free_ports(count: int) -> list[int]:
