@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -99,14 +100,29 @@ def test_the_live_view_shows_all_jobs_and_an_outage() -> None:
 
 def test_ctrl_c_ends_the_command_without_a_traceback(cluster: KubectlProgram) -> None:
     cluster.put(training())
-    command = [sys.executable, "-u", "-m", "finetune_cli", "watch", "support-bot", *FAST]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.send_signal(2)
-        assert process.wait(timeout=30) == ExitCode.INTERRUPTED
-        assert "Traceback" not in process.stderr.read()
+    # A shell lets its background jobs ignore the signal, and they pass that on.
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-u",
+        "-m",
+        "finetune_cli",
+        "watch",
+        "support-bot",
+    ]
+    with subprocess.Popen(
+        [*command, *FAST], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_lines_have_the_time_in_utc(cluster: KubectlProgram, capsys: pytest.CaptureFixture[str]) -> None:
