@@ -1,5 +1,6 @@
 #!/bin/bash
-# Builds Argo CD from its module into .cache/bin, renders its CRDs beside it, in argo-cd.yaml, and installs Redis for it.
+# Builds Argo CD from its module into .cache/bin, and puts beside it its CRDs (argo-cd.yaml) and its script that looks for
+# signatures of commits. Installs Redis for it.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -10,6 +11,7 @@ bin=$root/.cache/bin
 
 cd "$root/tools/devcluster/argocd"
 module=$(go list -mod=readonly -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)
+install -m 755 "$module/hack/git-verify-wrapper.sh" "$bin/git-verify-wrapper.sh"
 "$bin/kubectl" kustomize "$module/manifests/crds" >"$bin/argo-cd.yaml.new"
 mv "$bin/argo-cd.yaml.new" "$bin/argo-cd.yaml"
 echo "[argocd] rendered its CRDs"
