@@ -26,6 +26,8 @@ from tests.support.repository import ROOT
 
 # kubernetes-validate knows only Kubernetes' own kinds, but these are from the Prometheus operator.
 FOREIGN_KINDS = {"PodMonitor", "PrometheusRule", "ServiceMonitor"}
+DASHBOARD_NAMESPACES = {"monitoring"}
+"""Where Grafana looks for dashboards, in full-values.yaml."""
 each_values_file = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
 
 
@@ -87,7 +89,7 @@ def test_namespaced_objects_are_in_the_release_namespace_or_a_watched_one(values
     }
     for item in render("--values", str(values)):
         if item["kind"] not in cluster_kinds:
-            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a", "team-b"}
+            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a", "team-b", *DASHBOARD_NAMESPACES}
 
 
 @each_values_file
