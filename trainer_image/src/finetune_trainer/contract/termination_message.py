@@ -184,6 +184,11 @@ def _drop_version_changes(document: dict[str, Any]) -> bool:
     return False
 
 
+def _drop_training_tokens(document: dict[str, Any]) -> bool:
+    """Drop the tokens of all examples: the operator then guesses the time of TRAIN, and says so."""
+    return _dataset_of(document).pop("trainingTokens", None) is not None
+
+
 def _drop_config(document: dict[str, Any]) -> bool:
     """Drop the config. No dense model's config is that long, and the progress has shown it."""
     model = document.get("prepare", {}).get("model", {})
@@ -225,6 +230,7 @@ _CONCESSIONS = (
     _cut_all_more,
     _drop_end_tokens,
     _drop_version_changes,
+    _drop_training_tokens,
     _drop_config,
 )
 """From the least needed text to the most needed; each returns whether it removed something."""
