@@ -12,7 +12,7 @@ import uuid
 from typing import Any
 
 import aiohttp
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import WORK_STAGES
 
 from benchmarks.scale.control_plane import ControlPlane
 from benchmarks.scale.load import Load, job_body, namespace_of
@@ -25,7 +25,7 @@ PUTS = 40
 def ended_status() -> dict[str, Any]:
     """The status of a job of three stages that has succeeded, by the operator's own decisions."""
     world = World()
-    for stage in Stage:
+    for stage in WORK_STAGES:
         world.settle()
         world.succeed(stage)
     world.settle()
