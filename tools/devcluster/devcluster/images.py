@@ -126,7 +126,9 @@ def oci_archive(images: Iterable[ThinImage]) -> bytes:
     blobs, manifests = [layer], []
     for image in images:
         # As in the images of a release, `python` is that of the product.
-        environment = {"PATH": f"{PRODUCT_ROOT}/.venv/bin:/usr/local/bin:/usr/bin:/bin"} | dict(image.environment)
+        environment = {"PATH": f"{PRODUCT_ROOT}/.venv/bin:/usr/local/bin:/usr/bin:/bin"} | dict(
+            image.environment
+        )
         config = {
             "architecture": "amd64",
             "os": "linux",

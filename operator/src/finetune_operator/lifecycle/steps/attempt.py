@@ -30,7 +30,12 @@ def end_attempt(state: Reconciliation) -> Reconciliation | Need:
         return Need.FRESH_CHILDREN
     state = state.with_draft(state.draft.record_attempt(outcome))
     child = state.current_child
-    if outcome.result is not None and state.draft.stage is Stage.PREPARE and child is not None and child.image:
+    if (
+        outcome.result is not None
+        and state.draft.stage is Stage.PREPARE
+        and child is not None
+        and child.image
+    ):
         # Also of a failed one: the commands that read its log and its report run this image.
         state = state.with_draft(state.draft.record_trainer(outcome.result.version, child.image))
     if outcome.outcome == "Succeeded" and outcome.result is not None:
