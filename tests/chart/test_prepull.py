@@ -72,14 +72,17 @@ def test_its_name_and_labels_never_match_the_operators_own(name: str) -> None:
     assert len(daemon_set["metadata"]["name"]) <= 63
 
 
-def test_helm_test_runs_a_restricted_pod_that_is_removed_afterwards() -> None:
-    pod = only(render(), "Pod", "-test")
+@pytest.mark.parametrize("name", ["a" * 63, "finetune-operator"])
+def test_helm_test_runs_a_restricted_pod_that_is_removed_afterwards(name: str) -> None:
+    objects = render("--set", f"fullnameOverride={name}")
+    pod = only(objects, "Pod", "-test")
     assert pod["metadata"]["annotations"] == {
         "helm.sh/hook": "test",
         "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
     }
     assert restricted(pod["spec"])
-    service = only(render(), "Service", "-metrics")
+    service = only(objects, "Service", "-metrics")
+    assert len(service["metadata"]["name"]) <= 63
     assert f'service = "{service["metadata"]["name"]}"' in pod["spec"]["containers"][0]["command"][2]
 
 
