@@ -8,7 +8,7 @@ import json
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -91,15 +91,9 @@ class Load:
 
     async def create_jobs(self, count: int, namespaces: int, first: int = 0, **spec: Any) -> dict[str, float]:
         """Create many FineTuneJobs, `IN_FLIGHT` at once; returns the times by name at which they were accepted."""
-        gate = asyncio.Semaphore(IN_FLIGHT)
-        accepted: dict[str, float] = {}
-
-        async def create(number: int) -> None:
-            async with gate:
-                accepted[f"job-{number}"] = await self.create_job(number, namespaces, **spec)
-
-        await asyncio.gather(*(create(number) for number in range(first, first + count)))
-        return accepted
+        return await accepted(
+            range(first, first + count), lambda number: self.create_job(number, namespaces, **spec)
+        )
 
     async def watch(
         self,
@@ -119,6 +113,48 @@ class Load:
             async for line in response.content:
                 event = json.loads(line)
                 see(event["type"], event["object"], time.monotonic())
+
+
+async def accepted(numbers: Iterable[int], create: Callable[[int], Awaitable[float]]) -> dict[str, float]:
+    """Call `create` for each job, `IN_FLIGHT` at once; returns the times that it returns, by the job's name."""
+    gate = asyncio.Semaphore(IN_FLIGHT)
+    times: dict[str, float] = {}
+
+    async def limited(number: int) -> None:
+        async with gate:
+            times[f"job-{number}"] = await create(number)
+
+    await asyncio.gather(*(limited(number) for number in numbers))
+    return times
+
+
+class FirstJobs:
+    """The times (time.monotonic) by the value of `label` at which the API server reports the first batch/v1 Job."""
+
+    def __init__(self, label: str) -> None:
+        self.seen: dict[str, float] = {}
+        self._label = label
+
+    @asynccontextmanager
+    async def watched(self, load: Load) -> AsyncIterator[None]:
+        """Watch for the duration of a `with` block."""
+        path = f"{BATCH_JOBS}?labelSelector={self._label}"
+        async with beside(load.watch(path, self._see, accept=METADATA)):
+            yield
+
+    def figures(self, times: Mapping[str, float], began: float) -> dict[str, float]:
+        """The seconds of a burst: from the acceptance of each job, in `times`, to its Job, and from `began` to the last."""
+        waits = [max(self.seen[name] - moment, 0.0) for name, moment in times.items()]
+        return {
+            "p50Seconds": round(quantile(waits, 0.5), 2),
+            "p99Seconds": round(quantile(waits, 0.99), 2),
+            "createSeconds": round(max(times.values()) - began, 2),
+            "wholeSeconds": round(max(self.seen.values()) - began, 2),
+        }
+
+    def _see(self, kind: str, body: dict[str, Any], now: float) -> None:
+        if kind == "ADDED":
+            self.seen.setdefault(body["metadata"]["labels"][self._label], now)
 
 
 def _credentials(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:

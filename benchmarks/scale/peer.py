@@ -6,7 +6,6 @@ validation of TrainJobs and the webhooks for pods.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import shutil
@@ -22,7 +21,7 @@ from devcluster.errors import ApiError
 from devcluster.layout import BIN
 
 from benchmarks.scale.control_plane import ControlPlane, read_documents, running, until_holds
-from benchmarks.scale.load import BATCH_JOBS, IN_FLIGHT, METADATA, Load, beside, namespace_of, quantile, until
+from benchmarks.scale.load import FirstJobs, Load, accepted, namespace_of, until
 from benchmarks.scale.operator_process import LIFTED
 from benchmarks.scale.programs import Program, free_ports
 
@@ -55,58 +54,36 @@ PEER_LIMITS = (
 
 async def peer_burst(folder: Path, jobs: int, namespaces: int, limits: PeerLimits) -> dict[str, Any]:
     """Create `jobs` TrainJobs at once and return the same figures as `burst` does."""
-    seen: dict[str, float] = {}
-
-    def see(kind: str, body: dict[str, Any], now: float) -> None:
-        if kind == "ADDED":
-            seen.setdefault(body["metadata"]["labels"][RUNTIME_LABEL], now)
-
+    first = FirstJobs(RUNTIME_LABEL)
     with running(folder) as plane, controllers(plane, limits) as programs:
         async with Load.connected(plane.kubeconfig("admin")) as load:
             await load.create_namespaces(namespaces)
-            async with beside(
-                load.watch(f"{BATCH_JOBS}?labelSelector={RUNTIME_LABEL}", see, accept=METADATA)
-            ):
+            async with first.watched(load):
                 # The first one shows that every controller and webhook works.
                 await _create(load, "warm", 0, namespaces)
-                await until(lambda: "warm" in seen, READY_SECONDS, lambda: "the peer made no Job")
+                await until(lambda: "warm" in first.seen, READY_SECONDS, lambda: "the peer made no Job")
                 before = [program.cpu_seconds for program in (plane.api_server, *programs)]
                 began = time.monotonic()
-                accepted = await _create_all(load, jobs, namespaces)
-                created = time.monotonic() - began
-                await until(lambda: len(seen) > jobs, 600, lambda: f"{len(seen)} of {jobs} have a Job")
-                whole = max(seen.values()) - began
+                times = await accepted(
+                    range(jobs), lambda number: _create(load, f"job-{number}", number, namespaces)
+                )
+                await until(
+                    lambda: len(first.seen) > jobs, 600, lambda: f"{len(first.seen)} of {jobs} have a Job"
+                )
                 after = [program.cpu_seconds for program in (plane.api_server, *programs)]
-            waits = [max(seen[name] - accepted[name], 0.0) for name in accepted]
             return {
                 "measurement": "burst",
                 "limits": limits.name,
                 "jobs": jobs,
-                "p50Seconds": round(quantile(waits, 0.5), 2),
-                "p99Seconds": round(quantile(waits, 0.99), 2),
-                "createSeconds": round(created, 2),
-                "wholeSeconds": round(whole, 2),
+                **first.figures(times, began),
                 "operatorCpuSeconds": round(sum(after[1:]) - sum(before[1:]), 2),
                 "apiServerCpuSeconds": round(after[0] - before[0], 2),
                 "operatorMegabytes": sum(program.peak_bytes for program in programs) >> 20,
             }
 
 
-async def _create_all(load: Load, count: int, namespaces: int) -> dict[str, float]:
-    gate = asyncio.Semaphore(IN_FLIGHT)
-    accepted: dict[str, float] = {}
-
-    async def create(number: int) -> None:
-        async with gate:
-            name = f"job-{number}"
-            await _create(load, name, number, namespaces)
-            accepted[name] = time.monotonic()
-
-    await asyncio.gather(*(create(number) for number in range(count)))
-    return accepted
-
-
-async def _create(load: Load, name: str, number: int, namespaces: int) -> None:
+async def _create(load: Load, name: str, number: int, namespaces: int) -> float:
+    """Create one TrainJob; returns the time (time.monotonic) at which the API server had accepted it."""
     body = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -117,6 +94,7 @@ async def _create(load: Load, name: str, number: int, namespaces: int) -> None:
         },
     }
     await load.request("POST", f"{TRAINJOBS}/namespaces/{namespace_of(number, namespaces)}/trainjobs", body)
+    return time.monotonic()
 
 
 @contextmanager

@@ -9,7 +9,11 @@ set -euo pipefail
 packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
 needed=(/bin/busybox /usr/bin/containerd /usr/bin/ctr /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge
   /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc)
+say() { echo "[apt] $*"; }
+fail() { echo "[apt] error: $*" >&2; exit 1; }
+
 case ${1:-} in
+  "") ;;
   prometheus)
     packages=(prometheus prometheus-alertmanager)
     needed=(prometheus promtool amtool)
@@ -18,10 +22,8 @@ case ${1:-} in
     packages=(redis-server git)
     needed=(redis-server git)
     ;;
+  *) fail "the argument must be prometheus, redis or none, found $1" ;;
 esac
-
-say() { echo "[apt] $*"; }
-fail() { echo "[apt] error: $*" >&2; exit 1; }
 
 missing() {
   local program

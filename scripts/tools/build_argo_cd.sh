@@ -10,6 +10,7 @@ bin=$root/.cache/bin
 [[ $bin/argo-cd.yaml -nt $bin/argo-cd ]] && exit 0
 
 cd "$root/tools/devcluster/argocd"
+go mod download github.com/argoproj/argo-cd/v3
 module=$(go list -mod=readonly -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)
 install -m 755 "$module/hack/git-verify-wrapper.sh" "$bin/git-verify-wrapper.sh"
 "$bin/kubectl" kustomize "$module/manifests/crds" >"$bin/argo-cd.yaml.new"

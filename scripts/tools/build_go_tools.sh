@@ -1,14 +1,14 @@
 #!/bin/bash
-# Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER.
-# Does nothing if the pinned modules, the flags and the Go version are those of the last build. With a warm Go build cache
-# (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores: objectstore (versitygw speaks
-# S3, fake-gcs-server Cloud Storage) takes about three minutes, kueue four, kwok three, kubeflow_trainer five, jobset
-# four, registry one and a half, argocd ten,
-# containerd (version 2, with its shim) three.
+# Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER [BUILD-TAGS].
+# Does nothing if the pinned modules, the tags and the Go version are those of the last build. With a warm Go build cache
+# (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores take, in minutes:
+# objectstore (versitygw speaks S3, fake-gcs-server Cloud Storage) 3, registry 1.5, kueue 4, kwok 3, jobset 4,
+# kubeflow_trainer 5, argocd 10, containerd (version 2, with its shim) 3.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=${1:?must name a folder of tools/devcluster, found nothing}
+tags=${2:-}
 source_folder=$root/tools/devcluster/$folder
 bin=$root/.cache/bin
 stamp=$bin/$folder.stamp
@@ -26,7 +26,7 @@ oldest=$(printf '%s\n%s\n' "$needed_go" "${found_go#go}" | sort -V | head -n1)
 
 cd "$source_folder"
 mapfile -t packages < <(go mod edit -json | python3 -c 'import json, sys; [print(tool["Path"]) for tool in json.load(sys.stdin)["Tool"]]')
-key=$(cat go.mod go.sum <(echo "$found_go") | sha256sum | cut -d' ' -f1)
+key=$(cat go.mod go.sum <(echo "$found_go${tags:+ $tags}") | sha256sum | cut -d' ' -f1)
 # The program of a package: its last element, or for MODULE/v3/cmd that of the module.
 program_of() {
   local package=${1%/cmd}
@@ -52,7 +52,7 @@ go mod verify | sed "s/^/[$folder] /"
 for package in "${packages[@]}"; do
   program=$(program_of "$package")
   say "building $program"
-  CGO_ENABLED=0 go build -trimpath -mod=readonly -ldflags "-s -w" -o "$bin/$program.new" "$package"
+  CGO_ENABLED=0 go build -trimpath -mod=readonly -tags "$tags" -ldflags "-s -w" -o "$bin/$program.new" "$package"
   mv "$bin/$program.new" "$bin/$program"
 done
 echo "$key" >"$stamp"

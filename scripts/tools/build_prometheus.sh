@@ -3,4 +3,4 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-GOFLAGS=-tags=remove_all_sd,enable_kubernetes_sd "$root/scripts/tools/build_go_tools.sh" prometheus
+"$root/scripts/tools/build_go_tools.sh" prometheus remove_all_sd,enable_kubernetes_sd

@@ -14,6 +14,7 @@ import jsonschema
 import lupa.lua51 as lupa
 import pytest
 import yaml
+from finetune_cli.jobs.retry import new_job
 from finetune_operator.api.conditions import Truth
 from finetune_operator.status.condition_table import JobState, conditions_of
 
@@ -150,6 +151,31 @@ def test_a_retry_is_a_valid_new_job_below_the_failed_one(name: str) -> None:
     )
     assert "controller" not in owner
     jsonschema.validate(created, strict_json_schema(root_schema()) | {"additionalProperties": True})
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"destination": {"persistentVolumeClaim": {"claimName": "models"}}},
+        {"destinations": [{"name": "claim", "persistentVolumeClaim": {"claimName": "models"}}]},
+    ],
+)
+def test_a_retry_publishes_where_the_failed_job_would_have(output: dict[str, Any]) -> None:
+    failed = read(FOLDER / "actions/testdata/failed.yaml")
+    failed["spec"]["output"] = output
+    (operation,) = run(SCRIPTS["retry"], failed)
+    expected = new_job(failed, "again", ())["spec"]["output"]
+    assert operation["resource"]["spec"]["output"] == expected
+
+
+def test_a_retry_never_tells_the_trackers_of_the_chart_if_the_job_wants_none() -> None:
+    failed = read(FOLDER / "actions/testdata/failed.yaml")
+    failed["spec"]["tracking"] = {}
+    with pytest.raises(lupa.LuaError, match="run: finetune retry support-bot"):
+        run(SCRIPTS["retry"], failed)
+    failed["spec"]["tracking"] = {"mlflow": {"uri": "https://mlflow.example.com"}}
+    (operation,) = run(SCRIPTS["retry"], failed)
+    assert operation["resource"]["spec"]["tracking"] == failed["spec"]["tracking"]
 
 
 def test_argo_cd_does_not_prune_a_retry_and_its_marks_are_not_copied() -> None:

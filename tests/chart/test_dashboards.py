@@ -95,6 +95,13 @@ def test_each_dashboard_becomes_a_config_map_for_the_sidecar() -> None:
         assert json.loads(text) == dashboard
 
 
+def test_a_long_name_of_the_release_keeps_the_config_maps_apart() -> None:
+    objects = render("--set", f"dashboards.enabled=true,fullnameOverride={'a' * 63}")
+    names = {only(objects, "ConfigMap", each["uid"])["metadata"]["name"] for each in dashboards()}
+    assert len(names) == 3
+    assert max(map(len, names)) <= 63
+
+
 @pytest.mark.prometheus
 def test_prometheus_understands_every_query(tmp_path: Path) -> None:
     variables = {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from tests.support.chart import CHART, Manifest, only, render
+from tests.support.servers.loopback import http_server
 
 ON = ("--set", "prePull.enabled=true")
 
@@ -67,12 +72,49 @@ def test_its_name_and_labels_never_match_the_operators_own(name: str) -> None:
     assert len(daemon_set["metadata"]["name"]) <= 63
 
 
-def test_helm_test_runs_a_restricted_pod_that_is_removed_afterwards() -> None:
-    pod = only(render(), "Pod", "-test")
+@pytest.mark.parametrize("name", ["a" * 63, "finetune-operator"])
+def test_helm_test_runs_a_restricted_pod_that_is_removed_afterwards(name: str) -> None:
+    objects = render("--set", f"fullnameOverride={name}")
+    pod = only(objects, "Pod", "-test")
     assert pod["metadata"]["annotations"] == {
         "helm.sh/hook": "test",
         "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
     }
     assert restricted(pod["spec"])
-    service = only(render(), "Service", "-metrics")
+    service = only(objects, "Service", "-metrics")
+    assert len(service["metadata"]["name"]) <= 63
     assert f'service = "{service["metadata"]["name"]}"' in pod["spec"]["containers"][0]["command"][2]
+
+
+@pytest.mark.parametrize("value", ["1.0", "0.0"])
+def test_helm_test_finds_a_leader_in_more_series_than_its_memory(value: str) -> None:
+    """The script runs with the memory of its pod, and for a second instead of a minute."""
+    (container,) = only(render(), "Pod", "-test")["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "64Mi"}
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, ({2**26}, {2**26}))\n"
+    scrape = b"finetunejob_info 1.0\n" * (2 * 10**6) + f"leader_election_master_status{{}} {value}\n".encode()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(scrape)
+
+    with http_server(answer) as origin:
+        script = limit + container["command"][2].replace(":8080/", f":{urlsplit(origin).port}/")
+        environment = {"FT_FINETUNE_OPERATOR_METRICS_SERVICE_HOST": "127.0.0.1"}
+        assert "() + 60\n" in script
+        command = [sys.executable, "-c", script.replace("() + 60\n", "() + 1\n")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if value == "1.0":
+        assert (done.returncode, done.stdout) == (0, "the operator serves and leads\n"), done.stderr
+    else:
+        assert (done.returncode, "a replica must lead" in done.stderr) == (1, True), done.stderr
+
+
+def test_the_pod_of_helm_test_may_ask_whatever_peers_scrape() -> None:
+    objects = render("--values", str(CHART / "ci/full-values.yaml"))
+    (peers,) = (each["from"] for each in only(objects, "NetworkPolicy")["spec"]["ingress"] if "from" in each)
+    pod = only(objects, "Pod", "-test")["metadata"]["labels"]
+    selectors = [each["podSelector"]["matchLabels"] for each in peers if "podSelector" in each]
+    assert [selector.items() <= pod.items() for selector in selectors] == [True]
+    assert len(peers) == 2

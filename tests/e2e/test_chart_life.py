@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def test_a_job_outlives_every_step_of_the_charts_life(
         return str(found)
 
     def revision() -> str:
-        return helm("status", "--output=json").partition('"version":')[2].partition(",")[0].strip("}\n ")
+        return str(json.loads(helm("status", "--output=json"))["version"])
 
     assert "Phase:          Succeeded" in helm("test")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks.scale.load import METADATA, FirstJobs, Load, accepted
 from benchmarks.scale.loop_gaps import LATE_SECONDS, Gap, Heartbeat, read_gaps
 from benchmarks.scale.soak import BATCHES, slope, slope_interval
 
@@ -34,6 +36,37 @@ def test_the_interval_of_a_slope_holds_it_nearly_always_and_tells_growth_from_no
     intervals = [slope_interval(walk(0.05, 200, draw)) for _ in range(300)]
     assert sum(low <= 0.05 <= high for low, high in intervals) > 0.85 * len(intervals)
     assert sum(low > 0 for low, _ in intervals) > 0.85 * len(intervals)
+
+
+async def test_a_burst_counts_the_first_job_of_each_name_from_its_acceptance() -> None:
+    class Events(Load):
+        def __init__(self) -> None: ...
+
+        async def watch(self, path: str, see: Callable[..., None], *, accept: str = "") -> None:
+            assert (path.endswith("/jobs?labelSelector=job"), accept) == (True, METADATA)
+            for kind, name, moment in (
+                ("ADDED", "job-0", 12.0),
+                ("ADDED", "job-0", 90.0),
+                ("MODIFIED", "job-1", 13.0),
+                ("ADDED", "job-1", 15.0),
+            ):
+                see(kind, {"metadata": {"labels": {"job": name}}}, moment)
+
+    first = FirstJobs("job")
+    async with first.watched(Events()):
+        pass
+
+    async def create(number: int) -> float:
+        return 11.0 + number
+
+    times = await accepted(range(2), create)
+    assert first.seen == {"job-0": 12.0, "job-1": 15.0}
+    assert first.figures(times, 10.0) == {
+        "p50Seconds": 3.0,
+        "p99Seconds": 3.0,
+        "createSeconds": 2.0,
+        "wholeSeconds": 5.0,
+    }
 
 
 def test_too_few_values_have_no_interval() -> None:

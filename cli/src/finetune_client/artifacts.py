@@ -85,7 +85,11 @@ def _pod_manifest(job: Mapping[str, Any], claim: str, image: str) -> dict[str, A
                     "name": "reader",
                     "image": image,
                     "command": ["sleep", str(_LIFE_SECONDS)],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                        "readOnlyRootFilesystem": True,
+                    },
                     "resources": {
                         "requests": {"cpu": "100m", "memory": "64Mi"},
                         "limits": {"cpu": "1", "memory": "256Mi"},

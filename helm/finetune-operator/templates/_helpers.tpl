@@ -12,6 +12,11 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* A Service's name has at most 63 characters. */ -}}
+{{- define "finetune-operator.metricsService" -}}
+{{- printf "%s-metrics" (include "finetune-operator.fullname" . | trunc 55 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- /* Cluster-scoped names carry the namespace, so that two releases of one name do not fight over them. */ -}}
 {{- define "finetune-operator.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "finetune-operator.fullname" .) -}}

@@ -157,31 +157,32 @@ def prometheus(
         f" --storage.tsdb.path={FOLDER}/data --web.listen-address=:{PORT} --log.level=warn"
     )
     kubectl.apply(*_identity(str(kubectl.namespace)))
-    with server_pods.server_pod(kubectl, NAME, image, start=start, port=PORT, env={}):
-        config = {
-            "global": {"evaluation_interval": "2s"},
-            "rule_files": [f"{FOLDER}/rules.yaml"],
-            "scrape_configs": scrapes,
-        }
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules)))
-        (folder / "token").write_text(kubectl("create", "token", NAME, "--duration=1h").strip())
-        root = kubectl.json("get", "configmap", "kube-root-ca.crt")["data"]["ca.crt"]
-        (folder / "ca.crt").write_text(root)
-        (folder / "prometheus").write_bytes(PROGRAM.read_bytes())
-        (folder / "prometheus").chmod(0o755)
-        product.fill_volume(kubectl, NAME, folder, "program")
-        kubectl(
-            "exec",
-            NAME,
-            "--",
-            "sh",
-            "-c",
-            f"mv {FOLDER}/program/* {FOLDER}/ && chmod 755 {FOLDER}/prometheus",
-        )
-        server_pods.await_server(kubectl, NAME)
-        yield Prometheus(kubectl)
-    kubectl("delete", "clusterrole,clusterrolebinding", f"test-{NAME}", "--ignore-not-found")
+    try:
+        with server_pods.server_pod(kubectl, NAME, image, start=start, port=PORT, env={}):
+            _fill(kubectl, scrapes, rules, folder)
+            server_pods.await_server(kubectl, NAME)
+            yield Prometheus(kubectl)
+    finally:
+        kubectl("delete", "clusterrole,clusterrolebinding", f"test-{NAME}", "--ignore-not-found")
+
+
+def _fill(kubectl: Kubectl, scrapes: list[dict[str, Any]], rules: Mapping[str, Any], folder: Path) -> None:
+    """Send the program and its configuration to the pod, through `folder`."""
+    config = {
+        "global": {"evaluation_interval": "2s"},
+        "rule_files": [f"{FOLDER}/rules.yaml"],
+        "scrape_configs": scrapes,
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules)))
+    (folder / "token").write_text(kubectl("create", "token", NAME, "--duration=1h").strip())
+    root = kubectl.json("get", "configmap", "kube-root-ca.crt")["data"]["ca.crt"]
+    (folder / "ca.crt").write_text(root)
+    (folder / "prometheus").write_bytes(PROGRAM.read_bytes())
+    (folder / "prometheus").chmod(0o755)
+    product.fill_volume(kubectl, NAME, folder, "program")
+    script = f"mv {FOLDER}/program/* {FOLDER}/ && chmod 755 {FOLDER}/prometheus"
+    kubectl("exec", NAME, "--", "sh", "-c", script)
 
 
 def _identity(namespace: str) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ def test_an_artifact_is_copied_through_a_pod_that_only_reads(artifact: Path, tmp
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
     assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
     assert pod["spec"]["containers"][0]["image"] == "registry/trainer:1"
+    assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     log = (tmp_path / "log").read_text("utf-8").splitlines()
     assert all("--namespace=team-a" in line for line in log)
     assert "tar -C /artifact/support-bot/merged" in log[2]

@@ -57,10 +57,10 @@ def step_of(container: dict[str, Any]) -> str | None:
     return next((entry["value"] for entry in container["env"] if entry["name"] == "FINETUNE_STEP"), None)
 
 
-def test_only_two_containers_have_the_credentials_of_destinations() -> None:
+def test_only_the_steps_with_destinations_have_their_credentials() -> None:
     found = {
         (stage.value, name): (step_of(container), secrets_of(container))
-        for stage in WORK_STAGES
+        for stage in Stage
         for name, container in containers(stage).items()
     }
     assert found == {
@@ -69,6 +69,7 @@ def test_only_two_containers_have_the_credentials_of_destinations() -> None:
         ("Train", "trainer"): (None, set()),
         ("Merge", "merge"): (None, set()),
         ("Merge", "trainer"): ("Publish", {"write", "proxy"}),
+        ("Report", "trainer"): ("Report", {"write", "proxy"}),
     }
 
 
@@ -83,12 +84,13 @@ def test_the_containers_with_credentials_come_before_prepare_and_after_merge() -
 def test_the_containers_with_credentials_see_neither_sources_nor_cache() -> None:
     mounts = {
         (stage.value, name): {mount["mountPath"] for mount in container["volumeMounts"]}
-        for stage in (Stage.PREPARE, Stage.MERGE)
+        for stage in (Stage.PREPARE, Stage.MERGE, Stage.REPORT)
         for name, container in containers(stage).items()
     }
     own = {"/etc/finetune", "/tmp", "/workspace"}  # noqa: S108 -- a mount
     assert mounts[("Prepare", "destination-probe")] == {*own, "/destinations/claim"}
     assert mounts[("Merge", "trainer")] == {*own, "/destinations/claim"}
+    assert mounts[("Report", "trainer")] == {*own, "/destinations/claim"}
     assert mounts[("Merge", "merge")] == {*own, "/model-cache"}
     assert mounts[("Prepare", "trainer")] == {*own, "/source/dataset", "/model-cache"}
 

@@ -18,6 +18,11 @@ local function copied(value)
   return result
 end
 
+-- But an empty tracking stands for no tracker, and without it the record of the run would go to those of the chart.
+if obj.spec.tracking ~= nil and next(obj.spec.tracking) == nil then
+  error("spec.tracking is empty, which this action cannot copy; run: finetune retry " .. obj.metadata.name)
+end
+
 -- Argo CD loads no string library, so a long name is not cut but replaced. A name has at most 45 characters.
 local time = os.date("!%y%m%d%H%M%S")
 local name = obj.metadata.name .. "-" .. time
@@ -39,6 +44,17 @@ local job = {
   spec = copied(obj.spec),
 }
 job.spec.suspend = nil
+-- The folder of a claim is the name of the job by default. So the retry publishes where the failed job would have.
+local places = {job.spec.output.destination}
+for _, place in ipairs(job.spec.output.destinations or {}) do
+  places[#places + 1] = place
+end
+for _, place in ipairs(places) do
+  local claim = place.persistentVolumeClaim
+  if claim ~= nil and claim.path == nil then
+    claim.path = obj.metadata.name
+  end
+end
 -- Argo CD would prune a job with its own label, because Git does not contain it.
 for key, value in pairs(obj.metadata.labels or {}) do
   if key ~= "app.kubernetes.io/instance" and key ~= "argocd.argoproj.io/instance" then
