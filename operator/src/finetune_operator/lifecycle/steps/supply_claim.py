@@ -6,9 +6,7 @@ from datetime import timedelta
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.lifecycle import volumes as volume_policy
-from finetune_operator.lifecycle.actions import CreateClaim
 from finetune_operator.lifecycle.reconciliation import Reconciliation
-from finetune_operator.manifests.jobs import build_workspace_claim
 
 PREVIOUS_CLAIM = timedelta(seconds=1)
 """Time between two looks at the claim of an earlier FineTuneJob of the same name, until it is gone."""
@@ -30,5 +28,4 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
     if rejection is not None and state.now < rejection.retry_time:
         return state.with_requeue(rejection.retry_time)
-    size, defaults = volume_policy.claim_size(spec, state.draft), state.settings.trainer.defaults
-    return state.with_actions(CreateClaim(build_workspace_claim(state.job, spec, size, defaults)))
+    return state.with_actions(volume_policy.create_claim(state.job, spec, state.draft, state.settings))

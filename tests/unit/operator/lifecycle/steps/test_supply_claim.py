@@ -6,8 +6,10 @@ from datetime import timedelta
 from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Decision
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.observed.observation import Claim, Rejection
+from finetune_operator.settings import Settings
+from finetune_operator.sizing.cost.prices import CostSettings
 
-from tests.support.operator import make_job, make_spec
+from tests.support.operator import SETTINGS, make_job, make_spec
 from tests.support.world import World, started
 
 MESSAGE = "the API server rejected PersistentVolumeClaim demo-workspace: exceeded quota"
@@ -25,9 +27,13 @@ def has_claim(world: World) -> bool:
 
 
 def test_a_claim_that_was_lost_is_created_as_it_would_have_been() -> None:
-    first = [action for action in World().decide().actions if isinstance(action, CreateClaim)]
-    again = [action for action in without_claim().decide().actions if isinstance(action, CreateClaim)]
+    settings = Settings(trainer=SETTINGS.trainer, cost=CostSettings(labels=("team",)))
+    world = World(job=make_job(labels={"team": "a"}), settings=settings)
+    first = [action for action in world.decide().actions if isinstance(action, CreateClaim)]
+    world.step(arrives=lambda action: isinstance(action, CreateJob))
+    again = [action for action in world.decide().actions if isinstance(action, CreateClaim)]
     assert again == first
+    assert first[0].body["metadata"]["labels"]["team"] == "a"
 
 
 def test_a_refused_claim_is_said_and_tried_again_later() -> None:
