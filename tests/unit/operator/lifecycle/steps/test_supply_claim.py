@@ -57,6 +57,14 @@ def test_a_refused_claim_is_said_and_tried_again_later() -> None:
     assert world.condition("Reconciling") == ("True", "Pending")
 
 
+def test_a_refused_claim_is_said_even_while_a_queue_holds_the_job() -> None:
+    world = World(job=make_job(spec=make_spec(cpuQueueName="cpu")))
+    world.step(arrives=lambda action: isinstance(action, CreateJob))
+    world.rejection = Rejection(MESSAGE, world.now + timedelta(seconds=15))
+    world.step()
+    assert world.condition("Reconciling") == ("True", "ChildRefused")
+
+
 def test_an_invalid_claim_ends_the_job_and_its_job_is_deleted() -> None:
     world = without_claim()
     world.rejection = Rejection("the API server rejected it", world.now, final=True)
