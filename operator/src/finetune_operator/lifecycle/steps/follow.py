@@ -32,7 +32,7 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
         state = state.with_draft(state.draft.record_progress(progress))
         due = state.draft.next_progress(progress)
         state = state if due is None else state.with_requeue(due)
-    if _is_queued(state, child) and _refused_claim(state) is None:
+    if _is_queued(state, child):
         return state.with_draft(state.draft.queue(_why_it_queues(state, child)))
     state = state.progressing(*_activity(state, child))
     if not state.pods_of(child) and not child.suspended:
@@ -52,15 +52,6 @@ def _is_queued(state: Reconciliation, child: ChildJob) -> bool:
     """True while a queue holds the Job, unless a node keeps the pod that the queue has stopped."""
     unconfirmed = unconfirmed_end(state.pods_of(child), state.observation.inventory, state.now)
     return bool(child.queue) and child.suspended and not child.held and unconfirmed is None
-
-
-def _refused_claim(state: Reconciliation) -> str | None:
-    """Why the API server refuses the workspace's claim of a Job that exists; None if it does not.
-
-    A queue that admits the Job would not help, so this is said first.
-    """
-    rejection = state.observation.rejection
-    return rejection.message if rejection is not None and state.lacks_claim else None
 
 
 def _why_it_queues(state: Reconciliation, child: ChildJob) -> str:
@@ -98,9 +89,6 @@ def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
 
 def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | None:
     """Reason and message of what keeps the stage from running; None if nothing is known to."""
-    refused = _refused_claim(state)
-    if refused is not None:
-        return Reason.CHILD_REFUSED, refused
     pods, feasibility = state.pods_of(child), state.feasibility
     unconfirmed = unconfirmed_end(pods, state.observation.inventory, state.now)
     if unconfirmed is not None:

@@ -17,6 +17,9 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
 
     Claim and Job of a new job are created together, so the claim may have been refused, or lost with the operator.
     Somebody may also have deleted it, which costs nothing before the pod has a node.
+
+    If the API server refuses it, the Job goes at once: another object may have the name of the claim, and the pod would
+    run in that. The Job of the next attempt is created after the claim.
     """
     spec = state.runnable_spec
     if spec is None or not state.lacks_claim:
@@ -26,6 +29,6 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
     rejection = state.observation.rejection
     if rejection is not None and rejection.final:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
-    if rejection is not None and state.now < rejection.retry_time:
-        return state.with_requeue(rejection.retry_time)
+    if rejection is not None:
+        return state.with_attempt_left(Reason.CHILD_REFUSED, rejection.message)
     return state.with_actions(volume_policy.create_claim(state.job, spec, state.draft, state.settings))
