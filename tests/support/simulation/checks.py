@@ -150,6 +150,8 @@ class Checks:
         for other in self._life.nodes.runs.values():
             if other.live and other.task.key == run.task.key:
                 self.require(False, f"{run.task} must not run beside {other.task} on {other.node}")
+        owner = self._owner.get(run.workspace, "")
+        self.require(owner in {"", run.task.uid}, f"{run.task} must not run in the workspace of {owner}")
         if run.trains:
             self.require(run.task.uid not in self._trained, f"{run.task} must not train again")
 
