@@ -125,7 +125,10 @@ class Exposition:
             return await asyncio.wrap_future(future)
 
     def _reported(self) -> Sequence[StoredJob]:
-        return self._store.reported(self._now() - self._retention)
+        """The jobs that have series. Nothing of others is kept."""
+        jobs = self._store.reported(self._now() - self._retention)
+        self._activities.forget_others(jobs)
+        return jobs
 
     def _look(self) -> _Snapshot:
         self._refresh()
