@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.runtime import activity_series, cost_series, exposition, job_series
+from finetune_operator.runtime import activity_series, exposition, job_series
 from finetune_operator.runtime.families import Family
 from finetune_operator.runtime.health_metrics import HealthMetrics
 from finetune_operator.runtime.metrics import GpuCollector, OperatorMetrics
@@ -58,7 +58,6 @@ def operator_entries() -> list[Entry]:
     found += [_entry(each, each._labelnames) for each in gpus.collect()]  # type: ignore[attr-defined]  # noqa: SLF001 -- see above
     families = {
         **job_series.families(),
-        **cost_series.FAMILIES,
         **activity_series.FAMILIES,
         **exposition.FAMILIES,
     }

@@ -52,8 +52,8 @@ async def operator_text() -> str:
     metrics.leads("finetune-operator", leading=True)
     metrics.requested("GET", "200")
     store.put_job(trained())
-    activities = Activities(store, timedelta(hours=1))
-    activities.report(UID, make_progress(Stage.TRAIN, training=TRAINING), NOW)
+    activities = Activities(store)
+    activities.report(UID, make_progress(Stage.TRAIN, training=TRAINING))
     exposition = Exposition(registry, store, lambda: NOW, metrics.refresh, activities, timedelta(hours=1))
     return b"".join((await exposition.scrape("")).parts).decode()
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_operator.api.conditions import Condition, find_condition
 from finetune_operator.api.stages import JOB_LABEL, Stage, parse_child_name
+from finetune_operator.observed.lost_nodes import OUT_OF_SERVICE
 
 from tests.support.simulation.controllers import ENDED, is_finished
 from tests.support.simulation.network import owner_uid
-from tests.support.simulation.server import CHILDREN, CLAIMS, JOBS, PODS, Body, Change
+from tests.support.simulation.server import CHILDREN, CLAIMS, JOBS, NODES, PODS, Body, Change
 
 if TYPE_CHECKING:
     from tests.support.simulation.kubelet import Run
@@ -62,8 +63,8 @@ class Checks:
             self._require_own(path, body)
         if not operator.deleted or query.get("dryRun"):
             return
-        if method == "DELETE" and body.get("gracePeriodSeconds") == 0:
-            # A pod that hangs on a lost node is removed by force, also for the namesake of its FineTuneJob.
+        if method == "DELETE" and body.get("gracePeriodSeconds") == 0 and self._hangs(path, body):
+            # It is removed by force, also for the namesake of its FineTuneJob.
             return
         if method == "DELETE":
             uid = self._owner.get(body["preconditions"]["uid"], "")
@@ -74,6 +75,21 @@ class Checks:
         self.require(
             uid not in operator.deleted, f"no {method} {path} after the deletion of {uid} was delivered"
         )
+
+    def _hangs(self, path: str, body: Mapping[str, Any]) -> bool:
+        """True for a pod that is being deleted and whose node is gone or out of service, and for one that has just gone."""
+        if "/pods/" not in path:
+            return False
+        server, uid = self._life.server, body["preconditions"]["uid"]
+        pod = next((each for each in server.all(PODS) if each["metadata"]["uid"] == uid), None)
+        if pod is None:
+            return True
+        name = pod["spec"].get("nodeName")
+        if not name or "deletionTimestamp" not in pod["metadata"]:
+            return False
+        node = server.get(NODES, "", name)
+        taints = () if node is None else node["spec"].get("taints") or ()
+        return node is None or any(taint["key"] == OUT_OF_SERVICE for taint in taints)
 
     def _require_own(self, path: str, body: Mapping[str, Any]) -> None:
         """Every deletion names the uid of an object that a FineTuneJob, or a Job of one, controls."""
@@ -134,6 +150,8 @@ class Checks:
         for other in self._life.nodes.runs.values():
             if other.live and other.task.key == run.task.key:
                 self.require(False, f"{run.task} must not run beside {other.task} on {other.node}")
+        owner = self._owner.get(run.workspace, "")
+        self.require(owner in {"", run.task.uid}, f"{run.task} must not run in the workspace of {owner}")
         if run.trains:
             self.require(run.task.uid not in self._trained, f"{run.task} must not train again")
 

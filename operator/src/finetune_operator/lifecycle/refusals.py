@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
+from finetune_operator.api.stages import Stage, parse_child_name
 from finetune_operator.lifecycle.actions import (
     Action,
     CreateClaim,
@@ -31,8 +33,13 @@ def delay_after(failures: int, draw: float) -> timedelta:
 
 
 def action_key(action: Action) -> str:
-    """The name under which the refusal of `action` is remembered. The claim and the Job of an attempt share one."""
+    """The name under which the refusal of `action` is remembered. The claim and the Job of an attempt share one.
+
+    The Job of the report has its own: a refusal of the last attempt says nothing about it.
+    """
     match action:
+        case CreateJob(body) if _is_report(body):
+            return f"create {body['metadata']['name']}"
         case CreateClaim() | CreateJob():
             return CREATION
         case ExpandClaim(name, _, size):
@@ -41,6 +48,11 @@ def action_key(action: Action) -> str:
             return f"{'suspend' if suspend else 'resume'} {name} {uid}"
         case DeleteJob(name, uid) | DeletePod(name, uid, _) | DeleteClaim(name, uid):
             return f"delete {name} {uid}"
+
+
+def _is_report(body: Mapping[str, Any]) -> bool:
+    named = parse_child_name(body["metadata"]["name"])
+    return named is not None and named[1] is Stage.REPORT
 
 
 def depends_on(action: Action, other: Action) -> bool:

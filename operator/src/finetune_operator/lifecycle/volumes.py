@@ -13,9 +13,11 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.dataset_report import DatasetReport
 from finetune_operator.contract.result import Progress
-from finetune_operator.lifecycle.actions import ExpandClaim
+from finetune_operator.lifecycle.actions import CreateClaim, ExpandClaim
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible, plan_optimizers, shape_of
+from finetune_operator.manifests.jobs import build_workspace_claim
 from finetune_operator.observed.inventory import Inventory
+from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import (
     ExpandWorkspace,
     InfeasibleWorkspace,
@@ -31,6 +33,7 @@ from finetune_operator.placement.constraints import (
 )
 from finetune_operator.placement.stage_nodes import apart_message, node_test, shared_offers
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
+from finetune_operator.settings import Settings
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes
@@ -41,6 +44,16 @@ from finetune_operator.status.draft import StatusDraft
 
 _BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows"})
 """Activities of PREPARE before it downloads weights."""
+
+
+def create_claim(
+    job: JobRecord, spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings
+) -> CreateClaim:
+    """The creation of the workspace's claim."""
+    size = claim_size(spec, draft)
+    return CreateClaim(
+        build_workspace_claim(job, spec, size, settings.trainer.defaults, settings.cost.labels)
+    )
 
 
 def place_prepare(

@@ -1,10 +1,10 @@
-"""Keeps TRAIN's last numbers for a time after its pod, so that a scrape sees the end of each curve."""
+"""Keeps TRAIN's last numbers as long as its job has series, so that a scrape sees the end of each curve."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.store import Store
@@ -14,13 +14,9 @@ from finetune_operator.observed.activity import TRAINING, JobActivity, LastTrain
 from finetune_operator.observed.observation import Key
 from finetune_operator.observed.settled import StoredJob
 
-SHORTEST = timedelta(minutes=10)
-"""Numbers stay at least this long without a report: the network may hide a trainer that runs."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    time: datetime
     progress: Progress
     training: LastTraining | None
 
@@ -28,26 +24,23 @@ class _Report:
 class Activities:
     """The last reports of all trainers. Use it on the event loop only."""
 
-    def __init__(self, store: Store, retention: timedelta) -> None:
-        """Numbers of an ended trainer stay for `retention`."""
+    def __init__(self, store: Store) -> None:
+        """`store` has the jobs and their pods."""
         self._store = store
-        self._retention = max(retention, SHORTEST)
-        # The oldest report is the first one, so old ones are found without a search.
         self._reports: dict[str, _Report] = {}
 
     def __len__(self) -> int:
         return len(self._reports)
 
-    def report(self, uid: str, progress: Progress, now: datetime) -> None:
-        """The trainer of the FineTuneJob with this uid has reported at `now`."""
-        last = self._reports.pop(uid, None)
-        training = remember(None if last is None else last.training, progress)
-        self._reports[uid] = _Report(now, progress, training)
-        while self._reports:
-            oldest = next(iter(self._reports))
-            if now - self._reports[oldest].time <= self._retention:
-                return
-            del self._reports[oldest]
+    def report(self, uid: str, progress: Progress) -> None:
+        """The trainer of the FineTuneJob with this uid has reported."""
+        last = self._reports.get(uid)
+        self._reports[uid] = _Report(progress, remember(None if last is None else last.training, progress))
+
+    def forget_others(self, jobs: Collection[StoredJob]) -> None:
+        """Keep no reports but those of these jobs, which are all that have series."""
+        shown = {job.uid for job in jobs}
+        self._reports = {uid: report for uid, report in self._reports.items() if uid in shown}
 
     def of(self, jobs: Collection[StoredJob]) -> list[JobActivity]:
         """The activities of `jobs`, which are all that have series."""

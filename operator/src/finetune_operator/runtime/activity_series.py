@@ -6,12 +6,13 @@ trainer becomes a label.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from finetune_operator.contract.training_report import TrainingReport
 from finetune_operator.observed.activity import JobActivity, LastTraining
 from finetune_operator.observed.observation import Key
-from finetune_operator.runtime.families import Family, head, identity, number
+from finetune_operator.runtime.families import Family, identity, number
+from finetune_operator.runtime.kept_lines import KeptLines, Lines
 
 _KIND = ("name", "namespace", "kind")
 _LOSS = "nats per token"
@@ -53,25 +54,18 @@ MEMORY_KINDS = {
 }
 
 
-class ActivitySeries:
-    """Renders the series of activities. The lines of one are kept until it changes. Use it from one thread at a time."""
+class ActivitySeries(KeptLines[JobActivity]):
+    """Renders the series of activities. The lines of one are kept until it changes."""
 
     def __init__(self) -> None:
-        self._lines: dict[Key, tuple[JobActivity, dict[str, str]]] = {}
+        super().__init__({name: family.help for name, family in FAMILIES.items()})
 
-    def render(self, activities: Collection[JobActivity]) -> list[bytes]:
-        """All families in the text format, which is that of OpenMetrics, too."""
-        self._lines = {(each.namespace, each.name): (each, self._lines_of(each)) for each in activities}
-        found = []
-        for name, family in FAMILIES.items():
-            found.append(head(name, family.help))
-            lines = [lines[name] for _, lines in self._lines.values() if name in lines]
-            found.append("".join(lines).encode())
-        return found
+    def _identify(self, item: JobActivity) -> tuple[Key, JobActivity]:
+        return (item.namespace, item.name), item
 
-    def _lines_of(self, activity: JobActivity) -> dict[str, str]:
-        held = self._lines.get((activity.namespace, activity.name))
-        return held[1] if held is not None and held[0] == activity else _format(activity)
+    def _make(self, item: JobActivity) -> Lines:
+        found = _format(item)
+        return Lines(tuple([found.get(name, "").encode() for name in FAMILIES]))
 
 
 def _format(activity: JobActivity) -> dict[str, str]:

@@ -291,7 +291,7 @@ class Controller:
             deferred = self._groups.defer(member, f"{kind}/{QUOTA}", self._now())
             if deferred is not None:
                 message, times = deferred
-                self._store.set_refusal(job.key, CREATION, Rejection(message, times[member]))
+                self._store.set_refusal(*member, Rejection(message, times[member]))
                 self._schedule(times)
                 raise DeferredError(message)
 

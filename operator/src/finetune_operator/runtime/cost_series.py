@@ -1,23 +1,23 @@
 """The series of time, cost and showback of single FineTuneJobs, as text.
 
-The lines of a job are kept until its object changes. Only allowed labels of a job become labels of a series, so their number
-is bounded by that of the jobs.
+Only allowed labels of a job become labels of a series, so their number is bounded by that of the jobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from decimal import InvalidOperation
 from typing import Any
 
 from finetune_operator.api.showback import metric_label, showback_labels
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.settled import StoredJob, unpacked
-from finetune_operator.runtime.families import Family, escape, head, identity, number
+from finetune_operator.runtime.families import Family, escape, number
 
 _JOB = ("name", "namespace")
+SHOWBACK_FAMILIES = {
+    "finetunejob_labels": Family("Labels of the FineTuneJob that cost.labels of the chart allows.")
+}
+"""It also has one label for each allowed key."""
 FAMILIES = {
-    "finetunejob_labels": Family("Labels of the FineTuneJob that cost.labels of the chart allows."),
     "finetunejob_estimated_gpu_seconds": Family(
         "Estimated GPU time of TRAIN before it starts.", "seconds", (*_JOB, "bound")
     ),
@@ -31,57 +31,26 @@ FAMILIES = {
     "finetunejob_cost": Family("Cost of the used GPU time.", "currency", (*_JOB, "currency")),
     "finetunejob_wasted_cost": Family("Cost of the wasted GPU time.", "currency", (*_JOB, "currency")),
 }
-"""All families, with the labels of the text. `finetunejob_labels` also has one label for each allowed key."""
+"""All families of time and cost, with the labels of the text."""
 _BOUNDS = {"low": "lowSeconds", "expected": "expectedSeconds", "high": "highSeconds"}
 
 
-class CostSeries:
-    """Renders the series of jobs. Use it from one thread at a time."""
-
-    def __init__(self, allowed_labels: Collection[str] = ()) -> None:
-        """`allowed_labels` are the keys of labels for showback."""
-        self._allowed = tuple(allowed_labels)
-        self._lines: dict[str, tuple[str, dict[str, str]]] = {}
-
-    def keep(self, jobs: Collection[StoredJob]) -> None:
-        """Make the lines of these jobs ahead of a scrape."""
-        self._lines |= {job.uid: (job.resource_version, self._lines_of(job)) for job in jobs}
-
-    def render(self, jobs: Collection[StoredJob]) -> list[bytes]:
-        """All families of these jobs in the text format, which is that of OpenMetrics, too."""
-        self._lines = {job.uid: (job.resource_version, self._lines_of(job)) for job in jobs}
-        found = []
-        for name, family in FAMILIES.items():
-            found.append(head(name, family.help))
-            lines = [lines[name] for _, lines in self._lines.values() if name in lines]
-            found.append("".join(lines).encode("utf-8", "replace"))
-        return found
-
-    def _lines_of(self, job: StoredJob) -> dict[str, str]:
-        held = self._lines.get(job.uid)
-        if held is not None and held[0] == job.resource_version:
-            return held[1]
-        return self._format(unpacked(job))
-
-    def _format(self, job: JobRecord) -> dict[str, str]:
-        labels = identity(job.name, job.namespace)
-        found: dict[str, str] = {}
-        carried = showback_labels(job.labels, self._allowed)
-        if carried:
-            more = ",".join(f'{metric_label(key)}="{escape(value)}"' for key, value in carried.items())
-            found["finetunejob_labels"] = f"finetunejob_labels{{{labels},{more}}} 1.0\n"
-        for name, extra, value in _readable(job):
-            line = f"{name}{{{labels}{extra}}} {number(value)}\n"
-            found[name] = found.get(name, "") + line
-        return found
+def showback_lines(job: JobRecord, labels: str, allowed: Collection[str]) -> list[str]:
+    """The line of each family of `SHOWBACK_FAMILIES`. `labels` are those of the job, and `allowed` keys are shown."""
+    carried = showback_labels(job.labels, allowed)
+    more = ",".join(f'{metric_label(key)}="{escape(value)}"' for key, value in carried.items())
+    return [f"finetunejob_labels{{{labels},{more}}} 1.0\n" if more else ""]
 
 
-def _readable(job: JobRecord) -> list[tuple[str, str, float]]:
-    """The values of a job; none if another version wrote what this one cannot read."""
-    try:
-        return [*_estimates(job), *_usage(job.status.get("usage") or {})]
-    except (AttributeError, KeyError, TypeError, ValueError, InvalidOperation):
-        return []
+def cost_lines(job: JobRecord, labels: str) -> list[str]:
+    """The lines of each family of `FAMILIES`, in its order. `labels` are those of the job.
+
+    Raises AttributeError, KeyError, TypeError or ValueError if another version has written what cannot be read.
+    """
+    found = dict.fromkeys(FAMILIES, "")
+    for name, extra, value in (*_estimates(job), *_usage(job.status.get("usage") or {})):
+        found[name] += f"{name}{{{labels}{extra}}} {number(value)}\n"
+    return [*found.values()]
 
 
 def _estimates(job: JobRecord) -> Iterator[tuple[str, str, float]]:

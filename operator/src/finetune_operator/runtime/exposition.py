@@ -18,7 +18,6 @@ from finetune_operator.observed.activity import JobActivity
 from finetune_operator.observed.settled import StoredJob
 from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.activity_series import ActivitySeries
-from finetune_operator.runtime.cost_series import CostSeries
 from finetune_operator.runtime.families import Family, head
 from finetune_operator.runtime.job_series import JobSeries
 
@@ -84,8 +83,7 @@ class Exposition:
         self._home = asyncio.get_running_loop()
         self._activities = activities
         self._retention = retention
-        self._series = JobSeries()
-        self._costs = CostSeries(allowed_labels)
+        self._series = JobSeries(allowed_labels)
         self._activity_series = ActivitySeries()
 
     async def scrape(self, accept: str) -> Scrape:
@@ -112,7 +110,6 @@ class Exposition:
         for start in range(0, len(changed), PORTION):
             portion = changed[start : start + PORTION]
             self._series.lines(portion)
-            self._costs.keep(portion)
             # The operator's own loop has its turn meanwhile.
             await asyncio.sleep(REST_SECONDS)
         self._series.forget_others(jobs)
@@ -128,7 +125,10 @@ class Exposition:
             return await asyncio.wrap_future(future)
 
     def _reported(self) -> Sequence[StoredJob]:
-        return self._store.reported(self._now() - self._retention)
+        """The jobs that have series. Nothing of others is kept."""
+        jobs = self._store.reported(self._now() - self._retention)
+        self._activities.forget_others(jobs)
+        return jobs
 
     def _look(self) -> _Snapshot:
         self._refresh()
@@ -138,8 +138,8 @@ class Exposition:
     def _parts(self, own: bytes, seen: _Snapshot) -> Iterator[bytes]:
         yield own.removesuffix(_END)
         yield from self._series.render(seen.jobs)
-        yield from self._costs.render(seen.jobs)
         yield from self._activity_series.render(seen.activities)
+        self._activity_series.forget_others(seen.activities)
         yield _fleet(seen.phases)
         if own.endswith(_END):
             yield _END

@@ -1,14 +1,12 @@
 """The series of single FineTuneJobs, as text. Only jobs that run or have just ended have any, so their number is bounded.
 
-The lines of a job are kept until its object changes. A scrape then joins them, because to format the series of 10,000
-jobs takes seconds. It runs in a thread of its own, which reads nothing but the records that it gets.
+A scrape runs in a thread of its own, which reads nothing but the records that it gets.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -17,7 +15,10 @@ from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.settled import StoredJob, unpacked
+from finetune_operator.runtime.cost_series import FAMILIES as COST_FAMILIES
+from finetune_operator.runtime.cost_series import SHOWBACK_FAMILIES, cost_lines, showback_lines
 from finetune_operator.runtime.families import Family, escape, head, identity, number
+from finetune_operator.runtime.kept_lines import KeptLines, Lines
 from finetune_operator.runtime.state_series import FAMILIES as STATE_FAMILIES
 from finetune_operator.runtime.state_series import state_lines
 
@@ -39,30 +40,13 @@ _HELP = {
 }
 """Every family of single jobs, all of them gauges, with the labels `namespace` and `name`."""
 _GAUGES = tuple(_HELP)[2:]
-_ALL_HELP = _HELP | {name: family.help for name, family in STATE_FAMILIES.items()}
 """Families with one number a job, if the job has it."""
+_OTHER_FAMILIES = STATE_FAMILIES | SHOWBACK_FAMILIES | COST_FAMILIES
+_ALL_HELP = _HELP | {name: family.help for name, family in _OTHER_FAMILIES.items()}
 _STALLED_HELP = "FineTuneJobs that no GPU or volume of the cluster suits."
 _LOSSES = ("finetunejob_train_loss", "finetunejob_base_loss", "finetunejob_tuned_loss")
 _STALLED_REASONS = [reason.value for reason, kind in OPERATOR_CLASSES.items() if kind is ReasonClass.STALLED]
-
-
-_JOINED = 1000
-"""Jobs whose lines are joined at once, which takes about a millisecond. No other thread runs while bytes are copied.
-
-With fewer of them, a scrape beside a busy event loop would often wait for its turn.
-"""
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """What one job adds to a scrape."""
-
-    version: str
-    families: tuple[bytes, ...]
-    """The lines of each family of `_ALL_HELP`, in its order."""
-    stalled: str
-    """The reason for which the job is stalled; empty if it is not."""
 
 
 def families() -> dict[str, Family]:
@@ -79,56 +63,35 @@ def families() -> dict[str, Family]:
         if name.endswith(part)
     }
     found = {name: Family(text, units.get(name, ""), labels.get(name, own)) for name, text in _HELP.items()}
-    return found | STATE_FAMILIES | {"finetunejobs_stalled": Family(_STALLED_HELP, "count", ("reason",))}
+    return found | _OTHER_FAMILIES | {"finetunejobs_stalled": Family(_STALLED_HELP, "count", ("reason",))}
 
 
-class JobSeries:
-    """Renders the series of jobs. Use it from one thread at a time."""
+class JobSeries(KeptLines[StoredJob]):
+    """Renders the series of jobs. The lines of one are kept until its object changes."""
 
-    def __init__(self) -> None:
-        self._lines: dict[str, _Lines] = {}
+    def __init__(self, allowed_labels: Collection[str] = ()) -> None:
+        """`allowed_labels` are the keys of labels for showback."""
+        super().__init__(_ALL_HELP)
+        self._allowed = tuple(allowed_labels)
 
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def changed(self, jobs: Collection[StoredJob]) -> list[StoredJob]:
-        """Those of the jobs whose lines are not kept."""
-        return [job for job in jobs if self._kept(job) is None]
-
-    def lines(self, jobs: Collection[StoredJob]) -> list[_Lines]:
-        """Make the lines of these jobs, or take those that are kept, and keep them."""
-        found = []
-        for job in jobs:
-            lines = self._kept(job)
-            if lines is None:
-                lines = self._lines[job.uid] = _format(unpacked(job))
-            found.append(lines)
-        return found
-
-    def forget_others(self, jobs: Collection[StoredJob]) -> None:
-        """Keep no lines but those of these jobs."""
-        self._lines = {job.uid: self._lines[job.uid] for job in jobs if job.uid in self._lines}
-
-    def render(self, jobs: Collection[StoredJob]) -> Iterator[bytes]:
-        """All families of these jobs in the text format, which is that of OpenMetrics, too, in parts."""
-        lines = self.lines(jobs)
-        for place, (name, text) in enumerate(_ALL_HELP.items()):
-            yield head(name, text)
-            for start in range(0, len(lines), _JOINED):
-                yield b"".join([each.families[place] for each in lines[start : start + _JOINED]])
-        stalled = Counts(each.stalled for each in lines)
+    def render(self, items: Collection[StoredJob]) -> Iterator[bytes]:
+        """All families of these jobs, and the number of stalled ones by reason."""
+        yield from super().render(items)
         yield head("finetunejobs_stalled", _STALLED_HELP)
+        stalled = Counts(each.note for each in self.lines(items))
         counts = [
             f'finetunejobs_stalled{{reason="{reason}"}} {stalled[reason]}.0\n' for reason in _STALLED_REASONS
         ]
         yield "".join(counts).encode()
 
-    def _kept(self, job: StoredJob) -> _Lines | None:
-        held = self._lines.get(job.uid)
-        return held if held is not None and held.version == job.resource_version else None
+    def _identify(self, item: StoredJob) -> tuple[str, str]:
+        return item.uid, item.resource_version
+
+    def _make(self, item: StoredJob) -> Lines:
+        return _format(unpacked(item), self._allowed)
 
 
-def _format(job: JobRecord) -> _Lines:
+def _format(job: JobRecord, allowed_labels: Collection[str]) -> Lines:
     own = identity(job.name, job.namespace)
     nothing: dict[str, float] = {}
     values = _readable(lambda: _values(job), nothing)
@@ -139,8 +102,9 @@ def _format(job: JobRecord) -> _Lines:
     labels = "{" + own + "} "
     families += [name + labels + number(values[name]) + "\n" if name in values else "" for name in _GAUGES]
     families += _readable(lambda: state_lines(job, own), [""] * len(STATE_FAMILIES))
-    return _Lines(
-        job.resource_version,
+    families += showback_lines(job, own, allowed_labels)
+    families += _readable(lambda: cost_lines(job, own), [""] * len(COST_FAMILIES))
+    return Lines(
         tuple([family.encode("utf-8", "replace") for family in families]),
         _readable(lambda: _stalled_reason(job.status), ""),
     )

@@ -81,7 +81,7 @@ class Replica:
         self._own = own or OperatorPod()
         self.gpus = GpuStore(settings.gpu_profiles, allow_time_slicing=settings.allow_time_slicing)
         self.store = Store(self.gpus, metrics.fleet.changed)
-        self.activities = Activities(self.store, settings.metrics.retention)
+        self.activities = Activities(self.store)
         """What the trainers have reported to this replica while it led."""
         self.queue: WorkQueue[Key] = WorkQueue(metrics, clock, group_of=itemgetter(0), share=settings.workers)
         metrics.workers(settings.workers + SPARE_WORKERS, lambda: self.queue.longest_work)
@@ -151,7 +151,7 @@ class Replica:
             port=settings.trainer.telemetry_port,
             period=settings.progress_seconds,
             own=self._own,
-            remember=lambda job, progress: self.activities.report(job.uid, progress, edges.now()),
+            remember=lambda job, progress: self.activities.report(job.uid, progress),
         )
         # Without this, a job could be decided before its children are known.
         await self._seed(informer, cluster)

@@ -47,7 +47,8 @@ def test_every_action_but_the_two_of_a_creation_has_its_own_key() -> None:
         SuspendJob("a", "u", True),
         SuspendJob("a", "u", False),
     ]
-    assert len({action_key(action) for action in [*actions, CREATE]}) == 6
+    report = CreateJob({"metadata": {"name": "demo-report-0"}})
+    assert len({action_key(action) for action in [*actions, CREATE, report]}) == 7
     assert action_key(CreateClaim({})) == action_key(CREATE)
 
 

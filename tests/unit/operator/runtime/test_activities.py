@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.activity import JobActivity
-from finetune_operator.runtime.activities import SHORTEST, Activities
+from finetune_operator.runtime.activities import Activities
 
-from tests.support.operator import NOW, UID, make_job, make_progress
+from tests.support.operator import UID, make_job, make_progress
 from tests.support.world import World
 
 KEY = make_job().key
@@ -26,7 +25,7 @@ class Observed:
         self.world.settle()
         self.pod = self.world.run_pod("demo-train-0")
         self.store = Store(GpuStore((), allow_time_slicing=False))
-        self.activities = Activities(self.store, timedelta(hours=1))
+        self.activities = Activities(self.store)
         self.copy()
 
     def copy(self) -> None:
@@ -38,7 +37,7 @@ class Observed:
             self.store.put_pod(KEY, pod)
 
     def report(self, **changes: Any) -> None:
-        self.activities.report(UID, make_progress(Stage.TRAIN, **changes), NOW)
+        self.activities.report(UID, make_progress(Stage.TRAIN, **changes))
 
     def shown(self) -> JobActivity | None:
         found = self.activities.of([self.world.job])
@@ -94,11 +93,12 @@ def test_another_job_of_the_same_name_does_not_inherit_the_numbers() -> None:
     assert observed.activities.of([replace(observed.world.job, uid="another")]) == []
 
 
-def test_reports_are_forgotten_if_nobody_reports_any_more() -> None:
-    """A deleted job is not announced here, so time alone bounds what is kept."""
-    activities = Activities(Store(GpuStore((), allow_time_slicing=False)), timedelta(0))
-    for second in range(2000):
-        activities.report(f"uid-{second}", make_progress(Stage.TRAIN), NOW + timedelta(seconds=second))
-    assert len(activities) == SHORTEST.total_seconds() + 1
-    activities.report("uid-0", make_progress(Stage.TRAIN), NOW + timedelta(days=1))
-    assert len(activities) == 1
+def test_only_the_reports_of_jobs_with_series_are_kept() -> None:
+    observed = Observed()
+    observed.report()
+    observed.activities.report("deleted", make_progress(Stage.TRAIN))
+    observed.activities.forget_others([observed.world.job])
+    assert len(observed.activities) == 1
+    assert observed.shown() is not None
+    observed.activities.forget_others([])
+    assert len(observed.activities) == 0

@@ -235,6 +235,21 @@ async def test_a_refused_child_is_said_at_once_and_created_later() -> None:
         assert observation.rejection is None
 
 
+async def test_no_job_stays_that_would_run_in_a_claim_of_another_owner() -> None:
+    async with running() as parts:
+        parts.server.put(CLAIMS, {"metadata": {"name": "demo-workspace", "namespace": "team"}, "spec": {}})
+        await parts.controller.reconcile(KEY)
+        assert ("POST", CHILDREN) in parts.writes(), "it is created beside the claim"
+        assert CHILD not in parts.server.objects
+        await parts.informer.refresh(KEY, parts.now)
+        await parts.controller.reconcile(KEY)
+        status = parts.server.objects[f"{JOBS}/demo"]["status"]
+        assert {entry["reason"] for entry in status["conditions"][:2]} == {"ChildRefused"}
+        parts.now += timedelta(seconds=20)
+        await parts.controller.reconcile(KEY)
+        assert parts.writes().count(("POST", CHILDREN)) == 1, "the next one waits for the claim"
+
+
 async def test_a_refused_child_is_asked_for_ever_more_rarely() -> None:
     async with running() as parts:
         parts.server.failures["POST", CHILDREN] = 403

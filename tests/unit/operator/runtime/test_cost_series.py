@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.runtime.cost_series import FAMILIES, CostSeries
+from finetune_operator.runtime.cost_series import FAMILIES, SHOWBACK_FAMILIES
+from finetune_operator.runtime.job_series import JobSeries
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.operator import make_job
@@ -24,21 +24,22 @@ STATUS: dict[str, Any] = {
 JOB = {"namespace": "team", "name": "demo"}
 
 
-def series(jobs: Iterable[JobRecord], allowed: tuple[str, ...] = ()) -> dict[tuple[str, ...], float]:
-    """Every series as its name and its other labels, as Prometheus reads them."""
-    text = b"".join(CostSeries(allowed).render(list(jobs))).decode()
+def series(job: JobRecord, allowed: tuple[str, ...] = ()) -> dict[tuple[str, ...], float]:
+    """Every series of showback and cost as its name and its other labels, as Prometheus reads them."""
+    text = b"".join(JobSeries(allowed).render([job])).decode()
     return {
         (
             sample.name,
             *(f"{key}={value}" for key, value in sorted(sample.labels.items()) if key not in JOB),
         ): (sample.value)
         for family in text_string_to_metric_families(text)
+        if family.name in {*SHOWBACK_FAMILIES, *FAMILIES}
         for sample in family.samples
     }
 
 
 def test_a_job_has_its_estimate_and_what_it_has_used() -> None:
-    found = series([make_job(status=STATUS)])
+    found = series(make_job(status=STATUS))
     assert found == {
         ("finetunejob_estimated_gpu_seconds", "bound=low"): 10,
         ("finetunejob_estimated_gpu_seconds", "bound=expected"): 20,
@@ -55,15 +56,15 @@ def test_a_job_has_its_estimate_and_what_it_has_used() -> None:
 
 def test_a_job_without_an_estimate_or_a_price_has_no_series_of_it() -> None:
     status = {"plan": {"duration": {"reason": "unknown"}, "cost": {"reason": "no price"}}}
-    assert series([make_job(status=status)]) == {}
-    assert series([make_job()]) == {}
+    assert series(make_job(status=status)) == {}
+    assert series(make_job()) == {}
 
 
 def test_only_allowed_labels_become_labels_of_a_series() -> None:
     job = make_job(labels={"team": 'a"b', "costCenter": "42", "argocd.argoproj.io/instance": "app"})
-    found = series([job], ("team", "costCenter", "project"))
+    found = series(job, ("team", "costCenter", "project"))
     assert found == {("finetunejob_labels", "label_cost_center=42", 'label_team=a"b'): 1}
-    assert series([job]) == {}
+    assert series(job) == {}
 
 
 @pytest.mark.parametrize(
@@ -71,18 +72,4 @@ def test_only_allowed_labels_become_labels_of_a_series() -> None:
     [{"plan": {"duration": [1]}}, {"usage": {"gpuSeconds": "many"}}, {"usage": {"cost": {"amount": 1}}}],
 )
 def test_what_another_version_wrote_has_no_series(status: dict[str, Any]) -> None:
-    assert series([make_job(status=status)]) == {}
-
-
-def test_a_changed_job_is_rendered_again_and_a_deleted_one_is_forgotten() -> None:
-    costs = CostSeries()
-    first = make_job(status=STATUS)
-    assert b"finetunejob_used_gpu_seconds{" in b"".join(costs.render([first]))
-    changed = make_job(status={}, resource_version="11")
-    assert b"finetunejob_used_gpu_seconds{" not in b"".join(costs.render([changed]))
-    assert b'name="demo"' not in b"".join(costs.render([]))
-
-
-def test_every_family_has_its_head_even_without_a_job() -> None:
-    text = b"".join(CostSeries().render([])).decode()
-    assert [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")] == list(FAMILIES)
+    assert series(make_job(status=status)) == {}

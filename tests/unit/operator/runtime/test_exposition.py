@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.support.operator import NOW
+from tests.support.operator import NOW, make_progress
 from tests.support.world import World, started
 
 RETENTION = timedelta(minutes=10)
@@ -40,12 +40,13 @@ class Scraped:
         metrics = OperatorMetrics(registry)
         metrics.workers(8, lambda: 3.0)
         self.store = Store(GpuStore((), allow_time_slicing=False))
+        self.activities = Activities(self.store)
         self.exposition = Exposition(
             registry,
             self.store,
             lambda: self.now,
             metrics.refresh,
-            Activities(self.store, RETENTION),
+            self.activities,
             RETENTION,
         )
 
@@ -126,6 +127,18 @@ async def test_jobs_that_ended_long_ago_have_no_series_of_their_own_but_are_coun
     assert 'finetunejobs{phase="Training"} 3.0' in later
     assert series(later) <= alone + 3 * 40 + 2
     assert series(await scraped.text()) == series(later)
+
+
+async def test_the_last_numbers_of_train_stay_as_long_as_the_series_of_its_job() -> None:
+    scraped, name = Scraped(), "finetunejob_step_loss{"
+    job = started(Stage.MERGE).job
+    scraped.store.put_job(job)
+    scraped.activities.report(job.uid, make_progress(Stage.TRAIN))
+    scraped.now = NOW + 10 * RETENTION
+    assert name in await scraped.text(), "MERGE may wait for long"
+    scraped.store.put_job(replace(ended().job, resource_version="9999"))
+    assert name not in await scraped.text()
+    assert len(scraped.activities) == 0
 
 
 async def test_a_job_that_changes_after_its_end_has_series_only_if_it_runs_again() -> None:

@@ -75,7 +75,7 @@ def exposition_of(jobs: int) -> Exposition:
     for number in range(jobs):
         store.put_job(make_job(name=f"demo{number}", uid=f"uid-{number}"))
     retention = timedelta(minutes=10)
-    return Exposition(registry, store, lambda: NOW, lambda: None, Activities(store, retention), retention)
+    return Exposition(registry, store, lambda: NOW, lambda: None, Activities(store), retention)
 
 
 async def test_metrics_are_served_in_the_text_format(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,9 +89,6 @@ def _activity(state: Reconciliation, child: ChildJob) -> tuple[Reason, str]:
 
 def _hindrance(state: Reconciliation, child: ChildJob) -> tuple[Reason, str] | None:
     """Reason and message of what keeps the stage from running; None if nothing is known to."""
-    rejection = state.observation.rejection
-    if rejection is not None and state.lacks_claim:
-        return Reason.CHILD_REFUSED, rejection.message
     pods, feasibility = state.pods_of(child), state.feasibility
     unconfirmed = unconfirmed_end(pods, state.observation.inventory, state.now)
     if unconfirmed is not None:

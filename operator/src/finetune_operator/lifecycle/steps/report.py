@@ -18,6 +18,7 @@ from finetune_operator.contract.reading import parse_result
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.lifecycle.actions import CreateJob, Need
 from finetune_operator.lifecycle.reconciliation import Reconciliation
+from finetune_operator.lifecycle.refusals import action_key
 from finetune_operator.lifecycle.stage_jobs import build_report_job
 from finetune_operator.lifecycle.volumes import place_merge
 from finetune_operator.manifests.jobs import REPORT_SECONDS
@@ -57,9 +58,6 @@ def _start(state: Reconciliation) -> Reconciliation | Need:
     if running:
         state = _pending(state, f"waits for pod {running[0]} to end")
         return state.with_requeue(state.now + LOOK_AGAIN)
-    rejection = observation.rejection
-    if rejection is not None and rejection.final:
-        return _concluded(state, Reason.REPORT_LOST, rejection.message)
     return _create(state)
 
 
@@ -73,9 +71,12 @@ def _create(state: Reconciliation) -> Reconciliation | Need:
     body = build_report_job(
         state.job, spec, state.draft, state.settings, placement, observation.volumes.read_only_claims
     )
-    rejection = observation.rejection
-    message = "its Job is created" if rejection is None else rejection.message
-    return _pending(state, message).with_actions(CreateJob(body))
+    action = CreateJob(body)
+    refusal = observation.refusals.get(action_key(action))
+    if refusal is not None and refusal.final:
+        return _concluded(state, Reason.REPORT_LOST, refusal.message)
+    message = "its Job is created" if refusal is None else refusal.message
+    return _pending(state, message).with_actions(action)
 
 
 def _has_workspace(state: Reconciliation) -> bool:
@@ -120,7 +121,8 @@ def _why_late(state: Reconciliation, child: ChildJob | None) -> str:
     shown = state.draft.conditions.message(Condition.REPORT_PUBLISHED) if child is None else ""
     pods = () if child is None else state.pods_of(child)
     waiting = [pod.unschedulable or ": ".join(pod.waiting or ()) for pod in pods]
-    cause = next(filter(None, [*waiting, shown]), "its pod did not end")
+    otherwise = "its Job was never created" if child is None else "its pod did not end"
+    cause = next(filter(None, [*waiting, shown]), otherwise)
     return (
         f"the report must be published {REPORT_SECONDS // 60} min after the end at the latest, found: {cause}"
     )

@@ -9,12 +9,11 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle import volumes as volume_policy
-from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Need
+from finetune_operator.lifecycle.actions import CreateJob, Need
 from finetune_operator.lifecycle.obstacles import find_obstacle
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
 from finetune_operator.lifecycle.stage_jobs import build_stage_job, size_host
-from finetune_operator.manifests.jobs import build_workspace_claim
 from finetune_operator.observed.lost_nodes import unconfirmed_end
 from finetune_operator.observed.observation import Rejection
 from finetune_operator.placement.constraints import Placement
@@ -102,10 +101,7 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
     if isinstance(placement, Infeasible):
         return state.with_draft(draft.fail(placement.reason, placement.message))
     if spec.workspace.existing_claim is None and state.own_claim is None:
-        trainer = state.settings.trainer
-        size, defaults = volume_policy.claim_size(spec, draft), trainer.defaults
-        claim = build_workspace_claim(state.job, spec, size, defaults, state.settings.cost.labels)
-        state = state.with_actions(CreateClaim(claim))
+        state = state.with_actions(volume_policy.create_claim(state.job, spec, draft, state.settings))
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
     read_only = () if volumes is None else volumes.read_only_claims
     body = build_stage_job(

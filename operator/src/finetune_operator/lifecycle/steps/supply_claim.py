@@ -6,9 +6,7 @@ from datetime import timedelta
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.lifecycle import volumes as volume_policy
-from finetune_operator.lifecycle.actions import CreateClaim
 from finetune_operator.lifecycle.reconciliation import Reconciliation
-from finetune_operator.manifests.jobs import build_workspace_claim
 
 PREVIOUS_CLAIM = timedelta(seconds=1)
 """Time between two looks at the claim of an earlier FineTuneJob of the same name, until it is gone."""
@@ -19,6 +17,9 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
 
     Claim and Job of a new job are created together, so the claim may have been refused, or lost with the operator.
     Somebody may also have deleted it, which costs nothing before the pod has a node.
+
+    If the API server refuses it, the Job goes at once: another object may have the name of the claim, and the pod would
+    run in that. The Job of the next attempt is created after the claim.
     """
     spec = state.runnable_spec
     if spec is None or not state.lacks_claim:
@@ -28,7 +29,6 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
     rejection = state.observation.rejection
     if rejection is not None and rejection.final:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
-    if rejection is not None and state.now < rejection.retry_time:
-        return state.with_requeue(rejection.retry_time)
-    size, defaults = volume_policy.claim_size(spec, state.draft), state.settings.trainer.defaults
-    return state.with_actions(CreateClaim(build_workspace_claim(state.job, spec, size, defaults)))
+    if rejection is not None:
+        return state.with_attempt_left(Reason.CHILD_REFUSED, rejection.message)
+    return state.with_actions(volume_policy.create_claim(state.job, spec, state.draft, state.settings))

@@ -1,7 +1,13 @@
 """Published speeds of GPU products: dense bfloat16 products and memory bandwidth.
 
-The figures are those of the vendors' data sheets: tensor operations without sparsity, with sums in float32. A product that
-comes with several connectors has those of the fastest one. GeForce cards sum in float32 at half of the speed, which counts.
+The figures are those of the vendors: tensor operations without sparsity, with sums in float32. A product that comes with
+several connectors has those of the fastest one. GeForce cards sum in float32 at half of the speed, which counts.
+
+Their sources are the data sheets of the products, and for GeForce the white papers of their architectures. If a sheet only
+has operations with sparsity or of smaller numbers, the speed follows from these: half without sparsity, and a quarter of
+FP8 operations with sparsity. Blackwell's cards are sold by "AI TOPS", operations of FP4 with sparsity: an eighth of them
+counts for RTX PRO, and a sixteenth for GeForce. So the RTX 5090 D, with 2,375 of them, has less than the RTX 5090, with
+3,352. Cards of a special size that no sheet lists, such as H100 96GB, have the speed of their sibling.
 """
 
 from __future__ import annotations
@@ -107,7 +113,7 @@ _PUBLISHED = MappingProxyType(
             ("NVIDIA RTX 5070 Ti", 87.9, 896),
             ("NVIDIA RTX 5080", 112.6, 960),
             ("NVIDIA RTX 5090", 209.5, 1792),
-            ("NVIDIA RTX 5090 D", 209.5, 1792),
+            ("NVIDIA RTX 5090 D", 148.4, 1792),
             # AMD
             ("AMD Radeon RX 7900 XTX", 122.8, 960),
             ("AMD Radeon PRO W7900", 122.6, 864),

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import CreateJob
 from finetune_operator.observed.observation import Rejection
 
 from tests.support.operator import make_failure, make_result, make_spec
@@ -143,16 +145,62 @@ def test_a_report_waits_for_a_pod_that_still_writes_the_workspace() -> None:
     assert REPORT in world.created
 
 
+def refused(world: World, rejection: Rejection) -> None:
+    """End a job whose report the API server refuses."""
+    world.succeed(Stage.MERGE)
+    world.step(lose_actions=True)
+    world.refusals = {f"create {REPORT}": rejection}
+
+
 def test_a_job_that_the_api_server_refuses_says_so_until_it_is_late() -> None:
     world = started(Stage.MERGE, spec=asking())
-    world.succeed(Stage.MERGE)
-    world.rejection = Rejection("exceeded quota", world.now)
-    world.step(lose_actions=True)
+    refused(world, Rejection("exceeded quota", world.now + timedelta(seconds=15)))
+    world.step()
     assert message(world) == "exceeded quota"
+    assert REPORT not in world.created, "it is not asked for before its time"
+    decision = world.decide()
+    assert decision.held
+    assert decision.requeue_time == world.now + timedelta(seconds=15)
+    world.wait(15)
+    assert [type(action) for action in world.decide().actions] == [CreateJob]
     world.wait(1801)
     world.step()
     assert world.condition("ReportPublished") == ("False", "ReportLost")
     assert message(world).endswith("found: exceeded quota")
+
+
+def test_an_invalid_job_of_the_report_is_a_lost_report() -> None:
+    world = started(Stage.MERGE, spec=asking())
+    refused(world, Rejection("no such field", world.now, final=True))
+    world.settle()
+    assert world.condition("ReportPublished") == ("False", "ReportLost")
+    assert message(world) == "no such field"
+
+
+def test_a_refusal_of_the_last_attempt_is_none_of_the_report() -> None:
+    world = started(Stage.MERGE, spec=asking())
+    world.succeed(Stage.MERGE)
+    world.rejection = Rejection("the API server rejected Job demo-merge-1", world.now, final=True)
+    world.settle()
+    assert REPORT in world.created
+    assert world.condition("ReportPublished") == ("Unknown", "PublishingReport")
+
+
+def test_a_report_that_was_never_started_in_time_says_so() -> None:
+    world = ended()
+    del world.children[next(iter(world.children))]
+    world.job = replace(
+        world.job,
+        status={
+            **world.job.status,
+            "conditions": [
+                each for each in world.job.status["conditions"] if each["type"] != "ReportPublished"
+            ],
+        },
+    )
+    world.wait(1801)
+    world.step()
+    assert message(world).endswith("found: its Job was never created")
 
 
 def test_a_shared_workspace_is_reported_from_too() -> None:

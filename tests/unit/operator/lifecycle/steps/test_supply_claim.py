@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Decision
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.observed.observation import Claim, Rejection
+from finetune_operator.settings import Settings
+from finetune_operator.sizing.cost.prices import CostSettings
 
-from tests.support.operator import make_job, make_spec
+from tests.support.operator import SETTINGS, make_job, make_spec
 from tests.support.world import World, started
 
 MESSAGE = "the API server rejected PersistentVolumeClaim demo-workspace: exceeded quota"
@@ -25,30 +29,36 @@ def has_claim(world: World) -> bool:
 
 
 def test_a_claim_that_was_lost_is_created_as_it_would_have_been() -> None:
-    first = [action for action in World().decide().actions if isinstance(action, CreateClaim)]
-    again = [action for action in without_claim().decide().actions if isinstance(action, CreateClaim)]
+    settings = Settings(trainer=SETTINGS.trainer, cost=CostSettings(labels=("team",)))
+    world = World(job=make_job(labels={"team": "a"}), settings=settings)
+    first = [action for action in world.decide().actions if isinstance(action, CreateClaim)]
+    world.step(arrives=lambda action: isinstance(action, CreateJob))
+    again = [action for action in world.decide().actions if isinstance(action, CreateClaim)]
     assert again == first
+    assert first[0].body["metadata"]["labels"]["team"] == "a"
 
 
-def test_a_refused_claim_is_said_and_tried_again_later() -> None:
-    world = without_claim()
+@pytest.mark.parametrize("spec", [{}, {"cpuQueueName": "cpu"}])
+def test_a_job_never_stays_without_a_claim_that_is_refused(spec: dict[str, Any]) -> None:
+    """Another object may have the name of the claim, and the pod must not run in it."""
+    world = World(job=make_job(spec=make_spec(**spec)))
+    world.step(arrives=lambda action: isinstance(action, CreateJob))
     world.rejection = Rejection(MESSAGE, world.now + timedelta(seconds=15))
     world.settle()
+    assert world.children == {}
+    assert not has_claim(world)
     assert world.condition("Reconciling") == ("True", "ChildRefused")
     assert MESSAGE in str(world.job.status["conditions"])
-    assert not has_claim(world)
+    assert not world.job.status.get("attempts"), "it costs no retry"
     decision = world.decide()
-    assert decision.requeue_time is not None
-    assert decision.requeue_time <= world.rejection.retry_time
+    assert decision.requeue_time == world.rejection.retry_time
     world.wait(15)
-    status = world.job.status
-    decision = world.decide()
-    assert decision.status == status, "status must not flip with every try"
-    assert [type(action) for action in decision.actions] == [CreateClaim]
+    found = [type(action) for action in world.decide().actions]
+    assert found == [CreateClaim, CreateJob], "the Job depends on the claim"
     world.rejection = None
     world.settle()
     assert has_claim(world)
-    assert world.condition("Reconciling") == ("True", "Pending")
+    assert set(world.children) == {"demo-prepare-1"}
 
 
 def test_an_invalid_claim_ends_the_job_and_its_job_is_deleted() -> None:

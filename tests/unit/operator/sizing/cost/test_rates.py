@@ -28,6 +28,23 @@ def test_every_published_speed_is_that_of_a_known_product_and_plausible() -> Non
             assert 30 < rates.operations / rates.bytes < 1300 or "H20" in gpu.product, gpu.product
 
 
+@pytest.mark.parametrize(
+    ("product", "ai_tops", "share"),
+    [
+        ("NVIDIA RTX 5060 Ti", 759, 16),
+        ("NVIDIA RTX 5090", 3352, 16),
+        ("NVIDIA RTX 5090 D", 2375, 16),
+        ("NVIDIA RTX PRO 6000", 4000, 8),
+    ],
+)
+def test_a_blackwell_card_has_its_share_of_the_operations_it_is_sold_by(
+    product: str, ai_tops: float, share: int
+) -> None:
+    rates = published_rates(product)
+    assert rates is not None
+    assert rates.operations == pytest.approx(ai_tops * 1e12 / share, rel=0.01)
+
+
 def test_a_mig_slice_has_its_share_of_the_whole_gpu() -> None:
     slice_of = find_product("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb")
     whole = published_rates("NVIDIA A100 80GB")
