@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,16 +183,16 @@ def test_parts_that_have_other_sizes_or_belong_to_others_are_sent_again(cloud: C
 # Its methods have the parameters of the protocol.
 # ruff: noqa: ARG002
 class DenyingStore:
-    """A store with a policy that denies one of the calls. It keeps the parts of its uploads."""
+    """A store with a policy that denies some of the calls. It keeps the parts of its uploads."""
 
-    def __init__(self, denied: str) -> None:
+    def __init__(self, denied: Collection[str]) -> None:
         self.denied = denied
         self.calls: list[str] = []
         self.uploads: dict[str, dict[int, bytes]] = {}
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
-        if name == self.denied:
+        if name in self.denied:
             raise StageError(Reason.DESTINATION_ACCESS_DENIED, "denied")
 
     def begin(self, key: str) -> str:
@@ -221,9 +221,9 @@ class DenyingStore:
         return []
 
 
-def denied(name: str, tmp_path: Path) -> tuple[DenyingStore, PartedUpload, UploadJournal]:
-    """Return an upload of three parts to a store that denies a call."""
-    store = DenyingStore(name)
+def denied(names: Collection[str], tmp_path: Path) -> tuple[DenyingStore, PartedUpload, UploadJournal]:
+    """Return an upload of three parts to a store that denies calls."""
+    store = DenyingStore(names)
     path = tmp_path / "large"
     path.write_bytes(bytes(2 * PART_BYTES + 1))
     file = LocalFile("large", path, "sha256:1", 2 * PART_BYTES + 1)
@@ -238,18 +238,22 @@ def denied(name: str, tmp_path: Path) -> tuple[DenyingStore, PartedUpload, Uploa
     return store, PartedUpload(opened, "bot/large", file, journal, lambda _: None), journal
 
 
-def test_a_policy_that_lists_no_parts_costs_them_but_not_the_publication(tmp_path: Path) -> None:
-    store, upload, journal = denied("parts", tmp_path)
+@pytest.mark.parametrize("names", [["parts"], ["parts", "abort"]])
+def test_a_policy_that_lists_no_parts_costs_them_but_not_the_publication(
+    tmp_path: Path, names: list[str]
+) -> None:
+    store, upload, journal = denied(names, tmp_path)
     journal.begin("large", "sha256:1", store.begin("bot/large"))
     upload.send()
     assert store.calls.count("abort") == 1
     assert store.calls.count("put") == 3
-    (parts,) = store.uploads.values()
+    assert len(store.uploads) == len(names), "the first upload stays if it cannot be given up"
+    *_, parts = store.uploads.values()
     assert sorted(len(part) for part in parts.values()) == [1, PART_BYTES, PART_BYTES]
 
 
 def test_a_part_that_fails_for_good_ends_the_upload_with_its_reason(tmp_path: Path) -> None:
-    store, upload, journal = denied("put", tmp_path)
+    store, upload, journal = denied(["put"], tmp_path)
     with pytest.raises(StageError) as caught:
         upload.send()
     assert caught.value.reason is Reason.DESTINATION_ACCESS_DENIED
@@ -258,7 +262,7 @@ def test_a_part_that_fails_for_good_ends_the_upload_with_its_reason(tmp_path: Pa
 
 
 def test_a_policy_that_lists_no_uploads_is_no_trouble(tmp_path: Path) -> None:
-    store, _, _ = denied("unfinished", tmp_path)
+    store, _, _ = denied(["unfinished"], tmp_path)
     abort_others(store, "bot/", {"bot/large"}, ())
     assert store.calls == ["unfinished"]
 
