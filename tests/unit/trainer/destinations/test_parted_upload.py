@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.fetch_target import destination_target
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.retry import RetryPolicy
+from obstore.exceptions import PermissionDeniedError
+from obstore.store import AzureStore
 
 from tests.support.publishing import (
     BUCKET,
@@ -34,7 +37,7 @@ from tests.support.publishing import (
 )
 from tests.support.servers import azure
 from tests.support.servers.cloud_storage import cloud_storage
-from tests.support.servers.loopback import s3_server
+from tests.support.servers.loopback import http_server, s3_server, status
 from tests.support.servers.troubled import response, troubled
 
 pytestmark = pytest.mark.object_stores
@@ -178,6 +181,35 @@ def test_parts_that_have_other_sizes_or_belong_to_others_are_sent_again(cloud: C
     remember(tmp_path, uri, large.digest, begun)
     open_named(uri, tmp_path / "j", cloud.environment).publish(artifact, lambda _: None)
     assert "sha256:" + hashlib.sha256(cloud.read(LARGE)).hexdigest() == large.digest
+
+
+def test_blocks_that_obstore_has_left_are_no_obstacle() -> None:
+    account = azure.AzureBlobs({"models": {}})
+
+    def without_lists(handler: BaseHTTPRequestHandler) -> None:
+        if "comp=blocklist" in handler.path and handler.command == "PUT":
+            status(403)(handler)
+        else:
+            account(handler)
+
+    with http_server(without_lists, host="127.0.0.1") as origin:
+        settings: Any = {
+            "account_name": azure.ACCOUNT,
+            "account_key": azure.KEY,
+            "endpoint": f"{origin}/{azure.ACCOUNT}",
+        }
+        client = AzureStore("models", config=settings, client_options={"allow_http": True})
+        with pytest.raises(PermissionDeniedError):
+            obstore.put(client, "bot/large", bytes(11 << 20), use_multipart=True)
+    with azure.azure_server(account) as endpoint:
+        place = entry(f"az://{azure.ACCOUNT}/models/bot", endpoint)
+        cloud = Cloud("", lambda _: place, {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": azure.KEY}, lambda _: b"")
+        with cloud.parts() as (_, store):
+            upload = store.begin("bot/large")
+            name = store.put("bot/large", upload, 1, b"content")
+            assert store.parts("bot/large", upload) == {1: (name, 7)}
+            store.finish("bot/large", upload, [name])
+    assert account.containers["models"] == {"bot/large": b"content"}
 
 
 # Its methods have the parameters of the protocol.
