@@ -79,7 +79,7 @@ class AzureBlobs:
     ) -> None:
         """Put Blob, Put Block or Put Block List. A block is no part of its blob before it is in a list.
 
-        Put Blob and Put Block List drop all other blocks of the blob.
+        The ids of a blob's blocks have one length. Put Blob and Put Block List drop all other blocks of the blob.
         """
         body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
         self.received += len(body)
@@ -88,6 +88,9 @@ class AzureBlobs:
             _error(handler, 400, "Md5Mismatch", "The MD5 value specified in the request did not match.")
             return
         if query.get("comp") == "block":
+            if any(blob == name and len(block) != len(query["blockid"]) for blob, block in self._blocks):
+                _error(handler, 400, "InvalidBlobOrBlock", "The specified blob or block content is invalid.")
+                return
             self._blocks[(name, query["blockid"])] = body
         elif query.get("comp") == "blocklist":
             ids = re.findall(r"<(?:Uncommitted|Latest)>([^<]+)</", body.decode())

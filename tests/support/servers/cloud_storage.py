@@ -1,8 +1,9 @@
 """The XML API of Google Cloud Storage: a real S3 server behind a gateway with Google's sign-in.
 
-No emulator of Cloud Storage takes uploads in parts by the XML API, which obstore uses. Cloud Storage documents that API as
-one with S3's ("Migrate from Amazon S3", "XML API multipart uploads"). So versitygw stores the objects. The gateway takes
-only tokens that a service account has signed for itself, and signs each request again for versitygw.
+fake-gcs-server 1.56, the emulator of the other tests, has no uploads in parts by the XML API, which obstore uses. Cloud
+Storage documents that API as one with S3's ("Migrate from Amazon S3", "XML API multipart uploads"). So versitygw stores the
+objects. The gateway takes only tokens that a service account has signed for itself, and signs each request again for
+versitygw.
 """
 
 from __future__ import annotations

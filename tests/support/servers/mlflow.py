@@ -157,6 +157,11 @@ class SmallMlflow:
             ]
         }
 
+    def _registered_models_get(self, given: dict[str, Any]) -> dict[str, Any]:
+        if given["name"] not in self.models:
+            raise _RefusedError(404, "RESOURCE_DOES_NOT_EXIST", "Registered Model not found")
+        return {"registered_model": {"name": given["name"]}}
+
     def _registered_models_create(self, given: dict[str, Any]) -> dict[str, Any]:
         if given["name"] in self.models:
             raise _RefusedError(400, "RESOURCE_ALREADY_EXISTS", "Registered Model already exists")

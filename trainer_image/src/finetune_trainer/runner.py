@@ -98,8 +98,8 @@ def run_stage(
 ) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
 
-    `step` is Probe or Publish for the part of the stage that needs the destinations' credentials. `tail` holds the last log
-    lines, which the result of a failure carries. `write_report` writes the report on the job into the workspace, whatever
+    `step` is Probe, Publish or Report for the part that needs credentials of destinations or trackers. `tail` holds the
+    last log lines, which the result of a failure carries. `write_report` writes the report on the job into the workspace, whatever
     the outcome of the stage is. A step writes none: it must not read what the job has made.
     """
     TERMINATION.remember()

@@ -31,6 +31,18 @@ def test_a_broken_journal_only_costs_time(tmp_path: Path, text: str) -> None:
     assert UploadJournal(tmp_path / "j", "p").holds("a", "sha256:1", "1")
 
 
+def test_a_journal_that_cannot_be_written_only_costs_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    journal = UploadJournal(tmp_path / "file" / "j", "p")
+    journal.begin("a", "sha256:1", "upload")
+    assert journal.begun("a", "sha256:1") == "upload"
+    journal.record("a", "sha256:1", "1")
+    assert journal.holds("a", "sha256:1", "1")
+    assert "another attempt sends them again" in caplog.text
+
+
 def test_a_store_without_versions_leaves_no_record(tmp_path: Path) -> None:
     UploadJournal(tmp_path / "j", "p").record("a", "sha256:1", None)
     assert not (tmp_path / "j").exists()

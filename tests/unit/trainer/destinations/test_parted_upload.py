@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.sources.fetch_target import destination_target
 from finetune_trainer.sources.network import Network
 from finetune_trainer.sources.retry import RetryPolicy
+from obstore.exceptions import PermissionDeniedError
+from obstore.store import AzureStore
 
 from tests.support.publishing import (
     BUCKET,
@@ -34,7 +37,7 @@ from tests.support.publishing import (
 )
 from tests.support.servers import azure
 from tests.support.servers.cloud_storage import cloud_storage
-from tests.support.servers.loopback import s3_server
+from tests.support.servers.loopback import http_server, s3_server, status
 from tests.support.servers.troubled import response, troubled
 
 pytestmark = pytest.mark.object_stores
@@ -180,19 +183,48 @@ def test_parts_that_have_other_sizes_or_belong_to_others_are_sent_again(cloud: C
     assert "sha256:" + hashlib.sha256(cloud.read(LARGE)).hexdigest() == large.digest
 
 
+def test_blocks_that_obstore_has_left_are_no_obstacle() -> None:
+    account = azure.AzureBlobs({"models": {}})
+
+    def without_lists(handler: BaseHTTPRequestHandler) -> None:
+        if "comp=blocklist" in handler.path and handler.command == "PUT":
+            status(403)(handler)
+        else:
+            account(handler)
+
+    with http_server(without_lists, host="127.0.0.1") as origin:
+        settings: Any = {
+            "account_name": azure.ACCOUNT,
+            "account_key": azure.KEY,
+            "endpoint": f"{origin}/{azure.ACCOUNT}",
+        }
+        client = AzureStore("models", config=settings, client_options={"allow_http": True})
+        with pytest.raises(PermissionDeniedError):
+            obstore.put(client, "bot/large", bytes(11 << 20), use_multipart=True)
+    with azure.azure_server(account) as endpoint:
+        place = entry(f"az://{azure.ACCOUNT}/models/bot", endpoint)
+        cloud = Cloud("", lambda _: place, {"TEAM_AZURE_STORAGE_ACCOUNT_KEY": azure.KEY}, lambda _: b"")
+        with cloud.parts() as (_, store):
+            upload = store.begin("bot/large")
+            name = store.put("bot/large", upload, 1, b"content")
+            assert store.parts("bot/large", upload) == {1: (name, 7)}
+            store.finish("bot/large", upload, [name])
+    assert account.containers["models"] == {"bot/large": b"content"}
+
+
 # Its methods have the parameters of the protocol.
 # ruff: noqa: ARG002
 class DenyingStore:
-    """A store with a policy that denies one of the calls. It keeps the parts of its uploads."""
+    """A store with a policy that denies some of the calls. It keeps the parts of its uploads."""
 
-    def __init__(self, denied: str) -> None:
+    def __init__(self, denied: Collection[str]) -> None:
         self.denied = denied
         self.calls: list[str] = []
         self.uploads: dict[str, dict[int, bytes]] = {}
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
-        if name == self.denied:
+        if name in self.denied:
             raise StageError(Reason.DESTINATION_ACCESS_DENIED, "denied")
 
     def begin(self, key: str) -> str:
@@ -221,9 +253,9 @@ class DenyingStore:
         return []
 
 
-def denied(name: str, tmp_path: Path) -> tuple[DenyingStore, PartedUpload, UploadJournal]:
-    """Return an upload of three parts to a store that denies a call."""
-    store = DenyingStore(name)
+def denied(names: Collection[str], tmp_path: Path) -> tuple[DenyingStore, PartedUpload, UploadJournal]:
+    """Return an upload of three parts to a store that denies calls."""
+    store = DenyingStore(names)
     path = tmp_path / "large"
     path.write_bytes(bytes(2 * PART_BYTES + 1))
     file = LocalFile("large", path, "sha256:1", 2 * PART_BYTES + 1)
@@ -238,18 +270,22 @@ def denied(name: str, tmp_path: Path) -> tuple[DenyingStore, PartedUpload, Uploa
     return store, PartedUpload(opened, "bot/large", file, journal, lambda _: None), journal
 
 
-def test_a_policy_that_lists_no_parts_costs_them_but_not_the_publication(tmp_path: Path) -> None:
-    store, upload, journal = denied("parts", tmp_path)
+@pytest.mark.parametrize("names", [["parts"], ["parts", "abort"]])
+def test_a_policy_that_lists_no_parts_costs_them_but_not_the_publication(
+    tmp_path: Path, names: list[str]
+) -> None:
+    store, upload, journal = denied(names, tmp_path)
     journal.begin("large", "sha256:1", store.begin("bot/large"))
     upload.send()
     assert store.calls.count("abort") == 1
     assert store.calls.count("put") == 3
-    (parts,) = store.uploads.values()
+    assert len(store.uploads) == len(names), "the first upload stays if it cannot be given up"
+    *_, parts = store.uploads.values()
     assert sorted(len(part) for part in parts.values()) == [1, PART_BYTES, PART_BYTES]
 
 
 def test_a_part_that_fails_for_good_ends_the_upload_with_its_reason(tmp_path: Path) -> None:
-    store, upload, journal = denied("put", tmp_path)
+    store, upload, journal = denied(["put"], tmp_path)
     with pytest.raises(StageError) as caught:
         upload.send()
     assert caught.value.reason is Reason.DESTINATION_ACCESS_DENIED
@@ -258,7 +294,7 @@ def test_a_part_that_fails_for_good_ends_the_upload_with_its_reason(tmp_path: Pa
 
 
 def test_a_policy_that_lists_no_uploads_is_no_trouble(tmp_path: Path) -> None:
-    store, _, _ = denied("unfinished", tmp_path)
+    store, _, _ = denied(["unfinished"], tmp_path)
     abort_others(store, "bot/", {"bot/large"}, ())
     assert store.calls == ["unfinished"]
 

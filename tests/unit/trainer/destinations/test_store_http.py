@@ -48,10 +48,12 @@ def test_the_address_is_that_of_the_cloud_or_of_the_given_server(
     assert (found.root.host, found.path) == address
 
 
-def test_a_shared_access_signature_is_part_of_every_request() -> None:
-    found = access("az://acc/c/k", {"T_AZURE_STORAGE_SAS_TOKEN": "?sv=2023&sig=a%2Bb%3D"})
+@pytest.mark.parametrize("token", ["?sv=2023&sig=a%2Bb%3D", "sv=2023&sig=a+b="])
+def test_a_shared_access_signature_is_part_of_every_request(token: str) -> None:
+    found = access("az://acc/c/k", {"T_AZURE_STORAGE_SAS_TOKEN": token})
     assert found is not None
     assert found.query == {"sv": "2023", "sig": "a+b="}
+    assert "a+b" not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,11 @@ def test_a_shared_access_signature_is_part_of_every_request() -> None:
         ("s3://b/k", {}, {"credentials_prefix": None}),
         ("gs://b/k", {"T_GOOGLE_SERVICE_ACCOUNT_KEY": "{}"}, {}),
         ("gs://b/k", {"T_GOOGLE_SERVICE_ACCOUNT_KEY": "3"}, {}),
+        (
+            "gs://b/k",
+            {"T_GOOGLE_SERVICE_ACCOUNT_KEY": '{"disable_oauth": true, "gcs_base_url": "http://a"}'},
+            {},
+        ),
         (
             "az://acc/c/k",
             {"T_AZURE_CLIENT_ID": "a", "T_AZURE_CLIENT_SECRET": "b", "T_AZURE_TENANT_ID": "c"},

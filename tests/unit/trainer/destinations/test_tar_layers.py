@@ -93,6 +93,13 @@ def test_a_damaged_record_of_digests_costs_only_time(tmp_path: Path) -> None:
         assert layers_of(artifact, tmp_path)[0].digest == wanted
 
 
+def test_a_record_of_digests_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    artifact = artifact_of(tmp_path, {"config.json": b"{}"})
+    (tmp_path / "file").write_text("in the way")
+    kept, lost = (layers_of(artifact, tmp_path / folder) for folder in ("fresh", "file"))
+    assert [layer.digest for layer in lost] == [layer.digest for layer in kept]
+
+
 def test_the_manifest_comes_back_from_its_layer_alone(tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "artifact")
     layers = layers_of(artifact, tmp_path)

@@ -55,19 +55,25 @@ def ignore(_done: int) -> None:
     pass
 
 
-def test_a_store_that_answers_503_for_a_while_is_waited_for(endpoint: str, tmp_path: Path) -> None:
-    artifact = make_artifact(tmp_path / "artifact", megabytes=4)
+@pytest.mark.parametrize(
+    ("megabytes", "busy_after"), [(4, 3 << 20), (80, 60 << 20)], ids=["small", "five parts"]
+)
+def test_a_store_that_is_busy_for_a_while_costs_only_what_was_on_its_way(
+    endpoint: str, tmp_path: Path, megabytes: int, busy_after: int
+) -> None:
+    artifact = make_artifact(tmp_path / "artifact", megabytes=megabytes)
     left = [OUTAGE]
 
     def busy_in_the_middle(received: int) -> bytes | None:
-        if received < 3 << 20 or not left[0]:
+        if received < busy_after or not left[0]:
             return None
         left[0] -= 1
-        return response("503 Service Unavailable")
+        return response("503 Slow Down")
 
     with troubled(endpoint, busy_in_the_middle) as (relay, trouble):
         publisher(relay, tmp_path, 600).publish(artifact, ignore)
     assert trouble.answered == OUTAGE
+    assert trouble.received < artifact.bytes + OUTAGE * PART_BYTES
     assert is_published(endpoint)
     assert publisher(endpoint, tmp_path, 0).published() is not None
 
@@ -100,25 +106,6 @@ def test_a_token_that_expires_in_the_middle_costs_no_second_upload(endpoint: str
             "a file that had arrived was sent again"
         )
     assert is_published(endpoint)
-
-
-def test_a_store_that_is_busy_in_a_large_file_costs_only_the_parts_on_their_way(
-    endpoint: str, tmp_path: Path
-) -> None:
-    artifact = make_artifact(tmp_path / "artifact", megabytes=80)  # the largest file needs five parts
-    left = [OUTAGE]
-
-    def busy_in_the_middle(received: int) -> bytes | None:
-        if received < 60 << 20 or not left[0]:
-            return None
-        left[0] -= 1
-        return response("503 Slow Down")
-
-    with troubled(endpoint, busy_in_the_middle) as (relay, trouble):
-        publisher(relay, tmp_path, 600).publish(artifact, ignore)
-    assert trouble.answered == OUTAGE
-    assert is_published(endpoint)
-    assert trouble.received < artifact.bytes + OUTAGE * PART_BYTES
 
 
 def test_a_token_that_expires_in_a_large_file_costs_only_the_parts_on_their_way(

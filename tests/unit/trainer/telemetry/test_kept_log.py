@@ -35,6 +35,10 @@ def test_commands_to_a_terminal_are_removed() -> None:
     assert clean_lines(text) == "red new title link reset gone"
 
 
+def test_a_command_to_a_terminal_without_an_end_costs_only_its_line() -> None:
+    assert clean_lines("first \x1b]0;title\nTraceback\nlast") == "first \nTraceback\nlast"
+
+
 def test_binary_and_reordering_characters_are_shown_as_escapes() -> None:
     assert clean_lines("a\x00b\x9bc\u202ed\udc80\te") == "a\\x00b\\x9bc\\u202ed\\udc80\te"
 

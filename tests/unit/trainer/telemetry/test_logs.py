@@ -38,6 +38,17 @@ def test_records_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str])
     assert tail.lines[-1].endswith(f"'{MASK}'")
 
 
+def test_a_record_whose_arguments_do_not_fit_is_kept_without_them_and_ends_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tail = configure_logging(REDACT)
+    add_log_file(tmp_path / "train-0.log", REDACT)
+    logging.getLogger("library").warning("x is deprecated", FutureWarning, "hf_secret_token")  # noqa: PLE1205 -- as libraries do
+    line = "WARNING library: x is deprecated (its arguments do not fit: TypeError)"
+    assert list(tail.lines) == [line]
+    assert (tmp_path / "train-0.log").read_text() == capsys.readouterr().err == f"{line}\n"
+
+
 def test_only_the_last_20_lines_are_kept() -> None:
     tail = configure_logging(REDACT)
     for number in range(30):

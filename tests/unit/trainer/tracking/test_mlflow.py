@@ -100,6 +100,27 @@ def test_a_model_that_mlflow_refuses_leaves_the_run_whole(server: str, tmp_path:
     assert (run["info"]["run_id"], run["info"]["status"]) == (found.run, "FINISHED")
 
 
+def test_a_model_that_exists_needs_no_permission_to_make_one() -> None:
+    state, _ = failing("registered-models/create", 10**6, status(403))
+    state.models["bot"] = []
+    with small_mlflow(state) as address:
+        tracker = mlflow_tracker(address, registered_model="bot")
+        with mlflow_client(tracker) as client:
+            assert record_in_mlflow(client, tracker, record(1), {}).model == "bot/1"
+
+
+def test_a_name_that_mlflow_refuses_is_said_with_its_words() -> None:
+    body = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid experiment name"}'
+    state, _ = failing("experiments/create", 10**6, status(400, body))
+    with small_mlflow(state) as address:
+        tracker = mlflow_tracker(address)
+        with (
+            mlflow_client(tracker) as client,
+            pytest.raises(StageError, match="400 \\(Invalid experiment name"),
+        ):
+            record_in_mlflow(client, tracker, record(1), {})
+
+
 def test_jobs_that_make_one_experiment_at_the_same_time_share_it(server: str) -> None:
     tracker = mlflow_tracker(server, experiment="shared")
     failures: list[StageError] = []
@@ -139,7 +160,8 @@ def failing(
 
 
 STEPS = ("experiments/get-by-name", "experiments/create", "runs/search", "runs/create", "log-batch", "artifacts/",
-         "registered-models/create", "model-versions/search", "model-versions/create", "runs/update")  # fmt: skip
+         "registered-models/get", "registered-models/create", "model-versions/search", "model-versions/create",
+         "runs/update")  # fmt: skip
 
 
 @pytest.mark.parametrize("where", STEPS)

@@ -98,6 +98,20 @@ def test_an_outage_at_any_step_leaves_one_of_each(where: str) -> None:
     assert [len(kept) for kept in (state.models, state.versions, state.artifacts)] == [1, 1, 1]
 
 
+def test_a_model_that_another_job_makes_at_the_same_time_is_shared() -> None:
+    state = SmallRegistry()
+
+    def interfere(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command == "POST" and handler.path.endswith("/registered_models") and not state.models:
+            state.models["1"] = {"id": "1", "name": "team"}
+        return False
+
+    state.interfere = interfere
+    with small_registry(state) as address:
+        assert send(address, record()).recorded
+    assert [each["registeredModelId"] for each in state.versions.values()] == ["1"]
+
+
 def test_two_jobs_of_one_name_have_versions_of_their_own() -> None:
     state = SmallRegistry()
     with small_registry(state) as address:

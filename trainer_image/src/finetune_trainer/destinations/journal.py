@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from finetune_trainer.workspace.layout import write_json_atomically
+
+_log = logging.getLogger(__name__)
 
 
 class UploadJournal:
@@ -53,7 +56,12 @@ class UploadJournal:
 
     def _write(self) -> None:
         document = {"place": self._place, "files": self._entries, "uploads": self._uploads}
-        write_json_atomically(self._path, document)
+        try:
+            write_json_atomically(self._path, document)
+        except OSError as error:
+            _log.warning(
+                "the record of arrived files cannot be kept, so another attempt sends them again: %s", error
+            )
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -134,9 +134,9 @@ class BlockStore:
         self._client = client
 
     def begin(self, key: str) -> str:
-        """Choose a name for the blocks of an upload."""
+        """Choose a name for the blocks of an upload. Its random part is as long as `_block` needs it."""
         del key
-        return secrets.token_hex(8)
+        return secrets.token_hex(13)
 
     def put(self, key: str, upload: str, number: int, content: bytes) -> str:
         """Send a block; return its id."""
@@ -173,7 +173,7 @@ class BlockStore:
 
 
 def _block(upload: str, number: int) -> str:
-    """Return the id of a block. All ids of a blob have the same length."""
+    """Return the id of a block. All ids of a blob must have the same length, also those that obstore has left there: 32."""
     return base64.b64encode(f"{upload}-{number:05d}".encode()).decode()
 
 

@@ -101,8 +101,12 @@ class PartedUpload:
             _log.warning(
                 "%s: the parts that have arrived cannot be listed: %s", self._file.name, error.message
             )
-            client.retried(lambda: store.abort(self._key, upload), waiting=self._report)
-            return None
+        try:
+            store.abort(self._key, upload)
+        except (Outage, StageError) as error:
+            # Such a policy may deny this, too, and the parts only cost space.
+            _log.warning("%s: the upload before cannot be given up: %s", self._file.name, error)
+        return None
 
     def _send_parts(self, upload: str, stores: list[tuple[HttpClient, PartStore]]) -> None:
         with ThreadPoolExecutor(len(stores)) as threads:

@@ -46,7 +46,7 @@ class StoreRequest:
 
     method: str
     location: Location
-    query: Mapping[str, str]
+    query: Mapping[str, str] = field(repr=False)
     fields: Mapping[str, str]
     content: bytes = field(repr=False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote, unquote
 
 from finetune_trainer.destinations.http_client import Answer, HttpClient
 from finetune_trainer.destinations.request_signatures import (
@@ -44,7 +44,7 @@ class StoreAccess:
     root: Location
     path: str
     signer: Signer
-    query: Mapping[str, str]
+    query: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def of(
@@ -52,7 +52,8 @@ class StoreAccess:
     ) -> StoreAccess | None:
         """Return the access with the credentials of a Secret.
 
-        None stands for credentials that only obstore can use: the pod's own identity, and a client of Microsoft Entra.
+        None stands for credentials that only obstore can use: the pod's own identity, a client of Microsoft Entra, and a
+        Google key that names a server of its own.
         Raises StageError as `credentials` does.
         """
         uri = StoreUri.parse(destination.uri, target)
@@ -88,6 +89,8 @@ class StoreAccess:
             signer = sign_nothing if key.get("disable_oauth") is True else GoogleSigner(key)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # obstore has the message about it
+        if destination.endpoint is None and key.get("gcs_base_url"):
+            return None
         return cls(uri.kind, *_address(endpoint, uri.bucket), signer, {})
 
     @classmethod
@@ -99,8 +102,7 @@ class StoreAccess:
         if "account_key" in given:
             return cls(uri.kind, *address, AzureSigner(uri.account, given["account_key"]), {})
         if "sas_key" in given:
-            query = dict(parse_qsl(given["sas_key"].lstrip("?"), keep_blank_values=True))
-            return cls(uri.kind, *address, sign_with_query, query)
+            return cls(uri.kind, *address, sign_with_query, _members(given["sas_key"]))
         return None
 
     @contextmanager
@@ -153,6 +155,12 @@ class StoreHttp(HttpClient):
         if verdict.action is Action.FAIL:
             raise rejection(verdict.reason, verdict.found, self.target)
         raise self.unavailable(f"HTTP status {found.status}")
+
+
+def _members(signature: str) -> dict[str, str]:
+    """Return the members of a shared access signature. A plus is no space in it, whether it is encoded or not."""
+    pairs = (pair.partition("=") for pair in signature.lstrip("?").split("&") if pair)
+    return {unquote(name): unquote(value) for name, _, value in pairs}
 
 
 def _address(endpoint: str, bucket: str) -> tuple[Location, str]:

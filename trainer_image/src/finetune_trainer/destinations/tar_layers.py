@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from finetune_trainer.destinations.local_artifact import LocalArtifact
     from finetune_trainer.destinations.publisher import OnBytes
 
+_log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 _END = bytes(2 * tarfile.BLOCKSIZE)
 _LARGEST_MANIFEST = 64 << 20
@@ -68,7 +70,12 @@ class LayerDigests:
     def record(self, name: str, digest: str, layer: str) -> None:
         """Remember the tar's digest."""
         self._known[f"{digest} {name}"] = layer
-        write_json_atomically(self._path, self._known)
+        try:
+            write_json_atomically(self._path, self._known)
+        except OSError as error:
+            _log.warning(
+                "the digests of layers cannot be kept, so another attempt reads the files again: %s", error
+            )
 
     def _read(self) -> dict[str, Any]:
         try:

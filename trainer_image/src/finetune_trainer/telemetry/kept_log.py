@@ -18,8 +18,8 @@ MAXIMUM_LINE = 4096
 MAXIMUM_LINES = 1000
 """Characters of a line, and lines of one record, such as a traceback. The middle of longer ones is left out."""
 
-# Commands to a terminal: CSI with its parameters, OSC up to its end, and those of two characters.
-_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-~])")
+# Commands to a terminal: CSI with its parameters, OSC up to its end or that of the line, and those of two characters.
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]P^_X][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\-~])")
 _JOINERS = "\u200c\u200d"
 """They reorder nothing, and scripts and emoji need them."""
 

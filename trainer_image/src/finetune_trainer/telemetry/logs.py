@@ -20,7 +20,10 @@ _KEPT_LINES = 20
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats first and redacts afterwards, so that tracebacks are redacted too."""
+    """Formats first and redacts afterwards, so that tracebacks are redacted too.
+
+    It never raises: an error would end the stage, or `logging` would print the record's arguments without redaction.
+    """
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
@@ -28,7 +31,14 @@ class _RedactingFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+        try:
+            text = super().format(record)
+        except Exception as error:  # noqa: BLE001 -- a library may log with arguments that do not fit its message
+            said = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+            text = (
+                f"{record.levelname} {record.name}: {said} (its arguments do not fit: {type(error).__name__})"
+            )
+        return self._redact(text)
 
 
 class LogTail(logging.Handler):

@@ -30,6 +30,8 @@ _READ_SECONDS = 10.0
 _OUTAGE_SECONDS = 20.0
 """A tracker that is down is given up after this time."""
 _PASSING = frozenset({408, 425, 429})
+_EXISTS = b"RESOURCE_ALREADY_EXISTS"
+"""MLflow's code for it, which comes with status 400."""
 _SHOWN = 200
 
 
@@ -81,9 +83,11 @@ class TrackerClient(HttpClient):
         return document_of(self._call("PATCH", path, document, {200}))
 
     def try_post(self, path: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Send a document that makes something; return None if the tracker has it already or refuses to make it."""
+        """Send a document that makes something; return None if the tracker has it already."""
         found = self._call("POST", path, document, {200, 201, 400, 409})
-        return document_of(found) if found.status in {200, 201} else None
+        if found.status == 409 or (found.status == 400 and _EXISTS in found.body):
+            return None
+        return document_of(self._require(found, {200, 201}))
 
     def put_file(self, path: str, content: bytes, media: str) -> None:
         """Upload a file."""

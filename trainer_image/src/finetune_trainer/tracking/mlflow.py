@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from finetune_trainer.contract.bounds import MAXIMUM_REASON
+from finetune_trainer.contract.bounds import MAXIMUM_REASON, shorten
 from finetune_trainer.contract.tracking import MLFLOW, TrackingResult
 from finetune_trainer.errors import StageError
 from finetune_trainer.sources.retry import Outage
@@ -70,8 +70,8 @@ def _record(
             version = _register(client, tracker.registered_model, identity, record.model)
         except StageError as error:
             # MLflow takes no model in a folder of another machine, for example. The run is whole without it.
-            message = f"the run has no model version: {error.message}"
-            return TrackingResult(kind=MLFLOW, recorded=False, run=identity, message=message[:MAXIMUM_REASON])
+            message = shorten(f"the run has no model version: {error.message}", MAXIMUM_REASON)
+            return TrackingResult(kind=MLFLOW, recorded=False, run=identity, message=message)
     said = "; ".join(filter(None, notes)) or None
     return TrackingResult(kind=MLFLOW, recorded=True, run=identity, model=version, message=said)
 
@@ -88,7 +88,7 @@ def _experiment(client: TrackerClient, name: str) -> str:
         made = client.try_post(f"{_API}/experiments/create", {"name": name})
         if made is not None:
             return str(made["experiment_id"])
-    raise client.unavailable(f"no experiment {name!r}, and no permission to make it")
+    raise client.unavailable(f"an experiment {name!r} that it has and does not show")
 
 
 def _run(client: TrackerClient, experiment: str, record: Record) -> dict[str, Any]:
@@ -159,7 +159,8 @@ def _upload(client: TrackerClient, uri: str, files: Mapping[str, Path]) -> str |
 
 def _register(client: TrackerClient, name: str, run: str, model: Model) -> str:
     """Return NAME/VERSION of the model that this run has in the registry, which gets it if it is missing."""
-    client.try_post(f"{_API}/registered-models/create", {"name": name})
+    if client.get(f"{_API}/registered-models/get", name=name) is None:
+        client.try_post(f"{_API}/registered-models/create", {"name": name})
     found = client.get(f"{_API}/model-versions/search", filter=f"name={_quoted(name)} and run_id='{run}'")
     tags = _pairs(model.tags)
     for version in (found or {}).get("model_versions") or ():
@@ -174,7 +175,7 @@ def _register(client: TrackerClient, name: str, run: str, model: Model) -> str:
 
 def _quoted(name: str) -> str:
     if "'" in name:
-        # MLflow's search takes the other kind then. The contract's pattern allows no name with both.
+        # MLflow's search takes the other kind then. The CRD allows no name with either.
         return f'"{name}"'
     return f"'{name}'"
 

@@ -37,9 +37,7 @@ def record_in_model_registry(
 
 def _register(client: TrackerClient, name: str, record: Record, model: Model) -> TrackingResult:
     api = _served(client)
-    owner = client.get(f"{api}/registered_model", name=name) or client.post(
-        f"{api}/registered_models", {"name": name}
-    )
+    owner = _registered_model(client, api, name)
     parent = str(owner["id"])
     # The registry lets the team name versions. The uid's digits keep those of jobs with one name apart.
     version = f"{record.name}-{record.uid[:_UID_DIGITS]}"
@@ -56,6 +54,16 @@ def _register(client: TrackerClient, name: str, record: Record, model: Model) ->
     identity = str(made["id"])
     _add_artifact(client, f"{api}/model_versions/{identity}/artifacts", version, model, properties)
     return TrackingResult(kind=MODEL_REGISTRY, recorded=True, run=identity, model=f"{name}/{version}")
+
+
+def _registered_model(client: TrackerClient, api: str, name: str) -> dict[str, Any]:
+    """Return the registered model, which is made if it is missing. Another job may make it at the same time."""
+    for _ in range(2):
+        found = client.get(f"{api}/registered_model", name=name)
+        made = client.try_post(f"{api}/registered_models", {"name": name}) if found is None else found
+        if made is not None:
+            return made
+    raise client.unavailable(f"a registered model {name!r} that it has and does not show")
 
 
 def _served(client: TrackerClient) -> str:
