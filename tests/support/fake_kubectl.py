@@ -13,10 +13,13 @@ from pathlib import Path
 folder = Path({folder!r})
 arguments = sys.argv[1:]
 with (folder / "calls").open("a") as file:
-    file.write(json.dumps([arguments, sys.stdin.read() if "-f" in arguments and "-" in arguments else ""]) + "\\n")
+    file.write(json.dumps([arguments, sys.stdin.read() if "--filename=-" in arguments else ""]) + "\\n")
 text = " ".join(arguments)
-for rule in json.loads((folder / "rules.json").read_text()):
-    if all(word in arguments for word in rule["words"]):
+rules = json.loads((folder / "rules.json").read_text())
+for rule in rules:
+    if rule["times"] != 0 and all(word in arguments for word in rule["words"]):
+        rule["times"] -= 1
+        (folder / "rules.json").write_text(json.dumps(rules))
         sys.stdout.buffer.write(b"" if rule["error"] else bytes.fromhex(rule["output"]))
         sys.stdout.flush()
         sys.stderr.write(rule["error"])
@@ -26,7 +29,7 @@ sys.exit(f"no rule for {{text}}")
 
 
 class FakeKubectl:
-    """Rules for kubectl: the first whose words are all among the arguments answers."""
+    """Rules for kubectl: the first whose words are all among the arguments, and that is not used up, answers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,10 +38,10 @@ class FakeKubectl:
         program.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder)))
         program.chmod(0o755)
 
-    def answer(self, *words: str, output: Any = "", error: str = "") -> None:
-        """Answer calls with these words: with bytes, or with JSON."""
+    def answer(self, *words: str, output: Any = "", error: str = "", times: int = -1) -> None:
+        """Answer calls with these words, at most `times` ones if that is not negative: with bytes, or with JSON."""
         content = output if isinstance(output, bytes) else json.dumps(output).encode()
-        self._rules.append({"words": words, "output": content.hex(), "error": error})
+        self._rules.append({"words": words, "output": content.hex(), "error": error, "times": times})
         (self._folder / "rules.json").write_text(json.dumps(self._rules))
 
     def calls(self) -> list[list[str]]:

@@ -141,8 +141,10 @@ def measured_runs(job: Mapping[str, Any]) -> Iterator[tuple[str, Run]]:
 
 
 def _jobs(options: SimpleNamespace) -> list[Mapping[str, Any]]:
-    if options.files and options.context is not None:
-        raise UsageError("the jobs must come from files or from a cluster, found files and --context")
+    if options.files and (options.context, options.kubeconfig) != (None, None):
+        raise UsageError(
+            "the jobs must come from files or from a cluster, found files and --context or --kubeconfig"
+        )
     if not options.files:
         remedy = "or pass the jobs as files"
         kubectl = Kubectl(context=options.context, kubeconfig=options.kubeconfig)
@@ -150,7 +152,7 @@ def _jobs(options: SimpleNamespace) -> list[Mapping[str, Any]]:
     documents = [
         document
         for name in options.files
-        for document in (yaml.safe_load_all(sys.stdin.read()) if name == "-" else read_documents(Path(name)))
+        for document in read_documents(Path("/dev/stdin" if name == "-" else name))
     ]
     return list(_items(documents))
 

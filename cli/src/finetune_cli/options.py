@@ -88,13 +88,6 @@ def volume_options(function: Function) -> Function:
     )(function)
 
 
-def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that choose a cluster and a namespace."""
-    for option in reversed(_CONNECTION_OPTIONS):
-        function = option(function)
-    return function
-
-
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that choose a cluster and a namespace. The function gets the `client` instead of them."""
 
@@ -104,14 +97,24 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         return function(client=Client(Kubectl(namespace, context, kubeconfig)), **options)
 
-    return connection_options(with_client)
+    for option in reversed(_CLUSTER_OPTIONS):
+        with_client = option(with_client)
+    return with_client
 
 
-_CONNECTION_OPTIONS = (
+_CLUSTER_OPTIONS = (
     click.option("-n", "--namespace", metavar="NAME", help="Namespace; by default that of the context."),
     click.option("--context", metavar="NAME", help="Context of the kubeconfig."),
     click.option("--kubeconfig", metavar="FILE", help="Kubeconfig; by default KUBECONFIG or ~/.kube/config."),
 )
+
+
+def selection_options(function: Function) -> Function:
+    """Options that choose jobs of a cluster."""
+    function = click.option(
+        "-l", "--selector", metavar="LABELS", help="Label selector, such as team=search."
+    )(function)
+    return click.option("-A", "--all-namespaces", is_flag=True, help="Jobs of all namespaces.")(function)
 
 
 def output_option(*formats: str, default: str | None = None) -> Callable[[Function], Function]:
@@ -130,12 +133,9 @@ def complete_job(ctx: click.Context, _param: click.Parameter, incomplete: str) -
     """Names of FineTuneJobs that begin with `incomplete`; none if the cluster does not respond soon."""
     given = {name: ctx.params.get(name) for name in ("namespace", "context", "kubeconfig")}
     try:
-        lines = Kubectl(**given).run(
-            "get", "finetunejobs.finetune.dev", "--output=name", seconds=_COMPLETION_SECONDS
-        )
+        names = Client(Kubectl(**given)).names(seconds=_COMPLETION_SECONDS)
     except ClusterError:
         return []
-    names = [line.rpartition("/")[2] for line in lines.split()]
     return [name for name in names if name.startswith(incomplete)]
 
 

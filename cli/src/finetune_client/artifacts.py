@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
+import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from finetune_client.kubectl import ClusterError, Kubectl
+from finetune_client.pods import temporary_pod
 
-_READY_SECONDS = 300
+_START_SECONDS = 300
 _LIFE_SECONDS = 6 * 3600
 """Kubernetes ends a forgotten pod after this time."""
 _MOUNT = "/artifact"
+_CONTAINER = "reader"
 
 
 class DigestMismatchError(ClusterError):
@@ -25,7 +25,10 @@ class DigestMismatchError(ClusterError):
 
 
 def copied_artifact(kubectl: Kubectl, job: Mapping[str, Any], kind: str, folder: Path) -> Path:
-    """Copy the artifact `kind` of `job` into the new `folder`. Raises ClusterError or DigestMismatchError."""
+    """Copy the artifact `kind` of `job` into the new `folder`.
+
+    Raises ClusterError, DigestMismatchError if a file has changed, and TimeoutError if the pod does not start.
+    """
     status = job.get("status") or {}
     artifact = next((item for item in status.get("artifacts") or () if item["kind"] == kind), None)
     if artifact is None:
@@ -38,9 +41,14 @@ def copied_artifact(kubectl: Kubectl, job: Mapping[str, Any], kind: str, folder:
         )
     namespace, claim, path = rest.split("/", 2)
     folder.mkdir(parents=True, exist_ok=False)
-    reader = Kubectl(namespace, kubectl.context, kubectl.kubeconfig)
-    with _pod(reader, _pod_manifest(job, claim, status["trainer"]["image"])) as pod:
-        _unpack(reader, pod, path, folder)
+    reader = kubectl.within(namespace)
+    pod = _pod_manifest(job, claim, status["trainer"]["image"])
+    try:
+        with temporary_pod(reader, pod, ("Running", "Succeeded", "Failed"), _START_SECONDS) as name:
+            _unpack(reader, name, path, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # a half copy must not look whole
+        raise
     digest = artifact_digest(folder)
     if digest != artifact["digest"]:
         raise DigestMismatchError(
@@ -68,7 +76,7 @@ def _pod_manifest(job: Mapping[str, Any], claim: str, image: str) -> dict[str, A
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"{job['metadata']['name']}-fetch-{token_hex(3)}"},
+        "metadata": {"generateName": f"{job['metadata']['name']}-fetch-"},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
@@ -82,7 +90,7 @@ def _pod_manifest(job: Mapping[str, Any], claim: str, image: str) -> dict[str, A
             },
             "containers": [
                 {
-                    "name": "reader",
+                    "name": _CONTAINER,
                     "image": image,
                     "command": ["sleep", str(_LIFE_SECONDS)],
                     "securityContext": {
@@ -105,37 +113,26 @@ def _pod_manifest(job: Mapping[str, Any], claim: str, image: str) -> dict[str, A
     }
 
 
-@contextmanager
-def _pod(kubectl: Kubectl, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Run a pod for the duration of a `with` block; yield its name."""
-    kubectl.run("create", "--filename=-", stdin=json.dumps(manifest))
-    name = manifest["metadata"]["name"]
-    try:
-        kubectl.run(
-            "wait",
-            f"pod/{name}",
-            "--for=condition=Ready",
-            f"--timeout={_READY_SECONDS}s",
-            seconds=_READY_SECONDS + 30,
-        )
-        yield name
-    finally:
-        kubectl.run("delete", "pod", name, "--wait=false", "--ignore-not-found")
-
-
 def _unpack(kubectl: Kubectl, pod: str, path: str, folder: Path) -> None:
     """Copy the files below `path` of the claim into `folder`. Raises ClusterError."""
-    command = kubectl.command("exec", pod, "--", "tar", "-C", f"{_MOUNT}/{path}", "-cf", "-", ".")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = (
+        "exec",
+        pod,
+        f"--container={_CONTAINER}",
+        "--",
+        "tar",
+        "-C",
+        f"{_MOUNT}/{path}",
+        "-cf",
+        "-",
+        ".",
+    )
+    broken: tarfile.TarError | None = None
+    with kubectl.stream(*command) as output:
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            with tarfile.open(fileobj=output, mode="r|") as archive:
                 archive.extractall(folder, filter="data")
         except tarfile.TarError as error:
-            raise ClusterError(f"pod {pod} must send the files of {path}: {_last_line(process)}") from error
-        if process.wait() != 0:
-            raise ClusterError(f"pod {pod} must send all files of {path}: {_last_line(process)}")
-
-
-def _last_line(process: subprocess.Popen[bytes]) -> str:
-    text = process.stderr.read() if process.stderr else b""
-    return (text.decode("utf-8", "replace").strip().splitlines() or ["it ended early"])[-1]
+            broken = error  # kubectl's own error comes first and says more
+    if broken is not None:
+        raise ClusterError(f"pod {pod} must send all files of {path}, found: {broken}") from broken

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune_client.artifacts import copied_artifact
-from finetune_client.kubectl import ApiUnavailableError, Kubectl, NotFoundError
+from finetune_client.kubectl import REQUEST_SECONDS, ApiUnavailableError, Kubectl, NotFoundError
 from finetune_client.types import FineTuneJob, FineTuneJobSpec, FineTuneJobStatusProgress
 
 API_VERSION = "finetune.dev/v1alpha1"
@@ -75,6 +76,11 @@ class Client:
         found: FineTuneJob = self.kubectl.json("get", RESOURCE, name)
         return found
 
+    def names(self, *, seconds: float = REQUEST_SECONDS) -> Sequence[str]:
+        """Return the names of all jobs, without the jobs themselves, within `seconds`."""
+        lines = self.kubectl.run("get", RESOURCE, "--output=name", seconds=seconds)
+        return [line.rpartition("/")[2] for line in lines.split()]
+
     def list(self, selector: str | None = None, *, all_namespaces: bool = False) -> Sequence[FineTuneJob]:
         """Return the jobs that a label selector finds, by default all."""
         options = [] if selector is None else [f"--selector={selector}"]
@@ -138,7 +144,8 @@ class Client:
 
     def wait(self, name: str, timeout: float | None = None) -> FineTuneJob:
         """Return the job when it has succeeded. Raises JobFailedError, and what `follow` raises."""
-        *_, job = self.follow(name, timeout=timeout)
+        # Only the last state is kept: a job of days has thousands.
+        job = deque(self.follow(name, timeout=timeout), maxlen=1)[0]
         ended = condition(job, "Succeeded")
         if ended["status"] != "True":
             raise JobFailedError(name, ended.get("reason", ""), ended.get("message", ""))
@@ -148,6 +155,7 @@ class Client:
         """Copy an artifact of a job from its claim to a new `folder`, check its digest, and return the folder.
 
         A pod of the trainer's image reads the claim, so the user needs the rights to create pods and to exec into them.
-        Raises ClusterError if the artifact is not in a claim, and DigestMismatchError if a file has changed.
+        Raises ClusterError if the artifact is not in a claim, DigestMismatchError if a file has changed, and TimeoutError if
+        the pod does not start.
         """
         return copied_artifact(self.kubectl, self.get(name), kind, folder)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 REQUEST_SECONDS = 30
 _RUN_SECONDS = 2 * REQUEST_SECONDS
@@ -44,7 +47,13 @@ _KINDS: tuple[tuple[type[ClusterError], tuple[str, ...], str], ...] = (
     (RejectedError, ("ValidatingAdmissionPolicy", "admission webhook", "is invalid", "(Invalid)"), ""),
     (
         RejectedError,
-        ("(BadRequest)", "strict decoding error", "field not declared in schema", "exceeded quota"),
+        (
+            "(BadRequest)",
+            "strict decoding error",
+            "field not declared in schema",
+            "exceeded quota",
+            "does not match the namespace",
+        ),
         "",
     ),
     (ClusterError, ("the server doesn't have a resource type", "no matches for kind"), _NO_CRD),
@@ -100,6 +109,10 @@ def error_of(message: str) -> ClusterError:
     return ClusterError(text)
 
 
+def _no_kubectl(error: OSError) -> ClusterError:
+    return ClusterError(f"kubectl must be on PATH: {error.strerror}; install kubectl")
+
+
 @dataclass(frozen=True)
 class Kubectl:
     """kubectl with a kubeconfig, a context and a namespace; None means kubectl's own default."""
@@ -114,26 +127,53 @@ class Kubectl:
         given = [f"{option}={value}" for option, value in options.items() if value is not None]
         return ["kubectl", *given, *arguments]
 
+    def within(self, namespace: str) -> Kubectl:
+        """Return the same kubectl with another namespace."""
+        return replace(self, namespace=namespace)
+
     def run(self, *arguments: str, stdin: str | None = None, seconds: float = _RUN_SECONDS) -> str:
-        """Return what kubectl prints. Raises ClusterError."""
+        """Return the text that kubectl prints. Raises ClusterError."""
+        return self.output(*arguments, stdin=stdin, seconds=seconds).decode("utf-8", "replace")
+
+    def output(self, *arguments: str, stdin: str | None = None, seconds: float = _RUN_SECONDS) -> bytes:
+        """Return the bytes that kubectl prints within `seconds`. Raises ClusterError."""
         command = self.command(*arguments, f"--request-timeout={min(seconds, REQUEST_SECONDS):.0f}s")
+        given = None if stdin is None else stdin.encode()
         try:
-            done = subprocess.run(
-                command,
-                input=stdin,
-                capture_output=True,
-                check=False,
-                timeout=seconds,
-                encoding="utf-8",
-                errors="replace",
-            )
+            done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise ApiUnavailableError(f"kubectl must respond within {seconds:.0f} s, but did not") from error
         except OSError as error:
-            raise ClusterError(f"kubectl must be on PATH: {error.strerror}; install kubectl") from error
+            raise _no_kubectl(error) from error
         if done.returncode != 0:
-            raise error_of(done.stderr)
+            raise error_of(done.stderr.decode("utf-8", "replace"))
         return done.stdout
+
+    @contextmanager
+    def stream(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """Yield the output of kubectl while it runs, for as long as that takes. Raises ClusterError if kubectl fails."""
+        with TemporaryFile() as messages:
+            try:
+                process = subprocess.Popen(
+                    self.command(*arguments), stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 16
+                )
+            except OSError as error:
+                raise _no_kubectl(error) from error
+            with process:
+                output = process.stdout
+                if output is None:
+                    raise ClusterError("kubectl must have a pipe for its output, found none")
+                try:
+                    yield output
+                    # What the reader has left, so that kubectl can end.
+                    while output.read(1 << 16):
+                        pass
+                except BaseException:
+                    process.terminate()
+                    raise
+            messages.seek(0)
+            if process.returncode != 0:
+                raise error_of(messages.read().decode("utf-8", "replace"))
 
     def json(self, *arguments: str, stdin: str | None = None) -> Any:
         """Return the object that kubectl prints. Raises ClusterError."""

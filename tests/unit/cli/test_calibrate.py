@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,17 @@ def test_runs_of_several_stacks_are_not_mixed(tmp_path: Path, capsys: pytest.Cap
     document = yaml.safe_load(capsys.readouterr().out)["calibration"]
     assert parse_calibration(document) != NO_CALIBRATION
     assert document["version"] == "mine"
+
+
+@pytest.mark.parametrize("option", ["--context", "--kubeconfig"])
+def test_jobs_come_from_files_or_from_a_cluster(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", written(tmp_path, job(1.0, 512)), option, "x"]) == ExitCode.USAGE
+    assert "must come from files or from a cluster" in capsys.readouterr().err
+
+
+def test_standard_input_is_read_like_a_file() -> None:
+    command = [sys.executable, "-m", "finetune_cli", "calibrate", "-"]
+    done = subprocess.run(command, input="a: [", capture_output=True, check=False, text=True, timeout=60)
+    assert (done.returncode, "/dev/stdin must be YAML" in done.stderr) == (ExitCode.USAGE, True)

@@ -13,7 +13,8 @@ from tests.support.cli_jobs import succeeded, training
 _KUBECTL = """#!/bin/sh
 echo "$*" >> {log}
 case "$*" in
-  *" create "*|create*) cat > {manifest} ;;
+  *" create "*) tee {manifest} > /dev/null; echo '{{"metadata": {{"name": "bot-fetch-1"}}}}' ;;
+  *" get "*) echo '{{"status": {{"phase": "Running"}}}}' ;;
   *exec*) exec tar -C {artifact} -cf - . ;;
 esac
 """
@@ -61,7 +62,7 @@ def test_an_artifact_is_copied_through_a_pod_that_only_reads(artifact: Path, tmp
     assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     log = (tmp_path / "log").read_text("utf-8").splitlines()
     assert all("--namespace=team-a" in line for line in log)
-    assert "tar -C /artifact/support-bot/merged" in log[2]
+    assert "exec bot-fetch-1 --container=reader -- tar -C /artifact/support-bot/merged" in log[2]
     assert "delete pod" in log[-1]
 
 
@@ -71,6 +72,17 @@ def test_a_changed_file_is_found_and_the_pod_is_deleted(artifact: Path, tmp_path
         copied_artifact(Kubectl(), job, "Merged", tmp_path / "copy")
     assert "delete pod" in (tmp_path / "log").read_text("utf-8")
     assert artifact.is_dir()
+
+
+@pytest.mark.parametrize("break_off", ["echo 'tar: no such folder' >&2; exit 2", "echo nonsense"])
+def test_a_copy_that_breaks_off_leaves_nothing(artifact: Path, tmp_path: Path, break_off: str) -> None:
+    program = tmp_path / "kubectl"
+    program.write_text(program.read_text("utf-8").replace("exec tar", f"{break_off}; exec true"), "utf-8")
+    job = job_with("pvc://team-a/models/support-bot/merged", artifact_digest(artifact))
+    with pytest.raises(ClusterError, match=r"no such folder|must send all files of support-bot/merged"):
+        copied_artifact(Kubectl(), job, "Merged", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert "delete pod" in (tmp_path / "log").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

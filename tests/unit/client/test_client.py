@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import pytest
 from finetune_client import ApiUnavailableError, Client, ExistsError, JobFailedError, NotFoundError
@@ -67,6 +69,21 @@ def test_waiting_for_a_failed_job_raises_its_reason(kubectl: KubectlProgram, cli
     with pytest.raises(JobFailedError, match="TooManyRowsRejected: at most 1 %") as raised:
         client.wait("support-bot")
     assert raised.value.reason == "TooManyRowsRejected"
+
+
+def test_waiting_keeps_only_the_last_state() -> None:
+    class State(dict[str, Any]):
+        """A dictionary that can have weak references."""
+
+    class Follower(Client):
+        def follow(self, *_names: str, **_options: Any) -> Iterator[Any]:
+            seen = []
+            for _ in range(5):
+                seen.append(ref(state := State(succeeded())))
+                yield state
+                assert sum(known() is not None for known in seen) <= 2
+
+    assert Follower().wait("support-bot")["status"]["phase"] == "Succeeded"
 
 
 def test_progress_is_yielded_once_for_each_change(kubectl: KubectlProgram, client: Client) -> None:

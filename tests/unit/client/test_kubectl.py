@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ from finetune_client.kubectl import (
         ),
         (
             'Error from server (BadRequest): strict decoding error: unknown field "spec.sede"',
+            RejectedError,
+            "",
+        ),
+        (
+            'error: the namespace from the provided object "a" does not match the namespace "b".',
             RejectedError,
             "",
         ),
@@ -121,3 +127,40 @@ def test_a_missing_kubectl_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="kubectl must be on PATH"):
         Kubectl().run("get")
+
+
+def test_the_namespace_is_replaced_and_the_rest_stays() -> None:
+    assert Kubectl("team", "staging", "/k").within("other") == Kubectl("other", "staging", "/k")
+
+
+def test_bytes_are_returned_as_they_are(program: Path) -> None:
+    program.write_text("#!/bin/sh\nprintf 'a\\377\\r\\n'\n", "utf-8")
+    assert Kubectl().output("logs") == b"a\xff\r\n"
+
+
+def test_a_stream_is_read_while_kubectl_runs_and_fails_at_its_end(program: Path) -> None:
+    program.write_text("#!/bin/sh\necho line\necho 'Error: container is gone' >&2\nexit 1\n", "utf-8")
+    lines: list[bytes] = []
+    with pytest.raises(ClusterError, match="container is gone"), Kubectl().stream("logs") as output:
+        lines += output
+    assert lines == [b"line\n"]
+
+
+def test_what_the_reader_leaves_and_many_warnings_do_not_block_kubectl(program: Path) -> None:
+    flood = "head -c 300000 /dev/zero"
+    program.write_text(f"#!/bin/sh\n{flood} >&2\necho line\n{flood}\n", "utf-8")
+    with Kubectl().stream("exec") as output:
+        assert output.readline() == b"line\n"
+
+
+def test_kubectl_ends_with_the_reader(program: Path) -> None:
+    program.write_text("#!/bin/sh\necho line\nexec sleep 600\n", "utf-8")
+    with contextlib.suppress(KeyError), Kubectl().stream("logs", "--follow") as output:
+        assert output.readline() == b"line\n"
+        raise KeyError
+
+
+def test_a_missing_kubectl_cannot_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="kubectl must be on PATH"), Kubectl().stream("logs"):
+        raise AssertionError

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 from finetune_client.client import Client
-from finetune_client.kubectl import Kubectl
 
 from finetune_cli.compare.document import document
 from finetune_cli.compare.table import table
@@ -45,4 +44,4 @@ def _job(client: Client, text: str) -> Mapping[str, Any]:
     namespace, separator, name = text.rpartition("/")
     if not separator:
         return client.get(text)
-    return Client(Kubectl(namespace, client.kubectl.context, client.kubectl.kubeconfig)).get(name)
+    return Client(client.kubectl.within(namespace)).get(name)

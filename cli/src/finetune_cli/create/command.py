@@ -84,7 +84,9 @@ _EXAMPLES = (
 )
 @click.option("--suspend", is_flag=True, help="Create the job suspended.")
 @click.option("--apply", is_flag=True, help="Create the job in the cluster.")
-@click.option("--dry-run", is_flag=True, help="Let the API server check the job, and print it.")
+@click.option(
+    "--dry-run", is_flag=True, help="Let the API server check the job, and print it; nothing is created."
+)
 @output_option("yaml", "json", "name")
 @cluster_options
 def create(client: Client, *, apply: bool, dry_run: bool, output: str | None, **options: Any) -> None:
@@ -93,11 +95,12 @@ def create(client: Client, *, apply: bool, dry_run: bool, output: str | None, **
     The command checks the spec with the operator's own rules before it prints anything.
     """
     job = build_job(namespace=client.kubectl.namespace, **options)
-    created = client.create(job, dry_run=not apply) if apply or dry_run else job
-    if output == "name" or (apply and output is None):
+    creates = apply and not dry_run
+    created = client.create(job, dry_run=dry_run) if apply or dry_run else job
+    if output == "name" or (creates and output is None):
         echo(f"finetunejob.finetune.dev/{job['metadata']['name']}{' created' if output is None else ''}\n")
     else:
-        print_document(created if apply else job, output or "yaml")
+        print_document(created if creates else job, output or "yaml")
 
 
 def build_job(

@@ -11,7 +11,14 @@ from finetune_client.client import Client
 
 from finetune_cli.errors import UsageError
 from finetune_cli.jobs.summary import summary
-from finetune_cli.options import Command, cluster_options, complete_job, echo, output_option
+from finetune_cli.options import (
+    Command,
+    cluster_options,
+    complete_job,
+    echo,
+    output_option,
+    selection_options,
+)
 from finetune_cli.text import columns, number, print_document
 
 _HOUR = 3600
@@ -44,8 +51,7 @@ class _Price(click.ParamType[Decimal]):
     ),
 )
 @click.argument("names", metavar="[JOB]...", nargs=-1, shell_complete=complete_job)
-@click.option("-A", "--all-namespaces", is_flag=True, help="Jobs of all namespaces.")
-@click.option("-l", "--selector", metavar="LABELS", help="Label selector, such as team=search.")
+@selection_options
 @click.option("--price", type=_Price(), metavar="AMOUNT", help="Price of one GPU hour.")
 @click.option("--currency", metavar="CODE", help="Currency of the price, such as EUR.")
 @output_option("json", "yaml")

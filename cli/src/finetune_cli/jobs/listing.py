@@ -10,7 +10,7 @@ import click
 from finetune_client.client import Client
 
 from finetune_cli.jobs.summary import summary
-from finetune_cli.options import Command, cluster_options, echo, output_option
+from finetune_cli.options import Command, cluster_options, echo, output_option, selection_options
 from finetune_cli.text import columns, duration, moment, print_document
 
 PHASES = ("Pending", "Preparing", "Training", "Merging", "Stalled", "Suspended", "Succeeded", "Failed")
@@ -25,8 +25,7 @@ PHASES = ("Pending", "Preparing", "Training", "Merging", "Stalled", "Suspended",
         ("finetune list -l team=search -o name", "The names of the jobs with a label."),
     ),
 )
-@click.option("-A", "--all-namespaces", is_flag=True, help="Jobs of all namespaces.")
-@click.option("-l", "--selector", metavar="LABELS", help="Label selector, such as team=search.")
+@selection_options
 @click.option(
     "--phase", type=click.Choice(PHASES), multiple=True, help="Only jobs in this phase; repeatable."
 )

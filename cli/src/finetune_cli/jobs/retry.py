@@ -67,7 +67,7 @@ def retry(
         raise UsageError(
             f"FineTuneJob {name} must have failed, found phase {(job.get('status') or {}).get('phase')}"
         )
-    taken = {str(found["metadata"]["name"]) for found in client.list()} if new_name is None else set()
+    taken = set(client.names()) if new_name is None else set()
     again = new_job(job, new_name or next_name(name, taken), settings)
     checked = client.create(again, dry_run=True)
     created = checked if dry_run else client.create(again)

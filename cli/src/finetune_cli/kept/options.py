@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from finetune_cli.kept.reading import DEFAULT_SECONDS
-from finetune_cli.options import connection_options
+from finetune_cli.options import cluster_options
 
 
 def reader_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The cluster's options, and those of the pod."""
-    function = connection_options(function)
+    """The cluster's options, and those of the pod. The function gets the `client` instead of the former."""
+    function = cluster_options(function)
     function = click.option(
         "--timeout",
-        type=int,
+        type=click.IntRange(min=1),
         default=DEFAULT_SECONDS,
         show_default=True,
         metavar="SECONDS",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_client.kubectl import Kubectl
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stored import read_stored
 
 from finetune_cli.errors import UsageError
-from finetune_cli.kept.cluster import Cluster
+from finetune_cli.kept.cluster import existing_claims, reader_output
 from finetune_cli.kept.frame import FrameError, Kept, read_frame
 from finetune_cli.kept.places import find_place, places, why_missing
 from finetune_cli.kept.reader_pod import reader_pod
@@ -19,7 +20,7 @@ DEFAULT_SECONDS = 180
 
 
 def read_kept(
-    cluster: Cluster,
+    kubectl: Kubectl,
     job: Mapping[str, Any],
     arguments: Sequence[str],
     *,
@@ -29,10 +30,11 @@ def read_kept(
 ) -> Kept:
     """Return what `python -m finetune_trainer kept FOLDER ARGUMENTS` prints for the job's most complete claim.
 
-    `pods` are those of the job's stages. Raises UsageError, which says what is missing.
+    `pods` are those of the job's stages. Raises UsageError, which says what is missing, ClusterError, and
+    TimeoutError after `seconds`.
     """
     spec = spec_of(job)
-    claims = cluster.claims([place.claim for place in places(job, spec)])
+    claims = existing_claims(kubectl, [place.claim for place in places(job, spec)])
     place = find_place(job, spec, claims)
     if place is None:
         raise UsageError(why_missing(job, spec))
@@ -41,7 +43,7 @@ def read_kept(
         raise UsageError("the status must name the trainer's image, found none; give one with --image")
     node = node_of(pods, place.claim)
     pod = reader_pod(job, spec, place, chosen, arguments, seconds=seconds, node=node)
-    output = cluster.run_reader(pod, seconds)
+    output = reader_output(kubectl, pod, seconds)
     try:
         return read_frame(output)
     except FrameError as error:

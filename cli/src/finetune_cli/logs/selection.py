@@ -67,6 +67,11 @@ def containers_with_logs(pod: Mapping[str, Any]) -> list[str]:
     return [name for name in _CONTAINERS if name in started]
 
 
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Return True if no container of the pod runs again."""
+    return (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+
+
 def _attempts(job: Mapping[str, Any]) -> list[Wanted]:
     """The attempts of all stages in the order of their ends, and the current one."""
     status = job.get("status") or {}

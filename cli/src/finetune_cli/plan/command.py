@@ -24,6 +24,7 @@ from finetune_operator.sizing.memory.shape import ModelRefusedError, ShapeUnknow
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
 
 from finetune_cli.errors import UsageError
+from finetune_cli.exit_codes import ExitCode
 from finetune_cli.kubectl import kubectl_get
 from finetune_cli.options import Command
 from finetune_cli.plan import inputs
@@ -31,9 +32,6 @@ from finetune_cli.plan.arguments import DESCRIPTION, EXAMPLES, plan_options
 from finetune_cli.plan.document import document, unknown_model
 from finetune_cli.plan.table import style_of, table
 from finetune_cli.run.local import LocalFolders
-
-EXIT_FITS = 0
-EXIT_DOES_NOT_FIT = 2
 
 
 @click.command("plan", cls=Command, help=DESCRIPTION, examples=EXAMPLES)
@@ -53,7 +51,7 @@ def plan(options: SimpleNamespace, output: TextIO) -> int:
         print(json.dumps(result, indent=2), file=output)
     else:
         print(table(result, style_of(output)), end="", file=output)
-    return EXIT_FITS if result["fits"] else EXIT_DOES_NOT_FIT
+    return ExitCode.SUCCESS if result["fits"] else ExitCode.DOES_NOT_FIT
 
 
 def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
@@ -140,9 +138,10 @@ def _gpus(options: SimpleNamespace, spec: FineTuneJobSpec, stack: StackProfile, 
     resource = spec.resources.gpu_resource_name
     named = bool(options.gpu) or options.gpu_memory is not None
     listed = options.nodes is not None or options.profiles is not None
-    if named and (listed or options.context is not None):
+    cluster = (options.context, options.kubeconfig) != (None, None)
+    if named and (listed or cluster):
         raise UsageError(
-            "--nodes, --profiles and --context must be absent, because --gpu and --gpu-memory name the GPUs already"
+            "--nodes, --profiles, --context and --kubeconfig must be absent, because --gpu and --gpu-memory name the GPUs already"
         )
     if named:
         # A named GPU has no labels and no taints to which a node selector or a toleration could apply.
@@ -152,10 +151,12 @@ def _gpus(options: SimpleNamespace, spec: FineTuneJobSpec, stack: StackProfile, 
             inputs.named_offers(options.gpu, options.gpu_memory, resource, stack),
             NodeRules(),
         )
-    if options.nodes is not None and options.context is not None:
-        raise UsageError("the nodes must come from a file or from a cluster, found --nodes and --context")
+    if options.nodes is not None and cluster:
+        raise UsageError(
+            "the nodes must come from a file or from a cluster, found --nodes and --context or --kubeconfig"
+        )
     nodes = [] if options.nodes is None else inputs.read_nodes(options.nodes)
-    if options.context is not None or not listed:
+    if cluster or not listed:
         node_list = kubectl_get(
             ["nodes"],
             Kubectl(context=options.context, kubeconfig=options.kubeconfig),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TextIO
 
 import click
+from finetune_client.client import Client
 
 from finetune_cli.errors import UsageError
-from finetune_cli.kept.cluster import Cluster
+from finetune_cli.kept.cluster import pods_of
 from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
-from finetune_cli.options import FILE, Command, complete_job
+from finetune_cli.options import FILE, Command, complete_job, echo
 
 DESCRIPTION = (
     "Print the report on a job: dataset, plan, memory, loss curves, evaluation, answers, timeline and logs. A short pod reads "
@@ -42,33 +41,27 @@ DESCRIPTION = (
     help="File to write (default: standard output, or JOB-report.html if that is a terminal).",
 )
 @reader_options
-def command(**options: Any) -> int:
-    """Print or save a report."""
-    return report(SimpleNamespace(**options), sys.stdout)
-
-
-def report(options: SimpleNamespace, output: TextIO) -> int:
-    """Print or save the report; return 0. Raises UsageError that says what is missing."""
-    cluster = Cluster(options.context, options.namespace, options.kubeconfig)
-    job = cluster.job(options.job)
-    pods = cluster.pods(options.job)
-    kept = read_kept(cluster, job, [options.output], image=options.image, seconds=options.timeout, pods=pods)
+def command(
+    client: Client, job: str, output: str, save: Path | None, image: str | None, timeout: int
+) -> None:
+    """Print or save the report. Raises UsageError that says what is missing."""
+    found = client.get(job)
+    pods = pods_of(client.kubectl, job)
+    kept = read_kept(client.kubectl, found, [output], image=image, seconds=timeout, pods=pods)
     if kept.content is None:
         raise UsageError(
-            f"the report of {options.job} must be kept, found {kept.error or 'none'}; a job has its first report when "
+            f"the report of {job} must be kept, found {kept.error or 'none'}; a job has its first report when "
             "PREPARE has ended"
         )
-    path = options.save
-    if path is None and options.output == "html" and output.isatty():
-        path = Path(f"{options.job}-report.html")
-    if path is None:
-        output.write(kept.content.decode("utf-8", "replace") + "\n")
-        return 0
+    if save is None and output == "html" and sys.stdout.isatty():
+        save = Path(f"{job}-report.html")
+    if save is None:
+        echo(kept.content.decode("utf-8", "replace") + "\n")
+        return
     try:
-        path.write_bytes(kept.content + b"\n")
+        save.write_bytes(kept.content + b"\n")
     except OSError as error:
         raise UsageError(
-            f"--save must be a file that can be written, found {path}: {error.strerror}"
+            f"--save must be a file that can be written, found {save}: {error.strerror}"
         ) from error
-    output.write(f"{path}\n")
-    return 0
+    echo(f"{save}\n")

@@ -100,12 +100,13 @@ def _print_json(job: Mapping[str, Any]) -> None:
 
 
 def _warn_once() -> Outage:
-    warned: list[ApiUnavailableError] = []
+    warned = False
 
     def warn(error: ApiUnavailableError) -> None:
+        nonlocal warned
         if not warned:
             click.echo(f"finetune: {_OUTAGE}: {error}", err=True)
-        warned.append(error)
+        warned = True
 
     return warn
 

@@ -89,6 +89,7 @@ def test_an_unknown_field_is_refused(capsys: pytest.CaptureFixture[str]) -> None
         (("--apply",), False, "finetunejob.finetune.dev/bot created\n"),
         (("--apply", "-o", "name"), False, "finetunejob.finetune.dev/bot\n"),
         (("--dry-run", "-o", "name"), True, "finetunejob.finetune.dev/bot\n"),
+        (("--apply", "--dry-run", "-o", "name"), True, "finetunejob.finetune.dev/bot\n"),
     ],
 )
 def test_apply_creates_the_job_and_a_dry_run_only_checks_it(

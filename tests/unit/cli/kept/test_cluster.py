@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from finetune_cli.errors import UsageError
-from finetune_cli.kept.cluster import Cluster, why_waiting
+from finetune_cli.kept.cluster import existing_claims, log_lines, pods_of, reader_output
+from finetune_client.kubectl import ClusterError, ForbiddenError, Kubectl
 
 from tests.support.fake_kubectl import FakeKubectl
 
@@ -13,9 +13,9 @@ def phase(name: str) -> dict[str, object]:
     return {**POD, "status": {"phase": name}}
 
 
-def test_context_and_namespace_are_passed(kubectl: FakeKubectl) -> None:
+def test_the_pods_of_a_job_are_those_with_its_label(kubectl: FakeKubectl) -> None:
     kubectl.answer("pods", output={"items": [POD]})
-    assert Cluster("staging", "team").pods("numbers") == [POD]
+    assert pods_of(Kubectl("team", "staging"), "numbers") == [POD]
     assert kubectl.calls() == [
         [
             *("--context=staging", "--namespace=team", "get", "pods", "-l", "finetune.dev/job=numbers"),
@@ -39,21 +39,26 @@ def test_claims_that_are_missing_or_being_deleted_do_not_count(
     kubectl: FakeKubectl, output: object, found: set[str]
 ) -> None:
     kubectl.answer("persistentvolumeclaims", output=output)
-    assert Cluster().claims(["a", "b", "a"]) == found
+    assert existing_claims(Kubectl(), ["a", "b", "a"]) == found
+
+
+def test_no_claim_is_asked_for_without_a_name(kubectl: FakeKubectl) -> None:
+    assert existing_claims(Kubectl(), []) == set()
+    assert kubectl.calls() == []
 
 
 def test_the_reader_is_deleted_after_its_log_is_read(kubectl: FakeKubectl) -> None:
     kubectl.answer("create", output=phase("Pending"))
     kubectl.answer("get", output=phase("Succeeded"))
-    kubectl.answer("logs", output=b"content")
+    kubectl.answer("logs", output=b"content \xff\r\n")
     kubectl.answer("delete")
-    assert Cluster().run_reader(POD, 60) == b"content"
+    assert reader_output(Kubectl(), POD, 60) == b"content \xff\r\n"
     assert kubectl.given() == [POD]
     verbs = [
         next(word for word in call if word in {"create", "get", "logs", "delete"}) for call in kubectl.calls()
     ]
     assert verbs == ["create", "get", "logs", "delete"]
-    assert "reader-1" in kubectl.calls()[-1]
+    assert all("--namespace=team" in call for call in kubectl.calls())
 
 
 def test_a_reader_that_does_not_end_in_time_is_deleted_and_explained(kubectl: FakeKubectl) -> None:
@@ -62,28 +67,22 @@ def test_a_reader_that_does_not_end_in_time_is_deleted_and_explained(kubectl: Fa
     kubectl.answer("get", output={**POD, "status": {"phase": "Pending", "containerStatuses": [state]}})
     kubectl.answer("delete")
     with pytest.raises(
-        UsageError, match="within 0 s, found: ImagePullBackOff: no such image; free the claim"
+        TimeoutError, match="within 0 s, found: ImagePullBackOff: no such image; free the claim"
     ):
-        Cluster().run_reader(POD, 0)
+        reader_output(Kubectl(), POD, 0)
     assert "delete" in kubectl.calls()[-1]
 
 
 def test_a_pod_that_may_not_be_created_is_an_error_with_the_servers_words(kubectl: FakeKubectl) -> None:
     kubectl.answer("create", error="Error from server (Forbidden): pods is forbidden\n")
-    with pytest.raises(UsageError, match="pods is forbidden"):
-        Cluster().run_reader(POD, 60)
+    with pytest.raises(ForbiddenError, match="pods is forbidden"):
+        reader_output(Kubectl(), POD, 60)
 
 
 def test_lines_come_one_by_one_and_a_failure_is_an_error(kubectl: FakeKubectl) -> None:
     kubectl.answer("logs", "good", output=b"a\nb\nno end")
     kubectl.answer("logs", error="Error: container is gone\n")
-    assert list(Cluster().lines("good", "trainer", follow=True)) == [b"a\n", b"b\n", b"no end"]
+    assert list(log_lines(Kubectl(), "good", "trainer", follow=True)) == [b"a\n", b"b\n", b"no end"]
     assert "--follow" in kubectl.calls()[0]
-    with pytest.raises(UsageError, match="container is gone"):
-        list(Cluster().lines("bad", "trainer", follow=False))
-
-
-def test_a_pod_without_a_node_says_what_the_scheduler_says() -> None:
-    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
-    assert why_waiting({"status": {"conditions": [condition]}}) == "0/3 nodes are available"
-    assert why_waiting({}).startswith("phase Pending")
+    with pytest.raises(ClusterError, match="container is gone"):
+        list(log_lines(Kubectl(), "bad", "trainer", follow=False))

@@ -3,7 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import pytest
 from finetune_cli.kept.options import reader_options
+from finetune_client import Client, Kubectl
 
 
 def test_the_options_have_kubectls_defaults() -> None:
@@ -12,6 +14,8 @@ def test_the_options_have_kubectls_defaults() -> None:
     def command(**options: Any) -> dict[str, Any]:
         return options
 
-    nothing = {"namespace": None, "context": None, "kubeconfig": None, "image": None, "timeout": 180}
-    assert command.main([], standalone_mode=False) == nothing
-    assert command.main(["-n", "team", "--timeout", "9"], standalone_mode=False)["timeout"] == 9
+    assert command.main([], standalone_mode=False) == {"client": Client(), "image": None, "timeout": 180}
+    found = command.main(["-n", "team", "--timeout", "9"], standalone_mode=False)
+    assert found == {"client": Client(Kubectl("team")), "image": None, "timeout": 9}
+    with pytest.raises(click.BadParameter):
+        command.main(["--timeout", "0"], standalone_mode=False)

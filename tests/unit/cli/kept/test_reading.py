@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from finetune_cli.errors import UsageError
-from finetune_cli.kept.cluster import Cluster
 from finetune_cli.kept.reading import image_of, node_of, read_kept, spec_of
+from finetune_client.kubectl import Kubectl
 
 from tests.support.fake_kubectl import FakeKubectl
 from tests.support.kept_jobs import IMAGE, frame, job, pod
@@ -21,7 +21,7 @@ def serve(kubectl: FakeKubectl, output: bytes) -> None:
 
 def test_the_file_is_read_with_the_image_of_the_job(kubectl: FakeKubectl) -> None:
     serve(kubectl, frame(b"page"))
-    assert read_kept(Cluster(), job(), ["html"], image=None, seconds=9).content == b"page"
+    assert read_kept(Kubectl(), job(), ["html"], image=None, seconds=9).content == b"page"
     (given,) = kubectl.given()
     assert given["spec"]["containers"][0]["image"] == IMAGE
     assert given["spec"]["containers"][0]["args"] == ["kept", "/kept", "html"]
@@ -30,14 +30,14 @@ def test_the_file_is_read_with_the_image_of_the_job(kubectl: FakeKubectl) -> Non
 def test_a_claim_that_is_gone_is_an_error_and_no_pod_is_made(kubectl: FakeKubectl) -> None:
     kubectl.answer("persistentvolumeclaims", output=b"")
     with pytest.raises(UsageError, match="found none of numbers-workspace, models"):
-        read_kept(Cluster(), job(), ["html"], image=None, seconds=9)
+        read_kept(Kubectl(), job(), ["html"], image=None, seconds=9)
     assert not kubectl.given()
 
 
 def test_an_image_that_cannot_read_is_named_with_the_remedy(kubectl: FakeKubectl) -> None:
     serve(kubectl, b"finetune-trainer: error: invalid choice: 'kept'\n")
     with pytest.raises(UsageError, match=r"invalid choice.*another trainer image with --image"):
-        read_kept(Cluster(), job(), ["html"], image="old", seconds=9)
+        read_kept(Kubectl(), job(), ["html"], image="old", seconds=9)
 
 
 def test_the_image_comes_from_a_pod_or_the_status() -> None:

@@ -87,3 +87,50 @@ def test_a_job_that_does_not_exist_has_the_exit_code_of_every_command(
     assert main(["logs", "a"]) == ExitCode.NO_INPUT
     assert main(["report", "a"]) == ExitCode.NO_INPUT
     assert '"a" not found' in capsys.readouterr().err
+
+
+def test_following_outlives_the_wait_for_a_node_and_the_change_to_the_next_container(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_cli.logs.command._POLL_SECONDS", 0)
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
+    running: dict[str, Any] = {"state": {"running": {}}}
+    ended: dict[str, Any] = {"state": {"terminated": {}}}
+    states = (
+        pod(phase="Pending", conditions=[condition]),
+        pod(phase="Pending", conditions=[condition]),
+        pod(phase="Pending", initContainerStatuses=[{"name": "destination-probe", **running}]),
+        pod(
+            phase="Succeeded",
+            initContainerStatuses=[{"name": "destination-probe", **ended}],
+            containerStatuses=[{"name": "trainer", **ended}],
+        ),
+    )
+    kubectl.answer("finetunejobs.finetune.dev", output=job())
+    for state in states:
+        kubectl.answer("get", "pods", "-l", output={"items": [state]}, times=1)
+    kubectl.answer("logs", "-c", "destination-probe", output=b"first\n")
+    kubectl.answer("logs", "-c", "trainer", output=b"second\n")
+    assert main(["logs", "numbers", "-f"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "first\nsecond\n"
+    assert printed.err == "finetune: pod numbers-train-1-abc waits: 0/3 nodes\n", "said once"
+
+
+def test_a_pod_that_is_gone_while_it_is_followed_falls_back_to_the_kept_log(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_cli.logs.command._POLL_SECONDS", 0)
+    kubectl.answer("get", "pods", "-l", output={"items": [pod(phase="Pending")]}, times=1)
+    serve(kubectl, kept=frame(b"kept\n", "train-1"))
+    assert main(["logs", "numbers", "-f"]) == 0
+    assert capsys.readouterr().out == "kept\n"
+
+
+def test_a_user_who_may_create_no_pods_gets_the_exit_code_of_every_command(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubectl.answer("create", error="Error from server (Forbidden): pods is forbidden\n")
+    serve(kubectl)
+    assert main(["logs", "numbers"]) == ExitCode.NO_PERMISSION
+    assert "pods is forbidden" in capsys.readouterr().err

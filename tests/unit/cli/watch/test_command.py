@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from threading import Timer
 
 import pytest
 from finetune_cli.__main__ import main
@@ -114,14 +115,17 @@ def test_ctrl_c_ends_the_command_without_a_traceback(cluster: KubectlProgram) ->
     with subprocess.Popen(
         [*command, *FAST], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        limit = Timer(120, process.kill)  # so that a command that prints nothing or goes on fails the test
+        limit.start()
         try:
             assert process.stdout is not None
             assert process.stderr is not None
-            process.stdout.readline()
+            assert process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+            assert process.wait() == ExitCode.INTERRUPTED
             assert "Traceback" not in process.stderr.read()
         finally:
+            limit.cancel()
             process.kill()
 
 
