@@ -284,7 +284,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_process_that_was_stopped_beyond_its_deadline_wakes_without_a_write() -> None:
+async def test_a_process_that_was_stopped_beyond_its_deadline_begins_no_write() -> None:
     arrived = 0
 
     async def handle(request: web.Request) -> web.Response:
@@ -311,7 +311,8 @@ async def test_a_process_that_was_stopped_beyond_its_deadline_wakes_without_a_wr
                 await asyncio.sleep(1.5)
             os.kill(process.pid, signal.SIGCONT)
             assert await asyncio.wait_for(process.wait(), 60) == 7
-            assert arrived == before
+            # ADR 0041: its thread may have stopped between the comparison and the system call. The other 19 writers wait.
+            assert arrived <= before + 1
         finally:
             if process.returncode is None:
                 process.kill()
