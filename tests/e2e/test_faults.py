@@ -17,7 +17,7 @@ from devcluster.kubectl import Kubectl
 from devcluster.layout import OPERATOR_NAMESPACE
 from devcluster.provider import ProvidedCluster
 
-from tests.support.chart import render
+from tests.support.chart import permissions, render
 from tests.support.e2e.audit_log import read_requests
 from tests.support.faults import FAULT_MATRIX
 from tests.support.faults.cells import CELLS, ROWS, Cell
@@ -95,23 +95,7 @@ def test_the_operator_uses_every_permission_of_the_chart_and_asks_for_no_other(
     requests = [each for each in read_requests(log) if each.user == account and each.received >= alone]
     assert [each for each in requests if not each.allowed] == []
     used = {(each.group, each.resource, each.verb) for each in requests}
-    assert granted() - used == WITHOUT_REQUEST
-
-
-def granted() -> set[tuple[str, str, str]]:
-    """API group, resource and verb of all that the chart grants to the operator."""
-    objects = render()
-    bindings = [each for each in objects if each["kind"] in {"RoleBinding", "ClusterRoleBinding"}]
-    roles = {(each["roleRef"]["kind"], each["roleRef"]["name"]) for each in bindings}
-    return {
-        (group, resource, verb)
-        for each in objects
-        if (each["kind"], each["metadata"]["name"]) in roles
-        for rule in each["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
+    assert permissions(render()) - used == WITHOUT_REQUEST
 
 
 @pytest.mark.full

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from devcluster import product
@@ -14,7 +15,9 @@ from devcluster.kubectl import Kubectl
 from devcluster.pretend_nodes import PretendNodes
 from devcluster.provider import ProvidedCluster
 
+from tests.support.chart import permissions, render
 from tests.support.e2e import jobs
+from tests.support.e2e.audit_log import read_requests
 from tests.support.e2e.fates import BAD_DATA, FATES, Life, Stage, judged, leaves_orphans, live, lives
 from tests.support.e2e.leader_killer import LeaderKiller
 from tests.support.e2e.leases import leads_one_of_two, until
@@ -36,6 +39,7 @@ GONE_SECONDS = 2.0
 """The goal for a GPU pod under a leader. A busy machine may take longer, but never minutes."""
 GENEROUS_SECONDS = 20.0
 SHARES = (0.5, 0.9, 0.99)
+ACCOUNT = f"system:serviceaccount:{product.SYSTEM_NAMESPACE}:{product.RELEASE}-finetune-operator"
 
 
 @pytest.fixture
@@ -85,8 +89,23 @@ def departures(timeline: Timeline, killer: LeaderKiller) -> tuple[list[Departure
     return under, ended
 
 
+def forbidden(provided: ProvidedCluster, since: datetime) -> list[str]:
+    """Return the requests of the operator that no role allows, and print the verbs that it was granted and has not used."""
+    log = provided.kubeconfig.parent / "log" / "audit.log"
+    requests = [each for each in read_requests(log) if each.user == ACCOUNT and each.received >= since]
+    used = {(each.group, each.resource, each.verb) for each in requests}
+    unused = sorted(" ".join(each) for each in permissions(render()) - used)
+    print(f"{len(requests)} requests of the operator in the audit log; granted and not used: {unused}")
+    refused = {f"{each.verb} {each.resource}" for each in requests if not each.allowed}
+    return [f"{each} must be granted or not be asked for" for each in sorted(refused)]
+
+
 def test_every_job_ends_as_it_must_while_leaders_are_killed(
-    workplace: Kubectl, kubectl: Kubectl, pretend_nodes: PretendNodes, replicas: None
+    workplace: Kubectl,
+    kubectl: Kubectl,
+    operator: ProvidedCluster,
+    pretend_nodes: PretendNodes,
+    replicas: None,
 ) -> None:
     del replicas
     assert workplace.namespace is not None
@@ -94,7 +113,7 @@ def test_every_job_ends_as_it_must_while_leaders_are_killed(
     chosen = CHOSEN
     scene = Scene(workplace.kubeconfig, workplace.namespace)
     workplace.apply(jobs.config_map(BAD_DATA, "not json\n"))
-    began = time.monotonic()
+    began, since = time.monotonic(), datetime.now(UTC)
     with (
         Timeline(workplace.kubeconfig, workplace.namespace) as timeline,
         LeaderKiller(kubectl, PERIOD_SECONDS) as killer,
@@ -117,6 +136,7 @@ def test_every_job_ends_as_it_must_while_leaders_are_killed(
     scene.remove_orphans()
     workplace("delete", "finetunejobs", "--all", "--wait=true", "--timeout=120s")
     wrong += left_at_the_end(scene, chosen)
+    wrong += forbidden(operator, since)
     assert not wrong, "\n".join(wrong)
     assert under or len(chosen) < len(FATES), "some GPU pods must have ended under a leader"
     assert percentile([departure.total for departure in under], 0.99) <= GENEROUS_SECONDS

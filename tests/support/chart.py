@@ -40,3 +40,18 @@ def only(objects: list[Manifest], kind: str, suffix: str = "") -> Manifest:
     found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"].endswith(suffix)]
     assert len(found) == 1, f"one {kind} *{suffix}, found {[item['metadata']['name'] for item in found]}"
     return found[0]
+
+
+def permissions(objects: list[Manifest]) -> set[tuple[str, str, str]]:
+    """Return API group, resource and verb of all that the bound roles of a rendered chart grant."""
+    bindings = [each for each in objects if each["kind"] in {"RoleBinding", "ClusterRoleBinding"}]
+    roles = {(each["roleRef"]["kind"], each["roleRef"]["name"]) for each in bindings}
+    return {
+        (group, resource, verb)
+        for each in objects
+        if (each["kind"], each["metadata"]["name"]) in roles
+        for rule in each["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

@@ -1,5 +1,7 @@
 """Lives many seeds, and prints lives a minute, the faults that they had, and every seed that fails.
 
+Control-C ends it early, with the numbers of the lives until then.
+
 python -m tests.support.simulation --seeds 5000
 python -m tests.support.simulation --seed 17          # the trace of one life
 """
@@ -10,6 +12,7 @@ import argparse
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 from tests.support.simulation.faults import FAULTS
 from tests.support.simulation.life import live
@@ -42,22 +45,23 @@ def main(arguments: list[str]) -> int:
     virtual = 0.0
     begin, work = time.perf_counter(), 0.0
     seeds = range(options.first, options.first + options.seeds)
-    for outcome in live_all(seeds, options.kind, options.faults, options.processes):
-        seed = outcome.plan.seed
-        kinds.update(fault.kind for fault in outcome.plan.faults)
-        phases.update(outcome.phases)
-        hits.update(outcome.hits)
-        virtual += outcome.seconds
-        work += outcome.work
-        if outcome.violations:
-            failed.append(seed)
-            print(f"seed {seed}: {', '.join(fault.kind for fault in outcome.plan.faults)}")
-            print("".join(f"    {each[:300]}\n" for each in outcome.violations[:4]), end="", flush=True)
+    lives = 0
+    with suppress(KeyboardInterrupt):
+        for outcome in live_all(seeds, options.kind, options.faults, options.processes):
+            lives += 1
+            kinds.update(fault.kind for fault in outcome.plan.faults)
+            phases.update(outcome.phases)
+            hits.update(outcome.hits)
+            virtual += outcome.seconds
+            work += outcome.work
+            if outcome.violations:
+                seed = outcome.plan.seed
+                failed.append(seed)
+                print(f"seed {seed}: {', '.join(fault.kind for fault in outcome.plan.faults)}")
+                print("".join(f"    {each[:300]}\n" for each in outcome.violations[:4]), end="", flush=True)
     seconds = time.perf_counter() - begin
-    rates = (
-        f"{60 * options.seeds / seconds:.0f} a minute, {60 * options.seeds / work:.0f} a minute of one core"
-    )
-    print(f"{options.seeds} lives in {seconds:.1f} s: {rates}")
+    rates = f"{60 * lives / seconds:.0f} a minute, {60 * lives / max(work, 0.001):.0f} a minute of one core"
+    print(f"{lives} of {options.seeds} lives in {seconds:.1f} s: {rates}")
     print(f"{virtual / 3600:.1f} hours of virtual time; phases of the jobs: {dict(phases)}")
     print(" faults    hits kind")
     for kind in sorted(FAULTS):

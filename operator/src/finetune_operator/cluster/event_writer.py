@@ -204,7 +204,8 @@ class EventWriter:
 
 
 def _is_transient(error: ApiError) -> bool:
-    return error.status in {0, 429} or error.status >= 500
+    """True if a later try may succeed. 409 and 410 say that other writes, or the API server's history, were in the way."""
+    return error.status in {0, 409, 410, 429} or error.status >= 500
 
 
 def _name(event: PendingEvent) -> str:

@@ -118,6 +118,23 @@ def test_a_repetition_of_an_event_that_cannot_be_changed_is_a_new_event(status: 
     run(main)
 
 
+@pytest.mark.parametrize("status", [409, 410, 429, 500, 503])
+def test_a_count_that_the_api_server_does_not_take_now_is_raised_later(status: int) -> None:
+    async def main(parts: Parts) -> None:
+        parts.writer.record(make_job(), TRAINING)
+        await asyncio.sleep(1)
+        (path,) = parts.server.objects
+        parts.server.failures["PATCH", path] = status
+        parts.writer.record(make_job(), TRAINING)
+        await asyncio.sleep(5)
+        parts.server.failures.clear()
+        await asyncio.sleep(600)
+        assert [each["count"] for each in parts.events()] == [2]
+        assert parts.outcomes == {"written": 2}
+
+    run(main)
+
+
 def test_events_pass_at_their_own_rate_and_take_no_token_of_others() -> None:
     async def main(parts: Parts) -> None:
         for number in range(BURST + 200):
