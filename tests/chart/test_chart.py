@@ -26,8 +26,8 @@ from tests.support.repository import ROOT
 
 # kubernetes-validate knows only Kubernetes' own kinds, but these are from the Prometheus operator.
 FOREIGN_KINDS = {"PodMonitor", "PrometheusRule", "ServiceMonitor"}
-DASHBOARD_NAMESPACES = {"monitoring"}
-"""Where Grafana looks for dashboards, in full-values.yaml."""
+OTHER_NAMESPACES = {"argocd", "monitoring"}
+"""Where Argo CD, Grafana and Alertmanager look for their configuration, in full-values.yaml."""
 each_values_file = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda path: path.stem)
 
 
@@ -89,7 +89,7 @@ def test_namespaced_objects_are_in_the_release_namespace_or_a_watched_one(values
     }
     for item in render("--values", str(values)):
         if item["kind"] not in cluster_kinds:
-            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a", "team-b", *DASHBOARD_NAMESPACES}
+            assert item["metadata"]["namespace"] in {NAMESPACE, "team-a", "team-b", *OTHER_NAMESPACES}
 
 
 @each_values_file
@@ -495,6 +495,7 @@ def test_schema_knows_every_value_and_no_other() -> None:
     blocks = {f"trainer.podDefaults.{name}" for name in ("prepare", "train", "merge", "securityContext")}
     blocks |= {"securityContext"}
     blocks |= {"policy.limits"}
+    blocks |= {f"alertmanager.{name}" for name in ("slack", "email", "webhook")}
     free = {"resources.requests", "resources.limits", "trainer.podDefaults.nodeSelector", *blocks}
 
     def outer(paths: set[str]) -> set[str]:
