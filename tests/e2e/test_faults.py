@@ -49,6 +49,8 @@ WITHOUT_REQUEST = {
     ("finetune.dev", "finetunejobs/finalizers", "update")
 }
 """Granted verbs for which no request of the operator can be seen."""
+MISSED = 4
+"""Kills at writes that a life may lack: one status write fewer, or two, before and after."""
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +119,6 @@ def test_a_job_succeeds_if_its_operator_is_killed_at_any_of_its_writes(
     calm, *killed = asyncio.run(run_kills(operator.kubeconfig, tmp_path, lanes=6))
     assert len(killed) == 2 * calm.writes
     assert calm.writes >= 10
+    missed = [str(each) for each in killed if each.call is None]
+    assert len(missed) <= MISSED, missed
     assert problems([calm, *killed]) == ""

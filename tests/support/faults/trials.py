@@ -98,6 +98,28 @@ class Step:
         return f"killed {self.moment.value} write {self.number}" if self.number else "not killed"
 
 
+@dataclass
+class Writes:
+    """Numbers the writes of a life in the order in which they begin, and knows that of a step.
+
+    Writes may be under way at the same time, so a write may end after others have begun.
+    """
+
+    step: Step
+    number: int = 0
+    """Of the writes that have begun."""
+    _chosen: Call | None = None
+
+    def reach(self, call: Call, moment: Moment) -> bool:
+        """Note a moment of a write; returns True if it is that of the step."""
+        if moment is Moment.BEFORE:
+            self.number += 1
+            if self.number == self.step.number:
+                self._chosen = call
+        # Equal calls are different writes.
+        return call is self._chosen and moment is self.step.moment
+
+
 @dataclass(frozen=True)
 class KillResult:
     """What a life with a kill has shown. `call` is the write at which it came; None if the life has fewer writes."""
@@ -117,15 +139,11 @@ async def live_killed(lane: Lane, step: Step, story: Story = Story.PLAIN) -> Kil
     """Let a job live its whole life, kill the operator at one write, start it again, and judge."""
     await lane.ready()
     life, started = Life(lane, story), time.monotonic()
-    writes = 0
+    writes = Writes(step)
     killed: list[Call] = []
 
     async def gate(call: Call, moment: Moment) -> bool:
-        nonlocal writes
-        if killed or not is_step(call):
-            return True
-        writes += moment is Moment.BEFORE
-        if writes != step.number or moment is not step.moment:
+        if killed or not is_step(call) or not writes.reach(call, moment):
             return True
         killed.append(call)
         await lane.process.kill()
@@ -144,11 +162,8 @@ async def live_killed(lane: Lane, step: Step, story: Story = Story.PLAIN) -> Kil
         problems.append(f"it did not end in time: {error!r}")
     lane.proxy.gate = None
     problems += await life.judge()
-    if step.number and not killed:
-        problems.append(f"the life has only {writes} writes")
-    return KillResult(
-        step, killed[0] if killed else None, writes, time.monotonic() - started, tuple(problems)
-    )
+    seconds = time.monotonic() - started
+    return KillResult(step, killed[0] if killed else None, writes.number, seconds, tuple(problems))
 
 
 def is_step(call: Call) -> bool:
