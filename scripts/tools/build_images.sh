@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds both Dockerfiles without Docker and without a registry: with buildah, on a Debian base that debootstrap makes.
-# The images are docker.io/finetune/operator:built and docker.io/finetune/trainer:built in buildah's storage below
-# .cache/images. `build_images.sh buildah ...` calls buildah on that storage, for example to push an image.
+# Usage: build_images.sh [TAG [CONTEXT [operator|trainer]...]]. The tag is `built` if none is given, the context this repository.
+# The images are docker.io/finetune/operator:TAG and docker.io/finetune/trainer:TAG in buildah's storage below .cache/images.
+# `build_images.sh buildah ...` calls buildah on that storage, for example to push an image.
 # A first run takes ten minutes on two cores and 8 GB; a run after a change of the project's own code rebuilds only the last layers.
 # The Python packages come from uv's cache of this machine, if they are there.
 set -euo pipefail
@@ -54,17 +55,23 @@ cache=$("$root/.venv/bin/uv" cache dir)
 mkdir -p "$cache" "$TMPDIR/buildah-cache"
 ln -sfn "$cache" "$TMPDIR/buildah-cache/finetune-uv"
 
-cd "$root"
 # What the official image of Python has and Debian's base lacks.
 build --tag "$python" --file - <<EOF
 FROM $base
 RUN apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv python-is-python3 \
     && rm -rf /var/lib/apt/lists/*
 EOF
-revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
-build --build-arg "PYTHON_IMAGE=$python" --build-arg "REVISION=$revision" --tag docker.io/finetune/operator:built \
-  --file operator/Dockerfile .
-build --build-arg "CUDA_IMAGE=$base" --build-arg "REVISION=$revision" --tag docker.io/finetune/trainer:built \
-  --file trainer_image/Dockerfile .
+tag=${1:-built}
+context=${2:-$root}
+chosen=("${@:3}")
+if [[ ${#chosen[@]} -eq 0 ]]; then chosen=(operator trainer); fi
+for image in "${chosen[@]}"; do
+  case $image in
+    operator) options=(--build-arg "PYTHON_IMAGE=$python" --file "$context/operator/Dockerfile") ;;
+    trainer) options=(--build-arg "CUDA_IMAGE=$base" --file "$context/trainer_image/Dockerfile") ;;
+    *) fail "an image must be operator or trainer, found $image" ;;
+  esac
+  build "${options[@]}" --tag "docker.io/finetune/$image:$tag" "$context"
+done
 say "built in $((SECONDS - started)) s:"
 builder images --filter "reference=docker.io/finetune/*" | sed 's/^/[images] /'

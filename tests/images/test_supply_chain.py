@@ -1,0 +1,200 @@
+"""What a release says about its images: a list of their content and signatures, made and verified with the real tools."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.release.provenance import NEEDED
+from tests.support import built_images
+from tests.support.built_images import name_of, push, write_layout
+from tests.support.repository import ROOT
+from tests.support.servers.loopback import binary
+from tests.support.servers.registry import registry_server
+
+pytestmark = pytest.mark.full
+SBOM, SIGN = ROOT / "scripts/release/sbom.sh", ROOT / "scripts/release/sign.sh"
+SPDX_VALIDATOR = ROOT / ".cache" / "checkers" / "bin" / "pyspdxtools"
+PASSWORD = {"COSIGN_PASSWORD": "pass-word-1"}
+# Whoever asks another host than loopback gets an error at once.
+NO_NETWORK = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9") | {"NO_PROXY": "127.0.0.1"}
+
+
+def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without a network, and return how it ended."""
+    environment = {**os.environ, **PASSWORD, **NO_NETWORK, **variables}
+    return subprocess.run(
+        list(map(str, command)), check=False, capture_output=True, text=True, env=environment
+    )
+
+
+def succeed(*command: str | Path, **variables: str) -> str:
+    """Run a command that must succeed, and return what it printed."""
+    ended = run(*command, **variables)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module", params=["operator", "trainer"])
+def listed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The name of an image, and the list of its content."""
+    built_images.built()
+    folder = tmp_path_factory.mktemp(request.param)
+    layout = write_layout(name_of(request.param), folder / "layout")
+    file = folder / "sbom.spdx.json"
+    succeed(
+        SBOM, f"oci-dir:{layout}", f"docker.io/finetune/{request.param}", "0.1.0", file, TMPDIR=str(folder)
+    )
+    return request.param, file
+
+
+def test_the_list_is_valid_spdx(listed: tuple[str, Path]) -> None:
+    _, file = listed
+    assert json.loads(file.read_text())["spdxVersion"] == "SPDX-2.3"
+    succeed(SPDX_VALIDATOR, "--infile", file)
+
+
+def test_the_list_has_every_locked_package_and_debians(listed: tuple[str, Path]) -> None:
+    image, file = listed
+    document = json.loads(file.read_text())
+    found = {
+        (package["name"].lower().replace("_", "-"), package.get("versionInfo"))
+        for package in document["packages"]
+    }
+    lock = (ROOT / "requirements" / f"{image}.txt").read_text()
+    pinned = {"aiohttp": "operator", "kopf": "operator", "torch": "trainer", "transformers": "trainer"}
+    for name in (name for name, of in pinned.items() if of == image):
+        (version,) = {
+            line.split("==")[1].split()[0] for line in lock.splitlines() if line.startswith(f"{name}==")
+        }
+        assert (name, version) in found
+    assert "finetune" in {name for name, _ in found}
+    purls = [
+        reference["referenceLocator"]
+        for package in document["packages"]
+        for reference in package.get("externalRefs", [])
+        if reference["referenceType"] == "purl"
+    ]
+    assert sum(purl.startswith("pkg:pypi/") for purl in purls) > 15
+    assert sum(purl.startswith("pkg:deb/debian/") for purl in purls) > 50
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signed image in a registry: its repository, its digest, and the folder with the keys."""
+
+    repository: str
+    digest: str
+    folder: Path
+    storage: Path
+
+    @property
+    def reference(self) -> str:
+        return f"{self.repository}@{self.digest}"
+
+    def verify(self, reference: str = "", key: str = "cosign.pub") -> subprocess.CompletedProcess[str]:
+        """Verify as docs/verify-release.md says, in this registry without TLS."""
+        return run(
+            binary("cosign"), "verify", "--key", self.folder / key, "--insecure-ignore-tlog", "--allow-http-registry",
+            reference or self.reference,
+        )  # fmt: skip
+
+    def attested(self, kind: str, key: str = "cosign.pub") -> subprocess.CompletedProcess[str]:
+        return run(
+            binary("cosign"), "verify-attestation", "--key", self.folder / key, "--insecure-ignore-tlog",
+            "--allow-http-registry", "--type", kind, self.reference,
+        )  # fmt: skip
+
+
+def make_image(text: str, folder: Path) -> str:
+    """Build a small image with one file, and return its name."""
+    (folder / "file").write_text(text)
+    container = built_images.buildah("from", "scratch").strip()
+    built_images.buildah("add", "--quiet", container, str(folder / "file"), "/file")
+    name = f"localhost/test/{text}:1"
+    built_images.buildah("commit", "--quiet", "--rm", container, name)
+    return name
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Iterator[Signed]:
+    """An image with a signature, a list of its content and its provenance, signed by the script of the release."""
+    for name in ("cosign", "other"):
+        succeed(binary("cosign"), "generate-key-pair", "--output-key-prefix", tmp_path / name)
+    (tmp_path / "sbom.json").write_text('{"spdxVersion": "SPDX-2.3"}')
+    github = {name: f"value-of-{name.lower()}" for name in NEEDED}
+    command = (
+        "python",
+        "-m",
+        "scripts.release.provenance",
+        "operator/Dockerfile",
+        "--base",
+        f"python@sha256:{'c' * 64}",
+    )
+    (tmp_path / "provenance.json").write_text(
+        succeed(*command, "--started", "2026-01-01T00:00:00Z", **github)
+    )
+    with registry_server(tmp_path / "registry") as host:
+        digest = push(make_image("signed", tmp_path), f"{host}/team/operator:1", tmp_path)
+        made = Signed(f"{host}/team/operator", digest, tmp_path, tmp_path / "registry")
+        succeed(
+            SIGN, made.reference, f"spdxjson={tmp_path}/sbom.json", f"slsaprovenance1={tmp_path}/provenance.json",
+            COSIGN_KEY=str(tmp_path / "cosign.key"), COSIGN_ALLOW_HTTP="1",
+        )  # fmt: skip
+        yield made
+
+
+def statement(answer: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the signed statement that cosign prints."""
+    assert answer.returncode == 0, answer.stderr
+    found: dict[str, Any] = json.loads(base64.b64decode(json.loads(answer.stdout)["payload"]))
+    return found
+
+
+def test_the_public_key_verifies_image_list_and_provenance_without_a_network(signed: Signed) -> None:
+    assert signed.verify().returncode == 0
+    assert signed.verify(f"{signed.repository}:1").returncode == 0
+    listed, provenance = statement(signed.attested("spdxjson")), statement(signed.attested("slsaprovenance1"))
+    for each in (listed, provenance):
+        assert {f"sha256:{subject['digest']['sha256']}" for subject in each["subject"]} == {signed.digest}
+    assert (
+        provenance["predicate"]["buildDefinition"]["externalParameters"]["dockerfile"]
+        == "operator/Dockerfile"
+    )
+
+
+def test_another_key_verifies_nothing(signed: Signed) -> None:
+    assert signed.verify(key="other.pub").returncode != 0
+    assert signed.attested("spdxjson", key="other.pub").returncode != 0
+
+
+def test_an_image_without_a_signature_under_the_same_tag_is_refused(signed: Signed, tmp_path: Path) -> None:
+    tag = f"{signed.repository}:1"
+    digest = push(make_image("tampered", tmp_path), tag, tmp_path)
+    assert digest != signed.digest
+    refused = signed.verify(tag)
+    assert refused.returncode != 0
+    assert "no signatures found" in refused.stderr
+    assert signed.verify().returncode == 0
+
+
+def test_a_changed_manifest_in_the_registry_is_refused(signed: Signed) -> None:
+    """The registry's own disk is changed, so that it serves other bytes for the signed digest."""
+    name = signed.digest.removeprefix("sha256:")
+    (blob,) = signed.storage.glob(f"blobs/**/{name}/data")
+    blob.write_bytes(blob.read_bytes().replace(b'"schemaVersion":2', b'"schemaVersion":2 '))
+    assert signed.verify().returncode != 0
+
+
+def test_a_tag_alone_is_not_signed(signed: Signed) -> None:
+    refused = run(SIGN, f"{signed.repository}:1", COSIGN_KEY=str(signed.folder / "cosign.key"))
+    assert refused.returncode != 0
+    assert "must end with @sha256:" in refused.stderr
