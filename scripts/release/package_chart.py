@@ -20,6 +20,7 @@ from scripts.release.notes import HOME, ROOT, ReleaseError, changes, section
 
 CHART = ROOT / "helm" / "finetune-operator"
 HELM = ROOT / ".cache" / "bin" / "helm"
+"""Where `make tools` puts it."""
 IMAGES = {"operator": "image", "trainer": "trainer.image"}
 """Each image with its place in the values."""
 
@@ -45,8 +46,9 @@ def set_values(text: str, values: Mapping[str, str]) -> str:
         if match:
             path = [each for each in path if each[0] < len(match[1])] + [(len(match[1]), match[2])]
             value = wanted.pop(".".join(name for _, name in path), None)
-            line = line if value is None else f"{match[0]} {value}"
-        lines.append(line)
+            lines.append(line if value is None else f"{match[0]} {value}")
+        else:
+            lines.append(line)
     if wanted:
         raise ReleaseError(f"values.yaml must have {', '.join(sorted(wanted))}, found none; correct IMAGES")
     return "\n".join(lines) + "\n"

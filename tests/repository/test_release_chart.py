@@ -100,5 +100,5 @@ def test_a_path_that_the_values_lack_is_refused() -> None:
         "other:",
         "  digest: kept",
     ]
-    with pytest.raises(ReleaseError, match="trainer.image.digest"):
+    with pytest.raises(ReleaseError, match=r"trainer\.image\.digest"):
         package_chart.set_values(text, {"trainer.image.digest": "x"})

@@ -24,7 +24,7 @@ CHANGELOG = """# Changelog
   More about it.
 
 ### Security
-- An [address](https://example.com/a) and [a record](docs/adr/0001.md) matter ([ADR 1](docs/adr/0001.md), [ADR 2](docs/adr/0002.md)).
+- An [address](https://example.com/a) and [a record](a.md) matter ([ADR 1](docs/adr/0001.md), [ADR 2](docs/adr/0002.md)).
 
 ## 1.2.2
 
