@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -101,7 +102,7 @@ def test_the_page_answers_each_check_that_is_left_out_with_a_reason() -> None:
     lines = CONFIG.read_text().splitlines()
     without_comment = [
         line
-        for above, line in zip(lines, lines[1:], strict=False)
+        for above, line in itertools.pairwise(lines)
         if line.startswith("  - ") and not above.lstrip().startswith(("#", "- "))
     ]
     assert without_comment == []
