@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scripts.release.package_chart import IMAGES, package
 from scripts.release.provenance import NEEDED
 from tests.support import built_images
 from tests.support.built_images import name_of, push, write_layout
@@ -21,6 +23,7 @@ from tests.support.servers.loopback import binary
 from tests.support.servers.registry import registry_server
 
 pytestmark = pytest.mark.full
+PUSH_CHART = ROOT / "scripts/release/push_chart.sh"
 SBOM, SIGN = ROOT / "scripts/release/sbom.sh", ROOT / "scripts/release/sign.sh"
 SPDX_VALIDATOR = ROOT / ".cache" / "checkers" / "bin" / "pyspdxtools"
 PASSWORD = {"COSIGN_PASSWORD": "pass-word-1"}
@@ -114,6 +117,12 @@ class Signed:
         )  # fmt: skip
 
 
+def keys(folder: Path) -> dict[str, str]:
+    """Make a pair of keys in a folder, and return the variables of whoever signs."""
+    succeed(binary("cosign"), "generate-key-pair", "--output-key-prefix", folder / "cosign")
+    return {"COSIGN_KEY": str(folder / "cosign.key"), "COSIGN_ALLOW_HTTP": "1"}
+
+
 def make_image(text: str, folder: Path) -> str:
     """Build a small image with one file, and return its name."""
     (folder / "file").write_text(text)
@@ -127,8 +136,8 @@ def make_image(text: str, folder: Path) -> str:
 @pytest.fixture
 def signed(tmp_path: Path) -> Iterator[Signed]:
     """An image with a signature, a list of its content and its provenance, signed by the script of the release."""
-    for name in ("cosign", "other"):
-        succeed(binary("cosign"), "generate-key-pair", "--output-key-prefix", tmp_path / name)
+    key = keys(tmp_path)
+    succeed(binary("cosign"), "generate-key-pair", "--output-key-prefix", tmp_path / "other")
     (tmp_path / "sbom.json").write_text('{"spdxVersion": "SPDX-2.3"}')
     github = {name: f"value-of-{name.lower()}" for name in NEEDED}
     command = (
@@ -147,7 +156,7 @@ def signed(tmp_path: Path) -> Iterator[Signed]:
         made = Signed(f"{host}/team/operator", digest, tmp_path, tmp_path / "registry")
         succeed(
             SIGN, made.reference, f"spdxjson={tmp_path}/sbom.json", f"slsaprovenance1={tmp_path}/provenance.json",
-            COSIGN_KEY=str(tmp_path / "cosign.key"), COSIGN_ALLOW_HTTP="1",
+            **key,
         )  # fmt: skip
         yield made
 
@@ -198,3 +207,54 @@ def test_a_tag_alone_is_not_signed(signed: Signed) -> None:
     refused = run(SIGN, f"{signed.repository}:1", COSIGN_KEY=str(signed.folder / "cosign.key"))
     assert refused.returncode != 0
     assert "must end with @sha256:" in refused.stderr
+
+
+def test_the_pushed_chart_is_signed_and_its_tag_verifies(tmp_path: Path) -> None:
+    """As the release pushes it and as docs/verify-release.md verifies it, with an image of another digest refused."""
+    images = {
+        name: f"docker.io/finetune/{name}@sha256:{letter * 64}"
+        for name, letter in zip(IMAGES, "ab", strict=True)
+    }
+    archive = package(tmp_path / "dist", images, "## 0.1.0\n### Added\n- A thing.\n")
+    key = keys(tmp_path)
+    with registry_server(tmp_path / "registry") as host:
+        reference = succeed(PUSH_CHART, archive, REGISTRY=f"{host}/team", **key).strip()
+        assert reference.startswith(f"{host}/team/charts/finetune-operator@sha256:")
+        verify = (
+            "verify",
+            "--key",
+            tmp_path / "cosign.pub",
+            "--insecure-ignore-tlog",
+            "--allow-http-registry",
+        )
+        succeed(binary("cosign"), *verify, f"{host}/team/charts/finetune-operator:0.1.0")
+        package(
+            tmp_path / "dist", {**images, "trainer": images["operator"]}, "## 0.1.0\n### Added\n- A thing.\n"
+        )
+        repository = f"oci://{host}/team/charts"
+        succeed(ROOT / ".cache/bin/helm", "push", archive, repository, "--plain-http")
+        refused = run(binary("cosign"), *verify, f"{host}/team/charts/finetune-operator:0.1.0")
+        assert refused.returncode != 0
+        assert "no signatures found" in refused.stderr
+
+
+def test_the_files_of_a_release_have_one_signed_list_of_digests(tmp_path: Path) -> None:
+    key, dist = keys(tmp_path), tmp_path / "dist"
+    (dist / "folder").mkdir(parents=True)
+    (dist / "verify.py").write_text("print()\n")
+    (dist / "folder" / "with space").write_text("content\n")
+    succeed(SIGN, dist, **key)
+    assert (dist / "cosign.pub").read_text() == (tmp_path / "cosign.pub").read_text()
+    signed_list = ("verify-blob", "--key", dist / "cosign.pub", "--insecure-ignore-tlog")
+    signed_list = (*signed_list, "--bundle", dist / "SHA256SUMS.sigstore.json", dist / "SHA256SUMS")
+    succeed(binary("cosign"), *signed_list)
+    check = ("sha256sum", "--check", "SHA256SUMS")
+    assert subprocess.run(check, cwd=dist, check=False, capture_output=True).returncode == 0
+    assert len((dist / "SHA256SUMS").read_text().splitlines()) == 3
+    (dist / "verify.py").write_text("print('intact')\n")
+    assert subprocess.run(check, cwd=dist, check=False, capture_output=True).returncode == 1
+    with (dist / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  another\n")
+    assert run(binary("cosign"), *signed_list).returncode != 0
+    succeed(SIGN, dist, **key)
+    succeed(binary("cosign"), *signed_list)
