@@ -141,7 +141,7 @@ def signed(tmp_path: Path) -> Iterator[Signed]:
     (tmp_path / "sbom.json").write_text('{"spdxVersion": "SPDX-2.3"}')
     github = {name: f"value-of-{name.lower()}" for name in NEEDED}
     command = (
-        "python",
+        sys.executable,
         "-m",
         "scripts.release.provenance",
         "operator/Dockerfile",
