@@ -35,7 +35,7 @@ def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[s
     """Run a command without a network, and return how it ended."""
     environment = {**os.environ, **PASSWORD, **NO_NETWORK, **variables}
     return subprocess.run(
-        list(map(str, command)), check=False, capture_output=True, text=True, env=environment
+        list(map(str, command)), check=False, capture_output=True, text=True, env=environment, cwd=ROOT
     )
 
 
