@@ -123,14 +123,16 @@ def keys(folder: Path) -> dict[str, str]:
     return {"COSIGN_KEY": str(folder / "cosign.key"), "COSIGN_ALLOW_HTTP": "1"}
 
 
-def make_image(text: str, folder: Path) -> str:
-    """Build a small image with one file, and return its name."""
+def push_image(text: str, reference: str, folder: Path) -> str:
+    """Build a small image with one file, push it, forget it here, and return its digest."""
     (folder / "file").write_text(text)
     container = built_images.buildah("from", "scratch").strip()
     built_images.buildah("add", "--quiet", container, str(folder / "file"), "/file")
     name = f"localhost/test/{text}:1"
     built_images.buildah("commit", "--quiet", "--rm", container, name)
-    return name
+    digest = push(name, reference, folder)
+    built_images.buildah("rmi", name)
+    return digest
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def signed(tmp_path: Path) -> Iterator[Signed]:
         succeed(*command, "--started", "2026-01-01T00:00:00Z", **github)
     )
     with registry_server(tmp_path / "registry") as host:
-        digest = push(make_image("signed", tmp_path), f"{host}/team/operator:1", tmp_path)
+        digest = push_image("signed", f"{host}/team/operator:1", tmp_path)
         made = Signed(f"{host}/team/operator", digest, tmp_path, tmp_path / "registry")
         succeed(
             SIGN, made.reference, f"spdxjson={tmp_path}/sbom.json", f"slsaprovenance1={tmp_path}/provenance.json",
@@ -187,7 +189,7 @@ def test_another_key_verifies_nothing(signed: Signed) -> None:
 
 def test_an_image_without_a_signature_under_the_same_tag_is_refused(signed: Signed, tmp_path: Path) -> None:
     tag = f"{signed.repository}:1"
-    digest = push(make_image("tampered", tmp_path), tag, tmp_path)
+    digest = push_image("tampered", tag, tmp_path)
     assert digest != signed.digest
     refused = signed.verify(tag)
     assert refused.returncode != 0
@@ -200,7 +202,16 @@ def test_content_that_the_registry_changes_under_a_signed_digest_cannot_be_pulle
     signed: Signed, changed: str
 ) -> None:
     """The signature holds for the digest, and whoever pulls compares it with the bytes."""
-    pull = (SCRIPT, "buildah", "pull", "--quiet", "--tls-verify=false", f"docker://{signed.reference}")
+    pull = (
+        SCRIPT,
+        "buildah",
+        "pull",
+        "--quiet",
+        "--policy",
+        "always",
+        "--tls-verify=false",
+        signed.reference,
+    )
     (manifest,) = signed.storage.glob(f"blobs/**/{signed.digest.removeprefix('sha256:')}/data")
     layer = json.loads(manifest.read_text())["layers"][0]["digest"].removeprefix("sha256:")
     succeed(*pull)
