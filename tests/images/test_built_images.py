@@ -65,7 +65,7 @@ def test_an_image_has_neither_an_installer_nor_the_certificates_of_this_machine(
         packages = {path.name.partition("-")[0].lower() for path in site.glob("*.dist-info")}
         left = [
             name
-            for name in ("opt/tools", "build", "root/.cache", "requirements")
+            for name in ("opt/tools", "build", "root/.cache", "opt/requirements")
             if any((root / name).glob("*"))
         ]
         own = Path("/etc/ssl/certs/ca-certificates.crt").read_bytes()
@@ -73,7 +73,7 @@ def test_an_image_has_neither_an_installer_nor_the_certificates_of_this_machine(
         foreign = list(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
     finally:
         buildah("rm", container)
-    assert not packages & {"pip", "uv", "hatchling", "setuptools"}
+    assert not packages & {"pip", "uv", "hatchling"}
     assert "finetune" in packages
     assert left == []
     assert not foreign or bundle != own
