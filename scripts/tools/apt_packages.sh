@@ -23,7 +23,7 @@ case ${1:-} in
     needed=(redis-server git)
     ;;
   builder)
-    packages=(buildah debootstrap)
+    packages=(buildah debian-archive-keyring debootstrap gpgv)
     needed=(buildah debootstrap)
     ;;
   *) fail "the argument must be prometheus, redis, builder or none, found $1" ;;

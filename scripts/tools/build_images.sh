@@ -41,7 +41,7 @@ make_base() {
   say "making Debian's base with debootstrap"
   rm -rf "$tree"
   # /dev and /proc belong to whoever runs the image.
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$tree" >"$images/debootstrap.log" 2>&1 ||
+  debootstrap --force-check-gpg --variant=minbase --include=ca-certificates bookworm "$tree" >"$images/debootstrap.log" 2>&1 ||
     fail "debootstrap must make the base, see $images/debootstrap.log: $(tail -n 3 "$images/debootstrap.log")"
   rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/dev/* "$tree"/proc/*
   container=$(builder from scratch)
