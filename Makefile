@@ -72,6 +72,13 @@ prometheus-server: ## Prometheus with Kubernetes discovery, built from its modul
 argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
 	@scripts/tools/build_argo_cd.sh
 
+supply-chain: ## syft and cosign, built from their modules: minutes, for releases and `make test-full` alone
+	@scripts/tools/build_go_tools.sh syft
+	@scripts/tools/build_go_tools.sh cosign
+
+checkers: python-env ## checkov and the SPDX tools, in an environment of their own, for `make test-full` alone
+	@scripts/tools/checkers.sh
+
 loaders: python-env ## transformers 4, with which the tests load artifacts, beside that of .venv
 	@scripts/tools/loaders.sh
 
@@ -115,8 +122,11 @@ e2e: setup ## The tests on a cluster, with CLUSTER=kind or a given cluster witho
 verifier: ## verify.py and its digest in dist/, as a release carries them
 	@scripts/release/verifier.sh dist
 
-images: python-env ## Build both images with Docker and start each
-	$(PYTHON_ENV) -m pytest tests/images $(ARGS)
+images: python-env ## Build both images without Docker, on a base of Debian's packages: root, 10 minutes and 10 GB
+	@scripts/tools/build_images.sh $(ARGS)
+
+docker-images: python-env ## Build both images with Docker and start each
+	$(PYTHON_ENV) -m pytest tests/images -m docker $(ARGS)
 
 # The type check takes minutes of one core, so it runs while set-up downloads and compiles.
 test: ## Everything that guards a change: lint and all tests but those marked `full`
@@ -124,7 +134,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain checkers images actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

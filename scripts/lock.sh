@@ -27,7 +27,8 @@ lock data.txt --no-deps --group data "$@"
 lock binaries.txt --no-deps --group binaries "$@"
 lock installer.txt --group installer "$@"
 lock transformers4.txt --no-deps --group transformers4 "$@"
-# Only `make test-full` installs these three.
+# Only `make test-full` installs these four.
+lock checkers.txt --group checkers "$@"
 lock llama-cpp.txt --group llama-cpp "$@"
 lock trackers.txt --group trackers "$@"
 lock vllm.txt --override <(echo "torch==2.13.0") --group vllm "$@"

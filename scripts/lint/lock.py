@@ -25,6 +25,7 @@ LOCKS = {
     "binaries": ((), ("binaries",)),
     "installer": ((), ("installer",)),
     "transformers4": ((), ("transformers4",)),
+    "checkers": ((), ("checkers",)),
     "llama-cpp": ((), ("llama-cpp",)),
     "trackers": ((), ("trackers",)),
     "vllm": ((), ("vllm",)),

@@ -1,15 +1,16 @@
 #!/bin/bash
-# Builds the tools of a Go module in tools/devcluster into .cache/bin: build_go_tools.sh FOLDER [BUILD-TAGS].
+# Builds the tools of a Go module in tools/devcluster or tools into .cache/bin: build_go_tools.sh FOLDER [BUILD-TAGS].
 # Does nothing if the pinned modules, the tags and the Go version are those of the last build. With a warm Go build cache
 # (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores take, in minutes:
 # objectstore (versitygw speaks S3, fake-gcs-server Cloud Storage) 3, registry 1.5, kueue 4, kwok 3, jobset 4,
-# kubeflow_trainer 5, argocd 10, containerd (version 2, with its shim) 3.
+# kubeflow_trainer 5, argocd 10, containerd (version 2, with its shim) 3, cosign 6, syft 6.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-folder=${1:?must name a folder of tools/devcluster, found nothing}
+folder=${1:?must name a folder of tools/devcluster or tools, found nothing}
 tags=${2:-}
 source_folder=$root/tools/devcluster/$folder
+if [[ ! -d $source_folder ]]; then source_folder=$root/tools/$folder; fi
 bin=$root/.cache/bin
 stamp=$bin/$folder.stamp
 

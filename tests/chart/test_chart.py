@@ -368,7 +368,7 @@ def test_service_monitor_budget_and_policy_select_the_pods_of_the_deployment() -
     selector = only(objects, "Deployment")["spec"]["selector"]["matchLabels"]
     assert only(objects, "Service")["spec"]["selector"] == selector
     assert only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == selector
-    assert only(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == selector
+    assert only(objects, "NetworkPolicy", "operator")["spec"]["podSelector"]["matchLabels"] == selector
     monitor = only(objects, "ServiceMonitor")["spec"]
     assert (
         monitor["selector"]["matchLabels"].items() <= only(objects, "Service")["metadata"]["labels"].items()
@@ -395,7 +395,7 @@ def test_the_pod_monitor_selects_the_stages_of_the_served_namespaces() -> None:
 def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
     objects = render("--values", str(CHART / "ci/full-values.yaml"))
     first = settings(objects)["trainer"]["telemetryPort"]
-    ports = [rule["ports"][0] for rule in only(objects, "NetworkPolicy")["spec"]["egress"]]
+    ports = [rule["ports"][0] for rule in only(objects, "NetworkPolicy", "operator")["spec"]["egress"]]
     assert {"port": first, "endPort": first + 9, "protocol": "TCP"} in ports
 
 

@@ -80,13 +80,32 @@ def test_trainer_has_the_compiler_that_triton_needs() -> None:
 
 @each_dockerfile
 def test_packages_come_from_the_locks_with_their_hashes(path: Path) -> None:
-    """Each `pip install` either checks hashes or takes the project's own wheel without an index."""
+    """Each installation either checks hashes or takes the project's own wheel without an index."""
     text = path.read_text().replace("\\\n", " ")
-    installs = [
-        command for command in re.split(r"&&|\n", text) if re.search(r"pip (install|wheel) ", command)
-    ]
+    installs = [command for command in re.split(r"&&|\n", text) if "pip install " in command]
+    copied = dict(re.findall(r"^COPY (requirements/\S+) (/\S+)$", text, re.MULTILINE))
+    locks = {copy: lock for lock, copy in copied.items()}
     assert len(installs) == 4
     for command in installs:
-        lock = re.search(r"--require-hashes\s+--requirement (requirements/\w+\.txt)", command)
-        assert lock is None or (ROOT / lock[1]).is_file()
-        assert lock is not None or "--no-index --no-deps" in command
+        lock = re.search(r"--require-hashes\s+--requirement (\S+\.txt)", command)
+        assert lock is None or (ROOT / locks.get(lock[1], f"requirements/{Path(lock[1]).name}")).is_file()
+        assert lock is not None or re.search(r"--no-index --no-deps\s+\S+\.whl", command)
+    assert list(copied) == [f"requirements/{path.parent.name.removesuffix('_image')}.txt"]
+
+
+@each_dockerfile
+def test_packages_are_a_layer_below_the_projects_own_code(path: Path) -> None:
+    """A new release of the project changes only the layers after the packages, so that nodes fetch megabytes."""
+    stage = final_stage(path)
+    packages, wheel = stage.index("share/requirements.txt\n"), stage.index("COPY --from=wheel")
+    assert packages < stage.index("--require-hashes") < wheel < stage.index("--no-deps")
+    assert "COPY" not in stage[:wheel].replace("COPY requirements/", "", 1)
+    assert stage.index("ARG VERSION") > stage.index("ENTRYPOINT")
+
+
+@each_dockerfile
+def test_the_image_has_no_installer(path: Path) -> None:
+    stage = final_stage(path)
+    assert "venv --without-pip" in stage
+    assert stage.count("uv pip ") == stage.count("/opt/tools/bin/uv pip ") > 0
+    assert "COPY --from=tools" not in stage

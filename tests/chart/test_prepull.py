@@ -113,7 +113,11 @@ def test_helm_test_finds_a_leader_in_more_series_than_its_memory(value: str) -> 
 
 def test_the_pod_of_helm_test_may_ask_whatever_peers_scrape() -> None:
     objects = render("--values", str(CHART / "ci/full-values.yaml"))
-    (peers,) = (each["from"] for each in only(objects, "NetworkPolicy")["spec"]["ingress"] if "from" in each)
+    (peers,) = (
+        each["from"]
+        for each in only(objects, "NetworkPolicy", "operator")["spec"]["ingress"]
+        if "from" in each
+    )
     pod = only(objects, "Pod", "-test")["metadata"]["labels"]
     selectors = [each["podSelector"]["matchLabels"] for each in peers if "podSelector" in each]
     assert [selector.items() <= pod.items() for selector in selectors] == [True]

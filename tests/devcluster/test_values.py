@@ -16,7 +16,7 @@ from devcluster.components import AUDIT_LOG, audit_policy, containerd, container
 from devcluster.errors import DevClusterError
 from devcluster.gpus import Gpus, patches
 from devcluster.images import ThinImage, oci_archive, runtime_spec
-from devcluster.layout import CONTAINERD_VARIABLE, INSIDE, Layout
+from devcluster.layout import CONTAINERD_VARIABLE, IMAGES_VARIABLE, INSIDE, Layout
 from devcluster.product import SYSTEM_NAMESPACE, _merged
 
 
@@ -115,6 +115,13 @@ def test_the_runtime_spec_adds_read_only_mounts_and_drops_the_limits() -> None:
     assert {"/usr", "/opt/finetune/tests"} <= destinations
     assert "/opt/finetune/.git" not in destinations
     assert all("ro" in mount["options"] for mount in added)
+
+
+def test_built_images_run_without_anything_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGES_VARIABLE, "built")
+    before = {"process": {"rlimits": [], "args": ["sh"]}, "mounts": [{"destination": "/proc"}]}
+    spec = json.loads(runtime_spec(json.dumps(before)))
+    assert spec == {"process": {"args": ["sh"]}, "mounts": [{"destination": "/proc"}]}
 
 
 def test_chart_values_are_merged_object_by_object() -> None:

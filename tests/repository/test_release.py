@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.publishing import make_folder
 from tests.support.repository import ROOT
@@ -38,10 +42,47 @@ def test_the_released_verifier_runs_alone_and_names_what_is_wrong(release: Path,
     assert "ConfigChanged: merged/config.json" in answer.stdout + answer.stderr
 
 
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yaml").read_text())
+JOBS: dict[str, Any] = WORKFLOW["jobs"]
+
+
+def commands(job: str) -> str:
+    """Return all that a job of the release runs."""
+    return "\n".join(step.get("run", "") for step in JOBS[job]["steps"])
+
+
 def test_only_a_tag_gets_a_release_and_only_after_all_tests() -> None:
-    workflow = (ROOT / ".github" / "workflows" / "release.yaml").read_text()
-    job = workflow.partition("\n  verifier:\n")[2]
-    assert "needs: test-full" in job
-    assert "if: github.ref_type == 'tag'" in job
-    assert "make verifier" in job
-    assert workflow.count("contents: write") == job.count("contents: write") == 1
+    assert {name for name, job in JOBS.items() if job.get("if") != "github.ref_type == 'tag'"} == {
+        "test-full"
+    }
+    assert JOBS["images"]["needs"] == ["notes", "test-full"]
+    assert JOBS["release"]["needs"] == "images"
+    assert "make test-full" in commands("test-full")
+
+
+def test_only_the_last_job_may_write_and_only_it_and_the_images_see_secrets() -> None:
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert {name for name, job in JOBS.items() if "permissions" in job} == {"release"}
+    secret = {name for name, job in JOBS.items() if "secrets." in yaml.safe_dump(job)}
+    assert (
+        secret
+        == {name for name, job in JOBS.items() if job.get("environment") == "release"}
+        == {"images", "release"}
+    )
+
+
+def test_every_action_of_the_release_is_pinned_to_a_commit() -> None:
+    used = [step["uses"] for job in JOBS.values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert [action for action in used if not re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action)] == []
+
+
+def test_the_scripts_and_targets_of_the_release_exist() -> None:
+    text = "\n".join(map(commands, JOBS))
+    scripts = set(re.findall(r"scripts/release/\w+\.sh", text))
+    targets = " ".join(re.findall(r"make ([a-z -]+)", text)).split()
+    assert scripts == {f"scripts/release/{name}.sh" for name in ("push_image", "sign", "push_chart")}
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+    assert {"verifier", "cli-archive", "supply-chain"} <= set(targets)
+    makefile = (ROOT / "Makefile").read_text()
+    assert [target for target in targets if f"\n{target}:" not in makefile] == []

@@ -211,12 +211,11 @@ def ranged_or_whole(content: bytes, etag: str, **headers: str) -> Answer:
 
 
 def binary(name: str) -> str:
-    """Return the path of a server that a Go module of tools/devcluster builds."""
+    """Return the path of a program that a Go module of this repository builds."""
     path = BINARIES / name
     if not path.is_file():
-        pytest.fail(
-            f"{name} must be at {path}: run make {'containerd' if name == 'containerd' else 'object-stores'} first"
-        )
+        target = {"containerd": "containerd", "cosign": "supply-chain", "syft": "supply-chain"}
+        pytest.fail(f"{name} must be at {path}: run make {target.get(name, 'object-stores')} first")
     return str(path)
 
 

@@ -4,8 +4,8 @@ The images are thin: one layer of busybox, its links and a user database. The ru
 adds the product: the base runtime spec of the dev cluster's containerd mounts this machine's libraries, the Python
 installation and this checkout, read-only, into every container (`runtime_spec`). A real image of the trainer is 1.7 GB
 and takes over a minute to import on two cores; this one is 1 MB. Pod specs are the same as users' pod specs: they have
-no hostPath volume, so namespaces can enforce the restricted Pod Security level. `operator/Dockerfile` and
-`trainer_image/Dockerfile` build the product's real images.
+no hostPath volume, so namespaces can enforce the restricted Pod Security level. `make images` builds the product's real
+images from their Dockerfiles, and a cluster with `DEVCLUSTER_IMAGES=built` adds nothing to them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from devcluster.errors import DevClusterError
-from devcluster.layout import PAUSE_IMAGE, REPOSITORY
+from devcluster.layout import PAUSE_IMAGE, REPOSITORY, runs_built_images
 
 BUSYBOX = Path("/bin/busybox")
 # The checkout's path in every container, independent of its path on this machine: otherwise the emptyDir that restricted
@@ -169,8 +169,23 @@ def import_images(socket: Path, images: Iterable[ThinImage]) -> None:
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         archive.write(oci_archive(images))
         archive.flush()
-        command = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", archive.name]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        _import(socket, archive.name)
+
+
+def import_layout(socket: Path, folder: Path) -> None:
+    """Import the image in `folder`, an OCI image layout, into the kubelet's namespace of the containerd at `socket`.
+
+    Raises DevClusterError if ctr reports an error.
+    """
+    command = ["tar", "--create", "--file", "-", "--directory", str(folder), "."]
+    # Not through a file: images have gigabytes.
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as packing:
+        _import(socket, "-", packing.stdout)
+
+
+def _import(socket: Path, source: str, content: IO[bytes] | None = None) -> None:
+    command = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", source]
+    answer = subprocess.run(command, stdin=content, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise DevClusterError(
             f"ctr must import the images, it ended with {answer.returncode}: {answer.stderr.strip()}"
@@ -204,9 +219,10 @@ def machine_mounts() -> list[dict[str, Any]]:
 def runtime_spec(default_spec: str) -> str:
     """Return the base runtime spec: `default_spec` (from `ctr oci spec`) with `machine_mounts` and without resource limits.
 
-    The default limits a process to 1024 open files, fewer than torch's data loaders use.
+    With built images there are no mounts. The default limits a process to 1024 open files, fewer than torch's data loaders use.
     """
     spec = json.loads(default_spec)
     spec["process"].pop("rlimits", None)
-    spec["mounts"] += machine_mounts()
+    if not runs_built_images():
+        spec["mounts"] += machine_mounts()
     return json.dumps(spec, indent=2)

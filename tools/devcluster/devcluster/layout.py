@@ -39,6 +39,10 @@ BIN = REPOSITORY / ".cache" / "bin"
 CONTAINERD_VARIABLE = "DEVCLUSTER_CONTAINERD"
 """Environment variable that chooses the container runtime: `2` is containerd 2 of `.cache/bin`, else it is Debian's."""
 
+IMAGES_VARIABLE = "DEVCLUSTER_IMAGES"
+"""Environment variable that chooses the content of containers: `built` leaves images as they are, else the runtime adds this
+machine's libraries and this checkout."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -118,6 +122,11 @@ _BUILDS = {
 def has_containerd_2() -> bool:
     """Return whether the environment chooses containerd 2."""
     return os.environ.get(CONTAINERD_VARIABLE) == "2"
+
+
+def runs_built_images() -> bool:
+    """Return whether the environment chooses images that bring all that they need."""
+    return os.environ.get(IMAGES_VARIABLE) == "built"
 
 
 def tool(name: str) -> Path:

@@ -26,6 +26,7 @@ from devcluster.layout import (
     has_containerd_2,
     python_command,
     python_environment,
+    runs_built_images,
 )
 
 _PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -148,7 +149,8 @@ class Manager:
 
     def _import_images(self) -> None:
         self._wait("containerd", CONTAINERD_SOCKET.is_socket)
-        images.import_images(CONTAINERD_SOCKET, (images.PAUSE, *images.PRODUCT_IMAGES))
+        thin = () if runs_built_images() else images.PRODUCT_IMAGES
+        images.import_images(CONTAINERD_SOCKET, (images.PAUSE, *thin))
 
 
 class _Background:
