@@ -19,6 +19,7 @@ from finetune_cli.exit_codes import ExitCode
 
 from tests.support.cli_jobs import failed, succeeded, training
 from tests.support.e2e.control_plane import control_plane, free_port
+from tests.support.e2e.crds import await_established
 from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.devcluster]
@@ -36,7 +37,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
         missing = run_finetune(running.admin, "list")
         assert (missing.returncode, "install the chart" in missing.stderr) == (ExitCode.UNAVAILABLE, True)
         kubectl("apply", "--server-side", f"--filename={ROOT / 'crds/finetunejobs.yaml'}")
-        kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+        await_established(kubectl)
         kubectl("create", "namespace", NAMESPACE)
         yield kubectl.within(NAMESPACE)
 

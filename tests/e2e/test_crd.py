@@ -16,6 +16,7 @@ import pytest
 import yaml
 from devcluster.kubectl import Kubectl
 
+from tests.support.e2e.crds import await_established
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -29,7 +30,7 @@ CLAIM = {"claimName": "models"}
 def crd(kubectl: Kubectl) -> None:
     """Install the CRD. It is not removed: other tests and jobs of this cluster may use it."""
     kubectl("apply", "--server-side", "--force-conflicts", f"--filename={ROOT / 'crds/finetunejobs.yaml'}")
-    kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+    await_established(kubectl)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from devcluster.kubectl import Kubectl
 
 from tests.support.e2e.control_plane import control_plane
+from tests.support.e2e.crds import await_established
 from tests.support.fuzz.campaign import NAMESPACE, Campaign, campaign
 from tests.support.fuzz.operator_run import running_operator
 from tests.support.fuzz.subjects import Resources
@@ -40,7 +41,7 @@ async def test_every_hostile_resource_is_refused_or_settled_at_little_cost(
     with control_plane(tmp_path) as plane:
         kubectl = Kubectl(plane.admin)
         kubectl("apply", "--server-side", f"--filename={ROOT / 'crds/finetunejobs.yaml'}")
-        kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+        await_established(kubectl)
         kubectl("create", "namespace", NAMESPACE)
         kubectl.within(NAMESPACE)("wait", "serviceaccount/default", "--for=create", "--timeout=60s")
         with running_operator(plane, tmp_path) as operator:

@@ -29,6 +29,8 @@ from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.status.events import Transition
 
+from tests.support.e2e.crds import await_established
+
 pytestmark = pytest.mark.cluster
 
 # Suspended from the start, so that an operator from another test creates nothing for it.
@@ -55,7 +57,7 @@ async def api(cluster: ProvidedCluster) -> AsyncIterator[ApiClient]:
 async def job(api: ApiClient, kubectl: Kubectl, namespace: str) -> JobRecord:
     """A suspended FineTuneJob."""
     kubectl("apply", "-f", str(REPOSITORY / "crds" / "finetunejobs.yaml"))
-    kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+    await_established(kubectl)
     return project_job(await api.call("POST", jobs_path(namespace), body=make_body(namespace)))
 
 

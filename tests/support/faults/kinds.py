@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -50,7 +51,8 @@ LATENCY = 2.0
 class Fault:
     """A fault that strikes at the first `count` requests of `verb` and `resource`, or at their watch events.
 
-    UNAUTHORIZED strikes at every request with another token than `token`. `count` does not bound it.
+    UNAUTHORIZED strikes at every request with another token than `token`. `count` does not bound it. `first` is called
+    at its first hit, before the answer.
     """
 
     kind: Kind
@@ -58,6 +60,7 @@ class Fault:
     resource: str
     count: int
     token: str = ""
+    first: Callable[[], None] = lambda: None
     hits: list[float] = field(default_factory=list)
     """Times at which it struck, of the monotonic clock in seconds."""
     recovered: float | None = None
@@ -77,6 +80,8 @@ class Fault:
         if self.over:
             return False
         self.hits.append(time.monotonic())
+        if len(self.hits) == 1:
+            self.first()
         return True
 
     def answer(self) -> None:

@@ -39,7 +39,6 @@ class Lane:
     number: int = 0
     process: OperatorProcess = field(init=False)
     proxy: FaultProxy = field(init=False)
-    token: str = ""
 
     async def __aenter__(self) -> Self:
         await self.admin.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.name}})
@@ -58,7 +57,7 @@ class Lane:
         self.process = OperatorProcess(
             self.folder / self.name, self.name, self.proxy.port, authority.ca.certificate
         )
-        await self.rotate()
+        self.use(await self.new_token())
         self.process.configure(
             {
                 "trainer": {"image": "registry.example/none:1"},
@@ -77,8 +76,8 @@ class Lane:
         await self.proxy.__aexit__(None, None, None)
         await self.admin.unless_gone("DELETE", f"/api/v1/namespaces/{self.name}")
 
-    async def rotate(self) -> None:
-        """Give the process another token."""
+    async def new_token(self) -> str:
+        """Another token for the process."""
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
         # Equal requests within a second would get equal tokens.
         self.number += 1
@@ -86,8 +85,11 @@ class Lane:
         answer = await self.admin.request(
             "POST", path, {**body, "spec": {"expirationSeconds": 3600 + self.number}}
         )
-        self.token = answer["status"]["token"]
-        self.process.set_token(self.token)
+        return str(answer["status"]["token"])
+
+    def use(self, token: str) -> None:
+        """Replace the token of the process, as a kubelet does."""
+        self.process.set_token(token)
 
     async def ready(self) -> None:
         """Wait until the operator has opened its watches."""

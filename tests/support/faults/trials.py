@@ -42,6 +42,8 @@ async def live_under(lane: Lane, cell: Cell) -> Result:
     await lane.ready()
     life, row, started = Life(lane, cell.row.story), cell.row, time.monotonic()
     fault = Fault(cell.kind, row.verb, row.resource, cell.count)
+    if cell.kind is Kind.UNAUTHORIZED:
+        await _refuse_the_old_token(lane, fault)
     if row.restarts:
         await lane.process.kill(resume=False)
     if row.resource == "leases" and row.verb == "POST":
@@ -67,16 +69,24 @@ async def live_under(lane: Lane, cell: Cell) -> Result:
     return Result(cell, end - started, len(fault.hits), recovery, tuple(problems))
 
 
+async def _refuse_the_old_token(lane: Lane, fault: Fault) -> None:
+    """Replace the token at the first request that the fault meets.
+
+    The process reads the file again every minute, so it would not meet a refusal of a token that was replaced long before.
+    """
+    token = await lane.new_token()
+
+    def replace() -> None:
+        fault.token = token
+        lane.use(token)
+
+    fault.first = replace
+
+
 async def _live(lane: Lane, life: Life, cell: Cell, fault: Fault) -> None:
     await life.create()
     if cell.row.restarts:
         lane.process.start()
-    if cell.kind is Kind.UNAUTHORIZED:
-        # A process that starts reads the token that is there, so it is replaced only after the first refusal.
-        while cell.row.restarts and not fault.hits:  # noqa: ASYNC110 -- the fault has no event of its own
-            await asyncio.sleep(0.1)
-        await lane.rotate()
-        fault.token = lane.token
     await life.live(lambda: _is_past(fault))
 
 

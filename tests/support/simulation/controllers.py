@@ -54,7 +54,7 @@ class Controllers:
             self._later(self._sync, owner["uid"])
         if not owners and metadata["uid"] in self._server.tracked:
             self._later(self._release_pod, metadata["uid"])
-        if change.type == "DELETED" or _ended(change.body):
+        if change.type == "DELETED":
             self._later(self._release_claims, "")
 
     def _later(self, action: Callable[[str], None], uid: str) -> None:
@@ -175,12 +175,15 @@ class Controllers:
             server.remove(JOBS if owner in server.all(JOBS) else CHILDREN, owner)
 
     def _release_claims(self, _: str) -> None:
-        """Remove the claims that are being deleted and that no pod uses any more."""
+        """Remove the claims that are being deleted and that no pod uses any more.
+
+        As in `pvc_protection_controller.go`, a pod uses its claims from its node on, and as long as it exists.
+        """
         server = self._server
         used = {
             (pod["metadata"]["namespace"], volume["persistentVolumeClaim"]["claimName"])
             for pod in server.all(PODS)
-            if not _ended(pod)
+            if pod["spec"].get("nodeName")
             for volume in pod["spec"]["volumes"]
             if "persistentVolumeClaim" in volume
         }

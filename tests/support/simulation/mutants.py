@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,13 +17,14 @@ from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.cluster.tombstones import Tombstones
-from finetune_operator.errors import ConflictError
+from finetune_operator.errors import ChildRejectedError, ConflictError
 from finetune_operator.lifecycle import advance, decide
-from finetune_operator.lifecycle.actions import CreateJob
+from finetune_operator.lifecycle.actions import Action, CreateJob
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.steps import attempt, cleanup, lost_nodes, start
 from finetune_operator.observed.observation import ChildJob, JobRecord, Key, project_child
 from finetune_operator.runtime import controller
+from finetune_operator.runtime.controller import Controller
 from finetune_operator.status.draft import StatusDraft
 
 FAULTS = 3
@@ -85,6 +87,13 @@ def _starts(state: Reconciliation) -> bool:
     return any(isinstance(action, CreateJob) for action in state.actions)
 
 
+async def _create_at_once(hasty: Controller, job: JobRecord, actions: Sequence[Action]) -> bool:
+    """Send the claim and the Job of a new job together."""
+    found = await asyncio.gather(*(hasty._ask(job, action) for action in actions), return_exceptions=True)
+    hasty._queue.add(job.key)
+    return any(isinstance(each, ChildRejectedError) for each in found)
+
+
 def _delete_by_label() -> AbstractContextManager[Any]:
     """Take every object with the label for the operator's own."""
     stack = ExitStack()
@@ -144,10 +153,10 @@ MUTANTS: dict[str, Mutant] = {
         ("foreign objects with the label",),
         seeds=(0, 1, 2),
     ),
-    "a lost workspace is not created again": Mutant(
-        lambda: patch.object(Reconciliation, "lacks_claim", new=False),
-        ("operator killed at a write",),
-        seeds=(6, 43, 46),
+    "the Job of a new job does not wait for its claim": Mutant(
+        lambda: patch.object(Controller, "_start", _create_at_once),
+        ("namesake", "latency", "latency"),
+        seeds=(146, 191, 364),
     ),
     "every start goes before its status": Mutant(
         lambda: patch.object(decide, "needs_no_record", _starts),

@@ -80,8 +80,8 @@ Action = CreateClaim | CreateJob | SuspendJob | DeleteJob | DeletePod | DeleteCl
 class Decision:
     """Write `status` if it differs from the stored one, then carry out the actions in order.
 
-    A refused action stops only those that depend on it. With `acts_first`, the actions go out together, and the status
-    is that of the next decision.
+    A refused action stops only those that depend on it. With `acts_first`, the first refusal stops them, and the
+    status is that of the next decision.
     """
 
     status: dict[str, Any] | None = None

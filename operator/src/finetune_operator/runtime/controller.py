@@ -250,36 +250,26 @@ class Controller:
         return bool(refused)
 
     async def _start(self, job: JobRecord, actions: Sequence[Action]) -> bool:
-        """Send the creations of a new job together; returns True if the API server refuses one of them.
+        """Send the creations of a new job; returns True if the API server refuses one of them.
 
-        The status follows in a reconcile of its own, behind those of all jobs that have no Job yet.
+        The claim goes before the Job, because another object may have its name, and the pod would run in that. The status
+        follows in a reconcile of its own, behind those of all jobs that have no Job yet.
         """
         try:
             for action in actions:
                 self._defer(job, action)
         except DeferredError:
             return True
-        ended = await asyncio.gather(
-            *(self._ask_beside(job, action) for action in actions), return_exceptions=True
-        )
-        refused = [
-            (action, error)
-            for action, error in zip(actions, ended, strict=True)
-            if isinstance(error, ChildRejectedError)
-        ]
-        for action, error in refused:
-            self._note_refusal(job.key, action, error)
-        for failure in ended:
-            if isinstance(failure, BaseException) and not isinstance(failure, ChildRejectedError):
-                raise failure
-        if not refused:
-            self._queue.add(job.key)
-        return bool(refused)
-
-    async def _ask_beside(self, job: JobRecord, action: Action) -> None:
-        """Carry out one of several actions at once, unless the job is known to be deleted by the time of its turn."""
-        if self._store.has_job(job.key, job.uid):
-            await self._ask(job, action)
+        for action in actions:
+            if not self._store.has_job(job.key, job.uid):
+                break
+            try:
+                await self._ask(job, action)
+            except ChildRejectedError as error:
+                self._note_refusal(job.key, action, error)
+                return True
+        self._queue.add(job.key)
+        return False
 
     # -- refusals -----------------------------------------------------------------------------------------------
 

@@ -15,8 +15,7 @@ PREVIOUS_CLAIM = timedelta(seconds=1)
 def supply_claim(state: Reconciliation) -> Reconciliation:
     """Create a claim for which PREPARE's pod waits.
 
-    Claim and Job of a new job are created together, so the claim may have been refused, or lost with the operator.
-    Somebody may also have deleted it, which costs nothing before the pod has a node.
+    Somebody may have deleted it, which costs nothing before the pod has a node.
 
     If the API server refuses it, the Job goes at once: another object may have the name of the claim, and the pod would
     run in that. The Job of the next attempt is created after the claim.
