@@ -54,7 +54,7 @@ def set_values(text: str, values: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def annotations(images: Mapping[str, str], version: str, changelog: str) -> dict[str, str]:
+def release_annotations(images: Mapping[str, str], version: str, changelog: str) -> dict[str, str]:
     """Return the annotations of a release: its images with digests, its changes, and whether it is a pre-release."""
     listed = [{"name": name, "image": reference} for name, reference in images.items()]
     made = list(changes(section(changelog, version)))
@@ -87,7 +87,7 @@ def package(folder: Path, images: Mapping[str, str], changelog: str) -> Path:
             set_values((chart / "values.yaml").read_text("utf-8"), values), "utf-8"
         )
         described = yaml.safe_load((chart / "Chart.yaml").read_text("utf-8"))
-        described["annotations"] |= annotations(images, described["version"], changelog)
+        described["annotations"] |= release_annotations(images, described["version"], changelog)
         (chart / "Chart.yaml").write_text(yaml.safe_dump(described, sort_keys=False, width=1000), "utf-8")
         command = [str(HELM), "package", str(chart), "--destination", str(folder)]
         subprocess.run(command, check=True, capture_output=True, text=True)

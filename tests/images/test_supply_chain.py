@@ -265,8 +265,11 @@ def test_the_files_of_a_release_have_one_signed_list_of_digests(tmp_path: Path) 
     (dist / "folder" / "with space").write_text("content\n")
     succeed(SIGN, dist, **key)
     assert (dist / "cosign.pub").read_text() == (tmp_path / "cosign.pub").read_text()
-    signed_list = ("verify-blob", "--key", dist / "cosign.pub", "--insecure-ignore-tlog")
-    signed_list = (*signed_list, "--bundle", dist / "SHA256SUMS.sigstore.json", dist / "SHA256SUMS")
+    bundle = dist / "SHA256SUMS.sigstore.json"
+    signed_list: tuple[str | Path, ...] = (
+        *("verify-blob", "--key", dist / "cosign.pub", "--insecure-ignore-tlog"),
+        *("--bundle", bundle, dist / "SHA256SUMS"),
+    )
     succeed(binary("cosign"), *signed_list)
     check = ("sha256sum", "--check", "SHA256SUMS")
     assert subprocess.run(check, cwd=dist, check=False, capture_output=True).returncode == 0

@@ -73,7 +73,7 @@ def test_artifact_hub_reads_images_and_changes_from_the_annotations(packed: Path
 
 
 def test_a_pre_release_says_so() -> None:
-    found = package_chart.annotations(IMAGES, "1.0.0-rc.1", "## 1.0.0-rc.1\n### Fixed\n- A thing.\n")
+    found = package_chart.release_annotations(IMAGES, "1.0.0-rc.1", "## 1.0.0-rc.1\n### Fixed\n- A thing.\n")
     assert found["artifacthub.io/prerelease"] == "true"
     assert found["artifacthub.io/containsSecurityUpdates"] == "false"
 
