@@ -41,11 +41,16 @@ def report_places(spec: FineTuneJobSpec, paths: MountPaths, uid: str) -> list[di
 
     So a report is never in the way of artifacts, also of those of a later job, and needs no other credentials.
     """
-    suffix = f"-report-{uid[:8]}"
+    suffix = report_suffix(uid)
     if spec.output.destinations is None:
         only = {"name": "destination", "kind": "Directory", "path": paths.output, "uri": paths.output_uri}
         return [_beside(only, suffix)]
     return [_beside(destination_place(entry, paths), suffix) for entry in spec.output.destinations]
+
+
+def report_suffix(uid: str) -> str:
+    """The end of the name of every place of the report on the job with this uid."""
+    return f"-report-{uid[:8]}"
 
 
 def _beside(place: Mapping[str, Any], suffix: str) -> dict[str, Any]:
