@@ -24,15 +24,21 @@ _ATTEMPT = ("stage", "attempt", "startTime", "completionTime", "outcome", "reaso
 
 
 def report_task(
-    spec: FineTuneJobSpec, paths: MountPaths, uid: str, status: Mapping[str, Any], *, succeeded: bool
+    spec: FineTuneJobSpec,
+    paths: MountPaths,
+    uid: str,
+    status: Mapping[str, Any],
+    *,
+    succeeded: bool,
+    copies: bool = True,
 ) -> dict[str, Any]:
-    """Build the member from the status of a job that has ended."""
+    """Build the member from the status of a job that has ended. Without `copies`, only trackers are told."""
     failure = status.get("failure") or {}
     return {
         "outcome": "Succeeded" if succeeded else "Failed",
         **({"failure": {**_cut(failure, ("stage", "reason", "message"))}} if failure else {}),
         "attempts": [_cut(entry, _ATTEMPT) for entry in (status.get("attempts") or ())[-MAXIMUM_ATTEMPTS:]],
-        "destinations": report_places(spec, paths, uid),
+        "destinations": report_places(spec, paths, uid) if copies else [],
     }
 
 
