@@ -151,20 +151,21 @@ def tracked_containers(stage: Stage, spec: dict[str, Any]) -> dict[str, dict[str
 
 
 @pytest.mark.parametrize("spec", [make_spec(), SPEC], ids=["one destination", "several"])
-def test_only_the_last_container_of_merge_has_the_credentials_of_trackers(spec: dict[str, Any]) -> None:
+def test_only_merges_last_container_and_the_one_after_a_failure_know_the_trackers(
+    spec: dict[str, Any],
+) -> None:
     having = {
         (stage.value, name): container["envFrom"][-1]
         for stage in Stage
         for name, container in tracked_containers(stage, spec).items()
         if "mlflow-login" in secrets_of(container)
     }
-    assert having == {
-        ("Merge", "trainer"): {
-            "prefix": "FINETUNE_MLFLOW_",
-            # A pod would wait for ever for a Secret that is missing.
-            "secretRef": {"name": "mlflow-login", "optional": True},
-        }
+    source = {
+        "prefix": "FINETUNE_MLFLOW_",
+        # A pod would wait for ever for a Secret that is missing.
+        "secretRef": {"name": "mlflow-login", "optional": True},
     }
+    assert having == {("Merge", "trainer"): source, ("Report", "trainer"): source}
 
 
 def test_with_a_tracker_merge_runs_before_the_container_that_tells_it() -> None:
