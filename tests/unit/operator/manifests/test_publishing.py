@@ -25,7 +25,8 @@ SPEC = make_spec(
         "destinations": [
             {"name": "bucket", "s3": {"uri": "s3://models/bot", "secretRef": {"name": "write"}}},
             {"name": "claim", "persistentVolumeClaim": {"claimName": "artifacts"}},
-        ]
+        ],
+        "reports": "Destinations",
     },
     network={"proxySecretRef": {"name": "proxy", "key": "url"}},
 )
@@ -166,6 +167,21 @@ def test_only_merges_last_container_and_the_one_after_a_failure_know_the_tracker
         "secretRef": {"name": "mlflow-login", "optional": True},
     }
     assert having == {("Merge", "trainer"): source, ("Report", "trainer"): source}
+
+
+def test_without_copies_the_reports_pod_has_no_credentials_of_destinations() -> None:
+    found = {
+        reports: secrets_of(
+            tracked_containers(Stage.REPORT, {**SPEC, "output": {**SPEC["output"], "reports": reports}})[
+                "trainer"
+            ]
+        )
+        for reports in ("Destinations", "Workspace")
+    }
+    assert found == {
+        "Destinations": {"write", "mlflow-login", "proxy"},
+        "Workspace": {"mlflow-login", "proxy"},
+    }
 
 
 def test_with_a_tracker_merge_runs_before_the_container_that_tells_it() -> None:
