@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from devcluster import product
 from devcluster.kubectl import Kubectl
-from devcluster.layout import BIN
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
+from tests.support.e2e.command_line import finetune
 
 pytestmark = pytest.mark.cluster
 
 HOSTILE = "not json: \x1b[31mred <script>alert(1)</script>"
-
-
-def finetune(kubectl: Kubectl, *arguments: str) -> str:
-    """Run the command line as a user of the namespace would; returns what it prints."""
-    environment = {
-        **os.environ,
-        "KUBECONFIG": str(kubectl.kubeconfig),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
-    command = [sys.executable, "-m", "finetune_cli", *arguments, "--namespace", str(kubectl.namespace)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
-    assert done.returncode == 0, f"{arguments[0]} ended with {done.returncode}: {done.stderr}"
-    return done.stdout
 
 
 def reported(job: dict[str, Any]) -> bool:
@@ -76,3 +60,7 @@ def test_a_failed_job_can_be_read_and_its_report_is_published_when_its_pods_are_
         listed = room("exec", pod, "--", "sh", "-c", "ls -d /volume/outputs/kept-report-*/*/*")
     names = {line.rpartition("/")[2] for line in str(listed).split()}
     assert {"index.html", "job.json"} <= names, listed
+
+    room("delete", "persistentvolumeclaim", "kept-workspace", "--wait=true", "--timeout=120s")
+    found = json.loads(finetune(room, "report", "kept", "-o", "json"))
+    assert reason in json.dumps(found), "the copy beside the destination must be read"

@@ -6,10 +6,9 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from devcluster import product
@@ -17,29 +16,16 @@ from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
+from tests.support.e2e.command_line import finetune
 from tests.support.e2e.namespaces import fresh_namespace
 from tests.support.e2e.stores import ObjectStore, s3_server
+from tests.support.traces import Traces
 
 pytestmark = pytest.mark.cluster
 
 TRAINING = jobs.jsonl(jobs.conversations(40)[:32])
 HELD_OUT = jobs.jsonl(jobs.conversations(40)[32:])
 OBJECTS = "finetunejobs,jobs,pods,events,persistentvolumeclaims,configmaps,services"
-
-
-@dataclass
-class Traces:
-    """Everything about a job that a person, a log collector or another tenant could read, by location."""
-
-    texts: dict[str, bytes] = field(default_factory=dict)
-
-    def add(self, place: str, text: str | bytes) -> None:
-        self.texts[place] = text if isinstance(text, bytes) else text.encode()
-
-    def places_of(self, secret: str) -> list[str]:
-        """Return the places that contain `secret`, in any readable form."""
-        forms = {secret, quote(secret, safe=""), unquote(secret), json.dumps(secret)[1:-1]}
-        return [place for place, text in self.texts.items() if any(form.encode() in text for form in forms)]
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +97,13 @@ def test_a_job_with_keys_and_a_signed_url_shows_no_secret_anywhere(
     traces = Traces()
 
     def watch(job: dict[str, Any]) -> None:
-        traces.add(
-            "status while it ran", traces.texts.get("status while it ran", b"") + json.dumps(job).encode()
-        )
+        traces.extend("status while it ran", json.dumps(job))
         for pod in place.json("get", "pods", "--selector=finetune.dev/job=fetch")["items"]:
             name = pod["metadata"]["name"]
             path = f"/api/v1/namespaces/{place.namespace}/pods/{name}:9500/proxy/progress"
             told = place.run("get", f"--raw={path}")
             if told.returncode == 0:
-                traces.add(
-                    f"progress of {name}", traces.texts.get(f"progress of {name}", b"") + told.stdout.encode()
-                )
+                traces.extend(f"progress of {name}", told.stdout)
 
     place.apply(fetch_job(store, "fetch", lifecycle=kept))
     job = product.follow(place, "fetch", seconds=400, seen=watch)
@@ -145,6 +127,15 @@ def test_a_job_with_keys_and_a_signed_url_shows_no_secret_anywhere(
     traces.add(
         "log of the operator", system("logs", "--selector=app.kubernetes.io/component=operator", "--tail=-1")
     )
+    for pod in system.json("get", "pods", "--selector=app.kubernetes.io/component=operator")["items"]:
+        path = (
+            f"/api/v1/namespaces/{product.SYSTEM_NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
+        )
+        traces.extend("metrics of the operator", system("get", "--raw", path))
+    assert b'name="fetch"' in traces.texts["metrics of the operator"]
+    for command in (("logs", "--stage", "prepare"), ("report", "-o", "json"), ("report",), ("cost",)):
+        traces.add(f"finetune {' '.join(command)}", finetune(place, command[0], "fetch", *command[1:]))
+    traces.add("finetune list", finetune(place, "list", "-o", "json"))
     volume_traces(traces, place, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
     volume_traces(traces, place, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
     assert any(where.endswith(".html") for where in traces.texts), "the report must be published"

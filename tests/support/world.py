@@ -93,6 +93,7 @@ class World:
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     counter: int = 100
     warnings: dict[str, str] = field(default_factory=dict)
+    image_pulls: dict[str, float] = field(default_factory=dict)
     """Why Jobs have no pod and pods do not run, by uid, as far as it shows in Events only."""
     hidden: set[str] = field(default_factory=set)
     """uids of Jobs, pods and claims without the label that the watch selects."""
@@ -126,6 +127,7 @@ class World:
             rejection=self.rejection,
             refusals=self.refusals,
             warnings=dict(self.warnings),
+            image_pulls=dict(self.image_pulls),
             volumes=self.volumes,
             fresh=fresh,
         )

@@ -648,6 +648,7 @@ class FineTuneJobStatusStage(TypedDict, total=False):
     node: str
     startTime: str
     retryTime: str
+    imagePullSeconds: int
     gpuTime: FineTuneJobStatusStageGpuTime
 
 
@@ -904,6 +905,7 @@ class FineTuneJobStatusAttempts(TypedDict, total=False):
     startTime: str
     completionTime: str
     exitCode: int
+    imagePullSeconds: int
     peakMemoryBytes: int
     gpuSeconds: int
     gpuProduct: str

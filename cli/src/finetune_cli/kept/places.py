@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from finetune_operator.api.conditions import Condition, Truth, find_condition
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.contract.report_task import report_suffix
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,33 @@ def places(job: Mapping[str, Any], spec: FineTuneJobSpec) -> Iterator[Place]:
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     existing = spec.workspace.existing_claim
     yield Place(existing or workspace_claim_name(name), uid if existing else "", "the workspace")
-    for destination, claim in spec.output.claims.items():
-        what = f"the destination {destination}" if destination else "the destination"
-        yield Place(claim.claim_name, str(PurePosixPath(claim.folder(name))), what)
+    destinations = [
+        (
+            claim.claim_name,
+            str(PurePosixPath(claim.folder(name))),
+            f"the destination {destination}" if destination else "the destination",
+        )
+        for destination, claim in spec.output.claims.items()
+    ]
+    if has_own_place(job, spec):
+        for claim_name, folder, what in destinations:
+            yield Place(claim_name, folder + report_suffix(uid), f"the report beside {what}")
+    for claim_name, folder, what in destinations:
+        yield Place(claim_name, folder, what)
+
+
+def has_own_place(job: Mapping[str, Any], spec: FineTuneJobSpec) -> bool:
+    """True if the report was copied to a place of its own, which knows the end of the job.
+
+    A failed job has a report nowhere else. A job that succeeded has one with its artifacts, so that counts if the copy
+    failed.
+    """
+    status = job.get("status") or {}
+    copied = find_condition(status, Condition.REPORT_PUBLISHED).get("status")
+    failed = find_condition(status, Condition.SUCCEEDED).get("status") == Truth.FALSE
+    return spec.output.reports == "Destinations" and (
+        copied == Truth.TRUE or (failed and copied == Truth.FALSE)
+    )
 
 
 def find_place(job: Mapping[str, Any], spec: FineTuneJobSpec, claims: Collection[str]) -> Place | None:
@@ -49,5 +75,10 @@ def why_missing(job: Mapping[str, Any], spec: FineTuneJobSpec) -> str:
         f"a claim with the report and the logs of {job['metadata']['name']} must exist, found none of {tried}; "
         "lifecycle.keepWorkspace: Always keeps the workspace of later jobs"
     )
+    if has_own_place(job, spec):
+        suffix = report_suffix(job["metadata"]["uid"])
+        return (
+            f"{text}. A copy is beside each destination of the job, in a place whose name ends with {suffix}"
+        )
     uris = published_uris(job)
     return f"{text}. They are published in the folder `report` of {', '.join(uris)}" if uris else text

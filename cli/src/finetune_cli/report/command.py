@@ -12,7 +12,9 @@ from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import pods_of
 from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
+from finetune_cli.logs.cleaning import clean
 from finetune_cli.options import FILE, Command, complete_job, echo
+from finetune_cli.report.page import safe_page
 
 DESCRIPTION = (
     "Print the report on a job: dataset, plan, memory, loss curves, evaluation, answers, timeline and logs. A short pod reads "
@@ -53,13 +55,16 @@ def command(
             f"the report of {job} must be kept, found {kept.error or 'none'}; a job has its first report when "
             "PREPARE has ended"
         )
+    content = safe_page(kept.content) if output == "html" else kept.content
     if save is None and output == "html" and sys.stdout.isatty():
         save = Path(f"{job}-report.html")
     if save is None:
-        echo(kept.content.decode("utf-8", "replace") + "\n")
+        text = content.decode("utf-8", "replace")
+        # The files of a volume are not trusted: a terminal would obey their commands.
+        echo((clean(text) if sys.stdout.isatty() else text) + "\n")
         return
     try:
-        save.write_bytes(kept.content + b"\n")
+        save.write_bytes(content + b"\n")
     except OSError as error:
         raise UsageError(
             f"--save must be a file that can be written, found {save}: {error.strerror}"

@@ -244,6 +244,7 @@ class Store:
             rejection=entry.refusals.get(CREATION),
             refusals={name: each for name, each in entry.refusals.items() if name != CREATION},
             warnings=dict(entry.warnings),
+            image_pulls=dict(entry.image_pulls),
             fresh=fresh,
             last_read=entry.last_read,
         )

@@ -43,6 +43,8 @@ class Entry:
     """The last refusal of each action, by `lifecycle.refusals.action_key`."""
     warnings: dict[str, str] = field(default_factory=dict)
     """Why a Job has no pod, or why a pod does not run, by uid."""
+    image_pulls: dict[str, float] = field(default_factory=dict)
+    """Seconds for which pods waited for the trainer's image, by uid."""
     last_read: datetime | None = None
     former_jobs: dict[str, None] = field(default_factory=dict)
     """uids of its last batch/v1 Jobs, oldest first. A pod that outlives its Job may lose its label."""

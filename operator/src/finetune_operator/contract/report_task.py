@@ -24,15 +24,21 @@ _ATTEMPT = ("stage", "attempt", "startTime", "completionTime", "outcome", "reaso
 
 
 def report_task(
-    spec: FineTuneJobSpec, paths: MountPaths, uid: str, status: Mapping[str, Any], *, succeeded: bool
+    spec: FineTuneJobSpec,
+    paths: MountPaths,
+    uid: str,
+    status: Mapping[str, Any],
+    *,
+    succeeded: bool,
+    copies: bool = True,
 ) -> dict[str, Any]:
-    """Build the member from the status of a job that has ended."""
+    """Build the member from the status of a job that has ended. Without `copies`, only trackers are told."""
     failure = status.get("failure") or {}
     return {
         "outcome": "Succeeded" if succeeded else "Failed",
         **({"failure": {**_cut(failure, ("stage", "reason", "message"))}} if failure else {}),
         "attempts": [_cut(entry, _ATTEMPT) for entry in (status.get("attempts") or ())[-MAXIMUM_ATTEMPTS:]],
-        "destinations": report_places(spec, paths, uid),
+        "destinations": report_places(spec, paths, uid) if copies else [],
     }
 
 
@@ -41,11 +47,16 @@ def report_places(spec: FineTuneJobSpec, paths: MountPaths, uid: str) -> list[di
 
     So a report is never in the way of artifacts, also of those of a later job, and needs no other credentials.
     """
-    suffix = f"-report-{uid[:8]}"
+    suffix = report_suffix(uid)
     if spec.output.destinations is None:
         only = {"name": "destination", "kind": "Directory", "path": paths.output, "uri": paths.output_uri}
         return [_beside(only, suffix)]
     return [_beside(destination_place(entry, paths), suffix) for entry in spec.output.destinations]
+
+
+def report_suffix(uid: str) -> str:
+    """The end of the name of every place of the report on the job with this uid."""
+    return f"-report-{uid[:8]}"
 
 
 def _beside(place: Mapping[str, Any], suffix: str) -> dict[str, Any]:

@@ -254,6 +254,20 @@ class CompletedStages(Document):
     merge: MergeResult | None = None
 
 
+class ReportFailure(Document):
+    """Why no or not every destination has the report."""
+
+    reason: Word
+    message: Text1024 = ""
+
+
+class ReportResult(Document):
+    """The result of the step Report if it told trackers, since contract 1.10. Its two tasks fail apart from each other."""
+
+    tracking: TrackerRecords
+    failure: ReportFailure | None = None
+
+
 class Result(Document):
     """The final document of a stage (contract/result.schema.json)."""
 
@@ -272,6 +286,7 @@ class Result(Document):
     train: TrainResult | None = None
     merge: MergeResult | None = None
     completed: CompletedStages | None = None
+    report: ReportResult | None = None
 
 
 class Progress(Document):

@@ -38,7 +38,7 @@ from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 from finetune_operator.contract.tracking import Trackers, tracking_document
 
-CONTRACT_VERSION = "1.9"
+CONTRACT_VERSION = "1.10"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
@@ -47,6 +47,8 @@ OPTIMIZER_SINCE = 7
 """The same of `training.optimizer` and `training.weights`, in the ladder's rungs, too."""
 TRACKING_SINCE = 9
 """The same of the administrator's trackers. A job's own trackers are sent to every trainer."""
+FAILED_RUNS_SINCE = 10
+"""The first minor version whose step Report tells trackers of a job that has failed."""
 ESTIMATE_SINCE = 9
 """The same of the estimated memory, which only the report shows."""
 _ESTIMATE = ("peakBytes", "deviceBytes", "lowBytes", "highBytes", "bottleneck")

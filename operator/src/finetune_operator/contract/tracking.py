@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_operator.api.tracking import Tracking
@@ -22,6 +22,10 @@ class Trackers:
 
     def __bool__(self) -> bool:
         return self.tracking != Tracking()
+
+    def for_failed_runs(self) -> Trackers:
+        """Those that have runs. A registry has models, and a failed job has none."""
+        return replace(self, tracking=self.tracking.model_copy(update={"model_registry": None}))
 
 
 NO_TRACKERS = Trackers(Tracking(), of_administrator=False)

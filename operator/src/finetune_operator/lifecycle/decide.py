@@ -20,6 +20,7 @@ from finetune_operator.lifecycle.steps.cleanup import delete_finished_jobs, dele
 from finetune_operator.lifecycle.steps.deadline import await_deadline, enforce_deadline
 from finetune_operator.lifecycle.steps.feasibility import check_feasibility
 from finetune_operator.lifecycle.steps.follow import follow_stage
+from finetune_operator.lifecycle.steps.image_pull import record_image_pull
 from finetune_operator.lifecycle.steps.leave_queue import leave_queue
 from finetune_operator.lifecycle.steps.lost_nodes import remove_lost_pods
 from finetune_operator.lifecycle.steps.meter import meter_gpus
@@ -41,6 +42,7 @@ STEPS: tuple[Step, ...] = (
     reread_unwatched,
     remove_lost_pods,
     meter_gpus,
+    record_image_pull,
     enforce_deadline,
     end_attempt,
     reclaim_gpu,

@@ -12,6 +12,8 @@ from finetune_operator.api.reasons import Reason, ReasonClass
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage, child_name
 from finetune_operator.contract.result import Progress
+from finetune_operator.contract.run_spec import FAILED_RUNS_SINCE
+from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, choose_trackers
 from finetune_operator.lifecycle.actions import Action, Decision, Need, SuspendJob
 from finetune_operator.lifecycle.retry import next_attempt
 from finetune_operator.lifecycle.sizing import Blocked, Feasible, Infeasible
@@ -124,11 +126,27 @@ class Reconciliation:
         return None if spec is None or spec.suspend or isinstance(self.feasibility, Blocked) else spec
 
     @property
+    def wants_copies(self) -> bool:
+        """True from the end of a job that wants its report at the destinations."""
+        return self.draft.finished and self.spec is not None and self.spec.output.reports is not None
+
+    @property
+    def untold_trackers(self) -> Trackers:
+        """The trackers that have no record of a job because it has failed. MERGE tells of one that succeeds."""
+        if not self.draft.finished or self.draft.succeeded or self.spec is None:
+            return NO_TRACKERS
+        trainer = self.settings.trainer
+        found = choose_trackers(self.spec.tracking, trainer.tracking).for_failed_runs()
+        # Another image may not know the task.
+        return found if self.draft.speaks(FAILED_RUNS_SINCE, trainer.image) else NO_TRACKERS
+
+    @property
     def awaits_report(self) -> bool:
-        """True from the end of a job that wants its report at the destinations until the outcome of that is known."""
-        if not self.draft.finished or self.spec is None or self.spec.output.reports is None:
-            return False
-        return self.draft.conditions.status(Condition.REPORT_PUBLISHED) is Truth.UNKNOWN
+        """True from the end of a job until it is known what the destinations and trackers that wait for it have got."""
+        conditions = self.draft.conditions
+        return (self.wants_copies and conditions.status(Condition.REPORT_PUBLISHED) is Truth.UNKNOWN) or (
+            bool(self.untold_trackers) and conditions.status(Condition.TRACKED) is Truth.UNKNOWN
+        )
 
     # -- what is observed ---------------------------------------------------------------------------------------
 

@@ -111,13 +111,17 @@ def build_report_job(
     settings: Settings,
     placement: Placement,
     read_only_claims: Collection[str] = (),
+    *,
+    copies: bool = True,
+    trackers: Trackers = NO_TRACKERS,
 ) -> dict[str, Any]:
-    """Build the Job that copies the report of a job that has ended to its destinations."""
+    """Build the Job after the end of a job. It copies the report to the destinations, and tells `trackers` of a failure."""
     trainer = settings.trainer
     identity = JobIdentity(job.namespace, job.name, job.uid)
-    run_spec = _run_spec(job, spec, draft, settings, recorded_plan(spec, draft.plan, trainer.device))
+    plan = recorded_plan(spec, draft.plan, trainer.device)
+    run_spec = _run_spec(job, spec, draft, settings, plan, trackers)
     paths = pod_paths(identity, spec)
-    task = report_task(spec, paths, job.uid, draft.fields, succeeded=draft.succeeded)
+    task = report_task(spec, paths, job.uid, draft.fields, succeeded=draft.succeeded, copies=copies)
     body = build_job(
         job,
         spec,
@@ -130,6 +134,7 @@ def build_report_job(
         tolerates_gpu_nodes=placement.tolerates_gpu_nodes,
         read_only_claims=read_only_claims,
         allowed_labels=settings.cost.labels,
+        trackers=trackers,
     )
     body["metadata"]["annotations"] = {
         **body["metadata"].get("annotations", {}),

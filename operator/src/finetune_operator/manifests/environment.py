@@ -55,15 +55,18 @@ def step_environment(
 ) -> dict[str, Any]:
     """`env` and `envFrom` of a container that tries or fills destinations: their credentials and no others.
 
-    The one that fills them also tells the trackers of the run, and has their credentials.
+    The ones after MERGE and after the end of a job also tell the trackers of the run, and have their credentials. Without
+    copies of the report, the latter has those alone.
     """
     variables = [*_common_variables(), _NO_GPU, {"name": STEP_VARIABLE, "value": step}]
     variables += _network(spec, trainer, downloads=True)
     variables += _hubs(spec, trainer)
-    tokens = destination_secret_variables(spec)
-    variables += [_secret_variable(item.variable, item.reference) for item in tokens]
-    secrets = _whole_secrets(destination_secret_prefixes(spec))
-    if step == "Publish":
+    secrets: list[dict[str, Any]] = []
+    if step != "Report" or spec.output.reports is not None:
+        tokens = destination_secret_variables(spec)
+        variables += [_secret_variable(item.variable, item.reference) for item in tokens]
+        secrets += _whole_secrets(destination_secret_prefixes(spec))
+    if step in {"Publish", "Report"}:
         # A pod would wait for a Secret that is required, but no run waits for its tracker.
         secrets += _whole_secrets(tracking_secret_prefixes(trackers), optional=True)
     return {"env": variables, **({"envFrom": secrets} if secrets else {})}

@@ -75,7 +75,7 @@ class Volumes:
             # Data loaders and NCCL share memory; the default of 64 MiB is too little.
             shared = {"medium": "Memory", "sizeLimit": format_bytes(host.shared_memory_bytes)}
             self._mount("shared-memory", "/dev/shm", {"emptyDir": shared})  # noqa: S108 - same
-        else:
+        elif stage is not Stage.REPORT or spec.output.reports is not None:
             for name, claim in spec.output.claims.items():
                 mount = f"{DESTINATIONS_MOUNT}/{name}" if name else OUTPUT_MOUNT
                 self._claim(f"destination-{name}" if name else "output", mount, claim.claim_name)

@@ -215,6 +215,8 @@ class Observation:
     """The claims of the job, if they were read for this decision."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Why Jobs have no pod and pods do not run, by uid, as far as it shows in Events only."""
+    image_pulls: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for which pods waited for the trainer's image, by uid, as far as an Event tells."""
     warnings_read: bool = False
     """True if the warnings were read for this decision. Otherwise they are some seconds old."""
     fresh: bool = False

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from finetune_operator.api.conditions import Condition, Truth, find_condition
 from finetune_operator.observed.observation import JobRecord, Key
 
 _RAW = -15
@@ -36,7 +37,7 @@ class SettledJob:
     phase: str
     completed: datetime
     decided: bool
-    """True if the status is that of a decision about the present spec."""
+    """True if the status is that of a decision about the present spec, and nothing is left to do after the end."""
     packed: bytes
     dictionary: bytes
     """Text that the compression refers to. Most jobs share it."""
@@ -95,7 +96,7 @@ class Packer:
             job.deleting,
             job.phase,
             completed,
-            job.status.get("observedGeneration") == job.generation,
+            _is_decided(job),
             deflate.compress(text) + deflate.flush(),
             self._dictionary,
         )
@@ -104,6 +105,18 @@ class Packer:
 def unpacked(job: StoredJob) -> JobRecord:
     """The whole FineTuneJob."""
     return job.unpack() if isinstance(job, SettledJob) else job
+
+
+def _is_decided(job: JobRecord) -> bool:
+    """False also while it is open what destinations and trackers get of a job that has ended.
+
+    The pod that sends it may not exist yet: a process that dies between the status and the pod must go on with it.
+    """
+    status = job.status
+    states = {
+        find_condition(status, each).get("status") for each in (Condition.REPORT_PUBLISHED, Condition.TRACKED)
+    }
+    return status.get("observedGeneration") == job.generation and Truth.UNKNOWN not in states
 
 
 def _text(*parts: Any) -> bytes | None:

@@ -27,6 +27,8 @@ _FAILURES = sorted(
 _OUTCOMES = ("Succeeded", "Failed", "Interrupted")
 _BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 115200, 230400, 604800)
 """From seconds to a week."""
+_PULL_BUCKETS = (1, 5, 10, 30, 60, 120, 180, 300, 450, 600, 900, 1800, 3600)
+"""From an image in a near cache to gigabytes over a slow line."""
 
 
 class FleetMetrics:
@@ -64,6 +66,13 @@ class FleetMetrics:
             registry=registry,
             buckets=(1, *_BUCKETS),
         )
+        self._pull_seconds = Histogram(
+            "finetunejob_image_pull_seconds",
+            "Time for which an attempt's pod waited for the trainer's image, if its node had to pull it.",
+            ["stage"],
+            registry=registry,
+            buckets=_PULL_BUCKETS,
+        )
         self._ended.labels("Succeeded", Reason.COMPLETED.value)
         # Otherwise `increase` would miss the first failure for a reason, because its series would begin with 1.
         for reason in _FAILURES:
@@ -71,6 +80,7 @@ class FleetMetrics:
         for outcome in _OUTCOMES[:2]:
             self._job_seconds.labels(outcome)
         for stage in WORK_STAGES:
+            self._pull_seconds.labels(stage.value)
             for outcome in _OUTCOMES:
                 self._attempts.labels(stage.value, outcome)
                 self._attempt_seconds.labels(stage.value, outcome)
@@ -108,6 +118,8 @@ class FleetMetrics:
         if "startTime" in attempt and "completionTime" in attempt:
             seconds = parse_time(attempt["completionTime"]) - parse_time(attempt["startTime"])
             self._attempt_seconds.labels(stage, outcome).observe(seconds.total_seconds())
+        if attempt.get("imagePullSeconds", 0) > 0:
+            self._pull_seconds.labels(stage).observe(attempt["imagePullSeconds"])
 
 
 def _identity(attempt: Mapping[str, Any]) -> tuple[str, int, str]:

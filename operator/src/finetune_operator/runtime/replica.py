@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.event_writer import EventWriter
+from finetune_operator.cluster.image_pulls import ImagePullReader
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.leader_election import Elector
 from finetune_operator.cluster.node_store import GpuStore
@@ -163,6 +164,7 @@ class Replica:
             parts.create_task(poller.run())
             parts.create_task(events.run())
             parts.create_task(controller.warnings.run())
+            parts.create_task(ImagePullReader(self.store, cluster, self._clock).run())
             parts.create_task(edges.watch(informer))
 
     async def _seed(self, informer: Informer, cluster: Cluster) -> None:

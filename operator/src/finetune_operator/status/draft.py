@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import ceil
 from typing import Any, Self
 
 from finetune_operator.api.conditions import MAXIMUM_MESSAGE_LENGTH, Condition, Conditions, Truth
@@ -88,6 +89,10 @@ class StatusDraft(StatusRecord):
             stage["node"] = node
         return self.with_fields(stage=stage)
 
+    def record_image_pull(self, seconds: float) -> Self:
+        """Record the seconds for which the current attempt's pod waited for its image, rounded up."""
+        return self.with_fields(stage={**self._stored_stage, "imagePullSeconds": ceil(seconds)})
+
     def record_gpu_time(self, pods: Sequence[usage.PodTime]) -> Self:
         """Record the time for which these pods of the current attempt hold GPUs, the oldest first."""
         return replace(self, fields=usage.observe(self.fields, pods, self.now))
@@ -119,6 +124,8 @@ class StatusDraft(StatusRecord):
         }
         if self.job_seen:
             entry["startTime"] = self._stored_stage["startTime"]
+        if "imagePullSeconds" in self._stored_stage:
+            entry["imagePullSeconds"] = self._stored_stage["imagePullSeconds"]
         if outcome.exit_code is not None:
             entry["exitCode"] = outcome.exit_code
         if outcome.result is not None and outcome.result.peak_memory_bytes is not None:

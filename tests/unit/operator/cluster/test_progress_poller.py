@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 import logging
 import socket
+import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -318,6 +322,61 @@ async def test_only_a_plain_and_bounded_response_is_accepted(
     finally:
         await fetcher.close()
         await runner.cleanup()
+
+
+BOMB = gzip.compress(b" " * (256 << 20), 1)
+"""A quarter of a megabyte, which unpacks to 256 MiB."""
+
+
+@pytest.mark.parametrize(
+    ("attack", "repeated"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1024, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 99, True),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"a" * 65536, True),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-Many: a\r\n" * 4096, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}", False),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", False),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", True),
+        (b"\x16\x03\x01" + bytes(range(256)), True),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB, False),
+    ],
+    ids=[
+        "endless body", "endless chunks", "long header", "many headers", "huge length", "negative length", "upgrade",
+        "endless continues", "no HTTP", "bomb",
+    ],
+)  # fmt: skip
+async def test_a_hostile_trainer_costs_a_poll_little_time_and_memory(
+    attack: bytes, *, repeated: bool
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(attack)
+            while repeated and not ended.is_set():
+                connection.sendall(attack[attack.find(b"\r\n") + 2 :] or attack)
+            ended.wait(POLL_SECONDS)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    fetcher = HttpFetcher()
+    tracemalloc.start()
+    try:
+        started = time.monotonic()
+        with contextlib.suppress(MuteError):
+            assert await fetcher("127.0.0.1", listener.getsockname()[1]) is None
+        assert time.monotonic() - started < 2 * POLL_SECONDS
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+        await fetcher.close()
+        ended.set()
+        thread.join()
+        listener.close()
 
 
 async def test_a_port_that_accepts_and_says_nothing_is_told_apart_from_a_closed_one(

@@ -25,7 +25,8 @@ SPEC = make_spec(
         "destinations": [
             {"name": "bucket", "s3": {"uri": "s3://models/bot", "secretRef": {"name": "write"}}},
             {"name": "claim", "persistentVolumeClaim": {"claimName": "artifacts"}},
-        ]
+        ],
+        "reports": "Destinations",
     },
     network={"proxySecretRef": {"name": "proxy", "key": "url"}},
 )
@@ -151,19 +152,35 @@ def tracked_containers(stage: Stage, spec: dict[str, Any]) -> dict[str, dict[str
 
 
 @pytest.mark.parametrize("spec", [make_spec(), SPEC], ids=["one destination", "several"])
-def test_only_the_last_container_of_merge_has_the_credentials_of_trackers(spec: dict[str, Any]) -> None:
+def test_only_merges_last_container_and_the_one_after_a_failure_know_the_trackers(
+    spec: dict[str, Any],
+) -> None:
     having = {
         (stage.value, name): container["envFrom"][-1]
         for stage in Stage
         for name, container in tracked_containers(stage, spec).items()
         if "mlflow-login" in secrets_of(container)
     }
-    assert having == {
-        ("Merge", "trainer"): {
-            "prefix": "FINETUNE_MLFLOW_",
-            # A pod would wait for ever for a Secret that is missing.
-            "secretRef": {"name": "mlflow-login", "optional": True},
-        }
+    source = {
+        "prefix": "FINETUNE_MLFLOW_",
+        # A pod would wait for ever for a Secret that is missing.
+        "secretRef": {"name": "mlflow-login", "optional": True},
+    }
+    assert having == {("Merge", "trainer"): source, ("Report", "trainer"): source}
+
+
+def test_without_copies_the_reports_pod_has_no_credentials_of_destinations() -> None:
+    found = {
+        reports: secrets_of(
+            tracked_containers(Stage.REPORT, {**SPEC, "output": {**SPEC["output"], "reports": reports}})[
+                "trainer"
+            ]
+        )
+        for reports in ("Destinations", "Workspace")
+    }
+    assert found == {
+        "Destinations": {"write", "mlflow-login", "proxy"},
+        "Workspace": {"mlflow-login", "proxy"},
     }
 
 

@@ -17,7 +17,7 @@ def build(**output: Any) -> dict[str, Any]:
                 "huggingFace": {"repository": "o/m", "tokenSecretRef": {"name": "hub", "key": "token"}}
             }
         },
-        output={"reports": "Destinations", **output},
+        output={"reports": "Destinations"} | output,
         modelCache={"claimName": "cache"},
     )
     return build_job(
@@ -44,6 +44,17 @@ def test_the_only_container_has_the_credentials_of_the_destinations_and_no_other
     assert [each["secretRef"]["name"] for each in container["envFrom"]] == ["s3-secret"]
     assert not [each for each in container["env"] if "valueFrom" in each], "no token of the model"
     assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+def test_a_pod_that_only_tells_a_tracker_mounts_no_destination() -> None:
+    """It must not wait for a claim that it does not need."""
+    pod = build(**CLAIM, reports="Workspace")["spec"]["template"]["spec"]
+    claims = [
+        each["persistentVolumeClaim"]["claimName"]
+        for each in pod["volumes"]
+        if "persistentVolumeClaim" in each
+    ]
+    assert claims == ["demo-workspace"]
 
 
 def test_the_pod_mounts_the_workspace_and_the_claims_of_the_destinations_only() -> None:

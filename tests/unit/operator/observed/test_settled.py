@@ -48,6 +48,17 @@ def test_an_ended_job_comes_back_as_it_was() -> None:
         assert (found.key, found.phase, found.completed) == (each.key, each.phase, each.completed)
 
 
+@pytest.mark.parametrize("kind", ["ReportPublished", "Tracked"])
+@pytest.mark.parametrize(("status", "decided"), [("Unknown", False), ("True", True), ("False", True)])
+def test_a_job_is_not_settled_while_its_report_is_on_its_way(
+    kind: str, status: str, *, decided: bool
+) -> None:
+    job = ended()
+    entry = {"type": kind, "status": status, "reason": "Any", "message": ""}
+    conditions = [*job.status["conditions"], entry]
+    assert packed(replace(job, status={**job.status, "conditions": conditions})).decided is decided
+
+
 def test_jobs_of_one_kind_take_a_fifth_of_their_text() -> None:
     packer, job = Packer(), ended()
     first = packed(job, packer)

@@ -110,3 +110,20 @@ def test_every_reason_of_a_failure_has_a_series_before_the_first_one() -> None:
         assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason=reason) == 0
     fleet.live(World(), reason="InvalidDataset")
     assert fleet.value("finetunejobs_ended_total", outcome="Failed", reason="InvalidDataset") == 1
+
+
+def test_pulls_of_images_are_measured_if_the_node_had_to_pull() -> None:
+    fleet = Fleet()
+    attempts: list[dict[str, Any]] = []
+    fleet.store.put_job(make_job())
+    for number, seconds in enumerate((200, 0, None)):
+        entry: dict[str, Any] = {"stage": "Train", "attempt": number, "outcome": "Interrupted"}
+        attempts.append(entry if seconds is None else entry | {"imagePullSeconds": seconds})
+        status = {"attempts": list(attempts)}
+        fleet.store.put_job(make_job(status=status, resource_version=str(11 + number)))
+    fleet.store.put_job(make_job(status={"attempts": attempts, "phase": "Training"}, resource_version="99"))
+    name = "finetunejob_image_pull_seconds"
+    assert fleet.value(f"{name}_count", stage="Train") == 1
+    assert fleet.value(f"{name}_bucket", stage="Train", le="180.0") == 0
+    assert fleet.value(f"{name}_bucket", stage="Train", le="300.0") == 1
+    assert fleet.value(f"{name}_count", stage="Prepare") == 0

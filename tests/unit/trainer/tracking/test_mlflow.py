@@ -36,6 +36,23 @@ def runs_of(address: str, experiment: str) -> list[dict]:  # type: ignore[type-a
     return list(call(address, "runs/search", query).get("runs", ()))
 
 
+def test_a_failed_job_has_a_failed_run_with_the_curve_until_then(server: str, tmp_path: Path) -> None:
+    failure = {"stage": "Train", "reason": "NonFiniteLoss", "message": "the loss of step 3 is not finite"}
+    unfinished = {**report(3), "state": "Failed", "failure": failure, "merge": None, "evaluation": None}
+    given = make_record(unfinished, UID)
+    tracker = mlflow_tracker(server, experiment="failed", registered_model="bot")
+    with mlflow_client(tracker) as client:
+        found = record_in_mlflow(client, tracker, given, report_files(tmp_path))
+        again = record_in_mlflow(client, tracker, given, report_files(tmp_path))
+    assert (found.recorded, found.model, again.run) == (True, None, found.run)
+    [run] = runs_of(server, "failed")
+    assert run["info"]["status"] == "FAILED"
+    tags = {each["key"]: each["value"] for each in run["data"]["tags"]}
+    assert (tags["finetune.failure.reason"], tags["finetune.state"]) == ("NonFiniteLoss", "Failed")
+    history = call(server, f"metrics/get-history?run_id={found.run}&metric_key=loss&max_results=9")["metrics"]
+    assert [each["step"] for each in history] == [1, 2, 3]
+
+
 def test_the_run_has_parameters_metrics_by_step_report_and_model(server: str, tmp_path: Path) -> None:
     tracker = mlflow_tracker(server, experiment="whole", registered_model="support bot")
     with mlflow_client(tracker) as client:

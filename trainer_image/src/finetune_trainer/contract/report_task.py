@@ -31,10 +31,11 @@ class ReportFailure(Value):
 class ReportTask(Value):
     """The end of a job and the places for the report on it, for the step Report. Since contract 1.9.
 
-    `attempts` are those of the FineTuneJob's status: they have ends that no trainer could record, such as a kill.
+    Without `destinations`, since contract 1.10, only trackers are told. `attempts` are those of the FineTuneJob's status: they
+    have ends that no trainer could record, such as a kill.
     """
 
     outcome: Literal["Succeeded", "Failed"]
     failure: ReportFailure | None = None
     attempts: Annotated[tuple[dict[str, Any], ...], Field(max_length=20)] = ()
-    destinations: Annotated[tuple[NamedDestination, ...], Field(min_length=1, max_length=8)]
+    destinations: Annotated[tuple[NamedDestination, ...], Field(max_length=8)]

@@ -214,6 +214,20 @@ class PublishedResult(Part):
     merge: MergeResult
 
 
+class ReportFailure(Part):
+    """Why not every destination has the report."""
+
+    reason: str
+    message: str
+
+
+class ReportResult(Part):
+    """The `report` member of the result, since contract 1.10: what trackers have, and a failure of the copies apart from it."""
+
+    tracking: tuple[TrackingResult, ...]
+    failure: ReportFailure | None = None
+
+
 class StageResult(Part):
     """The members that one successful stage adds to the result: its own, and from PREPARE perhaps `completed`."""
 
@@ -221,6 +235,7 @@ class StageResult(Part):
     train: TrainResult | None = None
     merge: MergeResult | None = None
     completed: CompletedResult | None = None
+    report: ReportResult | None = None
 
 
 class Result(Part):
@@ -238,6 +253,7 @@ class Result(Part):
     train: TrainResult | None = None
     merge: MergeResult | None = None
     completed: CompletedResult | None = None
+    report: ReportResult | None = None
     reason: str | None = None
     message: str | None = None
     log_tail: tuple[str, ...] = ()

@@ -60,7 +60,8 @@ def _record(
     if present.get(_RECORDED) != record.digest:
         _log(client, identity, record, data)
         notes.append(_upload(client, str(run["info"].get("artifact_uri") or ""), files))
-        finished = {"run_id": identity, "status": "FINISHED", "end_time": record.ended}
+        state = "FAILED" if record.failed else "FINISHED"
+        finished = {"run_id": identity, "status": state, "end_time": record.ended}
         client.post(f"{_API}/runs/update", finished)
         # The tag comes last, because it says that nothing is left to send.
         _set_tags(client, identity, {_RECORDED: record.digest})

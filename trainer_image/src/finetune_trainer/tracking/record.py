@@ -49,6 +49,7 @@ class Record:
     metrics: tuple[Metric, ...]
     tags: Mapping[str, str]
     model: Model | None
+    failed: bool = False
 
     @property
     def digest(self) -> str:
@@ -78,9 +79,12 @@ def make_record(report: Mapping[str, Any], uid: str, digests: Mapping[str, str] 
         "finetune.spec_hash": str(report.get("specHash")),
         "finetune.state": str(report.get("state")),
     }
-    evaluation = report.get("evaluation") or {}
+    evaluation, failure = report.get("evaluation") or {}, report.get("failure") or {}
     verification = merge.get("verification") or {}
     for name, value in (
+        ("finetune.failure.stage", failure.get("stage")),
+        ("finetune.failure.reason", failure.get("reason")),
+        ("finetune.failure.message", failure.get("message")),
         ("finetune.verdict", evaluation.get("verdict")),
         ("finetune.proof", verification.get("verdict")),
         ("finetune.device", (report.get("training") or {}).get("device")),
@@ -100,7 +104,8 @@ def make_record(report: Mapping[str, Any], uid: str, digests: Mapping[str, str] 
         parameters=_parameters(report),
         metrics=tuple(sorted(_metrics(report, trained), key=lambda each: (each.step, each.key))),
         tags=tags,
-        model=_model(merge, tags),
+        model=None if failure else _model(merge, tags),
+        failed=bool(failure),
     )
 
 

@@ -41,10 +41,13 @@ def record_run(
     layout: WorkspaceLayout,
     environment: Mapping[str, str],
     deadline_seconds: float = DEADLINE_SECONDS,
+    *,
+    folder: Path | None = None,
 ) -> tuple[TrackingResult, ...]:
     """Send the record to every tracker of the run and return what each has. It raises nothing, and ends by the deadline.
 
-    What it sends is the report on the job, so it needs no model, no row and no library of models.
+    What it sends is the report on the job, so it needs no model, no row and no library of models. `folder` has another
+    report than that of the workspace.
     """
     tracking = run.tracking
     if tracking is None:
@@ -55,8 +58,8 @@ def record_run(
             RetryPolicy(run.limits.retry_seconds),
             allow_private=run.limits.allow_private_addresses,
         )
-        record = _read_record(run, layout)
-        files = _report_files(layout.report)
+        record = _read_record(run, folder or layout.report)
+        files = _report_files(folder or layout.report)
     except (StageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the workspace must have the report on the job, found none that can be read ({type(error).__name__})"
         if isinstance(error, StageError):
@@ -139,9 +142,9 @@ def _failure(kind: Tracker, message: str) -> TrackingResult:
     return TrackingResult(kind=kind, recorded=False, message=shorten(message, MAXIMUM_REASON))
 
 
-def _read_record(run: RunSpec, layout: WorkspaceLayout) -> Record:
+def _read_record(run: RunSpec, folder: Path) -> Record:
     """Read the report on this spec. Raises OSError, or ValueError and others for a broken one."""
-    report = json.loads((layout.report / _JOB).read_text(encoding="utf-8"))
+    report = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     if report.get("specHash") != run.spec_hash:
         raise ValueError("the report is about another spec")
     return make_record(report, run.job.uid, _published(run))

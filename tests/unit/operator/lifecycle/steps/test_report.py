@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.run_spec import CONTRACT_VERSION
 from finetune_operator.lifecycle.actions import CreateJob
 from finetune_operator.observed.observation import Rejection
 
@@ -206,3 +207,98 @@ def test_a_report_that_was_never_started_in_time_says_so() -> None:
 def test_a_shared_workspace_is_reported_from_too() -> None:
     world = ended(workspace={"existingClaim": "shared"})
     assert REPORT in world.created
+
+
+MLFLOW = {"mlflow": {"uri": "https://mlflow.example.com", "secretRef": {"name": "login"}}}
+RECORD = {"kind": "MLflow", "recorded": True, "run": "39ae097c"}
+
+
+def failed(spec: dict[str, Any], *, version: str = CONTRACT_VERSION) -> World:
+    """A world whose job has just failed in PREPARE, whose trainer speaks this version."""
+    world = started(spec=spec)
+    failure = make_failure(Stage.PREPARE, "InvalidDataset")
+    world.end_pod("demo-prepare-0", {**failure, "version": version}, 65)
+    world.settle()
+    return world
+
+
+def tracked(*, reports: str = "Workspace", **tracking: Any) -> dict[str, Any]:
+    claim = {"persistentVolumeClaim": {"claimName": "artifacts"}}
+    return make_spec(output={"destination": claim, "reports": reports}, tracking={**MLFLOW, **tracking})
+
+
+def run_spec_and_secrets(world: World) -> tuple[dict[str, Any], list[str]]:
+    template = world.bodies[REPORT]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    run = json.loads(template["metadata"]["annotations"]["finetune.dev/run"])
+    return run, [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+
+
+def test_a_tracker_is_told_of_a_failed_job_that_wants_no_copies() -> None:
+    world = failed(tracked())
+    before = verdict(world)
+    run, secrets = run_spec_and_secrets(world)
+    assert run["report"]["destinations"] == []
+    assert run["report"]["failure"]["reason"] == "InvalidDataset"
+    assert run["tracking"]["mlflow"]["uri"] == "https://mlflow.example.com"
+    assert secrets == ["login"]
+    assert world.condition("Tracked") == ("Unknown", "PublishingReport")
+    world.end_pod(REPORT, make_result(Stage.REPORT, report={"tracking": [RECORD]}))
+    world.settle()
+    assert world.condition("Tracked") == ("True", "RunRecorded")
+    assert world.job.status["tracking"] == [{"kind": "MLflow", "run": "39ae097c"}]
+    assert not world.children
+    assert verdict(world) == before
+    kinds = {each["type"] for each in world.job.status["conditions"]}
+    assert "ReportPublished" not in kinds
+
+
+def test_copies_and_trackers_succeed_or_fail_apart() -> None:
+    failure = {"reason": "DestinationAccessDenied", "message": "no right"}
+    refused = {"kind": "MLflow", "recorded": False, "message": "it is down"}
+    for told, problem, expected in (
+        (RECORD, failure, ("False", "True")),
+        (refused, None, ("True", "False")),
+    ):
+        world = failed(tracked(reports="Destinations"))
+        report = {"tracking": [told], **({"failure": problem} if problem else {})}
+        world.end_pod(REPORT, make_result(Stage.REPORT, report=report))
+        world.settle()
+        found = (world.condition("ReportPublished"), world.condition("Tracked"))
+        assert tuple(each[0] for each in found if each) == expected
+        assert not world.children
+
+
+def test_a_pod_that_dies_or_never_runs_says_that_the_tracker_has_nothing() -> None:
+    world = failed(tracked())
+    world.end_pod(REPORT, "", 137, "OOMKilled")
+    world.settle()
+    assert world.condition("Tracked") == ("False", "TrackerFailed")
+    late = failed(tracked())
+    late.wait(1900)
+    late.settle()
+    assert late.condition("Tracked") == ("False", "TrackerFailed")
+    assert not late.children
+
+
+@pytest.mark.parametrize(
+    ("spec", "version"),
+    [
+        (make_spec(), CONTRACT_VERSION),
+        (tracked(), "1.9"),
+        (make_spec(tracking={"modelRegistry": {"uri": "https://registry.example.com"}}), CONTRACT_VERSION),
+    ],
+    ids=["no tracker", "an earlier trainer", "a registry of models"],
+)
+def test_no_pod_is_started_if_no_tracker_can_be_told(spec: dict[str, Any], version: str) -> None:
+    world = failed(spec, version=version)
+    assert REPORT not in world.bodies
+    assert "Tracked" not in {each["type"] for each in world.job.status["conditions"]}
+
+
+def test_a_job_that_succeeded_is_told_by_merge_alone() -> None:
+    world = started(Stage.MERGE, spec=tracked())
+    world.succeed(Stage.MERGE)
+    world.settle()
+    assert world.condition("Succeeded") == ("True", "Completed")
+    assert REPORT not in world.bodies

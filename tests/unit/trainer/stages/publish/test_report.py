@@ -15,6 +15,9 @@ from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from finetune_trainer.workspace.timeline import begun, write_timeline
 
+from tests.support.servers.loopback import free_port
+from tests.support.servers.mlflow import call, small_mlflow
+
 MakeRun = Callable[..., RunSpec]
 START = "2026-01-01T00:00:00.000Z"
 
@@ -123,3 +126,49 @@ def test_the_step_needs_its_member_of_the_run_spec(make_run: MakeRun, layout: Wo
     with pytest.raises(StageError, match="found none") as caught:
         publish_report(make_run(workspace={"path": str(layout.root)}), NullReporter(), {})
     assert caught.value.reason is Reason.INVALID_RUN_SPEC
+
+
+def tracked_run(make_run: MakeRun, layout: WorkspaceLayout, task: dict[str, Any], address: str) -> RunSpec:
+    mlflow = {"uri": address, "experiment": "team", "anyAddress": True}
+    return make_run(workspace={"path": str(layout.root)}, report=task, tracking={"mlflow": mlflow})
+
+
+def test_a_tracker_gets_a_failed_run_with_its_reason_and_its_report(
+    make_run: MakeRun, layout: WorkspaceLayout, task: dict[str, Any]
+) -> None:
+    with small_mlflow() as address:
+        run = tracked_run(make_run, layout, {**task, "destinations": []}, address)
+        found = publish_report(run, NullReporter(), {})
+        assert found.report is not None
+        (record,) = found.report.tracking
+        assert (record.recorded, record.model, found.report.failure) == (True, None, None)
+        stored = call(address, f"runs/get?run_id={record.run}")["run"]
+    tags = {each["key"]: each["value"] for each in stored["data"]["tags"]}
+    assert stored["info"]["status"] == "FAILED"
+    assert (tags["finetune.failure.stage"], tags["finetune.failure.reason"]) == ("Train", "HostOutOfMemory")
+    assert tags["finetune.failure.message"] == "killed for its <memory>"
+
+
+def test_a_destination_that_fails_does_not_hide_what_the_tracker_has(
+    make_run: MakeRun, layout: WorkspaceLayout, task: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "first").write_text("a file is in the way")
+    with small_mlflow() as address:
+        found = publish_report(tracked_run(make_run, layout, task, address), NullReporter(), {})
+    assert found.report is not None
+    assert [each.recorded for each in found.report.tracking] == [True]
+    assert found.report.failure is not None
+    assert found.report.failure.message.startswith("1 of 2 destinations have the report; ")
+    assert names(tmp_path / "second")
+
+
+def test_a_tracker_that_is_down_does_not_fail_the_copies(
+    make_run: MakeRun, layout: WorkspaceLayout, task: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tracked_run(make_run, layout, task, f"http://127.0.0.1:{free_port()}")
+    run = run.model_copy(update={"limits": run.limits.model_copy(update={"retry_seconds": 0})})
+    found = publish_report(run, NullReporter(), {})
+    assert found.report is not None
+    assert [each.recorded for each in found.report.tracking] == [False]
+    assert found.report.failure is None
+    assert names(tmp_path / "first")

@@ -1,4 +1,4 @@
-"""Copies the report of a job that has ended to its destinations, also if the job has failed."""
+"""Copies the report of a job that has ended to its destinations, and tells trackers of a job that has failed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from finetune_trainer.contract.result import StageResult
+from finetune_trainer.contract.bounds import MAXIMUM_REASON, shorten
+from finetune_trainer.contract.result import ReportFailure, ReportResult, StageResult
 from finetune_trainer.destinations.local_artifact import LocalArtifact, LocalFile
 from finetune_trainer.destinations.opening import open_publisher
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.report.event_file import EVENT_FILE
 from finetune_trainer.report.job_document import Failure
 from finetune_trainer.report.job_page import write_job_report
+from finetune_trainer.tracking.recording import record_run
 from finetune_trainer.workspace.access import require_workspace
 from finetune_trainer.workspace.destination import REPORT_FOLDER
 from finetune_trainer.workspace.digests import file_digest
@@ -38,10 +40,10 @@ _MAXIMUM_BYTES = 64 << 20
 def publish_report(
     run: RunSpec, progress: Reporter, environment: Mapping[str, str] = os.environ
 ) -> StageResult:
-    """Write the page with the end that the operator knows, and copy it with the logs to every place.
+    """Write the page with the end that the operator knows, copy it with the logs to every place, and tell the trackers.
 
-    Each place is tried, even if one before it fails. Raises StageError: the first failure of a destination, or InternalError
-    if the workspace has no report.
+    Each place is tried, even if one before it fails. With trackers, a failure of a place is a part of the result. Otherwise
+    this raises StageError: the first failure of a destination.
     """
     task = run.report
     if task is None:
@@ -49,6 +51,30 @@ def publish_report(
     layout = WorkspaceLayout(run.workspace.path)
     require_workspace(layout.root)
     artifact = collect(run, layout, task)
+    error = _copy(run, task, artifact, progress, environment)
+    if run.tracking is None:
+        if error is not None:
+            raise error
+        return StageResult()
+    # One that fails does not hide what the other has done.
+    told = record_run(run, layout, environment, folder=report_folder(layout))
+    failure = (
+        None
+        if error is None
+        else ReportFailure(reason=error.reason, message=shorten(error.message, MAXIMUM_REASON))
+    )
+    found = {"tracking": told, **({} if failure is None else {"failure": failure})}
+    return StageResult(report=ReportResult(**found))
+
+
+def _copy(
+    run: RunSpec,
+    task: ReportTask,
+    artifact: LocalArtifact,
+    progress: Reporter,
+    environment: Mapping[str, str],
+) -> StageError | None:
+    """Try each place and return the first failure, with the number of those that have the report."""
     failures: list[StageError] = []
     for number, destination in enumerate(task.destinations):
         progress.update("Publishing", number, len(task.destinations))
@@ -59,11 +85,18 @@ def publish_report(
             failures.append(error)
         else:
             _log.info("published the report to %s", destination.address)
-    if failures:
-        done = len(task.destinations) - len(failures)
-        count = f"{done} of {len(task.destinations)} destinations have the report; "
-        raise StageError(failures[0].reason, count + failures[0].message) from failures[0]
-    return StageResult()
+    if not failures:
+        return None
+    done = len(task.destinations) - len(failures)
+    count = f"{done} of {len(task.destinations)} destinations have the report; "
+    found = StageError(failures[0].reason, count + failures[0].message)
+    found.__cause__ = failures[0]
+    return found
+
+
+def report_folder(layout: WorkspaceLayout) -> Path:
+    """The folder of the workspace in which `collect` gathers the report."""
+    return layout.root / "publish" / REPORT_FOLDER
 
 
 def collect(run: RunSpec, layout: WorkspaceLayout, task: ReportTask) -> LocalArtifact:
@@ -71,7 +104,7 @@ def collect(run: RunSpec, layout: WorkspaceLayout, task: ReportTask) -> LocalArt
 
     Links and large files are left out: other code wrote the workspace, and this process has credentials.
     """
-    folder = layout.root / "publish" / REPORT_FOLDER
+    folder = report_folder(layout)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     reports = sorted(layout.report.iterdir()) if layout.report.is_dir() else []
