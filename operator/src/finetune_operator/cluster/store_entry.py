@@ -58,6 +58,15 @@ class Entry:
         known = self.children or self.pods or self.claims or self.refusals
         return isinstance(self.job, SettledJob) and self.job.decided and not known
 
+    @property
+    def unowned_work(self) -> bool:
+        """True if a Job or a pod has not ended, but the FineTuneJob is not known."""
+        children = self.children.values()
+        unfinished = any(not child.finished for child in children) or any(
+            pod.live for pod in self.pods.values()
+        )
+        return self.job is None and unfinished
+
     def claim(self, *, own: bool) -> Claim | None:
         """The workspace's claim of this FineTuneJob, or with `own=False` that of an earlier one; None if unknown."""
         uid = "" if self.job is None else self.job.uid
