@@ -11,8 +11,8 @@ UNFINISHED = "status.completionTime="
 """Selects the FineTuneJobs that have not ended. A field that is absent is empty."""
 ENDED = "status.completionTime!="
 """Selects those that have."""
-SHARE = 0.25
-"""Share of the time for lists that nobody waits for. The API server and the operator work for each page."""
+SHARE = 0.5
+"""Share of the time for lists that no job waits for. The API server and the operator work for each page."""
 
 
 def cannot_select(error: ApiError) -> bool:
