@@ -170,13 +170,14 @@ async def test_a_slow_list_rests_after_each_page_for_as_long_as_its_share_asks(
         rests.append(seconds)
 
     async with serving(handler) as api:
-        monkeypatch.setattr(api, "_clock", itertools.count(10.0, 2.0).__next__)
-        monkeypatch.setattr(asyncio, "sleep", rest)
-        await api.list_all("/things", itemgetter("name"), share=0.25)
-        assert rests == [6.0, 6.0], "each page took 2 s"
-        rests.clear()
-        await api.list_all("/things", itemgetter("name"))
-        assert rests == []
+        with monkeypatch.context() as patched:
+            patched.setattr(api, "_clock", itertools.count(10.0, 2.0).__next__)
+            patched.setattr(asyncio, "sleep", rest)
+            await api.list_all("/things", itemgetter("name"), share=0.25)
+            assert rests == [6.0, 6.0], "each page took 2 s"
+            rests.clear()
+            await api.list_all("/things", itemgetter("name"))
+            assert rests == []
 
 
 @pytest.mark.parametrize("limited", [True, False])
