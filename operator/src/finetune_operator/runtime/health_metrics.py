@@ -31,7 +31,7 @@ class HealthMetrics:
         )
         self._filled = Gauge(
             "finetune_operator_store_filled",
-            "1 if all FineTuneJobs are known, 0 while those that have ended are still read after a start.",
+            "1 if this replica leads and knows all FineTuneJobs, 0 while it reads those that have ended or stands by.",
             registry=registry,
         )
         self._lease = Gauge(

@@ -450,9 +450,10 @@ async def test_jobs_that_have_ended_are_read_again_soon_if_that_fails(
     async with api_server.serving(server) as api:
         parts = Parts(api)
         await parts.informer.seed()
-        with monkeypatch.context() as patched, pytest.raises(asyncio.CancelledError):
+        with monkeypatch.context() as patched:
             patched.setattr(asyncio, "sleep", rest)
-            await parts.informer.resynchronize(3600)
+            with pytest.raises(asyncio.CancelledError):
+                await parts.informer.resynchronize(3600)
     assert rests == [0, FILL_DELAY, 0, FILL_DELAY, 0, 3600]
     assert DEMO in parts.store.job_keys()
 
