@@ -31,7 +31,7 @@ async def restart(
         async with Load.connected(plane.kubeconfig("admin")) as load:
             await prefill(plane, load, jobs, namespaces, ended_status())
         # It takes in what etcd has, which costs it more than an operator ever does.
-        plane.await_quiet(600)
+        plane.await_quiet(1800)
         before = plane.api_server.cpu_seconds
         began = time.monotonic()
         gaps = folder / "gaps.txt"
