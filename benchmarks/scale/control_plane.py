@@ -29,6 +29,8 @@ OPERATOR = certificates.Identity("operator", "operator")
 """An ordinary user, so that the API server's priority and fairness apply to its requests."""
 NODE = "scale"
 READY_SECONDS = 120
+QUIET_SECONDS = 3.0
+QUIET_CORES = 0.1
 _LIFTED = {"kube_api_qps": 5000, "kube_api_burst": 5000}
 
 
@@ -92,6 +94,24 @@ class ControlPlane:
         self.programs.append(self.api_server)
         until_holds(self._is_ready, "the API server", self.programs)
         until_holds(self._serves_jobs, "the CRD", self.programs)
+
+    def await_quiet(self, seconds: float) -> None:
+        """Wait until the API server has done its own work: it uses little CPU time for QUIET_SECONDS.
+
+        It opens the storage of a custom resource at the first request, and then reads and decodes every object.
+        """
+        self._serves_jobs()
+        deadline = time.monotonic() + seconds
+        quiet = 0.0
+        while quiet < QUIET_SECONDS:
+            used, sampled = self.api_server.cpu_seconds, time.monotonic()
+            time.sleep(1)
+            self.check()
+            now = time.monotonic()
+            busy = (self.api_server.cpu_seconds - used) / (now - sampled) > QUIET_CORES
+            quiet = 0.0 if busy else quiet + (now - sampled)
+            if now > deadline:
+                raise TimeoutError(f"the API server must be quiet within {seconds:.0f} s; see its log")
 
     def run_pods(self, *, gpus: int, seconds: float, train_seconds: float) -> None:
         """Start what makes, places and runs the pods of Jobs, with one node of `gpus` GPUs."""

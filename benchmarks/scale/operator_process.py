@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.scale import loop_gaps
-from benchmarks.scale.control_plane import ControlPlane
+from benchmarks.scale.control_plane import ControlPlane, until_holds
 from benchmarks.scale.programs import Program, free_ports
 
 LIFTED = {"qps": 5000, "burst": 5000}
@@ -122,6 +122,21 @@ class Operator:
                 found[line.split('"')[1]] = int(float(line.split()[-1]))
         return found
 
+    def await_ready(self, seconds: float) -> None:
+        """Wait until it leads."""
+        until_holds(self._is_ready, "the operator", [self.program, *self._plane.programs], seconds)
+
+    def await_filled(self, seconds: float) -> None:
+        """Wait until it knows all FineTuneJobs. A version without the series knows them when it leads."""
+        deadline = time.monotonic() + seconds
+        while self.series().get("finetune_operator_store_filled", 1.0) != 1.0:
+            # A scrape costs CPU time, too, so it is a rare one.
+            time.sleep(1)
+            self._plane.check()
+            self.program.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the store must be filled within {seconds:.0f} s; see {self.program.log}")
+
     def await_idle(self, seconds: float) -> float:
         """Wait until it leads, has no key to work on and uses no CPU; returns the seconds since this call until then."""
         began = time.monotonic()
@@ -148,9 +163,17 @@ class Operator:
                     f"the operator must be idle within {seconds:.0f} s; see {self.program.log}"
                 )
 
-    def _is_idle(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             _get(f"http://127.0.0.1:{self.health_port}/readyz")
+        except OSError:
+            return False
+        return True
+
+    def _is_idle(self) -> bool:
+        if not self._is_ready():
+            return False
+        try:
             found = self.series()
         except OSError:
             return False

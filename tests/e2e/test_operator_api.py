@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from devcluster.provider import ProvidedCluster
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.cluster.client import ApiClient, load_configuration
+from finetune_operator.cluster.ended_jobs import ENDED, UNFINISHED, cannot_select
 from finetune_operator.cluster.event_writer import EventWriter
 from finetune_operator.cluster.fence import Fence
 from finetune_operator.cluster.leader_election import Elector
@@ -170,6 +172,27 @@ async def test_a_list_is_read_in_pages(api: ApiClient, job: JobRecord) -> None:
     )
     assert {f"demo-prepare-{attempt}" for attempt in range(20, 25)} <= set(listed.items)
     assert listed.resource_version > 0
+
+
+async def test_jobs_that_have_ended_are_listed_apart_from_all_others(
+    api: ApiClient, job: JobRecord, kubectl: Kubectl
+) -> None:
+    ended = {**make_body(job.namespace), "metadata": {"name": "ended"}}
+    await api.call("POST", jobs_path(job.namespace), body=ended)
+    patch = json.dumps({"status": {"completionTime": "2026-11-24T09:00:00Z"}})
+    kubectl.within(job.namespace)(
+        "patch", "ftj", "ended", "--subresource=status", "--type=merge", "-p", patch
+    )
+    names = {}
+    for fields in (UNFINISHED, ENDED):
+        listed = await Cluster(api).list_jobs(
+            job.namespace, lambda body: body["metadata"]["name"], fields=fields, share=0.5
+        )
+        names[fields] = listed.items
+    assert names == {UNFINISHED: ["demo"], ENDED: ["ended"]}
+    with pytest.raises(ApiError) as caught:
+        await Cluster(api).list_jobs(job.namespace, dict, fields="status.startTime=")
+    assert cannot_select(caught.value), "this is how a field looks that the CRD does not let select"
 
 
 class EventOutcomes:

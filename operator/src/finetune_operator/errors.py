@@ -24,7 +24,8 @@ class ApiError(OperatorError):
 
     `status` is the HTTP status, or 0 if there was no response. `reason` and `message` are those of the Status object.
     `fields` are the fields that its details name, and `missing_namespace` is true if it misses the namespace.
-    `retry_after` is the time in seconds for which the API server asks, or 0.
+    `retry_after` is the time in seconds for which the API server asks, or 0. `rest` is the token with which a list whose
+    version has expired goes on, or empty.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ApiError(OperatorError):
         fields: tuple[str, ...] = (),
         missing_namespace: bool = False,
         retry_after: float = 0.0,
+        rest: str = "",
     ) -> None:
         super().__init__(f"the API server responded with {status} {reason}: {message}")
         self.status = status
@@ -44,6 +46,7 @@ class ApiError(OperatorError):
         self.fields = fields
         self.missing_namespace = missing_namespace
         self.retry_after = retry_after
+        self.rest = rest
 
 
 class FencedError(ApiError):

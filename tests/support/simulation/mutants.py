@@ -54,7 +54,7 @@ def _forget_training(draft: StatusDraft, result: Any) -> StatusDraft:
 
 async def _trust_the_store(trusting: Informer, key: Key, now: datetime) -> None:
     """Take what the watch has shown for a fresh read."""
-    trusting._store._entry(key).last_read = now
+    trusting._store._entries.at(key).last_read = now
 
 
 _write_status = Cluster.write_status

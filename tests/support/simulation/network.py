@@ -19,6 +19,7 @@ from finetune_operator.cluster.fence import Fence
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.outage import Outage
 from finetune_operator.cluster.rate_limiter import TokenBucket
+from finetune_operator.cluster.resources import jobs_path
 from finetune_operator.cluster.watches import deliver
 from finetune_operator.errors import ApiError
 
@@ -86,6 +87,7 @@ class SimulatedApi(ApiClient):
         self._life = life
         self._operator = operator
         clock = life.loop.time
+        self._clock = clock
         self._bucket = TokenBucket(qps, burst, clock)
         self._observe = lambda _method, _code: None
         self._random = life.random
@@ -184,12 +186,13 @@ class Stream:
         self.connect()
 
     def connect(self) -> None:
-        """List the objects, and follow from there."""
+        """List the objects, and follow from there. FineTuneJobs are followed from the operator's own list, if it is new."""
         server: Server = self._life.server
         self._connected = True
         self._generation += 1
+        listed = self._informer.listed.take(jobs_path()) or 0 if self._plural == JOBS else 0
         for body in server.all(self._plural):
-            if self._selects(body):
+            if self._selects(body) and int(body["metadata"]["resourceVersion"]) > listed:
                 self._queue("", body)
 
     def disconnect(self) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetune_operator.cluster.client import _failure
+from finetune_operator.cluster.ended_jobs import ENDED, UNFINISHED
 from finetune_operator.errors import ApiError
 
 Body = dict[str, Any]
@@ -243,6 +244,7 @@ class Server:
             for body in self.all(plural)
             if (not namespace or body["metadata"].get("namespace") == namespace)
             and selects(query.get("labelSelector", ""), body["metadata"].get("labels") or {})
+            and (plural != JOBS or selects_end(query.get("fieldSelector", ""), body))
         ]
         metadata: dict[str, Any] = {"resourceVersion": str(self.version)}
         start = int(query.get("continue") or 0)
@@ -260,6 +262,12 @@ class Server:
     def _require_version(held: Body, version: str | None) -> None:
         if version is not None and version != held["metadata"]["resourceVersion"]:
             raise refuse(409, "Conflict", "the object has been modified")
+
+
+def selects_end(selector: str, body: Mapping[str, Any]) -> bool:
+    """True if a field selector for the presence of `status.completionTime` selects this FineTuneJob."""
+    ended = bool((body.get("status") or {}).get("completionTime"))
+    return {"": True, UNFINISHED: not ended, ENDED: ended}[selector]
 
 
 def selects(selector: str, labels: Mapping[str, str]) -> bool:

@@ -131,6 +131,7 @@ class ApiClient:
         self._writes = kubernetes_client.ApiClient(configuration)
         self._writes.rest_client = _FencedTransport(configuration, self.fence)
         self._bucket = bucket
+        self._clock = clock
         self._observe = observe
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not a secret
         self.outage = Outage(clock, self._random.random, bucket.restart)
@@ -212,39 +213,64 @@ class ApiClient:
         fields: str = "",
         page: int = PAGE,
         maximum_pages: int | None = None,
+        share: float = 1.0,
     ) -> ObjectList[Item]:
         """Read a collection in pages and reduce each object with `project`. If the continuation has expired, start again.
 
         `labels` and `fields` are selectors. Without `maximum_pages`, the whole collection is read. Memory holds one page of
-        whole objects. `project` may see an object again after a new start.
+        whole objects. `project` may see an object again after a new start. With a `share` below 1, the list takes this share
+        of the time and rests in between.
         """
         query = {"limit": str(page)}
         query |= {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
         for last in (False,) * (TRIES - 1) + (True,):
             try:
-                return await self._list_pages(path, project, query, maximum_pages)
+                return await self._list_pages(path, project, query, maximum_pages, share)
             except ApiError as error:
                 if last or error.status != 410:
                     raise
         raise AssertionError("the last try returns or raises")
 
     async def _list_pages(
-        self, path: str, project: Project[Item], query: Mapping[str, str], maximum_pages: int | None
+        self,
+        path: str,
+        project: Project[Item],
+        query: Mapping[str, str],
+        maximum_pages: int | None,
+        share: float,
     ) -> ObjectList[Item]:
         items: list[Item] = []
         token: str | None = ""
         pages = 0
+        version = 0
         while token is not None:
-            body = await self.call("GET", path, query={**query, **({"continue": token} if token else {})})
+            began = self._clock()
+            body = await self._list_page(path, {**query, **({"continue": token} if token else {})}, share)
             metadata = body.get("metadata") or {}
             if "resourceVersion" not in metadata:
                 raise ApiError(502, "BadAnswer", f"the API server must respond to {path} with a list")
             items.extend(map(project, body.get("items") or ()))
             pages += 1
+            version = version or int(metadata["resourceVersion"])
             token = metadata.get("continue") or None
             if token is not None and pages == maximum_pages:
-                return ObjectList(items, int(metadata["resourceVersion"]), complete=False)
-        return ObjectList(items, int(metadata["resourceVersion"]))
+                return ObjectList(items, version, complete=False)
+            if token is not None and share < 1.0:
+                await asyncio.sleep((self._clock() - began) * (1.0 / share - 1.0))
+        return ObjectList(items, version)
+
+    async def _list_page(self, path: str, query: Mapping[str, str], share: float) -> dict[str, Any]:
+        """One page. A slow list whose version has expired goes on at the present version.
+
+        It would hardly end otherwise. It still has every object that has existed all the time, and its version stays that of
+        its first page.
+        """
+        try:
+            return await self.call("GET", path, query=query)
+        except ApiError as error:
+            if error.status != 410 or not error.rest or share == 1.0:
+                raise
+            return await self.call("GET", path, query={**query, "continue": error.rest})
 
     async def _send(
         self,
@@ -319,6 +345,7 @@ def _failure(status: int, document: Mapping[str, Any], retry_after: str) -> ApiE
     """The error for a Status object, or for the text of a proxy."""
     details = document.get("details")
     details = details if isinstance(details, Mapping) else {}
+    metadata = document.get("metadata")
     causes = [cause for cause in details.get("causes") or () if isinstance(cause, Mapping)]
     seconds = retry_after if retry_after.isdecimal() else str(details.get("retryAfterSeconds") or 0)
     asked = float(seconds) if status in {429, 500, 503} and seconds.isdecimal() else 0.0
@@ -329,4 +356,5 @@ def _failure(status: int, document: Mapping[str, Any], retry_after: str) -> ApiE
         fields=tuple(str(cause["field"]) for cause in causes if cause.get("field")),
         missing_namespace=status == 404 and details.get("kind") == "namespaces",
         retry_after=min(asked, LONGEST_PAUSE),
+        rest=str(metadata.get("continue") or "") if isinstance(metadata, Mapping) else "",
     )

@@ -6,9 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from finetune_operator.api.stages import workspace_claim_name
+from finetune_operator.cluster.client import ObjectList
+from finetune_operator.cluster.ended_jobs import ENDED, SHARE, UNFINISHED, cannot_select
 from finetune_operator.cluster.listed_versions import ListedVersions
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import (
@@ -42,6 +45,9 @@ LISTED_AT_ONCE = 8
 NODE_DELAY = 0.2
 """Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
+FILL_DELAY = 15.0
+"""Seconds after which a failed list of ended FineTuneJobs is tried again."""
+
 _PATHS = {"jobs": jobs_path, "children": batch_jobs_path, "pods": pods_path, "claims": claims_path}
 """The path of each kind, by namespace."""
 _logger = logging.getLogger(__name__)
@@ -74,6 +80,8 @@ class Informer:
         self.listed = ListedVersions()
         """From where the watches go on."""
         self.seeded = False
+        self.filled = False
+        """The store also has the FineTuneJobs that have ended."""
         self.missed_deletions = 0
         """Number of objects whose deletion the watches have missed."""
 
@@ -157,23 +165,65 @@ class Informer:
 
     # -- lists --------------------------------------------------------------------------------------------------
 
-    async def synchronize(self) -> None:
-        """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled."""
-        if self.namespaces:
-            await _at_once(self.synchronize_namespace, self.namespaces)
-        else:
-            await self._synchronize("")
-        await self._synchronize_nodes()
+    async def seed(self) -> None:
+        """Read all that decisions need: everything but FineTuneJobs that have ended, which `fill` reads."""
+        await self._synchronize_all(unfinished=True)
+        for key in self._store.keys_of_unowned_work():
+            # This one has ended, and a pod of it may still hold a GPU.
+            body = await self._cluster.read_job(key)
+            if body is not None:
+                self.put_job(body)
         self.seeded = True
-        for key in self._store.unsettled_keys():
+        self._queue_unsettled()
+
+    async def fill(self) -> None:
+        """Read the FineTuneJobs that have ended, slowly, and queue those that are not settled.
+
+        The watch reports every change since `seed`, so one that is not listed is not gone.
+        """
+        for namespace in self.namespaces or ("",):
+            if namespace in self.refused:
+                continue
+            try:
+                await self._cluster.list_jobs(namespace, self.put_job, fields=ENDED, share=SHARE)
+            except ApiError as error:
+                # A namespace that is refused is listed as a whole when it can be read again.
+                if not (cannot_select(error) or (namespace and error.status == 403)):
+                    raise
+        self.filled = True
+        self._queue_unsettled()
+
+    async def synchronize(self, share: float = 1.0) -> None:
+        """Read all objects, remove deleted ones from the store, and queue every FineTuneJob that is not settled.
+
+        FineTuneJobs are read in this share of the time.
+        """
+        await self._synchronize_all(share=share)
+        self.seeded = self.filled = True
+        self._queue_unsettled()
+
+    async def _synchronize_all(self, *, unfinished: bool = False, share: float = 1.0) -> None:
+        read = partial(self._synchronize, unfinished=unfinished, share=share)
+        if self.namespaces:
+            await _at_once(partial(self._read_unless_refused, read), self.namespaces)
+        else:
+            await read("")
+        await self._synchronize_nodes()
+
+    def _queue_unsettled(self, namespace: str = "") -> None:
+        for key in self._store.unsettled_keys(namespace):
             self.wake(key)
-        # Changes of settled FineTuneJobs and of objects without one need no decision.
-        self._changes.clear()
+        if not namespace:
+            # Changes of settled FineTuneJobs and of objects without one need no decision.
+            self._changes.clear()
 
     async def synchronize_namespace(self, namespace: str) -> bool:
         """Read one namespace; returns False if it is refused. Then nothing is known about it, and others go on."""
+        return await self._read_unless_refused(self._synchronize, namespace)
+
+    async def _read_unless_refused(self, read: Callable[[str], Awaitable[object]], namespace: str) -> bool:
         try:
-            await self._synchronize(namespace)
+            await read(namespace)
         except ApiError as error:
             if error.status != 403:
                 raise
@@ -181,8 +231,7 @@ class Informer:
             return False
         if self.refused.pop(namespace, None) is not None:
             _logger.info("namespace %s is served", namespace)
-        for key in self._store.unsettled_keys(namespace):
-            self.wake(key)
+        self._queue_unsettled(namespace)
         return True
 
     def _refuse(self, namespace: str, message: str) -> None:
@@ -201,11 +250,14 @@ class Informer:
             self.refused[namespace] = message
             self.on_refusal(namespace)
 
-    async def _synchronize(self, namespace: str) -> None:
-        """Read the objects of one namespace, or of all, and remove deleted ones from the store."""
+    async def _synchronize(self, namespace: str, *, unfinished: bool = False, share: float = 1.0) -> None:
+        """Read the objects of one namespace, or of all, and remove deleted ones from the store.
+
+        With `unfinished`, FineTuneJobs that have ended are left out.
+        """
         cluster = self._cluster
         lists = {
-            "jobs": await cluster.list_jobs(namespace, _keeping_uid(self.put_job)),
+            "jobs": await self._list_jobs(namespace, unfinished=unfinished, share=share),
             "children": await cluster.list_children(namespace, _keeping_uid(self.put_child)),
             "pods": await cluster.list_pods(namespace, _keeping_uid(self.put_pod)),
             "claims": await cluster.list_claims(namespace, _keeping_uid(self.put_claim)),
@@ -220,6 +272,15 @@ class Informer:
         self.missed_deletions += len(purged)
         for key in purged:
             self._note(key, Urgency.ENDING)
+
+    async def _list_jobs(self, namespace: str, *, unfinished: bool, share: float) -> ObjectList[str]:
+        read = partial(self._cluster.list_jobs, namespace, _keeping_uid(self.put_job), share=share)
+        try:
+            return await read(fields=UNFINISHED if unfinished else "")
+        except ApiError as error:
+            if not cannot_select(error):
+                raise
+            return await read()
 
     async def _synchronize_nodes(self) -> None:
         try:
@@ -238,16 +299,18 @@ class Informer:
             self.listed.note(NODES_PATH, nodes.resource_version)
 
     async def resynchronize(self, period: float) -> None:
-        """Repeat `synchronize` every `period` seconds until canceled."""
+        """Read the FineTuneJobs that have ended, and then everything every `period` seconds, until canceled."""
         while True:
-            await asyncio.sleep(period)
+            await asyncio.sleep(period if self.filled else 0.0)
             try:
-                await self.synchronize()
+                await (self.synchronize(SHARE) if self.filled else self.fill())
             except ApiError as error:
-                _logger.warning("resynchronizing failed, and the next period tries again: %s", error)
+                _logger.warning("resynchronizing failed, and it is tried again: %s", error)
             except Exception:
-                # The next period tries again. The watches continue meanwhile.
+                # It is tried again. The watches continue meanwhile.
                 _logger.exception("resynchronizing failed")
+            if not self.filled:
+                await asyncio.sleep(FILL_DELAY)
 
     async def refresh(self, key: Key, now: datetime) -> None:
         """Read the children, pods and claim of one FineTuneJob from the API server into the store, at time `now`."""

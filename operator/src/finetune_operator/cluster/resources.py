@@ -14,13 +14,24 @@ from finetune_operator.api.stages import (
     SUSPENSION_ANNOTATION,
     VERSION,
 )
-from finetune_operator.cluster.client import APPLY, MERGE, UNANSWERED, ApiClient, Item, ObjectList, Project
+from finetune_operator.cluster.client import (
+    APPLY,
+    MERGE,
+    PAGE,
+    UNANSWERED,
+    ApiClient,
+    Item,
+    ObjectList,
+    Project,
+)
 from finetune_operator.cluster.refusals import refusal_of
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError, StatusRefusedError
 from finetune_operator.observed.observation import JobRecord, Key
 
 FIELD_MANAGER = "finetune-operator"
+SHORT_PAGE = 100
+"""FineTuneJobs in a page of a slow list. The event loop stands still while it reads a page."""
 
 
 def whole(body: dict[str, Any]) -> dict[str, Any]:
@@ -71,9 +82,15 @@ class Cluster:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    async def list_jobs(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
-        """All FineTuneJobs, each reduced by `project` as its page arrives."""
-        return await self._api.list_all(jobs_path(namespace), project)
+    async def list_jobs(
+        self, namespace: str, project: Project[Item], *, fields: str = "", share: float = 1.0
+    ) -> ObjectList[Item]:
+        """All FineTuneJobs that a field selector selects, each reduced by `project` as its page arrives.
+
+        With a `share` below 1, the list takes this share of the time, and its pages are short.
+        """
+        page = PAGE if share == 1.0 else SHORT_PAGE
+        return await self._api.list_all(jobs_path(namespace), project, fields=fields, page=page, share=share)
 
     async def list_children(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
         """All batch/v1 Jobs with the operator's label."""

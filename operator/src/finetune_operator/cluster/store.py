@@ -75,7 +75,7 @@ class Store:
         """
         if not self._deleted.allows(job.uid, _version(job)):
             return False
-        entry = self._entry(job.key)
+        entry = self._entries.at(job.key)
         if not is_newer(job, entry.job):
             return False
         if entry.job is not None and entry.job.uid != job.uid:
@@ -152,10 +152,10 @@ class Store:
         `known` is what was known before the read. `versions` are those of the lists of Jobs and pods. Whatever the watch
         has reported since is kept.
         """
-        self._entry(key).last_read = now
+        self._entries.at(key).last_read = now
         for kind, found, version in (("children", children, versions[0]), ("pods", pods, versions[1])):
             listed = {item.uid: item for item in found}
-            held: dict[str, _Stored] = getattr(self._entry(key), kind)
+            held: dict[str, _Stored] = getattr(self._entries.at(key), kind)
             for uid in [uid for uid, item in held.items() if uid not in listed and _version(item) <= version]:
                 self._remove(key, uid, kind)
             for item in listed.values():
@@ -297,6 +297,10 @@ class Store:
         """What is known about each FineTuneJob with a Job or a pod."""
         return [self._entries[key] for key in self._busy]
 
+    def keys_of_unowned_work(self) -> list[Key]:
+        """Keys of Jobs and pods that have not ended and whose FineTuneJob is not known."""
+        return [key for key in self._busy if self._entries[key].unowned_work]
+
     def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""
         return [found for key in self._busy for found in self._entries[key].running_pods()]
@@ -355,20 +359,17 @@ class Store:
             self._reported.discard(key)
         return keys
 
-    def _entry(self, key: Key) -> Entry:
-        return self._entries.at(key)
-
     def _put(self, key: Key, kind: str, new: ChildJob | Pod | Claim) -> bool:
         if not self._deleted.allows(new.uid, _version(new)):
             return False
-        held: dict[str, ChildJob | Pod | Claim] = getattr(self._entry(key), kind)
+        held: dict[str, ChildJob | Pod | Claim] = getattr(self._entries.at(key), kind)
         if not is_newer(new, held.get(new.uid)):
             return False
         held[new.uid] = new
         self._keys[new.uid] = key
         if not isinstance(new, Claim):
             self._busy.add(key)
-            self._entry(key).remember_job(new.uid if isinstance(new, ChildJob) else new.owner_uid)
+            self._entries.at(key).remember_job(new.uid if isinstance(new, ChildJob) else new.owner_uid)
         return True
 
     def _remove(self, key: Key, uid: str, kind: str, version: int = 0) -> None:

@@ -60,6 +60,13 @@ class Entry:
         known = self.children or self.pods or self.claims or self.refusals
         return isinstance(self.job, SettledJob) and self.job.decided and not known
 
+    @property
+    def unowned_work(self) -> bool:
+        """True if a Job or a pod has not ended, but the FineTuneJob is not known. Such a pod may hold a GPU."""
+        jobs = any(not child.finished for child in self.children.values())
+        pods = any(pod.phase not in {"Succeeded", "Failed"} for pod in self.pods.values())
+        return self.job is None and (jobs or pods)
+
     def claim(self, *, own: bool) -> Claim | None:
         """The workspace's claim of this FineTuneJob, or with `own=False` that of an earlier one; None if unknown."""
         uid = "" if self.job is None else self.job.uid

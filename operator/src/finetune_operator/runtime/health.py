@@ -34,7 +34,9 @@ class Vitals:
 
     role: Role = Role.STARTING
     seeded: bool = False
-    """The store is filled."""
+    """The store has all that decisions need."""
+    filled: bool = False
+    """The store also has the FineTuneJobs that have ended."""
     longest_work: float = 0.0
     """Duration of the longest current reconcile."""
     loop_lag: float = 0.0

@@ -29,6 +29,11 @@ class HealthMetrics:
             ["namespace"],
             registry=registry,
         )
+        self._filled = Gauge(
+            "finetune_operator_store_filled",
+            "1 if this replica leads and knows all FineTuneJobs, 0 while it reads those that have ended or stands by.",
+            registry=registry,
+        )
         self._lease = Gauge(
             "finetune_operator_lease_age_seconds",
             "Time since the last renewal of the Lease; without a value unless this replica holds it.",
@@ -50,6 +55,7 @@ class HealthMetrics:
         self._namespaces.clear()
         for namespace, served in vitals.namespaces.items():
             self._namespaces.labels(namespace).set(int(served))
+        self._filled.set(int(vitals.filled))
         self._lease.set(float("nan") if vitals.lease_age is None else vitals.lease_age)
         self._problems.labels("liveness").set(len(liveness(vitals)))
         self._problems.labels("readiness").set(len(readiness(vitals)))

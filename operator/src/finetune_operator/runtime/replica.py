@@ -168,11 +168,11 @@ class Replica:
             parts.create_task(edges.watch(informer))
 
     async def _seed(self, informer: Informer, cluster: Cluster) -> None:
-        """Fill the store, however long the API server fails: an end of the process would only repeat the same lists."""
+        """Read what decisions need, however long the API server fails: an end of the process would only repeat the lists."""
         delay, said = SEED_DELAY, float("-inf")
         while True:
             try:
-                await informer.synchronize()
+                await informer.seed()
             except ApiError as error:
                 if self._clock() - said >= QUIET_SECONDS:
                     said = self._clock()
@@ -189,6 +189,7 @@ class Replica:
         return Vitals(
             role=self._role,
             seeded=self._seeded,
+            filled=self._informer is not None and self._informer.filled,
             longest_work=self.queue.longest_work,
             watches=self.watch_ages.ages(),
             namespaces={} if self._informer is None else self._informer.served,

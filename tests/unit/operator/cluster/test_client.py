@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -134,6 +135,49 @@ async def test_a_list_that_always_expires_is_an_error_after_some_tries() -> None
         with pytest.raises(ApiError, match="410"):
             await api.list_all("/things", itemgetter("name"))
     assert len(requests) == 4
+
+
+def expired(rest: str) -> web.Response:
+    """The answer to a continuation whose version has been compacted."""
+    return web.json_response(
+        {"reason": "Expired", "message": "too old", "metadata": {"continue": rest}}, status=410
+    )
+
+
+async def test_a_slow_list_goes_on_after_its_version_has_expired() -> None:
+    later = web.json_response({"metadata": {"resourceVersion": "9"}, "items": [{"name": "b"}]})
+    handler, requests = responding(page(["a"], "next"), expired("rest"), later)
+    async with serving(handler) as api:
+        found = await api.list_all("/things", itemgetter("name"), share=0.5)
+    assert [request.query.get("continue") for request in requests] == [None, "next", "rest"]
+    assert found.items == ["a", "b"]
+    assert found.resource_version == 7, "what is not listed may be newer than this"
+
+
+async def test_a_list_that_is_not_slow_is_one_of_a_single_version() -> None:
+    handler, _ = responding(page(["old"], "next"), expired("rest"), page(["a"]))
+    async with serving(handler) as api:
+        assert (await api.list_all("/things", itemgetter("name"))).items == ["a"]
+
+
+async def test_a_slow_list_rests_after_each_page_for_as_long_as_its_share_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler, _ = responding(page(["a"], "next"), page(["b"], "next"), page(["c"]))
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    async with serving(handler) as api:
+        with monkeypatch.context() as patched:
+            patched.setattr(api, "_clock", itertools.count(10.0, 2.0).__next__)
+            patched.setattr(asyncio, "sleep", rest)
+            await api.list_all("/things", itemgetter("name"), share=0.25)
+            assert rests == [6.0, 6.0], "each page took 2 s"
+            rests.clear()
+            await api.list_all("/things", itemgetter("name"))
+            assert rests == []
 
 
 @pytest.mark.parametrize("limited", [True, False])

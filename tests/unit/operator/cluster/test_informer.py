@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.client import ApiClient
-from finetune_operator.cluster.informer import LISTED_AT_ONCE, NODE_DELAY, Informer
+from finetune_operator.cluster.ended_jobs import ENDED, UNFINISHED
+from finetune_operator.cluster.informer import FILL_DELAY, LISTED_AT_ONCE, NODE_DELAY, Informer
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
@@ -330,6 +331,152 @@ async def test_a_settled_job_is_decided_about_only_if_something_of_it_changes() 
         listed["persistentvolumeclaims"] = [{"metadata": claim}]
         await parts.informer.synchronize()
         assert await parts.drain() == {key}, "its claim may have to go"
+
+
+class EndedAndOthers:
+    """FineTuneJobs of which `demo` has ended and `young` has not, and a pod of `demo` if there is one."""
+
+    def __init__(self, *, selects: bool = True) -> None:
+        self.selects = selects
+        """False for a CRD without selectable fields."""
+        self.ended = job_body()
+        self.young = {"metadata": {**self.ended["metadata"], "name": "young", "uid": "y"}, "spec": {}}
+        self.pods: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        self.failing: set[str] = set()
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        plural = request.path.rpartition("/")[2]
+        fields = request.query.get("fieldSelector", "")
+        self.asked.append(f"{plural} {fields}".strip())
+        if fields in self.failing:
+            return api_server.failure(403)
+        if fields and not self.selects:
+            return api_server.failure(400, f"field label not supported: {fields}")
+        if plural == "demo":
+            return web.json_response(self.ended)
+        jobs = {UNFINISHED: [self.young], ENDED: [self.ended], "": [self.young, self.ended]}
+        items = jobs[fields] if plural == "finetunejobs" else self.pods if plural == "pods" else []
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": items})
+
+
+DEMO, YOUNG = ("team", "demo"), ("team", "young")
+
+
+async def test_a_start_reads_jobs_that_have_ended_after_all_others() -> None:
+    server = EndedAndOthers()
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        assert (parts.informer.seeded, parts.informer.filled) == (True, False)
+        assert parts.store.job_keys() == [YOUNG]
+        assert await parts.drain() == {YOUNG}
+        await parts.informer.fill()
+        assert parts.informer.filled
+        assert set(parts.store.job_keys()) == {DEMO, YOUNG}
+        assert await parts.drain() == {YOUNG}, "nothing is to be decided about the other one"
+        assert parts.informer.listed.take("/apis/finetune.dev/v1alpha1/finetunejobs") == 50
+
+
+async def test_a_job_that_has_ended_is_decided_about_when_it_is_read_if_it_is_not_settled() -> None:
+    server = EndedAndOthers()
+    server.ended["metadata"]["generation"] = 2
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        await parts.drain()
+        await parts.informer.fill()
+        assert DEMO in await parts.drain()
+
+
+async def test_a_job_that_has_ended_is_read_at_once_if_a_pod_of_it_still_runs() -> None:
+    server = EndedAndOthers()
+    pod = {
+        "name": "demo-train-0-x",
+        "namespace": "team",
+        "uid": "p",
+        "resourceVersion": "40",
+        "creationTimestamp": "2026-11-24T09:00:00Z",
+        "labels": {"finetune.dev/job": "demo"},
+        "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
+    }
+    server.pods = [{"metadata": pod, "spec": {}, "status": {"phase": "Running"}}]
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        assert await parts.drain() == {DEMO, YOUNG}
+        server.pods[0]["status"]["phase"] = "Succeeded"
+        server.asked.clear()
+        other = Parts(api)
+        await other.informer.seed()
+        assert await other.drain() == {YOUNG}, "it holds nothing"
+        assert "demo" not in server.asked
+
+
+async def test_an_older_crd_lets_a_start_read_all_jobs_at_once() -> None:
+    server = EndedAndOthers(selects=False)
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        assert set(parts.store.job_keys()) == {DEMO, YOUNG}
+        await parts.informer.fill()
+        assert parts.informer.filled
+
+
+async def test_a_seed_that_is_repeated_forgets_what_is_gone() -> None:
+    server = EndedAndOthers()
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        server.young = {**server.young, "metadata": {**server.young["metadata"], "name": "new", "uid": "n"}}
+        await parts.informer.seed()
+        assert parts.store.job_keys() == [("team", "new")]
+
+
+async def test_jobs_that_have_ended_are_read_again_soon_if_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = EndedAndOthers()
+    server.failing = {ENDED}
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if rests.count(FILL_DELAY) == 2:
+            server.failing.clear()
+        if seconds == 3600:
+            raise asyncio.CancelledError
+
+    async with api_server.serving(server) as api:
+        parts = Parts(api)
+        await parts.informer.seed()
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "sleep", rest)
+            with pytest.raises(asyncio.CancelledError):
+                await parts.informer.resynchronize(3600)
+    assert rests == [0, FILL_DELAY, 0, FILL_DELAY, 0, 3600]
+    assert DEMO in parts.store.job_keys()
+
+
+async def test_a_refused_namespace_does_not_keep_ended_jobs_of_others_away() -> None:
+    refused: set[str] = set()
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        namespace = request.path.split("namespaces/")[1].split("/")[0] if "namespaces" in request.path else ""
+        if request.query.get("fieldSelector") == ENDED:
+            asked.append(namespace)
+        if namespace in refused:
+            return api_server.failure(403)
+        return web.json_response({"metadata": {"resourceVersion": "50"}, "items": []})
+
+    async with listing(3, answer) as served:
+        refused.add("team-0")
+        await served.seed()
+        refused.add("team-1")
+        await served.fill()
+        assert served.filled
+    assert asked == ["team-1", "team-2"]
 
 
 @asynccontextmanager

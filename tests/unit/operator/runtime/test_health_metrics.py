@@ -42,3 +42,12 @@ def test_a_namespace_that_cannot_be_read_is_a_series_and_no_problem() -> None:
     assert registry.get_sample_value("finetune_operator_health_problems", {"probe": "liveness"}) == 0
     metrics.show(Vitals(), 0)
     assert registry.get_sample_value(name, {"namespace": "a"}) is None
+
+
+def test_a_store_without_the_jobs_that_have_ended_is_a_series_and_no_problem() -> None:
+    registry = CollectorRegistry()
+    metrics = HealthMetrics(registry)
+    for filled in (False, True):
+        metrics.show(Vitals(role=Role.LEADER, seeded=True, filled=filled), 0)
+        assert registry.get_sample_value("finetune_operator_store_filled") == int(filled)
+        assert registry.get_sample_value("finetune_operator_health_problems", {"probe": "readiness"}) == 0
