@@ -46,3 +46,9 @@ class MemoryTrace(Document):
     lengths: Annotated[
         tuple[tuple[Positive, Count, Count, Count, Count, Count], ...], Field(max_length=MAXIMUM_LENGTHS)
     ] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model."""
+        groups = (self.quantized, self.embeddings, self.experts, self.other)
+        return sum(group.parameters for group in groups if group is not None)

@@ -12,17 +12,11 @@ from finetune_operator.sizing.memory.shape import (
     FamilyUnknownError,
     ModelShape,
     ShapeUnknownError,
+    Width,
     model_shape,
+    width_of,
 )
 from finetune_operator.status.draft import StatusDraft
-
-
-@dataclass(frozen=True)
-class Width:
-    """What the learning rate depends on, of a model without a shape."""
-
-    family: str
-    hidden: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ def model_size(draft: StatusDraft, config: Mapping[str, Any]) -> ModelSize | Non
         return ModelSize(model_shape(config), trace)
     except FamilyUnknownError as error:
         if trace is not None:
-            return ModelSize(None, trace, _width(config))
+            return ModelSize(None, trace, width_of(config))
         if draft.stage is Stage.PREPARE:
             return None
         why = f": {draft.trace_problem}" if draft.trace_problem else ""
@@ -52,10 +46,3 @@ def model_size(draft: StatusDraft, config: Mapping[str, Any]) -> ModelSize | Non
             f"{error}, or one that PREPARE can trace, but PREPARE has reported no trace{why}; use the trainer image of this "
             "operator's version, or choose another model"
         ) from error
-
-
-def _width(config: Mapping[str, Any]) -> Width | None:
-    nested = config.get("text_config")
-    sizes = (part.get("hidden_size") for part in (config, nested) if isinstance(part, Mapping))
-    hidden = next((size for size in sizes if type(size) is int and size > 0), None)
-    return None if hidden is None else Width(str(config.get("model_type")), hidden)

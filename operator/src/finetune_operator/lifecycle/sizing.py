@@ -29,7 +29,7 @@ from finetune_operator.lifecycle.model_size import ModelSize, model_size
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
-from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
 from finetune_operator.sizing.cost.work import Rows, rows_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
@@ -49,7 +49,6 @@ from finetune_operator.status.draft import StatusDraft
 MAXIMUM_PRODUCTS = 32
 UNSUPPORTED_MODEL = "UnsupportedModel"
 """The trainer's reason for a model that it refuses; its first pass and this one use the same list."""
-UNKNOWN_SPEED = "the operator knows no speed for models of this family"
 _UNAVAILABLE: dict[State, str] = {
     "Cordoned": "cordoned",
     "NotReady": "not ready",

@@ -163,6 +163,14 @@ class ModelShape:
         return self.linear_weights + self.embedding_weights + self.other_weights
 
 
+@dataclass(frozen=True)
+class Width:
+    """What the learning rate depends on, of a model of any family."""
+
+    family: str
+    hidden: int
+
+
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Read the shape from a config.json.
 
@@ -329,3 +337,11 @@ def _dropouts(reader: ConfigReader, family: Family) -> Dropouts:
 
 def _biases(linears: tuple[Linear, ...]) -> int:
     return sum(linear.outputs for linear in linears if linear.bias)
+
+
+def width_of(config: Mapping[str, Any]) -> Width | None:
+    """Return the width that any config.json tells; None without a plausible one."""
+    nested = config.get("text_config")
+    sizes = (part.get("hidden_size") for part in (config, nested) if isinstance(part, Mapping))
+    hidden = next((size for size in sizes if type(size) is int and size > 0), None)
+    return None if hidden is None else Width(str(config.get("model_type")), hidden)

@@ -32,6 +32,8 @@ SECONDS = 150.0
 FOLDER = "traces"
 _STEP = "trace"
 _FORMAT = 1  # increase it if the same inputs would give another trace
+_DECISIVE = {"effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora"}
+"""What of `training` a trace depends on."""
 _TOOLS = ("bitsandbytes", "peft", "torch", "transformers", "trl")
 _LONGEST_PROBLEM = 256
 _log = logging.getLogger(__name__)
@@ -54,8 +56,11 @@ def trace_memory(
         "config": config,
         "length": length,
     }
+    decisive = run.training.model_dump(mode="json", include=_DECISIVE)
     versions = {name: importlib.metadata.version(name) for name in _TOOLS}
-    inputs = digest_of({"request": request, "versions": versions, "format": _FORMAT})
+    inputs = digest_of(
+        {"config": config, "length": length, "training": decisive, "versions": versions, "format": _FORMAT}
+    )
     shared = None
     if run.model_cache is not None:
         shared = run.model_cache.path / FOLDER / f"{inputs.removeprefix('sha256:')[:32]}.json"
