@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import Trainer
 
 from finetune_trainer.data.masking.example import Example
@@ -62,7 +63,9 @@ class AdaptedModel:
     def __init__(self, structure: Any, path: str | None, run: RunSpec, tracked: Allocations) -> None:
         self._tracked = tracked
         self._run = run
-        model = copy.deepcopy(structure)
+        with _disable_current_modes():
+            # A copy is no allocation, and 4-bit parameters cannot be copied as fake ones.
+            model = copy.deepcopy(structure)
         before = tracked.current
         tracked.forget_peaks()
         tracked.enter("load")
