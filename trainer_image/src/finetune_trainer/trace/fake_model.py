@@ -39,12 +39,14 @@ def build_config(document: dict[str, Any]) -> Any:
     if not isinstance(kind, str) or not is_native(kind):
         raise UntraceableError(f"transformers must have a causal language model of type {kind!r:.80}")
     config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(document))
-    config.rope_parameters = _readable(getattr(config, "rope_parameters", None))
+    rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict):
+        config.rope_parameters = _readable(rope)
     return config
 
 
 def _readable(rope: Any) -> Any:
-    """Return the settings of rotary embeddings, or those of each kind of layer, with tables of the default's size."""
+    """Return the settings of rotary embeddings, of the model or of each kind of layer, with tables of the default's size."""
     if not isinstance(rope, dict):
         return rope
     if rope.get("rope_type") in _READING_ROPES:
