@@ -17,6 +17,7 @@ from finetune_operator.sizing.memory import layer_kinds, shape
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
 from finetune_trainer.contract.model_config import (
+    CLOSED_FORMS,
     COUNTS,
     KINDS,
     MEMBERS,
@@ -102,6 +103,10 @@ def test_both_sides_and_the_contract_list_the_same_members() -> None:
         LISTED["spellings"],
     )
     assert {*KINDS, *COUNTS, *SPELLINGS} <= set(MEMBERS)
+
+
+def test_both_sides_and_the_contract_list_the_same_closed_forms() -> None:
+    assert set(LISTED["closedForms"]) == set(CLOSED_FORMS) == set(FAMILIES)
 
 
 def test_every_member_that_sizing_reads_is_reported() -> None:

@@ -12,13 +12,15 @@ from finetune_trainer.model import load as quantized
 from finetune_trainer.model import output_head as head
 from finetune_trainer.model.load import load_quantized, quantized_modules
 from finetune_trainer.stages.train import adapter, settings
+from finetune_trainer.trace import fake_model
+from finetune_trainer.trace.allocations import Allocations, rounded
+from finetune_trainer.trace.fake_model import give_fake_tensors, quantized_structure
 from peft.tuners.lora.layer import LoraLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.support.memory_oracle import fake_run, skeleton
-from tests.support.memory_oracle.allocations import Allocations, rounded
+from tests.support.memory_oracle import fake_run
 from tests.support.memory_oracle.fake_run import FakePeaks, extrapolate, run_fake
-from tests.support.memory_oracle.skeleton import build_config, give_fake_tensors, quantized_structure
+from tests.support.memory_oracle.shallow import build_config
 from tests.support.workspaces import prepare, write_base
 
 pytestmark = pytest.mark.slow
@@ -178,7 +180,7 @@ def test_larger_chunks_of_the_loss_raise_the_peak(monkeypatch: pytest.MonkeyPatc
 
 def test_another_attention_changes_the_peak(before: FakePeaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention scores of every pair of positions take at least float32."""
-    monkeypatch.setattr(skeleton, "attention_implementation", lambda _config: "eager")
+    monkeypatch.setattr(fake_model, "attention_implementation", lambda _config: "eager")
     after = run_fake(_SMALL, _PLAN, 2)
     assert after.phases["Recompute"] - before.phases["Recompute"] > 8 * 1024 * 1024 * 6
 

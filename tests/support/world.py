@@ -325,13 +325,15 @@ def preparing(config: dict[str, Any], **changes: Any) -> World:
     return world
 
 
-def prepared(config: dict[str, Any] = CONFIG, longest: int = 60, **changes: Any) -> World:
-    """A world whose PREPARE has just ended with this config and longest row."""
+def prepared(
+    config: dict[str, Any] = CONFIG, longest: int = 60, model: dict[str, Any] | None = None, **changes: Any
+) -> World:
+    """A world whose PREPARE has just ended with this config and longest row, and these further members of the model."""
     world = World(job=make_job(**changes))
     world.settle()
     report = {
         "dataset": {**PREPARE["dataset"], "longestExample": longest},
-        "model": {**PREPARE["model"], "config": config},
+        "model": {**PREPARE["model"], "config": config, **(model or {})},
     }
     world.succeed(Stage.PREPARE, prepare=report)
     return world

@@ -772,6 +772,8 @@ class FineTuneJobStatusModel(TypedDict, total=False):
     commit: str
     digest: str
     config: str
+    trace: str
+    traceProblem: str
     quantizedModules: int
     bytes: int
 

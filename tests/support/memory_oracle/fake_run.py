@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model.attention import attention_facts
@@ -29,12 +30,13 @@ from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.passes import Pass
 from finetune_trainer.stages.train.settings import sft_config
+from finetune_trainer.trace.allocations import Allocations
+from finetune_trainer.trace.cuda_paths import cuda_paths
+from finetune_trainer.trace.fake_model import give_fake_tensors, quantized_structure
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import Trainer
 
-from tests.support.memory_oracle.allocations import Allocations
-from tests.support.memory_oracle.cuda_paths import cuda_paths
-from tests.support.memory_oracle.skeleton import build_config, give_fake_tensors, quantized_structure
+from tests.support.memory_oracle.shallow import build_config
 from tests.support.workspaces import run_spec
 
 PHASES = ("Load", "Loss", "Recompute", "Optimizer", "Evaluation")
@@ -87,8 +89,9 @@ def extrapolate(
     return FakePeaks(phases, max(phases.values()))
 
 
-def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) -> None:
-    run = run_spec(
+def plan_spec(plan: TrainingPlan) -> RunSpec:
+    """Return a run spec of TRAIN with the values of `plan`."""
+    return run_spec(
         Path("/workspace"),
         Path("/output"),
         device="cuda",
@@ -106,6 +109,10 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
             "variant": plan.variant,
         },
     )
+
+
+def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) -> None:
+    run = plan_spec(plan)
     tracked.enter("Load")
     give_fake_tensors(model)
     dtype = compute_dtype(run.device)

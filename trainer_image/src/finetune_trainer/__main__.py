@@ -1,4 +1,4 @@
-"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks|kept|compile`."""
+"""Command line of the trainer: `python -m finetune_trainer prepare|train|merge|run|masks|kept|trace|compile`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> ExitCode:
 
 def _run(options: argparse.Namespace) -> ExitCode:
     limit_threads(available_cpus())
-    if options.command in {"compile", "kept"}:
-        return _run_without_models(options)
+    if options.command in {"compile", "kept", "trace"}:
+        return _run_without_weights(options)
     use_shipped_kernels(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if options.command == "masks":
@@ -81,10 +81,14 @@ def _run(options: argparse.Namespace) -> ExitCode:
     return code
 
 
-def _run_without_models(options: argparse.Namespace) -> ExitCode:
+def _run_without_weights(options: argparse.Namespace) -> ExitCode:
     if options.command == "compile":
         compile_kernels(options.folder)
         return ExitCode.SUCCEEDED
+    if options.command == "trace":
+        from finetune_trainer.trace.command import answer  # noqa: PLC0415 -- brings in torch
+
+        return ExitCode.SUCCEEDED if answer(sys.stdin, sys.stdout) else ExitCode.PERMANENT
     from finetune_trainer.workspace.kept import print_kept  # noqa: PLC0415 -- the other commands need none of it
 
     printed = print_kept(options.folder, options.wanted, options.attempt, sys.stdout.buffer)
@@ -172,6 +176,10 @@ def _parser() -> argparse.ArgumentParser:
         help="form of the report, or stage whose log is wanted",
     )
     kept.add_argument("--attempt", type=int, help="attempt of the log; default: the newest")
+    text = (
+        "memory that a model needs on a GPU: reads a request from standard input, and prints one line of JSON"
+    )
+    commands.add_parser("trace", help=text, description=text)
     compiling = commands.add_parser("compile", help="compile the kernels that an image ships")
     compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser
@@ -184,7 +192,7 @@ def _run_and_exit() -> None:
     names = {ExitCode.SUCCEEDED: "Succeeded", ExitCode.INTERRUPTED: "Interrupted"}
     logging.shutdown()
     sys.stdout.flush()
-    if command not in {"masks", "compile", "kept"}:
+    if command not in {"masks", "compile", "kept", "trace"}:
         outcome = names.get(code, "Failed")
         line = f"finetune-trainer: stage={command} outcome={outcome} code={int(code)} at={rfc3339(utc_now())}"
         print(line, file=sys.stderr)

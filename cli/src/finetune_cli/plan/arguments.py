@@ -66,6 +66,11 @@ _OPTIONS = (
     click.option(
         "--model", type=FILE, metavar="FOLDER", help="Folder with the model's config.json, or that file."
     ),
+    click.option(
+        "--trace",
+        is_flag=True,
+        help="Trace the memory with the trainer, which must be installed; for a model type without a formula.",
+    ),
     volume_options,
     # The GPUs.
     click.option(

@@ -20,7 +20,13 @@ from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.learning_rate import choose_learning_rate
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, parse_calibration
-from finetune_operator.sizing.memory.shape import ModelRefusedError, ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.shape import (
+    FamilyUnknownError,
+    ModelRefusedError,
+    ShapeUnknownError,
+    model_shape,
+    width_of,
+)
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
 
 from finetune_cli.errors import UsageError
@@ -31,6 +37,7 @@ from finetune_cli.plan import inputs
 from finetune_cli.plan.arguments import DESCRIPTION, EXAMPLES, plan_options
 from finetune_cli.plan.document import document, unknown_model
 from finetune_cli.plan.table import style_of, table
+from finetune_cli.plan.trace import UNTRACED, trace_model
 from finetune_cli.run.local import LocalFolders
 
 
@@ -73,11 +80,16 @@ def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
     refused = inputs.refused_files(inputs.model_source(*given, from_file=file is not None))
     if refused is not None:
         return unknown_model(refused, stack, calibration, refused=True)
+    length, reason = _length(options.longest_row, spec)
+    shape = None
     try:
         shape = model_shape(config)
+    except FamilyUnknownError as error:
+        if not options.trace:
+            return unknown_model(f"{error}; {UNTRACED}", stack, calibration)
     except ShapeUnknownError as error:
         return unknown_model(str(error), stack, calibration, refused=isinstance(error, ModelRefusedError))
-    length, reason = _length(options.longest_row, spec)
+    trace = trace_model(spec, config, length) if options.trace else None
     request = SizingRequest(
         gpus.spec,
         shape,
@@ -87,15 +99,16 @@ def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
         device=options.device,
         length_reason=reason,
         rules=gpus.rules,
+        trace=trace,
     )
     decision = decide_training(request, gpus.offers, lambda: gpus.others)
     rows = _rows(options.rows)
-    rate = choose_learning_rate(spec.training, shape, rows)
+    rate = choose_learning_rate(spec.training, shape or width_of(config), rows)
     cost = CostSettings()
     if options.cost is not None:
         cost = inputs.read_mapping(options.cost, "cost", parse_cost)
     data = inputs.described_rows(spec, rows, options.tokens, length)
-    return document(request, decision, rate, data, cost)
+    return document(request, decision, rate, data, cost, family=str(config.get("model_type")))
 
 
 @dataclass(frozen=True)

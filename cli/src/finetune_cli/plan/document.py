@@ -6,14 +6,13 @@ from typing import Any
 
 from finetune_operator.api.plan import LearningRate
 from finetune_operator.sizing.changes import Change
-from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
 from finetune_operator.sizing.cost.prices import CostSettings
 from finetune_operator.sizing.cost.work import Rows
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
+from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, cross_check
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.learning_rate import warnings
 from finetune_operator.sizing.memory.calibration import Calibration
-from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.stack import StackProfile
 from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
@@ -26,11 +25,14 @@ def document(
     learning_rate: LearningRate,
     rows: Rows | None = None,
     cost: CostSettings = CostSettings(),  # noqa: B008 -- it is immutable
+    *,
+    family: str = "",
 ) -> dict[str, Any]:
     """The decision as a document with sizes in bytes. For a rejected job, they describe the plan with the least memory.
 
-    `rows` is the data, from which time and cost follow.
+    `rows` is the data, from which time and cost follow. `family` is the model type.
     """
+    doubt = cross_check(request, decision)
     estimate, plan, gpu = decision.estimate, decision.plan, decision.gpu
     return {
         **(_fitting(decision, learning_rate) if isinstance(decision, Feasible) else _rejected(decision)),
@@ -44,9 +46,9 @@ def document(
         "phases": {phase.value: size for phase, size in estimate.phases.items()},
         "terms": _terms(estimate),
         "chosen": {**_chosen(plan), "learningRate": learning_rate.value},
-        "warnings": list(warnings(request.spec.training)),
+        "warnings": [*warnings(request.spec.training), *(() if doubt is None else (doubt,))],
         "gpu": None if gpu is None else _gpu(gpu),
-        "model": _model(request.shape),
+        "model": _model(request, family),
         "stack": _stack(request.stack),
         "calibration": request.calibration.version,
     }
@@ -102,6 +104,8 @@ def _forecast(
     """Estimated time and cost, or why one of them is not known; null for a rejected job."""
     if isinstance(decision, Infeasible):
         return {"duration": None, "cost": None}
+    if request.shape is None:
+        return {"duration": {"reason": UNKNOWN_SPEED}, "cost": {"reason": UNKNOWN_SPEED}}
     found = forecast(
         request.spec,
         request.shape,
@@ -191,7 +195,10 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _model(shape: ModelShape) -> dict[str, Any]:
+def _model(request: SizingRequest, family: str) -> dict[str, Any]:
+    shape, trace = request.shape, request.trace
+    if shape is None:
+        return {"family": family, "parameters": 0 if trace is None else trace.parameters, "layers": None}
     return {"family": shape.family, "parameters": shape.parameters, "layers": shape.layers}
 
 

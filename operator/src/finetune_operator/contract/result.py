@@ -30,6 +30,7 @@ from finetune_operator.contract.bounded import (
     Word,
 )
 from finetune_operator.contract.dataset_report import DatasetReport, TrainerWarning
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.contract.training_report import TrainingReport
 
 NEWER = {"newer": True}
@@ -52,7 +53,10 @@ ModelConfig = Annotated[
 
 
 class ModelReport(Document):
-    """The quantized base model that PREPARE put into the workspace."""
+    """The quantized base model that PREPARE put into the workspace.
+
+    A trainer before contract 1.10 traces no model. `trace_problem` says why a later one could not.
+    """
 
     architecture: Text128
     parameters: Positive
@@ -61,6 +65,8 @@ class ModelReport(Document):
     quantized_modules: Positive
     bytes: Positive
     config: ModelConfig | None = None
+    trace: MemoryTrace | None = None
+    trace_problem: Text256 | None = None
 
 
 class PrepareResult(Document):
@@ -311,6 +317,8 @@ class Progress(Document):
     training: TrainingReport | None = None
     config: ModelConfig | None = None
     """The base model's config.json, which PREPARE reports as soon as it is downloaded."""
+    trace: MemoryTrace | None = None
+    """The model's memory, which PREPARE reports before it fetches weights."""
 
     @property
     def ratio(self) -> float | None:

@@ -89,8 +89,6 @@ def build_run_spec(
     is left out unless the document `explains_rate`. `estimate` is the estimated memory as the status has it. Raises
     ValueError if a path is missing.
     """
-    training = spec.training
-    length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
     return {
         "version": CONTRACT_VERSION,
         "job": {"namespace": job.namespace, "name": job.name, "uid": job.uid},
@@ -99,23 +97,7 @@ def build_run_spec(
         "device": device,
         "model": _model(spec, paths),
         "dataset": _dataset(spec, paths),
-        "training": {
-            **length,
-            "learningRate": plan.learning_rate.value,
-            "effectiveBatchSize": training.effective_batch_size,
-            "microBatchSize": plan.micro_batch_size,
-            "maximumLength": training.maximum_length,
-            "lora": training.lora.model_dump(by_alias=True),
-            "quantization": training.quantization,
-            "seed": training.seed,
-            "schedule": training.schedule.model_dump(by_alias=True),
-            "gradientCheckpointing": plan.gradient_checkpointing,
-            "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
-            **_newer_training(training),
-            **(_rate_reason(plan) if explains_rate else {}),
-            **_states(plan, device),
-            **({"ladder": _ladder(plan, device)} if plan.ladder else {}),
-        },
+        "training": training_member(spec.training, plan, device, explains_rate=explains_rate),
         "evaluation": _evaluation(spec.evaluation),
         "output": {
             "artifacts": list(spec.output.artifacts),
@@ -148,6 +130,30 @@ def build_run_spec(
             ),
         },
         **({"tracking": tracking_document(trackers, job)} if trackers else {}),
+    }
+
+
+def training_member(
+    training: Training, plan: Plan, device: Device, *, explains_rate: bool = False
+) -> dict[str, Any]:
+    """Build the member `training` of the run spec, as in `build_run_spec`."""
+    length = {"epochs": plan.epochs} if plan.maximum_steps is None else {"maximumSteps": plan.maximum_steps}
+    return {
+        **length,
+        "learningRate": plan.learning_rate.value,
+        "effectiveBatchSize": training.effective_batch_size,
+        "microBatchSize": plan.micro_batch_size,
+        "maximumLength": training.maximum_length,
+        "lora": training.lora.model_dump(by_alias=True),
+        "quantization": training.quantization,
+        "seed": training.seed,
+        "schedule": training.schedule.model_dump(by_alias=True),
+        "gradientCheckpointing": plan.gradient_checkpointing,
+        "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
+        **_newer_training(training),
+        **(_rate_reason(plan) if explains_rate else {}),
+        **_states(plan, device),
+        **({"ladder": _ladder(plan, device)} if plan.ladder else {}),
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from finetune_operator.api.plan import (
@@ -22,22 +23,25 @@ from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.contract.run_spec import OPTIMIZER_SINCE
+from finetune_operator.lifecycle.model_size import ModelSize, model_size
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
-from finetune_operator.sizing.cost.forecast import forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
 from finetune_operator.sizing.cost.work import Rows, rows_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities, training_plan
-from finetune_operator.sizing.learning_rate import choose_learning_rate
+from finetune_operator.sizing.learning_rate import Wide, choose_learning_rate
 from finetune_operator.sizing.memory.shape import (
     ModelRefusedError,
     ModelShape,
     ShapeUnknownError,
     model_shape,
 )
+from finetune_operator.sizing.memory.terms import NotTracedError
 from finetune_operator.sizing.planning import frugal_rungs, make_plan, rate_text
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
@@ -100,15 +104,25 @@ def assess_training(
             "operator's version and create the job again",
         )
     try:
-        shape = model_shape(config)
+        size = model_size(draft, config)
     except ModelRefusedError as error:
         return Infeasible(UNSUPPORTED_MODEL, str(error))
     except ShapeUnknownError as error:
         return Infeasible(Reason.MODEL_SIZE_UNKNOWN, str(error))
-    return size_training(
+    return None if size is None else _assess_size(spec, draft, size, inventory, settings)
+
+
+def _assess_size(
+    spec: FineTuneJobSpec, draft: StatusDraft, size: ModelSize, inventory: Inventory, settings: Settings
+) -> Feasible | Blocked | Infeasible:
+    # PREPARE traces the longest row, before it fetches a weight.
+    longest = None if size.trace is None else size.trace.length
+    sized = partial(
+        size_training,
         spec=spec,
-        shape=shape,
-        longest=draft.longest_example if draft.stage is Stage.TRAIN else None,
+        shape=size.shape,
+        width=size.width,
+        longest=draft.longest_example if draft.stage is Stage.TRAIN else longest,
         examples=draft.training_examples,
         kept=draft.plan if draft.training_begun else {},
         inventory=inventory,
@@ -116,6 +130,11 @@ def assess_training(
         rows=rows_of(draft.dataset),
         trainer=ABILITIES if draft.speaks(OPTIMIZER_SINCE, settings.trainer.image) else OLDER_ABILITIES,
     )
+    try:
+        return sized(trace=size.trace)
+    except NotTracedError as error:
+        # A trainer may report anything.
+        return Infeasible(Reason.MODEL_SIZE_UNKNOWN, str(error)) if size.shape is None else sized()
 
 
 def shape_of(draft: StatusDraft) -> ModelShape | None:
@@ -132,7 +151,7 @@ def shape_of(draft: StatusDraft) -> ModelShape | None:
 def size_training(
     *,
     spec: FineTuneJobSpec,
-    shape: ModelShape,
+    shape: ModelShape | None,
     longest: int | None,
     examples: int | None = None,
     kept: Mapping[str, Any],
@@ -140,6 +159,8 @@ def size_training(
     settings: Settings,
     rows: Rows | None = None,
     trainer: Abilities = ABILITIES,
+    trace: MemoryTrace | None = None,
+    width: Wide | None = None,
 ) -> Feasible | Blocked:
     """Find the GPUs on which TRAIN fits, and its plan.
 
@@ -147,28 +168,33 @@ def size_training(
     has reported them. Without it, TRAIN is blocked only if
     no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
     workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen. `trainer` is what
-    the trainer image is known to be able to do. `rows` is the data, from which time and cost follow.
+    the trainer image is known to be able to do. `rows` is the data, from which time and cost follow. `trace` comes before
+    the closed form of `shape`, which is None for an unknown family. `width` stands for it where the learning rate is
+    chosen. Raises NotTracedError if neither tells the memory of a plan.
     """
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
-    decision = inventory.decide(
-        gpu_sizing.SizingRequest(
-            spec=asked,
-            shape=shape,
-            sequence_length=longest,
-            stack=settings.stack,
-            calibration=settings.fitted_calibration,
-            device=device,
-            rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
-            trainer=_recorded_abilities(kept["training"]) if kept.get("training") else trainer,
-        )
+    request = gpu_sizing.SizingRequest(
+        spec=asked,
+        shape=shape,
+        sequence_length=longest,
+        stack=settings.stack,
+        calibration=settings.fitted_calibration,
+        device=device,
+        rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
+        trainer=_recorded_abilities(kept["training"]) if kept.get("training") else trainer,
+        trace=trace,
     )
+    decision = inventory.decide(request)
     if isinstance(decision, gpu_sizing.Infeasible):
         return _blocked(decision, inventory)
-    rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape, examples)
+    rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape or width, examples)
     # A kept plan was decided with a ladder, and the values that it binds leave none to the new decision.
     ladder = _recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
     plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder)
+    doubt = gpu_sizing.cross_check(request, decision)
+    if doubt is not None:
+        plan = replace(plan, warnings=(*plan.warnings, doubt))
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
     shown = (
         dict(kept) if kept else {**_shown(decision, plan), **_forecast(spec, shape, decision, rows, settings)}
@@ -282,7 +308,7 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
 
 def _forecast(
     spec: FineTuneJobSpec,
-    shape: ModelShape,
+    shape: ModelShape | None,
     decision: gpu_sizing.Feasible,
     rows: Rows | None,
     settings: Settings,
@@ -290,6 +316,8 @@ def _forecast(
     """The estimated time and cost of TRAIN, or why one of them is not known."""
     if rows is None:
         return {}
+    if shape is None:
+        return {"duration": {"reason": UNKNOWN_SPEED}, "cost": {"reason": UNKNOWN_SPEED}}
     found = forecast(
         spec,
         shape,

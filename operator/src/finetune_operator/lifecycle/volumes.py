@@ -42,7 +42,7 @@ from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
-_BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows"})
+_BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows", "TracingMemory"})
 """Activities of PREPARE before it downloads weights."""
 
 

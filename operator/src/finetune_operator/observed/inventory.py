@@ -102,6 +102,7 @@ class Inventory:
             spec.training.model_dump_json(exclude=_IRRELEVANT_TRAINING),
             spec.resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
             request.shape,
+            None if request.trace is None else request.trace.model_dump_json(),
             request.sequence_length,
             request.node_rules,
             request.abilities,

@@ -8,8 +8,10 @@ from typing import Literal
 
 from finetune_operator.api.plan import DEFAULT_WEIGHTS, Choice, Device
 from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
+from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.sizing import refusal
 from finetune_operator.sizing.changes import Change, smallest_change
 from finetune_operator.sizing.explanation import explain
@@ -29,7 +31,8 @@ from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibrat
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
-from finetune_operator.sizing.memory.terms import Estimate
+from finetune_operator.sizing.memory.terms import Estimate, NotTracedError
+from finetune_operator.sizing.memory.traced import LARGEST_DIFFERENCE, difference, traced_estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.support import unsupported
 
@@ -45,13 +48,14 @@ class SizingRequest:
     """A job to size.
 
     `sequence_length` is the padded length of the longest row in tokens, None before the data is known.
-    `length_reason` says where it comes from. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
+    `length_reason` says where it comes from. `shape` is None for an unknown family, whose `trace` must then be known. A
+    trace comes before the closed form. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
     resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone. `trainer` has
     what the trainer image can do on a GPU.
     """
 
     spec: FineTuneJobSpec
-    shape: ModelShape
+    shape: ModelShape | None
     sequence_length: int | None = None
     stack: StackProfile = DEFAULT_STACK
     calibration: Calibration = NO_CALIBRATION
@@ -59,6 +63,7 @@ class SizingRequest:
     length_reason: str = "the longest row of the data in tokens"
     rules: NodeRules | None = None
     trainer: Abilities = ABILITIES
+    trace: MemoryTrace | None = None
 
     @property
     def abilities(self) -> Abilities:
@@ -92,6 +97,10 @@ class SizingRequest:
         """Return the function that estimates a plan of this job on `gpu`, or on any GPU if it is None."""
 
         def estimated(plan: TrainingPlan) -> Estimate:
+            if self.trace is not None:
+                return traced_estimate(self.trace, plan, self.stack, self.calibration, gpu)
+            if self.shape is None:
+                raise NotTracedError("a model of an unknown family must have a trace, found none")
             return estimate(self.shape, plan, self.stack, self.calibration, gpu)
 
         return estimated
@@ -153,6 +162,8 @@ def decide_training(
 
     `others` returns the offers of other GPU resources, which only a rejection names.
 
+    Raises NotTracedError if neither a shape nor a trace tells the memory of any plan.
+
     The plan is the fastest one that the smallest sufficient GPU runs with margin: small GPUs are the cheapest and the
     most common. A GPU that is cordoned, not ready or still starting counts, because the job can wait for it.
     """
@@ -186,6 +197,22 @@ def decide_training(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
         )
     return _too_large(request, known[-1], not_supported, _other_fit(request, others()))
+
+
+def cross_check(request: SizingRequest, decision: Feasible | Infeasible) -> str | None:
+    """Return a warning if the closed form and the trace differ about the plan; None if there are not both."""
+    if request.shape is None or request.trace is None:
+        return None
+    closed = estimate(request.shape, decision.plan, request.stack)
+    traced = traced_estimate(request.trace, decision.plan, request.stack)
+    share = difference(closed, traced)
+    if abs(share) <= LARGEST_DIFFERENCE:
+        return None
+    return (
+        f"the memory of {request.shape.family} must be the same by formula and by trace up to {LARGEST_DIFFERENCE:.0%}, found "
+        f"{binary_size(closed.visible_peak_bytes)} and {binary_size(traced.visible_peak_bytes)} ({share:+.1%}); the trace "
+        "decides, and the difference is worth a report to this project"
+    )
 
 
 def smallest_product(request: SizingRequest) -> Gpu | None:

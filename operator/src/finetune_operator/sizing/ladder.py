@@ -7,7 +7,7 @@ the optimizer and the form of the weights are open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import isqrt
@@ -15,12 +15,12 @@ from typing import Literal
 
 from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Weights
 from finetune_operator.api.spec import Training
-from finetune_operator.sizing.memory.terms import Estimate
+from finetune_operator.sizing.memory.terms import Estimate, NotTracedError
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
 RightSize = Literal["Allow", "Forbid"]
 Estimator = Callable[[TrainingPlan], Estimate]
-"""Estimates one plan for a fixed model, stack and GPU."""
+"""Estimates one plan for a fixed model, stack and GPU. Raises NotTracedError if it knows nothing about the plan."""
 
 TOKENS_PER_PASS = 8192
 """Most tokens of a forward pass when a micro-batch above one row is tried.
@@ -192,12 +192,14 @@ def rungs(
 
     Paged states count as device memory, because a step uses them there. So they save nothing in the estimate, but they
     leave a GPU that is fuller than estimated. They are the last rung, whose other values are those of the one before.
+
+    A plan of which nothing is known is no rung. Raises NotTracedError if no other is left.
     """
     if right_size == "Forbid":
         abilities = abilities.most_frugal
     resident = tuple(optimizer for optimizer in abilities.optimizers if optimizer != _PAGED)
     considered = replace(abilities, optimizers=resident or abilities.optimizers)
-    found = [Rung(plan, estimator(plan)) for plan in plans(training, sequence_length, right_size, considered)]
+    found = list(_known(plans(training, sequence_length, right_size, considered), estimator))
     ladder: list[Rung] = []
     for rung in sorted(found, key=lambda rung: (relative_time(rung.plan), rung.estimate.device_bytes)):
         if not ladder or rung.estimate.device_bytes < ladder[-1].estimate.device_bytes:
@@ -206,3 +208,18 @@ def rungs(
         plan = replace(ladder[-1].plan, optimizer=_PAGED)
         ladder.append(Rung(plan, estimator(plan)))
     return tuple(ladder)
+
+
+def _known(found: Iterable[TrainingPlan], estimator: Estimator) -> Iterator[Rung]:
+    unknown: NotTracedError | None = None
+    known = False
+    for plan in found:
+        try:
+            rung = Rung(plan, estimator(plan))
+        except NotTracedError as error:
+            unknown = error
+            continue
+        known = True
+        yield rung
+    if unknown is not None and not known:
+        raise unknown

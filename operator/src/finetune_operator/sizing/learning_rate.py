@@ -7,10 +7,10 @@ with the constants of its companion, the Tinker cookbook. docs/training.md argue
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from finetune_operator.api.plan import DEFAULT_EPOCHS, LearningRate
 from finetune_operator.api.spec import Training
-from finetune_operator.sizing.memory.shape import ModelShape
 
 BASE_RATE = 5e-5
 """The rate of full fine-tuning at the width of `WIDTH`."""
@@ -42,7 +42,19 @@ PROVISIONAL = LearningRate(
 """For PREPARE, which does not train."""
 
 
-def choose_learning_rate(training: Training, shape: ModelShape | None, examples: int | None) -> LearningRate:
+class Wide(Protocol):
+    """What the rule reads of a model."""
+
+    @property
+    def family(self) -> str:
+        """The model type."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+
+
+def choose_learning_rate(training: Training, shape: Wide | None, examples: int | None) -> LearningRate:
     """Return the rate of the spec, or the published rule's rate for `shape`, rounded to two digits.
 
     `examples` is the number of training examples. If it is not known, the number of steps may be unknown, too. Then the
@@ -113,7 +125,7 @@ def _standard_alpha(training: Training) -> float:
     return lora.alpha * (RANK_STABILIZED_ALPHA if lora.variant == "RankStabilized" else 1)
 
 
-def _reason(training: Training, shape: ModelShape, steps: int | None, rate: float, alpha: float) -> str:
+def _reason(training: Training, shape: Wide, steps: int | None, rate: float, alpha: float) -> str:
     over = "unknown number of" if steps is None else f"{steps:,}"
     factors = [
         f"{BASE_RATE:g} x {lora_multiple(steps):.3g} (LoRA, {over} steps)",

@@ -14,6 +14,7 @@ from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.stages import Stage, child_name
 from finetune_operator.contract.artifacts import TrackerRecord
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.contract.result import MergeResult, PrepareResult, Progress, TrainResult
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
@@ -158,6 +159,10 @@ class StatusDraft(StatusRecord):
             model={**(self.fields.get("model") or {}), "config": reporting.config(config)}
         )
 
+    def record_trace(self, trace: MemoryTrace) -> Self:
+        """Record the model's traced memory, before its weights are fetched."""
+        return self.with_fields(model={**(self.fields.get("model") or {}), "trace": reporting.trace(trace)})
+
     def record_plan(self, plan: Mapping[str, Any]) -> Self:
         """Record the plan of TRAIN; the hosts of stages stay."""
         hosts = self.plan.get("hosts")
@@ -172,7 +177,7 @@ class StatusDraft(StatusRecord):
     def apply_prepare_result(self, result: PrepareResult) -> Self:
         """Record the dataset and the model that PREPARE delivered."""
         known = self.fields.get("model") or {}
-        config = {"config": known["config"]} if "config" in known else {}
+        config = {name: known[name] for name in ("config", "trace") if name in known}
         draft = self.with_fields(
             dataset=reporting.dataset(result.dataset), model={**config, **reporting.model(result.model)}
         )

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from finetune_operator.api.conditions import Condition, Conditions, Truth
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import DESTINATION_REASONS, Reason
 from finetune_operator.api.stages import Stage
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.observed.observation import JobRecord
 
 
@@ -95,6 +98,20 @@ class StatusRecord:
         """Members of the model's config.json, once a trainer has reported them."""
         text = (self.fields.get("model") or {}).get("config")
         return None if text is None else dict(json.loads(text))
+
+    @property
+    def trace(self) -> MemoryTrace | None:
+        """The traced memory of the model; None before a trainer reports it, or if another version wrote it."""
+        text = (self.fields.get("model") or {}).get("trace")
+        try:
+            return None if text is None else MemoryTrace.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    @property
+    def trace_problem(self) -> str:
+        """Why PREPARE could not trace the model; empty if nothing is known."""
+        return str((self.fields.get("model") or {}).get("traceProblem", ""))
 
     @property
     def dataset(self) -> Mapping[str, Any] | None:

@@ -14,6 +14,7 @@ from finetune_operator.api.plan import Choice, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.artifacts import Publication, TrackerRecord
 from finetune_operator.contract.dataset_report import DatasetReport
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.contract.result import (
     AttentionReport,
     BatchingReport,
@@ -140,8 +141,17 @@ def config(members: Mapping[str, Any]) -> str:
 
 def model(report: ModelReport) -> dict[str, Any]:
     """The quantized model for status."""
-    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
-    return shown if report.config is None else {**shown, "config": config(report.config)}
+    shown = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config", "trace"})
+    if report.config is not None:
+        shown["config"] = config(report.config)
+    if report.trace is not None:
+        shown["trace"] = trace(report.trace)
+    return shown
+
+
+def trace(report: MemoryTrace) -> str:
+    """The traced memory for status: text like the config, which nobody applies or compares member by member."""
+    return report.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def evaluation(report: EvaluationReport) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from finetune_operator.sizing.ladder import (
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape, model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.terms import Estimate, NotTracedError
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -239,3 +240,18 @@ def test_forbidden_right_sizing_uses_the_documented_values() -> None:
 def test_divisors_are_all_of_them_largest_first(number: int) -> None:
     found = divisors(number)
     assert list(found) == [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
+
+
+def test_plans_of_unknown_memory_are_no_rungs_and_one_known_plan_is_enough() -> None:
+    known = needs_of(mistral())
+
+    def estimator(plan: TrainingPlan) -> Estimate:
+        if not plan.gradient_checkpointing or plan.weights == "Dequantized":
+            raise NotTracedError("not traced")
+        return known(plan)
+
+    found = rungs(Training(), 2048, estimator, "Allow")
+    assert found
+    assert all(rung.plan.gradient_checkpointing and rung.plan.weights == "Quantized" for rung in found)
+    with pytest.raises(NotTracedError):
+        rungs(Training.model_validate({"gradientCheckpointing": "Forbid"}), 2048, estimator, "Allow")

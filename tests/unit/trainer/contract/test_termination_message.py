@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from tests.support.memory_traces import memory_trace
 from tests.support.repository import ROOT
 from tests.support.results import fixture, full_config, full_success, warning
 
@@ -64,6 +65,29 @@ def test_the_largest_success_fits_and_follows_the_contract(character: str) -> No
     Draft202012Validator(SCHEMA).validate(result)
     assert result["prepare"]["dataset"]["rejected"].keys() == {reason.value for reason in RowReason}
     assert result["prepare"]["model"]["config"] == full_config()
+
+
+def test_the_trace_of_an_ordinary_job_is_whole() -> None:
+    members = {"prepare": fixture("prepare-sized")["prepare"]}
+    trace = memory_trace(20.5)
+    trace["rungs"] = [[*row[:2], weights, *row[3:]] for weights in (0, 1) for row in trace["rungs"]]
+    members["prepare"]["model"] |= {"trace": trace, "config": full_config()}
+    result = json.loads(encode_result(success(members)))
+    Draft202012Validator(SCHEMA).validate(result)
+    assert result["prepare"]["model"]["trace"] == trace
+
+
+def test_a_long_trace_loses_its_last_ways_and_goes_before_the_config() -> None:
+    members = full_success("a")
+    rung = [1 << 20, 1, 1, *[1 << 40] * 5]
+    members["prepare"]["model"]["trace"] = memory_trace(20.5, rungs=[rung] * 48)
+    result = json.loads(encode_result(success(members)))
+    assert result["prepare"]["model"]["config"] == full_config()
+    assert "trace" not in result["prepare"]["model"]
+    del members["completed"]
+    members["prepare"]["dataset"]["warnings"] = []
+    kept = json.loads(encode_result(success(members)))["prepare"]["model"]["trace"]
+    assert 8 <= len(kept["rungs"]) < 48
 
 
 def test_a_config_of_long_texts_is_dropped_if_the_result_would_not_fit() -> None:

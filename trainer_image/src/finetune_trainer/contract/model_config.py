@@ -57,6 +57,46 @@ MEMBERS = (
     "n_routed_experts",
     "moe_num_experts",
 )
+CLOSED_FORMS = frozenset(
+    [
+        "apertus",
+        "arcee",
+        "cohere",
+        "cohere2",
+        "cwm",
+        "ernie4_5",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "gpt_neox",
+        "granite",
+        "granitemoehybrid",
+        "helium",
+        "hunyuan_v1_dense",
+        "jais2",
+        "lfm2",
+        "llama",
+        "ministral",
+        "ministral3",
+        "mistral",
+        "nemotron",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    ]
+)
+"""Model types whose memory the operator computes from these members alone. PREPARE traces the others in any case."""
 KINDS = ("layer_types", "layers_block_type")
 """Lists with the kind of each layer, which become the number of each kind."""
 COUNTS = ("full_attn_idxs",)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from finetune_trainer.contract.memory_trace import MemoryTrace
 from finetune_trainer.contract.part import Known, Part
 from finetune_trainer.contract.tracking import TrackingResult
 from finetune_trainer.contract.train_result import TrainResult
@@ -113,7 +114,8 @@ class ModelResult(Part):
     """The base model and its 4-bit checkpoint.
 
     `parameters` counts those of the base, `bytes` is the checkpoint's size, `digest` is over its weight files.
-    `config` has the members of config.json that decide the memory of a run.
+    `config` has the members of config.json that decide the memory of a run. `trace` has that memory, since 1.10;
+    `trace_problem` says why it is not known.
     """
 
     architecture: str
@@ -123,6 +125,8 @@ class ModelResult(Part):
     quantized_modules: int
     bytes: int
     config: dict[str, Any] | None = None
+    trace: MemoryTrace | None = None
+    trace_problem: str | None = None
 
 
 class PrepareResult(Part):

@@ -16,6 +16,7 @@ _TRIMMED_MESSAGE = 400
 _TRIMMED_TEXT = 120
 _SHORTEST_TEXT = 80  # a digest has 71 characters
 _DIGITS = 6
+_FEWEST_RUNGS = 8
 
 
 def encode_result(document: dict[str, Any], maximum_bytes: int = MAXIMUM_BYTES) -> bytes:
@@ -41,6 +42,11 @@ def _encode(document: Any) -> bytes:
 
 def _dataset_of(document: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = document.get("prepare", {}).get("dataset", {})
+    return found
+
+
+def _trace_of(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document.get("prepare", {}).get("model", {}).get("trace") or {}
     return found
 
 
@@ -195,6 +201,17 @@ def _drop_config(document: dict[str, Any]) -> bool:
     return model.get("config") is not None and not model.update(config=None)
 
 
+def _thin_trace(document: dict[str, Any]) -> bool:
+    """Drop the last way of a long trace: the first ones matter most, and the progress has shown all."""
+    rungs = _trace_of(document).get("rungs", ())
+    return len(rungs) > _FEWEST_RUNGS and bool(rungs.pop())
+
+
+def _drop_trace(document: dict[str, Any]) -> bool:
+    """Drop the trace, which the progress has shown."""
+    return document.get("prepare", {}).get("model", {}).pop("trace", None) is not None
+
+
 def _cut_all(document: dict[str, Any]) -> bool:
     return _shorten_all(document, _TRIMMED_TEXT)
 
@@ -225,12 +242,14 @@ _CONCESSIONS = (
     _drop_methods,
     _drop_identities,
     _drop_failed_rung,
+    _thin_trace,
     _cut_all,
     _drop_samples,
     _cut_all_more,
     _drop_end_tokens,
     _drop_version_changes,
     _drop_training_tokens,
+    _drop_trace,
     _drop_config,
 )
 """From the least needed text to the most needed; each returns whether it removed something."""

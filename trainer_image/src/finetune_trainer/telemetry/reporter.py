@@ -27,6 +27,8 @@ from finetune_trainer.workspace.layout import write_json_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from finetune_trainer.contract.memory_trace import MemoryTrace
+
 _log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1.0
@@ -58,6 +60,7 @@ class Reporter:
         self._closed = False
         self._file_failed = False
         self._config: dict[str, Any] | None = None
+        self._trace: dict[str, Any] | None = None
         self._training: TrainingMeasurements | None = None
         self._snapshot = Snapshot(
             "Starting", 0, None, None, None, None, None, None, self._started, self._started, 0
@@ -114,6 +117,12 @@ class Reporter:
             self._config = config
         self._request(urgent=True)
 
+    def report_trace(self, trace: MemoryTrace | None) -> None:
+        """Add the traced memory of the model, if there is one, to every document from now on."""
+        with self._changed:
+            self._trace = None if trace is None else trace.document()
+        self._request(urgent=True)
+
     def measure(self, **numbers: Any) -> None:
         """Add or replace numbers of `TrainingMeasurements` in every document from now on."""
         with self._changed:
@@ -141,6 +150,7 @@ class Reporter:
             "estimatedCompletionTime": None if completion is None else rfc3339(completion),
             **({} if training is None else {"training": training.document()}),
             **({} if config is None else {"config": config}),
+            **({} if self._trace is None else {"trace": self._trace}),
         }
 
     def close(self) -> None:
@@ -209,6 +219,9 @@ class NullReporter(Reporter):
         """Do nothing."""
 
     def report_config(self, config: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def report_trace(self, trace: MemoryTrace | None) -> None:
         """Do nothing."""
 
     def measure(self, **numbers: Any) -> None:

@@ -11,33 +11,37 @@ from finetune_operator.lifecycle import volumes as volume_policy
 from finetune_operator.lifecycle.actions import DeleteClaim, Need
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.retry import MAXIMUM_ATTEMPT
-from finetune_operator.lifecycle.sizing import Feasible, Infeasible, assess_training
+from finetune_operator.lifecycle.sizing import Feasible, Infeasible, assess_training, shape_of
 from finetune_operator.placement.storage import JobVolumes
 
 
 def check_feasibility(state: Reconciliation) -> Reconciliation | Need:
     """Find out whether TRAIN can run, and replace a waiting TRAIN Job that was made for other GPUs.
 
-    PREPARE reports `config.json` before it downloads weights, so most misfits are found early. Nothing is checked any
-    more once TRAIN's pod has a node.
+    PREPARE reports `config.json`, and later a trace, before it downloads weights, so most misfits are found early.
+    Nothing is checked any more once TRAIN's pod has a node.
     """
     spec = state.active_spec
     if spec is None or spec.suspend:
         return state
     progress = state.progress
     config = None if progress is None else progress.config
-    config_is_new = config is not None and state.draft.config is None
+    size_is_new = config is not None and state.draft.config is None
     if config is not None:
         state = state.with_draft(state.draft.record_config(config))
+    if progress is not None and progress.trace is not None:
+        # Of a model without a closed form, the trace is the first that is known of its size.
+        size_is_new = size_is_new or (state.draft.trace is None and shape_of(state.draft) is None)
+        state = state.with_draft(state.draft.record_trace(progress.trace))
     child = state.current_child
     if state.draft.stage is Stage.TRAIN and child is not None and state.node_of(child):
         return state
     found = assess_training(spec, state.draft, state.observation.inventory, state.settings)
     state = replace(state, feasibility=found)
-    if isinstance(found, Feasible) and (state.draft.stage is Stage.TRAIN or config_is_new):
+    if isinstance(found, Feasible) and (state.draft.stage is Stage.TRAIN or size_is_new):
         if state.observation.volumes is None:
             return Need.VOLUMES
-        checked = _check_volumes(state, spec, found, state.observation.volumes, config_is_new=config_is_new)
+        checked = _check_volumes(state, spec, found, state.observation.volumes, size_is_new=size_is_new)
         if isinstance(checked, Need):
             return checked
         state = checked
@@ -52,10 +56,10 @@ def _check_volumes(
     feasible: Feasible,
     volumes: JobVolumes,
     *,
-    config_is_new: bool,
+    size_is_new: bool,
 ) -> Reconciliation | Need:
     """Move, enlarge or reject a workspace that does not suit TRAIN."""
-    progress = state.progress if config_is_new else None
+    progress = state.progress if size_is_new else None
     misplaced = volume_policy.misplaced_workspace(spec, feasible, volumes, progress)
     checked, changes = volume_policy.check_volumes(spec, state.draft, feasible, volumes)
     if misplaced is not None and (spec.workspace.size is None or not isinstance(checked, Infeasible)):

@@ -19,7 +19,7 @@ from finetune_operator.sizing.memory.weights import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from finetune_operator.sizing.gpus.gpu import Gpu
     from finetune_operator.sizing.memory.activations import LayerMemory
@@ -53,7 +53,7 @@ def estimate(
     adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
     gradients = MemoryItem("gradients", trained.bytes, "as large as the adapter")
     static = (*weights, *casts, adapter, optimizer_item(trained, stack.optimizer or plan.optimizer))
-    stack = _calibrated(stack, calibration)
+    stack = calibrated(stack, calibration)
     step = _Step(
         shape, plan, stack, layer_memories(shape, plan, stack), gradients, calibration.activation_factor
     )
@@ -74,17 +74,24 @@ def estimate(
         *_during(Phase.OPTIMIZER, (*static, gradients, batch_item(shape, plan, stack))),
         *_during(Phase.EVALUATION, (*static, *step.evaluation())),
     ]
+    return completed(terms, stack, calibration, gpu)
+
+
+def completed(
+    terms: Sequence[Term], stack: StackProfile, calibration: Calibration, gpu: Gpu | None
+) -> Estimate:
+    """Return the estimate of the terms of all phases; those of the device are added. `stack` is `calibrated`."""
     phases: dict[Phase, int] = {}
     for term in terms:
         phases[term.phase] = phases.get(term.phase, 0) + term.bytes
     bottleneck = max(phases, key=lambda phase: phases[phase])
     peak = phases[bottleneck]
     on_device = device_items(peak, stack, gpu)
-    terms += _during(Phase.DEVICE, on_device)
+    all_terms = (*terms, *_during(Phase.DEVICE, on_device))
     phases[Phase.DEVICE] = sum(part.bytes for part in on_device)
     device = peak + phases[Phase.DEVICE]
     return Estimate(
-        terms=tuple(terms),
+        terms=all_terms,
         phases=phases,
         peak_bytes=peak,
         device_bytes=device,
@@ -169,7 +176,7 @@ class _Step:
         return replace(self._gradients, bytes=self._gradients.bytes // self._shape.layers)
 
 
-def _calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
+def calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
     """Return the profile with the constants of the calibration."""
     if calibration.fragmentation is not None:
         stack = replace(stack, fragmentation=calibration.fragmentation)

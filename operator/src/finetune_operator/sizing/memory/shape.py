@@ -14,7 +14,14 @@ from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.family import Attention, Family, Mlp, Norm, NormPlaces, QkNorm, Rope
 from finetune_operator.sizing.memory.layer_kinds import layer_kinds
 
-__all__ = ["Linear", "ModelRefusedError", "ModelShape", "ShapeUnknownError", "model_shape"]
+__all__ = [
+    "FamilyUnknownError",
+    "Linear",
+    "ModelRefusedError",
+    "ModelShape",
+    "ShapeUnknownError",
+    "model_shape",
+]
 
 
 class ModelRefusedError(ShapeUnknownError):
@@ -23,6 +30,10 @@ class ModelRefusedError(ShapeUnknownError):
     def __init__(self, refused: Refusal) -> None:
         super().__init__(refused.message)
         self.rule = refused.rule
+
+
+class FamilyUnknownError(ShapeUnknownError):
+    """The trainer knows the family, but there is no closed form for it. PREPARE can trace the model."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +163,19 @@ class ModelShape:
         return self.linear_weights + self.embedding_weights + self.other_weights
 
 
+@dataclass(frozen=True)
+class Width:
+    """What the learning rate depends on, of a model of any family."""
+
+    family: str
+    hidden: int
+
+
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Read the shape from a config.json.
 
-    Raises ModelRefusedError for a model that the trainer refuses, and ShapeUnknownError for an unknown family or a
-    member that is not a sensible number.
+    Raises ModelRefusedError for a model that the trainer refuses, FamilyUnknownError for an unknown family, and
+    ShapeUnknownError for a member that is not a sensible number.
     """
     name = config.get("model_type")
     family = FAMILIES.get(name) if isinstance(name, str) else None
@@ -164,7 +183,8 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     if refused is not None:
         raise ModelRefusedError(refused)
     if not isinstance(name, str) or family is None:
-        raise ShapeUnknownError(
+        unknown = FamilyUnknownError if name in NATIVE_TYPES else ShapeUnknownError
+        raise unknown(
             f"model_type must be a supported family ({', '.join(sorted(FAMILIES))}), found {name!r:.80}"
         )
     _check_architecture(config.get("architectures"), name, family)
@@ -317,3 +337,11 @@ def _dropouts(reader: ConfigReader, family: Family) -> Dropouts:
 
 def _biases(linears: tuple[Linear, ...]) -> int:
     return sum(linear.outputs for linear in linears if linear.bias)
+
+
+def width_of(config: Mapping[str, Any]) -> Width | None:
+    """Return the width that any config.json tells; None without a plausible one."""
+    nested = config.get("text_config")
+    sizes = (part.get("hidden_size") for part in (config, nested) if isinstance(part, Mapping))
+    hidden = next((size for size in sizes if type(size) is int and size > 0), None)
+    return None if hidden is None else Width(str(config.get("model_type")), hidden)

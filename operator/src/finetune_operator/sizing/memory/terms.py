@@ -10,6 +10,10 @@ BLOCK = 512
 """PyTorch's CUDA allocator hands out multiples of this many bytes (c10/core/AllocatorConfig.h)."""
 
 
+class NotTracedError(ValueError):
+    """Nothing is known about the memory of a plan."""
+
+
 class Phase(StrEnum):
     """A part of a run with its own peak; terms of the phase Device are added to every peak."""
 

@@ -10,10 +10,13 @@ import torch
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.shape import (
     Dropouts,
+    FamilyUnknownError,
     ModelRefusedError,
     ModelShape,
     ShapeUnknownError,
+    Width,
     model_shape,
+    width_of,
 )
 from finetune_trainer.model.adapter_targets import adapted_modules
 from finetune_trainer.model.describe import inspect_base_model
@@ -274,3 +277,27 @@ def test_any_json_gives_a_shape_or_an_error(config: dict[str, Any]) -> None:
     except ShapeUnknownError:
         return
     assert isinstance(shape, ModelShape)
+
+
+def test_a_family_that_only_the_trainer_knows_is_told_apart() -> None:
+    with pytest.raises(FamilyUnknownError, match="qwen3_5_text"):
+        model_shape({"model_type": "qwen3_5_text"})
+    with pytest.raises(ShapeUnknownError) as raised:
+        model_shape({"model_type": "nobody_knows"})
+    assert not isinstance(raised.value, FamilyUnknownError)
+
+
+@pytest.mark.parametrize(
+    ("config", "hidden"),
+    [
+        ({"hidden_size": 64}, 64),
+        ({"text_config": {"hidden_size": 32}}, 32),
+        ({"hidden_size": "large", "text_config": {"hidden_size": 32}}, 32),
+        ({"hidden_size": True}, None),
+        ({"hidden_size": 0}, None),
+        ({}, None),
+    ],
+)
+def test_the_width_of_any_model_is_read(config: dict[str, Any], hidden: int | None) -> None:
+    expected = None if hidden is None else Width("someone", hidden)
+    assert width_of({"model_type": "someone", **config}) == expected

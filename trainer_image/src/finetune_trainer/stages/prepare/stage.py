@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.contract.memory_trace import TraceAnswer
 from finetune_trainer.contract.model_config import select_config_fields
 from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
@@ -35,6 +36,7 @@ from finetune_trainer.stages.prepare.dataset import (
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
+from finetune_trainer.stages.prepare.memory_trace import needs_trace, trace_memory
 from finetune_trainer.stages.prepare.operator_hold import after_the_operator
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
@@ -81,7 +83,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     # with its own reason, before the operator sizes what it cannot know.
     base = inspect_base_model(tokenizer)
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
-    config = select_config_fields(read_config(tokenizer / "config.json"))
+    document = read_config(tokenizer / "config.json")
+    config = select_config_fields(document)
     progress.report_config(config)
     reported = time.monotonic()
     require_length(run.training.maximum_length, base)
@@ -93,6 +96,11 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
+    traced = TraceAnswer()
+    if needs_trace(run, document["model_type"]):
+        progress.update("TracingMemory", 0, None)
+        traced = trace_memory(run, layout, document, proven.result.longest_example)
+        progress.report_trace(traced.trace)
     # Before weights are fetched.
     with after_the_operator(reported):
         check_space(run, layout, least_artifact_bytes(run, base.parameters))
@@ -111,7 +119,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     check_space(run, layout, artifact_bytes(run, layout))
     result = PrepareResult(
         dataset=DatasetResult.join(proven.result, head),
-        model=model.result().model_copy(update={"config": config}),
+        model=model.result().model_copy(update={"config": config, **_traced_members(traced)}),
     )
     # MERGE copies it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, result.document())
@@ -121,6 +129,11 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
         if trained is None
         else StageResult(prepare=result, completed=CompletedResult(train=trained))
     )
+
+
+def _traced_members(traced: TraceAnswer) -> dict[str, Any]:
+    found = {"trace": traced.trace, "trace_problem": traced.problem}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def print_proven_rows(run: RunSpec) -> None:

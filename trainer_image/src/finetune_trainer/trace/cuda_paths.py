@@ -22,12 +22,13 @@ from unittest.mock import patch
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
-from finetune_trainer.model import packed_attention
-from finetune_trainer.stages.train import master_weights
 from peft.tuners.lora import dora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.attention import varlen
 from transformers import masking_utils
+
+from finetune_trainer.model import packed_attention
+from finetune_trainer.stages.train import master_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,10 @@ def attention(
             query, key, value, dropout_p, is_causal, scale=scale
         )[0]
         return flashed[..., :width]
-    assert not enable_gqa or key.shape[1] == query.shape[1], "transformers repeats heads for this kernel"
+    if enable_gqa and key.shape[1] != query.shape[1]:
+        # The memory-efficient kernel has no groups, so torch repeats the heads.
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     bias = None
     if attn_mask is not None:
         bias = attn_mask

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn.modules import Linear4bit
-from finetune_trainer.model.describe import quantization_config
-from finetune_trainer.model.load import attention_implementation, compute_dtype
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+from finetune_trainer.model.describe import quantization_config
+from finetune_trainer.model.load import attention_implementation, compute_dtype
+from finetune_trainer.model.support import is_native
+from finetune_trainer.trace.allocations import rounded
 
 # Block sizes of bitsandbytes' NF4 (functional.quantize_4bit): weights per block, first-level constants per block.
 _BLOCK = 64
@@ -22,23 +26,32 @@ _CONSTANTS_BLOCK = 256
 _READING_ROPES = ("dynamic", "longrope")
 
 
-def build_config(document: dict[str, Any], layers: int | None) -> Any:
-    """Return transformers' config of a config.json, cut to its last `layers` layers.
+class UntraceableError(ValueError):
+    """The step of a model cannot run on fake tensors. The message says why."""
 
-    It keeps the last ones because models with alternating windowed and full attention peak near the end.
+
+def build_config(document: dict[str, Any]) -> Any:
+    """Return transformers' config of a config.json.
+
+    Raises UntraceableError if transformers has no causal language model of its type.
     """
-    whole, document = document, copy.deepcopy(document)
-    if layers is not None:
-        count = next(name for name in ("num_hidden_layers", "n_layer") if name in document)
-        document[count] = layers
-        kinds = getattr(build_config(whole, None), "layer_types", None)
-        if kinds is not None:
-            document["layer_types"] = kinds[-layers:]
-    config = CONFIG_MAPPING[document["model_type"]].from_dict(document)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _READING_ROPES:
-        config.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    kind = document.get("model_type")
+    if not isinstance(kind, str) or not is_native(kind):
+        raise UntraceableError(f"transformers must have a causal language model of type {kind!r:.80}")
+    config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(document))
+    rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict):
+        config.rope_parameters = _readable(rope)
     return config
+
+
+def _readable(rope: Any) -> Any:
+    """Return the settings of rotary embeddings, of the model or of each kind of layer, with tables of the default's size."""
+    if not isinstance(rope, dict):
+        return rope
+    if rope.get("rope_type") in _READING_ROPES:
+        return {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    return {name: _readable(value) for name, value in rope.items()}
 
 
 def quantized_structure(config: Any) -> Any:
@@ -117,3 +130,30 @@ def _pack(module: Any, *, nested: bool) -> None:
     weight.bnb_quantized = True
     module.weight = weight
     module.quant_state = state
+
+
+def resident_bytes(module: torch.nn.Module) -> int:
+    """Return the device bytes of all tensors that a module and its parts keep, each storage once."""
+    storages = {}
+    for tensor in _tensors(module):
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = rounded(storage.nbytes())
+    return sum(storages.values())
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    for part in module.modules():
+        held = [*part._parameters.values(), *part._buffers.values(), *vars(part).values()]
+        for value in held:
+            if isinstance(value, torch.Tensor):
+                yield value
+        for value in (*held, *(getattr(value, "quant_state", None) for value in held)):
+            if isinstance(value, QuantState):
+                yield from _constants(value)
+
+
+def _constants(state: Any) -> Iterator[torch.Tensor]:
+    second = state.state2
+    values = [state.absmax, state.code, state.offset]
+    values += [] if second is None else [second.absmax, second.code]
+    yield from (value for value in values if isinstance(value, torch.Tensor))

@@ -1,4 +1,4 @@
-"""Counts the bytes of live tensors while a program runs with fake tensors."""
+"""Counts the bytes of live tensors while a program runs on fake tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 # torch's CUDA allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
 _BLOCK = 512
 # bitsandbytes multiplies by the packed weight directly for at most this many rows (backends/cuda/ops.py). For more rows,
-# # and on some GPUs also for fewer, it writes the dequantized weight first.
+# and on some GPUs also for fewer, it writes the dequantized weight first.
 _FUSED_ROWS = 1536
 
 
@@ -24,21 +24,28 @@ def rounded(size: int) -> int:
 class Allocations(TorchDispatchMode):
     """Tracks the storages that operations return, from creation to release, and their peak total size.
 
-    Each `phase` has a separate peak. A fake run does not enter bitsandbytes' fused operation, so the allocations inside
-    it are added to the peak by bitsandbytes' rule.
+    Each phase has a separate peak. `starts` has the total when each phase began last. A fake run does not
+    enter bitsandbytes' fused operation, so the allocations inside it are added to the peak by bitsandbytes' rule.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation
         self.current = 0
         self.peaks: dict[str, int] = {}
+        self.starts: dict[str, int] = {}
         self._phase = ""
         self._live: dict[int, int] = {}
 
     def enter(self, phase: str) -> None:
         """Start a phase; live storages count toward its peak."""
         self._phase = phase
+        self.starts[phase] = self.current
         self._note(0)
+
+    def forget_peaks(self) -> None:
+        """Forget all phases, so that the next ones begin anew."""
+        self.peaks.clear()
+        self.starts.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -1,0 +1,176 @@
+"""The traced profile agrees with runs of all layers, for families with and without a closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.contract.memory_trace import TraceRequest
+from finetune_trainer.trace.command import traced
+from finetune_trainer.trace.profile import Tracer
+from finetune_trainer.trace.ways import Way
+from transformers import AutoConfig
+
+from tests.support.memory_oracle.fake_run import plan_spec, run_fake
+
+pytestmark = pytest.mark.slow
+
+TOO_MUCH, TOO_LITTLE = 1.03, 0.98
+SMALL: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+PLAN = TrainingPlan(512, 2)
+
+
+def trace(document: dict[str, Any], plan: TrainingPlan, *, whole: bool = False) -> dict[str, int]:
+    """Return the traced peak of each phase, with the optimizer's states."""
+    tracer = Tracer(document, plan_spec(plan), whole=whole)
+    accumulates = plan.gradient_accumulation > 1
+    way = Way(
+        plan.micro_batch_size, plan.sequence_length, accumulates, plan.gradient_checkpointing, plan.weights
+    )
+    with tracer.tracing():
+        peaks, states = tracer.peaks(way, plan.optimizer), tracer.optimizer_states(plan.optimizer)
+    return {
+        "Load": peaks.load,
+        "Loss": peaks.loss + states,
+        "Recompute": peaks.recompute + states,
+        "Optimizer": peaks.optimizer + states,
+        "Evaluation": peaks.evaluation + states,
+    }
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        PLAN,
+        replace(PLAN, gradient_accumulation=4),
+        replace(PLAN, gradient_checkpointing=False),
+        replace(PLAN, weights="Dequantized", optimizer="AdamW"),
+        replace(PLAN, rank=256, sequence_length=32),
+        replace(PLAN, variant="DoRA", dropout=True),
+    ],
+    ids=["checkpointing", "accumulated", "all saved", "dequantized", "gradients peak", "DoRA"],
+)
+def test_a_few_layers_give_the_peaks_of_all(plan: TrainingPlan) -> None:
+    """Every phase, not only the largest one, up to the rounding of scalars."""
+    found, expected = trace(SMALL, plan), run_fake(SMALL, plan).phases
+    for phase, peak in expected.items():
+        assert found[phase] == pytest.approx(peak, rel=0.005), phase
+
+
+def test_layers_of_several_kinds_give_the_peaks_of_all() -> None:
+    mixed = {**SMALL, "model_type": "olmo3", "num_hidden_layers": 9, "sliding_window": 128}
+    found, expected = trace(mixed, PLAN), run_fake(mixed, PLAN).phases
+    for phase, peak in expected.items():
+        assert found[phase] == pytest.approx(peak, rel=0.005), phase
+
+
+def test_all_layers_traced_as_a_whole_give_the_same_peaks() -> None:
+    shallow = {**SMALL, "num_hidden_layers": 3}
+    found, expected = trace(shallow, PLAN, whole=True), trace(shallow, PLAN)
+    for phase, peak in expected.items():
+        assert found[phase] == pytest.approx(peak, rel=0.001), phase
+
+
+def default_config(kind: str, **changes: Any) -> dict[str, Any]:
+    """Return the config that transformers ships for a model type, which is that of a published model."""
+    document = AutoConfig.for_model(kind).to_dict()
+    return {
+        **{name: value for name, value in document.items() if value is not None},
+        "model_type": kind,
+        **changes,
+    }
+
+
+USUAL = (
+    "vaultgemma",
+    "diffllama",
+    "nanochat",
+    "hyperclovax",
+    "qwen3_5_text",
+    "gemma3n_text",
+    "internlm3",
+    "granite_swa",
+)
+FURTHER = (
+    "apertus1p5_text",
+    "bamba",
+    "bitnet",
+    "bloom",
+    "codegen",
+    "cohere_compass_text",
+    "doge",
+    "exaone",
+    "falcon",
+    "falcon_h1",
+    "gemma4_text",
+    "gpt_neo",
+    "gptj",
+    "iquestcoder",
+    "minicpm3",
+    "mpt",
+    "olmo_hybrid",
+    "opt",
+    "persimmon",
+    "recurrent_gemma",
+    "youtu",
+    "zamba2",
+)
+
+
+@pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(name, marks=pytest.mark.full) for name in FURTHER)])
+def test_a_family_without_a_closed_form_is_traced_within_three_percent(kind: str) -> None:
+    document = default_config(kind)
+    found = max(trace(document, PLAN).values())
+    peak = run_fake(document, PLAN).peak_bytes
+    assert TOO_LITTLE * peak <= found <= TOO_MUCH * peak, f"{found / peak - 1:+.2%} of {peak / 2**30:.3f} GiB"
+
+
+def test_the_answer_has_all_ways_modules_and_optimizers() -> None:
+    training = plan_spec(TrainingPlan(512, 2, 2)).training
+    answer = traced(TraceRequest(training=training, config=SMALL, length=512))
+    found = answer.trace
+    assert found is not None, answer.problem
+    layer = 2 * 512 * 512 + 2 * 512 * 128 + 3 * 512 * 1024
+    assert (found.quantized.modules, found.quantized.parameters) == (7 * 7, 7 * layer)
+    assert found.embeddings is not None
+    assert found.embeddings.parameters == 2 * 8192 * 512
+    assert found.adapted.modules == 49
+    assert found.adapted.parameters == 7 * 16 * (2 * 1024 + 2 * 640 + 3 * 1536)
+    assert found.adapted.bytes == 4 * found.adapted.parameters
+    assert found.optimizers["AdamW"] >= 8 * found.adapted.parameters
+    assert found.optimizers["AdamW8Bit"] < found.optimizers["AdamW"] / 3
+    assert {row[:3] for row in found.rungs} == {
+        (rows, again, unpacked) for rows in (1, 2, 4) for again in (0, 1) for unpacked in (0, 1)
+    }
+    assert [row[0] for row in found.lengths] == [256, 128, 64]
+    recompute = {row[:3]: row[5] for row in found.rungs}
+    assert recompute[1, 1, 0] < recompute[2, 1, 0] < recompute[2, 0, 0]
+
+
+def test_the_time_bounds_the_ways_and_the_first_one_is_always_there() -> None:
+    training = plan_spec(PLAN).training
+    ticks = iter(range(0, 10_000, 60))
+    answer = traced(TraceRequest(training=training, config=SMALL, length=512), lambda: next(ticks))
+    assert answer.trace is not None
+    assert 1 <= len(answer.trace.rungs) <= 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"model_type": "nobody_knows"}, {}, {"model_type": "llama", "hidden_size": 7, "num_attention_heads": 2}],
+)
+def test_a_model_that_cannot_be_built_is_a_problem_and_no_crash(config: dict[str, Any]) -> None:
+    answer = traced(TraceRequest(training=plan_spec(PLAN).training, config=config, length=64))
+    assert answer.trace is None
+    assert answer.problem
