@@ -13,11 +13,11 @@ from finetune_client.kubectl import ClusterError, Kubectl
 from finetune_client.pods import why_waiting
 from finetune_operator.api.stages import WORK_STAGES
 
+from finetune_cli.cleaning import clean
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import log_lines, pods_of
 from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
-from finetune_cli.logs.cleaning import clean
 from finetune_cli.logs.selection import Wanted, choose, containers_with_logs, has_ended, pod_of
 from finetune_cli.options import Command, complete_job, echo
 from finetune_cli.text import printable

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 from finetune_client.client import Client
 
+from finetune_cli.cleaning import clean
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import pods_of
 from finetune_cli.kept.options import reader_options
 from finetune_cli.kept.reading import read_kept
-from finetune_cli.logs.cleaning import clean
 from finetune_cli.options import FILE, Command, complete_job, echo
 from finetune_cli.report.page import safe_page
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from finetune_cli.logs.cleaning import clean
+from finetune_cli.cleaning import clean
 
 
 @pytest.mark.parametrize(
