@@ -8,6 +8,7 @@ cannot see is not in the trace: the CUDA context, workspaces of libraries and fr
 from __future__ import annotations
 
 import copy
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -66,6 +67,8 @@ class AdaptedModel:
         with _disable_current_modes():
             # A copy is no allocation, and 4-bit parameters cannot be copied as fake ones.
             model = copy.deepcopy(structure)
+        # Garbage of another model must not count, and must not vanish while something is measured.
+        gc.collect()
         before = tracked.current
         tracked.forget_peaks()
         tracked.enter("load")
@@ -77,6 +80,7 @@ class AdaptedModel:
         self._layers: tuple[Any, ...] = () if path is None else tuple(model.get_submodule(path))
         self.model = add_adapter(model, run.training.lora, self.quantized)
         self.load_transient = tracked.peaks["load"] - tracked.current
+        gc.collect()
         held = tuple(resident_bytes(layer) for layer in self._layers)
         self.weights = Sizes(tracked.current - before - sum(held), held)
         settings = sft_config(run, _OUTPUT, 2)
