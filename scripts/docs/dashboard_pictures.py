@@ -25,6 +25,8 @@ CELL, ROW, GAP, TOP = 46, 26, 6, 44
 COLORS = ("#3274d9", "#56a64b", "#ff780a", "#e02f44", "#a352cc", "#b58900", "#0aa1a1", "#8f8f8f")
 POINTS = 80
 """Points of a line, at most."""
+LETTER = 5.2
+"""Pixels of a letter of a small text, about."""
 LINES = 8
 """Series that a panel draws, at most; its legend says how many there are."""
 _STYLE = (
@@ -75,7 +77,7 @@ def shown(value: float, unit: str) -> str:
     suffix = {"s": " s", "h": " h", "ops": "/s", "reqps": "/s"}.get(unit, "")
     if unit == "s" and abs(value) >= 3600:
         return f"{value / 3600:.3g} h"
-    return f"{value:.4g}{suffix}"
+    return f"{value:.3g}{suffix}"
 
 
 def line_chart(series: Sequence[Series], unit: str, width: float, height: float) -> Iterator[str]:
@@ -99,19 +101,27 @@ def line_chart(series: Sequence[Series], unit: str, width: float, height: float)
         )
         color = COLORS[number % len(COLORS)]
         yield f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>'
-    yield from legend(series, unit, height)
+    yield from legend(series, unit, width, height)
     yield f'<text x="{left}" y="{bottom + 12:.0f}" class="soft">0 s</text>'
     yield f'<text x="{width:.0f}" y="{bottom + 12:.0f}" text-anchor="end" class="soft">{span:.0f} s</text>'
 
 
-def legend(series: Sequence[Series], unit: str, height: float) -> Iterator[str]:
-    """Yield the names of the series with their last values, in one row."""
+def legend(series: Sequence[Series], unit: str, width: float, height: float) -> Iterator[str]:
+    """Yield the names of the series with their last values, in one row, as many as fit."""
+    names = [f"{each.name} {shown(each.last, unit)}" for each in series]
+    count = max(1, *(count for count in range(4) if len("    ".join(names[:count])) < width / LETTER - 12))
     spans = [
-        f'<tspan fill="{COLORS[number % len(COLORS)]}">■</tspan> {escape(each.name)} {shown(each.last, unit)}  '
-        for number, each in enumerate(series[:3])
+        f'<tspan fill="{COLORS[number % len(COLORS)]}">■</tspan> {escape(fit(name, width))}  '
+        for number, name in enumerate(names[:count])
     ]
-    more = f"and {len(series) - 3} more" if len(series) > 3 else ""
+    more = f"and {len(series) - count} more" if len(series) > count else ""
     yield f'<text x="0" y="{height - 4:.0f}" class="soft">{"".join(spans)}{more}</text>'
+
+
+def fit(text: str, width: float) -> str:
+    """Return as much of a small text as `width` pixels hold."""
+    room = int(width / LETTER)
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def bars(series: Sequence[Series], unit: str, width: float, height: float) -> Iterator[str]:
@@ -147,7 +157,8 @@ def body(panel: Mapping[str, Any], series: Sequence[Series], width: float, heigh
     unit = panel["fieldConfig"]["defaults"].get("unit", "short")
     if not series:
         why = panel["description"].partition(" Without data: ")[2]
-        yield f'<text x="0" y="16" class="soft">No data: {escape(why or "none in this run")}</text>'
+        text = fit(f"No data: {why or 'none in this run'}", width)
+        yield f'<text x="0" y="16" class="soft">{escape(text)}</text>'
     elif panel["type"] == "timeseries":
         yield from line_chart(series, unit, width, height)
     elif panel["type"] == "state-timeline":

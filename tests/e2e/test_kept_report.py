@@ -60,3 +60,7 @@ def test_a_failed_job_can_be_read_and_its_report_is_published_when_its_pods_are_
         listed = room("exec", pod, "--", "sh", "-c", "ls -d /volume/outputs/kept-report-*/*/*")
     names = {line.rpartition("/")[2] for line in str(listed).split()}
     assert {"index.html", "job.json"} <= names, listed
+
+    room("delete", "persistentvolumeclaim", "kept-workspace", "--wait=true", "--timeout=120s")
+    found = json.loads(finetune(room, "report", "kept", "-o", "json"))
+    assert reason in json.dumps(found), "the copy beside the destination must be read"

@@ -16,6 +16,7 @@ from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
+from tests.support.e2e.command_line import finetune
 from tests.support.e2e.namespaces import fresh_namespace
 from tests.support.e2e.stores import ObjectStore, s3_server
 from tests.support.traces import Traces
@@ -126,6 +127,15 @@ def test_a_job_with_keys_and_a_signed_url_shows_no_secret_anywhere(
     traces.add(
         "log of the operator", system("logs", "--selector=app.kubernetes.io/component=operator", "--tail=-1")
     )
+    for pod in system.json("get", "pods", "--selector=app.kubernetes.io/component=operator")["items"]:
+        path = (
+            f"/api/v1/namespaces/{product.SYSTEM_NAMESPACE}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
+        )
+        traces.extend("metrics of the operator", system("get", "--raw", path))
+    assert b'name="fetch"' in traces.texts["metrics of the operator"]
+    for command in (("logs", "--stage", "prepare"), ("report", "-o", "json"), ("report",), ("cost",)):
+        traces.add(f"finetune {' '.join(command)}", finetune(place, command[0], "fetch", *command[1:]))
+    traces.add("finetune list", finetune(place, "list", "-o", "json"))
     volume_traces(traces, place, operator.trainer_image, "fetch-workspace", tmp_path / "workspace")
     volume_traces(traces, place, operator.trainer_image, jobs.CLAIM, tmp_path / "destination")
     assert any(where.endswith(".html") for where in traces.texts), "the report must be published"
