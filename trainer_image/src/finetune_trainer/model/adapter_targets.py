@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
     total = 0
     for file in layout.files:
         for tensor in file.tensors:
-            if tensor.name.removesuffix(".weight") in adapted:
-                outputs, inputs = tensor.shape
-                total += lora.rank * (inputs + outputs) + (outputs if lora.variant == "DoRA" else 0)
+            module = tensor.name.removesuffix(".weight")
+            if module in adapted:
+                *experts, rows, columns = tensor.shape
+                outputs = columns if module in layout.transposed else rows
+                matrix = lora.rank * (rows + columns) + (outputs if lora.variant == "DoRA" else 0)
+                total += prod(experts) * matrix
     return total
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finetune_trainer.model.attention import attention_of
+from finetune_trainer.model.module_outputs import ModuleOutputs
 from finetune_trainer.model.out_of_memory import is_device_out_of_memory
 from finetune_trainer.model.output_head import TOLERANCE, hidden_states, language_model
 from finetune_trainer.model.packed_attention import (
@@ -77,7 +78,11 @@ def _obstacle(model: Any, longest: int) -> str | None:
     behind = rows.slices[0].stop
     if not torch.equal(states[behind:], changed[behind:]):
         difference = float((states[behind:] - changed[behind:]).abs().max())
-        return f"rows of this model that share a pass see each other: the states of one change by {difference:.3g} with another"
+        layer = _leaking_layer(model, (ids, other), rows, compute)
+        return (
+            f"rows of this model that share a pass see each other: the states of one change by {difference:.3g} with another, "
+            f"first in {layer}"
+        )
     for place in rows.slices:
         alone = hidden_states(model, ids[place][None])[0]
         difference, largest = float((states[place] - alone).abs().max()), float(alone.abs().max())
@@ -95,6 +100,25 @@ def _states(model: Any, ids: torch.Tensor, rows: PackedRows, attention: Any) -> 
     position_ids = torch.cat([torch.arange(length, device=ids.device) for length in rows.lengths])
     with using_attention(model, _NAME):
         return packed_states(model, ids[None], position_ids[None], rows)[0]
+
+
+def _leaking_layer(
+    model: Any, inputs: tuple[torch.Tensor, torch.Tensor], rows: PackedRows, attention: Any
+) -> str:
+    """Return the name of the first module whose outputs for the second row on differ between two inputs of the first row."""
+    outputs = []
+    for ids in inputs:
+        watched = ModuleOutputs()
+        with watched.watching(language_model(model)):
+            _states(model, ids, rows, attention)
+        outputs.append(watched.found)
+    behind, tokens = rows.slices[0].stop, sum(rows.lengths)
+    for name, output in outputs[0].items():
+        other = outputs[1].get(name)
+        alike = other is not None and output.shape[:2] == other.shape[:2] == (1, tokens)
+        if alike and not torch.equal(output[:, behind:], other[:, behind:]):
+            return name
+    return "the last layer"
 
 
 def _noting(windows: set[int], attention: Any, *arguments: Any, **settings: Any) -> tuple[torch.Tensor, None]:

@@ -55,7 +55,7 @@ def quantized_bytes(base: BaseModel) -> int:
 
     A quantized weight takes 4 bits and 1/64 byte of scales, any other 16 bits.
     """
-    quantized = sum(prod(base.parameter_shapes[f"{module}.weight"]) for module in base.quantized)
+    quantized = sum(prod(base.parameter_shapes[name]) for name in base.quantized_tensors)
     others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
     return quantized * 33 // 64 + others * 2
 
@@ -116,6 +116,7 @@ class QuantizedModelBuilder:
                 {
                     "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
                     "quantized": list(base.quantized),
+                    **({"transposed": list(base.transposed)} if base.transposed else {}),
                 },
             )
             result = QuantizedModel(
@@ -145,7 +146,7 @@ class QuantizedModelBuilder:
 
     def _quantize_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
         """Quantize each weight file; return a record for each, which also proves that the file is finished."""
-        weights = {f"{module}.weight" for module in base.quantized}
+        weights = base.quantized_tensors
         total = sum(prod(shape) for shape in base.parameter_shapes.values())
         records: list[dict[str, Any]] = []
         before = 0

@@ -35,6 +35,7 @@ from finetune_trainer.stages.prepare.dataset import (
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
+from finetune_trainer.stages.prepare.model_proof import Trial, require_provable
 from finetune_trainer.stages.prepare.operator_hold import after_the_operator
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
@@ -50,11 +51,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def prepare(run: RunSpec, progress: Reporter) -> StageResult:
+def prepare(run: RunSpec, progress: Reporter, trial: Trial | None = None) -> StageResult:
     """Fill the workspace; return the member `prepare` of the result, and `completed` if later stages are finished.
 
     If the destination proves that everything is published, nothing is done again. Raises StageError, also
-    WithheldByGate if the gate withholds what is published already.
+    WithheldByGate if the gate withholds what is published already. `trial` tries the model on small random weights.
     """
     layout = WorkspaceLayout(run.workspace.path)
     if layout.root.exists():
@@ -85,6 +86,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     progress.report_config(config)
     reported = time.monotonic()
     require_length(run.training.maximum_length, base)
+    if trial is not None:
+        require_provable(trial(tokenizer))
     ignored = ignored_files(source)
     for name, why in ignored.items():
         _log.warning("the model's file %s is not used: %s", name, why)

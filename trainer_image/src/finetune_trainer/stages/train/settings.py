@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from peft import LoraConfig
-from trl.trainer.sft_config import SFTConfig
 
 from finetune_trainer.contract.run_spec import DEFAULT_OPTIMIZER, Optimizer
 from finetune_trainer.model.adapter_targets import adapted_modules
@@ -14,6 +13,8 @@ from finetune_trainer.model.adapter_targets import adapted_modules
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
+
+    from trl.trainer.sft_config import SFTConfig
 
     from finetune_trainer.contract.run_spec import Lora, RunSpec, Training
 
@@ -66,6 +67,8 @@ def target_modules(kind: str, quantized: Collection[str]) -> list[str]:
 
 def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
     """Return TRL's settings for `steps` optimizer steps. TRL's own changes to the data are switched off."""
+    from trl.trainer.sft_config import SFTConfig  # noqa: PLC0415 -- it takes seconds, and PREPARE's trial needs only LoRA
+
     training = run.training
     on_gpu = run.device == "cuda"
     return SFTConfig(
