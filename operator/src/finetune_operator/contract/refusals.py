@@ -26,6 +26,8 @@ RULES: Mapping[str, tuple[str, str]] = {
 }
 """What must be, and the remedy."""
 QUANTIZED_MEMBERS = ("quantization_config", "compression_config", "quantization", "quip_params", "aqlm")
+DEQUANTIZED = {"gpt_oss": "mxfp4"}
+"""Quantizers of model types that PREPARE dequantizes, because there is no other checkpoint."""
 QUANTIZED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files that AutoGPTQ, AutoAWQ and NVIDIA ModelOpt write next to the weights."""
 QUANTIZED_TENSORS = (
@@ -79,7 +81,7 @@ def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
     """
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     found = (
-        ("QuantizedAlready", _quantizer(parts)),
+        ("QuantizedAlready", None if dequantized_in_prepare(config) else _quantizer(parts)),
         ("RemoteCode", _remote_code(config, known=known)),
         ("OtherInputs", _other_inputs(config)),
         ("NoCausalHead", _other_head(config.get("architectures"))),
@@ -87,6 +89,14 @@ def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
         ("WeightReaders", _weight_readers(config.get("model_type"))),
     )
     return next((Refusal(rule, what[:_LONGEST_FOUND]) for rule, what in found if what is not None), None)
+
+
+def dequantized_in_prepare(config: Mapping[str, Any]) -> bool:
+    """Return whether PREPARE dequantizes the checkpoint of a config.json."""
+    settings = config.get("quantization_config")
+    kind = config.get("model_type")
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    return isinstance(kind, str) and method is not None and DEQUANTIZED.get(kind) == method
 
 
 def refused_file(names: Iterable[str]) -> Refusal | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from finetune_trainer.errors import Reason, StageError
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -34,6 +36,20 @@ def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
                 matrix = lora.rank * (rows + columns) + (outputs if lora.variant == "DoRA" else 0)
                 total += prod(experts) * matrix
     return total
+
+
+def reject_variant(lora: Lora, transposed: Collection[str]) -> None:
+    """Raise StageError(UnsupportedModel) for DoRA on matrices that hold a row for each input, `transposed`.
+
+    Its magnitudes belong to outputs, so MERGE would need a whole matrix for each of its rows.
+    """
+    adapted = sorted(adapted_modules(lora.target_modules, transposed))
+    if lora.variant == "DoRA" and adapted:
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"with training.lora.variant DoRA every matrix must hold a row for each output, found {adapted[0]} with a row for "
+            "each input; choose Standard or RankStabilized, or targetModules without it",
+        )
 
 
 def _in_attention(name: str) -> bool:

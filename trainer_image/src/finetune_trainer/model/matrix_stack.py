@@ -127,3 +127,8 @@ class StackedMatrix:
         if function in _RIGHT and isinstance(args[1], StackedMatrix):
             return args[1].multiply(args[0], turned=False)
         return NotImplemented
+
+
+def has_experts(model: Any) -> bool:
+    """Return whether a loaded model has experts, so that a token's way depends on its values."""
+    return any(isinstance(module, MatrixStack) and module.parameter.experts > 1 for module in model.modules())

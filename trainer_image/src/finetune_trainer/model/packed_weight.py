@@ -77,6 +77,11 @@ class PackedWeight(MatrixStack, BaseTunerLayer):  # type: ignore[misc]  # peft h
         self._adapted = False
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type that the matrices have for a product; peft asks for it."""
+        return torch.float32
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.parts[0][0].packed.device

@@ -143,12 +143,13 @@ class _Shrinking:
             return min(value, self._vocabulary - 1)
         if _LAYERS.fullmatch(name) or _KEPT_COUNTS.fullmatch(name):
             return self._layers if _LAYERS.fullmatch(name) else 1
-        size = next((size for pattern, size in _COMPILED if pattern.fullmatch(name)), value)
-        if size == VOCABULARY:
-            return self._vocabulary
+        size = next((size for pattern, size in _COMPILED if pattern.fullmatch(name)), None)
+        if size is None or size == VOCABULARY:
+            return value if size is None else self._vocabulary
         if _SHARED_HEADS.fullmatch(name):
             return self._shared_heads(name, value)
-        return min(value, size)
+        # Widths fit each other only with these sizes; counts may be smaller.
+        return size if size >= _WINDOW else min(value, size)
 
     def _shared_heads(self, name: str, value: int) -> int:
         heads = self._document.get(

@@ -30,6 +30,11 @@ Trial = Callable[[Path], Findings]
 """Tries the model whose config.json is in a folder. It runs the functions of TRAIN and MERGE, which PREPARE does not know."""
 
 
+def no_trial(_folder: Path) -> Findings:
+    """Try nothing, for callers without the functions of TRAIN and MERGE."""
+    return Findings()
+
+
 def require_provable(found: Findings) -> None:
     """Raise StageError(ModelUnprovable) with the layer if the model's merge or its gradients would be wrong.
 

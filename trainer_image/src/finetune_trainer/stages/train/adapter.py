@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 from peft.utils import transformers_weight_conversion
+from safetensors.torch import save_file
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.adapter_targets import adapted_modules
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import Lora
 
-_CONFIG = "adapter_config.json"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
@@ -34,13 +35,14 @@ def add_adapter(model: Any, lora: Lora, quantized: Collection[str]) -> Any:
 
     The adapter's weights are float32 and multiply in the model's compute type (`stages.train.master_weights`).
     """
-    packed = packed_weights(model)
-    parts = {part.module for weight in packed.values() for part in weight.parameter.parts}
+    # peft knows a `Conv1D`, which multiplies with its matrix itself.
+    experts = [weight for weight in packed_weights(model).values() if not weight.parameter.is_conv1d]
+    parts = {part.module for weight in experts for part in weight.parameter.parts}
     with _own_targets():
         adapted = get_peft_model(model, lora_config(lora, set(quantized) - parts))
     use_master_weights(adapted)
     chosen = adapted_modules(lora.target_modules, quantized)
-    for weight in packed.values():
+    for weight in experts:
         if any(part.module in chosen for part in weight.parameter.parts):
             weight.add_adapter(lora)
     return adapted
@@ -89,14 +91,16 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial), state_dict=weights, save_embedding_layers=False)
+    if packed_weights(model):
+        # peft leaves out what belongs to no module of its own.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
     config_path = partial / _CONFIG
     config = json.loads(config_path.read_text(encoding="utf-8"))
     # peft names the folder of the loaded model, which means nothing on another machine.
     config["base_model_name_or_path"] = base_name
     # peft keeps a set, so the order is random.
     config["target_modules"] = sorted(set(config["target_modules"]) | _leaves(weights))
-    if any(weight.lora_A and weight.parameter.is_conv1d for weight in packed_weights(model).values()):
-        config["fan_in_fan_out"] = True
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     # peft's card is an empty form; MERGE writes the real card.
     (partial / "README.md").unlink(missing_ok=True)
