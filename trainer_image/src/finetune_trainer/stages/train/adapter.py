@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.adapter_targets import adapted_modules
 from finetune_trainer.model.output_head import language_model
-from finetune_trainer.model.packed_weight import packed_weights
+from finetune_trainer.model.packed_weight import packed_adapters, packed_weights
 from finetune_trainer.stages.train.master_weights import use_master_weights
 from finetune_trainer.stages.train.settings import lora_config
 
@@ -57,6 +57,16 @@ def _own_targets() -> Iterator[None]:
         yield
     finally:
         transformers_weight_conversion.convert_peft_config_for_transformers = before
+
+
+def checkpoint_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Return the adapter's trained values by the names of a checkpoint of the training."""
+    trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    # peft may leave out what belongs to no module of its own.
+    return {
+        **get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False),
+        **{name: value.detach() for name, value in packed_adapters(model).items()},
+    }
 
 
 def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback
 from transformers.trainer_callback import ExportableState
@@ -22,6 +22,7 @@ from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.fused.layers import FusedLayers
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.model.packed_weight import packed_adapters
+from finetune_trainer.stages.train.adapter import checkpoint_tensors
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
@@ -340,14 +341,9 @@ class AdapterTrainer(SFTTrainer):
         self._writer.wait()
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        parameters = {
-            name: value.detach() for name, value in self.adapted.named_parameters() if value.requires_grad
-        }
         copied = self._memory.copy(
             {
-                "adapter": get_peft_model_state_dict(
-                    self.adapted, state_dict=parameters, save_embedding_layers=False
-                ),
+                "adapter": checkpoint_tensors(self.adapted),
                 "optimizer": optimizer.state_dict(),
             }
         )
