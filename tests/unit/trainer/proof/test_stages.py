@@ -96,7 +96,7 @@ def test_a_model_with_packed_matrices_is_merged_and_proven(
     trained = train(run, NullReporter())
     result = merge(run, NullReporter())
     assert result.verification is not None
-    assert result.verification.verdict == "Agrees"
+    assert result.verification.verdict == "Proven"
     assert result.verification.merged_loss == pytest.approx(trained.evaluation.tuned_loss, abs=0.05)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "output" / "merged", dtype=torch.float32)
     logits = model(input_ids=torch.arange(3, 20)[None]).logits

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from finetune_trainer.model.layout import BaseLayout
 
 
+_STATE_SPACES = frozenset({"mamba", "mixer"})
+
+
 def adapted_modules(kind: str, quantized: Collection[str]) -> set[str]:
     """Select the modules to adapt from the full names `quantized`; `kind` is AllLinear or AttentionOnly."""
-    return {name for name in quantized if kind == "AllLinear" or _in_attention(name)}
+    names = set(quantized)
+    return {
+        name
+        for name in names
+        if (kind == "AllLinear" or _in_attention(name)) and not _read_by_kernels(name, names)
+    }
 
 
 def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
@@ -50,6 +58,12 @@ def reject_variant(lora: Lora, transposed: Collection[str]) -> None:
             f"with training.lora.variant DoRA every matrix must hold a row for each output, found {adapted[0]} with a row for "
             "each input; choose Standard or RankStabilized, or targetModules without it",
         )
+
+
+def _read_by_kernels(name: str, quantized: Collection[str]) -> bool:
+    """Return whether it is the last matrix of a state space, which fused kernels read past an adapter; peft refuses it."""
+    owner, _, own = name.rpartition(".")
+    return own == "out_proj" and owner.rpartition(".")[2] in _STATE_SPACES and f"{owner}.in_proj" in quantized
 
 
 def _in_attention(name: str) -> bool:

@@ -81,7 +81,7 @@ def body(causal: Any) -> Any:
     """Return the part of a causal language model that computes hidden states."""
     found = causal.base_model
     # The prefix of some text models is that of their multimodal family, where they have no such member.
-    return causal.get_decoder() if found is causal else found
+    return getattr(causal, "model", found) if found is causal else found
 
 
 def output_head(model: Any) -> OutputHead:

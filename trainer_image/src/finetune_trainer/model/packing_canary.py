@@ -69,6 +69,7 @@ def _obstacle(model: Any, longest: int) -> str | None:
     other = ids.clone()
     other[: _LENGTHS[0]] = ids[: _LENGTHS[0]].flip(0)
     rows = PackedRows.of(_LENGTHS).to(device)
+    _require_no_dropout(model, ids, rows, compute)
     windows: set[int] = set()
     states, changed = (
         _states(model, tokens, rows, partial(_noting, windows, compute)) for tokens in (ids, other)
@@ -103,6 +104,16 @@ def _states(model: Any, ids: torch.Tensor, rows: PackedRows, attention: Any) -> 
     position_ids = torch.cat([torch.arange(length, device=ids.device) for length in rows.lengths])
     with using_attention(model, _NAME):
         return packed_states(model, ids[None], position_ids[None], rows)[0]
+
+
+def _require_no_dropout(model: Any, ids: torch.Tensor, rows: PackedRows, attention: Any) -> None:
+    """Raise NotPackableError if attention drops scores in training, by whatever member of the config."""
+    with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []):
+        model.train()
+        try:
+            _states(model, ids, rows, attention)
+        finally:
+            model.eval()
 
 
 def _leaking_layer(

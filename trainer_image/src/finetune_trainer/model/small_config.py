@@ -13,6 +13,7 @@ WIDTH, HEADS, HEAD, FEED_FORWARD, EXPERTS, PER_KIND = 64, 4, 16, 128, 4, 2
 VOCABULARY = 320
 _POSITIONS = 256
 _WINDOW = 8
+_ROTATED = 8
 # The first pattern that matches a member's whole name decides.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size_per_layer_input|decoder_vocab_size|unpadded_vocab_size|vocab_size", VOCABULARY),
@@ -34,7 +35,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
         FEED_FORWARD,
     ),
     (r"intermediate_size_mlp|d_inner|block_ff_dim", FEED_FORWARD),
-    (r"(qk_rope|index)_head_dim|qk_rope_dim", 8),
+    (r"(qk_rope|index)_head_dim|qk_rope_dim", _ROTATED),
     (r"qk_head_dim", 24),
     (r"(\w+_)?head_dim(_\w+)?|dim_head|kv_channels|attention_head_size|d_head|attention_head_dim|d_kv", HEAD),
     (r"mamba_d_head|mamba_headdim", HEAD),
@@ -82,6 +83,7 @@ _TOKENS = re.compile(r"\w+_token_(id|index)|\w+_(image|audio)_token")
 _PERIODS = re.compile(r"period|pattern|interval|step|every_n|replace|num_dense|start_index|group_size")
 _SHARED_HEADS = re.compile(r"(swa_)?num_key_value_heads|num_query_groups")
 _ROTARY = frozenset({"rope_parameters", "rope_scaling"})
+_LAYERS_OF_THEIR_OWN = "per_layer_config"
 _LAYER_NUMBERS = frozenset({"moe_layers", "hybrid_layer_ids", "full_attn_idxs"})
 _KINDS = re.compile(
     r"layer_types|layers_block_type|mlp_layer_types|block_types|attention_layers|attn_layers|indexer_types"
@@ -125,10 +127,23 @@ class _Shrinking:
         if isinstance(value, dict):
             if name in _ROTARY:
                 return _rotary(value)
+            if name == _LAYERS_OF_THEIR_OWN:
+                return self._own_layers(value)
             return small_document(value, self._vocabulary) if "model_type" in value else value
         if isinstance(value, list):
             return self._list(name, value)
         return value if isinstance(value, bool) or not isinstance(value, int) else self._number(name, value)
+
+    def _own_layers(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        """Shrink the members that some layers have for themselves, by the numbers of the layers that stay."""
+        found = {}
+        for new, place in enumerate(self._places):
+            for key, members in value.items():
+                if int(key) == place and isinstance(members, dict):
+                    found[type(key)(new)] = {
+                        name: self._number(name, member) for name, member in members.items()
+                    }
+        return found
 
     def _list(self, name: str, value: list[Any]) -> list[Any]:
         if self._depth and len(value) == self._depth:
@@ -144,6 +159,12 @@ class _Shrinking:
         if _LAYERS.fullmatch(name) or _KEPT_COUNTS.fullmatch(name):
             return self._layers if _LAYERS.fullmatch(name) else 1
         size = next((size for pattern, size in _COMPILED if pattern.fullmatch(name)), None)
+        if name == "head_dim" and value == self._document.get("qk_rope_head_dim"):
+            # Latent attention: the member is the part of a head that is rotated.
+            size = _ROTATED
+        if name == "num_heads" and "expand" in self._document:
+            # Heads of a state space share its own width, which is larger than that of the model.
+            size = 2 * WIDTH // HEAD
         if size is None or size == VOCABULARY:
             return value if size is None else self._vocabulary
         if _SHARED_HEADS.fullmatch(name):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig
+from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.proof.canaries import try_model
 from finetune_trainer.stages.prepare import stage
@@ -29,6 +30,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
 
 def trial(folder: Path) -> Findings:
     """Try the model whose config.json is in `folder`. A small model that cannot run proves nothing."""
+    # The log must not hold progress bars.
+    disable_progress_bar()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # Libraries warn about matters of a small model alone.

@@ -36,10 +36,11 @@ def add_adapter(model: Any, lora: Lora, quantized: Collection[str]) -> Any:
     The adapter's weights are float32 and multiply in the model's compute type (`stages.train.master_weights`).
     """
     # peft knows a `Conv1D`, which multiplies with its matrix itself.
-    experts = [weight for weight in packed_weights(model).values() if not weight.parameter.is_conv1d]
+    names = [name for name, weight in packed_weights(model).items() if not weight.parameter.is_conv1d]
+    experts = [model.get_submodule(name) for name in names]
     parts = {part.module for weight in experts for part in weight.parameter.parts}
     with _own_targets():
-        adapted = get_peft_model(model, lora_config(lora, set(quantized) - parts))
+        adapted = get_peft_model(model, lora_config(lora, set(quantized) - parts, names))
     use_master_weights(adapted)
     chosen = adapted_modules(lora.target_modules, quantized)
     for weight in experts:
@@ -110,7 +111,8 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     # peft names the folder of the loaded model, which means nothing on another machine.
     config["base_model_name_or_path"] = base_name
     # peft keeps a set, so the order is random.
-    config["target_modules"] = sorted(set(config["target_modules"]) | _leaves(weights))
+    adapted = any(weight.lora_A for weight in packed_weights(model).values())
+    config["target_modules"] = sorted(_leaves(weights) if adapted else config["target_modules"])
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     # peft's card is an empty form; MERGE writes the real card.
     (partial / "README.md").unlink(missing_ok=True)
