@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def run_of(tmp_path: Path) -> Any:
     """Return a function that gives a run of a small model whose adapter is new."""
 
-    def make(kind: str) -> SmallRun:
+    def make(kind: str, **members: Any) -> SmallRun:
         run = SmallRun(tmp_path, LORA)
-        run.build(AutoConfig.for_model(kind))
+        run.build(AutoConfig.for_model(kind, **members))
         run.prepare()
         run.adapt()
         return run
@@ -114,7 +114,7 @@ def test_a_tied_head_that_is_untied_is_found(run_of: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(small_run, "merge_weights", untied)
     monkeypatch.setattr(small_run, "check_weights", lambda *_: None)
-    found = findings(run_of("qwen2"))
+    found = findings(run_of("qwen2", tie_word_embeddings=True))
     assert found.merge is not None
     assert "head" in found.merge
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,10 @@ def _own_targets() -> Iterator[None]:
     before = transformers_weight_conversion.convert_peft_config_for_transformers
     transformers_weight_conversion.convert_peft_config_for_transformers = lambda *_, **__: None
     try:
-        yield
+        with warnings.catch_warnings():
+            # Packed parameters look like layers of an earlier adapter.
+            warnings.filterwarnings("ignore", message=".*for a second time")
+            yield
     finally:
         transformers_weight_conversion.convert_peft_config_for_transformers = before
 
