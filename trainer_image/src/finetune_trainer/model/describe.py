@@ -58,7 +58,8 @@ class BaseModel:
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
     are None if nothing limits it. `aliases` has other names that weight files of the family give to tensors that are not
     quantized, and `changed` the names of tensors that transformers converts while it loads them. `packed` has the parameters
-    of many matrices, whose tensors are also in `quantized`.
+    of many matrices, whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if
+    there are others than the output head.
     """
 
     architecture: str
@@ -74,6 +75,7 @@ class BaseModel:
     aliases: Mapping[str, str] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
     packed: tuple[PackedParameter, ...] = ()
+    unquantized: tuple[str, ...] = ()
 
     @property
     def quantized_tensors(self) -> frozenset[str]:
@@ -164,7 +166,15 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         aliases=aliases,
         changed=changed,
         packed=packed,
+        unquantized=_unquantized(model),
     )
+
+
+def _unquantized(model: Any) -> tuple[str, ...]:
+    """Return the linear modules of a model whose others are 4-bit modules, unless only its output head is left."""
+    left = {name: module for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    head = model.get_output_embeddings()
+    return tuple(sorted(left)) if any(module is not head for module in left.values()) else ()
 
 
 def _within(tensor: str, modules: Collection[str]) -> bool:

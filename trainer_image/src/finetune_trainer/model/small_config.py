@@ -124,6 +124,9 @@ class _Shrinking:
         return {name: self._member(name, value) for name, value in self._document.items()}
 
     def _member(self, name: str, value: Any) -> Any:
+        if value is None and name == "head_dim":
+            # Some families take it as it is.
+            return HEAD
         if isinstance(value, dict):
             if name in _ROTARY:
                 return _rotary(value)

@@ -110,7 +110,7 @@ class QuantizedModelBuilder:
             spelled = {base.known(name): name for name in names}
             ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
             require_equal_ties(ties, written)
-            self._write_checkpoint_files(files)
+            self._write_checkpoint_files(files, base.unquantized)
             write_json_atomically(
                 self._folder / "base" / "layout.json",
                 {
@@ -184,7 +184,7 @@ class QuantizedModelBuilder:
         self._on_activity()
         self._progress.update("FetchingModel", done, total)
 
-    def _write_checkpoint_files(self, files: list[dict[str, Any]]) -> None:
+    def _write_checkpoint_files(self, files: list[dict[str, Any]], unquantized: tuple[str, ...]) -> None:
         """Add config, tokenizer files and, for several weight files, an index to the quantized weights."""
         base, target = self._folder / "base", self._folder / "model"
         for path in base.iterdir():
@@ -195,6 +195,9 @@ class QuantizedModelBuilder:
             if key in config:
                 config[key] = "bfloat16"
         config["quantization_config"] = quantization_config().to_dict()
+        if unquantized:
+            # Otherwise transformers would guess, before matrices are tied.
+            config["quantization_config"]["llm_int8_skip_modules"] = list(unquantized)
         write_json_atomically(target / "config.json", config)
         if len(files) > 1 or files[0]["name"] != "model.safetensors":
             weight_map = {

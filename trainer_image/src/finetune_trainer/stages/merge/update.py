@@ -114,8 +114,8 @@ class AdapterUpdates(Mapping[str, Update]):
         self._config: dict[str, Any] = json.loads(
             (folder / "adapter_config.json").read_text(encoding="utf-8")
         )
-        _require_known_form(self._config)
         self._transposed = frozenset(transposed)
+        _require_known_form(self._config, transposed=bool(transposed))
         self._path = folder / "adapter_model.safetensors"
         self._entries = read_header(self._path)
         self._parts: dict[str, dict[str, TensorEntry]] = {}
@@ -256,8 +256,10 @@ def read_updates(folder: Path, transposed: Collection[str] = ()) -> AdapterUpdat
     return updates
 
 
-def _require_known_form(config: Mapping[str, Any]) -> None:
-    other = next((name for name in _OTHER_FORMS if config.get(name)), None)
+def _require_known_form(config: Mapping[str, Any], *, transposed: bool) -> None:
+    # peft says so of a model whose matrices have a row for each input.
+    forms = _OTHER_FORMS if transposed else (*_OTHER_FORMS, "fan_in_fan_out")
+    other = next((name for name in forms if config.get(name)), None)
     if config.get("peft_type", "LORA") != "LORA":
         raise _invalid(f"be a LoRA adapter, found the type {config['peft_type']}")
     if other is not None:

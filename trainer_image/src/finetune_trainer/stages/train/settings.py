@@ -61,7 +61,9 @@ def target_modules(kind: str, quantized: Collection[str], others: Collection[str
     """Return the modules to adapt: the last parts of their names (q_proj) if unambiguous, else their full names."""
     chosen = adapted_modules(kind, quantized)
     leaves = {name.rpartition(".")[2] for name in chosen}
-    ambiguous = any(name.rpartition(".")[2] in leaves for name in (set(quantized) - chosen) | set(others))
+    unchosen = (set(quantized) - chosen) | set(others)
+    # An item of a list has its number as its name, and so has a layer.
+    ambiguous = any(name.rpartition(".")[2] in leaves for name in unchosen) or any(map(str.isdigit, leaves))
     return sorted(chosen if ambiguous else leaves)
 
 
