@@ -148,23 +148,6 @@ def test_real_families_that_would_not_be_quantized_are_unsupported(
     assert said in error.message
 
 
-def test_experts_that_no_rule_quantizes_are_refused_as_a_large_rest(tmp_path: Path) -> None:
-    """DBRX keeps all experts of a layer in matrices of two axes."""
-    model = write_tiny_model(tmp_path / "base")
-    AutoConfig.for_model(
-        "dbrx",
-        d_model=32,
-        n_heads=2,
-        n_layers=1,
-        vocab_size=64,
-        attn_config={"kv_n_heads": 2},
-        ffn_config={"ffn_hidden_size": 64},
-    ).save_pretrained(model)
-    error, fetched = failure(model, tmp_path / "workspace")
-    assert (error.reason, fetched) == (Reason.UNSUPPORTED_MODEL, 0)
-    assert "experts" in error.message
-
-
 @pytest.mark.parametrize("family", ["gemma3_text", "phi3", "smollm3", "gemma2"])
 def test_text_models_of_many_families_are_accepted(tmp_path: Path, family: str) -> None:
     """Gemma 3's text model inherits a flag for image support, and Phi-3 has fused projections."""

@@ -26,6 +26,8 @@ _BLOCK = 64
 _ROWS, _COLUMNS = 4, 2
 _ROUTERS = frozenset({"router", "gate", "wg", "gate_weight"})
 _READ = ("dt_proj",)
+# Gemma 3n clips these small matrices while it runs.
+_CLIPPED = ("prediction_coefs", "correction_coefs", "modality_router")
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
@@ -105,6 +107,9 @@ def kept_layers(model: Any) -> frozenset[str]:
     """
     found: set[str] = set()
     for path, module in model.named_modules():
+        found.update(
+            f"{path}.{name}" for name in _CLIPPED if isinstance(getattr(module, name, None), torch.nn.Linear)
+        )
         if isinstance(getattr(module, "conv1d", None), torch.nn.Conv1d):
             found.update(
                 f"{path}.{name}" for name in _READ if isinstance(getattr(module, name, None), torch.nn.Linear)
