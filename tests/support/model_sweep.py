@@ -11,7 +11,6 @@ import json
 import sys
 import tempfile
 import time
-import traceback
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.packing_canary import packing_obstacle
-from finetune_trainer.proof.canaries import LORA, checkpointing_problem
+from finetune_trainer.proof.canaries import LORA, checkpointing_problem, describe_error
 from finetune_trainer.proof.small_run import LENGTHS, SmallRun
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -104,11 +103,10 @@ def _stage(journey: Journey, name: str) -> Iterator[None]:
         journey.reason, journey.message = error.reason.value, error.message
         raise _StoppedError from error
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        journey.reason = "InternalError" if name != "build" else "NotBuilt"
-        journey.message = (
-            f"{name}: {type(error).__name__}: {str(error)[:200]} ({Path(last.filename).name}:{last.lineno})"
-        )
+        # PREPARE's trial refuses what fails after the model is quantized.
+        reasons = {"build": "NotBuilt", "prepare": "InternalError"}
+        journey.reason = reasons.get(name, Reason.MODEL_UNPROVABLE.value)
+        journey.message = describe_error(error)
         raise _StoppedError from error
     if name in STAGES:
         journey.passed.append(name)

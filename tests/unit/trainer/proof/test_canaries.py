@@ -169,3 +169,23 @@ def test_experts_are_computed_one_by_one(run_of: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(PackedWeight, "values", counting)
     run.gradients(run.step(packed=True))
     assert 1 <= most[0] <= 2
+
+
+def test_a_model_that_runs_but_cannot_be_trained_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: Any, **_named: Any) -> Any:
+        raise RuntimeError("no layer takes an adapter")
+
+    monkeypatch.setattr(small_run, "add_adapter", broken)
+    found = try_model(AutoConfig.for_model("llama"))
+    assert found.training is not None
+    assert "found RuntimeError" in found.training
+    assert "no layer takes an adapter" in found.training
+
+
+def test_a_small_model_that_cannot_run_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: Any, **_named: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", broken)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        try_model(AutoConfig.for_model("llama"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune_trainer.contract.run_spec import Lora
+from finetune_trainer.errors import StageError
 from finetune_trainer.model.module_outputs import ModuleOutputs
 from finetune_trainer.model.output_head import language_model
 from finetune_trainer.model.packing_canary import packing_obstacle
@@ -16,6 +18,7 @@ from finetune_trainer.proof.small_run import LENGTHS, SmallRun
 from finetune_trainer.stages.prepare.model_proof import Findings
 
 _STEPS = 2
+_LONGEST_ERROR = 200
 _SAME = 1e-3
 _GRADIENTS = 1e-4
 LORA = Lora.model_validate(
@@ -26,14 +29,27 @@ LORA = Lora.model_validate(
 def try_model(config: Any) -> Findings:
     """Try a small random model of the architecture of `config`.
 
-    Raises any error of a model that cannot run at all; it proves nothing.
+    Raises any error of a small model that cannot run before it is quantized; it proves nothing. A later error proves that
+    this trainer does not train the architecture.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = SmallRun(Path(folder), LORA)
         run.build(config)
         run.prepare()
-        run.adapt()
-        return findings(run)
+        try:
+            run.adapt()
+            return findings(run)
+        except StageError as error:
+            return Findings(training=error.message)
+        except Exception as error:  # noqa: BLE001 -- any code of transformers runs here
+            return Findings(training=describe_error(error))
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the error and the last place of its traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    return f"found {type(error).__name__} in {place}: {' '.join(str(error).split())[:_LONGEST_ERROR]}"
 
 
 def findings(run: SmallRun) -> Findings:

@@ -74,9 +74,12 @@ class SmallRun:
     def build(self, config: Any) -> str:
         """Write a small random model of the architecture of `config`, and return the name of its class.
 
-        Its weights are so large that every part affects the logits.
+        Its weights are so large that every part affects the logits. Raises any error of a model that cannot run.
         """
         model = small_model(config)
+        with torch.no_grad():
+            ids = torch.arange(3, 3 + max(LENGTHS))[None] % model.get_input_embeddings().weight.shape[0]
+            model(input_ids=ids, use_cache=False)
         model.save_pretrained(self._folder / "base")
         return type(model).__name__
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
 
 
-@pytest.mark.parametrize("canary", ["merge", "checkpointing"])
+@pytest.mark.parametrize("canary", ["training", "merge", "checkpointing"])
 def test_a_model_that_would_be_trained_or_merged_wrong_is_refused(canary: str) -> None:
     with pytest.raises(StageError, match="found a difference in layers") as caught:
         require_provable(Findings(**{canary: "found a difference in layers.3"}))

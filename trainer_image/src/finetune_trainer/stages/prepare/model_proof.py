@@ -16,11 +16,12 @@ _log = logging.getLogger(__name__)
 class Findings:
     """What a trial found; None if the model passes.
 
-    `packing` says why rows do not share passes, `merge` and `checkpointing` why the model cannot be trained, and `untried`
-    why a small model cannot run.
+    `packing` says why rows do not share passes, `training`, `merge` and `checkpointing` why the model cannot be tuned, and
+    `untried` why a small model cannot run.
     """
 
     packing: str | None = None
+    training: str | None = None
     merge: str | None = None
     checkpointing: str | None = None
     untried: str | None = None
@@ -40,7 +41,7 @@ def require_provable(found: Findings) -> None:
 
     Rows that cannot share a pass are a warning, and so is a model that cannot be tried: TRAIN and MERGE then decide.
     """
-    problem = found.merge or found.checkpointing
+    problem = found.training or found.merge or found.checkpointing
     if problem is not None:
         raise StageError(
             Reason.MODEL_UNPROVABLE,
