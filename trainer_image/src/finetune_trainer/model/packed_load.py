@@ -11,8 +11,10 @@ from bitsandbytes.nn import Params4bit
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.describe import quantization_config
 from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.packed_parameters import (
     PackedParameter,
@@ -55,8 +57,10 @@ def load_packed(path: Path, config: Any, dtype: torch.dtype, device: torch.devic
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    # As after `from_pretrained`. peft and transformers look at these marks.
+    # As after `from_pretrained`. peft, TRL and transformers look at these marks.
     model.is_loaded_in_4bit = model.is_quantized = True
+    model.config.quantization_config = quantization_config()
+    model.hf_quantizer = Bnb4BitHfQuantizer(quantization_config(), pre_quantized=True)
     if (path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)
     return model.eval()

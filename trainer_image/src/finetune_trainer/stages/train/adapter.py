@@ -59,6 +59,8 @@ def _own_targets() -> Iterator[None]:
         with warnings.catch_warnings():
             # Packed parameters look like layers of an earlier adapter.
             warnings.filterwarnings("ignore", message=".*for a second time")
+            # peft sets it for each `Conv1D` itself.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             yield
     finally:
         transformers_weight_conversion.convert_peft_config_for_transformers = before
