@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -162,7 +163,7 @@ def _short(journey: Journey) -> str:
     if journey.reason == "NotBuilt":
         return "transformers builds no small model of it from its default config"
     found = journey.message.partition(", found ")[2].partition("; ")[0] or journey.message
-    return found.replace("|", "\\|")[:120]
+    return re.sub(r"\d+\.\d+\S*", "#", found).replace("|", "\\|")[:120]
 
 
 def main() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+import bitsandbytes
 import torch
 from accelerate import init_empty_weights
-from bitsandbytes.functional import QuantState
-from bitsandbytes.nn import Params4bit
-from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
@@ -28,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+# Both are only partly typed; Any is written once here instead of at every call.
+bnb: Any = bitsandbytes
+_open: Any = safe_open
 _STATE = ".quant_state.bitsandbytes__nf4"
 
 
@@ -91,8 +92,7 @@ class _Tensors:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self._files = [
-            safe_open(path, framework="pt", device=str(device))
-            for path in sorted(folder.glob("*.safetensors"))
+            _open(path, framework="pt", device=str(device)) for path in sorted(folder.glob("*.safetensors"))
         ]
         self._places = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 -- safe_open is no mapping
         self.packed_names = {name.removesuffix(_STATE) for name in self._places if name.endswith(_STATE)}
@@ -138,7 +138,7 @@ def _place_packed(model: Any, parameters: tuple[PackedParameter, ...], tensors: 
 def _rows(parameter: PackedParameter, part: PackedPart, tensors: _Tensors) -> Iterator[tuple[int, Nf4Rows]]:
     """Yield (expert, its rows) of a tensor."""
     packed = tensors.read(part.tensor).flatten()
-    state = QuantState.from_dict(qs_dict=tensors.state(part.tensor), device=packed.device)
+    state = bnb.functional.QuantState.from_dict(qs_dict=tensors.state(part.tensor), device=packed.device)
     matrix = (part.last - part.first, parameter.columns)
     if part.expert is not None or parameter.experts == 1:
         yield part.expert or 0, _nf4(packed, state, state.absmax, matrix, 0)
@@ -151,7 +151,7 @@ def _rows(parameter: PackedParameter, part: PackedPart, tensors: _Tensors) -> It
 
 
 def _nf4(
-    packed: torch.Tensor, state: QuantState, scales: torch.Tensor, shape: tuple[int, int], first: int
+    packed: torch.Tensor, state: Any, scales: torch.Tensor, shape: tuple[int, int], first: int
 ) -> Nf4Rows:
     nested = state.state2
     return Nf4Rows(packed, scales, state.code, nested.absmax, nested.code, state.offset, shape, first)
@@ -173,14 +173,14 @@ def _place_linear(model: Any, name: str, tensor: str, tensors: _Tensors, device:
     path = name.removesuffix(".weight")
     before = model.get_submodule(path)
     with torch.device("meta"):
-        layer = Linear4bit(
+        layer = bnb.nn.Linear4bit(
             before.in_features,
             before.out_features,
             bias=before.bias is not None,
             compress_statistics=True,
             quant_type="nf4",
         )
-    layer.weight = Params4bit.from_prequantized(
+    layer.weight = bnb.nn.Params4bit.from_prequantized(
         data=tensors.read(tensor),
         quantized_stats=tensors.state(tensor),
         requires_grad=False,

@@ -137,7 +137,8 @@ def _candidates(model: Any) -> Iterator[tuple[str, tuple[Any, tuple[int, int, in
     """Find (name, (its module, its shape)) of each parameter with a matrix for each expert, and of each Conv1D."""
     for path, module in model.named_modules():
         if isinstance(module, Conv1D):
-            yield f"{path}.weight", (module, (1, *module.weight.shape))
+            rows, columns = module.weight.shape
+            yield f"{path}.weight", (module, (1, rows, columns))
             continue
         if isinstance(module, _CONVOLUTIONS):
             continue
@@ -192,6 +193,9 @@ def _is_transposed(module: Any, model: Any) -> bool:
     declared = getattr(module, "is_transposed", None)
     if declared is not None:
         return bool(declared)
+    outputs = getattr(module, "output_size", None)
+    if outputs is not None:
+        return bool(next(module.parameters()).shape[1] != outputs)
     # Otherwise the width of the model tells which axis of the first matrix is the input's.
     width = model.config.get_text_config().hidden_size
     first = next(parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3)

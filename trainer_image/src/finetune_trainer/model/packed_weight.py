@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import bitsandbytes.functional
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import Lora
     from finetune_trainer.model.packed_parameters import PackedParameter
 
+# bitsandbytes is only partly typed; Any is written once here instead of at every call.
+bnb: Any = bitsandbytes.functional
 _ADAPTER = "default"
 _BLOCK, _NESTED = 64, 256
 
@@ -46,7 +48,7 @@ class Nf4Rows:
             self.first_block, self.first_block + self.scales.numel(), device=self.scales.device
         )
         scales = self.nested_code[self.scales.long()] * self.nested[groups // _NESTED] + self.offset
-        state = QuantState(
+        state = bnb.QuantState(
             absmax=scales,
             shape=torch.Size(self.shape),
             code=self.code,
@@ -54,11 +56,11 @@ class Nf4Rows:
             quant_type="nf4",
             dtype=dtype,
         )
-        found: torch.Tensor = dequantize_4bit(self.packed.reshape(-1, 1), state)
+        found: torch.Tensor = bnb.dequantize_4bit(self.packed.reshape(-1, 1), state)
         return found
 
 
-class PackedWeight(MatrixStack, BaseTunerLayer):  # type: ignore[misc]  # peft has no annotations
+class PackedWeight(MatrixStack, BaseTunerLayer):
     """Matrices (experts, rows, columns) of one parameter, each made of `Nf4Rows`; or one matrix, if there is one expert.
 
     With an adapter, a product adds its low-rank update (LoRA, Hu et al. 2021), DoRA's with its magnitudes. Each part of a

@@ -84,6 +84,12 @@ _PERIODS = re.compile(r"period|pattern|interval|step|every_n|replace|num_dense|s
 _SHARED_HEADS = re.compile(r"(swa_)?num_key_value_heads|num_query_groups")
 _ROTARY = frozenset({"rope_parameters", "rope_scaling"})
 _LAYERS_OF_THEIR_OWN = "per_layer_config"
+_REQUIRED = {
+    "head_dim": HEAD,
+    "num_key_value_heads": HEADS,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": EXPERTS,
+}
 _LAYER_NUMBERS = frozenset({"moe_layers", "hybrid_layer_ids", "full_attn_idxs"})
 _KINDS = re.compile(
     r"layer_types|layers_block_type|mlp_layer_types|block_types|attention_layers|attn_layers|indexer_types"
@@ -124,9 +130,9 @@ class _Shrinking:
         return {name: self._member(name, value) for name, value in self._document.items()}
 
     def _member(self, name: str, value: Any) -> Any:
-        if value is None and name == "head_dim":
-            # Some families take it as it is.
-            return HEAD
+        if value is None and name in _REQUIRED:
+            # Some families have no value by default, and take it as it is.
+            return _REQUIRED[name]
         if isinstance(value, dict):
             if name in _ROTARY:
                 return _rotary(value)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.sources.model import ModelSource
 
+_open: Any = safe_open  # it is only partly typed
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _VALUES = torch.tensor(
     [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.bfloat16
@@ -144,7 +145,7 @@ def _rewrite(path: Path, target: Path) -> None:
     )
     writer = TensorWriter(target, planned, ())
     try:
-        with safe_open(path, framework="pt") as file:
+        with _open(path, framework="pt") as file:
             for tensor in planned:
                 if tensor.name in pairs:
                     _write_experts(file, tensor, writer)

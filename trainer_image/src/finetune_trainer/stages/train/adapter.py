@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
+from peft.tuners import tuners_utils
 from peft.utils import transformers_weight_conversion
 from safetensors.torch import save_file
 
@@ -52,9 +54,18 @@ def add_adapter(model: Any, lora: Lora, quantized: Collection[str]) -> Any:
 
 @contextmanager
 def _own_targets() -> Iterator[None]:
-    """Keep peft from moving the adapter of feed-forward layers to experts, which have an adapter of their own here."""
-    before = transformers_weight_conversion.convert_peft_config_for_transformers
-    transformers_weight_conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    """Let peft adapt the modules that are named, and no others.
+
+    It would move the adapter of feed-forward layers to experts, which have an adapter of their own here, and it would
+    shorten a long list of names to endings, which experts have too.
+    """
+    changed: tuple[tuple[Any, str, Any], ...] = (
+        (transformers_weight_conversion, "convert_peft_config_for_transformers", lambda *_, **__: None),
+        (tuners_utils, "MIN_TARGET_MODULES_FOR_OPTIMIZATION", sys.maxsize),
+    )
+    before = [getattr(module, name) for module, name, _ in changed]
+    for module, name, value in changed:
+        setattr(module, name, value)
     try:
         with warnings.catch_warnings():
             # Packed parameters look like layers of an earlier adapter.
@@ -63,7 +74,8 @@ def _own_targets() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             yield
     finally:
-        transformers_weight_conversion.convert_peft_config_for_transformers = before
+        for (module, name, _), value in zip(changed, before, strict=True):
+            setattr(module, name, value)
 
 
 def checkpoint_tensors(model: Any) -> dict[str, torch.Tensor]:
