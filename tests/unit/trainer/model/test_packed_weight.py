@@ -63,7 +63,7 @@ def _rows(values: torch.Tensor) -> Nf4Rows:
         nested.absmax,
         nested.code,
         state.offset,
-        tuple(values.shape),
+        (values.shape[0], values.shape[1]),
     )
     torch.testing.assert_close(found.values(torch.float32), dequantize_4bit(data, state), rtol=0, atol=0)
     return found

@@ -15,6 +15,7 @@ from finetune_trainer.proof import small_run
 from finetune_trainer.proof.canaries import LORA, checkpointing_problem, findings, try_model
 from finetune_trainer.proof.small_run import SmallRun
 from finetune_trainer.stages.merge.update import AdapterUpdates
+from finetune_trainer.stages.merge.weights import merge_weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -75,7 +76,7 @@ def test_packing_without_boundaries_is_found(run_of: Any, monkeypatch: pytest.Mo
 
 
 def test_wrong_position_ids_of_packed_rows_are_found(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = packing_canary.packed_states
+    original = packed_attention.packed_states
 
     def running(model: Any, ids: torch.Tensor, positions: torch.Tensor, rows: Any) -> torch.Tensor:
         return original(model, ids, torch.cumsum(torch.ones_like(positions), dim=1) ** 2, rows)
@@ -106,7 +107,7 @@ def test_an_expert_that_is_merged_into_its_neighbor_is_found_with_its_layer(
 
 
 def test_a_tied_head_that_is_untied_is_found(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = small_run.merge_weights
+    original = merge_weights
 
     def untied(inputs: Any, layout: Any, target: Any, progress: Any) -> Any:
         found = original(inputs, layout, target, progress)

@@ -169,8 +169,11 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         # As peft does, DoRA rescales what dropout left if there is any.
         if drops:
             rest = _Product.apply(dropped, self, expert, not self.parameter.transposed)
-            return (base + (factor - 1) * rest + factor * added).to(base.dtype)
-        return (factor * (base + added)).to(base.dtype)
+            changed = base + (factor - 1) * rest + factor * added
+        else:
+            changed = factor * (base + added)
+        found: torch.Tensor = changed.to(base.dtype)
+        return found
 
     @torch.no_grad()
     def _norms(self, expert: int, part: int) -> torch.Tensor:
@@ -178,7 +181,8 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         weight = self.parts[expert][part].values(torch.float32)
         weight = weight.T.contiguous() if self.parameter.transposed else weight
         a, b = self.lora_A[_ADAPTER][expert, part], self.lora_B[_ADAPTER][expert, part]
-        return torch.linalg.vector_norm(weight.addmm_(b, a, alpha=self.scaling), dim=1)
+        norms: torch.Tensor = torch.linalg.vector_norm(weight.addmm_(b, a, alpha=self.scaling), dim=1)
+        return norms
 
 
 class _Product(torch.autograd.Function):
@@ -194,7 +198,8 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.weight, ctx.expert, ctx.turned = weight, expert, turned
         matrix = weight.values(expert, inputs.dtype)
-        return functional.linear(inputs, matrix) if turned else inputs @ matrix
+        found: torch.Tensor = functional.linear(inputs, matrix) if turned else inputs @ matrix
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:

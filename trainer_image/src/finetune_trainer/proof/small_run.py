@@ -159,9 +159,10 @@ class SmallRun:
         for path in self.workspace.base.glob("*.json"):
             if path != self.workspace.base_layout:
                 shutil.copy(path, merged)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        both: Any = AutoModelForCausalLM.from_pretrained(
             merged, dtype=torch.float32, output_loading_info=True
         )
+        model, loaded = both
         if loaded["missing_keys"]:
             raise ValueError(
                 f"the merged folder must have every tensor, found none named {min(loaded['missing_keys'])}"
