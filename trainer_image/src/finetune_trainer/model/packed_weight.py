@@ -162,18 +162,14 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
             low = functional.linear(dropped, a[part].to(inputs.dtype))
             parts.append(functional.linear(low, b[part].to(inputs.dtype)) * self.scaling)
         added = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        if not self.lora_magnitude_vector:
-            return base + added
-        norms = torch.cat([self._norms(expert, part) for part in range(a.shape[0])])
-        factor = self.lora_magnitude_vector[_ADAPTER][expert].flatten() / norms
-        # As peft does, DoRA rescales what dropout left if there is any.
-        if drops:
-            rest = _Product.apply(dropped, self, expert, not self.parameter.transposed)
+        changed: torch.Tensor = base + added
+        if self.lora_magnitude_vector:
+            norms = torch.cat([self._norms(expert, part) for part in range(a.shape[0])])
+            factor = self.lora_magnitude_vector[_ADAPTER][expert].flatten() / norms
+            # As peft does, DoRA rescales what dropout left if there is any.
+            rest = _Product.apply(dropped, self, expert, not self.parameter.transposed) if drops else base
             changed = base + (factor - 1) * rest + factor * added
-        else:
-            changed = factor * (base + added)
-        found: torch.Tensor = changed.to(base.dtype)
-        return found
+        return changed.to(base.dtype)
 
     @torch.no_grad()
     def _norms(self, expert: int, part: int) -> torch.Tensor:
