@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +19,6 @@ from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.support import is_native, reject_config, reject_files, reject_structure
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -32,16 +29,15 @@ CASES = [(case["config"], case["rule"]) for case in LISTED["cases"]]
 NAMES = {
     "quantizedMembers": "QUANTIZED_MEMBERS",
     "quantizedFiles": "QUANTIZED_FILES",
+    "dequantized": "DEQUANTIZED",
     "quantizedTensors": "QUANTIZED_TENSORS",
     "remoteCode": "REMOTE_CODE",
-    "experts": "EXPERTS",
     "otherInputs": "OTHER_INPUTS",
     "wrapped": "WRAPPED",
     "encoderDecoder": "ENCODER_DECODER",
     "causalHead": "CAUSAL_HEAD",
     "otherLinearLayers": "OTHER_LINEAR_LAYERS",
     "weightReaders": "WEIGHT_READERS",
-    "expertFamilies": "EXPERT_FAMILIES",
 }
 
 
@@ -123,22 +119,8 @@ def test_a_listed_type_is_refused_for_the_structure_that_transformers_builds(kin
     config.num_hidden_layers = 1
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(StageError, match="plain linear layer"):
+    with pytest.raises(StageError, match="embeddings, linear layers and experts"):
         reject_structure(model, {})
-
-
-def test_the_expert_families_are_those_whose_adapters_peft_moves() -> None:
-    """peft converts the targets of such an adapter when it is made and when it is loaded."""
-    names = ["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
-    moved = []
-    for kind in LISTED["nativeTypes"]:
-        model: Any = torch.nn.Module()
-        model.config = SimpleNamespace(model_type=kind)
-        adapter = LoraConfig(target_modules=names)
-        convert_peft_config_for_transformers(adapter, model, None)
-        if adapter.target_parameters:
-            moved.append(kind)
-    assert moved == LISTED["expertFamilies"]
 
 
 def test_files_and_tensors_of_a_quantizer_are_refused(tmp_path: Path) -> None:
@@ -190,9 +172,9 @@ def test_underscores_and_cases_of_an_architecture_are_no_difference(tmp_path: Pa
         model_shape(other)
 
 
-def test_a_family_with_experts_by_default_is_refused_unless_the_config_has_none() -> None:
+def test_a_family_with_experts_by_default_has_no_formula_unless_the_config_has_none() -> None:
     dense = {"model_type": "granitemoehybrid", "layer_types": ["attention"] * 32}
-    with pytest.raises(ModelRefusedError, match="experts"):
+    with pytest.raises(ShapeUnknownError, match="num_local_experts"):
         model_shape(dense)
     assert model_shape({**dense, "num_local_experts": 0}).layers == 32
 

@@ -57,7 +57,8 @@ class Tuned:
     @property
     def updates(self) -> Updates:
         """The adapter's updates by module."""
-        return dict(AdapterUpdates(self.workspace.adapter))
+        updates = AdapterUpdates(self.workspace.adapter)
+        return {module: update for module, update in updates.items() if isinstance(update, LowRankUpdate)}
 
     @contextmanager
     def reference(

@@ -14,6 +14,9 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.quantization.quantize import quantize_model
+from finetune_trainer.sources.model import DirectoryModel
+from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.digests import weights_digest
 from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomically, write_marker
 from safetensors.torch import save_file
@@ -132,6 +135,21 @@ def prepare(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> Worksp
         digest = weights_digest(layout.quantized_model, [str(file["name"]) for file in files], threads)
     described = PREPARE.model.model_copy(update={"digest": digest})
     result = PREPARE.model_copy(update={"dataset": dataset, "model": described})
+    write_marker(layout, "prepare", SPEC_HASH, result.document())
+    return layout
+
+
+def prepare_by_trainer(root: Path, base: Path, rows: int = 24, held_out: int = 8) -> WorkspaceLayout:
+    """Do as `prepare` does, but quantize with the trainer: transformers keeps experts in 16 bits."""
+    layout = WorkspaceLayout(root)
+    root.mkdir()
+    model = quantize_model(DirectoryModel(base), layout, NullReporter())
+    layout.report.mkdir()
+    layout.dataset_report.write_text("{}", encoding="utf-8")
+    layout.dataset_page.write_text("<!doctype html><title>Dataset</title>", encoding="utf-8")
+    _write_tables(layout, rows, held_out)
+    dataset = PREPARE.dataset.model_copy(update={"digest": "sha256:" + "2" * 64, "training_examples": rows})
+    result = PREPARE.model_copy(update={"dataset": dataset, "model": model.result()})
     write_marker(layout, "prepare", SPEC_HASH, result.document())
     return layout
 

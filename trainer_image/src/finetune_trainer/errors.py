@@ -28,6 +28,7 @@ class Reason(StrEnum):
     MODEL_ADDRESS_FORBIDDEN = "ModelAddressForbidden"
     INVALID_MODEL = "InvalidModel"
     UNSUPPORTED_MODEL = "UnsupportedModel"
+    MODEL_UNPROVABLE = "ModelUnprovable"
     LENGTH_NOT_SUPPORTED = "LengthNotSupported"
     CHAT_TEMPLATE_MISSING = "ChatTemplateMissing"
     CHAT_TEMPLATE_UNPROVABLE = "ChatTemplateUnprovable"

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 STAGES: Mapping[str, str] = {"prepare": "Prepare", "train": "Train", "merge": "Merge"}
 _FUNCTIONS = {
-    "prepare": ("finetune_trainer.stages.prepare.stage", "prepare"),
+    "prepare": ("finetune_trainer.proof.stage", "prepare"),
     "train": ("finetune_trainer.stages.train.stage", "train"),
     "merge": ("finetune_trainer.stages.merge.stage", "merge"),
     PROBE.lower(): ("finetune_trainer.stages.publish.stage", "probe"),

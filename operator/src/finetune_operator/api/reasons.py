@@ -171,6 +171,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "ModelAddressForbidden",
             "InvalidModel",
             "UnsupportedModel",
+            "ModelUnprovable",
             "LengthNotSupported",
             "ChatTemplateMissing",
             "ChatTemplateUnprovable",

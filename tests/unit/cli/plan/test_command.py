@@ -138,7 +138,6 @@ def test_a_model_of_unknown_size_is_a_verdict_without_a_traceback(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts"),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "text_config"),
         ({"model_type": "mistral", "quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"model_type": "mistral", "architectures": ["MistralForSequenceClassification"]}, "Classification"),

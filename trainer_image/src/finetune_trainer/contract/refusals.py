@@ -13,10 +13,6 @@ RULES: Mapping[str, tuple[str, str]] = {
         "the model must be of an architecture in transformers, because code from a repository is never run",
         "choose another model",
     ),
-    "MixtureOfExperts": (
-        "the model must be dense, because experts would not be quantized",
-        "choose a dense model",
-    ),
     "OtherInputs": ("the model must take text alone", "choose the family's text model"),
     "NoCausalHead": ("the model must be a causal language model", "choose a model for text generation"),
     "OtherLinearLayers": (
@@ -24,16 +20,14 @@ RULES: Mapping[str, tuple[str, str]] = {
         "choose another model",
     ),
     "WeightReaders": (
-        "every linear layer must compute its product itself, because an adapter changes only that",
+        "every linear layer must keep its weight while it runs, because an adapter changes only its product",
         "choose another model",
-    ),
-    "ExpertFamily": (
-        "the model's family must have no experts, because peft would put the adapter on experts that the model lacks",
-        "choose a model of a dense family",
     ),
 }
 """What must be, and the remedy."""
 QUANTIZED_MEMBERS = ("quantization_config", "compression_config", "quantization", "quip_params", "aqlm")
+DEQUANTIZED = {"gpt_oss": "mxfp4"}
+"""Quantizers of model types that PREPARE dequantizes, because there is no other checkpoint."""
 QUANTIZED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files that AutoGPTQ, AutoAWQ and NVIDIA ModelOpt write next to the weights."""
 QUANTIZED_TENSORS = (
@@ -52,45 +46,16 @@ QUANTIZED_TENSORS = (
 )
 """Endings of tensors that accompany packed weights: GPTQ, AWQ, compressed-tensors, fp8, bitsandbytes."""
 REMOTE_CODE = "auto_map"
-EXPERTS = r"(^|_)(n|num)_(\w+_)?experts$"
 OTHER_INPUTS = ("vision", "visual", "image", "audio", "speech", "video")
 WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
 """Members in which a multimodal model nests the config of its text model."""
 ENCODER_DECODER = "is_encoder_decoder"
 CAUSAL_HEAD = "CausalLM|LMHead|Decoder"
-OTHER_LINEAR_LAYERS = ("dory", "falcon", "gpt2", "gpt-sw3", "openai-gpt", "xlnet")
-"""Model types whose projections are subclasses of a linear layer, or Conv1D."""
-WEIGHT_READERS = ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "rwkv")
-"""Model types whose recurrent layers read or change the weights of their linear layers, past an adapter."""
-EXPERT_FAMILIES = (
-    "afmoe",
-    "beam",
-    "cohere2_moe",
-    "deepseek_v2",
-    "deepseek_v3",
-    "deepseek_v32",
-    "dots1",
-    "ernie4_5_moe",
-    "exaone_moe",
-    "flex_olmo",
-    "glm4_moe",
-    "glm4_moe_lite",
-    "glm_moe_dsa",
-    "hunyuan_v1_moe",
-    "longcat_flash",
-    "mellum",
-    "minimax",
-    "minimax_m2",
-    "mixtral",
-    "olmoe",
-    "qwen3_moe",
-    "qwen3_next",
-    "sarvam_mla",
-    "solar_open",
-)
-"""Model types of mixtures of experts for which peft moves an adapter from feed-forward layers to experts, in any model."""
+OTHER_LINEAR_LAYERS = ("dory", "falcon", "xlnet")
+"""Model types whose projections are subclasses of a linear layer."""
+WEIGHT_READERS = ("rwkv",)
+"""Model types whose layers change the weights of their linear layers, past an adapter."""
 
-_EXPERTS = re.compile(EXPERTS)
 _CAUSAL_HEAD = re.compile(CAUSAL_HEAD, re.IGNORECASE)
 _LONGEST_FOUND = 200
 
@@ -116,16 +81,22 @@ def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
     """
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     found = (
-        ("QuantizedAlready", _quantizer(parts)),
+        ("QuantizedAlready", None if dequantized_in_prepare(config) else _quantizer(parts)),
         ("RemoteCode", _remote_code(config, known=known)),
-        ("MixtureOfExperts", _experts(parts)),
         ("OtherInputs", _other_inputs(config)),
         ("NoCausalHead", _other_head(config.get("architectures"))),
         ("OtherLinearLayers", _other_linear_layers(config.get("model_type"))),
         ("WeightReaders", _weight_readers(config.get("model_type"))),
-        ("ExpertFamily", _expert_family(config.get("model_type"))),
     )
     return next((Refusal(rule, what[:_LONGEST_FOUND]) for rule, what in found if what is not None), None)
+
+
+def dequantized_in_prepare(config: Mapping[str, Any]) -> bool:
+    """Return whether PREPARE dequantizes the checkpoint of a config.json."""
+    settings = config.get("quantization_config")
+    kind = config.get("model_type")
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    return isinstance(kind, str) and method is not None and DEQUANTIZED.get(kind) == method
 
 
 def refused_file(names: Iterable[str]) -> Refusal | None:
@@ -162,17 +133,6 @@ def _remote_code(config: Mapping[str, Any], *, known: bool) -> str | None:
     if known or not config.get(REMOTE_CODE):
         return None
     return f"`{REMOTE_CODE}` in config.json and model type {config.get('model_type')!r}, which is not known"
-
-
-def _experts(parts: Iterable[Mapping[str, Any]]) -> str | None:
-    counts = (key for part in parts for key, value in part.items() if _counts_experts(key, value))
-    key = next(counts, None)
-    return None if key is None else f"a mixture of experts (`{key}` in config.json)"
-
-
-def _counts_experts(key: str, value: Any) -> bool:
-    """Return whether a member of a config counts several experts."""
-    return type(value) is int and value > 1 and _EXPERTS.search(key) is not None
 
 
 def _other_inputs(config: Mapping[str, Any]) -> str | None:
@@ -213,10 +173,4 @@ def _other_linear_layers(kind: Any) -> str | None:
 def _weight_readers(kind: Any) -> str | None:
     if kind not in WEIGHT_READERS:
         return None
-    return f"model type {kind!r}, whose recurrent layers read the weights"
-
-
-def _expert_family(kind: Any) -> str | None:
-    if kind not in EXPERT_FAMILIES:
-        return None
-    return f"model type {kind!r}, a mixture of experts, without experts in this model"
+    return f"model type {kind!r}, whose layers change the weights"

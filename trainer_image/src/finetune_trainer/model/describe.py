@@ -16,6 +16,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.context import position_limit, rotary_context
 from finetune_trainer.model.naming import other_names
+from finetune_trainer.model.packed_parameters import PackedParameter, kept_layers, packed_parameters
 from finetune_trainer.model.rehearsal import rehearse
 from finetune_trainer.model.support import (
     is_native,
@@ -26,7 +27,7 @@ from finetune_trainer.model.support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 # Errors of transformers for values that it cannot build a model from; they have no common base class.
@@ -56,7 +57,9 @@ class BaseModel:
     tensors that are one by the config. `embedding_rows` counts the token ids that have an embedding. `positions` is the
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
     are None if nothing limits it. `aliases` has other names that weight files of the family give to tensors that are not
-    quantized, and `changed` the names of tensors that transformers converts while it loads them.
+    quantized, and `changed` the names of tensors that transformers converts while it loads them. `packed` has the parameters
+    of many matrices, whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if
+    there are others than the output head.
     """
 
     architecture: str
@@ -71,6 +74,21 @@ class BaseModel:
     context: int | None
     aliases: Mapping[str, str] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
+    packed: tuple[PackedParameter, ...] = ()
+    unquantized: tuple[str, ...] = ()
+
+    @property
+    def quantized_tensors(self) -> frozenset[str]:
+        """The names in the weight files of all quantized tensors."""
+        names = (f"{module}.weight" for module in self.quantized)
+        return frozenset(
+            name if name in self.parameter_shapes else name.removesuffix(".weight") for name in names
+        )
+
+    @property
+    def transposed(self) -> tuple[str, ...]:
+        """The quantized modules whose matrices hold a row for each input."""
+        return tuple(sorted(part.module for one in self.packed if one.transposed for part in one.parts))
 
     def known(self, name: str) -> str:
         """Return the name in `parameter_shapes` of a tensor of the weight files."""
@@ -119,14 +137,19 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     rows = int(model.get_input_embeddings().weight.shape[0])
     positions, context = position_limit(model), rotary_context(model.config.get_text_config())
     parameters = model.num_parameters()
-    quantized = _quantized_modules(model)
+    packed = packed_parameters(model)
+    parts = {part.tensor: parameter.shape(part) for parameter in packed for part in parameter.parts}
+    others = {name: known for name, known in other_names(model).items() if name not in parts}
+    for parameter in packed:
+        del shapes[parameter.name]
+    shapes |= parts
+    quantized = (*_quantized_modules(model, packed), *sorted(name.removesuffix(".weight") for name in parts))
     if not quantized:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             f"the model must have linear layers to quantize, found none in {type(model).__name__}; "
             "choose another model",
         )
-    others = other_names(model)
     aliases = {name: known for name, known in others.items() if known and not _within(known, quantized)}
     changed = frozenset(others) - aliases.keys()
     return BaseModel(
@@ -142,7 +165,16 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         context=context,
         aliases=aliases,
         changed=changed,
+        packed=packed,
+        unquantized=_unquantized(model),
     )
+
+
+def _unquantized(model: Any) -> tuple[str, ...]:
+    """Return the linear modules of a model whose others are 4-bit modules, unless only its output head is left."""
+    left = {name: module for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    head = model.get_output_embeddings()
+    return tuple(sorted(left)) if any(module is not head for module in left.values()) else ()
 
 
 def _within(tensor: str, modules: Collection[str]) -> bool:
@@ -174,8 +206,10 @@ def _build(folder: Path, document: dict[str, Any]) -> Any:
         ) from error
 
 
-def _quantized_modules(model: Any) -> tuple[str, ...]:
-    """Return the names of the modules that transformers would replace by 4-bit ones. It changes `model`."""
+def _quantized_modules(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:
+    """Return the names of the modules that transformers would replace by 4-bit ones, without `kept_layers`. It changes `model`."""
+    kept = [*kept_layers(model), *(parameter.name.removesuffix(".weight") for parameter in packed)]
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
+    skipped = [*skipped, *(f"^{re.escape(name)}$" for name in kept)]
     replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())
     return tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit))

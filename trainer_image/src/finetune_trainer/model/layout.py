@@ -24,10 +24,14 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class BaseLayout:
-    """All weight files of the base model and the names of the modules that were quantized to NF4."""
+    """All weight files of the base model and the names of the modules that were quantized to NF4.
+
+    `transposed` are those of them whose matrices hold a row for each input instead of each output.
+    """
 
     files: tuple[WeightFile, ...]
     quantized: frozenset[str]
+    transposed: frozenset[str] = frozenset()
 
     @property
     def packed_bytes(self) -> int:
@@ -56,7 +60,12 @@ class BaseLayout:
         files = tuple(
             WeightFile(file.name, tuple(_in_bf16(tensor) for tensor in file.tensors)) for file in self.files
         )
-        return BaseLayout(files, self.quantized)
+        return replace(self, files=files)
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (rows, columns) of a weight as one matrix: the matrices of experts stand below each other."""
+    return prod(shape[:-1]), shape[-1]
 
 
 def _in_bf16(tensor: PlannedTensor) -> PlannedTensor:
@@ -95,6 +104,7 @@ def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
                 for file in document["files"]
             ),
             quantized=frozenset(document["quantized"]),
+            transposed=frozenset(document.get("transposed", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,8 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.output_head import prove_head
+from finetune_trainer.model.packed_load import has_packed_parameters, load_packed
+from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.padding_rows import restore_padding_rows
 
 if TYPE_CHECKING:
@@ -45,14 +48,20 @@ def load_quantized(path: Path, device: str) -> Any:
     mend_cpu_kernels()
     dtype = compute_dtype(device)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype,
-        device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation=attention_implementation(config, device),
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    attention = attention_implementation(config, device)
+    if has_packed_parameters(copy.deepcopy(config)):
+        model = load_packed(
+            path, config, dtype, torch.device("cuda:0" if device == "cuda" else "cpu"), attention
+        )
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            device_map={"": 0 if device == "cuda" else "cpu"},
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
     cast_model(model, dtype)
     restore_padding_rows(model, path)
     prove_head(model)
@@ -93,9 +102,10 @@ def check_quantized(model: Any, layout: BaseLayout) -> None:
 
     Raises StageError(QuantizationMismatch) naming the first difference.
     """
-    found = quantized_modules(model)
-    missing = sorted(layout.quantized - found.keys())
-    surplus = sorted(found.keys() - layout.quantized)
+    linear, packed = quantized_modules(model), packed_weights(model)
+    found = linear.keys() | {part.module for weight in packed.values() for part in weight.parameter.parts}
+    missing = sorted(layout.quantized - found)
+    surplus = sorted(found - layout.quantized)
     if missing or surplus:
         example = (missing or surplus)[0]
         raise StageError(
@@ -103,10 +113,12 @@ def check_quantized(model: Any, layout: BaseLayout) -> None:
             f"the loaded model must have the {len(layout.quantized)} 4-bit modules that PREPARE wrote, found "
             f"{len(found)} (first difference: {example}); use one trainer image for all stages",
         )
-    packed = sum(module.weight.nbytes for module in found.values())
-    if packed != layout.packed_bytes:
+    held = sum(module.weight.nbytes for module in linear.values()) + sum(
+        weight.nbytes for weight in packed.values()
+    )
+    if held != layout.packed_bytes:
         raise StageError(
             Reason.QUANTIZATION_MISMATCH,
-            f"the 4-bit weights must hold {layout.packed_bytes} bytes, found {packed}; use one trainer image for "
+            f"the 4-bit weights must hold {layout.packed_bytes} bytes, found {held}; use one trainer image for "
             "all stages",
         )

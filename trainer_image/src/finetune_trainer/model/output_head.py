@@ -73,10 +73,15 @@ def hidden_states(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
     No mask is passed, because in a causal model a token never attends to the padding after it. A mask would take a
     byte for each pair of positions, and it would exclude attention's memory-saving kernel.
     """
-    states: torch.Tensor = (
-        language_model(model).base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    )
+    states: torch.Tensor = body(language_model(model))(input_ids=input_ids, use_cache=False).last_hidden_state
     return states
+
+
+def body(causal: Any) -> Any:
+    """Return the part of a causal language model that computes hidden states."""
+    found = causal.base_model
+    # The prefix of some text models is that of their multimodal family, where they have no such member.
+    return getattr(causal, "model", found) if found is causal else found
 
 
 def output_head(model: Any) -> OutputHead:

@@ -18,7 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finetune_trainer.model.attention_policy import IMPLEMENTATIONS, OLDEST_CAPABILITY, WIDEST_HEAD
-from finetune_trainer.model.output_head import language_model
+from finetune_trainer.model.output_head import body, language_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,11 +74,9 @@ def packed_states(
     `input_ids` and `position_ids` are (1, tokens). Call it within `using_attention`, which must last until the backward
     pass has ended: gradient checkpointing repeats the forward pass there.
     """
-    states: torch.Tensor = (
-        language_model(model)
-        .base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **{_ARGUMENT: rows})
-        .last_hidden_state
-    )
+    states: torch.Tensor = body(language_model(model))(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, **{_ARGUMENT: rows}
+    ).last_hidden_state
     return states
 
 

@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.contract.refusals import (
     REMOTE_CODE,
-    RULES,
     Refusal,
     refusal,
     refused_file,
     refused_tensor,
 )
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.packed_parameters import packed_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -81,8 +80,8 @@ def reject_config(document: dict[str, Any]) -> None:
 def reject_structure(model: Any, document: dict[str, Any]) -> None:
     """Raise StageError(UnsupportedModel) for the structure of a model on the meta device.
 
-    Reasons are: another architecture than the config declares, inputs other than text, experts, projections that are
-    no plain linear layers, and any other large part that would not be quantized.
+    Reasons are: another architecture than the config declares, inputs other than text, experts that the weight files hold in
+    a way that is not understood, and any other large part that would not be quantized.
     """
     architecture = type(model).__name__
     declared = document.get("architectures")
@@ -103,14 +102,6 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
             Reason.UNSUPPORTED_MODEL,
             f"the model must take text alone, found {architecture} that takes {senses}; "
             "choose the family's text model",
-        )
-    experts = next(_expert_modules(model), None)
-    if experts is not None:
-        raise _mixture_of_experts(f"{experts} in {architecture}")
-    if any(isinstance(module, Conv1D) for module in model.modules()):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"every projection must be a plain linear layer, found Conv1D in {architecture}; choose another model",
         )
     _reject_large_rest(model, architecture)
 
@@ -144,7 +135,8 @@ def _reject_absurd_depth(parts: list[dict[str, Any]]) -> None:
 
 
 def _reject_large_rest(model: Any, architecture: str) -> None:
-    """Reject a model if a large part is neither embedding nor linear layer."""
+    """Reject a model if a large part is neither embedding nor linear layer nor packed."""
+    packed = {parameter.name for parameter in packed_parameters(model)}
     counted: set[int] = set()
     rest: dict[str, int] = {}
     total = 0
@@ -155,38 +147,17 @@ def _reject_large_rest(model: Any, architecture: str) -> None:
             counted.add(id(parameter))
             total += parameter.numel()
             # Subclasses of Linear are not replaced by 4-bit modules.
-            if type(module) is not torch.nn.Linear and not isinstance(module, torch.nn.Embedding):
+            plain = type(module) is torch.nn.Linear or isinstance(module, torch.nn.Embedding)
+            if not plain and f"{path}.{name}" not in packed:
                 rest[f"{path}.{name}"] = parameter.numel()
     if sum(rest.values()) > _LARGEST_UNQUANTIZED * total:
         largest = max(rest, key=lambda name: rest[name])
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"at least {1 - _LARGEST_UNQUANTIZED:.0%} of the parameters must be in embeddings and plain linear layers, "
+            f"at least {1 - _LARGEST_UNQUANTIZED:.0%} of the parameters must be in embeddings, linear layers and experts, "
             f"found {sum(rest.values()) / total:.0%} elsewhere in {architecture} (the largest: {largest}), which would "
             "not be quantized; choose another model",
         )
-
-
-def _expert_modules(model: Any) -> Iterator[str]:
-    """Find experts: modules of that name, or a list of equal feed-forward modules inside a layer.
-
-    A layer is an item of a list of modules. Architectures put their experts into lists inside a layer.
-    """
-    for path, module in model.named_modules():
-        last = path.rpartition(".")[2]
-        if last == "experts" or last.endswith("_experts"):
-            yield path
-        if not isinstance(module, torch.nn.ModuleList) or not any(part.isdigit() for part in path.split(".")):
-            continue
-        kinds = {type(item) for item in module}
-        has_linear = all(any(isinstance(part, torch.nn.Linear) for part in item.modules()) for item in module)
-        if len(module) > 1 and len(kinds) == 1 and has_linear:
-            yield path
-
-
-def _mixture_of_experts(found: str) -> StageError:
-    must, remedy = RULES["MixtureOfExperts"]
-    return StageError(Reason.UNSUPPORTED_MODEL, f"{must}, found a mixture of experts ({found}); {remedy}")
 
 
 def tensor_list(names: Collection[str]) -> str:

@@ -55,7 +55,7 @@ def quantized_bytes(base: BaseModel) -> int:
 
     A quantized weight takes 4 bits and 1/64 byte of scales, any other 16 bits.
     """
-    quantized = sum(prod(base.parameter_shapes[f"{module}.weight"]) for module in base.quantized)
+    quantized = sum(prod(base.parameter_shapes[name]) for name in base.quantized_tensors)
     others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
     return quantized * 33 // 64 + others * 2
 
@@ -110,12 +110,13 @@ class QuantizedModelBuilder:
             spelled = {base.known(name): name for name in names}
             ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
             require_equal_ties(ties, written)
-            self._write_checkpoint_files(files)
+            self._write_checkpoint_files(files, base.unquantized)
             write_json_atomically(
                 self._folder / "base" / "layout.json",
                 {
                     "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
                     "quantized": list(base.quantized),
+                    **({"transposed": list(base.transposed)} if base.transposed else {}),
                 },
             )
             result = QuantizedModel(
@@ -145,7 +146,7 @@ class QuantizedModelBuilder:
 
     def _quantize_files(self, base: BaseModel, quantizer: FileQuantizer) -> list[dict[str, Any]]:
         """Quantize each weight file; return a record for each, which also proves that the file is finished."""
-        weights = {f"{module}.weight" for module in base.quantized}
+        weights = base.quantized_tensors
         total = sum(prod(shape) for shape in base.parameter_shapes.values())
         records: list[dict[str, Any]] = []
         before = 0
@@ -183,7 +184,7 @@ class QuantizedModelBuilder:
         self._on_activity()
         self._progress.update("FetchingModel", done, total)
 
-    def _write_checkpoint_files(self, files: list[dict[str, Any]]) -> None:
+    def _write_checkpoint_files(self, files: list[dict[str, Any]], unquantized: tuple[str, ...]) -> None:
         """Add config, tokenizer files and, for several weight files, an index to the quantized weights."""
         base, target = self._folder / "base", self._folder / "model"
         for path in base.iterdir():
@@ -194,6 +195,9 @@ class QuantizedModelBuilder:
             if key in config:
                 config[key] = "bfloat16"
         config["quantization_config"] = quantization_config().to_dict()
+        if unquantized:
+            # Otherwise transformers would guess, before matrices are tied.
+            config["quantization_config"]["llm_int8_skip_modules"] = list(unquantized)
         write_json_atomically(target / "config.json", config)
         if len(files) > 1 or files[0]["name"] != "model.safetensors":
             weight_map = {

@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
 class ModelRefusedError(ShapeUnknownError):
     """The trainer refuses the model. The message is that of the refusal."""
 
@@ -256,10 +259,11 @@ def _check_architecture(declared: Any, name: str, family: Family) -> None:
 
 
 def _check_experts(reader: ConfigReader) -> None:
-    """Raise ModelRefusedError if the family's default has experts and the config does not say otherwise."""
-    experts = reader.value("num_local_experts")
-    if type(experts) is int and experts > 1:
-        raise ModelRefusedError(Refusal("MixtureOfExperts", f"{experts} experts by the family's default"))
+    """Raise ShapeUnknownError if the model has experts, by its config or by its family's default."""
+    for name in _EXPERT_COUNTS:
+        experts = reader.value(name)
+        if type(experts) is int and experts > 1:
+            raise unexpected(name, "1 or absent, because the formulas know no experts", experts)
 
 
 def _plain(name: str) -> str:

@@ -246,9 +246,20 @@ def test_members_that_change_memory_are_read() -> None:
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe"])
-def test_a_mixture_of_experts_is_rejected(family: str) -> None:
-    with pytest.raises(ModelRefusedError, match="mixture of experts"):
+def test_a_mixture_of_experts_is_no_refused_model_but_has_no_formula(family: str) -> None:
+    with pytest.raises(ShapeUnknownError, match="model_type must be") as caught:
         model_shape(AutoConfig.for_model(family).to_dict())
+    assert not isinstance(caught.value, ModelRefusedError)
+
+
+@pytest.mark.parametrize(
+    "member", ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"]
+)
+def test_a_dense_family_with_experts_has_no_formula(member: str) -> None:
+    with pytest.raises(ShapeUnknownError, match=member) as caught:
+        model_shape({"model_type": "llama", member: 8})
+    assert not isinstance(caught.value, ModelRefusedError)
+    assert model_shape({"model_type": "llama", member: 1}) == model_shape({"model_type": "llama"})
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": 3}, {"model_type": "gptj"}, {"model_type": "t5"}])

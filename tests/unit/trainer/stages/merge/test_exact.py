@@ -42,7 +42,7 @@ def whole(
     parts = []
     for first in range(0, shape[0], rows_at_once):
         rows = min(rows_at_once, shape[0] - first)
-        block = read_block(base, module, shape, change, first, rows, scratch)
+        block = read_block(base, f"{module}.weight", shape, change, first, rows, scratch)
         parts.append((torch.from_numpy(block.base.copy()), torch.from_numpy(block.exact.copy())))
     before, after = zip(*parts, strict=True)
     return torch.cat(before), torch.cat(after)

@@ -44,6 +44,10 @@ class Mirrored:
         for first, rows in self._files.blocks(name):
             yield first, (rows, rows.flip(1)) if self._part in name else (rows,)
 
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        rows = self._files.span(name, first, count)
+        return (rows, rows.flip(1)) if self._part in name else (rows,)
+
 
 def write(model: Any, folder: Path) -> Path:
     """Save the model with the names of its modules: some families have other names in their files."""

@@ -45,6 +45,7 @@ def with_magnitude(rows: int) -> dict[str, torch.Tensor]:
 def test_the_scale_follows_variant_and_patterns(tmp_path: Path, config: dict[str, Any], scale: float) -> None:
     a, b = A.bfloat16().repeat(4, 1), B.bfloat16().repeat(1, 4)
     (update,) = read_updates(write(tmp_path, named(a, b), **{"r": 4, **config})).values()
+    assert isinstance(update, LowRankUpdate)
     assert update.scale == scale
     assert update.a.dtype == np.float32
     assert update.a.tolist() == a.float().tolist()
@@ -129,3 +130,44 @@ def test_the_digest_is_over_matrices_and_settings(tmp_path: Path) -> None:
         for alpha in (8, 16)
     }
     assert len(digests) == 4
+
+
+def test_an_update_of_a_weight_with_a_row_for_each_input_is_transposed(tmp_path: Path) -> None:
+    updates = read_updates(write(tmp_path, named(A, B)), ["x"])
+    assert updates.shape("x") == (3, 2)
+    weight = np.zeros((3, 2), np.float32)
+    out = np.empty_like(weight)
+    for first in range(3):
+        updates["x"].apply(weight[first : first + 1], first, out[first : first + 1])
+    assert out.tolist() == (8 * B @ A).T.tolist()
+    assert updates["x"].squared_norm() == pytest.approx(float((8 * B @ A).square().sum()))
+
+
+@pytest.mark.parametrize("transposed", [[], ["x"]])
+@pytest.mark.parametrize("step", [1, 2, 5, 12])
+def test_no_update_reaches_into_the_rows_of_the_next_expert(
+    tmp_path: Path, transposed: list[str], step: int
+) -> None:
+    """Rows are read in blocks that end anywhere."""
+    generator = torch.Generator().manual_seed(4)
+    a, b = torch.randn(2, 1, 6, generator=generator), torch.randn(2, 6, 1, generator=generator)
+    updates = read_updates(write(tmp_path, named(a, b)), transposed)
+    assert updates.shape("x") == (2, 6, 6)
+    weight = np.zeros((12, 6), np.float32)
+    out = np.empty_like(weight)
+    for first in range(0, 12, step):
+        updates["x"].apply(weight[first : first + step], first, out[first : first + step])
+    known = 8 * b @ a
+    np.testing.assert_allclose(
+        out, (known.transpose(1, 2) if transposed else known).reshape(12, 6), rtol=1e-6
+    )
+    assert updates["x"].squared_norm() == pytest.approx(float(known.square().sum()), rel=1e-5)
+
+
+def test_magnitudes_of_a_weight_with_a_row_for_each_input_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, with_magnitude(2), use_dora=True)
+    plain = read_updates(folder)["x"]
+    assert isinstance(plain, LowRankUpdate)
+    assert plain.magnitude is not None
+    with pytest.raises(StageError, match="no magnitudes"):
+        read_updates(folder, ["x"])

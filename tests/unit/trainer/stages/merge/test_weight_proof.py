@@ -30,6 +30,13 @@ class Known:
         assert module == "layer"
         yield Rows(BASE, BASE + UPDATE, BASE - 1 if self.onto_original else None)
 
+    def rows(self, module: str, start: int, count: int) -> Iterator[Rows]:
+        for rows in self.blocks(module):
+            chosen = slice(start, start + count)
+            yield Rows(
+                rows.base[chosen], rows.exact[chosen], None if rows.trained is None else rows.trained[chosen]
+            )
+
     def unchanged(self, name: str) -> Iterator[torch.Tensor]:
         assert name == "norm.weight"
         yield NORM[None]
@@ -135,3 +142,21 @@ def test_one_changed_value_of_the_base_is_foreign(artifact: Path) -> None:
     proof = prove(artifact)["norm.weight"]
     assert (proof.elements, proof.foreign) == (20, 1)
     assert (proof.projection, proof.relative_error) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("onto_original", [False, True])
+def test_some_rows_of_each_variant_are_those_of_the_whole_weight(
+    artifact: Path, *, onto_original: bool
+) -> None:
+    """An expert's rows are read alone, and they are not compared before the end."""
+    with TensorFiles(artifact) as files:
+        weights = ProvenWeights(files, Known(onto_original=onto_original))
+        whole = [
+            torch.cat(parts)
+            for parts in zip(*(found for _, found in weights.blocks("layer.weight")), strict=True)
+        ]
+        some = weights.span("layer.weight", 1, 1)
+        assert len(some) == len(whole) == weights.variants
+        assert all(torch.equal(part, rows[1:2]) for part, rows in zip(some, whole, strict=True))
+        (norm,) = weights.span("norm.weight", 0, 1)
+        assert torch.equal(norm.flatten(), NORM.bfloat16().float())

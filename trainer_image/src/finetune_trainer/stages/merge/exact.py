@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.layout import as_matrix
 from finetune_trainer.model.safetensors_file import FLOATS, ITEM_BYTES, TensorEntry, TensorReader
 from finetune_trainer.quantization.dequantize import Nf4Weight, Scratch
 from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from finetune_trainer.stages.merge.update import LowRankUpdate
+    from finetune_trainer.stages.merge.update import Update
 
 _BLOCK_ELEMENTS = 256 * 1024  # base and sum of a block stay in the processor's cache
 
@@ -141,21 +142,21 @@ class Block:
 
 def block_rows(shape: tuple[int, ...]) -> int:
     """Return the number of rows of a block of a weight."""
-    return max(1, _BLOCK_ELEMENTS // max(1, shape[1]))
+    return max(1, _BLOCK_ELEMENTS // max(1, as_matrix(shape)[1]))
 
 
 def read_block(
     base: BaseWeights,
-    module: str,
+    tensor: str,
     shape: tuple[int, ...],
-    update: LowRankUpdate | None,
+    update: Update | None,
     first: int,
     rows: int,
     scratch: Scratch,
 ) -> Block:
-    """Return `rows` rows of a module's weight from row `first` on."""
-    columns = shape[1]
-    values = base.read(f"{module}.weight", shape, first * columns, rows * columns, scratch)
+    """Return `rows` rows of a weight from row `first` on; `shape` is that of the `tensor`."""
+    columns = as_matrix(shape)[1]
+    values = base.read(tensor, shape, first * columns, rows * columns, scratch)
     before = values.reshape(rows, columns)
     if update is None:
         return Block(first, before, before)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from finetune_trainer.evaluation.recording import read_record
 from finetune_trainer.stages.merge.reference import open_adapter_on_original
 from finetune_trainer.stages.merge.streamed_model import StreamedModel
@@ -13,8 +15,6 @@ from finetune_trainer.stages.merge.tensor_files import TensorFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
     from finetune_trainer.model.layout import BaseLayout
     from finetune_trainer.stages.merge.reference import Reference
@@ -40,6 +40,11 @@ class ExactWeights:
         self._reference, self._files, self._progress = reference, files, progress
         self._done = 0
         self._bytes = sum(files.bytes(name) for name in files.names)
+
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return some rows of a merged weight."""
+        module = name.removesuffix(".weight")
+        return (torch.cat([found.exact.clone() for found in self._reference.rows(module, first, count)]),)
 
     def blocks(self, name: str) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
         """Yield (first row, rows) of a weight."""

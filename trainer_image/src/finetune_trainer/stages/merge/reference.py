@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from finetune_trainer.model.layout import read_base_layout
+from finetune_trainer.model.layout import as_matrix, read_base_layout
 from finetune_trainer.model.merge_target import merges_onto_original
 from finetune_trainer.quantization.dequantize import Scratch
 from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.model.layout import BaseLayout
     from finetune_trainer.stages.merge.exact import BaseWeights, Block
-    from finetune_trainer.stages.merge.update import LowRankUpdate
+    from finetune_trainer.stages.merge.update import Update
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 # The artifact's own rounding has the seed of the training, which is no negative number.
@@ -64,6 +64,9 @@ class Reference(Protocol):
     def blocks(self, module: str) -> Iterator[Rows]:
         """Yield the rows of a module's weight, in the blocks of `row_blocks`."""
 
+    def rows(self, module: str, start: int, count: int) -> Iterator[Rows]:
+        """Yield `count` rows of a module's weight from row `start` on."""
+
     def unchanged(self, name: str) -> Iterator[torch.Tensor]:
         """Yield rows of a tensor that is copied, in the blocks of `row_blocks`."""
 
@@ -80,7 +83,7 @@ class ExactReference:
     def __init__(
         self,
         layout: BaseLayout,
-        updates: Mapping[str, LowRankUpdate],
+        updates: Mapping[str, Update],
         trained: BaseWeights,
         copies: TensorFiles,
         original: BaseWeights | None = None,
@@ -92,7 +95,10 @@ class ExactReference:
         With `original` weights, the artifact is merged onto these, and `seed` is that of its stochastic rounding.
         `replaced` has file and name of the tensors that training replaced as a whole.
         """
-        self._shapes = {tensor.name: tensor.shape for file in layout.files for tensor in file.tensors}
+        tensors = [tensor for file in layout.files for tensor in file.tensors]
+        self._tensors = {
+            tensor.name.removesuffix(".weight"): (tensor.name, tensor.shape) for tensor in tensors
+        }
         self._updates, self._trained, self._copies = updates, trained, copies
         self._base, self._seed, self._replaced = original or trained, seed, replaced or {}
         self.onto_original = original is not None
@@ -101,14 +107,20 @@ class ExactReference:
 
     def blocks(self, module: str) -> Iterator[Rows]:
         """Yield the rows of a module's weight."""
-        shape = self._shapes[f"{module}.weight"]
+        rows, _ = as_matrix(self._tensors[module][1])
+        return self.rows(module, 0, rows)
+
+    def rows(self, module: str, start: int, count: int) -> Iterator[Rows]:
+        """Yield some rows of a module's weight."""
+        name, shape = self._tensors[module]
         update = self._updates[module] if module in self._updated else None
         scratch, other = Scratch(), Scratch()
 
         def block(base: BaseWeights, first: int, rows: int, memory: Scratch) -> Block:
-            return read_block(base, module, shape, update, first, rows, memory)
+            return read_block(base, name, shape, update, first, rows, memory)
 
-        for first, rows in row_blocks(shape[0], shape[1]):
+        for offset, rows in row_blocks(count, shape[-1]):
+            first = start + offset
             found = block(self._base, first, rows, scratch)
             trained = block(self._trained, first, rows, other).exact if self.onto_original else None
             yield Rows(
@@ -152,7 +164,7 @@ def open_reference(
 
     `updates` are those of the workspace's adapter, if they are not given.
     """
-    updates = updates or AdapterUpdates(workspace.adapter)
+    updates = updates or AdapterUpdates(workspace.adapter, layout.transposed)
     names = [file.name for file in read_base_layout(workspace).files]
     onto_original = merges_onto_original(run)
     with ExitStack() as stack:
@@ -180,7 +192,7 @@ def open_reference(
 @contextmanager
 def open_adapter_on_original(workspace: WorkspaceLayout, layout: BaseLayout) -> Iterator[ExactReference]:
     """Open the base's own weights plus the update, for a comparison with the training; `layout` has their tensors."""
-    updates = AdapterUpdates(workspace.adapter)
+    updates = AdapterUpdates(workspace.adapter, layout.transposed)
     names = [file.name for file in read_base_layout(workspace).files]
     with ExitStack() as stack:
         original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))

@@ -17,8 +17,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.load import attention_implementation
+from finetune_trainer.model.matrix_stack import MatrixStack
 from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
+from finetune_trainer.model.packed_load import use_own_experts
+from finetune_trainer.model.packed_parameters import packed_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +47,9 @@ class Weights(Protocol):
         One tensor instead of `variants` tensors is the weight of all variants.
         """
 
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return `count` rows of the weight `name` from row `first` on, in the same way."""
+
 
 class PlainWeights:
     """The weights as the files have them: one variant."""
@@ -57,6 +63,48 @@ class PlainWeights:
         """Yield the rows of the file."""
         for first, rows in self._files.blocks(name):
             yield first, (rows,)
+
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return the rows of the file."""
+        return (self._files.span(name, first, count),)
+
+
+class _OneVariant:
+    """One variant of the weights alone."""
+
+    variants = 1
+
+    def __init__(self, weights: Weights, variant: int) -> None:
+        self._weights, self._variant = weights, variant
+
+    def blocks(self, name: str) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        for first, variants in self._weights.blocks(name):
+            yield first, (self._of(variants),)
+
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        return (self._of(self._weights.span(name, first, count)),)
+
+    def _of(self, variants: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return variants[self._variant if len(variants) > 1 else 0]
+
+
+class _StreamedStack(MatrixStack):
+    """Matrices of experts, or of a `Conv1D`, that are read when they multiply."""
+
+    weights: Weights | None = None
+
+    def product(self, inputs: torch.Tensor, expert: int, *, turned: bool) -> torch.Tensor:
+        """Multiply as MatrixStack does."""
+        if self.weights is None:
+            raise RuntimeError("the weights of a streamed model must be given before it runs, found none")
+        parts = []
+        for part in sorted(self.parameter.parts, key=lambda part: part.first):
+            if part.expert in (None, expert):
+                rows = part.last - part.first
+                first = expert * rows if part.expert is None else 0
+                parts.append(self.weights.span(part.tensor, first, rows)[0])
+        matrix = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return functional.linear(inputs, matrix) if turned else inputs @ matrix
 
 
 @dataclass(frozen=True)
@@ -91,6 +139,8 @@ class StreamedModel:
         self._ties = dict(self.model.all_tied_weights_keys)
         self._aliases = {known: name for name, known in other_names(self.model).items() if known}
         self._streamed: dict[int, str] = {}
+        use_own_experts(self.model)
+        self._stacks = self._place_stacks()
         self._place_parameters()
         for name, buffer in self.model.named_buffers():
             if name in files:
@@ -114,10 +164,30 @@ class StreamedModel:
         ids = torch.zeros((len(examples), length), dtype=torch.long)
         for row, example in enumerate(examples):
             ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        linear = partial(_linear, weights)
-        with _Streaming(self._streamed, linear, self._embed):
-            states = hidden_states(self.model, ids.repeat(weights.variants, 1))
-        return self._predict(states, examples, positions, weights)
+        # The tokens of an expert are of any variant, so a model with experts takes one variant after another.
+        runs: Sequence[Weights] = [weights]
+        if self._stacks:
+            runs = [_OneVariant(weights, variant) for variant in range(weights.variants)]
+        scores = []
+        for one in runs:
+            for stack in self._stacks:
+                stack.weights = one
+            with _Streaming(self._streamed, partial(_linear, one), self._embed):
+                states = hidden_states(self.model, ids.repeat(one.variants, 1))
+            scores.extend(self._predict(states, examples, positions, one))
+        return scores
+
+    def _place_stacks(self) -> list[_StreamedStack]:
+        stacks = []
+        for parameter in packed_parameters(self.model):
+            for part in parameter.parts:
+                self._files.entry(part.tensor)
+            path, _, name = parameter.name.rpartition(".")
+            owner = self.model.get_submodule(path)
+            del owner._parameters[name]  # noqa: SLF001 -- torch has no other way to replace a parameter by a module
+            stacks.append(_StreamedStack(parameter))
+            setattr(owner, name, stacks[-1])
+        return stacks
 
     def _place_parameters(self) -> None:
         """Keep small parameters in memory; the weights of linear layers and embeddings stay in the files."""

@@ -90,6 +90,11 @@ class TensorFiles:
         for first, count in row_blocks(entry.elements // width, width):
             yield first, self._read(name, first * width, count * width).float().reshape(count, width)
 
+    def span(self, name: str, first: int, count: int) -> torch.Tensor:
+        """Return `count` rows of a tensor from row `first` on, in float32."""
+        width = _width(self.entry(name))
+        return self._read(name, first * width, count * width).float().reshape(count, width)
+
     def rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Return some rows of a matrix in float32, each read by itself."""
         width = _width(self.entry(name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 # Settings of peft with which the tensors mean something else than the sum below.
 _OTHER_FORMS = (
-    "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "layer_replication", "lora_bias", "target_parameters",
+    "alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "target_parameters",
     "trainable_token_indices", "use_bdlora", "use_qalora",
 )  # fmt: skip
 # These initializations also change the base weights, which are then not those of the base model.
@@ -42,13 +42,14 @@ _CHANGED_BASE = ("corda", "loftq", "olora", "pissa")
 class LowRankUpdate:
     """LoRA update of one weight W (out x in): W + scale * B A. A DoRA magnitude then rescales the rows.
 
-    `a` is (rank, in), `b` (out, rank), `magnitude` (out); all float32.
+    `a` is (rank, in), `b` (out, rank), `magnitude` (out); all float32. If the weight is `transposed`, its rows are inputs.
     """
 
     a: NDArray[np.float32]
     b: NDArray[np.float32]
     scale: float
     magnitude: NDArray[np.float32] | None = None
+    transposed: bool = False
 
     def squared_norm(self) -> float:
         """Squared Frobenius norm of scale * B A, from the two rank x rank Gram matrices."""
@@ -62,20 +63,50 @@ class LowRankUpdate:
         row, as in peft. All is in float32, and equal on every machine.
         """
         rows = slice(first_row, first_row + base.shape[0])
+        if self.transposed:
+            left, right = np.ascontiguousarray(self.a[:, rows].T), np.ascontiguousarray(self.b.T)
+            add_low_rank(base, right, left, self.scale, out)
+            return
         add_low_rank(base, self.a, self.b[rows], self.scale, out)
         if self.magnitude is not None:
             scale_rows(out, self.magnitude[rows])
 
 
-class AdapterUpdates(Mapping[str, LowRankUpdate]):
+@dataclass(frozen=True)
+class StackedUpdate:
+    """The updates of the matrices of all experts, which stand below each other in one tensor; each has `rows` rows."""
+
+    matrices: tuple[LowRankUpdate, ...]
+    rows: int
+
+    def squared_norm(self) -> float:
+        """Squared Frobenius norm of all updates."""
+        return math.fsum(matrix.squared_norm() for matrix in self.matrices)
+
+    def apply(self, base: NDArray[np.float32], first_row: int, out: NDArray[np.float32]) -> None:
+        """Write rows of the updated weight into `out`; no update reaches into the rows of the next expert."""
+        done = 0
+        while done < base.shape[0]:
+            expert, row = divmod(first_row + done, self.rows)
+            count = min(self.rows - row, base.shape[0] - done)
+            chosen = slice(done, done + count)
+            self.matrices[expert].apply(base[chosen], row, out[chosen])
+            done += count
+
+
+Update = LowRankUpdate | StackedUpdate
+"""The update of one tensor of the weight files."""
+
+
+class AdapterUpdates(Mapping[str, Update]):
     """The updates by the name of their module in the base model; each access reads one from the file.
 
     `replaced` has the tensors that training replaced as a whole (peft's `modules_to_save`), by their name in the base.
     Several threads may read it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read the adapter's config and header in `folder`.
+    def __init__(self, folder: Path, transposed: Collection[str] = ()) -> None:
+        """Read the adapter's config and header in `folder`; `transposed` names modules whose weights have a row for each input.
 
         Raises StageError(ArtifactVerificationFailed) for settings that mean something else than an update as above, and
         for tensors that do not belong together; InternalError for a tensor of unknown meaning.
@@ -83,7 +114,8 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         self._config: dict[str, Any] = json.loads(
             (folder / "adapter_config.json").read_text(encoding="utf-8")
         )
-        _require_known_form(self._config)
+        self._transposed = frozenset(transposed)
+        _require_known_form(self._config, transposed=bool(transposed))
         self._path = folder / "adapter_model.safetensors"
         self._entries = read_header(self._path)
         self._parts: dict[str, dict[str, TensorEntry]] = {}
@@ -93,15 +125,21 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         for module, parts in self._parts.items():
             self._require_whole(module, parts)
 
-    def __getitem__(self, module: str) -> LowRankUpdate:
+    def __getitem__(self, module: str) -> Update:
         parts = self._parts[module]
         magnitude = parts.get("magnitude_vector")
-        return LowRankUpdate(
-            self.read(parts["A"]),
-            self.read(parts["B"]),
-            self._scale(module, parts["A"].shape[0]),
-            None if magnitude is None else self.read(magnitude).reshape(-1),
+        a, b = self.read(parts["A"]), self.read(parts["B"])
+        scale, transposed = self._scale(module, a.shape[-2]), module in self._transposed
+        lengths = None if magnitude is None else self.read(magnitude)
+        if a.ndim == 2:
+            return LowRankUpdate(a, b, scale, None if lengths is None else lengths.reshape(-1), transposed)
+        matrices = tuple(
+            LowRankUpdate(
+                a[expert], b[expert], scale, None if lengths is None else lengths[expert], transposed
+            )
+            for expert in range(a.shape[0])
         )
+        return StackedUpdate(matrices, a.shape[2] if transposed else b.shape[1])
 
     def __contains__(self, module: object) -> bool:
         return module in self._parts
@@ -112,10 +150,12 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
     def __len__(self) -> int:
         return len(self._parts)
 
-    def shape(self, module: str) -> tuple[int, int]:
-        """Return (out, in) of the weight that a module's update belongs to."""
+    def shape(self, module: str) -> tuple[int, ...]:
+        """Return the shape of the weight that a module's update belongs to."""
         parts = self._parts[module]
-        return parts["B"].shape[0], parts["A"].shape[1]
+        *experts, outputs, _ = parts["B"].shape
+        inputs = parts["A"].shape[-1]
+        return (*experts, inputs, outputs) if module in self._transposed else (*experts, outputs, inputs)
 
     def digest(self) -> str:
         """Return the digest of matrices and settings, which decide the bytes of a merge."""
@@ -170,20 +210,25 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         a, b, magnitude = parts.get("A"), parts.get("B"), parts.get("magnitude_vector")
         if a is None or b is None:
             raise _invalid(f"hold both matrices of {module}, found only {', '.join(sorted(parts))}")
-        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        plain = len(a.shape) == len(b.shape) and len(a.shape) in (2, 3) and a.shape[:-2] == b.shape[:-2]
+        if not plain or a.shape[-2] != b.shape[-1]:
             raise _invalid(
                 f"hold matrices A (rank, in) and B (out, rank) of {module}, found {a.shape} and {b.shape}"
             )
-        if a.shape[0] != self._rank(module):
+        if a.shape[-2] != self._rank(module):
             raise _invalid(
-                f"have the rank {self._rank(module)} that its config gives to {module}, found {a.shape[0]}"
+                f"have the rank {self._rank(module)} that its config gives to {module}, found {a.shape[-2]}"
             )
         if (magnitude is not None) != bool(self._config.get("use_dora")):
             raise _invalid(
                 f"hold magnitudes if and only if its config says use_dora, found otherwise in {module}"
             )
-        if magnitude is not None and magnitude.elements != b.shape[0]:
-            raise _invalid(f"hold {b.shape[0]} magnitudes of {module}, found {magnitude.elements}")
+        if magnitude is not None and magnitude.elements != math.prod(b.shape[:-1]):
+            raise _invalid(
+                f"hold {math.prod(b.shape[:-1])} magnitudes of {module}, found {magnitude.elements}"
+            )
+        if magnitude is not None and module in self._transposed:
+            raise _invalid(f"have no magnitudes of {module}, whose weight has a row for each input")
 
     def _rank(self, module: str) -> int:
         return int(self._pattern("rank_pattern", module, self._config["r"]))
@@ -201,18 +246,20 @@ class AdapterUpdates(Mapping[str, LowRankUpdate]):
         return default
 
 
-def read_updates(folder: Path) -> AdapterUpdates:
+def read_updates(folder: Path, transposed: Collection[str] = ()) -> AdapterUpdates:
     """Open and check the adapter in `folder`.
 
     Raises as AdapterUpdates and its `require_trained` do.
     """
-    updates = AdapterUpdates(folder)
+    updates = AdapterUpdates(folder, transposed)
     updates.require_trained()
     return updates
 
 
-def _require_known_form(config: Mapping[str, Any]) -> None:
-    other = next((name for name in _OTHER_FORMS if config.get(name)), None)
+def _require_known_form(config: Mapping[str, Any], *, transposed: bool) -> None:
+    # peft says so of a model whose matrices have a row for each input.
+    forms = _OTHER_FORMS if transposed else (*_OTHER_FORMS, "fan_in_fan_out")
+    other = next((name for name in forms if config.get(name)), None)
     if config.get("peft_type", "LORA") != "LORA":
         raise _invalid(f"be a LoRA adapter, found the type {config['peft_type']}")
     if other is not None:

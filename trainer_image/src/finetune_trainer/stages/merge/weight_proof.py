@@ -88,9 +88,29 @@ class ProvenWeights:
     def blocks(self, name: str) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
         """Yield (first row, rows of each variant) of a weight, or its rows alone if it is not merged."""
         merged = name.removesuffix(".weight") in self._reference.modules
+        known = name in self._proofs
         yield from self._merged(name) if merged else self._unchanged(name)
-        self._done += self._files.bytes(name)
+        # A model with experts runs once for each variant, and asks for a weight each time.
+        self._done += 0 if known else self._files.bytes(name)
         self._progress(self._done, self._bytes)
+
+    def span(self, name: str, first: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return `count` rows of each variant of a weight from row `first` on, or its rows alone if it is not merged.
+
+        They are not compared; `finish` does it.
+        """
+        written, module = self._files.span(name, first, count), name.removesuffix(".weight")
+        if module not in self._reference.modules:
+            return (written,)
+        dtype = self._files.entry(name).dtype
+        parts: list[list[torch.Tensor]] = []
+        row = first
+        for rows in self._reference.rows(module, first, count):
+            second = self._reference.second(name, row, rows.exact, dtype)
+            others = () if rows.trained is None else (rows.base, rows.trained)
+            parts.append([part.clone() for part in (rows.exact, second, *others)])
+            row += rows.exact.shape[0]
+        return written, *(torch.cat(variant) for variant in zip(*parts, strict=True))
 
     def finish(self) -> tuple[TensorProof, ...]:
         """Compare the remaining tensors; return the comparisons of all tensors in the order of their names."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from finetune_trainer.model.layout import BaseLayout
     from finetune_trainer.quantization.dequantize import Scratch
     from finetune_trainer.stages.merge.journal import FileRecord, Journal
-    from finetune_trainer.stages.merge.update import LowRankUpdate
+    from finetune_trainer.stages.merge.update import Update
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MergeInputs:
 
     files: WeightFiles
     base: BaseWeights
-    updates: Mapping[str, LowRankUpdate]
+    updates: Mapping[str, Update]
     requantized: bool = True
     seed: int | None = None
     replaced: Mapping[str, tuple[TensorReader, TensorEntry]] = field(default_factory=dict)
@@ -61,19 +61,19 @@ class MergeInputs:
             return _Copied(*self.replaced[tensor.name], tensor)
         if module in self.updates or (self.requantized and module in layout.quantized):
             noise = None if self.seed is None else Noise.of(self.seed, tensor.name)
-            return _Merged(self.base, module, tensor, self.updates.get(module), noise)
+            return _Merged(self.base, tensor, self.updates.get(module), noise)
         return _Copied(*self.files.find(tensor.name), tensor)
 
 
 def require_matching(
-    updates: Mapping[str, LowRankUpdate],
-    shapes: Mapping[str, tuple[int, int]],
+    updates: Mapping[str, Update],
+    shapes: Mapping[str, tuple[int, ...]],
     replaced: Mapping[str, TensorEntry],
     layout: BaseLayout,
 ) -> None:
     """Check that each part of the adapter belongs to one weight of the base, with its shape.
 
-    `shapes` has (out, in) of each update. Raises StageError(InternalError) if an update or a replaced tensor has no
+    `shapes` has the shape of each update's weight. Raises StageError(InternalError) if an update or a replaced tensor has no
     weight, and ArtifactVerificationFailed if the shapes differ.
     """
     tensors = {tensor.name: tensor for file in layout.files for tensor in file.tensors}
@@ -84,7 +84,11 @@ def require_matching(
             f"every adapter matrix must belong to a quantized weight, found {len(unmatched)} that do not: "
             f"{', '.join(unmatched[:3])}",
         )
-    wanted: dict[str, tuple[int, ...]] = {f"{module}.weight": shape for module, shape in shapes.items()}
+    wanted: dict[str, tuple[int, ...]] = {
+        tensor.name: shapes[module]
+        for tensor in tensors.values()
+        if (module := tensor.name.removesuffix(".weight")) in shapes
+    }
     wanted |= {name: entry.shape for name, entry in replaced.items()}
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
@@ -190,25 +194,24 @@ class _Merged:
     """A linear weight, with or without an update, rounded once."""
 
     base: BaseWeights
-    module: str
     tensor: PlannedTensor
-    update: LowRankUpdate | None
+    update: Update | None
     noise: Noise | None
 
     @property
     def step(self) -> int:
         """Elements of one row."""
-        return self.tensor.shape[1]
+        return self.tensor.shape[-1]
 
     def fill(self, first: int, out: NDArray[np.uint8], scratch: Scratch) -> bool:
         """Fill as TensorSource does."""
-        shape, columns = self.tensor.shape, self.tensor.shape[1]
+        shape, columns = self.tensor.shape, self.tensor.shape[-1]
         values: NDArray[Any] = out.view(STORED[self.tensor.dtype])
         finite = True
         rows_at_once, row, done = block_rows(shape), first // columns, 0
         while done < values.size:
             rows = min(rows_at_once, (values.size - done) // columns)
-            block = read_block(self.base, self.module, shape, self.update, row, rows, scratch)
+            block = read_block(self.base, self.tensor.name, shape, self.update, row, rows, scratch)
             finite &= round_weights(
                 block.exact.reshape(-1),
                 self.tensor.dtype,

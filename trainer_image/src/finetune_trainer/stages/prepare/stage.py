@@ -16,10 +16,12 @@ from finetune_trainer.contract.run_spec import DirectorySource, RunSpec
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.evaluation.gate import require_passed
+from finetune_trainer.model.adapter_targets import reject_variant
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.merge_target import keeps_original
 from finetune_trainer.model.support import read_config
+from finetune_trainer.quantization.mxfp4 import DequantizedModel
 from finetune_trainer.quantization.original import KeptModel
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.report.targets import read_target_prompts
@@ -37,6 +39,7 @@ from finetune_trainer.stages.prepare.dataset import (
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
 from finetune_trainer.stages.prepare.memory_trace import needs_trace, trace_memory
+from finetune_trainer.stages.prepare.model_proof import Trial, no_trial, require_provable
 from finetune_trainer.stages.prepare.operator_hold import after_the_operator
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
@@ -52,11 +55,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def prepare(run: RunSpec, progress: Reporter) -> StageResult:
+def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageResult:
     """Fill the workspace; return the member `prepare` of the result, and `completed` if later stages are finished.
 
     If the destination proves that everything is published, nothing is done again. Raises StageError, also
-    WithheldByGate if the gate withholds what is published already.
+    WithheldByGate if the gate withholds what is published already. `trial` tries the model on small random weights.
     """
     layout = WorkspaceLayout(run.workspace.path)
     if layout.root.exists():
@@ -77,7 +80,7 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     given_template(run)
     # The clients read it again, but a broken bundle must fail now and not after a download.
     read_bundle(os.environ)
-    source = _model_source(run, layout, lambda: progress.update("Starting", 0, None))
+    source = _in_16_bits(_model_source(run, layout, lambda: progress.update("Starting", 0, None)), layout)
     tokenizer = _tokenizer_folder(source, layout)
     # The quantization inspects it again, but an unsupported model must fail before the rows are proven. It must also fail
     # with its own reason, before the operator sizes what it cannot know.
@@ -88,6 +91,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
     progress.report_config(config)
     reported = time.monotonic()
     require_length(run.training.maximum_length, base)
+    reject_variant(run.training.lora, base.transposed)
+    require_provable(trial(tokenizer))
     ignored = ignored_files(source)
     for name, why in ignored.items():
         _log.warning("the model's file %s is not used: %s", name, why)
@@ -114,7 +119,12 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
         # The artifact must be served with the template of its training.
         shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
     head = report_dataset(run, layout, proven, tokenizer, progress, redact, base, ignored)
-    for folder in (layout.root / "tokenizer", layout.root / "download", layout.dataset_parts):
+    for folder in (
+        layout.root / "tokenizer",
+        layout.root / "download",
+        layout.root / "dequantized",
+        layout.dataset_parts,
+    ):
         shutil.rmtree(folder, ignore_errors=True)
     check_space(run, layout, artifact_bytes(run, layout))
     result = PrepareResult(
@@ -148,6 +158,16 @@ def print_proven_rows(run: RunSpec) -> None:
         dataset = run.dataset
         samples = open_source(training.paths, dataset.format).first_conversations(dataset.reasoning)
         print_rows(training.paths, make_masker(run, folder, samples), dataset.reasoning, dataset.format)
+
+
+def _in_16_bits(source: ModelSource, layout: WorkspaceLayout) -> ModelSource:
+    """Return a source of the same model in 16 bits, if its checkpoint is one that PREPARE dequantizes."""
+    if not DequantizedModel.applies(source):
+        return source
+    _log.warning(
+        "the model's MXFP4 weights are dequantized to bf16, which is exact, and then quantized to NF4"
+    )
+    return DequantizedModel(source, layout.root / "dequantized")
 
 
 def _model_source(run: RunSpec, layout: WorkspaceLayout, waiting: Callable[[], None]) -> ModelSource:

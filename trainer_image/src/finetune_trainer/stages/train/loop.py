@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PrinterCallback
 from transformers.trainer_callback import ExportableState
@@ -21,6 +21,8 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.fused.layers import FusedLayers
 from finetune_trainer.model.packed_attention import using_attention
+from finetune_trainer.model.packed_weight import packed_adapters
+from finetune_trainer.stages.train.adapter import checkpoint_tensors
 from finetune_trainer.stages.train.checkpoint_files import ADAPTER
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
@@ -339,14 +341,9 @@ class AdapterTrainer(SFTTrainer):
         self._writer.wait()
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        parameters = {
-            name: value.detach() for name, value in self.adapted.named_parameters() if value.requires_grad
-        }
         copied = self._memory.copy(
             {
-                "adapter": get_peft_model_state_dict(
-                    self.adapted, state_dict=parameters, save_embedding_layers=False
-                ),
+                "adapter": checkpoint_tensors(self.adapted),
                 "optimizer": optimizer.state_dict(),
             }
         )
@@ -378,8 +375,17 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
     Raises RuntimeError if a tensor is missing or unexpected.
     """
     weights = load_file(folder / ADAPTER)
+    packed = packed_adapters(model)
+    # peft would take them for modules of its own.
+    for name in packed.keys() & weights.keys():
+        packed[name].data.copy_(weights.pop(name))
+        packed.pop(name)
     outcome: Any = set_peft_model_state_dict(model, weights)
-    missing = [name for name in outcome.missing_keys if "lora_" in name]
+    own = set(packed_adapters(model))
+    missing = [
+        name for name in outcome.missing_keys if "lora_" in name and name.removesuffix(".default") not in own
+    ]
+    missing.extend(packed)
     if missing or outcome.unexpected_keys:
         raise RuntimeError(
             f"a checkpoint's adapter must fit the model, found {len(missing)} missing and "

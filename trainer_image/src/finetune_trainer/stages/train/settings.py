@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from peft import LoraConfig
-from trl.trainer.sft_config import SFTConfig
 
 from finetune_trainer.contract.run_spec import DEFAULT_OPTIMIZER, Optimizer
 from finetune_trainer.model.adapter_targets import adapted_modules
@@ -14,6 +13,8 @@ from finetune_trainer.model.adapter_targets import adapted_modules
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
+
+    from trl.trainer.sft_config import SFTConfig
 
     from finetune_trainer.contract.run_spec import Lora, RunSpec, Training
 
@@ -38,17 +39,17 @@ def planned_steps(examples: int, training: Training) -> int:
     return max(1, math.ceil((training.epochs or 0) * steps_per_epoch))
 
 
-def lora_config(lora: Lora, quantized: Collection[str]) -> LoraConfig:
+def lora_config(lora: Lora, quantized: Collection[str], others: Collection[str] = ()) -> LoraConfig:
     """Return peft's settings: LoRA on every linear layer, or only on those of the attention blocks.
 
-    `quantized` names all quantized layers. The output head never gets an adapter: it is not quantized, and it may be
-    tied to the embeddings.
+    `quantized` names all quantized layers, and `others` modules that peft must not take for them. The output head never gets
+    an adapter: it is not quantized, and it may be tied to the embeddings.
     """
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=target_modules(lora.target_modules, quantized),
+        target_modules=target_modules(lora.target_modules, quantized, others),
         use_rslora=lora.variant == "RankStabilized",
         use_dora=lora.variant == "DoRA",
         bias="none",
@@ -56,16 +57,20 @@ def lora_config(lora: Lora, quantized: Collection[str]) -> LoraConfig:
     )
 
 
-def target_modules(kind: str, quantized: Collection[str]) -> list[str]:
+def target_modules(kind: str, quantized: Collection[str], others: Collection[str] = ()) -> list[str]:
     """Return the modules to adapt: the last parts of their names (q_proj) if unambiguous, else their full names."""
     chosen = adapted_modules(kind, quantized)
     leaves = {name.rpartition(".")[2] for name in chosen}
-    ambiguous = any(name.rpartition(".")[2] in leaves for name in set(quantized) - chosen)
+    unchosen = (set(quantized) - chosen) | set(others)
+    # An item of a list has its number as its name, and so has a layer.
+    ambiguous = any(name.rpartition(".")[2] in leaves for name in unchosen) or any(map(str.isdigit, leaves))
     return sorted(chosen if ambiguous else leaves)
 
 
 def sft_config(run: RunSpec, output: Path, steps: int) -> SFTConfig:
     """Return TRL's settings for `steps` optimizer steps. TRL's own changes to the data are switched off."""
+    from trl.trainer.sft_config import SFTConfig  # noqa: PLC0415 -- it takes seconds, and PREPARE's trial needs only LoRA
+
     training = run.training
     on_gpu = run.device == "cuda"
     return SFTConfig(

@@ -1,0 +1,197 @@
+"""Takes small random models of every causal language model of transformers through the trainer, and tells how far each gets.
+
+The stages are the trainer's own functions: inspect and quantize, adapt and train four steps, merge, and then a plain
+`from_pretrained` of the merged folder (`finetune_trainer.proof.small_run`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.packed_weight import packed_weights
+from finetune_trainer.model.packing_canary import packing_obstacle
+from finetune_trainer.proof.canaries import LORA, checkpointing_problem, describe_error
+from finetune_trainer.proof.small_run import LENGTHS, SmallRun
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+STAGES = ("prepare", "train", "merge", "load")
+_STEPS = 4
+
+
+@dataclass
+class Journey:
+    """How far a model type got: the stages that it passed, and why it did not pass the next one."""
+
+    kind: str
+    architecture: str = ""
+    passed: list[str] = field(default_factory=list)
+    reason: str = ""
+    message: str = ""
+    packing: str = ""
+    experts: int = 0
+    difference: float = 0.0
+    effect: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether it passed every stage."""
+        return self.passed == list(STAGES)
+
+
+def causal_types() -> list[str]:
+    """Return every model type with a causal language model in transformers."""
+    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def travel(kind: str, folder: Path) -> Journey:
+    """Take a small random model of this type through all stages in `folder`."""
+    journey = Journey(kind)
+    start = time.monotonic()
+    run = SmallRun(folder, LORA)
+    try:
+        with _stage(journey, "build"):
+            journey.architecture = run.build(AutoConfig.for_model(kind))
+        with _stage(journey, "prepare"):
+            run.prepare()
+        with _stage(journey, "train"):
+            run.adapt()
+            stacks = packed_weights(run.adapted).values()
+            journey.experts = max((stack.parameter.experts for stack in stacks), default=0)
+            journey.packing = packing_obstacle(run.adapted, max(LENGTHS)) or ""
+            problem = checkpointing_problem(run)
+            if problem is not None:
+                raise StageError(Reason.MODEL_UNPROVABLE, problem)
+            run.train(_STEPS, packed=not journey.packing)
+        with _stage(journey, "merge"):
+            merged = run.merge()
+        with _stage(journey, "load"):
+            compared = run.compare(merged)
+            journey.difference, journey.effect = compared.difference, compared.effect
+            if not compared.equal:
+                raise ValueError(f"the merged model must compute the trained logits, found {compared}")
+    except _StoppedError:
+        pass
+    journey.seconds = time.monotonic() - start
+    return journey
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@contextmanager
+def _stage(journey: Journey, name: str) -> Iterator[None]:
+    try:
+        yield
+    except StageError as error:
+        journey.reason, journey.message = error.reason.value, error.message
+        raise _StoppedError from error
+    except Exception as error:
+        # PREPARE's trial refuses what fails after the model is quantized.
+        reasons = {"build": "NotBuilt", "prepare": "InternalError"}
+        journey.reason = reasons.get(name, Reason.MODEL_UNPROVABLE.value)
+        journey.message = describe_error(error)
+        raise _StoppedError from error
+    if name in STAGES:
+        journey.passed.append(name)
+
+
+BEGIN, END = "<!-- models -->", "<!-- end of models -->"
+PAGE = ROOT / "docs" / "models.md"
+
+
+def table_row(journey: Journey) -> str:
+    """Return a type's line of the table in docs/models.md."""
+    cells = ["yes" if stage in journey.passed else "no" for stage in STAGES]
+    # What comes after the first stage that fails was not tried.
+    for place in range(cells.index("no") + 1 if "no" in cells else len(cells), len(cells)):
+        cells[place] = ""
+    notes = []
+    if journey.experts > 1:
+        notes.append("experts in 4 bits")
+    if journey.packing:
+        notes.append("rows are padded, not packed")
+    if journey.reason:
+        notes.append(f"`{journey.reason}`: {_short(journey)}")
+    return f"| `{journey.kind}` | {journey.architecture} | {' | '.join(cells)} | {'; '.join(notes)} |"
+
+
+def table(journeys: Iterable[Journey]) -> str:
+    """Return the table, and a line with its count."""
+    found = sorted(journeys, key=lambda journey: journey.kind)
+    complete = sum(journey.complete for journey in found)
+    head = [
+        "| type | architecture | prepare | train | merge | load | notes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    count = f"{complete} of {len(found)} types pass every stage."
+    return "\n".join([BEGIN, count, "", *head, *map(table_row, found), END])
+
+
+def written_rows() -> dict[str, str]:
+    """Return the lines of the table in docs/models.md by type."""
+    lines = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].splitlines()
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+
+
+def write_page(journeys: Iterable[Journey]) -> None:
+    """Replace the table in docs/models.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    PAGE.write_text(before + table(journeys) + rest.partition(END)[2], encoding="utf-8")
+
+
+def _short(journey: Journey) -> str:
+    """Return what was found, without numbers that differ between machines."""
+    if journey.reason == "NotBuilt":
+        return "transformers builds no small model of it from its default config"
+    found = journey.message.partition(", found ")[2].partition("; ")[0] or journey.message
+    return re.sub(r"\d+\.\d+\S*", "#", found).replace("|", "\\|")[:120]
+
+
+def main() -> None:
+    """Print a line of JSON for each type; arguments are types, or none for all. `--write` writes docs/models.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*")
+    parser.add_argument("--output", type=Path, help="file of results, to which lines are added")
+    parser.add_argument(
+        "--write", action="store_true", help="write the table of docs/models.md from --output"
+    )
+    options = parser.parse_args()
+    known = _results(options.output)
+    if options.write:
+        write_page(known.values())
+        return
+    with options.output.open("a") if options.output else nullcontext(sys.stdout) as out:
+        for kind in options.kinds or [kind for kind in causal_types() if kind not in known]:
+            with tempfile.TemporaryDirectory() as folder:
+                print(json.dumps(asdict(travel(kind, Path(folder)))), file=out, flush=True)
+
+
+def _results(path: Path | None) -> dict[str, Journey]:
+    if path is None or not path.is_file():
+        return {}
+    return {
+        found.kind: found for found in (Journey(**json.loads(line)) for line in path.read_text().splitlines())
+    }
+
+
+if __name__ == "__main__":
+    main()
