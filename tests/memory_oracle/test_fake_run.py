@@ -14,7 +14,7 @@ from finetune_trainer.model.load import load_quantized, quantized_modules
 from finetune_trainer.stages.train import adapter, settings
 from finetune_trainer.trace import fake_model
 from finetune_trainer.trace.allocations import Allocations, rounded
-from finetune_trainer.trace.fake_model import give_fake_tensors, quantized_structure
+from finetune_trainer.trace.fake_model import give_fake_tensors, plain_structure, quantized_structure
 from peft.tuners.lora.layer import LoraLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -71,7 +71,7 @@ def test_the_skeleton_has_the_tensors_of_a_loaded_checkpoint(tmp_path: Path) -> 
     layout = prepare(tmp_path / "workspace", tmp_path / "base")
     loaded = load_quantized(layout.quantized_model, "cpu")
     document = {**loaded.config.to_dict(), "quantization_config": None}
-    fake = quantized_structure(build_config(document, None))
+    fake = quantized_structure(plain_structure(build_config(document, None)))
     with FakeTensorMode():
         give_fake_tensors(fake)
     found, expected = quantized_modules(fake), quantized_modules(loaded)

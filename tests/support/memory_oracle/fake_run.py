@@ -32,7 +32,7 @@ from finetune_trainer.stages.train.passes import Pass
 from finetune_trainer.stages.train.settings import sft_config
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.cuda_paths import cuda_paths
-from finetune_trainer.trace.fake_model import give_fake_tensors, quantized_structure
+from finetune_trainer.trace.fake_model import give_fake_tensors, plain_structure, quantized_structure
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import Trainer
 
@@ -66,7 +66,7 @@ def run_fake(
     The rows of a pass are padded, or `packed`.
     """
     tracked = Allocations()
-    model = quantized_structure(build_config(config, layers))
+    model = quantized_structure(plain_structure(build_config(config, layers)))
     with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked:
         _run(model, plan, tracked, packed=packed)
     phases = {phase: tracked.peaks[phase] for phase in PHASES}

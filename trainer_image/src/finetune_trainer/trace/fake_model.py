@@ -54,15 +54,19 @@ def _readable(rope: Any) -> Any:
     return {name: _readable(value) for name, value in rope.items()}
 
 
-def quantized_structure(config: Any) -> Any:
-    """Build the model on the meta device as transformers does before it loads a quantized checkpoint.
+def plain_structure(config: Any) -> Any:
+    """Build the model on the meta device, before its modules become 4-bit ones."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=compute_dtype("cuda"), attn_implementation=attention_implementation(config)
+        )
+
+
+def quantized_structure(model: Any) -> Any:
+    """Return a `plain_structure` as transformers changes it before it loads a quantized checkpoint.
 
     The 4-bit modules are those that PREPARE quantizes.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=compute_dtype("cuda"), attn_implementation=attention_implementation(config)
-        )
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
     return replace_with_bnb_linear(
         model, modules_to_not_convert=skipped, quantization_config=quantization_config()

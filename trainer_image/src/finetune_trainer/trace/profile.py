@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.census import take_census
 from finetune_trainer.trace.cuda_paths import cuda_paths
-from finetune_trainer.trace.fake_model import build_config, quantized_structure
+from finetune_trainer.trace.fake_model import build_config, plain_structure, quantized_structure
 from finetune_trainer.trace.layers import find_layers, keep_layers, sampled_layers, stand_ins
 from finetune_trainer.trace.segments import compose, total
 from finetune_trainer.trace.step import AdaptedModel, OptimizerSizes, Sizes
@@ -42,8 +42,9 @@ class Tracer:
 
     def __init__(self, document: dict[str, Any], run: RunSpec, *, whole: bool = False) -> None:
         self._run = run.model_copy(update={"device": "cuda"})
-        structure = quantized_structure(build_config(document))
-        self.census = take_census(structure, run.training.lora.target_modules)
+        whole_model = quantized_structure(plain_structure(build_config(document)))
+        self.census = take_census(whole_model, run.training.lora.target_modules)
+        structure = plain_structure(build_config(document))
         self._path: str | None = None
         self._layers: tuple[int, ...] = ()
         self.kinds: tuple[int, ...] = ()

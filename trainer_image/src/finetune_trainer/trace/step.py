@@ -28,7 +28,12 @@ from finetune_trainer.stages.train.optimizers import with_optimizer
 from finetune_trainer.stages.train.passes import Pass
 from finetune_trainer.stages.train.settings import sft_config
 from finetune_trainer.trace.allocations import Allocations, rounded
-from finetune_trainer.trace.fake_model import UntraceableError, give_fake_tensors, resident_bytes
+from finetune_trainer.trace.fake_model import (
+    UntraceableError,
+    give_fake_tensors,
+    quantized_structure,
+    resident_bytes,
+)
 from finetune_trainer.trace.segments import PassSegments, Segment
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ class OptimizerSizes:
 class AdaptedModel:
     """A model on fake tensors with a new adapter, ready for a pass. Build it inside a FakeTensorMode.
 
-    `structure` is a `fake_model.quantized_structure`, and stays as it is. `path` names its list of layers; None counts the
+    `structure` is a `fake_model.plain_structure`, and stays as it is. `path` names its list of layers; None counts the
     whole model as outside of layers.
     """
 
@@ -65,8 +70,8 @@ class AdaptedModel:
         self._tracked = tracked
         self._run = run
         with _disable_current_modes():
-            # A copy is no allocation, and 4-bit parameters cannot be copied as fake ones.
-            model = copy.deepcopy(structure)
+            # A structure is no allocation. 4-bit parameters on the meta device cannot be copied, so they are made anew.
+            model = quantized_structure(copy.deepcopy(structure))
         # Garbage of another model must not count, and must not vanish while something is measured.
         gc.collect()
         before = tracked.current
