@@ -41,6 +41,8 @@ _SENDERS = 16
 _TIMEOUT, _CONFLICT = 504, 409
 _TRIES = 5
 """Of a request that the API server does not finish in time, as on a machine without free CPUs."""
+_MOST_HEADERS = 5000
+"""The API server sends a header for each unknown or repeated field, and bounds only their 4,096 characters."""
 _EDITED = 5
 _FIELDS = (
     "deadlineSeconds",
@@ -287,7 +289,7 @@ async def campaign(plane: ControlPlane, run: OperatorRun) -> AsyncIterator[Campa
     config = json.loads(plane.admin.read_text())
     server = config["clusters"][0]["cluster"]
     connector = aiohttp.TCPConnector(ssl=_context(server, config["users"][0]["user"]), limit=2 * _SENDERS)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with aiohttp.ClientSession(connector=connector, max_headers=_MOST_HEADERS) as session:
         yield Campaign(session, server["server"], plane, run)
 
 

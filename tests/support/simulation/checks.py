@@ -187,7 +187,8 @@ class Checks:
         pods = [body for body in server.all(PODS) if not _is_left_with(body, hidden)]
         found += [f"Job {body['metadata']['name']} is left" for body in children]
         found += [f"pod {body['metadata']['name']} is left" for body in pods]
-        owners = {uid for body in server.all(CLAIMS) if (uid := owner_uid(body))}
+        held = {name for body in server.all(PODS) if _is_left_with(body, hidden) for name in _mounts(body)}
+        owners = {uid for body in server.all(CLAIMS) if (uid := owner_uid(body)) and not _is_held(body, held)}
         found += [f"the claim of {uid} is left" for uid in sorted(owners - claims)]
         lost = (claims & self._with_claim) - owners
         found += [f"the claim of {uid} must be kept" for uid in sorted(lost)]
@@ -207,6 +208,17 @@ def _is_left_with(pod: Body, jobs: Collection[str]) -> bool:
     """True for a pod that has ended and stays with one of these Jobs."""
     owners = {owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()}
     return pod["status"]["phase"] in ENDED and not owners.isdisjoint(jobs)
+
+
+def _mounts(pod: Body) -> list[str]:
+    """The names of the claims of a pod."""
+    volumes = pod["spec"]["volumes"]
+    return [each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each]
+
+
+def _is_held(claim: Body, names: Collection[str]) -> bool:
+    """True for a deleted claim that only stays because a pod that is left mounts it."""
+    return "deletionTimestamp" in claim["metadata"] and claim["metadata"]["name"] in names
 
 
 def _reason(status: Mapping[str, Any]) -> str:

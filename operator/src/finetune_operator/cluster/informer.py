@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.lost_nodes import lost_node
 from finetune_operator.observed.observation import (
+    ChildJob,
     Key,
     project_child,
     project_claim,
@@ -42,6 +43,8 @@ Body = Mapping[str, Any]
 
 LISTED_AT_ONCE = 8
 """Namespaces that are listed at once. Each holds a page of whole objects, and the API server works for each."""
+MAXIMUM_READS = 3
+"""Reads of the children of one job until what was read and what the watches have shown agree."""
 NODE_DELAY = 0.2
 """Seconds in which node changes are collected, because a node group joins and leaves as a whole."""
 
@@ -313,9 +316,25 @@ class Informer:
                 await asyncio.sleep(FILL_DELAY)
 
     async def refresh(self, key: Key, now: datetime) -> None:
-        """Read the children, pods and claim of one FineTuneJob from the API server into the store, at time `now`."""
+        """Read the children, pods and claim of one FineTuneJob from the API server into the store, at time `now`.
+
+        A Job may leave the watch while the rest is read, because it is deleted or because it loses its label. Reading again
+        tells which.
+        """
+        names: set[str] = set()
+        for _ in range(MAXIMUM_READS):
+            children = await self._read_children(key, now, names)
+            names |= {child.name for child in children}
+            observation = self._store.observe(key)
+            if observation is None or {child.uid for child in children} <= {
+                child.uid for child in observation.children
+            }:
+                return
+
+    async def _read_children(self, key: Key, now: datetime, names: Collection[str]) -> list[ChildJob]:
+        """Read them once, with the Jobs of these names; returns the Jobs."""
         known = self._store.identities(key)
-        jobs, pods = await self._cluster.read_children(key, known.job_names, known.job_uids)
+        jobs, pods = await self._cluster.read_children(key, {*known.job_names, *names}, known.job_uids)
         claim = await self._cluster.read_claim(key[0], workspace_claim_name(key[1]))
         children = [
             child for body in jobs.items if (child := project_child(body)) is not None and key_of(body) == key
@@ -341,6 +360,7 @@ class Informer:
             body = await self._cluster.read_node(name)
             if body is not None:
                 self._gpus.put(project_node(body))
+        return children
 
     async def reread(self, key: Key, now: datetime) -> None:
         """Read what a conflict has shown to be outdated: the FineTuneJob, or else its children."""

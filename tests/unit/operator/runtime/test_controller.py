@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from finetune_operator.api.stages import JOB_LABEL
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
+from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.errors import ApiError, ConflictError
@@ -143,6 +144,25 @@ async def test_no_job_is_sent_before_the_answer_about_its_claim() -> None:
         answered.set()
         await reconciling
         assert parts.writes() == [("POST", CLAIMS), ("POST", CHILDREN)]
+
+
+async def test_a_job_that_loses_its_label_while_its_pods_are_read_is_not_believed_gone() -> None:
+    """The watch of Jobs tells the loss of the label as a deletion."""
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+
+        async def remove_label() -> None:
+            parts.server.delays.clear()
+            body = parts.server.objects[CHILD]
+            labels = {key: value for key, value in body["metadata"]["labels"].items() if key != JOB_LABEL}
+            parts.server.put(CHILDREN, {**body, "metadata": {**body["metadata"], "labels": labels}})
+            parts.informer.put_child(parts.server.objects[CHILD], deleted=True)
+
+        parts.server.delays["GET", pods_path("team")] = remove_label
+        await parts.informer.refresh(KEY, parts.now)
+        observation = parts.store.observe(KEY)
+        assert observation is not None
+        assert [child.name for child in observation.children] == ["demo-prepare-0"]
 
 
 async def begin_second_attempt(parts: Parts) -> None:
