@@ -46,7 +46,7 @@ def succeed(*command: str | Path, **variables: str) -> str:
     return ended.stdout
 
 
-@pytest.fixture(scope="module", params=["operator"])
+@pytest.fixture(scope="module", params=["operator", "trainer"])
 def listed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The name of an image, and the list of its content."""
     built_images.built()

@@ -6,10 +6,15 @@ import hashlib
 import importlib.util
 import io
 import re
+import subprocess
+import sys
 import tarfile
+import zipfile
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from tests.support.repository import ROOT
 
@@ -57,3 +62,24 @@ def test_the_manifest_has_what_krew_demands(archive: ModuleType) -> None:
 
 def test_the_entry_point_is_that_of_the_installed_command(archive: ModuleType) -> None:
     assert f'finetune = "{archive.ENTRY}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.full
+def test_the_file_of_this_platform_runs_alone_and_its_digest_is_in_the_manifest(
+    archive: ModuleType, tmp_path: Path
+) -> None:
+    """The wheels of all versions of Python are fetched, so this takes a minute."""
+    files = archive.build(tmp_path, ["linux-amd64"], RELEASE)
+    program, krew, manifest = files
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "plan" in done.stdout
+    (listed,) = yaml.safe_load(manifest.read_text())["spec"]["platforms"]
+    assert listed["sha256"] == hashlib.sha256(krew.read_bytes()).hexdigest()
+    with zipfile.ZipFile(program) as packed:
+        names = packed.namelist()
+    for version in archive.PYTHONS:
+        assert [
+            name for name in names if f"cpython-{version.replace('.', '')}-x86_64-linux-gnu.so" in name
+        ], version
