@@ -66,8 +66,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def chart_findings(rendered: dict[str, Path]) -> Findings:
-    found = findings("kubernetes", list(rendered.values()))
-    return {name: found[str(file)] for name, file in rendered.items()}
+    # One by one, because a NetworkPolicy of one file would cover the pods of the other.
+    return {name: findings("kubernetes", [file])[str(file)] for name, file in rendered.items()}
 
 
 @pytest.mark.full
@@ -91,7 +91,8 @@ def test_every_answer_is_still_needed_and_the_dockerfiles_need_no_other(chart_fi
 @pytest.mark.full
 def test_the_documented_command_ends_without_a_finding(rendered: dict[str, Path]) -> None:
     ended = checkov("kubernetes", [rendered["default"]], "--config-file", CONFIG)
-    assert (ended.returncode, ended.stdout.strip()) == (0, ""), ended.stdout + ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Failed checks: 0" in ended.stdout
 
 
 def test_the_page_answers_each_check_that_is_left_out_with_a_reason() -> None:
