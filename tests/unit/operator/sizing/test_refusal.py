@@ -53,6 +53,7 @@ def test_a_message_names_the_size_of_weights_cast_to_float32() -> None:
     stack = replace(DEFAULT_STACK, name="old-pipeline", quantization="None", cast_to_float32=True)
     asked = make_request(stack=stack)
     decision = infeasible(decide_training(asked, [on_node(product("NVIDIA A10G"))]))
+    assert asked.shape is not None
     in_float32 = 4 * asked.shape.parameters
     prepare = decision.estimate.phases[Phase.PREPARE]
     assert in_float32 <= prepare <= 1.05 * in_float32

@@ -64,8 +64,8 @@ def traced(request: TraceRequest, now: Callable[[], float] = time.monotonic) -> 
 
 def _trace(request: TraceRequest, end: float, now: Callable[[], float], *, whole: bool) -> MemoryTrace:
     training = request.training
-    # The functions of TRAIN read nothing else of a run spec.
-    run = RunSpec.model_construct(device="cuda", training=training)
+    # The functions of TRAIN read nothing else of a run spec, and a trace has nothing else.
+    run = RunSpec.model_construct(device="cuda", training=training)  # type: ignore[call-arg]
     tracer = Tracer(request.config, run, whole=whole)
     with tracer.tracing():
         first, *others = ways(training, request.length)

@@ -101,11 +101,7 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
-    traced = TraceAnswer()
-    if needs_trace(run, document["model_type"]):
-        progress.update("TracingMemory", 0, None)
-        traced = trace_memory(run, layout, document, proven.result.longest_example)
-        progress.report_trace(traced.trace)
+    traced = _traced(run, layout, progress, document, proven.result.longest_example)
     # Before weights are fetched.
     with after_the_operator(reported):
         check_space(run, layout, least_artifact_bytes(run, base.parameters))
@@ -139,6 +135,18 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
         if trained is None
         else StageResult(prepare=result, completed=CompletedResult(train=trained))
     )
+
+
+def _traced(
+    run: RunSpec, layout: WorkspaceLayout, progress: Reporter, config: dict[str, Any], longest: int
+) -> TraceAnswer:
+    """Trace the model's memory where sizing needs it. Before weights are fetched, so that a model that fits nowhere costs none."""
+    if not needs_trace(run, config["model_type"]):
+        return TraceAnswer()
+    progress.update("TracingMemory", 0, None)
+    answer = trace_memory(run, layout, config, longest)
+    progress.report_trace(answer.trace)
+    return answer
 
 
 def _traced_members(traced: TraceAnswer) -> dict[str, Any]:
