@@ -108,7 +108,6 @@ FURTHER = (
     "bitnet",
     "bloom",
     "codegen",
-    "cohere_compass_text",
     "doge",
     "exaone",
     "falcon",
@@ -131,7 +130,11 @@ FURTHER = (
 @pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(name, marks=pytest.mark.full) for name in FURTHER)])
 def test_a_family_without_a_closed_form_is_traced_within_three_percent(kind: str) -> None:
     document = default_config(kind)
-    found = max(trace(document, PLAN).values())
+    try:
+        found = max(trace(document, PLAN).values())
+    except (LookupError, RuntimeError, ValueError):
+        # As the command does: layers that depend on each other run all together.
+        found = max(trace(document, PLAN, whole=True).values())
     peak = run_fake(document, PLAN).peak_bytes
     assert TOO_LITTLE * peak <= found <= TOO_MUCH * peak, f"{found / peak - 1:+.2%} of {peak / 2**30:.3f} GiB"
 

@@ -143,7 +143,10 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     for parameter in packed:
         del shapes[parameter.name]
     shapes |= parts
-    quantized = (*_quantized_modules(model, packed), *sorted(name.removesuffix(".weight") for name in parts))
+    quantized = (
+        *replace_linear_layers(model, packed),
+        *sorted(name.removesuffix(".weight") for name in parts),
+    )
     if not quantized:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
@@ -206,8 +209,11 @@ def _build(folder: Path, document: dict[str, Any]) -> Any:
         ) from error
 
 
-def _quantized_modules(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:
-    """Return the names of the modules that transformers would replace by 4-bit ones, without `kept_layers`. It changes `model`."""
+def replace_linear_layers(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:
+    """Replace the linear layers that PREPARE quantizes by 4-bit ones, and return their names.
+
+    These are the layers that transformers would replace, without `kept_layers` and the parameters `packed`.
+    """
     kept = [*kept_layers(model), *(parameter.name.removesuffix(".weight") for parameter in packed)]
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
     skipped = [*skipped, *(f"^{re.escape(name)}$" for name in kept)]

@@ -57,7 +57,7 @@ def findings(run: SmallRun) -> Findings:
     packing = packing_obstacle(run.adapted, max(LENGTHS))
     checkpointing = checkpointing_problem(run)
     run.train(_STEPS, packed=packing is None)
-    return Findings(packing, _merge(run), checkpointing)
+    return Findings(packing=packing, merge=_merge(run), checkpointing=checkpointing)
 
 
 def _merge(run: SmallRun) -> str | None:

@@ -10,12 +10,11 @@ import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoModelForCausalLM
-from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from finetune_trainer.model.describe import quantization_config
+from finetune_trainer.model.describe import replace_linear_layers
 from finetune_trainer.model.load import attention_implementation, compute_dtype
+from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.model.support import is_native
 from finetune_trainer.trace.allocations import rounded
 
@@ -67,10 +66,8 @@ def quantized_structure(model: Any) -> Any:
 
     The 4-bit modules are those that PREPARE quantizes.
     """
-    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-    return replace_with_bnb_linear(
-        model, modules_to_not_convert=skipped, quantization_config=quantization_config()
-    )
+    replace_linear_layers(model, packed_parameters(model))
+    return model
 
 
 def give_fake_tensors(model: Any) -> None:

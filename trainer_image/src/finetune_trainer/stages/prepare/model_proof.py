@@ -12,7 +12,7 @@ from finetune_trainer.errors import Reason, StageError
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """What a trial found; None if the model passes.
 
