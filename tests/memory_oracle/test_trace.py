@@ -177,3 +177,21 @@ def test_a_model_that_cannot_be_built_is_a_problem_and_no_crash(config: dict[str
     answer = traced(TraceRequest(training=plan_spec(PLAN).training, config=config, length=64))
     assert answer.trace is None
     assert answer.problem
+
+
+def test_experts_count_in_nf4_with_two_matrices_unpacked() -> None:
+    """The default config of Qwen3 MoE is that of a model with 128 experts in each of 24 layers."""
+    document = default_config("qwen3_moe")
+    small = plan_spec(replace(PLAN, target_modules="AttentionOnly")).training
+    answer = traced(TraceRequest(training=small, config=document, length=512))
+    found = answer.trace
+    assert found is not None, answer.problem
+    assert found.experts is not None
+    experts = 128 * 24 * 3 * 2048 * 768
+    assert found.experts.parameters == experts
+    assert 0.515 * experts < found.experts.bytes < 0.53 * experts
+    resident = found.experts.bytes + found.quantized.bytes + found.adapted.bytes
+    resident += sum(group.bytes for group in (found.embeddings, found.other) if group is not None)
+    load, loss, *_ = (1024 * size for size in found.rungs[0][3:])
+    assert resident <= load <= 1.05 * resident
+    assert load + 4 * 2048 * 768 < loss < 1.3 * resident

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 
 from finetune_trainer.model.adapter_targets import adapted_modules
 from finetune_trainer.model.load import quantized_modules
+
+if TYPE_CHECKING:
+    from finetune_trainer.model.packed_parameters import PackedParameter
+    from finetune_trainer.trace.packed import PackedSizes
 
 Kind = Literal["Quantized", "Embeddings", "Experts", "Other"]
 # NF4 with double quantization (bitsandbytes' quantize_4bit): half a byte for a weight, a byte for 64 of them, and four
@@ -37,19 +42,26 @@ class Group:
 class Census:
     """The groups of a model by kind, and the number of its modules that get an adapter.
 
-    Embeddings include the output matrix if it is not tied. Experts are those that are not quantized.
+    Embeddings include the output matrix if it is not tied. Experts are all packed parameters, which are in NF4, too.
     """
 
     groups: dict[Kind, Group]
     adapted: int
 
 
-def take_census(model: Any, targets: str) -> Census:
-    """Count a `fake_model.quantized_structure`; `targets` is the spec's targetModules. A tied tensor counts once."""
+def take_census(
+    model: Any, targets: str, parameters: Sequence[PackedParameter], packed: PackedSizes
+) -> Census:
+    """Count a `fake_model.quantized_structure`; `targets` is the spec's targetModules. A tied tensor counts once.
+
+    `parameters` are the model's packed ones, and `packed` has their sizes.
+    """
     groups: dict[Kind, Group] = {}
-    seen: set[int] = set()
+    seen = {id(model.get_parameter(parameter.name)) for parameter in parameters}
+    if parameters:
+        groups["Experts"] = Group(packed.modules, packed.weights, packed.bytes)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    for path, module in model.named_modules():
+    for module in model.modules():
         own = [tensor for tensor in module.parameters(recurse=False) if id(tensor) not in seen]
         seen |= {id(tensor) for tensor in own}
         if not own:
@@ -61,15 +73,10 @@ def take_census(model: Any, targets: str) -> Census:
             size = _packed_bytes(weights) + _WIDTH * biases
             groups["Quantized"] = groups.get("Quantized", Group()).plus(weights + biases, size)
             continue
-        kind = _kind(path, module, embeds=id(module) in ends)
+        embeds = id(module) in ends or isinstance(module, torch.nn.Embedding)
+        kind: Kind = "Embeddings" if embeds else "Other"
         groups[kind] = groups.get(kind, Group()).plus(count, _WIDTH * count)
-    return Census(groups, len(adapted_modules(targets, quantized_modules(model))))
-
-
-def _kind(path: str, module: torch.nn.Module, *, embeds: bool) -> Kind:
-    if embeds or isinstance(module, torch.nn.Embedding):
-        return "Embeddings"
-    return "Experts" if any(part.endswith("experts") for part in path.split(".")) else "Other"
+    return Census(groups, len(adapted_modules(targets, quantized_modules(model))) + packed.adapted)
 
 
 def _packed_bytes(weights: int) -> int:

@@ -64,7 +64,7 @@ def plain_structure(config: Any) -> Any:
 def quantized_structure(model: Any) -> Any:
     """Return a `plain_structure` as transformers changes it before it loads a quantized checkpoint.
 
-    The 4-bit modules are those that PREPARE quantizes.
+    The 4-bit modules are those that PREPARE quantizes. Packed parameters stay as they are (`trace.packed`).
     """
     replace_linear_layers(model, packed_parameters(model))
     return model

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from finetune_trainer.model.load import quantized_modules
+from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.census import take_census
 from finetune_trainer.trace.cuda_paths import cuda_paths
 from finetune_trainer.trace.fake_model import build_config, plain_structure, quantized_structure
 from finetune_trainer.trace.layers import find_layers, keep_layers, sampled_layers, stand_ins
+from finetune_trainer.trace.packed import packed_sizes
 from finetune_trainer.trace.segments import compose, total
 from finetune_trainer.trace.step import AdaptedModel, OptimizerSizes, Sizes
 from finetune_trainer.trace.ways import Way
@@ -42,8 +45,14 @@ class Tracer:
 
     def __init__(self, document: dict[str, Any], run: RunSpec, *, whole: bool = False) -> None:
         self._run = run.model_copy(update={"device": "cuda"})
-        whole_model = quantized_structure(plain_structure(build_config(document)))
-        self.census = take_census(whole_model, run.training.lora.target_modules)
+        lora = run.training.lora
+        whole_model = plain_structure(build_config(document))
+        parameters = packed_parameters(whole_model)
+        whole_model = quantized_structure(whole_model)
+        self._packed = packed_sizes(
+            parameters, quantized_modules(whole_model), lora, whole_model.config.get_text_config()
+        )
+        self.census = take_census(whole_model, lora.target_modules, parameters, self._packed)
         structure = plain_structure(build_config(document))
         self._path: str | None = None
         self._layers: tuple[int, ...] = ()
@@ -68,29 +77,35 @@ class Tracer:
 
     def optimizer_states(self, optimizer: Optimizer) -> int:
         """Return the bytes of an optimizer's states."""
-        return self._total(self._optimizer(optimizer).states)
+        return self._with_packed(self._total(self._optimizer(optimizer).states))
 
     def adapter_bytes(self) -> int:
         """Return the bytes of the adapter, which its gradients take once more."""
-        return self._total(self._model("Quantized", checkpointing=True).gradients)
+        return (
+            self._total(self._model("Quantized", checkpointing=True).gradients) + self._packed.trained_bytes
+        )
 
     def adapter_parameters(self) -> int:
         """Return the number of trained parameters, which are float32."""
-        return self._total(self._model("Quantized", checkpointing=True).trained_parameters)
+        return self._linear_trained() + self._packed.trained
 
     def peaks(self, way: Way, optimizer: Optimizer) -> Peaks:
         """Return the peaks of a way to run a step, without the states of its `optimizer`."""
-        model = self._model(way.weights, checkpointing=way.checkpointing)
-        weights, gradients = self._total(model.weights), self._total(model.gradients)
+        model, packed = self._model(way.weights, checkpointing=way.checkpointing), self._packed
+        weights = self._total(model.weights) - packed.plain_bytes + packed.bytes + packed.trained_bytes
+        gradients = self._total(model.gradients) + packed.trained_bytes
         batch, segments = model.step(way.rows, way.length, accumulates=way.accumulates)
         step = compose(segments, self._layers)
-        held = weights + batch + (gradients if way.accumulates else 0)
+        held = weights + batch + (gradients if way.accumulates else 0) + packed.unpacked
+        tokens = way.rows * way.length
+        kept = packed.saved_layer if way.checkpointing else packed.saved_deep
         return Peaks(
             load=weights + model.load_transient,
-            loss=held + step.forward,
-            recompute=held + step.backward,
-            optimizer=weights + batch + gradients + self._optimizer(optimizer).transient,
-            evaluation=weights + batch + self._evaluation(way),
+            loss=held + step.forward + tokens * (0 if way.checkpointing else kept),
+            # Gradients of all experts may be there before the last layer's pass has ended.
+            recompute=held + step.backward + tokens * kept + (0 if way.accumulates else packed.trained_bytes),
+            optimizer=weights + batch + gradients + self._with_packed(self._optimizer(optimizer).transient),
+            evaluation=weights + batch + packed.unpacked + self._evaluation(way),
         )
 
     def _evaluation(self, way: Way) -> int:
@@ -117,6 +132,14 @@ class Tracer:
             model = self._model("Quantized", checkpointing=True)
             self._optimizers[optimizer] = model.optimizer(optimizer)
         return self._optimizers[optimizer]
+
+    def _linear_trained(self) -> int:
+        return self._total(self._model("Quantized", checkpointing=True).trained_parameters)
+
+    def _with_packed(self, size: int) -> int:
+        """Return a size that grows with the trained values, for those of packed parameters, too."""
+        linear = self._linear_trained()
+        return size if linear == 0 else -(-size * (linear + self._packed.trained) // linear)
 
     def _total(self, sizes: Sizes) -> int:
         return total(sizes.outside, sizes.layers, self._layers)

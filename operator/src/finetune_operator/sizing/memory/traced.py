@@ -84,7 +84,7 @@ def _weights(trace: MemoryTrace, plan: TrainingPlan) -> Iterator[MemoryItem]:
             "quantized weights", trace.quantized.bytes, f"{trace.quantized.modules:,} matrices in NF4"
         )
     for name, group in (
-        ("experts in 16 bits", trace.experts),
+        ("experts in NF4", trace.experts),
         ("embeddings and output head", trace.embeddings),
         ("norms and other parameters", trace.other),
     ):

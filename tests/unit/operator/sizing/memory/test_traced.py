@@ -72,7 +72,7 @@ def test_the_terms_of_a_phase_add_up_and_name_the_experts() -> None:
     for phase, size in found.phases.items():
         assert sum(term.bytes for term in found.terms if term.phase is phase) == size
     loading = [term for term in found.terms if term.phase is Phase.LOAD]
-    assert max(loading, key=lambda term: term.bytes).name == "experts in 16 bits"
+    assert max(loading, key=lambda term: term.bytes).name == "experts in NF4"
     unpacked = traced_estimate(trace(), replace(PLAN, weights="Dequantized"), DEFAULT_STACK)
     assert {term.bytes for term in unpacked.terms if term.name == "dequantized weights"} == {2_000_000}
 

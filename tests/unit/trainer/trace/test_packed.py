@@ -1,0 +1,88 @@
+"""Sizes of packed parameters agree with a model that TRAIN has loaded and adapted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.contract.run_spec import Lora
+from finetune_trainer.model.describe import inspect_base_model
+from finetune_trainer.model.load import quantized_modules
+from finetune_trainer.model.packed_weight import PackedWeight, packed_adapters, packed_weights
+from finetune_trainer.proof.small_run import SmallRun
+from finetune_trainer.trace.allocations import rounded
+from finetune_trainer.trace.packed import PackedSizes, packed_sizes
+from transformers import AutoConfig
+
+pytestmark = pytest.mark.slow
+
+TENSORS = ("packed", "scales", "code", "nested", "nested_code", "offset")
+
+
+def lora(**members: Any) -> Lora:
+    return Lora.model_validate(
+        {
+            "rank": 4,
+            "alpha": 8,
+            "dropout": 0,
+            "targetModules": "AllLinear",
+            "variant": "Standard",
+            **members,
+        }
+    )
+
+
+def sizes_of(folder: Path, kind: str, wanted: Lora) -> tuple[PackedSizes, Any]:
+    """Return the computed sizes of a small model, and the model that TRAIN has adapted."""
+    run = SmallRun(folder, wanted)
+    run.build(AutoConfig.for_model(kind))
+    run.prepare()
+    adapted = run.adapt()
+    base = inspect_base_model(folder / "base")
+    config = adapted.config.get_text_config()
+    return packed_sizes(base.packed, quantized_modules(adapted), wanted, config), adapted
+
+
+def storages(weight: PackedWeight) -> dict[int, int]:
+    """Return the allocated bytes of a packed parameter by storage."""
+    tensors = [getattr(rows, name) for parts in weight.parts for rows in parts for name in TENSORS]
+    return {
+        one.untyped_storage().data_ptr(): rounded(one.untyped_storage().nbytes())
+        for one in tensors
+        if isinstance(one, torch.Tensor)
+    }
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("variant", ["Standard", "DoRA"])
+def test_sizes_are_those_of_the_loaded_experts(tmp_path: Path, kind: str, variant: str) -> None:
+    if (kind, variant) == ("gpt_oss", "DoRA"):
+        variant = "RankStabilized"  # the trainer refuses DoRA on its transposed matrices
+    found, adapted = sizes_of(tmp_path, kind, lora(variant=variant))
+    weights = packed_weights(adapted)
+    assert found.weights == sum(weight.parameter.elements for weight in weights.values())
+    allocated: dict[int, int] = {}
+    for weight in weights.values():
+        allocated |= storages(weight)
+    # Tables of loaded tensors may share memory, so a model can take less than it could.
+    assert sum(allocated.values()) <= found.bytes <= 1.5 * sum(allocated.values())
+    trained = packed_adapters(adapted)
+    assert found.trained == sum(parameter.numel() for parameter in trained.values()) > 0
+    assert found.trained_bytes == sum(parameter.nbytes for parameter in trained.values())
+    largest = max(weight.parameter.rows * weight.parameter.columns for weight in weights.values())
+    assert 2 * largest <= found.unpacked <= 4 * largest
+    assert 0 < found.saved_layer < found.saved_deep
+
+
+def test_attention_alone_leaves_experts_without_an_adapter(tmp_path: Path) -> None:
+    found, adapted = sizes_of(tmp_path, "qwen3_moe", lora(targetModules="AttentionOnly"))
+    assert not packed_adapters(adapted)
+    assert (found.trained, found.adapted, found.saved_deep) == (0, 0, 0)
+    assert found.bytes < found.plain_bytes
+
+
+def test_a_dense_model_has_no_packed_parameters(tmp_path: Path) -> None:
+    found, _ = sizes_of(tmp_path, "llama", lora())
+    assert found == PackedSizes()

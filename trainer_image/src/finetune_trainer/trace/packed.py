@@ -1,0 +1,119 @@
+"""By how many bytes TRAIN's packed parameters differ from those of a run on fake tensors.
+
+Routing reads values, which fake tensors lack. So a fake run multiplies all experts of a layer at once, with matrices in 16
+bits. TRAIN keeps them in NF4, unpacks at most two at one time, and may adapt each (ADR 0067).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.model.adapter_targets import adapted_modules
+from finetune_trainer.trace.allocations import rounded
+
+if TYPE_CHECKING:
+    from finetune_trainer.contract.run_spec import Lora
+    from finetune_trainer.model.packed_parameters import PackedParameter, PackedPart
+
+_BLOCK, _CONSTANTS_BLOCK = 64, 256
+_WIDTH = 2
+"""Bytes of a value in 16 bits."""
+_MASTER = 4
+"""Bytes of an adapter's value."""
+_CODES = 16 * 4, 256 * 4, 4
+"""Bytes of the tables of both levels, and of the offset."""
+_CHOSEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "n_experts_per_tok",
+    "num_selected_experts",
+    "experts_per_token",
+    "moe_topk",
+    "moe_k",
+    "moe_top_k",
+    "top_k",
+)
+"""Members of configs that count the experts of a token."""
+
+
+@dataclass(frozen=True)
+class PackedSizes:
+    """Sizes of a model's packed parameters; all are 0 without any.
+
+    `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits, and `unpacked` the two largest
+    matrices in 16 bits. `adapted` counts matrices with an adapter, and `trained` the adapter's values. `saved_deep` and
+    `saved_layer` are the bytes per token that products with an adapter keep for the backward pass: of all layers, and at
+    most of one.
+    """
+
+    modules: int = 0
+    weights: int = 0
+    bytes: int = 0
+    plain_bytes: int = 0
+    unpacked: int = 0
+    adapted: int = 0
+    trained: int = 0
+    saved_deep: int = 0
+    saved_layer: int = 0
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of the adapter, and of its gradients."""
+        return _MASTER * self.trained
+
+
+def packed_sizes(
+    parameters: Sequence[PackedParameter], linear: Collection[str], lora: Lora, config: Any
+) -> PackedSizes:
+    """Return the sizes of a model with this text `config`. `linear` names its 4-bit linear layers."""
+    if not parameters:
+        return PackedSizes()
+    parts = [(parameter, part) for parameter in parameters for part in parameter.parts]
+    chosen = adapted_modules(lora.target_modules, {*linear, *(part.module for _, part in parts)})
+    adapted = [(parameter, part) for parameter, part in parts if part.module in chosen]
+    matrices = sorted((parameter.rows * parameter.columns for parameter in parameters), reverse=True)
+    kept: dict[str, int] = {}
+    for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
+        layer = parameter.name.rpartition(".")[0]
+        inputs = parameter.rows if parameter.transposed else parameter.columns
+        kept[layer] = kept.get(layer, 0) + _WIDTH * inputs * _experts_of_token(parameter, config)
+    return PackedSizes(
+        modules=len(parts),
+        weights=sum(parameter.elements for parameter in parameters),
+        bytes=sum(_nf4_bytes(_elements(parameter, part)) for parameter, part in parts),
+        plain_bytes=sum(rounded(_WIDTH * parameter.elements) for parameter in parameters),
+        unpacked=_WIDTH * (matrices[0] + matrices[min(1, len(matrices) - 1)]),
+        adapted=len(adapted),
+        trained=sum(_factors(parameter, part, lora) for parameter, part in adapted),
+        saved_deep=sum(kept.values()),
+        saved_layer=max(kept.values(), default=0),
+    )
+
+
+def _elements(parameter: PackedParameter, part: PackedPart) -> int:
+    experts = parameter.experts if part.expert is None else 1
+    return experts * (part.last - part.first) * parameter.columns
+
+
+def _nf4_bytes(elements: int) -> int:
+    """Return the bytes of a tensor in NF4 with its constants (bitsandbytes' quantize_4bit), each allocated by itself."""
+    blocks = -(-elements // _BLOCK)
+    sizes = (-(-elements // 2), blocks, 4 * -(-blocks // _CONSTANTS_BLOCK), *_CODES)
+    return sum(rounded(size) for size in sizes)
+
+
+def _factors(parameter: PackedParameter, part: PackedPart, lora: Lora) -> int:
+    """Return the values of the factors of a part's adapter, as `packed_weight.PackedWeight.add_adapter` makes them."""
+    rows = part.last - part.first
+    outputs = parameter.columns if parameter.transposed else rows
+    matrix = lora.rank * (rows + parameter.columns) + (outputs if lora.variant == "DoRA" else 0)
+    return matrix * (parameter.experts if part.expert is None else 1)
+
+
+def _experts_of_token(parameter: PackedParameter, config: Any) -> int:
+    """Return how many matrices of a parameter multiply each token; all if the config does not say it."""
+    found = (getattr(config, name, None) for name in _CHOSEN)
+    count = next((value for value in found if type(value) is int and value > 0), parameter.experts)
+    return min(count, parameter.experts)
