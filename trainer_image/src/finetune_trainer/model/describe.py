@@ -115,7 +115,7 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     `rehearsed` says that this model was inspected before, so that its layers need not be tried again.
 
     Raises StageError(InvalidModel) if the config is not one or its layers do not fit together, and UnsupportedModel for
-    models that cannot be trained and merged exactly: mixtures of experts, remote code, quantized checkpoints, unknown or
+    models that cannot be trained and merged exactly: remote code, quantized checkpoints, unknown or
     multimodal types, and heads of unknown computation.
     """
     document = read_config(folder / "config.json")
