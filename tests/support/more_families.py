@@ -157,16 +157,5 @@ REFUSED: dict[str, tuple[Published, str]] = {
         _model("falcon", "FalconForCausalLM", alibi=False, bias=False, multi_query=True, parallel_attn=True),
         "model type 'falcon', whose linear layers are of another class; choose another model",
     ),
-    "DeepSeek V3, dense": (
-        _model(
-            "deepseek_v3",
-            "DeepseekV3ForCausalLM",
-            **_LATENT,
-            first_k_dense_replace=2,
-            n_routed_experts=0,
-            tie_word_embeddings=False,
-        ),
-        "model type 'deepseek_v3', .*choose a model of a dense family",
-    ),
 }
 """Those that PREPARE refuses, with its words."""

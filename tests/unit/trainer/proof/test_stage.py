@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import torch
-from finetune_trainer.proof import stage
+from finetune_trainer.proof import canaries
 from finetune_trainer.proof.stage import prepare, trial
 from finetune_trainer.runner import load_stage
 from finetune_trainer.stages.prepare.model_proof import Findings
@@ -38,7 +38,7 @@ def test_a_trial_leaves_random_numbers_and_the_folder_as_they_are(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(tiny_model / "config.json", tmp_path)
-    monkeypatch.setattr(stage, "try_model", lambda _config: Findings(packing=str(torch.randn(1))))
+    monkeypatch.setattr(canaries, "try_model", lambda _config: Findings(packing=str(torch.randn(1))))
     torch.manual_seed(1)
     expected = torch.randn(1)
     torch.manual_seed(1)

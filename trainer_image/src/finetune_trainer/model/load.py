@@ -13,8 +13,6 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.output_head import prove_head
-from finetune_trainer.model.packed_load import has_packed_parameters, load_packed
-from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.padding_rows import restore_padding_rows
 
 if TYPE_CHECKING:
@@ -45,6 +43,11 @@ def load_quantized(path: Path, device: str) -> Any:
             "the run needs a CUDA device, but this process sees none; check the driver, the device plugin and "
             "runtimeClassName",
         )
+    from finetune_trainer.model.packed_load import (  # noqa: PLC0415 -- peft imports torch's compiler, which takes seconds
+        has_packed_parameters,
+        load_packed,
+    )
+
     mend_cpu_kernels()
     dtype = compute_dtype(device)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -102,6 +105,8 @@ def check_quantized(model: Any, layout: BaseLayout) -> None:
 
     Raises StageError(QuantizationMismatch) naming the first difference.
     """
+    from finetune_trainer.model.packed_weight import packed_weights  # noqa: PLC0415 -- as above
+
     linear, packed = quantized_modules(model), packed_weights(model)
     found = linear.keys() | {part.module for weight in packed.values() for part in weight.parameter.parts}
     missing = sorted(layout.quantized - found)

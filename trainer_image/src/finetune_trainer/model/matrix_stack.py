@@ -132,3 +132,10 @@ class StackedMatrix:
 def has_experts(model: Any) -> bool:
     """Return whether a loaded model has experts, so that a token's way depends on its values."""
     return any(isinstance(module, MatrixStack) and module.parameter.experts > 1 for module in model.modules())
+
+
+def use_own_experts(model: Any) -> None:
+    """Let experts compute with the model's own code, which takes one expert after another."""
+    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+        # Its setter walks over all modules.
+        config._experts_implementation = "eager"  # noqa: SLF001 -- transformers reads it there

@@ -13,6 +13,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import quantization_config
+from finetune_trainer.model.matrix_stack import use_own_experts
 from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.packed_parameters import (
     PackedParameter,
@@ -78,13 +79,6 @@ def _built(config: Any, attention: str, dtype: torch.dtype, *, buffers: bool = F
         )
     use_own_experts(model)
     return model
-
-
-def use_own_experts(model: Any) -> None:
-    """Let experts compute with the model's own code, which takes one expert after another."""
-    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
-        # Its setter walks over all modules.
-        config._experts_implementation = "eager"  # noqa: SLF001 -- transformers reads it there
 
 
 class _Tensors:

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_trainer.proof.canaries import try_model
 from finetune_trainer.stages.prepare import stage
 from finetune_trainer.stages.prepare.model_proof import Findings
 
@@ -30,6 +29,8 @@ def prepare(run: RunSpec, progress: Reporter) -> StageResult:
 
 def trial(folder: Path) -> Findings:
     """Try the model whose config.json is in `folder`. A small model that cannot run proves nothing."""
+    from finetune_trainer.proof.canaries import try_model  # noqa: PLC0415 -- TRAIN's code imports torch's compiler
+
     # The log must not hold progress bars.
     disable_progress_bar()
     try:

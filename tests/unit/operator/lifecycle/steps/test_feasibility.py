@@ -61,7 +61,6 @@ def test_no_job_is_rejected_before_its_config_is_known() -> None:
     ("config", "reason"),
     [
         ({"model_type": "nobody_knows"}, "ModelSizeUnknown"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "ModelSizeUnknown"),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "UnsupportedModel"),
         ({"model_type": "falcon"}, "UnsupportedModel"),
     ],

@@ -17,10 +17,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.load import attention_implementation
-from finetune_trainer.model.matrix_stack import MatrixStack
+from finetune_trainer.model.matrix_stack import MatrixStack, use_own_experts
 from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
-from finetune_trainer.model.packed_load import use_own_experts
 from finetune_trainer.model.packed_parameters import packed_parameters
 
 if TYPE_CHECKING:
