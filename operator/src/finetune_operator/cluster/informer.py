@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from finetune_operator.api.stages import workspace_claim_name
 from finetune_operator.cluster.client import ObjectList
+from finetune_operator.cluster.concurrency import each_at_once
 from finetune_operator.cluster.ended_jobs import ENDED, SHARE, UNFINISHED, cannot_select
 from finetune_operator.cluster.listed_versions import ListedVersions
 from finetune_operator.cluster.node_store import GpuStore
@@ -41,8 +42,6 @@ from finetune_operator.sizing.gpus.nodes import project_node
 
 Body = Mapping[str, Any]
 
-LISTED_AT_ONCE = 8
-"""Namespaces that are listed at once. Each holds a page of whole objects, and the API server works for each."""
 MAXIMUM_READS = 3
 """Reads of the children of one job until what was read and what the watches have shown agree."""
 NODE_DELAY = 0.2
@@ -208,7 +207,7 @@ class Informer:
     async def _synchronize_all(self, *, unfinished: bool = False, share: float = 1.0) -> None:
         read = partial(self._synchronize, unfinished=unfinished, share=share)
         if self.namespaces:
-            await _at_once(partial(self._read_unless_refused, read), self.namespaces)
+            await each_at_once(partial(self._read_unless_refused, read), self.namespaces)
         else:
             await read("")
         await self._synchronize_nodes()
@@ -383,23 +382,6 @@ class Informer:
         self._waking = False
         for key in self._store.keys_without_gpu():
             self._queue.add(key, Urgency.PROGRESS)
-
-
-async def _at_once(work: Callable[[str], Awaitable[object]], namespaces: Iterable[str]) -> None:
-    """Do `work` for each namespace, LISTED_AT_ONCE at a time. The first error ends it."""
-    waiting = iter(namespaces)
-
-    async def take_turns() -> None:
-        for namespace in waiting:
-            await work(namespace)
-
-    tasks = [asyncio.create_task(take_turns()) for _ in range(LISTED_AT_ONCE)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _ignore(_namespace: str) -> None:

@@ -1,8 +1,7 @@
 """The objects that the watches have reported, by FineTuneJob: small projections, never whole objects.
 
 An older resourceVersion never replaces a newer one, and an answer that comes after the deletion of its object does not
-bring the object back. The operator stores its own writes from the API server's responses, so events that were sent
-earlier do not undo them.
+bring the object back. The operator's own writes come from the API server's responses, so earlier events undo none.
 """
 
 from __future__ import annotations

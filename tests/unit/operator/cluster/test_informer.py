@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.concurrency import LISTED_AT_ONCE
 from finetune_operator.cluster.ended_jobs import ENDED, UNFINISHED
-from finetune_operator.cluster.informer import FILL_DELAY, LISTED_AT_ONCE, NODE_DELAY, Informer
+from finetune_operator.cluster.informer import FILL_DELAY, NODE_DELAY, Informer
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
