@@ -25,7 +25,7 @@ def reference() -> str:
 
 
 def _section(name: str) -> Iterator[str]:
-    context = click.Context(finetune, info_name="finetune")
+    context = click.Context(finetune, info_name="finetune", **finetune.context_settings)
     command = finetune.get_command(context, name)
     if command is None:
         raise ValueError(f"the command must exist, found no {name!r}; correct finetune_cli.app.COMMANDS")
@@ -33,12 +33,14 @@ def _section(name: str) -> Iterator[str]:
     yield from (f"## finetune {name}", "", "```", command.get_usage(inner), "```", "")
     for paragraph in (command.help or "").split("\n\n"):
         yield from (" ".join(paragraph.split()).replace(". ", ".\n"), "")
-    options = [parameter for parameter in command.get_params(inner) if isinstance(parameter, click.Option)]
+    # click makes a command's help option at its first use, from the context of that use.
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     yield from ("| option | meaning |", "|---|---|")
     for option in options:
         record = option.get_help_record(inner)
         if record is not None:
             yield f"| `{_cell(record[0])}` | {_cell(record[1])} |"
+    yield f"| `{', '.join(inner.help_option_names)}` | Show this message and exit. |"
     yield ""
     if isinstance(command, Command):
         yield from ("```console", *_examples(command), "```", "")
