@@ -5,11 +5,11 @@ The number of requests is bounded whatever happens. A pod without such an Event 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.rounds import repeat_rounds
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.errors import ApiError
@@ -41,14 +41,7 @@ class ImagePullReader:
 
     async def run(self) -> None:
         """Read until canceled."""
-        while True:
-            await self._cluster.await_server()
-            try:
-                await self.read_round()
-            except Exception:
-                # The boundary: these times only explain, so no fault here may end the operator.
-                _logger.exception("reading the times of image pulls failed")
-            await asyncio.sleep(ROUND_SECONDS)
+        await repeat_rounds(self._cluster, self.read_round, ROUND_SECONDS, "reading the times of image pulls")
 
     async def read_round(self) -> None:
         """Read the Events of the pods that are due, within the allowed requests."""

@@ -6,7 +6,6 @@ cause is known, or whose pod is pulling its image, is read rarely. Many children
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import datetime
 
 from finetune_operator.cluster.client import PAGE
 from finetune_operator.cluster.resources import Cluster
+from finetune_operator.cluster.rounds import repeat_rounds
 from finetune_operator.cluster.store import Store
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.observation import Key
@@ -69,14 +69,7 @@ class WarningReader:
 
     async def run(self) -> None:
         """Read until canceled."""
-        while True:
-            await self._cluster.await_server()
-            try:
-                await self.read_round()
-            except Exception:
-                # The boundary: warnings only explain, so no fault here may end the operator.
-                _logger.exception("reading the events of children failed")
-            await asyncio.sleep(ROUND_SECONDS)
+        await repeat_rounds(self._cluster, self.read_round, ROUND_SECONDS, "reading the events of children")
 
     async def read_round(self) -> None:
         """Read the children that are due, those of the namespace that waits longest first, within the allowed requests."""

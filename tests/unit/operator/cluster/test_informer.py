@@ -253,20 +253,22 @@ async def test_what_has_changed_decides_how_urgent_a_key_is() -> None:
         assert await taken_with(parts) is Urgency.ENDING
 
 
-async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> None:
-    ended = {
-        "metadata": {
-            "name": "demo-train-0-x",
-            "namespace": "team",
-            "uid": "p",
-            "resourceVersion": "40",
-            "creationTimestamp": "2026-11-24T09:00:00Z",
-            "labels": {"finetune.dev/job": "demo"},
-            "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
-        },
-        "spec": {},
-        "status": {"phase": "Failed"},
+def train_pod(phase: str) -> dict[str, Any]:
+    """The pod of TRAIN of `team/demo`, as a list has it."""
+    metadata = {
+        "name": "demo-train-0-x",
+        "namespace": "team",
+        "uid": "p",
+        "resourceVersion": "40",
+        "creationTimestamp": "2026-11-24T09:00:00Z",
+        "labels": {"finetune.dev/job": "demo"},
+        "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
     }
+    return {"metadata": metadata, "spec": {}, "status": {"phase": phase}}
+
+
+async def test_a_full_list_is_urgent_only_for_what_the_watch_has_missed() -> None:
+    ended = train_pod("Failed")
     listed = [ended]
 
     async def answer(request: web.Request) -> web.Response:
@@ -392,16 +394,7 @@ async def test_a_job_that_has_ended_is_decided_about_when_it_is_read_if_it_is_no
 
 async def test_a_job_that_has_ended_is_read_at_once_if_a_pod_of_it_still_runs() -> None:
     server = EndedAndOthers()
-    pod = {
-        "name": "demo-train-0-x",
-        "namespace": "team",
-        "uid": "p",
-        "resourceVersion": "40",
-        "creationTimestamp": "2026-11-24T09:00:00Z",
-        "labels": {"finetune.dev/job": "demo"},
-        "ownerReferences": [{"kind": "Job", "name": "demo-train-0", "uid": "j", "controller": True}],
-    }
-    server.pods = [{"metadata": pod, "spec": {}, "status": {"phase": "Running"}}]
+    server.pods = [train_pod("Running")]
     async with api_server.serving(server) as api:
         parts = Parts(api)
         await parts.informer.seed()

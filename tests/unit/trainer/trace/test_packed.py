@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.contract.run_spec import Lora
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.load import quantized_modules
@@ -14,7 +16,10 @@ from finetune_trainer.model.packed_weight import PackedWeight, packed_adapters, 
 from finetune_trainer.proof.small_run import SmallRun
 from finetune_trainer.trace.allocations import rounded
 from finetune_trainer.trace.packed import PackedSizes, packed_sizes
+from finetune_trainer.trace.profile import Tracer
 from transformers import AutoConfig
+
+from tests.support.memory_oracle.fake_run import plan_spec
 
 pytestmark = pytest.mark.slow
 
@@ -76,11 +81,32 @@ def test_sizes_are_those_of_the_loaded_experts(tmp_path: Path, kind: str, varian
     assert 0 < found.saved_layer < found.saved_deep
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "gpt2"])
+def test_a_trace_counts_the_adapter_that_train_makes(tmp_path: Path, kind: str) -> None:
+    _, adapted = sizes_of(tmp_path, kind, lora())
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    tracer = Tracer(
+        json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8")),
+        plan_spec(TrainingPlan(32, 1, rank=4)),
+    )
+    with tracer.tracing():
+        assert tracer.adapter_parameters() == sum(parameter.numel() for parameter in trained)
+        assert tracer.adapter_bytes() >= sum(parameter.nbytes for parameter in trained)
+
+
 def test_attention_alone_leaves_experts_without_an_adapter(tmp_path: Path) -> None:
     found, adapted = sizes_of(tmp_path, "qwen3_moe", lora(targetModules="AttentionOnly"))
     assert not packed_adapters(adapted)
     assert (found.trained, found.adapted, found.saved_deep) == (0, 0, 0)
     assert found.bytes < found.plain_bytes
+
+
+def test_the_adapter_of_conv1d_is_left_to_the_fake_run(tmp_path: Path) -> None:
+    found, adapted = sizes_of(tmp_path, "gpt2", lora())
+    weights = packed_weights(adapted)
+    assert found.weights == sum(weight.parameter.elements for weight in weights.values()) > 0
+    assert (found.trained, found.adapted, found.saved_deep) == (0, 0, 0)
+    assert not packed_adapters(adapted)
 
 
 def test_a_dense_model_has_no_packed_parameters(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 
 from finetune_trainer.model.adapter_targets import adapted_modules
-from finetune_trainer.model.load import quantized_modules
+from finetune_trainer.trace.fake_model import adaptable_modules
 
 if TYPE_CHECKING:
     from finetune_trainer.model.packed_parameters import PackedParameter
@@ -43,6 +43,7 @@ class Census:
     """The groups of a model by kind, and the number of its modules that get an adapter.
 
     Embeddings include the output matrix if it is not tied. Experts are all packed parameters, which are in NF4, too.
+    Those of `Conv1D` are among them.
     """
 
     groups: dict[Kind, Group]
@@ -76,7 +77,7 @@ def take_census(
         embeds = id(module) in ends or isinstance(module, torch.nn.Embedding)
         kind: Kind = "Embeddings" if embeds else "Other"
         groups[kind] = groups.get(kind, Group()).plus(count, _WIDTH * count)
-    return Census(groups, len(adapted_modules(targets, quantized_modules(model))) + packed.adapted)
+    return Census(groups, len(adapted_modules(targets, adaptable_modules(model))) + packed.adapted)
 
 
 def _packed_bytes(weights: int) -> int:

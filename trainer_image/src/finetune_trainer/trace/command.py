@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.contract.memory_trace import MemoryTrace, ModuleGroup, TraceAnswer, TraceRequest
 from finetune_trainer.contract.run_spec import Optimizer, RunSpec
+from finetune_trainer.trace.census import Group
 from finetune_trainer.trace.profile import Peaks, Tracer
 from finetune_trainer.trace.ways import Way, shorter, ways
 
@@ -95,7 +96,8 @@ def _trace(request: TraceRequest, end: float, now: Callable[[], float], *, whole
 def _groups(census: Census) -> dict[str, ModuleGroup]:
     return {
         kind.lower(): ModuleGroup(modules=group.modules, parameters=group.parameters, bytes=group.bytes)
-        for kind, group in census.groups.items()
+        # All matrices of a model may be packed.
+        for kind, group in {"Quantized": Group(), **census.groups}.items()
     }
 
 

@@ -11,6 +11,7 @@ from bitsandbytes.functional import QuantState
 from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.model.describe import replace_linear_layers
 from finetune_trainer.model.load import attention_implementation, compute_dtype
@@ -68,6 +69,14 @@ def quantized_structure(model: Any) -> Any:
     """
     replace_linear_layers(model, packed_parameters(model))
     return model
+
+
+def adaptable_modules(model: Any) -> tuple[str, ...]:
+    """Return the modules of a `quantized_structure` that may get an adapter as modules: 4-bit linear layers, and `Conv1D`.
+
+    TRAIN's experts have an adapter of their own (`trace.packed`).
+    """
+    return tuple(name for name, module in model.named_modules() if isinstance(module, Linear4bit | Conv1D))
 
 
 def give_fake_tensors(model: Any) -> None:

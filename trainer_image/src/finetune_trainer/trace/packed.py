@@ -67,12 +67,17 @@ class PackedSizes:
 def packed_sizes(
     parameters: Sequence[PackedParameter], linear: Collection[str], lora: Lora, config: Any
 ) -> PackedSizes:
-    """Return the sizes of a model with this text `config`. `linear` names its 4-bit linear layers."""
+    """Return the sizes of a model with this text `config`. `linear` names its modules that may get an adapter.
+
+    The adapter of a `Conv1D` is one of peft's, which a fake run has, so it is not counted here.
+    """
     if not parameters:
         return PackedSizes()
     parts = [(parameter, part) for parameter in parameters for part in parameter.parts]
     chosen = adapted_modules(lora.target_modules, {*linear, *(part.module for _, part in parts)})
-    adapted = [(parameter, part) for parameter, part in parts if part.module in chosen]
+    adapted = [
+        (parameter, part) for parameter, part in parts if part.module in chosen and not parameter.is_conv1d
+    ]
     matrices = sorted((parameter.rows * parameter.columns for parameter in parameters), reverse=True)
     kept: dict[str, int] = {}
     for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from finetune_trainer.model.load import quantized_modules
 from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.census import take_census
 from finetune_trainer.trace.cuda_paths import cuda_paths
-from finetune_trainer.trace.fake_model import build_config, plain_structure, quantized_structure
+from finetune_trainer.trace.fake_model import (
+    adaptable_modules,
+    build_config,
+    plain_structure,
+    quantized_structure,
+)
 from finetune_trainer.trace.layers import find_layers, keep_layers, sampled_layers, stand_ins
 from finetune_trainer.trace.packed import packed_sizes
 from finetune_trainer.trace.segments import compose, total
@@ -50,7 +54,7 @@ class Tracer:
         parameters = packed_parameters(whole_model)
         whole_model = quantized_structure(whole_model)
         self._packed = packed_sizes(
-            parameters, quantized_modules(whole_model), lora, whole_model.config.get_text_config()
+            parameters, adaptable_modules(whole_model), lora, whole_model.config.get_text_config()
         )
         self.census = take_census(whole_model, lora.target_modules, parameters, self._packed)
         structure = plain_structure(build_config(document))

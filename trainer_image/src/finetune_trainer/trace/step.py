@@ -21,7 +21,7 @@ from transformers import Trainer
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model.dequantized import dequantize_weights
-from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
+from finetune_trainer.model.load import cast_model, compute_dtype
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.optimizers import with_optimizer
@@ -30,6 +30,7 @@ from finetune_trainer.stages.train.settings import sft_config
 from finetune_trainer.trace.allocations import Allocations, rounded
 from finetune_trainer.trace.fake_model import (
     UntraceableError,
+    adaptable_modules,
     give_fake_tensors,
     quantized_structure,
     resident_bytes,
@@ -79,7 +80,7 @@ class AdaptedModel:
         tracked.enter("load")
         give_fake_tensors(model)
         cast_model(model, compute_dtype(_DEVICE))
-        self.quantized = tuple(quantized_modules(model))
+        self.quantized = adaptable_modules(model)
         if run.training.weights == "Dequantized":
             dequantize_weights(model)
         self._layers: tuple[Any, ...] = () if path is None else tuple(model.get_submodule(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
@@ -13,17 +12,8 @@ from finetune_trainer.stages.prepare.memory_trace import FOLDER, needs_trace, tr
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
 from tests.support.memory_oracle.fake_run import plan_spec
+from tests.support.memory_traces import WITHOUT_FORMULA
 
-TINY: dict[str, Any] = {
-    "model_type": "vaultgemma",
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-}
 RUN = plan_spec(TrainingPlan(64, 1, 2))
 
 
@@ -38,16 +28,19 @@ def test_a_run_on_a_gpu_is_traced_and_one_on_a_cpu_only_without_a_formula() -> N
 def test_a_trace_is_made_once_and_shared_by_jobs_with_the_same_cache(tmp_path: Path) -> None:
     run = RUN.model_copy(update={"model_cache": ModelCache(path=tmp_path / "cache")})
     layout = WorkspaceLayout(tmp_path / "one")
-    found = trace_memory(run, layout, TINY, 64)
+    found = trace_memory(run, layout, WITHOUT_FORMULA, 64)
     assert found.trace is not None, found.problem
     assert found.trace.length == 64
     assert len(found.trace.rungs) == 8
     assert len(list((tmp_path / "cache" / FOLDER).iterdir())) == 1
     # No process could answer in no time.
-    assert trace_memory(run, layout, TINY, 64, seconds=0) == found
-    assert trace_memory(run, WorkspaceLayout(tmp_path / "other"), TINY, 64, seconds=0) == found
+    assert trace_memory(run, layout, WITHOUT_FORMULA, 64, seconds=0) == found
+    assert trace_memory(run, WorkspaceLayout(tmp_path / "other"), WITHOUT_FORMULA, 64, seconds=0) == found
     other_seed = run.training.model_copy(update={"seed": 7})
-    assert trace_memory(run.model_copy(update={"training": other_seed}), layout, TINY, 64, seconds=0) == found
+    assert (
+        trace_memory(run.model_copy(update={"training": other_seed}), layout, WITHOUT_FORMULA, 64, seconds=0)
+        == found
+    )
 
 
 @pytest.mark.parametrize("part", ["length", "config", "rank"])
@@ -58,7 +51,7 @@ def test_another_input_needs_another_trace(tmp_path: Path, part: str) -> None:
     run = RUN
     if part == "rank":
         run = RUN.model_copy(update={"training": RUN.training.model_copy(update={"lora": lora})})
-    config = {**TINY, "hidden_size": 32} if part == "config" else TINY
+    config = {**WITHOUT_FORMULA, "hidden_size": 32} if part == "config" else WITHOUT_FORMULA
     marker.parent.mkdir(parents=True)
     marker.write_text(json.dumps({"inputs": "sha256:another", "result": {"trace": None}}))
     found = trace_memory(run, layout, config, 65 if part == "length" else 64, seconds=0)
