@@ -43,8 +43,9 @@ _LINKS = (
     "tty", "uname", "wc", "whoami", "xargs",
 )  # fmt: skip
 _FILES = {
-    "etc/passwd": f"root:x:0:0:root:/root:/bin/sh\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/tmp:/bin/sh\n",
-    "etc/group": f"root:x:0:\nnonroot:x:{NONROOT}:\n",
+    # As in the images of a release, the user of the product has no name.
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/group": "root:x:0:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 

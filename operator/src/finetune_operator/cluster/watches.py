@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 5.0
 """Time for the watches to end after a cancellation."""
+_IDENTITY: Any = "finetune-operator"
+"""Without one, Kopf asks for the user's name, and the user of a container has none. The type of identities is not public."""
 WATCH_SECONDS = 300
 """Duration of one watch request. Load balancers silently drop longer ones."""
 
@@ -139,6 +141,7 @@ async def run_watches(
     every task of the process.
     """
     tasks = await kopf.spawn_tasks(
+        identity=_IDENTITY,
         registry=registry,
         settings=build_settings(),
         clusterwide=not namespace,

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import kopf
+import pytest
 from aiohttp import web
 from finetune_operator.api.stages import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.cluster.client import load_configuration
@@ -174,6 +177,36 @@ class WatchedServer:
             await response.write(json.dumps(event).encode() + b"\n")
         await self.end.wait()
         return response
+
+
+@pytest.fixture
+def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a name, as the numeric user of a container is."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    with pytest.raises(KeyError):
+        getpass.getuser()
+
+
+@pytest.mark.usefixtures("nameless")
+async def test_a_user_without_a_name_watches() -> None:
+    server = WatchedServer()
+    gpus = GpuStore((), allow_time_slicing=False)
+    store = Store(gpus)
+    queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
+    handler: Any = server.answer
+    async with serving(handler) as api:
+        informer = Informer(store, gpus, queue, Cluster(api))
+        registry = build_registry(informer, api._api.configuration, WatchAges(time.monotonic), (PLURAL,))
+        watching = asyncio.create_task(run_watches(registry, ""))
+        async with asyncio.timeout(30):
+            while not store.job_keys():
+                assert not watching.done(), watching
+                await asyncio.sleep(0.02)
+        watching.cancel()
+        await asyncio.wait({watching})
+        server.end.set()
 
 
 async def test_a_watch_goes_on_where_the_operators_own_list_has_ended() -> None:
