@@ -24,8 +24,8 @@ builder() { buildah --root "$images/storage" --runroot "$images/run" --storage-d
 if [[ ${1:-} == buildah ]]; then builder "${@:2}"; exit; fi
 
 [[ $EUID -eq 0 ]] || fail "buildah must run as root to mount layers, found uid $EUID; run this script as root"
-"$root/scripts/tools/apt_packages.sh" builder
 mkdir -p "$images" "$TMPDIR"
+"$root/scripts/tools/apt_packages.sh" builder
 exec {lock}>"$images/lock"
 flock "$lock"
 
