@@ -16,11 +16,12 @@ lock() {
     --no-emit-find-links --output-file "$file" "$@" pyproject.toml
 }
 
-lock dev.txt --extra operator --extra trainer --extra cli --group dev "$@"
+lock dev.txt --extra operator --extra trainer --extra cli --extra client --group dev "$@"
 # The images get the versions that the tests ran with.
 lock operator.txt --constraint requirements/dev.txt --extra operator "$@"
 lock trainer.txt --constraint requirements/dev.txt --extra trainer "$@"
 lock cli.txt --constraint requirements/dev.txt --extra cli "$@"
+lock client.txt --constraint requirements/dev.txt --extra client "$@"
 lock archive.txt --constraint requirements/dev.txt --group archive "$@"
 lock build.txt --constraint requirements/dev.txt --group build "$@"
 lock data.txt --no-deps --group data "$@"

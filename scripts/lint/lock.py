@@ -15,10 +15,11 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 # Each lock, with the extras and the groups of pyproject.toml that it covers; the same as in scripts/lock.sh.
 LOCKS = {
-    "dev": (("operator", "trainer", "cli"), ("dev",)),
+    "dev": (("operator", "trainer", "cli", "client"), ("dev",)),
     "operator": (("operator",), ()),
     "trainer": (("trainer",), ()),
     "cli": (("cli",), ()),
+    "client": (("client",), ()),
     "archive": ((), ("archive",)),
     "build": ((), ("build",)),
     "data": ((), ("data",)),

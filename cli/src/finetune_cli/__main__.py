@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from finetune_client.kubectl import (
+from finetune_operator.errors import InvalidSpecError
+
+from finetune_cli.app import finetune
+from finetune_cli.cluster.kubectl import (
     ClusterError,
     ExistsError,
     ForbiddenError,
     NotFoundError,
     RejectedError,
 )
-from finetune_operator.errors import InvalidSpecError
-
-from finetune_cli.app import finetune
 from finetune_cli.errors import ClosedOutputError, UsageError
 from finetune_cli.exit_codes import ExitCode
 

@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 import click
 import yaml
-from finetune_client.kubectl import Kubectl
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration, Run, fit_calibration
 from pydantic.alias_generators import to_camel
 
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
 from finetune_cli.manifests import read_documents

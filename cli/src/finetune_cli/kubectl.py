@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_client.kubectl import ClusterError, Kubectl
-
+from finetune_cli.cluster.kubectl import ClusterError, Kubectl
 from finetune_cli.errors import UsageError
 
 

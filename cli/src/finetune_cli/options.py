@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from finetune_client.client import Client
-from finetune_client.kubectl import ClusterError, Kubectl
+
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import ClusterError, Kubectl
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)

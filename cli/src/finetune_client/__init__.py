@@ -1,24 +1,5 @@
-"""A small Python client for FineTuneJobs: submit, wait, follow and fetch. It needs kubectl and no other package."""
+"""A small Python client for FineTuneJobs: submit, wait, follow and fetch. It stands on the package `kubernetes`."""
 
-from finetune_client.client import Client, JobFailedError
-from finetune_client.kubectl import (
-    ApiUnavailableError,
-    ClusterError,
-    ExistsError,
-    ForbiddenError,
-    Kubectl,
-    NotFoundError,
-    RejectedError,
-)
+from finetune_client.client import ArtifactError, Client, JobFailedError
 
-__all__ = [
-    "ApiUnavailableError",
-    "Client",
-    "ClusterError",
-    "ExistsError",
-    "ForbiddenError",
-    "JobFailedError",
-    "Kubectl",
-    "NotFoundError",
-    "RejectedError",
-]
+__all__ = ["ArtifactError", "Client", "JobFailedError"]

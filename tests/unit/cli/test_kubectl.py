@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError
 from finetune_cli.kubectl import kubectl_get
-from finetune_client.kubectl import Kubectl
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.options import (
     Command,
     Pair,
@@ -15,8 +17,6 @@ from finetune_cli.options import (
     volume_options,
     wrapped,
 )
-from finetune_client.client import Client
-from finetune_client.kubectl import Kubectl
 
 from tests.support.cli_jobs import cli_job
 from tests.support.kubectl_program import KubectlProgram

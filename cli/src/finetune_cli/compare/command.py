@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from finetune_client.client import Client
 
+from finetune_cli.cluster.client import Client
 from finetune_cli.compare.document import document
 from finetune_cli.compare.table import table
 from finetune_cli.options import Command, cluster_options, complete_job, echo, output_option

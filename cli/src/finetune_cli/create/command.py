@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-from finetune_client.client import Client, manifest
-from finetune_client.types import FineTuneJob, FineTuneJobSpec
 from finetune_operator.api.spec import FineTuneJobSpec as Parser
 from finetune_operator.api.validation import check
 
+from finetune_cli.cluster.client import Client, manifest
 from finetune_cli.create import sources
 from finetune_cli.options import Command, Pair, cluster_options, echo, output_option
 from finetune_cli.settings import apply_setting
 from finetune_cli.text import print_document
+
+if TYPE_CHECKING:
+    from finetune_client.types import FineTuneJob, FineTuneJobSpec
 
 _SHORT = {
     "epochs": "training.epochs",
@@ -135,7 +137,7 @@ def build_job(
     if suspend:
         spec["suspend"] = True
     check(name, Parser.parse(spec))
-    job = manifest(name, cast(FineTuneJobSpec, spec), dict(labels))
+    job = manifest(name, cast("FineTuneJobSpec", spec), dict(labels))
     if namespace is not None:
         job["metadata"]["namespace"] = namespace
     return job

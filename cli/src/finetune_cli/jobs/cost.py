@@ -7,8 +7,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import click
-from finetune_client.client import Client
 
+from finetune_cli.cluster.client import Client
 from finetune_cli.errors import UsageError
 from finetune_cli.jobs.summary import summary
 from finetune_cli.options import (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from finetune_client.client import Client, has_ended
 
+from finetune_cli.cluster.client import Client, has_ended
 from finetune_cli.errors import UsageError
 from finetune_cli.options import Command, cluster_options, complete_job, echo, output_option
 from finetune_cli.text import print_document

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from finetune_client.client import Client
 
+from finetune_cli.cluster.client import Client
 from finetune_cli.jobs.summary import summary
 from finetune_cli.options import Command, cluster_options, echo, output_option, selection_options
 from finetune_cli.text import columns, duration, moment, print_document

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from finetune_client.client import Client, condition, has_ended, manifest
-from finetune_client.types import FineTuneJob
 
+from finetune_cli.cluster.client import Client, condition, has_ended, manifest
 from finetune_cli.errors import UsageError
 from finetune_cli.options import Command, cluster_options, echo, job_argument, output_option
 from finetune_cli.settings import apply_setting
 from finetune_cli.text import print_document
+
+if TYPE_CHECKING:
+    from finetune_client.types import FineTuneJob
 
 LONGEST_NAME = 45
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>[1-9][0-9]{0,3})")

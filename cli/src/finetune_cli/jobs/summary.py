@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_client.client import condition
+from finetune_cli.cluster.client import condition
 
 
 def summary(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from finetune_client.client import has_ended
-
+from finetune_cli.cluster.client import has_ended
 from finetune_cli.text import moment
 
 STAGES = ("Prepare", "Train", "Merge")

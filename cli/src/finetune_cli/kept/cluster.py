@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune_client.kubectl import Kubectl
-from finetune_client.pods import temporary_pod
 from finetune_operator.api.stages import JOB_LABEL
+
+from finetune_cli.cluster.kubectl import Kubectl
+from finetune_cli.cluster.pods import temporary_pod
 
 _LIMIT_BYTES = 16 << 20
 """More than the pod prints."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_client.kubectl import Kubectl
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stored import read_stored
 
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import existing_claims, reader_output
 from finetune_cli.kept.frame import FrameError, Kept, read_frame

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from finetune_client.client import Client
-from finetune_client.kubectl import ClusterError, Kubectl
-from finetune_client.pods import why_waiting
 from finetune_operator.api.stages import WORK_STAGES
 
 from finetune_cli.cleaning import clean
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import ClusterError, Kubectl
+from finetune_cli.cluster.pods import why_waiting
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import log_lines, pods_of
 from finetune_cli.kept.options import reader_options

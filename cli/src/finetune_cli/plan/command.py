@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 import click
-from finetune_client.kubectl import Kubectl
 from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
@@ -29,6 +28,7 @@ from finetune_operator.sizing.memory.shape import (
 )
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
 
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError
 from finetune_cli.exit_codes import ExitCode
 from finetune_cli.kubectl import kubectl_get

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import click
-from finetune_client.client import Client
 
 from finetune_cli.cleaning import clean
+from finetune_cli.cluster.client import Client
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.cluster import pods_of
 from finetune_cli.kept.options import reader_options

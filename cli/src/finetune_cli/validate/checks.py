@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from finetune_client.client import Client
-from finetune_client.kubectl import NotFoundError, RejectedError
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.validation import check
 from finetune_operator.errors import InvalidSpecError
 
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import NotFoundError, RejectedError
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.local import LocalFolders

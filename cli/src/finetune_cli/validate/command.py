@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from finetune_client.client import Client
 
+from finetune_cli.cluster.client import Client
 from finetune_cli.exit_codes import ExitCode
 from finetune_cli.manifests import read_manifests
 from finetune_cli.options import FILE, Command, cluster_options, echo, output_option, volume_options

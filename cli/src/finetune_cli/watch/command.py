@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from finetune_client.client import Client, condition
-from finetune_client.kubectl import ApiUnavailableError
 
+from finetune_cli.cluster.client import Client, condition
+from finetune_cli.cluster.kubectl import ApiUnavailableError
 from finetune_cli.exit_codes import ExitCode
 from finetune_cli.jobs.summary import summary
 from finetune_cli.options import Command, cluster_options, complete_job, output_option

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from finetune_client.client import condition, has_ended
-
+from finetune_cli.cluster.client import condition, has_ended
 from finetune_cli.jobs.summary import summary
 from finetune_cli.jobs.timeline import STAGES, stage_seconds, timeline
 from finetune_cli.text import PHASE_STYLES, duration, moment, printable

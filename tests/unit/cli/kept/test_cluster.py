@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from finetune_cli.cluster.kubectl import ClusterError, ForbiddenError, Kubectl
 from finetune_cli.kept.cluster import existing_claims, log_lines, pods_of, reader_output
-from finetune_client.kubectl import ClusterError, ForbiddenError, Kubectl
 
 from tests.support.fake_kubectl import FakeKubectl
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 import pytest
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.kept.options import reader_options
-from finetune_client import Client, Kubectl
 
 
 def test_the_options_have_kubectls_defaults() -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError
 from finetune_cli.kept.reading import image_of, node_of, read_kept, spec_of
-from finetune_client.kubectl import Kubectl
 
 from tests.support.fake_kubectl import FakeKubectl
 from tests.support.kept_jobs import IMAGE, frame, job, pod

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_cli.cluster.client import Client
+from finetune_cli.cluster.kubectl import ApiUnavailableError, ForbiddenError
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.local import LocalFolders
 from finetune_cli.validate.checks import check_rows, check_server, check_spec
-from finetune_client.client import Client
-from finetune_client.kubectl import ApiUnavailableError, ForbiddenError
 
 from tests.support.cli_jobs import cli_job
 from tests.support.kubectl_program import KubectlProgram

@@ -11,9 +11,9 @@ from threading import Timer
 
 import pytest
 from finetune_cli.__main__ import main
+from finetune_cli.cluster.kubectl import ApiUnavailableError
 from finetune_cli.exit_codes import ExitCode
 from finetune_cli.watch.command import Screen
-from finetune_client.kubectl import ApiUnavailableError
 from rich.console import Console
 
 from tests.support.cli_jobs import cli_job, failed, succeeded, training

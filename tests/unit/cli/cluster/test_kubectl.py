@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from finetune_client.kubectl import (
+from finetune_cli.cluster.kubectl import (
     ApiUnavailableError,
     ClusterError,
     ExistsError,

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from finetune_client.kubectl import ForbiddenError, Kubectl
-from finetune_client.pods import temporary_pod, why_waiting
+from finetune_cli.cluster.kubectl import ForbiddenError, Kubectl
+from finetune_cli.cluster.pods import temporary_pod, why_waiting
 
 from tests.support.fake_kubectl import FakeKubectl
 

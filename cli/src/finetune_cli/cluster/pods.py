@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from finetune_client.kubectl import ClusterError, Kubectl
+from finetune_cli.cluster.kubectl import ClusterError, Kubectl
 
 _POLL_SECONDS = 0.5
 
