@@ -24,6 +24,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import incluster_config
 
+from finetune_operator.cluster.apply_body import APPLY, encode_apply
 from finetune_operator.cluster.credentials import ServiceAccountToken, replaced_token
 from finetune_operator.cluster.fence import Fence, elapsed_time
 from finetune_operator.cluster.outage import Outage
@@ -31,7 +32,6 @@ from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.refusals import is_webhook_failure
 from finetune_operator.errors import ApiError
 
-APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
 
@@ -297,12 +297,13 @@ class ApiClient:
         content_type: str,
     ) -> dict[str, Any]:
         api = self._writes if _is_fenced(method, path) else self._api
+        sent = encode_apply(body) if body is not None and content_type == APPLY else body
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": "finetune-operator"}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
             response = await api.call_api(
-                method, url, header_params=headers, body=body, _request_timeout=REQUEST_TIMEOUT
+                method, url, header_params=headers, body=sent, _request_timeout=REQUEST_TIMEOUT
             )
             content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

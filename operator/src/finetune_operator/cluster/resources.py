@@ -14,8 +14,8 @@ from finetune_operator.api.stages import (
     SUSPENSION_ANNOTATION,
     VERSION,
 )
+from finetune_operator.cluster.apply_body import APPLY
 from finetune_operator.cluster.client import (
-    APPLY,
     MERGE,
     PAGE,
     UNANSWERED,
