@@ -72,6 +72,10 @@ prometheus-server: ## Prometheus with Kubernetes discovery, built from its modul
 argo-cd: tools ## Argo CD and its CRDs, built from its module, and Redis: ten minutes, for `make test-full` alone
 	@scripts/tools/build_argo_cd.sh
 
+krew: ## krew and its validator of manifests, built from their module, and the shells zsh and fish: for `make test-full` alone
+	@scripts/tools/build_go_tools.sh krew
+	@scripts/tools/apt_packages.sh shells
+
 supply-chain: ## syft and cosign, built from their modules: minutes, for releases and `make test-full` alone
 	@scripts/tools/build_go_tools.sh syft
 	@scripts/tools/build_go_tools.sh cosign
@@ -134,7 +138,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain checkers images actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain krew checkers images actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

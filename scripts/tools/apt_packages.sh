@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
 # kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead, with
-# `redis` Redis and Git, which Argo CD needs, and with `builder` what builds images without Docker.
+# `redis` Redis and Git, which Argo CD needs, with `shells` zsh and fish, and with `builder` what builds images without Docker.
 # Does nothing if every program is installed. It starts no service: the dev cluster starts its own containerd, inside its own
 # namespaces.
 set -euo pipefail
@@ -22,11 +22,15 @@ case ${1:-} in
     packages=(redis-server git)
     needed=(redis-server git)
     ;;
+  shells)
+    packages=(fish zsh)
+    needed=(fish zsh)
+    ;;
   builder)
     packages=(buildah debian-archive-keyring debootstrap gpgv)
     needed=(buildah debootstrap)
     ;;
-  *) fail "the argument must be prometheus, redis, builder or none, found $1" ;;
+  *) fail "the argument must be prometheus, redis, shells, builder or none, found $1" ;;
 esac
 
 missing() {

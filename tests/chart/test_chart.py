@@ -349,6 +349,15 @@ def test_a_replica_has_minutes_to_begin_before_it_is_restarted() -> None:
     assert liveness["periodSeconds"] * liveness["failureThreshold"] <= 60
 
 
+def test_the_operator_gets_more_variables_after_its_own() -> None:
+    arguments = ("extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=http://proxy:3128")
+    container = only(render("--set", ",".join(arguments)), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    assert container["env"][-1] == {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}
+    assert {entry["name"] for entry in container["env"]} >= {"POD_NAME", "FINETUNE_OPERATOR_SETTINGS"}
+
+
 def test_digest_wins_over_the_tag() -> None:
     digest = f"sha256:{'0' * 64}"
     (container,) = pod_spec(render("--set", f"image.tag=v1,image.digest={digest}"))["containers"]
@@ -457,6 +466,8 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("policy.limits.endpointHosts[0]=https://a", "policy/limits/endpointHosts/0"),
         ("policy.limits.modelSources[0]=url", "policy/limits/modelSources/0"),
         ("policy.exceptions[0].namespaces[0]=a", "policy/exceptions/0"),
+        ("extraEnv[0].name=POD_NAME", "extraEnv/0/name"),
+        ("extraEnv[0].value=x", "extraEnv/0"),
         ("replicas=2,leaderElection.enabled=false", "replicas must be at most 1"),
         ("serviceAccount.create=false", "serviceAccount.name must be given"),
     ],

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from devcluster.layout import BIN
 
 from tests.support.repository import ROOT
 
@@ -64,13 +65,18 @@ def test_the_entry_point_is_that_of_the_installed_command(archive: ModuleType) -
     assert f'finetune = "{archive.ENTRY}"' in (ROOT / "pyproject.toml").read_text("utf-8")
 
 
+@pytest.fixture(scope="module")
+def built(archive: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The program, krew's archive and krew's manifest for this platform. Fetches wheels for all versions of Python."""
+    files: list[Path] = archive.build(tmp_path_factory.mktemp("archive"), ["linux-amd64"], RELEASE)
+    return files
+
+
 @pytest.mark.full
 def test_the_file_of_this_platform_runs_alone_and_its_digest_is_in_the_manifest(
-    archive: ModuleType, tmp_path: Path
+    archive: ModuleType, built: list[Path], tmp_path: Path
 ) -> None:
-    """The wheels of all versions of Python are fetched, so this takes a minute."""
-    files = archive.build(tmp_path, ["linux-amd64"], RELEASE)
-    program, krew, manifest = files
+    program, krew, manifest = built
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,3 +89,45 @@ def test_the_file_of_this_platform_runs_alone_and_its_digest_is_in_the_manifest(
         assert [
             name for name in names if f"cpython-{version.replace('.', '')}-x86_64-linux-gnu.so" in name
         ], version
+
+
+@pytest.mark.full
+def test_krews_own_validator_accepts_the_manifest_of_all_platforms(
+    archive: ModuleType, tmp_path: Path
+) -> None:
+    digests = dict.fromkeys(archive.PLATFORMS, "0" * 64)
+    manifest = tmp_path / "finetune.yaml"
+    manifest.write_text(yaml.safe_dump(archive.krew_manifest(digests, "1.2.3", RELEASE)), "utf-8")
+    checked = krew("validate-krew-manifest", tmp_path, "-manifest", manifest, "-skip-install")
+    assert checked.returncode == 0, checked.stderr
+    manifest.write_text(manifest.read_text("utf-8").replace("v1.2.3", "1.2.3"), "utf-8")
+    assert krew("validate-krew-manifest", tmp_path, "-manifest", manifest, "-skip-install").returncode != 0
+
+
+@pytest.mark.full
+def test_krew_installs_the_archive_and_kubectl_finds_the_plugin(built: list[Path], tmp_path: Path) -> None:
+    _program, packed, manifest = built
+    installed = krew("krew", tmp_path, "install", f"--manifest={manifest}", f"--archive={packed}")
+    assert installed.returncode == 0, installed.stderr
+    shown = subprocess.run(
+        [BIN / "kubectl", "finetune", "plan", "--help"],
+        env=environment_of(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("Usage: kubectl finetune plan")
+
+
+def krew(program: str, root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of tools/krew, whose plugins are below `root`."""
+    path = BIN / program
+    assert path.exists(), f"{path} must be built, found none; run `make krew`"
+    return subprocess.run(
+        [path, *arguments],
+        env=environment_of(root), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Variables with krew's folder, and with a Python that has none of this repository's packages."""
+    path = f"{root}/krew/bin:/usr/bin:/bin"
+    return {"PATH": path, "HOME": str(root), "KREW_ROOT": f"{root}/krew"}
