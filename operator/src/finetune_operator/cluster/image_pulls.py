@@ -14,7 +14,8 @@ from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.image_pull import pull_seconds, took_time
-from finetune_operator.observed.observation import ChildJob, JobRecord, Pod
+from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.observed.packed import StoredJob, unpacked
 from finetune_operator.observed.warnings import project_event
 
 ROUND_SECONDS = 2.0
@@ -59,12 +60,12 @@ class ImagePullReader:
             if not await self._read(entry, child, pod):
                 return
 
-    def _is_due(self, entry: Entry, job: JobRecord, child: ChildJob, pod: Pod) -> bool:
+    def _is_due(self, entry: Entry, job: StoredJob, child: ChildJob, pod: Pod) -> bool:
         tries, due = self._tries[pod.uid]
         if pod.uid in entry.image_pulls or tries >= TRIES or self._clock() < due or not took_time(pod):
             return False
         # Another replica may have read it before.
-        shown = job.status.get("stage") or {}
+        shown = unpacked(job).status.get("stage") or {}
         return not ("imagePullSeconds" in shown and shown.get("jobName") == child.name)
 
     async def _read(self, entry: Entry, child: ChildJob, pod: Pod) -> bool:

@@ -22,7 +22,8 @@ from finetune_operator.contract.result import Progress
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.observed.movement import answered, unanswered
-from finetune_operator.observed.observation import ChildJob, JobRecord, Key, Pod
+from finetune_operator.observed.observation import ChildJob, Key, Pod
+from finetune_operator.observed.packed import StoredJob
 from finetune_operator.observed.pod_address import OperatorPod, address_obstacle
 
 PORTS = 10
@@ -36,7 +37,7 @@ Fetch = Callable[[str, int], Awaitable[bytes | None]]
 It may raise TimeoutError if the port says nothing in time, or MuteError if it accepted the connection before.
 """
 
-Remember = Callable[[JobRecord, Progress], None]
+Remember = Callable[[StoredJob, Progress], None]
 """Called with each report of a job's trainer."""
 
 _logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class ProgressPoller:
                 return
             await asyncio.wait(self._asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _ask(self, job: JobRecord, child: ChildJob, pod: Pod) -> None:
+    async def _ask(self, job: StoredJob, child: ChildJob, pod: Pod) -> None:
         """Ask one trainer. It never fails, whatever the pod does."""
         outcome = Outcome.CLOSED
         try:
@@ -159,7 +160,7 @@ class ProgressPoller:
         finally:
             self._schedule.finish(pod.uid, outcome)
 
-    async def _find(self, job: JobRecord, child: ChildJob, pod: Pod) -> tuple[Outcome, Progress | None]:
+    async def _find(self, job: StoredJob, child: ChildJob, pod: Pod) -> tuple[Outcome, Progress | None]:
         """Ask the port that answered last, or else all ports in turn, within POLL_SECONDS."""
         known = self._found.get(pod.uid)
         first = self._first.get(pod.uid, 0)
@@ -184,7 +185,7 @@ class ProgressPoller:
         self._found.pop(pod.uid, None)
         return Outcome.CLOSED, None
 
-    async def _fetch_from(self, port: int, job: JobRecord, child: ChildJob, pod: Pod) -> Progress | None:
+    async def _fetch_from(self, port: int, job: StoredJob, child: ChildJob, pod: Pod) -> Progress | None:
         body = await self._fetch(pod.ip, port)
         if body is None:
             return None

@@ -28,7 +28,7 @@ from finetune_operator.observed.observation import (
     Rejection,
     lacks_gpu,
 )
-from finetune_operator.observed.settled import Packer, StoredJob, unpacked
+from finetune_operator.observed.packed import PackedJob, Packer, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted
 
 
@@ -270,9 +270,7 @@ class Store:
     def keys_without_gpu(self) -> list[Key]:
         """Keys of the FineTuneJobs whose next decision depends on the GPUs of the cluster."""
         return [
-            key
-            for key, entry in self._entries.items()
-            if isinstance(entry.job, JobRecord) and lacks_gpu(entry.job.status)
+            key for key, entry in self._entries.items() if entry.job is not None and _lacks_gpu(entry.job)
         ]
 
     def reported(self, since: datetime) -> list[StoredJob]:
@@ -300,7 +298,7 @@ class Store:
         """Keys of Jobs and pods that have not ended and whose FineTuneJob is not known."""
         return [key for key in self._busy if self._entries[key].unowned_work]
 
-    def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
+    def running_pods(self) -> list[tuple[StoredJob, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with its FineTuneJob and its batch/v1 Job."""
         return [found for key in self._busy for found in self._entries[key].running_pods()]
 
@@ -393,6 +391,10 @@ class Store:
         entry = self._entries.get(key)
         if entry is not None and entry.empty:
             self._entries.drop(key)
+
+
+def _lacks_gpu(job: StoredJob) -> bool:
+    return job.lacks_gpu if isinstance(job, PackedJob) else lacks_gpu(job.status)
 
 
 def _version(item: _Stored) -> int:

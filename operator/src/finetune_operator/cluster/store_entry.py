@@ -9,8 +9,8 @@ from itertools import chain
 
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.movement import Movement
-from finetune_operator.observed.observation import ChildJob, Claim, JobRecord, Key, Pod, Rejection
-from finetune_operator.observed.settled import SettledJob, StoredJob, unpacked
+from finetune_operator.observed.observation import ChildJob, Claim, Key, Pod, Rejection
+from finetune_operator.observed.packed import PackedJob, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted, unstarted
 
 REMEMBERED_JOBS = 32
@@ -58,7 +58,7 @@ class Entry:
     def settled(self) -> bool:
         """True if the job has ended, the decision about that is in its status, and nothing of it is left."""
         known = self.children or self.pods or self.claims or self.refusals
-        return isinstance(self.job, SettledJob) and self.job.decided and not known
+        return isinstance(self.job, PackedJob) and self.job.decided and not known
 
     @property
     def unowned_work(self) -> bool:
@@ -95,7 +95,7 @@ class Entry:
         children = [child for child in self.children.values() if child.owner_uid == self.job.uid]
         return unstarted(children, self.pods.values(), self.claim(own=True), now)
 
-    def running_pods(self) -> list[tuple[JobRecord, ChildJob, Pod]]:
+    def running_pods(self) -> list[tuple[StoredJob, ChildJob, Pod]]:
         """Every pod whose trainer runs and has an address, with the FineTuneJob and its batch/v1 Job."""
         found = []
         for pod in self.pods.values():
@@ -103,7 +103,7 @@ class Entry:
             if self.job is None or child is None or child.owner_uid != self.job.uid:
                 continue
             if pod.running and pod.ip:
-                found.append((unpacked(self.job), child, pod))
+                found.append((self.job, child, pod))
         return found
 
 

@@ -12,7 +12,7 @@ from finetune_operator.cluster.store_entry import Entry
 from finetune_operator.contract.result import Progress
 from finetune_operator.observed.activity import TRAINING, JobActivity, LastTraining, remember
 from finetune_operator.observed.observation import Key
-from finetune_operator.observed.settled import StoredJob
+from finetune_operator.observed.packed import StoredJob
 
 
 @dataclass(frozen=True, slots=True)

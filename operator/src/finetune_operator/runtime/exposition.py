@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.activity import JobActivity
-from finetune_operator.observed.settled import StoredJob
+from finetune_operator.observed.packed import StoredJob
 from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.activity_series import ActivitySeries
 from finetune_operator.runtime.families import Family, head

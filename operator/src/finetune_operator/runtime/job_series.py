@@ -14,7 +14,7 @@ from finetune_operator.api.conditions import Condition, Truth, find_condition
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.reasons import OPERATOR_CLASSES, ReasonClass
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.settled import StoredJob, unpacked
+from finetune_operator.observed.packed import StoredJob, unpacked
 from finetune_operator.runtime.cost_series import FAMILIES as COST_FAMILIES
 from finetune_operator.runtime.cost_series import SHOWBACK_FAMILIES, cost_lines, showback_lines
 from finetune_operator.runtime.families import Family, escape, head, identity, number

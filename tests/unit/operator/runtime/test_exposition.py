@@ -13,7 +13,7 @@ from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.store import Store
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.settled import StoredJob
+from finetune_operator.observed.packed import StoredJob
 from finetune_operator.runtime import exposition
 from finetune_operator.runtime.activities import Activities
 from finetune_operator.runtime.exposition import PORTION, Exposition

@@ -1,9 +1,9 @@
-"""FineTuneJobs that have ended, kept small: tens of thousands of them stay in the cluster.
+"""FineTuneJobs as the store keeps them: small, because tens of thousands of them stay in the cluster.
 
-Nothing is lost. A decision about such a job is rare, and it sees the whole object again.
+Nothing is lost. A decision unpacks its job, which costs much less than the decision itself.
 
-They are kept in Python's own binary form, which no other process ever sees. A start packs tens of thousands of jobs, and
-JSON takes five times as long.
+They are kept in Python's own binary form, which no other process ever sees. A start packs thousands of jobs, and JSON takes
+five times as long.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.conditions import Condition, Truth, find_condition
-from finetune_operator.observed.observation import JobRecord, Key
+from finetune_operator.observed.observation import JobRecord, Key, lacks_gpu
 
 _RAW = -15
 """Deflate without a header, with the largest window."""
 _FAST = 1
 """Other levels save a tenth of the bytes and cost half as much time again."""
+_WINDOW = 32_768
+"""Bytes before a text that deflate can refer to."""
+_GROWTH = 1.5
+"""A new dictionary is this much longer than the last one, so few are ever made."""
 
 
 @dataclass(frozen=True, slots=True)
-class SettledJob:
-    """A FineTuneJob that has ended, with its spec, status and labels compressed."""
+class PackedJob:
+    """A FineTuneJob with its spec, status and labels compressed."""
 
     namespace: str
     name: str
@@ -35,9 +39,12 @@ class SettledJob:
     created: datetime
     deleting: bool
     phase: str
-    completed: datetime
+    completed: datetime | None
+    """Time at which it ended; None if it has not."""
     decided: bool
-    """True if the status is that of a decision about the present spec, and nothing is left to do after the end."""
+    """True if it has ended, and the status is that of a decision about the present spec, which leaves nothing to do."""
+    lacks_gpu: bool
+    """`observation.lacks_gpu` of its status."""
     packed: bytes
     dictionary: bytes
     """Text that the compression refers to. Most jobs share it."""
@@ -67,26 +74,26 @@ class SettledJob:
         )
 
 
-StoredJob = JobRecord | SettledJob
+StoredJob = JobRecord | PackedJob
 
 
 class Packer:
-    """Packs jobs that have ended. The first one is the dictionary of all others, because jobs are much alike."""
+    """Packs jobs. One job is the dictionary of many others, because jobs are much alike."""
 
     def __init__(self) -> None:
         self._dictionary = b""
 
     def pack(self, job: JobRecord) -> StoredJob:
-        """`job` itself if it has not ended, or if it holds what cannot be packed; otherwise its small form."""
-        completed = job.completed
-        if completed is None:
-            return job
+        """The small form of `job`, or `job` itself if it holds what cannot be packed."""
         text = _text(job.spec, job.status, job.labels)
         if text is None:
             return job
-        self._dictionary = self._dictionary or text
+        # The status of a job grows over its life, and the words of a later stage are not in an earlier dictionary.
+        if min(len(text), _WINDOW) > _GROWTH * len(self._dictionary):
+            self._dictionary = text[:_WINDOW]
         deflate = zlib.compressobj(_FAST, wbits=_RAW, zdict=self._dictionary)
-        return SettledJob(
+        completed = job.completed
+        return PackedJob(
             job.namespace,
             job.name,
             job.uid,
@@ -96,7 +103,8 @@ class Packer:
             job.deleting,
             job.phase,
             completed,
-            _is_decided(job),
+            completed is not None and _is_decided(job),
+            lacks_gpu(job.status),
             deflate.compress(text) + deflate.flush(),
             self._dictionary,
         )
@@ -104,7 +112,7 @@ class Packer:
 
 def unpacked(job: StoredJob) -> JobRecord:
     """The whole FineTuneJob."""
-    return job.unpack() if isinstance(job, SettledJob) else job
+    return job.unpack() if isinstance(job, PackedJob) else job
 
 
 def _is_decided(job: JobRecord) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from finetune_operator.api.stages import WORK_STAGES, Stage
 from finetune_operator.observed.observation import JobRecord
-from finetune_operator.observed.settled import Packer, SettledJob, unpacked
+from finetune_operator.observed.packed import PackedJob, Packer, unpacked
 
 from tests.support.operator import make_job
 from tests.support.world import World, started
@@ -24,9 +24,9 @@ def ended() -> JobRecord:
     return world.job
 
 
-def packed(job: JobRecord, packer: Packer | None = None) -> SettledJob:
+def packed(job: JobRecord, packer: Packer | None = None) -> PackedJob:
     found = (packer or Packer()).pack(job)
-    assert isinstance(found, SettledJob)
+    assert isinstance(found, PackedJob)
     return found
 
 
@@ -70,8 +70,43 @@ def test_jobs_of_one_kind_take_a_fifth_of_their_text() -> None:
 @pytest.mark.parametrize(
     "job", [make_job(), started(Stage.TRAIN).job, make_job(status={"completionTime": "yesterday"})]
 )
-def test_a_job_that_has_not_ended_stays_as_it_is(job: JobRecord) -> None:
-    assert Packer().pack(job) is job
+def test_a_job_that_has_not_ended_comes_back_and_is_not_decided(job: JobRecord) -> None:
+    found = packed(job)
+    assert unpacked(found) == job
+    assert (found.completed, found.decided, found.phase) == (None, False, job.phase)
+
+
+@pytest.mark.parametrize(
+    ("status", "lacking"),
+    [
+        ({}, True),
+        ({"stage": {"name": "Train"}}, True),
+        ({"stage": {"name": "Train", "node": "a"}}, False),
+        ({"stage": {"name": "Merge"}}, False),
+        ({"completionTime": "2026-11-24T09:00:00Z"}, False),
+        ({"stage": "of another version"}, False),
+    ],
+)
+def test_it_shows_without_unpacking_who_waits_for_a_gpu(status: dict[str, Any], *, lacking: bool) -> None:
+    assert packed(make_job(status=status)).lacks_gpu is lacking
+
+
+def test_a_job_in_a_later_stage_becomes_the_dictionary_of_those_like_it() -> None:
+    packer, job = Packer(), started(Stage.MERGE).job
+    pending = packed(make_job(), packer)
+    first = packed(job, packer)
+    other = packed(replace(job, status={**job.status, "specHash": "sha256:" + "5" * 64}), packer)
+    assert other.dictionary is first.dictionary is not pending.dictionary
+    assert sys.getsizeof(other.packed) < len(json.dumps([job.spec, job.status])) / 5
+    assert unpacked(pending) == make_job()
+
+
+def test_few_dictionaries_are_ever_made() -> None:
+    packer = Packer()
+    jobs = [make_job(status={"text": [str(n) for n in range(size)]}) for size in range(0, 9000, 40)]
+    found = [packed(job, packer) for job in jobs]
+    assert [unpacked(each) for each in found] == jobs
+    assert len({each.dictionary for each in found}) <= 12
 
 
 @pytest.mark.parametrize("odd", [object(), MappingProxyType({})])
