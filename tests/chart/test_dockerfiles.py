@@ -45,6 +45,11 @@ def test_image_runs_as_the_numeric_user_of_the_pods(path: Path) -> None:
 
 
 @each_dockerfile
+def test_the_user_without_a_name_has_a_home_that_pods_can_write_to(path: Path) -> None:
+    assert re.search(r"^ +HOME=/tmp \\$", final_stage(path), re.MULTILINE)
+
+
+@each_dockerfile
 def test_entry_point_is_the_package_and_the_labels_exist(path: Path) -> None:
     package = {"operator": "finetune_operator", "trainer_image": "finetune_trainer"}[path.parent.name]
     stage = final_stage(path)

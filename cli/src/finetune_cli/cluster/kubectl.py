@@ -93,11 +93,16 @@ _UNAVAILABLE = (
 )
 
 
+_ADVICE = "; if you choose to ignore these errors, turn validation off with --validate=false"
+"""What kubectl says if it cannot check a manifest. It would lead away from the cause."""
+
+
 def error_of(message: str) -> ClusterError:
     """Return the error that kubectl's `message` describes."""
     lines = [
         line.strip() for line in message.splitlines() if line.strip() and not line.startswith("Warning:")
     ]
+    lines = [line.removesuffix(_ADVICE) for line in lines]
     text = lines[-1].removeprefix("error: ") if lines else "kubectl printed no error"
     for kind, marks, remedy in _KINDS:
         if any(mark in message for mark in marks):

@@ -14,7 +14,7 @@ from finetune_operator.api.validation import check
 from finetune_operator.errors import InvalidSpecError
 
 from finetune_cli.cluster.client import Client
-from finetune_cli.cluster.kubectl import NotFoundError, RejectedError
+from finetune_cli.cluster.kubectl import ApiUnavailableError, NotFoundError, RejectedError
 from finetune_cli.errors import UsageError
 from finetune_cli.manifests import Manifests
 from finetune_cli.run.local import LocalFolders
@@ -56,6 +56,8 @@ def check_server(client: Client, document: Any) -> Check:
         )  # fmt: skip
     except (RejectedError, NotFoundError) as error:
         return Check("Server", "Failed", str(error))
+    except ApiUnavailableError as error:
+        raise ApiUnavailableError(f"{error}; --offline checks without a cluster") from error
     return Check("Server", "Passed", "the API server accepts the job")
 
 

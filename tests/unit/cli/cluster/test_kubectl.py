@@ -164,3 +164,12 @@ def test_a_missing_kubectl_cannot_stream(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="kubectl must be on PATH"), Kubectl().stream("logs"):
         raise AssertionError
+
+
+def test_the_advice_to_turn_validation_off_is_not_repeated() -> None:
+    error = error_of(
+        'error: error validating "STDIN": dial tcp 127.0.0.1:8080: connect: connection refused; '
+        "if you choose to ignore these errors, turn validation off with --validate=false\n"
+    )
+    assert isinstance(error, ApiUnavailableError)
+    assert "connection refused; check the cluster" in str(error)

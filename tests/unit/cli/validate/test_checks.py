@@ -57,17 +57,17 @@ def test_the_api_server_stores_nothing(cluster: KubectlProgram) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "kind"),
+    ("message", "kind", "remedy"),
     [
-        ("Unable to connect to the server: EOF", ApiUnavailableError),
-        ("Error from server (Forbidden): no", ForbiddenError),
+        ("Unable to connect to the server: EOF", ApiUnavailableError, "--offline checks without a cluster"),
+        ("Error from server (Forbidden): no", ForbiddenError, "ask the cluster's administrator"),
     ],
 )
 def test_a_request_that_fails_is_no_finding(
-    cluster: KubectlProgram, message: str, kind: type[Exception]
+    cluster: KubectlProgram, message: str, kind: type[Exception], remedy: str
 ) -> None:
     cluster.fail(message)
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=remedy):
         check_server(Client(), cli_job())
 
 
