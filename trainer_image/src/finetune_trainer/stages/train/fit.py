@@ -103,9 +103,9 @@ def fit(
         memory.release()
         ladder = ladder.with_failure(failed)
         ladder.save(workspace, run.spec_hash)
-        if ranks.size > 1:
-            raise RankDoesNotFitError(f"{describe_failure(failed)}: {cause}")
         left = ladder.open_runs(continued(later, begun()))
+        if left and ranks.size > 1:
+            raise RankDoesNotFitError(f"{describe_failure(failed)}: {cause}")
         if left:
             _log.warning(
                 "the GPU is out of memory: %s; continuing with %s",

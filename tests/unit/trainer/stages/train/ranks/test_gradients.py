@@ -108,6 +108,17 @@ def test_a_closed_replica_changes_no_gradient(group: ProcessGroup) -> None:
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_the_buckets_are_as_large_as_the_adapter_alone(group: ProcessGroup) -> None:
+    """The operator counts so many bytes for each rank (`sizing.memory.adapters.bucket_items`)."""
+    model = _model()
+    shared = SharedGradients(model, group, 1)
+    _step(model, shared)
+    sizes = str(shared._replica._get_ddp_logging_data()["bucket_sizes"])
+    trained = sum(value.nbytes for value in model.parameters() if value.requires_grad)
+    assert sum(map(int, sizes.split(","))) == trained
+    shared.close()
+
+
 def test_the_passes_of_a_step_leave_the_generators_as_they_were(group: ProcessGroup) -> None:
     """The order of the rows is drawn from them on every rank."""
     model = _model(dropout=0.5)
@@ -149,7 +160,10 @@ def test_ranks_that_draw_other_rows_end_the_run(group: ProcessGroup) -> None:
         shared.begin(Step((), 0, 0, digest=7), 4, None)
 
 
-def test_each_rank_knows_the_time_of_all(group: ProcessGroup) -> None:
+def test_only_the_first_rank_keeps_the_times_of_all(group: ProcessGroup) -> None:
     shared = _told(group, [[0, 7, 0.5], [0, 7, 2.0]])
+    shared.begin(Step((), 0, 0, digest=7), 3, None)
+    assert shared.rank_seconds == ()
+    shared._ranks.rank = 0
     shared.begin(Step((), 0, 0, digest=7), 4, None)
     assert shared.rank_seconds == (0.5, 0.0, 2.0)

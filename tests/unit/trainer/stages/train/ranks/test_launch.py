@@ -24,6 +24,7 @@ from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker
 from safetensors.torch import load_file
 
+from tests.support.results import TRAIN
 from tests.support.workspaces import SPEC_HASH, run_spec
 
 STEPS, INTERVAL = 20, 4
@@ -112,15 +113,20 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> list[Listening]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "weights"), [(2, "Quantized"), (4, "Quantized"), (3, "Dequantized")])
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [(2, {}), (4, {"gradientCheckpointing": True}), (3, {"weights": "Dequantized", "packing": "Never"})],
+    ids=["2", "4 recomputing", "3 unpacked"],
+)
 def test_ranks_have_the_curve_and_the_adapter_of_one_process(
-    workspace: Path, one: tuple[Path, TrainResult], processes: int, weights: str
+    workspace: Path, one: tuple[Path, TrainResult], processes: int, settings: dict[str, Any]
 ) -> None:
     progress = _Act()
-    result = _train(workspace, processes, progress, weights=weights)
+    result = _train(workspace, processes, progress, **settings)
     expected = one[1]
     _require_equal(workspace, one[0])
     assert progress.steps == list(range(1, STEPS + 1))
+    assert len(progress.numbers["rank_seconds"]) == processes
     assert result.evaluation.base_loss == pytest.approx(expected.evaluation.base_loss, abs=1e-6)
     assert result.evaluation.tuned_loss == pytest.approx(expected.evaluation.tuned_loss, abs=1e-5)
     assert result.steps == STEPS
@@ -194,6 +200,24 @@ def test_a_signal_to_the_launching_process_stops_all_ranks_and_keeps_its_handler
 
 
 @pytest.mark.slow
+@pytest.mark.full
+def test_a_rank_that_hangs_ends_all_after_the_timeout_and_is_named(
+    workspace: Path, listening: list[Listening]
+) -> None:
+    """The launcher waits 30 seconds until it kills a process."""
+
+    def hang(reported: int) -> None:
+        if reported == 3:
+            os.kill(listening[-1].ends.processes[1], signal.SIGSTOP)
+
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    with pytest.raises(StageError, match="none of rank 1 of 2") as caught:
+        train_on_ranks(run, _Act(hang), 2, 5)
+    assert caught.value.reason is Reason.INTERNAL_ERROR
+    assert saved_steps(WorkspaceLayout(workspace).checkpoints) is not None
+
+
+@pytest.mark.slow
 def test_a_rank_without_a_row_takes_part(workspace: Path) -> None:
     """The last step of an epoch of 24 rows in steps of 23 has one row."""
     settings = {"effectiveBatchSize": 23, "maximumSteps": 4}
@@ -206,6 +230,30 @@ def test_a_rank_without_a_row_takes_part(workspace: Path) -> None:
 
 def _failure(reason: Reason = Reason.INTERNAL_ERROR, message: str = "broken", **more: Any) -> Failure:
     return Failure(reason, message, **more)
+
+
+def _full() -> Ends:
+    full = _failure(Reason.GPU_OUT_OF_MEMORY, "full", retries=True)
+    return Ends(failures={0: _failure(lost=True), 1: full})
+
+
+def test_all_ranks_begin_again_if_the_gpu_of_one_is_full(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([_full(), Ends(results={0: TRAIN.document(), 1: None})])
+    monkeypatch.setattr(launch, "_launch", lambda *_arguments: (next(left), None))
+    ladder = [{"microBatchSize": 1, "gradientCheckpointing": True}]
+    run = run_spec(workspace, workspace / "output", **SETTINGS, ladder=ladder)
+    assert train_on_ranks(run, NullReporter(), 2) == TRAIN
+    assert list(left) == []
+
+
+def test_a_full_gpu_on_the_last_rung_is_the_failure(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_launch", lambda *_arguments: (_full(), None))
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    with pytest.raises(StageError, match="rank 1 of 2: full") as caught:
+        train_on_ranks(run, NullReporter(), 2)
+    assert caught.value.reason is Reason.GPU_OUT_OF_MEMORY
 
 
 def test_a_rank_that_told_nothing_is_the_cause() -> None:

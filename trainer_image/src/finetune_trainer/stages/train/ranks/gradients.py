@@ -31,7 +31,7 @@ class Gradients:
     """Those of a process that has all passes of a step."""
 
     rank_seconds: tuple[float, ...] = ()
-    """Seconds that each rank needed for its own passes of the step before the last one; empty without ranks."""
+    """Seconds that each rank needed for its own passes of the step before; only the first of several ranks knows them."""
 
     def begin(self, step: Step, number: int, stop: str | None) -> None:
         """Agree with the other ranks on the step `number`. `stop` names the signal that this process has received.
@@ -86,7 +86,8 @@ class SharedGradients(Gradients):
         received = 0 if stop is None else int(signal.Signals[stop])
         known = self._ranks.gather_numbers([received, step.digest, self._watch.seconds()])
         signals, digests, seconds = zip(*known, strict=True)
-        self.rank_seconds = seconds
+        if self._ranks.is_first:
+            self.rank_seconds = seconds
         stopped = [rank for rank, received in enumerate(signals) if received]
         if stopped:
             name = signal.Signals(int(signals[stopped[0]])).name
@@ -127,6 +128,8 @@ class SharedGradients(Gradients):
     def close(self) -> None:
         """See the base class."""
         self._replica._remove_autograd_hooks()  # noqa: SLF001 -- torch has no public name for it
+        # The evaluation needs the memory of its buckets.
+        del self._replica
 
 
 class _PassLoss(torch.nn.Module):

@@ -24,6 +24,8 @@ def work(document: str, address: Address, timeout_seconds: float) -> None:
 
     Ends the process with exit code 1 after a failure, so that the launching process ends the other ranks.
     """
+    # The launching process prints results to standard output, and libraries may print, too.
+    os.dup2(2, 1)
     rank, size = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     channel = Channel(address, rank)
     try:
