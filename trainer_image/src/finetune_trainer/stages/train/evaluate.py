@@ -76,10 +76,10 @@ def _measured(
     ranks: Ranks,
 ) -> list[RowLoss]:
     """Measure the model as it is, without dropout. Each rank has a part, and the progress is that of this rank's part."""
-    progress.update(activity, 0, len(examples))
     model.eval()
 
     def measure(own: Sequence[Example]) -> list[RowLoss]:
+        progress.update(activity, 0, len(own))
         return measure_within(
             lambda tokens: row_losses(
                 model, own, tokens, lambda done, total: progress.update(activity, done, total)

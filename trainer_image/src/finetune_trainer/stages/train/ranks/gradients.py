@@ -20,11 +20,13 @@ from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from finetune_trainer.stages.train.passes import Pass, Step
     from finetune_trainer.stages.train.ranks.group import Ranks
+
+    Measure = Callable[[Any, Pass], torch.Tensor]
 
 
 class Gradients:
@@ -32,6 +34,10 @@ class Gradients:
 
     rank_seconds: tuple[float, ...] = ()
     """Seconds that each rank needed for its own passes of the step before; only the first of several ranks knows them."""
+
+    def __init__(self, measure: Measure = negative_log_likelihood) -> None:
+        """`measure` returns the loss of a pass, a sum over its learned tokens."""
+        self._measure = measure
 
     def begin(self, step: Step, number: int, stop: str | None) -> None:
         """Agree with the other ranks on the step `number`. `stop` names the signal that this process has received.
@@ -48,8 +54,8 @@ class Gradients:
         return nullcontext()
 
     def loss(self, model: Any, one: Pass) -> torch.Tensor:
-        """Return the sum of -ln p over the learned tokens of a pass, nats."""
-        return negative_log_likelihood(model, one)
+        """Return the loss of a pass."""
+        return self._measure(model, one)
 
     def total(self, loss: torch.Tensor) -> torch.Tensor:
         """Return the loss of the whole step from that of this rank."""
@@ -62,12 +68,15 @@ class Gradients:
 class SharedGradients(Gradients):
     """Those of a step whose rows several ranks have: each has a replica of the model, and DDP adds their gradients."""
 
-    def __init__(self, model: Any, ranks: Ranks, seed: int) -> None:
+    def __init__(
+        self, model: Any, ranks: Ranks, seed: int, measure: Measure = negative_log_likelihood
+    ) -> None:
         """Give the trained values of `model` those of the first rank. `seed` is that of the run."""
+        super().__init__(measure)
         self._ranks = ranks
         self._seed = seed
         self._watch = _Stopwatch()
-        module = _PassLoss(model)
+        module = _PassLoss(model, measure)
         # Frozen weights are the same files on every rank. DDP would send all of them.
         frozen = [name for name, value in module.named_parameters() if not value.requires_grad]
         frozen += [name for name, _ in module.named_buffers()]
@@ -135,12 +144,13 @@ class SharedGradients(Gradients):
 class _PassLoss(torch.nn.Module):
     """The loss of a pass as a module, because DDP wraps one."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, measure: Measure) -> None:
         super().__init__()
         self.model = model
+        self._measure = measure
 
     def forward(self, one: Pass) -> torch.Tensor:
-        return negative_log_likelihood(self.model, one)
+        return self._measure(self.model, one)
 
 
 def _add(watch: _Stopwatch, bucket):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 -- DDP compares annotations with types, and here they are text

@@ -110,12 +110,11 @@ def joined(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Pr
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
     )
-    try:
-        for name in _VARIABLES:
-            os.environ.pop(name, None)
-        yield ProcessGroup()
-    finally:
-        distributed.destroy_process_group()
+    for name in _VARIABLES:
+        os.environ.pop(name, None)
+    yield ProcessGroup()
+    # After an error the others may be lost, and NCCL would wait for them. The process ends then.
+    distributed.destroy_process_group()
 
 
 def is_lost_rank(error: BaseException) -> bool:

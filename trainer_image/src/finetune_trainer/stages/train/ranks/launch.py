@@ -142,7 +142,8 @@ def _kept_handlers() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _require_devices(run: RunSpec, processes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import torch
@@ -38,6 +39,9 @@ def work(document: str, address: Address, timeout_seconds: float) -> None:
         )
     if failure is None:
         channel.close()
+        # This rank has nothing left to save while it waits for the others.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         return
     channel.send("failure", failure)
     channel.close()
@@ -49,7 +53,9 @@ def work(document: str, address: Address, timeout_seconds: float) -> None:
 def _train(run: RunSpec, channel: Channel, rank: int, size: int, timeout_seconds: float) -> Failure | None:
     try:
         # The ranks share the processors, too.
-        torch.set_num_threads(max(1, available_cpus() // size))
+        threads = max(1, available_cpus() // size)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
         progress = RankReporter(channel) if rank == 0 else NullReporter()
         with joined(run.device, timeout_seconds) as ranks:
             result = train_rank(run, progress, ranks)
