@@ -75,7 +75,7 @@ def _copy(source: Path, target: Path) -> Path:
 def _train(workspace: Path, processes: int, progress: Any = None, **settings: Any) -> TrainResult:
     run = run_spec(workspace, workspace / "output", **{**SETTINGS, **settings})
     progress = progress or NullReporter()
-    return train(run, progress) if processes == 1 else train_on_ranks(run, progress, processes, 60)
+    return train(run, progress) if processes == 1 else train_on_ranks(run, progress, processes)
 
 
 def _require_equal(found: Path, expected: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_rank_that_hangs_ends_all_after_the_timeout_and_is_named(
 @pytest.mark.slow
 def test_a_rank_without_a_row_takes_part(workspace: Path) -> None:
     """The last step of an epoch of 24 rows in steps of 23 has one row."""
-    settings = {"effectiveBatchSize": 23, "maximumSteps": 4}
+    settings = {"effectiveBatchSize": 23, "microBatchSize": 1, "maximumSteps": 4}
     other = _copy(workspace, workspace.parent / "other")
     _train(workspace, 2, **settings)
     _train(other, 1, **settings)
