@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Listener
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +141,8 @@ class Listening:
         """Wait for the last messages. All ranks have ended by now."""
         self._closed = True
         # Nothing else wakes a thread that waits for a connection.
-        Client(self._listener.address, "AF_UNIX", authkey=self._key).close()
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as waking:
+            waking.connect(str(self._listener.address))
         self._accepting.join(_CLOSING_SECONDS)
         self._listener.close()
         for thread in self._threads:
@@ -148,9 +152,10 @@ class Listening:
         while not self._closed:
             try:
                 connection = self._listener.accept()
-            except (OSError, EOFError) as error:
-                # A rank that was killed while it connected.
-                _log.warning("a rank has lost its connection: %s", error)
+            except (OSError, EOFError, AuthenticationError) as error:
+                # A rank that was killed while it connected, or another process without the key.
+                if not self._closed:
+                    _log.warning("a process could not connect as a rank: %s", error)
                 continue
             thread = threading.Thread(target=self._read, args=(connection,), name="rank", daemon=True)
             thread.start()
