@@ -12,7 +12,7 @@ from finetune_trainer.evaluation.compare import RowLoss
 from finetune_trainer.stages.train.ranks.group import ALONE, Ranks
 from finetune_trainer.stages.train.ranks.losses import shared_losses
 
-_EXAMPLES = [Example(row, list(range(row)), list(range(row))) for row in (4, 9, 2, 7, 5)]
+_EXAMPLES = [Example(list(range(row)), list(range(row)), row) for row in (4, 9, 2, 7, 5)]
 
 
 class _Threads(Ranks):

@@ -83,7 +83,7 @@ class SharedGradients(Gradients):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)  # noqa: SLF001 -- torch has no public name for it
         self._replica = DistributedDataParallel(
             module,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             # A pass may use only some of the experts.
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
