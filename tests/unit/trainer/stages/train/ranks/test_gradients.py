@@ -163,7 +163,7 @@ def test_ranks_that_draw_other_rows_end_the_run(group: ProcessGroup) -> None:
 def test_only_the_first_rank_keeps_the_times_of_all(group: ProcessGroup) -> None:
     shared = _told(group, [[0, 7, 0.5], [0, 7, 2.0]])
     shared.begin(Step((), 0, 0, digest=7), 3, None)
-    assert shared.rank_seconds == ()
+    assert not shared.rank_seconds
     shared._ranks.rank = 0
     shared.begin(Step((), 0, 0, digest=7), 4, None)
     assert shared.rank_seconds == (0.5, 0.0, 2.0)

@@ -30,9 +30,9 @@ def test_libraries_do_not_see_the_group(monkeypatch: pytest.MonkeyPatch) -> None
         assert ranks.gather({"a": 1}) == [{"a": 1}]
         assert ranks.gather_numbers([1, 2.5]) == [[1, 2.5]]
         assert ranks.from_first(lambda: Path("a")) == Path("a")
-        value = torch.ones(3)
-        ranks.copy_from_first([value])
-        assert value.tolist() == [1, 1, 1]
+        tensor = torch.ones(3)
+        ranks.copy_from_first([tensor])
+        assert tensor.tolist() == [1, 1, 1]
         ranks.meet()
     assert not distributed.is_initialized()
 

@@ -50,9 +50,6 @@ class Ranks:
         """Return on every rank what `find` returns on the first one; it is called only there."""
         return find()
 
-    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Give tensors the values that they have on the first rank."""
-
     def meet(self) -> None:
         """Wait until every rank has called this."""
 
@@ -87,11 +84,6 @@ class ProcessGroup(Ranks):
         distributed.broadcast_object_list(found, src=0)
         value: _T = found[0]
         return value
-
-    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
-        """See the base class."""
-        for tensor in tensors:
-            distributed.broadcast(tensor, src=0)
 
     def meet(self) -> None:
         """See the base class."""
