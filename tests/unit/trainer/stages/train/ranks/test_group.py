@@ -22,6 +22,7 @@ def test_libraries_do_not_see_the_group(monkeypatch: pytest.MonkeyPatch) -> None
     """Else transformers would share the steps in its own way."""
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", "0")
     with joined("cpu", 30) as ranks:
