@@ -184,19 +184,51 @@ def test_a_signal_to_one_rank_leads_to_one_checkpoint_of_all(
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_launching_process_stops_all_ranks_and_keeps_its_handlers(workspace: Path) -> None:
+def test_a_stopped_run_with_dropout_ends_with_the_same_bits_on_as_many_ranks(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The signal comes to the launching process, which keeps its handlers."""
+    other = _copy(workspace, tmp_path / "other")
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.2, "targetModules": "AllLinear", "variant": "Standard"}
     before = signal.getsignal(signal.SIGTERM)
 
     def stop(reported: int) -> None:
-        if reported == 3:
+        if reported == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(
         StageError, match=r"stopped by SIGTERM, and its state at step \d+ of 20 is saved"
     ) as caught:
-        _train(workspace, 2, _Act(stop))
+        _train(workspace, 2, _Act(stop), lora=lora)
     assert caught.value.reason is Reason.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
+    saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
+    assert saved is not None
+    resumed = _Act()
+    _train(workspace, 2, resumed, lora=lora)
+    assert resumed.steps == list(range(saved[0] + 1, STEPS + 1))
+    _train(other, 2, lora=lora)
+    expected = _adapter(other)
+    assert all(torch.equal(value, expected[name]) for name, value in _adapter(workspace).items())
+
+
+@pytest.mark.slow
+def test_ranks_choose_and_publish_the_step_of_one_process(workspace: Path, tmp_path: Path) -> None:
+    """The rate is so high that the losses of other rows rise, and training ends early."""
+    settings: dict[str, Any] = {
+        "learningRate": 0.005,
+        "checkpoint": {"intervalSteps": 2, "keep": "Best"},
+        "earlyStopping": {"intervalSteps": 1, "patience": 2, "minimumImprovement": 0, "maximumRows": 2},
+    }
+    other = _copy(workspace, tmp_path / "other")
+    expected = _train(other, 1, **settings).selection
+    found = _train(workspace, 2, **settings).selection
+    assert expected is not None
+    assert found is not None
+    assert expected.best_loss is not None
+    assert found.best_loss == pytest.approx(expected.best_loss, abs=1e-5)
+    assert found.model_copy(update={"best_loss": expected.best_loss}) == expected
+    assert expected.published_step < expected.planned_steps
 
 
 @pytest.mark.slow
