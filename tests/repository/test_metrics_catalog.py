@@ -72,6 +72,7 @@ def trainer_text() -> str:
         peak_allocated_bytes=2,
         reserved_bytes=3,
         peak_reserved_bytes=4,
+        rank_seconds=(0.1, 0.2),
     )
     numbers = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 5.0}
     reporter.update("Training", 2, 4, **numbers, peak_memory_bytes=1)

@@ -87,6 +87,23 @@ def test_every_failure_has_a_reason_and_a_redacted_message(
     assert said in outcome.message
 
 
+def test_only_train_runs_on_several_processes(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def load(processes: int) -> Any:
+        asked.append(processes)
+        return lambda _run, _progress: stages["train"]
+
+    monkeypatch.setattr(runner, "load_ranks", load)
+    for command in runner.STAGES:
+        assert runner.stage_outcome(command, make_run(), NullReporter(), REDACT, processes=3).reason is None
+    assert asked == [3]
+    runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
+    assert asked == [3]
+
+
 @pytest.mark.parametrize("command", runner.STAGES)
 @pytest.mark.parametrize(
     "error",

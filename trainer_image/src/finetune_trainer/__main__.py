@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from finetune_trainer.telemetry.redaction import Redactor
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
+MOST_PROCESSES = 64
+
 
 def main(arguments: list[str]) -> ExitCode:
     """Run the command and return the exit code. Results and reasons are written before it returns."""
@@ -73,9 +75,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
     redact = Redactor(secrets_of(run, os.environ))
     tail = configure_logging(redact)
     if options.command == "run":
-        return run_all_stages(run, redact, tail, _write_report)
+        return run_all_stages(run, redact, tail, _write_report, options.processes)
     step = os.environ.get(STEP_VARIABLE, "")
-    code, _result = run_stage(options.command, run, redact, tail, termination_message, _write_report, step)
+    processes = getattr(options, "processes", 1)
+    code, _result = run_stage(
+        options.command, run, redact, tail, termination_message, _write_report, step, processes
+    )
     if getattr(options, "rows", False):
         return _print_proven_rows(run, code, redact)
     return code
@@ -144,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
                 default=TERMINATION_MESSAGE,
                 help="file for the result",
             )
+        if name in {"train", "run"}:
+            command.add_argument(
+                "--processes",
+                type=_processes,
+                default=1,
+                help="processes of this machine that share each step of TRAIN; default %(default)s",
+            )
         if name == "prepare":
             command.add_argument(
                 "--rows",
@@ -183,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     compiling = commands.add_parser("compile", help="compile the kernels that an image ships")
     compiling.add_argument("folder", type=Path, help="new folder for the machine code")
     return parser
+
+
+def _processes(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST_PROCESSES}, found {text!r}")
+    return int(text)
 
 
 def _run_and_exit() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -12,7 +13,7 @@ import resource
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_trainer.contract.bounds import within_contract
 from finetune_trainer.contract.destinations import PROBE, PUBLISH, REPORT, STEP_VARIABLE
@@ -52,6 +53,7 @@ _FUNCTIONS = {
     PUBLISH.lower(): ("finetune_trainer.stages.publish.stage", "publish"),
     REPORT.lower(): ("finetune_trainer.stages.publish.report", "publish_report"),
 }
+_ON_RANKS = ("finetune_trainer.stages.train.ranks.launch", "train_on_ranks")
 _STEP_STAGES = {PROBE: "prepare", PUBLISH: "merge", REPORT: "report"}
 """The commands of the steps that hold credentials of destinations."""
 _NAMES = {**STAGES, "report": "Report"}
@@ -83,8 +85,18 @@ def load_stage(command: str, step: str = "") -> StageFunction:
         from finetune_trainer.model.eager_bitsandbytes import import_eagerly  # noqa: PLC0415 -- it loads torch, too
 
         import_eagerly()
-    module, function = _FUNCTIONS[step.lower() or command]
-    return cast("StageFunction", getattr(importlib.import_module(module), function))
+    found: StageFunction = _function(_FUNCTIONS[step.lower() or command])
+    return found
+
+
+def load_ranks(processes: int) -> StageFunction:
+    """Import the function of TRAIN on several processes of this machine."""
+    return functools.partial(_function(_ON_RANKS), processes=processes)
+
+
+def _function(names: tuple[str, str]) -> Any:
+    module, function = names
+    return getattr(importlib.import_module(module), function)
 
 
 def run_stage(
@@ -95,8 +107,11 @@ def run_stage(
     termination_message: Path | None,
     write_report: ReportWriter | None = None,
     step: str = "",
+    processes: int = 1,
 ) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
+
+    TRAIN runs on so many `processes` of this machine; another stage has one.
 
     `step` is Probe, Publish or Report for the part that needs credentials of destinations or trackers. `tail` holds the
     last log lines, which the result of a failure carries. `write_report` writes the report on the job into the workspace, whatever
@@ -121,7 +136,7 @@ def run_stage(
 
     if not step:
         _remember(layout, begin)
-    outcome = stage_outcome(command, run, progress, redact, step)
+    outcome = stage_outcome(command, run, progress, redact, step, processes)
     if outcome.reason is None:
         progress.update("Finished", 1, 1)
     progress.close()
@@ -160,9 +175,13 @@ def _remember(layout: WorkspaceLayout, change: Callable[[list[Entry]], list[Entr
 
 
 def run_all_stages(
-    run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None = None
+    run: RunSpec,
+    redact: Redactor,
+    tail: LogTail,
+    write_report: ReportWriter | None = None,
+    processes: int = 1,
 ) -> ExitCode:
-    """Run the three stages in this process and print each result as a line of JSON.
+    """Run the three stages in this process, TRAIN on `processes`, and print each result as a line of JSON.
 
     Stages that PREPARE proves to be finished are skipped. The first stage that does not succeed ends the run.
     """
@@ -172,7 +191,7 @@ def run_all_stages(
             document = {"stage": STAGES[command], "outcome": "Succeeded", command: done[command]}
             code = ExitCode.SUCCEEDED
         else:
-            code, result = _run_with_steps(command, run, redact, tail, write_report)
+            code, result = _run_with_steps(command, run, redact, tail, write_report, processes)
             document = result.document()
             done.update(document.get("completed", {}))
         print(redact(json.dumps(document, ensure_ascii=False)), flush=True)
@@ -182,7 +201,12 @@ def run_all_stages(
 
 
 def _run_with_steps(
-    command: str, run: RunSpec, redact: Redactor, tail: LogTail, write_report: ReportWriter | None
+    command: str,
+    run: RunSpec,
+    redact: Redactor,
+    tail: LogTail,
+    write_report: ReportWriter | None,
+    processes: int,
 ) -> tuple[ExitCode, Result]:
     """Run a stage with the step before or after it that needs the credentials of destinations or trackers."""
     steps = (
@@ -193,7 +217,7 @@ def _run_with_steps(
         else {}
     )
     for step in steps.get(command, ("",)):
-        code, result = run_stage(command, run, redact, tail, None, write_report, step)
+        code, result = run_stage(command, run, redact, tail, None, write_report, step, processes)
         if code is not ExitCode.SUCCEEDED:
             break
     return code, result
@@ -231,7 +255,7 @@ def write_termination_message(result: Result, path: Path | None, redact: Redacto
 
 
 def stage_outcome(
-    command: str, run: RunSpec, progress: Reporter, redact: Redactor, step: str = ""
+    command: str, run: RunSpec, progress: Reporter, redact: Redactor, step: str = "", processes: int = 1
 ) -> Outcome:
     """Run the stage's function; raises only errors of the interpreter itself.
 
@@ -240,6 +264,8 @@ def stage_outcome(
     try:
         with TERMINATION.raised():
             stage = load_stage(command, step)
+            if command == "train" and processes > 1:
+                stage = load_ranks(processes)
             # A library may swallow an exception that it meets while it is imported.
             TERMINATION.check()
             members = _members(stage(run, progress))
@@ -247,24 +273,29 @@ def stage_outcome(
     except Terminated as signal_name:
         reason, message = _interrupted(str(signal_name))
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
-        if TERMINATION.received is not None and not isinstance(error, StageError):
-            # A library turned the exception into one of its own, for example in code in C that imports a module.
-            reason, message = _interrupted(TERMINATION.received)
-        elif is_host_out_of_memory(error):
-            reason, message = _out_of_memory(command, error, run.version)
-        elif isinstance(error, StageError):
-            reason, message = error.reason, error.message
-            _log.error("%s: %s", reason, message)
-        elif says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
-            reason = Reason.WORKSPACE_FULL
-            message = (
-                f"the workspace must have free space, found none ({error}); "
-                "create the job again with a larger workspace.size"
-            )
-            _log.error("%s: %s", reason, message)
-        else:
-            reason, message = _internal(error)
+        reason, message = reason_of(command, error, run)
     return Outcome.failure(reason, redact(message))
+
+
+def reason_of(command: str, error: BaseException, run: RunSpec) -> tuple[Reason, str]:
+    """Return reason and message of an error that ends a stage, and log it."""
+    if TERMINATION.received is not None and not isinstance(error, StageError):
+        # A library turned the exception into one of its own, for example in code in C that imports a module.
+        return _interrupted(TERMINATION.received)
+    if is_host_out_of_memory(error):
+        return _out_of_memory(command, error, run.version)
+    if isinstance(error, StageError):
+        reason, message = error.reason, error.message
+    elif says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
+        reason = Reason.WORKSPACE_FULL
+        message = (
+            f"the workspace must have free space, found none ({error}); "
+            "create the job again with a larger workspace.size"
+        )
+    else:
+        return _internal(error)
+    _log.error("%s: %s", reason, message)
+    return reason, message
 
 
 def _members(result: StageResult | TrainResult | MergeResult) -> StageResult:

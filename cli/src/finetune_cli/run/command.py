@@ -29,6 +29,7 @@ by URL, TOKEN or the Secret's key. The exit code is the trainer's."""
     examples=(
         ("finetune run examples/quickstart.yaml", "Prepare, train and merge; the same command resumes."),
         ("finetune run job.yaml --volume models=/data/models --device cuda", "Name the folder of a claim."),
+        ("finetune run job.yaml --processes 2", "Train with two processes; any number of them resumes."),
     ),
 )
 @click.argument("file", type=FILE)
@@ -49,6 +50,14 @@ by URL, TOKEN or the Secret's key. The exit code is the trainer's."""
     show_default=True,
     help="auto selects an NVIDIA GPU if the driver shows one, else the CPU, and prints its choice.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Processes that share the rows of each training step. With cuda, each needs a GPU.",
+)
 def command(
     file: Path,
     name: str | None,
@@ -56,10 +65,12 @@ def command(
     volume: tuple[tuple[str, Path], ...],
     runs: Path,
     device: Literal["auto", "cuda", "cpu"],
+    processes: int,
 ) -> int:
     """Run a job and return the trainer's exit code."""
     if not trainer_is_installed():
         raise UsageError(REMEDY)
     manifests = read_manifests(file, name)
     chosen = choose_device(device, sys.stderr)
-    return run_locally(manifests, LocalFolders(volumes.resolve(), dict(volume), runs.resolve()), chosen)
+    folders = LocalFolders(volumes.resolve(), dict(volume), runs.resolve())
+    return run_locally(manifests, folders, chosen, processes)

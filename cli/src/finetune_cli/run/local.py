@@ -62,14 +62,21 @@ class LocalFolders:
         return folder
 
 
-def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> int:
-    """Run the three stages in one trainer process; return its exit code.
+def run_locally(manifests: Manifests, folders: LocalFolders, device: Device, processes: int = 1) -> int:
+    """Run the three stages in one trainer process, which starts others for TRAIN; return its exit code.
 
-    If the spec gives no learning rate, PREPARE runs in a process of its own before. The spec's hash names the workspace,
-    so the same file resumes where an earlier run stopped. Raises UsageError or InvalidSpecError before any process starts.
+    `processes` share the rows of each training step. If the spec gives no learning rate, PREPARE runs in a process of its own
+    before. The spec's hash names the workspace, so the same file resumes where an earlier run stopped.
+
+    Raises UsageError or InvalidSpecError before any process starts.
     """
     spec = FineTuneJobSpec.parse(manifests.spec)
     check(manifests.name, spec)
+    if processes > spec.training.effective_batch_size:
+        raise UsageError(
+            f"--processes must be at most training.effectiveBatchSize ({spec.training.effective_batch_size}), because they "
+            f"share the rows of a step, found {processes}"
+        )
     secrets = secret_environment(manifests, spec, os.environ)
     digest = spec_hash(spec)
     job = JobIdentity(manifests.namespace, manifests.name, f"local-{digest.removeprefix('sha256:')[:16]}")
@@ -113,7 +120,7 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device) -> 
         rate = rate_of(spec, result["prepare"])
         write_run_spec(make_plan(spec, device, learning_rate=rate))
         print(f"finetune: learning rate {rate_text(rate.value)}: {rate.reason}", file=sys.stderr)
-    return _run_stages(run_file, environment)
+    return _run_stages(run_file, environment, processes)
 
 
 def rate_of(spec: FineTuneJobSpec, prepared: Mapping[str, Any]) -> LearningRate:
@@ -152,9 +159,10 @@ def _run_prepare(
     return process.returncode, result
 
 
-def _run_stages(run_file: Path, environment: dict[str, str]) -> int:
+def _run_stages(run_file: Path, environment: dict[str, str], processes: int) -> int:
     """Run all stages that are not finished, print the summary and return the exit code."""
     command = [sys.executable, "-m", "finetune_trainer", "run", "--run", str(run_file)]
+    command += ["--processes", str(processes)]
     results: dict[str, dict[str, Any]] = {}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"

@@ -22,8 +22,8 @@ def test_run_has_the_documented_defaults() -> None:
 def test_the_exit_code_is_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def run_locally(_manifests: Any, folders: LocalFolders, device: str) -> int:
-        seen.append((folders, device))
+    def run_locally(_manifests: Any, folders: LocalFolders, device: str, processes: int) -> int:
+        seen.append((folders, device, processes))
         return 71
 
     monkeypatch.setattr(run_command, "run_locally", run_locally)
@@ -32,9 +32,18 @@ def test_the_exit_code_is_the_trainers(tmp_path: Path, monkeypatch: pytest.Monke
         "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: a}\nspec: {model: {}}\n",
         "utf-8",
     )
-    options = ["--device", "cpu", "--volumes", str(tmp_path), "--volume", f"models={tmp_path}"]
+    options = [
+        "--device",
+        "cpu",
+        "--processes",
+        "2",
+        "--volumes",
+        str(tmp_path),
+        "--volume",
+        f"models={tmp_path}",
+    ]
     assert main(["run", str(job), *options]) == 71
-    assert seen[0][1] == "cpu"
+    assert seen[0][1:] == ("cpu", 2)
     assert seen[0][0].claims == {"models": tmp_path}
 
 

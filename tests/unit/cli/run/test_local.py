@@ -66,6 +66,14 @@ def test_another_gate_keeps_the_workspace_of_the_same_model(tmp_path: Path) -> N
         assert run["evaluation"].get("gate", "Report") == gate
 
 
+def test_more_processes_than_rows_of_a_step_are_refused_before_any_starts(tmp_path: Path) -> None:
+    (tmp_path / "volumes" / "assets").mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    with pytest.raises(UsageError, match=r"at most training.effectiveBatchSize \(16\).*found 17"):
+        run_locally(read_manifests(job_file(tmp_path)), folders, "cpu", 17)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_learning_rate_follows_from_what_prepare_reports() -> None:
     spec = FineTuneJobSpec.parse(next(yaml.safe_load_all(JOB))["spec"])
     config = json.loads((ROOT / "tests/support/configs/mistral-7b-instruct-v0.3.json").read_text("utf-8"))

@@ -60,6 +60,18 @@ def test_a_training_has_counters_times_and_memory_by_kind() -> None:
     assert memory == {"gpu_memory_bytesAllocated": 10, "gpu_memory_bytesReservedPeak": 40}
 
 
+def test_each_rank_has_a_series_of_its_time() -> None:
+    document = {**DOCUMENT, "training": {**TRAINING, "rankSeconds": [0.5, 0.25]}}
+    families = text_string_to_metric_families(render_metrics(document).decode())
+    found = {
+        sample.labels["rank"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "finetune_trainer_rank_step_duration_seconds"
+    }
+    assert found == {"0": 0.5, "1": 0.25}
+
+
 def test_a_cpu_has_no_series_of_gpu_memory() -> None:
     minimal = {"steps": 0, "seconds": 0.0, "tokens": 0}
     assert not any("gpu_memory" in name for name in values({**DOCUMENT, "training": minimal}))

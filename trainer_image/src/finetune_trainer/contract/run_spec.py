@@ -16,7 +16,7 @@ from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.10"
+CONTRACT_VERSION = "1.11"
 DEFAULT_GENERATED_ROWS = 32
 
 

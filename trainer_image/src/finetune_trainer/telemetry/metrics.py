@@ -121,6 +121,12 @@ GAUGES = (
     ),
 )
 MEMORY = Gauge("gpu_memory_bytes", "bytes", "GPU memory of torch's allocator, by kind.", lambda _: None)
+RANKS = Gauge(
+    "rank_step_duration_seconds",
+    "seconds",
+    "Time that each rank needed for its own passes of a step, without its wait for the others.",
+    lambda _: None,
+)
 STEPS = Gauge(
     "step_duration_seconds",
     "seconds",
@@ -176,3 +182,8 @@ class _Series(Collector):
                 memory.add_metric([*self._labels, kind], float(training[member]))
         if memory.samples:
             yield memory
+        ranks = GaugeMetricFamily(PREFIX + RANKS.name, RANKS.text, labels=[*LABELS, "rank"])
+        for rank, seconds in enumerate(training.get("rankSeconds", ())):
+            ranks.add_metric([*self._labels, str(rank)], float(seconds))
+        if ranks.samples:
+            yield ranks

@@ -17,6 +17,7 @@ class TrainingMeasurements:
     `steps` and `tokens` (without padding) are counts. `seconds` is the time of all steps, `step_seconds` that of the last
     one. `evaluation_loss` is the last loss on held-out rows, in nats per supervised token. `checkpoint_time` is that of the
     newest checkpoint; before the first one, it is the begin of the training. The bytes are those of torch's allocator.
+    `rank_seconds` are the seconds that each rank needed for its own passes of a step; None if there is one process.
     """
 
     steps: int = 0
@@ -29,6 +30,7 @@ class TrainingMeasurements:
     peak_allocated_bytes: int | None = None
     reserved_bytes: int | None = None
     peak_reserved_bytes: int | None = None
+    rank_seconds: tuple[float, ...] | None = None
 
     def document(self) -> dict[str, Any]:
         """The known numbers, with the names of progress.schema.json. JSON has no number that is not finite."""
@@ -39,6 +41,8 @@ class TrainingMeasurements:
                 value = rfc3339(value)
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 continue
+            if isinstance(value, tuple):
+                value = list(value)
             first, *others = field.name.split("_")
             found[first + "".join(map(str.capitalize, others))] = value
         return found

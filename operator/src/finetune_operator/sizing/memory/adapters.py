@@ -58,6 +58,21 @@ def _lora(shape: ModelShape, plan: TrainingPlan) -> Iterator[tuple[int, int]]:
             yield linear.outputs, count
 
 
+def bucket_items(trained: Trained, plan: TrainingPlan) -> tuple[MemoryItem, ...]:
+    """Return the buckets in which DDP adds the gradients of several ranks. They last as long as the training.
+
+    After the last pass of a step, the gradients are views of them. Buffers of NCCL are not part of it.
+    """
+    if plan.ranks == 1:
+        return ()
+    buckets = allocated(trained.parameters * trained.width)
+    return (
+        MemoryItem(
+            "gradient buckets", buckets, f"of {trained.parameters} parameters, for {plan.ranks} ranks"
+        ),
+    )
+
+
 def optimizer_item(trained: Trained, optimizer: StackOptimizer) -> MemoryItem:
     """Return the states of `optimizer`.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetune_operator.sizing.memory.activations import batch_item, layer_memories, peak_items, waiting_item
-from finetune_operator.sizing.memory.adapters import optimizer_item, trained_tensors
+from finetune_operator.sizing.memory.adapters import bucket_items, optimizer_item, trained_tensors
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
 from finetune_operator.sizing.memory.device import device_items
 from finetune_operator.sizing.memory.losses import loss_items, scoring_items
@@ -53,6 +53,7 @@ def estimate(
     adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
     gradients = MemoryItem("gradients", trained.bytes, "as large as the adapter")
     static = (*weights, *casts, adapter, optimizer_item(trained, stack.optimizer or plan.optimizer))
+    buckets = bucket_items(trained, plan)
     stack = calibrated(stack, calibration)
     step = _Step(
         shape, plan, stack, layer_memories(shape, plan, stack), gradients, calibration.activation_factor
@@ -69,9 +70,9 @@ def estimate(
     terms = [
         *_during(Phase.LOAD, loading),
         *_during(Phase.PREPARE, (*weights, *casts, *_largest(casting, adapting))),
-        *_during(Phase.LOSS, (*static, *step.loss())),
-        *_during(Phase.RECOMPUTE, (*static, *step.backward())),
-        *_during(Phase.OPTIMIZER, (*static, gradients, batch_item(shape, plan, stack))),
+        *_during(Phase.LOSS, (*static, *buckets, *step.loss())),
+        *_during(Phase.RECOMPUTE, (*static, *buckets, *step.backward())),
+        *_during(Phase.OPTIMIZER, (*static, *(buckets or (gradients,)), batch_item(shape, plan, stack))),
         *_during(Phase.EVALUATION, (*static, *step.evaluation())),
     ]
     return completed(terms, stack, calibration, gpu)
@@ -148,7 +149,9 @@ class _Step:
         workspace = MemoryItem(
             "attention workspace", busiest.kernel_workspace, "inside the kernel", visible=False
         )
-        first = (self._gradients, *self._scaled(self._kept(last=False)))
+        # Of several ranks, the gradients are in the buckets by then.
+        gradients = (self._gradients,) if self._plan.ranks == 1 else ()
+        first = (*gradients, *self._scaled(self._kept(last=False)))
         last = (self._last_gradients(), *self._scaled(self._kept(last=True)))
         return (*_largest(last, first), *self._scaled(self._batch, *work, workspace))
 

@@ -17,7 +17,8 @@ class TrainingPlan:
 
     `sequence_length` is the padded length of the longest row in tokens. `micro_batch_size` is the rows of one forward
     pass, and `gradient_accumulation` the forward passes of one optimizer step. A stack profile that names an optimizer
-    comes before `optimizer`. `weights` says if the 4-bit weights are packed.
+    comes before `optimizer`. `weights` says if the 4-bit weights are packed. `ranks` is the number of GPUs that share the rows
+    of a step, each with a replica of the model; the other values are those of one of them.
     """
 
     sequence_length: int
@@ -30,6 +31,7 @@ class TrainingPlan:
     variant: Variant = "Standard"
     optimizer: Optimizer = DEFAULT_OPTIMIZER
     weights: Weights = DEFAULT_WEIGHTS
+    ranks: int = 1
 
     @property
     def tokens(self) -> int:
@@ -38,5 +40,5 @@ class TrainingPlan:
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows of one optimizer step."""
-        return self.micro_batch_size * self.gradient_accumulation
+        """Rows of one optimizer step, at most."""
+        return self.micro_batch_size * self.gradient_accumulation * self.ranks

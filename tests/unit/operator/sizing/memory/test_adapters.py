@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from finetune_operator.sizing.memory.adapters import Trained, is_adapted, optimizer_item, trained_tensors
+from finetune_operator.sizing.memory.adapters import (
+    Trained,
+    bucket_items,
+    is_adapted,
+    optimizer_item,
+    trained_tensors,
+)
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackOptimizer
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
@@ -60,3 +66,15 @@ def test_states_have_the_size_of_their_optimizer(optimizer: StackOptimizer, expe
 
 def test_a_tensor_below_4096_elements_keeps_its_states_in_32_bits() -> None:
     assert optimizer_item(Trained(((4095, 1),), 2), "AdamW8Bit").bytes == 2 * 4 * 4096
+
+
+def test_one_gpu_has_no_buckets_and_several_have_one_copy_of_the_gradients() -> None:
+    trained = Trained(((1000, 3), (50, 2)), 4)
+    assert bucket_items(trained, TrainingPlan(8)) == ()
+    (item,) = bucket_items(trained, TrainingPlan(8, ranks=4))
+    assert item.bytes == 12800
+    assert "3100 parameters, for 4 ranks" in item.formula
+
+
+def test_ranks_share_the_rows_of_a_step() -> None:
+    assert TrainingPlan(8, micro_batch_size=2, gradient_accumulation=3, ranks=4).effective_batch_size == 24

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.sizing.gpus.gpu import Gpu
+from finetune_operator.sizing.memory.adapters import trained_tensors
 from finetune_operator.sizing.memory.calibration import Calibration
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.families import FAMILIES
@@ -125,6 +126,27 @@ def test_a_larger_vocabulary_never_needs_less_except_for_a_partial_chunk(
     chunked = stack.loss in {"SupervisedChunks", "Liger"}
     slack = 10 * larger["vocab_size"] + 64 * document["hidden_size"] * plan.tokens if chunked else 0
     assert peak(larger, plan, stack) + slack >= peak(document, plan, stack)
+
+
+@given(documents, plans, stacks, st.integers(2, 64))
+def test_a_rank_needs_buckets_for_its_gradients_while_it_trains(
+    document: dict[str, Any], plan: TrainingPlan, stack: StackProfile, ranks: int
+) -> None:
+    shape = model_shape(document)
+    alone = estimate(shape, plan, stack)
+    found = estimate(shape, replace(plan, ranks=ranks), stack)
+    trained = trained_tensors(shape, plan, stack)
+    exact = trained.parameters * trained.width
+    for phase in (Phase.LOAD, Phase.PREPARE, Phase.EVALUATION):
+        assert found.phases[phase] == alone.phases[phase]
+    more = found.phases[Phase.LOSS] - alone.phases[Phase.LOSS]
+    assert exact <= more < exact + 512
+    # The gradients are views of the buckets by then.
+    assert (
+        exact <= found.phases[Phase.OPTIMIZER] - alone.phases[Phase.OPTIMIZER] + trained.bytes < exact + 512
+    )
+    assert found.phases[Phase.RECOMPUTE] - alone.phases[Phase.RECOMPUTE] + 512 >= 0
+    assert found.phases[Phase.RECOMPUTE] - alone.phases[Phase.RECOMPUTE] <= more
 
 
 @given(documents, plans, stacks)

@@ -60,7 +60,7 @@ def test_base_losses_of_an_earlier_trainer_are_used_without_accuracy(workspace: 
     run = _run(workspace, {"generatedRows": 0}, maximumSteps=1)
     losses = [{"row": row, "nats": 30.0 + row, "tokens": 5} for row in (1, 2)]
     write_marker(layout, "base-evaluation", SPEC_HASH, {"losses": losses})
-    found = base_losses(run, layout, None, [], 100, NullReporter())
+    found = base_losses(run, layout, None, [], (100,), NullReporter())
     assert found == [RowLoss(1, 31.0, 5), RowLoss(2, 32.0, 5)]
 
 
@@ -71,7 +71,7 @@ def test_an_earlier_trainer_can_read_the_base_losses(workspace: Path) -> None:
     kept = read_marker(layout, "base-evaluation", SPEC_HASH)
     assert kept is not None
     assert {frozenset(loss) for loss in kept["losses"]} == {frozenset({"row", "nats", "tokens"})}
-    again = base_losses(run_spec(workspace, workspace), layout, None, [], 100, NullReporter())
+    again = base_losses(run_spec(workspace, workspace), layout, None, [], (100,), NullReporter())
     assert [loss.correct for loss in again] == kept["correct"]
 
 

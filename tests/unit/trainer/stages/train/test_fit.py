@@ -17,9 +17,11 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train import stage
 from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.fit import DoesNotFitError, fitting, measure_within
+from finetune_trainer.stages.train.fit import DoesNotFitError, fit, fitting, measure_within
+from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.memory import Reading
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.ranks.group import RankDoesNotFitError, Ranks
 from finetune_trainer.stages.train.rungs import rung_of, runs_by_rung
 from finetune_trainer.stages.train.stage import _build_trainer, _load, train
 from finetune_trainer.stages.train.stop_request import StopRequest
@@ -184,6 +186,25 @@ def test_a_used_up_ladder_ends_with_every_rung_and_the_next_run_tries_again(work
     for size, word in ((4, "without"), (2, "without"), (1, "with")):
         assert f"micro-batches of {size} {word} gradient checkpointing (ProbingMemory" in caught.value.message
     assert train(_run(workspace, maximumSteps=1), Watch()).rung is not None
+
+
+def test_several_ranks_leave_the_next_rung_to_a_new_launch(workspace: Path) -> None:
+    """All of them must take the same one."""
+    ranks = Ranks()
+    ranks.size = 2
+    run, layout, device = _run(workspace), WorkspaceLayout(workspace), this_device("cpu")
+    tried: list[Any] = []
+
+    def attempt(of_rung: RunSpec, _ladder: Ladder, _is_last: Any) -> None:
+        tried.append(rung_of(of_rung))
+        raise DoesNotFitError("Training", 3, None, "full")
+
+    for _ in range(2):
+        with pytest.raises(RankDoesNotFitError, match="full"):
+            fit(run, layout, device, attempt, lambda: None, ranks)
+    with pytest.raises(StageError, match="no plan of the ladder fits"):
+        fit(run, layout, device, attempt, lambda: None, ranks)
+    assert tried == [rung_of(each) for each in runs_by_rung(run)]
 
 
 def test_a_model_that_does_not_load_takes_no_other_rung(workspace: Path) -> None:

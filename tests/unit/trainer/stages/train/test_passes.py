@@ -9,6 +9,7 @@ import torch
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.stages.train.batching import Batching
 from finetune_trainer.stages.train.passes import Pass, Step, StepCollator
+from finetune_trainer.stages.train.ranks.group import Ranks
 
 _ROWS = [
     {"input_ids": [10, 11, 12], "labels": [IGNORED, IGNORED, 12]},
@@ -77,3 +78,33 @@ def test_every_tensor_of_a_pass_is_moved() -> None:
     tensors = (moved.input_ids, moved.positions, moved.targets, moved.packed.bounds, moved.position_ids)
     assert all(tensor.is_meta for tensor in tensors)
     assert not hasattr(_step("Packed"), "to"), "accelerate would move all passes at once"
+
+
+class _Rank(Ranks):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("kind", ["Packed", "Grouped", "AsDrawn"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_have_each_row_of_a_step_once_and_know_the_counts_of_all(kind: Any, size: int) -> None:
+    batching = Batching(kind, 8, 2)
+    steps = [StepCollator(batching, _Rank(rank, size))(_ROWS) for rank in range(size)]
+    pairs = [pair for step in steps for one in step.passes for pair in _learned(one)]
+    assert sorted(pairs) == [(11, 12), (21, 22), (22, 23)]
+    assert sum(one.tokens for step in steps for one in step.passes) == 8
+    assert {(step.examples, step.learned, step.tokens) for step in steps} == {(3, 3, 8)}
+    assert len({step.digest for step in steps}) == 1
+
+
+def test_the_checksum_of_a_step_depends_on_the_order_and_the_labels_of_its_rows() -> None:
+    collate = StepCollator(Batching("Packed", 8, 2), _Rank(0, 2))
+    other = [{**_ROWS[0], "labels": [IGNORED, 11, 12]}, *_ROWS[1:]]
+    assert len({collate(rows).digest for rows in (_ROWS, _ROWS[::-1], other)}) == 3
+
+
+def test_a_rank_without_rows_has_a_pass_that_learns_nothing() -> None:
+    found = StepCollator(Batching("Packed", 8, 2), _Rank(3, 4))(_ROWS)
+    (one,) = found.passes
+    assert one.input_ids.numel() == 1
+    assert (one.tokens, len(one.targets), found.learned) == (0, 0, 3)

@@ -81,3 +81,15 @@ def test_measured_steps_have_their_time_without_pauses(monkeypatch: pytest.Monke
         "step_seconds": 10.0,
         "checkpoint_time": begun,
     }
+
+
+def test_the_time_of_each_rank_is_reported_if_there_are_several() -> None:
+    reported = _Reported()
+    callback = ProgressCallback(reported, StopRequest())
+    trainer: Any = SimpleNamespace(gradients=SimpleNamespace(rank_seconds=()), checkpoint_time=None)
+    callback.trainer = trainer
+    callback.on_log(None, STATE, None, {"loss": 1.0, "step": 3, "tokens": 5})
+    assert "rank_seconds" not in reported.numbers
+    trainer.gradients.rank_seconds = (0.5, 0.25)
+    callback.on_log(None, STATE, None, {"loss": 1.0, "step": 4, "tokens": 5})
+    assert reported.numbers["rank_seconds"] == (0.5, 0.25)

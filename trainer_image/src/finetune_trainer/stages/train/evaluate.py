@@ -14,16 +14,20 @@ from finetune_trainer.evaluation.compare import RowLoss, compare, mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.generation import stop_token_ids
 from finetune_trainer.report.evaluation_page import evaluation_report, write_evaluation_report
+from finetune_trainer.stages.train.fit import measure_within
 from finetune_trainer.stages.train.out_of_memory import is_device_out_of_memory
+from finetune_trainer.stages.train.ranks.group import ALONE
+from finetune_trainer.stages.train.ranks.losses import shared_losses
 from finetune_trainer.stages.train.versions import current_versions
 from finetune_trainer.workspace.layout import read_marker, write_marker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.contract.train_result import EvaluationResult
     from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.stages.train.ranks.group import Ranks
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -36,28 +40,62 @@ def base_losses(
     workspace: WorkspaceLayout,
     model: Any,
     examples: Sequence[Example],
-    maximum_tokens: int,
+    budgets: Sequence[int],
     progress: Reporter,
+    ranks: Ranks = ALONE,
 ) -> list[RowLoss]:
     """Return the losses with the adapter disabled. They are measured once and kept in the workspace.
 
-    Other versions of the software measure them again, because the tuned model is measured with these.
+    Other versions of the software measure them again, because the tuned model is measured with these. `budgets` are the
+    tokens of a batch to try one after another.
     """
     versions = current_versions()
-    done = read_marker(workspace, _BASE, run.spec_hash)
-    if done is not None and done.get("versions", versions) == versions:
-        known = _kept(done)
+
+    def find() -> list[RowLoss] | None:
+        done = read_marker(workspace, _BASE, run.spec_hash)
+        return None if done is None or done.get("versions", versions) != versions else _kept(done)
+
+    known = ranks.from_first(find)
+    if known is not None:
         _report_mean(known, progress)
         return known
-    progress.update("EvaluatingBase", 0, len(examples))
-    model.eval()
     with model.disable_adapter():
-        losses = row_losses(
-            model,
-            examples,
-            maximum_tokens,
-            lambda done, total: progress.update("EvaluatingBase", done, total),
+        losses = _measured("EvaluatingBase", model, examples, budgets, progress, ranks)
+    if ranks.is_first:
+        _keep(losses, run, workspace, versions)
+    _report_mean(losses, progress)
+    return losses
+
+
+def _measured(
+    activity: str,
+    model: Any,
+    examples: Sequence[Example],
+    budgets: Sequence[int],
+    progress: Reporter,
+    ranks: Ranks,
+) -> list[RowLoss]:
+    """Measure the model as it is, without dropout. Each rank has a part, and the progress is that of this rank's part."""
+    model.eval()
+
+    def measure(own: Sequence[Example]) -> list[RowLoss]:
+        progress.update(activity, 0, len(own))
+        return measure_within(
+            lambda tokens: row_losses(
+                model, own, tokens, lambda done, total: progress.update(activity, done, total)
+            ),
+            budgets,
         )
+
+    losses = shared_losses(ranks, examples, measure)
+    if losses is None:
+        raise RuntimeError("every rank must measure its part of the rows")
+    return losses
+
+
+def _keep(
+    losses: Sequence[RowLoss], run: RunSpec, workspace: WorkspaceLayout, versions: Mapping[str, str]
+) -> None:
     kept = {
         "losses": [{"row": loss.row, "nats": loss.nats, "tokens": loss.tokens} for loss in losses],
         # An earlier trainer accepts no more members of a loss, and ignores this list.
@@ -65,22 +103,17 @@ def base_losses(
         "versions": versions,
     }
     write_marker(workspace, _BASE, run.spec_hash, kept)
-    _report_mean(losses, progress)
-    return losses
 
 
 def tuned_losses(
-    model: Any, examples: Sequence[Example], maximum_tokens: int, progress: Reporter
+    model: Any,
+    examples: Sequence[Example],
+    budgets: Sequence[int],
+    progress: Reporter,
+    ranks: Ranks = ALONE,
 ) -> list[RowLoss]:
     """Return the losses with the adapter."""
-    progress.update("EvaluatingTuned", 0, len(examples))
-    model.eval()
-    losses = row_losses(
-        model,
-        examples,
-        maximum_tokens,
-        lambda done, total: progress.update("EvaluatingTuned", done, total),
-    )
+    losses = _measured("EvaluatingTuned", model, examples, budgets, progress, ranks)
     _report_mean(losses, progress)
     return losses
 

@@ -11,6 +11,7 @@ from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.ladder import Ladder
 from finetune_trainer.stages.train.optimizers import continued
 from finetune_trainer.stages.train.out_of_memory import describe_cause, is_device_out_of_memory
+from finetune_trainer.stages.train.ranks.group import ALONE, RankDoesNotFitError
 from finetune_trainer.stages.train.rungs import (
     describe_failure,
     describe_rung,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from finetune_trainer.contract.run_spec import Optimizer, Rung, RunSpec
     from finetune_trainer.stages.train.ladder import Device
     from finetune_trainer.stages.train.memory import Reading
+    from finetune_trainer.stages.train.ranks.group import Ranks
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 _log = logging.getLogger(__name__)
@@ -73,13 +75,15 @@ def fit(
     device: Device,
     attempt: Callable[[RunSpec, Ladder, bool], _T],
     begun: Callable[[], Optimizer | None],
+    ranks: Ranks = ALONE,
 ) -> _T:
     """Return what `attempt` returns on the first rung that fits.
 
     `attempt` gets the run spec of a rung, what is known about the rungs, and whether this rung is the last. It raises
     DoesNotFitError, and every new attempt builds everything again: nothing of a failed one is left in memory. `begun`
     returns the optimizer of the run's checkpoints, None without one: its states stay as they are. Raises
-    StageError(GpuOutOfMemory) with the peaks of every rung if none fits.
+    StageError(GpuOutOfMemory) with the peaks of every rung if none fits. Several `ranks` must take the same rung, so a rung
+    that does not fit raises RankDoesNotFitError, and the next launch goes on.
     """
     ladder = Ladder.load(workspace, run.spec_hash, device)
     runs = continued(runs_by_rung(run), begun())
@@ -100,6 +104,8 @@ def fit(
         ladder = ladder.with_failure(failed)
         ladder.save(workspace, run.spec_hash)
         left = ladder.open_runs(continued(later, begun()))
+        if left and ranks.size > 1:
+            raise RankDoesNotFitError(f"{describe_failure(failed)}: {cause}")
         if left:
             _log.warning(
                 "the GPU is out of memory: %s; continuing with %s",

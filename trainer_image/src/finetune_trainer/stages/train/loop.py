@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import PrinterCallback
 from transformers.trainer_callback import ExportableState
 from trl.trainer.sft_trainer import SFTTrainer
@@ -21,17 +19,16 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.fused.layers import FusedLayers
 from finetune_trainer.model.packed_attention import using_attention
-from finetune_trainer.model.packed_weight import packed_adapters
-from finetune_trainer.stages.train.adapter import checkpoint_tensors
-from finetune_trainer.stages.train.checkpoint_files import ADAPTER
+from finetune_trainer.stages.train.adapter import checkpoint_tensors, load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.early_stopping import history_of
-from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import Prefetcher
 from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.ranks.gradients import Gradients, SharedGradients
+from finetune_trainer.stages.train.ranks.group import ALONE
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
 from finetune_trainer.stages.train.step_clock import StepClock
 from finetune_trainer.stages.train.stop_request import StopRequest
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
     from finetune_trainer.stages.train.passes import Pass, Step
+    from finetune_trainer.stages.train.ranks.group import Ranks
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +64,8 @@ class AdapterTrainer(SFTTrainer):
     process's training tokens without padding. A checkpoint is copied to host memory, and a thread writes it while the
     next steps run. `stop` is obeyed between two passes: the started step is dropped, and the state after the last
     finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
+
+    Several `ranks` share the rows of each step. They stop before the same step, and only the first one saves.
     """
 
     def __init__(
@@ -77,10 +77,11 @@ class AdapterTrainer(SFTTrainer):
         origin: Origin | None = None,
         stop: StopRequest | None = None,
         clock: StepClock | None = None,
+        ranks: Ranks = ALONE,
         **settings: Any,
     ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
-        collator = StepCollator(batching)
+        collator = StepCollator(batching, ranks)
         with kept_values(settings["model"]):
             super().__init__(*arguments, **{**settings, "data_collator": collator})
         self._prefetcher = Prefetcher(self.train_dataset, collator, pin=self.args.dataloader_pin_memory)
@@ -95,7 +96,10 @@ class AdapterTrainer(SFTTrainer):
         self.selection: SelectionRule | None = None
         """The rule by which checkpoints of earlier steps must stay."""
         self._kernels = kernels or FusedLayers()
-        self._saves = origin is not None
+        self._saves = origin is not None and ranks.is_first
+        self._ranks = ranks
+        self.gradients = Gradients()
+        """The gradients of the steps; those of the last training stay."""
         self._stop = stop or StopRequest()
         self._clock = clock or StepClock(time.monotonic)
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
@@ -125,7 +129,7 @@ class AdapterTrainer(SFTTrainer):
         """
         if return_outputs:
             raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
-        total = negative_log_likelihood(model, inputs)
+        total = self.gradients.loss(model, inputs)
         return total / max(1, len(inputs.targets) if num_items_in_batch is None else num_items_in_batch)
 
     @property
@@ -153,6 +157,8 @@ class AdapterTrainer(SFTTrainer):
         # A new adapter is in training mode while the layers of its model are not.
         self.adapted.train()
         with self._stop.held(), self._zeroing_only_trained():
+            if self._ranks.size > 1:
+                self.gradients = SharedGradients(self.adapted, self._ranks, self.args.seed)
             try:
                 output = super().train(resume_from_checkpoint, *arguments, **settings)
             except StageError:
@@ -161,11 +167,15 @@ class AdapterTrainer(SFTTrainer):
             except (Terminated, Exception) as error:
                 failure = self._failure_of_unread()
                 self._save_after_error(newer=failure is None)
+                if isinstance(error, Terminated):
+                    # The first rank that ends ends all, and the state must be on the disk by then.
+                    self._ranks.meet()
                 if failure is not None:
                     raise failure from error
                 raise
             finally:
                 self._prefetcher.close()
+                self.gradients.close()
             self._save_finished()
             return output
 
@@ -208,24 +218,31 @@ class AdapterTrainer(SFTTrainer):
         if not model.training:
             model.train()
         self._step = inputs
+        number = self.state.global_step + 1
+        self.gradients.begin(inputs, number, self._stop.signal)
         device = self.args.device
         loss = torch.zeros((), device=device)
-        with using_attention(model, self.attention.implementation), self._kernels.active():
-            for one in inputs.passes:
-                self._stop.check()
+        with (
+            using_attention(model, self.attention.implementation),
+            self._kernels.active(),
+            self.gradients.of_step(number),
+        ):
+            for place, one in enumerate(inputs.passes, start=1):
+                self._check_stop()
                 if not self._writer.busy:
                     self._writer.wait()
                 moved = one.moved(lambda value: value.to(device, non_blocking=True))
-                part = self.compute_loss(model, moved, num_items_in_batch=inputs.learned)
-                part.backward()
+                with self.gradients.of_pass(last=place == len(inputs.passes)):
+                    part = self.compute_loss(model, moved, num_items_in_batch=inputs.learned)
+                    part.backward()
                 loss += part.detach()
                 self.tokens += one.tokens
-        return loss
+        return self.gradients.total(loss)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:  # noqa: ARG002 -- the base class's signature
         """Return the next step; it counts its learned tokens itself. Raises Terminated, or the error of its making."""
         begun = islice(epoch_iterator, num_batches)
-        return [self._prefetcher.wait(step, self._stop.check) for step in begun], None
+        return [self._prefetcher.wait(step, self._check_stop) for step in begun], None
 
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 -- the base class's signature
         """Return 0: the base class counts all parameters in each step, and nothing reads the figure."""
@@ -285,7 +302,12 @@ class AdapterTrainer(SFTTrainer):
             self._unread.report_all()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **settings)
         self._finished = _Finished(self.state.global_step, random_states())
-        self._stop.check()
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        """Raise Terminated if a stop is requested. Several ranks stop together, before the next step."""
+        if self._ranks.size == 1:
+            self._stop.check()
 
     def _report(self, entry: dict[str, Any]) -> None:
         """Add a finished step to the history and tell the callbacks. Raises StageError(NonFiniteLoss)."""
@@ -367,27 +389,3 @@ class AdapterTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the adapter's values into the model; peft's own loading would change their type."""
         load_adapter_weights(self.adapted if model is None else model, Path(resume_from_checkpoint))
-
-
-def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Load the adapter in `folder` into a model that has an adapter of the same shape.
-
-    Raises RuntimeError if a tensor is missing or unexpected.
-    """
-    weights = load_file(folder / ADAPTER)
-    packed = packed_adapters(model)
-    # peft would take them for modules of its own.
-    for name in packed.keys() & weights.keys():
-        packed[name].data.copy_(weights.pop(name))
-        packed.pop(name)
-    outcome: Any = set_peft_model_state_dict(model, weights)
-    own = set(packed_adapters(model))
-    missing = [
-        name for name in outcome.missing_keys if "lora_" in name and name.removesuffix(".default") not in own
-    ]
-    missing.extend(packed)
-    if missing or outcome.unexpected_keys:
-        raise RuntimeError(
-            f"a checkpoint's adapter must fit the model, found {len(missing)} missing and "
-            f"{len(outcome.unexpected_keys)} unexpected tensors in {folder.name}"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import torch
 
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.model.packed_attention import PackedRows
+from finetune_trainer.stages.train.ranks.group import ALONE
+from finetune_trainer.stages.train.ranks.shares import shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from finetune_trainer.stages.train.batching import Batching
+    from finetune_trainer.stages.train.ranks.group import Ranks
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,29 @@ class Pass:
 class Step:
     """The passes of one optimizer step, on the host. `learned` counts the tokens to predict, `examples` the rows.
 
+    Of several ranks, each has some of the passes. The counts are always those of the whole step: `other_tokens` and
+    `other_computed` count the tokens of other ranks, without and with padding. `digest` is a checksum of all rows in their
+    order, which ranks compare; 0 without ranks.
+
     It has no method `to`: accelerate would move all passes to the device at once.
     """
 
     passes: tuple[Pass, ...]
     examples: int
     learned: int
+    other_tokens: int = 0
+    other_computed: int = 0
+    digest: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens without padding."""
-        return sum(each.tokens for each in self.passes)
+        return self.other_tokens + sum(each.tokens for each in self.passes)
 
     @property
     def computed(self) -> int:
         """Tokens with padding."""
-        return sum(each.input_ids.numel() for each in self.passes)
+        return self.other_computed + sum(each.input_ids.numel() for each in self.passes)
 
     def pin_memory(self) -> Step:
         """Return the step in pinned memory, from which copies to a GPU need not wait. torch's loader calls this."""
@@ -72,21 +83,51 @@ class Step:
 
 
 class StepCollator:
-    """Makes a Step of the rows that the loader has drawn for it."""
+    """Makes a Step of the rows that the loader has drawn for it, with the passes of one of `ranks`."""
 
-    def __init__(self, batching: Batching) -> None:
+    def __init__(self, batching: Batching, ranks: Ranks = ALONE) -> None:
         self._batching = batching
+        self._ranks = ranks
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Step:
         """Return the passes of rows with `input_ids` and `labels`; label -100 marks a token that is not learned."""
         ids = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
         labels = [np.asarray(row["labels"], dtype=np.int64) for row in rows]
         make = _packed if self._batching.kind == "Packed" else _padded
+        lengths = [len(each) for each in ids]
+        if self._ranks.size == 1:
+            passes = tuple(
+                make([ids[row] for row in chosen], [labels[row] for row in chosen])
+                for chosen in self._batching.passes(lengths)
+            )
+            return Step(passes, len(rows), sum(len(each.targets) for each in passes))
+        plans = [self._plan(share, lengths) for share in shares(lengths, self._ranks.size)]
+        others = [
+            [lengths[row] for row in chosen]
+            for rank, plan in enumerate(plans)
+            for chosen in plan
+            if rank != self._ranks.rank
+        ]
         passes = tuple(
             make([ids[row] for row in chosen], [labels[row] for row in chosen])
-            for chosen in self._batching.passes([len(each) for each in ids])
+            for chosen in plans[self._ranks.rank]
         )
-        return Step(passes, len(rows), sum(len(each.targets) for each in passes))
+        return Step(
+            # A rank without a row takes part with a pass that learns nothing: the others wait for its gradients.
+            passes or (replace(make([ids[0][:1]], [labels[0][:1]]), tokens=0),),
+            len(rows),
+            sum(int(np.count_nonzero(each[1:] != IGNORED)) for each in labels),
+            sum(map(sum, others)),
+            sum(map(self._batching.padded, others)),
+            zlib.crc32(np.concatenate([*ids, *labels]).tobytes()),
+        )
+
+    def _plan(self, share: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Return the rows of each pass of a rank that has the rows `share`."""
+        return [
+            [share[row] for row in chosen]
+            for chosen in self._batching.passes([lengths[row] for row in share])
+        ]
 
 
 def _packed(ids: Sequence[np.ndarray[Any, Any]], labels: Sequence[np.ndarray[Any, Any]]) -> Pass:

@@ -19,6 +19,7 @@ from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.random_states import random_states, restore_random_states
+from finetune_trainer.stages.train.ranks.group import ALONE
 from finetune_trainer.stages.train.settings import sft_config
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from finetune_trainer.data.dataset.tables import ExampleTable
     from finetune_trainer.model.fused.layers import FusedLayers
     from finetune_trainer.stages.train.batching import Batching
+    from finetune_trainer.stages.train.ranks.group import Ranks
     from finetune_trainer.telemetry.reporter import Reporter
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -76,6 +78,7 @@ def probe(
     batching: Batching,
     progress: Reporter,
     kernels: FusedLayers | None = None,
+    ranks: Ranks = ALONE,
 ) -> ProbeResult:
     """Take the two steps with the adapted `model`, put everything back, and return the peaks.
 
@@ -94,6 +97,7 @@ def probe(
             checkpoints=workspace.checkpoints,
             batching=batching,
             kernels=kernels,
+            ranks=ranks,
         )
         trainer.train()
         reading = memory.read()

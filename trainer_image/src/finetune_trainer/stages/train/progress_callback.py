@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from finetune_trainer.contract.timestamps import utc_now
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.ranks.stragglers import Stragglers
 from finetune_trainer.stages.train.step_clock import StepClock
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ProgressCallback(TrainerCallback):
         self._seconds = 0.0
         self._started = time.monotonic()
         self._begun = utc_now()
+        self._stragglers = Stragglers()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the clock."""
@@ -96,9 +98,13 @@ class ProgressCallback(TrainerCallback):
         self._steps += 1
         self._seconds += step_seconds
         written = None if self.trainer is None else self.trainer.checkpoint_time
-        memory = {}
+        numbers: dict[str, Any] = {}
+        ranks = () if self.trainer is None else self.trainer.gradients.rank_seconds
+        if ranks:
+            numbers["rank_seconds"] = ranks
+            self._stragglers.add(ranks)
         if torch.cuda.is_initialized():
-            memory = {
+            numbers |= {
                 "allocated_bytes": torch.cuda.memory_allocated(),
                 "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
                 "reserved_bytes": torch.cuda.memory_reserved(),
@@ -110,5 +116,5 @@ class ProgressCallback(TrainerCallback):
             tokens=self._tokens,
             step_seconds=step_seconds,
             checkpoint_time=written or self._begun,
-            **memory,
+            **numbers,
         )

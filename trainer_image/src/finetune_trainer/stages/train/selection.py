@@ -10,21 +10,26 @@ from transformers.trainer_callback import TrainerState
 from finetune_trainer.contract.train_result import SelectionResult
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.stages.train.adapter import load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import whole_checkpoint
 from finetune_trainer.stages.train.early_stopping import SelectionCallback, best_of, history_of
 from finetune_trainer.stages.train.fit import measure_within
-from finetune_trainer.stages.train.loop import load_adapter_weights
+from finetune_trainer.stages.train.ranks.group import ALONE
+from finetune_trainer.stages.train.ranks.losses import shared_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.evaluation.compare import RowLoss
     from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.loop import AdapterTrainer
     from finetune_trainer.stages.train.origin import Origin
+    from finetune_trainer.stages.train.ranks.group import Ranks
     from finetune_trainer.stages.train.stop_request import StopRequest
+    from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class Selection:
         examples: Sequence[Example],
         budgets: Sequence[int],
         stop: StopRequest,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.rule = rule
         self.callback = SelectionCallback(rule, self._loss)
@@ -55,6 +61,13 @@ class Selection:
         self._examples = examples
         self._budgets = budgets
         self._stop = stop
+        self._ranks = ranks
+
+    def join(self, trainer: AdapterTrainer, progress: Reporter) -> None:
+        """Let `trainer` ask for measurements, and `progress` show them."""
+        self.report = lambda loss: progress.measure(evaluation_loss=loss)
+        trainer.selection = self.rule
+        trainer.add_callback(self.callback)
 
     def ended(self, state: TrainerState) -> bool:
         """Return whether the losses in `state` end the training."""
@@ -77,15 +90,15 @@ class Selection:
         last = trainer.state.global_step
         if not self.rule.keeps_best or best is None or best.step == last:
             return last
-        folder = whole_checkpoint(trainer.checkpoints, best.step, origin)
+        step = best.step
+        # The first rank has written the checkpoint, and alone knows that this has ended.
+        folder = self._ranks.from_first(lambda: whole_checkpoint(trainer.checkpoints, step, origin))
         if folder is None:
-            _log.error(
-                "the adapter of step %d is published, because that of step %d is lost", last, best.step
-            )
+            _log.error("the adapter of step %d is published, because that of step %d is lost", last, step)
             return last
-        _log.info("the adapter of step %d is published: its loss on held-out rows is the smallest", best.step)
+        _log.info("the adapter of step %d is published: its loss on held-out rows is the smallest", step)
         load_adapter_weights(self._model, folder)
-        return best.step
+        return step
 
     def result(self, state: TrainerState, steps: int, published: int) -> SelectionResult:
         """Return the result of a training of `steps` planned steps, whose step `published` is published."""
@@ -110,16 +123,22 @@ class Selection:
             if self._stop.received:
                 raise _AbandonedError
 
+        def measure(examples: Sequence[Example]) -> list[RowLoss] | None:
+            try:
+                return measure_within(
+                    lambda tokens: row_losses(self._model, examples, tokens, check), self._budgets
+                )
+            except _AbandonedError:
+                return None
+
         was_training = self._model.training
         self._model.eval()
         try:
-            losses = measure_within(
-                lambda tokens: row_losses(self._model, self._examples, tokens, check), self._budgets
-            )
-        except _AbandonedError:
-            return None
+            losses = shared_losses(self._ranks, self._examples, measure)
         finally:
             self._model.train(was_training)
+        if losses is None:
+            return None
         loss = mean_loss(losses)
         if self.report is not None:
             self.report(loss)

@@ -49,16 +49,18 @@ from finetune_trainer.stages.train.compile_cache import (
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.early_stopping import history_of, selection_rule, split_rows
 from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_losses, with_answers
-from finetune_trainer.stages.train.fit import fit, fitting, measure_within
+from finetune_trainer.stages.train.fit import fit, fitting
 from finetune_trainer.stages.train.kernels import KernelCallback, begun_kernels, kernels_result
 from finetune_trainer.stages.train.ladder import Ladder, this_device
-from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.optimizers import begun_optimizer
 from finetune_trainer.stages.train.origin import origin_of
 from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
 from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
 from finetune_trainer.stages.train.probe import needs_probe, probe
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.ranks.group import ALONE
+from finetune_trainer.stages.train.resume import is_finished, run_steps
 from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
 from finetune_trainer.stages.train.selection import Selection
 from finetune_trainer.stages.train.settings import planned_steps, sft_config
@@ -75,8 +77,8 @@ if TYPE_CHECKING:
 
     from finetune_trainer.contract.run_spec import RunSpec
     from finetune_trainer.data.masking.example import Example
-    from finetune_trainer.stages.train.early_stopping import SelectionRule
     from finetune_trainer.stages.train.origin import Origin
+    from finetune_trainer.stages.train.ranks.group import Ranks
     from finetune_trainer.telemetry.reporter import Reporter
 
 _log = logging.getLogger(__name__)
@@ -84,30 +86,41 @@ _LAST_LOSSES = 10
 
 
 def train(run: RunSpec, progress: Reporter) -> TrainResult:
-    """Train the run's adapter and return the `train` member of the result.
+    """Train the run's adapter in this process and return the `train` member of the result.
+
+    Raises what `train_rank` raises.
+    """
+    result = train_rank(run, progress, ALONE)
+    if result is None:
+        raise RuntimeError("a process without other ranks must have the result")
+    return result
+
+
+def train_rank(run: RunSpec, progress: Reporter, ranks: Ranks) -> TrainResult | None:
+    """Train the run's adapter as one of its ranks; return the result on the first one, and None on the others.
 
     Training continues from the newest complete checkpoint, and a GPU that is out of memory takes the next rung of the
     ladder. Raises StageError: GpuNotVisible, GpuOutOfMemory, QuantizationMismatch, InvalidDataset, NonFiniteLoss,
     AdapterUntrained, or Interrupted after SIGTERM, as soon as a checkpoint is saved.
     """
     workspace = WorkspaceLayout(run.workspace.path)
-    done = TrainResult.read(read_marker(workspace, "train", run.spec_hash))
-    if done is not None:
-        return done
+    done = ranks.from_first(lambda: read_marker(workspace, "train", run.spec_hash))
+    if (finished := TrainResult.read(done)) is not None:
+        return finished if ranks.is_first else None
     # The log must not hold progress bars: the reporter shows the progress.
     transformers.utils.logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cpus())
     stop = StopRequest()
 
-    def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult:  # noqa: FBT001 -- `fit` names it
-        return _train(of_rung, workspace, progress, ladder, stop, is_last=is_last)
+    def attempt(of_rung: RunSpec, ladder: Ladder, is_last: bool) -> TrainResult | None:  # noqa: FBT001 -- `fit` names it
+        return _train(of_rung, workspace, progress, ladder, stop, ranks, is_last=is_last)
 
     with stop.listening():
         try:
             device = this_device(run.device)
-            with compile_cache(*_archive(run, workspace)):
-                result = fit(run, workspace, device, attempt, lambda: begun_optimizer(run, workspace))
+            with compile_cache(*_archive(run, workspace, ranks)):
+                result = fit(run, workspace, device, attempt, lambda: begun_optimizer(run, workspace), ranks)
                 # The work is done, so a request to stop must not hide the result.
                 stop.hold()
         except Terminated as signal_name:
@@ -120,6 +133,8 @@ def train(run: RunSpec, progress: Reporter) -> TrainResult:
             if is_device_out_of_memory(error):
                 raise gpu_out_of_memory(run, error) from error
             raise
+        if result is None:
+            return None
         write_marker(workspace, "train", run.spec_hash, result.document())
         # The adapter is saved, so checkpoints only take space.
         shutil.rmtree(workspace.checkpoints, ignore_errors=True)
@@ -133,9 +148,10 @@ def _train(
     progress: Reporter,
     ladder: Ladder,
     stop: StopRequest,
+    ranks: Ranks,
     *,
     is_last: bool,
-) -> TrainResult:
+) -> TrainResult | None:
     """Train on one rung, that of `run`. Raises DoesNotFitError where a more frugal rung may help."""
     rung = rung_of(run)
     origin = origin_of(run, workspace)
@@ -146,48 +162,54 @@ def _train(
     held_out = validation.first(judging + selecting)
     examples = held_out[:judging]
     steps = planned_steps(len(table), run.training)
-    record_trained_base(workspace, run.spec_hash)
+    if ranks.is_first:
+        record_trained_base(workspace, run.spec_hash)
     progress.update("LoadingModel", 0, 1)
     watch = ProgressCallback(progress, stop)
     with _loading(run):
         loaded = _load(run, workspace)
     progress.update("LoadingModel", 1, 1)
     after_loading = memory.read()
-    checkpoint = newest_checkpoint(workspace.checkpoints, origin)
+    checkpoint = ranks.from_first(lambda: newest_checkpoint(workspace.checkpoints, origin))
     with fitting("LoadingModel"):
-        batching = _batching(run, loaded.adapted, table.longest(), checkpoint)
+        batching = ranks.gather(_batching(run, loaded.adapted, table.longest(), checkpoint))[0]
         kernels = _kernels(run, loaded.adapted, checkpoint)
     probed = ladder.probe_of(rung)
-    finished = checkpoint is not None and _finished(checkpoint, steps, rule)
+    finished = checkpoint is not None and is_finished(checkpoint, steps, rule)
     if needs_probe(resumes=checkpoint is not None, finished=finished, passed=probed is not None):
         with fitting(PROBING):
             probed = probe(
-                run, workspace, loaded.adapted, loaded.tokenizer, table, batching, progress, kernels.layers
+                run,
+                workspace,
+                loaded.adapted,
+                loaded.tokenizer,
+                table,
+                batching,
+                progress,
+                kernels.layers,
+                ranks,
             )
-        ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
+        if ranks.is_first:
+            ladder.with_probe(rung, probed).save(workspace, run.spec_hash)
     trainer = _build_trainer(
-        run, workspace, loaded, training_dataset(table), batching, steps, watch, origin, kernels
+        run, workspace, loaded, training_dataset(table), batching, steps, watch, origin, kernels, ranks
     )
     budgets = _evaluation_budgets(run.training.micro_batch_size * table.longest(), held_out, is_last=is_last)
     selection = None
     if rule is not None:
-        selection = Selection(rule, trainer.adapted, held_out[judging:], budgets, stop)
-        selection.report = lambda loss: progress.measure(evaluation_loss=loss)
-        trainer.selection = rule
-        trainer.add_callback(selection.callback)
+        selection = Selection(rule, trainer.adapted, held_out[judging:], budgets, stop, ranks)
+        selection.join(trainer, progress)
     with fitting("EvaluatingBase"):
-        base = measure_within(
-            lambda tokens: base_losses(run, workspace, trainer.adapted, examples, tokens, progress), budgets
-        )
+        base = base_losses(run, workspace, trainer.adapted, examples, budgets, progress, ranks)
     with fitting("Training", lambda: trainer.state.global_step + 1):
-        _run_steps(trainer, checkpoint, steps, selection)
-    published = trainer.state.global_step
-    if selection is not None:
-        published = selection.load_published(trainer, origin)
+        run_steps(trainer, checkpoint, steps, selection)
+    last = trainer.state.global_step
+    published = last if selection is None else selection.load_published(trainer, origin)
     with fitting("EvaluatingTuned"):
-        tuned = measure_within(
-            lambda tokens: tuned_losses(trainer.adapted, examples, tokens, progress), budgets
-        )
+        tuned = tuned_losses(trainer.adapted, examples, budgets, progress, ranks)
+        if not ranks.is_first:
+            # Nothing is left to share.
+            return None
         comparison = compared(run, base, tuned)
         record(
             trainer.adapted,
@@ -236,10 +258,10 @@ def _evaluation_budgets(tokens: int, held_out: Sequence[Example], *, is_last: bo
     return smaller_batches(tokens, longest) if is_last else (tokens,)
 
 
-def _archive(run: RunSpec, workspace: WorkspaceLayout) -> tuple[Path, str | None]:
-    """Return the folder and the name of the archive of compiled kernels. A CPU compiles none."""
+def _archive(run: RunSpec, workspace: WorkspaceLayout, ranks: Ranks = ALONE) -> tuple[Path, str | None]:
+    """Return the folder and the name of the archive of compiled kernels. A CPU compiles none, and one rank keeps them."""
     # A GPU that is not visible is an error of its own, when the model is loaded.
-    if run.device != "cuda" or not torch.cuda.is_available():
+    if run.device != "cuda" or not torch.cuda.is_available() or not ranks.is_first:
         return workspace.root, None
     name = archive_name(torch.cuda.get_device_capability(), compiler_versions())
     return writable_folder(os.environ.get(VARIABLE), workspace.root / FOLDER), name
@@ -276,6 +298,7 @@ def _build_trainer(
     watch: ProgressCallback,
     origin: Origin | None = None,
     kernels: RunKernels = NO_KERNELS,
+    ranks: Ranks = ALONE,
 ) -> AdapterTrainer:
     trainer = AdapterTrainer(
         model=loaded.adapted,
@@ -289,6 +312,7 @@ def _build_trainer(
         origin=origin,
         stop=watch.stop,
         clock=watch.clock,
+        ranks=ranks,
     )
     watch.trainer = trainer
     return trainer
@@ -323,32 +347,6 @@ def _tokenizer(folder: Path, rows: int) -> Any:
     if padding is None or padding >= rows:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     return tokenizer
-
-
-def _run_steps(
-    trainer: AdapterTrainer, checkpoint: tuple[int, Path] | None, steps: int, selection: Selection | None
-) -> None:
-    """Train up to `steps`, or until `selection` ends it, from `checkpoint` (its step and folder) if there is one."""
-    if checkpoint is not None:
-        step, folder = checkpoint
-        _log.info("resuming from the checkpoint of step %d of %d", step, steps)
-        state = None if selection is None else selection.restored(folder)
-        if step >= steps or (selection is not None and state is not None and selection.ended(state)):
-            load_adapter_weights(trainer.adapted, folder)
-            trainer.state = state or type(trainer.state).load_from_json(str(folder / "trainer_state.json"))
-            return
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint[1]))
-    ended = selection is not None and selection.ended(trainer.state)
-    if trainer.state.global_step < steps and not ended:
-        raise RuntimeError(f"training ended at step {trainer.state.global_step} of {steps}")
-
-
-def _finished(checkpoint: tuple[int, Path], steps: int, rule: SelectionRule | None) -> bool:
-    """Return whether no step is left after `checkpoint` (its step and folder)."""
-    step, folder = checkpoint
-    if step >= steps or rule is None:
-        return step >= steps
-    return rule.ends(history_of(TrainerState.load_from_json(str(folder / STATE)).log_history))
 
 
 def _save(run: RunSpec, workspace: WorkspaceLayout, trainer: AdapterTrainer) -> None:

@@ -1,0 +1,332 @@
+"""Several processes train as one does: the same curve, the same adapter, and the same state after a stop or a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_trainer.contract.train_result import TrainResult
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.checkpoints import saved_steps
+from finetune_trainer.stages.train.ranks import launch
+from finetune_trainer.stages.train.ranks.channel import Ends, Failure, Listening
+from finetune_trainer.stages.train.ranks.launch import failure_of, train_on_ranks
+from finetune_trainer.stages.train.stage import train
+from finetune_trainer.telemetry.reporter import NullReporter
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker
+from safetensors.torch import load_file
+
+from tests.support.results import TRAIN
+from tests.support.workspaces import SPEC_HASH, run_spec
+
+STEPS, INTERVAL = 20, 4
+SETTINGS: dict[str, Any] = {
+    "maximumSteps": STEPS,
+    "learningRate": 0.002,
+    "effectiveBatchSize": 8,
+    "microBatchSize": 2,
+    "checkpoint": {"intervalSteps": INTERVAL},
+}
+"""An epoch has 3 steps of 8 rows."""
+NAMES = ("loss", "gradientNorm", "learningRate")
+
+
+class _Act(NullReporter):
+    """Calls `act` with each step that is reported, and keeps the steps."""
+
+    def __init__(self, act: Callable[[int], None] = lambda _step: None) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self.numbers: dict[str, Any] = {}
+        self._act = act
+
+    def update(self, activity: str, step: int, total: int | None, **numbers: Any) -> None:
+        del total
+        if activity == "Training" and numbers.get("loss") is not None:
+            self.steps.append(step)
+            self._act(step)
+
+    def measure(self, **numbers: Any) -> None:
+        self.numbers |= numbers
+
+
+def _curve(workspace: Path) -> list[dict[str, float]]:
+    report = json.loads((WorkspaceLayout(workspace).report / "training.json").read_text())
+    return list(report["points"])
+
+
+def _adapter(workspace: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(WorkspaceLayout(workspace).adapter / "adapter_model.safetensors"))
+
+
+def _copy(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def _train(workspace: Path, processes: int, progress: Any = None, **settings: Any) -> TrainResult:
+    run = run_spec(workspace, workspace / "output", **{**SETTINGS, **settings})
+    progress = progress or NullReporter()
+    return train(run, progress) if processes == 1 else train_on_ranks(run, progress, processes)
+
+
+def _require_equal(found: Path, expected: Path) -> None:
+    """Compare losses, gradient norms and rates of all steps, and the adapters: 1e-5."""
+    curve = _curve(found)
+    assert [point["step"] for point in curve] == list(range(1, STEPS + 1))
+    for point, other in zip(curve, _curve(expected), strict=True):
+        for name in NAMES:
+            assert point[name] == pytest.approx(other[name], abs=1e-5), (point["step"], name)
+    one, two = _adapter(found), _adapter(expected)
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        assert torch.allclose(one[name], value, rtol=0, atol=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def one(prepared_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """Return the workspace and the result of one process that nothing interrupts."""
+    workspace = _copy(prepared_llama / "workspace", tmp_path_factory.mktemp("one") / "workspace")
+    return workspace, _train(workspace, 1)
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> list[Listening]:
+    """Return a list that gets what each launch knows of its ranks."""
+    found: list[Listening] = []
+
+    class _Kept(Listening):
+        def __init__(self, progress: Any) -> None:
+            super().__init__(progress)
+            found.append(self)
+
+    monkeypatch.setattr(launch, "Listening", _Kept)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [(2, {}), (4, {"gradientCheckpointing": True}), (3, {"weights": "Dequantized", "packing": "Never"})],
+    ids=["2", "4 recomputing", "3 unpacked"],
+)
+def test_ranks_have_the_curve_and_the_adapter_of_one_process(
+    workspace: Path, one: tuple[Path, TrainResult], processes: int, settings: dict[str, Any]
+) -> None:
+    progress = _Act()
+    result = _train(workspace, processes, progress, **settings)
+    expected = one[1]
+    _require_equal(workspace, one[0])
+    assert progress.steps == list(range(1, STEPS + 1))
+    assert len(progress.numbers["rank_seconds"]) == processes
+    assert result.evaluation.base_loss == pytest.approx(expected.evaluation.base_loss, abs=1e-6)
+    assert result.evaluation.tuned_loss == pytest.approx(expected.evaluation.tuned_loss, abs=1e-5)
+    assert result.steps == STEPS
+    layout = WorkspaceLayout(workspace)
+    assert TrainResult.read(read_marker(layout, "train", SPEC_HASH)) == result
+    assert not layout.checkpoints.exists()
+    assert layout.verification.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_is_named_and_any_number_of_ranks_resumes(
+    workspace: Path, one: tuple[Path, TrainResult], listening: list[Listening], tmp_path: Path
+) -> None:
+    chance = random.Random(20)  # noqa: S311 -- moments of a test
+    rank, step = chance.randrange(2), chance.randint(INTERVAL + 1, STEPS - 2)
+
+    def kill(reported: int) -> None:
+        if reported == step:
+            os.kill(listening[-1].ends.processes[rank], signal.SIGKILL)
+
+    with pytest.raises(StageError, match=f"none of rank {rank} of 2") as caught:
+        _train(workspace, 2, _Act(kill))
+    assert caught.value.reason is Reason.INTERNAL_ERROR
+    saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
+    assert saved is not None
+    assert step - INTERVAL <= saved[0]
+    for processes in (1, 2, 4):
+        resumed = _copy(workspace, tmp_path / f"resumed-{processes}")
+        progress = _Act()
+        _train(resumed, processes, progress)
+        assert progress.steps == list(range(saved[0] + 1, STEPS + 1))
+        _require_equal(resumed, one[0])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_leads_to_one_checkpoint_of_all(
+    workspace: Path, one: tuple[Path, TrainResult], listening: list[Listening]
+) -> None:
+    def stop(reported: int) -> None:
+        if reported == 6:
+            os.kill(listening[-1].ends.processes[1], signal.SIGTERM)
+
+    progress = _Act(stop)
+    with pytest.raises(StageError, match="stopped by SIGTERM of rank 1") as caught:
+        _train(workspace, 2, progress)
+    assert caught.value.reason is Reason.INTERRUPTED
+    saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
+    assert saved is not None
+    assert f"step {saved[0]} of {STEPS} is saved" in caught.value.message
+    assert progress.steps == list(range(1, saved[0] + 1))
+    resumed = _Act()
+    _train(workspace, 4, resumed)
+    assert resumed.steps == list(range(saved[0] + 1, STEPS + 1))
+    _require_equal(workspace, one[0])
+
+
+@pytest.mark.slow
+def test_a_stopped_run_with_dropout_ends_with_the_same_bits_on_as_many_ranks(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """The signal comes to the launching process, which keeps its handlers."""
+    other = _copy(workspace, tmp_path / "other")
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.2, "targetModules": "AllLinear", "variant": "Standard"}
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(reported: int) -> None:
+        if reported == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(
+        StageError, match=r"stopped by SIGTERM, and its state at step \d+ of 20 is saved"
+    ) as caught:
+        _train(workspace, 2, _Act(stop), lora=lora)
+    assert caught.value.reason is Reason.INTERRUPTED
+    assert signal.getsignal(signal.SIGTERM) is before
+    saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
+    assert saved is not None
+    resumed = _Act()
+    _train(workspace, 2, resumed, lora=lora)
+    assert resumed.steps == list(range(saved[0] + 1, STEPS + 1))
+    _train(other, 2, lora=lora)
+    expected = _adapter(other)
+    assert all(torch.equal(value, expected[name]) for name, value in _adapter(workspace).items())
+
+
+@pytest.mark.slow
+def test_ranks_choose_and_publish_the_step_of_one_process(workspace: Path, tmp_path: Path) -> None:
+    """The rate is so high that the losses of other rows rise, and training ends early."""
+    settings: dict[str, Any] = {
+        "learningRate": 0.005,
+        "checkpoint": {"intervalSteps": 2, "keep": "Best"},
+        "earlyStopping": {"intervalSteps": 1, "patience": 2, "minimumImprovement": 0, "maximumRows": 2},
+    }
+    other = _copy(workspace, tmp_path / "other")
+    expected = _train(other, 1, **settings).selection
+    found = _train(workspace, 2, **settings).selection
+    assert expected is not None
+    assert found is not None
+    assert expected.best_loss is not None
+    assert found.best_loss == pytest.approx(expected.best_loss, abs=1e-5)
+    assert found.model_copy(update={"best_loss": expected.best_loss}) == expected
+    assert expected.published_step < expected.planned_steps
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_a_rank_that_hangs_ends_all_after_the_timeout_and_is_named(
+    workspace: Path, listening: list[Listening]
+) -> None:
+    """The launcher waits 30 seconds until it kills a process."""
+
+    def hang(reported: int) -> None:
+        if reported == 3:
+            os.kill(listening[-1].ends.processes[1], signal.SIGSTOP)
+
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    with pytest.raises(StageError, match="none of rank 1 of 2") as caught:
+        train_on_ranks(run, _Act(hang), 2, 5)
+    assert caught.value.reason is Reason.INTERNAL_ERROR
+    assert saved_steps(WorkspaceLayout(workspace).checkpoints) is not None
+
+
+@pytest.mark.slow
+def test_a_rank_without_a_row_takes_part(workspace: Path) -> None:
+    """The last step of an epoch of 24 rows in steps of 23 has one row."""
+    settings = {"effectiveBatchSize": 23, "microBatchSize": 1, "maximumSteps": 4}
+    other = _copy(workspace, workspace.parent / "other")
+    _train(workspace, 2, **settings)
+    _train(other, 1, **settings)
+    for point, expected in zip(_curve(workspace), _curve(other), strict=True):
+        assert point["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+
+
+def _failure(reason: Reason = Reason.INTERNAL_ERROR, message: str = "broken", **more: Any) -> Failure:
+    return Failure(reason, message, **more)
+
+
+def _full() -> Ends:
+    full = _failure(Reason.GPU_OUT_OF_MEMORY, "full", retries=True)
+    return Ends(failures={0: _failure(lost=True), 1: full})
+
+
+def test_all_ranks_begin_again_if_the_gpu_of_one_is_full(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([_full(), Ends(results={0: TRAIN.document(), 1: None})])
+    monkeypatch.setattr(launch, "_launch", lambda *_arguments: (next(left), None))
+    ladder = [{"microBatchSize": 1, "gradientCheckpointing": True}]
+    run = run_spec(workspace, workspace / "output", **SETTINGS, ladder=ladder)
+    assert train_on_ranks(run, NullReporter(), 2) == TRAIN
+    assert list(left) == []
+
+
+def test_a_full_gpu_on_the_last_rung_is_the_failure(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_launch", lambda *_arguments: (_full(), None))
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    with pytest.raises(StageError, match="rank 1 of 2: full") as caught:
+        train_on_ranks(run, NullReporter(), 2)
+    assert caught.value.reason is Reason.GPU_OUT_OF_MEMORY
+
+
+def test_a_rank_that_told_nothing_is_the_cause() -> None:
+    found = failure_of(Ends(failures={0: _failure(lost=True), 2: _failure(lost=True)}), 3)
+    assert found.reason is Reason.INTERNAL_ERROR
+    assert "none of rank 1 of 3" in found.message
+
+
+def test_an_own_failure_is_the_cause_and_not_those_that_follow_from_it() -> None:
+    failures = {
+        0: _failure(lost=True),
+        1: _failure(Reason.INTERRUPTED, "stopped"),
+        2: _failure(Reason.WORKSPACE_FULL, "no space"),
+    }
+    found = failure_of(Ends(failures=failures), 3)
+    assert (found.reason, found.message) == (Reason.WORKSPACE_FULL, "rank 2 of 3: no space")
+
+
+def test_a_failure_of_all_ranks_names_none() -> None:
+    found = failure_of(Ends(failures=dict.fromkeys(range(2), _failure(Reason.NON_FINITE_LOSS, "nan"))), 2)
+    assert (found.reason, found.message) == (Reason.NON_FINITE_LOSS, "nan")
+
+
+def test_ranks_that_only_lost_each_other_are_an_internal_error() -> None:
+    failures = {rank: _failure(message="Connection closed by peer", lost=True) for rank in range(2)}
+    assert failure_of(Ends(failures=failures), 2).reason is Reason.INTERNAL_ERROR
+
+
+def test_ranks_that_were_stopped_are_interrupted() -> None:
+    failures = {
+        0: _failure(Reason.INTERRUPTED, "state at step 4 is saved"),
+        1: _failure(Reason.INTERRUPTED, "stopped"),
+    }
+    found = failure_of(Ends(failures=failures), 2)
+    assert (found.reason, found.message) == (Reason.INTERRUPTED, "state at step 4 is saved")
+
+
+def test_more_processes_than_gpus_are_refused_before_any_starts(workspace: Path) -> None:
+    run = run_spec(workspace, workspace / "output", "cuda", **SETTINGS)
+    if torch.cuda.device_count() >= 64:
+        pytest.skip("this machine has as many GPUs")
+    with pytest.raises(StageError, match="64 processes must have a GPU each") as caught:
+        train_on_ranks(run, NullReporter(), 64)
+    assert caught.value.reason is Reason.GPU_NOT_VISIBLE

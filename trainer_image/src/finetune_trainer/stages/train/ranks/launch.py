@@ -1,0 +1,158 @@
+"""Trains on several processes of this machine, which torchrun's elastic launcher starts, watches and ends."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from finetune_trainer.contract.train_result import TrainResult
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.train.checkpoints import saved_steps
+from finetune_trainer.stages.train.ranks.channel import Ends, Listening
+from finetune_trainer.stages.train.ranks.group import TIMEOUT_SECONDS
+from finetune_trainer.stages.train.ranks.worker import work
+from finetune_trainer.stages.train.rungs import runs_by_rung
+from finetune_trainer.stages.train.stop_request import interrupted
+from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.telemetry.reporter import Reporter
+
+_log = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 300
+"""Time in which ranks must have saved their state after a signal. Kubernetes ends a pod earlier."""
+
+
+def train_on_ranks(
+    run: RunSpec, progress: Reporter, processes: int, timeout_seconds: float = TIMEOUT_SECONDS
+) -> TrainResult:
+    """Train the run's adapter on several processes of this machine; return what one process would return.
+
+    The processes share the rows of each step, so the result is that of one process but for rounding. A run that was stopped
+    continues on any number of processes. `timeout_seconds` limits the time for which a rank waits for the others.
+
+    Raises StageError: what `train` raises, with the rank that failed, or InternalError if one was killed.
+    """
+    workspace = WorkspaceLayout(run.workspace.path)
+    done = TrainResult.read(read_marker(workspace, "train", run.spec_hash))
+    if done is not None:
+        return done
+    _require_devices(run, processes)
+    for _rung in runs_by_rung(run):
+        ends, signal_name = _launch(run, progress, processes, timeout_seconds)
+        found = TrainResult.read(ends.results.get(0))
+        if found is not None:
+            return found
+        if signal_name is not None:
+            raise interrupted(signal_name, saved_steps(workspace.checkpoints))
+        failure = failure_of(ends, processes)
+        if not any(each.retries for each in ends.failures.values()):
+            break
+        _log.warning("%s; continuing with the next plan of the ladder", failure.message)
+    raise failure
+
+
+def failure_of(ends: Ends, processes: int) -> StageError:
+    """Return the failure of a run from the ends of its ranks, with the rank that was the first to fail.
+
+    A rank that told nothing was killed, or it hung until it was killed. The others fail because of it. Ranks that are
+    interrupted follow another failure, or they all are.
+    """
+    told = ends.failures
+    silent = [rank for rank in range(processes) if rank not in told and rank not in ends.results]
+    if silent:
+        return StageError(
+            Reason.INTERNAL_ERROR,
+            f"every rank must end with a result, found none of {_named(silent, processes)}: its process was killed, or it "
+            "hung; run it again to continue from the last checkpoint",
+        )
+    causes = {rank: failure for rank, failure in told.items() if not failure.lost} or told
+    causes = {
+        rank: failure for rank, failure in causes.items() if failure.reason is not Reason.INTERRUPTED
+    } or causes
+    rank = min(causes)
+    first = causes[rank]
+    if len({(each.reason, each.message) for each in causes.values()}) == 1 and len(causes) == processes:
+        return StageError(first.reason, first.message)
+    if first.reason is Reason.INTERRUPTED:
+        # The message names the ranks that were asked to stop.
+        return StageError(first.reason, first.message)
+    return StageError(first.reason, f"{_named([rank], processes)}: {first.message}")
+
+
+def _launch(
+    run: RunSpec, progress: Reporter, processes: int, timeout_seconds: float
+) -> tuple[Ends, str | None]:
+    """Run the ranks until all have ended; return their ends, and the signal that this process received."""
+    on_gpu = run.device == "cuda"
+    # DDP warns that a search for unused experts takes time if a model has none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not on_gpu:
+        # One process imports the libraries, and the ranks are forks of it.
+        multiprocessing.set_forkserver_preload([work.__module__])
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        # CUDA does not survive a fork.
+        start_method="spawn" if on_gpu else "forkserver",
+        # Each rank sees its own GPU only, so the code of one GPU serves.
+        virtual_local_rank=on_gpu,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    with Listening(progress) as listening, _kept_handlers():
+        try:
+            elastic_launch(config, work)(
+                run.model_dump_json(by_alias=True, exclude_none=True), listening.address, timeout_seconds
+            )
+        except SignalException as error:
+            return listening.ends, error.sigval.name
+        except ChildFailedError as error:
+            _log.debug("the ranks have ended: %s", error)
+    return listening.ends, None
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Put the handlers of signals back, which the launcher replaces."""
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _require_devices(run: RunSpec, processes: int) -> None:
+    if run.device == "cuda" and torch.cuda.device_count() < processes:
+        raise StageError(
+            Reason.GPU_NOT_VISIBLE,
+            f"{processes} processes must have a GPU each, found {torch.cuda.device_count()}; lower --processes",
+        )
+
+
+def _named(ranks: list[int], processes: int) -> str:
+    return f"rank {ranks[0]} of {processes}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
