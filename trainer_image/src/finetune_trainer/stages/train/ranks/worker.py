@@ -77,6 +77,8 @@ def _log_to(channel: Channel, rank: int) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     logging.captureWarnings(True)
+    if rank:
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
     # It advises to let it share the steps.
     logging.getLogger("transformers.training_args").addFilter(
         lambda record: "parallel_mode" not in record.getMessage()
