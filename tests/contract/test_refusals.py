@@ -20,7 +20,10 @@ from finetune_trainer.model.support import is_native, reject_config, reject_file
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from tests.support.repository import ROOT
 
@@ -36,6 +39,8 @@ NAMES = {
     "wrapped": "WRAPPED",
     "encoderDecoder": "ENCODER_DECODER",
     "causalHead": "CAUSAL_HEAD",
+    "wrappedHead": "WRAPPED_HEAD",
+    "textPart": "TEXT_PART",
     "otherLinearLayers": "OTHER_LINEAR_LAYERS",
     "weightReaders": "WEIGHT_READERS",
 }
@@ -53,7 +58,8 @@ def test_both_sides_hold_the_list_of_the_contract(side: Any) -> None:
 
 
 def test_the_native_types_are_those_of_the_trainers_transformers() -> None:
-    found = sorted(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if is_native(kind))
+    listed = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    found = sorted(kind for kind in listed if is_native(kind))
     assert found == LISTED["nativeTypes"], (
         "write these into contract/refusals.json and contract/model_types.py"
     )
@@ -69,7 +75,7 @@ def test_every_rule_has_a_case() -> None:
 def test_the_operator_refuses_what_the_contract_lists(config: dict[str, Any], rule: str | None) -> None:
     """Sizing may also not know the family; then a refusal still comes first."""
     if rule is None:
-        if config["model_type"] in FAMILIES:
+        if (config.get("text_config") or config)["model_type"] in FAMILIES:
             model_shape(config)
         else:
             with pytest.raises(ShapeUnknownError, match="supported family"):

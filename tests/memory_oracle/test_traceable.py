@@ -14,7 +14,7 @@ from tests.support.model_sweep import STAGES, written_rows
 
 pytestmark = pytest.mark.slow
 
-OFTEN = ("gpt2", "gpt_oss", "qwen3_5_text", "gemma3n_text")
+OFTEN = ("gpt2", "gpt_oss", "qwen3_5_text", "gemma3n_text", "gemma3", "qwen3_vl")
 UNTRACEABLE = frozenset({"longcat_flash"})
 """Its own code routes by values, which fake tensors lack. docs/models.md names it."""
 PASSING = sorted(kind for kind, row in written_rows().items() if row.count("| yes ") == len(STAGES))

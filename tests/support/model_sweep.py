@@ -1,4 +1,6 @@
-"""Takes small random models of every causal language model of transformers through the trainer, and tells how far each gets.
+"""Takes small random models of every language model of transformers through the trainer, and tells how far each gets.
+
+A model that also sees or hears is a type of its own, whose text part is trained.
 
 The stages are the trainer's own functions: inspect and quantize, adapt and train four steps, merge, and then a plain
 `from_pretrained` of the merged folder (`finetune_trainer.proof.small_run`).
@@ -23,12 +25,15 @@ from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.proof.canaries import LORA, checkpointing_problem, describe_error
 from finetune_trainer.proof.small_run import LENGTHS, SmallRun
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 STAGES = ("prepare", "train", "merge", "load")
 _STEPS = 4
@@ -55,9 +60,9 @@ class Journey:
         return self.passed == list(STAGES)
 
 
-def causal_types() -> list[str]:
-    """Return every model type with a causal language model in transformers."""
-    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+def model_types() -> list[str]:
+    """Return every model type with a language model in transformers, alone or as a part, each once."""
+    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
 
 
 def travel(kind: str, folder: Path) -> Journey:
@@ -133,16 +138,15 @@ def table_row(journey: Journey) -> str:
     return f"| `{journey.kind}` | {journey.architecture} | {' | '.join(cells)} | {'; '.join(notes)} |"
 
 
-def table(journeys: Iterable[Journey]) -> str:
-    """Return the table, and a line with its count."""
-    found = sorted(journeys, key=lambda journey: journey.kind)
-    complete = sum(journey.complete for journey in found)
+def table(rows: Mapping[str, str]) -> str:
+    """Return the table of lines by type, and a line with its count."""
+    complete = sum(row.count("| yes ") == len(STAGES) for row in rows.values())
     head = [
         "| type | architecture | prepare | train | merge | load | notes |",
         "|---|---|---|---|---|---|---|",
     ]
-    count = f"{complete} of {len(found)} types pass every stage."
-    return "\n".join([BEGIN, count, "", *head, *map(table_row, found), END])
+    count = f"{complete} of {len(rows)} types pass every stage."
+    return "\n".join([BEGIN, count, "", *head, *(rows[kind] for kind in sorted(rows)), END])
 
 
 def written_rows() -> dict[str, str]:
@@ -152,10 +156,11 @@ def written_rows() -> dict[str, str]:
 
 
 def write_page(journeys: Iterable[Journey]) -> None:
-    """Replace the table in docs/models.md."""
+    """Replace the lines of these types in the table of docs/models.md; lines of other types stay."""
+    rows = written_rows() | {journey.kind: table_row(journey) for journey in journeys}
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    PAGE.write_text(before + table(journeys) + rest.partition(END)[2], encoding="utf-8")
+    PAGE.write_text(before + table(rows) + rest.partition(END)[2], encoding="utf-8")
 
 
 def _short(journey: Journey) -> str:
@@ -180,7 +185,7 @@ def main() -> None:
         write_page(known.values())
         return
     with options.output.open("a") if options.output else nullcontext(sys.stdout) as out:
-        for kind in options.kinds or [kind for kind in causal_types() if kind not in known]:
+        for kind in options.kinds or [kind for kind in model_types() if kind not in known]:
             with tempfile.TemporaryDirectory() as folder:
                 print(json.dumps(asdict(travel(kind, Path(folder)))), file=out, flush=True)
 

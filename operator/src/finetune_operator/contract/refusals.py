@@ -51,12 +51,17 @@ WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
 """Members in which a multimodal model nests the config of its text model."""
 ENCODER_DECODER = "is_encoder_decoder"
 CAUSAL_HEAD = "CausalLM|LMHead|Decoder"
+WRAPPED_HEAD = "Generation|Text2Text"
+"""What the class of a model with a text part may also be called."""
+TEXT_PART = "text_config"
+"""The member with the config of a text part that can be trained alone."""
 OTHER_LINEAR_LAYERS = ("dory", "falcon", "xlnet")
 """Model types whose projections are subclasses of a linear layer."""
 WEIGHT_READERS = ("rwkv",)
 """Model types whose layers change the weights of their linear layers, past an adapter."""
 
 _CAUSAL_HEAD = re.compile(CAUSAL_HEAD, re.IGNORECASE)
+_WRAPPED_HEAD = re.compile(f"{CAUSAL_HEAD}|{WRAPPED_HEAD}", re.IGNORECASE)
 _LONGEST_FOUND = 200
 
 
@@ -77,18 +82,28 @@ class Refusal:
 def refusal(config: Mapping[str, Any], *, known: bool) -> Refusal | None:
     """Return the first rule that refuses the model of a config.json; None if no rule does.
 
-    `known` says that its model type needs no code of the repository.
+    `known` says that its model type needs no code of the repository. Such a model may have other parts next to a text part.
     """
+    wrapped = known and bool(_text_part(config))
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     found = (
         ("QuantizedAlready", None if dequantized_in_prepare(config) else _quantizer(parts)),
         ("RemoteCode", _remote_code(config, known=known)),
-        ("OtherInputs", _other_inputs(config)),
-        ("NoCausalHead", _other_head(config.get("architectures"))),
+        ("OtherInputs", _encoder(config) if wrapped else _other_inputs(config)),
+        (
+            "NoCausalHead",
+            _other_head(config.get("architectures"), _WRAPPED_HEAD if wrapped else _CAUSAL_HEAD),
+        ),
         ("OtherLinearLayers", _other_linear_layers(config.get("model_type"))),
         ("WeightReaders", _weight_readers(config.get("model_type"))),
     )
     return next((Refusal(rule, what[:_LONGEST_FOUND]) for rule, what in found if what is not None), None)
+
+
+def refused_part(config: Mapping[str, Any]) -> Refusal | None:
+    """Return the refusal of a model that takes other inputs than text and has no text part that can be trained alone."""
+    found = _other_inputs(config)
+    return None if found is None else Refusal("OtherInputs", found[:_LONGEST_FOUND])
 
 
 def dequantized_in_prepare(config: Mapping[str, Any]) -> bool:
@@ -139,9 +154,18 @@ def _other_inputs(config: Mapping[str, Any]) -> str | None:
     member = next(_nested(config), None)
     if member is not None:
         return f"a multimodal model (`{member}` in config.json)"
+    return _encoder(config)
+
+
+def _encoder(config: Mapping[str, Any]) -> str | None:
     if config.get(ENCODER_DECODER):
         return f"an encoder-decoder (`{ENCODER_DECODER}` in config.json)"
     return None
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    part = config.get(TEXT_PART)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _nested(config: Mapping[str, Any]) -> Iterator[str]:
@@ -155,11 +179,11 @@ def _nested(config: Mapping[str, Any]) -> Iterator[str]:
             yield key
 
 
-def _other_head(declared: Any) -> str | None:
+def _other_head(declared: Any, head: re.Pattern[str]) -> str | None:
     if not isinstance(declared, list) or not declared:
         return None
     names = [str(name) for name in declared]
-    if any(_CAUSAL_HEAD.search(name) for name in names):
+    if any(head.search(name) for name in names):
         return None
     return f"architecture {', '.join(names)}"
 

@@ -138,7 +138,7 @@ def test_a_model_of_unknown_size_is_a_verdict_without_a_traceback(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "text_config"),
+        ({"model_type": "gemma3", "vision_config": {"hidden_size": 8}}, "vision_config"),
         ({"model_type": "mistral", "quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"model_type": "mistral", "architectures": ["MistralForSequenceClassification"]}, "Classification"),
         ({"model_type": "mistral", "architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),

@@ -18,7 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     FalconConfig,
-    Gemma3Config,
+    MllamaConfig,
     T5Config,
 )
 
@@ -133,7 +133,7 @@ SMALL: dict[str, Any] = {
     ("family", "said"),
     [
         (FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "'falcon'"),
-        (Gemma3Config(), "vision_config"),
+        (MllamaConfig(), "mllama_text_model"),
         (T5Config(), "encoder-decoder"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

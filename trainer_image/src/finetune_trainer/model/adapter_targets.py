@@ -37,7 +37,7 @@ def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
     total = 0
     for file in layout.files:
         for tensor in file.tensors:
-            module = tensor.name.removesuffix(".weight")
+            module = layout.module(tensor.name)
             if module in adapted:
                 *experts, rows, columns = tensor.shape
                 outputs = columns if module in layout.transposed else rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
@@ -23,8 +25,11 @@ from finetune_trainer.model.support import (
     read_config,
     reject_config,
     reject_files,
+    reject_other_architecture,
+    reject_other_inputs,
     reject_structure,
 )
+from finetune_trainer.model.text_part import TextPart, find_text_part
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -45,6 +50,7 @@ _BUILD_ERRORS = (
 )
 # Buffers of old checkpoints that every version of transformers ignores.
 _IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,9 @@ class BaseModel:
     quantized, and `changed` the names of tensors that transformers converts while it loads them. `packed` has the parameters
     of many matrices, whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if
     there are others than the output head.
+
+    `part` is set for a model that also sees or hears. Then `architecture` is that of the whole model and all else describes
+    its text model, whose tensors have the names of the text model.
     """
 
     architecture: str
@@ -76,6 +85,12 @@ class BaseModel:
     changed: frozenset[str] = frozenset()
     packed: tuple[PackedParameter, ...] = ()
     unquantized: tuple[str, ...] = ()
+    part: TextPart | None = None
+
+    @property
+    def other_parameters(self) -> int:
+        """The number of parameters outside of the text model."""
+        return 0 if self.part is None else self.part.others
 
     @property
     def quantized_tensors(self) -> frozenset[str]:
@@ -90,9 +105,28 @@ class BaseModel:
         """The quantized modules whose matrices hold a row for each input."""
         return tuple(sorted(part.module for one in self.packed if one.transposed for part in one.parts))
 
-    def known(self, name: str) -> str:
-        """Return the name in `parameter_shapes` of a tensor of the weight files."""
-        return self.aliases.get(name, name)
+    def known(self, name: str) -> str | None:
+        """Return the name in `parameter_shapes` of a tensor of the weight files; None if it is kept as it is.
+
+        That is every tensor outside of the text model, and one of the text part that is like none of its tensors. A tensor of a
+        layer that the config does not have keeps its name, because it shows that the config is wrong.
+        """
+        if self.part is None:
+            return self.aliases.get(name, name)
+        own = self.part.text_name(name)
+        if own is None:
+            return None
+        own = self.aliases.get(own, own)
+        meant = own in self.parameter_shapes or own in self.changed or _NUMBER.sub("#", own) in self._kinds
+        return own if meant else None
+
+    def stored(self, name: str) -> str | None:
+        """Return the name in the 4-bit checkpoint of a tensor of the weight files; None if it is not in there."""
+        return name if self.part is None else self.known(name)
+
+    @cached_property
+    def _kinds(self) -> frozenset[str]:
+        return frozenset(_NUMBER.sub("#", name) for name in self.parameter_shapes)
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
@@ -115,14 +149,14 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     `rehearsed` says that this model was inspected before, so that its layers need not be tried again.
 
     Raises StageError(InvalidModel) if the config is not one or its layers do not fit together, and UnsupportedModel for
-    models that cannot be trained and merged exactly: remote code, quantized checkpoints, unknown or
-    multimodal types, and heads of unknown computation.
+    models that cannot be trained and merged exactly: remote code, quantized checkpoints, unknown types, a text part that is no
+    language model of transformers, and heads of unknown computation.
     """
     document = read_config(folder / "config.json")
     reject_files(folder)
     reject_config(document)
-    model = _build(folder, document)
-    reject_structure(model, document)
+    model, part = _build(folder, document)
+    reject_structure(model, document if part is None else {})
     if not rehearsed:
         rehearse(model)
     state = model.state_dict()
@@ -156,7 +190,7 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     aliases = {name: known for name, known in others.items() if known and not _within(known, quantized)}
     changed = frozenset(others) - aliases.keys()
     return BaseModel(
-        architecture=type(model).__name__,
+        architecture=type(model).__name__ if part is None else part.architecture,
         parameters=parameters,
         parameter_shapes=shapes,
         optional=frozenset(tied) | computed,
@@ -170,6 +204,7 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         changed=changed,
         packed=packed,
         unquantized=_unquantized(model),
+        part=part,
     )
 
 
@@ -184,29 +219,43 @@ def _within(tensor: str, modules: Collection[str]) -> bool:
     return tensor.rpartition(".")[0] in modules
 
 
-def _build(folder: Path, document: dict[str, Any]) -> Any:
-    """Build the causal language model without memory for its weights."""
+def _build(folder: Path, document: dict[str, Any]) -> tuple[Any, TextPart | None]:
+    """Build the causal language model without memory for its weights; the second value tells of what it is a part."""
     kind = document["model_type"]
     if not is_native(kind):
-        raise StageError(
-            Reason.UNSUPPORTED_MODEL,
-            f"config.json must describe a causal language model that transformers can build, found model type "
-            f"{kind!r}; choose another model",
-        )
+        raise _unknown(kind)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # transformers takes an empty member for the settings of a quantizer.
         if not getattr(config, "quantization_config", True):
             del config.quantization_config
+        part = find_text_part(config)
+        if part is not None:
+            reject_other_architecture(document, part.architecture)
+            return part.model, part
+        reject_other_inputs(document)
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise _unknown(kind)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+            return model, None
     except _BUILD_ERRORS as error:
+        if isinstance(error, StageError):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise StageError(
             Reason.INVALID_MODEL,
             f"config.json must describe a model of type {kind!r} that transformers can build, found: "
             f"{' '.join(lines[:2])}; compare it with the original model's",
         ) from error
+
+
+def _unknown(kind: str) -> StageError:
+    return StageError(
+        Reason.UNSUPPORTED_MODEL,
+        f"config.json must describe a causal language model that transformers can build, found model type "
+        f"{kind!r}; choose another model",
+    )
 
 
 def replace_linear_layers(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:

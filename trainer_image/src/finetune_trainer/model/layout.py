@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,12 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import FLOATS, PlannedTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from finetune_trainer.workspace.layout import WorkspaceLayout
+
+KEPT_FOLDER = "kept"
+"""Folder in the 4-bit checkpoint with the tensors that do not belong to the text model."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,41 @@ class BaseLayout:
     """All weight files of the base model and the names of the modules that were quantized to NF4.
 
     `transposed` are those of them whose matrices hold a row for each input instead of each output.
+
+    `text_names` is set for a model that also sees or hears. It has the text model's name of each tensor that belongs to it, and
+    modules have names of the text model. All other tensors are kept as they are.
     """
 
     files: tuple[WeightFile, ...]
     quantized: frozenset[str]
     transposed: frozenset[str] = frozenset()
+    text_names: Mapping[str, str] | None = None
+
+    def text_name(self, tensor: str) -> str | None:
+        """Return the name in the 4-bit checkpoint of a tensor of the weight files; None if it is kept as it is."""
+        return tensor if self.text_names is None else self.text_names.get(tensor)
+
+    def module(self, tensor: str) -> str | None:
+        """Return the name of the text model's module that owns a tensor of the weight files; None if it is kept."""
+        name = self.text_name(tensor)
+        return None if name is None else name.removesuffix(".weight")
+
+    @cached_property
+    def file_names(self) -> Mapping[str, str]:
+        """The name in the weight files of each tensor of the text model."""
+        names = (tensor.name for file in self.files for tensor in file.tensors)
+        return {own: name for name in names if (own := self.text_name(name)) is not None}
+
+    @property
+    def checkpoint_files(self) -> tuple[str, ...]:
+        """The files of the 4-bit checkpoint that hold the tensors, relative to its folder."""
+        found = []
+        for file in self.files:
+            kept = [self.text_name(tensor.name) is None for tensor in file.tensors]
+            # A file without tensors is one of the text model.
+            found += [] if kept and all(kept) else [file.name]
+            found += [f"{KEPT_FOLDER}/{file.name}"] if any(kept) else []
+        return tuple(found)
 
     @property
     def packed_bytes(self) -> int:
@@ -40,7 +76,7 @@ class BaseLayout:
             -(-prod(tensor.shape) // 2)
             for file in self.files
             for tensor in file.tensors
-            if tensor.name.removesuffix(".weight") in self.quantized
+            if self.module(tensor.name) in self.quantized
         )
 
     @property
@@ -54,11 +90,21 @@ class BaseLayout:
         return sum(prod(tensor.shape) for file in self.files for tensor in file.tensors)
 
     def stored_as(self, dtype: Literal["BFloat16", "AsBase"]) -> BaseLayout:
-        """Return the layout of an artifact: floats in bf16, or every tensor in the base's type."""
+        """Return the layout of an artifact: floats in bf16, or every tensor in the base's type.
+
+        A tensor outside of the text model keeps its type.
+        """
         if dtype == "AsBase":
             return self
         files = tuple(
-            WeightFile(file.name, tuple(_in_bf16(tensor) for tensor in file.tensors)) for file in self.files
+            WeightFile(
+                file.name,
+                tuple(
+                    tensor if self.text_name(tensor.name) is None else _in_bf16(tensor)
+                    for tensor in file.tensors
+                ),
+            )
+            for file in self.files
         )
         return replace(self, files=files)
 
@@ -105,6 +151,7 @@ def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
             ),
             quantized=frozenset(document["quantized"]),
             transposed=frozenset(document.get("transposed", ())),
+            text_names=document.get("textNames"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StageError(

@@ -14,6 +14,7 @@ from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.output_head import prove_head
 from finetune_trainer.model.padding_rows import restore_padding_rows
+from finetune_trainer.model.text_class import provide_text_class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +52,7 @@ def load_quantized(path: Path, device: str) -> Any:
     mend_cpu_kernels()
     dtype = compute_dtype(device)
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    provide_text_class(config)
     attention = attention_implementation(config, device)
     if has_packed_parameters(copy.deepcopy(config)):
         model = load_packed(

@@ -82,10 +82,10 @@ def packed_parameters(model: Any) -> tuple[PackedParameter, ...]:
     Raises StageError(UnsupportedModel) if the weight files hold a parameter in a way that is not understood, or if a block
     of 64 weights would reach into the next expert.
     """
-    found = dict(_candidates(model))
+    found = stacked_parameters(model)
     if not found:
         return ()
-    parts = _parts_of(model, found)
+    parts = parts_of(model, found)
     parameters = []
     for name, (owner, shape) in found.items():
         experts, rows, columns = shape
@@ -133,8 +133,12 @@ def _expert_count(experts: Any) -> int:
     return max((parameter.shape[0] for parameter in experts.parameters() if parameter.ndim == 3), default=0)
 
 
+def stacked_parameters(model: Any) -> dict[str, tuple[Any, tuple[int, int, int]]]:
+    """Return the module and the shape of each parameter with a matrix for each expert, and of each `Conv1D`, by name."""
+    return dict(_candidates(model))
+
+
 def _candidates(model: Any) -> Iterator[tuple[str, tuple[Any, tuple[int, int, int]]]]:
-    """Find (name, (its module, its shape)) of each parameter with a matrix for each expert, and of each Conv1D."""
     for path, module in model.named_modules():
         if isinstance(module, Conv1D):
             rows, columns = module.weight.shape
@@ -150,8 +154,12 @@ def _candidates(model: Any) -> Iterator[tuple[str, tuple[Any, tuple[int, int, in
                 yield own, (module, tuple(parameter.shape))
 
 
-def _parts_of(model: Any, found: dict[str, tuple[Any, tuple[int, int, int]]]) -> dict[str, list[PackedPart]]:
-    """Let transformers turn stand-ins of the parameters into tensors of the weight files, and see what became of them."""
+def parts_of(model: Any, found: dict[str, tuple[Any, tuple[int, int, int]]]) -> dict[str, list[PackedPart]]:
+    """Return the tensors of the weight files that hold the parameters `found` of a model. Their rows are those of stand-ins.
+
+    transformers turns stand-ins of the parameters into tensors of the weight files, and the results show what became of them.
+    Raises StageError(UnsupportedModel) if that is not understood.
+    """
     stand_ins: dict[str, torch.Tensor] = {}
     starts: list[int] = []
     total = 0

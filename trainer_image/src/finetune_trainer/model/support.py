@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from finetune_trainer.contract.refusals import (
     REMOTE_CODE,
     Refusal,
     refusal,
     refused_file,
+    refused_part,
     refused_tensor,
 )
 from finetune_trainer.errors import Reason, StageError
@@ -52,8 +56,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def is_native(kind: str) -> bool:
-    """Return whether transformers has a causal language model of this model type."""
-    return kind in CONFIG_MAPPING and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    """Return whether transformers has a language model of this type, alone or as part of one that also sees or hears."""
+    return kind in CONFIG_MAPPING and (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    )
 
 
 def reject_files(folder: Path) -> None:
@@ -104,6 +110,23 @@ def reject_structure(model: Any, document: dict[str, Any]) -> None:
             "choose the family's text model",
         )
     _reject_large_rest(model, architecture)
+
+
+def reject_other_architecture(document: dict[str, Any], architecture: str) -> None:
+    """Raise StageError(UnsupportedModel) if a config.json declares another class than the one with a text part."""
+    declared = document.get("architectures")
+    names = [str(name) for name in declared] if isinstance(declared, list) else []
+    if names and _plain(architecture) not in map(_plain, names):
+        raise StageError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the model must be a language model, alone or as a part of {architecture}, found architecture "
+            f"{', '.join(names)}; choose a model for text generation",
+        )
+
+
+def reject_other_inputs(document: dict[str, Any]) -> None:
+    """Raise StageError(UnsupportedModel) if a model without a text part has parts for images or sounds."""
+    _reject(refused_part(document))
 
 
 def _plain(name: str) -> str:

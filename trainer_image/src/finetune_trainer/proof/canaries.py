@@ -12,8 +12,9 @@ import torch
 from finetune_trainer.contract.run_spec import Lora
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.module_outputs import ModuleOutputs
-from finetune_trainer.model.output_head import language_model
+from finetune_trainer.model.output_head import body, language_model
 from finetune_trainer.model.packing_canary import packing_obstacle
+from finetune_trainer.model.text_model import runnable_on_text
 from finetune_trainer.proof.small_run import LENGTHS, SmallRun
 from finetune_trainer.stages.prepare.model_proof import Findings
 
@@ -65,7 +66,7 @@ def _merge(run: SmallRun) -> str | None:
     compared = run.compare(merged)
     if compared.equal:
         return None
-    layer = _first_difference(language_model(run.adapted), merged, run.probe())
+    layer = _first_difference(language_model(run.adapted), runnable_on_text(merged), run.probe())
     return (
         f"its merged logits must be those of the trained model, found a difference of {compared.difference:.2g} of the "
         f"largest one, with an effect of the adapter of {compared.effect:.2g}, first in {layer}"
@@ -110,11 +111,17 @@ def _spread(model: Any) -> None:
 
 @torch.no_grad()
 def _first_difference(trained: Any, merged: Any, ids: torch.Tensor) -> str:
-    """Return the name of the first module, in the order in which modules end, whose output differs."""
+    """Return the name of the first module, in the order in which modules end, whose output differs.
+
+    The merged model may be a larger one, of which the trained one is a part.
+    """
+    layers = body(trained)
+    path = next(name for name, module in trained.named_modules() if module is layers)
+    same = next((module for module in merged.modules() if type(module) is type(layers)), merged)
     outputs = []
-    for model in (trained, merged):
+    for model, watched_part in ((trained, layers), (merged, same)):
         watched = ModuleOutputs()
-        with watched.watching(model):
+        with watched.watching(watched_part):
             model(input_ids=ids, use_cache=False)
         outputs.append(watched.found)
     first, second = outputs
@@ -123,5 +130,5 @@ def _first_difference(trained: Any, merged: Any, ids: torch.Tensor) -> str:
         if other is None or other.shape != output.shape:
             continue
         if float((output - other).abs().max()) > _SAME * float(output.abs().max()):
-            return name
+            return f"{path}.{name}"
     return "the output head"

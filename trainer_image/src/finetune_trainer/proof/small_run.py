@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from finetune_trainer.contract.run_spec import Lora
 from finetune_trainer.model.attention import attention_of
@@ -21,6 +21,8 @@ from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.output_head import language_model
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.model.small_config import VOCABULARY, small_document
+from finetune_trainer.model.text_model import runnable_on_text
+from finetune_trainer.model.text_part import auto_class
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.stages.merge.exact import QuantizedBase, WeightFiles
@@ -79,7 +81,7 @@ class SmallRun:
         model = small_model(config)
         with torch.no_grad():
             ids = torch.arange(3, 3 + max(LENGTHS))[None] % model.get_input_embeddings().weight.shape[0]
-            model(input_ids=ids, use_cache=False)
+            runnable_on_text(model)(input_ids=ids, use_cache=False)
         model.save_pretrained(self._folder / "base")
         return type(model).__name__
 
@@ -151,7 +153,7 @@ class SmallRun:
         layout = self.layout
         updates = read_updates(self.workspace.adapter, layout.transposed)
         require_matching(updates, {name: updates.shape(name) for name in updates}, updates.replaced, layout)
-        with WeightFiles(self.workspace.quantized_model, [file.name for file in layout.files]) as files:
+        with WeightFiles(self.workspace.quantized_model, layout.checkpoint_files, layout.text_names) as files:
             merge_weights(
                 MergeInputs(files, QuantizedBase(files), updates), layout, merged, lambda _done, _all: None
             )
@@ -159,9 +161,8 @@ class SmallRun:
         for path in self.workspace.base.glob("*.json"):
             if path != self.workspace.base_layout:
                 shutil.copy(path, merged)
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            merged, dtype=torch.float32, output_loading_info=True
-        )
+        config = AutoConfig.from_pretrained(merged)
+        both: Any = auto_class(config).from_pretrained(merged, dtype=torch.float32, output_loading_info=True)
         model, loaded = both
         if loaded["missing_keys"]:
             raise ValueError(
@@ -176,7 +177,7 @@ class SmallRun:
         trained = self.adapted(input_ids=ids, use_cache=False).logits
         with self.adapted.disable_adapter():
             base = self.adapted(input_ids=ids, use_cache=False).logits
-        found = merged(input_ids=ids, use_cache=False).logits
+        found = runnable_on_text(merged)(input_ids=ids, use_cache=False).logits
         largest = float(trained.abs().max())
         return Compared(
             float((found - trained).abs().max()) / largest, float((trained - base).abs().max()) / largest
@@ -195,7 +196,7 @@ def small_model(config: Any) -> Any:
         document.pop(name, None)
     small = AutoConfig.for_model(config.model_type, **document)
     torch.manual_seed(5)
-    model: Any = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+    model: Any = auto_class(small).from_config(small, dtype=torch.float32)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

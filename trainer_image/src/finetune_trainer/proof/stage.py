@@ -9,10 +9,12 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
+from finetune_trainer.model.text_part import find_text_part
 from finetune_trainer.stages.prepare import stage
 from finetune_trainer.stages.prepare.model_proof import Findings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from finetune_trainer.contract.result import StageResult
@@ -38,6 +40,20 @@ def trial(folder: Path) -> Findings:
             # Libraries warn about matters of a small model alone.
             warnings.simplefilter("ignore")
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            return try_model(config)
+            found = _tried(lambda: try_model(config))
+            part = find_text_part(config) if found.untried is not None else None
+            # Towers have sizes of many kinds. If a small whole model cannot run, its text part alone may.
+            return found if part is None else _tried(lambda: try_model(part.config))
     except Exception as error:  # noqa: BLE001 -- any code of transformers runs here
-        return Findings(untried=f"{type(error).__name__}: {error}"[:_LONGEST])
+        return _untried(error)
+
+
+def _tried(trial: Callable[[], Findings]) -> Findings:
+    try:
+        return trial()
+    except Exception as error:  # noqa: BLE001 -- same
+        return _untried(error)
+
+
+def _untried(error: Exception) -> Findings:
+    return Findings(untried=f"{type(error).__name__}: {error}"[:_LONGEST])

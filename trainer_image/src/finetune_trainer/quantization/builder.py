@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.contract.result import ModelResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, quantization_config
+from finetune_trainer.model.layout import KEPT_FOLDER
 from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
 from finetune_trainer.model.support import reject_tensor_names, tensor_list
 from finetune_trainer.quantization.cache import MANIFEST, write_manifest
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
+from finetune_trainer.quantization.kept_tensors import copy_tensors
 from finetune_trainer.quantization.tied_weights import require_equal_ties
-from finetune_trainer.sources.model import INDEX_FILE, DirectoryModel, ModelSource, used_small_files
+from finetune_trainer.sources.model import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    DirectoryModel,
+    ModelSource,
+    used_small_files,
+)
 from finetune_trainer.workspace.digests import parts_digest
 from finetune_trainer.workspace.layout import digest_of, write_json_atomically
 
@@ -53,11 +61,11 @@ class QuantizedModel:
 def quantized_bytes(base: BaseModel) -> int:
     """Estimate the size of the weight files to within 1 %.
 
-    A quantized weight takes 4 bits and 1/64 byte of scales, any other 16 bits.
+    A quantized weight takes 4 bits and 1/64 byte of scales, any other 16 bits. Tensors outside of a text model may have 32.
     """
     quantized = sum(prod(base.parameter_shapes[name]) for name in base.quantized_tensors)
     others = sum(prod(shape) for shape in base.parameter_shapes.values()) - quantized
-    return quantized * 33 // 64 + others * 2
+    return quantized * 33 // 64 + (others + base.other_parameters) * 2
 
 
 def copy_small_files(source: ModelSource, target: Path) -> None:
@@ -106,26 +114,29 @@ class QuantizedModelBuilder:
             files = self._quantize_files(base, quantizer)
             names = _names(files)
             _check_names(base, names)
-            written = {tensor: self._folder / "model" / file for tensor, file in names.items()}
-            spelled = {base.known(name): name for name in names}
+            stored = {name: own for name in names if (own := base.stored(name)) is not None}
+            written = {own: self._folder / "model" / names[name] for name, own in stored.items()}
+            spelled = {base.known(name): own for name, own in stored.items()}
             ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
             require_equal_ties(ties, written)
-            self._write_checkpoint_files(files, base.unquantized)
+            self._write_checkpoint_files(files, base)
             write_json_atomically(
                 self._folder / "base" / "layout.json",
                 {
                     "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
                     "quantized": list(base.quantized),
                     **({"transposed": list(base.transposed)} if base.transposed else {}),
+                    **({"textNames": stored} if base.part is not None else {}),
                 },
             )
+            parts = [(name, part) for file in files for name, part in file["parts"].items()]
             result = QuantizedModel(
                 architecture=base.architecture,
                 parameters=base.parameters,
                 commit=self._source.commit,
-                digest=digest_of({file["name"]: file["digest"] for file in files}),
+                digest=digest_of({name: part["digest"] for name, part in parts}),
                 quantized_modules=len(base.quantized),
-                bytes=sum(int(file["bytes"]) for file in files),
+                bytes=sum(int(part["bytes"]) for _, part in parts),
             )
             write_manifest(self._folder, self._inputs, asdict(result), quantizer.threads)
         shutil.rmtree(self._folder / _RECORDS, ignore_errors=True)
@@ -152,8 +163,7 @@ class QuantizedModelBuilder:
         before = 0
         for name in self._source.weight_files():
             record_path = self._folder / _RECORDS / f"{name}.json"
-            output = self._folder / "model" / name
-            record = _finished(record_path, output, quantizer.threads)
+            record = _finished(record_path, self._folder / "model", quantizer.threads)
             if record is None:
                 path = self._source.fetch(name, self._fetched)
                 entries = read_header(path)
@@ -163,15 +173,21 @@ class QuantizedModelBuilder:
                     self._on_activity()
                     self._progress.update("Quantizing", min(before + done, total), total)
 
-                quantizer.quantize(path, weights, output, advance)
+                stored = {entry.name: base.stored(entry.name) for entry in entries}
+                outputs = self._write_parts(path, name, stored, weights, quantizer, advance)
                 record = {
                     "name": name,
                     "tensors": [
                         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape)}
                         for entry in entries
                     ],
-                    "digest": parts_digest(output, quantizer.threads),
-                    "bytes": output.stat().st_size,
+                    "parts": {
+                        output: {
+                            "digest": parts_digest(self._folder / "model" / output, quantizer.threads),
+                            "bytes": (self._folder / "model" / output).stat().st_size,
+                        }
+                        for output in outputs
+                    },
                 }
                 write_json_atomically(record_path, record)
             # This is repeated after a restart, because the earlier process may have stopped just before it.
@@ -180,42 +196,81 @@ class QuantizedModelBuilder:
             records.append(record)
         return records
 
+    def _write_parts(
+        self,
+        path: Path,
+        file: str,
+        stored: dict[str, str | None],
+        weights: frozenset[str],
+        quantizer: FileQuantizer,
+        advance: Callable[[int], None],
+    ) -> list[str]:
+        """Write what the 4-bit checkpoint has of the weight `file` at `path`; return its files, relative to the checkpoint.
+
+        `stored` has the name in there of each tensor, and None for tensors that are kept as they are.
+        """
+        names = {name: own for name, own in stored.items() if own is not None}
+        outputs: list[str] = []
+        if names or not stored:
+            quantizer.quantize(path, weights, self._folder / "model" / file, advance, names)
+            outputs.append(file)
+        if len(names) < len(stored):
+            output = f"{KEPT_FOLDER}/{file}"
+            (self._folder / "model" / KEPT_FOLDER).mkdir(exist_ok=True)
+            kept = {name: name for name in stored.keys() - names.keys()}
+            copy_tensors(path, kept, self._folder / "model" / output)
+            outputs.append(output)
+        return outputs
+
     def _fetched(self, done: int, total: int | None) -> None:
         self._on_activity()
         self._progress.update("FetchingModel", done, total)
 
-    def _write_checkpoint_files(self, files: list[dict[str, Any]], unquantized: tuple[str, ...]) -> None:
+    def _write_checkpoint_files(self, files: list[dict[str, Any]], base: BaseModel) -> None:
         """Add config, tokenizer files and, for several weight files, an index to the quantized weights."""
-        base, target = self._folder / "base", self._folder / "model"
-        for path in base.iterdir():
+        small, target = self._folder / "base", self._folder / "model"
+        for path in small.iterdir():
             if path.name not in {"config.json", "layout.json", INDEX_FILE}:
                 shutil.copyfile(path, target / path.name)
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = (
+            json.loads((small / "config.json").read_text(encoding="utf-8"))
+            if base.part is None
+            else base.part.document()
+        )
         for key in ("dtype", "torch_dtype"):
             if key in config:
                 config[key] = "bfloat16"
         config["quantization_config"] = quantization_config().to_dict()
-        if unquantized:
+        if base.unquantized:
             # Otherwise transformers would guess, before matrices are tied.
-            config["quantization_config"]["llm_int8_skip_modules"] = list(unquantized)
+            config["quantization_config"]["llm_int8_skip_modules"] = list(base.unquantized)
         write_json_atomically(target / "config.json", config)
-        if len(files) > 1 or files[0]["name"] != "model.safetensors":
-            weight_map = {
-                entry.name: file["name"] for file in files for entry in read_header(target / file["name"])
-            }
-            total = sum(int(file["bytes"]) for file in files)
+        held = {file["name"]: file["parts"].get(file["name"]) for file in files}
+        sizes = {name: int(part["bytes"]) for name, part in held.items() if part is not None}
+        if sizes.keys() != {SINGLE_FILE}:
+            weight_map = {entry.name: name for name in sizes for entry in read_header(target / name)}
+            total = sum(sizes.values())
             write_json_atomically(
                 target / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
 
 
-def _finished(record_path: Path, output: Path, threads: Executor) -> dict[str, Any] | None:
-    """Return the record of a weight file that an earlier process finished, if the file still matches it."""
-    if not (record_path.is_file() and output.is_file()):
+def _finished(record_path: Path, folder: Path, threads: Executor) -> dict[str, Any] | None:
+    """Return the record of a weight file that an earlier process finished, if its files in `folder` still match it."""
+    if not record_path.is_file():
         return None
     record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
-    intact = output.stat().st_size == record["bytes"] and parts_digest(output, threads) == record["digest"]
-    return record if intact else None
+    parts: dict[str, Any] | None = record.get("parts")  # an earlier release wrote none
+    return record if parts is not None and _intact(folder, parts, threads) else None
+
+
+def _intact(folder: Path, parts: dict[str, Any], threads: Executor) -> bool:
+    return all(
+        (folder / name).is_file()
+        and (folder / name).stat().st_size == part["bytes"]
+        and parts_digest(folder / name, threads) == part["digest"]
+        for name, part in parts.items()
+    )
 
 
 def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -226,21 +281,16 @@ def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
-    found = {base.known(name) for name in files}
-    missing = base.parameter_shapes.keys() - found - base.optional
-    if missing and base.changed & files.keys():
+    known = {name: own for name in files if (own := base.known(name)) is not None}
+    missing = base.parameter_shapes.keys() - set(known.values()) - base.optional
+    changed = {name for name, own in known.items() if own in base.changed}
+    if missing and changed:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             f"the weight files must hold their tensors as {base.architecture} does, found some that transformers changes "
-            f"while it loads them {tensor_list(base.changed & files.keys())}; choose another model",
+            f"while it loads them {tensor_list(changed)}; choose another model",
         )
-    twice = sorted(name for name, known in base.aliases.items() if name in files and known in files)
-    if twice:
-        raise StageError(
-            Reason.INVALID_MODEL,
-            f"the weight files must hold each tensor once, found {twice[0]} and {base.aliases[twice[0]]}, which are two "
-            "names of one; remove one of them",
-        )
+    _check_spellings(known)
     if missing:
         raise StageError(
             Reason.INVALID_MODEL,
@@ -248,7 +298,7 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
             "fetch the model again or correct config.json",
         )
     surplus = {
-        name for name in files if base.known(name) not in base.parameter_shapes and not base.ignores(name)
+        name for name, own in known.items() if own not in base.parameter_shapes and not base.ignores(own)
     }
     if surplus:
         raise StageError(
@@ -256,6 +306,19 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
             f"the weight files must hold tensors of {base.architecture} only, found others {tensor_list(surplus)} "
             f"(in {files[min(surplus)]}); correct config.json or remove these tensors",
         )
+
+
+def _check_spellings(known: dict[str, str]) -> None:
+    """Refuse two names of one tensor; `known` has the model's name of each tensor."""
+    first: dict[str, str] = {}
+    for name, own in sorted(known.items(), key=lambda item: (item[0] != item[1], item[0])):
+        if own in first:
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"the weight files must hold each tensor once, found {name} and {first[own]}, which are two names of one; "
+                "remove one of them",
+            )
+        first[own] = name
 
 
 def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earlier: dict[str, str]) -> None:
@@ -268,7 +331,8 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
                 f"each tensor must be in one weight file, found {entry.name} in {earlier[entry.name]} and {file}; "
                 "remove one of them",
             )
-        shape = base.parameter_shapes.get(base.known(entry.name))
+        known = base.known(entry.name)
+        shape = None if known is None else base.parameter_shapes.get(known)
         if shape is None:
             continue
         if entry.dtype.startswith("F8_"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -35,7 +35,7 @@ from finetune_trainer.quantization.nf4 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,24 +93,33 @@ class FileQuantizer:
         self.threads.shutdown(cancel_futures=True)
 
     def quantize(
-        self, path: Path, quantized: Collection[str], output: Path, advance: Callable[[int], None]
+        self,
+        path: Path,
+        quantized: Collection[str],
+        output: Path,
+        advance: Callable[[int], None],
+        names: Mapping[str, str] | None = None,
     ) -> list[TensorEntry]:
         """Write `output`: tensors named in `quantized` as NF4, other floats in bf16, all other tensors unchanged.
 
+        With `names`, only its tensors are written, under the names that it gives them, which are also those in `quantized`.
         `advance` gets the number of finished elements. Returns the entries of the file at `path`. Raises
         StageError(InvalidModel) with the position of the first value that is not finite, and as TensorReader does; no
         output file remains then.
         """
         warm_up()
         with TensorReader(path) as reader:
+            entries = reader.entries
+            if names is not None:
+                entries = [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
             planned: list[PlannedTensor] = []
-            for entry in reader.entries:
+            for entry in entries:
                 planned.extend(_planned(entry, quantize=entry.name in quantized))
-            late = [f"{entry.name}.{_STATE_SUFFIX}" for entry in reader.entries if entry.name in quantized]
+            late = [f"{entry.name}.{_STATE_SUFFIX}" for entry in entries if entry.name in quantized]
             writer = TensorWriter(output, planned, late)
             pending: deque[tuple[Future[None], _Piece]] = deque()
             try:
-                self._run(reader, quantized, writer, pending, advance)
+                self._run(reader, entries, quantized, writer, pending, advance)
             except BaseException:
                 for future, _ in pending:
                     future.cancel()
@@ -124,6 +133,7 @@ class FileQuantizer:
     def _run(
         self,
         reader: TensorReader,
+        entries: list[TensorEntry],
         quantized: Collection[str],
         writer: TensorWriter,
         pending: deque[tuple[Future[None], _Piece]],
@@ -143,7 +153,7 @@ class FileQuantizer:
                 done += piece.elements
                 advance(done)
 
-        for entry in reader.entries:
+        for entry in entries:
             sizes = QuantizedSizes(entry.elements)
             absmax = np.empty(sizes.blocks, np.float32) if entry.name in quantized else None
             tensor = _Tensor(entry, absmax)

@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.model.describe import replace_linear_layers
 from finetune_trainer.model.load import attention_implementation, compute_dtype
 from finetune_trainer.model.packed_parameters import packed_parameters
-from finetune_trainer.model.support import is_native
+from finetune_trainer.model.text_class import provide_text_class
+from finetune_trainer.model.text_part import find_text_part
 from finetune_trainer.trace.allocations import rounded
 
 # Block sizes of bitsandbytes' NF4 (functional.quantize_4bit): weights per block, first-level constants per block.
@@ -31,14 +32,19 @@ class UntraceableError(ValueError):
 
 
 def build_config(document: dict[str, Any]) -> Any:
-    """Return transformers' config of a config.json.
+    """Return transformers' config of a config.json, or that of its text part alone.
 
-    Raises UntraceableError if transformers has no causal language model of its type.
+    Raises UntraceableError if transformers has no causal language model of its type, and StageError as
+    `text_part.find_text_part` does.
     """
     kind = document.get("model_type")
-    if not isinstance(kind, str) or not is_native(kind):
-        raise UntraceableError(f"transformers must have a causal language model of type {kind!r:.80}")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UntraceableError(f"transformers must have a model of type {kind!r:.80}")
     config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(document))
+    part = find_text_part(config)
+    config = config if part is None else part.config
+    if not provide_text_class(config):
+        raise UntraceableError(f"transformers must have a causal language model of type {kind!r:.80}")
     rope = getattr(config, "rope_parameters", None)
     if isinstance(rope, dict):
         config.rope_parameters = _readable(rope)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.contract.model_types import NATIVE_TYPES
-from finetune_operator.contract.refusals import Refusal, refusal
+from finetune_operator.contract.refusals import TEXT_PART, Refusal, refusal
 from finetune_operator.sizing.memory.activation_functions import ACTIVATIONS, FUSED, Activation
 from finetune_operator.sizing.memory.config_reader import ConfigReader, ShapeUnknownError, unexpected
 from finetune_operator.sizing.memory.families import FAMILIES
@@ -175,18 +175,21 @@ class Width:
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
-    """Read the shape from a config.json.
+    """Read the shape from a config.json. Of a model that also sees or hears, it is that of the text part.
 
     Raises ModelRefusedError for a model that the trainer refuses, FamilyUnknownError for an unknown family, and
     ShapeUnknownError for a member that is not a sensible number.
     """
     name = config.get("model_type")
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    refused = refusal(config, known=name in NATIVE_TYPES if isinstance(name, str) else False)
+    native = isinstance(name, str) and name in NATIVE_TYPES
+    refused = refusal(config, known=native)
     if refused is not None:
         raise ModelRefusedError(refused)
+    config = _text_part(config)
+    name = config.get("model_type")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or family is None:
-        unknown = FamilyUnknownError if name in NATIVE_TYPES else ShapeUnknownError
+        unknown = FamilyUnknownError if native else ShapeUnknownError
         raise unknown(
             f"model_type must be a supported family ({', '.join(sorted(FAMILIES))}), found {name!r:.80}"
         )
@@ -343,9 +346,20 @@ def _biases(linears: tuple[Linear, ...]) -> int:
     return sum(linear.outputs for linear in linears if linear.bias)
 
 
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the text part, or the config itself if it has none."""
+    part = config.get(TEXT_PART)
+    if not isinstance(part, Mapping) or not part:
+        return config
+    # The class of the part does not matter, and the whole model ties its matrices, or not.
+    tie = "tie_word_embeddings"
+    whole = {"architectures": None} | ({tie: config[tie]} if config.get(tie) is not None else {})
+    return {**part, **whole}
+
+
 def width_of(config: Mapping[str, Any]) -> Width | None:
     """Return the width that any config.json tells; None without a plausible one."""
-    nested = config.get("text_config")
+    nested = config.get(TEXT_PART)
     sizes = (part.get("hidden_size") for part in (config, nested) if isinstance(part, Mapping))
     hidden = next((size for size in sizes if type(size) is int and size > 0), None)
     return None if hidden is None else Width(str(config.get("model_type")), hidden)

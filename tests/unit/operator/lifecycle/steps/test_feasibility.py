@@ -61,7 +61,7 @@ def test_no_job_is_rejected_before_its_config_is_known() -> None:
     ("config", "reason"),
     [
         ({"model_type": "nobody_knows"}, "ModelSizeUnknown"),
-        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "UnsupportedModel"),
+        ({"model_type": "internvl_chat", "text_config": {"model_type": "qwen2"}}, "UnsupportedModel"),
         ({"model_type": "falcon"}, "UnsupportedModel"),
     ],
 )

@@ -312,3 +312,32 @@ def test_a_family_that_only_the_trainer_knows_is_told_apart() -> None:
 def test_the_width_of_any_model_is_read(config: dict[str, Any], hidden: int | None) -> None:
     expected = None if hidden is None else Width("someone", hidden)
     assert width_of({"model_type": "someone", **config}) == expected
+
+
+TEXT = {"hidden_size": 640, "num_hidden_layers": 3, "intermediate_size": 2048, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "llama", "qwen3"])
+def test_a_model_that_also_sees_or_hears_has_the_shape_of_its_text_part(family: str) -> None:
+    part = {"model_type": family, **TEXT, "architectures": ["OfNobody"]}
+    whole = {
+        "model_type": "gemma3",
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": part,
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "num_hidden_layers": 27},
+    }
+    assert model_shape(whole) == model_shape({"model_type": family, **TEXT})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_whole_model_ties_its_matrices(tied: bool) -> None:  # noqa: FBT001 -- a case
+    part = {"model_type": "gemma3_text", **TEXT, "tie_word_embeddings": not tied}
+    assert (
+        model_shape({"model_type": "gemma3", "tie_word_embeddings": tied, "text_config": part}).tied is tied
+    )
+
+
+def test_a_text_part_without_a_formula_waits_for_its_trace() -> None:
+    for part in ({"model_type": "qwen3_5_text"}, {"model_type": "qwen3_vl_text"}, {"hidden_size": 8}):
+        with pytest.raises(FamilyUnknownError):
+            model_shape({"model_type": "qwen3_5", "text_config": part})

@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 BASE = torch.randn(30, 20, generator=torch.Generator().manual_seed(1))
 UPDATE = 0.05 * torch.randn(30, 20, generator=torch.Generator().manual_seed(2))
 NORM = torch.full((20,), 1.5)
+TOWER = torch.tensor([1.0, torch.nan, torch.inf])
 
 
 class Known:
-    """A reference with one merged weight, and one tensor of the base."""
+    """A reference with one merged weight, one tensor of the base, and one that is kept."""
 
     modules = frozenset({"layer"})
+    kept = frozenset({"tower.weight"})
 
     def __init__(self, *, onto_original: bool = False) -> None:
         self.onto_original = onto_original
@@ -40,6 +45,10 @@ class Known:
     def unchanged(self, name: str) -> Iterator[torch.Tensor]:
         assert name == "norm.weight"
         yield NORM[None]
+
+    def raw(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        assert name == "tower.weight"
+        yield TOWER.view(torch.uint8).numpy()
 
     def rounded(self, _name: str, _first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
         assert dtype == "BF16"
@@ -160,3 +169,11 @@ def test_some_rows_of_each_variant_are_those_of_the_whole_weight(
         assert all(torch.equal(part, rows[1:2]) for part, rows in zip(some, whole, strict=True))
         (norm,) = weights.span("norm.weight", 0, 1)
         assert torch.equal(norm.flatten(), NORM.bfloat16().float())
+
+
+def test_a_tensor_outside_of_the_text_model_is_compared_by_its_bytes(artifact: Path) -> None:
+    tensors = load_file(artifact / "model.safetensors")
+    save_file({**tensors, "tower.weight": TOWER}, artifact / "model.safetensors")
+    assert prove(artifact)["tower.weight"].foreign == 0
+    change(artifact, "tower.weight", lambda tensor: tensor.nan_to_num(nan=0.0))
+    assert prove(artifact)["tower.weight"].foreign > 0

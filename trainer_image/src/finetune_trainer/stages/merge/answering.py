@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.generation import GENERATION_CONFIG
 from finetune_trainer.model.load import attention_implementation
+from finetune_trainer.model.text_model import runnable_on_text
+from finetune_trainer.model.text_part import auto_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,18 +60,26 @@ def generation_config(folder: Path) -> GenerationConfig:
 def generated_answer(folder: Path, example: Example) -> tuple[str, str]:
     """Load the artifact as any user would, and let it answer a held-out prompt greedily; return (prompt, answer).
 
+    A model that also sees or hears is loaded as a whole, by its own class, and answers as a whole. If that class cannot run on
+    text alone, its text part answers.
+
     It computes in float32 on the CPU (see `model.load.compute_dtype`), and the whole model is in memory. Each text has
     at most 512 characters. The prompt is the text before the first supervised token with its control tokens, as in
     serving. A longer prompt keeps its end.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation=attention_implementation(config),
-        local_files_only=True,
-        trust_remote_code=False,
-    ).eval()
+    model: Any = (
+        auto_class(config)
+        .from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention_implementation(config),
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        .eval()
+    )
+    model = runnable_on_text(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     length = example.supervised[0]
     ids = torch.tensor([example.input_ids[:length]])

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Literal
 
 from finetune_trainer.stages.merge.serving_files import CONFIG, add_stops, keep_one_template, name_weights
+from finetune_trainer.stages.merge.whole_adapter import name_whole_modules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +49,12 @@ def copy_small_files(
 
 
 def copy_adapter(workspace: WorkspaceLayout, folder: Path, learned_ends: Sequence[int]) -> None:
-    """Copy the adapter that TRAIN saved, with the tokenizer, chat template and generation config of its training."""
+    """Copy the adapter that TRAIN saved, with the tokenizer, chat template and generation config of its training.
+
+    Its modules get the names of the base's own class (`whole_adapter`).
+    """
     shutil.copytree(workspace.adapter, folder)
+    name_whole_modules(folder, workspace.base)
     for path in _files(workspace.base):
         if any(fnmatch(path.name, pattern) for pattern in _SERVED_WITH_ADAPTER):
             shutil.copyfile(path, folder / path.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from finetune_trainer.contract.model_config import NESTED
 from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.stages.merge.card_metadata import front_matter
 from finetune_trainer.stages.merge.markdown import code, plain
@@ -44,7 +45,15 @@ def model_card(
     lines = front_matter(run, kind, prepared, licensed or {})
     if kind == "BaseAsTrained":
         return "\n".join(
-            [*lines, f"# {base} as trained", "", *_base_as_trained(base), "", *_license(licensed), ""]
+            [
+                *lines,
+                f"# {base} as trained",
+                "",
+                *_base_as_trained(base, prepared),
+                "",
+                *_license(licensed),
+                "",
+            ]
         )
     lines += [f"# {plain(run.job.name)}", "", _honest(trained.evaluation, run.evaluation.minimum_rows), ""]
     lines += (
@@ -118,14 +127,16 @@ def _merged(run: RunSpec, base: str) -> str:
     )
 
 
-def _base_as_trained(base: str) -> list[str]:
+def _base_as_trained(base: str, prepared: PrepareResult) -> list[str]:
+    whole = NESTED in (prepared.model.config or {})
+    loader = "AutoModelForMultimodalLM" if whole else "AutoModelForCausalLM"
     return [
         f"{base}, dequantized to bf16 from its NF4 (double quantized) weights. It is not tuned.",
         "",
         "An adapter that was trained on these weights is exactly the trained model on this base:",
         "",
         "```python",
-        "model = AutoModelForCausalLM.from_pretrained('base-as-trained', dtype='bfloat16')",
+        f"model = {loader}.from_pretrained('base-as-trained', dtype='bfloat16')",
         "model = PeftModel.from_pretrained(model, 'adapter')",
         "```",
     ]

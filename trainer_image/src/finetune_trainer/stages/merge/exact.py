@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.model.layout import as_matrix
+from finetune_trainer.model.layout import KEPT_FOLDER, as_matrix
 from finetune_trainer.model.safetensors_file import FLOATS, ITEM_BYTES, TensorEntry, TensorReader
 from finetune_trainer.quantization.dequantize import Nf4Weight, Scratch
 from finetune_trainer.stages.merge.tensor_files import TORCH_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,12 +44,21 @@ class BaseWeights(Protocol):
 class WeightFiles:
     """The open safetensors files of a folder, and their tensors by name. Use it in a `with` statement."""
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
-        """Open the files. Raises StageError(InvalidModel) if one cannot be read."""
+    def __init__(self, folder: Path, names: Iterable[str], stored: Mapping[str, str] | None = None) -> None:
+        """Open the files. Raises StageError(InvalidModel) if one cannot be read.
+
+        `stored` is set for the 4-bit checkpoint of a model that also sees or hears (`BaseLayout.text_names`). Then a tensor of
+        the text model is found by its name in the base's weight files, and every other one in the folder of those that are kept.
+        """
+        self._stored = stored
         self._readers = {name: TensorReader(folder / name) for name in names}
-        self._entries = {
-            entry.name: (name, entry) for name, reader in self._readers.items() for entry in reader.entries
-        }
+        self._entries: dict[str, tuple[str, TensorEntry]] = {}
+        self._kept: dict[str, tuple[str, TensorEntry]] = {}
+        for name, reader in self._readers.items():
+            kept = stored is not None and name.startswith(f"{KEPT_FOLDER}/")
+            (self._kept if kept else self._entries).update(
+                {entry.name: (name, entry) for entry in reader.entries}
+            )
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -61,24 +70,34 @@ class WeightFiles:
         self._open.close()
 
     def __contains__(self, tensor: object) -> bool:
-        return tensor in self._entries
+        return isinstance(tensor, str) and self._place(tensor) is not None
+
+    def stored_name(self, tensor: str) -> str:
+        """Return the name of a tensor in its file."""
+        return tensor if self._stored is None else self._stored.get(tensor, tensor)
 
     def find(self, tensor: str) -> tuple[TensorReader, TensorEntry]:
         """Return a tensor's file and entry. Raises StageError(QuantizationMismatch) if there is none."""
-        if tensor not in self._entries:
+        place = self._place(tensor)
+        if place is None:
             names = ", ".join(self._readers)
             raise StageError(
                 Reason.QUANTIZATION_MISMATCH,
                 f"{names if len(names) < 200 else 'the weight files'} must hold tensor {tensor}, found none; run PREPARE "
                 "again",
             )
-        name, entry = self._entries[tensor]
+        name, entry = place
         return self._readers[name], entry
 
     def beside(self, tensor: str) -> dict[str, TensorEntry]:
-        """Return the tensors of the file that holds `tensor`, by name."""
-        name, _ = self._entries[tensor]
+        """Return the tensors of the file that holds `tensor`, by their names in it."""
+        name, _ = self._entries[self.stored_name(tensor)]
         return {entry.name: entry for entry in self._readers[name].entries}
+
+    def _place(self, tensor: str) -> tuple[str, TensorEntry] | None:
+        if self._stored is not None and tensor not in self._stored:
+            return self._kept.get(tensor)
+        return self._entries.get(self.stored_name(tensor))
 
 
 class QuantizedBase:
@@ -96,9 +115,8 @@ class QuantizedBase:
         if weight is None:
             reader, _ = self._files.find(tensor)
             # Two threads may both make one; they are equal.
-            weight = Nf4Weight(
-                reader, self._files.beside(tensor), tensor, int(np.prod(shape, dtype=np.int64))
-            )
+            stored, beside = self._files.stored_name(tensor), self._files.beside(tensor)
+            weight = Nf4Weight(reader, beside, stored, int(np.prod(shape, dtype=np.int64)))
             self._weights[tensor] = weight
         return weight.read(first, count, scratch)
 

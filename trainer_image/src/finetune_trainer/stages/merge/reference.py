@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from finetune_trainer.model.layout import as_matrix, read_base_layout
+from finetune_trainer.model.layout import KEPT_FOLDER, as_matrix, read_base_layout
 from finetune_trainer.model.merge_target import merges_onto_original
 from finetune_trainer.quantization.dequantize import Scratch
 from finetune_trainer.quantization.rounding import STORED, Noise, round_weights
@@ -58,6 +58,9 @@ class Reference(Protocol):
     modules: frozenset[str]
     """Names of the modules whose weights are compared with base plus update. Every other tensor is a copy."""
 
+    kept: frozenset[str]
+    """Names of the tensors outside of the text model. They are copies of any type, byte for byte."""
+
     onto_original: bool
     """Whether the artifact is merged onto other weights than those of the training. Then `Rows.trained` is set."""
 
@@ -69,6 +72,9 @@ class Reference(Protocol):
 
     def unchanged(self, name: str) -> Iterator[torch.Tensor]:
         """Yield rows of a tensor that is copied, in the blocks of `row_blocks`."""
+
+    def raw(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """Yield the bytes of a tensor in `kept`, in the blocks of `TensorFiles.raw`."""
 
     def rounded(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
         """Round rows of the weight `name` from row `first` on to `dtype`, as the artifact must have them."""
@@ -89,21 +95,31 @@ class ExactReference:
         original: BaseWeights | None = None,
         seed: int | None = None,
         replaced: Mapping[str, tuple[TensorFiles, str]] | None = None,
+        placed: Mapping[str, tuple[TensorFiles, str]] | None = None,
     ) -> None:
         """Take the weights of the training and the files of all other tensors.
 
         With `original` weights, the artifact is merged onto these, and `seed` is that of its stochastic rounding.
-        `replaced` has file and name of the tensors that training replaced as a whole.
+        `replaced` has file and name of the tensors that training replaced as a whole, and `placed` those of copies that
+        have another file or name than in `copies`.
         """
         tensors = [tensor for file in layout.files for tensor in file.tensors]
         self._tensors = {
             tensor.name.removesuffix(".weight"): (tensor.name, tensor.shape) for tensor in tensors
         }
+        # Modules have the names of the weight files here, and those of the text model in the adapter.
+        self._own = {name: layout.module(tensor) for name, (tensor, _) in self._tensors.items()}
         self._updates, self._trained, self._copies = updates, trained, copies
         self._base, self._seed, self._replaced = original or trained, seed, replaced or {}
+        self._placed = placed or {}
         self.onto_original = original is not None
-        self.modules = layout.quantized - {name.removesuffix(".weight") for name in self._replaced}
-        self._updated = frozenset(updates)
+        self.modules = frozenset(
+            name
+            for name, own in self._own.items()
+            if own in layout.quantized and self._tensors[name][0] not in self._replaced
+        )
+        self.kept = frozenset(tensor.name for tensor in tensors if layout.text_name(tensor.name) is None)
+        self._updated = frozenset(name for name, own in self._own.items() if own in updates)
 
     def blocks(self, module: str) -> Iterator[Rows]:
         """Yield the rows of a module's weight."""
@@ -113,7 +129,8 @@ class ExactReference:
     def rows(self, module: str, start: int, count: int) -> Iterator[Rows]:
         """Yield some rows of a module's weight."""
         name, shape = self._tensors[module]
-        update = self._updates[module] if module in self._updated else None
+        own = self._own[module]
+        update = self._updates[own] if own is not None and module in self._updated else None
         scratch, other = Scratch(), Scratch()
 
         def block(base: BaseWeights, first: int, rows: int, memory: Scratch) -> Block:
@@ -131,9 +148,15 @@ class ExactReference:
 
     def unchanged(self, name: str) -> Iterator[torch.Tensor]:
         """Yield rows of a tensor that is copied."""
-        files, source = self._replaced.get(name, (self._copies, name))
+        place = self._replaced.get(name) or self._placed.get(name)
+        files, source = place or (self._copies, name)
         for _, rows in files.blocks(source):
             yield rows
+
+    def raw(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """Yield the bytes of a tensor that is kept."""
+        files, source = self._placed.get(name, (self._copies, name))
+        return files.raw(source)
 
     def rounded(self, name: str, first: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
         """Round to the nearest value, or stochastically if the artifact is merged onto the original weights."""
@@ -165,19 +188,23 @@ def open_reference(
     `updates` are those of the workspace's adapter, if they are not given.
     """
     updates = updates or AdapterUpdates(workspace.adapter, layout.transposed)
-    names = [file.name for file in read_base_layout(workspace).files]
+    base = read_base_layout(workspace)
     onto_original = merges_onto_original(run)
     with ExitStack() as stack:
-        trained = QuantizedBase(stack.enter_context(WeightFiles(workspace.quantized_model, names)))
+        files = WeightFiles(workspace.quantized_model, base.checkpoint_files, base.text_names)
+        trained = QuantizedBase(stack.enter_context(files))
         original = None
+        placed: dict[str, tuple[TensorFiles, str]] = {}
         if onto_original:
+            names = [file.name for file in base.files]
             original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))
-        source = workspace.original if onto_original else workspace.quantized_model
-        copies = stack.enter_context(TensorFiles(source))
-        replaced = {}
-        if updates.replaced:
-            adapter = stack.enter_context(TensorFiles(workspace.adapter))
-            replaced = {name: (adapter, entry.name) for name, entry in updates.replaced.items()}
+            copies = stack.enter_context(TensorFiles(workspace.original))
+        else:
+            copies = stack.enter_context(TensorFiles(workspace.quantized_model))
+            if base.text_names is not None:
+                kept = stack.enter_context(TensorFiles(workspace.quantized_model / KEPT_FOLDER))
+                placed = {name: (kept, name) for name in kept.names}
+                placed |= {name: (copies, own) for name, own in base.text_names.items()}
         yield ExactReference(
             layout,
             updates,
@@ -185,7 +212,8 @@ def open_reference(
             copies,
             original,
             run.training.seed if onto_original else None,
-            replaced,
+            _replaced(stack, workspace, layout, updates),
+            placed,
         )
 
 
@@ -197,6 +225,15 @@ def open_adapter_on_original(workspace: WorkspaceLayout, layout: BaseLayout) -> 
     with ExitStack() as stack:
         original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))
         copies = stack.enter_context(TensorFiles(workspace.original))
-        adapter = stack.enter_context(TensorFiles(workspace.adapter))
-        replaced = {name: (adapter, entry.name) for name, entry in updates.replaced.items()}
+        replaced = _replaced(stack, workspace, layout, updates)
         yield ExactReference(layout, updates, original, copies, replaced=replaced)
+
+
+def _replaced(
+    stack: ExitStack, workspace: WorkspaceLayout, layout: BaseLayout, updates: AdapterUpdates
+) -> dict[str, tuple[TensorFiles, str]]:
+    """Return the adapter's file and name of each tensor that it replaces, by its name in the weight files."""
+    if not updates.replaced:
+        return {}
+    adapter = stack.enter_context(TensorFiles(workspace.adapter))
+    return {layout.file_names[name]: (adapter, entry.name) for name, entry in updates.replaced.items()}

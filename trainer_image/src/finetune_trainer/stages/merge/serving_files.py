@@ -58,10 +58,13 @@ def keep_one_template(folder: Path) -> None:
         if (folder / TEMPLATE).is_file():
             unused.append("chat_template")
         _replace(path, config, _without(config, *unused))
-    # No tokenizer reads these; a multimodal server may.
-    (folder / _PROCESSOR_TEMPLATE).unlink(missing_ok=True)
+    # No tokenizer reads these; the server of a model that also sees or hears may. One that is the same stays.
+    path = folder / TEMPLATE
+    template = path.read_text(encoding="utf-8") if path.is_file() else None
+    if (_read(folder / _PROCESSOR_TEMPLATE) or {}).get("chat_template") != template:
+        (folder / _PROCESSOR_TEMPLATE).unlink(missing_ok=True)
     processor = _read(folder / _PROCESSOR_CONFIG)
-    if processor is not None:
+    if processor is not None and processor.get("chat_template") != template:
         _replace(folder / _PROCESSOR_CONFIG, processor, _without(processor, "chat_template"))
 
 

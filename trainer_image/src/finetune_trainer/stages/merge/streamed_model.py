@@ -6,7 +6,7 @@ part of the batch the weight of its variant. The memory is that of the batch and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from finetune_trainer.model.matrix_stack import MatrixStack, use_own_experts
 from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
 from finetune_trainer.model.packed_parameters import packed_parameters
+from finetune_trainer.model.text_part import find_text_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +129,8 @@ class StreamedModel:
         Raises StageError(ArtifactVerificationFailed) if the files lack a tensor that the config asks for.
         """
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        part = find_text_part(config)
+        config = config if part is None else part.config
         # Buffers are not in the files: rotary frequencies, for example, must be computed here.
         with init_empty_weights(include_buffers=False):
             self.model: Any = AutoModelForCausalLM.from_config(
@@ -137,19 +140,22 @@ class StreamedModel:
         self._files = files
         self._ties = dict(self.model.all_tied_weights_keys)
         self._aliases = {known: name for name, known in other_names(self.model).items() if known}
+        if part is not None:
+            self._aliases = {own: name for name in files.names if (own := part.text_name(name)) is not None}
         self._streamed: dict[int, str] = {}
         use_own_experts(self.model)
         self._stacks = self._place_stacks()
         self._place_parameters()
         for name, buffer in self.model.named_buffers():
-            if name in files:
-                buffer.copy_(files.whole(name))
+            tensor = self.tensor(name)
+            if tensor in files:
+                buffer.copy_(files.whole(tensor))
 
     def tensor(self, name: str) -> str:
         """Return the name in the files of a parameter, which may be tied to another one."""
         partners = [other for pair in self._ties.items() if name in pair for other in pair if other != name]
         names = [self._aliases.get(known, known) for known in (name, *partners)]
-        return next((other for other in (name, *names, *partners) if other in self._files), name)
+        return next((other for other in (*names, name, *partners) if other in self._files), name)
 
     @torch.no_grad()
     def score(
@@ -178,8 +184,12 @@ class StreamedModel:
 
     def _place_stacks(self) -> list[_StreamedStack]:
         stacks = []
-        for parameter in packed_parameters(self.model):
-            for part in parameter.parts:
+        for one in packed_parameters(self.model):
+            parts = tuple(
+                replace(part, tensor=self._aliases.get(part.tensor, part.tensor)) for part in one.parts
+            )
+            parameter = replace(one, parts=parts)
+            for part in parts:
                 self._files.entry(part.tensor)
             path, _, name = parameter.name.rpartition(".")
             owner = self.model.get_submodule(path)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 # 4 MiB in float32: large enough for a fast matrix product, and memory that the process can use again without a fault
 # for each page.
 ELEMENTS_AT_ONCE = 1024 * 1024
@@ -89,6 +91,15 @@ class TensorFiles:
         width = _width(entry)
         for first, count in row_blocks(entry.elements // width, width):
             yield first, self._read(name, first * width, count * width).float().reshape(count, width)
+
+    def raw(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """Yield the bytes of a tensor of any type in order, in blocks of at most `ELEMENTS_AT_ONCE`."""
+        reader, entry = self._places[name]
+        for first in range(0, entry.end - entry.start, ELEMENTS_AT_ONCE):
+            buffer = np.empty(min(ELEMENTS_AT_ONCE, entry.end - entry.start - first), dtype=np.uint8)
+            reader.read_into(entry, first, buffer)
+            self.bytes_read[name] += buffer.nbytes
+            yield buffer
 
     def span(self, name: str, first: int, count: int) -> torch.Tensor:
         """Return `count` rows of a tensor from row `first` on, in float32."""

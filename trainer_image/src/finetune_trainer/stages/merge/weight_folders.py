@@ -31,7 +31,7 @@ from finetune_trainer.workspace.layout import digest_of
 from finetune_trainer.workspace.trained_base import require_trained_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from finetune_trainer.contract.run_spec import RunSpec
@@ -73,11 +73,13 @@ def write_weights(
     """
     require_trained_base(workspace, run.spec_hash, model_digest)
     layout = stored_layout(run, workspace, kind)
-    names = [file.name for file in read_base_layout(workspace).files]
+    base_layout = read_base_layout(workspace)
     original = kind == "Merged" and merges_onto_original(run)
     source, expected = workspace.quantized_model, model_digest
+    names, stored = base_layout.checkpoint_files, base_layout.text_names
     if original:
         source, expected = workspace.original, read_original(workspace.original, model_digest)
+        names, stored = tuple(file.name for file in base_layout.files), None
     updates = read_updates(workspace.adapter, layout.transposed) if kind == "Merged" else None
     inputs = {
         "format": _FORMAT,
@@ -92,7 +94,7 @@ def write_weights(
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="check"))
         digest = threads.submit(lambda: _digest(source, names))
-        files = stack.enter_context(WeightFiles(source, names))
+        files = stack.enter_context(WeightFiles(source, names, stored))
         merged = MergeInputs(
             files,
             StoredBase(files) if original else QuantizedBase(files),
@@ -103,7 +105,7 @@ def write_weights(
         if updates is not None:
             shapes = {module: updates.shape(module) for module in updates}
             require_matching(updates, shapes, updates.replaced, layout)
-            require_not_tied(updates.replaced, layout, _config(workspace))
+            require_not_tied(updates.replaced, layout, _config(workspace, layout))
             if updates.replaced:
                 adapter = stack.enter_context(WeightFiles(workspace.adapter, [_ADAPTER]))
                 replaced = {name: adapter.find(entry.name) for name, entry in updates.replaced.items()}
@@ -123,7 +125,12 @@ def require_not_tied(
 
     peft unties them in memory, but a server would tie them again. Raises StageError(ArtifactVerificationFailed).
     """
-    shapes = {tensor.name: tensor.shape for file in layout.files for tensor in file.tensors}
+    shapes = {
+        own: tensor.shape
+        for file in layout.files
+        for tensor in file.tensors
+        if (own := layout.text_name(tensor.name)) is not None
+    }
     tied = config.get("tie_word_embeddings", "lm_head.weight" not in shapes)
     vocabulary = config.get("vocab_size")
     for name in replaced:
@@ -135,12 +142,14 @@ def require_not_tied(
             )
 
 
-def _config(workspace: WorkspaceLayout) -> dict[str, Any]:
-    document = json.loads((workspace.base / "config.json").read_text(encoding="utf-8"))
+def _config(workspace: WorkspaceLayout, layout: BaseLayout) -> dict[str, Any]:
+    """Return the config of the model that was trained; the base's own may be that of a larger model."""
+    folder = workspace.base if layout.text_names is None else workspace.quantized_model
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return document if isinstance(document, dict) else {}
 
 
-def _digest(folder: Path, names: list[str]) -> str:
+def _digest(folder: Path, names: Sequence[str]) -> str:
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as threads:
         return weights_digest(folder, names, threads)
 

@@ -114,10 +114,23 @@ class ProvenWeights:
 
     def finish(self) -> tuple[TensorProof, ...]:
         """Compare the remaining tensors; return the comparisons of all tensors in the order of their names."""
+        for name in sorted(self._files.names & self._reference.kept):
+            self._compare_bytes(name)
         for name in sorted(self._files.names - self._proofs.keys()):
             for _ in self.blocks(name):
                 pass
         return tuple(self._proofs[name] for name in sorted(self._proofs))
+
+    def _compare_bytes(self, name: str) -> None:
+        """Compare a tensor of any type, whose bytes count as its elements here."""
+        size = self._files.bytes(name)
+        foreign = sum(
+            int((written != wanted).sum())
+            for written, wanted in zip(self._files.raw(name), self._reference.raw(name), strict=True)
+        )
+        self._proofs[name] = TensorProof(name, size, foreign)
+        self._done += size
+        self._progress(self._done, self._bytes)
 
     def _merged(self, name: str) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
         dtype = self._files.entry(name).dtype

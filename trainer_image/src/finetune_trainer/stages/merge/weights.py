@@ -56,9 +56,12 @@ class MergeInputs:
 
     def source(self, tensor: PlannedTensor, layout: BaseLayout) -> TensorSource:
         """Return the source of one tensor. Raises StageError(QuantizationMismatch) if the base lacks it."""
-        module = tensor.name.removesuffix(".weight")
-        if tensor.name in self.replaced:
-            return _Copied(*self.replaced[tensor.name], tensor)
+        module = layout.module(tensor.name)
+        if module is None:
+            return _Copied(*self.files.find(tensor.name), tensor)
+        replaced = self.replaced.get(layout.text_name(tensor.name) or tensor.name)
+        if replaced is not None:
+            return _Copied(*replaced, tensor)
         if module in self.updates or (self.requantized and module in layout.quantized):
             noise = None if self.seed is None else Noise.of(self.seed, tensor.name)
             return _Merged(self.base, tensor, self.updates.get(module), noise)
@@ -76,7 +79,12 @@ def require_matching(
     `shapes` has the shape of each update's weight. Raises StageError(InternalError) if an update or a replaced tensor has no
     weight, and ArtifactVerificationFailed if the shapes differ.
     """
-    tensors = {tensor.name: tensor for file in layout.files for tensor in file.tensors}
+    tensors = {
+        own: tensor
+        for file in layout.files
+        for tensor in file.tensors
+        if (own := layout.text_name(tensor.name)) is not None
+    }
     unmatched = sorted((updates.keys() - layout.quantized) | (replaced.keys() - tensors.keys()))
     if unmatched:
         raise StageError(
@@ -85,9 +93,7 @@ def require_matching(
             f"{', '.join(unmatched[:3])}",
         )
     wanted: dict[str, tuple[int, ...]] = {
-        tensor.name: shapes[module]
-        for tensor in tensors.values()
-        if (module := tensor.name.removesuffix(".weight")) in shapes
+        name: shapes[module] for name in tensors if (module := name.removesuffix(".weight")) in shapes
     }
     wanted |= {name: entry.shape for name, entry in replaced.items()}
     for name, shape in wanted.items():

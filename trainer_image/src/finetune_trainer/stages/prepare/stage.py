@@ -9,16 +9,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.memory_trace import TraceAnswer
-from finetune_trainer.contract.model_config import select_config_fields
+from finetune_trainer.contract.model_config import NESTED, select_config_fields
 from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, RunSpec
+from finetune_trainer.data.chat_template.processor import TEMPLATE, place_processor_template
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.data.dataset.row_source import open_source
 from finetune_trainer.evaluation.gate import require_passed
 from finetune_trainer.model.adapter_targets import reject_variant
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
-from finetune_trainer.model.describe import inspect_base_model
+from finetune_trainer.model.describe import BaseModel, inspect_base_model
 from finetune_trainer.model.merge_target import keeps_original
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.mxfp4 import DequantizedModel
@@ -85,9 +86,9 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     # The quantization inspects it again, but an unsupported model must fail before the rows are proven. It must also fail
     # with its own reason, before the operator sizes what it cannot know.
     base = inspect_base_model(tokenizer)
+    placed = place_processor_template(tokenizer, first=base.part is not None)
     # Before rows are proven and weights fetched: the operator can now decide if any GPU is large enough.
-    document = read_config(tokenizer / "config.json")
-    config = select_config_fields(document)
+    config, trained = _configs(tokenizer, base)
     progress.report_config(config)
     reported = time.monotonic()
     require_length(run.training.maximum_length, base)
@@ -101,19 +102,20 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     except DatasetRejectedError as rejected:
         report_rejection(run, layout, rejected)
         raise
-    traced = _traced(run, layout, progress, document, proven.result.longest_example)
+    traced = _traced(run, layout, progress, trained, proven.result.longest_example)
     # Before weights are fetched.
     with after_the_operator(reported):
-        check_space(run, layout, least_artifact_bytes(run, base.parameters))
+        check_space(run, layout, least_artifact_bytes(run, base.parameters + base.other_parameters))
     kept = KeptModel(source, layout.original) if keeps_original(run) else None
     # The checks of a folder's headers need the folder itself; its files are kept after the quantization.
     quantized = source if kept is None or isinstance(source, DirectoryModel) else kept
     model = quantize_model(quantized, layout, progress, run.model_cache.path if run.model_cache else None)
     if kept is not None:
         kept.keep_all(model.digest, lambda done, total: progress.update("FetchingModel", done, total))
-    if run.model.chat_template_path is not None:
+    template = run.model.chat_template_path or (tokenizer / TEMPLATE if placed else None)
+    if template is not None:
         # The artifact must be served with the template of its training.
-        shutil.copyfile(run.model.chat_template_path, layout.base / "chat_template.jinja")
+        shutil.copyfile(template, layout.base / TEMPLATE)
     head = report_dataset(run, layout, proven, tokenizer, progress, redact, base, ignored)
     for folder in (
         layout.root / "tokenizer",
@@ -129,12 +131,22 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     )
     # MERGE copies it into the manifest.
     write_marker(layout, "prepare", run.spec_hash, result.document())
-    trained = trained_result(run, layout)
+    later_result = trained_result(run, layout)
     return (
         StageResult(prepare=result)
-        if trained is None
-        else StageResult(prepare=result, completed=CompletedResult(train=trained))
+        if later_result is None
+        else StageResult(prepare=result, completed=CompletedResult(train=later_result))
     )
+
+
+def _configs(folder: Path, base: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config's members that the operator gets, and the whole config of the model that is trained."""
+    document = read_config(folder / "config.json")
+    if base.part is None:
+        return select_config_fields(document), document
+    # The text part as it is built, with the defaults of its class.
+    trained = base.part.document()
+    return select_config_fields({**document, NESTED: trained}), trained
 
 
 def _traced(
