@@ -38,7 +38,7 @@ from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 from finetune_operator.contract.tracking import Trackers, tracking_document
 
-CONTRACT_VERSION = "1.10"
+CONTRACT_VERSION = "1.11"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
@@ -200,7 +200,8 @@ def _newer_training(training: Training) -> dict[str, Any]:
         newer["checkpoint"] = training.checkpoint.model_dump(by_alias=True)
     if training.early_stopping is not None:
         newer["earlyStopping"] = training.early_stopping.model_dump(by_alias=True)
-    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing", "kernels"):
+    members = ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing", "kernels")
+    for member in (*members, "router_aux_loss_coefficient"):
         value = getattr(training, member)
         if value != getattr(plain, member):
             newer[to_camel(member)] = value

@@ -15,10 +15,11 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train import stage
+from finetune_trainer.stages.train.adapter import load_adapter_weights
 from finetune_trainer.stages.train.batching import BatchingCallback, choose
 from finetune_trainer.stages.train.checkpoints import newest_checkpoint
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import AdapterTrainer, load_adapter_weights
+from finetune_trainer.stages.train.loop import AdapterTrainer
 from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import THREAD
 from finetune_trainer.stages.train.probe import STEPS as PROBED

@@ -12,10 +12,9 @@ from finetune_trainer.contract.run_spec import Lora
 from finetune_trainer.model import load
 from finetune_trainer.model.load import cast_model
 from finetune_trainer.stages.train import master_weights
-from finetune_trainer.stages.train.adapter import add_adapter
+from finetune_trainer.stages.train.adapter import add_adapter, load_adapter_weights
 from finetune_trainer.stages.train.batching import choose
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
-from finetune_trainer.stages.train.loop import load_adapter_weights
 from finetune_trainer.stages.train.master_weights import (
     MasterLinear,
     kept_values,

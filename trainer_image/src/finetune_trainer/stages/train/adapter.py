@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners import tuners_utils
 from peft.utils import transformers_weight_conversion
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.adapter_targets import adapted_modules
@@ -164,4 +164,28 @@ def _check_trained(weights: dict[str, torch.Tensor]) -> None:
         raise StageError(
             Reason.ADAPTER_UNTRAINED,
             "the adapter must have changed, found every B matrix zero; check learning rate, steps and labels",
+        )
+
+
+def load_adapter_weights(model: Any, folder: Path) -> None:
+    """Load the adapter in `folder` into a model that has an adapter of the same shape.
+
+    Raises RuntimeError if a tensor is missing or unexpected.
+    """
+    weights = load_file(folder / _WEIGHTS)
+    packed = packed_adapters(model)
+    # peft would take them for modules of its own.
+    for name in packed.keys() & weights.keys():
+        packed[name].data.copy_(weights.pop(name))
+        packed.pop(name)
+    outcome: Any = set_peft_model_state_dict(model, weights)
+    own = set(packed_adapters(model))
+    missing = [
+        name for name in outcome.missing_keys if "lora_" in name and name.removesuffix(".default") not in own
+    ]
+    missing.extend(packed)
+    if missing or outcome.unexpected_keys:
+        raise RuntimeError(
+            f"a checkpoint's adapter must fit the model, found {len(missing)} missing and "
+            f"{len(outcome.unexpected_keys)} unexpected tensors in {folder.name}"
         )

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import PrinterCallback
 from transformers.trainer_callback import ExportableState
 from trl.trainer.sft_trainer import SFTTrainer
@@ -21,13 +19,11 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.fused.layers import FusedLayers
 from finetune_trainer.model.packed_attention import using_attention
-from finetune_trainer.model.packed_weight import packed_adapters
-from finetune_trainer.stages.train.adapter import checkpoint_tensors
-from finetune_trainer.stages.train.checkpoint_files import ADAPTER
+from finetune_trainer.stages.train.adapter import checkpoint_tensors, load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.early_stopping import history_of
-from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import Prefetcher
@@ -64,8 +60,9 @@ class AdapterTrainer(SFTTrainer):
     A batch of the loader has the rows of a whole step, and `batching` splits it into passes. `checkpoints` is the folder
     of the saved states, and `origin` describes the run in them. Without `origin`, nothing is saved. `tokens` counts this
     process's training tokens without padding. A checkpoint is copied to host memory, and a thread writes it while the
-    next steps run. `stop` is obeyed between two passes: the started step is dropped, and the state after the last
-    finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
+    next steps run. `objective` is the loss of the answers alone if it is not given. `stop` is obeyed between two passes: the
+    started step is dropped, and the state after the last finished one is saved. So a resumed run repeats no step, and ends
+    with the same adapter.
     """
 
     def __init__(
@@ -74,6 +71,7 @@ class AdapterTrainer(SFTTrainer):
         checkpoints: Path,
         batching: Batching,
         kernels: FusedLayers | None = None,
+        objective: Objective | None = None,
         origin: Origin | None = None,
         stop: StopRequest | None = None,
         clock: StepClock | None = None,
@@ -95,6 +93,9 @@ class AdapterTrainer(SFTTrainer):
         self.selection: SelectionRule | None = None
         """The rule by which checkpoints of earlier steps must stay."""
         self._kernels = kernels or FusedLayers()
+        self._objective = objective or Objective()
+        self._balance: torch.Tensor | None = None
+        self._balances: list[torch.Tensor] = []
         self._saves = origin is not None
         self._stop = stop or StopRequest()
         self._clock = clock or StepClock(time.monotonic)
@@ -121,11 +122,11 @@ class AdapterTrainer(SFTTrainer):
         """Return the sum of -ln p over a pass's learned tokens, divided by their number in the whole step.
 
         So passes of any size give the same sum. The value equals TRL's on every device. TRL's entropy and accuracy are
-        not computed.
+        not computed. The load-balancing loss of the pass is kept apart.
         """
         if return_outputs:
             raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
-        total = negative_log_likelihood(model, inputs)
+        total, self._balance = self._objective.parts(model, inputs)
         return total / max(1, len(inputs.targets) if num_items_in_batch is None else num_items_in_batch)
 
     @property
@@ -209,7 +210,7 @@ class AdapterTrainer(SFTTrainer):
             model.train()
         self._step = inputs
         device = self.args.device
-        loss = torch.zeros((), device=device)
+        loss, self._balances = torch.zeros((), device=device), []
         with using_attention(model, self.attention.implementation), self._kernels.active():
             for one in inputs.passes:
                 self._stop.check()
@@ -217,7 +218,11 @@ class AdapterTrainer(SFTTrainer):
                     self._writer.wait()
                 moved = one.moved(lambda value: value.to(device, non_blocking=True))
                 part = self.compute_loss(model, moved, num_items_in_batch=inputs.learned)
-                part.backward()
+                balance, self._balance = self._balance, None
+                if balance is not None:
+                    balance = balance * (one.tokens / inputs.tokens)
+                    self._balances.append(balance.detach())
+                self._objective.total(part, balance).backward()
                 loss += part.detach()
                 self.tokens += one.tokens
         return loss
@@ -268,7 +273,8 @@ class AdapterTrainer(SFTTrainer):
         if self.control.should_log and self._step is not None:
             # The base class would read both at once, and the device would be idle until the next step is queued.
             self.control.should_log = False
-            numbers = HostCopy(torch.stack((tr_loss, grad_norm.to(tr_loss.dtype))))
+            found = (tr_loss, grad_norm, *([sum(self._balances)] if self._balances else ()))
+            numbers = HostCopy(torch.stack([value.to(tr_loss.dtype) for value in found]))
             tr_loss.zero_()
             self._unread.add(
                 FinishedStep(
@@ -367,27 +373,3 @@ class AdapterTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the adapter's values into the model; peft's own loading would change their type."""
         load_adapter_weights(self.adapted if model is None else model, Path(resume_from_checkpoint))
-
-
-def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Load the adapter in `folder` into a model that has an adapter of the same shape.
-
-    Raises RuntimeError if a tensor is missing or unexpected.
-    """
-    weights = load_file(folder / ADAPTER)
-    packed = packed_adapters(model)
-    # peft would take them for modules of its own.
-    for name in packed.keys() & weights.keys():
-        packed[name].data.copy_(weights.pop(name))
-        packed.pop(name)
-    outcome: Any = set_peft_model_state_dict(model, weights)
-    own = set(packed_adapters(model))
-    missing = [
-        name for name in outcome.missing_keys if "lora_" in name and name.removesuffix(".default") not in own
-    ]
-    missing.extend(packed)
-    if missing or outcome.unexpected_keys:
-        raise RuntimeError(
-            f"a checkpoint's adapter must fit the model, found {len(missing)} missing and "
-            f"{len(outcome.unexpected_keys)} unexpected tensors in {folder.name}"
-        )

@@ -18,6 +18,7 @@ from finetune_trainer.contract.train_result import ProbeResult
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.random_states import random_states, restore_random_states
 from finetune_trainer.stages.train.settings import sft_config
 
@@ -94,6 +95,7 @@ def probe(
             checkpoints=workspace.checkpoints,
             batching=batching,
             kernels=kernels,
+            objective=Objective.of(model, training.router_aux_loss_coefficient),
         )
         trainer.train()
         reading = memory.read()

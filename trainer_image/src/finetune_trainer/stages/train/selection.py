@@ -10,11 +10,11 @@ from transformers.trainer_callback import TrainerState
 from finetune_trainer.contract.train_result import SelectionResult
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.stages.train.adapter import load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import whole_checkpoint
 from finetune_trainer.stages.train.early_stopping import SelectionCallback, best_of, history_of
 from finetune_trainer.stages.train.fit import measure_within
-from finetune_trainer.stages.train.loop import load_adapter_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
