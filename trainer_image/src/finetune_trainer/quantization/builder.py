@@ -274,8 +274,8 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     if missing and base.changed & files.keys():
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the weight files must hold their tensors as {base.architecture} does, found some that transformers changes "
-            f"while it loads them {tensor_list(base.changed & files.keys())}; choose another model",
+            f"the weight files must hold each layer of {base.architecture} as rows of one tensor, found tensors that transformers "
+            f"changes in another way while it loads them, {tensor_list(base.changed & files.keys())}; choose another model",
         )
     twice = sorted(name for name, known in base.aliases.items() if name in files and known in files)
     if twice:
