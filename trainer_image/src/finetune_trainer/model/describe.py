@@ -61,10 +61,10 @@ class BaseModel:
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
     are None if nothing limits it. `aliases` has the names in `parameter_shapes` of tensors that weight files of the family
     call otherwise. `cut` has the rows of a tensor of the files that are the weight of a module, and `joined` tells of a tensor
-    of the files to which tensor of the model its rows belong. `router_loss_obstacle` says why the model has no load-balancing
-    loss. `changed` names tensors that transformers converts in another
-    way. `packed` has the parameters of many matrices, whose tensors are also in `quantized`. `unquantized` names all linear
-    modules that stay in 16 bits, if there are others than the output head.
+    of the files to which tensor of the model its rows belong. `changed` names tensors that transformers converts in another
+    way. `router_loss_obstacle` says why the model has no load-balancing loss. `packed` has the parameters of many matrices,
+    whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if there are others
+    than the output head.
     """
 
     architecture: str

@@ -212,7 +212,7 @@ class StreamedModel:
 
     def _load(self, module: Any, names: dict[str, str]) -> None:
         for name, known in names.items():
-            found = [self._files.whole(rows.tensor)[rows.first : rows.last] for rows in self._rows(known)]
+            found = [self._value(rows) for rows in self._rows(known)]
             value = found[0] if len(found) == 1 else torch.cat(found)
             module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)  # noqa: SLF001 -- torch has no other way to replace a parameter on the meta device
 
@@ -221,6 +221,10 @@ class StreamedModel:
         if name in self._places.joined:
             return tuple(self._all_rows(tensor) for tensor in self._places.joined[name])
         return (self._places.cut.get(name) or self._all_rows(self.tensor(name)),)
+
+    def _value(self, rows: Rows) -> torch.Tensor:
+        whole = self._files.whole(rows.tensor)
+        return whole if whole.ndim == 0 else whole[rows.first : rows.last]
 
     def _all_rows(self, tensor: str) -> Rows:
         shape = self._files.entry(tensor).shape
