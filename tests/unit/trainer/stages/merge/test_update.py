@@ -192,7 +192,7 @@ def test_an_update_has_the_name_that_its_weight_has_in_the_files(tmp_path: Path)
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
 def test_layers_in_one_tensor_are_updated_in_their_own_rows(tmp_path: Path, step: int) -> None:
     """Rows 2 and 3 belong to a layer without an adapter. Rows are read in blocks that end anywhere."""
-    tensors = {**named(A, B, "q"), **named(A, torch.tensor([[2.0], [3.0], [5.0]]), "v")}
+    tensors = {**named(A, B, "q"), **named(A.clone(), torch.tensor([[2.0], [3.0], [5.0]]), "v")}
     places = base(q=("qkv.weight", 0, 2), k=("qkv.weight", 2, 4), v=("qkv.weight", 4, 7))
     updates = read_updates(write(tmp_path, tensors), places)
     assert list(updates) == ["qkv"]
