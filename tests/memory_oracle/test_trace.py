@@ -205,3 +205,20 @@ def test_experts_count_in_nf4_with_two_matrices_unpacked() -> None:
     load, loss, *_ = (1024 * size for size in found.rungs[0][3:])
     assert resident <= load <= 1.05 * resident
     assert load + 4 * 2048 * 768 < loss < 1.3 * resident
+
+
+def test_the_logits_of_routers_count_until_the_backward_pass() -> None:
+    """Softmax and choice of the load-balancing loss take several times the logits, for one layer at a time."""
+    document = {**default_config("qwen3_moe"), "num_hidden_layers": 4}
+    training = plan_spec(PLAN).training
+    balanced = training.model_copy(update={"router_aux_loss_coefficient": 0.01})
+    peaks = []
+    for one in (training, balanced):
+        answer = traced(TraceRequest(training=one, config=document, length=512))
+        assert answer.trace is not None, answer.problem
+        row = answer.trace.rungs[0]
+        peaks.append([1024 * size for size in row[3:]])
+    (load, loss, *_), (same, more, *_) = peaks
+    logits = 4 * 128 * 512 * row[0] * 2
+    assert load == same
+    assert logits <= more - loss <= 16 * logits

@@ -223,6 +223,8 @@ class Training(Value):
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Larger gradients are scaled down to this norm; 0 for no limit."""
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    router_aux_loss_coefficient: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The weight of the loss that balances the load of experts; None leaves it out. Since 1.11."""
     packing: Literal["Auto", "Never"] = "Auto"
     """`Auto` packs rows into passes without padding if the model allows that; `Never` groups them by length."""
     kernels: Literal["Auto", "Reference"] = "Auto"

@@ -17,6 +17,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import BaseModel, quantization_config
 from finetune_trainer.model.safetensors_file import FLOATS, TensorEntry, read_header
 from finetune_trainer.model.support import reject_tensor_names, tensor_list
+from finetune_trainer.model.weight_places import Rows
 from finetune_trainer.quantization.cache import MANIFEST, write_manifest
 from finetune_trainer.quantization.file_quantizer import FileQuantizer
 from finetune_trainer.quantization.tied_weights import require_equal_ties
@@ -25,7 +26,7 @@ from finetune_trainer.workspace.digests import parts_digest
 from finetune_trainer.workspace.layout import digest_of, write_json_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -106,6 +107,7 @@ class QuantizedModelBuilder:
             files = self._quantize_files(base, quantizer)
             names = _names(files)
             _check_names(base, names)
+            _check_joined(base, files)
             written = {tensor: self._folder / "model" / file for tensor, file in names.items()}
             spelled = {base.known(name): name for name in names}
             ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
@@ -115,8 +117,7 @@ class QuantizedModelBuilder:
                 self._folder / "base" / "layout.json",
                 {
                     "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
-                    "quantized": list(base.quantized),
-                    **({"transposed": list(base.transposed)} if base.transposed else {}),
+                    **_layout_members(base, spelled),
                 },
             )
             result = QuantizedModel(
@@ -163,7 +164,8 @@ class QuantizedModelBuilder:
                     self._on_activity()
                     self._progress.update("Quantizing", min(before + done, total), total)
 
-                quantizer.quantize(path, weights, output, advance)
+                chosen = {entry.name for entry in entries if base.known(entry.name) in weights}
+                quantizer.quantize(path, chosen, output, advance)
                 record = {
                     "name": name,
                     "tensors": [
@@ -223,6 +225,47 @@ def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {tensor["name"]: record["name"] for record in records for tensor in record["tensors"]}
 
 
+def _layout_members(base: BaseModel, spelled: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the layout tells of the quantized tensors; `spelled` has the names in the files of known tensors."""
+    tensors = {module: base.tensor_of(module) for module in base.quantized}
+    held = {module: spelled.get(known, known) for module, known in tensors.items()}
+    places = {
+        module: base.cut.get(module) or Rows(name, 0, base.parameter_shapes[tensors[module]][0])
+        for module, name in held.items()
+        if module in base.cut or name not in {f"{module}.weight", module}
+    }
+    members: dict[str, Any] = {
+        "quantized": list(dict.fromkeys(name.removesuffix(".weight") for name in held.values()))
+    }
+    if base.transposed:
+        members["transposed"] = list(base.transposed)
+    if places:
+        members["places"] = {
+            module: [rows.tensor, rows.first, rows.last] for module, rows in sorted(places.items())
+        }
+    return members
+
+
+def _check_joined(base: BaseModel, files: list[dict[str, Any]]) -> None:
+    """Check that tensors which transformers joins have as many rows together as the model's. Raises StageError(InvalidModel)."""
+    wanted: dict[str, int] = {}
+    for tensor, name in base.joined.items():
+        wanted[name] = wanted.get(name, 0) + base.parameter_shapes[tensor][0]
+    found = dict.fromkeys(wanted, 0)
+    for file in files:
+        for tensor in file["tensors"]:
+            if tensor["name"] in base.joined:
+                found[base.joined[tensor["name"]]] += tensor["shape"][0]
+    for name, rows in wanted.items():
+        if found[name] != rows:
+            parts = [tensor for tensor, own in base.joined.items() if own == name]
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"the tensors {tensor_list(parts)} must have the {rows} rows together that config.json asks for, found "
+                f"{found[name]}; correct config.json or fetch the model again",
+            )
+
+
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
@@ -231,8 +274,8 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     if missing and base.changed & files.keys():
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the weight files must hold their tensors as {base.architecture} does, found some that transformers changes "
-            f"while it loads them {tensor_list(base.changed & files.keys())}; choose another model",
+            f"the weight files must hold each layer of {base.architecture} as rows of one tensor, found tensors that transformers "
+            f"changes in another way while it loads them, {tensor_list(base.changed & files.keys())}; choose another model",
         )
     twice = sorted(name for name, known in base.aliases.items() if name in files and known in files)
     if twice:
@@ -283,7 +326,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
                 f"weights must be BF16, F16 or F32, found {entry.dtype} in tensor {entry.name} of {file}; "
                 "save the model in bf16",
             )
-        if shape != entry.shape:
+        if shape != entry.shape and not (entry.name in base.joined and shape[1:] == entry.shape[1:]):
             raise StageError(
                 Reason.INVALID_MODEL,
                 f"tensor {entry.name} in {file} must have the shape {list(shape)} that config.json asks for, "

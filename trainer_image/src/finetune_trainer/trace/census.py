@@ -71,7 +71,8 @@ def take_census(
         if isinstance(module, Linear4bit):
             weights = module.in_features * module.out_features
             biases = 0 if module.bias is None else module.bias.numel()
-            size = _packed_bytes(weights) + _WIDTH * biases
+            weight: Any = module.weight
+            size = _packed_bytes(weights, nested=weight.compress_statistics) + _WIDTH * biases
             groups["Quantized"] = groups.get("Quantized", Group()).plus(weights + biases, size)
             continue
         embeds = id(module) in ends or isinstance(module, torch.nn.Embedding)
@@ -80,6 +81,8 @@ def take_census(
     return Census(groups, len(adapted_modules(targets, adaptable_modules(model))) + packed.adapted)
 
 
-def _packed_bytes(weights: int) -> int:
+def _packed_bytes(weights: int, *, nested: bool) -> int:
     blocks = -(-weights // _BLOCK)
+    if not nested:
+        return -(-weights // 2) + 4 * blocks
     return -(-weights // 2) + blocks + 4 * -(-blocks // _CONSTANTS_BLOCK)

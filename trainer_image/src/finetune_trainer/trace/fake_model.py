@@ -17,6 +17,7 @@ from finetune_trainer.model.describe import replace_linear_layers
 from finetune_trainer.model.load import attention_implementation, compute_dtype
 from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.model.support import is_native
+from finetune_trainer.model.weight_places import weight_places
 from finetune_trainer.trace.allocations import rounded
 
 # Block sizes of bitsandbytes' NF4 (functional.quantize_4bit): weights per block, first-level constants per block.
@@ -67,7 +68,13 @@ def quantized_structure(model: Any) -> Any:
 
     The 4-bit modules are those that PREPARE quantizes. Packed parameters stay as they are (`trace.packed`).
     """
-    replace_linear_layers(model, packed_parameters(model))
+    packed = packed_parameters(model)
+    places = weight_places(model, {parameter.name for parameter in packed})
+    layers = replace_linear_layers(model, packed)
+    for name in layers:
+        if f"{name}.weight" in places.cut:
+            # TRAIN gives rows of a larger tensor scales of their own (`model.packed_load`).
+            model.get_submodule(name).weight.compress_statistics = False
     return model
 
 

@@ -18,15 +18,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.load import attention_implementation
 from finetune_trainer.model.matrix_stack import MatrixStack, use_own_experts
-from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
 from finetune_trainer.model.packed_parameters import packed_parameters
+from finetune_trainer.model.weight_places import Rows, weight_places
+from finetune_trainer.stages.merge.tensor_files import row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.model.packed_parameters import PackedParameter
     from finetune_trainer.stages.merge.tensor_files import TensorFiles
 
 # A module other than a linear layer or an embedding stays in memory up to this size. Some architectures read such
@@ -136,14 +138,16 @@ class StreamedModel:
         self.model.eval()
         self._files = files
         self._ties = dict(self.model.all_tied_weights_keys)
-        self._aliases = {known: name for name, known in other_names(self.model).items() if known}
-        self._streamed: dict[int, str] = {}
+        packed = packed_parameters(self.model)
+        self._places = weight_places(self.model, {parameter.name for parameter in packed})
+        self._aliases = {known: name for name, known in self._places.renamed.items()}
+        self._streamed: dict[int, Rows] = {}
         use_own_experts(self.model)
-        self._stacks = self._place_stacks()
+        self._stacks = self._place_stacks(packed)
         self._place_parameters()
         for name, buffer in self.model.named_buffers():
-            if name in files:
-                buffer.copy_(files.whole(name))
+            if self.tensor(name) in files:
+                buffer.copy_(files.whole(self.tensor(name)))
 
     def tensor(self, name: str) -> str:
         """Return the name in the files of a parameter, which may be tied to another one."""
@@ -171,14 +175,14 @@ class StreamedModel:
         for one in runs:
             for stack in self._stacks:
                 stack.weights = one
-            with _Streaming(self._streamed, partial(_linear, one), self._embed):
+            with _Streaming(self._streamed, partial(self._linear, one), self._embed):
                 states = hidden_states(self.model, ids.repeat(one.variants, 1))
             scores.extend(self._predict(states, examples, positions, one))
         return scores
 
-    def _place_stacks(self) -> list[_StreamedStack]:
+    def _place_stacks(self, packed: Sequence[PackedParameter]) -> list[_StreamedStack]:
         stacks = []
-        for parameter in packed_parameters(self.model):
+        for parameter in packed:
             for part in parameter.parts:
                 self._files.entry(part.tensor)
             path, _, name = parameter.name.rpartition(".")
@@ -193,11 +197,12 @@ class StreamedModel:
         for path, module in self.model.named_modules():
             streamed = type(module) is torch.nn.Linear or isinstance(module, torch.nn.Embedding)
             own = dict(module.named_parameters(recurse=False))
-            names = {name: self.tensor(f"{path}.{name}" if path else name) for name in own}
-            for tensor in names.values():
-                self._files.entry(tensor)
-            if streamed:
-                self._streamed[id(own.pop("weight"))] = names.pop("weight")
+            names = {name: f"{path}.{name}" if path else name for name in own}
+            for name in names.values():
+                for rows in self._rows(name):
+                    self._files.entry(rows.tensor)
+            if streamed and len(self._rows(names["weight"])) == 1:
+                self._streamed[id(own.pop("weight"))] = self._rows(names.pop("weight"))[0]
             load = partial(self._load, module, names)
             if sum(parameter.numel() for parameter in own.values()) <= _RESIDENT_ELEMENTS:
                 load()
@@ -206,13 +211,51 @@ class StreamedModel:
                 module.register_forward_hook(partial(_unload, own))
 
     def _load(self, module: Any, names: dict[str, str]) -> None:
-        for name, tensor in names.items():
-            module._parameters[name] = torch.nn.Parameter(self._files.whole(tensor), requires_grad=False)  # noqa: SLF001 -- torch has no other way to replace a parameter on the meta device
+        for name, known in names.items():
+            found = [self._value(rows) for rows in self._rows(known)]
+            value = found[0] if len(found) == 1 else torch.cat(found)
+            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)  # noqa: SLF001 -- torch has no other way to replace a parameter on the meta device
 
-    def _embed(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+    def _rows(self, name: str) -> tuple[Rows, ...]:
+        """Return the rows of the files that are a parameter of the model."""
+        if name in self._places.joined:
+            return tuple(self._all_rows(tensor) for tensor in self._places.joined[name])
+        return (self._places.cut.get(name) or self._all_rows(self.tensor(name)),)
+
+    def _value(self, rows: Rows) -> torch.Tensor:
+        whole = self._files.whole(rows.tensor)
+        return whole if whole.ndim == 0 else whole[rows.first : rows.last]
+
+    def _all_rows(self, tensor: str) -> Rows:
+        shape = self._files.entry(tensor).shape
+        return Rows(tensor, 0, shape[0] if shape else 1)
+
+    def _embed(self, rows: Rows, ids: torch.Tensor) -> torch.Tensor:
         """Look the ids up; only their rows are read."""
-        used, places = ids.unique(return_inverse=True)
-        return self._files.rows(name, used.tolist())[places]
+        used, places = (ids + rows.first).unique(return_inverse=True)
+        return self._files.rows(rows.tensor, used.tolist())[places]
+
+    def _linear(
+        self, weights: Weights, rows: Rows, inputs: torch.Tensor, bias: torch.Tensor | None, outputs: int
+    ) -> torch.Tensor:
+        """Apply to each part of the batch the weight of its variant."""
+        result = inputs.new_empty((*inputs.shape[:-1], outputs))
+        for first, variants in self._blocks(weights, rows):
+            last = first + variants[0].shape[0]
+            for part, found, weight in zip(
+                inputs.tensor_split(len(variants)), result.tensor_split(len(variants)), variants, strict=True
+            ):
+                found[..., first:last] = functional.linear(part, weight)
+        return result if bias is None else result.add_(bias)
+
+    def _blocks(self, weights: Weights, rows: Rows) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        """Yield (first row, rows of each variant) of a weight that is a whole tensor, or rows of one."""
+        shape = self._files.entry(rows.tensor).shape
+        if rows.count == shape[0]:
+            yield from weights.blocks(rows.tensor)
+            return
+        for first, count in row_blocks(rows.count, shape[-1]):
+            yield first, weights.span(rows.tensor, rows.first + first, count)
 
     def _predict(
         self,
@@ -239,8 +282,8 @@ class StreamedModel:
         predictions = [
             _Prediction(part[rows, columns], targets, kept, vocabulary) for part in parts.unbind(0)
         ]
-        name = self._streamed[id(head.projection.weight)]
-        for first, variants in weights.blocks(name):
+        rows = self._streamed[id(head.projection.weight)]
+        for first, variants in self._blocks(weights, rows):
             for index, prediction in enumerate(predictions):
                 prediction.add(first, variants[index if len(variants) > 1 else 0], head)
         return [prediction.scores() for prediction in predictions]
@@ -297,9 +340,9 @@ class _Streaming(TorchFunctionMode):
 
     def __init__(
         self,
-        names: dict[int, str],
-        linear: Callable[[str, torch.Tensor, torch.Tensor | None, int], torch.Tensor],
-        embed: Callable[[str, torch.Tensor], torch.Tensor],
+        names: dict[int, Rows],
+        linear: Callable[[Rows, torch.Tensor, torch.Tensor | None, int], torch.Tensor],
+        embed: Callable[[Rows, torch.Tensor], torch.Tensor],
     ) -> None:
         super().__init__()
         self._names, self._linear, self._embed = names, linear, embed
@@ -317,20 +360,6 @@ class _Streaming(TorchFunctionMode):
             if name is not None:
                 return self._embed(name, args[0])
         return function(*args, **given)
-
-
-def _linear(
-    weights: Weights, name: str, inputs: torch.Tensor, bias: torch.Tensor | None, outputs: int
-) -> torch.Tensor:
-    """Apply to each part of the batch the weight of its variant."""
-    result = inputs.new_empty((*inputs.shape[:-1], outputs))
-    for first, variants in weights.blocks(name):
-        last = first + variants[0].shape[0]
-        for part, found, weight in zip(
-            inputs.tensor_split(len(variants)), result.tensor_split(len(variants)), variants, strict=True
-        ):
-            found[..., first:last] = functional.linear(part, weight)
-    return result if bias is None else result.add_(bias)
 
 
 def _unload(empty: dict[str, Any], module: Any, _inputs: Any, _output: Any) -> None:

@@ -78,7 +78,7 @@ def write_weights(
     source, expected = workspace.quantized_model, model_digest
     if original:
         source, expected = workspace.original, read_original(workspace.original, model_digest)
-    updates = read_updates(workspace.adapter, layout.transposed) if kind == "Merged" else None
+    updates = read_updates(workspace.adapter, layout) if kind == "Merged" else None
     inputs = {
         "format": _FORMAT,
         "base": expected,

@@ -32,7 +32,9 @@ SECONDS = 150.0
 FOLDER = "traces"
 _STEP = "trace"
 _FORMAT = 1  # increase it if the same inputs would give another trace
-_DECISIVE = {"effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora"}
+_DECISIVE = {
+    "effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora", "router_aux_loss_coefficient",
+}  # fmt: skip
 """What of `training` a trace depends on."""
 _TOOLS = ("bitsandbytes", "peft", "torch", "transformers", "trl")
 _LONGEST_PROBLEM = 256
@@ -56,7 +58,7 @@ def trace_memory(
         "config": config,
         "length": length,
     }
-    decisive = run.training.model_dump(mode="json", include=_DECISIVE)
+    decisive = run.training.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
     versions = {name: importlib.metadata.version(name) for name in _TOOLS}
     inputs = digest_of(
         {"config": config, "length": length, "training": decisive, "versions": versions, "format": _FORMAT}

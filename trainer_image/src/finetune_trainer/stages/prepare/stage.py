@@ -20,6 +20,7 @@ from finetune_trainer.model.adapter_targets import reject_variant
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.merge_target import keeps_original
+from finetune_trainer.model.router_loss import no_router_loss
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.mxfp4 import DequantizedModel
 from finetune_trainer.quantization.original import KeptModel
@@ -92,6 +93,8 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     reported = time.monotonic()
     require_length(run.training.maximum_length, base)
     reject_variant(run.training.lora, base.transposed)
+    if run.training.router_aux_loss_coefficient is not None and base.router_loss_obstacle is not None:
+        raise no_router_loss(base.router_loss_obstacle)
     require_provable(trial(tokenizer))
     ignored = ignored_files(source)
     for name, why in ignored.items():
