@@ -189,27 +189,3 @@ def _check_trained(weights: dict[str, torch.Tensor]) -> None:
             Reason.ADAPTER_UNTRAINED,
             "the adapter must have changed, found every B matrix zero; check learning rate, steps and labels",
         )
-
-
-def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Load the adapter in `folder` into a model that has an adapter of the same shape.
-
-    Raises RuntimeError if a tensor is missing or unexpected.
-    """
-    weights = load_file(folder / _WEIGHTS)
-    packed = packed_adapters(model)
-    # peft would take them for modules of its own.
-    for name in packed.keys() & weights.keys():
-        packed[name].data.copy_(weights.pop(name))
-        packed.pop(name)
-    outcome: Any = set_peft_model_state_dict(model, weights)
-    own = set(packed_adapters(model))
-    missing = [
-        name for name in outcome.missing_keys if "lora_" in name and name.removesuffix(".default") not in own
-    ]
-    missing.extend(packed)
-    if missing or outcome.unexpected_keys:
-        raise RuntimeError(
-            f"a checkpoint's adapter must fit the model, found {len(missing)} missing and "
-            f"{len(outcome.unexpected_keys)} unexpected tensors in {folder.name}"
-        )

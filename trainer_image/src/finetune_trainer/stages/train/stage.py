@@ -29,7 +29,7 @@ from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.report.curve import training_report, write_training_report
 from finetune_trainer.stages.train import memory
-from finetune_trainer.stages.train.adapter import add_adapter, load_adapter_weights, save_adapter
+from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.batching import (
     Batching,
     BatchingCallback,

@@ -69,9 +69,7 @@ class Gradients:
 class SharedGradients(Gradients):
     """Those of a step whose rows several ranks have: each has a replica of the model, and DDP adds their gradients."""
 
-    def __init__(
-        self, model: Any, ranks: Ranks, seed: int, measure: Measure | None = None
-    ) -> None:
+    def __init__(self, model: Any, ranks: Ranks, seed: int, measure: Measure | None = None) -> None:
         """Give the trained values of `model` those of the first rank. `seed` is that of the run."""
         super().__init__(measure)
         self._ranks = ranks
