@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import Prefetcher
-from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.random_states import StepEnd, random_states
 from finetune_trainer.stages.train.ranks.gradients import Gradients, SharedGradients
 from finetune_trainer.stages.train.ranks.group import ALONE
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
@@ -47,14 +46,6 @@ if TYPE_CHECKING:
     from finetune_trainer.stages.train.ranks.group import Ranks
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """A finished optimizer step, and the generators' states at its end."""
-
-    step: int
-    randomness: dict[str, Any]
 
 
 class AdapterTrainer(SFTTrainer):
@@ -111,7 +102,7 @@ class AdapterTrainer(SFTTrainer):
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
         self._waiting = WaitingTime(time.monotonic())
         self._memory = HostMemory()
-        self._finished: _Finished | None = None
+        self._finished: StepEnd | None = None
         self._step: Step | None = None
         self._unread = UnreadSteps(self._report)
         # A walk over all modules takes as long as a part of a step on a fast GPU.
@@ -316,7 +307,7 @@ class AdapterTrainer(SFTTrainer):
         if self.control.should_evaluate or self.control.should_training_stop:
             self._unread.report_all()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **settings)
-        self._finished = _Finished(self.state.global_step, random_states())
+        self._finished = StepEnd(self.state.global_step, random_states())
         self._check_stop()
 
     def _check_stop(self) -> None:
@@ -339,7 +330,7 @@ class AdapterTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
         if self._saves:
             with self._clock.pause():
-                self._submit(_Finished(self.state.global_step, random_states()))
+                self._submit(StepEnd(self.state.global_step, random_states()))
 
     def _save_finished(self) -> None:
         """Save the last finished step, if that has not happened, and wait until it is on the disk."""
@@ -370,7 +361,7 @@ class AdapterTrainer(SFTTrainer):
         except Exception:  # noqa: BLE001 -- the error that ends the training is raised
             _log.exception("the state of the last step is not saved")
 
-    def _submit(self, finished: _Finished) -> None:
+    def _submit(self, finished: StepEnd) -> None:
         """Copy the state of the last finished step, and let it be written; wait for the write before it."""
         # Nothing is saved whose loss or gradient is not finite.
         self._unread.report_all()
