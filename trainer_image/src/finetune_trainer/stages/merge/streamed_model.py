@@ -282,8 +282,7 @@ class StreamedModel:
         predictions = [
             _Prediction(part[rows, columns], targets, kept, vocabulary) for part in parts.unbind(0)
         ]
-        rows = self._streamed[id(head.projection.weight)]
-        for first, variants in self._blocks(weights, rows):
+        for first, variants in self._blocks(weights, self._streamed[id(head.projection.weight)]):
             for index, prediction in enumerate(predictions):
                 prediction.add(first, variants[index if len(variants) > 1 else 0], head)
         return [prediction.scores() for prediction in predictions]
