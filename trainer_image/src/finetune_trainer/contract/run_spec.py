@@ -18,6 +18,7 @@ from finetune_trainer.errors import Reason, StageError
 
 CONTRACT_VERSION = "1.11"
 DEFAULT_GENERATED_ROWS = 32
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Job(Value):
@@ -319,6 +320,11 @@ class Telemetry(Value):
 
     port: Annotated[int, Field(ge=1024, le=65000)]
     host: str = "0.0.0.0"  # noqa: S104 -- pods are scraped on their IP
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can read the progress, so that no operator does."""
+        return self.host in _LOOPBACK
 
 
 class Limits(Value):

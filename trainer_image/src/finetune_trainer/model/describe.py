@@ -156,7 +156,7 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     for name in (*(parameter.name for parameter in packed), *places.cut, *places.joined):
         del shapes[name]
     shapes |= parts | dict(places.shapes)
-    linear = replace_linear_layers(model, packed)
+    linear = replace_linear_layers(model, (parameter.name for parameter in packed))
     _require_whole_blocks(linear, places, type(model).__name__)
     quantized = (*linear, *sorted(name.removesuffix(".weight") for name in parts))
     if not quantized:
@@ -249,12 +249,12 @@ def _build(folder: Path, document: dict[str, Any]) -> Any:
         ) from error
 
 
-def replace_linear_layers(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:
+def replace_linear_layers(model: Any, packed: Iterable[str]) -> tuple[str, ...]:
     """Replace the linear layers that PREPARE quantizes by 4-bit ones, and return their names.
 
-    These are the layers that transformers would replace, without `kept_layers` and the parameters `packed`.
+    These are the layers that transformers would replace, without `kept_layers` and the parameters named `packed`.
     """
-    kept = [*kept_layers(model), *(parameter.name.removesuffix(".weight") for parameter in packed)]
+    kept = [*kept_layers(model), *(name.removesuffix(".weight") for name in packed)]
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
     skipped = [*skipped, *(f"^{re.escape(name)}$" for name in kept)]
     replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())

@@ -18,6 +18,7 @@ from finetune_trainer.model.packed_parameters import (
     PackedParameter,
     PackedPart,
     kept_layers,
+    packed_names,
     packed_parameters,
 )
 from finetune_trainer.model.packed_weight import Nf4Rows, PackedWeight
@@ -39,8 +40,7 @@ def has_packed_parameters(config: Any) -> bool:
     So it is if not all of its matrices are plain, or if its weight files hold a linear layer in another way than the model.
     """
     model = _built(config, "eager", torch.bfloat16, buffers=True)
-    packed = packed_parameters(model)
-    if packed or kept_layers(model):
+    if packed_names(model) or kept_layers(model):
         return True
     places = weight_places(model, ())
     head = model.get_output_embeddings()

@@ -39,9 +39,14 @@ from finetune_trainer.stages.prepare.dataset import (
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
-from finetune_trainer.stages.prepare.memory_trace import needs_trace, trace_memory
+from finetune_trainer.stages.prepare.memory_trace import (
+    is_sized_by_trace,
+    needs_trace,
+    require_size,
+    trace_memory,
+)
 from finetune_trainer.stages.prepare.model_proof import Trial, no_trial, require_provable
-from finetune_trainer.stages.prepare.operator_hold import after_the_operator
+from finetune_trainer.stages.prepare.operator_hold import after_the_operator, await_decision
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
@@ -143,12 +148,20 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
 def _traced(
     run: RunSpec, layout: WorkspaceLayout, progress: Reporter, config: dict[str, Any], longest: int
 ) -> TraceAnswer:
-    """Trace the model's memory where sizing needs it. Before weights are fetched, so that a model that fits nowhere costs none."""
-    if not needs_trace(run, config["model_type"]):
+    """Trace the model's memory where sizing needs it.
+
+    A model without a formula is first sized here. No weight is fetched before the operator can hold a job that fits nowhere.
+    Raises StageError(ModelSizeUnknown) as `require_size` does.
+    """
+    kind = config["model_type"]
+    if not needs_trace(run, kind):
         return TraceAnswer()
     progress.update("TracingMemory", 0, None)
     answer = trace_memory(run, layout, config, longest)
     progress.report_trace(answer.trace)
+    require_size(run, kind, answer)
+    if is_sized_by_trace(kind) and progress.port is not None and not run.telemetry.is_local:
+        await_decision(time.monotonic())
     return answer
 
 
