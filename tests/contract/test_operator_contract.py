@@ -150,6 +150,7 @@ SPECS = {
             "weightDecay": 0.01,
             "maximumGradientNorm": 0.3,
             "neftuneNoiseAlpha": 5,
+            "routerAuxLossCoefficient": 0.01,
             "packing": "Never",
             "kernels": "Reference",
             "earlyStopping": {"patience": 2, "minimumImprovement": 0.01},

@@ -9,15 +9,13 @@ import pytest
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.contract.memory_trace import TraceRequest
 from finetune_trainer.trace.command import traced
-from finetune_trainer.trace.profile import Tracer
-from finetune_trainer.trace.ways import Way
-from transformers import AutoConfig
 
+from tests.support.memory_oracle.comparison import TOO_LITTLE, TOO_MUCH, compare, trace_phases
 from tests.support.memory_oracle.fake_run import plan_spec, run_fake
+from tests.support.memory_oracle.published import BY_NAME, default_config
 
 pytestmark = pytest.mark.slow
 
-TOO_MUCH, TOO_LITTLE = 1.03, 0.98
 SMALL: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 8192,
@@ -29,24 +27,6 @@ SMALL: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 PLAN = TrainingPlan(512, 2)
-
-
-def trace(document: dict[str, Any], plan: TrainingPlan, *, whole: bool = False) -> dict[str, int]:
-    """Return the traced peak of each phase, with the optimizer's states."""
-    tracer = Tracer(document, plan_spec(plan), whole=whole)
-    accumulates = plan.gradient_accumulation > 1
-    way = Way(
-        plan.micro_batch_size, plan.sequence_length, accumulates, plan.gradient_checkpointing, plan.weights
-    )
-    with tracer.tracing():
-        peaks, states = tracer.peaks(way, plan.optimizer), tracer.optimizer_states(plan.optimizer)
-    return {
-        "Load": peaks.load,
-        "Loss": peaks.loss + states,
-        "Recompute": peaks.recompute + states,
-        "Optimizer": peaks.optimizer + states,
-        "Evaluation": peaks.evaluation + states,
-    }
 
 
 @pytest.mark.parametrize(
@@ -63,33 +43,23 @@ def trace(document: dict[str, Any], plan: TrainingPlan, *, whole: bool = False) 
 )
 def test_a_few_layers_give_the_peaks_of_all(plan: TrainingPlan) -> None:
     """Every phase, not only the largest one, up to the rounding of scalars."""
-    found, expected = trace(SMALL, plan), run_fake(SMALL, plan).phases
+    found, expected = trace_phases(SMALL, plan), run_fake(SMALL, plan).phases
     for phase, peak in expected.items():
         assert found[phase] == pytest.approx(peak, rel=0.005), phase
 
 
 def test_layers_of_several_kinds_give_the_peaks_of_all() -> None:
     mixed = {**SMALL, "model_type": "olmo3", "num_hidden_layers": 9, "sliding_window": 128}
-    found, expected = trace(mixed, PLAN), run_fake(mixed, PLAN).phases
+    found, expected = trace_phases(mixed, PLAN), run_fake(mixed, PLAN).phases
     for phase, peak in expected.items():
         assert found[phase] == pytest.approx(peak, rel=0.005), phase
 
 
 def test_all_layers_traced_as_a_whole_give_the_same_peaks() -> None:
     shallow = {**SMALL, "num_hidden_layers": 3}
-    found, expected = trace(shallow, PLAN, whole=True), trace(shallow, PLAN)
+    found, expected = trace_phases(shallow, PLAN, whole=True), trace_phases(shallow, PLAN)
     for phase, peak in expected.items():
         assert found[phase] == pytest.approx(peak, rel=0.001), phase
-
-
-def default_config(kind: str, **changes: Any) -> dict[str, Any]:
-    """Return the config that transformers ships for a model type, which is that of a published model."""
-    document = AutoConfig.for_model(kind).to_dict()
-    return {
-        **{name: value for name, value in document.items() if value is not None},
-        "model_type": kind,
-        **changes,
-    }
 
 
 USUAL = (
@@ -127,6 +97,7 @@ FURTHER = (
 )
 
 
+CHEAP = ("CodeGen 350M", "Granite 3.1 1B A400M")
 DEPENDENT = frozenset({"gemma3n_text", "gemma4_text", "zamba2"})
 """Those whose layers share values or modules, so that all of them run."""
 
@@ -134,9 +105,27 @@ DEPENDENT = frozenset({"gemma3n_text", "gemma4_text", "zamba2"})
 @pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(name, marks=pytest.mark.full) for name in FURTHER)])
 def test_a_family_without_a_closed_form_is_traced_within_three_percent(kind: str) -> None:
     document = default_config(kind)
-    found = max(trace(document, PLAN, whole=kind in DEPENDENT).values())
+    found = max(trace_phases(document, PLAN, whole=kind in DEPENDENT).values())
     peak = run_fake(document, PLAN).peak_bytes
     assert TOO_LITTLE * peak <= found <= TOO_MUCH * peak, f"{found / peak - 1:+.2%} of {peak / 2**30:.3f} GiB"
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_the_trace_of_a_published_model_is_that_of_all_its_layers(name: str) -> None:
+    """Experts of the run are TRAIN's own: packed, and one after another."""
+    found = compare(BY_NAME[name])
+    assert found.agrees, f"{found.share - 1:+.2%}, {found}"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [TrainingPlan(7, 8), TrainingPlan(300, 8, gradient_checkpointing=False)],
+    ids=["short rows", "all saved"],
+)
+def test_every_way_to_train_a_mixture_is_traced_within_three_percent(plan: TrainingPlan) -> None:
+    """With four layers, a mixture shows every kind of layer and of memory."""
+    found = compare(replace(BY_NAME["OLMoE 7B A1B"].with_layers(4), plan=plan))
+    assert found.agrees, f"{found.share - 1:+.2%}, {found}"
 
 
 def test_layers_that_depend_on_each_other_run_all_together() -> None:
@@ -146,7 +135,7 @@ def test_layers_that_depend_on_each_other_run_all_together() -> None:
     answer = traced(TraceRequest(training=plan_spec(PLAN).training, config=document, length=64))
     assert answer.trace is not None, answer.problem
     with pytest.raises(RuntimeError, match="shape"):
-        trace(document, PLAN)
+        trace_phases(document, PLAN)
 
 
 def test_the_answer_has_all_ways_modules_and_optimizers() -> None:
@@ -205,3 +194,20 @@ def test_experts_count_in_nf4_with_two_matrices_unpacked() -> None:
     load, loss, *_ = (1024 * size for size in found.rungs[0][3:])
     assert resident <= load <= 1.05 * resident
     assert load + 4 * 2048 * 768 < loss < 1.3 * resident
+
+
+def test_the_logits_of_routers_count_until_the_backward_pass() -> None:
+    """Softmax and choice of the load-balancing loss take several times the logits, for one layer at a time."""
+    document = {**default_config("qwen3_moe"), "num_hidden_layers": 4}
+    training = plan_spec(PLAN).training
+    balanced = training.model_copy(update={"router_aux_loss_coefficient": 0.01})
+    peaks = []
+    for one in (training, balanced):
+        answer = traced(TraceRequest(training=one, config=document, length=512))
+        assert answer.trace is not None, answer.problem
+        row = answer.trace.rungs[0]
+        peaks.append([1024 * size for size in row[3:]])
+    (load, loss, *_), (same, more, *_) = peaks
+    logits = 4 * 128 * 512 * row[0] * 2
+    assert load == same
+    assert logits <= more - loss <= 16 * logits

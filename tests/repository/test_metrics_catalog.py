@@ -67,6 +67,7 @@ def trainer_text() -> str:
         tokens=7,
         step_seconds=0.5,
         evaluation_loss=2.0,
+        router_aux_loss=2.0,
         checkpoint_time=utc_now(),
         allocated_bytes=1,
         peak_allocated_bytes=2,

@@ -78,7 +78,9 @@ def travel(kind: str, folder: Path) -> Journey:
         with _stage(journey, "train"):
             run.adapt()
             stacks = packed_weights(run.adapted).values()
-            journey.experts = max((stack.parameter.experts for stack in stacks), default=0)
+            journey.experts = max(
+                (stack.parameter.experts for stack in stacks if not stack.parameter.is_conv1d), default=0
+            )
             journey.packing = packing_obstacle(run.adapted, max(LENGTHS)) or ""
             problem = checkpointing_problem(run)
             if problem is not None:
@@ -129,7 +131,7 @@ def table_row(journey: Journey) -> str:
     for place in range(cells.index("no") + 1 if "no" in cells else len(cells), len(cells)):
         cells[place] = ""
     notes = []
-    if journey.experts > 1:
+    if journey.experts:
         notes.append("experts in 4 bits")
     if journey.packing:
         notes.append("rows are padded, not packed")

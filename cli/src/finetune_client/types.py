@@ -207,6 +207,7 @@ class FineTuneJobSpecTraining(TypedDict, total=False):
     weightDecay: float
     maximumGradientNorm: float
     neftuneNoiseAlpha: float
+    routerAuxLossCoefficient: float
     packing: Literal["Auto", "Never"]
     kernels: Literal["Auto", "Reference"]
     earlyStopping: FineTuneJobSpecTrainingEarlyStopping

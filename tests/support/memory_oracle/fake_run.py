@@ -3,7 +3,7 @@
 The trainer's functions (`finetune_trainer.model.load`, `.head`, `.scoring`, `.training`) create and call the model,
 the adapter, the loss, the optimizer and the evaluation. So a change of memory there changes the peaks here. The
 evaluation is that of the tuned model: the optimizer still exists and the adapter is active. The run has two optimizer
-steps, because the optimizer's states exist only after the first.
+steps, because the optimizer's states exist only after the first, and passes for the second one.
 
 The peaks include every tensor that torch allocates, rounded to the allocator's 512 bytes. They include the dequantized
 weight of a backward pass, which is a tensor. For a forward pass of more than 1,536 tokens, bitsandbytes' rule adds it.
@@ -12,6 +12,7 @@ The peaks exclude `LEFT_OUT`. States of the paged optimizer count as device memo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from finetune_trainer.model.attention_policy import choose_attention
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
 from finetune_trainer.model.packed_attention import PackedRows, using_attention
+from finetune_trainer.model.packed_parameters import PackedParameter, packed_parameters
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.loss import negative_log_likelihood
 from finetune_trainer.stages.train.passes import Pass
@@ -33,9 +35,11 @@ from finetune_trainer.stages.train.settings import sft_config
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.cuda_paths import cuda_paths
 from finetune_trainer.trace.fake_model import give_fake_tensors, plain_structure, quantized_structure
+from finetune_trainer.trace.routing import EXPERTS
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import Trainer
 
+from tests.support.memory_oracle.packed_experts import give_packed_weights
 from tests.support.memory_oracle.shallow import build_config
 from tests.support.workspaces import run_spec
 
@@ -67,8 +71,11 @@ def run_fake(
     """
     tracked = Allocations()
     model = quantized_structure(plain_structure(build_config(config, layers)))
-    with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked:
-        _run(model, plan, tracked, packed=packed)
+    experts = packed_parameters(model)
+    # Without checkpointing, each layer keeps something of each expert. Otherwise few experts show the peak.
+    routed = EXPERTS if plan.gradient_checkpointing else None
+    with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(routed), tracked:
+        _run(model, plan, tracked, experts, packed=packed)
     phases = {phase: tracked.peaks[phase] for phase in PHASES}
     return FakePeaks(phases, max(phases.values()))
 
@@ -111,13 +118,21 @@ def plan_spec(plan: TrainingPlan) -> RunSpec:
     )
 
 
-def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) -> None:
+def _run(
+    model: Any,
+    plan: TrainingPlan,
+    tracked: Allocations,
+    experts: Sequence[PackedParameter],
+    *,
+    packed: bool,
+) -> None:
     run = plan_spec(plan)
     tracked.enter("Load")
+    give_packed_weights(model, experts)
     give_fake_tensors(model)
     dtype = compute_dtype(run.device)
     cast_model(model, dtype)
-    names = list(quantized_modules(model))
+    names = [*quantized_modules(model), *(part.module for one in experts for part in one.parts)]
     if plan.weights == "Dequantized":
         dequantize_weights(model)
     model = add_adapter(model, run.training.lora, names)
@@ -137,19 +152,28 @@ def _run(model: Any, plan: TrainingPlan, tracked: Allocations, *, packed: bool) 
         facts = attention_facts(model.config, "cuda", packed=True, capability=(8, 0))
         attention = choose_attention(facts).implementation
     model.train()
-    for _ in range(2):
-        for _ in range(min(2, plan.gradient_accumulation)):
-            with using_attention(model, attention):
-                tracked.enter("Loss")
-                loss = negative_log_likelihood(model, one) / plan.tokens
-                tracked.enter("Recompute")
-                loss.backward()
-                del loss
-        tracked.enter("Optimizer")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        model.zero_grad()
+    tracked.enter("Optimizer")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    # States exist after the first step, whose gradients need no pass.
+    _optimize(model, optimizer, settings.max_grad_norm)
+    for _ in range(min(2, plan.gradient_accumulation)):
+        with using_attention(model, attention):
+            tracked.enter("Loss")
+            loss = negative_log_likelihood(model, one) / plan.tokens
+            tracked.enter("Recompute")
+            loss.backward()
+            del loss
+    tracked.enter("Optimizer")
+    _optimize(model, optimizer, settings.max_grad_norm)
     _evaluate(model, plan, tracked)
+
+
+def _optimize(model: Any, optimizer: Any, norm: float) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
+    optimizer.step()
+    model.zero_grad()
 
 
 def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     INVALID_MODEL = "InvalidModel"
     UNSUPPORTED_MODEL = "UnsupportedModel"
     MODEL_UNPROVABLE = "ModelUnprovable"
+    MODEL_SIZE_UNKNOWN = "ModelSizeUnknown"
     LENGTH_NOT_SUPPORTED = "LengthNotSupported"
     CHAT_TEMPLATE_MISSING = "ChatTemplateMissing"
     CHAT_TEMPLATE_UNPROVABLE = "ChatTemplateUnprovable"

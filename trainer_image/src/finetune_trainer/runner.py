@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_trainer.contract.bounds import within_contract
+from finetune_trainer.contract.bounds import readable_reason, within_contract
 from finetune_trainer.contract.destinations import PROBE, PUBLISH, REPORT, STEP_VARIABLE
 from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
@@ -285,7 +285,7 @@ def reason_of(command: str, error: BaseException, run: RunSpec) -> tuple[Reason,
     if is_host_out_of_memory(error):
         return _out_of_memory(command, error, run.version)
     if isinstance(error, StageError):
-        reason, message = error.reason, error.message
+        reason, message = readable_reason(error.reason, run.version), error.message
     elif says_disk_full(error) or (isinstance(error, RuntimeError) and is_full(run.workspace.path)):
         reason = Reason.WORKSPACE_FULL
         message = (

@@ -172,6 +172,7 @@ TRAINER_CLASSES: dict[str, ReasonClass] = {
             "InvalidModel",
             "UnsupportedModel",
             "ModelUnprovable",
+            Reason.MODEL_SIZE_UNKNOWN.value,
             "LengthNotSupported",
             "ChatTemplateMissing",
             "ChatTemplateUnprovable",

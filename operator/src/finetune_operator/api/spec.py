@@ -173,6 +173,7 @@ class Training(SpecValue):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    router_aux_loss_coefficient: Annotated[float, Field(gt=0, le=1)] | None = None
     packing: Annotated[Literal["Auto", "Never"] | None, AfterValidator(_as_omitted)] = None
     """None stands for `Auto`. The CRD has no default: it would show in every stored job, also to older operators."""
     kernels: Annotated[Literal["Auto", "Reference"] | None, AfterValidator(_as_omitted)] = None

@@ -200,7 +200,8 @@ def _newer_training(training: Training) -> dict[str, Any]:
         newer["checkpoint"] = training.checkpoint.model_dump(by_alias=True)
     if training.early_stopping is not None:
         newer["earlyStopping"] = training.early_stopping.model_dump(by_alias=True)
-    for member in ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing", "kernels"):
+    members = ("weight_decay", "maximum_gradient_norm", "neftune_noise_alpha", "packing", "kernels")
+    for member in (*members, "router_aux_loss_coefficient"):
         value = getattr(training, member)
         if value != getattr(plain, member):
             newer[to_camel(member)] = value

@@ -21,8 +21,8 @@ from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.container_state import ContainerEnd
 from finetune_operator.observed.observation import ChildJob, Pod
 
-_OPERATOR_REASONS = frozenset(Reason) - {Reason.HOST_OUT_OF_MEMORY}
-"""Reasons that no trainer may report. It may get no more memory before the kernel kills it."""
+_OPERATOR_REASONS = frozenset(Reason) - {Reason.HOST_OUT_OF_MEMORY, Reason.MODEL_SIZE_UNKNOWN}
+"""Reasons that no trainer may report. It may get no more memory before the kernel kills it, and it may be unable to trace."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ FAMILIES = {
     "finetunejob_trained_tokens": Family("Tokens of this attempt's steps, without padding.", "tokens"),
     "finetunejob_step_duration_seconds": Family("Duration of the last step, without pauses.", "seconds"),
     "finetunejob_evaluation_loss": Family("Last loss on held-out rows, per supervised token.", _LOSS),
+    "finetunejob_router_aux_loss": Family(
+        "Load-balancing loss of the last step's routers, before its coefficient; only with routerAuxLossCoefficient."
+    ),
     "finetunejob_last_checkpoint_timestamp_seconds": Family(
         "Time of the newest checkpoint, or the begin of the training; only while TRAIN takes steps.",
         "Unix time",
@@ -112,6 +115,7 @@ def _report(report: TrainingReport, *, trains: bool) -> Iterator[tuple[str, floa
     yield "finetunejob_trained_tokens", report.tokens
     yield "finetunejob_step_duration_seconds", report.step_seconds
     yield "finetunejob_evaluation_loss", report.evaluation_loss
+    yield "finetunejob_router_aux_loss", report.router_aux_loss
     saved = report.checkpoint_time if trains else None
     yield (
         "finetunejob_last_checkpoint_timestamp_seconds",

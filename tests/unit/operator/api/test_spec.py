@@ -66,6 +66,7 @@ def test_settings_that_change_the_adapter_change_the_hash() -> None:
         {"weightDecay": 0.1},
         {"maximumGradientNorm": 0.3},
         {"neftuneNoiseAlpha": 5},
+        {"routerAuxLossCoefficient": 0.01},
         {"packing": "Never"},
         {"kernels": "Reference"},
         {"earlyStopping": {}},

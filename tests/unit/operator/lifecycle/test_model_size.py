@@ -45,6 +45,22 @@ def test_a_traced_model_that_fits_nowhere_is_held_before_its_weights_are_fetched
     assert stalled(world)[3] == "DoesNotFit", "the trace outlives the trainer that reported it"
 
 
+def test_a_mixture_that_fits_nowhere_is_held_with_the_bytes_of_its_experts() -> None:
+    world = preparing(UNKNOWN)
+    world.settle()
+    experts = {"modules": 4608, "parameters": 80 << 30, "bytes": 40 << 30}
+    trace = {**memory_trace(60), "quantized": {"modules": 2, "parameters": 2 << 30, "bytes": 1 << 30}}
+    world.progress = make_progress(
+        Stage.PREPARE, activity="TracingMemory", config=UNKNOWN, trace={**trace, "experts": experts}
+    )
+    decision = world.step()
+    child = world.children["demo-prepare-0"]
+    assert SuspendJob(child.name, child.uid, suspend=True) in decision.actions
+    assert stalled(world)[3] == "DoesNotFit"
+    message = {entry["type"]: entry for entry in world.job.status["conditions"]}["Stalled"]["message"]
+    assert "Its largest part is experts in NF4 (40.0 GiB" in message
+
+
 def test_a_traced_model_is_trained_on_a_gpu_that_the_trace_fits() -> None:
     world = prepared(UNKNOWN, model={"trace": memory_trace(30)})
     world.inventory = make_inventory(SMALL, A100)

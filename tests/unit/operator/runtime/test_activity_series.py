@@ -19,6 +19,7 @@ REPORT: dict[str, Any] = {
     "tokens": 5006,
     "stepSeconds": 0.5,
     "evaluationLoss": 1.25,
+    "routerAuxLoss": 2.5,
     "checkpointTime": "2026-11-24T09:00:01Z",
     "allocatedBytes": 10,
     "peakAllocatedBytes": 20,

@@ -4,9 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.bounds import MAXIMUM_FAILED_RUNGS, shorten, within_contract
+from finetune_trainer.contract.bounds import (
+    MAXIMUM_FAILED_RUNGS,
+    readable_reason,
+    shorten,
+    within_contract,
+)
 from finetune_trainer.contract.result import CompletedResult, StageResult
 from finetune_trainer.contract.train_result import FailedRungResult
+from finetune_trainer.errors import Reason
 from jsonschema import Draft202012Validator
 
 from tests.support.repository import ROOT
@@ -31,6 +37,15 @@ def test_a_reader_of_the_first_version_gets_warnings_as_sentences() -> None:
     found = within_contract(with_warnings(warning("look here"), "an earlier run's"), "1.0")
     assert found.prepare is not None
     assert found.prepare.dataset.warnings == ("look here", "an earlier run's")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("1.9", "UnsupportedModel"), ("1.10", "UnsupportedModel"), ("1.11", "ModelSizeUnknown")],
+)
+def test_a_model_without_a_size_has_a_reason_that_the_reader_takes(version: str, reason: str) -> None:
+    assert readable_reason(Reason.MODEL_SIZE_UNKNOWN, version) == reason
+    assert readable_reason(Reason.INVALID_MODEL, version) is Reason.INVALID_MODEL
 
 
 def test_results_of_other_stages_do_not_change() -> None:

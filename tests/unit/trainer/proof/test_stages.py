@@ -40,6 +40,18 @@ class Stopping(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Measuring(NullReporter):
+    """Keeps the load-balancing losses of the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balances: list[float] = []
+
+    def measure(self, **numbers: Any) -> None:
+        super().measure(**numbers)
+        self.balances.extend(numbers[name] for name in numbers if name == "router_aux_loss")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives a prepared workspace of a small model of a type; each is made once."""
@@ -68,13 +80,17 @@ def adapter(workspace: Path) -> dict[str, torch.Tensor]:
     return load_file(WorkspaceLayout(workspace).adapter / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("more", [{}, {"routerAuxLossCoefficient": 0.1}], ids=["plain", "balanced"])
 def test_a_mixture_of_experts_that_is_interrupted_has_the_same_adapter(
-    prepared: Callable[[str], Path], tmp_path: Path
+    more: dict[str, Any], prepared: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"maximumSteps": 6}
+    settings: dict[str, Any] = {"maximumSteps": 6, **more}
     for name in ("whole", "cut"):
         shutil.copytree(prepared("qwen3_moe"), tmp_path / name)
-    train(run_spec(tmp_path / "whole", tmp_path / "output", **settings), NullReporter())
+    reporter = Measuring()
+    train(run_spec(tmp_path / "whole", tmp_path / "output", **settings), reporter)
+    assert len(reporter.balances) == (6 if more else 0)
+    assert all(0 < value < 10 for value in reporter.balances)
     run = run_spec(tmp_path / "cut", tmp_path / "output", **settings)
     with pytest.raises(StageError) as caught:
         train(run, Stopping(3))
@@ -87,7 +103,7 @@ def test_a_mixture_of_experts_that_is_interrupted_has_the_same_adapter(
         assert torch.equal(tensor, cut[name]), name
 
 
-@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "gpt2"])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "gpt2", "sarvam_moe"])
 def test_a_model_with_packed_matrices_is_merged_and_proven(
     kind: str, prepared: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ TRAINING: dict[str, Any] = {
     "tokens": 900,
     "stepSeconds": 1.5,
     "evaluationLoss": 2.5,
+    "routerAuxLoss": 1.125,
     "checkpointTime": "2026-01-31T10:00:00.000Z",
     "allocatedBytes": 10,
     "peakReservedBytes": 40,
@@ -54,6 +55,7 @@ def test_a_training_has_counters_times_and_memory_by_kind() -> None:
     assert (found["step_duration_seconds_count"], found["step_duration_seconds_sum"]) == (4, 6)
     assert found["not_training_ratio"] == pytest.approx(0.4)
     assert found["evaluation_loss"] == 2.5
+    assert found["router_aux_loss"] == 1.125
     assert found["last_step_duration_seconds"] == 1.5
     assert found["last_checkpoint_timestamp_seconds"] == found["heartbeat_timestamp_seconds"]
     memory = {name: value for name, value in found.items() if name.startswith("gpu_memory_bytes")}

@@ -13,6 +13,7 @@ from finetune_trainer.contract.run_spec import Lora
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.load import quantized_modules
 from finetune_trainer.model.packed_weight import PackedWeight, packed_adapters, packed_weights
+from finetune_trainer.model.small_config import small_document
 from finetune_trainer.proof.small_run import SmallRun
 from finetune_trainer.trace.allocations import rounded
 from finetune_trainer.trace.packed import PackedSizes, packed_sizes
@@ -92,6 +93,26 @@ def test_a_trace_counts_the_adapter_that_train_makes(tmp_path: Path, kind: str) 
     with tracer.tracing():
         assert tracer.adapter_parameters() == sum(parameter.numel() for parameter in trained)
         assert tracer.adapter_bytes() >= sum(parameter.nbytes for parameter in trained)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "gpt_oss"])
+def test_the_sizes_of_all_layers_follow_from_those_of_the_traced_ones(kind: str) -> None:
+    small = small_document(AutoConfig.for_model(kind).to_dict())
+    small = {name: value for name, value in small.items() if not name.endswith("layer_types")}
+    document = {
+        **{name: value for name, value in small.items() if value is not None and name != "moe_layers"},
+        "model_type": kind,
+        "num_hidden_layers": 9,
+    }
+    run = plan_spec(TrainingPlan(32, 1, rank=4))
+    few, all_of_them = Tracer(document, run), Tracer(document, run, whole=True)
+    assert len(few.kinds) == 9
+    assert few.census == all_of_them.census
+    assert few.census.groups["Experts"].parameters > 0
+    with few.tracing():
+        parameters = few.adapter_parameters()
+    with all_of_them.tracing():
+        assert parameters == all_of_them.adapter_parameters()
 
 
 def test_attention_alone_leaves_experts_without_an_adapter(tmp_path: Path) -> None:

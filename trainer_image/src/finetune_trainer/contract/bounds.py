@@ -1,8 +1,11 @@
-"""The contract's bounds on the texts and lists of a result."""
+"""The contract's bounds on the texts and lists of a result, and what earlier readers take."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from finetune_trainer.contract.run_spec import minor_version
+from finetune_trainer.errors import Reason
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.part import Part
@@ -23,9 +26,19 @@ MAXIMUM_MERGE_WARNINGS = 4
 MAXIMUM_FAILED_RUNGS = 17
 MAXIMUM_REASON = 512
 MAXIMUM_VERSION_CHANGES = 8
+_SIZE_UNKNOWN_SINCE = 11
 
 
 _Part = TypeVar("_Part", bound="Part")
+
+
+def readable_reason(reason: Reason, version: str) -> Reason:
+    """Return a failure's reason for a reader of `version`.
+
+    Before 1.11, an operator takes ModelSizeUnknown from no trainer. It is the reason that the operator gives itself.
+    """
+    newer = reason is Reason.MODEL_SIZE_UNKNOWN and minor_version(version) < _SIZE_UNKNOWN_SINCE
+    return Reason.UNSUPPORTED_MODEL if newer else reason
 
 
 def within_contract(result: StageResult, version: str) -> StageResult:

@@ -18,6 +18,7 @@ from finetune_trainer.errors import Reason, StageError
 
 CONTRACT_VERSION = "1.11"
 DEFAULT_GENERATED_ROWS = 32
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Job(Value):
@@ -223,6 +224,8 @@ class Training(Value):
     maximum_gradient_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Larger gradients are scaled down to this norm; 0 for no limit."""
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    router_aux_loss_coefficient: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The weight of the loss that balances the load of experts; None leaves it out. Since 1.11."""
     packing: Literal["Auto", "Never"] = "Auto"
     """`Auto` packs rows into passes without padding if the model allows that; `Never` groups them by length."""
     kernels: Literal["Auto", "Reference"] = "Auto"
@@ -317,6 +320,11 @@ class Telemetry(Value):
 
     port: Annotated[int, Field(ge=1024, le=65000)]
     host: str = "0.0.0.0"  # noqa: S104 -- pods are scraped on their IP
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can read the progress, so that no operator does."""
+        return self.host in _LOOPBACK
 
 
 class Limits(Value):

@@ -33,16 +33,14 @@ def trainable_parameters(layout: BaseLayout, lora: Lora) -> int:
     For a weight of `out` x `in`, A has rank x in and B has out x rank (Hu et al., 2021, section 4.1); DoRA adds a
     magnitude for each output (Liu et al., 2024, equation 5).
     """
-    adapted = adapted_modules(lora.target_modules, layout.quantized)
+    adapted = adapted_modules(lora.target_modules, layout.adaptable)
     total = 0
-    for file in layout.files:
-        for tensor in file.tensors:
-            module = layout.module(tensor.name)
-            if module in adapted:
-                *experts, rows, columns = tensor.shape
-                outputs = columns if module in layout.transposed else rows
-                matrix = lora.rank * (rows + columns) + (outputs if lora.variant == "DoRA" else 0)
-                total += prod(experts) * matrix
+    for module, shape in layout.weights():
+        if module in adapted:
+            *experts, rows, columns = shape
+            outputs = columns if module in layout.transposed else rows
+            matrix = lora.rank * (rows + columns) + (outputs if lora.variant == "DoRA" else 0)
+            total += prod(experts) * matrix
     return total
 
 

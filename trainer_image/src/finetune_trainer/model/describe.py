@@ -17,9 +17,9 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.context import position_limit, rotary_context
-from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.packed_parameters import PackedParameter, kept_layers, packed_parameters
 from finetune_trainer.model.rehearsal import rehearse
+from finetune_trainer.model.router_loss import router_loss_obstacle
 from finetune_trainer.model.support import (
     is_native,
     read_config,
@@ -28,8 +28,10 @@ from finetune_trainer.model.support import (
     reject_other_architecture,
     reject_other_inputs,
     reject_structure,
+    tensor_list,
 )
 from finetune_trainer.model.text_part import TextPart, find_text_part
+from finetune_trainer.model.weight_places import Rows, WeightPlaces, weight_places
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -49,6 +51,7 @@ _BUILD_ERRORS = (
     StrictDataclassError,
 )
 # Buffers of old checkpoints that every version of transformers ignores.
+_BLOCK = 64
 _IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -62,13 +65,15 @@ class BaseModel:
     without a meaning to the architecture. `quantized` names the linear modules that become 4-bit. `tied` has pairs of
     tensors that are one by the config. `embedding_rows` counts the token ids that have an embedding. `positions` is the
     largest number of tokens that the model can take, and `context` the number that its rotary embedding covers; both
-    are None if nothing limits it. `aliases` has other names that weight files of the family give to tensors that are not
-    quantized, and `changed` the names of tensors that transformers converts while it loads them. `packed` has the parameters
-    of many matrices, whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if
-    there are others than the output head.
+    are None if nothing limits it. `aliases` has the names in `parameter_shapes` of tensors that weight files of the family
+    call otherwise. `cut` has the rows of a tensor of the files that are the weight of a module, and `joined` tells of a tensor
+    of the files to which tensor of the model its rows belong. `changed` names tensors that transformers converts in another
+    way. `router_loss_obstacle` says why the model has no load-balancing loss. `packed` has the parameters of many matrices,
+    whose tensors are also in `quantized`. `unquantized` names all linear modules that stay in 16 bits, if there are others
+    than the output head.
 
     `part` is set for a model that also sees or hears. Then `architecture` is that of the whole model and all else describes
-    its text model, whose tensors have the names of the text model.
+    its text model, whose tensors have the names that weight files of the text model alone have.
     """
 
     architecture: str
@@ -83,6 +88,9 @@ class BaseModel:
     context: int | None
     aliases: Mapping[str, str] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
+    cut: Mapping[str, Rows] = field(default_factory=dict)
+    joined: Mapping[str, str] = field(default_factory=dict)
+    router_loss_obstacle: str | None = None
     packed: tuple[PackedParameter, ...] = ()
     unquantized: tuple[str, ...] = ()
     part: TextPart | None = None
@@ -94,16 +102,20 @@ class BaseModel:
 
     @property
     def quantized_tensors(self) -> frozenset[str]:
-        """The names in the weight files of all quantized tensors."""
-        names = (f"{module}.weight" for module in self.quantized)
-        return frozenset(
-            name if name in self.parameter_shapes else name.removesuffix(".weight") for name in names
-        )
+        """The names in `parameter_shapes` of all quantized tensors."""
+        return frozenset(self.tensor_of(module) for module in self.quantized)
 
     @property
     def transposed(self) -> tuple[str, ...]:
         """The quantized modules whose matrices hold a row for each input."""
         return tuple(sorted(part.module for one in self.packed if one.transposed for part in one.parts))
+
+    def tensor_of(self, module: str) -> str:
+        """Return the name in `parameter_shapes` of the tensor that holds a quantized module's weight."""
+        name = f"{module}.weight"
+        if module in self.cut:
+            return self.cut[module].tensor
+        return name if name in self.parameter_shapes else module
 
     def known(self, name: str) -> str | None:
         """Return the name in `parameter_shapes` of a tensor of the weight files; None if it is kept as it is.
@@ -127,6 +139,29 @@ class BaseModel:
     @cached_property
     def _kinds(self) -> frozenset[str]:
         return frozenset(_NUMBER.sub("#", name) for name in self.parameter_shapes)
+
+    def layout_members(self, spelled: Mapping[str, str]) -> dict[str, Any]:
+        """Return what `base/layout.json` tells of the quantized tensors.
+
+        `spelled` has the names in the 4-bit checkpoint of tensors in `parameter_shapes`, if they are others.
+        """
+        tensors = {module: self.tensor_of(module) for module in self.quantized}
+        held = {module: spelled.get(known, known) for module, known in tensors.items()}
+        places = {
+            module: self.cut.get(module) or Rows(name, 0, self.parameter_shapes[tensors[module]][0])
+            for module, name in held.items()
+            if module in self.cut or name not in {f"{module}.weight", module}
+        }
+        members: dict[str, Any] = {
+            "quantized": list(dict.fromkeys(name.removesuffix(".weight") for name in held.values()))
+        }
+        if self.transposed:
+            members["transposed"] = list(self.transposed)
+        if places:
+            members["places"] = {
+                module: [rows.tensor, rows.first, rows.last] for module, rows in sorted(places.items())
+            }
+        return members
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor of this name in the weight files has no meaning to the architecture."""
@@ -171,24 +206,22 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
     rows = int(model.get_input_embeddings().weight.shape[0])
     positions, context = position_limit(model), rotary_context(model.config.get_text_config())
     parameters = model.num_parameters()
+    obstacle = router_loss_obstacle(model)
     packed = packed_parameters(model)
     parts = {part.tensor: parameter.shape(part) for parameter in packed for part in parameter.parts}
-    others = {name: known for name, known in other_names(model).items() if name not in parts}
-    for parameter in packed:
-        del shapes[parameter.name]
-    shapes |= parts
-    quantized = (
-        *replace_linear_layers(model, packed),
-        *sorted(name.removesuffix(".weight") for name in parts),
-    )
+    places = weight_places(model, {parameter.name for parameter in packed})
+    for name in (*(parameter.name for parameter in packed), *places.cut, *places.joined):
+        del shapes[name]
+    shapes |= parts | dict(places.shapes)
+    linear = replace_linear_layers(model, (parameter.name for parameter in packed))
+    _require_whole_blocks(linear, places, type(model).__name__)
+    quantized = (*linear, *sorted(name.removesuffix(".weight") for name in parts))
     if not quantized:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
             f"the model must have linear layers to quantize, found none in {type(model).__name__}; "
             "choose another model",
         )
-    aliases = {name: known for name, known in others.items() if known and not _within(known, quantized)}
-    changed = frozenset(others) - aliases.keys()
     return BaseModel(
         architecture=type(model).__name__ if part is None else part.architecture,
         parameters=parameters,
@@ -200,8 +233,11 @@ def inspect_base_model(folder: Path, *, rehearsed: bool = False) -> BaseModel:
         embedding_rows=rows,
         positions=positions,
         context=context,
-        aliases=aliases,
-        changed=changed,
+        aliases={name: known for name, known in places.renamed.items() if name not in parts},
+        changed=places.unknown - parts.keys(),
+        cut={module: places.cut[f"{module}.weight"] for module in linear if f"{module}.weight" in places.cut},
+        joined={tensor: name for name, tensors in places.joined.items() for tensor in tensors},
+        router_loss_obstacle=obstacle,
         packed=packed,
         unquantized=_unquantized(model),
         part=part,
@@ -215,8 +251,35 @@ def _unquantized(model: Any) -> tuple[str, ...]:
     return tuple(sorted(left)) if any(module is not head for module in left.values()) else ()
 
 
-def _within(tensor: str, modules: Collection[str]) -> bool:
-    return tensor.rpartition(".")[0] in modules
+def _require_whole_blocks(linear: Collection[str], places: WeightPlaces, architecture: str) -> None:
+    """Check that the files hold the weight of each quantized layer so that its blocks of 64 weights are its own.
+
+    `linear` names the quantized layers. Raises StageError(UnsupportedModel) naming the first other layer.
+    """
+    for module in linear:
+        found = _shared_blocks(f"{module}.weight", linear, places)
+        if found is not None:
+            raise StageError(
+                Reason.UNSUPPORTED_MODEL,
+                f"the weight files must hold {module} of {architecture} so that it can be quantized by itself, found {found}; "
+                "choose another model",
+            )
+
+
+def _shared_blocks(name: str, linear: Collection[str], places: WeightPlaces) -> str | None:
+    """Return why the blocks of a weight are not its own; None if they are."""
+    if name in places.joined:
+        return f"it in several tensors: {tensor_list(places.joined[name])}"
+    rows = places.cut.get(name)
+    if rows is None:
+        return None
+    others = (one for one in places.cut_from(rows.tensor) if one.removesuffix(".weight") not in linear)
+    other = next(others, None)
+    if other is not None:
+        return f"{other}, which is not quantized, in the same tensor {rows.tensor}"
+    if rows.first * places.shapes[rows.tensor][-1] % _BLOCK:
+        return f"it from row {rows.first} of {rows.tensor} on, in the middle of a block"
+    return None
 
 
 def _build(folder: Path, document: dict[str, Any]) -> tuple[Any, TextPart | None]:
@@ -258,12 +321,12 @@ def _unknown(kind: str) -> StageError:
     )
 
 
-def replace_linear_layers(model: Any, packed: Iterable[PackedParameter]) -> tuple[str, ...]:
+def replace_linear_layers(model: Any, packed: Iterable[str]) -> tuple[str, ...]:
     """Replace the linear layers that PREPARE quantizes by 4-bit ones, and return their names.
 
-    These are the layers that transformers would replace, without `kept_layers` and the parameters `packed`.
+    These are the layers that transformers would replace, without `kept_layers` and the parameters named `packed`.
     """
-    kept = [*kept_layers(model), *(parameter.name.removesuffix(".weight") for parameter in packed)]
+    kept = [*kept_layers(model), *(name.removesuffix(".weight") for name in packed)]
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 -- the quantizer reads it the same way
     skipped = [*skipped, *(f"^{re.escape(name)}$" for name in kept)]
     replace_with_bnb_linear(model, modules_to_not_convert=skipped, quantization_config=quantization_config())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.safetensors_file import FLOATS, PlannedTensor
+from finetune_trainer.model.weight_places import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
@@ -30,25 +31,44 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class BaseLayout:
-    """All weight files of the base model and the names of the modules that were quantized to NF4.
+    """All weight files of the base model, and the tensors that were quantized to NF4, without their `.weight`.
 
-    `transposed` are those of them whose matrices hold a row for each input instead of each output.
+    `transposed` are those of them whose matrices hold a row for each input instead of each output. `places` has the rows that
+    are the weight of a module of the model, if the files hold it under another name or in a larger tensor.
 
     `text_names` is set for a model that also sees or hears. It has the text model's name of each tensor that belongs to it, and
-    modules have names of the text model. All other tensors are kept as they are.
+    `quantized`, `transposed` and `places` have names of the text model. All other tensors are kept as they are.
     """
 
     files: tuple[WeightFile, ...]
     quantized: frozenset[str]
     transposed: frozenset[str] = frozenset()
+    places: Mapping[str, Rows] = field(default_factory=dict)
     text_names: Mapping[str, str] | None = None
+
+    @property
+    def adaptable(self) -> frozenset[str]:
+        """The modules that may get an adapter, by their names in the model; experts by those of their tensors."""
+        placed = {rows.module for rows in self.places.values()}
+        return self.quantized - placed | self.places.keys()
+
+    def weights(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the name and the shape of the weight of each adaptable module."""
+        tensors = {tensor.name: tensor.shape for file in self.files for tensor in file.tensors}
+        shapes = {own: tensors[name] for own, name in self.file_names.items()}
+        for module, rows in self.places.items():
+            yield module, (rows.count, *shapes[rows.tensor][1:])
+        adaptable = self.adaptable - self.places.keys()
+        for name, shape in shapes.items():
+            if (module := name.removesuffix(".weight")) in adaptable:
+                yield module, shape
 
     def text_name(self, tensor: str) -> str | None:
         """Return the name in the 4-bit checkpoint of a tensor of the weight files; None if it is kept as it is."""
         return tensor if self.text_names is None else self.text_names.get(tensor)
 
     def module(self, tensor: str) -> str | None:
-        """Return the name of the text model's module that owns a tensor of the weight files; None if it is kept."""
+        """Return the name in `quantized` that a tensor of the weight files has if it is there; None if it is kept."""
         name = self.text_name(tensor)
         return None if name is None else name.removesuffix(".weight")
 
@@ -151,6 +171,10 @@ def read_base_layout(workspace: WorkspaceLayout) -> BaseLayout:
             ),
             quantized=frozenset(document["quantized"]),
             transposed=frozenset(document.get("transposed", ())),
+            places={
+                str(module): Rows(str(tensor), int(first), int(last))
+                for module, (tensor, first, last) in document.get("places", {}).items()
+            },
             text_names=document.get("textNames"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

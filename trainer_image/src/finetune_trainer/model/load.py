@@ -111,13 +111,13 @@ def check_quantized(model: Any, layout: BaseLayout) -> None:
 
     linear, packed = quantized_modules(model), packed_weights(model)
     found = linear.keys() | {part.module for weight in packed.values() for part in weight.parameter.parts}
-    missing = sorted(layout.quantized - found)
-    surplus = sorted(found - layout.quantized)
+    wanted = layout.adaptable
+    missing, surplus = sorted(wanted - found), sorted(found - wanted)
     if missing or surplus:
         example = (missing or surplus)[0]
         raise StageError(
             Reason.QUANTIZATION_MISMATCH,
-            f"the loaded model must have the {len(layout.quantized)} 4-bit modules that PREPARE wrote, found "
+            f"the loaded model must have the {len(wanted)} 4-bit modules that PREPARE wrote, found "
             f"{len(found)} (first difference: {example}); use one trainer image for all stages",
         )
     held = sum(module.weight.nbytes for module in linear.values()) + sum(

@@ -34,7 +34,7 @@ class MatrixStack(torch.nn.Module):
     def shape(self) -> torch.Size:
         """The shape of the parameter."""
         matrix = (self.parameter.rows, self.parameter.columns)
-        return torch.Size(matrix if self.parameter.experts == 1 else (self.parameter.experts, *matrix))
+        return torch.Size(matrix if self.parameter.is_conv1d else (self.parameter.experts, *matrix))
 
     def size(self, axis: int | None = None) -> Any:
         """Return the shape, or the length of an axis."""
@@ -62,7 +62,7 @@ class MatrixStack(torch.nn.Module):
         if function in (torch.bmm, torch.Tensor.bmm) and args[1:] == (stack,):
             rows = args[0].unbind(0)
             return torch.stack([stack.product(row, expert, turned=False) for expert, row in enumerate(rows)])
-        if stack.parameter.experts > 1:
+        if not stack.parameter.is_conv1d:
             return NotImplemented
         only = stack[0]
         return StackedMatrix.__torch_function__(
@@ -131,7 +131,9 @@ class StackedMatrix:
 
 def has_experts(model: Any) -> bool:
     """Return whether a loaded model has experts, so that a token's way depends on its values."""
-    return any(isinstance(module, MatrixStack) and module.parameter.experts > 1 for module in model.modules())
+    return any(
+        isinstance(module, MatrixStack) and not module.parameter.is_conv1d for module in model.modules()
+    )
 
 
 def use_own_experts(model: Any) -> None:

@@ -73,8 +73,13 @@ def hidden_states(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
     No mask is passed, because in a causal model a token never attends to the padding after it. A mask would take a
     byte for each pair of positions, and it would exclude attention's memory-saving kernel.
     """
-    states: torch.Tensor = body(language_model(model))(input_ids=input_ids, use_cache=False).last_hidden_state
+    states: torch.Tensor = body_outputs(model, input_ids).last_hidden_state
     return states
+
+
+def body_outputs(model: Any, input_ids: torch.Tensor, **settings: Any) -> Any:
+    """Return all that the body of a model gives for rows (rows, length), without a mask as in `hidden_states`."""
+    return body(language_model(model))(input_ids=input_ids, use_cache=False, **settings)
 
 
 def body(causal: Any) -> Any:

@@ -18,7 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finetune_trainer.model.attention_policy import IMPLEMENTATIONS, OLDEST_CAPABILITY, WIDEST_HEAD
-from finetune_trainer.model.output_head import body, language_model
+from finetune_trainer.model.output_head import body_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,10 +74,15 @@ def packed_states(
     `input_ids` and `position_ids` are (1, tokens). Call it within `using_attention`, which must last until the backward
     pass has ended: gradient checkpointing repeats the forward pass there.
     """
-    states: torch.Tensor = body(language_model(model))(
-        input_ids=input_ids, position_ids=position_ids, use_cache=False, **{_ARGUMENT: rows}
-    ).last_hidden_state
+    states: torch.Tensor = packed_outputs(model, input_ids, position_ids, rows).last_hidden_state
     return states
+
+
+def packed_outputs(
+    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, rows: PackedRows, **settings: Any
+) -> Any:
+    """Return all that the body of a model gives for packed rows, as `packed_states` says."""
+    return body_outputs(model, input_ids, position_ids=position_ids, **{_ARGUMENT: rows}, **settings)
 
 
 @contextmanager

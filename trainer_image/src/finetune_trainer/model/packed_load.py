@@ -14,14 +14,15 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import quantization_config
 from finetune_trainer.model.matrix_stack import use_own_experts
-from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.packed_parameters import (
     PackedParameter,
     PackedPart,
     kept_layers,
+    packed_names,
     packed_parameters,
 )
 from finetune_trainer.model.packed_weight import Nf4Rows, PackedWeight
+from finetune_trainer.model.weight_places import Rows, WeightPlaces, weight_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,9 +35,21 @@ _STATE = ".quant_state.bitsandbytes__nf4"
 
 
 def has_packed_parameters(config: Any) -> bool:
-    """Return whether a model of this `config` is loaded by `load_packed`: not all of its matrices are plain."""
+    """Return whether a model of this `config` is loaded by `load_packed`.
+
+    So it is if not all of its matrices are plain, or if its weight files hold a linear layer in another way than the model.
+    """
     model = _built(config, "eager", torch.bfloat16, buffers=True)
-    return bool(packed_parameters(model) or kept_layers(model))
+    if packed_names(model) or kept_layers(model):
+        return True
+    places = weight_places(model, ())
+    head = model.get_output_embeddings()
+    layers = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    return bool(places.cut or places.joined or layers.intersection(places.renamed.values()))
 
 
 def load_packed(path: Path, config: Any, dtype: torch.dtype, device: torch.device, attention: str) -> Any:
@@ -46,14 +59,17 @@ def load_packed(path: Path, config: Any, dtype: torch.dtype, device: torch.devic
     """
     model = _built(config, attention, dtype)
     parameters = packed_parameters(model)
-    names = {name: known for name, known in other_names(model).items() if known}
+    places = weight_places(model, {parameter.name for parameter in parameters})
     with _Tensors(path, device) as tensors:
         _place_packed(model, parameters, tensors)
         held = {part.tensor for parameter in parameters for part in parameter.parts}
-        for tensor in tensors.plain_names - held:
-            _place(model, names.get(tensor, tensor), tensors.read(tensor).to(dtype))
+        _place_plain(model, places, tensors, held, dtype)
         for tensor in tensors.packed_names - held:
-            _place_linear(model, names.get(tensor, tensor), tensor, tensors, device)
+            cut = places.cut_from(tensor)
+            for name, rows in cut.items():
+                _place_rows(model, name, rows, tensors)
+            if not cut:
+                _place_linear(model, places.renamed.get(tensor, tensor), tensor, tensors, device)
     model.tie_weights()
     _require_complete(model)
     for module in model.modules():
@@ -151,6 +167,23 @@ def _nf4(
     return Nf4Rows(packed, scales, state.code, nested.absmax, nested.code, state.offset, shape, first)
 
 
+def _place_plain(
+    model: Any, places: WeightPlaces, tensors: _Tensors, held: set[str], dtype: torch.dtype
+) -> None:
+    """Place all tensors that are not 4-bit ones, without those that are `held` already."""
+    pieces = {tensor for parts in places.joined.values() for tensor in parts}
+    for tensor in tensors.plain_names - held - pieces:
+        value = tensors.read(tensor).to(dtype)
+        cut = places.cut_from(tensor)
+        for name, rows in cut.items():
+            _place(model, name, value[rows.first : rows.last].clone())
+        if not cut:
+            _place(model, places.renamed.get(tensor, tensor), value)
+    for name, parts in places.joined.items():
+        if any(tensor in tensors.plain_names for tensor in parts):
+            _place(model, name, torch.cat([tensors.read(tensor) for tensor in parts]).to(dtype))
+
+
 def _place(model: Any, name: str, value: torch.Tensor) -> None:
     path, _, own = name.rpartition(".")
     try:
@@ -164,16 +197,7 @@ def _place(model: Any, name: str, value: torch.Tensor) -> None:
 
 
 def _place_linear(model: Any, name: str, tensor: str, tensors: _Tensors, device: torch.device) -> None:
-    path = name.removesuffix(".weight")
-    before = model.get_submodule(path)
-    with torch.device("meta"):
-        layer = bnb.nn.Linear4bit(
-            before.in_features,
-            before.out_features,
-            bias=before.bias is not None,
-            compress_statistics=True,
-            quant_type="nf4",
-        )
+    layer = _empty_layer(model, name, nested=True)
     layer.weight = bnb.nn.Params4bit.from_prequantized(
         data=tensors.read(tensor),
         quantized_stats=tensors.state(tensor),
@@ -181,7 +205,53 @@ def _place_linear(model: Any, name: str, tensor: str, tensors: _Tensors, device:
         device=device,
         module=layer,
     )
-    layer.bias = before.bias
+    _replace(model, name, layer)
+
+
+def _place_rows(model: Any, name: str, rows: Rows, tensors: _Tensors) -> None:
+    """Place a layer whose weight is some rows of a tensor, with the scales of its own blocks in float32."""
+    layer = _empty_layer(model, name, nested=False)
+    packed = tensors.read(rows.tensor).flatten()
+    whole = bnb.functional.QuantState.from_dict(qs_dict=tensors.state(rows.tensor), device=packed.device)
+    first, last = rows.first * layer.in_features, rows.last * layer.in_features
+    blocks = slice(first // whole.blocksize, -(-last // whole.blocksize))
+    own = _nf4(
+        packed[first // 2 : -(-last // 2)],
+        whole,
+        whole.absmax[blocks],
+        (rows.count, layer.in_features),
+        blocks.start,
+    )
+    state = own.state(whole.dtype)
+    layer.weight = bnb.nn.Params4bit(
+        own.packed.clone().reshape(-1, 1),
+        requires_grad=False,
+        quant_state=state,
+        blocksize=state.blocksize,
+        compress_statistics=False,
+        quant_type=state.quant_type,
+        bnb_quantized=True,
+        module=layer,
+    )
+    layer.quant_state = state
+    _replace(model, name, layer)
+
+
+def _empty_layer(model: Any, name: str, *, nested: bool) -> Any:
+    before = model.get_submodule(name.removesuffix(".weight"))
+    with torch.device("meta"):
+        return bnb.nn.Linear4bit(
+            before.in_features,
+            before.out_features,
+            bias=before.bias is not None,
+            compress_statistics=nested,
+            quant_type="nf4",
+        )
+
+
+def _replace(model: Any, name: str, layer: Any) -> None:
+    path = name.removesuffix(".weight")
+    layer.bias = model.get_submodule(path).bias
     layer.requires_grad_(requires_grad=False)
     model.set_submodule(path, layer)
 

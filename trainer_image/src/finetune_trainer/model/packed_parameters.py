@@ -50,7 +50,8 @@ class PackedPart:
 class PackedParameter:
     """A parameter of `experts` matrices (rows, columns), and the tensors of the weight files that hold it.
 
-    `transposed` says that the layer computes inputs times matrix, so that rows are inputs.
+    `transposed` says that the layer computes inputs times matrix, so that rows are inputs. `is_conv1d` says that it is the
+    matrix of a `Conv1D`, which has no axis for experts; a layer of one expert has that axis.
     """
 
     name: str
@@ -59,11 +60,7 @@ class PackedParameter:
     columns: int
     transposed: bool
     parts: tuple[PackedPart, ...]
-
-    @property
-    def is_conv1d(self) -> bool:
-        """Whether it is one matrix of a `Conv1D`."""
-        return self.experts == 1
+    is_conv1d: bool = False
 
     @property
     def elements(self) -> int:
@@ -73,7 +70,12 @@ class PackedParameter:
     def shape(self, part: PackedPart) -> tuple[int, ...]:
         """Return the shape of a part's tensor in the weight files."""
         matrix = (part.last - part.first, self.columns)
-        return (self.experts, *matrix) if part.expert is None and self.experts > 1 else matrix
+        return (self.experts, *matrix) if part.expert is None and not self.is_conv1d else matrix
+
+
+def packed_names(model: Any) -> tuple[str, ...]:
+    """Return the names of `packed_parameters`, which takes no time."""
+    return tuple(name for name, _ in _candidates(model))
 
 
 def packed_parameters(model: Any) -> tuple[PackedParameter, ...]:
@@ -93,7 +95,8 @@ def packed_parameters(model: Any) -> tuple[PackedParameter, ...]:
             PackedPart(part.tensor, part.expert, part.first * rows // _ROWS, part.last * rows // _ROWS)
             for part in parts[name]
         )
-        parameters.append(PackedParameter(name, experts, rows, columns, _is_transposed(owner, model), scaled))
+        transposed, is_conv1d = _is_transposed(owner, model), isinstance(owner, Conv1D)
+        parameters.append(PackedParameter(name, experts, rows, columns, transposed, scaled, is_conv1d))
     for parameter in parameters:
         _require_whole(parameter, model)
     return tuple(parameters)

@@ -44,11 +44,16 @@ class Nf4Rows:
 
     def values(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the values (rows, columns) as bitsandbytes computes them for a product in `dtype`."""
+        found: torch.Tensor = bnb.dequantize_4bit(self.packed.reshape(-1, 1), self.state(dtype))
+        return found
+
+    def state(self, dtype: torch.dtype) -> Any:
+        """Return bitsandbytes' constants of these rows by themselves; `dtype` is that of the values."""
         groups = torch.arange(
             self.first_block, self.first_block + self.scales.numel(), device=self.scales.device
         )
         scales = self.nested_code[self.scales.long()] * self.nested[groups // _NESTED] + self.offset
-        state = bnb.QuantState(
+        return bnb.QuantState(
             absmax=scales,
             shape=torch.Size(self.shape),
             code=self.code,
@@ -56,8 +61,6 @@ class Nf4Rows:
             quant_type="nf4",
             dtype=dtype,
         )
-        found: torch.Tensor = bnb.dequantize_4bit(self.packed.reshape(-1, 1), state)
-        return found
 
 
 class PackedWeight(MatrixStack, BaseTunerLayer):
@@ -148,7 +151,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         for part in self.parameter.parts:
             row = part.first // (self.parameter.rows // len(self.parts[0]))
             place: Any = (slice(None) if part.expert is None else part.expert, row)
-            if part.expert is None and self.parameter.experts == 1:
+            if self.parameter.is_conv1d:
                 place = (0, row)
             found[part.module] = (a[place], b[place], None if magnitude is None else magnitude[place])
         return found

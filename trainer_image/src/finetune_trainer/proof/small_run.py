@@ -30,7 +30,7 @@ from finetune_trainer.stages.merge.update import read_updates
 from finetune_trainer.stages.merge.weights import MergeInputs, check_weights, merge_weights, require_matching
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
 from finetune_trainer.stages.train.batching import Batching
-from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.passes import Pass, Step, StepCollator
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
@@ -72,6 +72,7 @@ class SmallRun:
         self._lora = lora
         self.workspace = WorkspaceLayout(folder / "workspace")
         self.adapted: Any = None
+        self.objective = Objective()
 
     def build(self, config: Any) -> str:
         """Write a small random model of the architecture of `config`, and return the name of its class.
@@ -100,7 +101,7 @@ class SmallRun:
         model = load_quantized(self.workspace.quantized_model, "cpu")
         check_quantized(model, self.layout)
         torch.manual_seed(11)
-        self.adapted = add_adapter(model, self._lora, self.layout.quantized)
+        self.adapted = add_adapter(model, self._lora, self.layout.adaptable)
         return self.adapted
 
     def step(self, *, packed: bool) -> Step:
@@ -122,7 +123,9 @@ class SmallRun:
         self.adapted.zero_grad()
         for one in step.passes:
             with _attending(self.adapted, one):
-                (negative_log_likelihood(self.adapted, one) / step.learned).backward()
+                loss, balance = self.objective.parts(self.adapted, one)
+                share = None if balance is None else balance * (one.tokens / step.tokens)
+                self.objective.total(loss / step.learned, share).backward()
         return {
             name: parameter.grad.clone()
             for name, parameter in self.adapted.named_parameters()
@@ -151,7 +154,7 @@ class SmallRun:
         merged = self._folder / "merged"
         merged.mkdir()
         layout = self.layout
-        updates = read_updates(self.workspace.adapter, layout.transposed)
+        updates = read_updates(self.workspace.adapter, layout)
         require_matching(updates, {name: updates.shape(name) for name in updates}, updates.replaced, layout)
         with WeightFiles(self.workspace.quantized_model, layout.checkpoint_files, layout.text_names) as files:
             merge_weights(

@@ -33,7 +33,7 @@ from finetune_trainer.workspace.digests import parts_digest
 from finetune_trainer.workspace.layout import digest_of, write_json_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -114,9 +114,10 @@ class QuantizedModelBuilder:
             files = self._quantize_files(base, quantizer)
             names = _names(files)
             _check_names(base, names)
+            _check_joined(base, files)
             stored = {name: own for name in names if (own := base.stored(name)) is not None}
             written = {own: self._folder / "model" / names[name] for name, own in stored.items()}
-            spelled = {base.known(name): own for name, own in stored.items()}
+            spelled = {known: own for name, own in stored.items() if (known := base.known(name)) is not None}
             ties = [(spelled.get(name, name), spelled.get(other, other)) for name, other in base.tied]
             require_equal_ties(ties, written)
             self._write_checkpoint_files(files, base)
@@ -124,8 +125,7 @@ class QuantizedModelBuilder:
                 self._folder / "base" / "layout.json",
                 {
                     "files": [{"name": file["name"], "tensors": file["tensors"]} for file in files],
-                    "quantized": list(base.quantized),
-                    **({"transposed": list(base.transposed)} if base.transposed else {}),
+                    **base.layout_members(spelled),
                     **({"textNames": stored} if base.part is not None else {}),
                 },
             )
@@ -174,7 +174,8 @@ class QuantizedModelBuilder:
                     self._progress.update("Quantizing", min(before + done, total), total)
 
                 stored = {entry.name: base.stored(entry.name) for entry in entries}
-                outputs = self._write_parts(path, name, stored, weights, quantizer, advance)
+                chosen = {own for name, own in stored.items() if own and base.known(name) in weights}
+                outputs = self._write_parts(path, name, stored, chosen, quantizer, advance)
                 record = {
                     "name": name,
                     "tensors": [
@@ -201,18 +202,19 @@ class QuantizedModelBuilder:
         path: Path,
         file: str,
         stored: dict[str, str | None],
-        weights: frozenset[str],
+        chosen: Collection[str],
         quantizer: FileQuantizer,
         advance: Callable[[int], None],
     ) -> list[str]:
         """Write what the 4-bit checkpoint has of the weight `file` at `path`; return its files, relative to the checkpoint.
 
-        `stored` has the name in there of each tensor, and None for tensors that are kept as they are.
+        `stored` has the name in there of each tensor, and None for tensors that are kept as they are. `chosen`
+        names those in there that become 4-bit ones.
         """
         names = {name: own for name, own in stored.items() if own is not None}
         outputs: list[str] = []
         if names or not stored:
-            quantizer.quantize(path, weights, self._folder / "model" / file, advance, names)
+            quantizer.quantize(path, chosen, self._folder / "model" / file, advance, names)
             outputs.append(file)
         if len(names) < len(stored):
             output = f"{KEPT_FOLDER}/{file}"
@@ -278,6 +280,27 @@ def _names(records: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {tensor["name"]: record["name"] for record in records for tensor in record["tensors"]}
 
 
+def _check_joined(base: BaseModel, files: list[dict[str, Any]]) -> None:
+    """Check that tensors which transformers joins have as many rows together as the model's. Raises StageError(InvalidModel)."""
+    wanted: dict[str, int] = {}
+    for tensor, name in base.joined.items():
+        wanted[name] = wanted.get(name, 0) + base.parameter_shapes[tensor][0]
+    found = dict.fromkeys(wanted, 0)
+    for file in files:
+        for tensor in file["tensors"]:
+            own = base.known(tensor["name"])
+            if own in base.joined:
+                found[base.joined[own]] += tensor["shape"][0]
+    for name, rows in wanted.items():
+        if found[name] != rows:
+            parts = [tensor for tensor, own in base.joined.items() if own == name]
+            raise StageError(
+                Reason.INVALID_MODEL,
+                f"the tensors {tensor_list(parts)} must have the {rows} rows together that config.json asks for, found "
+                f"{found[name]}; correct config.json or fetch the model again",
+            )
+
+
 def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     """Compare the tensors' names in `files` (tensor to file) with those of the architecture."""
     reject_tensor_names(files)
@@ -287,8 +310,8 @@ def _check_names(base: BaseModel, files: dict[str, str]) -> None:
     if missing and changed:
         raise StageError(
             Reason.UNSUPPORTED_MODEL,
-            f"the weight files must hold their tensors as {base.architecture} does, found some that transformers changes "
-            f"while it loads them {tensor_list(changed)}; choose another model",
+            f"the weight files must hold each layer of {base.architecture} as rows of one tensor, found tensors that transformers "
+            f"changes in another way while it loads them, {tensor_list(changed)}; choose another model",
         )
     _check_spellings(known)
     if missing:
@@ -347,7 +370,7 @@ def _check_entries(entries: list[TensorEntry], base: BaseModel, file: str, earli
                 f"weights must be BF16, F16 or F32, found {entry.dtype} in tensor {entry.name} of {file}; "
                 "save the model in bf16",
             )
-        if shape != entry.shape:
+        if shape != entry.shape and not (known in base.joined and shape[1:] == entry.shape[1:]):
             raise StageError(
                 Reason.INVALID_MODEL,
                 f"tensor {entry.name} in {file} must have the shape {list(shape)} that config.json asks for, "

@@ -96,6 +96,12 @@ GAUGES = (
         _measured("evaluationLoss"),
     ),
     Gauge(
+        "router_aux_loss",
+        "",
+        "Load-balancing loss of the last step's routers, before its coefficient.",
+        _measured("routerAuxLoss"),
+    ),
+    Gauge(
         "last_step_duration_seconds",
         "seconds",
         "Duration of the last step, without pauses.",

@@ -15,7 +15,8 @@ class TrainingMeasurements:
     """Numbers of this process. Each stays until a newer one replaces it, also after the training. None is unknown.
 
     `steps` and `tokens` (without padding) are counts. `seconds` is the time of all steps, `step_seconds` that of the last
-    one. `evaluation_loss` is the last loss on held-out rows, in nats per supervised token. `checkpoint_time` is that of the
+    one. `evaluation_loss` is the last loss on held-out rows, in nats per supervised token. `router_aux_loss` is the
+    load-balancing loss of the last step, if the job asks for it. `checkpoint_time` is that of the
     newest checkpoint; before the first one, it is the begin of the training. The bytes are those of torch's allocator.
     `rank_seconds` are the seconds that each rank needed for its own passes of a step; None if there is one process.
     """
@@ -25,6 +26,7 @@ class TrainingMeasurements:
     tokens: int = 0
     step_seconds: float | None = None
     evaluation_loss: float | None = None
+    router_aux_loss: float | None = None
     checkpoint_time: datetime | None = None
     allocated_bytes: int | None = None
     peak_allocated_bytes: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,10 +9,10 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 
 from finetune_trainer.model.adapter_targets import adapted_modules
+from finetune_trainer.model.packed_parameters import packed_names
 from finetune_trainer.trace.fake_model import adaptable_modules
 
 if TYPE_CHECKING:
-    from finetune_trainer.model.packed_parameters import PackedParameter
     from finetune_trainer.trace.packed import PackedSizes
 
 Kind = Literal["Quantized", "Embeddings", "Experts", "Other"]
@@ -50,16 +49,15 @@ class Census:
     adapted: int
 
 
-def take_census(
-    model: Any, targets: str, parameters: Sequence[PackedParameter], packed: PackedSizes
-) -> Census:
+def take_census(model: Any, targets: str, packed: PackedSizes) -> Census:
     """Count a `fake_model.quantized_structure`; `targets` is the spec's targetModules. A tied tensor counts once.
 
-    `parameters` are the model's packed ones, and `packed` has their sizes.
+    `packed` has the sizes of the model's packed parameters.
     """
     groups: dict[Kind, Group] = {}
-    seen = {id(model.get_parameter(parameter.name)) for parameter in parameters}
-    if parameters:
+    names = packed_names(model)
+    seen = {id(model.get_parameter(name)) for name in names}
+    if names:
         groups["Experts"] = Group(packed.modules, packed.weights, packed.bytes)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     for module in model.modules():
@@ -71,7 +69,8 @@ def take_census(
         if isinstance(module, Linear4bit):
             weights = module.in_features * module.out_features
             biases = 0 if module.bias is None else module.bias.numel()
-            size = _packed_bytes(weights) + _WIDTH * biases
+            weight: Any = module.weight
+            size = _packed_bytes(weights, nested=weight.compress_statistics) + _WIDTH * biases
             groups["Quantized"] = groups.get("Quantized", Group()).plus(weights + biases, size)
             continue
         embeds = id(module) in ends or isinstance(module, torch.nn.Embedding)
@@ -80,6 +79,8 @@ def take_census(
     return Census(groups, len(adapted_modules(targets, adaptable_modules(model))) + packed.adapted)
 
 
-def _packed_bytes(weights: int) -> int:
+def _packed_bytes(weights: int, *, nested: bool) -> int:
     blocks = -(-weights // _BLOCK)
+    if not nested:
+        return -(-weights // 2) + 4 * blocks
     return -(-weights // 2) + blocks + 4 * -(-blocks // _CONSTANTS_BLOCK)

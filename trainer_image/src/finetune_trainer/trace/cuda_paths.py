@@ -10,6 +10,7 @@ ones, and torch's choices by device are replaced:
 Code that cannot run with fake tensors is replaced as well, without changing its allocations:
 - `Params4bit`, a tensor subclass that cannot hold a fake tensor and that peft requires by name: a plain parameter;
 - moves of modules between devices: no operation;
+- the search for chosen experts and their rows (`trace.routing`);
 - the search for packed rows in position numbers, which reads values: its result for rows that are not packed.
 """
 
@@ -29,6 +30,7 @@ from transformers import masking_utils
 
 from finetune_trainer.model import packed_attention
 from finetune_trainer.stages.train import master_weights
+from finetune_trainer.trace.routing import EXPERTS, even_routing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +93,8 @@ def dropout(
 
 
 @contextmanager
-def cuda_paths() -> Iterator[None]:
-    """Follow CUDA's code paths during the context."""
+def cuda_paths(experts: int | None = EXPERTS) -> Iterator[None]:
+    """Follow CUDA's code paths during the context. `experts` is the number of those that get rows (`trace.routing`)."""
     functional = torch.nn.functional
     with ExitStack() as stack:
         for owner, name, replacement in (
@@ -108,6 +110,7 @@ def cuda_paths() -> Iterator[None]:
             (varlen, "_select_backend", lambda *_arguments: varlen._FLASH_ATTENTION_BACKEND),
         ):
             stack.enter_context(patch.object(owner, name, replacement))
+        stack.enter_context(even_routing(experts))
         yield
 
 

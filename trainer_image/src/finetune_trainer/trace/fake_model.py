@@ -15,9 +15,11 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.model.describe import replace_linear_layers
 from finetune_trainer.model.load import attention_implementation, compute_dtype
-from finetune_trainer.model.packed_parameters import packed_parameters
+from finetune_trainer.model.matrix_stack import use_own_experts
+from finetune_trainer.model.packed_parameters import packed_names
 from finetune_trainer.model.text_class import provide_text_class
 from finetune_trainer.model.text_part import find_text_part
+from finetune_trainer.model.weight_places import weight_places
 from finetune_trainer.trace.allocations import rounded
 
 # Block sizes of bitsandbytes' NF4 (functional.quantize_4bit): weights per block, first-level constants per block.
@@ -63,9 +65,11 @@ def _readable(rope: Any) -> Any:
 def plain_structure(config: Any) -> Any:
     """Build the model on the meta device, before its modules become 4-bit ones."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
+        model: Any = AutoModelForCausalLM.from_config(
             config, dtype=compute_dtype("cuda"), attn_implementation=attention_implementation(config)
         )
+    use_own_experts(model)
+    return model
 
 
 def quantized_structure(model: Any) -> Any:
@@ -73,7 +77,13 @@ def quantized_structure(model: Any) -> Any:
 
     The 4-bit modules are those that PREPARE quantizes. Packed parameters stay as they are (`trace.packed`).
     """
-    replace_linear_layers(model, packed_parameters(model))
+    packed = packed_names(model)
+    places = weight_places(model, set(packed))
+    layers = replace_linear_layers(model, packed)
+    for name in layers:
+        if f"{name}.weight" in places.cut:
+            # TRAIN gives rows of a larger tensor scales of their own (`model.packed_load`).
+            model.get_submodule(name).weight.compress_statistics = False
     return model
 
 

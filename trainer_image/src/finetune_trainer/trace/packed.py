@@ -1,12 +1,12 @@
 """By how many bytes TRAIN's packed parameters differ from those of a run on fake tensors.
 
-Routing reads values, which fake tensors lack. So a fake run multiplies all experts of a layer at once, with matrices in 16
-bits. TRAIN keeps them in NF4, unpacks at most two at one time, and may adapt each (ADR 0067).
+A run on fake tensors multiplies with matrices in 16 bits. TRAIN keeps them in NF4, unpacks at most two at one time, and may
+adapt each (ADR 0067).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +42,28 @@ _CHOSEN = (
 class PackedSizes:
     """Sizes of a model's packed parameters; all are 0 without any.
 
-    `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits, and `unpacked` the two largest
-    matrices in 16 bits. `adapted` counts matrices with an adapter, and `trained` the adapter's values. `saved_deep` and
+    `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits, and `largest` are the values of
+    the two largest matrices. `adapted` counts matrices with an adapter, and `trained` the adapter's values. `saved_deep` and
     `saved_layer` are the bytes per token that products with an adapter keep for the backward pass: of all layers, and at
-    most of one.
+    most of one. `cast_deep` and `cast_layer` are the same for the adapter's weights in 16 bits.
     """
 
     modules: int = 0
     weights: int = 0
     bytes: int = 0
     plain_bytes: int = 0
-    unpacked: int = 0
+    largest: tuple[int, ...] = ()
     adapted: int = 0
     trained: int = 0
     saved_deep: int = 0
     saved_layer: int = 0
+    cast_deep: int = 0
+    cast_layer: int = 0
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes of two matrices in 16 bits."""
+        return _WIDTH * (self.largest[0] + self.largest[-1]) if self.largest else 0
 
     @property
     def trained_bytes(self) -> int:
@@ -80,20 +87,45 @@ def packed_sizes(
     ]
     matrices = sorted((parameter.rows * parameter.columns for parameter in parameters), reverse=True)
     kept: dict[str, int] = {}
+    cast: dict[str, int] = {}
     for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
         layer = parameter.name.rpartition(".")[0]
         inputs = parameter.rows if parameter.transposed else parameter.columns
-        kept[layer] = kept.get(layer, 0) + _WIDTH * inputs * _experts_of_token(parameter, config)
+        low = lora.rank * len({part.first for part in parameter.parts})
+        kept[layer] = kept.get(layer, 0) + _WIDTH * (inputs + low) * _experts_of_token(parameter, config)
+    for parameter, part in adapted:
+        layer = parameter.name.rpartition(".")[0]
+        cast[layer] = cast.get(layer, 0) + _WIDTH * _factors(parameter, part, lora)
     return PackedSizes(
         modules=len(parts),
         weights=sum(parameter.elements for parameter in parameters),
         bytes=sum(_nf4_bytes(_elements(parameter, part)) for parameter, part in parts),
         plain_bytes=sum(rounded(_WIDTH * parameter.elements) for parameter in parameters),
-        unpacked=_WIDTH * (matrices[0] + matrices[min(1, len(matrices) - 1)]),
+        largest=tuple(matrices[:2]),
         adapted=len(adapted),
         trained=sum(_factors(parameter, part, lora) for parameter, part in adapted),
         saved_deep=sum(kept.values()),
         saved_layer=max(kept.values(), default=0),
+        cast_deep=sum(cast.values()),
+        cast_layer=max(cast.values(), default=0),
+    )
+
+
+def combined(groups: Iterable[PackedSizes]) -> PackedSizes:
+    """Return the sizes of a model from those of its parts: of each layer, and of what is outside of the layers."""
+    known = list(groups)
+    return PackedSizes(
+        modules=sum(one.modules for one in known),
+        weights=sum(one.weights for one in known),
+        bytes=sum(one.bytes for one in known),
+        plain_bytes=sum(one.plain_bytes for one in known),
+        largest=tuple(sorted((size for one in known for size in one.largest), reverse=True)[:2]),
+        adapted=sum(one.adapted for one in known),
+        trained=sum(one.trained for one in known),
+        saved_deep=sum(one.saved_deep for one in known),
+        saved_layer=max((one.saved_layer for one in known), default=0),
+        cast_deep=sum(one.cast_deep for one in known),
+        cast_layer=max((one.cast_layer for one in known), default=0),
     )
 
 

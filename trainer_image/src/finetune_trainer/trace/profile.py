@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.trace.allocations import Allocations
 from finetune_trainer.trace.census import take_census
 from finetune_trainer.trace.cuda_paths import cuda_paths
-from finetune_trainer.trace.fake_model import (
-    adaptable_modules,
-    build_config,
-    plain_structure,
-    quantized_structure,
-)
+from finetune_trainer.trace.fake_model import build_config, plain_structure, quantized_structure
 from finetune_trainer.trace.layers import find_layers, keep_layers, sampled_layers, stand_ins
-from finetune_trainer.trace.packed import packed_sizes
-from finetune_trainer.trace.segments import compose, total
+from finetune_trainer.trace.packed import PackedSizes, combined, packed_sizes
+from finetune_trainer.trace.segments import PassSegments, Segment, compose, total
 from finetune_trainer.trace.step import AdaptedModel, OptimizerSizes, Sizes
 from finetune_trainer.trace.ways import Way
 
 if TYPE_CHECKING:
-    from finetune_trainer.contract.run_spec import Optimizer, RunSpec, Weights
+    from finetune_trainer.contract.run_spec import Lora, Optimizer, RunSpec, Weights
+    from finetune_trainer.model.packed_parameters import PackedParameter
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,6 @@ class Tracer:
     def __init__(self, document: dict[str, Any], run: RunSpec, *, whole: bool = False) -> None:
         self._run = run.model_copy(update={"device": "cuda"})
         lora = run.training.lora
-        whole_model = plain_structure(build_config(document))
-        parameters = packed_parameters(whole_model)
-        whole_model = quantized_structure(whole_model)
-        self._packed = packed_sizes(
-            parameters, adaptable_modules(whole_model), lora, whole_model.config.get_text_config()
-        )
-        self.census = take_census(whole_model, lora.target_modules, parameters, self._packed)
         structure = plain_structure(build_config(document))
         self._path: str | None = None
         self._layers: tuple[int, ...] = ()
@@ -67,6 +57,12 @@ class Tracer:
             sampled = sampled_layers(found.kinds)
             self._layers = stand_ins(found.kinds, sampled)
             keep_layers(structure, found.path, sampled)
+        self._experts = self._packed_sizes(structure, lora)
+        places = (None, *self._layers)
+        self._packed = combined(self._experts[place] for place in places if place in self._experts)
+        self.census = take_census(
+            quantized_structure(plain_structure(build_config(document))), lora.target_modules, self._packed
+        )
         self._structure = structure
         self._models: dict[tuple[Weights, bool], AdaptedModel] = {}
         self._optimizers: dict[Optimizer, OptimizerSizes] = {}
@@ -99,18 +95,53 @@ class Tracer:
         weights = self._total(model.weights) - packed.plain_bytes + packed.bytes + packed.trained_bytes
         gradients = self._total(model.gradients) + packed.trained_bytes
         batch, segments = model.step(way.rows, way.length, accumulates=way.accumulates)
-        step = compose(segments, self._layers)
+        step = compose(self._with_experts(segments, way), self._layers)
         held = weights + batch + (gradients if way.accumulates else 0) + packed.unpacked
         tokens = way.rows * way.length
-        kept = packed.saved_layer if way.checkpointing else packed.saved_deep
+        # What belongs to a layer is in its segments.
+        outside = self._experts.get(None, PackedSizes())
+        kept = tokens * outside.saved_deep + outside.cast_deep
+        late = 0 if way.accumulates else outside.trained_bytes
         return Peaks(
             load=weights + model.load_transient,
-            loss=held + step.forward + tokens * (0 if way.checkpointing else kept),
-            # Gradients of all experts may be there before the last layer's pass has ended.
-            recompute=held + step.backward + tokens * kept + (0 if way.accumulates else packed.trained_bytes),
+            loss=held + step.forward + (0 if way.checkpointing else kept),
+            recompute=held + step.backward + kept + late,
             optimizer=weights + batch + gradients + self._with_packed(self._optimizer(optimizer).transient),
             evaluation=weights + batch + packed.unpacked + self._evaluation(way),
         )
+
+    def _with_experts(self, traced: PassSegments, way: Way) -> PassSegments:
+        """Add what products with an adapter keep in each traced layer, and the gradients that the layer leaves."""
+        tokens, forward, backward = way.rows * way.length, [], []
+        for place, (ahead, back) in enumerate(zip(traced.forward, traced.backward, strict=True)):
+            sizes = self._experts.get(place, PackedSizes())
+            kept = tokens * sizes.saved_deep + sizes.cast_deep
+            new = 0 if way.accumulates else sizes.trained_bytes
+            if way.checkpointing:
+                # The layer keeps something only while its backward pass runs it again.
+                forward.append(ahead)
+                backward.append(Segment(back.peak + kept + new, back.left + new))
+            else:
+                forward.append(Segment(ahead.peak + kept, ahead.left + kept))
+                backward.append(Segment(back.peak + new, back.left - kept + new))
+        return replace(traced, forward=tuple(forward), backward=tuple(backward))
+
+    def _packed_sizes(self, structure: Any, lora: Lora) -> dict[int | None, PackedSizes]:
+        """Return the sizes of packed parameters by the place of the traced layer; those outside of layers have None."""
+        parameters, config = packed_parameters(structure), structure.config.get_text_config()
+        layers: dict[int | None, list[PackedParameter]] = {}
+        for parameter in parameters:
+            layers.setdefault(self._layer_of(parameter.name), []).append(parameter)
+        linear = tuple(
+            name for name, module in structure.named_modules() if isinstance(module, torch.nn.Linear)
+        )
+        return {place: packed_sizes(held, linear, lora, config) for place, held in layers.items()}
+
+    def _layer_of(self, name: str) -> int | None:
+        """Return the place among the traced layers of the one that holds a parameter; None if it is outside of them."""
+        if self._path is None or not name.startswith(f"{self._path}."):
+            return None
+        return int(name.removeprefix(f"{self._path}.").partition(".")[0])
 
     def _evaluation(self, way: Way) -> int:
         key = (way.weights, way.rows, way.length)

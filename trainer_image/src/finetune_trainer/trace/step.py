@@ -23,7 +23,7 @@ from finetune_trainer.evaluation.scoring import supervised_log_probabilities
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.load import cast_model, compute_dtype
 from finetune_trainer.stages.train.adapter import add_adapter
-from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.optimizers import with_optimizer
 from finetune_trainer.stages.train.passes import Pass
 from finetune_trainer.stages.train.settings import sft_config
@@ -85,6 +85,7 @@ class AdaptedModel:
             dequantize_weights(model)
         self._layers: tuple[Any, ...] = () if path is None else tuple(model.get_submodule(path))
         self.model = add_adapter(model, run.training.lora, self.quantized)
+        self._objective = Objective.of(self.model, run.training.router_aux_loss_coefficient)
         self.load_transient = tracked.peaks["load"] - tracked.current
         gc.collect()
         held = tuple(resident_bytes(layer) for layer in self._layers)
@@ -153,11 +154,12 @@ class AdaptedModel:
         tracked.forget_peaks()
         with _Marks(self._layers, tracked) as marks:
             tracked.enter("before")
-            loss = negative_log_likelihood(self.model, one) / one.tokens
+            loss, balance = self._objective.parts(self.model, one)
+            loss = self._objective.total(loss / one.tokens, balance)
             marks.backward = True
             tracked.enter("loss end")
             loss.backward()
-            del loss
+            del loss, balance
             tracked.enter("done")
         found = marks.segments(backward=True)
         self.model.zero_grad()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.layout import BaseLayout
+from finetune_trainer.model.weight_places import Rows
 from finetune_trainer.stages.merge.update import LowRankUpdate, read_updates
 from safetensors.torch import save_file
 
@@ -26,6 +29,11 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path
 def named(a: torch.Tensor, b: torch.Tensor, module: str = "x") -> dict[str, torch.Tensor]:
     prefix = f"base_model.model.{module}"
     return {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
+
+
+def base(transposed: Collection[str] = (), **places: tuple[str, int, int]) -> BaseLayout:
+    held = {module: Rows(*place) for module, place in places.items()}
+    return BaseLayout((), frozenset(), frozenset(transposed), held)
 
 
 def with_magnitude(rows: int) -> dict[str, torch.Tensor]:
@@ -133,7 +141,7 @@ def test_the_digest_is_over_matrices_and_settings(tmp_path: Path) -> None:
 
 
 def test_an_update_of_a_weight_with_a_row_for_each_input_is_transposed(tmp_path: Path) -> None:
-    updates = read_updates(write(tmp_path, named(A, B)), ["x"])
+    updates = read_updates(write(tmp_path, named(A, B)), base(transposed=["x"]))
     assert updates.shape("x") == (3, 2)
     weight = np.zeros((3, 2), np.float32)
     out = np.empty_like(weight)
@@ -151,7 +159,7 @@ def test_no_update_reaches_into_the_rows_of_the_next_expert(
     """Rows are read in blocks that end anywhere."""
     generator = torch.Generator().manual_seed(4)
     a, b = torch.randn(2, 1, 6, generator=generator), torch.randn(2, 6, 1, generator=generator)
-    updates = read_updates(write(tmp_path, named(a, b)), transposed)
+    updates = read_updates(write(tmp_path, named(a, b)), base(transposed))
     assert updates.shape("x") == (2, 6, 6)
     weight = np.zeros((12, 6), np.float32)
     out = np.empty_like(weight)
@@ -170,4 +178,36 @@ def test_magnitudes_of_a_weight_with_a_row_for_each_input_are_refused(tmp_path: 
     assert isinstance(plain, LowRankUpdate)
     assert plain.magnitude is not None
     with pytest.raises(StageError, match="no magnitudes"):
-        read_updates(folder, ["x"])
+        read_updates(folder, base(transposed=["x"]))
+
+
+def test_an_update_has_the_name_that_its_weight_has_in_the_files(tmp_path: Path) -> None:
+    updates = read_updates(write(tmp_path, named(A, B)), base(x=("h.0.fc.weight", 0, 2)))
+    assert list(updates) == ["h.0.fc"]
+    assert "x" not in updates
+    assert updates.shape("h.0.fc") == (2, 3)
+    assert isinstance(updates["h.0.fc"], LowRankUpdate)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_layers_in_one_tensor_are_updated_in_their_own_rows(tmp_path: Path, step: int) -> None:
+    """Rows 2 and 3 belong to a layer without an adapter. Rows are read in blocks that end anywhere."""
+    tensors = {**named(A, B, "q"), **named(A.clone(), torch.tensor([[2.0], [3.0], [5.0]]), "v")}
+    places = base(q=("qkv.weight", 0, 2), k=("qkv.weight", 2, 4), v=("qkv.weight", 4, 7))
+    updates = read_updates(write(tmp_path, tensors), places)
+    assert list(updates) == ["qkv"]
+    assert updates.shape("qkv") == (7, 3)
+    weight = np.full((7, 3), 0.5, np.float32)
+    out = np.empty_like(weight)
+    for first in range(0, 7, step):
+        updates["qkv"].apply(weight[first : first + step], first, out[first : first + step])
+    rows = torch.tensor([1.0, -1.0, 0.0, 0.0, 2.0, 3.0, 5.0])[:, None]
+    assert out.tolist() == (0.5 + 8 * rows @ A).tolist()
+    assert updates["qkv"].squared_norm() == pytest.approx(float((8 * rows @ A).square().sum()))
+
+
+def test_an_update_with_other_outputs_than_its_rows_is_refused(tmp_path: Path) -> None:
+    places = base(x=("qkv.weight", 0, 4), y=("qkv.weight", 4, 6))
+    with pytest.raises(StageError, match="4 outputs of x") as caught:
+        read_updates(write(tmp_path, named(A, B)), places)
+    assert caught.value.reason is Reason.ARTIFACT_VERIFICATION_FAILED

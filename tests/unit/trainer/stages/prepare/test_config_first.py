@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.proof.small_run import small_model
 from finetune_trainer.stages.prepare.stage import prepare
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
+from transformers import AutoConfig
 
 from tests.support.repository import ROOT
 from tests.support.servers.model_hub import REPOSITORY, ModelHub, serving
+from tests.support.workspaces import small_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,3 +98,35 @@ def test_a_folders_config_is_reported_before_the_rows_are_read(
     prepare(make_run(), watching)
     assert watching.activities
     assert all(reported for _, reported in watching.activities)
+
+
+@pytest.mark.parametrize(
+    ("kind", "training", "said"),
+    [
+        ("llama", {"routerAuxLossCoefficient": 0.01}, "remove the field"),
+        ("gpt2", {"variant": "DoRA"}, "choose Standard or RankStabilized"),
+        ("gpt_oss", {"variant": "DoRA"}, "choose Standard or RankStabilized"),
+    ],
+)
+def test_a_setting_that_a_model_cannot_have_is_refused_before_its_weights(
+    kind: str,
+    training: dict[str, Any],
+    said: str,
+    make_run: Callable[..., RunSpec],
+    run_document: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_model(AutoConfig.for_model(kind)).save_pretrained(tmp_path / "base")
+    small_tokenizer().save_pretrained(tmp_path / "base")
+    hub = ModelHub(tmp_path / "base")
+    variant = {name: training[name] for name in training if name == "variant"}
+    own = {**run_document["training"], **{name: training[name] for name in training.keys() - variant.keys()}}
+    own["lora"] = {**own["lora"], **variant}
+    with serving(hub) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        run = make_run(model=hub_model(run_document), training=own)
+        with pytest.raises(StageError, match=said) as caught:
+            prepare(run, NullReporter())
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+    assert hub.weight_requests == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.contract.memory_trace import TraceAnswer
 from finetune_trainer.contract.run_spec import ModelCache
-from finetune_trainer.stages.prepare.memory_trace import FOLDER, needs_trace, trace_memory
+from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.stages.prepare.memory_trace import FOLDER, needs_trace, require_size, trace_memory
 from finetune_trainer.workspace.layout import WorkspaceLayout
 
 from tests.support.memory_oracle.fake_run import plan_spec
@@ -22,6 +25,28 @@ def test_a_run_on_a_gpu_is_traced_and_one_on_a_cpu_only_without_a_formula() -> N
     on_cpu = RUN.model_copy(update={"device": "cpu"})
     assert not needs_trace(on_cpu, "llama")
     assert needs_trace(on_cpu, "vaultgemma")
+
+
+def test_only_a_gpu_run_that_nothing_can_size_ends_without_a_trace() -> None:
+    missing = TraceAnswer(problem="ValueError: nobody knows")
+    on_cpu = RUN.model_copy(update={"device": "cpu"})
+    require_size(on_cpu, "vaultgemma", missing)
+    require_size(RUN, "llama", missing)
+    with pytest.raises(StageError, match="nobody knows") as caught:
+        require_size(RUN, "vaultgemma", missing)
+    assert caught.value.reason is Reason.MODEL_SIZE_UNKNOWN
+
+
+def test_a_killed_trace_says_nothing_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later attempt gets more memory."""
+    killer = tmp_path / "python"
+    killer.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killer))
+    found = trace_memory(RUN, WorkspaceLayout(tmp_path), WITHOUT_FORMULA, 64)
+    with pytest.raises(StageError, match=r"raise resources\.prepare\.memory") as caught:
+        require_size(RUN, "vaultgemma", found)
+    assert caught.value.reason is Reason.HOST_OUT_OF_MEMORY
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.stages.prepare.operator_hold import HOLD_SECONDS, after_the_operator
+from finetune_trainer.stages.prepare.operator_hold import HOLD_SECONDS, after_the_operator, await_decision
 from finetune_trainer.termination import Terminated
 
 REPORTED = 100.0
@@ -16,6 +16,13 @@ def test_a_failure_waits_until_the_operator_had_its_time(passed: float) -> None:
         after_the_operator(REPORTED, lambda: REPORTED + passed, waited.append),
     ):
         raise StageError(Reason.INVALID_DATASET, "too small")
+    assert waited == [max(0.0, HOLD_SECONDS - passed)]
+
+
+@pytest.mark.parametrize("passed", [0.0, 4.0, 3600.0])
+def test_a_model_that_was_just_sized_waits_until_the_operator_had_its_time(passed: float) -> None:
+    waited: list[float] = []
+    await_decision(REPORTED, lambda: REPORTED + passed, waited.append)
     assert waited == [max(0.0, HOLD_SECONDS - passed)]
 
 

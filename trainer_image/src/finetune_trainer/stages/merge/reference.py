@@ -187,7 +187,7 @@ def open_reference(
 
     `updates` are those of the workspace's adapter, if they are not given.
     """
-    updates = updates or AdapterUpdates(workspace.adapter, layout.transposed)
+    updates = updates or AdapterUpdates(workspace.adapter, layout)
     base = read_base_layout(workspace)
     onto_original = merges_onto_original(run)
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def open_reference(
 @contextmanager
 def open_adapter_on_original(workspace: WorkspaceLayout, layout: BaseLayout) -> Iterator[ExactReference]:
     """Open the base's own weights plus the update, for a comparison with the training; `layout` has their tensors."""
-    updates = AdapterUpdates(workspace.adapter, layout.transposed)
+    updates = AdapterUpdates(workspace.adapter, layout)
     names = [file.name for file in read_base_layout(workspace).files]
     with ExitStack() as stack:
         original = StoredBase(stack.enter_context(WeightFiles(workspace.original, names)))

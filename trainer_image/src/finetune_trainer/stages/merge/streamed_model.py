@@ -18,16 +18,19 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.load import attention_implementation
 from finetune_trainer.model.matrix_stack import MatrixStack, use_own_experts
-from finetune_trainer.model.naming import other_names
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
 from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.model.text_part import find_text_part
+from finetune_trainer.model.weight_places import Rows, weight_places
+from finetune_trainer.stages.merge.tensor_files import row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from finetune_trainer.data.masking.example import Example
+    from finetune_trainer.model.packed_parameters import PackedParameter
+    from finetune_trainer.model.text_part import TextPart
     from finetune_trainer.stages.merge.tensor_files import TensorFiles
 
 # A module other than a linear layer or an embedding stays in memory up to this size. Some architectures read such
@@ -139,12 +142,12 @@ class StreamedModel:
         self.model.eval()
         self._files = files
         self._ties = dict(self.model.all_tied_weights_keys)
-        self._aliases = {known: name for name, known in other_names(self.model).items() if known}
-        if part is not None:
-            self._aliases = {own: name for name in files.names if (own := part.text_name(name)) is not None}
-        self._streamed: dict[int, str] = {}
+        packed = packed_parameters(self.model)
+        self._places = weight_places(self.model, {parameter.name for parameter in packed})
+        self._aliases = _names_in_files(part, files, self._places.renamed)
+        self._streamed: dict[int, Rows] = {}
         use_own_experts(self.model)
-        self._stacks = self._place_stacks()
+        self._stacks = self._place_stacks(packed)
         self._place_parameters()
         for name, buffer in self.model.named_buffers():
             tensor = self.tensor(name)
@@ -154,7 +157,7 @@ class StreamedModel:
     def tensor(self, name: str) -> str:
         """Return the name in the files of a parameter, which may be tied to another one."""
         partners = [other for pair in self._ties.items() if name in pair for other in pair if other != name]
-        names = [self._aliases.get(known, known) for known in (name, *partners)]
+        names = [self._in_files(known) for known in (name, *partners)]
         return next((other for other in (*names, name, *partners) if other in self._files), name)
 
     @torch.no_grad()
@@ -177,17 +180,15 @@ class StreamedModel:
         for one in runs:
             for stack in self._stacks:
                 stack.weights = one
-            with _Streaming(self._streamed, partial(_linear, one), self._embed):
+            with _Streaming(self._streamed, partial(self._linear, one), self._embed):
                 states = hidden_states(self.model, ids.repeat(one.variants, 1))
             scores.extend(self._predict(states, examples, positions, one))
         return scores
 
-    def _place_stacks(self) -> list[_StreamedStack]:
+    def _place_stacks(self, packed: Sequence[PackedParameter]) -> list[_StreamedStack]:
         stacks = []
-        for one in packed_parameters(self.model):
-            parts = tuple(
-                replace(part, tensor=self._aliases.get(part.tensor, part.tensor)) for part in one.parts
-            )
+        for one in packed:
+            parts = tuple(replace(part, tensor=self._in_files(part.tensor)) for part in one.parts)
             parameter = replace(one, parts=parts)
             for part in parts:
                 self._files.entry(part.tensor)
@@ -203,11 +204,12 @@ class StreamedModel:
         for path, module in self.model.named_modules():
             streamed = type(module) is torch.nn.Linear or isinstance(module, torch.nn.Embedding)
             own = dict(module.named_parameters(recurse=False))
-            names = {name: self.tensor(f"{path}.{name}" if path else name) for name in own}
-            for tensor in names.values():
-                self._files.entry(tensor)
-            if streamed:
-                self._streamed[id(own.pop("weight"))] = names.pop("weight")
+            names = {name: f"{path}.{name}" if path else name for name in own}
+            for name in names.values():
+                for rows in self._rows(name):
+                    self._files.entry(rows.tensor)
+            if streamed and len(self._rows(names["weight"])) == 1:
+                self._streamed[id(own.pop("weight"))] = self._rows(names.pop("weight"))[0]
             load = partial(self._load, module, names)
             if sum(parameter.numel() for parameter in own.values()) <= _RESIDENT_ELEMENTS:
                 load()
@@ -216,13 +218,58 @@ class StreamedModel:
                 module.register_forward_hook(partial(_unload, own))
 
     def _load(self, module: Any, names: dict[str, str]) -> None:
-        for name, tensor in names.items():
-            module._parameters[name] = torch.nn.Parameter(self._files.whole(tensor), requires_grad=False)  # noqa: SLF001 -- torch has no other way to replace a parameter on the meta device
+        for name, known in names.items():
+            found = [self._value(rows) for rows in self._rows(known)]
+            value = found[0] if len(found) == 1 else torch.cat(found)
+            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)  # noqa: SLF001 -- torch has no other way to replace a parameter on the meta device
 
-    def _embed(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+    def _rows(self, name: str) -> tuple[Rows, ...]:
+        """Return the rows of the files that are a parameter of the model."""
+        if name in self._places.joined:
+            return tuple(self._all_rows(self._in_files(tensor)) for tensor in self._places.joined[name])
+        rows = self._places.cut.get(name)
+        if rows is not None:
+            return (replace(rows, tensor=self._in_files(rows.tensor)),)
+        return (self._all_rows(self.tensor(name)),)
+
+    def _in_files(self, tensor: str) -> str:
+        """Return the name in the files of a tensor that has its name in weight files of the text model alone."""
+        return self._aliases.get(tensor, tensor)
+
+    def _value(self, rows: Rows) -> torch.Tensor:
+        whole = self._files.whole(rows.tensor)
+        return whole if whole.ndim == 0 else whole[rows.first : rows.last]
+
+    def _all_rows(self, tensor: str) -> Rows:
+        shape = self._files.entry(tensor).shape
+        return Rows(tensor, 0, shape[0] if shape else 1)
+
+    def _embed(self, rows: Rows, ids: torch.Tensor) -> torch.Tensor:
         """Look the ids up; only their rows are read."""
-        used, places = ids.unique(return_inverse=True)
-        return self._files.rows(name, used.tolist())[places]
+        used, places = (ids + rows.first).unique(return_inverse=True)
+        return self._files.rows(rows.tensor, used.tolist())[places]
+
+    def _linear(
+        self, weights: Weights, rows: Rows, inputs: torch.Tensor, bias: torch.Tensor | None, outputs: int
+    ) -> torch.Tensor:
+        """Apply to each part of the batch the weight of its variant."""
+        result = inputs.new_empty((*inputs.shape[:-1], outputs))
+        for first, variants in self._blocks(weights, rows):
+            last = first + variants[0].shape[0]
+            for part, found, weight in zip(
+                inputs.tensor_split(len(variants)), result.tensor_split(len(variants)), variants, strict=True
+            ):
+                found[..., first:last] = functional.linear(part, weight)
+        return result if bias is None else result.add_(bias)
+
+    def _blocks(self, weights: Weights, rows: Rows) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        """Yield (first row, rows of each variant) of a weight that is a whole tensor, or rows of one."""
+        shape = self._files.entry(rows.tensor).shape
+        if rows.count == shape[0]:
+            yield from weights.blocks(rows.tensor)
+            return
+        for first, count in row_blocks(rows.count, shape[-1]):
+            yield first, weights.span(rows.tensor, rows.first + first, count)
 
     def _predict(
         self,
@@ -249,11 +296,21 @@ class StreamedModel:
         predictions = [
             _Prediction(part[rows, columns], targets, kept, vocabulary) for part in parts.unbind(0)
         ]
-        name = self._streamed[id(head.projection.weight)]
-        for first, variants in weights.blocks(name):
+        for first, variants in self._blocks(weights, self._streamed[id(head.projection.weight)]):
             for index, prediction in enumerate(predictions):
                 prediction.add(first, variants[index if len(variants) > 1 else 0], head)
         return [prediction.scores() for prediction in predictions]
+
+
+def _names_in_files(part: TextPart | None, files: TensorFiles, renamed: Mapping[str, str]) -> dict[str, str]:
+    """Return the names in `files` of tensors that the model, or weight files of the text model alone, call otherwise.
+
+    `renamed` is that of `WeightPlaces`.
+    """
+    if part is None:
+        return {known: name for name, known in renamed.items()}
+    own = {text: name for name in files.names if (text := part.text_name(name)) is not None}
+    return own | {renamed[text]: name for text, name in own.items() if text in renamed}
 
 
 class _Prediction:
@@ -307,9 +364,9 @@ class _Streaming(TorchFunctionMode):
 
     def __init__(
         self,
-        names: dict[int, str],
-        linear: Callable[[str, torch.Tensor, torch.Tensor | None, int], torch.Tensor],
-        embed: Callable[[str, torch.Tensor], torch.Tensor],
+        names: dict[int, Rows],
+        linear: Callable[[Rows, torch.Tensor, torch.Tensor | None, int], torch.Tensor],
+        embed: Callable[[Rows, torch.Tensor], torch.Tensor],
     ) -> None:
         super().__init__()
         self._names, self._linear, self._embed = names, linear, embed
@@ -327,20 +384,6 @@ class _Streaming(TorchFunctionMode):
             if name is not None:
                 return self._embed(name, args[0])
         return function(*args, **given)
-
-
-def _linear(
-    weights: Weights, name: str, inputs: torch.Tensor, bias: torch.Tensor | None, outputs: int
-) -> torch.Tensor:
-    """Apply to each part of the batch the weight of its variant."""
-    result = inputs.new_empty((*inputs.shape[:-1], outputs))
-    for first, variants in weights.blocks(name):
-        last = first + variants[0].shape[0]
-        for part, found, weight in zip(
-            inputs.tensor_split(len(variants)), result.tensor_split(len(variants)), variants, strict=True
-        ):
-            found[..., first:last] = functional.linear(part, weight)
-    return result if bias is None else result.add_(bias)
 
 
 def _unload(empty: dict[str, Any], module: Any, _inputs: Any, _output: Any) -> None:

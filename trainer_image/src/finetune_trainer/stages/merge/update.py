@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from finetune_trainer.model.layout import BaseLayout
 
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
@@ -94,19 +96,42 @@ class StackedUpdate:
             done += count
 
 
-Update = LowRankUpdate | StackedUpdate
+@dataclass(frozen=True)
+class RowsUpdate:
+    """The updates of layers whose weights stand below each other in one tensor: (first row, last row, update) in order."""
+
+    parts: tuple[tuple[int, int, LowRankUpdate], ...]
+
+    def squared_norm(self) -> float:
+        """Squared Frobenius norm of all updates."""
+        return math.fsum(update.squared_norm() for _, _, update in self.parts)
+
+    def apply(self, base: NDArray[np.float32], first_row: int, out: NDArray[np.float32]) -> None:
+        """Write rows of the updated weight into `out`; rows of layers without an adapter are those of the base."""
+        np.copyto(out, base)
+        for first, last, update in self.parts:
+            start, end = max(first, first_row), min(last, first_row + base.shape[0])
+            if start < end:
+                chosen = slice(start - first_row, end - first_row)
+                update.apply(base[chosen], start - first, out[chosen])
+
+
+Update = LowRankUpdate | StackedUpdate | RowsUpdate
 """The update of one tensor of the weight files."""
 
 
 class AdapterUpdates(Mapping[str, Update]):
-    """The updates by the name of their module in the base model; each access reads one from the file.
+    """The updates of the tensors of the weight files, by their names without `.weight`; each access reads one from the file.
 
     `replaced` has the tensors that training replaced as a whole (peft's `modules_to_save`), by their name in the base.
     Several threads may read it.
     """
 
-    def __init__(self, folder: Path, transposed: Collection[str] = ()) -> None:
-        """Read the adapter's config and header in `folder`; `transposed` names modules whose weights have a row for each input.
+    def __init__(self, folder: Path, layout: BaseLayout | None = None) -> None:
+        """Read the adapter's config and header in `folder`.
+
+        `layout` tells which weights have a row for each input, and where the files hold a module's weight under another name
+        or in a larger tensor. Without it, none is so.
 
         Raises StageError(ArtifactVerificationFailed) for settings that mean something else than an update as above, and
         for tensors that do not belong together; InternalError for a tensor of unknown meaning.
@@ -114,8 +139,9 @@ class AdapterUpdates(Mapping[str, Update]):
         self._config: dict[str, Any] = json.loads(
             (folder / "adapter_config.json").read_text(encoding="utf-8")
         )
-        self._transposed = frozenset(transposed)
-        _require_known_form(self._config, transposed=bool(transposed))
+        self._transposed = layout.transposed if layout is not None else frozenset()
+        self._places = layout.places if layout is not None else {}
+        _require_known_form(self._config, transposed=bool(self._transposed))
         self._path = folder / "adapter_model.safetensors"
         self._entries = read_header(self._path)
         self._parts: dict[str, dict[str, TensorEntry]] = {}
@@ -124,8 +150,23 @@ class AdapterUpdates(Mapping[str, Update]):
             self._add(entry)
         for module, parts in self._parts.items():
             self._require_whole(module, parts)
+        self._modules: dict[str, list[str]] = {}
+        for module in self._parts:
+            place = self._places.get(module)
+            self._modules.setdefault(module if place is None else place.module, []).append(module)
 
-    def __getitem__(self, module: str) -> Update:
+    def __getitem__(self, tensor: str) -> Update:
+        modules = self._modules[tensor]
+        if self._rows(tensor) is None or self._places[modules[0]].count == self._rows(tensor):
+            return self._update(modules[0])
+        parts = []
+        for module in modules:
+            rows, update = self._places[module], self._update(module)
+            if isinstance(update, LowRankUpdate):
+                parts.append((rows.first, rows.last, update))
+        return RowsUpdate(tuple(sorted(parts, key=lambda part: part[0])))
+
+    def _update(self, module: str) -> Update:
         parts = self._parts[module]
         magnitude = parts.get("magnitude_vector")
         a, b = self.read(parts["A"]), self.read(parts["B"])
@@ -141,21 +182,28 @@ class AdapterUpdates(Mapping[str, Update]):
         )
         return StackedUpdate(matrices, a.shape[2] if transposed else b.shape[1])
 
-    def __contains__(self, module: object) -> bool:
-        return module in self._parts
+    def __contains__(self, tensor: object) -> bool:
+        return tensor in self._modules
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self._modules)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._modules)
 
-    def shape(self, module: str) -> tuple[int, ...]:
-        """Return the shape of the weight that a module's update belongs to."""
-        parts = self._parts[module]
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Return the shape of the tensor that an update belongs to."""
+        module = self._modules[tensor][0]
+        parts, rows = self._parts[module], self._rows(tensor)
         *experts, outputs, _ = parts["B"].shape
         inputs = parts["A"].shape[-1]
+        if rows is not None:
+            return rows, inputs
         return (*experts, inputs, outputs) if module in self._transposed else (*experts, outputs, inputs)
+
+    def _rows(self, tensor: str) -> int | None:
+        """Return the number of rows of a tensor that holds modules under other names; None for any other tensor."""
+        return max((rows.last for rows in self._places.values() if rows.module == tensor), default=None)
 
     def digest(self) -> str:
         """Return the digest of matrices and settings, which decide the bytes of a merge."""
@@ -227,6 +275,11 @@ class AdapterUpdates(Mapping[str, Update]):
             raise _invalid(
                 f"hold {math.prod(b.shape[:-1])} magnitudes of {module}, found {magnitude.elements}"
             )
+        place = self._places.get(module)
+        if place is not None and b.shape[:-1] != (place.count,):
+            raise _invalid(
+                f"have {place.count} outputs of {module} as the base does, found {list(b.shape[:-1])}"
+            )
         if magnitude is not None and module in self._transposed:
             raise _invalid(f"have no magnitudes of {module}, whose weight has a row for each input")
 
@@ -246,12 +299,12 @@ class AdapterUpdates(Mapping[str, Update]):
         return default
 
 
-def read_updates(folder: Path, transposed: Collection[str] = ()) -> AdapterUpdates:
-    """Open and check the adapter in `folder`.
+def read_updates(folder: Path, layout: BaseLayout | None = None) -> AdapterUpdates:
+    """Open and check the adapter in `folder`; `layout` is that of the base.
 
     Raises as AdapterUpdates and its `require_trained` do.
     """
-    updates = AdapterUpdates(folder, transposed)
+    updates = AdapterUpdates(folder, layout)
     updates.require_trained()
     return updates
 

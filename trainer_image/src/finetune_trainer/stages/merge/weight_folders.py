@@ -80,7 +80,7 @@ def write_weights(
     if original:
         source, expected = workspace.original, read_original(workspace.original, model_digest)
         names, stored = tuple(file.name for file in base_layout.files), None
-    updates = read_updates(workspace.adapter, layout.transposed) if kind == "Merged" else None
+    updates = read_updates(workspace.adapter, layout) if kind == "Merged" else None
     inputs = {
         "format": _FORMAT,
         "base": expected,

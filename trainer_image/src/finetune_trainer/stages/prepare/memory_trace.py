@@ -1,7 +1,7 @@
 """The step of PREPARE that traces the memory of a run, in a process of its own: it needs TRAIN's code, and may fail.
 
 The trace depends on the model's config, the run's training and the longest row. A trace that is in the workspace or in the
-cache of quantized models is not made again. A failure is reported, and never ends the stage.
+cache of quantized models is not made again. A failure ends the stage only if nothing else can size the model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.contract.memory_trace import TraceAnswer
 from finetune_trainer.contract.model_config import CLOSED_FORMS
+from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_json_atomically, write_marker
 
 if TYPE_CHECKING:
@@ -28,14 +30,19 @@ if TYPE_CHECKING:
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 SECONDS = 150.0
-"""Time after which the process is stopped. It ends by itself after less (`trace.command`)."""
+"""Time after which the process is stopped. It ends by itself after less (`trace.command`), unless the node is overloaded."""
+ONLY_SECONDS = 600.0
+"""The same if nothing else can size the model."""
 FOLDER = "traces"
 _STEP = "trace"
-_FORMAT = 1  # increase it if the same inputs would give another trace
-_DECISIVE = {"effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora"}
+_FORMAT = 2  # increase it if the same inputs would give another trace
+_DECISIVE = {
+    "effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora", "router_aux_loss_coefficient",
+}  # fmt: skip
 """What of `training` a trace depends on."""
 _TOOLS = ("bitsandbytes", "peft", "torch", "transformers", "trl")
 _LONGEST_PROBLEM = 256
+_KILLED = "its process was killed, as the kernel does if the memory of the container is used up"
 _log = logging.getLogger(__name__)
 
 
@@ -44,19 +51,48 @@ def needs_trace(run: RunSpec, kind: str) -> bool:
 
     A run on a CPU takes no GPU. It is sized all the same, and for that it needs a trace only if there is no closed form.
     """
-    return run.device == "cuda" or kind not in CLOSED_FORMS
+    return run.device == "cuda" or is_sized_by_trace(kind)
+
+
+def is_sized_by_trace(kind: str) -> bool:
+    """Return whether a trace alone can size a model of type `kind`: there is no closed form."""
+    return kind not in CLOSED_FORMS
+
+
+def require_size(run: RunSpec, kind: str, traced: TraceAnswer) -> None:
+    """Raise StageError(ModelSizeUnknown) if no GPU can be chosen for a model of type `kind`.
+
+    The job would end after PREPARE, so its weights would be fetched in vain. A run on a CPU needs no GPU. A process that
+    was killed says nothing about the model: it is HostOutOfMemory, after which the operator gives more memory.
+    """
+    if traced.trace is not None or run.device != "cuda" or not is_sized_by_trace(kind):
+        return
+    if traced.problem == _KILLED:
+        raise StageError(
+            Reason.HOST_OUT_OF_MEMORY,
+            f"PREPARE must trace a model of type {kind}, but {_KILLED}; raise resources.prepare.memory",
+        )
+    raise StageError(
+        Reason.MODEL_SIZE_UNKNOWN,
+        f"a model of type {kind} has no formula for its memory, so PREPARE must trace it, but it cannot: {traced.problem}; "
+        "choose another model, or report its config.json",
+    )
 
 
 def trace_memory(
-    run: RunSpec, layout: WorkspaceLayout, config: dict[str, Any], length: int, seconds: float = SECONDS
+    run: RunSpec,
+    layout: WorkspaceLayout,
+    config: dict[str, Any],
+    length: int,
+    seconds: float | None = None,
 ) -> TraceAnswer:
-    """Return the trace of a run with rows of at most `length` tokens, or why there is none."""
+    """Return the trace of a run with rows of at most `length` tokens, or why there is none after `seconds`."""
     request = {
         "training": run.training.model_dump(mode="json", by_alias=True),
         "config": config,
         "length": length,
     }
-    decisive = run.training.model_dump(mode="json", include=_DECISIVE)
+    decisive = run.training.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
     versions = {name: importlib.metadata.version(name) for name in _TOOLS}
     inputs = digest_of(
         {"config": config, "length": length, "training": decisive, "versions": versions, "format": _FORMAT}
@@ -67,6 +103,8 @@ def trace_memory(
     known = TraceAnswer.read(read_marker(layout, _STEP, inputs)) or _read(shared)
     if known is not None and known.trace is not None:
         return known
+    if seconds is None:
+        seconds = ONLY_SECONDS if is_sized_by_trace(str(config.get("model_type"))) else SECONDS
     found = _answer(json.dumps(request), seconds)
     if found.trace is None:
         _log.warning("the memory of the run cannot be traced: %s", found.problem)
@@ -105,6 +143,8 @@ def _answer(request: str, seconds: float) -> TraceAnswer:
         return _problem(f"the trace must take at most {seconds:g} s, and did not end")
     except OSError as error:
         return _problem(f"the process of the trace cannot be started: {error.strerror}")
+    if done.returncode == -signal.SIGKILL:
+        return _problem(_KILLED)
     lines = done.stdout.splitlines()
     try:
         found = TraceAnswer.model_validate_json(lines[-1] if lines else "")

@@ -12,7 +12,7 @@ from finetune_trainer.contract.memory_trace import TraceAnswer
 from finetune_trainer.contract.model_config import NESTED, select_config_fields
 from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
-from finetune_trainer.contract.run_spec import DirectorySource, RunSpec
+from finetune_trainer.contract.run_spec import DirectorySource, RunSpec, Training
 from finetune_trainer.data.chat_template.processor import TEMPLATE, place_processor_template
 from finetune_trainer.data.dataset.listing import print_rows
 from finetune_trainer.data.dataset.row_source import open_source
@@ -21,6 +21,7 @@ from finetune_trainer.model.adapter_targets import reject_variant
 from finetune_trainer.model.artifact_size import artifact_bytes, least_artifact_bytes
 from finetune_trainer.model.describe import BaseModel, inspect_base_model
 from finetune_trainer.model.merge_target import keeps_original
+from finetune_trainer.model.router_loss import no_router_loss
 from finetune_trainer.model.support import read_config
 from finetune_trainer.quantization.mxfp4 import DequantizedModel
 from finetune_trainer.quantization.original import KeptModel
@@ -39,9 +40,14 @@ from finetune_trainer.stages.prepare.dataset import (
 )
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
-from finetune_trainer.stages.prepare.memory_trace import needs_trace, trace_memory
+from finetune_trainer.stages.prepare.memory_trace import (
+    is_sized_by_trace,
+    needs_trace,
+    require_size,
+    trace_memory,
+)
 from finetune_trainer.stages.prepare.model_proof import Trial, no_trial, require_provable
-from finetune_trainer.stages.prepare.operator_hold import after_the_operator
+from finetune_trainer.stages.prepare.operator_hold import after_the_operator, await_decision
 from finetune_trainer.stages.prepare.report import report_dataset, report_rejection
 from finetune_trainer.telemetry.redaction import Redactor, secrets_of
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
@@ -91,8 +97,7 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     config, trained = _configs(tokenizer, base)
     progress.report_config(config)
     reported = time.monotonic()
-    require_length(run.training.maximum_length, base)
-    reject_variant(run.training.lora, base.transposed)
+    _require_possible(run.training, base)
     require_provable(trial(tokenizer))
     ignored = ignored_files(source)
     for name, why in ignored.items():
@@ -139,6 +144,14 @@ def prepare(run: RunSpec, progress: Reporter, trial: Trial = no_trial) -> StageR
     )
 
 
+def _require_possible(training: Training, base: BaseModel) -> None:
+    """Raise StageError if the model cannot be trained with these settings."""
+    require_length(training.maximum_length, base)
+    reject_variant(training.lora, base.transposed)
+    if training.router_aux_loss_coefficient is not None and base.router_loss_obstacle is not None:
+        raise no_router_loss(base.router_loss_obstacle)
+
+
 def _configs(folder: Path, base: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the config's members that the operator gets, and the whole config of the model that is trained."""
     document = read_config(folder / "config.json")
@@ -152,12 +165,20 @@ def _configs(folder: Path, base: BaseModel) -> tuple[dict[str, Any], dict[str, A
 def _traced(
     run: RunSpec, layout: WorkspaceLayout, progress: Reporter, config: dict[str, Any], longest: int
 ) -> TraceAnswer:
-    """Trace the model's memory where sizing needs it. Before weights are fetched, so that a model that fits nowhere costs none."""
-    if not needs_trace(run, config["model_type"]):
+    """Trace the model's memory where sizing needs it.
+
+    A model without a formula is first sized here. No weight is fetched before the operator can hold a job that fits nowhere.
+    Raises StageError(ModelSizeUnknown) as `require_size` does.
+    """
+    kind = config["model_type"]
+    if not needs_trace(run, kind):
         return TraceAnswer()
     progress.update("TracingMemory", 0, None)
     answer = trace_memory(run, layout, config, longest)
     progress.report_trace(answer.trace)
+    require_size(run, kind, answer)
+    if is_sized_by_trace(kind) and progress.port is not None and not run.telemetry.is_local:
+        await_decision(time.monotonic())
     return answer
 
 

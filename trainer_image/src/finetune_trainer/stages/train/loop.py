@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,11 @@ from finetune_trainer.stages.train.adapter import checkpoint_tensors, load_adapt
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
 from finetune_trainer.stages.train.checkpoints import step_of
 from finetune_trainer.stages.train.early_stopping import history_of
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.master_weights import kept_values
 from finetune_trainer.stages.train.passes import StepCollator
 from finetune_trainer.stages.train.prefetch import Prefetcher
-from finetune_trainer.stages.train.random_states import random_states
+from finetune_trainer.stages.train.random_states import StepEnd, random_states
 from finetune_trainer.stages.train.ranks.gradients import Gradients, SharedGradients
 from finetune_trainer.stages.train.ranks.group import ALONE
 from finetune_trainer.stages.train.snapshot import HostMemory, Snapshot
@@ -48,22 +48,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """A finished optimizer step, and the generators' states at its end."""
-
-    step: int
-    randomness: dict[str, Any]
-
-
 class AdapterTrainer(SFTTrainer):
     """Trains the adapter of a quantized model on proven labels.
 
     A batch of the loader has the rows of a whole step, and `batching` splits it into passes. `checkpoints` is the folder
     of the saved states, and `origin` describes the run in them. Without `origin`, nothing is saved. `tokens` counts this
     process's training tokens without padding. A checkpoint is copied to host memory, and a thread writes it while the
-    next steps run. `stop` is obeyed between two passes: the started step is dropped, and the state after the last
-    finished one is saved. So a resumed run repeats no step, and ends with the same adapter.
+    next steps run. `objective` is the loss of the answers alone if it is not given. `stop` is obeyed between two passes: the
+    started step is dropped, and the state after the last finished one is saved. So a resumed run repeats no step, and ends
+    with the same adapter.
 
     Several `ranks` share the rows of each step. They stop before the same step, and only the first one saves.
     """
@@ -74,6 +67,7 @@ class AdapterTrainer(SFTTrainer):
         checkpoints: Path,
         batching: Batching,
         kernels: FusedLayers | None = None,
+        objective: Objective | None = None,
         origin: Origin | None = None,
         stop: StopRequest | None = None,
         clock: StepClock | None = None,
@@ -96,16 +90,19 @@ class AdapterTrainer(SFTTrainer):
         self.selection: SelectionRule | None = None
         """The rule by which checkpoints of earlier steps must stay."""
         self._kernels = kernels or FusedLayers()
+        self._objective = objective or Objective()
+        self._balance: torch.Tensor | None = None
+        self._balances: list[torch.Tensor] = []
         self._saves = origin is not None and ranks.is_first
         self._ranks = ranks
-        self.gradients = Gradients()
+        self.gradients = Gradients(self._objective.parts)
         """The gradients of the steps; those of the last training stay."""
         self._stop = stop or StopRequest()
         self._clock = clock or StepClock(time.monotonic)
         self._writer = CheckpointWriter(checkpoints, {} if origin is None else origin.document)
         self._waiting = WaitingTime(time.monotonic())
         self._memory = HostMemory()
-        self._finished: _Finished | None = None
+        self._finished: StepEnd | None = None
         self._step: Step | None = None
         self._unread = UnreadSteps(self._report)
         # A walk over all modules takes as long as a part of a step on a fast GPU.
@@ -125,11 +122,11 @@ class AdapterTrainer(SFTTrainer):
         """Return the sum of -ln p over a pass's learned tokens, divided by their number in the whole step.
 
         So passes of any size give the same sum. The value equals TRL's on every device. TRL's entropy and accuracy are
-        not computed.
+        not computed. The load-balancing loss of the pass is kept apart.
         """
         if return_outputs:
             raise NotImplementedError("logits of a whole batch are never held; measure with `scoring`")
-        total = self.gradients.loss(model, inputs)
+        total, self._balance = self.gradients.parts(model, inputs)
         return total / max(1, len(inputs.targets) if num_items_in_batch is None else num_items_in_batch)
 
     @property
@@ -158,7 +155,9 @@ class AdapterTrainer(SFTTrainer):
         self.adapted.train()
         with self._stop.held(), self._zeroing_only_trained():
             if self._ranks.size > 1:
-                self.gradients = SharedGradients(self.adapted, self._ranks, self.args.seed)
+                self.gradients = SharedGradients(
+                    self.adapted, self._ranks, self.args.seed, self._objective.parts
+                )
             try:
                 output = super().train(resume_from_checkpoint, *arguments, **settings)
             except StageError:
@@ -221,7 +220,7 @@ class AdapterTrainer(SFTTrainer):
         number = self.state.global_step + 1
         self.gradients.begin(inputs, number, self._stop.signal)
         device = self.args.device
-        loss = torch.zeros((), device=device)
+        loss, self._balances = torch.zeros((), device=device), []
         with (
             using_attention(model, self.attention.implementation),
             self._kernels.active(),
@@ -234,9 +233,15 @@ class AdapterTrainer(SFTTrainer):
                 moved = one.moved(lambda value: value.to(device, non_blocking=True))
                 with self.gradients.of_pass(last=place == len(inputs.passes)):
                     part = self.compute_loss(model, moved, num_items_in_batch=inputs.learned)
-                    part.backward()
+                    balance, self._balance = self._balance, None
+                    if balance is not None:
+                        balance = balance * (one.tokens / inputs.tokens)
+                        self._balances.append(balance.detach())
+                    self._objective.total(part, balance).backward()
                 loss += part.detach()
                 self.tokens += one.tokens
+        if self._balances:
+            self._balances = [self.gradients.total(torch.stack(self._balances).sum())]
         return self.gradients.total(loss)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:  # noqa: ARG002 -- the base class's signature
@@ -285,7 +290,8 @@ class AdapterTrainer(SFTTrainer):
         if self.control.should_log and self._step is not None:
             # The base class would read both at once, and the device would be idle until the next step is queued.
             self.control.should_log = False
-            numbers = HostCopy(torch.stack((tr_loss, grad_norm.to(tr_loss.dtype))))
+            found = (tr_loss, grad_norm, *([sum(self._balances)] if self._balances else ()))
+            numbers = HostCopy(torch.stack([value.to(tr_loss.dtype) for value in found]))
             tr_loss.zero_()
             self._unread.add(
                 FinishedStep(
@@ -301,7 +307,7 @@ class AdapterTrainer(SFTTrainer):
         if self.control.should_evaluate or self.control.should_training_stop:
             self._unread.report_all()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **settings)
-        self._finished = _Finished(self.state.global_step, random_states())
+        self._finished = StepEnd(self.state.global_step, random_states())
         self._check_stop()
 
     def _check_stop(self) -> None:
@@ -324,7 +330,7 @@ class AdapterTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 -- the base class's signature
         if self._saves:
             with self._clock.pause():
-                self._submit(_Finished(self.state.global_step, random_states()))
+                self._submit(StepEnd(self.state.global_step, random_states()))
 
     def _save_finished(self) -> None:
         """Save the last finished step, if that has not happened, and wait until it is on the disk."""
@@ -355,7 +361,7 @@ class AdapterTrainer(SFTTrainer):
         except Exception:  # noqa: BLE001 -- the error that ends the training is raised
             _log.exception("the state of the last step is not saved")
 
-    def _submit(self, finished: _Finished) -> None:
+    def _submit(self, finished: StepEnd) -> None:
         """Copy the state of the last finished step, and let it be written; wait for the write before it."""
         # Nothing is saved whose loss or gradient is not finite.
         self._unread.report_all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from finetune_trainer.model.output_head import OutputHead, chunks, hidden_states, output_head
-from finetune_trainer.model.packed_attention import packed_states
+from finetune_trainer.model.output_head import OutputHead, body_outputs, chunks, output_head
+from finetune_trainer.model.packed_attention import packed_outputs
+from finetune_trainer.model.router_loss import RouterLoss, router_loss
 
 if TYPE_CHECKING:
     from finetune_trainer.stages.train.passes import Pass
@@ -19,10 +21,45 @@ def negative_log_likelihood(model: Any, one: Pass) -> torch.Tensor:
 
     A packed pass needs `model.packed_attention.using_attention` until its backward pass has ended.
     """
+    return _likelihood(model, one, _outputs(model, one).last_hidden_state)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimizes: the loss of its learned tokens and, times a coefficient, the load-balancing loss of routers.
+
+    The latter is the mean over the passes of a step, weighted by their tokens without padding. `router` is None if the run
+    does not ask for it.
+    """
+
+    router: RouterLoss | None = None
+    coefficient: float = 0.0
+
+    @classmethod
+    def of(cls, model: Any, coefficient: float | None) -> Objective:
+        """Return the objective of a run. Raises StageError(UnsupportedModel) if the model lacks what a coefficient asks for."""
+        return cls() if coefficient is None else cls(router_loss(model), coefficient)
+
+    def parts(self, model: Any, one: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sum of `negative_log_likelihood` and the load-balancing loss of a pass, if it is asked for."""
+        if self.router is None:
+            return negative_log_likelihood(model, one), None
+        outputs = _outputs(model, one, output_router_logits=True)
+        balance = self.router.value(outputs.router_logits, one.real)
+        return _likelihood(model, one, outputs.last_hidden_state), balance
+
+    def total(self, loss: torch.Tensor, balance: torch.Tensor | None) -> torch.Tensor:
+        """Return what is minimized, of both parts of a pass in shares of its step."""
+        return loss if balance is None else loss + self.coefficient * balance
+
+
+def _outputs(model: Any, one: Pass, **settings: Any) -> Any:
     if one.packed is None or one.position_ids is None:
-        states = hidden_states(model, one.input_ids)
-    else:
-        states = packed_states(model, one.input_ids, one.position_ids, one.packed)
+        return body_outputs(model, one.input_ids, **settings)
+    return packed_outputs(model, one.input_ids, one.position_ids, one.packed, **settings)
+
+
+def _likelihood(model: Any, one: Pass, states: torch.Tensor) -> torch.Tensor:
     loss: torch.Tensor = _ChunkedLoss.apply(
         states.flatten(0, 1), one.positions, one.targets, output_head(model)
     )

@@ -27,7 +27,7 @@ class Pass:
 
     `input_ids` is (rows, length), padded on the right, or (1, tokens) if `packed`. `positions` are the flat positions
     that predict a learned token, and `targets` those tokens. `tokens` counts tokens without padding. For packed rows,
-    `position_ids` is (1, tokens) and restarts in each row.
+    `position_ids` is (1, tokens) and restarts in each row. `lengths` has the tokens of each padded row.
     """
 
     input_ids: torch.Tensor
@@ -36,6 +36,15 @@ class Pass:
     tokens: int
     packed: PackedRows | None = None
     position_ids: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
+
+    @property
+    def real(self) -> torch.Tensor | None:
+        """Which places (rows, length) have a token that is no padding; None if all have."""
+        if self.lengths is None or self.tokens == self.input_ids.numel():
+            return None
+        places = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return places[None] < self.lengths[:, None]
 
     def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Pass:
         """Return the pass with `move` applied to each tensor."""
@@ -46,6 +55,7 @@ class Pass:
             targets=move(self.targets),
             packed=None if self.packed is None else replace(self.packed, bounds=move(self.packed.bounds)),
             position_ids=None if self.position_ids is None else move(self.position_ids),
+            lengths=None if self.lengths is None else move(self.lengths),
         )
 
 
@@ -151,7 +161,7 @@ def _padded(ids: Sequence[np.ndarray[Any, Any]], labels: Sequence[np.ndarray[Any
     for row, each in zip(filled, ids, strict=True):
         row[: len(each)] = each
     positions, targets = _learned(labels, np.arange(len(ids)) * max(lengths))
-    return Pass(torch.from_numpy(filled), positions, targets, sum(lengths))
+    return Pass(torch.from_numpy(filled), positions, targets, sum(lengths), lengths=torch.tensor(lengths))
 
 
 def _learned(

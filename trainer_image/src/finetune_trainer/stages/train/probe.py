@@ -18,6 +18,7 @@ from finetune_trainer.contract.train_result import ProbeResult
 from finetune_trainer.data.masking.example import IGNORED
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.random_states import random_states, restore_random_states
 from finetune_trainer.stages.train.ranks.group import ALONE
 from finetune_trainer.stages.train.settings import sft_config
@@ -98,6 +99,7 @@ def probe(
             batching=batching,
             kernels=kernels,
             ranks=ranks,
+            objective=Objective.of(model, training.router_aux_loss_coefficient),
         )
         trainer.train()
         reading = memory.read()

@@ -68,7 +68,7 @@ class ProgressCallback(TrainerCallback):
         if "loss" not in logs:
             return
         step = int(logs["step"])
-        for name in ("loss", "grad_norm"):
+        for name in ("loss", "grad_norm", "routerAuxLoss"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
                 raise StageError(
@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):
                 )
         self.losses.append(float(logs["loss"]))
         self._tokens += int(logs["tokens"])
-        self._measure()
+        self._measure(logs.get("routerAuxLoss"))
         self.tokens_per_second = self._tokens / (time.monotonic() - self._started)
         self._progress.update(
             "Training",
@@ -92,7 +92,7 @@ class ProgressCallback(TrainerCallback):
             peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         )
 
-    def _measure(self) -> None:
+    def _measure(self, router_aux_loss: float | None) -> None:
         """Report the numbers of `TrainingMeasurements` that change with a step."""
         step_seconds = self.clock.end_step()
         self._steps += 1
@@ -115,6 +115,7 @@ class ProgressCallback(TrainerCallback):
             seconds=self._seconds,
             tokens=self._tokens,
             step_seconds=step_seconds,
+            **({} if router_aux_loss is None else {"router_aux_loss": router_aux_loss}),
             checkpoint_time=written or self._begun,
             **numbers,
         )

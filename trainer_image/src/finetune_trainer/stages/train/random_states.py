@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,14 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A finished optimizer step, and the generators' states at its end."""
+
+    step: int
+    randomness: dict[str, Any]
 
 
 def random_states() -> dict[str, Any]:

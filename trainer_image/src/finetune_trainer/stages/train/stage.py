@@ -53,6 +53,7 @@ from finetune_trainer.stages.train.fit import fit, fitting
 from finetune_trainer.stages.train.kernels import KernelCallback, begun_kernels, kernels_result
 from finetune_trainer.stages.train.ladder import Ladder, this_device
 from finetune_trainer.stages.train.loop import AdapterTrainer
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.stages.train.optimizers import begun_optimizer
 from finetune_trainer.stages.train.origin import origin_of
 from finetune_trainer.stages.train.out_of_memory import gpu_out_of_memory, is_device_out_of_memory
@@ -284,7 +285,7 @@ def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
         memory.release()
     # This comes before the adapter: its initial values are random.
     set_seed(run.training.seed)
-    adapted = add_adapter(model, run.training.lora, layout.quantized)
+    adapted = add_adapter(model, run.training.lora, layout.adaptable)
     return _Loaded(adapted, _tokenizer(workspace.base, model.get_input_embeddings().weight.shape[0]))
 
 
@@ -309,6 +310,7 @@ def _build_trainer(
         checkpoints=workspace.checkpoints,
         batching=batching,
         kernels=kernels.layers,
+        objective=Objective.of(loaded.adapted, run.training.router_aux_loss_coefficient),
         origin=origin,
         stop=watch.stop,
         clock=watch.clock,

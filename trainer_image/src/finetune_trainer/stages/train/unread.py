@@ -43,6 +43,8 @@ class HostCopy:
 class FinishedStep:
     """What is known of a step when it is queued, and its loss and gradient norm, which the device still computes.
 
+    `numbers` may have the load-balancing loss of its routers as the third one.
+
     `epoch` is the progress after the step, and `learning_rate` that of its update. `examples`, `tokens` and `computed`
     count its rows, its tokens, and its tokens with padding.
     """
@@ -57,10 +59,11 @@ class FinishedStep:
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of the training's history; wait for the device."""
-        loss, norm = self.numbers.read()
+        loss, norm, *balance = self.numbers.read()
         return {
             "loss": loss,
             "grad_norm": norm,
+            **({"routerAuxLoss": balance[0]} if balance else {}),
             "learning_rate": self.learning_rate,
             "examples": self.examples,
             "tokens": self.tokens,

@@ -74,7 +74,7 @@ def _step(model: Any, gradients: Gradients, kind: Any = "AsDrawn") -> tuple[floa
     with using_attention(model, attention.implementation), gradients.of_step(1):
         for place, one in enumerate(step.passes, start=1):
             with gradients.of_pass(last=place == len(step.passes)):
-                part = gradients.loss(model, one) / step.learned
+                part = gradients.parts(model, one)[0] / step.learned
                 part.backward()
             total += part.detach()
     named = model.named_parameters()

@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune_trainer.stages.train.loss import negative_log_likelihood
+from finetune_trainer.stages.train.loss import Objective
 from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from finetune_trainer.stages.train.passes import Pass, Step
     from finetune_trainer.stages.train.ranks.group import Ranks
 
-    Measure = Callable[[Any, Pass], torch.Tensor]
+    Parts = tuple[torch.Tensor, torch.Tensor | None]
+    Measure = Callable[[Any, Pass], Parts]
 
 
 class Gradients:
@@ -35,9 +36,9 @@ class Gradients:
     rank_seconds: tuple[float, ...] = ()
     """Seconds that each rank needed for its own passes of the step before; only the first of several ranks knows them."""
 
-    def __init__(self, measure: Measure = negative_log_likelihood) -> None:
-        """`measure` returns the loss of a pass, a sum over its learned tokens."""
-        self._measure = measure
+    def __init__(self, measure: Measure | None = None) -> None:
+        """`measure` returns the parts of the loss of a pass: `loss.Objective.parts`, by default without routers."""
+        self._measure = measure or Objective().parts
 
     def begin(self, step: Step, number: int, stop: str | None) -> None:
         """Agree with the other ranks on the step `number`. `stop` names the signal that this process has received.
@@ -53,13 +54,13 @@ class Gradients:
         """Return the context of a pass, forward and backward. The gradients are complete after the last one."""
         return nullcontext()
 
-    def loss(self, model: Any, one: Pass) -> torch.Tensor:
-        """Return the loss of a pass."""
+    def parts(self, model: Any, one: Pass) -> Parts:
+        """Return the parts of the loss of a pass."""
         return self._measure(model, one)
 
-    def total(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the whole step from that of this rank."""
-        return loss
+    def total(self, part: torch.Tensor) -> torch.Tensor:
+        """Return a part of the loss of the whole step from that of this rank."""
+        return part
 
     def close(self) -> None:
         """Leave the model as it was."""
@@ -68,15 +69,13 @@ class Gradients:
 class SharedGradients(Gradients):
     """Those of a step whose rows several ranks have: each has a replica of the model, and DDP adds their gradients."""
 
-    def __init__(
-        self, model: Any, ranks: Ranks, seed: int, measure: Measure = negative_log_likelihood
-    ) -> None:
+    def __init__(self, model: Any, ranks: Ranks, seed: int, measure: Measure | None = None) -> None:
         """Give the trained values of `model` those of the first rank. `seed` is that of the run."""
         super().__init__(measure)
         self._ranks = ranks
         self._seed = seed
         self._watch = _Stopwatch()
-        module = _PassLoss(model, measure)
+        module = _PassLoss(model, self._measure)
         # Frozen weights are the same files on every rank. DDP would send all of them.
         frozen = [name for name, value in module.named_parameters() if not value.requires_grad]
         frozen += [name for name, _ in module.named_buffers()]
@@ -124,15 +123,15 @@ class SharedGradients(Gradients):
         """See the base class. The last pass sends the gradients of all."""
         return nullcontext() if last else self._replica.no_sync()
 
-    def loss(self, model: Any, one: Pass) -> torch.Tensor:  # noqa: ARG002 -- DDP has the model
+    def parts(self, model: Any, one: Pass) -> Parts:  # noqa: ARG002 -- DDP has the model
         """See the base class. DDP learns from this call which gradients to expect."""
-        loss: torch.Tensor = self._replica(one)
-        return loss
+        parts: Parts = self._replica(one)
+        return parts
 
-    def total(self, loss: torch.Tensor) -> torch.Tensor:
+    def total(self, part: torch.Tensor) -> torch.Tensor:
         """See the base class."""
-        distributed.all_reduce(loss)
-        return loss
+        distributed.all_reduce(part)
+        return part
 
     def close(self) -> None:
         """See the base class."""
@@ -149,7 +148,7 @@ class _PassLoss(torch.nn.Module):
         self.model = model
         self._measure = measure
 
-    def forward(self, one: Pass) -> torch.Tensor:
+    def forward(self, one: Pass) -> Parts:
         return self._measure(self.model, one)
 
 
