@@ -246,6 +246,7 @@ class Store:
             image_pulls=dict(entry.image_pulls),
             fresh=fresh,
             last_read=entry.last_read,
+            had_jobs=bool(entry.former_jobs),
         )
 
     def has_job(self, key: Key, uid: str) -> bool:

@@ -223,6 +223,8 @@ class Observation:
     """True if children and pods were read from the API server for this decision, not from the watch."""
     last_read: datetime | None = None
     """Time of the last such read; None if there was none."""
+    had_jobs: bool = False
+    """Jobs of a FineTuneJob of this name are known, or were known before they were gone."""
 
 
 def project_job(body: Mapping[str, Any]) -> JobRecord:

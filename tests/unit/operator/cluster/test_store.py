@@ -340,3 +340,18 @@ def test_an_object_that_a_list_lacks_is_removed_from_every_job(kind: str, namesp
         assert observation is not None
         held = {"children": observation.children, "pods": observation.pods, "claims": found.claim_uids}
         assert {name for name, objects in held.items() if objects} == {*held} - {kind}
+
+
+def test_a_job_whose_children_are_gone_is_known_to_have_had_some() -> None:
+    store = Store(GpuStore((), allow_time_slicing=False))
+    store.put_job(make_job(resource_version="10"))
+    new = store.observe(KEY)
+    child, pod = make_children()
+    store.put_child(KEY, child)
+    store.put_pod(KEY, pod)
+    store.remove_pod(KEY, pod.uid)
+    store.remove_child(KEY, child.uid)
+    later = store.observe(KEY)
+    assert new is not None
+    assert later is not None
+    assert (new.had_jobs, later.had_jobs, later.children) == (False, True, ())

@@ -44,10 +44,16 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
         if rejection is None
         else state.progressing(Reason.CHILD_REFUSED, rejection.message)
     )
-    if draft.attempt > 0 and not state.observation.fresh:
+    if _may_follow_another(state) and not state.observation.fresh:
         # An earlier attempt may still run: a watch that lags behind, or a changed label, hides its pod.
         return Need.FRESH_CHILDREN
     return _create(state, spec)
+
+
+def _may_follow_another(state: Reconciliation) -> bool:
+    """True for a repeated attempt, and for a first one of a job that has had Jobs: it may have lost its status since."""
+    draft = state.draft
+    return draft.attempt > 0 or (draft.stage is Stage.PREPARE and state.observation.had_jobs)
 
 
 def _end_or_wait(state: Reconciliation, rejection: Rejection) -> Reconciliation:

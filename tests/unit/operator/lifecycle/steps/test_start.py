@@ -4,12 +4,23 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, DeleteJob, Need
+from finetune_operator.lifecycle.actions import CreateClaim, CreateJob, Decision, DeleteJob, Need
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.observed.observation import Rejection
 
 from tests.support.operator import make_job, make_spec
 from tests.support.world import World, started
+
+
+def test_a_first_attempt_looks_for_the_trainer_of_a_job_that_has_lost_its_status() -> None:
+    """Its pod may have lost its label, too, and only a fresh read finds it."""
+    world = World()
+    new, fresh = world.observe(), world.observe(fresh=True)
+    assert decide(new, world.settings, world.now) is not Need.FRESH_CHILDREN
+    assert decide(replace(new, had_jobs=True), world.settings, world.now) is Need.FRESH_CHILDREN
+    decision = decide(replace(fresh, had_jobs=True), world.settings, world.now)
+    assert isinstance(decision, Decision)
+    assert any(isinstance(action, CreateJob) for action in decision.actions)
 
 
 def test_a_rejected_child_is_reported_and_created_again_later() -> None:
