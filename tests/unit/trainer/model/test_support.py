@@ -9,6 +9,7 @@ import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.load import load_quantized
+from finetune_trainer.proof.small_run import small_model
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -342,20 +343,12 @@ def test_tied_weights_are_optional(tmp_path: Path) -> None:
     assert first.parameters == second.parameters
 
 
-def test_layers_that_transformers_renames_while_it_loads_are_unsupported(tmp_path: Path) -> None:
-    """The files of EXAONE call each layer by another name than the model that transformers builds."""
-    config = AutoConfig.for_model(
-        "exaone",
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=64,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
-    error, _fetched = failure(tmp_path / "base", tmp_path / "workspace")
+def test_experts_whose_rows_are_interleaved_in_the_files_are_unsupported(tmp_path: Path) -> None:
+    small_model(AutoConfig.for_model("inkling2_text")).save_pretrained(tmp_path / "base")
+    error, fetched = failure(tmp_path / "base", tmp_path / "workspace")
     assert error.reason is Reason.UNSUPPORTED_MODEL
-    assert "transformer.h.0.attn.attention.k_proj.weight" in error.message
+    assert "mlp.experts.w13_weight" in error.message
+    assert fetched == 0
 
 
 def _renamed_head(base: Path, change: Callable[[dict[str, Any]], None]) -> Path:
