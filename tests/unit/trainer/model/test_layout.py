@@ -69,3 +69,22 @@ def test_a_missing_checkpoint_or_cache_names_the_remedy(
     workspace.quantized_model.symlink_to("/absent/cache")
     with pytest.raises(StageError, match=r"/absent/cache.*mount modelCache"):
         read_base_layout(workspace)
+
+
+def test_layers_of_a_text_part_may_be_rows_of_a_larger_tensor(workspace: WorkspaceLayout) -> None:
+    tensors = [
+        {"name": "lm.x.weight", "dtype": "BF16", "shape": [6, 4]},
+        {"name": "lm.y.weight", "dtype": "BF16", "shape": [2, 4]},
+        {"name": "tower.x.weight", "dtype": "BF16", "shape": [9, 4]},
+    ]
+    document = {
+        "files": [{"name": "model.safetensors", "tensors": tensors}],
+        "quantized": ["x", "y"],
+        "places": {"up": ["x.weight", 0, 2], "gate": ["x.weight", 2, 6]},
+        "textNames": {"lm.x.weight": "x.weight", "lm.y.weight": "y.weight"},
+    }
+    write_json_atomically(workspace.base_layout, document)
+    layout = read_base_layout(workspace)
+    assert dict(layout.weights()) == {"up": (2, 4), "gate": (4, 4), "y": (2, 4)}
+    assert layout.adaptable == {"up", "gate", "y"}
+    assert layout.packed_bytes == (6 + 2) * 4 // 2

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from finetune_trainer.data.masking.example import IGNORED, Example
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.proof.canaries import LORA, try_model
 from finetune_trainer.proof.small_run import Compared, SmallRun, small_model
 from finetune_trainer.stages.merge.stage import merge
+from finetune_trainer.stages.merge.streamed_model import PlainWeights, StreamedModel
+from finetune_trainer.stages.merge.tensor_files import TensorFiles
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
 from transformers import AutoConfig, AutoModelForMultimodalLM
@@ -128,6 +131,27 @@ def test_the_whole_model_decides_whether_matrices_are_tied(tied: bool, tmp_path:
     head = run.adapted.get_base_model().get_output_embeddings().weight
     embedding = run.adapted.get_base_model().get_input_embeddings().weight
     assert (head is embedding) is tied
+
+
+def test_layers_of_a_text_part_may_be_rows_of_one_tensor_under_another_name(tmp_path: Path) -> None:
+    """Molmo2's files hold q, k and v in one tensor, gate and up in one, and the embedding in two."""
+    config = AutoConfig.for_model("molmo2")
+    config.adapter_config.vision_feature_layer = [1, 0]  # the small tower has two layers
+    run, merged, compared = journey(tmp_path, config)
+    assert compared.equal, compared
+    assert run.layout.places["model.layers.0.mlp.up_proj"].tensor == "model.layers.0.mlp.ff_proj.weight"
+    base, found = bytes_of(tmp_path / "base"), bytes_of(tmp_path / "merged")
+    assert base.keys() == found.keys()
+    assert {name for name in kept(run) if base[name] != found[name]} == set()
+    assert base[(one := "model.transformer.blocks.1.self_attn.att_proj.weight")] != found[one]
+    row = list(range(5, 17))
+    with TensorFiles(tmp_path / "merged") as files, torch.no_grad():
+        example = Example(row, [IGNORED, *row[1:]], row=1)
+        (scores,) = StreamedModel(tmp_path / "merged", files).score(
+            [example], [range(1, len(row))], PlainWeights(files)
+        )
+        wanted = merged(input_ids=torch.tensor([row])).logits[0, :-1]
+    assert torch.allclose(scores.logits, wanted, atol=1e-5 * float(wanted.abs().max()))
 
 
 def test_a_model_whose_text_part_has_no_language_model_is_refused(tmp_path: Path) -> None:
