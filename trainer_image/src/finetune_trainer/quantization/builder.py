@@ -288,9 +288,9 @@ def _check_joined(base: BaseModel, files: list[dict[str, Any]]) -> None:
     found = dict.fromkeys(wanted, 0)
     for file in files:
         for tensor in file["tensors"]:
-            own = base.known(tensor["name"])
-            if own in base.joined:
-                found[base.joined[own]] += tensor["shape"][0]
+            known = base.known(tensor["name"])
+            if known is not None and known in base.joined:
+                found[base.joined[known]] += tensor["shape"][0]
     for name, rows in wanted.items():
         if found[name] != rows:
             parts = [tensor for tensor, own in base.joined.items() if own == name]
