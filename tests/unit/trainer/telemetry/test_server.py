@@ -55,8 +55,21 @@ def connect(server: TelemetryServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
-def threads() -> list[threading.Thread]:
+def _alive() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "telemetry-http"]
+
+
+_OTHERS: list[threading.Thread] = []
+"""Servers of runs that tests of this process have ended in their middle."""
+
+
+@pytest.fixture(autouse=True)
+def _only_own_threads() -> None:
+    _OTHERS[:] = _alive()
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in _alive() if thread not in _OTHERS]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
