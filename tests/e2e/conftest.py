@@ -91,6 +91,13 @@ def workplace(operator: ProvidedCluster, kubectl: Kubectl, tiny_assets: Path) ->
 
 
 @pytest.fixture
+def settled(workplace: Kubectl) -> Iterator[Kubectl]:
+    """`workplace`, whose FineTuneJobs are deleted after each test. What a module has put there stays."""
+    yield workplace
+    workplace("delete", "finetunejobs", "--all", "--wait=true")
+
+
+@pytest.fixture
 def room(workplace: Kubectl) -> Iterator[Kubectl]:
     """The shared namespace for one test; its FineTuneJobs and pods are deleted afterwards, but servers stay."""
     yield workplace

@@ -12,7 +12,6 @@ from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs, quickstart
 from tests.support.e2e.hub import REPOSITORY, Hub, hub_server, write_model_of_shape
-from tests.support.e2e.object_recorder import ObjectRecorder
 
 pytestmark = pytest.mark.cluster
 
@@ -67,32 +66,14 @@ def hub(
         product.install_chart(operator)
 
 
-@pytest.fixture
-def settled(workplace: Kubectl) -> Iterator[Kubectl]:
-    """The module's namespace; FineTuneJobs are deleted after each test, and the hub stays."""
-    yield workplace
-    workplace("delete", "finetunejobs", "--all", "--wait=true")
-
-
 def test_a_hopeless_job_is_known_from_the_models_shape_before_any_weight_is_fetched(
     cluster: ProvidedCluster, hub: Hub, settled: Kubectl
 ) -> None:
     job = jobs.fine_tune_job("hopeless", model={"source": {"huggingFace": {"repository": REPOSITORY}}})
-    with ObjectRecorder(cluster.kubeconfig, str(settled.namespace)) as seen:
-        settled.apply(job)
-        found = jobs.until(settled, "hopeless", "DoesNotFit", seconds=60, holds=jobs.stalled("DoesNotFit"))
-        assert product.condition(found, "Succeeded")["status"] == "Unknown"
-        assert not found["status"].get("attempts"), "PREPARE must not have ended"
-        jobs.until(
-            settled, "hopeless", "no pod", seconds=60,
-            holds=lambda _job: not jobs.stage_pods(settled, "hopeless", "prepare"),
-        )  # fmt: skip
-        assert seen.jobs == ["hopeless-prepare-0"]
-        assert seen.gpu_pods == []
+    jobs.held(settled, cluster.kubeconfig, job, seconds=60)
     requests = hub.requests()
     assert requests["config.json"] >= 1
     assert not [name for name in requests if name.endswith(".safetensors")]
-    assert settled.json("get", "job", "hopeless-prepare-0")["spec"]["suspend"] is True
 
 
 def test_a_gpu_that_only_a_profile_knows_is_waited_for_by_its_labels(

@@ -15,7 +15,6 @@ from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs, quickstart
 from tests.support.e2e.hub import REPOSITORY, Hub, hub_server, write_model_of_shape
-from tests.support.e2e.object_recorder import ObjectRecorder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.full]
 
@@ -75,13 +74,6 @@ def hub(
         product.install_chart(operator)
 
 
-@pytest.fixture
-def settled(workplace: Kubectl) -> Iterator[Kubectl]:
-    """The module's namespace; FineTuneJobs are deleted after each test, and the hub stays."""
-    yield workplace
-    workplace("delete", "finetunejobs", "--all", "--wait=true")
-
-
 def test_a_model_without_a_formula_is_traced_sized_and_finished(
     operator: ProvidedCluster, room: Kubectl, tmp_path: Path
 ) -> None:
@@ -104,18 +96,7 @@ def test_a_mixture_that_fits_nowhere_is_held_before_any_weight_is_fetched(
     cluster: ProvidedCluster, hub: Hub, settled: Kubectl
 ) -> None:
     job = jobs.fine_tune_job("mixture", model={"source": {"huggingFace": {"repository": REPOSITORY}}})
-    with ObjectRecorder(cluster.kubeconfig, str(settled.namespace)) as seen:
-        settled.apply(job)
-        found = jobs.until(
-            settled, "mixture", "DoesNotFit", seconds=PREPARE_SECONDS, holds=jobs.stalled("DoesNotFit")
-        )
-        assert not found["status"].get("attempts"), "PREPARE must not have ended"
-        jobs.until(
-            settled, "mixture", "no pod", seconds=60,
-            holds=lambda _job: not jobs.stage_pods(settled, "mixture", "prepare"),
-        )  # fmt: skip
-        assert seen.jobs == ["mixture-prepare-0"]
-        assert seen.gpu_pods == []
+    found = jobs.held(settled, cluster.kubeconfig, job, seconds=PREPARE_SECONDS)
     message = product.condition(found, "Stalled")["message"]
     named = re.search(r"Its largest part is experts in NF4 \((\d+\.\d) GiB", message)
     assert named, message
@@ -124,4 +105,3 @@ def test_a_mixture_that_fits_nowhere_is_held_before_any_weight_is_fetched(
     requests = hub.requests()
     assert requests["config.json"] >= 1
     assert not [name for name in requests if name.endswith(".safetensors")]
-    assert settled.json("get", "job", "mixture-prepare-0")["spec"]["suspend"] is True

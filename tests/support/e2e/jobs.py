@@ -12,6 +12,8 @@ import pytest
 from devcluster import product
 from devcluster.kubectl import Kubectl
 
+from tests.support.e2e.object_recorder import ObjectRecorder
+
 CLAIM = "assets"
 SERVER_LABEL = "tests.finetune.dev/server"
 """Label of pods that serve all tests of a module, so no single test deletes them."""
@@ -108,6 +110,24 @@ def stalled(reason: str) -> Callable[[dict[str, Any]], bool]:
         return (found["status"], found["reason"]) == ("True", reason)
 
     return holds
+
+
+def held(kubectl: Kubectl, kubeconfig: Path, job: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+    """Apply a job that fits on no GPU, and return it when PREPARE is suspended and its pod is gone.
+
+    Fails if PREPARE has ended before, or if there was another Job or a pod with a GPU.
+    """
+    name = job["metadata"]["name"]
+    with ObjectRecorder(kubeconfig, str(kubectl.namespace)) as seen:
+        kubectl.apply(job)
+        found = until(kubectl, name, "DoesNotFit", seconds=seconds, holds=stalled("DoesNotFit"))
+        assert product.condition(found, "Succeeded")["status"] == "Unknown"
+        assert not found["status"].get("attempts"), "PREPARE must not have ended"
+        until(kubectl, name, "no pod", seconds=60, holds=lambda _: not stage_pods(kubectl, name, "prepare"))
+        assert seen.jobs == [f"{name}-prepare-0"]
+        assert seen.gpu_pods == []
+    assert kubectl.json("get", "job", f"{name}-prepare-0")["spec"]["suspend"] is True
+    return found
 
 
 def waiting(reason: str) -> Callable[[dict[str, Any]], bool]:

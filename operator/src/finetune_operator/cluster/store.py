@@ -26,9 +26,8 @@ from finetune_operator.observed.observation import (
     Observation,
     Pod,
     Rejection,
-    lacks_gpu,
 )
-from finetune_operator.observed.packed import PackedJob, Packer, StoredJob, unpacked
+from finetune_operator.observed.packed import Packer, StoredJob, unpacked
 from finetune_operator.observed.warnings import Unstarted
 
 
@@ -270,9 +269,7 @@ class Store:
 
     def keys_without_gpu(self) -> list[Key]:
         """Keys of the FineTuneJobs whose next decision depends on the GPUs of the cluster."""
-        return [
-            key for key, entry in self._entries.items() if entry.job is not None and _lacks_gpu(entry.job)
-        ]
+        return [key for key, entry in self._entries.items() if entry.job is not None and entry.job.lacks_gpu]
 
     def reported(self, since: datetime) -> list[StoredJob]:
         """The FineTuneJobs that have not ended, and those that have ended after `since`."""
@@ -392,10 +389,6 @@ class Store:
         entry = self._entries.get(key)
         if entry is not None and entry.empty:
             self._entries.drop(key)
-
-
-def _lacks_gpu(job: StoredJob) -> bool:
-    return job.lacks_gpu if isinstance(job, PackedJob) else lacks_gpu(job.status)
 
 
 def _version(item: _Stored) -> int:

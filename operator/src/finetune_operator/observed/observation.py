@@ -41,9 +41,9 @@ Key = tuple[str, str]
 """(namespace, name) of a FineTuneJob."""
 
 
-@dataclass(frozen=True)
-class JobRecord:
-    """A FineTuneJob."""
+@dataclass(frozen=True, slots=True)
+class JobVersion:
+    """Which FineTuneJob it is, and in which version."""
 
     namespace: str
     name: str
@@ -52,14 +52,20 @@ class JobRecord:
     resource_version: str
     created: datetime
     deleting: bool
-    spec: Mapping[str, Any]
-    status: Mapping[str, Any]
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
         """The key in the store and the queue."""
         return (self.namespace, self.name)
+
+
+@dataclass(frozen=True)
+class JobRecord(JobVersion):
+    """A FineTuneJob."""
+
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -74,6 +80,19 @@ class JobRecord:
             return None if text is None else parse_time(text)
         except (TypeError, ValueError):
             return None
+
+    @property
+    def lacks_gpu(self) -> bool:
+        """True if the job has not ended and TRAIN has not had a node yet."""
+        stage = self.status.get("stage") or {}
+        if not isinstance(stage, Mapping):
+            # Another version wrote it. The next decision says so.
+            return False
+        if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
+            stage.get("name") == Stage.TRAIN and "node" in stage
+        ):
+            return False
+        return "completionTime" not in self.status
 
 
 @dataclass(frozen=True)
@@ -353,19 +372,6 @@ def project_claim(body: Mapping[str, Any]) -> Claim | None:
         deleting="deletionTimestamp" in metadata,
         watched=is_watched(metadata),
     )
-
-
-def lacks_gpu(status: Mapping[str, Any]) -> bool:
-    """True if the job of this status has not ended and TRAIN has not had a node yet."""
-    stage = status.get("stage") or {}
-    if not isinstance(stage, Mapping):
-        # Another version wrote it. The next decision says so.
-        return False
-    if stage.get("name", Stage.PREPARE) == Stage.MERGE or (
-        stage.get("name") == Stage.TRAIN and "node" in stage
-    ):
-        return False
-    return "completionTime" not in status
 
 
 _UNSCHEDULED = {"Unschedulable", "SchedulerError", "SchedulingGated"}

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.conditions import Condition, Truth, find_condition
-from finetune_operator.observed.observation import JobRecord, Key, lacks_gpu
+from finetune_operator.observed.observation import JobRecord, JobVersion
 
 _RAW = -15
 """Deflate without a header, with the largest window."""
@@ -28,31 +28,19 @@ _GROWTH = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class PackedJob:
+class PackedJob(JobVersion):
     """A FineTuneJob with its spec, status and labels compressed."""
 
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-    resource_version: str
-    created: datetime
-    deleting: bool
     phase: str
     completed: datetime | None
     """Time at which it ended; None if it has not."""
     decided: bool
     """True if it has ended, and the status is that of a decision about the present spec, which leaves nothing to do."""
     lacks_gpu: bool
-    """`observation.lacks_gpu` of its status."""
+    """`JobRecord.lacks_gpu`."""
     packed: bytes
     dictionary: bytes
     """Text that the compression refers to. Most jobs share it."""
-
-    @property
-    def key(self) -> Key:
-        """The key in the store and the queue."""
-        return (self.namespace, self.name)
 
     def unpack(self) -> JobRecord:
         """The whole FineTuneJob."""
@@ -104,7 +92,7 @@ class Packer:
             job.phase,
             completed,
             completed is not None and _is_decided(job),
-            lacks_gpu(job.status),
+            job.lacks_gpu,
             deflate.compress(text) + deflate.flush(),
             self._dictionary,
         )

@@ -5,6 +5,7 @@ import getpass
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,45 +190,42 @@ def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
         getpass.getuser()
 
 
-@pytest.mark.usefixtures("nameless")
-async def test_a_user_without_a_name_watches() -> None:
-    server = WatchedServer()
+async def watch_until(
+    server: WatchedServer,
+    kinds: tuple[str, ...],
+    jobs: int,
+    requests: int,
+    listed: Callable[[Informer], object] = lambda _: None,
+) -> None:
+    """Run the watches of `kinds` until so many jobs are known and so many requests were made. `listed` prepares."""
     gpus = GpuStore((), allow_time_slicing=False)
     store = Store(gpus)
     queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
     handler: Any = server.answer
     async with serving(handler) as api:
         informer = Informer(store, gpus, queue, Cluster(api))
-        registry = build_registry(informer, api._api.configuration, WatchAges(time.monotonic), (PLURAL,))
+        listed(informer)
+        registry = build_registry(informer, api._api.configuration, WatchAges(time.monotonic), kinds)
         watching = asyncio.create_task(run_watches(registry, ""))
         async with asyncio.timeout(30):
-            while not store.job_keys():
+            while len(store.job_keys()) < jobs or len(server.requests) < requests:
                 assert not watching.done(), watching
                 await asyncio.sleep(0.02)
         watching.cancel()
         await asyncio.wait({watching})
         server.end.set()
+
+
+@pytest.mark.usefixtures("nameless")
+async def test_a_user_without_a_name_watches() -> None:
+    await watch_until(WatchedServer(), (PLURAL,), jobs=1, requests=1)
 
 
 async def test_a_watch_goes_on_where_the_operators_own_list_has_ended() -> None:
-    server = WatchedServer()
-    gpus = GpuStore((), allow_time_slicing=False)
-    store = Store(gpus)
-    queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
-    handler: Any = server.answer
-    async with serving(handler) as api:
-        informer = Informer(store, gpus, queue, Cluster(api))
+    def listed(informer: Informer) -> None:
         informer.put_job(make_object("demo"))
         informer.listed.note(jobs_path(), 41)
-        registry = build_registry(
-            informer, api._api.configuration, WatchAges(time.monotonic), (PLURAL, "nodes")
-        )
-        watching = asyncio.create_task(run_watches(registry, ""))
-        async with asyncio.timeout(30):
-            while len(store.job_keys()) < 2 or len(server.requests) < 3:
-                assert not watching.done(), watching
-                await asyncio.sleep(0.02)
-        watching.cancel()
-        await asyncio.wait({watching})
-        server.end.set()
+
+    server = WatchedServer()
+    await watch_until(server, (PLURAL, "nodes"), jobs=2, requests=3, listed=listed)
     assert sorted(server.requests) == [(PLURAL, "41"), ("nodes", "50"), ("nodes", "list")]
