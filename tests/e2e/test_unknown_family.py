@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.full]
 
 HYBRID = "qwen3_next"
 """A family with linear attention and experts."""
-# The shape of Mixtral 8x22B.
+# The shape of Mixtral 8x22B, but the vocabulary of the tokenizer beside it.
 MIXTURE = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
@@ -31,7 +31,7 @@ MIXTURE = {
     "num_key_value_heads": 8,
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
-    "vocab_size": 32768,
+    "vocab_size": 49152,
     "max_position_embeddings": 65536,
     "rms_norm_eps": 1e-05,
     "rope_theta": 1000000.0,
