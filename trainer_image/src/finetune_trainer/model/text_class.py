@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
@@ -37,6 +37,9 @@ def _is_text_alone(config: Any) -> bool:
 
 
 def _class_of(layers: Any, kind: Any) -> Any:
+    # They import torch's compiler, which PREPARE's and MERGE's start cannot spare the time for.
+    from transformers import GenerationMixin, PreTrainedModel  # noqa: PLC0415 -- few models need them
+
     family = next(base for base in layers.__mro__[1:] if issubclass(base, PreTrainedModel))
     members = {
         "__module__": __name__,
