@@ -239,7 +239,7 @@ def test_the_pushed_chart_is_signed_and_its_tag_verifies(tmp_path: Path) -> None
     key = keys(tmp_path)
     with registry_server(tmp_path / "registry") as host:
         reference = succeed(PUSH_CHART, archive, REGISTRY=f"{host}/team", **key).strip()
-        assert reference.startswith(f"{host}/team/charts/finetune-operator@sha256:")
+        assert reference.startswith(f"{host}/team/finetune-operator@sha256:")
         verify = (
             "verify",
             "--key",
@@ -247,13 +247,13 @@ def test_the_pushed_chart_is_signed_and_its_tag_verifies(tmp_path: Path) -> None
             "--insecure-ignore-tlog",
             "--allow-http-registry",
         )
-        succeed(binary("cosign"), *verify, f"{host}/team/charts/finetune-operator:0.1.0")
+        succeed(binary("cosign"), *verify, f"{host}/team/finetune-operator:0.1.0")
         package(
             tmp_path / "dist", {**images, "trainer": images["operator"]}, "## 0.1.0\n### Added\n- A thing.\n"
         )
-        repository = f"oci://{host}/team/charts"
+        repository = f"oci://{host}/team"
         succeed(ROOT / ".cache/bin/helm", "push", archive, repository, "--plain-http")
-        refused = run(binary("cosign"), *verify, f"{host}/team/charts/finetune-operator:0.1.0")
+        refused = run(binary("cosign"), *verify, f"{host}/team/finetune-operator:0.1.0")
         assert refused.returncode != 0
         assert "no signatures found" in refused.stderr
 

@@ -86,3 +86,12 @@ def test_the_scripts_and_targets_of_the_release_exist() -> None:
     assert {"verifier", "cli-archive", "supply-chain"} <= set(targets)
     makefile = (ROOT / "Makefile").read_text()
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
+
+
+def test_every_name_at_docker_hub_has_one_organization_and_one_repository() -> None:
+    """Docker Hub refuses a push to a deeper path, after all tests and with the images already published."""
+    pages = [*ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    texts = [page.read_text() for page in pages] + [yaml.safe_dump(WORKFLOW)]
+    named = {name for text in texts for name in re.findall(r"docker\.io/([a-z/-]*[a-z])", text)}
+    assert {"finetune", "finetune/finetune-operator", "finetune/trainer"} <= named
+    assert [name for name in named if name.count("/") > 1] == []
