@@ -190,15 +190,17 @@ def _defaults(panel: Panel, kind: str) -> dict[str, Any]:
 
 
 def _options(kind: str, *, name: bool) -> dict[str, Any]:
+    """Return all options that Grafana's schema requires for a kind of panel; those without a choice here are its defaults."""
+    legend = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
     calculated = {"calcs": ["lastNotNull"], "fields": "", "values": False}
     if kind == "timeseries":
         return {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+            "legend": legend,
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
     if kind == "state-timeline":
         return {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+            "legend": legend,
             "mergeValues": True,
             "showValue": "never",
             "alignValue": "left",
@@ -209,7 +211,8 @@ def _options(kind: str, *, name: bool) -> dict[str, Any]:
         return {
             "pieType": "donut",
             "reduceOptions": calculated,
-            "legend": {"displayMode": "table", "placement": "right", "showLegend": True, "values": ["value"]},
+            "orientation": "auto",
+            "legend": {**legend, "displayMode": "table", "placement": "right", "values": ["value"]},
             "tooltip": {"mode": "single", "sort": "none"},
         }
     if kind == "bargauge":
@@ -218,9 +221,24 @@ def _options(kind: str, *, name: bool) -> dict[str, Any]:
             "orientation": "horizontal",
             "displayMode": "basic",
             "valueMode": "color",
+            "namePlacement": "auto",
+            "showUnfilled": True,
+            "sizing": "auto",
+            "minVizWidth": 8,
+            "minVizHeight": 16,
+            "maxVizHeight": 300,
+            "legend": {**legend, "showLegend": False},
         }
     if kind == "gauge":
-        return {"reduceOptions": calculated, "showThresholdLabels": False, "showThresholdMarkers": True}
+        return {
+            "reduceOptions": calculated,
+            "showThresholdLabels": False,
+            "showThresholdMarkers": True,
+            "orientation": "auto",
+            "sizing": "auto",
+            "minVizWidth": 75,
+            "minVizHeight": 75,
+        }
     return {
         "reduceOptions": calculated,
         "colorMode": "value",
@@ -228,6 +246,9 @@ def _options(kind: str, *, name: bool) -> dict[str, Any]:
         "textMode": "name" if name else "auto",
         "justifyMode": "auto",
         "orientation": "auto",
+        "wideLayout": True,
+        "showPercentChange": False,
+        "percentChangeColorMode": "standard",
     }
 
 

@@ -17,6 +17,17 @@ from tests.support.dashboards import dashboards, filled, panel_queries, panels
 from tests.support.repository import ROOT
 
 SUFFIXES = ("_bucket", "_sum", "_count")
+REQUIRED = {
+    "bargauge": "displayMode legend maxVizHeight minVizHeight minVizWidth namePlacement orientation reduceOptions showUnfilled "
+    "sizing valueMode",
+    "gauge": "minVizHeight minVizWidth orientation reduceOptions showThresholdLabels showThresholdMarkers sizing",
+    "piechart": "legend orientation pieType reduceOptions tooltip",
+    "stat": "colorMode graphMode justifyMode orientation percentChangeColorMode reduceOptions showPercentChange textMode "
+    "wideLayout",
+    "state-timeline": "alignValue legend mergeValues rowHeight showValue tooltip",
+    "timeseries": "legend tooltip",
+}
+"""Options of each kind of panel in the schema of Grafana's foundation SDK, which requires all of them."""
 
 
 def test_the_files_are_those_of_their_sources() -> None:
@@ -51,6 +62,16 @@ def test_each_panel_has_a_unit_a_description_and_the_chosen_data_source() -> Non
                 )
                 known = dict.fromkeys(variables, "x") | {"__rate_interval": "1m"}
                 filled(target["expr"], known)
+
+
+def test_each_panel_has_the_options_that_grafanas_schema_requires() -> None:
+    for dashboard in dashboards():
+        for panel in panels(dashboard):
+            assert sorted(panel["options"]) == REQUIRED[panel["type"]].split(), panel["title"]
+            if "legend" in panel["options"]:
+                assert {"calcs", "displayMode", "placement", "showLegend"} <= panel["options"][
+                    "legend"
+                ].keys()
 
 
 def test_panels_stay_in_the_grid_and_never_overlap() -> None:
