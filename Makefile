@@ -80,6 +80,9 @@ supply-chain: ## syft and cosign, built from their modules: minutes, for release
 	@scripts/tools/build_go_tools.sh syft
 	@scripts/tools/build_go_tools.sh cosign
 
+oras: ## oras, which copies images with their signatures, built from its module: for `make test-full` alone
+	@scripts/tools/build_go_tools.sh oras
+
 checkers: python-env ## checkov and the SPDX tools, in an environment of their own, for `make test-full` alone
 	@scripts/tools/checkers.sh
 
@@ -138,7 +141,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain krew checkers images actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain oras krew checkers images actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml

@@ -3,7 +3,7 @@
 # Does nothing if the pinned modules, the tags and the Go version are those of the last build. With a warm Go build cache
 # (also from another clone, because of -trimpath) a build takes seconds. Cold builds on two cores take, in minutes:
 # objectstore (versitygw speaks S3, fake-gcs-server Cloud Storage) 3, registry 1.5, kueue 4, kwok 3, jobset 4,
-# kubeflow_trainer 5, argocd 10, containerd (version 2, with its shim) 3, cosign 6, syft 6, krew 0.5.
+# kubeflow_trainer 5, argocd 10, containerd (version 2, with its shim) 3, cosign 6, syft 6, krew 0.5, oras 0.5.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

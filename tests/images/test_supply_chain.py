@@ -182,6 +182,24 @@ def test_the_public_key_verifies_image_list_and_provenance_without_a_network(sig
     )
 
 
+def test_a_copy_through_a_folder_keeps_digest_signature_and_attestations(
+    signed: Signed, tmp_path: Path
+) -> None:
+    """As docs/air-gap.md copies the images of a release into a network without the internet."""
+    carried = f"{tmp_path}/operator:0.1.0"
+    succeed(binary("oras"), "cp", "--recursive", "--from-plain-http", "--to-oci-layout", signed.reference, carried)
+    with registry_server(tmp_path / "inside") as host:
+        name = f"{host}/finetune/operator"
+        succeed(
+            binary("oras"), "cp", "--recursive", "--from-oci-layout", "--to-plain-http", carried, f"{name}:0.1.0"
+        )
+        copy = Signed(name, signed.digest, signed.folder, tmp_path / "inside")
+        assert copy.verify(f"{name}:0.1.0").returncode == 0
+        assert copy.verify().returncode == 0
+        assert statement(copy.attested("spdxjson")) == statement(signed.attested("spdxjson"))
+        assert copy.attested("slsaprovenance1").returncode == 0
+
+
 def test_another_key_verifies_nothing(signed: Signed) -> None:
     assert signed.verify(key="other.pub").returncode != 0
     assert signed.attested("spdxjson", key="other.pub").returncode != 0
