@@ -187,11 +187,19 @@ def test_a_copy_through_a_folder_keeps_digest_signature_and_attestations(
 ) -> None:
     """As docs/air-gap.md copies the images of a release into a network without the internet."""
     carried = f"{tmp_path}/operator:0.1.0"
-    succeed(binary("oras"), "cp", "--recursive", "--from-plain-http", "--to-oci-layout", signed.reference, carried)
+    succeed(
+        binary("oras"), "cp", "--recursive", "--from-plain-http", "--to-oci-layout", signed.reference, carried
+    )
     with registry_server(tmp_path / "inside") as host:
         name = f"{host}/finetune/operator"
         succeed(
-            binary("oras"), "cp", "--recursive", "--from-oci-layout", "--to-plain-http", carried, f"{name}:0.1.0"
+            binary("oras"),
+            "cp",
+            "--recursive",
+            "--from-oci-layout",
+            "--to-plain-http",
+            carried,
+            f"{name}:0.1.0",
         )
         copy = Signed(name, signed.digest, signed.folder, tmp_path / "inside")
         assert copy.verify(f"{name}:0.1.0").returncode == 0

@@ -71,10 +71,23 @@ def test_only_the_last_job_may_write_and_only_it_and_the_images_see_secrets() ->
     )
 
 
-def test_every_action_of_the_release_is_pinned_to_a_commit() -> None:
-    used = [step["uses"] for job in JOBS.values() for step in job["steps"] if "uses" in step]
-    assert used
-    assert [action for action in used if not re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action)] == []
+@pytest.mark.parametrize("name", ["release", "test"])
+def test_workflows_pin_actions_to_commits_and_leave_no_credentials_in_the_checkout(name: str) -> None:
+    jobs = yaml.safe_load((ROOT / f".github/workflows/{name}.yaml").read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert steps
+    for step in steps:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+        if step["uses"].startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+def test_a_release_takes_nothing_from_a_cache_that_another_workflow_fills() -> None:
+    steps = [step for job in JOBS.values() for step in job["steps"]]
+    builds = [step["with"] for step in steps if step.get("uses", "").startswith("actions/setup-go@")]
+    assert builds
+    assert [build for build in builds if build["cache"] is not False] == []
+    assert [step for step in steps if "actions/cache" in step.get("uses", "")] == []
 
 
 def test_the_scripts_and_targets_of_the_release_exist() -> None:
