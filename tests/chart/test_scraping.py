@@ -39,7 +39,7 @@ def test_a_pod_monitor_gives_the_series_of_a_stage_the_name_of_its_job() -> None
     assert endpoint["relabelings"] == [{"sourceLabels": [source], "targetLabel": "name"}]
 
 
-def test_the_network_policy_opens_the_metrics_to_the_named_peers_and_the_probes_to_every_node() -> None:
+def test_the_policy_opens_metrics_to_the_named_peers_and_probes_to_every_node() -> None:
     objects = render(*FULL)
     rules = only(objects, "NetworkPolicy", "operator")["spec"]["ingress"]
     opened = {port["port"]: "from" in rule for rule in rules for port in rule["ports"]}
