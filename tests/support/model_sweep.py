@@ -92,7 +92,9 @@ def travel(kind: str, folder: Path) -> Journey:
             compared = run.compare(merged)
             journey.difference, journey.effect = compared.difference, compared.effect
             if not compared.equal:
-                raise ValueError(f"the merged model must compute the trained logits, found {compared}")
+                raise ValueError(
+                    f"the merged model must compute the trained logits, found other logits; {compared}"
+                )
     except _StoppedError:
         pass
     journey.seconds = time.monotonic() - start
