@@ -12,3 +12,5 @@ syft=$root/.cache/bin/syft
 # The list is of this image alone, so nothing outside is asked for updates or licenses.
 SYFT_CHECK_FOR_APP_UPDATE=false "$syft" scan "$1" --quiet --scope squashed --source-name "$2" --source-version "$3" \
   --output "spdx-json=$4"
+file=$(realpath "$4")
+cd "$root" && python3 -m scripts.release.declare_licenses "$file"

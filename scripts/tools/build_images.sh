@@ -73,7 +73,11 @@ for image in "${chosen[@]}"; do
     trainer) options=(--build-arg "CUDA_IMAGE=$base" --file "$context/trainer_image/Dockerfile") ;;
     *) fail "an image must be operator or trainer, found $image" ;;
   esac
-  build "${options[@]}" --tag "docker.io/finetune/$image:$tag" "$context"
+  # buildah 1.28 mounts no stage whose layers all come from an earlier build, but it mounts an image.
+  tools=localhost/finetune-tools-$image:$tag
+  build "${options[@]}" --target tools --tag "$tools" "$context"
+  build "${options[@]}" --build-context "tools=container-image://$tools" --tag "docker.io/finetune/$image:$tag" "$context"
+  builder rmi "$tools" >/dev/null
 done
 say "built in $((SECONDS - started)) s:"
 builder images --filter "reference=docker.io/finetune/*" | sed 's/^/[images] /'

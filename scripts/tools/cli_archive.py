@@ -31,10 +31,9 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = {
     "linux-amd64": "x86_64-manylinux_2_28",
     "linux-arm64": "aarch64-manylinux_2_28",
-    "darwin-amd64": "x86_64-apple-darwin",
     "darwin-arm64": "aarch64-apple-darwin",
 }
-"""Platforms by krew's name, with uv's."""
+"""Platforms by krew's name, with uv's. cryptography no longer has wheels for macOS on amd64."""
 ENTRY = "finetune_cli.__main__:main"
 # A fixed time, so that the same sources give the same bytes.
 EPOCH = "1767225600"
@@ -135,16 +134,21 @@ def _wheel(scratch: Path) -> Path:
     return next((scratch / "wheel").glob("*.whl"))
 
 
+def packages(platform: str, python: str, target: Path) -> list[str | Path]:
+    """Return the command that puts the locked packages for a platform and a version of Python into a folder."""
+    return [
+        *(_uv(), "pip", "install", "--quiet", "--only-binary", ":all:", "--require-hashes"),
+        *("--target", target, "--python-version", python, "--python-platform", PLATFORMS[platform]),
+        *("--requirement", "requirements/cli.txt"),
+    ]
+
+
 def _site(folder: Path, platform: str, wheel: Path) -> Path:
     """Return a folder of packages for all versions of Python."""
     site = folder / "site"
     for python in PYTHONS:
         target = folder / python
-        options = ("--target", target, "--python-version", python, "--python-platform", PLATFORMS[platform])
-        _run(
-            *(_uv(), "pip", "install", "--quiet", "--only-binary", ":all:", "--require-hashes", *options),
-            *("--requirement", "requirements/cli.txt"),
-        )
+        _run(*packages(platform, python, target))
         shutil.copytree(target, site, dirs_exist_ok=True)
     _run(_uv(), "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
     shutil.rmtree(site / "finetune_trainer", ignore_errors=True)  # it cannot run without torch

@@ -61,6 +61,19 @@ def test_the_manifest_has_what_krew_demands(archive: ModuleType) -> None:
         assert platform["uri"].startswith(f"{RELEASE}/kubectl-finetune-")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_every_platform_of_a_release_has_wheels_of_all_locked_packages(
+    archive: ModuleType, python: str, tmp_path: Path
+) -> None:
+    """A package without one would break the release after its images are published."""
+    assert python in archive.PYTHONS
+    for platform in archive.PLATFORMS:
+        command = [str(word) for word in archive.packages(platform, python, tmp_path)]
+        done = subprocess.run([*command, "--dry-run"], cwd=ROOT, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"{platform}: {done.stderr}"
+
+
 def test_the_entry_point_is_that_of_the_installed_command(archive: ModuleType) -> None:
     assert f'finetune = "{archive.ENTRY}"' in (ROOT / "pyproject.toml").read_text("utf-8")
 

@@ -290,6 +290,32 @@ async def test_an_error_of_one_poll_stops_no_other(caplog: pytest.LogCaptureFixt
     assert "odd" in caplog.text
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_a_pod_is_asked_at_an_address_of_either_family_and_through_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    async def progress(_: web.Request) -> web.Response:
+        return web.Response(body=GOOD)
+
+    application = web.Application()
+    application.router.add_get("/progress", progress)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    fetcher = HttpFetcher()
+    try:
+        try:
+            await web.TCPSite(runner, address, 0).start()
+        except OSError as error:
+            pytest.skip(f"this machine has no loopback address {address}: {error}")
+        assert await fetcher(address, runner.addresses[0][1]) == GOOD
+    finally:
+        await fetcher.close()
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
