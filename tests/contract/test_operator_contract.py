@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from finetune_operator.api.network import Network
-from finetune_operator.api.plan import Plan, Rung
+from finetune_operator.api.plan import Layout, Plan, Rung
 from finetune_operator.api.reasons import OPERATOR_CLASSES, TRAINER_CLASSES, Reason
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import WORK_STAGES, Stage
@@ -248,6 +248,24 @@ def test_a_run_spec_names_optimizers_and_weights_that_are_not_the_default() -> N
     run_spec = make_run_spec(make_spec(), plan)
     jsonschema.validate(run_spec, read_json("run.schema.json"))
     assert run_spec == read_json("fixtures/run.planned.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("ranked", Layout(2, 4, "FullyShard")), ("one-node", Layout(1, 2)), ("minimal", Layout())],
+)
+def test_a_run_spec_names_the_ranks_of_several_gpus(name: str, layout: Layout) -> None:
+    spec = SPECS["minimal"]
+    run_spec = make_run_spec(spec, replace(make_plan(FineTuneJobSpec.parse(spec), "cuda"), layout=layout))
+    jsonschema.validate(run_spec, read_json("run.schema.json"))
+    minimal = read_json("fixtures/run.minimal.json")
+    if layout.gpus > 1:
+        minimal["ranks"] = {"nodes": layout.nodes, "perNode": layout.per_node}
+    if layout.parallelism == "FullyShard":
+        minimal["training"]["parallelism"] = "FullyShard"
+    assert run_spec == minimal
+    if name != "one-node":
+        assert run_spec == read_json(f"fixtures/run.{name}.json")
 
 
 def test_a_run_spec_for_the_report_names_the_end_and_the_places() -> None:

@@ -301,6 +301,7 @@ class World:
             placement=annotations.get(PLACEMENT_ANNOTATION, ""),
             pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
             image=body["spec"]["template"]["spec"]["containers"][0]["image"],
+            pods=body["spec"]["completions"],
         )
 
 

@@ -302,6 +302,7 @@ class FineTuneJobSpecResources(TypedDict, total=False):
     """Compute resources and scheduling constraints of the stages."""
 
     gpus: int
+    gpusPerNode: int
     rightSize: Literal["Allow", "Forbid"]
     gpuResourceName: str
     prepare: FineTuneJobSpecResourcesPrepare
@@ -526,6 +527,8 @@ class FineTuneJobStatusPlanTraining(TypedDict, total=False):
     weights: str
     sequenceLength: int
     learningRate: str
+    nodes: int
+    gpusPerNode: int
 
 
 class FineTuneJobStatusPlanLadder(TypedDict, total=False):

@@ -139,6 +139,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
     "limits" $trainer.limits
     "network" $trainer.network
     "tracking" (default dict $trainer.tracking)
+    "nccl" (default dict $trainer.nccl)
+    "topologyKeys" (default list $trainer.topologyKeys)
     "stackProfile" $trainer.stackProfile))
   "gpuProfiles" .Values.gpuProfiles
   "policy" (pick (default dict .Values.policy) "limits" "exceptions")

@@ -23,7 +23,7 @@ from finetune_operator.api.tracking import Tracking
 from finetune_operator.contract.run_spec import Limits
 from finetune_operator.errors import SettingsError
 from finetune_operator.sizing.cost.prices import CostSettings
-from finetune_operator.sizing.gpus.profiles import GpuProfile, check_distinct
+from finetune_operator.sizing.gpus.profiles import GpuProfile, LabelKey, check_distinct
 from finetune_operator.sizing.memory.calibration import Calibration, parse_calibration
 from finetune_operator.sizing.memory.stack import StackProfile, parse_stack
 
@@ -36,6 +36,7 @@ POD_DEFAULTS: dict[str, Any] = {
 }
 """The chart's `trainer.podDefaults`. TRAIN runs where the GPUs are, so only the CPU stages must avoid Windows nodes."""
 
+NcclVariable = Annotated[str, Field(pattern=r"^(TORCH_)?NCCL_[A-Z0-9_]+$", max_length=128)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 
 
@@ -112,6 +113,10 @@ class TrainerSettings(_Settings):
     """Proxies, certificate authorities and the time to wait in an outage. A job's own settings take precedence."""
     tracking: Annotated[Tracking, BeforeValidator(without_empty_members)] = Tracking()
     """Trackers of the runs. A job's own trackers replace them."""
+    nccl: dict[NcclVariable, str] = {}
+    """Environment variables of TRAIN with several GPUs."""
+    topology_keys: Annotated[tuple[LabelKey, ...], Field(max_length=8)] = ()
+    """Labels of nodes whose values name domains in which GPUs are near each other, the closest first."""
     stack_profile: dict[str, Any] = {}
     """Properties of the image's software that determine memory; they replace the built-in ones (docs/stack-profile.md)."""
 

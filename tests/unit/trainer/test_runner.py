@@ -14,7 +14,7 @@ from finetune_trainer import __main__ as command_line
 from finetune_trainer import runner
 from finetune_trainer.contract.exit_codes import ExitCode
 from finetune_trainer.contract.result import CompletedResult, PublicationResult, Result, StageResult
-from finetune_trainer.contract.run_spec import RunSpec
+from finetune_trainer.contract.run_spec import RankLayout, RunSpec
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail
 from finetune_trainer.telemetry.redaction import Redactor
@@ -90,18 +90,18 @@ def test_every_failure_has_a_reason_and_a_redacted_message(
 def test_only_train_runs_on_several_processes(
     make_run: Callable[..., RunSpec], stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[RankLayout] = []
 
-    def load(processes: int) -> Any:
-        asked.append(processes)
+    def load(ranks: RankLayout) -> Any:
+        asked.append(ranks)
         return lambda _run, _progress: stages["train"]
 
     monkeypatch.setattr(runner, "load_ranks", load)
     for command in runner.STAGES:
         assert runner.stage_outcome(command, make_run(), NullReporter(), REDACT, processes=3).reason is None
-    assert asked == [3]
+    assert asked == [RankLayout(nodes=1, per_node=3)]
     runner.stage_outcome("train", make_run(), NullReporter(), REDACT)
-    assert asked == [3]
+    assert asked == [RankLayout(nodes=1, per_node=3)]
 
 
 @pytest.mark.parametrize("command", runner.STAGES)

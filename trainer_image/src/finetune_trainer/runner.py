@@ -19,9 +19,10 @@ from finetune_trainer.contract.bounds import readable_reason, within_contract
 from finetune_trainer.contract.destinations import PROBE, PUBLISH, REPORT, STEP_VARIABLE
 from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
+from finetune_trainer.contract.node import is_first_node
 from finetune_trainer.contract.outcome import Outcome, make_result
 from finetune_trainer.contract.result import MergeResult, Result, StageResult
-from finetune_trainer.contract.run_spec import minor_version
+from finetune_trainer.contract.run_spec import RankLayout, minor_version
 from finetune_trainer.contract.termination_message import encode_result
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.contract.train_result import TrainResult
@@ -89,9 +90,9 @@ def load_stage(command: str, step: str = "") -> StageFunction:
     return found
 
 
-def load_ranks(processes: int) -> StageFunction:
-    """Import the function of TRAIN on several processes of this machine."""
-    return functools.partial(_function(_ON_RANKS), processes=processes)
+def load_ranks(ranks: RankLayout) -> StageFunction:
+    """Import the function of TRAIN on several processes of this node, and perhaps of others."""
+    return functools.partial(_function(_ON_RANKS), processes=ranks.per_node, nodes=ranks.nodes)
 
 
 def _function(names: tuple[str, str]) -> Any:
@@ -111,7 +112,7 @@ def run_stage(
 ) -> tuple[ExitCode, Result]:
     """Run one stage and write its result to `termination_message`; return exit code and result.
 
-    TRAIN runs on so many `processes` of this machine; another stage has one.
+    TRAIN runs on so many `processes` of this machine, unless the run spec has `ranks`; another stage has one.
 
     `step` is Probe, Publish or Report for the part that needs credentials of destinations or trackers. `tail` holds the
     last log lines, which the result of a failure carries. `write_report` writes the report on the job into the workspace, whatever
@@ -121,20 +122,26 @@ def run_stage(
     started = utc_now()
     layout = WorkspaceLayout(run.workspace.path)
     identity = Identity(run.job.uid, _NAMES[command], run.attempt)
-    try:
-        forget_old_logs(layout.logs)
-        add_log_file(layout.log(step or command, run.attempt), redact)
-    except OSError as error:
-        _log.warning("the log cannot be kept in the workspace: %s", error)
+    # Of the pods of several nodes, one keeps the records of all in the workspace.
+    keeps = command != "train" or is_first_node(run)
+    if keeps:
+        try:
+            forget_old_logs(layout.logs)
+            add_log_file(layout.log(step or command, run.attempt), redact)
+        except OSError as error:
+            _log.warning("the log cannot be kept in the workspace: %s", error)
     progress = Reporter(
-        identity, progress_path=layout.progress, host=run.telemetry.host, port=run.telemetry.port
+        identity,
+        progress_path=layout.progress if keeps else None,
+        host=run.telemetry.host,
+        port=run.telemetry.port,
     )
     progress.update("Starting", 0, None)
 
     def begin(entries: list[Entry]) -> list[Entry]:
         return begun(entries, identity.stage, identity.attempt, rfc3339(started))
 
-    if not step:
+    if not step and keeps:
         _remember(layout, begin)
     outcome = stage_outcome(command, run, progress, redact, step, processes)
     if outcome.reason is None:
@@ -154,9 +161,9 @@ def run_stage(
     if step == PROBE and outcome.reason is not None:
         # The stage itself does not begin then.
         _remember(layout, begin)
-    if not step or (outcome.reason is not None and step != REPORT):
+    if keeps and (not step or (outcome.reason is not None and step != REPORT)):
         _remember(layout, lambda entries: ended(entries, identity.stage, identity.attempt, end))
-    if write_report is not None and not step and layout.root.is_dir():
+    if write_report is not None and keeps and not step and layout.root.is_dir():
         try:
             write_report(run, layout, result)
         except Exception as error:  # noqa: BLE001 -- a report never changes the outcome of a stage
@@ -264,8 +271,9 @@ def stage_outcome(
     try:
         with TERMINATION.raised():
             stage = load_stage(command, step)
-            if command == "train" and processes > 1:
-                stage = load_ranks(processes)
+            ranks = run.ranks or RankLayout(nodes=1, per_node=processes)
+            if command == "train" and ranks.nodes * ranks.per_node > 1:
+                stage = load_ranks(ranks)
             # A library may swallow an exception that it meets while it is imported.
             TERMINATION.check()
             members = _members(stage(run, progress))

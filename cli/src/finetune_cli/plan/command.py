@@ -158,10 +158,16 @@ def _gpus(options: SimpleNamespace, spec: FineTuneJobSpec, stack: StackProfile, 
         )
     if named:
         # A named GPU has no labels and no taints to which a node selector or a toleration could apply.
-        anywhere = Resources(gpu_resource_name=resource, right_size=spec.resources.right_size)
+        asked = spec.resources
+        anywhere = Resources(
+            gpu_resource_name=resource,
+            right_size=asked.right_size,
+            gpus=asked.gpus,
+            gpus_per_node=asked.gpus_per_node,
+        )
         return _Gpus(
             spec.model_copy(update={"resources": anywhere}),
-            inputs.named_offers(options.gpu, options.gpu_memory, resource, stack),
+            inputs.named_offers(options.gpu, options.gpu_memory, resource, stack, spec.resources),
             NodeRules(),
         )
     if options.nodes is not None and cluster:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_operator.api.quantities import GIB
-from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.validation import check
 from finetune_operator.contract.refusals import refused_file, refused_tensor
 from finetune_operator.sizing.cost.work import Rows, known_rows
@@ -171,10 +171,21 @@ def nodes_of(document: Any, source: str) -> list[NodeRecord]:
     return [project_node(node) for node in nodes]
 
 
+GPUS_OF_A_MACHINE = 8
+"""As most machines for training have."""
+
+
 def named_offers(
-    names: Sequence[str], memory: float | None, resource_name: str, stack: StackProfile
+    names: Sequence[str],
+    memory: float | None,
+    resource_name: str,
+    stack: StackProfile,
+    resources: Resources | None = None,
 ) -> tuple[Offer, ...]:
-    """The named GPUs as offers without a node. Raises UsageError for a GPU that no table lists."""
+    """The named GPUs as offers without a node, each of a machine with the GPUs that the job asks for.
+
+    Raises UsageError for a GPU that no table lists.
+    """
     if memory is not None:
         if not 0 < memory < 1 << 20:
             raise UsageError(f"--gpu-memory must be a number of GiB above 0, found {memory}")
@@ -183,7 +194,10 @@ def named_offers(
         gpus = [_of_memory(names[0] if names else None, round(memory * GIB), stack)]
     else:
         gpus = [_product(name) for name in names]
-    return tuple(Offer(gpu, resource_name, 1) for gpu in gpus)
+    count = 1
+    if resources is not None:
+        count = resources.gpus_per_node or min(resources.gpus, GPUS_OF_A_MACHINE)
+    return tuple(Offer(gpu, resource_name, count) for gpu in gpus)
 
 
 def _of_memory(name: str | None, usable_bytes: int, stack: StackProfile) -> Gpu:

@@ -13,6 +13,8 @@ DEFAULT_OPTIMIZER: Optimizer = "PagedAdamW8Bit"
 Weights = Literal["Quantized", "Dequantized"]
 """The 4-bit weights on the device: packed, or unpacked once to 16 bits."""
 DEFAULT_WEIGHTS: Weights = "Quantized"
+Parallelism = Literal["DataParallel", "FullyShard"]
+"""Each GPU has a replica of the model, or a part of its frozen weights."""
 DEFAULT_EPOCHS = 3.0
 
 
@@ -23,6 +25,23 @@ class Choice:
     name: str
     value: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The GPUs of TRAIN: `per_node` in each of `nodes` pods, and how they share the model."""
+
+    nodes: int = 1
+    per_node: int = 1
+    parallelism: Parallelism = "DataParallel"
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs, each of one process."""
+        return self.nodes * self.per_node
+
+
+ONE_GPU = Layout()
 
 
 @dataclass(frozen=True)
@@ -61,3 +80,4 @@ class Plan:
     ladder: tuple[Rung, ...] = ()
     optimizer: Optimizer = DEFAULT_OPTIMIZER
     weights: Weights = DEFAULT_WEIGHTS
+    layout: Layout = ONE_GPU

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     POLICY_DENIED = "PolicyDenied"
     MODEL_SIZE_UNKNOWN = "ModelSizeUnknown"
     MODEL_CACHE_NOT_SHARED = "ModelCacheNotShared"
+    WORKSPACE_NOT_SHARED = "WorkspaceNotShared"
     WORKSPACE_TOO_SMALL = "WorkspaceTooSmall"
     PENDING = "Pending"
     PREPARING = "Preparing"
@@ -107,6 +108,7 @@ OPERATOR_CLASSES: dict[Reason, ReasonClass] = {
     Reason.POLICY_DENIED: ReasonClass.STALLED,
     Reason.MODEL_SIZE_UNKNOWN: ReasonClass.PERMANENT,
     Reason.MODEL_CACHE_NOT_SHARED: ReasonClass.PERMANENT,
+    Reason.WORKSPACE_NOT_SHARED: ReasonClass.PERMANENT,
     Reason.WORKSPACE_TOO_SMALL: ReasonClass.PERMANENT,
     Reason.PENDING: ReasonClass.ACTIVE,
     Reason.PREPARING: ReasonClass.ACTIVE,

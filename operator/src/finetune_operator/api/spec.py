@@ -244,6 +244,9 @@ class Output(SpecValue):
         }
 
 
+MOST_GPUS = 64
+
+
 class StageResources(SpecValue):
     """CPU request and memory request (= limit) of one stage. The operator chooses a missing value."""
 
@@ -254,7 +257,9 @@ class StageResources(SpecValue):
 class Resources(SpecValue):
     """Resource requests of the stages' pods. Node selector, tolerations and runtime class apply to TRAIN only."""
 
-    gpus: Annotated[int, Field(ge=1, le=1)] = 1
+    gpus: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
+    gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] | None = None
+    """GPUs of each pod of TRAIN. None lets the operator choose from what nodes offer."""
     right_size: Literal["Allow", "Forbid"] = "Allow"
     gpu_resource_name: ResourceName = "nvidia.com/gpu"
     prepare: StageResources = StageResources()

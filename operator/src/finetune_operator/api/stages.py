@@ -36,6 +36,10 @@ PROBE_CONTAINER = "destination-probe"
 MERGE_CONTAINER = "merge"
 """Init container of MERGE if the job has `output.destinations`. It merges without credentials, and the trainer publishes."""
 STEP_CONTAINERS = (PROBE_CONTAINER, MERGE_CONTAINER)
+POD_ADDRESS_VARIABLE = "FINETUNE_POD_ADDRESS"
+"""Variable of the pods of TRAIN on several nodes: the pod's own IP address."""
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""The number of a pod, which the Job controller sets on each pod of an Indexed Job."""
 STEP_VARIABLE = "FINETUNE_STEP"
 """Variable of the containers that hold credentials of destinations: `Probe`, `Publish` or `Report`, their only work."""
 

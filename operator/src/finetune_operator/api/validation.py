@@ -130,6 +130,25 @@ def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None
     return None
 
 
+def gpus_per_node_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """All pods of TRAIN are alike."""
+    gpus, per_node = spec.resources.gpus, spec.resources.gpus_per_node
+    if per_node is not None and gpus % per_node:
+        return f"resources.gpusPerNode must divide resources.gpus, found {per_node} and {gpus}"
+    return None
+
+
+def gpu_has_no_row(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The GPUs share the rows of a step, so a GPU beyond their number would only wait."""
+    gpus, rows = spec.resources.gpus, spec.training.effective_batch_size
+    if gpus > rows:
+        return (
+            "resources.gpus must be at most training.effectiveBatchSize, because the GPUs share the rows of each step, found "
+            f"{gpus} and {rows}"
+        )
+    return None
+
+
 def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
     """A path must stay inside its claim."""
     for field, path in _paths(spec):
@@ -226,6 +245,8 @@ CHAIN: tuple[Check, ...] = (
     validation_is_ambiguous,
     training_length_is_ambiguous,
     micro_batch_does_not_divide,
+    gpus_per_node_does_not_divide,
+    gpu_has_no_row,
     path_leaves_its_volume,
     artifact_is_repeated,
     destination_is_not_one,

@@ -96,13 +96,16 @@ class Entry:
         return unstarted(children, self.pods.values(), self.claim(own=True), now)
 
     def running_pods(self) -> list[tuple[StoredJob, ChildJob, Pod]]:
-        """Every pod whose trainer runs and has an address, with the FineTuneJob and its batch/v1 Job."""
+        """Every pod whose trainer runs and has an address, with the FineTuneJob and its batch/v1 Job.
+
+        Of several pods that run at the same time, only the first one tells progress.
+        """
         found = []
         for pod in self.pods.values():
             child = self.children.get(pod.owner_uid)
             if self.job is None or child is None or child.owner_uid != self.job.uid:
                 continue
-            if pod.running and pod.ip:
+            if pod.running and pod.ip and pod.index == 0:
                 found.append((self.job, child, pod))
         return found
 

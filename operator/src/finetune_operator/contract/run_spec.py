@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.destinations import HubRepository, NamedDestination
 from finetune_operator.api.network import DEFAULT_RETRY_SECONDS
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Device, Plan, Rung
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Device, Layout, Plan, Rung
 from finetune_operator.api.sources import (
     CloudObject,
     DatasetSource,
@@ -38,7 +38,7 @@ from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 from finetune_operator.contract.tracking import Trackers, tracking_document
 
-CONTRACT_VERSION = "1.11"
+CONTRACT_VERSION = "1.12"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6
@@ -112,6 +112,7 @@ def build_run_spec(
             ),
         },
         "workspace": {"path": paths.workspace},
+        **_ranks(plan.layout),
         **(
             {}
             if spec.model_cache is None
@@ -151,10 +152,16 @@ def training_member(
         "gradientCheckpointing": plan.gradient_checkpointing,
         "checkpoint": {"intervalSteps": training.checkpoint.interval_steps},
         **_newer_training(training),
+        **({} if plan.layout.parallelism == "DataParallel" else {"parallelism": plan.layout.parallelism}),
         **(_rate_reason(plan) if explains_rate else {}),
         **_states(plan, device),
         **({"ladder": _ladder(plan, device)} if plan.ladder else {}),
     }
+
+
+def _ranks(layout: Layout) -> dict[str, Any]:
+    """A trainer before contract 1.12 rejects the member, so that it never trains on fewer GPUs than the job pays for."""
+    return {} if layout.gpus == 1 else {"ranks": {"nodes": layout.nodes, "perNode": layout.per_node}}
 
 
 def _destinations(spec: FineTuneJobSpec, paths: MountPaths) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from finetune_operator.observed.outcomes import (
     node_lost,
     stage_lost,
 )
+from finetune_operator.observed.pending import newest_pods
 from finetune_operator.settings import Settings
 from finetune_operator.status.draft import StatusDraft
 
@@ -194,9 +195,11 @@ class Reconciliation:
         return tuple(pod for pod in self.observation.pods if pod.owner_uid == child.uid)
 
     def node_of(self, child: ChildJob) -> str:
-        """The node of the Job's newest pod; empty if it has no pod or the pod has no node."""
-        pods = self.pods_of(child)
-        return max(pods, key=lambda pod: pod.created).node if pods else ""
+        """The node of the Job's newest pod; empty if it has no pod or the pod has no node.
+
+        Of several pods that run at the same time, the first with a node counts.
+        """
+        return next((pod.node for pod in newest_pods(self.pods_of(child)) if pod.node), "")
 
     def outcome(self, spec: FineTuneJobSpec) -> AttemptOutcome | None:
         """The outcome of the current attempt; None while it continues or has not started."""
@@ -206,7 +209,9 @@ class Reconciliation:
             found = attempt_outcome(uid=self.job.uid, child=child, pods=pods, suspending=spec.suspend)
             stopping = spec.suspend or child.suspended
             return (
-                found if found is not None or stopping else self._loss_of_node(pods) or self._standstill(spec)
+                found
+                if found is not None or stopping
+                else self._loss_of_node(child, pods) or self._standstill(spec)
             )
         if self.draft.job_seen:
             name = child_name(self.job.name, self.draft.stage, self.draft.attempt)
@@ -230,13 +235,17 @@ class Reconciliation:
         pod = next(pod for pod in self.observation.pods if pod.uid == movement.pod_uid)
         return no_progress(describe_standstill(movement, timedelta(seconds=seconds), pod.name), pod.node)
 
-    def _loss_of_node(self, pods: tuple[Pod, ...]) -> AttemptOutcome | None:
-        """The outcome of an attempt whose only live pods hang on lost nodes."""
+    def _loss_of_node(self, child: ChildJob, pods: tuple[Pod, ...]) -> AttemptOutcome | None:
+        """The outcome of an attempt whose only live pods hang on lost nodes, or one of several pods that need each other."""
         live = [pod for pod in pods if pod.live]
-        losses = [lost_node(pod, self.observation.inventory) for pod in live]
-        if not live or losses[0] is None or None in losses:
+        losses = [
+            (loss, pod.node)
+            for pod in live
+            if (loss := lost_node(pod, self.observation.inventory)) is not None
+        ]
+        if not losses or (child.pods == 1 and len(losses) < len(live)):
             return None
-        return node_lost(losses[0], live[0].node)
+        return node_lost(*losses[0])
 
 
 Step = Callable[[Reconciliation], Reconciliation | Need]

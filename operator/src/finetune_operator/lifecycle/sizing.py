@@ -13,6 +13,7 @@ from finetune_operator.api.plan import (
     DEFAULT_OPTIMIZER,
     DEFAULT_WEIGHTS,
     Device,
+    Layout,
     LearningRate,
     Optimizer,
     Plan,
@@ -191,7 +192,7 @@ def size_training(
     rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape or width, examples)
     # A kept plan was decided with a ladder, and the values that it binds leave none to the new decision.
     ladder = _recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
-    plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder)
+    plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder, decision.layout)
     doubt = gpu_sizing.cross_check(request, decision)
     if doubt is not None:
         plan = replace(plan, warnings=(*plan.warnings, doubt))
@@ -212,8 +213,18 @@ def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: De
         training["sequenceLength"],
         training["microBatchSize"],
         checkpointing=training["gradientCheckpointing"],
+        ranks=spec.resources.gpus,
     )
-    return make_plan(spec, device, decided, learning_rate=_recorded_rate(recorded))
+    return make_plan(
+        spec, device, decided, learning_rate=_recorded_rate(recorded), layout=recorded_layout(spec, recorded)
+    )
+
+
+def recorded_layout(spec: FineTuneJobSpec, recorded: Mapping[str, Any]) -> Layout:
+    """The layout that `status.plan` records; that of a single pod if it records none."""
+    gpus = spec.resources.gpus
+    per_node = (recorded.get("training") or {}).get("gpusPerNode", gpus)
+    return Layout(max(1, gpus // per_node), per_node)
 
 
 def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
@@ -271,14 +282,19 @@ def _recorded_weights(rung: Mapping[str, Any]) -> Weights:
 
 
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
-    """`spec` with the micro-batch and checkpointing that `training` records, as if the user had given them."""
+    """`spec` with the values that `training` records, as if the user had given them."""
     if not training:
         return spec
+    resources = spec.resources
+    if "gpusPerNode" in training:
+        # The workspace may suit one pod only.
+        resources = resources.model_copy(update={"gpus_per_node": training["gpusPerNode"]})
     changes: dict[str, Any] = {"micro_batch_size": training["microBatchSize"]}
     if device == "cuda":
         # On a CPU nothing is recomputed, whatever the requested GPU would need.
         changes["gradient_checkpointing"] = "Require" if training["gradientCheckpointing"] else "Forbid"
-    return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
+    training_spec = spec.training.model_copy(update=changes)
+    return spec.model_copy(update={"training": training_spec, "resources": resources})
 
 
 def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
@@ -293,6 +309,7 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
             "weights": training.weights,
             "sequenceLength": training.sequence_length,
             "learningRate": rate_text(plan.learning_rate.value),
+            **reporting.layout(plan.layout),
         },
         **({"ladder": reporting.ladder(plan.ladder)} if plan.ladder else {}),
         "gpu": {
@@ -373,4 +390,6 @@ def plan_digest(plan: Plan, affinity: Mapping[str, Any], device: Device) -> str:
     if device == "cuda" and (plan.optimizer, plan.weights) != (DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS):
         # Otherwise a Job that an earlier operator made would be replaced.
         content += [plan.optimizer, plan.weights]
+    if plan.layout.gpus > 1:
+        content += [plan.layout.nodes, plan.layout.per_node]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

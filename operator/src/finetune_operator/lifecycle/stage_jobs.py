@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Plan
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, ONE_GPU, Plan
 from finetune_operator.api.spec import FineTuneJobSpec, spec_hash
 from finetune_operator.api.stages import (
     PLACEMENT_ANNOTATION,
@@ -28,7 +28,13 @@ from finetune_operator.contract.run_spec import (
 )
 from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, choose_trackers
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
-from finetune_operator.lifecycle.sizing import Feasible, recorded_optimizers, recorded_plan, shape_of
+from finetune_operator.lifecycle.sizing import (
+    Feasible,
+    recorded_layout,
+    recorded_optimizers,
+    recorded_plan,
+    shape_of,
+)
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement
@@ -55,6 +61,7 @@ def size_host(spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings, out
         device=trainer.device,
         device_bytes=(draft.plan.get("memory") or {}).get("deviceBytes"),
         optimizers=recorded_optimizers(draft.plan),
+        processes=recorded_layout(spec, draft.plan).per_node,
     )
 
 
@@ -93,6 +100,7 @@ def build_stage_job(
         read_only_claims=read_only_claims,
         allowed_labels=settings.cost.labels,
         trackers=trackers,
+        layout=plan.layout if draft.stage is Stage.TRAIN else ONE_GPU,
     )
     made_for = {
         PLACEMENT_ANNOTATION: "" if training is None else training.digest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from finetune_operator.api.plan import Optimizer
+from finetune_operator.api.plan import Layout, Optimizer
 from finetune_operator.api.pod_merge import NO_DEFAULTS, node_rules
 from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.quantities import parse_bytes, whole_gibibytes
@@ -38,21 +38,31 @@ from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes
 from finetune_operator.sizing.ladder import ABILITIES
+from finetune_operator.sizing.layout import choose_layout
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
+_SHARED_MODES = frozenset({"ReadWriteMany", "ReadOnlyMany"})
 _BEFORE_WEIGHTS = frozenset({"Starting", "FetchingDataset", "ProvingRows", "TracingMemory"})
 """Activities of PREPARE before it downloads weights."""
 
 
 def create_claim(
-    job: JobRecord, spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings
+    job: JobRecord, spec: FineTuneJobSpec, draft: StatusDraft, settings: Settings, inventory: Inventory
 ) -> CreateClaim:
-    """The creation of the workspace's claim."""
+    """The creation of the workspace's claim. Pods of TRAIN on several nodes share it."""
     size = claim_size(spec, draft)
+    layout = choose_layout(spec.resources, _candidates(spec, inventory, settings.trainer.defaults))
     return CreateClaim(
-        build_workspace_claim(job, spec, size, settings.trainer.defaults, settings.cost.labels)
+        build_workspace_claim(
+            job,
+            spec,
+            size,
+            settings.trainer.defaults,
+            settings.cost.labels,
+            shared=layout.nodes > 1,
+        )
     )
 
 
@@ -73,7 +83,11 @@ def place_prepare(
         problem = model_cache_problem(cache.name, cache.access_modes, cache.volume, nodes)
         if problem is not None:
             return Infeasible(Reason.MODEL_CACHE_NOT_SHARED, problem)
-    offers = _candidates(spec, inventory, defaults) if feasible is None else feasible.offers
+    candidates = _candidates(spec, inventory, defaults)
+    unshared = unshared_volume(spec, choose_layout(spec.resources, candidates), volumes)
+    if isinstance(unshared, Infeasible):
+        return unshared
+    offers = candidates if feasible is None else feasible.offers
     workspace = volumes.workspace
     bound = workspace.volume if workspace is not None else None
     if feasible is not None and bound is None:
@@ -147,8 +161,43 @@ def check_volumes(
         if isinstance(found, Infeasible):
             return found, ()
         changes = () if found is None else (found,)
-    blocked = volumes_blocked(feasible, volumes) if draft.stage is Stage.TRAIN else None
-    return blocked or feasible, changes
+    if draft.stage is not Stage.TRAIN:
+        return feasible, changes
+    unshared = unshared_volume(spec, feasible.plan.layout, volumes)
+    return unshared or volumes_blocked(feasible, volumes) or feasible, changes
+
+
+def unshared_volume(
+    spec: FineTuneJobSpec, layout: Layout, volumes: JobVolumes
+) -> Blocked | Infeasible | None:
+    """Say which volume the pods of TRAIN cannot use on several nodes at the same time; None if there is none."""
+    if layout.nodes == 1:
+        return None
+    pods = f"the {layout.nodes} pods of TRAIN"
+    cache, workspace = volumes.model_cache, volumes.workspace
+    if cache is not None and not _SHARED_MODES & set(cache.access_modes):
+        return Infeasible(
+            Reason.MODEL_CACHE_NOT_SHARED,
+            f"modelCache must be a claim that {pods} can use on several nodes, but {cache.name} has "
+            f"{_modes(cache)}; create the job again without modelCache, or with a ReadWriteMany claim",
+        )
+    if workspace is None or "ReadWriteMany" in workspace.access_modes:
+        return None
+    found = f"the workspace must be ReadWriteMany for {pods} on several nodes, but claim {workspace.name} has {_modes(workspace)}"
+    if spec.workspace.existing_claim is not None:
+        return Infeasible(
+            Reason.WORKSPACE_NOT_SHARED,
+            f"{found}; create the job again with a ReadWriteMany claim, or with a resources.gpus that one node has",
+        )
+    return Blocked(
+        Reason.WORKSPACE_NOT_SHARED,
+        f"{found}, because one node offered all GPUs when it was made; add such a node, or create the job again with "
+        "resources.gpusPerNode",
+    )
+
+
+def _modes(claim: MountedClaim) -> str:
+    return ", ".join(sorted(claim.access_modes)) or "no access mode"
 
 
 def volumes_blocked(feasible: Feasible, volumes: JobVolumes) -> Blocked | None:

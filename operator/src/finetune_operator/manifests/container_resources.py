@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from finetune_operator.api.plan import ONE_GPU, Layout
 from finetune_operator.api.pod_merge import PodSettings
 from finetune_operator.api.pods import AS_REQUESTED
 from finetune_operator.api.quantities import format_bytes, parse_bytes, parse_quantity
@@ -29,7 +30,12 @@ def fit_scratch(host: HostNeeds, pods: PodSettings) -> HostNeeds:
 
 
 def container_resources(
-    spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings, host: HostNeeds, pods: PodSettings
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    trainer: TrainerSettings,
+    host: HostNeeds,
+    pods: PodSettings,
+    layout: Layout = ONE_GPU,
 ) -> dict[str, Any]:
     """The container's `resources`.
 
@@ -48,7 +54,7 @@ def container_resources(
     if scratch.limit is not None:
         limits["ephemeral-storage"] = scratch.limit
     if stage is Stage.TRAIN:
-        gpus = {spec.resources.gpu_resource_name: str(spec.resources.gpus)}
+        gpus = {spec.resources.gpu_resource_name: str(layout.per_node)}
         requests |= gpus
         limits |= gpus
     return {"requests": requests, "limits": limits}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_operator.api.plan import ONE_GPU, Layout
 from finetune_operator.api.sources import KeyRef
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import STEP_VARIABLE, Stage
+from finetune_operator.api.stages import POD_ADDRESS_VARIABLE, STEP_VARIABLE, Stage
 from finetune_operator.contract.credentials import (
     SecretPrefix,
     destination_secret_prefixes,
@@ -26,13 +27,18 @@ from finetune_operator.settings import TrainerSettings
 
 
 def stage_environment(
-    spec: FineTuneJobSpec, stage: Stage, trainer: TrainerSettings, volumes: Volumes
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    trainer: TrainerSettings,
+    volumes: Volumes,
+    layout: Layout = ONE_GPU,
 ) -> dict[str, Any]:
     """The container's `env` and, for whole Secrets, `envFrom`. Of the stages, only PREPARE gets secrets."""
     variables = _common_variables()
     if stage is Stage.TRAIN:
         # Without it, rows of many lengths fragment the GPU's memory until no large tensor fits.
         variables.append({"name": "PYTORCH_ALLOC_CONF", "value": "expandable_segments:True"})
+        variables += _ranks(trainer, layout)
     else:
         # CUDA images set `all`, so the NVIDIA runtime would give every GPU to a pod that requests none.
         variables.append(_NO_GPU)
@@ -77,6 +83,23 @@ def _common_variables() -> list[dict[str, Any]]:
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
         {"name": "PYTHONUNBUFFERED", "value": "1"},
     ]
+
+
+_NCCL = {"NCCL_DEBUG": "WARN"}
+"""Without it, NCCL does not log why it fails."""
+
+
+def _ranks(trainer: TrainerSettings, layout: Layout) -> list[dict[str, Any]]:
+    """The variables of several GPUs: the administrator's for NCCL and, of several pods, the address of each."""
+    if layout.gpus == 1:
+        return []
+    found: list[dict[str, Any]] = [
+        {"name": name, "value": value} for name, value in sorted((_NCCL | trainer.nccl).items())
+    ]
+    if layout.nodes > 1:
+        address = {"fieldRef": {"fieldPath": "status.podIP"}}
+        found.append({"name": POD_ADDRESS_VARIABLE, "valueFrom": address})
+    return found
 
 
 _NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}

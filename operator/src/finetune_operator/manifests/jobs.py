@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from finetune_operator.api.plan import ONE_GPU, Layout
 from finetune_operator.api.pod_merge import NO_DEFAULTS, PodSettings, merge_pods
 from finetune_operator.api.pods import PodTemplate
 from finetune_operator.api.showback import showback_labels
@@ -32,7 +33,7 @@ from finetune_operator.contract.network import (
 from finetune_operator.contract.tracking import NO_TRACKERS, Trackers
 from finetune_operator.manifests.container_resources import container_resources, fit_scratch
 from finetune_operator.manifests.environment import stage_environment, step_environment
-from finetune_operator.manifests.node_rules import with_own_terms
+from finetune_operator.manifests.node_rules import near_each_other, with_own_terms
 from finetune_operator.manifests.security import container_security, pod_security
 from finetune_operator.manifests.volumes import Volumes
 from finetune_operator.observed.observation import JobRecord
@@ -53,14 +54,17 @@ def build_workspace_claim(
     default_size: str,
     defaults: PodTemplate = NO_DEFAULTS,
     allowed_labels: Collection[str] = (),
+    *,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Build the PersistentVolumeClaim that the stages share, with `default_size` if the spec sets no size.
 
-    `defaults` are the chart's additions to labels and annotations, and `allowed_labels` are its keys for showback.
+    With `shared`, pods on several nodes use it at the same time. `defaults` are the chart's additions to
+    labels and annotations, and `allowed_labels` are its keys for showback.
     """
     pods = merge_pods(defaults, spec, Stage.PREPARE)
     claim: dict[str, Any] = {
-        "accessModes": ["ReadWriteOnce"],
+        "accessModes": ["ReadWriteMany" if shared else "ReadWriteOnce"],
         "resources": {"requests": {"storage": spec.workspace.size or default_size}},
     }
     if spec.workspace.storage_class_name is not None:
@@ -92,13 +96,15 @@ def build_job(
     read_only_claims: Collection[str] = (),
     allowed_labels: Collection[str] = (),
     trackers: Trackers = NO_TRACKERS,
+    layout: Layout = ONE_GPU,
 ) -> dict[str, Any]:
     """Build the batch/v1 Job of one attempt of one stage, with its run spec in an annotation.
 
     `host` are the stage's sizes, used where the spec sets none. `affinity` is the pod's `affinity`. A CPU stage with
     `tolerates_gpu_nodes` may run on GPU nodes, because its volume may be there. TRAIN always tolerates them.
     `read_only_claims` are the claims that nobody can write to. `allowed_labels` are the keys for showback, and `trackers`
-    are those of the run spec. A Job with a queue is suspended: the queue starts it.
+    are those of the run spec. A Job with a queue is suspended: the queue starts it. `layout` has the GPUs of TRAIN: with
+    several nodes, the Job has an indexed pod for each.
     """
     pods = merge_pods(trainer.defaults, spec, Stage.MERGE if stage is Stage.REPORT else stage)
     queue = spec.queue_of(stage)
@@ -122,8 +128,9 @@ def build_job(
         ),
         "spec": {
             **({"suspend": True} if queue else {}),
-            "parallelism": 1,
-            "completions": 1,
+            "parallelism": layout.nodes,
+            "completions": layout.nodes,
+            **({"completionMode": "Indexed"} if layout.nodes > 1 else {}),
             # The operator decides about attempts, because it knows the trainer's reasons. The Job controller only
             # replaces pods that a disruption ended.
             "backoffLimit": 0,
@@ -131,7 +138,11 @@ def build_job(
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+                    {
+                        # A new pod cannot join ranks that have lost one. All begin again from the checkpoint.
+                        "action": "Ignore" if layout.nodes == 1 else "FailJob",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    }
                 ]
             },
             "template": {
@@ -144,7 +155,7 @@ def build_job(
                     stage,
                     trainer,
                     pods,
-                    with_own_terms(affinity, pods.rules),
+                    near_each_other(with_own_terms(affinity, pods.rules), labels, layout, trainer),
                     host,
                     Volumes(
                         job,
@@ -155,6 +166,7 @@ def build_job(
                         mounted_bundles(spec.network, trainer.network),
                     ),
                     trackers,
+                    layout,
                     tolerates_gpu_nodes or stage is Stage.TRAIN,
                 ),
             },
@@ -171,6 +183,7 @@ def _pod_spec(
     host: HostNeeds,
     volumes: Volumes,
     trackers: Trackers,
+    layout: Layout,
     gpu_nodes: bool,  # noqa: FBT001 -- private, and its caller names the value
 ) -> dict[str, Any]:
     pod: dict[str, Any] = {
@@ -180,7 +193,7 @@ def _pod_spec(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else OTHER_GRACE_SECONDS,
         "securityContext": pod_security(pods.security),
-        **_containers(spec, stage, trainer, pods, host, volumes, trackers),
+        **_containers(spec, stage, trainer, pods, host, volumes, trackers, layout),
         "volumes": volumes.volumes,
     }
     optional = {
@@ -204,6 +217,7 @@ def _containers(
     host: HostNeeds,
     volumes: Volumes,
     trackers: Trackers,
+    layout: Layout,
 ) -> dict[str, Any]:
     """The trainer, and with destinations or trackers the step of the stage that runs before it in a container of its own.
 
@@ -219,10 +233,10 @@ def _containers(
             **(
                 step_environment(spec, trainer, trackers, step)
                 if step
-                else stage_environment(spec, stage, trainer, volumes)
+                else stage_environment(spec, stage, trainer, volumes, layout)
             ),
             "ports": [{"name": "telemetry", "containerPort": trainer.telemetry_port}],
-            "resources": container_resources(spec, stage, trainer, host, pods),
+            "resources": container_resources(spec, stage, trainer, host, pods, layout),
             "securityContext": container_security(pods.security),
             "terminationMessagePath": "/dev/termination-log",
             # The fallback to logs would copy unredacted text into status.

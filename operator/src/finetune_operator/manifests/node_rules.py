@@ -1,4 +1,4 @@
-"""Adds a pod's own terms to the node affinity that keeps a stage near its GPU and its volume."""
+"""Adds to the affinity that keeps a stage near its GPU and its volume: a pod's own terms, and the other pods of TRAIN."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from finetune_operator.api.plan import Layout
 from finetune_operator.api.pod_merge import NodeRules
+from finetune_operator.api.stages import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from finetune_operator.settings import TrainerSettings
+from finetune_operator.sizing.gpus.nodes import HOSTNAME
 
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_STRONGEST = 100
+"""The largest weight that Kubernetes allows."""
 
 
 def with_own_terms(affinity: Mapping[str, Any] | None, rules: NodeRules) -> dict[str, Any] | None:
@@ -29,6 +35,28 @@ def with_own_terms(affinity: Mapping[str, Any] | None, rules: NodeRules) -> dict
         sets.insert(0, existing)
     node[_REQUIRED] = {"nodeSelectorTerms": [_joined(terms) for terms in product(*sets)]}
     return {**(affinity or {}), "nodeAffinity": node}
+
+
+def near_each_other(
+    affinity: Mapping[str, Any] | None, labels: Mapping[str, str], layout: Layout, trainer: TrainerSettings
+) -> dict[str, Any] | None:
+    """Return `affinity` with a preference that pods with these `labels` share a node, or else a topology domain.
+
+    The administrator's keys name the domains, such as a rack or an NVLink domain, the closest first.
+    """
+    if layout.nodes == 1:
+        return None if affinity is None else dict(affinity)
+    own = {key: labels[key] for key in (JOB_LABEL, STAGE_LABEL, ATTEMPT_LABEL)}
+    keys = (HOSTNAME, *trainer.topology_keys)
+    preferred = [
+        {
+            "weight": _STRONGEST - index,
+            "podAffinityTerm": {"labelSelector": {"matchLabels": own}, "topologyKey": key},
+        }
+        for index, key in enumerate(keys)
+    ]
+    together = {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    return {**(affinity or {}), "podAffinity": together}
 
 
 def _joined(terms: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:

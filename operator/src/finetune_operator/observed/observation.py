@@ -10,6 +10,7 @@ from typing import Any
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import (
     CONTAINER_NAME,
+    INDEX_ANNOTATION,
     KIND,
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
@@ -123,6 +124,8 @@ class ChildJob:
     """The LocalQueue of Kueue, which suspends and resumes the Job; empty for none."""
     resumed: datetime | None = None
     """Time at which the Job controller last resumed the Job; None if it never did."""
+    pods: int = 1
+    """Pods that run at the same time, one for each node of TRAIN."""
     watched: bool = True
     """The Job has the label that the watch selects. Without it, only fresh reads show the Job."""
 
@@ -171,6 +174,8 @@ class Pod:
     """The pod has the label that the watch selects. Without it, only fresh reads show the pod."""
     host_network: bool = False
     """The pod has the addresses of its node."""
+    index: int = 0
+    """Number of the pod among those of its Job that run at the same time. The first one reports the result."""
     job_uid: str = ""
     """uid of the FineTuneJob whose run spec the pod has; empty if no Job of the operator made it."""
 
@@ -300,6 +305,7 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         else suspended,
         queue=queue,
         resumed=time_of(resumed[0], "lastTransitionTime") if resumed else None,
+        pods=int(body["spec"].get("completions") or 1),
         watched=is_watched(metadata),
     )
 
@@ -355,8 +361,15 @@ def project_pod(body: Mapping[str, Any]) -> Pod | None:
         deletion_time=time_of(metadata, "deletionTimestamp"),
         watched=is_watched(metadata),
         host_network=bool(body.get("spec", {}).get("hostNetwork")),
+        index=_index(metadata),
         job_uid=run_uid(metadata),
     )
+
+
+def _index(metadata: Mapping[str, Any]) -> int:
+    """The pod's number. Anybody may change an annotation, so one that is no number counts as 0."""
+    text = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
 def project_claim(body: Mapping[str, Any]) -> Claim | None:

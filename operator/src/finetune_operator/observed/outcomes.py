@@ -48,17 +48,25 @@ def attempt_outcome(
     disrupted, deleted or suspended does not end the attempt unless it succeeded. The Job controller replaces such a
     pod or fails the Job, and only the failed Job ends the attempt. If such a pod left no result, the outcome is a
     disruption, not a failure.
+
+    Of several pods, the first one has the result. A failure of any ends the attempt. One that is interrupted may follow the
+    failure of another, so its end counts when no pod is left that may tell more.
     """
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
     outcomes = [
-        (pod, outcome) for pod in newest_first if (outcome := _pod_outcome(uid, child, pod)) is not None
+        (pod, outcome)
+        for pod in newest_first
+        if (outcome := _pod_outcome(uid, child, pod)) is not None
+        and not (pod.index and outcome.outcome == "Succeeded")
     ]
+    if child.pods > 1:
+        outcomes.sort(key=lambda found: found[1].outcome == "Interrupted")
     for _, outcome in outcomes:
         if outcome.outcome == "Succeeded":
             return outcome
     stopping = suspending or child.suspended
     for pod, outcome in outcomes:
-        if not (stopping or pod.disrupted or pod.deleting):
+        if not (stopping or pod.disrupted or pod.deleting) and not _awaits_others(child, pods, outcome):
             return outcome
     if not child.finished:
         return None
@@ -70,6 +78,12 @@ def attempt_outcome(
         return None
     # A pod that ended by itself stays with its Job, so somebody deleted this one.
     return _disrupted(stage_lost(f"the pod of Job {child.name} was deleted before it left a result"))
+
+
+def _awaits_others(child: ChildJob, pods: tuple[Pod, ...], outcome: AttemptOutcome) -> bool:
+    """True if another pod of the same Job may still say why this one was interrupted."""
+    interrupted = child.pods > 1 and not child.finished and outcome.outcome == "Interrupted"
+    return interrupted and any(pod.live for pod in pods)
 
 
 def stage_lost(message: str) -> AttemptOutcome:

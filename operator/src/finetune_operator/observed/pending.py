@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,11 +54,23 @@ def why_waiting(
 ) -> Waiting | None:
     """The reason for which the newest of the child's `pods` waits; None if there is no known reason.
 
+    Of several pods that run at the same time, the first that waits counts.
+
     `warnings` are causes that show in Events only, by the uid of the Job or the pod.
     """
     if not pods:
         return None if child.suspended else _why_no_pod(child, warnings.get(child.uid, ""), now)
-    pod = max(pods, key=lambda candidate: candidate.created)
+    found = (_why_pod_waits(pod, warnings) for pod in newest_pods(pods))
+    return next((waiting for waiting in found if waiting is not None), None)
+
+
+def newest_pods(pods: Iterable[Pod]) -> list[Pod]:
+    """The newest pod of each number, in the order of the numbers. Most Jobs have one number."""
+    newest = {pod.index: pod for pod in sorted(pods, key=lambda pod: pod.created)}
+    return [newest[index] for index in sorted(newest)]
+
+
+def _why_pod_waits(pod: Pod, warnings: Mapping[str, str]) -> Waiting | None:
     warning = warnings.get(pod.uid, "")
     if pod.unschedulable is not None:
         causes = "; ".join(filter(None, (pod.unschedulable, warning)))

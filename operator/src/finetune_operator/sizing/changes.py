@@ -60,6 +60,7 @@ def smallest_change(
     right_size: RightSize,
     usable_bytes: int,
     abilities: Abilities = ABILITIES,
+    ranks: int = 1,
 ) -> Change | None:
     """Return the least harmful change that makes the job fit `usable_bytes`, or None if three settings are not enough.
 
@@ -71,7 +72,7 @@ def smallest_change(
     sets: list[tuple[_Steps, ...]] = [chosen for size in (1, 2, 3) for chosen in combinations(others, size)]
     if lengths:
         sets += [(*chosen, lengths) for size in (0, 1, 2) for chosen in combinations(others, size)]
-    frugal = _frugal_rung(estimator, right_size, abilities)
+    frugal = _frugal_rung(estimator, right_size, abilities, ranks)
     for fits in (_with_margin(usable_bytes), _without_margin(usable_bytes)):
         for families in sets:
             found = _mildest(start, families, frugal, fits)
@@ -80,12 +81,14 @@ def smallest_change(
     return None
 
 
-def _frugal_rung(estimator: Estimator, right_size: RightSize, abilities: Abilities) -> _FrugalRung:
+def _frugal_rung(
+    estimator: Estimator, right_size: RightSize, abilities: Abilities, ranks: int
+) -> _FrugalRung:
     """Return the function that finds a candidate's rung with the smallest memory."""
 
     def frugal(candidate: _Candidate) -> Rung:
         training, length = candidate.training, candidate.sequence_length
-        return rungs(training, length, estimator, right_size, abilities.most_frugal)[-1]
+        return rungs(training, length, estimator, right_size, abilities.most_frugal, ranks)[-1]
 
     return frugal
 

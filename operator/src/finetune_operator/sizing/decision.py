@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune_operator.api.plan import DEFAULT_WEIGHTS, Choice, Device
+from finetune_operator.api.plan import DEFAULT_WEIGHTS, ONE_GPU, Choice, Device, Layout
 from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
 from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -27,6 +27,7 @@ from finetune_operator.sizing.ladder import (
     Rung,
     rungs,
 )
+from finetune_operator.sizing.layout import choose_layout, layout_choices, too_few, unsuitable
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import ModelShape
@@ -51,7 +52,7 @@ class SizingRequest:
     `length_reason` says where it comes from. `shape` is None for an unknown family, whose `trace` must then be known. A
     trace comes before the closed form. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
     resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone. `trainer` has
-    what the trainer image can do on a GPU.
+    what the trainer image can do on a GPU. `layout` has the GPUs that share each step; the memory is that of one of them.
     """
 
     spec: FineTuneJobSpec
@@ -64,6 +65,7 @@ class SizingRequest:
     rules: NodeRules | None = None
     trainer: Abilities = ABILITIES
     trace: MemoryTrace | None = None
+    layout: Layout = ONE_GPU
 
     @property
     def abilities(self) -> Abilities:
@@ -115,7 +117,14 @@ class SizingRequest:
 
     def _rungs(self, gpu: Gpu | None, abilities: Abilities) -> tuple[Rung, ...]:
         spec = self.spec
-        return rungs(spec.training, self.length, self.estimator(gpu), spec.resources.right_size, abilities)
+        return rungs(
+            spec.training,
+            self.length,
+            self.estimator(gpu),
+            spec.resources.right_size,
+            abilities,
+            self.layout.gpus,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Feasible:
     `gpu` is the smallest GPU that fits, and `estimate` is the job's memory there. `offers` is every offer where the
     plan fits as well as on `gpu`: with the estimate's margin, or without it if `borderline` is set. `borderline` means
     that no plan fits any GPU with the margin. `frugal` has the plans that need less memory than `plan`, in the order of
-    the ladder.
+    the ladder. `layout` divides the GPUs into pods.
     """
 
     plan: TrainingPlan
@@ -135,6 +144,7 @@ class Feasible:
     offers: tuple[Offer, ...]
     borderline: bool = False
     frugal: tuple[TrainingPlan, ...] = ()
+    layout: Layout = ONE_GPU
 
 
 @dataclass(frozen=True)
@@ -168,12 +178,14 @@ def decide_training(
     most common. A GPU that is cordoned, not ready or still starting counts, because the job can wait for it.
     """
     resources, stack = request.spec.resources, request.stack
+    rules = request.node_rules
+    layout = choose_layout(resources, [offer for offer in offers if eligible(offer, rules) is None])
+    request = replace(request, layout=layout)
     if not offers:
         found = others()
         message = refusal.no_offer(resources.gpu_resource_name, found, _other_fit(request, found))
         return _without_gpu(request, "DoesNotFit", message)
-    rules = request.node_rules
-    reasons = [(offer, eligible(offer, rules)) for offer in offers]
+    reasons = [(offer, eligible(offer, rules) or unsuitable(offer, layout)) for offer in offers]
     admitted = [offer for offer, why in reasons if why is None]
     if not admitted:
         excluded = [(offer, why) for offer, why in reasons if why is not None]
@@ -188,7 +200,7 @@ def decide_training(
     known = [offer for offer in supported if offer.gpu.usable_bytes is not None]
     feasible = _smallest_fit(request, known)
     if feasible is not None:
-        return feasible
+        return _placed(feasible)
     unknown = [offer for offer in supported if offer.gpu.usable_bytes is None]
     if unknown:
         rung = request.frugal(unknown[0].gpu)
@@ -251,6 +263,14 @@ def _smallest_fit(request: SizingRequest, known: Sequence[Offer]) -> Feasible | 
     return None
 
 
+def _placed(feasible: Feasible) -> Feasible | Infeasible:
+    """Return what fits, unless the pods of several nodes have no place."""
+    missing = too_few(feasible.offers, feasible.layout)
+    if missing is None:
+        return feasible
+    return Infeasible("DoesNotFit", missing, feasible.estimate, feasible.plan, feasible.gpu)
+
+
 def _feasible(
     request: SizingRequest,
     known: Sequence[Offer],
@@ -289,7 +309,10 @@ def _feasible(
         plan = replace(plan, gradient_checkpointing=False)
     # On a CPU, the planned rung keeps activations, so that of the ladder itself is one that needs less.
     frugal = tuple(rung.plan for rung in ladder[index:] if rung.plan != plan)
-    return Feasible(plan, choices, ladder[index].estimate, gpu, tuple(fitting), borderline, frugal)
+    choices = (*choices, *layout_choices(request.spec.resources, request.layout))
+    return Feasible(
+        plan, choices, ladder[index].estimate, gpu, tuple(fitting), borderline, frugal, request.layout
+    )
 
 
 def _without_gpu(request: SizingRequest, reason: Reason, found: str, gpu: Gpu | None = None) -> Infeasible:
@@ -334,6 +357,7 @@ def _too_large(
         request.spec.resources.right_size,
         _size(largest),
         request.abilities,
+        request.layout.gpus,
     )
     message = refusal.does_not_fit(rung, largest, change, smallest, not_supported, other)
     return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)

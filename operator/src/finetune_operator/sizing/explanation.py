@@ -43,7 +43,8 @@ def explain(
         Choice(
             "gradientAccumulationSteps",
             str(plan.gradient_accumulation),
-            f"effectiveBatchSize {training.effective_batch_size} / microBatchSize {plan.micro_batch_size}",
+            f"effectiveBatchSize {training.effective_batch_size} / microBatchSize {plan.micro_batch_size}"
+            + (f" / {plan.ranks} GPUs" if plan.ranks > 1 else ""),
         )
     )
     if training.gradient_checkpointing == "Auto":
@@ -74,6 +75,8 @@ def _micro_batch(
         )
     if plan.micro_batch_size == training.effective_batch_size:
         return f"the whole effective batch in one pass: {_tokens(plan)} of at most {TOKENS_PER_PASS:,}"
+    if plan.ranks > 1 and plan.micro_batch_size == training.effective_batch_size // plan.ranks:
+        return f"the rows of one GPU in one pass: {_tokens(plan)} of at most {TOKENS_PER_PASS:,}"
     if plan.tokens > TOKENS_PER_PASS:
         return f"a single row has {_tokens(plan)}, more than the {TOKENS_PER_PASS:,} that keep a GPU busy"
     return (

@@ -55,8 +55,10 @@ _SHARED_MEMORY = 256 * _MIB
 
 _SCRATCH = {Stage.PREPARE: 2 * _GIB, Stage.TRAIN: 1 * _GIB, Stage.MERGE: 1 * _GIB}
 """Library caches below HOME. Everything large goes to the workspace."""
-_CPU = {Stage.PREPARE: "2", Stage.TRAIN: "2", Stage.MERGE: "2"}
-"""PREPARE proves in two processes, training has a Python and an autograd thread, and merging reads while it writes."""
+_CPU = {Stage.PREPARE: 2, Stage.TRAIN: 2, Stage.MERGE: 2}
+"""For each process.
+
+PREPARE proves in two processes, training has a Python and an autograd thread, and merging reads while it writes."""
 
 _LARGEST_FILE = 5_000_000_000
 """Bytes of a weight file by the hub's convention. Each one is downloaded, quantized and deleted before the next."""
@@ -126,17 +128,20 @@ def stage_host(
     device: Literal["cuda", "cpu"] = "cuda",
     device_bytes: int | None = None,
     optimizers: Collection[Optimizer] = _OPTIMIZERS,
+    processes: int = 1,
 ) -> HostNeeds:
     """Size one stage.
 
     Sizes of the spec come first, then those of `defaults`. `shape` and `dataset` are None while unknown.
     `out_of_memory` counts the attempts of this stage that ran out of memory: the first one raises the memory by half,
     unless the spec sets it. `device_bytes` is the estimate of TRAIN's GPU memory, used if `device` is cpu. `optimizers`
-    are those that TRAIN may take. Raises ValueError for a malformed quantity, which the CRD's schema already rejects.
+    are those that TRAIN may take. `processes` are those of one pod of TRAIN, one for each GPU.
+    Raises ValueError for a malformed quantity, which the CRD's schema already rejects.
     """
     given = _given(spec, stage)
+    processes = processes if stage is Stage.TRAIN else 1
     computed = _memory(spec, stage, shape, dataset, device, device_bytes, optimizers)
-    shared = _SHARED_MEMORY if stage is Stage.TRAIN else 0
+    shared = _SHARED_MEMORY * processes if stage is Stage.TRAIN else 0
     chosen = given.memory
     reason = f"set by resources.{stage.slug}.memory"
     if chosen is not None:
@@ -145,15 +150,17 @@ def stage_host(
         memory = parse_bytes(defaults.memory)
         reason = f"set by trainer.resources.{stage.slug}.memory of the chart"
     else:
-        memory = _round_up(computed.bytes * _MARGIN[0] // _MARGIN[1] + shared)
-        reason = f"a quarter more than {computed.text}" + (
-            f", and {binary_size(shared)} for /dev/shm" if shared else ""
+        memory = _round_up(processes * computed.bytes * _MARGIN[0] // _MARGIN[1] + shared)
+        reason = (
+            f"a quarter more than {computed.text}"
+            + (f", for each of {processes} processes" if processes > 1 else "")
+            + (f", and {binary_size(shared)} for /dev/shm" if shared else "")
         )
     if chosen is None and out_of_memory > 0:
         memory = _round_up(memory * RETRY_FACTOR[0] // RETRY_FACTOR[1])
         reason += "; raised by half, because an attempt ran out of memory"
     return HostNeeds(
-        cpu=given.cpu or (defaults.cpu if defaults is not None else None) or _CPU[stage],
+        cpu=given.cpu or (defaults.cpu if defaults is not None else None) or str(processes * _CPU[stage]),
         memory_bytes=memory,
         memory_reason=reason,
         shared_memory_bytes=min(shared, memory // 4),

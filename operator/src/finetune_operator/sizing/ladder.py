@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import isqrt
+from math import ceil, isqrt
 from typing import Literal
 
 from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Weights
@@ -119,14 +119,22 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // divisor for divisor in small)}, reverse=True))
 
 
-def micro_batches(training: Training, sequence_length: int, right_size: RightSize) -> tuple[int, ...]:
-    """Return the micro-batch sizes to try, largest first; each divides the effective batch size."""
+def micro_batches(
+    training: Training, sequence_length: int, right_size: RightSize, ranks: int = 1
+) -> tuple[int, ...]:
+    """Return the micro-batch sizes to try, largest first; each divides the effective batch size.
+
+    None is larger than the share of one of the `ranks`.
+    """
     if training.micro_batch_size is not None:
         return (training.micro_batch_size,)
     if right_size == "Forbid":
         return (FIXED_MICRO_BATCH,)
+    share = max(1, training.effective_batch_size // ranks)
     fitting = tuple(
-        size for size in divisors(training.effective_batch_size) if size * sequence_length <= TOKENS_PER_PASS
+        size
+        for size in divisors(training.effective_batch_size)
+        if size <= share and size * sequence_length <= TOKENS_PER_PASS
     )
     return fitting or (1,)
 
@@ -139,13 +147,25 @@ def checkpointings(training: Training, right_size: RightSize) -> tuple[bool, ...
 
 
 def plans(
-    training: Training, sequence_length: int, right_size: RightSize, abilities: Abilities = ABILITIES
+    training: Training,
+    sequence_length: int,
+    right_size: RightSize,
+    abilities: Abilities = ABILITIES,
+    ranks: int = 1,
 ) -> tuple[TrainingPlan, ...]:
-    """Return all ways to run the job."""
+    """Return all ways to run the job on so many `ranks`."""
     return tuple(
-        training_plan(training, sequence_length, size, checkpointing=on, optimizer=optimizer, weights=weights)
+        training_plan(
+            training,
+            sequence_length,
+            size,
+            checkpointing=on,
+            optimizer=optimizer,
+            weights=weights,
+            ranks=ranks,
+        )
         for size, on, optimizer, weights in product(
-            micro_batches(training, sequence_length, right_size),
+            micro_batches(training, sequence_length, right_size, ranks),
             checkpointings(training, right_size),
             abilities.optimizers,
             abilities.weights,
@@ -161,12 +181,16 @@ def training_plan(
     checkpointing: bool,
     optimizer: Optimizer = DEFAULT_OPTIMIZER,
     weights: Weights = DEFAULT_WEIGHTS,
+    ranks: int = 1,
 ) -> TrainingPlan:
-    """Return the values of `training` that decide memory, completed by those that sizing may choose."""
+    """Return the values of `training` that decide memory, completed by those that sizing may choose.
+
+    Several `ranks` share the rows of a step, and the values are those of the one with the most passes.
+    """
     return TrainingPlan(
         sequence_length=sequence_length,
         micro_batch_size=micro_batch_size,
-        gradient_accumulation=training.effective_batch_size // micro_batch_size,
+        gradient_accumulation=ceil(training.effective_batch_size / (micro_batch_size * ranks)),
         gradient_checkpointing=checkpointing,
         rank=training.lora.rank,
         target_modules=training.lora.target_modules,
@@ -174,6 +198,7 @@ def training_plan(
         variant=training.lora.variant,
         optimizer=optimizer,
         weights=weights,
+        ranks=ranks,
     )
 
 
@@ -183,6 +208,7 @@ def rungs(
     estimator: Estimator,
     right_size: RightSize,
     abilities: Abilities = ABILITIES,
+    ranks: int = 1,
 ) -> tuple[Rung, ...]:
     """Return the ladder, fastest first. Each rung needs less memory than the one before.
 
@@ -199,7 +225,7 @@ def rungs(
         abilities = abilities.most_frugal
     resident = tuple(optimizer for optimizer in abilities.optimizers if optimizer != _PAGED)
     considered = replace(abilities, optimizers=resident or abilities.optimizers)
-    found = list(_known(plans(training, sequence_length, right_size, considered), estimator))
+    found = list(_known(plans(training, sequence_length, right_size, considered, ranks), estimator))
     ladder: list[Rung] = []
     for rung in sorted(found, key=lambda rung: (relative_time(rung.plan), rung.estimate.device_bytes)):
         if not ladder or rung.estimate.device_bytes < ladder[-1].estimate.device_bytes:

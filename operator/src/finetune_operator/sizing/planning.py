@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from finetune_operator.api.plan import (
     DEFAULT_EPOCHS,
     DEFAULT_OPTIMIZER,
+    ONE_GPU,
     Choice,
     Device,
+    Layout,
     LearningRate,
     Plan,
     Rung,
@@ -30,6 +32,7 @@ def make_plan(
     choices: tuple[Choice, ...] = (),
     learning_rate: LearningRate | None = None,
     ladder: Sequence[Rung] = (),
+    layout: Layout = ONE_GPU,
 ) -> Plan:
     """Choose what `spec` leaves open for a run on `device`.
 
@@ -62,6 +65,7 @@ def make_plan(
         weights=decided.weights,
         warnings=warnings(training),
         ladder=tuple(ladder),
+        layout=layout,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_operator.api.formats import format_number, format_time, parse_time
-from finetune_operator.api.plan import Choice, Plan, Rung
+from finetune_operator.api.plan import Choice, Layout, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.artifacts import Publication, TrackerRecord
 from finetune_operator.contract.dataset_report import DatasetReport
@@ -308,6 +308,11 @@ def plan(chosen: Plan) -> dict[str, Any]:
     """Chosen values and warnings for status."""
     warnings = [text[:1024] for text in chosen.warnings]
     return {"choices": choices(chosen.choices), **({"warnings": warnings} if warnings else {})}
+
+
+def layout(chosen: Layout) -> dict[str, Any]:
+    """The pods and GPUs of several ranks for status; empty for one GPU."""
+    return {} if chosen.gpus == 1 else {"nodes": chosen.nodes, "gpusPerNode": chosen.per_node}
 
 
 def ladder(rungs: Iterable[Rung]) -> list[dict[str, Any]]:

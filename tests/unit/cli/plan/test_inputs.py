@@ -17,6 +17,7 @@ from finetune_cli.plan.inputs import (
     read_spec,
 )
 from finetune_cli.run.local import LocalFolders
+from finetune_operator.api.spec import Resources
 from finetune_operator.errors import InvalidSpecError
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 
@@ -114,6 +115,16 @@ def test_one_node_and_a_list_of_nodes_are_read(tmp_path: Path) -> None:
 def test_a_document_without_nodes_is_rejected_with_its_source(document: Any) -> None:
     with pytest.raises(UsageError, match=r"^stdin must"):
         nodes_of(document, "stdin")
+
+
+@pytest.mark.parametrize(
+    ("resources", "count"),
+    [({}, 1), ({"gpus": 4}, 4), ({"gpus": 16}, 8), ({"gpus": 32, "gpusPerNode": 16}, 16)],
+)
+def test_a_named_gpu_is_one_of_a_machine_that_suits_the_job(resources: dict[str, int], count: int) -> None:
+    asked = Resources.model_validate(resources)
+    (offer,) = named_offers(["L4"], None, "nvidia.com/gpu", DEFAULT_STACK, asked)
+    assert offer.count == count
 
 
 def test_a_named_gpu_has_the_memory_of_the_table_or_the_given_one() -> None:

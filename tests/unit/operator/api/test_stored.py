@@ -95,7 +95,7 @@ def test_an_unknown_field_of_a_list_item_is_left_out() -> None:
         ("training.effectiveBatchSize", 100_000, "training.effective_batch_size"),
         ("training.learningRate", 7, "training.learning_rate"),
         ("dataset.validation.fraction", 0.75, "dataset.validation.fraction"),
-        ("resources.gpus", 8, "resources.gpus"),
+        ("resources.gpus", 128, "resources.gpus"),
         ("workspace.storageClassName", "c" * 300, "workspace.storage_class_name"),
     ],
 )

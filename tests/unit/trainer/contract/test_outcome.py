@@ -46,7 +46,7 @@ def test_a_success_has_its_members_and_no_log() -> None:
     document = result(outcome, ["never shown"]).document()
     assert (outcome.name, outcome.code) == ("Succeeded", ExitCode.SUCCEEDED)
     assert document == {
-        "version": "1.11",
+        "version": "1.12",
         "uid": "uid",
         "stage": "Train",
         "attempt": 3,

@@ -16,7 +16,7 @@ from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.11"
+CONTRACT_VERSION = "1.12"
 DEFAULT_GENERATED_ROWS = 32
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -226,6 +226,8 @@ class Training(Value):
     neftune_noise_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
     router_aux_loss_coefficient: Annotated[float, Field(gt=0, le=1)] | None = None
     """The weight of the loss that balances the load of experts; None leaves it out. Since 1.11."""
+    parallelism: Literal["DataParallel", "FullyShard"] = "DataParallel"
+    """How several ranks share the model: a replica each, or a part of the frozen weights each. Since 1.12."""
     packing: Literal["Auto", "Never"] = "Auto"
     """`Auto` packs rows into passes without padding if the model allows that; `Never` groups them by length."""
     kernels: Literal["Auto", "Reference"] = "Auto"
@@ -327,6 +329,24 @@ class Telemetry(Value):
         return self.host in _LOOPBACK
 
 
+MOST_RANKS = 64
+
+
+class RankLayout(Value):
+    """The processes that share each step of TRAIN: `per_node` in each of `nodes` pods, one for each GPU."""
+
+    nodes: Annotated[int, Field(ge=1, le=MOST_RANKS)]
+    per_node: Annotated[int, Field(ge=1, le=MOST_RANKS)]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> RankLayout:
+        if self.nodes * self.per_node > MOST_RANKS:
+            raise ValueError(
+                f"nodes x perNode must be at most {MOST_RANKS}, found {self.nodes} x {self.per_node}"
+            )
+        return self
+
+
 class Limits(Value):
     """Bounds set by the administrator, and the seconds to wait for a server in an outage."""
 
@@ -353,6 +373,8 @@ class RunSpec(Value):
     model_cache: ModelCache | None = None
     telemetry: Telemetry
     limits: Limits
+    ranks: RankLayout | None = None
+    """None for one process. Since 1.12."""
     tracking: Tracking | None = None
     report: ReportTask | None = None
     memory_estimate: MemoryEstimate | None = None

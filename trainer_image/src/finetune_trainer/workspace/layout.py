@@ -82,6 +82,10 @@ class WorkspaceLayout:
         """The trained adapter in peft's format."""
         return self.root / "train" / "adapter"
 
+    def meeting(self, attempt: int) -> Path:
+        """JSON: where the pods of an attempt on several nodes meet."""
+        return self.root / "train" / f"meeting-{attempt}.json"
+
     @property
     def verification(self) -> Path:
         """Safetensors file: the trained model's predictions on held-out rows, for MERGE's comparison."""

@@ -14,13 +14,16 @@ UNKNOWN_PRODUCT = "Unknown"
 
 
 def meter_gpus(state: Reconciliation) -> Reconciliation:
-    """Record the time of the current attempt's pods, with the price that applies when they start."""
+    """Record the time of the current attempt's pods, with the price that applies when they start.
+
+    Pods that run at the same time start and end together, so the first one stands for all with the GPUs of all.
+    """
     spec = state.active_spec
     if spec is None or state.draft.stage is not Stage.TRAIN:
         return state
     child = state.current_child
     pods = () if child is None else sorted(state.pods_of(child), key=lambda pod: pod.created)
-    times = [found for pod in pods if (found := _time_of(state, spec, pod)) is not None]
+    times = [found for pod in pods if pod.index == 0 and (found := _time_of(state, spec, pod)) is not None]
     return state.with_draft(state.draft.record_gpu_time(times))
 
 

@@ -107,7 +107,9 @@ def _create(state: Reconciliation, spec: FineTuneJobSpec) -> Reconciliation | Ne
     if isinstance(placement, Infeasible):
         return state.with_draft(draft.fail(placement.reason, placement.message))
     if spec.workspace.existing_claim is None and state.own_claim is None:
-        state = state.with_actions(volume_policy.create_claim(state.job, spec, draft, state.settings))
+        inventory = state.observation.inventory
+        claim = volume_policy.create_claim(state.job, spec, draft, state.settings, inventory)
+        state = state.with_actions(claim)
     host = size_host(spec, draft, state.settings, draft.out_of_memory_kills)
     read_only = () if volumes is None else volumes.read_only_claims
     body = build_stage_job(

@@ -30,4 +30,6 @@ def supply_claim(state: Reconciliation) -> Reconciliation:
         return state.with_draft(state.draft.fail(Reason.INVALID_SPEC, rejection.message))
     if rejection is not None:
         return state.with_attempt_left(Reason.CHILD_REFUSED, rejection.message)
-    return state.with_actions(volume_policy.create_claim(state.job, spec, state.draft, state.settings))
+    return state.with_actions(
+        volume_policy.create_claim(state.job, spec, state.draft, state.settings, state.observation.inventory)
+    )

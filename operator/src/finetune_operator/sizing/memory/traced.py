@@ -60,6 +60,9 @@ def traced_estimate(
         rest = peak - sum(item.bytes for item in weights) - trace.adapted.bytes
         if phase is not Phase.LOAD:
             items.append(MemoryItem("optimizer states", states, plan.optimizer))
+        if plan.ranks > 1 and phase in {Phase.LOSS, Phase.RECOMPUTE}:
+            # In the optimizer's phase, the gradients are views of them.
+            items.append(MemoryItem("gradient buckets", allocated(adapter), f"for {plan.ranks} ranks"))
         if phase is Phase.OPTIMIZER:
             items.append(MemoryItem("gradients", adapter, "as large as the adapter"))
             rest -= trace.adapted.bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetune_trainer.contract.run_spec import RankLayout
 from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train.checkpoints import saved_steps
@@ -134,6 +136,63 @@ def test_ranks_have_the_curve_and_the_adapter_of_one_process(
     assert TrainResult.read(read_marker(layout, "train", SPEC_HASH)) == result
     assert not layout.checkpoints.exists()
     assert layout.verification.exists()
+
+
+def _node(workspace: Path, index: int, kill_at: int | None, answer: Any) -> None:
+    """Train as the pod of one of two nodes with one process each, and send the result or the failure."""
+    os.environ |= {
+        "JOB_COMPLETION_INDEX": str(index),
+        "FINETUNE_POD_ADDRESS": "127.0.0.1",
+        # The name of this machine may lead nowhere, unlike that of a pod.
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    run = run.model_copy(update={"ranks": RankLayout(nodes=2, per_node=1)})
+
+    def stop(step: int) -> None:
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    progress = _Act(stop)
+    try:
+        answer.send((train_on_ranks(run, progress, 1, nodes=2).document(), None, progress.steps))
+    except StageError as error:
+        answer.send((None, (error.reason, error.message), progress.steps))
+
+
+def _two_nodes(workspace: Path, kill_at: int | None = None) -> list[Any]:
+    """Return what the pods of two nodes answer. The first one gets a signal at the step `kill_at`."""
+    context = multiprocessing.get_context("spawn")
+    ends = []
+    for index in (1, 0):
+        own, other = context.Pipe(duplex=False)
+        pod = context.Process(target=_node, args=(workspace, index, None if index else kill_at, other))
+        pod.start()
+        ends.append((own, pod))
+    answers = []
+    for own, pod in reversed(ends):
+        assert own.poll(300), "a pod must answer"
+        answers.append(own.recv())
+        pod.join(30)
+    return answers
+
+
+@pytest.mark.slow
+def test_pods_of_two_nodes_stop_together_and_then_have_the_adapter_of_one_process(
+    workspace: Path, one: tuple[Path, TrainResult]
+) -> None:
+    stopped = _two_nodes(workspace, kill_at=6)
+    saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
+    assert saved is not None
+    for result, (reason, message), _steps in stopped:
+        assert result is None
+        assert reason is Reason.INTERRUPTED, message
+    first, second = _two_nodes(workspace)
+    assert first[0] == second[0] is not None
+    assert first[2] == list(range(saved[0] + 1, STEPS + 1))
+    # The first rank alone tells progress.
+    assert second[2] == []
+    _require_equal(workspace, one[0])
 
 
 @pytest.mark.slow
@@ -312,6 +371,33 @@ def test_a_failure_of_all_ranks_names_none() -> None:
 def test_ranks_that_only_lost_each_other_are_an_internal_error() -> None:
     failures = {rank: _failure(message="Connection closed by peer", lost=True) for rank in range(2)}
     assert failure_of(Ends(failures=failures), 2).reason is Reason.INTERNAL_ERROR
+
+
+def test_each_pod_of_several_nodes_reports_its_own_ranks(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    run = run_spec(workspace, workspace / "output", **SETTINGS)
+    run = run.model_copy(update={"ranks": RankLayout(nodes=2, per_node=2)})
+    lost = _failure(message="Connection closed by peer", lost=True)
+    for ends, reason, text in (
+        (Ends(failures={2: lost, 3: lost}), Reason.INTERRUPTED, "a rank of another node was lost"),
+        (
+            Ends(failures={2: lost, 3: _failure(Reason.WORKSPACE_FULL, "no space")}),
+            Reason.WORKSPACE_FULL,
+            "rank 3 of 4",
+        ),
+        (Ends(failures={2: lost}), Reason.INTERNAL_ERROR, "none of rank 3 of 4"),
+        (
+            Ends(failures={2: lost, 3: _failure(Reason.GPU_OUT_OF_MEMORY, "full", retries=True)}),
+            Reason.INTERRUPTED,
+            "next plan of the ladder",
+        ),
+    ):
+        monkeypatch.setattr(launch, "_launch", lambda *_arguments, ends=ends: (ends, None))
+        with pytest.raises(StageError, match=text) as caught:
+            train_on_ranks(run, NullReporter(), 2, nodes=2)
+        assert caught.value.reason is reason
 
 
 def test_ranks_that_were_stopped_are_interrupted() -> None:

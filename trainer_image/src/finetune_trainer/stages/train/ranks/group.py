@@ -90,6 +90,11 @@ class ProcessGroup(Ranks):
         self.gather_numbers([0.0])
 
 
+def is_on_one_node() -> bool:
+    """Return whether all ranks of torchrun's environment variables are on this node. Ask before they are removed."""
+    return os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]
+
+
 @contextmanager
 def joined(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[ProcessGroup]:
     """Join the group that torchrun's environment variables describe, for the time of the `with` statement.
@@ -97,8 +102,9 @@ def joined(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Pr
     `device` is "cuda" or "cpu". transformers and accelerate must not see these variables: they would share steps in their
     own way, and they know neither the passes nor the learned tokens of a step.
     """
-    # All ranks are on this machine, and its own name may lead nowhere.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if is_on_one_node():
+        # The machine's own name may lead nowhere.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
     )

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -14,7 +16,12 @@ from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import Reason
 from finetune_trainer.runner import reason_of
 from finetune_trainer.stages.train.ranks.channel import Address, Channel, Failure, RankLog, RankReporter
-from finetune_trainer.stages.train.ranks.group import RankDoesNotFitError, is_lost_rank, joined
+from finetune_trainer.stages.train.ranks.group import (
+    RankDoesNotFitError,
+    is_lost_rank,
+    is_on_one_node,
+    joined,
+)
 from finetune_trainer.stages.train.stage import train_rank
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.termination import Terminated, raise_on_termination
@@ -57,14 +64,23 @@ def _train(run: RunSpec, channel: Channel, rank: int, size: int, timeout_seconds
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
         progress = RankReporter(channel) if rank == 0 else NullReporter()
+        shares_result = not is_on_one_node()
         with joined(run.device, timeout_seconds) as ranks:
             result = train_rank(run, progress, ranks)
-        channel.send("result", None if result is None else result.document())
+            document = None if result is None else result.document()
+            if shares_result:
+                # The pod of each node reports it.
+                document = ranks.from_first(partial(_same, document))
+        channel.send("result", document)
     except RankDoesNotFitError as error:
         return Failure(Reason.GPU_OUT_OF_MEMORY, f"its GPU is out of memory: {error}", retries=True)
     except Exception as error:  # noqa: BLE001 -- the last handler of the process
         return Failure(*reason_of("train", error, run), lost=is_lost_rank(error))
     return None
+
+
+def _same(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    return document
 
 
 def _log_to(channel: Channel, rank: int) -> None:

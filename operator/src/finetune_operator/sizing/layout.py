@@ -1,0 +1,68 @@
+"""Divides the GPUs of a job into pods, each on one node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune_operator.api.plan import Choice, Layout
+from finetune_operator.api.spec import Resources
+from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.ladder import divisors
+
+
+def choose_layout(resources: Resources, offers: Sequence[Offer]) -> Layout:
+    """Choose the GPUs of each pod of TRAIN: those of the spec, or as many as one node of `offers` has.
+
+    GPUs of one node reach each other fastest, so fewer pods are better. If the offers have no place for all pods of any
+    size, the largest pods that have a place count: more nodes may join.
+    """
+    gpus, given = resources.gpus, resources.gpus_per_node
+    if given is not None:
+        return Layout(gpus // given, given)
+    sizes = [size for size in divisors(gpus) if any(size <= offer.count for offer in offers)]
+    enough = (size for size in sizes if places(offers, size) >= gpus // size)
+    per_node = next(enough, sizes[0] if sizes else 1)
+    return Layout(gpus // per_node, per_node)
+
+
+def places(offers: Sequence[Offer], per_node: int) -> float:
+    """Return the number of pods with `per_node` GPUs that have a place; infinity if an autoscaler can start nodes."""
+    if any(offer.node is None and offer.count >= per_node for offer in offers):
+        return float("inf")
+    return sum(offer.count // per_node for offer in offers)
+
+
+def unsuitable(offer: Offer, layout: Layout) -> str | None:
+    """Say why a pod of this layout cannot use an offer; None if it can."""
+    if layout.gpus == 1:
+        return None
+    if offer.sharing != "None":
+        return f"its GPUs are shared ({offer.sharing}), and resources.gpus {layout.gpus} requires whole GPUs"
+    if offer.count < layout.per_node:
+        return f"it has {offer.count}, and each pod of TRAIN requests {layout.per_node}"
+    return None
+
+
+def too_few(offers: Sequence[Offer], layout: Layout) -> str | None:
+    """Say that the pods of TRAIN have no place, even if no other job runs; None if they have."""
+    found = places(offers, layout.per_node)
+    if found >= layout.nodes or layout.gpus == 1:
+        return None
+    return (
+        f"TRAIN needs a place for {layout.nodes} pods with {layout.per_node} GPUs each, but the nodes that it may use have "
+        f"room for {found:.0f}. Add nodes, describe them in gpuProfiles, or create the job again with fewer resources.gpus."
+    )
+
+
+def layout_choices(resources: Resources, layout: Layout) -> tuple[Choice, ...]:
+    """Return the chosen values of a job with several GPUs, each with its reason."""
+    if layout.gpus == 1 or resources.gpus_per_node is not None:
+        return ()
+    if layout.nodes == 1:
+        reason = "one node has all GPUs of the job, and they reach each other fastest"
+    else:
+        reason = (
+            f"no node has all {layout.gpus} GPUs, so {layout.nodes} pods have {layout.per_node} each: "
+            "as many as a node offers"
+        )
+    return (Choice("gpusPerNode", str(layout.per_node), reason),)

@@ -1,0 +1,256 @@
+"""A job whose TRAIN runs in two pods, from the claim to the end of the attempt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from finetune_operator.api.stages import Stage
+from finetune_operator.lifecycle.actions import CreateClaim
+from finetune_operator.observed.observation import Pod
+from finetune_operator.placement.storage import JobVolumes, MountedClaim
+
+from tests.support.operator import (
+    SETTINGS,
+    make_failure,
+    make_inventory,
+    make_job,
+    make_node,
+    make_result,
+    make_spec,
+)
+from tests.support.world import World
+
+TWO = {"gpus": 2, "gpusPerNode": 1}
+TRAIN = "demo-train-0"
+SHARED = JobVolumes(workspace=MountedClaim("demo-workspace", "claim", ("ReadWriteMany",)))
+
+
+def training(resources: dict[str, Any] = TWO, **more: Any) -> World:
+    """A world with two GPU nodes whose PREPARE has just succeeded, so that the Job of TRAIN exists."""
+    inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
+    world = World(job=make_job(make_spec(resources=resources)), inventory=inventory, **more)
+    world.volumes = SHARED
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    return world
+
+
+def with_pods(world: World) -> tuple[Pod, Pod]:
+    """Start both pods; return the first and the second."""
+    found = [world.run_pod(TRAIN, index=index, node=f"gpu{index + 1}") for index in (0, 1)]
+    world.settle()
+    return found[0], found[1]
+
+
+def end(world: World, pod: Pod, document: dict[str, Any] | str, code: int, **changes: Any) -> None:
+    """End one of the pods, which `end_pod` finds as the newest that runs."""
+    others = {uid: each for uid, each in world.pods.items() if uid != pod.uid}
+    world.pods = {pod.uid: world.pods[pod.uid]}
+    world.end_pod(TRAIN, document, code, **changes)
+    world.pods |= others
+
+
+def attempt(world: World) -> tuple[str, str]:
+    entry = world.job.status["attempts"][-1]
+    return entry["outcome"], entry.get("reason", "")
+
+
+def interrupted() -> dict[str, Any]:
+    return make_failure(Stage.TRAIN, "Interrupted", outcome="Interrupted")
+
+
+def test_train_is_one_indexed_job_with_a_pod_for_each_node() -> None:
+    world = training()
+    body = world.bodies[TRAIN]
+    spec = body["spec"]
+    assert (spec["parallelism"], spec["completions"], spec["completionMode"]) == (2, 2, "Indexed")
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    variables = {each["name"]: each for each in container["env"]}
+    assert variables["FINETUNE_POD_ADDRESS"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert variables["NCCL_DEBUG"]["value"] == "WARN"
+    (preference,) = pod["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert preference["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert "nodeAffinity" in pod["affinity"]
+    assert (
+        '"ranks":{"nodes":2,"perNode":1}' in spec["template"]["metadata"]["annotations"]["finetune.dev/run"]
+    )
+    assert world.job.status["plan"]["training"]["nodes"] == 2
+
+
+def test_several_gpus_of_one_node_are_one_pod() -> None:
+    inventory = make_inventory(make_node("gpu1", gpus=4))
+    world = World(job=make_job(make_spec(resources={"gpus": 4})), inventory=inventory)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    spec = world.bodies[TRAIN]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (1, 1)
+    assert "completionMode" not in spec
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert "FINETUNE_POD_ADDRESS" not in {each["name"] for each in container["env"]}
+    assert (
+        '"ranks":{"nodes":1,"perNode":4}' in spec["template"]["metadata"]["annotations"]["finetune.dev/run"]
+    )
+    assert world.job.status["plan"]["training"]["gpusPerNode"] == 4
+
+
+def test_racks_are_preferred_after_the_node() -> None:
+    trainer = SETTINGS.trainer.model_copy(update={"topology_keys": ("example.com/rack",)})
+    world = training(settings=SETTINGS.model_copy(update={"trainer": trainer}))
+    pod = world.bodies[TRAIN]["spec"]["template"]["spec"]
+    terms = pod["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [(each["weight"], each["podAffinityTerm"]["topologyKey"]) for each in terms] == [
+        (100, "kubernetes.io/hostname"),
+        (99, "example.com/rack"),
+    ]
+
+
+def test_the_first_pod_has_the_result_of_all() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, second, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Train"
+    end(world, first, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Merge"
+    assert attempt(world) == ("Succeeded", "StageSucceeded")
+
+
+def test_the_failure_of_any_pod_ends_the_attempt() -> None:
+    world = training()
+    _, second = with_pods(world)
+    end(world, second, make_failure(Stage.TRAIN, "NonFiniteLoss"), 65)
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "NonFiniteLoss")
+    assert TRAIN not in world.children
+
+
+def test_an_interrupted_pod_waits_for_the_one_that_tells_the_cause() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, interrupted(), 75)
+    world.settle()
+    assert world.job.status["stage"]["attempt"] == 0
+    end(world, second, make_failure(Stage.TRAIN, "NonFiniteLoss"), 65)
+    world.settle()
+    assert attempt(world) == ("Failed", "NonFiniteLoss")
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_pod_that_is_evicted_interrupts_all_and_all_begin_again(reported: bool) -> None:  # noqa: FBT001 -- a case
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, interrupted(), 75)
+    end(
+        world,
+        second,
+        interrupted() if reported else "",
+        75 if reported else 137,
+        phase="Failed",
+        disrupted=True,
+    )
+    world.children[TRAIN] = replace(world.children[TRAIN], finished=True)
+    world.settle()
+    assert attempt(world)[0] == "Interrupted"
+    assert world.created[-1] == "demo-train-1"
+    assert world.bodies["demo-train-1"]["spec"]["completions"] == 2
+
+
+def test_a_lost_node_interrupts_all_although_the_other_pod_runs() -> None:
+    world = training()
+    _, second = with_pods(world)
+    world.pods[second.uid] = replace(second, deleting=True)
+    world.lost_nodes = {"gpu2"}
+    world.inventory = make_inventory(make_node("gpu1"))
+    world.lingers = True
+    world.step()
+    assert attempt(world)[0] == "Interrupted"
+
+
+def test_a_pod_without_a_gpu_gives_back_that_of_the_other() -> None:
+    world = training()
+    world.run_pod(TRAIN, index=0, node="gpu1", scheduled=world.now)
+    world.run_pod(
+        TRAIN, index=1, node="", phase="Pending", running=False, unschedulable="0/2 nodes are available"
+    )
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Unschedulable")
+    world.wait(299)
+    world.settle()
+    assert TRAIN in world.children
+    world.wait(1)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "PodStuck")
+    assert (world.children, world.pods) == ({}, {})
+    entry = next(each for each in world.job.status["conditions"] if each["type"] == "Stalled")
+    assert "only 1 of the 2 pods of the run got GPUs" in entry["message"]
+    assert "0/2 nodes are available" in entry["message"]
+
+
+def test_pods_that_all_wait_hold_nothing() -> None:
+    world = training()
+    for index in (0, 1):
+        world.run_pod(TRAIN, index=index, node="", phase="Pending", running=False, unschedulable="full")
+    world.wait(3600)
+    world.settle()
+    assert TRAIN in world.children
+    assert world.condition("Reconciling") == ("True", "WaitingForGpu")
+
+
+def test_pods_that_run_are_left_alone() -> None:
+    world = training()
+    with_pods(world)
+    world.wait(3600)
+    world.settle()
+    assert TRAIN in world.children
+    assert world.condition("Reconciling") == ("True", "Training")
+
+
+def test_the_time_of_all_gpus_is_counted_once() -> None:
+    world = training()
+    first, second = with_pods(world)
+    world.wait(100)
+    end(world, second, make_result(Stage.TRAIN), 0)
+    end(world, first, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert world.job.status["usage"]["gpuSeconds"] == 200
+
+
+def test_a_claim_of_one_node_is_refused_before_any_work() -> None:
+    spec = make_spec(resources=TWO, workspace={"existingClaim": "mine"})
+    world = World(job=make_job(spec), inventory=make_inventory(make_node("gpu1"), make_node("gpu2")))
+    world.volumes = JobVolumes(workspace=MountedClaim("mine", "claim", ("ReadWriteOnce",)))
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "WorkspaceNotShared")
+    assert world.created == []
+
+
+def test_a_claim_that_was_made_for_one_node_stalls_the_job_until_such_a_node_joins() -> None:
+    inventory = make_inventory(make_node("gpu1", gpus=2))
+    world = World(job=make_job(make_spec(resources={"gpus": 2})), inventory=inventory)
+    world.settle()
+    world.inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
+    world.volumes = JobVolumes(workspace=MountedClaim("demo-workspace", "claim", ("ReadWriteOnce",)))
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "WorkspaceNotShared")
+    world.inventory = inventory
+    world.settle()
+    assert list(world.children) == [TRAIN]
+
+
+@pytest.mark.parametrize(("resources", "mode"), [(TWO, "ReadWriteMany"), ({}, "ReadWriteOnce")])
+def test_the_workspace_of_several_pods_is_shared(resources: dict[str, Any], mode: str) -> None:
+    inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
+    world = World(job=make_job(make_spec(resources=resources)), inventory=inventory)
+    decision = world.decide()
+    claims = [action.body for action in decision.actions if isinstance(action, CreateClaim)]
+    assert [claim["spec"]["accessModes"] for claim in claims] == [[mode]]
