@@ -12,7 +12,7 @@ from finetune_cli.errors import UsageError
 from finetune_cli.manifests import read_manifests
 from finetune_cli.options import FILE, Command, volume_options
 from finetune_cli.run.devices import choose_device
-from finetune_cli.run.local import LocalFolders, run_locally
+from finetune_cli.run.local import LocalFolders, Parallelism, run_locally
 from finetune_cli.trainer import REMEDY, trainer_is_installed
 
 DESCRIPTION = """Run the FineTuneJob of a YAML file on this machine.
@@ -58,6 +58,13 @@ by URL, TOKEN or the Secret's key. The exit code is the trainer's."""
     metavar="NUMBER",
     help="Processes that share the rows of each training step. With cuda, each needs a GPU.",
 )
+@click.option(
+    "--parallelism",
+    type=click.Choice(["DataParallel", "FullyShard"]),
+    default="DataParallel",
+    show_default=True,
+    help="DataParallel gives each process the whole model, FullyShard a part of its frozen weights.",
+)
 def command(
     file: Path,
     name: str | None,
@@ -66,6 +73,7 @@ def command(
     runs: Path,
     device: Literal["auto", "cuda", "cpu"],
     processes: int,
+    parallelism: Parallelism,
 ) -> int:
     """Run a job and return the trainer's exit code."""
     if not trainer_is_installed():
@@ -73,4 +81,4 @@ def command(
     manifests = read_manifests(file, name)
     chosen = choose_device(device, sys.stderr)
     folders = LocalFolders(volumes.resolve(), dict(volume), runs.resolve())
-    return run_locally(manifests, folders, chosen, processes)
+    return run_locally(manifests, folders, chosen, processes, parallelism)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_operator.api.network import Network
 from finetune_operator.api.plan import Device, LearningRate, Plan
@@ -44,6 +44,10 @@ TELEMETRY_PORT = 9500
 SIGNING_KEY_VARIABLE = "FINETUNE_SIGNING_KEY_FILE"
 
 
+Parallelism = Literal["DataParallel", "FullyShard"]
+"""Each process has a replica of the model, or a part of its frozen weights."""
+
+
 @dataclass(frozen=True)
 class LocalFolders:
     """The folders of claims: by name in `claims`, others below `volumes`. Workspaces are below `runs`."""
@@ -62,11 +66,18 @@ class LocalFolders:
         return folder
 
 
-def run_locally(manifests: Manifests, folders: LocalFolders, device: Device, processes: int = 1) -> int:
+def run_locally(
+    manifests: Manifests,
+    folders: LocalFolders,
+    device: Device,
+    processes: int = 1,
+    parallelism: Parallelism = "DataParallel",
+) -> int:
     """Run the three stages in one trainer process, which starts others for TRAIN; return its exit code.
 
-    `processes` share the rows of each training step. If the spec gives no learning rate, PREPARE runs in a process of its own
-    before. The spec's hash names the workspace, so the same file resumes where an earlier run stopped.
+    `processes` share the rows of each training step, and with `FullyShard` also the frozen weights. If the spec gives no
+    learning rate, PREPARE runs in a process of its own before. The spec's hash names the workspace, so the same file resumes
+    where an earlier run stopped.
 
     Raises UsageError or InvalidSpecError before any process starts.
     """
@@ -77,6 +88,8 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device, pro
             f"--processes must be at most training.effectiveBatchSize ({spec.training.effective_batch_size}), because they "
             f"share the rows of a step, found {processes}"
         )
+    if parallelism == "FullyShard" and processes == 1:
+        raise UsageError("--parallelism FullyShard needs --processes of at least 2, found 1")
     secrets = secret_environment(manifests, spec, os.environ)
     digest = spec_hash(spec)
     job = JobIdentity(manifests.namespace, manifests.name, f"local-{digest.removeprefix('sha256:')[:16]}")
@@ -102,6 +115,8 @@ def run_locally(manifests: Manifests, folders: LocalFolders, device: Device, pro
             trackers=choose_trackers(spec.tracking, Tracking()),
         )
         run_spec["telemetry"]["host"] = "127.0.0.1"
+        if parallelism != "DataParallel":
+            run_spec["training"]["parallelism"] = parallelism
         run_file.write_text(json.dumps(run_spec, indent=2) + "\n", encoding="utf-8")
 
     plan = make_plan(spec, device)

@@ -22,8 +22,10 @@ def test_run_has_the_documented_defaults() -> None:
 def test_the_exit_code_is_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def run_locally(_manifests: Any, folders: LocalFolders, device: str, processes: int) -> int:
-        seen.append((folders, device, processes))
+    def run_locally(
+        _manifests: Any, folders: LocalFolders, device: str, processes: int, parallelism: str
+    ) -> int:
+        seen.append((folders, device, processes, parallelism))
         return 71
 
     monkeypatch.setattr(run_command, "run_locally", run_locally)
@@ -37,13 +39,15 @@ def test_the_exit_code_is_the_trainers(tmp_path: Path, monkeypatch: pytest.Monke
         "cpu",
         "--processes",
         "2",
+        "--parallelism",
+        "FullyShard",
         "--volumes",
         str(tmp_path),
         "--volume",
         f"models={tmp_path}",
     ]
     assert main(["run", str(job), *options]) == 71
-    assert seen[0][1:] == ("cpu", 2)
+    assert seen[0][1:] == ("cpu", 2, "FullyShard")
     assert seen[0][0].claims == {"models": tmp_path}
 
 

@@ -43,12 +43,13 @@ def test_a_valid_run_spec_is_written_and_the_trainers_exit_code_returned(tmp_pat
     """The claim has no model, so the real trainer fails with exit code 65."""
     (tmp_path / "volumes" / "assets").mkdir(parents=True)
     folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
-    code = run_locally(read_manifests(job_file(tmp_path)), folders, "cpu")
+    code = run_locally(read_manifests(job_file(tmp_path)), folders, "cpu", 2, "FullyShard")
     assert code == 65
     home = next((tmp_path / "runs").iterdir())
     run = json.loads((home / "run.json").read_text("utf-8"))
     Draft202012Validator(SCHEMA).validate(run)
     assert run["telemetry"]["host"] == "127.0.0.1"
+    assert run["training"]["parallelism"] == "FullyShard"
     assert run["model"]["source"]["path"] == str(tmp_path / "volumes" / "assets" / "model")
     assert Path(run["dataset"]["source"]["path"]).read_text("utf-8") == "{}\n"
 
@@ -71,6 +72,14 @@ def test_more_processes_than_rows_of_a_step_are_refused_before_any_starts(tmp_pa
     folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
     with pytest.raises(UsageError, match=r"at most training.effectiveBatchSize \(16\).*found 17"):
         run_locally(read_manifests(job_file(tmp_path)), folders, "cpu", 17)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_process_has_nobody_to_share_weights_with(tmp_path: Path) -> None:
+    (tmp_path / "volumes" / "assets").mkdir(parents=True)
+    folders = LocalFolders(tmp_path / "volumes", {}, tmp_path / "runs")
+    with pytest.raises(UsageError, match="FullyShard needs --processes of at least 2, found 1"):
+        run_locally(read_manifests(job_file(tmp_path)), folders, "cpu", 1, "FullyShard")
     assert not (tmp_path / "runs").exists()
 
 

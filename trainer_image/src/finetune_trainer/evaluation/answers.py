@@ -74,7 +74,7 @@ class Asking:
     """What a run asks with: the model in evaluation mode, its tokenizer's folder and the tokens that end an answer.
 
     `progress` gets (prompts answered, prompts in all) at every token and may raise StageError to stop;
-    `out_of_memory` tells an error of a full device.
+    `out_of_memory` tells an error of a full device. `agreed` is that of `generation.Limits`.
     """
 
     model: Any
@@ -82,6 +82,7 @@ class Asking:
     stops: tuple[int, ...]
     progress: Callable[[int, int], None]
     out_of_memory: Callable[[BaseException], bool]
+    agreed: Callable[[bool], bool] = bool
 
 
 def ask(run: RunSpec, asking: Asking, examples: Sequence[Example]) -> Answers:
@@ -180,7 +181,7 @@ def _rendered(template: ChatTemplate, prompt: str) -> list[int] | Sample:
 def _pairs(
     asking: Asking, prompts: Sequence[Sequence[int]], new_tokens: int, deadline: float
 ) -> list[AnswerPair | None]:
-    limits = Limits(new_tokens, asking.stops, deadline)
+    limits = Limits(new_tokens, asking.stops, deadline, asking.agreed)
     return answer_pairs(asking.model, prompts, limits, asking.progress, asking.out_of_memory)
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from finetune_trainer.evaluation.unpacked import unpacked_on_cpu
-from finetune_trainer.model.output_head import TOLERANCE, language_model
+from finetune_trainer.model.output_head import TOLERANCE, gathered, language_model, output_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +31,20 @@ _TOKENS_TO_JUDGE = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """The tokens of one answer, the tokens that end it, and the moment (of `time.monotonic`) when all must be done."""
+    """The tokens of one answer, the tokens that end it, and the moment (of `time.monotonic`) when all must be done.
+
+    All ranks of a sharded model answer the same prompts. `agreed` returns whether any of them says so.
+    """
 
     new_tokens: int
     stops: tuple[int, ...]
     deadline: float
+    agreed: Callable[[bool], bool] = bool
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over, on any rank."""
+        return self.agreed(time.monotonic() >= self.deadline)
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,14 @@ def answer_pairs(
     waiting = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     width, proven, done = MAXIMUM_ROWS, False, 0
     with _own_settings(model), unpacked_on_cpu(model):
-        while waiting and time.monotonic() < limits.deadline:
+        while waiting and not limits.over:
             size = batch_size([len(prompts[index]) for index in waiting], limits.new_tokens, width)
             batch = [prompts[index] for index in waiting[:size]]
             tick = _Tick(partial(progress, done, len(prompts)), limits)
             try:
                 if not proven and len({len(prompt) for prompt in batch}) > 1:
                     proven = True
-                    if not padding_is_exact(model, batch):
+                    if limits.agreed(not padding_is_exact(model, batch)):
                         _log.warning(
                             "the model computes padded prompts differently, so it answers them one by one"
                         )
@@ -158,8 +167,11 @@ class _Tick(StoppingCriteria):
         self._progress()
         self._tokens += 1
         now = time.monotonic()
-        self.expired = self.expired or too_slow(
-            now - self._started, self._tokens, self._limits.new_tokens, self._limits.deadline - now
+        self.expired = self._limits.agreed(
+            self.expired
+            or too_slow(
+                now - self._started, self._tokens, self._limits.new_tokens, self._limits.deadline - now
+            )
         )
         return torch.full((input_ids.shape[0],), self.expired, dtype=torch.bool, device=input_ids.device)
 
@@ -180,12 +192,13 @@ def _batch(
 def _generate(model: Any, prompts: Sequence[Sequence[int]], limits: Limits, tick: _Tick) -> list[Answer]:
     ids, mask = _padded(model, prompts)
     tick.begin()
-    output = language_model(model).generate(
-        ids,
-        attention_mask=mask,
-        generation_config=_greedy(limits.new_tokens, limits.stops),
-        stopping_criteria=StoppingCriteriaList([tick]),
-    )
+    with gathered(output_head(model).projection):
+        output = language_model(model).generate(
+            ids,
+            attention_mask=mask,
+            generation_config=_greedy(limits.new_tokens, limits.stops),
+            stopping_criteria=StoppingCriteriaList([tick]),
+        )
     return [_answer(row, limits.stops) for row in output[:, ids.shape[1] :].tolist()]
 
 
@@ -198,11 +211,12 @@ def _answer(tokens: Sequence[int], stops: Sequence[int]) -> Answer:
 def _first_logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the logits (prompts, vocabulary), in float32, of the first token of each answer."""
     ids, mask = _padded(model, prompts)
-    output = language_model(model).generate(
-        ids,
-        attention_mask=mask,
-        generation_config=_greedy(1, (), output_logits=True, return_dict_in_generate=True),
-    )
+    with gathered(output_head(model).projection):
+        output = language_model(model).generate(
+            ids,
+            attention_mask=mask,
+            generation_config=_greedy(1, (), output_logits=True, return_dict_in_generate=True),
+        )
     logits: torch.Tensor = output.logits[0].float()
     return logits
 

@@ -26,6 +26,7 @@ from finetune_trainer.evaluation.scoring import (
     supervised_log_probabilities,
 )
 from finetune_trainer.model.out_of_memory import is_device_out_of_memory
+from finetune_trainer.model.output_head import is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,12 +96,13 @@ def record(
     base: Sequence[RowLoss],
     tuned: Sequence[RowLoss],
     tokenization: str,
-    path: Path,
+    path: Path | None,
 ) -> None:
     """Measure the adapted `model` on chosen rows, with its adapter and without it, and write the record atomically.
 
     `base` and `tuned` are the losses of the examples without and with the adapter; `tokenization` is the digest of
-    `model.tokenization`.
+    `model.tokenization`. All ranks of a sharded model measure, and those without a `path` write nothing. Such a model is
+    not measured in float32: its parts cannot change their type.
     """
     rows = choose_rows(examples, base, tuned)
     vocabulary = model.config.get_text_config().vocab_size
@@ -127,11 +129,12 @@ def record(
         described.append({"row": loss.row, "nats": loss.nats, "tokens": loss.tokens})
     arithmetic: Arithmetic = "Float32"
     if not computes_in_float32(model):
-        measured = _in_float32(model, rows, tensors)
+        measured = {} if is_sharded(model) else _in_float32(model, rows, tensors)
         tensors |= measured
         arithmetic = "Measured" if measured else "Unknown"
     metadata = {"rows": json.dumps(described), "arithmetic": arithmetic, "tokenization": tokenization}
-    _save(tensors, metadata, path)
+    if path is not None:
+        _save(tensors, metadata, path)
 
 
 def read_record(path: Path) -> Record:

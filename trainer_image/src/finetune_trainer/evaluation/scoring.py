@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from finetune_trainer.evaluation.compare import RowLoss
-from finetune_trainer.model.output_head import chunks, hidden_states, output_head
+from finetune_trainer.model.output_head import chunks, gathered, hidden_states, output_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,14 +66,16 @@ def supervised_log_probabilities(model: Any, examples: Sequence[Example]) -> lis
 def supervised_scores(model: Any, examples: Sequence[Example]) -> list[TokenScores]:
     """Return the scores of the supervised tokens of each example, on the CPU."""
     states = _hidden_states(model, examples)
-    return [_scores(model, states[row], example) for row, example in enumerate(examples)]
+    with gathered(output_head(model).projection):
+        return [_scores(model, states[row], example) for row, example in enumerate(examples)]
 
 
 @torch.no_grad()
 def predictions(model: Any, example: Example, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `supervised_log_probabilities` and `distributions` return for one example, from one forward pass."""
     states = _hidden_states(model, [example])[0]
-    return _scores(model, states, example).log_probabilities, _distributions(model, states, positions)
+    with gathered(output_head(model).projection):
+        return _scores(model, states, example).log_probabilities, _distributions(model, states, positions)
 
 
 @torch.no_grad()
@@ -82,7 +84,9 @@ def distributions(model: Any, example: Example, positions: Sequence[int]) -> tor
 
     The shape is (len(positions), vocabulary). A position is that of the predicted token.
     """
-    return _distributions(model, _hidden_states(model, [example])[0], positions)
+    states = _hidden_states(model, [example])[0]
+    with gathered(output_head(model).projection):
+        return _distributions(model, states, positions)
 
 
 def _scores(model: Any, states: torch.Tensor, example: Example) -> TokenScores:

@@ -10,6 +10,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 
 from finetune_trainer.model.load import quantized_modules
+from finetune_trainer.model.sharding.linear import ShardedLinear4bit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,12 @@ def unpacked_on_cpu(model: Any) -> Iterator[None]:
     The values are those that each multiplication would dequantize. On a GPU nothing changes: it dequantizes as fast as
     it reads. The model is as before afterwards, also after an error.
     """
-    modules = [module for module in quantized_modules(model).values() if module.weight.device.type == "cpu"]
+    # The weights of a sharded model are there only while a layer computes.
+    modules = [
+        module
+        for module in quantized_modules(model).values()
+        if module.weight.device.type == "cpu" and not isinstance(module, ShardedLinear4bit)
+    ]
     size = sum(module.in_features * module.out_features * module.compute_dtype.itemsize for module in modules)
     if size > MAXIMUM_BYTES:
         modules = []

@@ -28,11 +28,13 @@ class DequantizedLinear(torch.nn.Linear):
     `weight` is in the type of the activations. While `exact` is set, products take the values of `exact_values`.
     """
 
-    def __init__(self, packed: Any) -> None:
+    def __init__(self, packed: Any, values: torch.Tensor | None = None) -> None:
+        """Take the layer `packed`, and its `values` if they are known."""
         super().__init__(packed.in_features, packed.out_features, bias=False, device="meta")
         self.constants: QuantState = packed.weight.quant_state
         self.exact = False
-        values = dequantize_4bit(packed.weight.data, self.constants)
+        if values is None:
+            values = dequantize_4bit(packed.weight.data, self.constants)
         self.weight = torch.nn.Parameter(values, requires_grad=False)
         self.bias = packed.bias
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ class OutputHead:
 
         The factor of the softcap is not applied. The caller may change the tensor.
         """
-        projected: torch.Tensor = self.projection(hidden)
+        # FSDP2 counts the calls of its modules, and ranks project other numbers of chunks.
+        project = self.projection.forward if hasattr(self.projection, "unshard") else self.projection
+        projected: torch.Tensor = project(hidden)
         if self.scale != 1:
             projected.mul_(self.scale)
         if self.softcap is not None:
@@ -60,6 +63,24 @@ def chunks(count: int, vocabulary: int) -> Iterator[slice]:
     """Cut `count` positions into slices of `loss_chunk` positions."""
     size = loss_chunk(vocabulary)
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether the weights of a language model are shared out to ranks (`model.sharding`)."""
+    return hasattr(body(language_model(model)), "unshard")
+
+
+@contextmanager
+def gathered(module: Any) -> Iterator[None]:
+    """Have the whole weights of a `module` inside of the `with` statement, if ranks share them. Then all must enter it."""
+    if not hasattr(module, "unshard"):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
 
 
 def language_model(model: Any) -> Any:
@@ -118,9 +139,10 @@ def prove_head(model: Any) -> None:
     padded = torch.nn.functional.pad(ids, (0, _PROBE_PADDING))
     training = causal.training
     causal.eval()
-    own = causal(input_ids=ids, use_cache=False).logits[0].float()
-    found = head.logits(hidden_states(model, ids)[0])
-    with_padding = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
+    with gathered(head.projection):
+        own = causal(input_ids=ids, use_cache=False).logits[0].float()
+        found = head.logits(hidden_states(model, ids)[0])
+        with_padding = head.logits(hidden_states(model, padded)[0, :_PROBE_TOKENS])
     causal.train(training)
     tolerances = TOLERANCE[causal.dtype]
     for logits, tolerance, what in zip(

@@ -25,6 +25,7 @@ def saved(workspace: Path, **training: Any) -> Any:
         {"microBatchSize": 4},
         {"gradientCheckpointing": True},
         {"weights": "Dequantized"},
+        {"parallelism": "FullyShard"},
         {"checkpoint": {"intervalSteps": 3}},
     ],
 )

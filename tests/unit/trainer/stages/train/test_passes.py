@@ -108,3 +108,18 @@ def test_a_rank_without_rows_has_a_pass_that_learns_nothing() -> None:
     (one,) = found.passes
     assert one.input_ids.numel() == 1
     assert (one.tokens, len(one.targets), found.learned) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("kind", ["Packed", "Grouped", "AsDrawn"])
+def test_ranks_that_share_weights_have_equally_many_passes(kind: Any) -> None:
+    """The row of four tokens fills the pass of one rank, and the other has two rows that need a pass each."""
+    rows = [_ROWS[1], {"input_ids": [40, 41], "labels": [IGNORED, 41]}, _ROWS[2]]
+    batching = Batching(kind, 2, 1)
+    free = [StepCollator(batching, _Rank(rank, 2))(rows) for rank in range(2)]
+    even = [StepCollator(batching, _Rank(rank, 2), even=True)(rows) for rank in range(2)]
+    assert {len(step.passes) for step in free} == {1, 2}
+    assert {len(step.passes) for step in even} == {2}
+    for one, other in zip(free, even, strict=True):
+        assert (one.tokens, one.learned, one.digest) == (other.tokens, other.learned, other.digest)
+        added = other.passes[len(one.passes) :]
+        assert all((each.tokens, len(each.targets)) == (0, 0) for each in added)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.result import PrepareResult
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.evaluation.answers import Asking, ask
+from finetune_trainer.evaluation.answers import Answers, Asking, ask
 from finetune_trainer.evaluation.compare import RowLoss, compare, mean_loss
+from finetune_trainer.evaluation.recording import record
 from finetune_trainer.evaluation.scoring import row_losses
 from finetune_trainer.model.generation import stop_token_ids
+from finetune_trainer.model.output_head import is_sharded
+from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.report.evaluation_page import evaluation_report, write_evaluation_report
 from finetune_trainer.stages.train.fit import measure_within
 from finetune_trainer.stages.train.out_of_memory import is_device_out_of_memory
 from finetune_trainer.stages.train.ranks.group import ALONE
-from finetune_trainer.stages.train.ranks.losses import shared_losses
+from finetune_trainer.stages.train.ranks.losses import common_budgets, pacing, shared_losses
 from finetune_trainer.stages.train.versions import current_versions
 from finetune_trainer.workspace.layout import read_marker, write_marker
 
@@ -77,6 +80,7 @@ def _measured(
 ) -> list[RowLoss]:
     """Measure the model as it is, without dropout. Each rank has a part, and the progress is that of this rank's part."""
     model.eval()
+    budgets = common_budgets(model, budgets)
 
     def measure(own: Sequence[Example]) -> list[RowLoss]:
         progress.update(activity, 0, len(own))
@@ -87,7 +91,7 @@ def _measured(
             budgets,
         )
 
-    losses = shared_losses(ranks, examples, measure)
+    losses = shared_losses(ranks, examples, measure, pacing(model, ranks, budgets[0]))
     if losses is None:
         raise RuntimeError("every rank must measure its part of the rows")
     return losses
@@ -125,31 +129,73 @@ def compared(run: RunSpec, base: Sequence[RowLoss], tuned: Sequence[RowLoss]) ->
     return compare(base, tuned, run.training.seed, run.evaluation.minimum_rows)
 
 
-def with_answers(
+def judged(
     run: RunSpec,
     workspace: WorkspaceLayout,
     model: Any,
     examples: Sequence[Example],
-    evaluation: EvaluationResult,
+    base: Sequence[RowLoss],
+    budgets: Sequence[int],
     progress: Reporter,
-) -> EvaluationResult:
-    """Return the evaluation with the metrics on generated answers, and write the report on it.
+    ranks: Ranks,
+) -> EvaluationResult | None:
+    """Measure the tuned `model` and record what it predicts, for MERGE; return the verdict on the first rank only."""
+    tuned = tuned_losses(model, examples, budgets, progress, ranks)
+    # All ranks of a sharded model have to compute what is recorded.
+    if not ranks.is_first and not is_sharded(model):
+        return None
+    comparison = compared(run, base, tuned)
+    record(
+        model,
+        examples,
+        base,
+        tuned,
+        tokenization_digest(workspace.base),
+        workspace.verification if ranks.is_first else None,
+    )
+    if ranks.is_first:
+        return comparison
+    # The first rank answers with the weights of all.
+    answers(run, workspace, model, examples, progress, ranks)
+    return None
 
-    Neither a failure of the generation nor one of the report ends the run: the adapter is trained and saved.
-    """
+
+def answers(
+    run: RunSpec,
+    workspace: WorkspaceLayout,
+    model: Any,
+    examples: Sequence[Example],
+    progress: Reporter,
+    ranks: Ranks = ALONE,
+) -> Answers:
+    """Return what base and tuned `model` answer. All ranks of a sharded model must call it."""
     model.eval()
+
+    def any_says(said: bool) -> bool:  # noqa: FBT001 -- `generation.Limits` has it
+        return any(one for (one,) in ranks.gather_numbers([said]))
+
     asking = Asking(
         model,
         workspace.base,
         answer_stops(workspace, run.spec_hash, examples),
         lambda done, total: progress.update("GeneratingAnswers", done, total),
         is_device_out_of_memory,
+        any_says if is_sharded(model) else bool,
     )
-    answers = ask(run, asking, examples)
-    if answers.metrics:
-        evaluation = evaluation.model_copy(update={"metrics": answers.metrics})
+    return ask(run, asking, examples)
+
+
+def with_answers(
+    run: RunSpec, workspace: WorkspaceLayout, evaluation: EvaluationResult, found: Answers
+) -> EvaluationResult:
+    """Return the evaluation with the metrics on generated answers, and write the report on it.
+
+    Neither a failure of the generation nor one of the report ends the run: the adapter is trained and saved.
+    """
+    if found.metrics:
+        evaluation = evaluation.model_copy(update={"metrics": found.metrics})
     try:
-        write_evaluation_report(workspace.report, evaluation_report(run, evaluation, answers))
+        write_evaluation_report(workspace.report, evaluation_report(run, evaluation, found))
     except OSError as error:
         _log.warning("the workspace cannot keep the report on the evaluation: %s", error)
     return evaluation

@@ -17,6 +17,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.attention import attention_of
 from finetune_trainer.model.fused.layers import FusedLayers
+from finetune_trainer.model.output_head import is_sharded
 from finetune_trainer.model.packed_attention import using_attention
 from finetune_trainer.stages.train.adapter import checkpoint_tensors, load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_writer import CheckpointWriter, WaitingTime
@@ -75,7 +76,7 @@ class AdapterTrainer(SFTTrainer):
         **settings: Any,
     ) -> None:
         # TRL rounds the adapter of every quantized model to bf16.
-        collator = StepCollator(batching, ranks)
+        collator = StepCollator(batching, ranks, even=is_sharded(settings["model"]))
         with kept_values(settings["model"]):
             super().__init__(*arguments, **{**settings, "data_collator": collator})
         self._prefetcher = Prefetcher(self.train_dataset, collator, pin=self.args.dataloader_pin_memory)

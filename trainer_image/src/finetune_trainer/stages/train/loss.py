@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from finetune_trainer.model.output_head import OutputHead, body_outputs, chunks, output_head
+from finetune_trainer.model.output_head import OutputHead, body_outputs, chunks, gathered, output_head
 from finetune_trainer.model.packed_attention import packed_outputs
 from finetune_trainer.model.router_loss import RouterLoss, router_loss
 
@@ -60,9 +60,9 @@ def _outputs(model: Any, one: Pass, **settings: Any) -> Any:
 
 
 def _likelihood(model: Any, one: Pass, states: torch.Tensor) -> torch.Tensor:
-    loss: torch.Tensor = _ChunkedLoss.apply(
-        states.flatten(0, 1), one.positions, one.targets, output_head(model)
-    )
+    head = output_head(model)
+    with gathered(head.projection):
+        loss: torch.Tensor = _ChunkedLoss.apply(states.flatten(0, 1), one.positions, one.targets, head)
     return loss
 
 

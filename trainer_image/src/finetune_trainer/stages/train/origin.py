@@ -23,6 +23,7 @@ _FREE = {
     "kernels",
     "optimizer",
     "weights",
+    "parallelism",
 }
 """Settings that change neither the data of an optimizer step nor its mathematics.
 

@@ -93,11 +93,15 @@ class Step:
 
 
 class StepCollator:
-    """Makes a Step of the rows that the loader has drawn for it, with the passes of one of `ranks`."""
+    """Makes a Step of the rows that the loader has drawn for it, with the passes of one of `ranks`.
 
-    def __init__(self, batching: Batching, ranks: Ranks = ALONE) -> None:
+    With `even`, all ranks have equally many passes, as those of a sharded model must.
+    """
+
+    def __init__(self, batching: Batching, ranks: Ranks = ALONE, *, even: bool = False) -> None:
         self._batching = batching
         self._ranks = ranks
+        self._even = even
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Step:
         """Return the passes of rows with `input_ids` and `labels`; label -100 marks a token that is not learned."""
@@ -122,9 +126,11 @@ class StepCollator:
             make([ids[row] for row in chosen], [labels[row] for row in chosen])
             for chosen in plans[self._ranks.rank]
         )
+        # A rank without a row takes part with a pass that learns nothing: the others wait for its gradients.
+        least = max(map(len, plans)) if self._even else 1
+        idle = replace(make([ids[0][:1]], [labels[0][:1]]), tokens=0)
         return Step(
-            # A rank without a row takes part with a pass that learns nothing: the others wait for its gradients.
-            passes or (replace(make([ids[0][:1]], [labels[0][:1]]), tokens=0),),
+            (*passes, *[idle] * (least - len(passes))),
             len(rows),
             sum(int(np.count_nonzero(each[1:] != IGNORED)) for each in labels),
             sum(map(sum, others)),

@@ -10,13 +10,14 @@ from transformers.trainer_callback import TrainerState
 from finetune_trainer.contract.train_result import SelectionResult
 from finetune_trainer.evaluation.compare import mean_loss
 from finetune_trainer.evaluation.scoring import row_losses
+from finetune_trainer.model.output_head import is_sharded
 from finetune_trainer.stages.train.adapter import load_adapter_weights
 from finetune_trainer.stages.train.checkpoint_files import STATE
 from finetune_trainer.stages.train.checkpoints import whole_checkpoint
 from finetune_trainer.stages.train.early_stopping import SelectionCallback, best_of, history_of
 from finetune_trainer.stages.train.fit import measure_within
 from finetune_trainer.stages.train.ranks.group import ALONE
-from finetune_trainer.stages.train.ranks.losses import shared_losses
+from finetune_trainer.stages.train.ranks.losses import common_budgets, pacing, shared_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,15 +119,18 @@ class Selection:
 
         The model computes as in the evaluation: without dropout and noise. No random number is drawn.
         """
+        budgets = common_budgets(self._model, self._budgets)
+        sharded = is_sharded(self._model)
 
         def check(_done: int, _total: int) -> None:
-            if self._stop.received:
+            # Ranks that share weights end a measurement together.
+            if self._stop.received and not sharded:
                 raise _AbandonedError
 
         def measure(examples: Sequence[Example]) -> list[RowLoss] | None:
             try:
                 return measure_within(
-                    lambda tokens: row_losses(self._model, examples, tokens, check), self._budgets
+                    lambda tokens: row_losses(self._model, examples, tokens, check), budgets
                 )
             except _AbandonedError:
                 return None
@@ -134,7 +138,9 @@ class Selection:
         was_training = self._model.training
         self._model.eval()
         try:
-            losses = shared_losses(self._ranks, self._examples, measure)
+            losses = shared_losses(
+                self._ranks, self._examples, measure, pacing(self._model, self._ranks, budgets[0])
+            )
         finally:
             self._model.train(was_training)
         if losses is None:

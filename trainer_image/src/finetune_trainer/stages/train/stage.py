@@ -18,7 +18,6 @@ from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.contract.train_result import AttentionResult, TrainResult
 from finetune_trainer.cpu import available_cpus
 from finetune_trainer.errors import StageError
-from finetune_trainer.evaluation.recording import record
 from finetune_trainer.model.attention import allow_kernels, attention_of
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.fused.device import device_kernels
@@ -26,7 +25,6 @@ from finetune_trainer.model.fused.prepare import NO_KERNELS, RunKernels, prepare
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import check_quantized, load_quantized
 from finetune_trainer.model.packing_canary import packing_obstacle
-from finetune_trainer.model.tokenization import tokenization_digest
 from finetune_trainer.report.curve import training_report, write_training_report
 from finetune_trainer.stages.train import memory
 from finetune_trainer.stages.train.adapter import add_adapter, save_adapter
@@ -48,7 +46,7 @@ from finetune_trainer.stages.train.compile_cache import (
 )
 from finetune_trainer.stages.train.dataset import open_table, training_dataset
 from finetune_trainer.stages.train.early_stopping import history_of, selection_rule, split_rows
-from finetune_trainer.stages.train.evaluate import base_losses, compared, tuned_losses, with_answers
+from finetune_trainer.stages.train.evaluate import answers, base_losses, judged, with_answers
 from finetune_trainer.stages.train.fit import fit, fitting
 from finetune_trainer.stages.train.kernels import KernelCallback, begun_kernels, kernels_result
 from finetune_trainer.stages.train.ladder import Ladder, this_device
@@ -61,6 +59,7 @@ from finetune_trainer.stages.train.probe import ACTIVITY as PROBING
 from finetune_trainer.stages.train.probe import needs_probe, probe
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
 from finetune_trainer.stages.train.ranks.group import ALONE
+from finetune_trainer.stages.train.ranks.sharded import load_sharded
 from finetune_trainer.stages.train.resume import is_finished, run_steps
 from finetune_trainer.stages.train.rungs import rung_of, rung_result, smaller_batches
 from finetune_trainer.stages.train.selection import Selection
@@ -168,7 +167,7 @@ def _train(
     progress.update("LoadingModel", 0, 1)
     watch = ProgressCallback(progress, stop)
     with _loading(run):
-        loaded = _load(run, workspace)
+        loaded = _load(run, workspace, ranks)
     progress.update("LoadingModel", 1, 1)
     after_loading = memory.read()
     checkpoint = ranks.from_first(lambda: newest_checkpoint(workspace.checkpoints, origin))
@@ -207,23 +206,14 @@ def _train(
     last = trainer.state.global_step
     published = last if selection is None else selection.load_published(trainer, origin)
     with fitting("EvaluatingTuned"):
-        tuned = tuned_losses(trainer.adapted, examples, budgets, progress, ranks)
-        if not ranks.is_first:
-            # Nothing is left to share.
-            return None
-        comparison = compared(run, base, tuned)
-        record(
-            trainer.adapted,
-            examples,
-            base,
-            tuned,
-            tokenization_digest(workspace.base),
-            workspace.verification,
-        )
+        comparison = judged(run, workspace, trainer.adapted, examples, base, budgets, progress, ranks)
+    if comparison is None:
+        return None
     _save(run, workspace, trainer)
     # Answers need other memory than training, which the estimate is about.
     peaks = memory.measured(after_loading, memory.read())
-    comparison = with_answers(run, workspace, trainer.adapted, examples, comparison, progress)
+    found = answers(run, workspace, trainer.adapted, examples, progress, ranks)
+    comparison = with_answers(run, workspace, comparison, found)
     software = note_versions(trainer.state)
     return TrainResult(
         device=_device_name(run.device),
@@ -273,8 +263,11 @@ def _loading(run: RunSpec) -> AbstractContextManager[None]:
     return fitting("LoadingModel") if run.training.weights == "Dequantized" else nullcontext()
 
 
-def _load(run: RunSpec, workspace: WorkspaceLayout) -> _Loaded:
+def _load(run: RunSpec, workspace: WorkspaceLayout, ranks: Ranks = ALONE) -> _Loaded:
     layout = read_base_layout(workspace)
+    if ranks.size > 1 and run.training.parallelism == "FullyShard":
+        adapted = load_sharded(run, workspace, layout, ranks)
+        return _Loaded(adapted, _tokenizer(workspace.base, adapted.get_input_embeddings().weight.shape[0]))
     model = load_quantized(workspace.quantized_model, run.device)
     check_quantized(model, layout)
     # It is the same for packed and padded rows.

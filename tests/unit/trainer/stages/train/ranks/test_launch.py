@@ -27,7 +27,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, read_marker
 from safetensors.torch import load_file
 
 from tests.support.results import TRAIN
-from tests.support.workspaces import SPEC_HASH, run_spec
+from tests.support.workspaces import SPEC_HASH, prepare, run_spec, write_base
 
 STEPS, INTERVAL = 20, 4
 SETTINGS: dict[str, Any] = {
@@ -38,6 +38,8 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"intervalSteps": INTERVAL},
 }
 """An epoch has 3 steps of 8 rows."""
+SHARDED: dict[str, Any] = {"parallelism": "FullyShard"}
+WAYS = pytest.mark.parametrize("way", [{}, SHARDED], ids=["replicas", "sharded"])
 NAMES = ("loss", "gradientNorm", "learningRate")
 
 
@@ -117,8 +119,22 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> list[Listening]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "settings"),
-    [(2, {}), (4, {"gradientCheckpointing": True}), (3, {"weights": "Dequantized", "packing": "Never"})],
-    ids=["2", "4 recomputing", "3 unpacked"],
+    [
+        (2, {}),
+        (4, {"gradientCheckpointing": True}),
+        (3, {"weights": "Dequantized", "packing": "Never"}),
+        (2, SHARDED),
+        (4, {**SHARDED, "gradientCheckpointing": True}),
+        (3, {**SHARDED, "weights": "Dequantized", "packing": "Never"}),
+    ],
+    ids=[
+        "2",
+        "4 recomputing",
+        "3 unpacked",
+        "2 sharded",
+        "4 sharded recomputing",
+        "3 sharded unpacked",
+    ],
 )
 def test_ranks_have_the_curve_and_the_adapter_of_one_process(
     workspace: Path, one: tuple[Path, TrainResult], processes: int, settings: dict[str, Any]
@@ -196,9 +212,15 @@ def test_pods_of_two_nodes_stop_together_and_then_have_the_adapter_of_one_proces
 
 
 @pytest.mark.slow
+@WAYS
 def test_a_killed_rank_ends_all_is_named_and_any_number_of_ranks_resumes(
-    workspace: Path, one: tuple[Path, TrainResult], listening: list[Listening], tmp_path: Path
+    workspace: Path,
+    one: tuple[Path, TrainResult],
+    listening: list[Listening],
+    tmp_path: Path,
+    way: dict[str, Any],
 ) -> None:
+    """Four ranks go on in the other way."""
     chance = random.Random(20)  # noqa: S311 -- moments of a test
     rank, step = chance.randrange(2), chance.randint(INTERVAL + 1, STEPS - 2)
 
@@ -207,22 +229,24 @@ def test_a_killed_rank_ends_all_is_named_and_any_number_of_ranks_resumes(
             os.kill(listening[-1].ends.processes[rank], signal.SIGKILL)
 
     with pytest.raises(StageError, match=f"none of rank {rank} of 2") as caught:
-        _train(workspace, 2, _Act(kill))
+        _train(workspace, 2, _Act(kill), **way)
     assert caught.value.reason is Reason.INTERNAL_ERROR
     saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
     assert saved is not None
     assert step - INTERVAL <= saved[0]
-    for processes in (1, 2, 4):
+    other = {} if way else SHARDED
+    for processes, next_way in ((1, way), (2, way), (4, other)):
         resumed = _copy(workspace, tmp_path / f"resumed-{processes}")
         progress = _Act()
-        _train(resumed, processes, progress)
+        _train(resumed, processes, progress, **next_way)
         assert progress.steps == list(range(saved[0] + 1, STEPS + 1))
         _require_equal(resumed, one[0])
 
 
 @pytest.mark.slow
+@WAYS
 def test_a_signal_to_one_rank_leads_to_one_checkpoint_of_all(
-    workspace: Path, one: tuple[Path, TrainResult], listening: list[Listening]
+    workspace: Path, one: tuple[Path, TrainResult], listening: list[Listening], way: dict[str, Any]
 ) -> None:
     def stop(reported: int) -> None:
         if reported == 6:
@@ -230,7 +254,7 @@ def test_a_signal_to_one_rank_leads_to_one_checkpoint_of_all(
 
     progress = _Act(stop)
     with pytest.raises(StageError, match="stopped by SIGTERM of rank 1") as caught:
-        _train(workspace, 2, progress)
+        _train(workspace, 2, progress, **way)
     assert caught.value.reason is Reason.INTERRUPTED
     saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
     assert saved is not None
@@ -309,14 +333,37 @@ def test_a_rank_that_hangs_ends_all_after_the_timeout_and_is_named(
 
 
 @pytest.mark.slow
-def test_a_rank_without_a_row_takes_part(workspace: Path) -> None:
+@WAYS
+def test_a_rank_without_a_row_takes_part(workspace: Path, way: dict[str, Any]) -> None:
     """The last step of an epoch of 24 rows in steps of 23 has one row."""
     settings = {"effectiveBatchSize": 23, "microBatchSize": 1, "maximumSteps": 4}
     other = _copy(workspace, workspace.parent / "other")
-    _train(workspace, 2, **settings)
+    _train(workspace, 2, **settings, **way)
     _train(other, 1, **settings)
     for point, expected in zip(_curve(workspace), _curve(other), strict=True):
         assert point["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_sharded_ranks_of_a_model_with_its_own_head_answer_as_one_process(tmp_path: Path) -> None:
+    """The adapter is rank-stabilized, and a third rank makes the parts of matrices uneven."""
+    write_base(tmp_path / "base", "qwen3", shard="60KB")
+    prepare(tmp_path / "one", tmp_path / "base")
+    _copy(tmp_path / "one", tmp_path / "three")
+    lora = {"rank": 4, "alpha": 8, "dropout": 0, "targetModules": "AllLinear", "variant": "RankStabilized"}
+    answers = []
+    for name, processes in (("one", 1), ("three", 3)):
+        run = run_spec(tmp_path / name, tmp_path / "output", **{**SETTINGS, **SHARDED, "lora": lora})
+        asking = run.evaluation.model_copy(update={"generated_rows": 6, "sample_prompts": ("say 7",)})
+        run = run.model_copy(update={"evaluation": asking})
+        result = (
+            train(run, NullReporter()) if processes == 1 else train_on_ranks(run, NullReporter(), processes)
+        )
+        report = json.loads((WorkspaceLayout(tmp_path / name).report / "evaluation.json").read_text())
+        answers.append((result.evaluation.metrics, report["samples"], report["rows"]))
+    _require_equal(tmp_path / "three", tmp_path / "one")
+    assert answers[0] == answers[1]
+    assert len(answers[0][2]) == 6
 
 
 def _failure(reason: Reason = Reason.INTERNAL_ERROR, message: str = "broken", **more: Any) -> Failure:

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
+import pytest
 from finetune_trainer.data.masking.example import Example
 from finetune_trainer.evaluation.compare import RowLoss
+from finetune_trainer.stages.train.ranks import losses
 from finetune_trainer.stages.train.ranks.group import ALONE, Ranks
-from finetune_trainer.stages.train.ranks.losses import shared_losses
+from finetune_trainer.stages.train.ranks.losses import common_budgets, pacing, shared_losses
 
 _EXAMPLES = [Example(list(range(row)), list(range(row)), row) for row in (4, 9, 2, 7, 5)]
 
@@ -69,3 +71,25 @@ def test_a_process_without_others_measures_all_rows_at_once() -> None:
 
 def test_a_part_that_a_rank_has_abandoned_leaves_no_rank_with_losses() -> None:
     assert _on(3, abandoned=1)[0] == [None] * 3
+
+
+def test_ranks_that_share_weights_run_as_many_passes_as_the_one_with_the_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches have at most 9 tokens, so the shares need two passes, one and none."""
+    shares = [[_EXAMPLES[1], _EXAMPLES[3]], [_EXAMPLES[0], _EXAMPLES[2]], []]
+    idle: list[list[Example]] = []
+    monkeypatch.setattr(losses, "is_sharded", lambda _model: True)
+    monkeypatch.setattr(losses, "supervised_scores", lambda _model, examples: idle.append(examples))
+    for rank, expected in enumerate((0, 1, 2)):
+        idle.clear()
+        pacing(None, _Threads(rank, [None] * 3, Barrier(3)), 9)(shares)
+        assert idle == [[_EXAMPLES[2]]] * expected
+
+
+def test_only_ranks_that_share_weights_take_the_smallest_batches_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for sharded, expected in ((True, [3]), (False, [9, 3])):
+        monkeypatch.setattr(losses, "is_sharded", lambda _model, sharded=sharded: sharded)
+        assert common_budgets(None, [9, 3]) == expected

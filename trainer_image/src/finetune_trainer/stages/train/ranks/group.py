@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from torch.distributed.device_mesh import DeviceMesh
 
 _T = TypeVar("_T")
 
@@ -53,6 +56,10 @@ class Ranks:
     def meet(self) -> None:
         """Wait until every rank has called this."""
 
+    def mesh(self, device: str) -> DeviceMesh:
+        """Return the ranks as torch's sharding takes them. Every rank must call it. `device` is "cuda" or "cpu"."""
+        raise NotImplementedError(f"a process that has the whole run has no mesh of {device}")
+
 
 ALONE = Ranks()
 
@@ -88,6 +95,13 @@ class ProcessGroup(Ranks):
     def meet(self) -> None:
         """See the base class."""
         self.gather_numbers([0.0])
+
+    def mesh(self, device: str) -> DeviceMesh:
+        """See the base class."""
+        if device == "cuda":
+            # Each rank sees one GPU.
+            torch.cuda.set_device(0)
+        return init_device_mesh(device, (self.size,))
 
 
 def is_on_one_node() -> bool:
